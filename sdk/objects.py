@@ -279,7 +279,23 @@ def _version(view: JobView, registry: Registry) -> Version:
 
 
 def _evaluations(view: JobView, registry: Registry) -> list[Evaluation]:
+    if (error := unscored(view)) is not None:
+        raise error
     return registry.evaluations(job=view.id)
+
+
+def unscored(view: JobView) -> JobFailed | None:
+    """Return an error that names the targets of an evaluation that have no scores, or None where all have."""
+    result = view.result or {}
+    failed = [one for one in result.get("failed", []) if isinstance(one, dict)]
+    if not failed:
+        return None
+    said = "; ".join(f"{one.get('ref')}: {one.get('message')}" for one in failed)
+    scored = len(result.get("evaluations", []))
+    return JobFailed(
+        f"job {view.id} scored {scored} of {scored + len(failed)} targets, whose scores are kept; {said}",
+        reason=str(failed[0].get("reason")),
+    )
 
 
 def _preview(view: JobView, registry: Registry) -> Preview:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 from sqlalchemy import select
@@ -20,6 +21,8 @@ from sdk.schemas.jobs import EvaluationRequest, EvaluationView
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import EvaluationResult
 
+#: What of a request moves scores, where an earlier release kept no more.
+_ASKED = ("loss_on", "max_length", "generate_rows", "max_new_tokens")
 #: The grader of this release: token-weighted loss, and ROUGE-L of greedy completions.
 GRADER, LABEL_GRADER = "loss+rouge_l", "loss+accuracy+macro_f1"
 
@@ -40,7 +43,7 @@ class Evaluations:
         results: Sequence[EvaluationResult],
         who: Principal,
     ) -> Sequence[str]:
-        """Append one row for each result of a job, in the transaction in which the job succeeds; return their ids."""
+        """Append one row for each scored target of a job, in the transaction in which it succeeds; return their ids."""
         rows = [
             Evaluation(
                 id=secrets.token_hex(6),
@@ -49,16 +52,20 @@ class Evaluations:
                 digest=result.digest,
                 base_fingerprint=result.base_fingerprint,
                 dataset_digest=request.data,
-                grader=LABEL_GRADER if "macro_f1" in result.report.metrics else GRADER,
-                precision=result.report.precision,
-                spec=request.spec.model_dump(),
-                metrics=result.report.metrics,
-                samples=[sample.model_dump() for sample in result.report.samples],
-                libraries=result.report.libraries,
+                grader=LABEL_GRADER if "macro_f1" in report.metrics else GRADER,
+                precision=report.precision,
+                spec={
+                    **request.spec.model_dump(),
+                    **({} if report.conditions is None else {"conditions": report.conditions.model_dump(mode="json")}),
+                },
+                metrics=report.metrics,
+                samples=[sample.model_dump() for sample in report.samples],
+                libraries=report.libraries,
                 job_id=job.id,
                 attempt=attempt,
             )
             for result in results
+            if (report := result.report) is not None
         ]
         session.add_all(rows)
         session.flush()
@@ -121,6 +128,14 @@ class _Found(Wire):
     samples: list[dict[str, str]] = Field(default_factory=list)
 
 
+def _conditions(spec: object) -> dict[str, Any]:
+    given = spec if isinstance(spec, dict) else {}
+    kept = given.get("conditions")
+    if isinstance(kept, dict):
+        return kept
+    return {name: given[name] for name in _ASKED if name in given}
+
+
 def _present(row: Evaluation) -> EvaluationView | None:
     found = readable(_Found, {"metrics": row.metrics, "samples": row.samples}) or _Found()
     return readable(
@@ -133,6 +148,7 @@ def _present(row: Evaluation) -> EvaluationView | None:
             "dataset": row.dataset_digest,
             "grader": row.grader,
             "precision": row.precision,
+            "conditions": _conditions(row.spec),
             "metrics": found.metrics,
             "samples": found.samples,
             "job": row.job_id,

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sdk.schemas.diff import (
     Side,
     WeightsDiff,
 )
+from sdk.schemas.evaluation import is_score
 from sdk.schemas.jobs import EvaluationView
 
 
@@ -39,7 +40,7 @@ def compare_versions(
         a=_side(a),
         b=_side(b),
         same=False,
-        notes=_notes(a, b),
+        notes=_notes(a, b) + _uncompared(evaluations_a, evaluations_b),
         configuration=differing(_configuration(a), _configuration(b)),
         training=differing(a.training or {}, b.training or {}),
         dataset=differing(_plain(a.dataset), _plain(b.dataset)),
@@ -78,11 +79,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def scored(a: Mapping[str, float], b: Mapping[str, float]) -> list[Score]:
-    """Return every metric of either side, with the difference where both have it."""
+def scored(
+    a: Mapping[str, float], b: Mapping[str, float], *, comparable: Callable[[str], bool] = lambda name: True
+) -> list[Score]:
+    """Return every metric of either side, with the difference where both have it and it is `comparable`."""
     return [
         Score(
-            name=name, a=a.get(name), b=b.get(name), difference=b[name] - a[name] if name in a and name in b else None
+            name=name,
+            a=a.get(name),
+            b=b.get(name),
+            difference=b[name] - a[name] if name in a and name in b and comparable(name) else None,
         )
         for name in dict.fromkeys([*a, *b])
     ]
@@ -126,7 +132,7 @@ def _scores(
 ) -> ScoresDiff:
     last_a, last_b = _last(evaluations_a), _last(evaluations_b)
     return ScoresDiff(
-        training=scored(a.metrics, b.metrics),
+        training=_training_scores(a, b),
         evaluations=[
             EvaluationDiff(
                 dataset=one.dataset,
@@ -142,10 +148,63 @@ def _scores(
     )
 
 
-def _last(evaluations: Sequence[EvaluationView]) -> dict[tuple[str, str, str], EvaluationView]:
+def _last(evaluations: Sequence[EvaluationView]) -> dict[str, EvaluationView]:
     """The newest of those that can be compared with one another."""
-    ordered = sorted(evaluations, key=lambda one: one.created_at)
-    return {(one.dataset, one.grader, one.precision): one for one in ordered}
+    return {one.key: one for one in sorted(evaluations, key=lambda one: one.created_at)}
+
+
+def _unlike(one: EvaluationView, other: EvaluationView) -> list[str]:
+    """What two evaluations on the same rows differ in, so that their scores say nothing of one another."""
+    found = [name for name in ("grader", "precision") if getattr(one, name) != getattr(other, name)]
+    names = dict.fromkeys([*one.conditions, *other.conditions])
+    return found + [name for name in names if one.conditions.get(name) != other.conditions.get(name)]
+
+
+#: What a single job asks of all its targets alike.
+_ASKED = frozenset(
+    {"precision", "loss_on", "columns", "max_length", "generated_rows", "generate_rows", "max_new_tokens", "metrics"}
+)
+
+
+def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]) -> list[str]:
+    """Say of each dataset on which both were scored, and never alike, what differs."""
+    last_a, last_b = _last(evaluations_a), _last(evaluations_b)
+    alike = {last_a[key].dataset for key in last_a.keys() & last_b.keys()}
+    notes = {}
+    for one in last_a.values():
+        for other in last_b.values():
+            if one.dataset == other.dataset and one.dataset not in alike:
+                names, rows = _unlike(one, other), one.dataset[:12]
+                again = f"; score both in one job: adapterctl eval A B --data {rows}" if set(names) <= _ASKED else ""
+                notes[rows] = f"their scores on {rows} are not compared, since they differ in {', '.join(names)}{again}"
+    return list(notes.values())
+
+
+#: What the losses of a training depend on beside the rows, by their names in its record.
+_LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective")
+
+
+def _training_scores(a: VersionView, b: VersionView) -> list[Score]:
+    """The metrics that both trainings recorded; scores are subtracted only where they were taken alike, on the same rows."""
+    conditions = _conditions(a) == _conditions(b)
+    held_out = [(version.training or {}).get("eval_data") for version in (a, b)]
+    trained_on = [None if version.dataset is None else version.dataset.digest for version in (a, b)]
+
+    def comparable(name: str) -> bool:
+        one, other = held_out if name.startswith("eval_") else trained_on
+        return not is_score(name) or (conditions and one is not None and one == other)
+
+    return scored(a.metrics, b.metrics, comparable=comparable)
+
+
+def _conditions(version: VersionView) -> list[Any]:
+    rendering = None if version.dataset is None else version.dataset.rendering
+    return [
+        version.base.fingerprint,
+        _plain(version.quantization),
+        *((version.training or {}).get(name) for name in _LOSS_OPTIONS),
+        None if rendering is None else (rendering.templates, rendering.template_date),
+    ]
 
 
 def _brief(one: EvaluationView) -> EvaluationBrief:

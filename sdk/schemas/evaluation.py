@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypedDict
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from sdk.schemas.training import Columns
+from sdk.schemas.training import Columns, Day
 from sdk.schemas.wire import Sha256, Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
@@ -15,6 +16,11 @@ BasePrecision = Literal["as-trained", "nf4", "native"]
 #: What an adapter is merged onto.
 Onto = Literal["auto", "original", "dequantized"]
 
+
+#: Scores of generated texts.
+TextMetric = Literal[
+    "rouge_l", "rouge_1", "rouge_2", "exact_match", "contains", "token_f1", "json_valid", "bleu", "chrf"
+]
 
 #: Metrics that count, time or weigh what was done, or say how far it reaches.
 _MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)|probe_.+")
@@ -29,6 +35,17 @@ def is_score(metric: str) -> bool:
     return _MEASURE.fullmatch(metric) is None
 
 
+def _named(value: object) -> object:
+    """Names with commas as a list, each once."""
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",")]
+    return list(dict.fromkeys(value)) if isinstance(value, list | tuple) and all(map(_is_text, value)) else value
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 class EvaluationSpec(Wire):
     """One evaluation: the same rows, prompts and decoding for every version or base that is compared."""
 
@@ -40,12 +57,18 @@ class EvaluationSpec(Wire):
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     #: Rows in one forward pass.
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
-    #: Rows whose completion is generated (greedy) and scored with ROUGE-L; 0 for none.
+    #: Rows whose completion is generated (greedy) and scored; 0 for none.
     generate_rows: Annotated[int, Field(ge=0, le=1_000_000)] = 16
     #: Longest generated completion in tokens.
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 48
     #: How many generated completions to keep as samples.
     keep_samples: Annotated[int, Field(ge=0, le=100)] = 4
+    #: Scores of the generated completions; None: ROUGE-L.
+    metrics: Annotated[
+        Annotated[list[TextMetric], Field(min_length=1, max_length=20)] | None,
+        BeforeValidator(_named),
+        Field(exclude_if=lambda value: value is None),
+    ] = None
     #: The base's precision; a bare base under "as-trained" is loaded as the first adapter of the job was trained. A
     #: base that is stored in 4 bits is always loaded as it is stored.
     precision: BasePrecision = "as-trained"
@@ -62,6 +85,7 @@ class EvaluationOptions(TypedDict, total=False):
     generate_rows: int
     max_new_tokens: int
     keep_samples: int
+    metrics: str | Sequence[TextMetric] | None
     precision: BasePrecision
     seed: int
 
@@ -74,15 +98,48 @@ class Sample(Wire):
     completion: str
 
 
+class Conditions(Wire):
+    """What scores depend on beside their target and its rows: only scores of equal conditions are compared."""
+
+    #: "label" where rows have one.
+    loss_on: Literal["completion", "assistant", "all", "label"]
+    #: Which columns of the data were which keys of a row; None: the keys were called as the columns.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Longest row in tokens, where the base has positions for as many.
+    max_length: int
+    #: Rows whose completion was generated, and the longest completion in tokens; 0 where there were none.
+    generated_rows: int = 0
+    max_new_tokens: int = 0
+    #: Ids of all tokens that a completion ends at, sorted.
+    stop_ids: list[int] = []
+    #: SHA-256 of each chat template that rendered conversations, sorted.
+    templates: list[Sha256] = []
+    #: The day that a template wrote into the conversations; None if it writes none.
+    template_date: Day | None = None
+    #: SHA-256 over the digests of the base's tokenizer files: a loss is one of its tokens.
+    tokenizer: Sha256
+    #: Which definition of each metric was used, where there has been more than one.
+    metrics: dict[str, int] = {}
+
+
 class EvaluationReport(Wire):
     """Scores of one version, or of a bare base, on one dataset."""
 
-    #: loss (nats a supervised token), perplexity, rouge_l (0..1), rows, supervised_tokens, generated_rows, eval_s …
+    #: loss (nats a supervised token), perplexity, bits_per_byte, rouge_l (0..1), rows, supervised_tokens, generated_rows, eval_s …
     metrics: dict[str, float]
     #: The precision that the base actually had.
     precision: Literal["nf4", "fp4", "bfloat16", "float16", "float32"]
     samples: list[Sample] = []
     libraries: dict[str, str] = {}
+    #: None of an earlier worker.
+    conditions: Annotated[Conditions | None, Field(exclude_if=lambda value: value is None)] = None
+
+
+class EvaluationFailure(Wire):
+    """Why one target of an evaluation has no scores, while others have."""
+
+    reason: str
+    message: str
 
 
 class MergeSpec(Wire):

@@ -15,7 +15,7 @@ from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import Columns, Day, TrainingSpec
-from sdk.schemas.wire import Open, Sha256, Wire
+from sdk.schemas.wire import Open, Sha256, Wire, digest_of
 
 #: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
 QueueName = Literal["gpu", "cpu"]
@@ -338,7 +338,21 @@ class EvaluationView(Wire):
     dataset: str
     grader: str
     precision: str
+    #: What the scores depend on beside all that: `Conditions`, or of an earlier release what was asked for.
+    conditions: dict[str, Any] = {}
     metrics: dict[str, float]
     samples: list[dict[str, str]]
     job: str
     created_at: datetime
+
+    @property
+    def key(self) -> str:
+        """What only scores have in common that can be compared: the SHA-256 over rows, grader, precision and conditions."""
+        return digest_of(
+            {
+                "dataset": self.dataset,
+                "grader": self.grader,
+                "precision": self.precision,
+                "conditions": self.conditions,
+            }
+        )

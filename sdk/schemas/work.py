@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sdk.schemas.catalog import Publication
 from sdk.schemas.combination import CombineReport
-from sdk.schemas.evaluation import EvaluationReport, MergeReport
+from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, MergeReport
 from sdk.schemas.events import NewEvent
 from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
 from sdk.schemas.labels import WorkerName
@@ -151,12 +151,20 @@ class Farewell(Wire):
 
 
 class EvaluationResult(Wire):
-    """The scores of one target."""
+    """What became of one target: its scores, or why it has none."""
 
     label: str
     digest: str | None
     base_fingerprint: Sha256
-    report: EvaluationReport
+    report: EvaluationReport | None = None
+    #: An earlier registry knows no such field, so what is not handed in is not said.
+    failure: Annotated[EvaluationFailure | None, Field(exclude_if=lambda value: value is None)] = None
+
+    @model_validator(mode="after")
+    def _one(self) -> EvaluationResult:
+        if (self.report is None) == (self.failure is None):
+            raise ValueError("a target has either scores or a failure")
+        return self
 
 
 class MergeResult(Wire):

@@ -19,10 +19,10 @@ from support.registries import World
 
 from registry.principal import Role
 from sdk.client import Client
-from sdk.errors import InvalidTargets, VerificationFailed
+from sdk.errors import InvalidInput, InvalidTargets, JobFailed, VerificationFailed
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
-from sdk.schemas.evaluation import EvaluationReport, MergeReport, Sample
+from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, MergeReport, Sample
 from sdk.schemas.jobs import BaseChoice, CheckpointPublication, CheckpointView, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training import QuantizationRecipe, Rendering, TrainingReport, TrainingSpec
@@ -37,6 +37,7 @@ from sdk.schemas.work import (
     WorkerInfo,
 )
 from sdk.transfer import hash_file
+from sdk.version import VERSION
 from workers.kinds.causes import of_error
 
 
@@ -55,7 +56,9 @@ class Desk:
         return f"{self.space}/a"
 
     def claim(self) -> Assignment:
-        info = WorkerInfo(name=f"w-{self.space}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
+        info = WorkerInfo(
+            name=f"w-{self.space}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, version=VERSION
+        )
         return self.worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
 
     def train(self, spec: TrainingSpec = SPEC, template_date: str | None = None, **base: Any) -> Assignment:
@@ -111,6 +114,9 @@ def desk(people: World, acting: Callable[..., Client], space: str, rows: Path, t
 
 RENDERING = Rendering(templates=["a" * 64], methods={"turns": 2}, template_date="2026-01-31", stop_ids=[7])
 NF4 = QuantizationRecipe()
+CONDITIONS = Conditions(
+    loss_on="completion", max_length=1024, generated_rows=16, max_new_tokens=48, stop_ids=[7], tokenizer="b" * 64
+)
 
 
 class TestTrainings:
@@ -324,10 +330,14 @@ class TestEvaluations:
             for target in held.targets
         ]
 
-    def evaluate(self, desk: Desk, rows: Path, recipe: QuantizationRecipe | None, precision: str) -> Assignment:
+    def evaluate(
+        self, desk: Desk, rows: Path, recipe: QuantizationRecipe | None, precision: str, **said: Any
+    ) -> Assignment:
         adapter = save_adapter(desk.tmp_path / f"scored-{next(SEEDS)}", next(SEEDS))
         version = desk.writer.push(adapter, desk.name, base="tiny", quantization=recipe)
-        desk.writer.submit_evaluation([version.ref, "base:tiny"], data=rows, precision=precision, keep_samples=1)
+        desk.writer.submit_evaluation(
+            [version.ref, "base:tiny"], data=rows, precision=precision, keep_samples=1, **said
+        )
         return desk.claim()
 
     @pytest.mark.parametrize(
@@ -353,6 +363,52 @@ class TestEvaluations:
         samples = [Sample(prompt="a", reference="b", completion="b")] * 2
         label = held.targets[0].label
         desk.refused(held, f"keep_samples of {label}", evaluations=self.scores(desk, held, samples=samples))
+
+    def test_a_target_without_scores_is_named_and_the_others_are_kept(self, desk: Desk, rows: Path) -> None:
+        held = self.evaluate(desk, rows, None, "native")
+        first, second = self.scores(desk, held, conditions=CONDITIONS)
+        failure = EvaluationFailure(reason="adapter", message="its files don't fit")
+        failed = first.model_copy(update={"report": None, "failure": failure})
+        none = [each.model_copy(update={"report": None, "failure": failure}) for each in (first, second)]
+        with pytest.raises(InvalidInput, match="without any scores"):
+            desk.complete(held, evaluations=none)
+        done = desk.complete(held, evaluations=[failed, second])
+        assert done.state == "succeeded"
+        assert done.result is not None
+        assert done.result["failed"] == [{"ref": first.label, "reason": "adapter", "message": "its files don't fit"}]
+        (kept,) = desk.writer.evaluations(job=held.job)
+        assert (kept.ref, kept.conditions) == (second.label, CONDITIONS.model_dump(mode="json"))
+        assert [kept.id] == done.result["evaluations"]
+        with pytest.raises(JobFailed, match=r"scored 1 of 2 targets, whose scores are kept; .*its files don't fit"):
+            desk.writer.job(held.job).result()
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("max_length", 2048),
+            ("loss_on", "all"),
+            ("generated_rows", 17),
+            ("max_new_tokens", 47),
+            ("columns", "text=t"),
+        ],
+    )
+    def test_scores_taken_otherwise_than_was_asked_for_are_refused(
+        self, desk: Desk, rows: Path, name: str, value: object
+    ) -> None:
+        held = self.evaluate(desk, rows, None, "native", loss_on="completion")
+        said = {"generated_rows": 16, name: value}
+        conditions = CONDITIONS.model_copy(update=said)
+        label = held.targets[0].label
+        asked = {"generated_rows": "generate_rows"}.get(name, name)
+        desk.refused(held, f"{asked} of {label}", evaluations=self.scores(desk, held, conditions=conditions))
+
+    def test_a_metric_that_was_asked_for_is_there(self, desk: Desk, rows: Path) -> None:
+        held = self.evaluate(desk, rows, None, "native", metrics=["rouge_l", "chrf"])
+        label = held.targets[0].label
+        lacking = self.scores(desk, held, conditions=CONDITIONS, metrics={"loss": 1.0, "rouge_l": 0.5})
+        desk.refused(held, f"metrics of {label}", evaluations=lacking)
+        whole = self.scores(desk, held, conditions=CONDITIONS, metrics={"loss": 1.0, "rouge_l": 0.5, "chrf": 40.0})
+        assert desk.complete(held, evaluations=whole).state == "succeeded"
 
 
 class TestRendering:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport
 from sdk.schemas.jobs import EvaluationRequest
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
@@ -11,7 +12,7 @@ from workers.kinds.attempt import Attempt
 from workers.kinds.pins import of_targets, today
 from workers.kinds.rules import KindOfWork
 from workers.kinds.samples import within
-from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores
+from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
 
 _NF4 = QuantizationRecipe()
 
@@ -44,12 +45,19 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
             )
         )
     order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)
-    reports = attempt.run_child(order, EvaluationScores).reports
+    outcomes = attempt.run_child(order, EvaluationScores).outcomes
+    reports = iter(within([outcome for outcome in outcomes if isinstance(outcome, EvaluationReport)]))
     results = [
         EvaluationResult(
-            label=target.label, digest=target.digest, base_fingerprint=base.registration.fingerprint, report=report
+            label=target.label,
+            digest=target.digest,
+            base_fingerprint=base.registration.fingerprint,
+            report=next(reports) if isinstance(outcome, EvaluationReport) else None,
+            failure=EvaluationFailure(reason=outcome.reason, message=outcome.message)
+            if isinstance(outcome, ItemFailure)
+            else None,
         )
-        for target, base, report in zip(targets, scanned, within(reports), strict=True)
+        for target, base, outcome in zip(targets, scanned, outcomes, strict=True)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
 

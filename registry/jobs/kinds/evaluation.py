@@ -94,11 +94,13 @@ def _source(session: Session, target: EvaluationTarget, namespace: str) -> Targe
 
 
 def _keep(services: CompletionServices, request: EvaluationRequest, done: HandedIn) -> None:
-    """Append one row a target, in the transaction in which the job succeeds."""
+    """Append one row for each target with scores, in the transaction in which the job succeeds; the others are named."""
     results = done.completion.evaluations
     expected = [target.label for target in request.targets]
     if results is None or [result.label for result in results] != expected:
         raise Invalid("an evaluation's completion must have one result for each target", param="evaluations")
+    if all(result.report is None for result in results):
+        raise Invalid("an evaluation without any scores has failed; hand in its failure", param="evaluations")
     with services.db.write() as session:
         job = session.get_one(Job, done.job.id)
         _require_asked(session, request, results, job.namespace)
@@ -110,7 +112,10 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
             results=results,
             who=done.who,
         )
-        done.succeed(session, {"evaluations": list(ids)})
+        failed = [
+            {"ref": result.label, **result.failure.model_dump()} for result in results if result.failure is not None
+        ]
+        done.succeed(session, {"evaluations": list(ids), **({"failed": failed} if failed else {})})
 
 
 def _require_asked(
@@ -135,6 +140,8 @@ def _require_asked(
                 f"the result of {target.label} is over another base; evaluate over the assigned one",
                 param="base_fingerprint",
             )
+        if result.report is None:
+            continue
         recipe = first if version is None else version.quantization
         trained = None if recipe is None else read_stored(QuantizationRecipe, recipe, of=target.label)
         trained = _packing(session, result.base_fingerprint, namespace) or trained
@@ -160,6 +167,21 @@ def _differences(
     wanted = _WIDE if quantized is None else (quantized,)
     if report.precision not in wanted:
         yield Difference(f"precision of {label}", " or ".join(wanted), report.precision)
+    found = report.conditions
+    if found is not None:
+        if spec.loss_on is not None and found.loss_on != spec.loss_on:
+            yield Difference(f"loss_on of {label}", spec.loss_on, found.loss_on)
+        if found.columns != spec.columns:
+            yield Difference(f"columns of {label}", spec.columns, found.columns)
+        if found.max_length > spec.max_length:
+            yield Difference(f"max_length of {label}", spec.max_length, found.max_length)
+        if found.generated_rows > spec.generate_rows:
+            yield Difference(f"generate_rows of {label}", spec.generate_rows, found.generated_rows)
+        if found.generated_rows and found.max_new_tokens != spec.max_new_tokens:
+            yield Difference(f"max_new_tokens of {label}", spec.max_new_tokens, found.max_new_tokens)
+        lacking = sorted(set(spec.metrics or ()) - report.metrics.keys()) if found.generated_rows else []
+        if lacking:
+            yield Difference(f"metrics of {label}", ",".join(spec.metrics or ()), "none of " + ",".join(lacking))
     if len(report.samples) > spec.keep_samples:
         yield Difference(f"keep_samples of {label}", spec.keep_samples, len(report.samples))
 

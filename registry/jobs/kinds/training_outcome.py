@@ -37,6 +37,9 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     require_none(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
     require_none(_of_publication(request, publication))
     asked = _asked(request.spec, publication.lora)
+    if request.eval_data is not None:
+        # Two losses say something of one another only where they were taken on the same rows.
+        asked["eval_data"] = request.eval_data
     settled = publication.model_copy(update={"method": request.spec.method, "training": {**said, **asked}})
     # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
     of_base = ["base"] if request.base.fingerprint is None else []

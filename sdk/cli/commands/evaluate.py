@@ -10,6 +10,7 @@ from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, plain, print_json, render, say
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
+from sdk.objects import unscored
 
 
 @click.command(name="eval")
@@ -20,8 +21,12 @@ from sdk.cli.support.session import open_client
     help="Held-out rows: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
 )
 @click.option("--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys, as of `train`.")
+@click.option("--generate-rows", type=int, help="How many rows to generate completions for and to score. [default: 16]")
 @click.option(
-    "--generate-rows", type=int, help="How many rows to generate completions for, scored with ROUGE-L. [default: 16]"
+    "--metrics",
+    metavar="NAMES",
+    help="Scores of completions, with commas: rouge_l, rouge_1, rouge_2, exact_match, contains, token_f1, json_valid,"
+    " bleu, chrf. [default: rouge_l]",
 )
 @click.option("--max-new-tokens", type=int, help="Longest generated completion, in tokens. [default: 48]")
 @click.option("--keep-samples", type=int, help="How many generated completions to keep and show. [default: 4]")
@@ -34,13 +39,14 @@ from sdk.cli.support.session import open_client
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
-    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, ROUGE-L; accuracy and
+    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, completions; accuracy and
     macro-F1 of labels.
 
     \b
     Examples:
       adapterctl eval code-review@v3 base:SmolLM2-135M --data heldout.jsonl
       adapterctl eval code-review@v2 code-review@v3 --data new.jsonl --format json
+      adapterctl eval sql@v4 --data heldout.jsonl --metrics exact_match,chrf
     """
     with open_client() as client:
         job = client.submit_evaluation(
@@ -66,6 +72,8 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
             click.echo(f"{item['ref']} {item['metrics']['loss']:.4f}")
     else:
         _print_scores(found)
+    if (error := unscored(job.view)) is not None:
+        raise error
 
 
 def _print_scores(found: list[dict[str, Any]]) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import get_args
+
+from sdk.schemas.evaluation import TextMetric
 
 
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     """Return the names of the columns.
 
     >>> score_names([{"loss": 0.1, "macro_f1": 0.9}]), score_names([{"loss": 1.2, "perplexity": 3.3}])
-    (('loss', 'accuracy', 'macro_f1'), ('loss', 'perplexity', 'rouge_l'))
+    (('loss', 'accuracy', 'macro_f1'), ('loss', 'perplexity'))
+    >>> score_names([{"loss": 1.2, "perplexity": 3.3, "exact_match": 0.5, "rouge_l": 0.5}])
+    ('loss', 'perplexity', 'rouge_l', 'exact_match')
     """
-    found = list(metrics)
-    labels, texts = (any(name in one for one in found) for name in ("macro_f1", "perplexity"))
-    last = (("accuracy", "macro_f1") if labels else ()) + (("perplexity", "rouge_l") if texts or not labels else ())
-    return ("loss", *last)
+    known = {name for one in metrics for name in one}
+    return tuple(name for name in _COLUMNS if name in known) or ("loss",)
+
+
+_COLUMNS = ("loss", "accuracy", "macro_f1", "perplexity", *get_args(TextMetric))

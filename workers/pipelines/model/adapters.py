@@ -101,7 +101,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
                 found = names if names == wanted else _as_loaded(peft_model, file, names)
                 # PEFT also saves, and loads, embeddings that it does not train, and copies of what it trains.
                 found -= _loaded_whole(peft_model, file, names & found - wanted)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise PipelineError(
             FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({first}); check that it was made for it."

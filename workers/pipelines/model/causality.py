@@ -58,19 +58,19 @@ def influence(model: Any) -> Influence:
 
     Of several changes the one that moves the last position most is taken.
     """
-    texts = _texts(model)
+    texts = fixed_texts(model)
     try:
         with _Widened():
-            logits = _logits(model, texts)
+            logits = logits_of(model, texts)
     except (RuntimeError, NotImplementedError):
         # Some operations take no float32 beside weights of 16 bit; in a causal model each row is the same number anyway.
-        logits = _logits(model, texts)
+        logits = logits_of(model, texts)
     moved = (logits[1:] - logits[:1]).abs().amax(dim=-1)
     most = moved[int(moved[:, -1].argmax())]
     return Influence(float(most[:-1].max()), float(most[-1]))
 
 
-def _texts(model: Any) -> Any:
+def fixed_texts(model: Any) -> Any:
     """Return (1 + others, seq) token ids that differ in the last one. None is one that stands for a picture or the like."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     special = _special_ids(model.config)
@@ -92,8 +92,8 @@ def _special_ids(config: Any) -> set[int]:
     return found
 
 
-def _logits(model: Any, texts: Any) -> Any:
-    """Return (batch, seq, vocab) logits in float32."""
+def logits_of(model: Any, texts: Any) -> Any:
+    """Return (batch, seq, vocabulary) logits in float32."""
     with torch.no_grad():
         return model(input_ids=texts, use_cache=False).logits.float()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import re
 import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,6 +22,9 @@ DtypeName = Literal["bfloat16", "float16", "float32"]
 
 #: What is taken to be available where the system does not say.
 _UNKNOWN_BYTES = 1 << 62
+#: Where Linux says how much was resident at most, in KiB, and is told to begin anew with that (proc(5)).
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_PEAK = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.M)
 
 #: Names of dtypes as they stand in specs and reports.
 DTYPES: dict[str, Any] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -48,12 +53,29 @@ class Device:
         return _UNKNOWN_BYTES if memory is None else memory.available_bytes
 
     def peak_memory_bytes(self) -> int:
-        """Return the peak so far: allocated on the GPU, or resident in main memory, in this process."""
+        """Return the peak so far, or since `forget_peak`: allocated on the GPU, or resident in main memory, in this process."""
         if self.kind == "cuda":
             return int(torch.cuda.max_memory_allocated(0))
+        if found := _PEAK.search(_said(_STATUS)):
+            return int(found[1]) * 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # Linux counts in KiB, macOS in bytes.
         return peak if sys.platform == "darwin" else peak * 1024
+
+    def forget_peak(self) -> None:
+        """Let the peak be measured from now on, where the system can: on the GPU, and on Linux."""
+        if self.kind == "cuda":
+            torch.cuda.reset_peak_memory_stats(0)
+            return
+        with contextlib.suppress(OSError):
+            _CLEAR_REFS.write_text("5")
+
+
+def _said(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def choose_device() -> Device:

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 from sdk.schemas.evaluation import EvaluationReport
+from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.orders import Host
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.labels import evaluate_labels
-from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores
+from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
 
 ORDER = EvaluationOrder
 
+#: After these nothing more can be scored here either.
+_OF_THE_MACHINE = frozenset({FailureReason.DISK_FULL})
+
 
 def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
-    """Score one item after the other."""
-    return EvaluationScores(reports=[_score(order, item, host) for item in order.items])
+    """Score the items, those over one base together; what can't be scored loses only its own scores.
+
+    Raises the first error where nothing could be scored.
+    """
+    outcomes: dict[int, EvaluationReport | ItemFailure] = {}
+    first: Exception | None = None
+    bases = SharedBase()
+    for index in sorted(range(len(order.items)), key=lambda index: _first_over(order, index)):
+        item = order.items[index]
+        try:
+            outcomes[index] = _score(order, item, bases, host.report)
+        except PipelineError as error:
+            if error.reason in _OF_THE_MACHINE:
+                raise
+            first = first or error
+            outcomes[index] = ItemFailure(reason=error.reason, message=error.message)
+        except Exception as error:  # noqa: BLE001  # whatever an adapter breaks, the others are scored
+            first = first or error
+            # The job's log has it, as that of a job that failed.
+            traceback.print_exc()
+            said = (str(error).splitlines() or [""])[0][:300]
+            outcomes[index] = ItemFailure(
+                reason=FailureReason.INTERNAL, message=f"{type(error).__name__}: {said}; the job's log has the details"
+            )
+    if first is not None and all(isinstance(outcome, ItemFailure) for outcome in outcomes.values()):
+        raise first
+    return EvaluationScores(outcomes=[outcomes[index] for index in range(len(order.items))])
 
 
-def _score(order: EvaluationOrder, item: EvaluationItem, host: Host) -> EvaluationReport:
+def _first_over(order: EvaluationOrder, index: int) -> tuple[int, int]:
+    """The number of the first item over the same base, and its own."""
+    loaded = [(item.base, item.quantization) for item in order.items]
+    return loaded.index(loaded[index]), index
+
+
+def _score(
+    order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, report: Callable[[Progress], None]
+) -> EvaluationReport:
     if item.adapter is not None and item.labels is not None:
         return evaluate_labels(
             base=Path(item.base),
@@ -28,7 +70,7 @@ def _score(order: EvaluationOrder, item: EvaluationItem, host: Host) -> Evaluati
             labels=item.labels,
             data=Path(order.data),
             spec=order.spec,
-            on_progress=host.report,
+            on_progress=report,
         )
     return evaluate(
         base=Path(item.base),
@@ -38,5 +80,6 @@ def _score(order: EvaluationOrder, item: EvaluationItem, host: Host) -> Evaluati
         spec=order.spec,
         day=date.fromisoformat(item.template_date),
         stop_ids=item.stop_ids,
-        on_progress=host.report,
+        on_progress=report,
+        bases=bases,
     )

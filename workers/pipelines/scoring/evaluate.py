@@ -1,4 +1,4 @@
-"""Score a base, with or without an adapter, on rows: loss of what is expected, ROUGE-L of what is generated."""
+"""Score a base, with or without an adapter, on rows: the loss of what is expected, and what is generated."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import torch
 from transformers import set_seed
 
 from sdk.lora.stored_quantization import require_precision
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
+from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import mean_loss
+from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import (
+    IGNORED,
     Example,
     all_stops,
     configured_stops,
@@ -31,11 +33,12 @@ from workers.pipelines.data.tokenise import (
 )
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
-from workers.pipelines.model.adapters import load_adapter
-from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
-from workers.pipelines.model.loading import load_base, read_blueprint, stored_quantization_named
+from workers.pipelines.model.loading import LoadedBase, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
+from workers.pipelines.model.shared_base import SharedBase
+from workers.pipelines.scoring.texts import score_texts
+from workers.pipelines.scoring.words import WORDS_VERSION
 
 
 def evaluate(
@@ -48,13 +51,16 @@ def evaluate(
     on_progress: Callable[[Progress], None],
     day: date | None = None,
     stop_ids: Sequence[int] = (),
+    bases: SharedBase | None = None,
 ) -> EvaluationReport:
     """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
 
     `quantization` None loads the base as it is stored. The loss is in nats a supervised token, weighted by
-    tokens; perplexity is exp(loss). ROUGE-L (Lin 2004) is the mean F-measure over the first `generate_rows` rows that
-    have a prompt, decoded greedily. `day` is what chat templates are told that the date is. A completion ends at
-    `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. Raises PipelineError.
+    tokens; perplexity is exp(loss), and bits_per_byte the same loss by the length of the texts, which models of other
+    tokenizers have in common. The completions of the first `generate_rows` rows that have a prompt, decoded greedily,
+    are scored by `metrics`. `day` is what chat templates are told that the date is. A completion ends at
+    `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls.
+    Raises PipelineError.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -74,37 +80,43 @@ def evaluate(
         stop_ids=configured,
     )
     device = choose_device()
-    with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
+    device.forget_peak()
+
+    def load() -> LoadedBase:
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
-        set_seed(spec.seed)
         loaded = load_base(base, device, quantization=quantization)
-        require_causal(loaded.model)
         on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
-        model = loaded.model if adapter is None else load_adapter(loaded.model, adapter)
-        begun = time.perf_counter()
-        loss = _loss(model, rows.examples, tokenizer, device, spec, on_progress)
-        loss_s = time.perf_counter() - begun
-        metrics: dict[str, float] = {
-            "loss": loss,
-            # Above e^709 a float overflows; such a model predicts nothing anyway.
-            "perplexity": math.exp(min(loss, 709.0)),
-            "rows": float(rows.rows),
-            "supervised_tokens": float(rows.supervised_tokens),
-            "tokens": float(rows.tokens),
-            "tokens_per_s": rows.tokens / loss_s,
-            **measured(loaded.shares),
-        }
-        asked = [example for example in rows.examples if example.prompt_ids][: spec.generate_rows]
-        begun = time.perf_counter()
-        # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
-        room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
-        prompts = [example.prompt_ids[-room:] for example in asked]
-        taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
-        stops = all_stops(base, tokenizer, taught)
-        answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
+        return loaded
+
+    with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
+        set_seed(spec.seed)
+        worn = (bases or SharedBase()).wearing(adapter, key=(base, quantization), load=load)
+        with worn as (loaded, model):
+            begun = time.perf_counter()
+            loss = _loss(model, rows.examples, tokenizer, device, spec, on_progress)
+            loss_s = time.perf_counter() - begun
+            asked = [example for example in rows.examples if example.prompt_ids][: spec.generate_rows]
+            begun = time.perf_counter()
+            # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
+            room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
+            prompts = [example.prompt_ids[-room:] for example in asked]
+            taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
+            stops = all_stops(base, tokenizer, taught)
+            answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
+    metrics: dict[str, float] = {
+        "loss": loss,
+        # Above e^709 a float overflows; such a model predicts nothing anyway.
+        "perplexity": math.exp(min(loss, 709.0)),
+        "rows": float(rows.rows),
+        "supervised_tokens": float(rows.supervised_tokens),
+        "tokens": float(rows.tokens),
+        "tokens_per_s": rows.tokens / loss_s,
+        **measured(loaded.shares),
+    }
+    if (supervised_bytes := _supervised_bytes(rows.examples, tokenizer)) > 0:
+        metrics["bits_per_byte"] = loss * rows.supervised_tokens / supervised_bytes / math.log(2)
     if asked:
-        scores = rouge_l(answers, [example.reference for example in asked])
-        metrics["rouge_l"] = sum(scores) / len(scores)
+        metrics |= score_texts(spec.metrics or ["rouge_l"], answers, [example.reference for example in asked])
         metrics["generate_s"] = time.perf_counter() - begun
     metrics["generated_rows"] = float(len(asked))
     metrics["eval_s"] = time.perf_counter() - started
@@ -117,18 +129,25 @@ def evaluate(
             for example, answer in list(zip(asked, answers, strict=True))[: spec.keep_samples]
         ],
         libraries=library_versions(),
+        conditions=Conditions(
+            loss_on=rows.loss_on,
+            columns=spec.columns,
+            max_length=max_length,
+            generated_rows=len(asked),
+            max_new_tokens=spec.max_new_tokens if asked else 0,
+            stop_ids=stops if asked else [],
+            templates=rows.rendering.templates,
+            template_date=rows.rendering.template_date,
+            tokenizer=tokenizer_of(base),
+            metrics={"rouge_l": WORDS_VERSION} if asked else {},
+        ),
     )
 
 
-def rouge_l(answers: Sequence[str], references: Sequence[str]) -> list[float]:
-    """Return the ROUGE-L F-measure of each answer against its reference, 0 to 1, without stemming."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
-    return [
-        float(scorer.score(reference, answer)["rougeL"].fmeasure)
-        for answer, reference in zip(answers, references, strict=True)
-    ]
+def _supervised_bytes(examples: Sequence[Example], tokenizer: Any) -> int:
+    """How long the texts are that the loss is taken on, in UTF-8, without tokens that stand for no text."""
+    texts = ([label for label in example.labels if label != IGNORED] for example in examples)
+    return sum(len(tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace")) for ids in texts)
 
 
 def _loss(
@@ -140,6 +159,7 @@ def _loss(
     on_progress: Callable[[Progress], None],
 ) -> float:
     loss, total, started = math.nan, len(examples), time.perf_counter()
+    on_progress(Progress(phase="evaluate", step=0, total=total, unit="rows"))
     running = mean_loss(model, examples, tokenizer.pad_token_id, spec.batch_size, device.torch_device)
     for batch, loss in enumerate(running, start=1):  # noqa: B007  # the last running mean is the result
         done = min(batch * spec.batch_size, total)
@@ -170,6 +190,8 @@ def _generate(
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     started = time.perf_counter()
+    if order:
+        on_progress(Progress(phase="generate", step=0, total=len(order), unit="rows"))
     for start in range(0, len(order), spec.batch_size):
         part = order[start : start + spec.batch_size]
         longest = len(prompts[part[0]])

@@ -11,11 +11,12 @@ from transformers import set_seed
 
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_precision
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
+from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.classify import Guess, guesses, scores
+from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.label_rows import label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import load_tokenizer, longest_row
@@ -54,8 +55,10 @@ def evaluate_labels(
     classes = Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
     with stored_quantization_named():
         require_precision(read_blueprint(base, classes).packing, spec.precision)
-    found = label_rows(rows, tokenizer, labels, max_length=longest_row(base, spec.max_length))
+    max_length = longest_row(base, spec.max_length)
+    found = label_rows(rows, tokenizer, labels, max_length=max_length)
     device = choose_device()
+    device.forget_peak()
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
         set_seed(spec.seed)
@@ -93,4 +96,7 @@ def evaluate_labels(
             for example in found.examples[: spec.keep_samples]
         ],
         libraries=library_versions(),
+        conditions=Conditions(
+            loss_on="label", columns=spec.columns, max_length=max_length, tokenizer=tokenizer_of(base)
+        ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Day, Labels, QuantizationRecipe
 from sdk.schemas.wire import Wire
 from workers.pipelines.orders import Order
@@ -33,7 +34,14 @@ class EvaluationOrder(Order):
     spec: EvaluationSpec
 
 
-class EvaluationScores(Wire):
-    """The scores of each item, in their order."""
+class ItemFailure(Wire):
+    """Why an item has no scores."""
 
-    reports: list[EvaluationReport]
+    reason: FailureReason
+    message: str
+
+
+class EvaluationScores(Wire):
+    """What became of each item, in their order."""
+
+    outcomes: list[EvaluationReport | ItemFailure]

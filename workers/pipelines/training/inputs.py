@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from sdk.formats.adapter_files import GENERATION_FILE
-from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.experts import stacked_targets
 from sdk.lora.stored_quantization import require_method
@@ -22,6 +21,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
+from workers.pipelines.data.digests import file_digest, tokenizer_of
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row, Shape, count_equal, read_rows
 from workers.pipelines.data.tokenise import (
@@ -123,9 +123,9 @@ def read_inputs(
         "base_revision": base_revision,
         "base_config": _config_digest(base),
         "target_modules": ",".join([*lora.target_modules, *lora.target_parameters]),
-        "data": _file_digest(data),
+        "data": file_digest(data),
         "tokens": _token_digest(rows.examples),
-        "eval_data": None if eval_data is None else _file_digest(eval_data),
+        "eval_data": None if eval_data is None else file_digest(eval_data),
     }
     if rows.rendering.generation is not None:
         # Where answers stop depends on it, and it travels with the adapter.
@@ -208,18 +208,12 @@ def _config_digest(base: Path) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _told_by(base: Path) -> dict[str, str | None]:
     """Return what is recorded of the files of a base that say how text becomes tokens, and where it ends."""
-    files = {name: _file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()}
     generation = base / GENERATION_FILE
     return {
-        "tokenizer": tokenizer_digest(files),
-        "generation": _file_digest(generation) if generation.is_file() else None,
+        "tokenizer": tokenizer_of(base),
+        "generation": file_digest(generation) if generation.is_file() else None,
     }
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from support import registries
 from support.adapters import base_registration, digest, save_adapter
 from support.registries import World
@@ -160,6 +162,101 @@ class TestScores:
         assert [(one.name, one.a, one.b, one.difference) for one in both.metrics] == [("loss", 1.0, 1.5, 0.5)]
         assert {one.id for one in found.only_a} == {"mine", "exact"}
         assert {one.id for one in found.only_b} == {"rouge"}
+
+    @given(st.data())
+    def test_scores_of_unlike_conditions_are_never_subtracted(self, data: Any) -> None:
+        def drawn(ident: str) -> EvaluationView:
+            conditions = {
+                name: data.draw(st.sampled_from(values))
+                for name, values in {
+                    "loss_on": ["completion", "all"],
+                    "max_length": [512, 1024],
+                    "max_new_tokens": [16, 48],
+                    "stop_ids": [[1], [1, 2]],
+                    "templates": [[], [digest("t")]],
+                    "template_date": [None, "2026-01-02"],
+                    "tokenizer": [digest("tokenizer"), digest("another")],
+                    "metrics": [{"rouge_l": 1}, {"rouge_l": 2}],
+                }.items()
+            }
+            day = data.draw(st.integers(1, 28))
+            precision = data.draw(st.sampled_from(["nf4", "float32"]))
+            score = data.draw(st.floats(0, 9))
+            return evaluation(ident, day, precision=precision, conditions=conditions, metrics={"loss": score})
+
+        ours = [drawn(f"a{n}") for n in range(data.draw(st.integers(0, 4)))]
+        theirs = [drawn(f"b{n}") for n in range(data.draw(st.integers(0, 4)))]
+        found = compare_versions(view(), view("x@v2"), ours, theirs)
+
+        def last(given: list[EvaluationView], like: EvaluationView) -> EvaluationView:
+            alike = [one for one in given if (one.precision, one.conditions) == (like.precision, like.conditions)]
+            return max(alike, key=lambda one: one.created_at.day)
+
+        common = {one.key for one in ours} & {one.key for one in theirs}
+        assert len(found.scores.evaluations) == len(common)
+        if len(common) == 1:
+            (both,) = found.scores.evaluations
+            like = next(one for one in ours if one.key in common)
+            (score,) = both.metrics
+            assert both.precision == like.precision
+            assert score.a in {one.metrics["loss"] for one in ours if one.key == like.key}
+            assert score.b in {one.metrics["loss"] for one in theirs if one.key == like.key}
+            days = [one.created_at.day for one in ours if one.key == like.key]
+            if len(set(days)) == len(days):
+                assert score.a == last(ours, like).metrics["loss"]
+        # Where none is compared, and both were scored on these rows, a note says what differs.
+        notes = [note for note in found.notes if "not compared" in note]
+        assert len(notes) == (1 if ours and theirs and not common else 0)
+
+    def test_a_note_names_what_differs_and_what_would_help(self) -> None:
+        ours = [evaluation("a", conditions={"max_length": 512, "loss_on": "all"})]
+        theirs = [evaluation("b", conditions={"max_length": 1024, "loss_on": "all"})]
+        (note,) = compare_versions(view(), view("x@v2"), ours, theirs).notes
+        rows = digest("rows")[:12]
+        assert note == (
+            f"their scores on {rows} are not compared, since they differ in max_length;"
+            f" score both in one job: adapterctl eval A B --data {rows}"
+        )
+        dated = [evaluation("b", conditions={"max_length": 512, "loss_on": "all", "template_date": "2026-01-02"})]
+        (note,) = compare_versions(view(), view("x@v2"), ours, dated).notes
+        assert note.endswith("differ in template_date")
+
+    @pytest.mark.parametrize(
+        ("name", "changed"),
+        [
+            ("eval_loss", {"training": {"eval_data": digest("other rows"), "loss_on": "all"}}),
+            ("eval_loss", {"training": {"eval_data": digest("held out"), "loss_on": "completion"}}),
+            ("eval_loss", {"training": {"loss_on": "all"}}),
+            ("eval_loss", {"quantization": {}}),
+            ("eval_loss", {"base": {"fingerprint": digest("another")}}),
+            ("loss", {"dataset": {"digest": digest("more"), "rows": 1, "supervised_tokens": 1}}),
+        ],
+    )
+    def test_losses_of_trainings_are_subtracted_only_where_they_were_taken_alike(
+        self, name: str, changed: dict[str, Any]
+    ) -> None:
+        def trained(ref: str, **said: Any) -> VersionView:
+            return view(
+                ref,
+                **{
+                    "dataset": {"digest": digest("rows"), "rows": 1, "supervised_tokens": 1},
+                    "training": {"eval_data": digest("held out"), "loss_on": "all"},
+                    "metrics": {"eval_loss": 1.5, "loss": 1.0, "train_s": 4.0},
+                    **said,
+                },
+            )
+
+        def differences(b: VersionView) -> dict[str, float | None]:
+            return {one.name: one.difference for one in compare(trained("x@v1"), b).scores.training}
+
+        metrics = {"eval_loss": 1.25, "loss": 0.5, "train_s": 3.0}
+        assert differences(trained("x@v2", metrics=metrics)) == {"eval_loss": -0.25, "loss": -0.5, "train_s": -1.0}
+        found = differences(trained("x@v2", metrics=metrics, **changed))
+        assert found[name] is None
+        # A time is a time.
+        assert found["train_s"] == -1.0
+        if name == "loss":
+            assert found["eval_loss"] == -0.25
 
 
 @pytest.fixture(scope="module")

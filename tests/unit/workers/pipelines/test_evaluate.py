@@ -94,8 +94,19 @@ def test_an_adapter_is_better_on_what_it_learnt_and_says_it(
     assert tuned.metrics["rouge_l"] > bare.metrics["rouge_l"]
     assert (tuned.metrics["generated_rows"], len(tuned.samples)) == (3, 2)
     assert tuned.samples[0].completion == "four"
-    assert [progress.phase for progress in seen] == ["data", "load", "load", "evaluate", "generate"]
+    assert list(dict.fromkeys(progress.phase for progress in seen)) == ["data", "load", "evaluate", "generate"]
     assert "held as nf4 " in (seen[2].message or "")
+
+
+def test_the_metrics_that_are_asked_for_and_bits_by_the_length_of_the_texts(llama_base: Path, pairs: Path) -> None:
+    spec = EvaluationSpec.model_validate({**SPEC.model_dump(), "metrics": "exact_match,chrf, exact_match"})
+    assert spec.metrics == ["exact_match", "chrf"]
+    found = evaluate(llama_base, pairs, spec).metrics
+    assert {"exact_match", "chrf"} <= found.keys()
+    assert "rouge_l" not in found
+    said = sum(len(row.fields["completion"].encode()) for row in read_rows(pairs))
+    bits = found["loss"] * found["supervised_tokens"] / math.log(2)
+    assert found["bits_per_byte"] == pytest.approx(bits / said)
 
 
 def test_rows_without_a_prompt_are_not_generated(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
@@ -124,13 +135,6 @@ def test_an_adapter_that_would_load_and_change_nothing_is_refused(
     with pytest.raises(PipelineError) as caught:
         evaluate(base, pairs, adapter=broken)
     assert caught.value.reason == "adapter"
-
-
-def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
-    from workers.pipelines.scoring.evaluate import rouge_l
-
-    # "the cat mat": 3 of 3 and of 6 words: P = 1, R = 0.5, F = 2/3.
-    assert rouge_l(["the cat mat", ""], ["the cat sat on the mat", "a"]) == [pytest.approx(2 / 3), 0.0]
 
 
 def test_a_sample_holds_no_character_that_a_record_can_not() -> None:

@@ -1,0 +1,19 @@
+"""Digests of files, and of what of a base turns texts into tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tokenizer_of(base: Path) -> str:
+    """Return the SHA-256 over the digests of a base's tokenizer files."""
+    return tokenizer_digest({name: file_digest(base / name) for name in TOKENIZER_FILES if (base / name).is_file()})

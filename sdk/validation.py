@@ -7,6 +7,7 @@ sdk.errors.InvalidTargets: base tiny has no linear module 'nope'; name some of t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +81,10 @@ def check_data(
             param=param,
         )
     file = user_path(path)
-    if file.is_dir():
+    if os.path.isdir(file):  # noqa: PTH112 - a text that no path can be is none here
         raise InvalidData(f"{file} is a folder; give a JSONL, JSON, CSV or Parquet file", param=param)
-    if not file.is_file():
-        raise NotFound(f"there is no file {file}; check the path of the dataset", param=param)
+    if not os.path.isfile(file):  # noqa: PTH113
+        raise NotFound(f"there is no file {str(file)[:300]}; check the path of the dataset", param=param)
     if file.stat().st_size == 0:
         raise InvalidData(
             f"{file} is empty; give rows of {rows.SHAPES}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from sdk.formats.refs import digest_digits, is_folder, looks_like_digest
 from sdk.schemas.artifacts import DatasetView
 from sdk.validation import CheckedData, check_columns, check_data
 
-#: 200 characters and a number.
-_MOST_NAME_BYTES = 900
+#: Of a name, and its number.
+_MOST_NAME_CHARACTERS = 200 + len("@v123456789")
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ def find_data(
         return check_data(given, columns=columns, param=param, known_labels=known_labels)
     if looks_like_digest(given):
         return _registered(_by_digest(transport, given, namespace, param), columns)
-    if user_path(given).is_file():
+    if _is_file(given):
         return check_data(given, columns=columns, param=param, known_labels=known_labels)
     try:
         return _registered(datasets.get(transport, given, namespace=namespace), columns)
     except NotFound:
-        if user_path(given).is_dir():
+        if os.path.isdir(user_path(given)):  # noqa: PTH112
             # Says what a folder is.
             return check_data(given, param=param)
         raise NotFound(
@@ -77,12 +78,17 @@ def find_data(
         raise InvalidInput(error.message, param=param) from None
 
 
+def _is_file(given: str) -> bool:
+    return os.path.isfile(user_path(given))  # noqa: PTH113 - a text that no path can be is none here
+
+
 def _can_be_name(given: str) -> bool:
     """Whether a text can be sent as a name: bytes of a file's name that are no UTF-8 can't."""
     try:
-        return len(given.encode()) <= _MOST_NAME_BYTES and given.isprintable() and given != ""
+        given.encode()
     except UnicodeEncodeError:
         return False
+    return 0 < len(given) <= _MOST_NAME_CHARACTERS and given.isprintable()
 
 
 def _registered(view: DatasetView, columns: str | None) -> RegisteredData:
@@ -98,4 +104,5 @@ def _by_digest(transport: Transport, given: str, namespace: str | None, param: s
     try:
         return datasets.get(transport, given, namespace=namespace)
     except (NotFound, InvalidInput) as error:
-        raise type(error)(error.message, param=param) from None
+        meant = f"; for the file of that name, write ./{given}" if _is_file(given) else ""
+        raise type(error)(f"{error.message}{meant}", param=param) from None

@@ -190,11 +190,17 @@ class TestGiven:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "folder").mkdir()
+        (tmp_path / "deadbeefcafe").write_text('{"text": "a"}')
         for given, fault, said in (
             ("nothing.jsonl", NotFound, "no file and no dataset 'nothing.jsonl'"),
             ("folder", InvalidData, "folder is a folder; give a JSONL"),
             ("./nothing.jsonl", NotFound, "there is no file nothing.jsonl"),
             ("3f1c2a9b7d20", NotFound, "no dataset '3f1c2a9b7d20'"),
+            ("deadbeefcafe", NotFound, "no dataset 'deadbeefcafe'.*; for the file of that name, write ./deadbeefcafe"),
+            ("x" * 201, NotFound, "there is no file and no dataset 'xxx"),
+            ("я" * 190, NotFound, "there is no file"),
+            ("x" * 300, NotFound, "there is no file xxx"),
+            ("x" * 1000, NotFound, "there is no file xxx"),
             ("3F1C2A9B7D20", InvalidInput, "is not a digest: give 12 to 64 lower-case"),
             ("https://example.org/rows.jsonl", InvalidData, "curl -L -o rows.jsonl URL"),
             ("hf://datasets/org/name", InvalidData, "is a URL, and only files are read"),

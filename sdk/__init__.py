@@ -295,10 +295,15 @@ def submit_evaluation(
 
 
 def submit_merge(
-    ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Unpack[MergeOptions]
+    ref: str,
+    *,
+    register: str | None = None,
+    priority: int = 0,
+    idempotency_key: str | None = None,
+    **spec: Unpack[MergeOptions],
 ) -> Job[MergedModel]:
     """Submit the merge of a version into its base; returns at once. See `Client.submit_merge`."""
-    return _client().submit_merge(ref, priority=priority, idempotency_key=idempotency_key, **spec)
+    return _client().submit_merge(ref, register=register, priority=priority, idempotency_key=idempotency_key, **spec)
 
 
 def submit_preview(

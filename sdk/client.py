@@ -38,7 +38,7 @@ from sdk.config import Config, user_path
 from sdk.config import load as load_config
 from sdk.errors import InvalidInput, NotFound
 from sdk.examining.engine_compatibility import facts_of, judged
-from sdk.examining.probe_replay import replay_probe
+from sdk.examining.probe_replay import replay_probe, require_probed
 from sdk.examining.version_comparison import compare
 from sdk.exporting import gguf
 from sdk.exporting.gguf import Exported
@@ -367,11 +367,24 @@ class Client:
         return Job(self._submitter.evaluation(refs, checked, data=data, terms=terms, key=idempotency_key), self)
 
     def submit_merge(
-        self, ref: str, *, priority: int = 0, idempotency_key: str | None = None, **spec: Unpack[MergeOptions]
+        self,
+        ref: str,
+        *,
+        register: str | None = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        **spec: Unpack[MergeOptions],
     ) -> Job[MergedModel]:
-        """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model."""
+        """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model.
+
+        With `register` it becomes the next version of that name, of the kind "merged", and `Job.result().registered` is its
+        ref. Raises NotFound, InvalidInput for a merged model and for a name in another namespace, Conflict for a name whose
+        versions are adapters.
+        """
         terms, checked = JobTerms(priority), build(MergeSpec, **spec)
-        return Job(self._submitter.merge(ref, checked, terms=terms, key=idempotency_key), self)
+        name = None if register is None else check_name(register)
+        view = self._submitter.merge(ref, checked, register=name, terms=terms, key=idempotency_key)
+        return Job(view, self)
 
     def submit_combine(
         self,
@@ -427,7 +440,7 @@ class Client:
     ) -> Exported:
         """Write an adapter, or a merged model, as the new GGUF file `output`, and read it back, on this machine and without a job.
 
-        `target` is a version's ref, the folder of an adapter, which needs its `base` (a folder or a registered base, of
+        `target` is the ref of a version, an adapter or a merged model, the folder of an adapter, which needs its `base` (a folder or a registered base, of
         which only the config is read), or the folder of a model. Without `dtype` an adapter is written in f32, and a
         model in its own type. `tokenizer_from` is a GGUF file of the model's base. Raises InvalidInput and InvalidBase for
         what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
@@ -461,9 +474,16 @@ class Client:
         dtype: GgufDtype | None,
         tokenizer_from: str | Path | None,
     ) -> Exported:
-        _no_tokenizer(tokenizer_from)
         with or_folder(ref):
             version = self.get(ref)
+        if version.info.kind == "merged":
+            if base is not None:
+                raise InvalidInput(
+                    f"{version.ref} is a whole model, which needs no base; leave --base out", param="base"
+                )
+            model = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
+            return gguf.export_model(model, output, name=version.ref, dtype=dtype, tokenizer_from=tokenizer_from)
+        _no_tokenizer(tokenizer_from)
         if base is not None:
             self.require_base(version, base)
         config, base_name = self._base_config(
@@ -595,6 +615,13 @@ class Client:
         """Scores of a version, of a job, or of a bare base by its fingerprint."""
         return list(evaluations.iterate(self.transport, digest=digest, job=job, base=base))
 
+    def evaluation(self, ident: str) -> Evaluation:
+        """Scores by their id. Raises NotFound."""
+        found = next(evaluations.iterate(self.transport, ident=ident), None)
+        if found is None or found.id != ident:
+            raise NotFound(f"there are no scores {ident!a}; list those of a version with: adapterctl evals list REF")
+        return found
+
     def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
         """What a version was made from (up) and what was made from it (down), up to `depth` steps away, at most 32.
 
@@ -607,7 +634,8 @@ class Client:
     def diff(self, a: str, b: str, *, weights: bool = True) -> Diff:
         """How two versions differ: configuration, training, data, scores, and their weights, which are fetched.
 
-        Raises NotFound; VerificationFailed for weights that can't be read; Unavailable if numpy is missing.
+        Raises NotFound; InvalidInput for the weights of a merged model; VerificationFailed for weights that can't be read;
+        Unavailable if numpy is missing.
         """
         return compare(self.get(a), self.get(b), weights=weights, fill_cache=self.fill_cache)
 
@@ -831,11 +859,12 @@ class Client:
         predictions on fixed texts over `base`, a folder, or over its base where that lies here.
 
         What differs from the record is in `norms_differing` and `logits.differing`, and raises nothing. Norms may differ by
-        1e-6; a logit gap by 1e-3 and the rounding of the type that was computed in. Raises NotFound, VerificationFailed for
-        altered bytes and for another base than the version's, InvalidBase, Unavailable where numpy is missing, or, with
+        1e-6; a logit gap by 1e-3 and the rounding of the type that was computed in. Raises NotFound, InvalidInput for a merged
+        model, VerificationFailed for altered bytes and for another base than the version's, InvalidBase, Unavailable where numpy is missing, or, with
         `base`, the worker's libraries.
         """
         version = self._puller.resolve(ref)
+        require_probed(version)
         manifest = self._puller.check_cached(version.contents)
         exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
         view = versions.resolve(self.transport, exact)

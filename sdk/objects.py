@@ -254,16 +254,26 @@ class Job(Generic[R]):
 class MergedModel:
     """A merged model in the registry's storage."""
 
+    #: The version that was merged.
     ref: str
     manifest: Manifest
     #: How it was merged, and how close it is to base-as-trained + adapter.
     report: dict[str, Any]
     _registry: Registry
+    #: The ref of the version that it became, `code-review-merged@v1`, and whether the same bytes were that already. None: it
+    #: was not registered.
+    registered: str | None = None
+    existing: bool = False
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of its manifest."""
         return self.manifest.digest
+
+    @property
+    def version(self) -> Version | None:
+        """The version that it became; None where it was not registered."""
+        return None if self.registered is None else self._registry.get(self.registered)
 
     def save(self, to: str | Path) -> Path:
         """Write its files into the new folder `to`; return it. Raises Conflict if something is there."""
@@ -311,7 +321,14 @@ def _preview(view: JobView, registry: Registry) -> Preview:
 def _merged(view: JobView, registry: Registry) -> MergedModel:
     found = view.result or {}
     manifest = Manifest.model_validate(found["manifest"])
-    return MergedModel(ref=found["ref"], manifest=manifest, report=found["report"], _registry=registry)
+    return MergedModel(
+        ref=found["ref"],
+        manifest=manifest,
+        report=found["report"],
+        _registry=registry,
+        registered=found.get("version"),
+        existing=bool(found.get("existing")),
+    )
 
 
 #: What `Job.result` returns, by kind of job; of the others it is a version.

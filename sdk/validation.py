@@ -192,3 +192,15 @@ def check_targets(
     """Raise InvalidTargets for targets that mean nothing in the base's weight files, or what rows of text don't train."""
     if said := unfit_targets(targets, tensors, model_type=model_type, exclude=exclude):
         raise InvalidTargets(f"base {base} {said}", param="targets")
+
+
+def require_adapter(ref: str, kind: str, consequence: str, *, param: str = "ref") -> None:
+    """Raise InvalidInput for a version that is no adapter, before anything of it is fetched; `consequence` is a clause that ends with what to do.
+
+    >>> require_adapter("a@v1", "adapter", "it has no ΔW")
+    >>> require_adapter("m@v1", "merged", "it has no ΔW; see its adapter: adapterctl lineage m@v1 --up")
+    Traceback (most recent call last):
+    sdk.errors.InvalidInput: m@v1 is a merged model and no adapter, so it has no ΔW; see its adapter: adapterctl lineage m@v1 --up
+    """
+    if kind != "adapter":
+        raise InvalidInput(f"{ref} is a {kind} model and no adapter, so {consequence}", param=param)

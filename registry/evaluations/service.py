@@ -80,11 +80,12 @@ class Evaluations:
         digest: str | None,
         job: str | None,
         base: str | None,
+        ident: str | None = None,
         cursor: str | None,
         limit: int,
         who: Principal,
     ) -> Paged[EvaluationView]:
-        """Evaluations of a version, of a job, or of a bare base, that the caller may see, in the order of their making."""
+        """Evaluations of a version, of a job, of a bare base, or of an id, that the caller may see, in the order of their making."""
         query = select(Evaluation).where(who.within(Evaluation.namespace))
         if digest is not None:
             query = query.where(Evaluation.digest == digest)
@@ -92,6 +93,8 @@ class Evaluations:
             query = query.where(Evaluation.job_id == job)
         if base is not None:
             query = query.where(Evaluation.base_fingerprint == base, Evaluation.digest.is_(None))
+        if ident is not None:
+            query = query.where(Evaluation.id == ident)
         with self._db.read() as session:
             return page_of(
                 session,

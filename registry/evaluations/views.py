@@ -23,8 +23,9 @@ def list_evaluations(
     digest: Annotated[str | None, Query(max_length=64)] = None,
     job: Annotated[str | None, Query(max_length=64)] = None,
     base: Annotated[str | None, Query(max_length=64)] = None,
+    ident: Annotated[str | None, Query(alias="id", max_length=64, description="Only the scores of this id.")] = None,
     cursor: Cursor = None,
     limit: Limit = 200,
 ) -> Page[EvaluationView]:
-    """Evaluations of a version's digest, of a job, or of a bare base's fingerprint."""
-    return evaluations.list(digest=digest, job=job, base=base, cursor=cursor, limit=limit, who=who)
+    """Evaluations of a version's digest, of a job, or of a bare base's fingerprint; or the one of an id."""
+    return evaluations.list(digest=digest, job=job, base=base, ident=ident, cursor=cursor, limit=limit, who=who)

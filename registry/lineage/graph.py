@@ -37,7 +37,15 @@ class Graph:
     def add_version(self, version: Version) -> bool:
         """Take a version in, as `add` does."""
         ref = exact_ref(version)
-        node = VersionNode(key=ref, ref=ref, state=version.state, rank=version.rank, method=version.method, aliases=[])
+        node = VersionNode(
+            key=ref,
+            ref=ref,
+            state=version.state,
+            rank=version.rank,
+            method=version.method,
+            aliases=[],
+            merged=version.kind == "merged",
+        )
         added = self.add(node)
         if added:
             self.versions[version.pk] = ref

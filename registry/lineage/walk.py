@@ -33,6 +33,7 @@ _BRIEF = (
         Version.number,
         Version.digest,
         Version.state,
+        Version.kind,
         Version.rank,
         Version.method,
         Version.base_pk,
@@ -186,6 +187,8 @@ class Walk:
         query = select(Job.id, Job.subject, digest.label("digest"), onto.label("onto")).where(
             Job.subject.in_(subjects), Job.kind.in_(MODEL_MAKING), Job.state == JobState.SUCCEEDED
         )
+        # Those that became versions are found as such.
+        query = query.where(Job.result["version"].as_string().is_(None))
         query = query.where(self._who.within(Job.namespace)).order_by(Job.created_at.desc(), Job.id)
         for row in self._rows(query):
             if row.digest is None:

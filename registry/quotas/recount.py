@@ -11,16 +11,13 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.models import ManifestAccess, ManifestRow, Upload
 from registry.catalog.models import Adapter, NamedBase, Version
-from registry.catalog.versions.lifecycle import VersionState
+from registry.catalog.versions.kinds import KEPT, is_merged_only
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
 from registry.jobs.models import Checkpoint, Job
 from registry.usage.charging import COUNTED
 from registry.usage.models import Usage
-
-#: Versions that are paid for.
-_KEPT = (VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED)
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +39,7 @@ def _queries() -> Iterator[tuple[str, Any, Any]]:
     versions = select(space, func.sum(ManifestRow.size_bytes)).select_from(Version)
     versions = versions.join(Adapter, Adapter.pk == Version.adapter_pk)
     versions = versions.join(ManifestRow, ManifestRow.digest == Version.digest)
-    yield "versions_bytes", space, versions.where(Version.state.in_(_KEPT))
+    yield "versions_bytes", space, versions.where(Version.state.in_(KEPT))
     space = DatasetAccess.namespace
     datasets = select(space, func.sum(Dataset.size_bytes)).join(Dataset, Dataset.digest == DatasetAccess.digest)
     yield "datasets_bytes", space, datasets.where(DatasetAccess.removed_at.is_(None))
@@ -52,7 +49,7 @@ def _queries() -> Iterator[tuple[str, Any, Any]]:
     space = ManifestAccess.namespace
     merged = select(space, func.sum(ManifestRow.size_bytes))
     merged = merged.join(ManifestRow, ManifestRow.digest == ManifestAccess.manifest_digest)
-    yield "merged_bytes", space, merged.where(ManifestRow.kind == "merged")
+    yield "merged_bytes", space, merged.where(is_merged_only())
     space = Job.namespace
     checkpoints = select(space, func.sum(Checkpoint.size_bytes)).select_from(Checkpoint)
     yield "checkpoints_bytes", space, checkpoints.join(Job, Job.id == Checkpoint.job_id)

@@ -23,8 +23,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON
 
-from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob
+from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow, Upload, UploadBlob
 from registry.catalog.models import NamedBase, Version
+from registry.catalog.versions.kinds import is_merged_only
 from registry.catalog.versions.lifecycle import LIVE, VersionState
 from registry.datasets.models import Dataset
 from registry.jobs.kinds.known import MODEL_MAKING
@@ -80,8 +81,10 @@ class Rules:
         )
 
     def _is_no_kept_merge(self) -> ColumnElement[bool]:
+        """The condition that a manifest is of no merged model that is kept for its job: a version's goes with the version."""
+        kept = exists().where(ManifestAccess.manifest_digest == ManifestRow.digest, is_merged_only())
         if self.merged_before is None:
-            return ManifestRow.kind != "merged"
+            return ~kept
         digest = Job.result["digest"].as_string()
         recent = select(digest).where(
             Job.kind.in_(MODEL_MAKING),
@@ -90,7 +93,7 @@ class Rules:
             digest.is_not(None),
         )
         old = and_(ManifestRow.created_at <= self.merged_before, ManifestRow.digest.not_in(recent))
-        return or_(ManifestRow.kind != "merged", old)
+        return or_(~kept, old)
 
     def garbage(self, dialect: str) -> ColumnElement[bool]:
         """The condition that a blob is named by nothing and announced by nobody."""

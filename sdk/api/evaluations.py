@@ -10,7 +10,13 @@ from sdk.schemas.jobs import EvaluationView
 
 
 def iterate(
-    transport: Transport, *, digest: str | None = None, job: str | None = None, base: str | None = None
+    transport: Transport,
+    *,
+    digest: str | None = None,
+    job: str | None = None,
+    base: str | None = None,
+    ident: str | None = None,
 ) -> Iterator[EvaluationView]:
-    """Yield the scores of a version, of a job, or of a bare base by its fingerprint."""
-    return pages(transport, "/evaluations", EvaluationView, params={"digest": digest, "job": job, "base": base})
+    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or those of an id."""
+    of = {"digest": digest, "job": job, "base": base, "id": ident}
+    return pages(transport, "/evaluations", EvaluationView, params=of)

@@ -18,6 +18,7 @@ from sdk.api.transport import Transport
 from sdk.errors import InvalidBase, TimedOut, Unavailable, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.pulling.cache import Cache
+from sdk.pulling.source import Resolved
 from sdk.pushing.base_folder import ScannedBase, scan_base
 from sdk.pushing.bases_here import files_here, registered_base
 from sdk.schemas.catalog import VersionView
@@ -35,6 +36,7 @@ from sdk.schemas.probe import (
     says_probe,
 )
 from sdk.schemas.wire import read
+from sdk.validation import require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.scoring.replay"
@@ -48,6 +50,15 @@ RELATIVE = 1e-3
 #: And beside that, as a share of the base's largest logit: 64 roundings of float32, or 8 of the 16-bit type that was computed in.
 #: Seen between float32 and float16 over a tiny Llama: 5.5 of them, and 2 in bfloat16.
 ROUNDING = {"float32": 64 * 2.0**-23, "float16": 8 * 2.0**-11, "bfloat16": 8 * 2.0**-8}
+
+
+def require_probed(version: Resolved) -> None:
+    """Raise InvalidInput for a merged model, before its gigabytes are fetched."""
+    require_adapter(
+        version.ref,
+        version.contents.kind,
+        f"it has no probe; replay that of its adapter, which is named by: adapterctl lineage {version.ref} --up",
+    )
 
 
 def replay_probe(

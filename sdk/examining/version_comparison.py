@@ -8,12 +8,14 @@ from pathlib import Path
 from sdk.objects import Version
 from sdk.schemas.diff import Diff
 from sdk.schemas.manifest import Manifest
+from sdk.validation import require_adapter
 
 
 def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[Manifest], Path]) -> Diff:
     """Say how two versions differ; with `weights`, `fill_cache` gives the folder of each one's files.
 
-    Raises VerificationFailed for weights that can't be read; Unavailable where numpy is missing.
+    Raises InvalidInput for the weights of a merged model, VerificationFailed for weights that can't be read; Unavailable
+    where numpy is missing.
     """
     from sdk.lora.tensors import require_numpy
     from sdk.lora.version_diff import compare_files, compare_versions
@@ -22,6 +24,10 @@ def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[
     found = compare_versions(one.info, two.info, [] if same else one.evaluations, [] if same else two.evaluations)
     if same or not weights:
         return found
+    for version in (one, two):
+        require_adapter(
+            version.ref, version.info.kind, "its weights are not compared; leave the weights out with --no-weights"
+        )
     require_numpy("comparing weights", "or leave the weights out with --no-weights")
     folders = fill_cache(one.info.manifest), fill_cache(two.info.manifest)
     return found.model_copy(update={"weights": compare_files(one.info, two.info, *folders)})

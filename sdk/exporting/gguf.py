@@ -77,9 +77,14 @@ def export_adapter(
 
 
 def export_model(
-    folder: Path, output: str | Path, *, dtype: GgufDtype | None = None, tokenizer_from: str | Path | None = None
+    folder: Path,
+    output: str | Path,
+    *,
+    name: str | None = None,
+    dtype: GgufDtype | None = None,
+    tokenizer_from: str | Path | None = None,
 ) -> Exported:
-    """Write the model in a folder, with tokenizer and chat template, as a new file for llama.cpp.
+    """Write the model in a folder, with tokenizer and chat template, as a new file for llama.cpp, under its `name` or the folder's.
 
     `tokenizer_from` is a GGUF file of the same base, for tokenizers that are not known. Raises as `export_adapter` does.
     """
@@ -91,7 +96,7 @@ def export_model(
         raise NotFound(f"the tokenizer is to come from {what}; give a GGUF file of the base", param="tokenizer_from")
     require_libraries(("numpy", "gguf", "transformers"), doing="exporting a model to GGUF")
     request = {"kind": "model", "tokenizer_from": None if given is None else str(given.resolve())}
-    return _written(target, folder, config, {**request, "name": folder.resolve().name, "dtype": dtype})
+    return _written(target, folder, config, {**request, "name": name or folder.resolve().name, "dtype": dtype})
 
 
 def _is(asked: Callable[[], bool]) -> bool:

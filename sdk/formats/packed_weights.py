@@ -177,11 +177,14 @@ def packs_single_experts(names: Iterable[str]) -> bool:
 
 def parameters_of(tensors: Mapping[str, list[int]]) -> int:
     """Return how many numbers a base's tensors hold, of packed weights those that they stand for."""
-    return sum(
-        math.prod(shape)
-        for name, shape in tensors.items()
-        if not name.endswith(_BESIDE) and _STATE.fullmatch(name) is None
-    )
+    return sum(map(math.prod, wide_shapes(tensors).values()))
+
+
+def wide_shapes(tensors: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Return the shapes of a base's weights, without what lies beside those that are packed."""
+    return {
+        name: shape for name, shape in tensors.items() if not name.endswith(_BESIDE) and _STATE.fullmatch(name) is None
+    }
 
 
 def block_size_of(tensors: Mapping[str, list[int]]) -> int | None:

@@ -170,6 +170,7 @@ class VersionView(Wire):
     number: int | None
     digest: str
     state: str
+    #: "adapter", or "merged": a model, of which `lora` and `method` are those of the adapter that was merged into it.
     kind: str
     aliases: list[str]
     tags: dict[str, str]
@@ -223,6 +224,8 @@ class AdapterView(Wire):
 
     adapter: str
     latest: str | None
+    #: "adapter", or "merged" of a name whose versions are merged models.
+    kind: str = "adapter"
     versions: int
     base: str | None
     #: The number of versions that are not deleted.

@@ -147,11 +147,19 @@ class MergeRequest(Wire):
     kind: Literal["merge"] = "merge"
     ref: str
     spec: MergeSpec = MergeSpec()
+    #: The name that the merged model becomes a version of, in the namespace of `ref`. None: it is no version, and is kept
+    #: for its job.
+    register_as: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("ref")
     @classmethod
     def _ref(cls, value: str) -> str:
         return str(Ref.parse(value))
+
+    @field_validator("register_as")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        return None if value is None else parse_name(value)
 
 
 class PreviewJobRequest(Wire):

@@ -44,6 +44,8 @@ class VersionNode(Wire):
     rank: int
     method: str
     aliases: list[str]
+    #: Whether it is a merged model; rank and method are those of its adapter.
+    merged: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
 
 class BaseNode(Wire):
@@ -83,7 +85,7 @@ class JobNode(Wire):
 
 
 class MergedNode(Wire):
-    """A model that a version was merged into."""
+    """A model that a version was merged into, and that became no version."""
 
     kind: Literal["merged"] = "merged"
     #: "merged:" and the digest.

@@ -40,7 +40,8 @@ class GcRequest(Wire):
     dry_run: bool
     #: Files given up less than this many hours ago are kept.
     grace_hours: Annotated[int, Field(ge=0, le=8760)] = 24
-    #: Merged models whose job ended more than this many days ago are removed too; None: they are kept for ever.
+    #: Merged models that are no versions, and whose job ended more than this many days ago, are removed too; None: they are
+    #: kept for ever.
     keep_merged_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
 
 

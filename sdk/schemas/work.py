@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.catalog import Publication
 from sdk.schemas.combination import CombineReport
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, MergeReport
@@ -173,6 +174,8 @@ class MergeResult(Wire):
     manifest: Manifest
     upload: str
     report: MergeReport
+    #: Over the manifest, of a model that becomes a version; needed if the registry accepts only signed ones.
+    signature: Annotated[SignedManifest | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class CombineResult(Wire):

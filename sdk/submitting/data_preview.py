@@ -31,7 +31,7 @@ from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.training import Rendering, TrainingSpec
 from sdk.schemas.wire import read
 from sdk.submitting.given_data import find_data
-from sdk.validation import CheckedData, build
+from sdk.validation import CheckedData, build, require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.data.preview"
@@ -164,6 +164,12 @@ def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionV
 
 def trained_on(version: VersionView) -> str:
     """Return the digest of the dataset that a version was trained on. Raises InvalidInput if its record names none."""
+    require_adapter(
+        version.ref,
+        version.kind,
+        f"it was trained on no rows; preview those of its adapter, which is named by: adapterctl lineage {version.ref} --up",
+        param="of",
+    )
     if version.dataset is not None:
         with suppress(BadRefError):
             return parse_digest(version.dataset.digest)

@@ -135,9 +135,13 @@ class JobSubmitter:
         request = build(EvaluationRequest, targets=targets, data=sent.digest, data_name=sent.exact_name, spec=spec)
         return self._submit(request, terms, key)
 
-    def merge(self, ref: str, spec: MergeSpec, *, terms: JobTerms, key: str | None) -> JobView:
-        """Submit the merge of a version into its base. Raises InvalidRef, NotFound, QuotaExceeded."""
-        return self._submit(MergeRequest(ref=str(parse_ref(ref)), spec=spec), terms, key)
+    def merge(self, ref: str, spec: MergeSpec, *, register: str | None, terms: JobTerms, key: str | None) -> JobView:
+        """Submit the merge of a version into its base; the model becomes a version of `register`, if that is given.
+
+        Raises InvalidRef, InvalidInput, Conflict, NotFound, QuotaExceeded.
+        """
+        request = build(MergeRequest, ref=str(parse_ref(ref)), spec=spec, register_as=register)
+        return self._submit(request, terms, key)
 
     def combination(
         self,

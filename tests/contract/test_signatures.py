@@ -19,6 +19,7 @@ from support import registries
 from support.adapters import base_registration, digest, lora_tensors, save_adapter, use_of
 from support.databases import new_database
 from support.keys import Pair, make_key
+from support.merging_desk import MergingDesk
 from support.people import claim, new_adapter, submit, training
 from support.registries import World
 
@@ -366,6 +367,25 @@ class TestWhereKeysAreSet:
         assert strict.writer.job(job.id).state == "running"
         assert complete(worker.signed(packed.manifest, pair.private)).state == "succeeded"
         assert strict.writer.signatures(packed.manifest.digest)[0].created_by == "some worker"
+
+    def test_so_is_a_merged_model_that_becomes_a_version(
+        self, strict: World, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        desk = MergingDesk.open(strict.writer, strict.worker, f"g-{uuid.uuid4().hex[:8]}", tmp_path)
+        with monkeypatch.context() as environment:
+            environment.setenv("ADAPTERCTL_SIGNING_KEY", str(pair.private))
+            ref = desk.push()
+        desk.submit(ref)
+        held, result = desk.claim(), desk.result(desk.model())
+        with pytest.raises(VerificationFailed, match="accepts only signed versions"):
+            desk.complete(held, result)
+        signed = result.model_copy(update={"signature": desk.worker.signed(result.manifest, pair.private)})
+        assert desk.complete(held, signed).state == "succeeded"
+        version = desk.writer.get(desk.named("m"))
+        assert desk.writer.signatures(version.digest)[0].created_by == "some worker"
+        desk.writer.pull(version.ref, tmp_path / "verified", verify_with=pair.public)
+        # What is no version is not asked for one.
+        desk.merged(ref, None)
 
     def test_at_once_with_many_pushers_each_has_its_number_and_signature(
         self, strict: World, pair: Pair, tmp_path: Path

@@ -137,3 +137,29 @@ def loaded(folder: Path) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return dict(AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict())
+
+
+def require_published(
+    made: Made, out: Path, report: Any, *, classifies: bool = False, vocabulary: int | None = None
+) -> None:
+    """Hold a merged folder against its base as the registry's gate does. Raises Verification."""
+    from registry.catalog.bases.deriving import Derived
+    from registry.catalog.bases.finding import known_base
+    from registry.catalog.publishing.merged_models import MergedFrom, judge_model
+    from sdk.pulling.cache import Cache
+    from sdk.pushing.base_folder import scan_base
+    from sdk.schemas.catalog import BaseBrief
+
+    cache = Cache(out.parent / "gate-cache")
+    base, merged = scan_base(made.base, cache=cache), scan_base(out, cache=cache)
+    tokenizer = {file.path: {file.sha256} for file in base.manifest.files}
+    if (template := made.adapter / "chat_template.jinja").is_file():
+        tokenizer.setdefault(template.name, set()).add(cache.sha256_of(template.resolve()))
+    ours, theirs = merged.registration, base.registration
+    brief = BaseBrief.model_validate({name: getattr(theirs, name) for name in BaseBrief.model_fields})
+    known = known_base(1, brief, theirs.tensors, theirs.config)
+    assert known.tensors
+    digests = {name: frozenset(found) for name, found in tokenizer.items()}
+    said = MergedFrom(classifies, report.read_back.tensors, vocabulary, digests)
+    model = Derived(ours.config, ours.tensors, ours.size_bytes)
+    assert judge_model(model, merged.manifest, known, said) == []

@@ -12,11 +12,13 @@ from pathlib import Path
 from sdk.errors import (
     FULL_DISK,
     AdapterctlError,
+    Conflict,
     InvalidBase,
     InvalidInput,
     NotFound,
     QuotaExceeded,
     Unavailable,
+    Unreadable,
     VerificationFailed,
 )
 from sdk.schemas.failures import FailureReason
@@ -53,6 +55,9 @@ def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
         (NotFound, FailureReason.MISSING),
         (QuotaExceeded, FailureReason.QUOTA),
         (InvalidInput, FailureReason.SPEC),
+        (Unreadable, FailureReason.UNREADABLE),
+        # A name that was taken meanwhile by versions of another kind.
+        (Conflict, FailureReason.SPEC),
     ]
     reason = next((reason for kind, reason in reasons if isinstance(error, kind)), FailureReason.INTERNAL)
     return AttemptFailed(reason, error.message)

@@ -27,6 +27,9 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
     base = attempt.inputs.base(target.base)
     if target.manifest is None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a merge without a version; upgrade both")
+    if request.register_as is not None:
+        # Known before the work, not after it.
+        attempt.client.check_signing_key()
     order = MergeOrder(
         base=str(base.folder),
         adapter=str(attempt.inputs.adapter(target.manifest)),
@@ -40,7 +43,8 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
     fingerprint = base.registration.fingerprint
     manifest, sources = pack(attempt.folder / OUT_FOLDER, kind="merged", base_fingerprint=fingerprint)
     upload = attempt.client.upload(sources, "storing merged model", attempt.assignment.namespace)
-    merged = MergeResult(manifest=manifest, upload=upload, report=report)
+    signature = None if request.register_as is None else attempt.client.signed(manifest)
+    merged = MergeResult(manifest=manifest, upload=upload, report=report, signature=signature)
     attempt.complete(Completion(attempt=attempt.assignment.attempt, merge=merged))
 
 

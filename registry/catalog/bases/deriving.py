@@ -5,7 +5,7 @@ The small files are read whole, of the weights the headers alone: their gigabyte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import IO, Any, NamedTuple, cast
 
@@ -43,7 +43,7 @@ _one_at_a_time = Lock()
 
 
 class Derived(NamedTuple):
-    """What is true of a fingerprint, whoever asks."""
+    """What the files of a model say: of a base it is true of its fingerprint, whoever asks."""
 
     config: dict[str, Any]
     #: Name to shape of each tensor.
@@ -72,36 +72,47 @@ def derive(artifacts: Artifacts, manifest: Manifest) -> Derived:
 
     Raises Verification, also for an index that its headers contradict, or a file that refers to something outside.
     """
-    files = {file.path: file for file in manifest.files}
     try:
-        # First what costs nothing: a stranger's index is not parsed for files that are none of a base.
-        check_files(files)
-        config = read_config(_whole(artifacts, files[CONFIG_FILE], MAX_CONFIG_BYTES))
-        check_proof(manifest, config, manifest.base_fingerprint)
-        for name in sorted(REFERRING_FILES.keys() & files.keys()):
-            raw = _whole(artifacts, files[name], REFERRING_FILES[name])
-            with _one_at_a_time:
-                check_references(name, raw)
-        looked_into: dict[str, WeightFile] = {}
-        for sha256, file in {files[name].sha256: files[name] for name in weight_files(files)}.items():
-            with _one_at_a_time:
-                looked_into[sha256] = _look_into(artifacts, file)
-            require_few_states(looked_into.values())
-        held = {name: looked_into[files[name].sha256] for name in weight_files(files)}
-        if INDEX_FILE in files:
-            raw = _whole(artifacts, files[INDEX_FILE], MAX_INDEX_BYTES)
-            with _one_at_a_time:
-                check_index(read_index(raw), {name: file.shapes for name, file in held.items()})
-        said: dict[str, list[int]] = {}
-        for sha256, weights in looked_into.items():
-            if weights.states:
-                # As many reads as there are packed weights, for which nobody waits but who asked.
-                said |= read_states(weights, artifacts.parts(sha256))
-        tensors = shapes_of(looked_into.values(), said)
-        check_packing(config, tensors)
+        model = read_model(artifacts, manifest, lambda config: check_proof(manifest, config, manifest.base_fingerprint))
     except BadBaseError as error:
         raise Verification(f"this is not a base: {error}; download or save it again, then add it again") from error
-    return Derived(stable_config(config), tensors, manifest.size_bytes)
+    return model._replace(config=stable_config(model.config))
+
+
+def read_model(
+    artifacts: Artifacts, manifest: Manifest, check: Callable[[Mapping[str, Any]], object] = lambda config: None
+) -> Derived:
+    """Read what the verified files of a whole model say of it; `check` sees the config before anything else is read.
+
+    Raises BadBaseError where they are no whole model, or contradict each other, Verification where one can't be read.
+    """
+    files = {file.path: file for file in manifest.files}
+    # First what costs nothing: a stranger's index is not parsed for files that are none of a base.
+    check_files(files)
+    config = read_config(_whole(artifacts, files[CONFIG_FILE], MAX_CONFIG_BYTES))
+    check(config)
+    for name in sorted(REFERRING_FILES.keys() & files.keys()):
+        raw = _whole(artifacts, files[name], REFERRING_FILES[name])
+        with _one_at_a_time:
+            check_references(name, raw)
+    looked_into: dict[str, WeightFile] = {}
+    for sha256, file in {files[name].sha256: files[name] for name in weight_files(files)}.items():
+        with _one_at_a_time:
+            looked_into[sha256] = _look_into(artifacts, file)
+        require_few_states(looked_into.values())
+    held = {name: looked_into[files[name].sha256] for name in weight_files(files)}
+    if INDEX_FILE in files:
+        raw = _whole(artifacts, files[INDEX_FILE], MAX_INDEX_BYTES)
+        with _one_at_a_time:
+            check_index(read_index(raw), {name: file.shapes for name, file in held.items()})
+    said: dict[str, list[int]] = {}
+    for sha256, weights in looked_into.items():
+        if weights.states:
+            # As many reads as there are packed weights, for which nobody waits but who asked.
+            said |= read_states(weights, artifacts.parts(sha256))
+    tensors = shapes_of(looked_into.values(), said)
+    check_packing(config, tensors)
+    return Derived(config, tensors, manifest.size_bytes)
 
 
 def _whole(artifacts: Artifacts, file: ManifestFile, most_bytes: int) -> bytes:
@@ -116,12 +127,12 @@ def _whole(artifacts: Artifacts, file: ManifestFile, most_bytes: int) -> bytes:
 
 
 def _look_into(artifacts: Artifacts, file: ManifestFile) -> WeightFile:
-    """What the header of a weight file says. Raises Verification, BadBaseError."""
+    """What the header of a weight file says. Raises BadBaseError."""
     try:
         with artifacts.reading(file.sha256) as passing:
             header = read_header(cast(IO[bytes], passing), file.size_bytes, called="it", any_dtype=True)
     except SafetensorsError as error:
-        raise Verification(
-            f"{file.path} is not a complete safetensors file of a model's weights ({error.reason}); download or save the base again"
+        raise BadBaseError(
+            f"{file.path} is not a complete safetensors file of a model's weights ({error.reason})"
         ) from error
     return read_weights(header)

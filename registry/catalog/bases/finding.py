@@ -140,17 +140,21 @@ class KnownBase(NamedTuple):
 
 def _known(row: NamedBase) -> KnownBase:
     """Return what a publication needs of a base that was found whole."""
-    tensors, config = tensors_of(row), table(row.config)
+    return known_base(row.base_pk, brief_base(row), tensors_of(row), table(row.config))
+
+
+def known_base(pk: int, brief: BaseBrief, tensors: dict[str, list[int]], config: dict[str, Any]) -> KnownBase:
+    """Return what a publication needs of a base of these shapes and this config, {} for what nobody has said."""
     try:
         packing = stored_recipe(config, tensors)
     except StoredQuantizationError as error:
         # The weights of other methods have other names and shapes than the modules that an adapter is checked against.
-        return KnownBase(row.base_pk, brief_base(row), {}, config, hidden=str(error))
+        return KnownBase(pk, brief, {}, config, hidden=str(error))
     if shows_bytes(tensors):
-        return KnownBase(row.base_pk, brief_base(row), {}, config, packing, hidden=_ADDED_BEFORE)
+        return KnownBase(pk, brief, {}, config, packing, hidden=_ADDED_BEFORE)
     if packing is not None:
         packing = packing.model_copy(update={"block_size": block_size_of(tensors) or packing.block_size})
-    return KnownBase(row.base_pk, brief_base(row), tensors, config, packing)
+    return KnownBase(pk, brief, tensors, config, packing)
 
 
 _ADDED_BEFORE = "was added by an earlier release, which did not read the shapes of packed weights; add it again"

@@ -17,7 +17,9 @@ from registry.artifacts.service import Bytes
 from registry.catalog.bases.finding import KnownBase, KnownBases
 from registry.catalog.publishing.new_version import Ancestry, Edge, NewVersion
 from registry.catalog.versions.finding import find_version, parse_ref
+from registry.catalog.versions.kinds import require_adapter
 from registry.errors import Invalid, Verification
+from registry.principal import Principal
 from sdk.formats.adapter_files import (
     CONFIG_FILE,
     MAX_SERVING_BYTES,
@@ -26,7 +28,7 @@ from sdk.formats.adapter_files import (
     TEMPLATE_FILE,
     WEIGHTS_FILE,
 )
-from sdk.schemas.catalog import Publication
+from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.manifest import Manifest
 
 #: Files that can run something when a library reads them.
@@ -39,7 +41,11 @@ _OF_THE_BASE = ("method", "type", "double_quant", "block_size", "storage_dtype")
 def require_files(manifest: Manifest) -> None:
     """Raise Invalid or Verification for a manifest that is none of an adapter."""
     if manifest.kind != "adapter":
-        raise Invalid("a version of an adapter needs a manifest of the kind 'adapter'", param="manifest.kind")
+        raise Invalid(
+            "a version of an adapter needs a manifest of the kind 'adapter'; a merged model becomes one with: adapterctl merge "
+            "REF --register NAME",
+            param="manifest.kind",
+        )
     digests = {file.path: file.sha256 for file in manifest.files}
     for required in (CONFIG_FILE, WEIGHTS_FILE):
         if required not in digests:
@@ -89,16 +95,18 @@ def refuse_code(manifest: Manifest) -> None:
 
 
 def find_ancestry(session: Session, new: NewVersion, bases: KnownBases) -> Ancestry:
-    """Find what a version stands on. Raises NotFound.
+    """Find what a version stands on. Raises NotFound, and Invalid for a parent that is a merged model.
 
     Its parents are found before it is ready: from then on, its adapter's `latest` is the version itself.
     """
     base: KnownBase = bases.find(session, new.publication.manifest.base_fingerprint, new.namespace)
-    parents = [
-        Edge(find_version(session, parse_ref(parent.ref), new.who).pk, parent.relation, parent.weight)
-        for parent in new.publication.parents
-    ]
-    return Ancestry(base, parents)
+    return Ancestry(base, [_edge(session, parent, new.who) for parent in new.publication.parents])
+
+
+def _edge(session: Session, parent: Parent, who: Principal) -> Edge:
+    version = find_version(session, parse_ref(parent.ref), who)
+    require_adapter(session, version, "named as a parent", param="parents")
+    return Edge(version.pk, parent.relation, parent.weight)
 
 
 def over_its_base(new: NewVersion, ancestry: Ancestry) -> NewVersion:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.admission.inspection import WeightFacts
 from registry.artifacts.blob_check import Facts
+from registry.artifacts.manifests import blobs_of
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.finding import KnownBases
 from registry.catalog.publishing.inspecting import (
@@ -23,6 +24,7 @@ from registry.catalog.publishing.inspecting import (
     require_rendering,
     weights_of,
 )
+from registry.catalog.publishing.merged_models import MergedFrom, inspect_model, require_model_files
 from registry.catalog.publishing.new_version import Ancestry, NewVersion, claims_of
 from registry.catalog.publishing.recording import record_failed, record_pending, record_quarantined, record_ready
 from registry.catalog.versions.finding import space_of
@@ -31,6 +33,9 @@ from registry.errors import RegistryError, Verification
 from registry.principal import Principal
 from registry.signatures.trust import Trust
 from sdk.schemas.catalog import JobRef, Publication, Published
+
+#: What is kept of files that were looked into, and the warnings of what is let in.
+_Inspected = tuple[dict[str, Facts], list[str]]
 
 
 class Publisher:
@@ -82,13 +87,7 @@ class Publisher:
         Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see), Forbidden,
         QuotaExceeded, Verification, Conflict.
         """
-        who.require(
-            action,
-            space_of(publication.adapter),
-            missing=f"there is no adapter {publication.adapter!r} that this token may see; choose another name",
-            param="adapter",
-        )
-        self._trust.require(publication.manifest, publication.signature)
+        self._require_may(publication, who, action)
         require_files(publication.manifest)
         require_rendering(publication)
         new = NewVersion(publication, who, job, claims_of(publication) if reported is None else list(reported))
@@ -100,8 +99,50 @@ class Publisher:
                 yield session, record_ready(session, new, ancestry, [*notes, *warnings])
                 return
             record_pending(session, new, ancestry)
+        with self._finishing(new, ancestry, notes, lambda: self._inspect(new, ancestry, require)) as published:
+            yield published
+
+    @contextmanager
+    def publishing_merged(
+        self,
+        *,
+        publication: Publication,
+        made: MergedFrom,
+        who: Principal,
+        job: JobRef,
+        reported: Sequence[str],
+        notes: Sequence[str] = (),
+    ) -> Iterator[tuple[Session, Published]]:
+        """As `publishing`, for a merged model, which only the job that merged it publishes: its parent is that job's word.
+
+        Raises what `publishing` raises.
+        """
+        self._require_may(publication, who, "work")
+        require_model_files(publication.manifest)
+        new = NewVersion(publication, who, job, list(reported))
+        with self._db.write() as session:
+            ancestry = find_ancestry(session, new, self._bases)
+            record_pending(session, new, ancestry)
+        with self._finishing(new, ancestry, notes, lambda: self._inspect_merged(new, ancestry, made)) as published:
+            yield published
+
+    def _require_may(self, publication: Publication, who: Principal, action: str) -> None:
+        """Raise NotFound, Forbidden, or Verification where the registry accepts only signed versions."""
+        who.require(
+            action,
+            space_of(publication.adapter),
+            missing=f"there is no adapter {publication.adapter!r} that this token may see; choose another name",
+            param="adapter",
+        )
+        self._trust.require(publication.manifest, publication.signature)
+
+    @contextmanager
+    def _finishing(
+        self, new: NewVersion, ancestry: Ancestry, notes: Sequence[str], inspect: Callable[[], _Inspected]
+    ) -> Iterator[tuple[Session, Published]]:
+        """Look into the bytes, outside of every transaction, then give a pending version its number; or note that it failed."""
         try:
-            facts, warnings = self._inspect(new, ancestry, require)
+            facts, warnings = inspect()
             with self._db.write() as session:
                 self._artifacts.keep(session, facts)
                 yield session, record_ready(session, new, ancestry, [*notes, *warnings])
@@ -127,17 +168,30 @@ class Publisher:
 
     def _inspect(
         self, new: NewVersion, ancestry: Ancestry, require: Callable[[WeightFacts], None] | None
-    ) -> tuple[dict[str, Facts], list[str]]:
+    ) -> _Inspected:
         """Read the bytes that are new; return what is in them, and the warnings of what is let in. Raises Verification."""
         facts = self._artifacts.verify(**bytes_of(new))
-        try:
+        with self._quarantining(new, ancestry):
             warnings = judge_files(new, facts, ancestry)
+        if require is not None:
+            require(weights_of(new, facts))
+        return facts, warnings
+
+    def _inspect_merged(self, new: NewVersion, ancestry: Ancestry, made: MergedFrom) -> _Inspected:
+        """As `_inspect`, of a merged model, of whose weights the headers alone are looked into."""
+        publication = new.publication
+        self._artifacts.verify(upload=publication.upload, blobs=blobs_of(publication.manifest), who=new.who)
+        with self._quarantining(new, ancestry):
+            return {}, inspect_model(self._artifacts, publication.manifest, ancestry.base, made)
+
+    @contextmanager
+    def _quarantining(self, new: NewVersion, ancestry: Ancestry) -> Iterator[None]:
+        """Keep whole bytes that the block refuses in quarantine, where the registry has one."""
+        try:
+            yield
         except Verification as error:
             if not self._quarantine:
                 raise
             with self._db.write() as session:
                 kept = record_quarantined(session, new, ancestry, error)
             raise kept from error
-        if require is not None:
-            require(weights_of(new, facts))
-        return facts, warnings

@@ -8,13 +8,15 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
-from registry.artifacts.manifests import record_manifest
+from registry.artifacts.manifests import Recorded, record_manifest
+from registry.artifacts.models import ManifestAccess
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
 from registry.catalog.publishing.new_version import Ancestry, NewVersion
 from registry.catalog.versions.finding import exact_ref
+from registry.catalog.versions.kinds import is_merged_only
 from registry.catalog.versions.lifecycle import VersionState
-from registry.catalog.versions.numbering import Counters, give_number, lock_counters
+from registry.catalog.versions.numbering import Counters, give_number, lock_counters, require_kind
 from registry.catalog.versions.present import Surroundings, parents_of, present, refresh_document
 from registry.db.clock import utc_now
 from registry.db.statements import append, insert_if_new, put
@@ -31,8 +33,9 @@ _LIVE_ROW = select(Version.pk).where(
 
 
 def record_pending(session: Session, new: NewVersion, ancestry: Ancestry) -> None:
-    """Write a row that has no number yet, unless these bytes have a live one."""
+    """Write a row that has no number yet, unless these bytes have a live one. Raises Conflict as `give_number` does."""
     counters = _counters(session, new)
+    require_kind(session, counters, new.publication.adapter, new.publication.manifest.kind)
     if _find(session, new, counters) is None:
         version = _unwritten(new, counters, ancestry)
         _describe(version, new, VersionState.PENDING)
@@ -44,7 +47,7 @@ def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings
 
     The commit raises QuotaExceeded where the namespace has no room for it.
     """
-    digest = _record_files(session, new)
+    recorded = _record_files(session, new)
     version, counters = _row(session, new, ancestry)
     if version.state == VersionState.QUARANTINED:
         raise Verification(
@@ -54,13 +57,12 @@ def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings
     if version.state != VersionState.PENDING:
         append(session, Origin, _origin(version, new))
         return Published(version=present(session, version, new.who), existing=True)
-    _describe(version, new, VersionState.READY, manifest_digest=digest, warnings=warnings)
-    size_bytes = new.publication.manifest.size_bytes
-    give_number(session, version, counters, size_bytes)
-    charge(session, new.namespace, versions=size_bytes)
+    _charge(session, new, recorded)
+    _describe(version, new, VersionState.READY, manifest_digest=recorded.digest, warnings=warnings)
+    give_number(session, version, counters, new.publication.adapter, new.publication.manifest.size_bytes)
     origin = _add_parts(session, version, new, ancestry)
     job = None if new.job is None else new.job.id
-    about = {"digest": digest, "base": ancestry.base.brief.fingerprint, "job": job}
+    about = {"digest": recorded.digest, "base": ancestry.base.brief.fingerprint, "job": job}
     record(session, new.who, "version.publish", new.namespace, _ref(version, new), after=about)
     return Published(version=_write_document(session, version, new, ancestry, origin), existing=False)
 
@@ -70,15 +72,15 @@ def record_quarantined(session: Session, new: NewVersion, ancestry: Ancestry, er
 
     It is paid for as any version is: the commit raises QuotaExceeded where there is no room for it.
     """
-    digest = _record_files(session, new)
+    recorded = _record_files(session, new)
     version, _ = _row(session, new, ancestry)
     if version.state != VersionState.PENDING:
         # The same bytes have a row that is past this: ready once, or in quarantine already.
         return error
-    _describe(version, new, VersionState.QUARANTINED, manifest_digest=digest, refusal=error.message)
+    _charge(session, new, recorded)
+    _describe(version, new, VersionState.QUARANTINED, manifest_digest=recorded.digest, refusal=error.message)
     version.moved_at = utc_now()
     put(session, version)
-    charge(session, new.namespace, versions=new.publication.manifest.size_bytes)
     origin = _add_parts(session, version, new, ancestry)
     ref = _ref(version, new)
     record(session, new.who, "version.quarantine", new.namespace, ref, after={"refusal": error.message})
@@ -175,14 +177,24 @@ def _ref(version: Version, new: NewVersion) -> str:
 # What belongs to it.
 
 
-def _record_files(session: Session, new: NewVersion) -> str:
-    """Record the manifest, and its signature where it has one; return the manifest's digest."""
+def _record_files(session: Session, new: NewVersion) -> Recorded:
+    """Record the manifest, and its signature where it has one."""
     publication = new.publication
-    digest = record_manifest(session, publication.manifest, namespace=new.namespace).digest
+    recorded = record_manifest(session, publication.manifest, namespace=new.namespace)
     if publication.signature is not None:
-        record_signature(session, digest, publication.signature, new.who, namespaces=[new.namespace])
+        record_signature(session, recorded.digest, publication.signature, new.who, namespaces=[new.namespace])
     finish_upload(session, publication.upload)
-    return digest
+    return recorded
+
+
+def _charge(session: Session, new: NewVersion, recorded: Recorded) -> None:
+    """Let the namespace pay for a version, and no longer for the same model where it was merged there before."""
+    size_bytes = new.publication.manifest.size_bytes
+    charge(session, new.namespace, versions=size_bytes)
+    if new.publication.manifest.kind == "merged" and not recorded.opened:
+        of = (ManifestAccess.manifest_digest == recorded.digest, ManifestAccess.namespace == new.namespace)
+        if session.scalar(select(ManifestAccess.namespace).where(*of, is_merged_only())) is not None:
+            charge(session, new.namespace, merged=-size_bytes)
 
 
 def _add_parts(session: Session, version: Version, new: NewVersion, ancestry: Ancestry) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from registry.artifacts.manifests import read_manifest
 from registry.artifacts.models import Blob
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import exact_ref
+from registry.catalog.versions.kinds import adapter_in
 from registry.db.stored_json import read_stored
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.lora.delta_norms import other_product, replaced_by
@@ -33,6 +34,9 @@ def norms_of(session: Session, version: Version) -> VersionNorms:
     Raises Unreadable.
     """
     ref, lora = exact_ref(version), record_of(version)
+    if version.kind == "merged" and (adapter := adapter_in(session, version)) is not None:
+        # What it adds to its base is what its adapter does.
+        return norms_of(session, adapter).model_copy(update={"ref": ref, "digest": version.digest})
     manifest = read_manifest(session, version.digest)
     weights = next((file.sha256 for file in manifest.files if file.path == WEIGHTS_FILE), "")
     key = (weights, lora.model_dump_json())

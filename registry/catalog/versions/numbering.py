@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Version
+from registry.catalog.versions.kinds import require_name_of_kind, require_one_kind
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.clock import utc_now
 from registry.db.statements import put
@@ -26,9 +27,20 @@ class Counters(NamedTuple):
     last_number: int
     ready_versions: int
     size_bytes: int
+    #: Of what kind its versions are; None where it had none when this was asked for.
+    kind: str | None
 
 
-_COUNTERS = (Adapter.pk, Adapter.namespace, Adapter.last_number, Adapter.ready_versions, Adapter.size_bytes)
+#: The last version keeps its row, whatever becomes of it.
+_KIND = select(Version.kind).where(Version.adapter_pk == Adapter.pk, Version.number == Adapter.last_number)
+_COUNTERS = (
+    Adapter.pk,
+    Adapter.namespace,
+    Adapter.last_number,
+    Adapter.ready_versions,
+    Adapter.size_bytes,
+    _KIND.correlate(Adapter).scalar_subquery(),
+)
 #: The row is locked on PostgreSQL, and not against rows that name it; SQLite's transaction is the only writer already.
 _LOCKED = select(*_COUNTERS).where(Adapter.name == bindparam("name")).with_for_update(key_share=True)
 #: By itself, since a unit of work would first look for what else there is to write.
@@ -41,11 +53,22 @@ def lock_counters(session: Session, name: str) -> Counters | None:
     return None if row is None else Counters(*row)
 
 
-def give_number(session: Session, version: Version, counters: Counters, size_bytes: int) -> int:
+def require_kind(session: Session, counters: Counters, name: str, kind: str) -> None:
+    """Raise Conflict for a name whose versions are of another kind; its adapter's lock is held."""
+    if counters.kind is None and counters.last_number:
+        # PostgreSQL waited for the lock, and looked for the version as it was before.
+        require_name_of_kind(session, name, kind)
+    else:
+        require_one_kind(name, counters.kind, kind)
+
+
+def give_number(session: Session, version: Version, counters: Counters, name: str, size_bytes: int) -> int:
     """Give a version that becomes ready its number, the next one for ever, and write it.
 
     A name that had none until now is charged for. The version's bytes are not: one in quarantine has paid for them.
+    Raises Conflict for a name whose versions are of another kind.
     """
+    require_kind(session, counters, name, version.kind)
     if counters.last_number == 0:
         charge(session, counters.namespace, adapters=1)
     version.number, version.moved_at = counters.last_number + 1, utc_now()

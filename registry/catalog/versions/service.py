@@ -96,16 +96,17 @@ def _checked(namespace: str) -> str:
 
 
 def _present_adapters(session: Session, adapters: Sequence[Adapter]) -> list[AdapterView]:
-    query = select(Version.adapter_pk, Version.base_id).where(
+    query = select(Version.adapter_pk, Version.base_id, Version.kind).where(
         tuple_(Version.adapter_pk, Version.number).in_([(row.pk, row.latest_number) for row in adapters])
     )
-    bases = {row.adapter_pk: row.base_id for row in session.execute(query)}
+    last = {row.adapter_pk: row for row in session.execute(query)}
     return [
         AdapterView(
             adapter=adapter.name,
             latest=None if adapter.latest_number is None else f"{adapter.name}@v{adapter.latest_number}",
             versions=adapter.ready_versions,
-            base=bases.get(adapter.pk),
+            kind=last[adapter.pk].kind if adapter.pk in last else "adapter",
+            base=last[adapter.pk].base_id if adapter.pk in last else None,
             size_bytes=adapter.size_bytes,
             updated_at=adapter.updated_at,
         )

@@ -59,7 +59,8 @@ class VersionStates:
     def release(self, *, move: VersionMove, who: Principal) -> VersionView:
         """Release a quarantined version, with the next number.
 
-        Raises NotFound, Forbidden, Conflict, and QuotaExceeded for a name too many.
+        Raises NotFound, Forbidden, Conflict, also for a name whose versions are of another kind, and QuotaExceeded for a name
+        too many.
         """
         with self._db.write() as session:
             version = find_version(session, parse_ref(move.ref), who, action="admin", lock=True)
@@ -69,7 +70,7 @@ class VersionStates:
             size = session.scalar(select(ManifestRow.size_bytes).where(ManifestRow.digest == version.digest)) or 0
             counters = lock_counters(session, version.adapter.name)
             assert counters is not None
-            give_number(session, version, counters, size)
+            give_number(session, version, counters, version.adapter.name, size)
             view = refresh_document(session, version, who)
             record(
                 session,

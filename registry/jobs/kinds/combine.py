@@ -13,6 +13,7 @@ from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.finding import find_base
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
+from registry.catalog.versions.kinds import require_adapter, require_name_of_kind
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.database import Database
 from registry.db.stored_json import read_stored
@@ -85,9 +86,11 @@ def _settle(session: Session, request: CombineRequest, who: Principal) -> _Settl
     namespace = space_of(request.adapter)
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
+    require_name_of_kind(session, request.adapter, "adapter")
     found: dict[int, tuple[Version, list[float]]] = {}
     for parent in request.parents:
         version = find_version(session, parse_ref(parent.ref), who)
+        require_adapter(session, version, "combined", param="parents")
         _require_ready(version)
         if parent.digest not in (None, version.digest):
             raise Invalid(

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.bases.finding import find_base
 from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.catalog.versions.kinds import require_adapter
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
 from registry.jobs.kinds.outcomes import Difference, require_none
@@ -39,6 +40,8 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         for target in request.targets
         if target.ref is not None
     }
+    for adapter in versions.values():
+        require_adapter(session, adapter, "evaluated", param="targets")
     namespaces = {version.adapter.namespace for version in versions.values()}
     if len(namespaces) > 1:
         # Whoever may see one of them would see the others' names in the job.

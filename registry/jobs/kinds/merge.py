@@ -1,9 +1,10 @@
-"""Merges: one version added to its base; the model becomes a manifest of its files, fetched by its digest."""
+"""Merges: one version added to its base; the model is fetched by its digest, or becomes a version of a name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -11,9 +12,11 @@ from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.inspecting import refuse_code
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
+from registry.catalog.versions.kinds import require_adapter
 from registry.catalog.versions.norms import norms_of, record_of
 from registry.db.database import Database
 from registry.errors import Invalid
+from registry.jobs.kinds.merge_outcome import require_registrable, settle
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
@@ -25,6 +28,7 @@ from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
 from sdk.lora.stored_quantization import require_onto
+from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import MergeRequest, Needs
 from sdk.schemas.work import Assignment, MergeResult
 
@@ -34,6 +38,9 @@ _ASKED_FOR = {"onto", "dtype"}
 
 def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool) -> Pinned[MergeRequest]:
     version = find_version(session, parse_ref(request.ref), who, action="write")
+    require_adapter(session, version, "merged")
+    if request.register_as is not None:
+        require_registrable(session, version, request.register_as)
     base = base_of(session, version, embedded)
     if is_classifier(version):
         require_labels(session, version)
@@ -72,33 +79,61 @@ def _with_norms(db: Database, request: MergeRequest, given: Assignment) -> Assig
 
 
 def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -> None:
-    """Verify and record the merged model's files.
+    """Verify and record the merged model's files, as a version where a name was given for it.
 
     Raises Verification also where they are not what the job asked for, QuotaExceeded where its namespace has no room.
     """
-    subject, merge = done.job.subject, done.completion.merge
+    merge = done.completion.merge
     if merge is None or merge.manifest.kind != "merged":
         raise Invalid("a merge's completion must have a manifest of the kind 'merged'", param="merge")
     refuse_code(merge.manifest)
     with services.db.read() as session:
         base = find_version(session, parse_ref(request.ref), SYSTEM).base.fingerprint
     require_none(_differences(request, base, merge))
-    space = space_of(subject.partition("@")[0])
+    if request.register_as is not None:
+        _register(services, request, done, merge, request.register_as)
+        return
+    space = space_of(done.job.subject.partition("@")[0])
     services.artifacts.verify(upload=merge.upload, blobs=blobs_of(merge.manifest), who=done.who)
     with services.db.write() as session:
         digest, opened = record_manifest(session, merge.manifest, namespace=space)
         if opened:
             charge(session, space, merged=merge.manifest.size_bytes)
         finish_upload(session, merge.upload)
-        result = {
-            "ref": subject,
-            "digest": digest,
-            "manifest": merge.manifest.model_dump(),
-            "report": (report := merge.report.model_dump()),
-            #: The worker's word, by dotted names.
-            "reported": sorted(f"report.{name}" for name in report.keys() - _ASKED_FOR),
-        }
-        done.succeed(session, result)
+        done.succeed(session, _result(done, merge, digest))
+
+
+def _register(
+    services: CompletionServices, request: MergeRequest, done: HandedIn, merge: MergeResult, name: str
+) -> None:
+    """Publish the model, or find the version with the same bytes; the job succeeds as it is numbered.
+
+    Raises Verification where it is none that this merge makes, NotFound where the adapter was deleted since.
+    """
+    with services.db.read() as session:
+        settled = settle(session, request, merge, name)
+    with services.publisher.publishing_merged(
+        publication=settled.publication,
+        made=settled.made,
+        who=done.who,
+        job=JobRef(id=done.job.id, attempt=done.completion.attempt),
+        reported=settled.reported,
+        notes=merge.report.warnings,
+    ) as (session, published):
+        result = _result(done, merge, published.version.digest)
+        done.succeed(session, {**result, "version": published.version.ref, "existing": published.existing})
+
+
+def _result(done: HandedIn, merge: MergeResult, digest: str) -> dict[str, Any]:
+    report = merge.report.model_dump()
+    return {
+        "ref": done.job.subject,
+        "digest": digest,
+        "manifest": merge.manifest.model_dump(),
+        "report": report,
+        #: The worker's word, by dotted names.
+        "reported": sorted(f"report.{name}" for name in report.keys() - _ASKED_FOR),
+    }
 
 
 def _differences(request: MergeRequest, base_fingerprint: str, merge: MergeResult) -> Iterator[Difference]:

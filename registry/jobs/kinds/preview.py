@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.catalog.versions.kinds import require_adapter
 from registry.datasets.finding import is_given
 from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
@@ -27,6 +28,7 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
     of = None
     if request.of is not None:
         version = find_version(session, parse_ref(request.of), who, action="write")
+        require_adapter(session, version, "previewed", param="of")
         namespace, of = version.adapter.namespace, exact_ref(version)
         use = dataset_use(session, version)
         if use is None or use.digest != request.data:

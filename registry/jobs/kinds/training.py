@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.bases.finding import tensors_of
 from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import space_of
+from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
@@ -37,6 +38,7 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     namespace = space_of(request.adapter)
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
+    require_name_of_kind(session, request.adapter, "adapter")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     objective = pin_objective(session, request.spec, digests, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)

@@ -73,10 +73,11 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("fingerprint", base["fingerprint"]),
         *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
         *(("combined", said) for said in _combined(shown)),
+        *_merged(shown),
         ("method", shown["method"]),
         ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
         ("targets", _first([*lora["target_modules"], *lora["target_parameters"]])),
-        ("quantised", _quantised(shown["method"], recipe)),
+        *([] if shown["kind"] == "merged" else [("quantised", _quantised(shown["method"], recipe))]),
         *(("weights", held) for held in _held(metrics)),
         ("size", human_bytes(sum(file["size_bytes"] for file in shown["files"]))),
     ]
@@ -151,6 +152,22 @@ def _combined(shown: dict[str, Any]) -> Iterator[str]:
         yield f"{kept:.2%} of the energy kept, {shown['metrics'].get('kept_energy_min', kept):.2%} where least was"
 
 
+def _merged(shown: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say what a merged model was made from, and what its merge has read back; what follows is of its adapter."""
+    if shown["kind"] != "merged":
+        return
+    said, metrics = shown["training"] or {}, shown["metrics"]
+    of = " and ".join(one["ref"] for one in shown["parents"] if one["relation"] == "merged-from")
+    yield "merged", f"{of or '?'} onto the {said.get('merge_onto')} weights, in {said.get('merge_dtype')}"
+    kl = metrics.get(f"logit_kl_{said.get('merge_onto')}")
+    prompts = said.get("read_back_prompts")
+    yield (
+        "read back",
+        f"{said.get('read_back_tensors')} tensors, {said.get('read_back_copied')} of them the base's bytes; prompts "
+        + (str(prompts) if kl is None else f"at a KL of {kl:.3g} nats a token"),
+    )
+
+
 def _learnt(data: dict[str, Any]) -> str:
     labels = data.get("labels")
     if labels is None:
@@ -215,7 +232,8 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
     """
     with open_client() as client:
         rows = [view.model_dump(mode="json") for view in client.adapters(namespace=namespace, prefix=prefix)]
-    columns = ["latest", "versions", "base", "updated_at"]
+    kind = ["kind"] if any(row["kind"] != "adapter" for row in rows) else []
+    columns = ["latest", *kind, "versions", "base", "updated_at"]
     print_rows(style, rows, columns, key="adapter", empty="no adapters yet; make one with: adapterctl train")
 
 

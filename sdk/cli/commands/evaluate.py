@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.commands.watch import watch
-from sdk.cli.support.output import format_option, plain, print_json, render, say
+from sdk.cli.support.output import format_option, plain, print_detached, print_json, render, say
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
-from sdk.objects import unscored
+from sdk.objects import Job, unscored
+
+if TYPE_CHECKING:
+    from sdk.client import Client
 
 
 @click.command(name="eval")
@@ -53,16 +56,18 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
             refs, data=data, **{key: value for key, value in given.items() if value is not None}
         )
         if detach:
-            if style == "json":
-                print_json({"job": job.id, "state": job.view.state.value})
-            else:
-                click.echo(job.id)
+            print_detached(style, job.id, job.view.state.value)
             return
         say(f"job {job.id} evaluates {job.view.subject}")
         watch(job)
         if job.error is not None:
             raise job.error
-        found = [item.model_dump(mode="json") for item in client.evaluations(job=job.id)]
+        print_scores(client, job, style)
+
+
+def print_scores(client: Client, job: Job[Any], style: str) -> None:
+    """Print the scores of an evaluation that has succeeded. Raises JobFailed after them where a target has none."""
+    found = [item.model_dump(mode="json") for item in client.evaluations(job=job.id)]
     order = (job.view.result or {}).get("evaluations", [])
     found.sort(key=lambda item: order.index(item["id"]) if item["id"] in order else len(order))
     if style == "json":
@@ -71,12 +76,12 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
         for item in found:
             click.echo(f"{item['ref']} {item['metrics']['loss']:.4f}")
     else:
-        _print_scores(found)
+        _print_table(found)
     if (error := unscored(job.view)) is not None:
         raise error
 
 
-def _print_scores(found: list[dict[str, Any]]) -> None:
+def _print_table(found: list[dict[str, Any]]) -> None:
     names = score_names(item["metrics"] for item in found)
     click.echo(
         render(

@@ -39,7 +39,8 @@ def export_command(
     """Write an adapter, or a merged model, as a GGUF file for llama.cpp, and read it back.
 
     \b
-    TARGET is a REF, the folder of an adapter (./DIR, with --base), or of a model.
+    TARGET is a REF, of an adapter or a merged model, the folder of an adapter
+    (./DIR, with --base), or of a model.
     Exported are adapters over Llama, Mistral, Qwen3 and Gemma, and models of
     Llama, Mistral and Qwen3.
     An export is exact; what can't be is refused by name.

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from sdk.cli.commands.watch import watch
-from sdk.cli.support.output import format_option, human_bytes, print_json, say
+from sdk.cli.support.output import format_option, human_bytes, print_detached, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.config import user_path
 from sdk.errors import VerificationFailed
-from sdk.objects import MergedModel
+from sdk.objects import Job, MergedModel
 from sdk.pulling.folder import require_free
 from sdk.schemas.failures import FailureReason
 
 
 @click.command(name="merge")
 @click.argument("ref")
-@click.option("-o", "--output", required=True, help="A new folder for the merged model.")
+@click.option("-o", "--output", help="A new folder for the merged model.")
+@click.option("--register", metavar="NAME", help="Make it the next version of NAME, of the kind merged.")
 @click.option(
     "--onto",
     type=click.Choice(["auto", "original", "dequantized"]),
@@ -29,36 +31,64 @@ from sdk.schemas.failures import FailureReason
     type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
     help="The merged model's dtype. [default: the base's]",
 )
+@click.option("--detach", is_flag=True, help="Submit and return at once; then: adapterctl jobs result JOB -o DIR.")
 @format_option
-def merge_command(ref: str, output: str, style: str, **given: Any) -> None:
-    """Merge the version that REF names into its base, W' = W + s·B·A, and write the model to a folder.
+def merge_command(ref: str, output: str | None, register: str | None, detach: bool, style: str, **given: Any) -> None:
+    """Merge the version that REF names into its base, W' = W + s·B·A, and write the model to a folder or register it.
 
     What was written is read again: what nothing changes is the base's byte for byte, the rest is computed a second time, and
     fixed texts are held against the base as trained with the adapter. Where that fails, the command exits with 7.
 
+    A registered model is pulled, shown and given aliases as any version, and is of the kind merged: NAME can't have adapters.
+    Prints the folder, or else the version's ref.
+
     \b
-    Example:
+    Examples:
       adapterctl merge code-review@v3 -o ./merged
+      adapterctl merge code-review@v3 --register code-review-merged
+      adapterctl merge code-review@v3 --detach
     """
-    target = user_path(output)
-    require_free(target, replaceable=False)
+    if output is None and register is None and not detach:
+        raise click.UsageError(
+            "say where the model goes: to a folder with -o DIR, or into the registry with --register NAME"
+        )
+    if output is not None and detach:
+        raise click.UsageError("nobody waits to write -o; leave it out, then: adapterctl jobs result JOB -o DIR")
+    target = None if output is None else user_path(output)
+    if target is not None:
+        require_free(target, replaceable=False)
     with open_client() as client:
-        job = client.submit_merge(ref, **{key: value for key, value in given.items() if value is not None})
+        chosen = {key: value for key, value in {**given, "register": register}.items() if value is not None}
+        job = client.submit_merge(ref, **chosen)
+        if detach:
+            print_detached(style, job.id, job.view.state.value)
+            return
         say(f"job {job.id} merges {job.view.subject}")
         watch(job)
         if (error := job.error) is not None:
             # What was written and is not what was asked for is no mishap of the job.
             raise VerificationFailed(str(error)) if error.reason == FailureReason.VERIFICATION else error
-        merged = job.result()
-        if not isinstance(merged, MergedModel):
-            raise TypeError("a merge must end with a merged model")
-        path = merged.save(target)
+        hand_out(job, target, style)
+
+
+def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
+    """Write the model of a merge that has succeeded into a new folder, if there is one, and print where it is."""
+    merged = job.result()
+    if target is None and merged.registered is None:
+        raise click.UsageError(f"say where the model goes: adapterctl jobs result {job.id} -o DIR")
+    path = None if target is None else merged.save(target)
     for warning in merged.report.get("warnings", []):
         say(warning)
     if style == "json":
-        print_json({"ref": merged.ref, "digest": merged.digest, "path": str(path), "report": merged.report})
+        place = {} if path is None else {"path": str(path)}
+        version = {} if merged.registered is None else {"version": merged.registered, "existing": merged.existing}
+        print_json({"ref": merged.ref, "digest": merged.digest, **place, **version, "report": merged.report})
         return
-    click.echo(str(path))
+    if merged.existing:
+        say("the same bytes were there already")
+    click.echo(merged.registered if path is None else str(path))
+    if path is not None and merged.registered is not None:
+        say(f"registered as {merged.registered}")
     if style == "table":
         say(
             f"{human_bytes(merged.manifest.size_bytes)}, merged onto the {merged.report['onto']} weights in {merged.report['dtype']}"

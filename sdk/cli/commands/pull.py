@@ -136,6 +136,10 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
         from sdk.names import parse_ref
 
         with open_client() as client:
+            if probe:
+                from sdk.examining.probe_replay import require_probed
+
+                require_probed(client.puller().resolve(target))
             manifest = client.verify(target, verify_with=key)
             # An alias may move meanwhile: what was verified is what is replayed.
             exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"

@@ -42,7 +42,13 @@ def search_command(filter_: str, sort: str, limit: int | None, style: str) -> No
     rows = [brief.model_dump(mode="json") for brief in found]
     if style != "json":
         rows = [
-            {**row, "base": row["base"]["id"], "rank": row["lora"]["rank"], "created": row["created_at"]}
+            {
+                **row,
+                "base": row["base"]["id"],
+                "rank": row["lora"]["rank"],
+                "method": "merged" if row["kind"] == "merged" else row["method"],
+                "created": row["created_at"],
+            }
             for row in rows
         ]
     print_rows(

@@ -187,8 +187,9 @@ def _label(node: Node) -> str:
     """Say what a node is: what names it, then two spaces and the rest."""
     if isinstance(node, VersionNode):
         method = [] if node.method == "unknown" else [node.method]
+        what = ["merged model"] if node.merged else [f"rank {node.rank}", *method]
         state = [] if node.state == "ready" else [node.state]
-        return f"{node.ref}  {', '.join([f'rank {node.rank}', *method, *state, *node.aliases])}"
+        return f"{node.ref}  {', '.join([*what, *state, *node.aliases])}"
     if isinstance(node, BaseNode):
         return f"{node.id}@{node.revision[:12]}" if node.revision else node.id
     if isinstance(node, DatasetNode):

@@ -6,6 +6,7 @@ import click
 
 from sdk.cli.commands.jobs.act import jobs_cancel, jobs_publish, jobs_retry
 from sdk.cli.commands.jobs.job_output import jobs_logs, jobs_wait, jobs_watch
+from sdk.cli.commands.jobs.result import jobs_result
 from sdk.cli.commands.jobs.show import jobs_checkpoints, jobs_list, jobs_show
 
 
@@ -20,6 +21,7 @@ for _command in (
     jobs_watch,
     jobs_wait,
     jobs_logs,
+    jobs_result,
     jobs_cancel,
     jobs_retry,
     jobs_checkpoints,

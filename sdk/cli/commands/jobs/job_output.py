@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from sdk.cli.commands.jobs.show import result_command
 from sdk.cli.commands.watch import told, watch_all
 from sdk.cli.support.output import format_option, plain, print_json, say
 from sdk.cli.support.session import open_client
@@ -35,7 +36,7 @@ def jobs_watch(job_ids: tuple[str, ...]) -> None:
         watch_all(jobs)
     for job in jobs:
         if job.error is None:
-            say(f"job {job.id} succeeded")
+            say(f"job {job.id} succeeded; see what it made: {result_command(job.view)}")
         elif len(jobs) > 1:
             say(job.error.message)
     _require_success(jobs)

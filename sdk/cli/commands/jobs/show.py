@@ -10,7 +10,7 @@ import click
 
 from sdk.cli.commands.watch import COLOURS, count_of, standing_of
 from sdk.cli.support.ages import age_of, human_duration
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 
@@ -79,7 +79,7 @@ def note_of(view: JobView) -> str:
         going = "stops" if view.cancel_requested else ""
         return going or ("" if view.progress is None else f"{view.progress.phase} {count_of(view.progress)}".strip())
     if view.state is JobState.SUCCEEDED:
-        return str((view.result or {}).get("ref", ""))
+        return str(_made(view) or "")
     return view.reason or ""
 
 
@@ -115,6 +115,14 @@ def jobs_show(job_id: str, style: str) -> None:
             click.echo(f"\n{_checkpoints_table(checkpoints[:_SHOWN])}")
         if len(checkpoints) > _SHOWN:
             click.echo(f"and {len(checkpoints) - _SHOWN} earlier: adapterctl jobs checkpoints {view.id}")
+        if view.state is JobState.SUCCEEDED:
+            say(f"see what it made: {result_command(view)}")
+
+
+def result_command(view: JobView) -> str:
+    """The command that prints or writes what a job has made."""
+    unregistered = view.kind == "merge" and not view.request.get("register_as")
+    return f"adapterctl jobs result {view.id}" + (" -o DIR" if unregistered else "")
 
 
 def _facts(view: JobView) -> list[tuple[str, Any]]:
@@ -132,7 +140,7 @@ def _facts(view: JobView) -> list[tuple[str, Any]]:
         ("reason", view.reason),
         ("message", view.message),
         ("progress", None if progress is None else f"{progress.phase} {standing_of(progress)}"),
-        ("result", (view.result or {}).get("ref") or (view.result or {}).get("evaluations")),
+        ("result", _made(view) or (view.result or {}).get("evaluations")),
         ("queue", view.queue),
         ("priority", view.priority),
         ("needs", ", ".join(part for part in (device, memory) if part)),
@@ -194,3 +202,9 @@ def jobs_checkpoints(job_id: str, style: str) -> None:
         return
     rows = [checkpoint.model_dump(mode="json") for checkpoint in checkpoints]
     print_rows(style, rows, [], key="step", empty=f"job {job_id} has no checkpoint")
+
+
+def _made(view: JobView) -> str | None:
+    """Return the ref of what a job made: of a merge the version that its model became, or else the one that was merged."""
+    found = view.result or {}
+    return found.get("version") or found.get("ref")

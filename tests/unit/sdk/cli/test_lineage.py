@@ -280,3 +280,12 @@ def test_what_was_done_is_no_score() -> None:
     done = ["rows", "tokens", "supervised_tokens", "generated_rows", "eval_s", "tokens_per_s", "peak_memory_bytes"]
     assert not any(map(is_score, [*done, "trainable_parameters", "merged_modules", "steps"]))
     assert all(map(is_score, ["loss", "eval_loss", "eval_loss_base", "perplexity", "rouge_l", "accuracy", "f1"]))
+
+
+def test_a_merged_model_that_is_a_version_is_called_one() -> None:
+    adapter, merged = version("a@v1"), version("m@v1", merged=True, aliases=["production"])
+    edge = Edge(source="m@v1", target="a@v1", relation="merged-from")
+    told = {"depth": 1, "nodes": [adapter, merged], "edges": [edge], "truncated": False, "unfollowed": 0}
+    down = Lineage.model_validate({"root": "a@v1", "direction": "down", **told})
+    assert tree(down) == ["a@v1  rank 8, qlora", "└─ merged into m@v1  merged model, production"]
+    assert "merged" not in adapter.model_dump()

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from sdk.cli.commands import pull
 from sdk.cli.support.replayed_probe import print_replay
-from sdk.errors import VerificationFailed
+from sdk.errors import InvalidInput, VerificationFailed
 from sdk.examining.probe_replay import require_equal, text_differences
 from sdk.schemas.probe import (
     LogitsReplay,
@@ -153,10 +153,18 @@ def test_numbers_without_bounds_are_compared() -> None:
     assert [one.what for one in text_differences(huge, report(), {"float32"})] == ["tokens", "tokens", "logit_gap"]
 
 
-def test_what_was_verified_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_what_was_verified_is_replayed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
+    class Puller:
+        def resolve(self, ref: str) -> SimpleNamespace:
+            return SimpleNamespace(ref="team/a@v1", contents=SimpleNamespace(kind=kind))
+
     class Client:
+        def puller(self) -> Puller:
+            return Puller()
+
         def verify(self, ref: str, *, verify_with: object) -> SimpleNamespace:
             asked.append(ref)
             return SimpleNamespace(digest="b" * 64)
@@ -171,5 +179,11 @@ def test_what_was_verified_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pull, "open_client", opened)
     done = CliRunner().invoke(pull.verify_command, ["team/a@prod", "--probe"])
+    if kind == "merged":
+        # Before its gigabytes are fetched.
+        assert isinstance(done.exception, InvalidInput)
+        assert "lineage team/a@v1 --up" in str(done.exception)
+        assert asked == []
+        return
     assert done.exit_code == 0, done.output
     assert asked == ["team/a@prod", f"team/a@sha256:{'b' * 64}"]

@@ -12,11 +12,13 @@ import pytest
 
 from sdk.errors import (
     AdapterctlError,
+    Conflict,
     InvalidBase,
     InvalidData,
     NotFound,
     QuotaExceeded,
     Unavailable,
+    Unreadable,
     VerificationFailed,
     disk_explained,
 )
@@ -70,6 +72,8 @@ def test_a_child_that_could_say_why_is_believed(tmp_path: Path) -> None:
         (NotFound("x"), "missing"),
         (QuotaExceeded("x"), "quota"),
         (InvalidData("x"), "spec"),
+        (Conflict("x"), "spec"),
+        (Unreadable("x"), "unreadable"),
         (AdapterctlError("x"), "internal"),
         (OSError(errno.EIO, "x"), "internal"),
         (OSError(errno.ENOSPC, "x"), "disk_full"),

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from support import encoders, tiny
+from support.merges import Made, require_published
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
@@ -132,6 +133,7 @@ def merged(made: Trained, out: Path, **spec: Any) -> MergeReport:
 @pytest.mark.filterwarnings("ignore")
 def test_a_merged_classification_is_loaded_by_plain_transformers(made: Trained, tmp_path: Path) -> None:
     report = merged(made, tmp_path / "out", onto="original")
+    require_published(Made(made.base, made.adapter), tmp_path / "out", report, classifies=True)
     model, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] | info["mismatched_keys"] | info["unexpected_keys"]
     assert model.config.id2label == dict(enumerate(made.report.labels or ()))

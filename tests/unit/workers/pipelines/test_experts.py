@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.experts import EXPERTS, LAYERS, SINGLE, save_experts, save_single_experts, save_wide_routers
+from support.merges import Made, require_published
 from support.packed_files import write_packed_base
 from support.quantised import pack_base, unpacked
 from support.weights import config_facts, weight_facts
@@ -117,6 +118,7 @@ def test_a_training_of_experts_reloads_in_plain_peft_passes_the_gate_and_merges(
     assert {parameter.dtype for name, parameter in ours.named_parameters() if "lora_" in name} == {torch.float32}
     torch.testing.assert_close(logits(ours), expected, rtol=0, atol=0)
     merged = merge(base, tmp_path / "adapter", tmp_path / "out")
+    require_published(Made(base, tmp_path / "adapter"), tmp_path / "out", merged)
     assert merged.metrics["merged_modules"] == LAYERS * len(targets.split(","))
     assert weights(tmp_path / "out").keys() == weights(base).keys()
     torch.testing.assert_close(logits(plain(tmp_path / "out")), logits(theirs.merge_and_unload()), rtol=0, atol=1e-5)
@@ -171,7 +173,7 @@ def test_an_adapter_of_single_experts_is_gated_scored_and_merged_expert_by_exper
     options = {"quantization": None, "data": pairs, "spec": spec, "on_progress": lambda progress: None}
     scores = [evaluate(base=base, adapter=each, **options).metrics["loss"] for each in (None, adapter)]
     assert scores[0] != scores[1]
-    merge(base, adapter, tmp_path / "out")
+    require_published(Made(base, adapter), tmp_path / "out", merge(base, adapter, tmp_path / "out"))
     matrices, before, after = load_file(adapter / "adapter_model.safetensors"), weights(base), weights(tmp_path / "out")
     assert before.keys() == after.keys()
     changed = 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.merges import Made, require_published
 from support.quantised import pack_base, unpacked
 from support.weights import config_facts, weight_facts
 
@@ -172,6 +173,7 @@ def test_what_is_merged_is_the_base_made_wide_and_the_update(
     train(base, pairs, tmp_path / "adapter")
     report = merge(base, tmp_path / "adapter", tmp_path / "out", dtype="float32")
     assert (report.onto, report.dtype) == ("dequantized", "float32")
+    require_published(Made(base, tmp_path / "adapter"), tmp_path / "out", report)
     assert not {name for name in report.metrics if "original" in name}
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     merged, wide = load_file(tmp_path / "out" / "model.safetensors"), unpacked(base)
@@ -209,7 +211,8 @@ def test_a_model_of_transposed_weights_is_written_transposed(
         base_config=json.loads((base / "config.json").read_text()),
     )
     options = {} if stored else {"quantization": QuantizationRecipe()}
-    merge(base, tmp_path / "adapter", tmp_path / "out", onto="dequantized", dtype="float32", **options)
+    done = merge(base, tmp_path / "adapter", tmp_path / "out", onto="dequantized", dtype="float32", **options)
+    require_published(Made(base, tmp_path / "adapter"), tmp_path / "out", done)
     packed = AutoModelForCausalLM.from_pretrained(base if stored else pack_base(base, tmp_path / "packed"))
     matrices = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     # Conv1D holds its weight as (in, out), and a packed one stands for (out, in).

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from support.architectures import save_model
-from support.merges import FAMILIES, Made, by_peft, loaded, make, variants
+from support.merges import FAMILIES, Made, by_peft, loaded, make, require_published, variants
 from support.soak import MATRIX
 
+from registry.errors import Verification
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from workers.pipelines.merging.merge import merge
 
@@ -81,6 +82,7 @@ def test_what_is_written_is_the_sum_rounded_once(
     report = run(made, tmp_path / "out")
     assert report.read_back is not None
     assert report.read_back.prompts == "run"
+    require_published(made, tmp_path / "out", report)
     ours, truth, before = loaded(tmp_path / "out"), by_peft(made, torch.float64), loaded(made.base)
     plain = by_peft(made, torch.float32) if dtype == "float32" else {}
     assert ours.keys() == truth.keys()
@@ -129,7 +131,7 @@ def test_the_layout_of_the_files_is_the_bases(tmp_path: Path) -> None:
 )
 def test_what_was_tied_is_written_twice_where_the_adapter_unties_it(variant: str, untied: bool, tmp_path: Path) -> None:
     made = make("llama-tied", variant, tmp_path)
-    run(made, tmp_path / "out")
+    require_published(made, tmp_path / "out", run(made, tmp_path / "out"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["tie_word_embeddings"] is not untied
     names = {name for file in headers(tmp_path / "out").values() for name in file}
@@ -159,7 +161,8 @@ def test_parts_that_see_are_merged_too_convolutions_among_them(family: str, dora
     saved = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
     del saved["megatron_core"]
     (tmp_path / "saved" / "adapter_config.json").write_text(json.dumps(saved))
-    run(Made(base, tmp_path / "saved"), tmp_path / "out")
+    seen = Made(base, tmp_path / "saved")
+    require_published(seen, tmp_path / "out", run(seen, tmp_path / "out"))
     right = adapted.merge_and_unload().state_dict()
     ours = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
     assert {name for name in ours if not torch.equal(ours[name], before[name])} >= {
@@ -167,3 +170,27 @@ def test_parts_that_see_are_merged_too_convolutions_among_them(family: str, dora
     }
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, right[name], rtol=1e-5 if dora else 0, atol=1e-7 if dora else 0, msg=name)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied"])
+def test_a_larger_vocabulary_passes_the_gate_with_its_adapter_s_word_alone(family: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = save_model(tmp_path / "base", family)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(303, mean_resizing=False)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.1
+    adapted.save_pretrained(tmp_path / "grown", save_embedding_layers=True)
+    path = tmp_path / "grown" / "adapter_config.json"
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "megatron_core"})
+    )
+    made = Made(base, tmp_path / "grown")
+    report = run(made, tmp_path / "out")
+    require_published(made, tmp_path / "out", report, vocabulary=303)
+    with pytest.raises(Verification, match="says another vocab_size than base base"):
+        require_published(made, tmp_path / "out", report)

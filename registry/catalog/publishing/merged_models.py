@@ -1,0 +1,158 @@
+"""The gate of merged models: what is published as one is whole, and is its base but for what its adapter changes.
+
+That is read from the config, the index and the headers. The numbers are what the merge's own read-back is for: they are
+gigabytes, and the registry has no adapter's arithmetic to hold them against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from registry.artifacts.admission.expected_shapes import EMBEDDINGS, Place
+from registry.artifacts.service import Artifacts
+from registry.catalog.bases.deriving import Derived, read_model
+from registry.catalog.bases.finding import KnownBase
+from registry.catalog.publishing.inspecting import refuse_code
+from registry.errors import Invalid, Verification
+from sdk.formats.base_files import TOKENIZER_FILES, BadBaseError, stable_config
+from sdk.formats.packed_weights import wide_shapes
+from sdk.schemas.manifest import Manifest
+
+_ADVICE = "merge it again, with a worker of this release"
+#: What a merge may change in a config, in that of the text model too.
+_DTYPE, _VOCABULARY, _TIED = ("dtype", "torch_dtype"), "vocab_size", "tie_word_embeddings"
+_QUANTIZATION = ("quantization_config", "compression_config")
+#: What a classification says beside.
+_LABELLED = ("architectures", "id2label", "label2id", "pad_token_id", "problem_type")
+
+
+class MergedFrom(NamedTuple):
+    """What is known of the adapter that was merged."""
+
+    #: Whether it is a classification, whose head stands in place of the one that predicts tokens.
+    classifies: bool
+    #: How many tensors the merge has read back.
+    tensors: int
+    #: The tokens that it holds embeddings of, where that is another number than the base's.
+    vocabulary: int | None
+    #: SHA-256 to be expected of the files that say how text becomes tokens, by name; None where the base's are not here.
+    tokenizer: Mapping[str, frozenset[str]] | None
+
+
+def require_model_files(manifest: Manifest) -> None:
+    """Raise Invalid or Verification for a manifest that is none of a merged model."""
+    if manifest.kind != "merged":
+        raise Invalid("a merged model needs a manifest of the kind 'merged'", param="manifest.kind")
+    refuse_code(manifest)
+
+
+def inspect_model(artifacts: Artifacts, manifest: Manifest, base: KnownBase, made: MergedFrom) -> list[str]:
+    """Read what a merged model's verified files say, and judge it; return warnings.
+
+    Raises Verification, also where it is no whole model.
+    """
+    try:
+        model = read_model(artifacts, manifest)
+    except BadBaseError as error:
+        raise Verification(f"this is no whole model: {error}; {_ADVICE}", param="manifest") from error
+    return judge_model(model, manifest, base, made)
+
+
+def judge_model(model: Derived, manifest: Manifest, base: KnownBase, made: MergedFrom) -> list[str]:
+    """Hold a merged model against its base; return warnings. Raises Verification for another one than its adapter makes of it."""
+    if len(model.tensors) != made.tensors:
+        raise Verification(
+            f"the model has {len(model.tensors)} tensors, and its merge has read back {made.tensors}; {_ADVICE}",
+            param="merge.report",
+        )
+    _judge_tokenizer(manifest, made)
+    if base.config:
+        _judge_config(model.config, base, made)
+    if not base.tensors:
+        said = base.hidden or "was registered without its shapes"
+        return [f"the model's shapes could not be checked: base {base.brief.id} {said}"]
+    _judge_tensors(model, base, made)
+    return []
+
+
+def _judge_tokenizer(manifest: Manifest, made: MergedFrom) -> None:
+    """Raise Verification for a tokenizer other than the base's, or a template other than the adapter's too."""
+    for file in manifest.files:
+        known = None if made.tokenizer is None else made.tokenizer.get(file.path, frozenset())
+        if file.path in TOKENIZER_FILES and known is not None and file.sha256 not in known:
+            raise Verification(f"{file.path} is neither the base's nor the adapter's; {_ADVICE}", param="manifest")
+
+
+def _judge_config(config: Mapping[str, Any], base: KnownBase, made: MergedFrom) -> None:
+    """Raise Verification for a config that says of the model what no merge does."""
+    was, now = stable_config(base.config), stable_config(config)
+    changeable = {*_DTYPE, _VOCABULARY, _TIED, *_QUANTIZATION, *(_LABELLED if made.classifies else ())}
+    for part, before, after in (("", was, now), ("text_config.", _text(was), _text(now))):
+        free = changeable | {"_name_or_path"} | ({"text_config"} if not part and _text(was) else set())
+        for key in sorted({*before, *after} - free):
+            if key not in before or key not in after or before[key] != after[key]:
+                raise _unlike(f"{part}{key}", base)
+        for key in _QUANTIZATION:
+            if key in after:
+                raise Verification(
+                    f"config.json says {part}{key}, and a merged model is stored wide; {_ADVICE}", param="manifest"
+                )
+        if after.get(_VOCABULARY) not in (before.get(_VOCABULARY), made.vocabulary):
+            raise _unlike(f"{part}{_VOCABULARY}", base)
+        if after.get(_TIED) not in (before.get(_TIED), False):
+            raise _unlike(f"{part}{_TIED}", base)
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config that is of the text model, where it has one."""
+    part = config.get("text_config")
+    return part if isinstance(part, Mapping) else {}
+
+
+def _unlike(key: str, base: KnownBase) -> Verification:
+    return Verification(
+        f"config.json says another {key} than base {base.brief.id}, which no merge changes; {_ADVICE}", param="manifest"
+    )
+
+
+def _judge_tensors(model: Derived, base: KnownBase, made: MergedFrom) -> None:
+    """Raise Verification for tensors other than the base's: a head that was untied, or put on to classify, may be new."""
+    expected, found = wide_shapes(base.tensors), model.tensors
+    for name, shape in expected.items():
+        if name not in found:
+            if made.classifies and Place.of(name) is None:
+                # It predicted tokens.
+                continue
+            raise Verification(f"the tensor {name!r} of base {base.brief.id} is missing; {_ADVICE}", param="manifest")
+        if found[name] not in _shapes(name, shape, base, made):
+            said, has = "×".join(map(str, found[name])), "×".join(map(str, shape))
+            raise Verification(
+                f"the tensor {name!r} is {said}, and that of base {base.brief.id} is {has}; {_ADVICE}", param="manifest"
+            )
+    new = sorted(found.keys() - expected.keys())
+    for name in new:
+        if not _is_embedding(name) and not (made.classifies and Place.of(name) is None):
+            raise Verification(f"base {base.brief.id} has no tensor {name[:200]!a}; {_ADVICE}", param="manifest")
+    said_untied = (model.config.get(_TIED), _text(model.config).get(_TIED))
+    was_tied = (base.config.get(_TIED), _text(base.config).get(_TIED))
+    matrices = sum(_is_embedding(name) and name.endswith(".weight") for name in found)
+    if said_untied != was_tied and matrices < 2 and not made.classifies:
+        raise Verification(f"config.json unties the embeddings, and there is no tensor of a head; {_ADVICE}")
+
+
+def _shapes(name: str, shape: list[int], base: KnownBase, made: MergedFrom) -> list[list[int]]:
+    """The shapes that a tensor of the base's may have in the merged model."""
+    shapes = [shape]
+    if made.vocabulary is not None and _is_embedding(name) and shape:
+        shapes.append([made.vocabulary, *shape[1:]])
+    if base.packing is not None and len(shape) == 2:
+        # Of a Conv1D 4 bits are stored transposed.
+        shapes.append(shape[::-1])
+    return shapes
+
+
+def _is_embedding(name: str) -> bool:
+    """Whether a tensor has a row for each token."""
+    module, _, kind = name.rpartition(".")
+    return kind in ("weight", "bias") and module.rpartition(".")[2] in EMBEDDINGS

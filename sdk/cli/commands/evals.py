@@ -1,0 +1,120 @@
+"""`adapterctl evals`: scores that were recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sdk.cli.support.ages import age_of
+from sdk.cli.support.output import format_option, plain, print_facts, print_json, print_rows, render
+from sdk.cli.support.scores import score_names
+from sdk.cli.support.session import open_client
+
+if TYPE_CHECKING:
+    from sdk.client import Client
+    from sdk.objects import Evaluation
+
+#: Of a text, so many characters are shown.
+_SHOWN = 160
+
+
+@click.group(name="evals")
+def evals_command() -> None:
+    """List and show the scores of versions and bases."""
+
+
+@evals_command.command(name="list", short_help="List the scores of a version or base.")
+@click.argument("target", metavar="REF|base:ID")
+@format_option
+def evals_list(target: str, style: str) -> None:
+    """List the scores of a version or a bare base, newest first.
+
+    ALIKE is the same for scores that were taken under the same conditions, on the same rows: only those are compared.
+
+    \b
+    Examples:
+      adapterctl evals list code-review@v3
+      adapterctl evals list base:SmolLM2-135M --format json
+    """
+    with open_client() as client:
+        found = _of(client, target)
+        names = {} if style != "table" or not found else {each.digest: each.name for each in client.datasets()}
+    found.sort(key=lambda one: one.created_at, reverse=True)
+    if style == "table" and found:
+        # Perplexity is the loss once more, and a line has 80 columns.
+        scores = [name for name in score_names(one.metrics for one in found) if name != "perplexity"]
+        rows = [
+            [
+                one.id,
+                names.get(one.dataset) or one.dataset[:12],
+                one.metrics.get("rows"),
+                one.precision,
+                *(one.metrics.get(name) for name in scores),
+                one.key[:6],
+                age_of(one.created_at),
+            ]
+            for one in found
+        ]
+        click.echo(render(["id", "data", "rows", "base in", *scores, "alike", "age"], rows))
+        return
+    empty = f"{plain(target)} has no scores yet; make some with: adapterctl eval {plain(target)} --data FILE"
+    print_rows(style, [_document(one) for one in found], [], key="id", empty=empty)
+
+
+def _of(client: Client, target: str) -> list[Evaluation]:
+    if target.startswith("base:"):
+        return client.evaluations(base=client.base(target.removeprefix("base:")).fingerprint)
+    return client.evaluations(digest=client.get(target).digest)
+
+
+@evals_command.command(name="show", short_help="Show one set of scores, with its conditions.")
+@click.argument("ident", metavar="ID")
+@format_option
+def evals_show(ident: str, style: str) -> None:
+    """Show one set of scores: all metrics, what they depend on, and samples of what was generated.
+
+    \b
+    Example:
+      adapterctl evals show 3f1c2a9b7d20
+    """
+    with open_client() as client:
+        found = client.evaluation(ident)
+    if style == "json":
+        print_json(_document(found))
+    elif style == "quiet":
+        click.echo(found.ref)
+    else:
+        _print(found)
+
+
+def _document(found: Evaluation) -> dict[str, Any]:
+    return {**found.model_dump(mode="json"), "key": found.key}
+
+
+def _print(found: Evaluation) -> None:
+    print_facts(
+        [
+            ("id", found.id),
+            ("of", found.ref),
+            ("data", found.dataset),
+            ("job", found.job),
+            ("base in", found.precision),
+            ("grader", found.grader),
+            ("created", found.created_at.isoformat()),
+        ]
+    )
+    click.echo()
+    click.echo(render(["metric", "value"], [[name, value] for name, value in sorted(found.metrics.items())]))
+    click.echo()
+    conditions = [[name, _said(value)] for name, value in found.conditions.items() if value not in (None, [], {}, 0)]
+    click.echo(render(["condition", "value"], conditions) if conditions else "its conditions were not recorded")
+    for sample in found.samples:
+        click.echo(f"\n— {_said(sample.get('prompt', ''))}")
+        click.echo(f"  expected:  {_said(sample.get('reference', ''))}")
+        click.echo(f"  generated: {_said(sample.get('completion', ''))}")
+
+
+def _said(value: object) -> str:
+    text = plain(" ".join(str(value).split()))
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -1,0 +1,180 @@
+"""What a job made can be had afterwards: `jobs result`, `evals list` and `evals show`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from support import registries
+from support.merging_desk import MergingDesk
+from support.registries import World
+
+from sdk.cli import cli
+from sdk.errors import Conflict, JobFailed, NotFound
+from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, Sample
+from sdk.schemas.jobs import JobView
+from sdk.schemas.work import Completion, EvaluationResult, Failure
+
+Run = Callable[..., Result]
+CONDITIONS = Conditions(
+    loss_on="completion", max_length=1024, generated_rows=1, max_new_tokens=48, stop_ids=[7], tokenizer="b" * 64
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("registry")
+    with registries.served(
+        folder, database_url=f"sqlite:///{folder / 'registry.sqlite3'}", storage_url=(folder / "artifacts").as_uri()
+    ) as found:
+        yield found
+
+
+@pytest.fixture
+def desk(world: World, tmp_path: Path) -> MergingDesk:
+    return MergingDesk.open(world.writer, world.worker, "-", tmp_path)
+
+
+@pytest.fixture
+def run(world: World, tmp_path: Path) -> Run:
+    """Run the command line against the registry."""
+    env = {
+        "ADAPTERCTL_URL": world.url,
+        "ADAPTERCTL_TOKEN": world.writer.config.token,
+        "ADAPTERCTL_CACHE": str(tmp_path / "cache"),
+    }
+    return lambda *arguments: CliRunner(env=env).invoke(cli, list(arguments))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "held out.jsonl"
+    path.write_text(json.dumps({"prompt": f"of {tmp_path}", "completion": "four"}) + "\n")
+    return path
+
+
+def evaluated(desk: MergingDesk, refs: list[str], rows: Path, *, fails: int | None = None) -> str:
+    """Evaluate refs and the desk's base, hand scores in, and return the job; the target `fails` has none."""
+    job = desk.writer.submit_evaluation([*refs, f"base:{desk.base.fingerprint}"], data=rows, precision="native")
+    held = desk.claim()
+    sample = Sample(prompt="two and\ntwo?", reference="four", completion="fo\x1bur")
+    results = []
+    for index, target in enumerate(held.targets):
+        report = EvaluationReport(
+            metrics={"loss": 1.5 + index, "perplexity": 4.5, "rouge_l": 0.25, "rows": 1.0},
+            precision="float32",
+            samples=[sample],
+            conditions=CONDITIONS,
+        )
+        failed = EvaluationFailure(reason="adapter", message="its files don't fit")
+        results.append(
+            EvaluationResult(
+                label=target.label,
+                digest=target.digest,
+                base_fingerprint=desk.base.fingerprint,
+                report=None if index == fails else report,
+                failure=failed if index == fails else None,
+            )
+        )
+    body = Completion(attempt=held.attempt, evaluations=results)
+    desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+    return job.id
+
+
+class TestResults:
+    def test_of_an_evaluation_are_its_scores_as_eval_prints_them(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        ref = desk.push()
+        job = evaluated(desk, [ref], rows)
+        shown = run("jobs", "result", job)
+        assert shown.exit_code == 0, shown.output
+        header, first, second, *_ = shown.stdout.splitlines()
+        assert header.split() == ["REF", "PRECISION", "LOSS", "PERPLEXITY", "ROUGE", "L"]
+        assert first.split()[0] == ref
+        assert second.split()[2] == "2.5"
+        found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
+        assert [item["ref"] for item in found] == [ref, f"base:{desk.base.id}"]
+        assert f"adapterctl jobs result {job}" in run("jobs", "show", job).output
+
+    def test_a_target_without_scores_is_named_after_those_of_the_others(
+        self, desk: MergingDesk, run: Run, rows: Path
+    ) -> None:
+        ref = desk.push()
+        job = evaluated(desk, [ref], rows, fails=0)
+        shown = run("jobs", "result", job)
+        assert isinstance(shown.exception, JobFailed)
+        assert f"{ref}: its files don't fit" in str(shown.exception)
+        assert "base:" in shown.stdout
+
+    def test_of_a_merge_is_the_model(self, desk: MergingDesk, run: Run, tmp_path: Path) -> None:
+        ref = desk.push()
+        detached = run("merge", ref, "--detach", "--format", "quiet")
+        job = detached.stdout.strip()
+        early = run("jobs", "result", job, "-o", str(tmp_path / "m"))
+        assert isinstance(early.exception, Conflict)
+        assert "queued" in str(early.exception)
+        model = desk.model()
+        desk.complete(desk.claim(), desk.result(model))
+        assert f"adapterctl jobs result {job} -o DIR" in run("jobs", "show", job).output
+        asked = run("jobs", "result", job)
+        assert asked.exit_code == 2
+        assert f"adapterctl jobs result {job} -o DIR" in asked.output
+        written = run("jobs", "result", job, "-o", str(tmp_path / "m"))
+        assert written.exit_code == 0, written.output
+        assert written.stdout.strip() == str(tmp_path / "m")
+        assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir() if path.is_file()} == {
+            path.name: path.read_bytes() for path in model.iterdir()
+        }
+        assert "Rounding took it." in written.stderr
+        # What is there is not written over.
+        assert isinstance(run("jobs", "result", job, "-o", str(tmp_path / "m")).exception, Conflict)
+
+    def test_of_a_registered_merge_is_its_ref(self, desk: MergingDesk, run: Run, tmp_path: Path) -> None:
+        job = run("merge", desk.push("b"), "--register", "mb", "--detach", "--format", "quiet").stdout.strip()
+        desk.complete(desk.claim(), desk.result(desk.model()))
+        assert run("jobs", "result", job).stdout.strip() == "mb@v1"
+
+    def test_nobody_waits_to_write(self, run: Run, tmp_path: Path) -> None:
+        assert run("merge", "a", "--detach", "-o", str(tmp_path / "m")).exit_code == 2
+
+    def test_of_a_job_that_failed_is_why(self, desk: MergingDesk, run: Run, rows: Path, tmp_path: Path) -> None:
+        job = desk.writer.submit_evaluation([desk.push("c")], data=rows).id
+        held = desk.claim()
+        body = Failure(attempt=held.attempt, reason="data", message="row 3 is empty")
+        desk.worker.call("POST", f"/jobs/{held.job}/fail", JobView, body=body)
+        failed = run("jobs", "result", job)
+        assert isinstance(failed.exception, JobFailed)
+        assert "row 3 is empty" in str(failed.exception)
+        assert run("jobs", "result", job, "-o", str(tmp_path / "m")).exit_code == 2
+        assert isinstance(run("jobs", "result", "nothing").exception, NotFound)
+
+
+class TestEvals:
+    def test_scores_of_a_version_and_of_its_base(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        ref = desk.push("d")
+        job = evaluated(desk, [ref], rows)
+        found: list[dict[str, Any]] = json.loads(run("evals", "list", ref, "--format", "json").stdout)
+        (scores,) = found
+        assert (scores["ref"], scores["job"], scores["conditions"]["max_length"]) == (ref, job, 1024)
+        table = run("evals", "list", ref)
+        assert all(len(line) <= 80 for line in table.stdout.splitlines()), table.stdout
+        assert "held out.jsonl" in table.stdout
+        assert scores["key"][:6] in table.stdout
+        (bare,) = json.loads(run("evals", "list", f"base:{desk.base.fingerprint}", "--format", "json").stdout)
+        # The same rows under the same conditions.
+        assert bare["key"] == scores["key"]
+        assert "no scores yet" in run("evals", "list", desk.push("e")).output
+
+    def test_one_is_shown_with_all_that_it_depends_on(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        ref = desk.push("f")
+        evaluated(desk, [ref], rows)
+        ident = run("evals", "list", ref, "--format", "quiet").stdout.strip()
+        shown = run("evals", "show", ident)
+        assert shown.exit_code == 0, shown.output
+        for said in ("perplexity", "max_new_tokens", "[7]", "two and two?", "generated: fo?ur"):
+            assert said in shown.stdout
+        assert json.loads(run("evals", "show", ident, "--format", "json").stdout)["ref"] == ref
+        assert isinstance(run("evals", "show", "nothing").exception, NotFound)

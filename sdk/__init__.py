@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         UnsupportedMediaType,
         VerificationFailed,
     )
-    from sdk.exporting.gguf import Exported
+    from sdk.exporting.running import Exported, ExportedLora
     from sdk.lora.compatibility import Compatibility
     from sdk.objects import Evaluation, Job, MergedModel, Result, Version
     from sdk.pushing.pusher import PushKeywords
@@ -99,6 +99,7 @@ __all__ = [
     "connect",
     "diff",
     "export",
+    "export_plain",
     "get",
     "job",
     "jobs",
@@ -177,9 +178,31 @@ def export(
     base: str | Path | None = None,
     dtype: Literal["f32", "f16", "bf16"] | None = None,
     tokenizer_from: str | Path | None = None,
+    modelfile: bool = False,
+    ollama_base: str | None = None,
 ) -> Exported:
     """Write an adapter, or a merged model, as a GGUF file. See `Client.export`."""
-    return _client().export(target, output, base=base, dtype=dtype, tokenizer_from=tokenizer_from)
+    return _client().export(
+        target,
+        output,
+        base=base,
+        dtype=dtype,
+        tokenizer_from=tokenizer_from,
+        modelfile=modelfile,
+        ollama_base=ollama_base,
+    )
+
+
+def export_plain(
+    target: str | Path,
+    output: str | Path,
+    *,
+    rank: int | None = None,
+    base: str | Path | None = None,
+    dtype: Literal["f32", "f16", "bf16"] | None = None,
+) -> ExportedLora:
+    """Write an adapter as a plain LoRA, with one rank and one α. See `Client.export_plain`."""
+    return _client().export_plain(target, output, rank=rank, base=base, dtype=dtype)
 
 
 def get(ref: str) -> Version:

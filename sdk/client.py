@@ -36,12 +36,15 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.errors import InvalidInput, NotFound
+from sdk.errors import InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.examining.engine_compatibility import facts_of, judged
 from sdk.examining.probe_replay import replay_probe, require_probed
 from sdk.examining.version_comparison import compare
-from sdk.exporting import gguf
-from sdk.exporting.gguf import Exported
+from sdk.exporting import gguf, plain
+from sdk.exporting.cards import merged_card
+from sdk.exporting.model_card import CARD_FILE
+from sdk.exporting.modelfile import OllamaOptions
+from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import is_folder, namespace_of
 from sdk.names import check_alias, check_name, check_number, means_folder, or_folder, parse_ref
@@ -53,6 +56,7 @@ from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Pulled, Puller, PullPlan
+from sdk.pushing.bases_here import files_here, places_of, registered_base
 from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import Pusher, PushKeywords, PushOptions, PushReport
 from sdk.pushing.signatures import check_signing_key, sign_manifest, sign_version
@@ -88,6 +92,7 @@ from sdk.schemas.catalog import (
     BaseView,
     Published,
     VersionMove,
+    VersionView,
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.diff import Diff
@@ -112,7 +117,7 @@ from sdk.schemas.training import TrainingOptions, TrainingSpec
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
 from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.submitting.submitter import JobSubmitter
-from sdk.validation import build, check_data, check_data_name
+from sdk.validation import build, check_data, check_data_name, require_adapter
 
 if TYPE_CHECKING:
     from sdk.lora.compatibility import Compatibility
@@ -437,22 +442,25 @@ class Client:
         base: str | Path | None = None,
         dtype: Literal["f32", "f16", "bf16"] | None = None,
         tokenizer_from: str | Path | None = None,
+        modelfile: bool = False,
+        ollama_base: str | None = None,
     ) -> Exported:
         """Write an adapter, or a merged model, as the new GGUF file `output`, and read it back, on this machine and without a job.
 
         `target` is the ref of a version, an adapter or a merged model, the folder of an adapter, which needs its `base` (a folder or a registered base, of
         which only the config is read), or the folder of a model. Without `dtype` an adapter is written in f32, and a
-        model in its own type. `tokenizer_from` is a GGUF file of the model's base. Raises InvalidInput and InvalidBase for
+        model in its own type. `tokenizer_from` is a GGUF file of the model's base. With `modelfile` an Ollama
+        Modelfile is written beside it, of an adapter over `ollama_base`: a name in Ollama, or the base's GGUF file. Raises InvalidInput and InvalidBase for
         what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
         the worker's extra.
         """
-        if target == "":
-            raise InvalidInput(
-                "nothing is named to export; give a ref, or the folder of an adapter or model", param="target"
-            )
+        _require_target(target)
+        if ollama_base is not None and not modelfile:
+            raise InvalidInput("a base in Ollama is for a Modelfile; give --modelfile too", param="modelfile")
+        beside: OllamaOptions = {"modelfile": modelfile, "ollama_base": ollama_base}
         folder = user_path(target)
         if not means_folder(target):
-            return self._export_version(str(target), output, base, dtype, tokenizer_from)
+            return self._export_version(str(target), output, base, dtype, tokenizer_from, beside)
         if gguf.is_adapter(folder):
             if base is None:
                 raise InvalidInput(
@@ -461,10 +469,12 @@ class Client:
             _no_tokenizer(tokenizer_from)
             config, base_name = self._base_config(base)
             name = folder.resolve().name
-            return gguf.export_adapter(folder, output, base_config=config, name=name, base_name=base_name, dtype=dtype)
+            return gguf.export_adapter(
+                folder, output, base_config=config, name=name, base_name=base_name, dtype=dtype, **beside
+            )
         if base is not None:
             raise InvalidInput(f"{folder} is a whole model, which needs no base; leave --base out", param="base")
-        return gguf.export_model(folder, output, dtype=dtype, tokenizer_from=tokenizer_from)
+        return gguf.export_model(folder, output, dtype=dtype, tokenizer_from=tokenizer_from, **beside)
 
     def _export_version(
         self,
@@ -473,6 +483,7 @@ class Client:
         base: str | Path | None,
         dtype: GgufDtype | None,
         tokenizer_from: str | Path | None,
+        beside: OllamaOptions,
     ) -> Exported:
         with or_folder(ref):
             version = self.get(ref)
@@ -482,7 +493,9 @@ class Client:
                     f"{version.ref} is a whole model, which needs no base; leave --base out", param="base"
                 )
             model = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
-            return gguf.export_model(model, output, name=version.ref, dtype=dtype, tokenizer_from=tokenizer_from)
+            return gguf.export_model(
+                model, output, name=version.ref, dtype=dtype, tokenizer_from=tokenizer_from, **beside
+            )
         _no_tokenizer(tokenizer_from)
         if base is not None:
             self.require_base(version, base)
@@ -491,8 +504,63 @@ class Client:
         )
         folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
         return gguf.export_adapter(
-            folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype
+            folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype, **beside
         )
+
+    def export_plain(
+        self,
+        target: str | Path,
+        output: str | Path,
+        *,
+        rank: int | None = None,
+        base: str | Path | None = None,
+        dtype: Literal["f32", "f16", "bf16"] | None = None,
+    ) -> ExportedLora:
+        """Write an adapter into the new folder `output` as a plain LoRA, and read it back, on this machine and without a job.
+
+        It has one rank and one α: `rank`, or the largest of its modules. Modules of a lower rank are padded with zeros, those of a
+        higher one are cut to the nearest ΔW; the report says how much of its energy is kept. `target` is a version's ref or the
+        folder of an adapter. A DoRA takes a `rank` and its base's weights: `base`, or the files of a version's base that lie on this
+        machine. Raises InvalidInput for what no plain LoRA can hold, Conflict if `output` exists, NotFound, InvalidBase,
+        VerificationFailed, Unavailable without the worker's extra.
+        """
+        _require_target(target)
+        if means_folder(target):
+            folder = user_path(target)
+            if not gguf.is_adapter(folder):
+                raise InvalidInput(f"{folder} is a model; give a ref, or the folder of an adapter", param="target")
+            known = None if base is None else self._base_folder(base, None)
+            return plain.export_plain_lora(folder, output, rank=rank, dtype=dtype, base=known)
+        with or_folder(str(target)):
+            version = self.get(str(target))
+        require_adapter(
+            version.ref,
+            version.info.kind,
+            f"there is no LoRA of it; export its adapter: adapterctl lineage {version.ref} --up",
+            param="target",
+        )
+        if base is not None:
+            self.require_base(version, base)
+        folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
+        return plain.export_plain_lora(
+            folder,
+            output,
+            rank=rank,
+            dtype=dtype,
+            base=self._base_folder(base, version.info) if plain.needs_base(folder, rank) else None,
+            quantization=version.info.quantization,
+            version=version.info,
+            licensed=self._carded(version.info),
+        )
+
+    def _base_folder(self, base: str | Path | None, version: VersionView | None) -> Path | None:
+        """Return the folder of a base, by default that of a version; None where its files don't lie on this machine."""
+        if isinstance(base, Path) or (base is not None and is_folder(base)):
+            return user_path(base)
+        if version is not None:
+            return files_here(self.cache, version.base.fingerprint, registered_base(self.transport, version))
+        view = self.base(str(base))
+        return files_here(self.cache, view.fingerprint, view)
 
     def _base_config(self, base: str | Path, namespace: str | None = None) -> tuple[dict[str, Any], str]:
         """Return the config of a base and what it is called. Raises NotFound, InvalidBase."""
@@ -894,11 +962,25 @@ class Client:
         """
         return self._puller.check_cached(manifest)
 
-    def save_manifest(self, manifest: Manifest, to: Path) -> Path:
-        """Fetch a manifest's files into the new folder `to`, which appears only once it is complete. Raises
-        Conflict.
+    def save_manifest(self, manifest: Manifest, to: Path, *, beside: Mapping[str, str] | None = None) -> Path:
+        """Fetch a manifest's files into the new folder `to`, which appears only once it is complete, with further texts `beside`
+        them by their names. Raises Conflict.
         """
-        return self._puller.save(manifest, to)
+        return self._puller.save(manifest, to, beside=beside or {})
+
+    def model_card(self, merged: MergedModel) -> str:
+        """Return the model card of a merged model, as `MergedModel.save` writes it."""
+        try:
+            version = self.get(merged.ref).info
+            return merged_card(merged.ref, merged.report, version, self._carded(version))
+        except (NotFound, NotAllowed, VerificationFailed):
+            # It was removed, or may no longer be seen: the model is there all the same.
+            return merged_card(merged.ref, merged.report, None, None)
+
+    def _carded(self, version: VersionView) -> Path | None:
+        """Return a folder of a version's base that has a card of its own; its weights are not looked at."""
+        places = places_of(self.cache, version.base.fingerprint, registered_base(self.transport, version))
+        return next((place for place in places if (place / CARD_FILE).is_file()), None)
 
     def fetch_manifest(self, manifest: Manifest, folder: Path) -> None:
         """Fetch a manifest's files into an existing folder, each checked against its digest."""
@@ -1065,6 +1147,13 @@ def _alias(adapter: str, alias: str, expect: str | int | None, reason: str) -> d
 
 def _move(ref: str, reason: str) -> VersionMove:
     return build(VersionMove, ref=str(parse_ref(ref)), reason=reason)
+
+
+def _require_target(target: str | Path) -> None:
+    if target == "":
+        raise InvalidInput(
+            "nothing is named to export; give a ref, or the folder of an adapter or model", param="target"
+        )
 
 
 def _no_tokenizer(given: str | Path | None) -> None:

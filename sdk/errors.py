@@ -38,6 +38,7 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from sdk.formats.error_codes import ErrorCode
@@ -248,3 +249,15 @@ def disk_explained(doing: str) -> Iterator[None]:
             where = f" ({error.filename})" if error.filename else ""
             raise NotAllowed(f"no permission while {doing}{where}; check the folder's owner and mode") from error
         raise
+
+
+@contextmanager
+def place_explained(target: Path) -> Iterator[None]:
+    """Turn what the system has against a file's name or place into InvalidInput; what `disk_explained` explains passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*FULL_DISK, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        why = error.strerror if not isinstance(error, FileExistsError) else "a part of its path is a file"
+        raise InvalidInput(f"{target} can't be written ({why}); give another name with -o", param="output") from error

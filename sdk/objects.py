@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sdk.errors import JobCancelled, JobFailed, NotFound
+from sdk.exporting.model_card import CARD_FILE
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import Published, VersionView
 from sdk.schemas.events import Event
@@ -44,8 +45,11 @@ class Registry(Protocol):
     def locate(self, digest: str) -> list[Transfer]:
         """Return where to fetch the files of a manifest from."""
 
-    def save_manifest(self, manifest: Manifest, to: Path) -> Path:
-        """Fetch a manifest's files into a new folder."""
+    def save_manifest(self, manifest: Manifest, to: Path, *, beside: Mapping[str, str] | None = None) -> Path:
+        """Fetch a manifest's files into a new folder, with texts beside them."""
+
+    def model_card(self, merged: MergedModel) -> str:
+        """Return what the README.md of a merged model says."""
 
     def job_view(self, job_id: str) -> JobView:
         """Return what the registry says about a job now."""
@@ -276,8 +280,10 @@ class MergedModel:
         return None if self.registered is None else self._registry.get(self.registered)
 
     def save(self, to: str | Path) -> Path:
-        """Write its files into the new folder `to`; return it. Raises Conflict if something is there."""
-        return self._registry.save_manifest(self.manifest, Path(to))
+        """Write its files and a model card into the new folder `to`; return it. Raises Conflict if something is there."""
+        return self._registry.save_manifest(
+            self.manifest, Path(to), beside={CARD_FILE: self._registry.model_card(self)}
+        )
 
     def locate(self) -> list[Transfer]:
         """Where to fetch its files from."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from sdk.errors import Conflict, InvalidInput, Unavailable, VerificationFailed
+from sdk.errors import Conflict, InvalidInput, Unavailable, VerificationFailed, place_explained
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -102,14 +102,16 @@ def folder_whole(target: Path) -> Iterator[Path]:
     """A new folder that gets the name `target` at the end of the block, and is gone where the block fails.
 
     To be called by whoever holds `target` against other processes: what earlier calls left, which were killed, is swept.
+    Raises InvalidInput for a place that can have no folder.
     """
     stem = f".{target.name[:100]}.partial-"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for path in target.parent.iterdir():
-        if path.name.startswith(stem) and re.fullmatch("[0-9a-f]{8}", path.name[len(stem) :]):
-            shutil.rmtree(path, ignore_errors=True)
-    partial = target.with_name(f"{stem}{os.urandom(4).hex()}")
-    partial.mkdir()
+    with place_explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in target.parent.iterdir():
+            if path.name.startswith(stem) and re.fullmatch("[0-9a-f]{8}", path.name[len(stem) :]):
+                shutil.rmtree(path, ignore_errors=True)
+        partial = target.with_name(f"{stem}{os.urandom(4).hex()}")
+        partial.mkdir()
     try:
         yield partial
         partial.rename(target)

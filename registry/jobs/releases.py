@@ -29,6 +29,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("spec", "exclude"), None, 1),
     (("spec", "columns"), None, 1),
     (("columns",), None, 1),
+    (("spec", "quantize"), None, 1),
     (("register_as",), None, 1),
     (("spec", "metrics"), None, 1),
 )

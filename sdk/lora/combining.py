@@ -22,7 +22,7 @@ from sdk.schemas.combination import CombineSpec
 from sdk.schemas.training import LoraConfig
 
 #: Settings without a field of their own that are of the training alone: what they did is in A and B, or in the patterns.
-_OF_THE_TRAINING = (
+OF_THE_TRAINING = (
     "corda_config",
     "eva_config",
     "exclude_modules",
@@ -121,7 +121,7 @@ def _beside_the_factors(lora: LoraConfig) -> Iterator[str]:
         )
     for key in lora.other:
         setting = key.partition(".")[0]
-        if setting not in _OF_THE_TRAINING:
+        if setting not in OF_THE_TRAINING:
             yield f"has {setting}, with which a layer adds something else than s·B·A; combine versions without it"
 
 

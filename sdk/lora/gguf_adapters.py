@@ -6,7 +6,6 @@ the adapter's s·B·A if b = f·B with f = s·r/α, which is 1 for plain LoRA of
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
@@ -15,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdk.errors import InvalidInput, NotFound, VerificationFailed
+from sdk.errors import InvalidInput, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, lora_key, variant_setting
-from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, Targets
 from sdk.formats.peft_unusable import unusable
+from sdk.lora.adapter_folders import read_adapter_config
 from sdk.lora.gguf_models import LAYER_MODULES, GgufModel
 from sdk.lora.tensors import Tensor, read_tensors
 
@@ -80,7 +79,7 @@ class AdapterPlan:
 
 def plan_adapter(folder: Path, model: GgufModel) -> AdapterPlan:
     """Return what each module of a PEFT folder becomes over a base. Raises InvalidInput, NotFound, VerificationFailed."""
-    config = _config(folder)
+    config = read_adapter_config(folder)
     _refuse_settings(config)
     pairs: dict[str, dict[str, Tensor]] = {}
     embeddings = set()
@@ -133,36 +132,6 @@ def _require_targets(config: Mapping[str, Any], modules: Sequence[AdaptedModule]
             f"{CONFIG_FILE} has a pattern that can't be tried, for {error}; push it with: adapterctl push --expand-patterns",
             param="target",
         ) from error
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
-        raise NotFound(
-            f"{folder} has no {CONFIG_FILE} with {WEIGHTS_FILE} beside it; give the folder of an adapter",
-            param="target",
-        )
-    with path.open("rb") as file:
-        raw = file.read(MAX_CONFIG_BYTES + 1)
-    try:
-        config = json.loads(raw) if len(raw) <= MAX_CONFIG_BYTES else None
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise VerificationFailed(f"{path} is not the configuration of an adapter; save the adapter again with PEFT")
-    for finding in examine(config):
-        # No library is given this config, so keys that would run something do nothing here.
-        if finding.reason is Reason.VALUE and finding.path != ("base_model_name_or_path",):
-            raise VerificationFailed(
-                f"{path}: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT"
-            )
-        if finding.reason is Reason.PATTERN:
-            raise InvalidInput(
-                f"{path}: {finding.key} has {finding.pattern!a}, which can't be tried: {finding.why}; push it with: "
-                "adapterctl push --expand-patterns",
-                param="target",
-            )
-    return config
 
 
 def _refuse_settings(config: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdk.errors import Conflict, NotFound, VerificationFailed, disk_explained
+from sdk.errors import Conflict, NotFound, VerificationFailed, disk_explained, place_explained
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.manifest import Contents, HasFiles
 from sdk.formats.paths import check_path
@@ -42,8 +42,9 @@ _MAX_MARKER_BYTES = 64 * 1024 * 1024
 
 def require_free(target: Path, *, replaceable: bool = True) -> None:
     """Raise Conflict if `target` has something that a pull did not write."""
-    if not target.exists() and not target.is_symlink():
-        return
+    with place_explained(target):
+        if not target.exists() and not target.is_symlink():
+            return
     if not target.is_dir() or target.is_symlink():
         raise Conflict(f"{target} exists and is not a folder; choose another with -o DIR", param="to")
     present = _entries(target)

@@ -6,6 +6,7 @@ Only the parts of a client that a pull needs: `adapterctl pull` is done before t
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -259,8 +260,8 @@ class Puller:
             check_signed(manifest, self._source.signatures_of(manifest.digest), verify_with)
         return manifest
 
-    def save(self, contents: HasFiles, to: Path) -> Path:
-        """Fetch a manifest's files into the new folder `to`, complete once it has its name. Raises Conflict."""
+    def save(self, contents: HasFiles, to: Path, *, beside: Mapping[str, str]) -> Path:
+        """Fetch a manifest's files into the new folder `to`, with texts beside them, complete once it has its name. Raises Conflict."""
         target = user_path(to).absolute()
         require_free(target, replaceable=False)
         with (
@@ -269,6 +270,9 @@ class Puller:
             folder_whole(target) as partial,
         ):
             self.fetch(contents, partial)
+            for name, text in beside.items():
+                if not (partial / name).exists():
+                    (partial / name).write_text(text, encoding="utf-8")
             if target.is_dir():
                 target.rmdir()
         return target

@@ -24,13 +24,18 @@ def registered_base(transport: Transport, version: VersionView) -> BaseView | No
 
 def files_here(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | None:
     """Return the folder with the files of a base, as they were registered; None where there is none on this machine."""
-    places = [cache.base(fingerprint)]
-    location = urlsplit((None if view is None else view.location) or "")
-    if location.scheme == "file" and location.netloc in ("", "localhost"):
-        places.append(Path(unquote(location.path)))
-    for folder in places:
+    for folder in places_of(cache, fingerprint, view):
         # Files that were changed since would be another base's.
         with suppress(NotFound, InvalidBase):
             if scan_base(folder, cache=cache).registration.fingerprint == fingerprint:
                 return folder
     return None
+
+
+def places_of(cache: Cache, fingerprint: str, view: BaseView | None) -> list[Path]:
+    """Return the folders where the files of a base may lie, which nobody looked at yet."""
+    places = [cache.base(fingerprint)]
+    location = urlsplit((None if view is None else view.location) or "")
+    if location.scheme == "file" and location.netloc in ("", "localhost"):
+        places.append(Path(unquote(location.path)))
+    return places

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Annotated, Literal, TypedDict
 
 from pydantic import BeforeValidator, Field
@@ -85,7 +84,7 @@ class EvaluationOptions(TypedDict, total=False):
     generate_rows: int
     max_new_tokens: int
     keep_samples: int
-    metrics: str | Sequence[TextMetric] | None
+    metrics: list[TextMetric] | None
     precision: BasePrecision
     seed: int
 
@@ -150,6 +149,8 @@ class MergeSpec(Wire):
     #: kept. A base that is stored in 4 bits has only "dequantized".
     onto: Onto = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    #: The type that the merged model's linear weights are stored in at last, as bitsandbytes packs them; None: `dtype`.
+    quantize: Annotated[Literal["nf4"] | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class MergeOptions(TypedDict, total=False):
@@ -157,6 +158,7 @@ class MergeOptions(TypedDict, total=False):
 
     onto: Onto
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
+    quantize: Literal["nf4"] | None
 
 
 class ReadBack(Wire):
@@ -171,6 +173,21 @@ class ReadBack(Wire):
     prompts: str
 
 
+class FourBitWeights(Wire):
+    """What of a merged model is stored in 4 bits, read back."""
+
+    type: Literal["nf4"]
+    #: Whether the scales are in 8 bits.
+    double_quant: bool
+    #: Weights that share one scale.
+    block_size: int
+    #: How many weights are in 4 bits, and which linear modules are not.
+    weights: int
+    kept: list[str] = []
+    #: ‖W − W₄‖/‖W‖ of the weight where that is most.
+    furthest: float
+
+
 def _is_empty(value: object) -> bool:
     return not value
 
@@ -180,8 +197,8 @@ class MergeReport(Wire):
 
     onto: Literal["original", "dequantized"]
     dtype: Literal["bfloat16", "float16", "float32"]
-    #: logit_kl_original, logit_kl_dequantized (nats a token), max_abs_logit_diff, merged_modules, merge_s,
-    #: peak_memory_bytes …
+    #: logit_kl_original, logit_kl_dequantized, logit_kl_nf4 (nats a token), max_abs_logit_diff, max_abs_logit_diff_nf4,
+    #: merged_modules, merge_s, peak_memory_bytes …
     metrics: dict[str, float]
     libraries: dict[str, str] = {}
     #: Weight file to the SHA-256 over the digests (XXH3, 128 bits) of its tensors, as they were computed and as they lie on the disk.
@@ -190,5 +207,7 @@ class MergeReport(Wire):
     norms: Annotated[dict[str, float], Field(exclude_if=_is_empty)] = {}
     #: None of a release that read nothing back.
     read_back: Annotated[ReadBack | None, Field(exclude_if=_is_empty)] = None
+    #: None where the model is stored as it was merged; what was read back is the merged one, of which this was made.
+    quantized: Annotated[FourBitWeights | None, Field(exclude_if=_is_empty)] = None
     #: What should be known before the model is used, each a sentence.
     warnings: Annotated[list[str], Field(exclude_if=_is_empty)] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.wire import Wire
 
-#: The types of numbers that a GGUF file can be written in.
+#: The types of numbers that an export can be written in.
 GgufDtype = Literal["f32", "f16", "bf16"]
 
 
@@ -43,4 +44,41 @@ class ExportReport(Wire):
     #: The largest error that was read back, as a share of what rounding to the type allows.
     rounding: float
     #: What users of the file have to know, in sentences.
+    notes: list[str] = []
+
+
+class PlainLoraRequest(Wire):
+    """One adapter as a plain LoRA: one rank and one α for all modules."""
+
+    kind: Literal["lora"] = "lora"
+    #: The adapter's folder.
+    folder: str
+    #: The new folder.
+    out: str
+    #: Of each module; None: the largest that any has.
+    rank: int | None
+    #: None: the adapter's own type where no number changes, f32 where one does.
+    dtype: GgufDtype | None
+    #: The base's folder; only a DoRA needs it.
+    base: str | None = None
+    #: How the base was quantised in training, if it was.
+    quantization: QuantizationRecipe | None = None
+
+
+class PlainLoraReport(Wire):
+    """A plain LoRA that was written, and read back."""
+
+    rank: int
+    alpha: float
+    dtype: GgufDtype
+    modules: int
+    size_bytes: int
+    #: How many modules have less than all of their ΔW.
+    cut: int
+    #: ‖ΔW_r‖²/‖ΔW‖² over all modules, and by module where something was cut.
+    kept_energy: float
+    kept_by_module: dict[str, float] = {}
+    #: ‖ΔW − ΔW_r‖ against what the kept energy says, as a share of ‖ΔW‖, in the module where that is most.
+    error: float
+    #: What users of the adapter have to know, in sentences.
     notes: list[str] = []

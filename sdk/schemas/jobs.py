@@ -161,6 +161,15 @@ class MergeRequest(Wire):
     def _name(cls, value: str | None) -> str | None:
         return None if value is None else parse_name(value)
 
+    @model_validator(mode="after")
+    def _can_be_held_against_its_base(self) -> MergeRequest:
+        if self.register_as is not None and self.spec.quantize is not None:
+            raise ValueError(
+                f"a model in {self.spec.quantize} can't be registered, since its tensors are not those of the base; register it "
+                "without quantize, or write it to a folder"
+            )
+        return self
+
 
 class PreviewJobRequest(Wire):
     """Show what a training over `base` would learn from rows, or what the training of the version `of` has learnt from

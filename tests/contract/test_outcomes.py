@@ -22,7 +22,14 @@ from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidTargets, JobFailed, VerificationFailed
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
-from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, MergeReport, Sample
+from sdk.schemas.evaluation import (
+    Conditions,
+    EvaluationFailure,
+    EvaluationReport,
+    FourBitWeights,
+    MergeReport,
+    Sample,
+)
 from sdk.schemas.jobs import BaseChoice, CheckpointPublication, CheckpointView, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training import QuantizationRecipe, Rendering, TrainingReport, TrainingSpec
@@ -313,6 +320,8 @@ class TestMerges:
         desk.refused(held, "base", merge=self.merged(desk, base="another base"))
         desk.refused(held, "onto", merge=self.merged(desk, onto="dequantized"))
         desk.refused(held, "dtype", merge=self.merged(desk, dtype="float32"))
+        packed = FourBitWeights(type="nf4", double_quant=True, block_size=64, weights=1, furthest=0.1)
+        desk.refused(held, "quantize", merge=self.merged(desk, quantized=packed))
         with pytest.raises(VerificationFailed, match="would run when it is loaded"):
             desk.complete(held, merge=self.merged(desk, path="modeling.py"))
         done = desk.complete(held, merge=self.merged(desk))

@@ -440,6 +440,8 @@ class TestUse:
         merged = desk.merged(ref)["version"]
         with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter; an engine"):
             desk.writer.compat(merged, engine="vllm")
+        with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter, so there is no LoRA of it"):
+            desk.writer.export_plain(merged, tmp_path / "plain")
         with pytest.raises(
             InvalidInput, match=f"{merged} is a merged model and no adapter, so it was trained on no rows"
         ):

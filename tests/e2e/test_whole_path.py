@@ -165,6 +165,18 @@ def test_the_merged_model_is_base_plus_adapter(home: Home, base: Path, tmp_path:
     assert merged["report"]["onto"] == "original"
 
 
+def test_a_merged_model_in_four_bits_is_loaded_by_transformers(home: Home, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    merged = home.json("merge", "counter@v1", "--quantize", "nf4", "-o", str(tmp_path / "merged"))
+    assert merged["report"]["quantized"]["type"] == "nf4"
+    assert merged["report"]["metrics"]["logit_kl_nf4"] >= 0
+    assert AutoModelForCausalLM.from_pretrained(merged["path"]).is_loaded_in_4bit
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert '"base_model_relation": "quantized"' in card or '"base_model"' not in card
+    assert home.json("show", "counter@v1")["digest"] in card
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["bert", "roberta"] if SOAKING else ["bert"])
 def test_an_encoder_learns_to_tell_labels_apart(kind: str, home: Home, tmp_path: Path) -> None:

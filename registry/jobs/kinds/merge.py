@@ -144,6 +144,9 @@ def _differences(request: MergeRequest, base_fingerprint: str, merge: MergeResul
         asked, done = getattr(request.spec, name), getattr(merge.report, name)
         if asked not in ("auto", done):
             yield Difference(name, asked, done)
+    packed = None if merge.report.quantized is None else merge.report.quantized.type
+    if request.spec.quantize != packed:
+        yield Difference("quantize", request.spec.quantize, packed)
 
 
 MERGE = JobKindRules(

@@ -2,68 +2,135 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from sdk.cli.support.hangup import unwinding
 from sdk.cli.support.output import format_option, human_bytes, print_json, say
 from sdk.cli.support.session import open_client
-from sdk.schemas.export import GgufDtype
+from sdk.schemas.export import ExportReport, GgufDtype, PlainLoraReport
 
 
 @click.command(name="export")
 @click.argument("target")
 @click.option(
-    "--to", type=click.Choice(["gguf"]), default="gguf", show_default=True, expose_value=False, help="The format."
+    "--to",
+    type=click.Choice(["gguf", "lora"]),
+    default="gguf",
+    show_default=True,
+    help="A GGUF file, or the folder of a plain LoRA: one rank and one alpha for all modules.",
 )
-@click.option("-o", "--output", required=True, help="A new file, FILE.gguf.")
+@click.option("-o", "--output", required=True, help="A new file, FILE.gguf; a new folder for a plain LoRA.")
 @click.option(
-    "--base", help="For an adapter in a folder: the base that it was trained over, a folder or a registered id."
+    "--base",
+    help="The base that it was trained over, a folder or a registered id: for an adapter in a folder, and for a DoRA.",
+)
+@click.option(
+    "--rank",
+    type=int,
+    help="For a plain LoRA: the rank of each module; lower ones are padded, higher ones cut. [default: the largest there is]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["f32", "f16", "bf16"]),
-    help="Type of the numbers. [default: f32 for an adapter, the model's own for a model]",
+    help="Type of the numbers. [default: the model's own, or the plain LoRA's where no number changes; otherwise f32]",
 )
 @click.option(
     "--tokenizer-from", metavar="GGUF", help="For a model: take the tokenizer from this file of the same base."
 )
+@click.option("--modelfile", is_flag=True, help="Also write FILE.Modelfile beside it, for Ollama.")
+@click.option(
+    "--ollama-base", metavar="NAME", help="For an adapter's Modelfile: the base's name in Ollama, or its GGUF file."
+)
 @format_option
 def export_command(
     target: str,
+    to: str,
     output: str,
     base: str | None,
+    rank: int | None,
     dtype: GgufDtype | None,
     tokenizer_from: str | None,
+    modelfile: bool,
+    ollama_base: str | None,
     style: str,
 ) -> None:
-    """Write an adapter, or a merged model, as a GGUF file for llama.cpp, and read it back.
+    """Write an adapter, or a merged model, for other programs, and read it back.
 
     \b
     TARGET is a REF, of an adapter or a merged model, the folder of an adapter
     (./DIR, with --base), or of a model.
-    Exported are adapters over Llama, Mistral, Qwen3 and Gemma, and models of
-    Llama, Mistral and Qwen3.
-    An export is exact; what can't be is refused by name.
+    --to gguf: for llama.cpp. Exported are adapters over Llama, Mistral, Qwen3 and
+    Gemma, and models of Llama, Mistral and Qwen3. An export is exact; what can't
+    be is refused by name.
+    --to lora: for engines that don't read rank or alpha patterns, rsLoRA, DoRA.
+    It is exact but for what --rank cuts; how much of it is kept is told. A DoRA
+    needs --rank, and the files of its base.
 
     \b
     Examples:
       adapterctl export code-review@v3 -o code-review.gguf
       adapterctl export ./sql --base ./SmolLM2-135M -o sql.gguf --dtype f16
-      adapterctl export ./merged -o merged.gguf
+      adapterctl export ./merged -o merged.gguf --modelfile
+      adapterctl export code-review@v3 --to lora -o ./plain
+      adapterctl export code-review@v3 --to lora --rank 8 -o ./smaller
     """
+    if to == "lora":
+        if tokenizer_from is not None:
+            raise click.UsageError("a plain LoRA has no tokenizer; leave --tokenizer-from out")
+        if modelfile or ollama_base is not None:
+            raise click.UsageError("a Modelfile is of a GGUF file; leave --modelfile and --ollama-base out")
+        with unwinding(), open_client() as client:
+            plain = client.export_plain(target, output, rank=rank, base=base, dtype=dtype)
+        _show(plain.path, "lora", plain.report, _of_lora(plain.report), style)
+        return
+    if rank is not None:
+        raise click.UsageError("a GGUF file takes any rank; leave --rank out, or give --to lora")
     with unwinding(), open_client() as client:
-        exported = client.export(target, output, base=base, dtype=dtype, tokenizer_from=tokenizer_from)
-    report = exported.report
+        found = client.export(
+            target,
+            output,
+            base=base,
+            dtype=dtype,
+            tokenizer_from=tokenizer_from,
+            modelfile=modelfile,
+            ollama_base=ollama_base,
+        )
+    if found.modelfile is not None:
+        say(f"for Ollama: ollama create NAME -f {found.modelfile}")
+    _show(found.path, found.kind, found.report, _of_gguf(found.kind, found.report), style)
+
+
+def _show(path: Path, kind: str, report: ExportReport | PlainLoraReport, said: str, style: str) -> None:
     for note in report.notes:
         say(f"note: {note}")
     if style == "json":
-        print_json({"path": str(exported.path), "kind": exported.kind, **report.model_dump(mode="json")})
+        print_json({"path": str(path), "kind": kind, **report.model_dump(mode="json")})
         return
-    click.echo(str(exported.path))
+    click.echo(str(path))
     if style == "table":
-        pre = f", texts split as {report.pre_tokenizer}" if report.pre_tokenizer else ""
-        same = "each number the nearest" if report.rounding else "the same"
-        say(
-            f"{report.architecture} {exported.kind}, {report.tensors} tensors in {report.dtype}, "
-            f"{human_bytes(report.size_bytes)}{pre}; read back and {same}"
+        say(said)
+
+
+def _of_gguf(kind: str, report: ExportReport) -> str:
+    pre = f", texts split as {report.pre_tokenizer}" if report.pre_tokenizer else ""
+    same = "each number the nearest" if report.rounding else "the same"
+    return (
+        f"{report.architecture} {kind}, {report.tensors} tensors in {report.dtype}, "
+        f"{human_bytes(report.size_bytes)}{pre}; read back and {same}"
+    )
+
+
+def _of_lora(report: PlainLoraReport) -> str:
+    kept = "all of ΔW"
+    if report.cut:
+        least = min(report.kept_by_module, key=lambda name: report.kept_by_module[name])
+        kept = (
+            f"{report.kept_energy:.4%} of ΔW's energy, at least {report.kept_by_module[least]:.4%} "
+            f"({least}), in {report.cut} modules that were cut"
         )
+    return (
+        f"plain LoRA of rank {report.rank}, {report.modules} modules in {report.dtype}, "
+        f"{human_bytes(report.size_bytes)}; keeps {kept}; read back"
+    )

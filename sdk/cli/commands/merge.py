@@ -31,6 +31,11 @@ from sdk.schemas.failures import FailureReason
     type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
     help="The merged model's dtype. [default: the base's]",
 )
+@click.option(
+    "--quantize",
+    type=click.Choice(["nf4"]),
+    help="Store the merged model's linear weights in 4 bits, as bitsandbytes packs them. [default: no]",
+)
 @click.option("--detach", is_flag=True, help="Submit and return at once; then: adapterctl jobs result JOB -o DIR.")
 @format_option
 def merge_command(ref: str, output: str | None, register: str | None, detach: bool, style: str, **given: Any) -> None:
@@ -45,6 +50,7 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
     \b
     Examples:
       adapterctl merge code-review@v3 -o ./merged
+      adapterctl merge code-review@v3 -o ./merged-nf4 --quantize nf4
       adapterctl merge code-review@v3 --register code-review-merged
       adapterctl merge code-review@v3 --detach
     """
@@ -93,3 +99,7 @@ def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
         say(
             f"{human_bytes(merged.manifest.size_bytes)}, merged onto the {merged.report['onto']} weights in {merged.report['dtype']}"
         )
+        if (packed := merged.report.get("quantized")) is not None:
+            kl = merged.report["metrics"].get(f"logit_kl_{packed['type']}")
+            far = "not measured" if kl is None else f"{kl:.2g} nats a token from what was trained"
+            say(f"{packed['weights']} weights in {packed['type']}, each off by at most {packed['furthest']:.1%}; {far}")

@@ -11,7 +11,7 @@ from sdk.schemas.evaluation import TextMetric
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     """Return the names of the columns.
 
-    >>> score_names([{"loss": 0.1, "macro_f1": 0.9}]), score_names([{"loss": 1.2, "perplexity": 3.3}])
+    >>> score_names([{"loss": 0.1, "accuracy": 0.9, "macro_f1": 0.9}]), score_names([{"loss": 1.2, "perplexity": 3.3}])
     (('loss', 'accuracy', 'macro_f1'), ('loss', 'perplexity'))
     >>> score_names([{"loss": 1.2, "perplexity": 3.3, "exact_match": 0.5, "rouge_l": 0.5}])
     ('loss', 'perplexity', 'rouge_l', 'exact_match')

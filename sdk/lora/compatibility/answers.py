@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+#: What `adapterctl export --to lora` makes of what a rule speaks against: the same ΔW, one that is cut, or nothing.
+PlainLora: TypeAlias = Literal["same", "cut", "no"]
 
 
 class Verdict(StrEnum):
@@ -44,6 +47,8 @@ class Finding:
     source: Source
     #: Whether a merged model is served all the same.
     mended_by_merge: bool = True
+    #: Whether a plain LoRA of it is served: the same adapter, one that is cut to a lower rank, or none.
+    mended_by_plain: PlainLora = "no"
 
 
 @dataclass(frozen=True)

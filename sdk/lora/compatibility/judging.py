@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.compatibility.answers import Compatibility, Finding, Source, Verdict
 from sdk.lora.compatibility.engines import ENGINES
@@ -48,8 +50,10 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
             *_of_base(facts),
             *_of_training(facts),
             *table.notes(facts, number),
+            *_cut(facts, against),
+            *_left_open(facts, [finding for finding in findings if finding.verdict is not Verdict.YES]),
         ),
-        fix=_fix(facts) if against and all(finding.mended_by_merge for finding in against) else None,
+        fix=_fix(facts, against),
         find_out=_find_out(table, facts) if answer is Verdict.UNKNOWN else None,
     )
 
@@ -66,7 +70,7 @@ def _holds(rule: Rule, number: Number, engine: str) -> bool:
 def _find(rule: Rule, facts: Facts, number: Number) -> Finding:
     objection = rule.judge(facts, number)
     verdict, reason = (Verdict.YES, rule.says) if objection is None else objection
-    return Finding(rule.name, verdict, reason, rule.source, rule.mended_by_merge)
+    return Finding(rule.name, verdict, reason, rule.source, rule.mended_by_merge, rule.mended_by_plain)
 
 
 def _too_old(table: Engine, version: str) -> Finding:
@@ -129,7 +133,53 @@ def _find_out(table: Engine, facts: Facts) -> str:
     return table.trial(facts)
 
 
-def _fix(facts: Facts) -> str:
+def _fix(facts: Facts, against: Sequence[Finding]) -> str | None:
+    """Return the one command after which the same update is served."""
+    if against and _can_be_plain(facts) and all(finding.mended_by_plain == "same" for finding in against):
+        return f"{_plain(facts)} -o ./plain"
+    if not against or not all(finding.mended_by_merge for finding in against):
+        return None
     if facts.is_folder:
         return f"adapterctl push {facts.folder} {facts.name} && adapterctl merge {facts.name} -o ./merged"
     return f"adapterctl merge {facts.ref} -o ./merged"
+
+
+def _cut(facts: Facts, against: Sequence[Finding]) -> tuple[str, ...]:
+    """What is served in its place where a lower rank, or any, is all that stands in the way."""
+    kinds = {finding.mended_by_plain for finding in against}
+    if "cut" not in kinds or "no" in kinds or not _can_be_plain(facts):
+        return ()
+    base = f" --base {facts.base_folder}" if facts.is_folder and facts.use_dora else ""
+    return (
+        f"{_plain(facts)}{base} --rank R -o ./plain makes a plain LoRA of the rank R that is near it, and tells how much of ΔW it keeps; "
+        "a merge keeps all of it",
+    )
+
+
+def _left_open(facts: Facts, doubts: Sequence[Finding]) -> tuple[str, ...]:
+    """What leaves nothing open where it is only not known whether the engine scales each module rightly."""
+    kinds = {(finding.verdict, finding.mended_by_plain) for finding in doubts}
+    if kinds != {(Verdict.UNKNOWN, "same")} or not _can_be_plain(facts):
+        return ()
+    return (
+        f"{_plain(facts)} -o ./plain makes the same update with one rank and one α, of which no rule leaves anything open",
+    )
+
+
+def _can_be_plain(facts: Facts) -> bool:
+    """Whether there is nothing beside A and B that a plain LoRA can't hold, as `sdk.lora.plain_lora` says it."""
+    beside = (
+        facts.modules_to_save,
+        facts.saved_embeddings,
+        facts.bias != "none",
+        facts.lora_bias,
+        facts.trained_tokens,
+        facts.other,
+        facts.unusable,
+        facts.target_modules is None,
+    )
+    return not any(beside)
+
+
+def _plain(facts: Facts) -> str:
+    return f"adapterctl export {facts.folder if facts.is_folder else facts.ref} --to lora"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sdk.lora.compatibility.answers import Source, Verdict
+from sdk.lora.compatibility.answers import PlainLora, Source, Verdict
 from sdk.lora.compatibility.facts import EMBEDDINGS, Facts
 from sdk.lora.compatibility.versions import Number, parse
 
@@ -35,6 +35,7 @@ class Rule:
     since: str | None = None
     before: str | None = None
     mended_by_merge: bool = True
+    mended_by_plain: PlainLora = "no"
 
 
 @dataclass(frozen=True)

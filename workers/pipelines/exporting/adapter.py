@@ -10,19 +10,18 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from sdk.errors import VerificationFailed
 from sdk.formats.adapter_files import TEMPLATE_FILE, WEIGHTS_FILE
 from sdk.lora.gguf_adapters import AdaptedModule, AdapterPlan, plan_adapter
 from sdk.lora.gguf_models import GgufModel, adapted_model
 from sdk.lora.tensors import TensorFile, open_tensors
 from sdk.schemas.export import ExportReport, ExportRequest, GgufDtype
 from workers.pipelines.exporting.gguf_file import (
-    FILE_TYPES,
     Planned,
-    UnreadableError,
     Value,
-    Written,
+    described,
+    differs,
     number,
+    read_again,
     real,
     text,
     whole,
@@ -70,11 +69,8 @@ def export_adapter(request: ExportRequest) -> ExportReport:
 def _keys(request: ExportRequest, plan: AdapterPlan, dtype: GgufDtype) -> dict[str, Value]:
     keys = gguf.Keys
     found = {
-        keys.General.TYPE: text(gguf.GGUFType.ADAPTER),
+        **described(gguf.GGUFType.ADAPTER, request.name, dtype),
         keys.Adapter.TYPE: text("lora"),
-        keys.General.NAME: text(request.name),
-        keys.General.FILE_TYPE: number(FILE_TYPES[dtype]),
-        keys.General.QUANTIZATION_VERSION: number(gguf.GGML_QUANT_VERSION),
         keys.Adapter.LORA_ALPHA: real(plan.alpha),
     }
     if request.base_name:
@@ -108,12 +104,10 @@ def read_back(
     Each number must be the nearest one. And for each module (α/r)·b·(a·x), with α and r as llama.cpp reads them from the file, must
     equal s·B·(A·x) in float64, for a random x that is the same in each run. Raises VerificationFailed that names the module.
     """
-    written = _read(path)
-    kinds = written.value(gguf.Keys.General.TYPE), written.value(gguf.Keys.Adapter.TYPE)
-    if kinds != ("adapter", "lora") or written.value(gguf.Keys.General.ARCHITECTURE) != model.architecture:
-        raise _differs("its kind or architecture")
-    if written.names != {f"{name}.lora_{half}" for name in names.values() for half in "ab"}:
-        raise _differs("the list of its tensors")
+    tensors = {f"{name}.lora_{half}" for name in names.values() for half in "ab"}
+    written = read_again(path, model.architecture, tensors, kind="adapter")
+    if written.value(gguf.Keys.Adapter.TYPE) != "lora":
+        raise differs("its kind or architecture", "adapter")
     alpha = float(written.value(gguf.Keys.Adapter.LORA_ALPHA) or 0.0)
     random, worst = np.random.default_rng(0), 0.0
     for module in plan.modules:
@@ -139,7 +133,7 @@ def read_back(
         allowed = _allowed(first, second, x, module.scale, scale, dtype)
         share = float((np.abs(scale * (b @ (a @ x)) - expected) / allowed).max(initial=0.0))
         if not share <= 1.0 or not rounding <= 1.0 + _OF_DOUBLES:
-            raise _differs(f"what it does to {module.module}")
+            raise differs(f"what it does to {module.module}", "adapter")
         worst = max(worst, rounding)
     return worst
 
@@ -151,18 +145,3 @@ def _allowed(a: Any, b: Any, x: Any, scale: float, file_scale: float, dtype: Ggu
     small = least * (abs(scale) * np.abs(b).sum(1) * np.abs(x).sum() + abs(file_scale) * inner.sum())
     found: npt.NDArray[Any] = abs(scale) * (np.abs(b) @ inner) * share + small + np.finfo(float).tiny
     return found
-
-
-def _read(path: Path) -> Written:
-    try:
-        return Written(path)
-    except UnreadableError as error:
-        raise VerificationFailed(
-            f"the file was written, but can't be read back ({error}), so nothing was kept; try again"
-        ) from error
-
-
-def _differs(what: str) -> VerificationFailed:
-    return VerificationFailed(
-        f"the file was read back, and {what} differs from the adapter, so nothing was kept; try again"
-    )

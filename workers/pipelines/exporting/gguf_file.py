@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from sdk.errors import VerificationFailed
 from sdk.schemas.export import GgufDtype
 from workers.pipelines.exporting.numbers import ITEM_BYTES
 
@@ -72,6 +73,17 @@ def real(value: float) -> Value:
 def flag(value: bool) -> Value:
     """True or false."""
     return Value(bool(value), gguf.GGUFValueType.BOOL)
+
+
+def described(kind: str, name: str, dtype: GgufDtype) -> dict[str, Value]:
+    """Return the keys that every file has: whether it is an "adapter" or a "model", what it is called, and its type."""
+    keys = gguf.Keys.General
+    return {
+        keys.TYPE: text(kind),
+        keys.NAME: text(name),
+        keys.FILE_TYPE: number(FILE_TYPES[dtype]),
+        keys.QUANTIZATION_VERSION: number(gguf.GGML_QUANT_VERSION),
+    }
 
 
 def write(path: Path, architecture: str, keys: dict[str, Value], tensors: list[Planned]) -> None:
@@ -162,3 +174,26 @@ class Written:
             for name, field in self._reader.fields.items()
             if name.startswith(prefix)
         }
+
+
+def read_again(path: Path, architecture: str, names: set[str], *, kind: str) -> Written:
+    """Return a file that was just written, with what every file has checked. Raises VerificationFailed."""
+    try:
+        written = Written(path)
+    except UnreadableError as error:
+        raise VerificationFailed(
+            f"the file was written, but can't be read back ({error}), so nothing was kept; try again"
+        ) from error
+    said = written.value(gguf.Keys.General.TYPE), written.value(gguf.Keys.General.ARCHITECTURE)
+    if said != (kind, architecture):
+        raise differs("its kind or architecture", kind)
+    if written.names != names:
+        raise differs("the list of its tensors", kind)
+    return written
+
+
+def differs(what: str, kind: str) -> VerificationFailed:
+    """Return the error of a file of which something is not what it was made from."""
+    return VerificationFailed(
+        f"the file was read back, and {what} differs from the {kind}, so nothing was kept; try again"
+    )

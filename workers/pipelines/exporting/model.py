@@ -11,17 +11,18 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from sdk.errors import InvalidInput, VerificationFailed
+from sdk.errors import InvalidInput
 from sdk.lora.gguf_models import GgufModel, Rope, longest_context, norm_epsilon, rope_of, whole_model
 from sdk.lora.tensors import Columns
 from sdk.schemas.export import ExportReport, ExportRequest, GgufDtype
 from workers.pipelines.exporting.gguf_file import (
-    FILE_TYPES,
     Planned,
-    UnreadableError,
     Value,
     Written,
+    described,
+    differs,
     number,
+    read_again,
     real,
     text,
     whole,
@@ -77,7 +78,7 @@ def _window_note(context: int, title: str) -> str:
 
 def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, dtype: GgufDtype) -> dict[str, Value]:
     """Return the keys that describe a model."""
-    general, rope = gguf.Keys.General, rope_of(config)
+    rope = rope_of(config)
     numbers = {
         gguf.Keys.LLM.CONTEXT_LENGTH: context,
         gguf.Keys.LLM.EMBEDDING_LENGTH: model.hidden,
@@ -91,10 +92,7 @@ def _keys(name: str, model: GgufModel, config: Mapping[str, Any], context: int, 
         gguf.Keys.Rope.DIMENSION_COUNT: model.head_dim,
     }
     found = {
-        general.TYPE: text(gguf.GGUFType.MODEL),
-        general.NAME: text(name),
-        general.FILE_TYPE: number(FILE_TYPES[dtype]),
-        general.QUANTIZATION_VERSION: number(gguf.GGML_QUANT_VERSION),
+        **described(gguf.GGUFType.MODEL, name, dtype),
         **{key.format(arch=model.architecture): number(value) for key, value in numbers.items()},
         gguf.Keys.Attention.LAYERNORM_RMS_EPS.format(arch=model.architecture): real(norm_epsilon(config)),
         gguf.Keys.Rope.FREQ_BASE.format(arch=model.architecture): real(rope.theta),
@@ -172,23 +170,19 @@ def read_back(
 
     Raises VerificationFailed that names the tensor or the key.
     """
-    written, worst = _read(path), 0.0
+    names = {gguf_name(model, name): name for name in shapes}
+    extra = set() if factors is None else {_ROPE_FACTORS}
+    written, worst = read_again(path, model.architecture, names.keys() | extra, kind="model"), 0.0
     for key, (value, _, _) in keys.items():
         found = written.value(key)
         if found != (float(np.float32(value)) if isinstance(value, float) else value):
-            raise _differs(f"the key {key}")
-    if written.value(gguf.Keys.General.ARCHITECTURE) != model.architecture:
-        raise _differs("its architecture")
-    names = {gguf_name(model, name): name for name in shapes}
-    extra = set() if factors is None else {_ROPE_FACTORS}
-    if written.names != names.keys() | extra:
-        raise _differs("the list of its tensors")
+            raise differs(f"the key {key}", "model")
     if factors is not None and not np.array_equal(written.rows(_ROPE_FACTORS), factors):
-        raise _differs(f"the tensor {_ROPE_FACTORS}")
+        raise differs(f"the tensor {_ROPE_FACTORS}", "model")
     for called, name in names.items():
         share = _tensor_error(written, called, tensors, name, model, _dtype_of(shapes[name], dtype))
         if not share <= 1.0:
-            raise _differs(f"the tensor {name}")
+            raise differs(f"the tensor {name}", "model")
         worst = max(worst, share)
     return worst
 
@@ -214,18 +208,3 @@ def _tensor_error(
         else:
             worst = max(worst, rounding_error(block, values, dtype))
     return worst
-
-
-def _read(path: Path) -> Written:
-    try:
-        return Written(path)
-    except UnreadableError as error:
-        raise VerificationFailed(
-            f"the file was written, but can't be read back ({error}), so nothing was kept; try again"
-        ) from error
-
-
-def _differs(what: str) -> VerificationFailed:
-    return VerificationFailed(
-        f"the file was read back, and {what} differs from the model, so nothing was kept; try again"
-    )

@@ -48,6 +48,25 @@ class Blocks:
             yield begin, end
             begin = end
 
+    def weight(self, parameter: str) -> Any:
+        """Return a parameter that is changed as the base has it, (rows, columns) in float32."""
+        grid = parameter_grid(parameter, self._changes)
+        found = torch.empty(grid.rows, grid.columns)
+        for written, window in self._of_parameter[parameter]:
+            for begin, end in self.ranges(written):
+                first, last = max(begin, window.row), min(end, window.row + window.rows)
+                if first >= last:
+                    continue
+                block = self._base_rows(written, window.plane, begin, end)[first - begin : last - begin]
+                block = block[:, window.column : window.column + window.columns]
+                row, column, along = window.parameter_row, window.parameter_column, first - window.row
+                if window.turned:
+                    block, column = block.T, column + along
+                else:
+                    row += along
+                found[row : row + block.shape[0], column : column + block.shape[1]] = block
+        return found
+
     def rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
         """Return the rows [begin, end) of a plane of a tensor, (rows, columns) in its own type, until the next are asked for."""
         if self._held != written.name:

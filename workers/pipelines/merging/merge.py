@@ -7,14 +7,14 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sdk.formats.canonical_json import digest_of
 from sdk.lora.memory import prompts_bytes
 from sdk.lora.stored_quantization import require_onto
-from sdk.schemas.evaluation import MergeReport, MergeSpec
+from sdk.schemas.evaluation import FourBitWeights, MergeReport, MergeSpec
 from sdk.schemas.evaluation import ReadBack as ReadBackReport
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
@@ -24,6 +24,7 @@ from workers.pipelines.data.tokenise import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
+from workers.pipelines.merging.in_four_bits import nf4, write_in_four_bits
 from workers.pipelines.merging.judgement import Judgement, hold_norms
 from workers.pipelines.merging.plan import Onto, Written
 from workers.pipelines.merging.prepare import Prepared, prepare
@@ -34,6 +35,8 @@ from workers.pipelines.merging.writing import (
     beside,
     finished,
     full_disk_named,
+    in_their_place,
+    plan_digest,
     put_in_place,
     require_room,
     write_shards,
@@ -132,7 +135,10 @@ class _Merging:
     def planned(self, onto: Onto) -> Prepared:
         """Return what a merge onto a base would write. Raises PipelineError for what can't be merged exactly."""
         dtype = None if self.spec.dtype == "auto" else self.spec.dtype
-        return prepare(self.base, self.adapter, classes=self.classes, onto=onto, dtype=dtype, recipe=self.quantization)
+        plan = prepare(self.base, self.adapter, classes=self.classes, onto=onto, dtype=dtype, recipe=self.quantization)
+        if self.spec.quantize is None:
+            return plan
+        return replace(plan, digest=plan_digest({"plan": plan.digest, "quantize": self.spec.quantize}))
 
     def run(self, plans: Sequence[Prepared]) -> MergeReport:
         """Write each candidate, keep the nearest and give it its name."""
@@ -234,18 +240,16 @@ class _Merging:
         except PipelineError:
             shutil.rmtree(best.folder, ignore_errors=True)
             raise
+        digests, packed = self._packed(best, metrics, expected)
         metrics["merged_modules"] = float(len({parameter for parameter, _ in plan.adapted()}))
         metrics["merge_s"] = time.perf_counter() - self.started_s
         metrics["peak_memory_bytes"] = float(self.device.peak_memory_bytes())
-        by_file: dict[str, dict[str, str]] = {}
-        for each in plan.written:
-            by_file.setdefault(each.file, {})[each.name] = best.digests[each.name]
         report = MergeReport(
             onto=plan.target.onto,
             dtype=plan.dtype,
             metrics=metrics,
             libraries=library_versions(),
-            digests={file: digest_of(digests) for file, digests in sorted(by_file.items())},
+            digests={file: digest_of(named) for file, named in sorted(digests.items())},
             norms=best.found.norms if len(best.found.norms) <= _MOST_NORMS else {},
             read_back=ReadBackReport(
                 tensors=best.found.tensors,
@@ -253,11 +257,46 @@ class _Merging:
                 rows=best.found.rows,
                 prompts="not run: memory" if best.distance is None else "run",
             ),
+            quantized=packed,
             warnings=judgement.warnings,
         )
         self._say("save", f"writing the model merged onto the {plan.target.onto} base")
         put_in_place(best.folder, self.out, report.model_dump_json())
         return report
+
+    def _packed(
+        self, best: _Candidate, metrics: dict[str, float], expected: Expected | None
+    ) -> tuple[dict[str, dict[str, str]], FourBitWeights | None]:
+        """Put the best candidate into 4 bits where that is asked for; return the digests by file, and what is in 4 bits."""
+        plan = best.prepared
+        if self.spec.quantize is None:
+            by_file: dict[str, dict[str, str]] = {}
+            for each in plan.written:
+                by_file.setdefault(each.file, {})[each.name] = best.digests[each.name]
+            return by_file, None
+        self._say("quantize", f"putting the merged model into {self.spec.quantize}")
+        recipe = nf4(self.base, plan.dtype, self.classes)
+        try:
+            with full_disk_named(best.folder, plan.written), in_their_place(best.folder) as (merged, out):
+                found = write_in_four_bits(merged, out, recipe, self.classes)
+                if expected is not None:
+                    self._say("quantize", "measuring the model in 4 bits")
+                    distance = _if_memory(lambda: distance_of(out, expected, classes=self.classes, device=self.device))
+                    if distance is not None:
+                        metrics[f"logit_kl_{recipe.type}"] = distance.kl
+                        metrics[f"max_abs_logit_diff_{recipe.type}"] = distance.max_abs_logit_diff
+        except PipelineError as error:
+            if error.reason is FailureReason.VERIFICATION:
+                shutil.rmtree(best.folder, ignore_errors=True)
+            raise
+        return found.digests, FourBitWeights(
+            type="nf4",
+            double_quant=recipe.double_quant,
+            block_size=recipe.block_size,
+            weights=len(found.weights),
+            kept=found.kept[:_MOST_NORMS],
+            furthest=found.furthest,
+        )
 
     def _counted(self, phase: str, total: int) -> Callable[[Written], None]:
         """Return what says how many tensors are done."""

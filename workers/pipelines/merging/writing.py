@@ -34,7 +34,7 @@ from workers.pipelines.merging.stored_base import StoredBase, open_files
 
 #: Of a tensor's bytes that are copied or hashed at a time.
 _CHUNK_BYTES = 8 * 2**20
-_FILES, _JOURNAL, _REPORT = "files", "journal.jsonl", "report.json"
+_FILES, _OTHERS, _JOURNAL, _REPORT = "files", "others", "journal.jsonl", "report.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -113,6 +113,16 @@ def full_disk_named(folder: Path, written: Sequence[Written]) -> Iterator[None]:
         if error.errno in _FULL:
             raise _disk_full(folder, written) from error
         raise
+
+
+@contextlib.contextmanager
+def in_their_place(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the written files' folder and that of others, not there yet, which take their place at the end of the block."""
+    files, others = folder / _FILES, folder / _OTHERS
+    shutil.rmtree(others, ignore_errors=True)
+    yield files, others
+    shutil.rmtree(files)
+    others.replace(files)
 
 
 def put_in_place(folder: Path, target: Path, report: str) -> None:

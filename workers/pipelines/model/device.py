@@ -108,6 +108,17 @@ def memory_errors_named(advice: str) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: with several, each of many small products waits for the slowest of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _cpu_multiplies_bfloat16() -> bool:
     """Say whether the CPU has instructions for bfloat16; emulated, it is several times slower than float32."""
     if not torch.backends.mkldnn.is_available():

@@ -193,7 +193,7 @@ def load_base(
         return LoadedBase(_frozen(model), resolved, None, "native", shares_of(model))
     resolved = dtype or _computable(quantization.compute_dtype, device)
     head = [] if classes is None else read_blueprint(base, classes).head
-    config = _four_bit_config(quantization, resolved, head)
+    config = four_bit_config(quantization, resolved, head)
     model = _frozen(_from_pretrained(base, device, resolved, config if packing is None else None, classes))
     if packing is not None:
         # What lies beside packed weights is loaded as it is stored, whatever is asked for.
@@ -228,7 +228,8 @@ def load_base(
     return LoadedBase(model, resolved, recipe, held, shares)
 
 
-def _four_bit_config(quantization: QuantizationRecipe, dtype: DtypeName, head: Sequence[str]) -> Any:
+def four_bit_config(quantization: QuantizationRecipe, dtype: DtypeName, head: Sequence[str]) -> Any:
+    """Return the configuration by which transformers has a model in 4 bits, but for the modules of a head."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.type,
@@ -244,7 +245,7 @@ def quantised_names(base: Path, quantization: QuantizationRecipe, classes: Class
 
     head = [] if classes is None else read_blueprint(base, classes).head
     model = blank_model(base, classes)
-    config = _four_bit_config(quantization, quantization.compute_dtype, head)
+    config = four_bit_config(quantization, quantization.compute_dtype, head)
     quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=DTYPES[quantization.compute_dtype])
     return [name for name, _ in packed_modules(model)]

@@ -74,7 +74,7 @@ def test_one_that_is_not_ends_with_7_and_says_what_makes_it_fit(run: Any) -> Non
     done = run("rslora@v1", "--engine", "sglang")
     assert done.exit_code == 7
     assert done.stdout.splitlines()[0] == "sglang 0.5.23: no"
-    assert "make it fit with:\n  adapterctl merge rslora@v1 -o ./merged\n" in done.stdout
+    assert "make it fit with:\n  adapterctl export rslora@v1 --to lora -o ./plain\n" in done.stdout
     assert "serve it with" not in done.stdout
     assert run("rslora@v1", "--engine", "vllm").exit_code == 0
 

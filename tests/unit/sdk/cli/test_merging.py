@@ -49,14 +49,18 @@ def test_what_was_written_and_is_not_what_was_asked_for_ends_with_7(
     assert (str(done.exception), done.exception.exit_code) == (said, code)
 
 
-def test_warnings_of_the_report_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Registry:
-        def save_manifest(self, manifest: Any, target: Path) -> Path:
-            return target
+class _Saving:
+    def save_manifest(self, manifest: Any, target: Path, *, beside: Any) -> Path:
+        return target
 
+    def model_card(self, merged: Any) -> str:
+        return ""
+
+
+def test_warnings_of_the_report_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     report = {"onto": "original", "dtype": "bfloat16", "warnings": ["Rounding took it."]}
     manifest: Any = SimpleNamespace(size_bytes=1, digest="d" * 64)
-    registry: Any = Registry()
+    registry: Any = _Saving()
     merged = MergedModel("a@v1", manifest, report, registry)
     done = run(monkeypatch, "a@v1", "-o", str(tmp_path / "out"), result=lambda: merged)
     assert done.exit_code == 0, done.exception
@@ -65,11 +69,6 @@ def test_warnings_of_the_report_are_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 REPORT = {"onto": "original", "dtype": "bfloat16", "warnings": []}
-
-
-class _Saving:
-    def save_manifest(self, manifest: Any, target: Path) -> Path:
-        return target
 
 
 @pytest.mark.parametrize("existing", [False, True])

@@ -125,9 +125,9 @@ class TestResults:
         written = run("jobs", "result", job, "-o", str(tmp_path / "m"))
         assert written.exit_code == 0, written.output
         assert written.stdout.strip() == str(tmp_path / "m")
-        assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir() if path.is_file()} == {
-            path.name: path.read_bytes() for path in model.iterdir()
-        }
+        found = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir() if path.is_file()}
+        assert ref in found.pop("README.md").decode()
+        assert found == {path.name: path.read_bytes() for path in model.iterdir()}
         assert "Rounding took it." in written.stderr
         # What is there is not written over.
         assert isinstance(run("jobs", "result", job, "-o", str(tmp_path / "m")).exception, Conflict)

@@ -20,7 +20,6 @@ from support import random_loras, tiny
 from support.processes import environment, run
 from support.random_loras import RandomLora
 
-import sdk.exporting.gguf
 import sdk.worker_program
 from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidBase, InvalidInput, NotFound, TimedOut, Unavailable
@@ -65,7 +64,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
             return {"refused": error.message, "code": error.code.value, "param": error.param}
         return said
 
-    monkeypatch.setattr(sdk.exporting.gguf, "run_program", run_program)
+    monkeypatch.setattr(sdk.worker_program, "run_program", run_program)
 
 
 def left(folder: Path) -> list[str]:
@@ -204,7 +203,7 @@ def test_a_program_that_fails_or_is_slow_leaves_nothing(
 
     out = tmp_path / "out"
     for program, error in ((killed, Unavailable), (slow, TimedOut)):
-        monkeypatch.setattr(sdk.exporting.gguf, "run_program", program)
+        monkeypatch.setattr(sdk.worker_program, "run_program", program)
         with pytest.raises(error):
             client.export(adapter, out / "a.gguf", base=base)
         assert left(out) == []
@@ -214,7 +213,7 @@ def test_a_program_that_fails_or_is_slow_leaves_nothing(
 def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
     client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program, out = sdk.exporting.gguf.run_program, tmp_path / "out"
+    program, out = sdk.worker_program.run_program, tmp_path / "out"
 
     # As a process that is killed leaves it, whose hold ends with it.
     dead = ".a.gguf.c0ffee.partial"
@@ -223,12 +222,12 @@ def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
     seen: list[str] = []
 
     def another(*given: Any, **asked: Any) -> Any:
-        monkeypatch.setattr(sdk.exporting.gguf, "run_program", program)
+        monkeypatch.setattr(sdk.worker_program, "run_program", program)
         client.export(adapter, out / "a.gguf", base=base, dtype="f16")
         seen.extend(left(out))
         return program(*given, **asked)
 
-    monkeypatch.setattr(sdk.exporting.gguf, "run_program", another)
+    monkeypatch.setattr(sdk.worker_program, "run_program", another)
     with pytest.raises(Conflict, match="was created meanwhile"):
         client.export(adapter, out / "a.gguf", base=base)
     assert dead not in seen
@@ -240,17 +239,44 @@ def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
 def test_what_came_there_meanwhile_stays(
     client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = sdk.exporting.gguf.run_program
+    program = sdk.worker_program.run_program
     target = tmp_path / "out" / "a.gguf"
 
     def beaten(*given: Any, **asked: Any) -> Any:
         target.write_bytes(b"mine")
         return program(*given, **asked)
 
-    monkeypatch.setattr(sdk.exporting.gguf, "run_program", beaten)
+    monkeypatch.setattr(sdk.worker_program, "run_program", beaten)
     with pytest.raises(Conflict, match="was created meanwhile"):
         client.export(adapter, target, base=base)
     assert (left(target.parent), target.read_bytes()) == (["a.gguf"], b"mine")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_modelfile_beside_it(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
+    made = client.export(adapter, tmp_path / "a.gguf", base=base, modelfile=True, ollama_base="tiny:1b")
+    assert made.modelfile == tmp_path / "a.Modelfile"
+    lines = made.modelfile.read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["FROM tiny:1b", "ADAPTER ./a.gguf"]
+    over = {"base": base, "modelfile": True}
+    for name, asked, said in (
+        ("a.gguf", {**over, "ollama_base": "x"}, "already exists"),
+        ("b.gguf", over, "names its base"),
+        ("b.gguf", {**over, "ollama_base": "x\nADAPTER y"}, "is no name of a model"),
+        ("b\n.gguf", {**over, "ollama_base": "x"}, "can't name"),
+        ("b.gguf", {"base": base, "ollama_base": "x"}, "give --modelfile too"),
+    ):
+        with pytest.raises((InvalidInput, Conflict), match=said):
+            client.export(adapter, tmp_path / name, **asked)  # type: ignore[arg-type]
+    (tmp_path / "c.Modelfile").write_text("mine")
+    with pytest.raises(Conflict, match=r"c\.Modelfile already exists"):
+        client.export(adapter, tmp_path / "c.gguf", base=base, modelfile=True, ollama_base="x")
+    assert {path.name for path in tmp_path.iterdir()} & {"b.gguf", "c.gguf", "b.Modelfile"} == set()
+    whole = client.export(base, tmp_path / "m.gguf", modelfile=True)
+    assert whole.modelfile is not None
+    assert whole.modelfile.read_text().splitlines()[-1] == "FROM ./m.gguf"
+    with pytest.raises(InvalidInput, match="needs no base in Ollama"):
+        client.export(base, tmp_path / "n.gguf", modelfile=True, ollama_base="x")
 
 
 @pytest.mark.usefixtures("here")
@@ -283,7 +309,7 @@ def test_a_command_that_is_ended_takes_its_program_along(
     out = tmp_path / "out"
     # Whoever runs this test may ignore the signal.
     said = f"import signal; {'' if number is signal.SIGKILL else f'signal.signal({int(number)}, signal.SIG_DFL); '}"
-    said += "import sdk.exporting.gguf as gguf; gguf._PROGRAM = 'endless'; from adapterctl_entry import adapterctl; adapterctl()"
+    said += "import sdk.exporting.running as running; running._PROGRAM = 'endless'; from adapterctl_entry import adapterctl; adapterctl()"
     given = ["export", str(adapter), "--base", str(base), "-o", str(out / "a.gguf")]
     env = environment() | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[4]}"}
     with subprocess.Popen([sys.executable, "-c", said, *given], env=env) as command:
@@ -319,7 +345,7 @@ def test_what_a_program_did_not_expect_has_its_own_sentence(
     def failed(_module: str, *, asked: bytes, timeout_s: float) -> dict[str, str]:
         return {"unexpected": "TypeError: 'int' object is not iterable"}
 
-    monkeypatch.setattr(sdk.exporting.gguf, "run_program", failed)
+    monkeypatch.setattr(sdk.worker_program, "run_program", failed)
     with pytest.raises(
         AdapterctlError, match="for an unexpected TypeError: 'int' object is not iterable; report it"
     ) as told:
@@ -354,7 +380,7 @@ def test_a_config_refuses_before_the_program_is_started(
     def started(*_given: Any, **_asked: Any) -> None:
         raise AssertionError("the program was started")
 
-    monkeypatch.setattr(sdk.exporting.gguf, "run_program", started)
+    monkeypatch.setattr(sdk.worker_program, "run_program", started)
     folder = tmp_path / "model"
     folder.mkdir()
     config = {

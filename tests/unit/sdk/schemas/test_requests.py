@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sdk.schemas.jobs import EvaluationRequest
+import pytest
+from pydantic import ValidationError
+
+from sdk.schemas.jobs import EvaluationRequest, MergeRequest
 
 
 def test_a_date_that_nobody_asked_for_is_not_sent() -> None:
@@ -10,3 +13,12 @@ def test_a_date_that_nobody_asked_for_is_not_sent() -> None:
     assert "template_date" not in plain.model_dump_json()
     dated = plain.model_copy(update={"template_date": "2026-01-31"})
     assert '"template_date":"2026-01-31"' in dated.model_dump_json()
+
+
+def test_a_model_in_four_bits_is_no_version() -> None:
+    plain = MergeRequest.model_validate({"ref": "a@v1", "spec": {"onto": "original"}})
+    assert "quantize" not in plain.model_dump_json()
+    packed = {"ref": "a@v1", "spec": {"quantize": "nf4"}}
+    assert MergeRequest.model_validate(packed).spec.quantize == "nf4"
+    with pytest.raises(ValidationError, match="a model in nf4 can't be registered"):
+        MergeRequest.model_validate({**packed, "register_as": "b"})

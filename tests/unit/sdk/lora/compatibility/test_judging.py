@@ -166,8 +166,25 @@ class TestServing:
         ] * 2
         folder = replace(dora, is_folder=True, folder="./x", name="x")
         assert judge(folder, "vllm").fix == "adapterctl push ./x x && adapterctl merge x -o ./merged"
+        assert (
+            "adapterctl export x@v3 --to lora --rank R -o ./plain makes a plain LoRA" in judge(dora, "vllm").notes[-1]
+        )
+        folder = replace(folder, base_folder="./b")
+        assert judge(folder, "sglang").notes[-1].startswith("adapterctl export ./x --to lora --base ./b --rank R")
         # A base that has no conversion has none when it is merged either.
         assert judge(replace(PLAIN, architecture="OPTForCausalLM"), "llama.cpp").fix is None
+
+    def test_what_is_the_same_as_a_plain_lora_is_made_one(self) -> None:
+        patterns = replace(PLAIN, rank_pattern={"q_proj": 4}, use_rslora=True, ref="x@v3")
+        plain = "adapterctl export x@v3 --to lora -o ./plain"
+        assert judge(patterns, "vllm", "0.31.0").fix == judge(patterns, "sglang").fix == plain
+        assert judge(replace(patterns, is_folder=True, folder="./x"), "sglang").fix == plain.replace("x@v3", "./x")
+        # What a plain LoRA can't hold either is merged.
+        for more in ({"bias": "all"}, {"modules_to_save": ("norm",)}, {"saved_embeddings": True}):
+            assert judge(replace(patterns, **more), "sglang").fix == "adapterctl merge x@v3 -o ./merged"
+        wide = judge(replace(PLAIN, rank=600, ref="x@v3"), "vllm")
+        assert wide.fix == "adapterctl merge x@v3 -o ./merged"
+        assert "--to lora --rank R" in wide.notes[-1]
 
     def test_what_is_not_recorded_is_said(self) -> None:
         assert any("is not recorded; ask whoever trained it" in note for note in judge(PLAIN, "vllm").notes)
@@ -182,7 +199,14 @@ def test_an_answer_as_plain_values() -> None:
         assert plain["answer"] == "yes"
         assert plain["engine"] == engine
         assert plain["tables_day"] > "2026-01-01"
-        assert plain["findings"][0].keys() == {"rule", "verdict", "reason", "source", "mended_by_merge"}
+        assert plain["findings"][0].keys() == {
+            "rule",
+            "verdict",
+            "reason",
+            "source",
+            "mended_by_merge",
+            "mended_by_plain",
+        }
         assert all(type(finding["verdict"]) is str for finding in plain["findings"])
 
 

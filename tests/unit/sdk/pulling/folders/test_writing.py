@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from unit.sdk.pulling.folders.helpers import FOREIGN, MARKERS, ONE, OTHER_WEIGHTS, TWO, _file, make
 
-from sdk.errors import Conflict, VerificationFailed
+from sdk.errors import Conflict, InvalidInput, VerificationFailed
 from sdk.pulling import folder
 from sdk.pulling.folder import replace_folder, require_free, verify_folder
 from sdk.schemas.manifest import Manifest
@@ -51,6 +51,16 @@ def test_a_new_folder_appears_at_once_or_not_at_all(tmp_path: Path, one: tuple[P
     with pytest.raises(FileNotFoundError):
         replace_folder(one[0], tmp_path / "pulled", one[1])
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.mark.parametrize("place", ["/proc/nothing", "{}/file/below", "{}/" + "n" * 300])
+def test_a_place_that_can_have_no_folder_is_named_in_one_sentence(
+    place: str, tmp_path: Path, one: tuple[Path, Manifest]
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(InvalidInput, match=r"can't be written .*; give another name with -o"):
+        replace_folder(one[0], Path(place.format(tmp_path)), one[1])
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "n"))] == []
 
 
 def test_an_older_version_is_replaced(pulled: Path, two: tuple[Path, Manifest]) -> None:

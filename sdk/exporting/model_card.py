@@ -1,0 +1,135 @@
+"""The README.md of what is written for others: what it was made of and how, what was read back, how to load it.
+
+The Hub reads the front matter. Names, refs and licences come from outside: in the front matter each text is a quoted scalar of
+plain ASCII, in the text it is a code span, and a licence is taken over only where it looks like one.
+
+>>> print(front_matter({"base_model": "a: b", "tags": ["lora"]}), end="")
+---
+"base_model": "a: b"
+"tags":
+- "lora"
+---
+>>> code("a`b"), code("x\\n# y")
+('`` a`b ``', '`x␊# y`')
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CARD_FILE = "README.md"
+#: What the Hub takes for the name of a model.
+_HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})")
+#: A base's own card: its first lines, and what the Hub calls a licence.
+_MAX_CARD_BYTES = 64 * 1024
+_LICENSE = re.compile(r"""^(license|license_name):[ \t]*["']?([a-z0-9][a-z0-9.+_-]{0,60})["']?[ \t]*$""", re.M)
+_LICENSE_LINK = re.compile(r"""^(license_link):[ \t]*["']?(https://[A-Za-z0-9./_~%#?=&+-]{1,200})["']?[ \t]*$""", re.M)
+_MOST_CHARACTERS = 300
+
+Scalars = Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model card."""
+
+    title: str
+    #: What the base is called; the front matter has it where it is a name on the Hub.
+    base: str | None
+    #: "finetune", "quantized" or "adapter", as the Hub relates a model to its base.
+    relation: str
+    #: "transformers" or "peft".
+    library: str
+    tags: Sequence[str]
+    #: What it was made of, and what was read back: a name and a value, line by line.
+    made: Sequence[tuple[str, str]]
+    read_back: Sequence[tuple[str, str]]
+    #: Lines of Python, with no name from outside in them.
+    loading: Sequence[str]
+    #: As `license_of` finds it.
+    license: Mapping[str, str] = field(default_factory=dict)
+    #: What users have to know, in sentences.
+    warnings: Sequence[str] = ()
+
+
+def render(card: Card) -> str:
+    """Return the card as Markdown under its front matter."""
+    said: dict[str, str | Sequence[str]] = dict(card.license)
+    if card.base is not None and _HUB_NAME.fullmatch(card.base):
+        said |= {"base_model": card.base, "base_model_relation": card.relation}
+    said |= {"library_name": card.library, "tags": list(card.tags)}
+    lines = [front_matter(said), f"# {code(card.title)}", ""]
+    lines += [_line(name, value) for name, value in card.made]
+    if not card.license:
+        lines += ["- licence: that of the base, which is not recorded"]
+    if card.read_back:
+        lines += ["", "## Read back", "", "What was written was read again and held against what it should be.", ""]
+        lines += [_line(name, value) for name, value in card.read_back]
+    if card.warnings:
+        lines += ["", *(f"- {code(warning)}" for warning in card.warnings)]
+    lines += ["", "## Loading", "", "```python", *card.loading, "```", ""]
+    return "\n".join(lines)
+
+
+def front_matter(said: Scalars) -> str:
+    """Return a block of YAML, each text in it a quoted scalar of ASCII."""
+    lines = ["---"]
+    for key, value in said.items():
+        if isinstance(value, str):
+            lines.append(f"{_quoted(key)}: {_quoted(value)}")
+        else:
+            lines += [f"{_quoted(key)}:", *(f"- {_quoted(each)}" for each in value)]
+    return "\n".join([*lines, "---", ""])
+
+
+def code(text: str) -> str:
+    """Return a text as a code span, in which Markdown and HTML mean nothing; what is no printable letter is made one."""
+    shown = "".join(_shown(letter) for letter in text[:_MOST_CHARACTERS]) or " "
+    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {shown} {fence}" if longest else f"{fence}{shown}{fence}"
+
+
+def license_of(base: Path) -> dict[str, str]:
+    """Return what a base's own card says of its licence: license, license_name and license_link, as the Hub calls them."""
+    try:
+        with (base / CARD_FILE).open("rb") as file:
+            text = file.read(_MAX_CARD_BYTES).decode(errors="replace").replace("\r\n", "\n")
+    except OSError:
+        return {}
+    matter = re.match(r"---\n(.*?)\n---(?:\n|$)", text, re.S)
+    if matter is None:
+        return {}
+    found = dict(_LICENSE.findall(matter[1]))
+    if "license" not in found:
+        return {}
+    return found | dict(_LICENSE_LINK.findall(matter[1]))
+
+
+def _line(name: str, value: str) -> str:
+    return f"- {name}: {code(value)}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + "".join(_escaped(letter) for letter in text[:_MOST_CHARACTERS]) + '"'
+
+
+def _escaped(letter: str) -> str:
+    number = ord(letter)
+    if letter in '"\\':
+        return f"\\{letter}"
+    if 0x20 <= number < 0x7F:
+        return letter
+    # A lone surrogate is no character of YAML.
+    if 0xD800 <= number < 0xE000:
+        return "?"
+    return f"\\x{number:02X}" if number < 0x100 else f"\\u{number:04X}" if number < 0x10000 else f"\\U{number:08X}"
+
+
+def _shown(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    return chr(0x2400 + ord(letter)) if ord(letter) < 0x20 else "�"

@@ -1,0 +1,65 @@
+"""The worker's program that writes an export and reads it back, run in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sdk import worker_program
+from sdk.errors import AdapterctlError, TimedOut, Unavailable, raise_for
+from sdk.schemas.export import ExportReport, ExportRequest, PlainLoraReport, PlainLoraRequest
+
+_PROGRAM = "workers.pipelines.exporting.program"
+#: A model's tokenizer needs transformers, which takes some seconds to load, on a cold disk a minute.
+_TIMEOUT_S = 300.0
+_BYTES_PER_S = 5_000_000
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A GGUF file that was written and read back."""
+
+    path: Path
+    kind: Literal["adapter", "model"]
+    report: ExportReport
+    #: The Ollama Modelfile beside it, where one was asked for.
+    modelfile: Path | None = None
+
+
+@dataclass(frozen=True)
+class ExportedLora:
+    """The folder of a plain LoRA that was written and read back."""
+
+    path: Path
+    report: PlainLoraReport
+
+
+def run(request: ExportRequest | PlainLoraRequest, folder: Path, *, reads: Iterable[Path]) -> dict[str, Any]:
+    """Return what the program reports of an export of `folder`; it reads the weight files of the folders `reads`.
+
+    Raises what the program refused, TimedOut, Unavailable where it ended without an answer.
+    """
+    files = (path for each in reads for path in each.glob("*.safetensors"))
+    timeout_s = _TIMEOUT_S + sum(path.stat().st_size for path in files if path.is_file()) / _BYTES_PER_S
+    try:
+        said = worker_program.run_program(_PROGRAM, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise TimedOut(
+            f"{folder} was not exported within {timeout_s:.0f} s; try again on a machine that is less busy",
+            param="target",
+        ) from error
+    if said is None:
+        raise Unavailable(
+            f"{folder} could not be exported, since the program that does it ended without an answer: it was killed, perhaps for its "
+            "memory, or can't load its libraries; free some memory, or run: pip install 'adapterctl[worker]'"
+        )
+    if "unexpected" in said:
+        raise AdapterctlError(
+            f"{folder} could not be exported, for an unexpected {said['unexpected']}; report it with the folder's config.json"
+        )
+    if "refused" in said:
+        raise_for(str(said["code"]), str(said["refused"]), said.get("param"))
+    return said

@@ -1,0 +1,177 @@
+"""An adapter as a plain LoRA, with one rank and one α for every module: what it becomes, or why it can't be one.
+
+Engines differ in what they read of patterns, rsLoRA and DoRA; A, B, one r and one α are read by all. A module of a lower rank is
+padded with zeros, and whatever its scale has beyond α/r is multiplied into B: both are exact. A module of a higher rank is cut
+to the nearest one, and a DoRA has no rank at all: its ΔW = m/‖W + s·B·A‖ ∘ (W + s·B·A) − W needs the base, and is cut, too.
+
+>>> plain = LoraConfig(rank=8, alpha=16.0, dropout=0.0, target_modules=["q_proj"])
+>>> refused(plain), refused(plain.model_copy(update={"bias": "all"}))
+(None, "has trained biases of the base (bias 'all'), which it holds whole")
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import InvalidInput
+from sdk.formats.adapter_files import WEIGHTS_FILE
+from sdk.formats.peft_unusable import unusable
+from sdk.lora.adapter_config import lora_of
+from sdk.lora.adapter_folders import harmless, read_adapter_config
+from sdk.lora.combining import OF_THE_TRAINING
+from sdk.lora.module_outlines import AdapterOutline, ModuleOutline, OutlineError
+from sdk.lora.module_scales import ModuleScales, ScalesError
+from sdk.lora.tensors import read_tensors
+from sdk.schemas.training import LoraConfig
+
+#: Beyond every base's rows that a LoRA was seen on: what is more is a slip.
+MAX_RANK = 8192
+_MERGE = "merge it instead: adapterctl merge REF -o DIR"
+#: How far a scale may be from α/r and still be it: some roundings of float64.
+_SAME_SCALE = 1e-12
+#: Scales beyond are slips, and so would be the numbers that they make.
+_MOST_SCALE = 1e30
+
+
+@dataclass(frozen=True)
+class PlainPlan:
+    """A plain LoRA that is to be made of an adapter."""
+
+    #: What the adapter's configuration says, and what that of the plain one will.
+    lora: LoraConfig
+    config: dict[str, Any]
+    outlines: dict[str, ModuleOutline]
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """α/r of the plain LoRA."""
+        return self.alpha / self.rank
+
+    def factor(self, module: ModuleOutline) -> float:
+        """Return what B is multiplied by for its scale to be that of all; 1.0 where it is."""
+        found = module.scale.scale / self.scale
+        return 1.0 if math.isclose(found, 1.0, rel_tol=_SAME_SCALE) else found
+
+    def is_exact(self, module: ModuleOutline) -> bool:
+        """Whether a module has room for its whole ΔW, whatever its numbers are."""
+        return not self.lora.use_dora and module.scale.rank <= self.rank
+
+
+def refused(lora: LoraConfig) -> str | None:
+    """Say, in a clause, what an adapter has that no plain LoRA can hold; None where it has nothing of that."""
+    if lora.modules_to_save:
+        return f"replaces {', '.join(lora.modules_to_save[:5])} whole (modules_to_save)"
+    if lora.bias != "none":
+        return f"has trained biases of the base (bias {lora.bias!r}), which it holds whole"
+    if lora.lora_bias:
+        return "has biases of B (lora_bias)"
+    if lora.trainable_token_indices:
+        return "has trained single tokens (trainable_token_indices)"
+    for key in lora.other:
+        if (setting := key.partition(".")[0]) not in OF_THE_TRAINING:
+            return f"has {setting}, with which a layer adds something else than s·B·A"
+    return None
+
+
+def plan_plain(folder: Path, rank: int | None = None) -> PlainPlan:
+    """Return the plain LoRA of a rank that an adapter becomes, from its configuration and the header of its weights.
+
+    Raises InvalidInput that names what can't be in one, NotFound, VerificationFailed.
+    """
+    if rank is not None and not 1 <= rank <= MAX_RANK:
+        raise InvalidInput(f"the rank is {rank}; give one from 1 to {MAX_RANK}", param="rank")
+    config = read_adapter_config(folder)
+    if config.get("peft_type") != "LORA":
+        raise _no_room(f"is of the type {str(config.get('peft_type'))[:40]!a}", "export adapters of the type LORA")
+    if said := unusable(config):
+        raise InvalidInput(f"the adapter can't be exported, for {said}", param="target")
+    lora = lora_of(config)
+    if said := refused(lora):
+        raise _no_room(said, _MERGE)
+    if lora.use_dora and rank is None:
+        raise InvalidInput(
+            "the adapter is a DoRA, whose ΔW has no low rank; say which one it is to be cut to with --rank, or "
+            + _MERGE,
+            param="rank",
+        )
+    outlines = _outlines(folder, lora)
+    most = max(module.scale.rank for module in outlines.values())
+    rank = rank or most
+    alpha = float(rank) if lora.use_dora else _common_scale(outlines) * rank
+    plain = _config(config, rank, alpha)
+    _require_says(lora_of(plain), outlines, rank, alpha / rank)
+    return PlainPlan(lora, plain, outlines, rank, alpha)
+
+
+def _outlines(folder: Path, lora: LoraConfig) -> dict[str, ModuleOutline]:
+    kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in read_tensors(folder / WEIGHTS_FILE).items()}
+    try:
+        outline = AdapterOutline(lora, kinds)
+        outlines = {name: outline.of(name) for name in sorted(outline.modules)}
+    except OutlineError as error:
+        raise InvalidInput(f"the adapter can't be a plain LoRA, for {error}; {_MERGE}", param="target") from error
+    whole = sorted(name for name in outline.whole if not (lora.use_dora and ".lora_magnitude_vector" in name))
+    if whole:
+        raise _no_room(
+            f"holds {whole[0][:200]!a} whole",
+            f"{_MERGE}; or save it again with save_embedding_layers=False where that was not trained",
+        )
+    for name, module in outlines.items():
+        if not abs(module.scale.scale) <= _MOST_SCALE:
+            raise InvalidInput(
+                f"{name} of the adapter has the scale {module.scale.scale:g}, beyond what float32 holds; train it again",
+                param="target",
+            )
+    if not outlines:
+        raise InvalidInput(f"{folder / WEIGHTS_FILE} has no A and B; give the folder of an adapter", param="target")
+    return outlines
+
+
+def _common_scale(outlines: dict[str, ModuleOutline]) -> float:
+    """Return the scale that most modules have: B stays as it is in these."""
+    counted = Counter(module.scale.scale for module in outlines.values() if module.scale.scale)
+    return max(counted, key=lambda scale: (counted[scale], scale), default=1.0)
+
+
+def _config(config: dict[str, Any], rank: int, alpha: float) -> dict[str, Any]:
+    """Return the plain LoRA's configuration: which modules are meant stays as it is said."""
+    kept = {
+        key: value for key, value in harmless(config).items() if key == "exclude_modules" or key not in OF_THE_TRAINING
+    }
+    return kept | {
+        "r": rank,
+        # vLLM reads alpha as a whole number wherever it is one.
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def _require_says(lora: LoraConfig, outlines: dict[str, ModuleOutline], rank: int, scale: float) -> None:
+    """Raise InvalidInput unless a configuration gives each module this rank and scale, and the experts that it has."""
+    try:
+        scales = ModuleScales(lora)
+        for name, module in outlines.items():
+            experts = module.layout.experts
+            found = scales.of(name, width=rank * experts)
+            if found is None or (found.rank, found.experts) != (rank, experts) or found.scale != scale:
+                raise InvalidInput(
+                    f"{name} can't have the rank {rank} in a plain LoRA, for its experts could not be told apart; {_MERGE}",
+                    param="rank",
+                )
+    except ScalesError as error:
+        raise InvalidInput(f"the adapter can't be a plain LoRA, for {error}; {_MERGE}", param="target") from error
+
+
+def _no_room(what: str, advice: str) -> InvalidInput:
+    return InvalidInput(f"the adapter {what}, which a plain LoRA can't hold; {advice}", param="target")

@@ -1,0 +1,163 @@
+"""An adapter as a plain LoRA of one rank: padded with zeros where there is room, cut to the nearest ΔW of that rank where not.
+
+Everything is computed in float64 and rounded once. Of LoRA no ΔW is formed; that of a DoRA is, one module after the other.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from sdk.errors import InvalidInput
+from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
+from sdk.lora.adapter_config import canonical_text
+from sdk.lora.factors import Factors, FactorsError, joined, padded, reduced, stacked
+from sdk.lora.module_factors import AdapterFactors
+from sdk.lora.module_outlines import ModuleOutline
+from sdk.lora.plain_lora import PlainPlan, plan_plain
+from sdk.schemas.export import GgufDtype, PlainLoraReport, PlainLoraRequest
+from workers.pipelines.exporting.plain_read_back import read_back
+from workers.pipelines.model.device import one_thread
+
+if TYPE_CHECKING:
+    from workers.pipelines.exporting.dora import MagnitudeDeltas
+
+_TORCH: dict[GgufDtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+_SAME: dict[str, GgufDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+#: A share of the energy that is all of it but for the rounding of sums.
+_WHOLE = 1 - 1e-12
+#: Less of the energy than this is worth a word.
+_LITTLE = 0.9
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """One module, ready to be written."""
+
+    #: Of each expert, with the rank and scale of the plain LoRA.
+    experts: list[Factors]
+    #: Σσ² of what was kept and of all, over the square of the plain scale.
+    kept_square: float
+    square: float
+    cut: bool
+
+
+def export_plain_lora(request: PlainLoraRequest) -> PlainLoraReport:
+    """Write the plain LoRA into the folder `out` and read it back.
+
+    Raises InvalidInput, NotFound, VerificationFailed, PipelineError for a base that the adapter does not fit, OSError.
+    """
+    folder, out = Path(request.folder), Path(request.out)
+    plan = plan_plain(folder, request.rank)
+    source = AdapterFactors(folder, plan.lora)
+    dtype = request.dtype or _own_dtype(plan, source)
+    found: dict[str, _Plain] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    # The matrices of a DoRA are decomposed whole, which threads are of use for.
+    with _over_base(request, plan) as deltas, nullcontext() if deltas else one_thread():
+        for name, outline in plan.outlines.items():
+            one = _of_magnitude(plan, name, deltas) if deltas else _of_factors(plan, name, outline, source)
+            found[name] = one
+            tensors |= dict(_tensors(plan, name, outline, one, dtype))
+        _write(out, plan, tensors, folder)
+        kept = {name: one.kept_square / one.square if one.square else 1.0 for name, one in found.items()}
+        error = read_back(folder, out, kept, deltas)
+    squares = sum(one.square for one in found.values())
+    energy = sum(one.kept_square for one in found.values()) / squares if squares else 1.0
+    cut = sum(one.cut for one in found.values())
+    return PlainLoraReport(
+        rank=plan.rank,
+        alpha=plan.alpha,
+        dtype=dtype,
+        modules=len(found),
+        size_bytes=sum(path.stat().st_size for path in out.iterdir()),
+        cut=cut,
+        kept_energy=energy,
+        kept_by_module=kept if cut else {},
+        error=error,
+        notes=_notes(kept),
+    )
+
+
+def _over_base(request: PlainLoraRequest, plan: PlainPlan) -> AbstractContextManager[MagnitudeDeltas | None]:
+    if not plan.lora.use_dora:
+        return nullcontext()
+    # This takes PEFT and transformers, which other adapters do without.
+    from workers.pipelines.exporting.dora import over_base
+
+    return over_base(request, plan)
+
+
+def _notes(kept: dict[str, float]) -> list[str]:
+    least = min(kept, key=lambda name: kept[name])
+    if kept[least] >= _LITTLE:
+        return []
+    return [f"{least} keeps {kept[least]:.0%} of the energy of its ΔW; a higher rank keeps more, and a merge all of it"]
+
+
+def _own_dtype(plan: PlainPlan, source: AdapterFactors) -> GgufDtype:
+    """Return the adapter's type where no number changes."""
+    dtypes = source.outline.dtypes
+    same = all(plan.is_exact(outline) and plan.factor(outline) == 1.0 for outline in plan.outlines.values())
+    return _SAME.get(next(iter(dtypes)), "f32") if same and len(dtypes) == 1 else "f32"
+
+
+def _of_factors(plan: PlainPlan, name: str, outline: ModuleOutline, source: AdapterFactors) -> _Plain:
+    factor, experts, kept_square, square, cut = plan.factor(outline), [], 0.0, 0.0, False
+    for given in source.of(outline):
+        try:
+            whole = joined([(factor, given)])
+            short = reduced(whole, plan.rank)
+        except FactorsError as error:
+            raise InvalidInput(
+                f"{name} of the adapter can't be read: {error}; train it again", param="target"
+            ) from error
+        square += short.square
+        if plan.is_exact(outline):
+            kept_square += short.square
+            experts.append(padded(whole, plan.rank))
+        else:
+            kept_square += short.kept_square
+            cut |= short.kept_square < _WHOLE * short.square
+            experts.append(padded(short.factors, plan.rank))
+    return _Plain(experts, kept_square, square, cut)
+
+
+def _of_magnitude(plan: PlainPlan, name: str, deltas: MagnitudeDeltas) -> _Plain:
+    short = deltas.nearest(name, plan.rank)
+    return _Plain([padded(short.factors, plan.rank)], short.kept_square, short.square, cut=True)
+
+
+def _tensors(
+    plan: PlainPlan, name: str, outline: ModuleOutline, one: _Plain, dtype: GgufDtype
+) -> Iterator[tuple[str, torch.Tensor]]:
+    whole, layout = stacked(one.experts), outline.layout
+    shapes = {
+        outline.a: (whole.a, (-1, *layout.into)),
+        outline.b: (whole.b, (layout.out[0], -1, *layout.out[1:])),
+    }
+    for key, (values, shape) in shapes.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(values.reshape(shape)))
+        rounded = tensor.to(_TORCH[dtype]).contiguous()
+        if not torch.isfinite(tensor).all():
+            raise InvalidInput(f"{name} holds NaN or an infinity; train it again", param="target")
+        if not torch.isfinite(rounded).all():
+            raise InvalidInput(f"{name} holds numbers too large for {dtype}; export with --dtype f32", param="dtype")
+        yield key, rounded
+
+
+def _write(out: Path, plan: PlainPlan, tensors: dict[str, Any], folder: Path) -> None:
+    out.mkdir()
+    (out / CONFIG_FILE).write_text(canonical_text(plan.config), encoding="utf-8")
+    save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    for name in SERVING_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from sdk.schemas.lineage import Direction, Lineage
     from sdk.schemas.preview import Preview
     from sdk.schemas.search import SortKey, VersionBrief
-    from sdk.schemas.training import TrainingOptions
+    from sdk.schemas.training_options import TrainingOptions
 
 __all__ = [
     "AdapterctlError",
@@ -360,7 +360,8 @@ def submit_preview(
 def submit_training(
     adapter: str,
     *,
-    base: str | Path,
+    base: str | Path | None = None,
+    parent: str | None = None,
     data: str | Path,
     eval_data: str | Path | None = None,
     checkpoint_every: str | None = None,
@@ -376,6 +377,7 @@ def submit_training(
     return _client().submit_training(
         adapter,
         base=base,
+        parent=parent,
         data=data,
         eval_data=eval_data,
         checkpoint_every=checkpoint_every,

@@ -113,7 +113,7 @@ from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
-from sdk.schemas.training import TrainingOptions, TrainingSpec
+from sdk.schemas.training_options import TrainingOptions
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
 from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.submitting.submitter import JobSubmitter
@@ -323,7 +323,8 @@ class Client:
         self,
         adapter: str,
         *,
-        base: str | Path,
+        base: str | Path | None = None,
+        parent: str | None = None,
         data: str | Path,
         eval_data: str | Path | None = None,
         checkpoint_every: str | None = None,
@@ -338,7 +339,9 @@ class Client:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
         `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`); `data` and
-        `eval_data` are files, digests of datasets or 12 digits of them, or names, as "reviews" or "reviews@v2". It saves a
+        `eval_data` are files, digests of datasets or 12 digits of them, or names, as "reviews" or "reviews@v2". A training that
+        continues the version `parent`, "code-review@v3", starts with its matrices, over its base and with its LoRA
+        configuration. It saves a
         checkpoint `checkpoint_every` "10m", "90s", "50steps" or "never", and starts `from_checkpoint` "JOB" or
         "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h";
         by default as long as the registry allows. It goes to a worker with that `device` and that much free `memory` in
@@ -347,8 +350,9 @@ class Client:
         """
         view = self._submitter.training(
             check_name(adapter),
-            build(TrainingSpec, **spec),
+            spec,
             base=base,
+            parent=parent,
             data=data,
             eval_data=eval_data,
             terms=job_terms(priority, timeout, device, memory),

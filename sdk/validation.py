@@ -24,7 +24,9 @@ from sdk.formats.objectives import Objective, ObjectiveError, resolve_loss_on, r
 from sdk.formats.refs import no_dataset_name
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
+from sdk.lora.variants import unfit_options
 from sdk.schemas.codes import explain_validation
+from sdk.schemas.training import TrainingSpec
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -204,3 +206,9 @@ def require_adapter(ref: str, kind: str, consequence: str, *, param: str = "ref"
     """
     if kind != "adapter":
         raise InvalidInput(f"{ref} is a {kind} model and no adapter, so {consequence}", param=param)
+
+
+def check_options(spec: TrainingSpec, tensors: Mapping[str, Sequence[int]]) -> None:
+    """Raise InvalidInput for options that a base can't be trained with, by its weight files."""
+    if unfit := unfit_options(spec, tensors):
+        raise InvalidInput(f"{unfit.param} {unfit.said}", param=unfit.param)

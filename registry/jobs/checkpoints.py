@@ -187,13 +187,13 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     earlier = find_job(session, request.from_checkpoint.job, who)
     row = _find(session, request.from_checkpoint, to_keep=True)
     theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
-    others = [name for name in ("base", "data", "eval_data") if getattr(theirs, name) != getattr(request, name)]
-    ours_spec, their_spec = request.spec.model_dump(), theirs.spec.model_dump()
+    others = [
+        name for name in ("base", "data", "eval_data", "parent") if getattr(theirs, name) != getattr(request, name)
+    ]
     day = request.template_date or theirs.template_date
     if day != theirs.template_date:
         others.append("template_date")
-    # A field that nobody used is in neither.
-    others += [name for name in {**ours_spec, **their_spec} if ours_spec.get(name) != their_spec.get(name)]
+    others += [name for name, value in request.spec if getattr(theirs.spec, name) != value]
     if others:
         raise Invalid(
             f"job {earlier.id} was submitted with another {', '.join(others)}, so this job can't start from its checkpoints; "

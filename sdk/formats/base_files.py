@@ -22,6 +22,10 @@ from typing import Any, NamedTuple
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.canonical_json import digest_of
 
+#: As models name their input embeddings, and their output head, which holds as many numbers.
+INPUT_EMBEDDINGS = ("embed_tokens", "embed_in", "tok_embeddings", "word_embeddings", "wte")
+HEADS = ("lm_head", "embed_out")
+
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 #: What a model's weights are called that lie in one file: transformers prefers it to an index.

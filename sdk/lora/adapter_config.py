@@ -47,9 +47,13 @@ _PEFT_DEFAULTS: dict[str, JsonScalar] = {"use_qalora": False, "qalora_group_size
 
 def config_of(lora: LoraConfig, *, base_name: str, base_revision: str | None, fan_in_fan_out: bool) -> dict[str, Any]:
     """Return the config of an adapter that a training made by this record, for PEFT to load it by."""
-    parameters = {"target_parameters": sorted(lora.target_parameters)} if lora.target_parameters else {}
+    # Written only where they are used: PEFT takes them to be so.
+    seldom = {
+        "target_parameters": sorted(lora.target_parameters),
+        "trainable_token_indices": lora.trainable_token_indices,
+    }
     return {
-        **parameters,
+        **{key: value for key, value in seldom.items() if value},
         "alpha_pattern": dict(lora.alpha_pattern),
         "auto_mapping": None,
         "base_model_name_or_path": base_name,

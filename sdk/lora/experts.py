@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.targets import TargetsError, matches, not_excluded
-from sdk.schemas.training import TARGET_PRESETS, is_pattern
+from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 
 if TYPE_CHECKING:
     import numpy.typing as npt

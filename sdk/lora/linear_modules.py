@@ -51,6 +51,15 @@ def is_text(name: str) -> bool:
     return not any(_OTHER_PARTS.search(part) for part in name.split("."))
 
 
+def layer_of(name: str) -> int | None:
+    """Return the number of the layer that a module is in: the first in its name.
+
+    >>> layer_of("model.layers.3.mlp.experts.0.w1"), layer_of("score")
+    (3, None)
+    """
+    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
+
+
 def in_attention(rests: Collection[str]) -> set[str]:
     """Return those of the modules, by their names within a layer, that are of softmax attention, and not of linear attention.
 

@@ -28,7 +28,7 @@ _KEYS = ("quantization_config", "compression_config")
 _ADVICE = "take the 16-bit base that it was made from"
 
 #: What of a request is refused: the base itself, or the setting of that name.
-Param = Literal["base", "method", "precision", "onto"]
+Param = Literal["base", "method", "quant_type", "double_quant", "precision", "onto"]
 
 
 class StoredQuantizationError(ValueError):
@@ -72,9 +72,29 @@ def stored_recipe(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Qua
         ) from error
 
 
-def require_method(recipe: QuantizationRecipe | None, method: Literal["qlora", "lora"]) -> None:
-    """Raise StoredQuantizationError if a training is not a QLoRA, and its base is stored in 4 bits."""
-    if recipe is not None and method != "qlora":
+def require_method(
+    recipe: QuantizationRecipe | None,
+    method: Literal["qlora", "lora"],
+    quant_type: Literal["nf4", "fp4"] = "nf4",
+    double_quant: bool = True,
+) -> None:
+    """Raise StoredQuantizationError if a base is stored in 4 bits, and a training is not a QLoRA or asks for others than these.
+
+    A training that asks for neither FP4 nor scales that are kept as they are takes whatever is stored.
+    """
+    if recipe is None:
+        return
+    if quant_type == "fp4" and recipe.type != "fp4":
+        raise StoredQuantizationError(
+            f"is stored in 4 bits ({recipe.type}), and is trained over as it is stored; leave quant_type out",
+            param="quant_type",
+        )
+    if not double_quant and recipe.double_quant:
+        raise StoredQuantizationError(
+            "is stored in 4 bits with double quantisation, and is trained over as it is stored; leave double_quant out",
+            param="double_quant",
+        )
+    if method != "qlora":
         raise StoredQuantizationError(
             f"is stored in 4 bits ({recipe.type}), so only QLoRA can train over it; choose the method qlora, or {_ADVICE}",
             param="method",

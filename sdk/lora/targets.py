@@ -16,9 +16,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from sdk.formats.option_texts import write_numbers
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
-from sdk.lora.linear_modules import Layered, in_attention, is_text, linear_modules, reads_queries_or_values
-from sdk.schemas.training import TARGET_PRESETS, is_pattern
+from sdk.lora.linear_modules import Layered, in_attention, is_text, layer_of, linear_modules, reads_queries_or_values
+from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 
 #: `model_type` of a config to presets that mean something else than what the model's layers say.
 #: BERT's kin call the last matrix of attention and both of the MLP alike, and common practice leaves it out of attention.
@@ -50,12 +51,18 @@ class TargetsError(ValueError):
 
 
 def resolve_targets(
-    targets: str, model_type: str, linear_names: Sequence[str], *, exclude: str | None = None
+    targets: str,
+    model_type: str,
+    linear_names: Sequence[str],
+    *,
+    exclude: str | None = None,
+    layers: Collection[int] | None = None,
 ) -> list[str]:
-    """Return the sorted names of modules that a preset, a comma-separated list or a pattern means, without those excluded.
+    """Return the sorted names of modules that a preset, a comma-separated list or a pattern means, without those excluded,
+    and of `layers` alone, by their numbers.
 
     `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary
-    ones, or as short as they can be to mean these modules alone, and whole for a pattern, or where something is
+    ones, or as short as they can be to mean these modules alone, and whole for a pattern, or where layers are chosen or something is
     excluded or of an image's or a sound's part: text trains the text's part alone. Raises TargetsError if that
     leaves none, or a name means nothing or a module of another part or that LoRA does not reach.
     """
@@ -86,6 +93,8 @@ def resolve_targets(
     left = _without(wanted, exclude)
     if not left:
         raise TargetsError(f"exclude leaves none of the {len(wanted)} modules that {asked} match; exclude fewer.")
+    if layers is not None:
+        left = _of_layers(left, layers)
     bypassed = sorted(name for name in left if _is_bypassed(name, model_type))
     if bypassed:
         raise TargetsError(
@@ -94,7 +103,7 @@ def resolve_targets(
     foreign = sorted(set(left) - set(text))
     if foreign:
         raise TargetsError(f"{asked} include {_untrained(foreign)}.")
-    if exclude is not None or is_pattern(targets):
+    if exclude is not None or layers is not None or is_pattern(targets):
         return sorted(set(left))
     if targets in TARGET_PRESETS:
         special = SPECIAL_CASES.get(model_type, {}).get(targets)
@@ -123,7 +132,7 @@ def unfit_targets(
             return None if nothing else f"can't be trained with these options: {str(error).rstrip('.')}"
     if targets in TARGET_PRESETS or is_pattern(targets):
         return None
-    if exclude is not None and (stacked := _stacked(targets, tensors, names)):
+    if exclude is not None and (stacked := stacked_in_files(targets, tensors, names)):
         return f"can't be trained with these options: {not_excluded(stacked)}"
     if any("experts" in name.split(".") for name in tensors):
         return None
@@ -152,8 +161,14 @@ def not_excluded(stacked: Sequence[str]) -> str:
     )
 
 
-def mean_all(targets: str, exclude: str | None, names: Collection[str]) -> bool:
-    """Whether targets that are not a preset mean each of these modules, and `exclude` none; names are whole."""
+def mean_all(
+    targets: str, exclude: str | None, names: Collection[str], *, layers: Collection[int] | None = None
+) -> bool:
+    """Whether targets that are not a preset mean each of these modules, and `exclude` none; names are whole, of all of
+    `layers` and no other.
+    """
+    if layers is not None and {layer_of(name) for name in names} != set(layers):
+        return False
     try:
         allowed = set(names)
         if is_pattern(targets):
@@ -223,6 +238,18 @@ def _without(names: Sequence[str], exclude: str | None) -> list[str]:
     return [name for name in names if name not in out]
 
 
+def _of_layers(names: Sequence[str], layers: Collection[int]) -> list[str]:
+    """Return the modules of some layers. Raises TargetsError for a layer that has none."""
+    of = {name: layer_of(name) for name in names}
+    numbers = sorted({number for number in of.values() if number is not None})
+    if absent := sorted(set(layers) - set(numbers)):
+        have = f"{write_numbers(numbers)} have" if numbers else "none has"
+        raise TargetsError(
+            f"layers_to_transform names the layer {absent[0]}, in which the targets match no module; of the layers {have} some."
+        )
+    return [name for name, number in of.items() if number in layers]
+
+
 def _excluded(names: Sequence[str], exclude: str) -> list[str]:
     if is_pattern(exclude):
         return _chosen(exclude, names, "exclude_modules")
@@ -265,7 +292,7 @@ def _exclusion(name: str) -> str:
     return rf".*{re.escape(part)}\..*"
 
 
-def _stacked(targets: str, tensors: Mapping[str, Sequence[int]], linear_names: Sequence[str]) -> list[str]:
+def stacked_in_files(targets: str, tensors: Mapping[str, Sequence[int]], linear_names: Sequence[str]) -> list[str]:
     """Return the names that mean no module, by a base's files, and stacked parameters if anything.
 
     The files may hold the experts one by one, which a library stacks.

@@ -27,7 +27,7 @@ from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import BaseRegistration, BaseView, Method, Publication, VersionView
 from sdk.schemas.jobs import BaseChoice
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
-from sdk.validation import CheckedData, build, check_causal, check_targets
+from sdk.validation import CheckedData, build, check_causal, check_options, check_targets
 
 #: A registration with the shapes of more tensors would exceed the registry's limit for bodies.
 _MOST_SHAPES_BYTES = 3_500_000
@@ -143,6 +143,7 @@ class Pusher:
                 found = scanned.registration
                 kind = str(found.config.get("model_type", ""))
                 check_targets(spec.targets, found.tensors, base=found.id, model_type=kind, exclude=spec.exclude)
+                check_options(spec, found.tensors)
             return _chosen(self.register_scanned(scanned, namespace=namespace))
         name, _, revision = base.partition("@")
         try:

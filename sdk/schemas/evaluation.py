@@ -7,7 +7,8 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import BeforeValidator, Field
 
-from sdk.schemas.training import Columns, Day
+from sdk.schemas.option_types import Columns
+from sdk.schemas.training import Day
 from sdk.schemas.wire import Sha256, Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.

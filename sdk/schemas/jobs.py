@@ -13,8 +13,9 @@ from sdk.schemas.catalog import Tags
 from sdk.schemas.combination import CombineRequest
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
+from sdk.schemas.option_types import Columns
 from sdk.schemas.preview import MOST_JOB_ROWS
-from sdk.schemas.training import Columns, Day, TrainingSpec
+from sdk.schemas.training import Day, TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire, digest_of
 
 #: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
@@ -79,6 +80,19 @@ class CheckpointRef(Wire):
     step: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
 
 
+class ParentChoice(Wire):
+    """The version that a training continues."""
+
+    ref: str
+    #: SHA-256 of its manifest; the registry pins it when the job is accepted.
+    digest: Sha256 | None = None
+
+    @field_validator("ref")
+    @classmethod
+    def _ref(cls, value: str) -> str:
+        return str(Ref.parse(value))
+
+
 class TrainingRequest(Wire):
     """Train an adapter over `base` on `data`."""
 
@@ -96,6 +110,9 @@ class TrainingRequest(Wire):
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     #: The checkpoint of another job with the same base, data and spec to start from.
     from_checkpoint: CheckpointRef | None = None
+    #: The version whose matrices the training starts with; base, method and LoRA configuration are its own. Earlier
+    #: registries don't know this field, so it is sent only if it is set.
+    parent: Annotated[ParentChoice | None, Field(exclude_if=lambda value: value is None)] = None
     #: The date that chat templates are given, at each attempt. None: the day on which the job is accepted. Earlier
     #: registries don't know this field, so it is sent only if it is set.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdk.schemas.training import Columns, Day, Rendering
+from sdk.schemas.option_types import Columns
+from sdk.schemas.training import Day, Rendering
 from sdk.schemas.wire import Wire
 
 #: Limits of a job's result: rows that may be asked for, and bytes of the whole as JSON.

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from sdk.formats.columns import canonical_columns
 from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
 from sdk.formats.objectives import Objective
-from sdk.formats.peft_patterns import unfit
+from sdk.formats.option_texts import parse_numbers, parse_values
+from sdk.schemas.option_clashes import clash_of
+from sdk.schemas.option_types import (
+    TARGET_PRESETS,
+    UNUSED,
+    Alphas,
+    Columns,
+    ModuleNames,
+    Numbers,
+    Ranks,
+    joined,
+    require_modules,
+)
 from sdk.schemas.wire import Open, Sha256, Wire, canonical_json
-
-#: Named sets of target modules; they are resolved per architecture, and the real names are stored.
-TARGET_PRESETS = ("qv", "attention", "all-linear")
-
-_MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
-#: Characters that no list of names has, but every pattern that is more than one name.
-_PATTERN_SIGNS = frozenset("\\*+?()[]|^$")
 
 JsonScalar = str | int | float | bool | None
 
@@ -29,32 +32,6 @@ MAX_OTHER_SETTINGS = 64
 MAX_OTHER_CHARACTERS = 200
 _LongText = Annotated[str, StringConstraints(max_length=2000)]
 _ShortText = Annotated[str, StringConstraints(max_length=MAX_OTHER_CHARACTERS)]
-
-
-def is_pattern(targets: str) -> bool:
-    """Whether targets are one expression for whole module names, rather than a preset or a list of names."""
-    return not _PATTERN_SIGNS.isdisjoint(targets)
-
-
-def _require_modules(value: str) -> str:
-    """Return names with commas sorted, and a pattern as it is. Raises ValueError for what is neither."""
-    if is_pattern(value) and not set(value) & {" ", ";", "/"}:
-        if found := next(unfit({"target_modules": value}), None):
-            raise ValueError(
-                f"the pattern {value[:80]!r} can't be used, since {found.reason}; write a simpler one, or module names"
-            )
-        return value
-    names = value.split(",")
-    for name in names:
-        if not _MODULE_NAME.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is not a module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
-            )
-    return ",".join(sorted(set(names)))
-
-
-#: A column for each key of a row, in one order.
-Columns = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(canonical_columns)]
 
 
 class TrainingSpec(Wire):
@@ -73,11 +50,34 @@ class TrainingSpec(Wire):
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
     #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked
     #: parameters such as "experts.down_proj", which need dropout 0), or one pattern for whole names.
-    targets: Annotated[str, Field(min_length=1, max_length=4000)] = "attention"
+    targets: Annotated[str, Field(min_length=1, max_length=65_536)] = "attention"
     #: Modules to leave out although targets includes them: names separated by commas, or one pattern.
     exclude: Annotated[
         Annotated[str, Field(min_length=1, max_length=4000)] | None, Field(exclude_if=lambda value: value is None)
     ] = None
+    #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones (arXiv:2312.03732).
+    use_rslora: Annotated[bool, UNUSED] = False
+    #: DoRA: the norm of each row of W + s·BA is learnt apart from its direction (arXiv:2402.09353).
+    use_dora: Annotated[bool, UNUSED] = False
+    #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170, each module with its own rank);
+    #: None: at random. B starts at zero either way.
+    init_lora_weights: Annotated[Literal["eva"] | None, UNUSED] = None
+    #: Ranks of modules that differ from `rank`: "q_proj=16,layers.0.mlp.up_proj=4".
+    rank_pattern: Annotated[Ranks | None, UNUSED] = None
+    #: α of modules that differ from `alpha`, written alike. Without alpha, modules of rank_pattern have 2·rank of theirs.
+    alpha_pattern: Annotated[Alphas | None, UNUSED] = None
+    #: Numbers of the layers whose modules are adapted, from 0: "0-3,8". None: all.
+    layers_to_transform: Annotated[Numbers | None, UNUSED] = None
+    #: Biases of the base that are trained too: "all" of them, or "lora_only", those of the adapted modules.
+    bias: Annotated[Literal["none", "all", "lora_only"], Field(exclude_if=lambda value: value == "none")] = "none"
+    #: Modules that are trained and stored whole: names separated by commas.
+    modules_to_save: Annotated[ModuleNames | None, UNUSED] = None
+    #: Tokens whose rows of the input embedding are trained, by id: "5,100-103".
+    trainable_token_indices: Annotated[Numbers | None, UNUSED] = None
+    #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights.
+    quant_type: Annotated[Literal["nf4", "fp4"], Field(exclude_if=lambda value: value == "nf4")] = "nf4"
+    #: Whether the scales are quantised too, to 8 bits: 4.127 bits a weight instead of 4.5.
+    double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
@@ -93,6 +93,24 @@ class TrainingSpec(Wire):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     #: Course of the learning rate after the warm-up.
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    #: AdamW with its moments in 32 or 8 bits, and in memory of the card alone or paged out to the machine's where that is full. All but
+    #: "adamw" need a CUDA card.
+    optim: Annotated[
+        Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"],
+        Field(exclude_if=lambda value: value == "adamw"),
+    ] = "adamw"
+    #: LoRA+: each B learns at this many times the rate of its A (arXiv:2402.12354).
+    loraplus_lr_ratio: Annotated[Annotated[float, Field(ge=1, le=1024)] | None, UNUSED] = None
+    #: Share of each matrix that a step at the rate 1 would take away; biases, norms and magnitudes are left alone.
+    weight_decay: Annotated[float, Field(ge=0, le=1), UNUSED] = 0.0
+    #: The norm that the gradients of a step together are cut to; 0: they are not.
+    max_grad_norm: Annotated[float, Field(ge=0, le=1e6, exclude_if=lambda value: value == 1.0)] = 1.0
+    #: Share of the mean of gradients that AdamW keeps at each step.
+    adam_beta1: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.9)] = 0.9
+    #: Share of the mean of squared gradients.
+    adam_beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999)] = 0.999
+    #: NEFTune: noise is added to the embeddings while training, uniform within ±α/√(length · dimension) (arXiv:2310.05914).
+    neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=1000)] | None, UNUSED] = None
     #: Rows in one forward pass.
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     #: Forward passes summed into one optimiser step.
@@ -102,43 +120,76 @@ class TrainingSpec(Wire):
     #: Seed of initialisation, order and dropout.
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
+    @field_validator("targets", "exclude", mode="before")
+    @classmethod
+    def _names_in_a_list(cls, value: Any) -> Any:
+        return joined(value)
+
     @field_validator("targets")
     @classmethod
     def _targets_are_modules(cls, value: str) -> str:
-        return value if value in TARGET_PRESETS else _require_modules(value)
+        return value if value in TARGET_PRESETS else require_modules(value)
 
     @field_validator("exclude")
     @classmethod
     def _excluded_are_modules(cls, value: str | None) -> str | None:
-        return None if value is None else _require_modules(value)
+        return None if value is None else require_modules(value)
+
+    @model_validator(mode="after")
+    def _options_go_together(self) -> Self:
+        if said := clash_of(self):
+            raise ValueError(said)
+        return self
 
     @property
     def effective_batch(self) -> int:
         """Rows in one optimiser step."""
         return self.batch_size * self.grad_accum
 
+    @property
+    def resolved_alpha(self) -> float:
+        """α of the modules that no pattern names."""
+        return float(self.alpha if self.alpha is not None else 2 * self.rank)
 
-class TrainingOptions(TypedDict, total=False):
-    """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Ranks of the modules that rank_pattern names."""
+        return (
+            {}
+            if self.rank_pattern is None
+            else {name: int(rank) for name, rank in parse_values(self.rank_pattern).items()}
+        )
 
-    method: Literal["qlora", "lora"]
-    objective: Objective | None
-    rank: int
-    alpha: float | None
-    dropout: float
-    targets: str
-    exclude: str | None
-    loss_on: Literal["completion", "assistant", "all"] | None
-    columns: str | None
-    epochs: float
-    max_steps: int | None
-    lr: float
-    warmup_ratio: float
-    schedule: Literal["cosine", "linear", "constant"]
-    batch_size: int
-    grad_accum: int
-    max_length: int
-    seed: int
+    @property
+    def alphas(self) -> dict[str, float]:
+        """α of the modules that have one of their own: without `alpha` that is also each with its own rank."""
+        followed = {} if self.alpha is not None else {name: 2.0 * rank for name, rank in self.ranks.items()}
+        own = {} if self.alpha_pattern is None else parse_values(self.alpha_pattern)
+        return dict(sorted({**followed, **own}.items()))
+
+    @property
+    def layers(self) -> list[int] | None:
+        """Numbers of the adapted layers; None: all."""
+        return None if self.layers_to_transform is None else parse_numbers(self.layers_to_transform)
+
+    @property
+    def saved_modules(self) -> list[str]:
+        """Names of the modules that are trained whole."""
+        return [] if self.modules_to_save is None else self.modules_to_save.split(",")
+
+    @property
+    def tokens(self) -> list[int]:
+        """Ids of the tokens whose embedding is trained."""
+        return [] if self.trainable_token_indices is None else parse_numbers(self.trainable_token_indices)
+
+    def further(self) -> dict[str, JsonScalar]:
+        """What is chosen beyond the options that every training has, by name."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if fields[name].exclude_if is not None and name != "objective"
+        }
 
 
 class LoraConfig(Wire):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdk.api import jobs
+from sdk.api import jobs, versions
 from sdk.api.transport import Transport
 from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
@@ -29,11 +29,13 @@ from sdk.schemas.jobs import (
     JobSubmission,
     JobView,
     MergeRequest,
+    ParentChoice,
     PreviewJobRequest,
     TrainingRequest,
 )
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
+from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.job_options import JobTerms
@@ -52,9 +54,10 @@ class JobSubmitter:
     def training(
         self,
         adapter: str,
-        spec: TrainingSpec,
+        options: Mapping[str, Any],
         *,
-        base: str | Path,
+        base: str | Path | None,
+        parent: str | None,
         data: str | Path,
         eval_data: str | Path | None,
         checkpoint: CheckpointPolicy,
@@ -63,6 +66,10 @@ class JobSubmitter:
         key: str | None,
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
+        continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
+        spec = build(TrainingSpec, **options) if continued is None else continued_spec(continued, options)
+        if base is None and continued is None:
+            raise InvalidInput("a training needs a base, or a parent to continue", param="base")
         namespace = namespace_of(adapter) or "-"
         rows = find_data(self._transport, data, namespace, columns=spec.columns)
         held_out = None
@@ -89,8 +96,8 @@ class JobSubmitter:
             spec = spec.model_copy(update={"columns": rows.columns})
         if objective == "classify":
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
-            spec = spec.model_copy(update={"objective": objective})
-        chosen = self._pusher.choose_base(base, namespace, spec=spec, causal=objective == "sft")
+            spec = build(TrainingSpec, **{**spec.model_dump(), "objective": objective})
+        chosen = self._base(base, continued, namespace, spec, causal=objective == "sft")
         sent = self._sent(rows, namespace)
         kept = None if held_out is None else self._sent(held_out, namespace)
         request = TrainingRequest(
@@ -103,8 +110,30 @@ class JobSubmitter:
             spec=spec,
             checkpoint=checkpoint,
             from_checkpoint=from_checkpoint,
+            parent=None if continued is None else ParentChoice(ref=continued.ref, digest=continued.digest),
         )
         return self._submit(request, terms, key)
+
+    def _base(
+        self,
+        base: str | Path | None,
+        continued: VersionView | None,
+        namespace: str,
+        spec: TrainingSpec,
+        *,
+        causal: bool,
+    ) -> BaseChoice:
+        """Return the base of a training: the one that is named, or that of the version it continues, which must be the same."""
+        if base is None and continued is not None:
+            return base_of(continued)
+        chosen = self._pusher.choose_base(base or "", namespace, spec=spec, causal=causal)
+        if continued is not None and chosen.fingerprint != continued.base.fingerprint:
+            raise InvalidInput(
+                f"{continued.ref} is over the base {continued.base.id} ({continued.base.fingerprint[:12]}), and is continued over that "
+                "alone; leave base out",
+                param="base",
+            )
+        return chosen
 
     def evaluation(
         self,

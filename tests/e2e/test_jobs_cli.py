@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from sqlalchemy import update
 from support import processes
 from support.adapters import SPEC, base_registration
@@ -425,6 +426,19 @@ class TestTrain:
         assert shown["request"]["from_checkpoint"] == {"job": first, "step": 10}
         assert shown["needs"]["memory_bytes"] == 2**31
 
+    def test_the_example_configuration(self, desk: Desk) -> None:
+        """Each option of it gets to the job, and flags say the same as the file."""
+        example = Path(__file__).parents[2] / "examples" / "training.yaml"
+        rows = str(desk.folder / "rows.jsonl")
+        given = ("train", "sql", "--base", "tiny", "--data", rows, "--detach")
+        job = desk.json(*given, "--config", str(example), "--targets", "q_proj,v_proj")["job"]
+        spec = desk.json("jobs", "show", job)["request"]["spec"]
+        said = yaml.safe_load(example.read_text())
+        assert spec.keys() >= said.keys() - {"base", "data", "targets"}
+        flags = [word for name, value in spec.items() if value is not None for word in _flag(name, value)]
+        other = desk.json(*given, *flags)["job"]
+        assert desk.json("jobs", "show", other)["request"]["spec"] == spec
+
     @pytest.mark.parametrize(
         ("option", "value"),
         [("--checkpoint-every", "50"), ("--timeout", "soon"), ("--memory", "lots"), ("--from-checkpoint", "j1@x")],
@@ -434,6 +448,11 @@ class TestTrain:
         done = desk.run("train", "sql", "--base", "tiny", "--data", rows, "--detach", option, value)
         assert (done.returncode, done.stdout) == (2, "")
         assert value in done.stderr
+
+
+def _flag(name: str, value: object) -> list[str]:
+    option = name.replace("_", "-")
+    return [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -120,8 +120,10 @@ def save_rows(path: Path) -> Path:
     return path
 
 
-def walk(case: Case, folder: Path) -> Found:
-    """Take one case through the product in this process. Raises AssertionError for what is wrong, and whatever a step raises."""
+def walk(case: Case, folder: Path, options: Callable[[Path], dict[str, Any]] = lambda base: {}) -> Found:
+    """Take one case through the product in this process, trained with `options` over its base. Raises AssertionError for what is
+    wrong, and whatever a step raises.
+    """
     from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
     from sdk.schemas.training import TrainingSpec
     from workers.pipelines.merging.merge import merge
@@ -131,9 +133,8 @@ def walk(case: Case, folder: Path) -> Found:
     base, adapter, merged = save_base(folder, case), folder / "adapter", folder / "merged"
     rows = save_rows(folder / "rows.jsonl")
     quiet: dict[str, Any] = {"on_progress": lambda progress: None}
-    spec = TrainingSpec(
-        method=case.method, rank=4, targets=case.targets, max_steps=4, lr=0.02, batch_size=3, grad_accum=1, dropout=0
-    )
+    usual: dict[str, Any] = {"rank": 4, "max_steps": 4, "lr": 0.02, "batch_size": 3, "grad_accum": 1, "dropout": 0.0}
+    spec = TrainingSpec(**usual | {"method": case.method, "targets": case.targets} | options(base))
     report = train(
         base=base, base_name="org/tiny", base_revision=None, data=rows, eval_data=None, out=adapter, spec=spec, **quiet
     )

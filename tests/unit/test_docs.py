@@ -21,3 +21,10 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     missing = {name for name in named if not (ROOT / name).exists()}
     missing |= {name for name in linked if name and not (page.parent / name).exists()}
     assert not missing
+
+
+def test_the_page_of_training_options_has_each_of_them() -> None:
+    from sdk.schemas.training import TrainingSpec
+
+    page = (ROOT / "docs" / "training-options.md").read_text()
+    assert [name for name in TrainingSpec.model_fields if f"`{name}`" not in page] == []

@@ -12,14 +12,14 @@ from sdk.pushing.base_folder import ScannedBase
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import TrainingRequest
+from sdk.schemas.jobs import EvaluationTarget, TrainingRequest
 from sdk.schemas.training import TrainingReport, held_out_warning
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.checkpoints import CheckpointSender
-from workers.kinds.pins import of_base, of_manifest, today
+from workers.kinds.pins import of_base, of_manifest, of_targets, today
 from workers.kinds.rules import KindOfWork
 from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.training.order import TrainingOrder
@@ -33,6 +33,13 @@ _log = logging.getLogger(__name__)
 def _differences(given: Assignment, request: TrainingRequest) -> Iterator[str]:
     if given.base is not None:
         yield from of_base(request.base, given.base)
+    parents = [] if request.parent is None else [EvaluationTarget(ref=request.parent.ref)]
+    yield from of_targets(parents, given.targets)
+    for target in given.targets:
+        if request.parent is not None and request.parent.digest not in (None, target.digest):
+            yield f"other files of {request.parent.ref}"
+        if given.base is not None and target.base.fingerprint != given.base.fingerprint:
+            yield "a version over another base"
     if given.checkpoint is not None:
         earlier = request.from_checkpoint
         if given.checkpoint.job not in (given.job, None if earlier is None else earlier.job):
@@ -49,6 +56,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
     attempt.client.check_signing_key()
     base = attempt.inputs.base(source)
     eval_data = request.eval_data
+    parent = next(iter(attempt.assignment.targets), None)
     order = TrainingOrder(
         base=str(base.folder),
         base_name=base.registration.id,
@@ -57,6 +65,8 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         eval_data=None if eval_data is None else str(attempt.inputs.dataset(eval_data)),
         spec=request.spec,
         template_date=request.template_date or today(),
+        parent=None if parent is None or parent.manifest is None else str(attempt.inputs.adapter(parent.manifest)),
+        quantization=None if parent is None else parent.quantization,
         checkpoint=request.checkpoint,
         checkpoints=str(attempt.folder / "checkpoints"),
         resume=_fetch_checkpoint(attempt),

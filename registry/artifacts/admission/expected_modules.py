@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from registry.artifacts.admission.expected_shapes import HEADS, BaseShapes, Place, single_expert, tail
+from registry.artifacts.admission.expected_shapes import BaseShapes, Place, single_expert, tail
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
+from sdk.formats.base_files import HEADS
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
 from sdk.schemas.training import LoraConfig
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 from registry.errors import Verification
+from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 from sdk.lora.linear_modules import is_text
 
@@ -25,9 +26,6 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 _SINGLE_EXPERT = re.compile(r"(.*\bexperts)\.([0-9]{1,6})\.([^.]+)\.weight")
 #: A thousand modules with ten patterns need a hundredth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000
-#: As models name their input embeddings, and their output head, which holds as many numbers.
-INPUT_EMBEDDINGS = ("embed_tokens", "embed_in", "tok_embeddings", "word_embeddings", "wte")
-HEADS = ("lm_head", "embed_out")
 EMBEDDINGS = (*INPUT_EMBEDDINGS, *HEADS)
 #: Modules that transformers makes of Conv1D in models of these types, and of Linear in others.
 _CONV1D_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from registry.artifacts.admission.expected_shapes import EMBEDDINGS, HEADS, INPUT_EMBEDDINGS, BaseShapes
+from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes
 from registry.artifacts.admission.inspection import WeightFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import base_parameter, unwrapped
+from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
 
 #: What to do with an adapter whose vocabulary was resized, and that does not hold the embeddings of all tokens.
 SAVE = (

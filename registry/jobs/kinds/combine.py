@@ -14,13 +14,13 @@ from registry.catalog.bases.finding import find_base
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
 from registry.catalog.versions.kinds import require_adapter, require_name_of_kind
-from registry.catalog.versions.lifecycle import VersionState
 from registry.db.database import Database
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase
 from registry.jobs.kinds.combine_outcome import Ancestor, require_made_of, settle
 from registry.jobs.kinds.combine_shapes import MOST_LETTERS, require_shapes_fit, weight_facts
 from registry.jobs.kinds.combine_weights import known_weights
+from registry.jobs.kinds.parents import lora_of, require_ready
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
@@ -30,15 +30,10 @@ from sdk.lora.combining import CombiningError, Ingredient, require_combinable, t
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.combination import MOST_WEIGHT, CombineParent, CombineRequest
 from sdk.schemas.jobs import Needs
-from sdk.schemas.training import LoraConfig, QuantizationRecipe
+from sdk.schemas.training import QuantizationRecipe
 
 #: What is left of weights that cancel, as 0.1 + 0.2 - 0.3 do, is below this share of them.
 _ROUNDING = 1e-12
-#: What may be done about a parent that is in another state.
-_ADVICE = {
-    VersionState.ARCHIVED: "restore it with: adapterctl restore {ref}",
-    VersionState.QUARANTINED: "an admin may let it be a version with: adapterctl release {ref}",
-}
 
 
 class _Settled(NamedTuple):
@@ -91,7 +86,7 @@ def _settle(session: Session, request: CombineRequest, who: Principal) -> _Settl
     for parent in request.parents:
         version = find_version(session, parse_ref(parent.ref), who)
         require_adapter(session, version, "combined", param="parents")
-        _require_ready(version)
+        require_ready(version, done="combined", param="parents")
         if parent.digest not in (None, version.digest):
             raise Invalid(
                 f"{exact_ref(version)} has the digest {version.digest[:12]}, not {str(parent.digest)[:12]}; name the version that is meant",
@@ -110,13 +105,6 @@ def _settle(session: Session, request: CombineRequest, who: Principal) -> _Settl
     except CombiningError as error:
         raise Invalid(str(error), param=error.param) from error
     return _Settled(namespace, versions, ingredients)
-
-
-def _require_ready(version: Version) -> None:
-    if version.state != VersionState.READY:
-        ref = exact_ref(version)
-        advice = _ADVICE.get(VersionState(version.state), "choose another one").format(ref=ref)
-        raise Invalid(f"{ref} is {version.state}, and only ready versions are combined; {advice}", param="parents")
 
 
 def _require_one_namespace(versions: list[Version], namespace: str) -> None:
@@ -149,11 +137,6 @@ def _added(weights: Sequence[float], ref: str) -> float:
     if abs(weight) > MOST_WEIGHT:
         raise Invalid(f"the weights of {ref} add up to {weight:g}; give at most {MOST_WEIGHT:g}", param="parents")
     return weight
-
-
-def lora_of(version: Version) -> LoraConfig:
-    """Return the LoRA record of a version. Raises Unreadable."""
-    return read_stored(LoraConfig, version.lora, of=f"the LoRA record of {exact_ref(version)}")
 
 
 def _needs(_: Pinned[CombineRequest]) -> Needs:

@@ -14,20 +14,23 @@ from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
+from registry.jobs.kinds.parents import pin_parent
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
 from registry.jobs.pins import Pinned, pin_base, pin_data, pin_data_names, require_causal, today
 from registry.jobs.requirements import needs_to_load
-from registry.jobs.sources import Inputs, base_source
+from registry.jobs.sources import Inputs, base_source, version_source
 from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
 from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
+from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
+from sdk.schemas.option_clashes import clash_of
 from sdk.schemas.training import TrainingSpec, held_out_warning
 
 _DATASETS = ("data", "eval_data")
@@ -50,10 +53,15 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     spec = request.spec
     if objective == "classify":
         spec = spec.model_copy(update={"objective": objective})
+        if said := clash_of(spec):
+            raise Invalid(said, param="spec")
+    parent = pin_parent(session, request.model_copy(update={"spec": spec}), who, namespace, base)
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
-    exact = pin_checkpoint(session, request.model_copy(update={"base": choice, "spec": spec, **named}), who)
+    settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, **named})
+    exact = pin_checkpoint(session, settled, who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
-    packed = require_fitting(base, partial(require_method, method=request.spec.method))
+    fits = partial(require_method, method=spec.method, quant_type=spec.quant_type, double_quant=spec.double_quant)
+    packed = require_fitting(base, fits)
     return Pinned(exact, namespace, request.adapter, base, packed=packed)
 
 
@@ -73,15 +81,20 @@ def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
     kind = str(table(base.config).get("model_type", ""))
     if said := unfit_targets(spec.targets, tensors_of(base), model_type=kind, exclude=spec.exclude):
         raise InvalidTargets(f"base {base.id} {said}", param="spec.targets")
+    if unfit := unfit_options(spec, tensors_of(base)):
+        raise Invalid(f"{unfit.param} {unfit.said}", param=f"spec.{unfit.param}")
 
 
 def _needs(pinned: Pinned[TrainingRequest]) -> Needs:
-    return needs_to_load(pinned.base, quantized=pinned.request.spec.method == "qlora" and not pinned.packed)
+    spec = pinned.request.spec
+    needs = needs_to_load(pinned.base, quantized=spec.method == "qlora" and not pinned.packed)
+    return needs if spec.optim == "adamw" else needs.model_copy(update={"device": "cuda"})
 
 
 def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
     base = base_source(session, request.base, job.namespace)
-    return Inputs(base=base, checkpoint=resume_point(session, job, request))
+    parents = [] if request.parent is None else [version_source(session, request.parent.ref, job.namespace)]
+    return Inputs(base=base, checkpoint=resume_point(session, job, request), targets=parents)
 
 
 def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:

@@ -7,19 +7,12 @@ from collections.abc import Iterator
 from registry.errors import Verification
 from registry.jobs.kinds.outcomes import Difference, require_none
 from sdk.lora.targets import mean_all
-from sdk.schemas.catalog import Publication
+from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 from sdk.schemas.probe import LEAST_LOGIT_GAP
-from sdk.schemas.training import (
-    TARGET_PRESETS,
-    JsonScalar,
-    LoraConfig,
-    QuantizationRecipe,
-    TrainingReport,
-    TrainingSpec,
-    is_pattern,
-)
+from sdk.schemas.training import JsonScalar, LoraConfig, QuantizationRecipe, TrainingReport, TrainingSpec
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
@@ -40,10 +33,13 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     if request.eval_data is not None:
         # Two losses say something of one another only where they were taken on the same rows.
         asked["eval_data"] = request.eval_data
-    settled = publication.model_copy(update={"method": request.spec.method, "training": {**said, **asked}})
+    parents = [] if request.parent is None else [Parent(ref=request.parent.ref, relation="continued-from")]
+    settled = publication.model_copy(
+        update={"method": request.spec.method, "training": {**said, **asked}, "parents": parents}
+    )
     # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
     of_base = ["base"] if request.base.fingerprint is None else []
-    return settled, of_base + _reported(settled, asked)
+    return settled, of_base + _reported(settled, asked, named=_names_modules(request.spec))
 
 
 def require_learnt(publication: Publication) -> None:
@@ -69,7 +65,7 @@ def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
         "objective": spec.objective or ("classify" if lora.task_type == _TASK_TYPES["classify"] else "sft"),
         "method": spec.method,
         "rank": spec.rank,
-        "alpha": _alpha(spec),
+        "alpha": spec.resolved_alpha,
         "dropout": spec.dropout,
         "targets": spec.targets,
         "epochs": None if spec.max_steps else spec.epochs,
@@ -81,11 +77,8 @@ def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
         "grad_accum": spec.grad_accum,
         "effective_batch": spec.effective_batch,
         "seed": spec.seed,
+        **spec.further(),
     }
-    if spec.exclude is not None:
-        asked["exclude"] = spec.exclude
-    if spec.columns is not None:
-        asked["columns"] = spec.columns
     if spec.loss_on is not None:
         asked["loss_on"] = spec.loss_on
     if spec.max_steps is not None:
@@ -93,13 +86,10 @@ def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
     return asked
 
 
-def _names_modules(targets: str, exclude: object) -> bool:
-    """Whether what was asked for is the names that a record has, which a worker can only find for a preset or a pattern."""
-    return targets not in TARGET_PRESETS and not is_pattern(targets) and exclude is None
-
-
-def _alpha(spec: TrainingSpec) -> float:
-    return float(spec.alpha if spec.alpha is not None else 2 * spec.rank)
+def _names_modules(spec: TrainingSpec) -> bool:
+    """Whether what was asked for is the names that a record has, which a worker can only find for a preset, a pattern or layers."""
+    named = spec.targets not in TARGET_PRESETS and not is_pattern(spec.targets)
+    return named and spec.exclude is None and spec.layers is None
 
 
 def _of_training(
@@ -115,7 +105,13 @@ def _of_training(
         yield Difference("base", request.base.fingerprint, manifest.base_fingerprint)
     if (recipe is not None) != (spec.method == "qlora"):
         yield Difference("method", spec.method, "lora" if recipe is None else "qlora")
-    yield from _of_lora(spec, lora)
+    if recipe is not None and recipe.storage_dtype is None:
+        # The training quantised the base itself.
+        if recipe.type != spec.quant_type:
+            yield Difference("quantization.type", spec.quant_type, recipe.type)
+        if recipe.double_quant != spec.double_quant:
+            yield Difference("quantization.double_quant", spec.double_quant, recipe.double_quant)
+    yield from lora_differences(spec, lora)
     for name, value in _asked(spec, lora).items():
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
@@ -125,26 +121,33 @@ def _of_training(
         yield Difference("max_length", spec.max_length, length)
 
 
-def _of_lora(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
+def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
     if spec.objective is not None and lora.task_type != _TASK_TYPES[spec.objective]:
         yield Difference("lora.task_type", _TASK_TYPES[spec.objective], lora.task_type)
     # The head of a classification is none of the base's, so its name follows from the model.
-    of_the_base = (*_OF_THE_BASE, "modules_to_save") if lora.task_type == _TASK_TYPES["classify"] else _OF_THE_BASE
+    head = set(lora.modules_to_save) - set(spec.saved_modules) if lora.task_type == _TASK_TYPES["classify"] else set()
     named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
     # Which of the names mean stacked parameters the base's model says; nothing can be excluded beside them.
     parameters = named & set(lora.target_parameters) if spec.exclude is None else set()
-    exact = _names_modules(spec.targets, spec.exclude)
+    exact = _names_modules(spec)
     targets = named - parameters if exact else set(lora.target_modules)
-    if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules):
+    if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules, layers=spec.layers):
         yield Difference("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
     asked = LoraConfig(
         rank=spec.rank,
-        alpha=_alpha(spec),
+        alpha=spec.resolved_alpha,
         dropout=spec.dropout,
         target_modules=sorted(targets),
         target_parameters=sorted(parameters),
-        **{name: getattr(lora, name) for name in of_the_base},
+        rank_pattern=spec.ranks,
+        alpha_pattern=spec.alphas,
+        use_rslora=spec.use_rslora,
+        use_dora=spec.use_dora,
+        bias=spec.bias,
+        modules_to_save=sorted({*head, *spec.saved_modules}),
+        trainable_token_indices=spec.tokens,
+        **{name: getattr(lora, name) for name in _OF_THE_BASE},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})
     for name, value in asked:
@@ -172,7 +175,7 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
             yield Difference(name, None, given)
 
 
-def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[str]:
+def _reported(publication: Publication, asked: dict[str, JsonScalar], *, named: bool) -> list[str]:
     """The parts of a version's record that are its worker's word, by dotted names."""
     found = [f"training.{name}" for name in publication.training or {} if name not in asked]
     found += ["dataset.rows", "dataset.supervised_tokens"]
@@ -180,7 +183,7 @@ def _reported(publication: Publication, asked: dict[str, JsonScalar]) -> list[st
         found += [
             f"dataset.{name}" for name in ("rendering", "labels") if getattr(publication.dataset, name) is not None
         ]
-    if not _names_modules(str(asked["targets"]), asked.get("exclude")):
+    if not named:
         found.append("lora.target_modules")
     found += [name for name in ("libraries", "metrics", "quantization") if getattr(publication, name)]
     return sorted(found)

@@ -72,10 +72,11 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
         *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
+        *(("continues", one["ref"]) for one in shown["parents"] if one["relation"] == "continued-from"),
         *(("combined", said) for said in _combined(shown)),
         *_merged(shown),
         ("method", shown["method"]),
-        ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"),
+        ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}{_variant(lora)}"),
         ("targets", _first([*lora["target_modules"], *lora["target_parameters"]])),
         *([] if shown["kind"] == "merged" else [("quantised", _quantised(shown["method"], recipe))]),
         *(("weights", held) for held in _held(metrics)),
@@ -115,6 +116,26 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
 def _warnings(shown: dict[str, Any]) -> list[str]:
     said = held_out_warning(shown["training"] or {})
     return [*shown["warnings"], *([] if said is None else [said])]
+
+
+def _variant(lora: dict[str, Any]) -> str:
+    """Say what is beyond plain LoRA."""
+    said = [name for key, name in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA")) if lora.get(key)]
+    for key in ("rank_pattern", "alpha_pattern"):
+        if values := lora.get(key):
+            said.append(f"{key} {_listed([f'{name}={value:g}' for name, value in sorted(values.items())])}")
+    if lora.get("bias", "none") != "none":
+        said.append(f"bias {lora['bias']}")
+    if saved := lora.get("modules_to_save"):
+        said.append(f"whole {_listed(saved)}")
+    if tokens := lora.get("trainable_token_indices"):
+        numbers = tokens if isinstance(tokens, list) else sorted({each for of in tokens.values() for each in of})
+        said.append(f"tokens {_listed(list(map(str, numbers)))}")
+    return "".join(f", {each}" for each in said)
+
+
+def _listed(names: list[str]) -> str:
+    return " ".join(_first(names))
 
 
 def _added(shown: dict[str, Any]) -> list[tuple[str, str]]:

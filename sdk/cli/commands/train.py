@@ -16,6 +16,7 @@ from sdk.errors import InvalidInput, NotFound
 #: Keys that a configuration file may hold beside the fields of TrainingSpec.
 _JOB_KEYS = (
     "base",
+    "parent",
     "data",
     "eval_data",
     "priority",
@@ -30,6 +31,7 @@ _JOB_KEYS = (
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
+@click.option("--from", "parent", metavar="REF", help="Continue a version: over its base, with its LoRA configuration.")
 @click.option(
     "--data",
     help="Rows to train on: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
@@ -57,6 +59,25 @@ _JOB_KEYS = (
 )
 @click.option("--exclude", help="Modules among the targets to leave out: names with commas, or one pattern.")
 @click.option(
+    "--quant-type", type=click.Choice(["nf4", "fp4"]), help="The 4 bits that qlora has the base in. [default: nf4]"
+)
+@click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: they are]")
+@click.option("--use-rslora", is_flag=True, default=None, help="Scale the update by alpha/√rank; needs --alpha.")
+@click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")
+@click.option(
+    "--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA). [default: random]"
+)
+@click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
+@click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules that differ from --alpha.")
+@click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted. [default: all]")
+@click.option(
+    "--bias",
+    type=click.Choice(["none", "all", "lora_only"]),
+    help="Train biases too: all, or those of adapted modules. [default: none]",
+)
+@click.option("--modules-to-save", metavar="NAMES", help="Modules to train and store whole.")
+@click.option("--trainable-token-indices", metavar="5,100-103", help="Tokens whose embedding is trained, by id.")
+@click.option(
     "--loss-on",
     type=click.Choice(["completion", "assistant", "all"]),
     help="Which tokens the loss is computed on. [default: by the shape of the rows]",
@@ -67,6 +88,23 @@ _JOB_KEYS = (
 @click.option("--epochs", type=float, help="Passes over the rows. [default: 3]")
 @click.option("--max-steps", type=int, help="Optimiser steps, instead of epochs.")
 @click.option("--lr", type=float, help="Peak learning rate. [default: 2e-4]")
+@click.option("--warmup-ratio", type=float, help="Share of the steps in which lr rises from zero. [default: 0.03]")
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "linear", "constant"]),
+    help="Course of lr after the warm-up. [default: cosine]",
+)
+@click.option(
+    "--optim",
+    type=click.Choice(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]),
+    help="All but adamw need a CUDA card. [default: adamw]",
+)
+@click.option("--loraplus-lr-ratio", type=float, help="LoRA+: each B learns at so many times --lr.")
+@click.option("--weight-decay", type=float, help="Decay of matrices, per step at the rate 1. [default: 0]")
+@click.option("--max-grad-norm", type=float, help="Norm that gradients are cut to; 0 for none. [default: 1]")
+@click.option("--adam-beta1", type=float, help="[default: 0.9]")
+@click.option("--adam-beta2", type=float, help="[default: 0.999]")
+@click.option("--neftune-noise-alpha", type=float, help="NEFTune: noise on embeddings while training, such as 5.")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
 @click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
 @click.option("--max-length", type=int, help="Longest row, in tokens; longer ones are cut. [default: 1024]")
@@ -102,6 +140,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     Examples:
       adapterctl train code-review --base ./SmolLM2-135M --data reviews.jsonl
       adapterctl train team/sql --base ./base --data sql.csv --targets all-linear
+      adapterctl train sql --base ./b --data sql.csv --use-rslora --alpha 16
+      adapterctl train sql --from sql@v3 --data more.csv
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
@@ -110,7 +150,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     options.update({key: value for key, value in given.items() if value is not None})
     if "memory" in options:
         options["memory"] = _as_bytes(options["memory"])
-    for required in ("base", "data"):
+    for required in ("data",) if options.get("parent") else ("base", "data"):
         if not options.get(required):
             raise InvalidInput(f"a training needs --{required}; see: adapterctl train --help", param=required)
     with open_client() as client:
@@ -161,12 +201,8 @@ def _read_config(name: str) -> dict[str, Any]:
     for key in options:
         if key not in known:
             raise InvalidInput(f"{path}: there is no option {key!a}; options are {', '.join(sorted(known))}", param=key)
-    for key in ("targets", "exclude"):
-        if isinstance(options.get(key), list):
-            options[key] = ",".join(map(str, options[key]))
-    if isinstance(columns := options.get("columns"), dict):
-        options["columns"] = ",".join(f"{key}={column}" for key, column in columns.items())
-    for key in ("alpha", "epochs", "lr", "dropout", "warmup_ratio"):
+    numbers = [name for name, field in TrainingSpec.model_fields.items() if "float" in str(field.annotation)]
+    for key in numbers:
         options[key] = _as_float(options[key]) if key in options else None
     return {key: value for key, value in options.items() if value is not None}
 

@@ -167,6 +167,8 @@ class TestCheckpoints:
             )
         with pytest.raises(InvalidInput, match="another lr, seed"):
             crew.submit(from_checkpoint=CheckpointRef(job=job.id), spec=SPEC.model_copy(update={"lr": 0.01, "seed": 4}))
+        with pytest.raises(InvalidInput, match="another use_dora"):
+            crew.submit(from_checkpoint=CheckpointRef(job=job.id), spec=SPEC.model_copy(update={"use_dora": True}))
         with pytest.raises(NotFound, match="no checkpoint of step 15"):
             crew.submit(from_checkpoint=CheckpointRef(job=job.id, step=15))
         with pytest.raises(NotFound, match="no checkpoint"):

@@ -12,7 +12,7 @@ import pytest
 from contract.jobs.helpers import Crew, info
 from sqlalchemy import update
 from sqlalchemy.orm import Session
-from support.adapters import base_registration
+from support.adapters import SPEC, base_registration
 from support.people import new_adapter
 
 from registry.db.clock import db_epoch_s, utc_now
@@ -37,6 +37,7 @@ from sdk.schemas.work import (
     Farewell,
     Release,
 )
+from sdk.version import VERSION
 
 
 class TestRetries:
@@ -166,6 +167,24 @@ class TestRouting:
         # Nobody asked for the default, so rows are cut where the base ends.
         for spec in (TrainingSpec(method="lora", max_length=512), TrainingSpec(method="lora")):
             crew.submit(base=name, spec=spec)
+
+    def test_an_optimiser_of_cards_needs_a_card(self, crew: Crew) -> None:
+        job = crew.submit(spec=SPEC.model_copy(update={"optim": "paged_adamw_8bit"}))
+        assert crew.view(job.id).needs.device == "cuda"
+        assert crew.claim(version=VERSION) is None
+        assert crew.hold(version=VERSION, device="cuda").job == job.id
+
+    def test_options_that_the_base_can_not_be_trained_with_are_refused(self, crew: Crew) -> None:
+        name = f"plain-{crew.space}"
+        crew.world.admin.register_base(base_registration(name))
+        for options, param in (
+            ({"layers_to_transform": "99"}, "layers_to_transform"),
+            ({"rank_pattern": "nope=2"}, "rank_pattern"),
+            ({"bias": "all"}, "bias"),
+        ):
+            with pytest.raises(InvalidInput, match=f"^{param} ") as caught:
+                crew.submit(base=name, spec=TrainingSpec(method="lora", **options))
+            assert caught.value.param == f"spec.{param}"
 
     def test_a_merge_asks_for_as_much_over_a_base_of_any_size(self, crew: Crew) -> None:
         size = 10 * 2**30

@@ -14,7 +14,8 @@ import sdk
 from sdk.pushing.pusher import PushKeywords, PushOptions
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
-from sdk.schemas.training import TrainingOptions, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_options import TrainingOptions
 
 FUNCTIONS = [name for name in sdk.__all__ if inspect.isfunction(getattr(sdk, name)) and name != "connect"]
 

@@ -14,7 +14,8 @@ from support.small import TENSORS
 
 from sdk.errors import AdapterctlError, InvalidData, InvalidInput, InvalidRef, InvalidTargets, NotFound
 from sdk.names import check_number, segment
-from sdk.schemas.training import TARGET_PRESETS, TrainingSpec
+from sdk.schemas.option_types import TARGET_PRESETS
+from sdk.schemas.training import TrainingSpec
 from sdk.validation import build, check_data, check_targets
 
 GPT2 = {

@@ -13,6 +13,7 @@ from workers.pipelines.data.classify import label_logits
 from workers.pipelines.data.probe_texts import MOST_TOKENS, PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.data.tokenise import longest_row
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.trained_whole import without_adapter
 
 #: Of logits that are compared in float64 at a time, of a vocabulary of 262,144 some 100 MB.
 _ROWS = 16
@@ -32,7 +33,7 @@ def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool
         for number, text in enumerate(PROBE_TEXTS, start=1):
             ids = torch.tensor([tokenizer(text)["input_ids"][:cut]], device=device)
             adapted = _logits(model, ids, labelled=labelled)
-            with model.disable_adapter():
+            with without_adapter(model):
                 bare = _logits(model, ids, labelled=labelled)
             if not bool(adapted.isfinite().all() and bare.isfinite().all()):
                 raise PipelineError(

@@ -21,6 +21,7 @@ from sdk.lora.adapter_config import canonical_text, config_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import LoraConfig
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.trained_whole import biases_of, keep_biases
 
 #: As PEFT calls the one adapter of a model, within the names of its parameters.
 _ADAPTER = re.compile(r"\.default(?=\.|$)")
@@ -96,7 +97,9 @@ def load_adapter(model: Any, adapter: Path) -> Any:
                 if not changes_base(config.init_lora_weights):
                     # Each matrix comes from the file; some ways to begin one can't be had over 4-bit weights.
                     config.init_lora_weights = True
+                biases = biases_of(model) if config.bias != "none" else {}
                 peft_model = PeftModel.from_pretrained(model, adapter, config=config, local_files_only=True)
+                keep_biases(peft_model, biases)
                 wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
                 found = names if names == wanted else _as_loaded(peft_model, file, names)
                 # PEFT also saves, and loads, embeddings that it does not train, and copies of what it trains.

@@ -77,6 +77,10 @@ class Blueprint:
     parameters: int
     #: How the base is packed, where it is stored in 4 bits.
     packing: QuantizationRecipe | None
+    #: The shape of each parameter by its full name; what is tied is there once.
+    shapes: Mapping[str, Sequence[int]]
+    #: Whether the output head is the input embedding.
+    tied: bool
 
 
 def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
@@ -103,6 +107,8 @@ def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
         conv1d_names=frozenset(name for name, module in linear.items() if isinstance(module, Conv1D)),
         parameters=model.num_parameters(),
         packing=packing,
+        shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+        tied=output is not None and output.weight is model.get_input_embeddings().weight,
     )
 
 
@@ -289,9 +295,11 @@ def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
     return _frozen(model)
 
 
-def default_recipe(device: Device) -> QuantizationRecipe:
-    """Return NF4 with double quantisation and the dtype that the device computes in."""
-    return QuantizationRecipe(compute_dtype=device.compute_dtype)
+def default_recipe(
+    device: Device, quant_type: Literal["nf4", "fp4"] = "nf4", *, double_quant: bool = True
+) -> QuantizationRecipe:
+    """Return 4 bits, by default NF4 with double quantisation, and the dtype that the device computes in."""
+    return QuantizationRecipe(type=quant_type, double_quant=double_quant, compute_dtype=device.compute_dtype)
 
 
 def native_dtype(base: Path, device: Device) -> DtypeName:

@@ -9,6 +9,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingReport
 from workers.pipelines.orders import Host
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
+from workers.pipelines.training.continuing import Continued
 from workers.pipelines.training.order import TrainingOrder
 from workers.pipelines.training.train import train
 
@@ -42,6 +43,7 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
             eval_data=None if order.eval_data is None else Path(order.eval_data),
             out=host.out,
             spec=order.spec,
+            parent=None if order.parent is None else Continued(Path(order.parent), order.quantization),
             day=date.fromisoformat(order.template_date),
             on_progress=report,
             checkpoints=checkpoints,

@@ -12,11 +12,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from sdk.formats.adapter_files import GENERATION_FILE
+from sdk.formats.adapter_files import GENERATION_FILE, WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
-from sdk.lora.experts import stacked_targets
 from sdk.lora.stored_quantization import require_method
-from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
@@ -35,10 +33,12 @@ from workers.pipelines.data.tokenise import (
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device
-from workers.pipelines.model.loading import Blueprint, read_blueprint, read_config, stored_quantization_named
+from workers.pipelines.model.loading import read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
+from workers.pipelines.training.continuing import Continued, require_same_config
+from workers.pipelines.training.lora_configs import lora_config, require_tokens
+from workers.pipelines.training.optimising import Schedule, require_card
 from workers.pipelines.training.resuming import read_checkpoint
-from workers.pipelines.training.trainer import Schedule
 
 #: Parts of a config that say how it was stored and not what the model is.
 _NO_PART_OF_THE_MODEL = ("transformers_version", "_name_or_path")
@@ -67,6 +67,7 @@ class Inputs:
     configuration: dict[str, JsonScalar]
     checkpoints: Checkpoints | None
     resumed: Resumed | None
+    parent: Continued | None
 
 
 def read_inputs(
@@ -79,8 +80,11 @@ def read_inputs(
     spec: TrainingSpec,
     checkpoints: Checkpoints | None,
     day: date | None = None,
+    parent: Continued | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
+    device = choose_device()
+    require_card(spec, device.kind)
     given = read_rows(data, columns=spec.columns)
     objective = _objective(spec, given[0].shape)
     classes = None
@@ -90,32 +94,17 @@ def read_inputs(
         classes = Classes(class_names(given), pad, spec.seed)
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
-        require_method(blueprint.packing, spec.method)
-    try:
-        parameters = stacked_targets(
-            spec.targets, blueprint.linear_names, blueprint.stacked_names, exclude=spec.exclude
-        )
-        modules = (
-            ",".join(name for name in spec.targets.split(",") if name not in parameters) if parameters else spec.targets
-        )
-        kind, names = blueprint.config.model_type, blueprint.linear_names
-        targets = resolve_targets(modules, kind, names, exclude=spec.exclude) if modules else []
-    except TargetsError as error:
-        raise PipelineError(FailureReason.TARGETS, str(error)) from error
-    if parameters and spec.dropout:
-        raise PipelineError(
-            FailureReason.SPEC,
-            f"LoRA on stacked parameters ({', '.join(parameters)}) can't drop inputs; set dropout to 0, or leave these out of the targets.",
-        )
+        require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
+    lora = lora_config(spec, objective, blueprint)
     rows = _tokens(base, given, tokenizer, spec, classes, day)
     rows = replace(rows, rendering=rows.rendering.model_copy(update={**_told_by(base), "columns": spec.columns}))
+    require_tokens(spec, rows.examples)
     held_out, seen = None, 0
     if eval_data is not None:
         kept = read_rows(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
         seen = count_equal(kept, given)
         _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
         held_out = _tokens(base, kept, tokenizer, spec, classes, day)
-    lora = _lora_config(spec, objective, targets, parameters, blueprint)
     schedule = _schedule(spec, len(rows.examples))
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
@@ -133,6 +122,9 @@ def read_inputs(
     if rows.rendering.template_date is not None:
         # Only of a template that writes it: the others' checkpoints are those of any day.
         configuration["template_date"] = rows.rendering.template_date
+    if parent is not None:
+        require_same_config(parent, lora)
+        configuration["parent"] = file_digest(parent.folder / WEIGHTS_FILE)
     resumed = None
     if checkpoints is not None and checkpoints.resume is not None:
         resumed = read_checkpoint(checkpoints.resume, configuration=configuration, spec=spec, schedule=schedule)
@@ -147,12 +139,13 @@ def read_inputs(
         held_out_seen=seen,
         tokenizer=tokenizer,
         spec=spec,
-        device=choose_device(),
+        device=device,
         lora=lora,
         schedule=schedule,
         configuration=configuration,
         checkpoints=checkpoints,
         resumed=resumed,
+        parent=parent,
     )
 
 
@@ -181,24 +174,6 @@ def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
     total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
     # All steps but one may be warm-up, so that the peak is reached.
     return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
-
-
-def _lora_config(
-    spec: TrainingSpec, objective: Objective, targets: list[str], parameters: list[str], blueprint: Blueprint
-) -> LoraConfig:
-    # Linear modules in 4 bits never lie transposed: those of a packed base stand so in its files.
-    conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
-    return LoraConfig(
-        rank=spec.rank,
-        alpha=float(spec.alpha if spec.alpha is not None else 2 * spec.rank),
-        dropout=spec.dropout,
-        target_modules=targets,
-        target_parameters=parameters,
-        modules_to_save=blueprint.head,
-        task_type=objective.task_type,
-        # GPT-2 holds its weights transposed, which PEFT has to be told.
-        fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),
-    )
 
 
 def _config_digest(base: Path) -> str:

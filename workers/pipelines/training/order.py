@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sdk.schemas.jobs import CheckpointPolicy
-from sdk.schemas.training import Day, TrainingSpec
+from sdk.schemas.training import Day, QuantizationRecipe, TrainingSpec
 from workers.pipelines.orders import Order
 
 
@@ -24,5 +24,9 @@ class TrainingOrder(Order):
     checkpoint: CheckpointPolicy
     #: The folder that checkpoints are written into.
     checkpoints: str
+    #: The folder of the version that is continued.
+    parent: str | None = None
+    #: How the base was quantised for that one; None: not, or nothing is continued.
+    quantization: QuantizationRecipe | None = None
     #: The folder of a checkpoint to resume from; the worker has checked its files' digests.
     resume: str | None

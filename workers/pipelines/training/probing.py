@@ -13,6 +13,7 @@ from sdk.schemas.probe import LEAST_LOGIT_GAP, ProbeReport
 from workers.pipelines.data.probe import probe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.trained_whole import restore_base
 from workers.pipelines.training.inputs import Inputs
 
 
@@ -29,13 +30,14 @@ def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
 
 
 def _bare(model: Any) -> Any:
-    """Return the base without any of the adapter. PEFT leaves modules that were trained whole in it, which go back too."""
+    """Return the base without any of the adapter. PEFT leaves biases and modules that were trained in it, which go back too."""
     prefix = "base_model.model."
     whole = {
         name.removeprefix(prefix): module.original_module
         for name, module in model.named_modules()
         if isinstance(module, ModulesToSaveWrapper)
     }
+    restore_base(model)
     base = model.unload()
     for name, module in whole.items():
         parent, _, leaf = name.rpartition(".")

@@ -15,7 +15,8 @@ from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.precision import measured
 from workers.pipelines.training.inputs import Inputs
-from workers.pipelines.training.trainer import BETAS, EPSILON, MAX_GRAD_NORM, WEIGHT_DECAY, StepRecord
+from workers.pipelines.training.optimising import EPSILON
+from workers.pipelines.training.trainer import StepRecord
 
 #: Points of the loss curve that a report keeps.
 _CURVE_POINTS = 500
@@ -101,16 +102,16 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "samples": len(given.rows.examples),
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
-        **({} if spec.columns is None else {"columns": spec.columns}),
         **({"held_out_rows_in_training": given.held_out_seen} if given.held_out_seen else {}),
         "seed": spec.seed,
+        **spec.further(),
         **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),
-        "optimizer": "adamw",
-        "adam_beta1": BETAS[0],
-        "adam_beta2": BETAS[1],
+        "optimizer": spec.optim,
+        "adam_beta1": spec.adam_beta1,
+        "adam_beta2": spec.adam_beta2,
         "adam_epsilon": EPSILON,
-        "weight_decay": WEIGHT_DECAY,
-        "max_grad_norm": MAX_GRAD_NORM,
+        "weight_decay": spec.weight_decay,
+        "max_grad_norm": spec.max_grad_norm,
         "gradient_checkpointing": setting.checkpointing,
         "base_dropout": setting.base_dropout,
         "base_weights": loaded.held,

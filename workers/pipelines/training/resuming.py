@@ -31,8 +31,8 @@ from workers.pipelines.training.checkpoints import (
     Resumed,
     broken_checkpoint,
 )
+from workers.pipelines.training.optimising import Schedule
 from workers.pipelines.training.states import Standing, numpy_state, python_state
-from workers.pipelines.training.trainer import Schedule
 
 #: What a configuration calls things, in words; settings of the spec are their own words.
 _WORDS = {
@@ -43,16 +43,20 @@ _WORDS = {
     "tokens": "the rows' tokens",
     "eval_data": "the held-out rows",
     "target_modules": "the target modules",
+    "parent": "the version to continue",
 }
 #: Digests, which tell nobody anything.
-_UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data"})
+_UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data", "parent"})
 _MOST_DIFFERENCES = 5
 #: Of each JSON file, for some hundred bytes are written of each step; a stranger's may be as long as it likes.
 _MAX_JSON_BYTES = 64 * 1024 * 1024
 #: Files of the releases that kept the optimiser's state in pickles.
 _PICKLES = frozenset({"optimizer.pt", "scheduler.pt", "rng_state.pth"})
 #: What AdamW keeps of each matrix.
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+#: What bitsandbytes' optimisers call the same; in 8 bits so many numbers share a scale.
+_BNB_MOMENTS = ("state1", "state2")
+_SHARE_A_SCALE = 256
 #: As safetensors names them.
 _DTYPES = {torch.float32: "F32", torch.uint8: "U8"}
 #: No adapter has as many matrices, with three tensors of each.
@@ -125,7 +129,7 @@ def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Sc
         _require(standing.rate == spec.lr * schedule.share(standing.last_epoch), "the schedule's learning rate differs")
         _check_twisters(standing)
     with _read(OPTIMIZER_NAME):
-        steps = _check_moments(folder / OPTIMIZER_NAME, list(shapes.values()))
+        steps = _check_moments(folder / OPTIMIZER_NAME, list(shapes.values()), spec.optim)
         _require(all(fewest <= step <= record.step for step in steps), f"it is not at step {record.step}")
     with _read(GENERATORS_NAME):
         _check_generators(folder / GENERATORS_NAME)
@@ -142,23 +146,59 @@ def _check_twisters(standing: Standing) -> None:
     numpy.random.RandomState().set_state(numpy_state(standing.numpy))
 
 
-def _check_moments(path: Path, matrices: list[tuple[int, ...]]) -> list[float]:
-    """Check the moments of AdamW over matrices of these shapes; return the steps that it counts."""
-    found = _shapes(path, torch.float32)
+def _check_moments(path: Path, matrices: list[tuple[int, ...]], optim: str) -> list[float]:
+    """Check the moments of an optimiser over matrices of these shapes; return the steps that it counts."""
+    found = _typed_shapes(path)
     if not found:
         # No step was taken yet: a gradient scaler left out each.
         return []
-    wanted = {f"{number}.{name}" for number in range(len(matrices)) for name in _MOMENTS}
-    odd = sorted(found.keys() ^ wanted)
-    _require(not odd, f"{odd[0] if odd else ''} is {'missing' if odd and odd[0] in wanted else 'not part of it'}")
-    for number in range(len(matrices)):
-        _require(found[f"{number}.step"] == (), f"{number}.step has another shape")
-        _require(found[f"{number}.exp_avg"] == found[f"{number}.exp_avg_sq"], f"{number}.exp_avg_sq has another shape")
-    moments = sorted(found[f"{number}.exp_avg"] for number in range(len(matrices)))
-    _require(moments == sorted(matrices), "its matrices have other shapes")
+    by_matrix: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
+    for name, what in found.items():
+        number, _, part = name.partition(".")
+        by_matrix.setdefault(number, {})[part] = what
+    first, second = _MOMENTS if optim == "adamw" else _BNB_MOMENTS
+    odd = sorted(by_matrix.keys() ^ {str(number) for number in range(len(matrices))})
+    _require(
+        not odd,
+        f"{odd[0] if odd else ''}.{first} is {'not part of it' if odd and odd[0] in by_matrix else 'missing'}",
+    )
+    for number, parts in by_matrix.items():
+        packed = optim.endswith("8bit") and parts.get(first, ("", ()))[0] == "U8"
+        wanted = _parts(first, second, math.prod(parts.get(first, ("", ()))[1]) if packed else None)
+        odd = sorted(parts.keys() ^ wanted.keys())
+        _require(
+            not odd,
+            f"{number}.{odd[0] if odd else ''} is {'missing' if odd and odd[0] in wanted else 'not part of it'}",
+        )
+        for name, (kind, shape) in parts.items():
+            _require(kind == wanted[name][0], f"{number}.{name} has another type")
+            _require(wanted[name][1] in (None, shape), f"{number}.{name} has another shape")
+        _require(parts[first][1] == parts[second][1], f"{number}.{second} has another shape")
+    _require(
+        sorted(parts[first][1] for parts in by_matrix.values()) == sorted(matrices), "its matrices have other shapes"
+    )
     _check_finite(path)
     with safe_open(path, framework="pt") as file:
         return [float(file.get_tensor(f"{number}.step")) for number in range(len(matrices))]
+
+
+def _parts(first: str, second: str, packed: int | None) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+    """Return type and shape of what is kept of one matrix; `packed` is how many numbers it has, where its moments are in 8 bits."""
+    kind = "F32" if packed is None else "U8"
+    parts: dict[str, tuple[str, tuple[int, ...] | None]] = {
+        first: (kind, None),
+        second: (kind, None),
+        "step": ("F32", ()),
+    }
+    if packed is not None:
+        scales = (-(-packed // _SHARE_A_SCALE),)
+        parts |= {
+            "qmap1": ("F32", (256,)),
+            "qmap2": ("F32", (256,)),
+            "absmax1": ("F32", scales),
+            "absmax2": ("F32", scales),
+        }
+    return parts
 
 
 def _check_generators(path: Path) -> None:
@@ -176,13 +216,19 @@ def _check_generators(path: Path) -> None:
 
 def _shapes(path: Path, dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of a file, whose values are not read. Raises ValueError for another type."""
+    found = _typed_shapes(path)
+    for name, (kind, _) in found.items():
+        _require(kind == _DTYPES[dtype], f"{name} has another type")
+    return {name: shape for name, (_, shape) in found.items()}
+
+
+def _typed_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return type, as safetensors names it, and shape of each tensor of a file."""
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
         _require(len(names) <= _MOST_TENSORS, "it holds too many tensors")
         slices = {name: file.get_slice(name) for name in names}
-        for name, part in slices.items():
-            _require(part.get_dtype() == _DTYPES[dtype], f"{name} has another type")
-        return {name: tuple(part.get_shape()) for name, part in slices.items()}
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
 
 
 def _check_finite(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -32,7 +33,7 @@ class Standing(Wire):
 
     #: Steps of the optimiser, of which a gradient scaler may have left out some.
     last_epoch: Annotated[int, Field(ge=0)]
-    #: Of the next step.
+    #: Of the next step, of the first group of parameters.
     rate: Annotated[float, Field(ge=0)]
     python: Twister
     numpy: Twister
@@ -43,7 +44,8 @@ class States:
     """What a checkpoint keeps of the optimiser, the schedule and the random generators."""
 
     standing: Standing
-    #: "0.step", "0.exp_avg", "0.exp_avg_sq", "1.step" …: by matrix, in the order of the optimiser's parameters.
+    #: "0.step", "0.exp_avg", "0.exp_avg_sq", "1.step" …: by matrix, in the order of the optimiser's parameters; bitsandbytes has
+    #: other names.
     optimizer: dict[str, torch.Tensor]
     #: "cpu", and "cuda" where there is one: torch's own generators.
     generators: dict[str, torch.Tensor]
@@ -53,9 +55,12 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
     """Return the states of AdamW, of its schedule and of all random generators, without drawing from any."""
     kept = optimizer.state_dict()["state"]
     moments = {
-        f"{number}.{name}": value.detach().to("cpu", copy=True).contiguous()
+        f"{number}.{name}": torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float32)
+        .detach()
+        .to("cpu", copy=True)
+        .contiguous()
         for number, parts in kept.items()
-        for name, value in parts.items()
+        for name, value in _each(parts)
     }
     schedule = scheduler.state_dict()
     version, words, spare = random.getstate()
@@ -63,8 +68,8 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
     generators = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         generators["cuda"] = torch.cuda.get_rng_state()
-    if version != _PYTHON_VERSION or len(schedule["_last_lr"]) != 1:
-        raise ValueError("Python's generator or the schedule is of a kind that a checkpoint can't hold")
+    if version != _PYTHON_VERSION:
+        raise ValueError("Python's generator is of a kind that a checkpoint can't hold")
     standing = Standing(
         last_epoch=schedule["last_epoch"],
         rate=schedule["_last_lr"][0],
@@ -74,27 +79,46 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
     return States(standing, moments, generators)
 
 
+def _each(parts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what an optimiser keeps of one matrix, by name; bitsandbytes has most of it one level down."""
+    for name, value in parts.items():
+        if isinstance(value, dict):
+            yield from _each(value)
+        else:
+            yield name, value
+
+
 def restore_schedule(standing: Standing, scheduler: Any) -> None:
-    """Put a schedule where a checkpoint left it."""
+    """Put a schedule, and the rates of its optimiser, where a checkpoint left them."""
     scheduler.load_state_dict(
         {
             **scheduler.state_dict(),
             "last_epoch": standing.last_epoch,
             "_step_count": standing.last_epoch + 1,
-            "_last_lr": [standing.rate],
+            "_last_lr": _rates(standing, scheduler),
         }
     )
+    for group, rate in zip(scheduler.optimizer.param_groups, _rates(standing, scheduler), strict=True):
+        group["lr"] = rate
 
 
-def restore_optimizer(standing: Standing, moments: dict[str, torch.Tensor], optimizer: Any) -> None:
-    """Give AdamW the moments and the rate of a checkpoint; all else of it is as the training's settings have it."""
-    now = optimizer.state_dict()
-    kept: dict[int, dict[str, torch.Tensor]] = {}
+def _rates(standing: Standing, scheduler: Any) -> list[float]:
+    """Return the rate of each group, as the schedule itself computes it."""
+    shares = (share(standing.last_epoch) for share in scheduler.lr_lambdas)
+    return [base * share for base, share in zip(scheduler.base_lrs, shares, strict=True)]
+
+
+def restore_optimizer(moments: dict[str, torch.Tensor], optimizer: Any) -> None:
+    """Give AdamW the moments of a checkpoint; all else of it is as the training's settings have it."""
+    kept: dict[int, dict[str, Any]] = {}
     for name, value in moments.items():
         number, _, part = name.partition(".")
         kept.setdefault(int(number), {})[part] = value
-    groups = [{**group, "lr": standing.rate} for group in now["param_groups"]]
-    optimizer.load_state_dict({"state": kept, "param_groups": groups})
+    for parts in kept.values():
+        if "state1" in parts:
+            # bitsandbytes counts steps in plain numbers.
+            parts["step"] = int(parts["step"])
+    optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def restore_generators(standing: Standing, generators: dict[str, torch.Tensor]) -> None:

@@ -11,10 +11,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig as PeftLoraConfig
-from peft import get_peft_model, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
-from transformers import set_seed
+from peft import get_peft_model_state_dict
 
 from sdk.lora.memory import pass_bytes
 from sdk.schemas.events import Progress
@@ -22,22 +19,25 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import TEXTS_KEY
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.batches import SFT, example_batches, mean_loss
+from workers.pipelines.data.batches import SFT, mean_loss
 from workers.pipelines.data.classify import Guess, guesses, scores
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, memory_errors_named
-from workers.pipelines.model.dropout import SixteenBitDropout, own_dropout
+from workers.pipelines.model.dropout import own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.model.precision import described
+from workers.pipelines.training.adapting import adapted, require_equal_to_base
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
+from workers.pipelines.training.continuing import Continued, load_parent
 from workers.pipelines.training.inputs import Inputs, read_inputs
+from workers.pipelines.training.optimising import optimizer_and_scheduler
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, training_report
 from workers.pipelines.training.serving import write_serving
-from workers.pipelines.training.trainer import AdapterTrainer, diverged, optimizer_and_scheduler, training_arguments
+from workers.pipelines.training.trainer import AdapterTrainer, diverged, training_arguments
 
 #: Activations may take this share of the memory that is available once the base is loaded.
 _ACTIVATION_SHARE = 0.5
@@ -55,8 +55,9 @@ def train(
     on_progress: Callable[[Progress], None],
     checkpoints: Checkpoints | None = None,
     day: date | None = None,
+    parent: Continued | None = None,
 ) -> TrainingReport:
-    """Train an adapter over the base in the folder `base` and write its two files into `out`.
+    """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts as `parent` is, if there is one.
 
     `base_name` and `base_revision` are what the adapter says of its base; no local path is written. `day` is what chat
     templates are told that the date is; one that asks for it is refused where there is none. The same
@@ -76,6 +77,7 @@ def train(
         spec=spec,
         checkpoints=checkpoints,
         day=day,
+        parent=parent,
     )
     rows = given.rows
     on_progress(
@@ -117,8 +119,8 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     if base_dropout:
         on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
     on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
-    model = _adapt(given, loaded)
-    _check_equals_base(given, model)
+    model = adapted(given, loaded)
+    require_equal_to_base(given, model)
     _stop_if_asked(given)
     if resumed is not None:
         bare = resumed.record.eval_loss_base
@@ -126,6 +128,8 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
         # B is zero, so this is the loss of the bare base.
         bare = _evaluate(given, model, on_progress).get("loss")
         _stop_if_asked(given)
+        if given.parent is not None:
+            load_parent(model, given.parent)
     setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare, base_dropout)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
@@ -152,7 +156,11 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
 
 def _load(given: Inputs) -> LoadedBase:
     """Load the base, held as it was when the checkpoint to go on from was written."""
-    quantization = default_recipe(given.device) if given.spec.method == "qlora" else None
+    spec, quantization = given.spec, None
+    if spec.method == "qlora":
+        quantization = default_recipe(given.device, spec.quant_type, double_quant=spec.double_quant)
+        if given.parent is not None and given.parent.quantization is not None:
+            quantization = given.parent.quantization
     recorded = None if given.resumed is None else given.resumed.record.base_weights
     held = None if recorded == "native" else recorded
     return load_base(given.base, given.device, quantization=quantization, held=held, classes=given.classes)
@@ -228,43 +236,6 @@ def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
     write_serving(out, base=given.base, tokenizer=given.tokenizer, rows=given.rows)
 
 
-def _adapt(given: Inputs, loaded: LoadedBase) -> Any:
-    """Put fresh matrices, A random and B zero, beside the target modules. They are in float32 on every base.
-
-    Raises PipelineError for modules that PEFT refuses.
-    """
-    lora, spec = given.lora, given.spec
-    set_seed(spec.seed)
-    config = PeftLoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
-        target_parameters=list(lora.target_parameters) or None,
-        fan_in_fan_out=lora.fan_in_fan_out and loaded.quantization is None,
-        bias="none",
-        modules_to_save=list(lora.modules_to_save) or None,
-        task_type=lora.task_type,
-    )
-    try:
-        model = get_peft_model(loaded.model, config)
-    except ValueError as error:
-        said = " ".join(str(error).split())
-        raise PipelineError(
-            FailureReason.TARGETS,
-            f"PEFT can't adapt these targets of a {loaded.model.config.model_type} model ({said[:300]}); choose others.",
-        ) from error
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    if given.device.kind == "cpu" and spec.dropout > 0:
-        for module in model.modules():
-            if isinstance(module, LoraLayer):
-                for name in module.lora_dropout:
-                    module.lora_dropout[name] = SixteenBitDropout(spec.dropout)
-    return model
-
-
 def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[Progress], None]) -> AdapterTrainer:
     given, spec = setting.given, setting.given.spec
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -294,30 +265,12 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
         train_dataset=dataset,
         processing_class=given.tokenizer,
         data_collator=lambda rows: given.objective.collate(rows, given.tokenizer.pad_token_id),
-        optimizers=optimizer_and_scheduler(trainable.values(), spec, given.schedule),
+        optimizers=optimizer_and_scheduler(trainable, spec, given.schedule),
     )
     # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
     for name, parameter in trainable.items():
         parameter.data = fresh[name]
     return trainer
-
-
-def _check_equals_base(given: Inputs, model: Any) -> None:
-    """Check that y = W·x + s·B·(A·x) with B = 0 gives the base's logits exactly, on a batch of rows."""
-    model.eval()
-    shortest = sorted(given.rows.examples, key=lambda example: len(example.input_ids))[:2]
-    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
-    batch = next(example_batches(shortest, given.objective, pad_id, 2, place))
-    with torch.no_grad():
-        adapted = given.objective.logits(model, batch)
-        with model.disable_adapter():
-            bare = given.objective.logits(model, batch)
-    if not torch.equal(adapted, bare):
-        raise PipelineError(
-            FailureReason.UNTRAINED,
-            f"The fresh adapter changes the base's logits by up to {float((adapted - bare).abs().max()):g} before any"
-            " training; report this base and these library versions.",
-        )
 
 
 def _check_finite(tensors: dict[str, Any], spec: TrainingSpec) -> None:

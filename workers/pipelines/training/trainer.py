@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,35 +24,8 @@ from workers.pipelines.data.batches import Objective, micro_batches
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
+from workers.pipelines.training.optimising import Schedule
 from workers.pipelines.training.states import States, restore_generators, restore_optimizer, restore_schedule, states_of
-
-#: AdamW's other numbers, as common practice has them.
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
-WEIGHT_DECAY = 0.0
-MAX_GRAD_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate at each of `total_steps` steps, as a share of its peak."""
-
-    kind: str
-    warmup_steps: int
-    total_steps: int
-
-    def share(self, step: int) -> float:
-        """Return the share at `step`, counted from 0.
-
-        No step has the rate zero: with a warm-up from zero itself, a training of one step would learn nothing.
-        """
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        if self.kind == "constant":
-            return 1.0
-        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        done = min(done, 1.0)
-        return 0.5 * (1 + math.cos(math.pi * done)) if self.kind == "cosine" else 1 - done
 
 
 @dataclass
@@ -155,7 +128,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Called by the trainer before the first step: its own reader would take pickles."""
         if checkpoint is not None and self._resumed is not None:
-            restore_optimizer(self._resumed.standing, load_file(Path(checkpoint) / OPTIMIZER_NAME), self.optimizer)
+            restore_optimizer(load_file(Path(checkpoint) / OPTIMIZER_NAME), self.optimizer)
             restore_schedule(self._resumed.standing, self.lr_scheduler)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -247,12 +220,6 @@ class _StepEnd(TrainerCallback):  # type: ignore[misc]  # transformers' types ar
         self._trainer.end_step()
 
 
-def optimizer_and_scheduler(parameters: Iterable[Any], spec: TrainingSpec, schedule: Schedule) -> tuple[Any, Any]:
-    """Return AdamW over the parameters, and the scheduler that sets its rate."""
-    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
-
-
 def training_arguments(
     scratch: str, *, spec: TrainingSpec, device: Device, total_steps: int, checkpointing: bool
 ) -> Any:
@@ -264,7 +231,8 @@ def training_arguments(
         max_steps=total_steps,
         max_length=None,
         learning_rate=spec.lr,
-        max_grad_norm=MAX_GRAD_NORM,
+        max_grad_norm=spec.max_grad_norm,
+        neftune_noise_alpha=spec.neftune_noise_alpha,
         gradient_checkpointing=checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         # Without autocast the adapters are computed in float32; the base brings its own 16-bit weights. Only

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sdk.formats import json_list as reader
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, check_rows, text_values
+from sdk.schemas.training import TrainingSpec
 from sdk.validation import check_data
 
 USER = {"role": "user", "content": "q"}
@@ -108,6 +109,13 @@ class TestColumns:
         path.write_text("q,a,id\nx,y,7\n")
         found = check_data(path, columns=" completion=a , prompt=q")
         assert (found.columns, found.shape, found.rows) == ("prompt=q,completion=a", "prompt-completion", 1)
+
+    def test_a_spec_takes_them_as_a_text_or_a_table(self) -> None:
+        text = "prompt=q,completion=a"
+        for said in (text, "completion=a, prompt=q", {"completion": "a", "prompt": "q"}):
+            assert TrainingSpec(columns=said).columns == text  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="'question' is no key of a row"):
+            TrainingSpec(columns="question=prompt")
 
 
 class TestFiles:

@@ -54,8 +54,8 @@ class Training:
         train(base=self.base, out=out, on_progress=lambda progress: None, checkpoints=checkpoints, **options)
 
     def read(self, checkpoint: Path) -> Resumed:
+        from workers.pipelines.training.optimising import Schedule
         from workers.pipelines.training.resuming import read_checkpoint
-        from workers.pipelines.training.trainer import Schedule
 
         schedule = Schedule("cosine", 1, 3)
         return read_checkpoint(checkpoint, configuration=self.configuration, spec=SPEC, schedule=schedule)

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from sdk.lora.targets import TargetsError, mean_all, resolve_targets, short_names, unfit_targets
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import TARGET_PRESETS, is_pattern
+from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.loading import read_blueprint
 

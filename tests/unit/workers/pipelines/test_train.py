@@ -286,14 +286,14 @@ def test_an_adapter_that_is_not_the_base_at_the_start_is_refused(
 ) -> None:
     import workers.pipelines.training.train as module
 
-    true_adapt = module._adapt
+    true_adapt = module.adapted
 
     def shifted(*args: Any) -> Any:
         model = true_adapt(*args)
         next(p for name, p in model.named_parameters() if "lora_B" in name).data.fill_(1.0)
         return model
 
-    monkeypatch.setattr(module, "_adapt", shifted)
+    monkeypatch.setattr(module, "adapted", shifted)
     with pytest.raises(PipelineError, match="changes the base's logits by up to"):
         train(llama_base, pairs, tmp_path / "out")
 
@@ -301,7 +301,7 @@ def test_an_adapter_that_is_not_the_base_at_the_start_is_refused(
 def test_modules_that_peft_refuses_are_targets_to_choose_anew(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.training.inputs as module
+    import workers.pipelines.training.lora_configs as module
 
     # PEFT is asked for what the model has no module of.
     monkeypatch.setattr(module, "resolve_targets", lambda *args, **rest: ["out_proj"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.pipelines.training.trainer import Schedule
+from workers.pipelines.training.optimising import Schedule
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])

@@ -1,0 +1,132 @@
+"""What a version must be that others are made from, and one that a training continues."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import NamedBase, Version
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.catalog.versions.kinds import require_adapter
+from registry.catalog.versions.lifecycle import VersionState
+from registry.db.stored_json import read_stored
+from registry.errors import Invalid, InvalidBase
+from registry.jobs.kinds.training_outcome import lora_differences
+from registry.principal import Principal
+from sdk.formats.peft_unusable import changes_base
+from sdk.schemas.jobs import ParentChoice, TrainingRequest
+from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingSpec
+
+#: What may be done about a parent that is in another state.
+_ADVICE = {
+    VersionState.ARCHIVED: "restore it with: adapterctl restore {ref}",
+    VersionState.QUARANTINED: "an admin may let it be a version with: adapterctl release {ref}",
+}
+#: Weights that share one scale, where a training quantises its base.
+_BLOCK_SIZE = QuantizationRecipe().block_size
+#: What a training has no options for.
+_NO_OPTION = (
+    "lora_bias",
+    "init",
+    "layer_replication",
+    "layers_to_transform",
+    "layers_pattern",
+    "exclude_modules",
+    "other",
+)
+
+
+def require_ready(version: Version, *, done: str, param: str) -> None:
+    """Raise Invalid for a version in another state; `done` is what is done with ready ones."""
+    if version.state != VersionState.READY:
+        ref = exact_ref(version)
+        advice = _ADVICE.get(VersionState(version.state), "choose another one").format(ref=ref)
+        raise Invalid(f"{ref} is {version.state}, and only ready versions are {done}; {advice}", param=param)
+
+
+def lora_of(version: Version) -> LoraConfig:
+    """Return the LoRA record of a version. Raises Unreadable."""
+    return read_stored(LoraConfig, version.lora, of=f"the LoRA record of {exact_ref(version)}")
+
+
+def pin_parent(
+    session: Session, request: TrainingRequest, who: Principal, namespace: str, base: NamedBase | None
+) -> ParentChoice | None:
+    """Return the parent of a training made exact. Raises NotFound, Invalid and InvalidBase where it can't be continued so."""
+    if request.parent is None:
+        return None
+    version = find_version(session, parse_ref(request.parent.ref), who)
+    ref = exact_ref(version)
+    require_adapter(session, version, "continued", param="parent")
+    require_ready(version, done="continued", param="parent")
+    if request.parent.digest not in (None, version.digest):
+        raise Invalid(
+            f"{ref} has the digest {version.digest[:12]}, not {str(request.parent.digest)[:12]}; name the version that is meant",
+            param="parent",
+        )
+    if version.adapter.namespace != namespace:
+        # Whoever may see the version would see the other's name in it.
+        raise Invalid(
+            f"{ref} is of the namespace {version.adapter.namespace}, and a version continues one of its own; pull it and push it to "
+            f"the namespace {namespace} first",
+            param="parent",
+        )
+    if base is None or base.base_pk != version.base_pk:
+        raise InvalidBase(
+            f"{ref} is over the base {version.base_id or version.base.id} ({version.base.fingerprint[:12]}), and is continued over that "
+            "alone; leave base out",
+            param="base",
+        )
+    _require_same(ref, request.spec, lora_of(version))
+    _require_recipe(version, request.spec)
+    return ParentChoice(ref=ref, digest=version.digest)
+
+
+def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
+    """Raise Invalid where the options say another LoRA configuration than the parent has."""
+    if lora.task_type == "SEQ_CLS" or spec.objective == "classify":
+        raise Invalid(f"{ref} can't be continued: classifications are trained anew; leave parent out", param="parent")
+    if spec.init_lora_weights is not None:
+        raise Invalid(
+            f"the training starts with the matrices of {ref}; leave init_lora_weights out",
+            param="spec.init_lora_weights",
+        )
+    # Dropout is a matter of the training, and so is how matrices began that are all there.
+    init = lora.init if changes_base(lora.init) else True
+    theirs = lora.model_copy(update={"dropout": spec.dropout, "init": init})
+    different = next(lora_differences(spec, theirs), None)
+    if different is None:
+        return
+    name = different.field.removeprefix("lora.")
+    if name in _NO_OPTION:
+        raise Invalid(
+            f"{ref} has the setting {name}, with which no training goes on; merge it and train over the merged model",
+            param="parent",
+        )
+    raise Invalid(
+        f"{ref} is continued with its own LoRA configuration, and {name} is {different.handed_in} there, not {different.asked}; leave "
+        "that option out",
+        param="parent",
+    )
+
+
+def _require_recipe(version: Version, spec: TrainingSpec) -> None:
+    ref, recipe = exact_ref(version), version.quantization
+    found = None if recipe is None else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {ref}")
+    if found is None and version.method == "qlora":
+        raise Invalid(
+            f"nobody said how the base of {ref} was quantised; push it again and say so, then continue that version",
+            param="parent",
+        )
+    if (found is not None) != (spec.method == "qlora"):
+        trained = "over a base in 4 bits" if found is not None else "not over a base in 4 bits"
+        raise Invalid(
+            f"{ref} was trained {trained}, so that it is continued alike; leave method out", param="spec.method"
+        )
+    if found is None or found.storage_dtype is not None:
+        return
+    if (found.type, found.double_quant, found.block_size) != (spec.quant_type, spec.double_quant, _BLOCK_SIZE):
+        raise Invalid(
+            f"{ref} was trained over a base in {found.type}, {'with' if found.double_quant else 'without'} double quantisation and "
+            f"{found.block_size} weights to a scale; leave quant_type and double_quant out, or continue one with {_BLOCK_SIZE}",
+            param="spec.quant_type",
+        )

@@ -1,0 +1,145 @@
+"""What a base can't be trained with of the options beyond rank, alpha and targets, by the names and shapes of its tensors.
+
+>>> from sdk.schemas.training import TrainingSpec
+>>> shapes = {"model.embed_tokens.weight": [300, 8], "model.layers.0.q_proj.weight": [8, 8], "model.norm.weight": [8]}
+>>> unfit_variant(TrainingSpec(trainable_token_indices="300"), shapes).said
+'trains the token 300, and the base has 300, from 0; give ids of its own tokens'
+>>> unfit_variant(TrainingSpec(modules_to_save="norm"), shapes) is None
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
+from sdk.formats.option_texts import write_numbers
+from sdk.lora.linear_modules import is_text, layer_of, linear_modules
+from sdk.lora.targets import matches, stacked_in_files
+from sdk.schemas.training import TrainingSpec
+
+
+class Unfit(NamedTuple):
+    """Why a base can't be trained so."""
+
+    #: The option.
+    param: str
+    #: To follow the option's name.
+    said: str
+
+
+def unfit_variant(
+    spec: TrainingSpec, shapes: Mapping[str, Sequence[int]], *, exact: bool = False, tied: bool | None = None
+) -> Unfit | None:
+    """Say which of a spec's options a base can't be trained with; None if it may be, or if nothing is known of it.
+
+    `shapes` are those of its tensors by name: the model's own names (`exact`), or those of files, which may lack what a library puts
+    before them, so that only the end of a name is looked at. `tied`: whether the head is the embedding; None: it is if it is in no file.
+    """
+    if not shapes:
+        return None
+    owners = {name.rpartition(".")[0] for name in shapes}
+    if tied is None:
+        tied = not any(_last(owner) in HEADS for owner in owners)
+    return (
+        _layers(spec, shapes)
+        or _patterns(spec, owners, exact)
+        or _biases(spec, shapes)
+        or _saved(spec, owners, exact, tied)
+        or _tokens(spec, shapes)
+    )
+
+
+def unfit_options(spec: TrainingSpec, files: Mapping[str, Sequence[int]]) -> Unfit | None:
+    """Say at a submission which of a spec's options a base can't be trained with, by the names and shapes of its files."""
+    stacked = stacked_in_files(spec.targets, files, linear_modules(files))
+    return unfit_variant(spec, files) or (unfit_beside_parameters(spec, stacked) if stacked else None)
+
+
+def unfit_beside_parameters(spec: TrainingSpec, parameters: Sequence[str]) -> Unfit | None:
+    """Say which option can't be used where targets mean stacked parameters: PEFT adapts these in another way."""
+    named = ", ".join(parameters[:5])
+    choices = {
+        "use_dora": spec.use_dora,
+        "init_lora_weights": spec.init_lora_weights is not None,
+        "rank_pattern": spec.rank_pattern is not None,
+        "alpha_pattern": spec.alpha_pattern is not None,
+        "layers_to_transform": spec.layers_to_transform is not None,
+        "bias": spec.bias != "none",
+    }
+    for param, chosen in choices.items():
+        if chosen:
+            return Unfit(
+                param, f"can't be used with stacked parameters ({named}); leave it out, or these out of the targets"
+            )
+    return None
+
+
+def saved_by_peft(names: Collection[str], saved: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Return the modules that `modules_to_save` means, and those that PEFT takes it for: all whose names end in its letters."""
+    return (
+        {full for full in names if any(matches(full, name) for name in saved)},
+        {full for full in names if any(full.endswith(name) for name in saved)},
+    )
+
+
+def _layers(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | None:
+    numbers = {layer_of(name) for name in linear_modules(shapes) if is_text(name)} - {None}
+    absent = sorted(set(spec.layers or ()) - numbers)
+    if absent and numbers:
+        have = write_numbers(number for number in numbers if number is not None)
+        return Unfit("layers_to_transform", f"names the layer {absent[0]}, and the base has {have}; choose from these")
+    return None
+
+
+def _patterns(spec: TrainingSpec, owners: Collection[str], exact: bool) -> Unfit | None:
+    for param, names in (("rank_pattern", list(spec.ranks)), ("alpha_pattern", list(spec.alphas))):
+        for name in names:
+            if not any(_means(full, name, exact) for full in owners):
+                return Unfit(param, f"names {name}, which is no module of the base; name target modules")
+    return None
+
+
+def _biases(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | None:
+    if spec.bias != "none" and not any(name.endswith(".bias") for name in shapes):
+        return Unfit("bias", f"is {spec.bias!r}, and the base has no biases; leave it out")
+    return None
+
+
+def _saved(spec: TrainingSpec, owners: Collection[str], exact: bool, tied: bool) -> Unfit | None:
+    known = {*owners, "lm_head"} if tied else set(owners)
+    for name in spec.saved_modules:
+        if tied and _last(name) in (*INPUT_EMBEDDINGS, *HEADS):
+            return Unfit(
+                "modules_to_save",
+                f"names {name}, which the base ties to {'its head' if _last(name) in INPUT_EMBEDDINGS else 'its embedding'}, so that "
+                "training one as a whole would part the two; train single tokens with trainable_token_indices",
+            )
+        if not any(_means(full, name, exact) for full in known):
+            return Unfit("modules_to_save", f"names {name}, which is no module of the base with weights of its own")
+        meant, taken = saved_by_peft(known, [name])
+        if meant and (more := sorted(taken - meant)):
+            return Unfit(
+                "modules_to_save",
+                f"names {name}, which PEFT takes for {more[0]} too, since its name ends alike; write {sorted(meant)[0]}",
+            )
+    return None
+
+
+def _tokens(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | None:
+    rows = [shape[0] for name, shape in shapes.items() if shape and _last(name.rpartition(".")[0]) in INPUT_EMBEDDINGS]
+    if spec.tokens and rows and spec.tokens[-1] >= max(rows):
+        return Unfit(
+            "trainable_token_indices",
+            f"trains the token {spec.tokens[-1]}, and the base has {max(rows)}, from 0; give ids of its own tokens",
+        )
+    return None
+
+
+def _means(full: str, name: str, exact: bool) -> bool:
+    return matches(full, name) if exact else matches(full, _last(name))
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

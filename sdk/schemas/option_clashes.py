@@ -1,0 +1,34 @@
+"""Which options of a training can't go together, whatever its base is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdk.formats.base_files import INPUT_EMBEDDINGS
+
+if TYPE_CHECKING:
+    from sdk.schemas.training import TrainingSpec
+
+
+def clash_of(spec: TrainingSpec) -> str | None:
+    """Say which options of a spec contradict each other, and what to do; None if they may go together."""
+    if spec.use_rslora and spec.alpha is None:
+        return (
+            f"use_rslora scales the update by alpha/√rank, for which the usual alpha of 2·rank is too large; give alpha, such as "
+            f"{max(1, round(2 * spec.rank**0.5))} for the scale 2"
+        )
+    if spec.method == "lora" and (spec.quant_type != "nf4" or not spec.double_quant):
+        return "quant_type and double_quant say how qlora quantises the base, and the method is lora; leave them out, or choose qlora"
+    alphas = spec.alphas
+    for name in alphas:
+        if other := next((longer for longer in alphas if longer.endswith(f".{name}")), None):
+            return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
+    saved = (spec.modules_to_save or "").split(",")
+    if spec.bias != "none" and spec.modules_to_save is not None:
+        return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
+    if spec.bias != "none" and spec.objective == "classify":
+        return f"a classification has a head in modules_to_save, of which PEFT saves biases twice; leave bias {spec.bias!r} out"
+    embedding = next((name for name in saved if name.rpartition(".")[2] in INPUT_EMBEDDINGS), None)
+    if embedding and spec.trainable_token_indices is not None:
+        return f"modules_to_save trains all of {embedding}, and trainable_token_indices some of its rows; give one of the two"
+    return None

@@ -1,0 +1,87 @@
+"""How the options of a training are written: modules by name or by a pattern, numbers, and values of modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from sdk.formats.columns import canonical_columns
+from sdk.formats.option_texts import parse_numbers, parse_values, write_numbers, write_values
+from sdk.formats.peft_patterns import unfit
+
+#: Named sets of target modules; they are resolved per architecture, and the real names are stored.
+TARGET_PRESETS = ("qv", "attention", "all-linear")
+
+_MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
+#: Characters that no list of names has, but every pattern that is more than one name.
+_PATTERN_SIGNS = frozenset("\\*+?()[]|^$")
+
+
+def is_pattern(targets: str) -> bool:
+    """Whether targets are one expression for whole module names, rather than a preset or a list of names."""
+    return not _PATTERN_SIGNS.isdisjoint(targets)
+
+
+def require_modules(value: str) -> str:
+    """Return names with commas sorted, and a pattern as it is. Raises ValueError for what is neither."""
+    if is_pattern(value) and not set(value) & {" ", ";", "/"}:
+        if found := next(unfit({"target_modules": value}), None):
+            raise ValueError(
+                f"the pattern {value[:80]!r} can't be used, since {found.reason}; write a simpler one, or module names"
+            )
+        return value
+    names = value.split(",")
+    for name in names:
+        if not _MODULE_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is not a module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
+            )
+    return ",".join(sorted(set(names)))
+
+
+def joined(value: Any) -> Any:
+    """Take a list of names or numbers for the text that has them, and a table of values for the text that has these."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={number}" for name, number in value.items())
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _require_names(value: str) -> str:
+    if is_pattern(value):
+        raise ValueError(f"{value[:80]!r} is a pattern; give names of modules, separated by commas")
+    return require_modules(value)
+
+
+def _within(values: dict[str, float], most: int, *, whole: bool) -> dict[str, float]:
+    for name, value in values.items():
+        if not 0 < value <= most or (whole and value % 1):
+            kind = f"a whole number from 1 to {most}" if whole else f"a number above 0, at most {most}"
+            raise ValueError(f"{name}={value:g} can't be; give {kind}")
+    return values
+
+
+#: Left out of what is sent where nobody uses it: earlier releases know no such field.
+UNUSED = Field(exclude_if=lambda value: not value)
+#: A text; lists and tables are taken for the text that says the same.
+OptionText = Annotated[str, Field(min_length=1, max_length=16_000), BeforeValidator(joined)]
+#: "lm_head,model.norm".
+ModuleNames = Annotated[OptionText, AfterValidator(_require_names)]
+#: "0-3,8".
+Numbers = Annotated[OptionText, AfterValidator(lambda value: write_numbers(parse_numbers(value)))]
+#: "q_proj=16,v_proj=4".
+Ranks = Annotated[
+    OptionText, AfterValidator(lambda value: write_values(_within(parse_values(value), 1024, whole=True)))
+]
+#: "q_proj=16,v_proj=4.5".
+Alphas = Annotated[
+    OptionText, AfterValidator(lambda value: write_values(_within(parse_values(value), 65536, whole=False)))
+]
+#: A column for each key of a row, in one order: "prompt=question,completion=answer".
+Columns = Annotated[
+    str, Field(min_length=1, max_length=2000), BeforeValidator(joined), AfterValidator(canonical_columns)
+]

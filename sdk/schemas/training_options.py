@@ -1,0 +1,48 @@
+"""The fields of `TrainingSpec` as keywords of a function."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from sdk.formats.objectives import Objective
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
+
+    method: Literal["qlora", "lora"]
+    objective: Objective | None
+    rank: int
+    alpha: float | None
+    dropout: float
+    targets: str
+    exclude: str | None
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: Literal["eva"] | None
+    rank_pattern: str | None
+    alpha_pattern: str | None
+    layers_to_transform: str | None
+    bias: Literal["none", "all", "lora_only"]
+    modules_to_save: str | None
+    trainable_token_indices: str | None
+    quant_type: Literal["nf4", "fp4"]
+    double_quant: bool
+    loss_on: Literal["completion", "assistant", "all"] | None
+    columns: str | None
+    epochs: float
+    max_steps: int | None
+    lr: float
+    warmup_ratio: float
+    schedule: Literal["cosine", "linear", "constant"]
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+    loraplus_lr_ratio: float | None
+    weight_decay: float
+    max_grad_norm: float
+    adam_beta1: float
+    adam_beta2: float
+    neftune_noise_alpha: float | None
+    batch_size: int
+    grad_accum: int
+    max_length: int
+    seed: int

@@ -1,0 +1,66 @@
+"""Trainings that continue a version: what may be continued, what a worker is given, and what lineage says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from contract.jobs.helpers import Crew
+from support.adapters import SPEC, base_registration
+from support.people import new_adapter
+
+from sdk.errors import InvalidBase, InvalidInput, NotFound
+from sdk.schemas.jobs import JobState, JobView, ParentChoice
+from sdk.version import VERSION
+
+
+class TestContinuing:
+    def submit(self, crew: Crew, ref: str, **changed: Any) -> JobView:
+        digest = changed.pop("digest", None)
+        body = crew.body(**changed)
+        request = body.request.model_copy(update={"parent": ParentChoice(ref=ref, digest=digest)})
+        return crew.writer.call("POST", "/jobs", JobView, body=body.model_copy(update={"request": request}))
+
+    def push(self, crew: Crew, name: str = "a", **given: Any) -> Any:
+        return crew.writer.push(
+            new_adapter(crew.tmp_path), f"{crew.space}/{name}", base="tiny", **{"method": "lora", **given}
+        )
+
+    def test_a_version_is_continued_and_is_the_parent_of_what_comes_out(self, crew: Crew) -> None:
+        parent = self.push(crew)
+        job = self.submit(crew, f"{crew.space}/a")
+        assert job.request["parent"] == {"ref": f"{crew.space}/a@v1", "digest": parent.digest}
+        assert crew.claim(version="0.0.9") is None
+        held = crew.hold(version=VERSION)
+        assert [(target.label, target.digest) for target in held.targets] == [(parent.ref, parent.digest)]
+        assert crew.complete(held).state == JobState.SUCCEEDED
+        made = crew.writer.get(f"{crew.space}/a@v2")
+        assert [(one["ref"], one["relation"]) for one in made.lineage["parents"]] == [(parent.ref, "continued-from")]
+        lineage = crew.writer.lineage(made.ref)
+        assert (made.ref, parent.ref, "continued-from") in {(e.source, e.target, e.relation) for e in lineage.edges}
+
+    def test_what_can_not_be_continued_so_is_refused(self, crew: Crew) -> None:
+        parent = self.push(crew)
+        for changed, said in (
+            ({"rank": 16}, "rank is [0-9]+ there, not 16; leave that option out"),
+            ({"alpha": 5.0}, r"alpha is 4\.0 there, not 5\.0"),
+            ({"use_dora": True}, "use_dora is False there, not True; leave that option out"),
+            ({"init_lora_weights": "eva"}, "leave init_lora_weights out"),
+            ({"method": "qlora"}, "was trained not over a base in 4 bits"),
+        ):
+            with pytest.raises(InvalidInput, match=said):
+                self.submit(crew, parent.ref, spec=SPEC.model_copy(update=changed))
+        with pytest.raises(InvalidInput, match="name the version that is meant"):
+            self.submit(crew, parent.ref, digest="0" * 64)
+        with pytest.raises(NotFound):
+            self.submit(crew, f"{crew.space}/none@v1")
+        crew.writer.archive(parent.ref)
+        with pytest.raises(InvalidInput, match="is archived, and only ready versions are continued; restore it with"):
+            self.submit(crew, parent.ref)
+
+    def test_it_is_continued_over_its_own_base_and_in_its_namespace(self, crew: Crew) -> None:
+        parent = self.push(crew)
+        name = f"other-{crew.space}"
+        crew.world.admin.register_base(base_registration(name))
+        with pytest.raises(InvalidBase, match="and is continued over that alone; leave base out"):
+            self.submit(crew, parent.ref, base=name)

@@ -1,0 +1,98 @@
+"""Variants of LoRA: what a training hands in must be the variant that was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from registry.errors import Verification
+from registry.jobs.kinds.training_outcome import require_asked
+from registry.jobs.releases import needed_by
+from sdk.schemas.jobs import BaseChoice, TrainingRequest
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.training import LoraConfig, TrainingReport, TrainingSpec
+
+MANIFEST = Manifest(
+    kind="checkpoint", base_fingerprint="b" * 64, files=[ManifestFile(path="a", size_bytes=1, sha256="a" * 64)]
+)
+ASKED: dict[str, Any] = {
+    "use_rslora": True,
+    "alpha": 4.0,
+    "use_dora": True,
+    "rank_pattern": "q_proj=2",
+    "alpha_pattern": "q_proj=3",
+    "modules_to_save": "model.norm",
+    "trainable_token_indices": "5-6",
+}
+MADE: dict[str, Any] = {
+    "use_rslora": True,
+    "use_dora": True,
+    "rank_pattern": {"q_proj": 2},
+    "alpha_pattern": {"q_proj": 3.0},
+    "modules_to_save": ["model.norm"],
+    "trainable_token_indices": [5, 6],
+}
+
+
+def asked(**options: Any) -> TrainingRequest:
+    spec = TrainingSpec(**{"method": "lora", "rank": 4, "targets": "q_proj,v_proj", **options})
+    return TrainingRequest(adapter="a", base=BaseChoice(id="b", fingerprint="b" * 64), data="d" * 64, spec=spec)
+
+
+def hand_in(request: TrainingRequest, training: dict[str, Any] | None = None, **lora: Any) -> None:
+    made = {"rank": 4, "alpha": 4.0, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"], **lora}
+    report = TrainingReport(
+        lora=LoraConfig(**made),
+        quantization=None,
+        rows=1,
+        supervised_tokens=1,
+        training=training or {},
+        metrics={"loss": 1.0},
+        libraries={},
+    )
+    require_asked(request, MANIFEST, report)
+
+
+def test_the_variant_that_was_asked_for_is_taken() -> None:
+    hand_in(asked(**ASKED), {"use_dora": True, "rank_pattern": "q_proj=2"}, **MADE)
+    hand_in(asked(bias="all"), alpha=8.0, bias="all")
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_another_one_is_refused(name: str) -> None:
+    plain = LoraConfig(rank=1, alpha=1.0, dropout=0.0, target_modules=["-"])
+    with pytest.raises(Verification, match=rf"lora\.{name}"):
+        hand_in(asked(**ASKED), **{**MADE, name: getattr(plain, name)})
+    with pytest.raises(Verification, match=rf"lora\.{name}"):
+        hand_in(asked(), alpha=8.0, **{name: MADE[name]})
+
+
+def test_a_report_that_says_another_option_is_refused() -> None:
+    with pytest.raises(Verification, match="rank_pattern is q_proj=3, not q_proj=2"):
+        hand_in(asked(**ASKED), {"rank_pattern": "q_proj=3"}, **MADE)
+
+
+def test_modules_are_those_of_the_layers_that_were_asked_for() -> None:
+    request = asked(targets="attention", layers_to_transform="1-2")
+    whole = [f"model.layers.{n}.self_attn.q_proj" for n in (1, 2)]
+    hand_in(request, alpha=8.0, target_modules=whole)
+    for other in (whole[:1], [*whole, "model.layers.3.self_attn.q_proj"], ["q_proj"]):
+        with pytest.raises(Verification, match=r"lora\.target_modules"):
+            hand_in(request, alpha=8.0, target_modules=other)
+
+
+def test_an_earlier_release_is_not_given_what_it_does_not_know() -> None:
+    plain = needed_by(asked())
+    assert plain == 0
+    every = {**ASKED, "bias": "all", "layers_to_transform": "1"}
+    for name in set(every) - {"alpha"}:
+        options = {name: every[name]} | ({"alpha": 4.0} if name == "use_rslora" else {})
+        assert needed_by(asked(**options)) > plain, name
+
+
+def test_each_option_that_is_not_always_sent_is_known_to_need_a_release() -> None:
+    from registry.jobs.releases import _SINCE
+
+    optional = {name for name, field in TrainingSpec.model_fields.items() if field.exclude_if is not None}
+    assert optional <= {path[1] for path, _, _ in _SINCE if path[0] == "spec"}

@@ -1,0 +1,134 @@
+"""Options of a training that a base can't be trained with, by its tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sdk.lora.variants import unfit_options, unfit_variant
+from sdk.schemas.training import TrainingSpec
+
+LAYER = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+LLAMA = {
+    "model.embed_tokens.weight": [300, 8],
+    **{f"model.layers.{n}.{rest}.weight": [8, 8] for n in (0, 1) for rest in LAYER},
+    **{f"model.layers.{n}.input_layernorm.weight": [8] for n in (0, 1)},
+    "model.norm.weight": [8],
+    "lm_head.weight": [300, 8],
+}
+TIED = {name: shape for name, shape in LLAMA.items() if name != "lm_head.weight"}
+EXPERTS = {**LLAMA, "model.layers.1.mlp.experts.down_proj": [4, 8, 8]}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "param", "said"),
+    [
+        (LLAMA, {"layers_to_transform": "1-2"}, "layers_to_transform", "names the layer 2, and the base has 0-1"),
+        (LLAMA, {"rank_pattern": "nope=4"}, "rank_pattern", "names nope, which is no module"),
+        (LLAMA, {"alpha_pattern": "self_attn.nope=4"}, "alpha_pattern", "names self_attn.nope"),
+        (LLAMA, {"bias": "all"}, "bias", "is 'all', and the base has no biases"),
+        (LLAMA, {"bias": "lora_only"}, "bias", "the base has no biases"),
+        (LLAMA, {"modules_to_save": "nope"}, "modules_to_save", "names nope, which is no module"),
+        (
+            LLAMA,
+            {"modules_to_save": "norm"},
+            "modules_to_save",
+            "which PEFT takes for model.layers.0.input_layernorm too",
+        ),
+        (TIED, {"modules_to_save": "lm_head"}, "modules_to_save", "ties to its embedding"),
+        (TIED, {"modules_to_save": "embed_tokens"}, "modules_to_save", "ties to its head"),
+        (
+            LLAMA,
+            {"trainable_token_indices": "5,300"},
+            "trainable_token_indices",
+            "trains the token 300, and the base has 300",
+        ),
+        (EXPERTS, {"targets": "experts.down_proj", "use_dora": True}, "use_dora", "stacked parameters"),
+        (
+            EXPERTS,
+            {"targets": "q_proj,experts.down_proj", "rank_pattern": "q_proj=4"},
+            "rank_pattern",
+            "stacked parameters",
+        ),
+        (EXPERTS, {"targets": "experts.down_proj", "layers_to_transform": "1"}, "layers_to_transform", "stacked"),
+    ],
+)
+def test_what_a_base_can_not_be_trained_with_is_said(
+    shapes: dict[str, list[int]], options: dict[str, Any], param: str, said: str
+) -> None:
+    unfit = unfit_options(TrainingSpec(**options), shapes)
+    assert unfit is not None
+    assert unfit.param == param
+    assert said in unfit.said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"layers_to_transform": "1", "rank_pattern": "q_proj=4,layers.0.self_attn.v_proj=2", "use_dora": True},
+        {"modules_to_save": "model.norm,lm_head,embed_tokens"},
+        {"trainable_token_indices": "0,299"},
+    ],
+)
+def test_what_it_can_be_trained_with_is_not(options: dict[str, Any]) -> None:
+    assert unfit_options(TrainingSpec(**options), LLAMA) is None
+    assert unfit_variant(TrainingSpec(**options), LLAMA, exact=True, tied=False) is None
+    # Nothing is known of the base.
+    assert unfit_options(TrainingSpec(**options), {}) is None
+
+
+def test_files_may_lack_what_a_library_puts_before_their_names() -> None:
+    spec = TrainingSpec(rank_pattern="transformer.h.0.attn.c_attn=4", modules_to_save="transformer.ln_f")
+    assert unfit_options(spec, {"h.0.attn.c_attn.weight": [8, 24], "ln_f.weight": [8], "ln_f.bias": [8]}) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"use_rslora": True, "rank": 64}, "give alpha, such as 16"),
+        ({"rank_pattern": "q_proj"}, "write them as 'q_proj=16"),
+        ({"rank_pattern": "q_proj=1.5"}, "a whole number from 1 to 1024"),
+        ({"rank_pattern": "q_proj=2000"}, "a whole number from 1 to 1024"),
+        ({"rank_pattern": "q_proj=4,q_proj=5"}, "two values"),
+        ({"rank_pattern": "q_proj=4,layers.0.q_proj=3"}, "mean the same module"),
+        ({"rank_pattern": {".*q_proj": 4}}, "no module and its value"),
+        ({"alpha_pattern": "q_proj=0"}, "a number above 0"),
+        ({"rank_pattern": "q_proj=4", "alpha_pattern": "layers.0.q_proj=4"}, "name it alike in both, or give alpha"),
+        ({"layers_to_transform": "3-1"}, "neither a number nor a range"),
+        ({"layers_to_transform": "0-999999999"}, "more than 65536 numbers"),
+        ({"layers_to_transform": True}, "valid string"),
+        ({"bias": "some"}, "'none', 'all' or 'lora_only'"),
+        ({"bias": "all", "modules_to_save": "norm"}, "saves biases of modules_to_save twice"),
+        ({"bias": "all", "objective": "classify"}, "leave bias 'all' out"),
+        ({"method": "lora", "quant_type": "fp4"}, "the method is lora"),
+        ({"method": "lora", "double_quant": False}, "the method is lora"),
+        ({"loraplus_lr_ratio": 0.5}, "greater than or equal to 1"),
+        ({"adam_beta2": 1.0}, "less than 1"),
+        ({"weight_decay": -0.1}, "greater than or equal to 0"),
+        ({"neftune_noise_alpha": 0.0}, "greater than 0"),
+        ({"modules_to_save": ".*norm"}, "is a pattern; give names"),
+        ({"modules_to_save": "embed_tokens", "trainable_token_indices": 3}, "give one of the two"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=r"Value error|Input should") as refused:
+        TrainingSpec(**options)
+    assert said in str(refused.value)
+
+
+def test_options_are_written_in_one_way_and_sent_only_where_they_are_used() -> None:
+    spec = TrainingSpec(
+        rank_pattern={"v_proj": 4, "q_proj": 16}, layers_to_transform=[2, 0, 1], targets=["v_proj", "q_proj"]
+    )
+    same = TrainingSpec(rank_pattern="v_proj=4, q_proj=16.0", layers_to_transform="1,2,0", targets="q_proj,v_proj")
+    assert spec == same == TrainingSpec.model_validate_json(spec.model_dump_json())
+    assert spec.further() == {"rank_pattern": "q_proj=16,v_proj=4", "layers_to_transform": "0-2"}
+    assert spec.alphas == {"q_proj": 32.0, "v_proj": 8.0}
+    assert spec.model_copy(update={"alpha": 5.0}).alphas == {}
+    assert set(TrainingSpec().model_dump()) == {
+        *("method", "rank", "alpha", "dropout", "targets", "loss_on", "epochs", "max_steps", "lr", "warmup_ratio"),
+        *("schedule", "batch_size", "grad_accum", "max_length", "seed"),
+    }

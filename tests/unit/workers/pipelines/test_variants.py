@@ -1,0 +1,297 @@
+"""Variants of LoRA: what a step computes, by numpy; that none changes the base before it, and each goes on after a stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.architectures import save_model
+from support.families import Case, save_base, save_rows
+from support.variants import token_of
+
+from sdk.schemas.training import TrainingReport, TrainingSpec
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+QUICK: dict[str, Any] = {"method": "lora", "rank": 4, "lr": 0.02, "batch_size": 6, "grad_accum": 1, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 2 layers, hidden size 32, untied, in float32."""
+    return save_model(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 in bfloat16, with biases."""
+    return save_base(tmp_path_factory.mktemp("gpt2"), Case("GPT-2", "lora", "attention", "bfloat16", 1))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+def run(base: Path, rows: Path, out: Path, *, checkpoints: Checkpoints | None = None, **options: Any) -> TrainingReport:
+    from workers.pipelines.training.train import train
+
+    quiet: dict[str, Any] = {"base_name": "org/tiny", "base_revision": None, "eval_data": None}
+    spec = TrainingSpec(**{**QUICK, "max_steps": 3, **options})
+    return train(base=base, data=rows, out=out, spec=spec, on_progress=lambda _: None, checkpoints=checkpoints, **quiet)
+
+
+MODULE = "model.layers.1.self_attn.v_proj"
+
+
+class Seen:
+    """The matrices and gradients of one module, before the update of the second step: then neither A nor B is zero."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from workers.pipelines.training.trainer import AdapterTrainer
+
+        self.values: dict[str, Any] = {}
+        self.gradients: dict[str, Any] = {}
+        watch = AdapterTrainer._watch_gradients
+
+        def look(trainer: Any, model: Any) -> None:
+            watch(trainer, model)
+            if trainer.state.global_step == 1:
+                for name, parameter in model.named_parameters():
+                    if parameter.requires_grad and MODULE in name:
+                        part = name.partition(f"{MODULE}.lora_")[2].partition(".")[0]
+                        self.values[part] = parameter.detach().double().numpy().copy()
+                        self.gradients[part] = parameter.grad.double().numpy().copy()
+
+        monkeypatch.setattr(AdapterTrainer, "_watch_gradients", look)
+
+
+def of_the_module(base: Path, rows: Path, weight: Any) -> tuple[Any, Any]:
+    """Return the inputs x, (tokens, in), of the module with another weight, and dL/dy, (tokens, out), by plain transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
+    module = model.get_submodule(MODULE)
+    module.weight.data = torch.from_numpy(weight)
+    x: list[Any] = []
+    dy: list[Any] = []
+    module.register_forward_hook(lambda _, given, __: x.append(given[0].detach()[0]))
+    module.register_full_backward_hook(lambda _, __, given: dy.append(given[0].detach()[0]))
+    total: Any = 0.0
+    count = 0
+    for line in rows.read_text().splitlines():
+        row = json.loads(line)
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        ids = [*tokenizer(row["prompt"] + row["completion"])["input_ids"], tokenizer.eos_token_id]
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        total = total - logits.gather(1, torch.tensor(ids[1:])[:, None])[len(prompt) - 1 :].sum()
+        count += len(ids) - len(prompt)
+    (total / count).backward()
+    # The backward pass comes to the rows in the other order.
+    return torch.cat(x).numpy(), torch.cat(dy[::-1]).numpy()
+
+
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [({"alpha": 6.0}, 6 / 4), ({"alpha": 6.0, "use_rslora": True}, 6 / 2), ({"alpha": 6.0, "use_dora": True}, 6 / 4)],
+    ids=["LoRA", "rsLoRA", "DoRA"],
+)
+def test_the_gradients_of_a_step_are_those_by_hand(
+    llama: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], scale: float
+) -> None:
+    from safetensors.numpy import load_file
+
+    seen = Seen(monkeypatch)
+    run(llama, rows, tmp_path / "out", **options, max_steps=2, targets=MODULE)
+    a, b = seen.values["A"], seen.values["B"]
+    assert a.any()
+    assert b.any()
+    direction = load_file(llama / "model.safetensors")[f"{MODULE}.weight"].astype(np.float64) + scale * b @ a
+    # y = (m / ‖V‖) · V x, by rows of V = W + s·BA; for LoRA that is V x. The norm counts as a constant (DoRA, section 4.3).
+    norm = np.linalg.norm(direction, axis=1)
+    share = seen.values["magnitude_vector"] / norm if "use_dora" in options else np.ones(len(direction))
+    x, dy = of_the_module(llama, rows, share[:, None] * direction)
+    through = dy * share
+    by_hand = {"A": scale * b.T @ through.T @ x, "B": scale * through.T @ (x @ a.T)}
+    if "use_dora" in options:
+        by_hand["magnitude_vector"] = (dy * (x @ direction.T) / norm).sum(axis=0)
+    assert seen.gradients.keys() == by_hand.keys()
+    for part, gradient in by_hand.items():
+        np.testing.assert_allclose(seen.gradients[part], gradient, rtol=1e-4, atol=1e-5 * abs(gradient).max())
+
+
+def test_eva_starts_a_at_the_directions_of_its_inputs(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 5° of numpy's SVD of the inputs of the tokens to learn, by plain transformers; and with B = 0 it is the base."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import workers.pipelines.training.train as module
+
+    rows = tmp_path / "rows.jsonl"
+    words = ["the", "cat", "sat", "on", "the", "mat", "and", "two", "and", "two", "are", "four"]
+    pairs = [{"prompt": f"say {n}:", "completion": " " + " ".join(words[n % 7 : n % 7 + 3 + n % 4])} for n in range(40)]
+    rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    fresh: dict[str, Any] = {}
+    true_adapted = module.adapted
+
+    def adapted(*given: Any) -> Any:
+        model = true_adapted(*given)
+        fresh.update({name: each.clone() for name, each in get_peft_model_state_dict(model).items()})
+        return model
+
+    monkeypatch.setattr(module, "adapted", adapted)
+    options = {
+        "init_lora_weights": "eva",
+        "rank_pattern": "q_proj=6",
+        "targets": "all-linear",
+        "max_steps": 1,
+    }
+    report = run(llama, rows, tmp_path / "out", **options)
+    assert report.training["init_lora_weights"] == "eva"
+    assert all(not tensor.any() for name, tensor in fresh.items() if "lora_B" in name)
+
+    tokenizer, model = AutoTokenizer.from_pretrained(llama), AutoModelForCausalLM.from_pretrained(llama)
+    inputs: dict[str, list[Any]] = {}
+    learnt: list[int] = []
+    for name, linear in model.named_modules():
+        if isinstance(linear, torch.nn.Linear) and "lm_head" not in name:
+            linear.register_forward_pre_hook(
+                lambda _, given, name=name: inputs.setdefault(name, []).append(given[0].detach()[0, learnt[0] :])
+            )
+    for pair in pairs:
+        prompt = tokenizer(pair["prompt"])["input_ids"]
+        ids = [*tokenizer(pair["prompt"] + pair["completion"])["input_ids"], tokenizer.eos_token_id]
+        learnt[:] = [len(prompt)]
+        model(input_ids=torch.tensor([ids]))
+    for name, parts in inputs.items():
+        a = fresh[f"base_model.model.{name}.lora_A.weight"].double().numpy()
+        assert a.shape[0] == (6 if "q_proj" in name else 4)
+        right = np.linalg.svd(torch.cat(parts).double().numpy(), full_matrices=False)[2][: len(a)]
+        angles = np.degrees(np.arccos(np.clip(np.linalg.svd(a @ right.T)[1], -1, 1)))
+        assert angles.max() < 5, name
+        # Each direction too, not only what they span.
+        assert np.abs(np.diag(a @ right.T)).min() > 0.99, name
+    PeftModel.from_pretrained(model, tmp_path / "out")
+
+
+def test_eva_refuses_a_rank_above_the_inputs(llama: Path, rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="which are 32 wide; give a smaller rank"):
+        run(llama, rows, tmp_path / "out", init_lora_weights="eva", rank=33)
+
+
+ALL: list[dict[str, Any]] = [
+    {"use_rslora": True, "alpha": 4.0, "rank_pattern": "c_attn=2", "alpha_pattern": "c_attn=3"},
+    {"use_dora": True, "layers_to_transform": "1", "modules_to_save": "ln_1"},
+    {"bias": "all", "trainable_token_indices": "count"},
+    {"bias": "lora_only", "method": "qlora", "quant_type": "fp4", "double_quant": False, "neftune_noise_alpha": 5.0},
+    {
+        "loraplus_lr_ratio": 16.0,
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.1,
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.99,
+        "use_dora": True,
+    },
+]
+
+
+@pytest.mark.parametrize("options", ALL, ids=lambda options: "-".join(options))
+def test_a_training_that_stops_and_goes_on_ends_with_the_same_bytes(
+    gpt2: Path, rows: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Before its first step each equals the base in every bit, which the training itself looks at, here in bfloat16."""
+    given = {**options, "dropout": 0.2}
+    if "trainable_token_indices" in given:
+        given["trainable_token_indices"] = token_of(gpt2)
+    kept = Checkpoints(tmp_path / "kept", 2, None, lambda *what: None, lambda: False, None)
+    run(gpt2, rows, tmp_path / "whole", checkpoints=kept, **given)
+    resumed = Checkpoints(
+        tmp_path / "unused", None, None, lambda *what: None, lambda: False, tmp_path / "kept" / "step-00000002"
+    )
+    run(gpt2, rows, tmp_path / "resumed", checkpoints=resumed, **given)
+    whole, again = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "resumed")
+    )
+    assert whole == again
+
+
+def _gap(base: Path, adapter: Path) -> float:
+    """Return the largest distance of logits on the probe's texts, with an adapter and without, by plain PEFT."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from workers.pipelines.data.probe_texts import MOST_TOKENS, PROBE_TEXTS
+    from workers.pipelines.data.tokenise import longest_row
+
+    tokenizer, cut = AutoTokenizer.from_pretrained(base), longest_row(base, MOST_TOKENS)
+    bare = AutoModelForCausalLM.from_pretrained(base)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+    gaps = []
+    with torch.no_grad():
+        for text in PROBE_TEXTS:
+            ids = torch.tensor([tokenizer(text)["input_ids"][:cut]])
+            gaps.append(float((adapted(input_ids=ids).logits.float() - bare(input_ids=ids).logits.float()).abs().max()))
+    return max(gaps)
+
+
+def test_what_is_trained_of_a_16_bit_base_is_kept_in_32_bits_and_the_probe_sees_the_bare_base(
+    gpt2: Path, rows: Path, tmp_path: Path
+) -> None:
+    """Biases are changed in place; steps of 1e-5 would be lost in bfloat16."""
+    from safetensors.torch import load_file
+
+    report = run(gpt2, rows, tmp_path / "out", bias="all", lr=1e-5, max_steps=1, warmup_ratio=0.0)
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    before = load_file(gpt2 / "model.safetensors")
+    bias = tensors["base_model.model.transformer.h.1.mlp.c_fc.bias"]
+    own = next(each for name, each in before.items() if name.endswith("h.1.mlp.c_fc.bias")).float()
+    assert bias.dtype == torch.float32
+    assert 0 < float((bias - own).abs().max()) <= 1.1e-5
+    assert report.metrics["probe_logit_gap"] > 0
+    strong = run(gpt2, rows, tmp_path / "strong", bias="all", lr=0.05, max_steps=3, targets="c_fc").metrics
+    assert strong["probe_logit_gap"] == pytest.approx(_gap(gpt2, tmp_path / "strong"), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank_pattern": "down_proj=2"}, "rank_pattern names down_proj, which is not among the targets"),
+        ({"rank_pattern": "nope=2"}, "rank_pattern names nope, which is no module of the base"),
+        ({"modules_to_save": "q_proj"}, "modules_to_save names q_proj, which the targets adapt too"),
+        ({"modules_to_save": "norm"}, "which PEFT takes for model.layers.0.input_layernorm too"),
+        ({"layers_to_transform": "2"}, "layers_to_transform names the layer 2"),
+        (
+            {"layers_to_transform": "0", "targets": "model.layers.1.mlp.up_proj"},
+            "in which the targets match no module; of the layers 1 have some",
+        ),
+        ({"bias": "all"}, "the base has no biases"),
+        ({"trainable_token_indices": "299"}, "No row has the token 299"),
+    ],
+)
+def test_what_can_not_be_trained_is_refused_before_the_base_is_loaded(
+    llama: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
+) -> None:
+    import workers.pipelines.training.train as module
+
+    monkeypatch.setattr(module, "load_base", None)
+    with pytest.raises(PipelineError) as refused:
+        run(llama, rows, tmp_path / "out", **options)
+    assert said in str(refused.value)

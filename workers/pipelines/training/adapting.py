@@ -1,0 +1,98 @@
+"""A base becomes a model that learns: fresh matrices beside its modules, and a look whether they change nothing yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from transformers import set_seed
+
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.data.batches import example_batches
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.dropout import SixteenBitDropout
+from workers.pipelines.model.loading import LoadedBase
+from workers.pipelines.model.trained_whole import biases_of, keep_biases, widen_trained, without_adapter
+from workers.pipelines.training.eva import start_at_inputs
+from workers.pipelines.training.inputs import Inputs
+
+
+def adapted(given: Inputs, loaded: LoadedBase) -> Any:
+    """Put fresh matrices, A random and B zero, beside the target modules. They are in float32 on every base.
+
+    Raises PipelineError for modules that PEFT refuses.
+    """
+    lora, spec = given.lora, given.spec
+    set_seed(spec.seed)
+    config = PeftLoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        target_parameters=list(lora.target_parameters) or None,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        fan_in_fan_out=lora.fan_in_fan_out and loaded.quantization is None,
+        bias=lora.bias,
+        modules_to_save=list(lora.modules_to_save) or None,
+        trainable_token_indices=lora.trainable_token_indices or None,
+        task_type=lora.task_type,
+    )
+    biases = biases_of(loaded.model) if lora.bias != "none" else {}
+    try:
+        model = get_peft_model(loaded.model, config)
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        raise PipelineError(
+            FailureReason.TARGETS,
+            f"PEFT can't adapt these targets of a {loaded.model.config.model_type} model ({said[:300]}); choose others.",
+        ) from error
+    keep_biases(model, biases)
+    widen_trained(model)
+    if lora.use_dora:
+        _start_magnitudes(model)
+    if spec.init_lora_weights == "eva" and given.resumed is None:
+        start_at_inputs(model, given.rows.examples, given.objective, spec, given.tokenizer.pad_token_id)
+    if given.device.kind == "cpu" and spec.dropout > 0:
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                for name in module.lora_dropout:
+                    module.lora_dropout[name] = SixteenBitDropout(spec.dropout)
+    return model
+
+
+def _start_magnitudes(model: Any) -> None:
+    """Start DoRA's magnitudes at the norms of the rows of W in float32, in which each pass takes them.
+
+    PEFT rounds them as the base is, and then the ratio of the two is not 1.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            for name, layer in module.lora_magnitude_vector.items():
+                weight = dequantize_module_weight(module.get_base_layer()).float()
+                nothing = torch.zeros((), device=weight.device)
+                layer.weight.data = layer.get_weight_norm(weight, nothing, module.scaling[name])
+
+
+def require_equal_to_base(given: Inputs, model: Any) -> None:
+    """Check that y = W·x + s·B·(A·x) with B = 0 gives the base's logits exactly, on a batch of rows."""
+    model.eval()
+    shortest = sorted(given.rows.examples, key=lambda example: len(example.input_ids))[:2]
+    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
+    batch = next(example_batches(shortest, given.objective, pad_id, 2, place))
+    with torch.no_grad():
+        ours = given.objective.logits(model, batch)
+        with without_adapter(model):
+            bare = given.objective.logits(model, batch)
+    if not torch.equal(ours, bare):
+        raise PipelineError(
+            FailureReason.UNTRAINED,
+            f"The fresh adapter changes the base's logits by up to {float((ours - bare).abs().max()):g} before any"
+            " training; report this base and these library versions.",
+        )

@@ -1,0 +1,70 @@
+"""A training that continues a version starts with its matrices; its optimiser, its rates and its rows are its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.training import LoraConfig, QuantizationRecipe
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.adapters import mismatch, peft_config_of
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The version that a training continues."""
+
+    #: With its two files.
+    folder: Path
+    #: How the base was quantised for it; None: not.
+    quantization: QuantizationRecipe | None
+
+
+def require_same_config(parent: Continued, lora: LoraConfig) -> None:
+    """Raise PipelineError ("adapter") where the parent's own config says another scale or variant than the training has."""
+    theirs = peft_config_of(parent.folder)
+    pairs = {
+        "r": (theirs.r, lora.rank),
+        "lora_alpha": (theirs.lora_alpha, lora.alpha),
+        "use_rslora": (bool(theirs.use_rslora), lora.use_rslora),
+        "use_dora": (bool(theirs.use_dora), lora.use_dora),
+        "rank_pattern": (theirs.rank_pattern or {}, lora.rank_pattern),
+        "alpha_pattern": (theirs.alpha_pattern or {}, lora.alpha_pattern),
+        "bias": (theirs.bias, lora.bias),
+    }
+    for name, (found, ours) in pairs.items():
+        if found != ours:
+            raise PipelineError(
+                FailureReason.ADAPTER,
+                f"The version to continue has {name} {found} in its {CONFIG_FILE}, and the training {ours}; leave that option out.",
+            )
+
+
+def load_parent(model: Any, parent: Continued) -> None:
+    """Fill each matrix of a fresh PeftModel, in float32, from the parent's file. Raises PipelineError ("adapter")."""
+    try:
+        stored = load_file(parent.folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise PipelineError(
+            FailureReason.ADAPTER, f"The {WEIGHTS_FILE} of the version to continue can't be read; push it again."
+        ) from error
+    matrices = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if stored.keys() != matrices.keys():
+        raise mismatch(stored.keys() - matrices.keys(), matrices.keys() - stored.keys())
+    for name, matrix in matrices.items():
+        if matrix.shape != stored[name].shape:
+            raise PipelineError(
+                FailureReason.ADAPTER,
+                f"{name} of the version to continue is {tuple(stored[name].shape)}, and the training's {tuple(matrix.shape)}; leave out"
+                " what says another rank.",
+            )
+        with torch.no_grad():
+            matrix.copy_(stored[name])

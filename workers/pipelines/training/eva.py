@@ -1,0 +1,101 @@
+"""EVA: each A starts at the directions that its inputs have on the rows (arXiv:2410.07170), and B at zero.
+
+The r right singular vectors of X, (tokens, in), are found by subspace iteration on XᵀX, which needs passes over the rows and memory for
+2r vectors a module. PEFT's own search ends once two neighbouring batches agree, and never where a batch has fewer tokens than r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.data.batches import SFT, Batch, Objective, example_batches
+from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.errors import PipelineError
+
+#: Tokens that the loss is computed on, of rows from all over the file.
+_MOST_TOKENS = 8192
+#: Each shrinks what is not among the first r directions by (σ / σᵣ)².
+_PASSES = 8
+#: Vectors beyond r that are iterated along, so that the last ones converge as fast as the first.
+_BESIDE = 8
+
+
+def start_at_inputs(
+    model: Any, examples: Sequence[Example], objective: Objective, spec: TrainingSpec, pad_id: int
+) -> None:
+    """Give each A of a fresh PeftModel, (r, in), the right singular vectors of its inputs, the largest first.
+
+    Raises PipelineError ("spec") for a rank above a module's inputs.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    found = {name: _fresh(name, module, spec.seed) for name, module in layers.items()}
+    chosen = _spread(examples)
+    model.eval()
+    for _ in range(_PASSES):
+        sums = {name: torch.zeros_like(directions) for name, directions in found.items()}
+        for batch in example_batches(chosen, objective, pad_id, spec.batch_size, model.device):
+            with torch.no_grad(), _summing(layers, found, sums, _learnt(batch, objective)):
+                objective.loss_sum(model, batch)
+        # Orthonormal, and in a subspace that XᵀX leaves alone its eigenvectors, the one with the most of X first.
+        found = {name: torch.linalg.svd(total, full_matrices=False).U for name, total in sums.items()}
+    for name, module in layers.items():
+        matrix = module.lora_A["default"].weight
+        matrix.data = _signed(found[name].T[: matrix.shape[0]]).float().contiguous()
+
+
+def _fresh(name: str, module: Any, seed: int) -> Any:
+    """Return orthonormal vectors to begin with, (in, q), in float64."""
+    rank, width = module.lora_A["default"].weight.shape
+    if rank > width:
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"EVA can't start an A of rank {rank} at the inputs of {name}, which are {width} wide; give a smaller rank, or leave"
+            " init_lora_weights out.",
+        )
+    drawn = torch.randn(width, min(width, 2 * rank + _BESIDE), generator=torch.Generator().manual_seed(seed))
+    return torch.linalg.qr(drawn.double()).Q.to(module.lora_A["default"].weight.device)
+
+
+def _spread(examples: Sequence[Example]) -> list[Example]:
+    """Return so many examples, evenly from all over the rows, that they have about `_MOST_TOKENS` tokens to learn."""
+    total = sum(sum(label != IGNORED for label in example.labels) for example in examples)
+    return list(examples[:: max(1, total // _MOST_TOKENS)])
+
+
+def _learnt(batch: Batch, objective: Objective) -> Any:
+    """Return which tokens count, (batch, seq): those that the loss is computed on, or all of a classification's."""
+    return batch["labels"] != IGNORED if objective is SFT else batch["attention_mask"].bool()
+
+
+@contextmanager
+def _summing(layers: dict[str, Any], found: dict[str, Any], sums: dict[str, Any], learnt: Any) -> Iterator[None]:
+    """Add XᵀX·V to the sums while a batch goes through."""
+
+    def hook(name: str) -> Any:
+        def add(module: Any, given: tuple[Any, ...]) -> None:
+            inputs = given[0]
+            # Some modules see the tokens of a batch in one row, and some only a part of them.
+            mask = learnt if inputs.shape[:2] == learnt.shape else learnt.flatten()
+            inputs = (inputs[mask] if inputs.shape[: mask.ndim] == mask.shape else inputs.flatten(0, -2)).double()
+            sums[name] += inputs.T @ (inputs @ found[name])
+
+        return add
+
+    handles = [module.register_forward_pre_hook(hook(name)) for name, module in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _signed(directions: Any) -> Any:
+    """Return directions, (r, in), each with its largest number positive."""
+    return directions * directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()

@@ -1,0 +1,96 @@
+"""From the options of a training to the LoRA configuration of its adapter: real numbers and real names of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sdk.lora.experts import stacked_targets
+from sdk.lora.targets import TargetsError, matches, resolve_targets
+from sdk.lora.variants import Unfit, unfit_beside_parameters, unfit_variant
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.option_clashes import clash_of
+from sdk.schemas.training import LoraConfig, TrainingSpec
+from workers.pipelines.data.batches import Objective
+from workers.pipelines.data.tokenise import Example
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.loading import Blueprint
+
+
+def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) -> LoraConfig:
+    """Return what a spec means over a base. Raises PipelineError ("targets", "spec") for what the base can't be trained with."""
+    # What the rows are for, nobody may have said before.
+    if said := clash_of(spec.model_copy(update={"objective": objective.name})):
+        raise PipelineError(FailureReason.SPEC, f"{said}.")
+    targets, parameters = _targets(spec, blueprint)
+    _require_fit(unfit_variant(spec, blueprint.shapes, exact=True, tied=blueprint.tied))
+    _require_adapted(spec, targets, blueprint.linear_names)
+    # Linear modules in 4 bits never lie transposed: those of a packed base stand so in its files.
+    conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
+    return LoraConfig(
+        rank=spec.rank,
+        alpha=spec.resolved_alpha,
+        dropout=spec.dropout,
+        target_modules=targets,
+        target_parameters=parameters,
+        rank_pattern=spec.ranks,
+        alpha_pattern=spec.alphas,
+        use_rslora=spec.use_rslora,
+        use_dora=spec.use_dora,
+        bias=spec.bias,
+        modules_to_save=sorted({*blueprint.head, *spec.saved_modules}),
+        trainable_token_indices=spec.tokens,
+        task_type=objective.task_type,
+        # GPT-2 holds its weights transposed, which PEFT has to be told.
+        fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),
+    )
+
+
+def require_tokens(spec: TrainingSpec, examples: Sequence[Example]) -> None:
+    """Raise PipelineError ("data") for a token whose embedding is to be trained and that no row has: nothing would change it."""
+    if not spec.tokens:
+        return
+    absent = set(spec.tokens).difference(*(example.input_ids for example in examples))
+    if absent:
+        raise PipelineError(
+            FailureReason.DATA,
+            f"No row has the token {min(absent)}, whose embedding trainable_token_indices is to train; leave it out, or add rows that"
+            " have it.",
+        )
+
+
+def _targets(spec: TrainingSpec, blueprint: Blueprint) -> tuple[list[str], list[str]]:
+    """Return the names of the modules, and of the stacked parameters, that are adapted."""
+    kind, names = blueprint.config.model_type, blueprint.linear_names
+    try:
+        parameters = stacked_targets(spec.targets, names, blueprint.stacked_names, exclude=spec.exclude)
+        left = (name for name in spec.targets.split(",") if name not in parameters)
+        modules = ",".join(left) if parameters else spec.targets
+        layers = None if parameters else spec.layers
+        targets = resolve_targets(modules, kind, names, exclude=spec.exclude, layers=layers) if modules else []
+    except TargetsError as error:
+        raise PipelineError(FailureReason.TARGETS, str(error)) from error
+    if parameters:
+        _require_fit(unfit_beside_parameters(spec, parameters))
+        if spec.dropout:
+            raise PipelineError(
+                FailureReason.SPEC,
+                f"LoRA on stacked parameters ({', '.join(parameters)}) can't drop inputs; set dropout to 0, or leave these out of the targets.",
+            )
+    return targets, parameters
+
+
+def _require_fit(found: Unfit | None) -> None:
+    if found is not None:
+        raise PipelineError(FailureReason.SPEC, f"{found.param} {found.said}.")
+
+
+def _require_adapted(spec: TrainingSpec, targets: Sequence[str], linear_names: Sequence[str]) -> None:
+    """Raise PipelineError for a pattern of a module that is not adapted, and for one that is trained whole besides."""
+    adapted = [full for full in linear_names if any(matches(full, target) for target in targets)]
+    for param, names in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
+        if idle := next((name for name in names if not any(matches(full, name) for full in adapted)), None):
+            _require_fit(Unfit(param, f"names {idle}, which is not among the targets; name adapted modules"))
+    if both := next((name for name in spec.saved_modules if any(matches(full, name) for full in adapted)), None):
+        _require_fit(
+            Unfit("modules_to_save", f"names {both}, which the targets adapt too; leave it out of one of the two")
+        )

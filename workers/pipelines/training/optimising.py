@@ -1,0 +1,96 @@
+"""AdamW over what is trained, its groups, and the course of its rates.
+
+>>> Schedule("linear", 2, 6).share(0), Schedule("linear", 2, 6).share(4)
+(0.3333333333333333, 0.5)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.errors import PipelineError
+
+#: AdamW's ε, as common practice has it.
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate at each of `total_steps` steps, as a share of its peak."""
+
+    kind: str
+    warmup_steps: int
+    total_steps: int
+
+    def share(self, step: int) -> float:
+        """Return the share at `step`, counted from 0.
+
+        No step has the rate zero: with a warm-up from zero itself, a training of one step would learn nothing.
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.kind == "constant":
+            return 1.0
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        done = min(done, 1.0)
+        return 0.5 * (1 + math.cos(math.pi * done)) if self.kind == "cosine" else 1 - done
+
+
+def optimizer_and_scheduler(trainable: Mapping[str, Any], spec: TrainingSpec, schedule: Schedule) -> tuple[Any, Any]:
+    """Return AdamW over parameters by name, and the scheduler that sets its rates."""
+    optimizer = _maker(spec)(
+        parameter_groups(trainable, spec), lr=spec.lr, betas=(spec.adam_beta1, spec.adam_beta2), eps=EPSILON
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
+
+
+def require_card(spec: TrainingSpec, kind: str) -> None:
+    """Raise PipelineError ("spec") for an optimiser that a device has not."""
+    if spec.optim != "adamw" and kind != "cuda":
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"optim {spec.optim} needs a CUDA card, and this worker has none; leave it out, or submit the training with device cuda.",
+        )
+
+
+def _maker(spec: TrainingSpec) -> Any:
+    if spec.optim == "adamw":
+        return torch.optim.AdamW
+    from bitsandbytes import optim
+
+    # Matrices of less than 4,096 numbers have moments in 32 bits there too.
+    made = {
+        "adamw_8bit": optim.AdamW8bit,
+        "paged_adamw": optim.PagedAdamW32bit,
+        "paged_adamw_8bit": optim.PagedAdamW8bit,
+    }
+    return made[spec.optim]
+
+
+def parameter_groups(trainable: Mapping[str, Any], spec: TrainingSpec) -> list[dict[str, Any]]:
+    """Return the parameters by rate and decay, each A in the first group.
+
+    Under LoRA+ each B, and what has one dimension (magnitudes, biases, norms), learns at the ratio times the rate, as PEFT's
+    `create_loraplus_optimizer` has it. Only matrices decay.
+    """
+    ratio = spec.loraplus_lr_ratio or 1.0
+    groups: dict[tuple[bool, bool], list[Any]] = {}
+    for name, parameter in trainable.items():
+        fast = ratio != 1.0 and ("lora_B" in name or parameter.ndim == 1)
+        decays = spec.weight_decay > 0 and parameter.ndim > 1
+        groups.setdefault((fast, spec.weight_decay > 0 and not decays), []).append(parameter)
+    return [
+        {
+            "params": groups[fast, still],
+            "lr": spec.lr * ratio if fast else spec.lr,
+            "weight_decay": 0.0 if still else spec.weight_decay,
+        }
+        for fast, still in sorted(groups)
+    ]

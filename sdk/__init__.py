@@ -233,12 +233,21 @@ def preview(
     rows: int = 3,
     row: int | None = None,
     loss_on: Literal["completion", "assistant", "all"] | None = None,
+    columns: str | None = None,
     max_length: int | None = None,
     on_job: Callable[[Job[Preview]], object] | None = None,
 ) -> Preview:
     """Return what a training would learn from rows, or has learnt. See `Client.preview`."""
     return _client().preview(
-        file, of=of, base=base, rows=rows, row=row, loss_on=loss_on, max_length=max_length, on_job=on_job
+        file,
+        of=of,
+        base=base,
+        rows=rows,
+        row=row,
+        loss_on=loss_on,
+        columns=columns,
+        max_length=max_length,
+        on_job=on_job,
     )
 
 
@@ -328,6 +337,7 @@ def submit_preview(
     rows: int = 3,
     row: int | None = None,
     loss_on: Literal["completion", "assistant", "all"] | None = None,
+    columns: str | None = None,
     max_length: int | None = None,
     priority: int = 0,
     idempotency_key: str | None = None,
@@ -340,6 +350,7 @@ def submit_preview(
         rows=rows,
         row=row,
         loss_on=loss_on,
+        columns=columns,
         max_length=max_length,
         priority=priority,
         idempotency_key=idempotency_key,

@@ -51,6 +51,7 @@ from sdk.names import check_alias, check_name, check_number, means_folder, or_fo
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
+from sdk.pulling.dataset_pull import pull_dataset
 from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
@@ -225,25 +226,51 @@ class Client:
         change = build(BaseFix, name=name, namespace=namespace, id=id, location=location, forget_files=forget_files)
         return bases.fix(self.transport, change)
 
-    def add_data(self, path: str | Path, *, namespace: str | None = None, name: str | None = None) -> DatasetView:
-        """Check and upload a dataset of JSONL, CSV or Parquet, for the readers of a namespace ("-": none).
+    def add_data(
+        self,
+        path: str | Path,
+        *,
+        namespace: str | None = None,
+        name: str | None = None,
+        columns: str | None = None,
+    ) -> DatasetView:
+        """Check and upload a dataset of JSONL, JSON, CSV or Parquet, for the readers of a namespace ("-": none).
 
-        `namespace` defaults to the first in which this client may write, `name` to the file's name.
-        Raises NotFound, InvalidData with the bad lines, InvalidName for a name that looks like a digest, NotAllowed.
+        `namespace` defaults to the first in which this client may write, `name` to the file's name. A name that other rows
+        have there gets the next number; the same rows again keep theirs. `columns`, as "prompt=question,completion=answer", is
+        which columns are which keys of a row, wherever the dataset is used and nothing else is said. Raises NotFound, InvalidData with the bad lines,
+        InvalidName for a name that would be read as a digest, a number or a path, NotAllowed.
         """
-        data = check_data(path)
+        data = check_data(path, columns=columns)
         return self._pusher.send_data(data, namespace, check_data_name(data.name if name is None else name))
 
     def datasets(self) -> list[DatasetView]:
         """The datasets that may be used, newest first."""
         return list(datasets.iterate(self.transport))
 
+    def dataset(self, name: str, *, namespace: str | None = None) -> DatasetView:
+        """Return a dataset by a digest or 12 digits of one, by `NAME@v2`, or by a name, of which the newest is meant.
+
+        A name is first looked up in `namespace`. Raises NotFound, InvalidInput for what fits several datasets.
+        """
+        return datasets.get(self.transport, name, namespace=namespace)
+
     def remove_data(self, name: str) -> None:
-        """Remove a dataset, by digest or name; versions trained on it still name it.
+        """Remove a dataset, by digest or name as in `dataset`; versions trained on it still name it.
 
         Raises NotFound, InvalidInput for a name that is used in several namespaces.
         """
         datasets.remove(self.transport, name)
+
+    def pull_data(self, name: str, output: str | Path, *, overwrite: bool = False) -> DatasetView:
+        """Write the rows of a dataset, by digest or name as in `dataset`, to the file `output`, byte for byte.
+
+        They are hashed while they are fetched, and the file is there whole or not at all; an interrupted pull continues
+        where it broke. Raises NotFound, Conflict if `output` exists, unless with `overwrite`, VerificationFailed.
+        """
+        return pull_dataset(
+            self.transport, name, user_path(output), overwrite=overwrite, http=self.http, on_transfer=self._on_transfer
+        )
 
     def locate_data(self, name: str) -> Transfer:
         """Return where to fetch a dataset from, by digest or name.
@@ -262,11 +289,12 @@ class Client:
         rows: int = 3,
         row: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
+        columns: str | None = None,
         max_length: int | None = None,
         on_job: Callable[[Job[Preview]], object] | None = None,
     ) -> Preview:
-        """What a training over `base` would learn from the first `rows` rows of a file, or only from its `row`, counted
-        from 1.
+        """What a training over `base` would learn from the first `rows` rows of a file, or of a registered dataset, or only
+        from its `row`, counted from 1.
 
         Or, with `of`, what a version's training has learnt from its dataset: base, date and the rest come from its
         record. `base` is a folder, or a registered base whose files are on this machine; only its tokenizer is loaded,
@@ -276,7 +304,7 @@ class Client:
         InvalidBase, InvalidInput for whatever a training would be refused for; TimedOut; JobFailed; Unavailable without
         the worker's extra in an embedded registry.
         """
-        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, max_length=max_length)
+        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, columns=columns, max_length=max_length)
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
         if self.config.home is None and not can_be_here(self.transport, self.cache, found):
             view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(0), key=None)
@@ -284,11 +312,10 @@ class Client:
             if on_job is not None:
                 on_job(job)
             return job.result()
+        how: Any = {"rows": rows, "row": row, "http": self.http, "on_transfer": self._on_transfer}
         if isinstance(found, RowsOfFile):
-            return preview_file(self.transport, self.cache, found, rows=rows, row=row)
-        return preview_version(
-            self.transport, self.cache, found, rows=rows, row=row, http=self.http, on_transfer=self._on_transfer
-        )
+            return preview_file(self.transport, self.cache, found, **how)
+        return preview_version(self.transport, self.cache, found, **how)
 
     # Jobs.
 
@@ -311,8 +338,10 @@ class Client:
     ) -> Job[Version]:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
-        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). A training that continues the
-        version `parent`, "code-review@v3", starts with its matrices, over its base and with its LoRA configuration. It saves a
+        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`); `data` and
+        `eval_data` are files, digests of datasets or 12 digits of them, or names, as "reviews" or "reviews@v2". A training that
+        continues the version `parent`, "code-review@v3", starts with its matrices, over its base and with its LoRA
+        configuration. It saves a
         checkpoint `checkpoint_every` "10m", "90s", "50steps" or "never", and starts `from_checkpoint` "JOB" or
         "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h";
         by default as long as the registry allows. It goes to a worker with that `device` and that much free `memory` in
@@ -394,6 +423,7 @@ class Client:
         rows: int = 3,
         row: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
+        columns: str | None = None,
         max_length: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
@@ -403,7 +433,7 @@ class Client:
 
         At most 100 rows are shown, and texts of 1 MiB; the result says in `left_out` how many more there are.
         """
-        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, max_length=max_length)
+        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, columns=columns, max_length=max_length)
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
         view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(priority), key=idempotency_key)
         return Job(view, self)

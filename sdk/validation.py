@@ -7,19 +7,21 @@ sdk.errors.InvalidTargets: base tiny has no linear module 'nope'; name some of t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidData, InvalidInput, InvalidName, InvalidTargets, NotFound
 from sdk.formats import rows
+from sdk.formats.columns import canonical_columns, parse_columns
 from sdk.formats.labels import classes_of
-from sdk.formats.objectives import Objective, ObjectiveError, resolve_objective
-from sdk.formats.refs import looks_like_digest
+from sdk.formats.objectives import Objective, ObjectiveError, resolve_loss_on, resolve_objective
+from sdk.formats.refs import no_dataset_name
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
@@ -50,6 +52,13 @@ class CheckedData:
     rows: int | None
     #: Of rows with labels.
     labels: frozenset[str] = frozenset()
+    #: Which columns are which keys, where that was said.
+    columns: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return str(self.path)
 
     @property
     def name(self) -> str:
@@ -57,19 +66,31 @@ class CheckedData:
         return self.path.name.encode("utf-8", "replace").decode()[:200]
 
 
-def check_data(path: str | Path, *, param: str = "data", known_labels: Collection[str] | None = None) -> CheckedData:
-    """Look at every row of a JSONL or CSV file; where `known_labels` are given, each label is one of them.
+def check_data(
+    path: str | Path,
+    *,
+    columns: str | None = None,
+    param: str = "data",
+    known_labels: Collection[str] | None = None,
+) -> CheckedData:
+    """Look at every row of a JSONL, JSON or CSV file; where `known_labels` are given, each label is one of them.
 
-    Raises NotFound, InvalidData with the bad lines.
+    `columns` is which columns are which keys of a row. Raises NotFound, InvalidInput, InvalidData with the bad lines.
     """
+    columns, keys = check_columns(columns)
+    if "://" in str(path):
+        raise InvalidData(
+            f"{str(path)[:200]!a} is a URL, and only files are read; fetch it first, as with: curl -L -o rows.jsonl URL",
+            param=param,
+        )
     file = user_path(path)
-    if file.is_dir():
-        raise InvalidData(f"{file} is a folder; give a JSONL, CSV or Parquet file", param=param)
-    if not file.is_file():
-        raise NotFound(f"there is no file {file}; check the path of the dataset", param=param)
+    if os.path.isdir(file):  # noqa: PTH112 - a text that no path can be is none here
+        raise InvalidData(f"{file} is a folder; give a JSONL, JSON, CSV or Parquet file", param=param)
+    if not os.path.isfile(file):  # noqa: PTH113
+        raise NotFound(f"there is no file {str(file)[:300]}; check the path of the dataset", param=param)
     if file.stat().st_size == 0:
         raise InvalidData(
-            f"{file} is empty; give rows of {{prompt, completion}}, {{messages}}, {{text}} or {{text, label}}",
+            f"{file} is empty; give rows of {rows.SHAPES}",
             param=param,
         )
     count = 0
@@ -78,20 +99,49 @@ def check_data(path: str | Path, *, param: str = "data", known_labels: Collectio
     try:
         kind = rows.detect_format(file)
         if kind == "parquet":
-            return CheckedData(file, kind, None, None)
-        for row in rows.check_rows(rows.text_values(file), known_labels=known_labels):
+            return CheckedData(file, kind, None, None, columns=columns)
+        for row in rows.check_rows(rows.text_values(file, keys), columns=keys, known_labels=known_labels):
             count += 1
             shape = row.shape
             if shape == "text-label":
                 labels.add(row.fields["label"])
     except rows.RowsError as error:
         raise InvalidData(f"{file}: {error}", param=param) from None
-    return CheckedData(file, kind, {"prompt": "prompt-completion"}.get(shape or "", shape), count, frozenset(labels))
+    named = {"prompt": "prompt-completion"}.get(shape or "", shape)
+    return CheckedData(file, kind, named, count, frozenset(labels), columns)
 
 
-def check_objective(
-    asked: Objective | None, rows: CheckedData, held_out: CheckedData | None = None
-) -> Objective | None:
+def check_columns(columns: str | None) -> tuple[str | None, dict[str, str] | None]:
+    """Return columns as they are recorded, and the column of each key. Raises InvalidInput."""
+    if columns is None:
+        return None, None
+    try:
+        return canonical_columns(columns), parse_columns(columns)
+    except ValueError as error:
+        raise InvalidInput(str(error), param="columns") from None
+
+
+class Rows(Protocol):
+    """What is known of a dataset before a job looks into it, be it a file or registered."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+
+    @property
+    def shape(self) -> str | None:
+        """The shape of its rows; None where only the job sees that."""
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Of rows with labels; empty where only the job sees them."""
+
+    @property
+    def columns(self) -> str | None:
+        """Which columns are which keys of a row; None: the keys are called as the columns."""
+
+
+def check_objective(asked: Objective | None, rows: Rows, held_out: Rows | None = None) -> Objective | None:
     """Return what rows are for; None if neither the caller nor they say, for only the job looks into Parquet.
 
     Raises InvalidInput if they are for something else than was asked for, InvalidData for labels that can't be learnt.
@@ -101,31 +151,28 @@ def check_objective(
             try:
                 asked = resolve_objective(asked, data.shape)
             except ObjectiveError as error:
-                raise InvalidInput(f"{data.path}: {error}", param="objective") from None
-    if rows.shape == "text-label":
+                raise InvalidInput(f"{data.label}: {error}", param="objective") from None
+    if rows.labels:
         try:
             classes_of(rows.labels)
         except ValueError as error:
-            raise InvalidData(f"{rows.path}: {error}", param="data") from None
+            raise InvalidData(f"{rows.label}: {error}", param="data") from None
     return asked
 
 
-def check_loss_on(loss_on: str | None, rows: CheckedData) -> None:
-    """Raise InvalidInput if part of texts with labels is to be learnt or scored, of which there is none."""
-    if loss_on is not None and rows.shape == "text-label":
-        raise InvalidInput(
-            f"{rows.path} has rows of {{text, label}}, whose loss is always on the label; leave loss_on out",
-            param="loss_on",
-        )
+def check_loss_on(loss_on: str | None, rows: Rows) -> None:
+    """Raise InvalidInput if what is to be learnt or scored is nothing that rows of this shape have."""
+    if rows.shape is not None:
+        try:
+            resolve_loss_on(loss_on, rows.shape)
+        except ObjectiveError as error:
+            raise InvalidInput(f"{rows.label}: {error}", param="loss_on") from None
 
 
 def check_data_name(name: str) -> str:
-    """Return the name of a dataset. Raises InvalidName for one that looks like a digest."""
-    if looks_like_digest(name):
-        raise InvalidName(
-            f"{name[:80]!a} looks like a digest, and a dataset can't be named like one; give another name with --name",
-            param="name",
-        )
+    """Return the name of a dataset. Raises InvalidName for one that would be taken for something else."""
+    if (unfit := no_dataset_name(name)) is not None:
+        raise InvalidName(f"{unfit}; give another name with --name", param="name")
     return name
 
 

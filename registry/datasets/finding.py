@@ -6,19 +6,30 @@ A text that looks like a digest is never taken for a name, whoever has given one
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.access.audit.models import AuditEntry
-from registry.datasets.models import DatasetAccess
+from registry.datasets.models import DatasetAccess, DatasetNumber
 from registry.errors import Invalid, NotFound
 from registry.principal import SYSTEM, Principal
-from sdk.formats.refs import digest_digits, looks_like_digest
+from sdk.formats.refs import digest_digits, looks_like_digest, split_dataset_name
 
 #: Datasets that an error names at most.
 _NAMED = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dataset as a namespace registered it, and the name that it was found by."""
+
+    row: DatasetAccess
+    #: None where it was found by its digest.
+    name: str | None = None
+    number: int | None = None
 
 
 def find_dataset(
@@ -30,11 +41,24 @@ def find_dataset(
     removed: bool = False,
     param: str = "data",
 ) -> DatasetAccess:
-    """Return a dataset that the caller may use, as a namespace registered it.
+    """Return a dataset that the caller may use, as a namespace registered it; see `find_named`."""
+    return find_named(session, text, who, prefer=prefer, removed=removed, param=param).row
 
-    `text` is a whole digest, 12 digits and more of one, or a name. A name is looked up in the namespace `prefer` first,
-    then in all that the caller may read, where it must mean one dataset. With `removed`, where there is no other, one
-    that was given up is found too. Raises NotFound, Invalid for what fits more than one.
+
+def find_named(
+    session: Session,
+    text: str,
+    who: Principal,
+    *,
+    prefer: str | None = None,
+    removed: bool = False,
+    param: str = "data",
+) -> Found:
+    """Return a dataset that the caller may use, as a namespace registered it, and by which name it was found.
+
+    `text` is a whole digest, 12 digits and more of one, `NAME@v2`, or `NAME` for the newest. A name is looked up in the
+    namespace `prefer` first, then in all that the caller may read, where it must mean one dataset. With `removed`, where
+    there is no other, one that was given up is found too. Raises NotFound, Invalid for what fits more than one.
     """
     for among in (usable_by(who), known_to(who)) if removed else (usable_by(who),):
         if looks_like_digest(text):
@@ -70,9 +94,7 @@ def _removed_at(session: Session, digest: str, namespace: str) -> datetime | Non
     return session.scalar(trail.where(AuditEntry.action == "dataset.remove"))
 
 
-def _by_digest(
-    session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str
-) -> DatasetAccess | None:
+def _by_digest(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:
     digits, digest = digest_digits(text), DatasetAccess.digest
     if digits is None:
         return None
@@ -83,30 +105,43 @@ def _by_digest(
         raise Invalid(f"{text} matches more than one dataset; write more digits", param=param)
     first = case((DatasetAccess.namespace == prefer, 0), else_=1)
     rows = select(DatasetAccess).where(among, digest.in_(digests)).order_by(first, *_ORDER)
-    return session.scalars(rows.limit(1)).first()
+    row = session.scalars(rows.limit(1)).first()
+    return None if row is None else Found(row)
 
 
-def _by_name(
-    session: Session, among: ColumnElement[bool], name: str, prefer: str | None, param: str
-) -> DatasetAccess | None:
-    """The newest dataset of a name in the preferred namespace, else the one that the name means in all of them."""
-    given = (among, DatasetAccess.name == name)
+def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:
+    """The dataset of a name in the preferred namespace, else the one that the name means in all of them."""
+    name, number = split_dataset_name(text)
+    given = [among, DatasetNumber.name == name]
+    if number is not None:
+        given.append(DatasetNumber.number == number)
+    same = (DatasetAccess.digest == DatasetNumber.digest) & (DatasetAccess.namespace == DatasetNumber.namespace)
     # One row a namespace, however often the name was given there.
     newest = (
-        select(DatasetAccess.namespace, func.max(DatasetAccess.created_at).label("at"))
+        select(DatasetNumber.namespace, func.max(DatasetNumber.number).label("number"))
+        .join(DatasetAccess, same)
         .where(*given)
-        .group_by(DatasetAccess.namespace)
+        .group_by(DatasetNumber.namespace)
         .subquery()
     )
-    same = (DatasetAccess.namespace == newest.c.namespace) & (DatasetAccess.created_at == newest.c.at)
-    rows = session.scalars(select(DatasetAccess).join(newest, same).where(*given).order_by(*_ORDER)).all()
-    own = [row for row in rows if row.namespace == prefer]
-    meant = {row.digest: row for row in own[:1] or rows}
+    meant_there = (DatasetNumber.namespace == newest.c.namespace) & (DatasetNumber.number == newest.c.number)
+    query = (
+        select(DatasetAccess, DatasetNumber.number)
+        .join(DatasetNumber, same)
+        .join(newest, meant_there)
+        .where(*given)
+        .order_by(*_ORDER)
+    )
+    rows = [Found(row, name, at) for row, at in session.execute(query)]
+    own = [found for found in rows if found.row.namespace == prefer]
+    meant = {found.row.digest: found for found in own[:1] or rows}
     if len(meant) > 1:
-        shown = ", ".join(f"{row.digest[:12]} in {row.namespace!r}" for row in list(meant.values())[:_NAMED])
+        shown = ", ".join(
+            f"{found.row.digest[:12]} in {found.row.namespace!r}" for found in list(meant.values())[:_NAMED]
+        )
         more = f" and {len(meant) - _NAMED} more" if len(meant) > _NAMED else ""
         raise Invalid(
-            f"{name[:80]!a} names several datasets ({shown}{more}); give the digest of the one you mean",
+            f"{text[:80]!a} names several datasets ({shown}{more}); give the digest of the one you mean",
             param=param,
         )
     return next(iter(meant.values()), None)
@@ -144,7 +179,26 @@ def readable_rows(session: Session, wanted: Collection[str], who: Principal) -> 
     return session.scalars(query.distinct()).all()
 
 
+def names_of(session: Session, rows: Collection[DatasetAccess]) -> dict[tuple[str, str], list[DatasetNumber]]:
+    """The names of datasets as their namespaces gave them, the last one first, by digest and namespace."""
+    digests = {row.digest for row in rows}
+    query = select(DatasetNumber).where(
+        DatasetNumber.digest.in_(digests), DatasetNumber.namespace.in_({row.namespace for row in rows})
+    )
+    found: dict[tuple[str, str], list[DatasetNumber]] = {}
+    for number in session.scalars(query.order_by(DatasetNumber.created_at.desc(), DatasetNumber.name)):
+        found.setdefault((number.digest, number.namespace), []).append(number)
+    return found
+
+
 def is_given(session: Session, digest: str, namespace: str) -> bool:
     """Whether a namespace has a dataset, by its whole digest, and has not given it up."""
     access = session.get(DatasetAccess, (digest, namespace))
     return access is not None and access.removed_at is None
+
+
+def is_named(session: Session, digest: str, namespace: str, text: str) -> bool:
+    """Whether `NAME@v2` means a dataset, by its whole digest, in a namespace."""
+    name, number = split_dataset_name(text)
+    found = None if number is None else session.get(DatasetNumber, (namespace, name, number))
+    return found is not None and found.digest == digest

@@ -1,10 +1,10 @@
-"""The tables of datasets: one row for the bytes, and one for each namespace that registered them."""
+"""The tables of datasets: one row for the bytes, one for each namespace that registered them, one for each name there."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String
+from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db.clock import utc_now
@@ -42,14 +42,44 @@ class DatasetAccess(Model):
     digest: Mapped[str] = mapped_column(ForeignKey("datasets.digest", ondelete="CASCADE"), primary_key=True)
     #: A namespace, or "-" for none.
     namespace: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
-    #: Empty where nobody gave one. Several datasets may have one name; the newest is meant.
+    #: The first name that was given to it there, by which lineage shows it; `dataset_numbers` has all that it is found by.
     name: Mapped[str] = mapped_column(String(200), default="")
     format: Mapped[str] = mapped_column(String(20), default="")
     rows: Mapped[int | None]
     shape: Mapped[str | None] = mapped_column(String(40))
+    #: Which columns are which keys of a row, where nobody says anything else.
+    columns: Mapped[str | None] = mapped_column(String(2000))
     created_by: Mapped[str] = mapped_column(String(100), default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     #: When the namespace gave it up: it may not be used there any more, and what was trained on it still names it.
     removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     dataset: Mapped[Dataset] = relationship(lazy="joined", innerjoin=True)
+
+
+class DatasetName(Model):
+    """A name of datasets in one namespace; whoever gives it to further rows holds this row meanwhile."""
+
+    __tablename__ = "dataset_names"
+
+    namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    #: The last number that was given.
+    newest: Mapped[int]
+
+
+class DatasetNumber(Model):
+    """One dataset under one name: `NAME@v2`. It stays when the dataset is given up, so that a number means one dataset."""
+
+    __tablename__ = "dataset_numbers"
+    __table_args__ = (
+        UniqueConstraint("digest", "namespace", "name"),
+        Index("ix_dataset_numbers_name", "name"),
+    )
+
+    namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    #: From 1; the same bytes under the same name keep theirs.
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(ForeignKey("datasets.digest", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

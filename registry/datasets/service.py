@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -13,8 +13,8 @@ from registry.artifacts.manifests import blob_of
 from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
-from registry.datasets.finding import find_dataset, spoken_for, usable_by
-from registry.datasets.models import Dataset, DatasetAccess
+from registry.datasets.finding import find_dataset, find_named, names_of, spoken_for, usable_by
+from registry.datasets.models import Dataset, DatasetAccess, DatasetName, DatasetNumber
 from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
@@ -35,7 +35,7 @@ class Datasets:
     def register(self, *, dataset: DatasetRegistration, who: Principal) -> DatasetView:
         """Record an uploaded dataset for the readers of a namespace; the same bytes again give the existing one.
 
-        What is said of it holds in that namespace. Raises Forbidden if the caller may not write there, QuotaExceeded,
+        A name that the namespace has given to other rows already means these from now on, by the next number. What is said of it holds in that namespace. Raises Forbidden if the caller may not write there, QuotaExceeded,
         and what `Artifacts.verify` does.
         """
         namespace = dataset.namespace or who.home()
@@ -58,15 +58,16 @@ class Datasets:
             )
             session.get_one(Dataset, dataset.digest, with_for_update=True).removed_at = None
             finish_upload(session, dataset.upload)
-            return _present(self._open(session, dataset, namespace, who))
+            return self._open(session, dataset, namespace, who)
 
-    def _open(self, session: Session, dataset: DatasetRegistration, namespace: str, who: Principal) -> DatasetAccess:
-        """Let a namespace use a dataset under the name that is given there. The first name stays."""
+    def _open(self, session: Session, dataset: DatasetRegistration, namespace: str, who: Principal) -> DatasetView:
+        """Let a namespace use a dataset under the name that is given there."""
         said = {
             "name": dataset.name,
             "format": dataset.format,
             "rows": dataset.rows,
             "shape": dataset.shape,
+            "columns": dataset.columns,
             "created_by": who.name,
             "created_at": utc_now(),
         }
@@ -76,20 +77,27 @@ class Datasets:
             for name, value in said.items():
                 setattr(row, name, value)
             row.removed_at, opened = None, True
-        elif not row.name:
-            row.name = dataset.name
+        elif not opened:
+            row.name = row.name or dataset.name
+            if dataset.columns is not None:
+                # Rows are read as they were said to be last.
+                row.columns, row.shape = dataset.columns, dataset.shape
+        session.flush()
+        number, named = _number(session, row, dataset.name) if dataset.name else (None, False)
         if opened:
             charge(session, namespace, datasets=dataset.size_bytes)
-            record(session, who, "dataset.register", namespace, dataset.digest, after={"name": row.name})
+        if opened or named:
+            record(session, who, "dataset.register", namespace, dataset.digest, after={"name": dataset.name})
         session.flush()
-        return row
+        return _present(row, names_of(session, [row]), shown=(dataset.name, number) if dataset.name else None)
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[DatasetView]:
         """The datasets that the caller may use, newest first; one of several namespaces as the first of them has it."""
         query = select(DatasetAccess).where(usable_by(who), spoken_for(who))
 
         def views(rows: Sequence[DatasetAccess]) -> list[DatasetView]:
-            return [_present(row) for row in rows]
+            names = names_of(session, rows)
+            return [_present(row, names) for row in rows]
 
         with self._db.read() as session:
             return page_of(
@@ -102,6 +110,13 @@ class Datasets:
                 views=views,
                 newest_first=True,
             )
+
+    def get(self, name: str, *, namespace: str | None, who: Principal) -> DatasetView:
+        """Return a dataset, by digest or name, which is first looked up in `namespace`. Raises NotFound, Invalid."""
+        with self._db.read() as session:
+            found = find_named(session, name, who, prefer=namespace)
+            names = names_of(session, [found.row])
+            return _present(found.row, names, shown=None if found.name is None else (found.name, found.number))
 
     def locate(self, name: str, *, who: Principal) -> Transfer:
         """Say where the rows of a dataset are fetched from. Raises NotFound, Invalid."""
@@ -137,7 +152,30 @@ class Datasets:
                 record(session, who, "dataset.remove", row.namespace, dataset.digest, before={"name": row.name})
 
 
-def _present(row: DatasetAccess) -> DatasetView:
+def _number(session: Session, row: DatasetAccess, name: str) -> tuple[int, bool]:
+    """Return the number of a dataset under a name in its namespace, and whether it was given now."""
+    key = {"namespace": row.namespace, "name": name}
+    insert_if_new(session, DatasetName, **key, newest=0)
+    # Whoever gives the same name at the same moment waits here.
+    counter = session.get_one(DatasetName, (row.namespace, name), with_for_update=True, populate_existing=True)
+    has = select(DatasetNumber.number).filter_by(**key, digest=row.digest)
+    if (number := session.scalars(has).first()) is not None:
+        return number, False
+    counter.newest += 1
+    session.add(DatasetNumber(**key, number=counter.newest, digest=row.digest))
+    session.flush()
+    return counter.newest, True
+
+
+def _present(
+    row: DatasetAccess,
+    names: Mapping[tuple[str, str], Sequence[DatasetNumber]],
+    *,
+    shown: tuple[str, int | None] | None = None,
+) -> DatasetView:
+    """Show a dataset by the name that is asked for, or else by the last that it was given."""
+    given = names.get((row.digest, row.namespace), ())
+    name, number = shown or next(((one.name, one.number) for one in given), ("", None))
     return DatasetView(
         digest=row.digest,
         namespace=row.namespace,
@@ -145,6 +183,9 @@ def _present(row: DatasetAccess) -> DatasetView:
         format=row.format,
         rows=row.rows,
         shape=row.shape,
-        name=row.name,
+        columns=row.columns,
+        name=name,
+        number=number,
+        names=[f"{one.name}@v{one.number}" for one in given],
         created_at=row.created_at,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Response
+from fastapi import Path, Query, Response
 
 from registry.datasets.service import Datasets
 from registry.http.routes import Cursor, Limit, Reader, Writer, apart, room, service
@@ -15,7 +15,9 @@ router = room("/datasets", "datasets")
 
 DatasetsDep = Annotated[Datasets, service(Datasets)]
 
-Digest = Annotated[str, Path(max_length=200, description="The digest, at least 12 digits of it, or a name.")]
+Digest = Annotated[str, Path(max_length=220, description="The digest, at least 12 digits of it, a name, or NAME@v2.")]
+#: Where names are looked up first.
+Namespace = Annotated[str | None, Query(max_length=64, description="The namespace whose name is meant.")]
 
 
 @router.post("", status_code=201)
@@ -28,6 +30,12 @@ async def register_dataset(body: DatasetRegistration, datasets: DatasetsDep, who
 def list_datasets(datasets: DatasetsDep, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[DatasetView]:
     """The datasets that the caller may use, newest first."""
     return datasets.list(cursor=cursor, limit=limit, who=who)
+
+
+@router.get("/{digest}")
+def get_dataset(digest: Digest, datasets: DatasetsDep, who: Reader, namespace: Namespace = None) -> DatasetView:
+    """Return a dataset."""
+    return datasets.get(digest, namespace=namespace, who=who)
 
 
 @router.get("/{digest}/file")

@@ -12,21 +12,42 @@ from registry.db.stored_json import table
 from registry.errors import Invalid
 from registry.jobs.sources import dataset_use
 from registry.principal import Principal
-from sdk.formats.objectives import Objective, ObjectiveError, objective_of, resolve_objective
+from sdk.formats.objectives import Objective, ObjectiveError, objective_of, resolve_loss_on, resolve_objective
+from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.training import TrainingSpec
 
 
 def pin_objective(
-    session: Session, asked: Objective | None, digests: dict[str, str], who: Principal, namespace: str
+    session: Session, spec: TrainingSpec, digests: dict[str, str], who: Principal, namespace: str
 ) -> Objective | None:
     """Return what a training on datasets is for; None if neither it nor they say. Raises Invalid if they disagree."""
+    asked = spec.objective
     for field, digest in digests.items():
-        shape = find_dataset(session, digest, who, prefer=namespace, param=field).shape
+        shape = _shape(session, digest, spec.columns, who, namespace, param=field)
         if shape is not None:
             try:
                 asked = resolve_objective(asked, shape)
             except ObjectiveError as error:
                 raise Invalid(f"{error}; leave objective out, or give other rows", param="objective") from error
+            require_loss_on(spec.loss_on, shape)
     return asked
+
+
+def require_loss_on(loss_on: str | None, shape: str) -> None:
+    """Raise Invalid for a loss on what rows of a shape don't have."""
+    try:
+        resolve_loss_on(loss_on, shape)
+    except ObjectiveError as error:
+        raise Invalid(str(error), param="loss_on") from error
+
+
+def _shape(
+    session: Session, digest: str, columns: str | None, who: Principal, namespace: str, *, param: str = "data"
+) -> str | None:
+    """Return the shape of rows as they are read by these columns; None where nobody has said it."""
+    row = find_dataset(session, digest, who, prefer=namespace, param=param)
+    # Read by other columns than it was registered with, it has another shape.
+    return row.shape if row.columns == columns else None
 
 
 def is_classifier(version: Version) -> bool:
@@ -46,10 +67,17 @@ def require_labels(session: Session, version: Version) -> None:
 
 
 def require_rows_for(
-    session: Session, versions: Sequence[Version | None], digest: str, who: Principal, namespace: str
+    session: Session,
+    versions: Sequence[Version | None],
+    digest: str,
+    spec: EvaluationSpec,
+    who: Principal,
+    namespace: str,
 ) -> None:
     """Raise Invalid if a dataset can't score one of these versions; None stands for a bare base."""
-    shape = find_dataset(session, digest, who, prefer=namespace).shape
+    shape = _shape(session, digest, spec.columns, who, namespace)
+    if shape is not None:
+        require_loss_on(spec.loss_on, shape)
     for version in versions:
         classifier = version is not None and is_classifier(version)
         if version is not None and classifier:

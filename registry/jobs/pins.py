@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.bases.finding import files_of, find_base
 from registry.catalog.models import NamedBase, Version
-from registry.datasets.finding import find_dataset
+from registry.datasets.finding import find_dataset, is_named
 from registry.db.clock import db_now
 from registry.db.stored_json import table
 from registry.errors import InvalidBase
@@ -55,6 +55,20 @@ def pin_data(session: Session, request: Wire, fields: Iterable[str], who: Princi
         name: find_dataset(session, digest, who, prefer=namespace, param=name).digest
         for name, digest in named.items()
         if digest is not None
+    }
+
+
+def pin_data_names(
+    session: Session, request: Wire, digests: Mapping[str, str], namespace: str
+) -> dict[str, str | None]:
+    """Return the names that datasets of a request were given by, by the fields that say them.
+
+    None where the job's own namespace has no such name for the dataset: whoever reads the job would see another's names.
+    """
+    said = {f"{field}_name": (getattr(request, f"{field}_name"), digest) for field, digest in digests.items()}
+    return {
+        field: name if name is not None and is_named(session, digest, namespace, name) else None
+        for field, (name, digest) in said.items()
     }
 
 

@@ -16,14 +16,13 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.catalog.models import Adapter, Alias, BaseModelRow, NamedBase, Origin, Version, VersionTag, VersionTarget
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
-from registry.datasets.finding import known_to
-from registry.datasets.models import DatasetAccess
+from registry.datasets.models import DatasetNumber
 from registry.errors import Forbidden
 from registry.evaluations.models import EvaluationMetric
 from registry.principal import Principal
 from registry.search.fields import Value, day_bounds
 from registry.search.tree import And, Comparison, Node, Not, comparisons
-from sdk.formats.refs import digest_digits, looks_like_digest
+from sdk.formats.refs import digest_digits, looks_like_digest, split_dataset_name
 
 #: Keys that are read first and compared with as constants; where there are more, the database reads them itself.
 _FEW = 100
@@ -161,7 +160,7 @@ class _Compiler:
     def _trained_on(self, given: Comparison) -> Condition:
         """The condition that an origin is of a dataset, by a name that the caller may see, or by its digest."""
         if given.operator == "~":
-            return self._of_names(Origin.dataset_digest, self._compare(DatasetAccess.name, given))
+            return self._of_names(Origin.dataset_digest, self._compare(DatasetNumber.name, given))
         return self._of_dataset(Origin.dataset_digest, given.values)
 
     def _scored(self, given: Comparison) -> Condition:
@@ -181,10 +180,17 @@ class _Compiler:
         names = [value for value in values if not looks_like_digest(str(value))]
         digests = [digits for value in values if (digits := digest_digits(str(value))) is not None]
         # A digest stands in the version or the evaluation itself, which the caller sees.
-        return or_(_begins(column, digests), self._of_names(column, DatasetAccess.name.in_(names)))
+        named = [split_dataset_name(str(name)) for name in names]
+        numbered = [
+            and_(DatasetNumber.name == name, DatasetNumber.number == number)
+            for name, number in named
+            if number is not None
+        ]
+        plain = [name for name, number in named if number is None]
+        return or_(_begins(column, digests), self._of_names(column, or_(DatasetNumber.name.in_(plain), *numbered)))
 
     def _of_names(self, column: Any, named: Condition) -> Condition:
-        return self._one_of_keys(column, DatasetAccess.digest, and_(named, known_to(self._who)))
+        return self._one_of_keys(column, DatasetNumber.digest, and_(named, self._who.within(DatasetNumber.namespace)))
 
 
 def _has(column: Any, *conditions: Condition, of: Any = Version.pk) -> Condition:

@@ -24,6 +24,17 @@ def iterate(transport: Transport) -> Iterator[DatasetView]:
     return pages(transport, "/datasets", DatasetView)
 
 
+def get(transport: Transport, name: str, *, namespace: str | None = None) -> DatasetView:
+    """Return a dataset by digest or name, which is first looked up in a namespace.
+
+    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed if the registry returns another digest than was
+    asked for.
+    """
+    found = transport.call("GET", f"/datasets/{segment(name)}", DatasetView, params={"namespace": namespace})
+    _require_asked(name, found.digest)
+    return found
+
+
 def locate(transport: Transport, name: str) -> Transfer:
     """Return where to fetch a dataset from, by digest or name.
 
@@ -31,11 +42,15 @@ def locate(transport: Transport, name: str) -> Transfer:
     asked for.
     """
     found = transport.call("GET", f"/datasets/{segment(name)}/file", Transfer)
-    if not found.sha256.startswith(digest_digits(name) or ""):
-        raise VerificationFailed(
-            f"the registry returned the dataset {found.sha256[:12]} instead of {name[:80]}; tell an admin"
-        )
+    _require_asked(name, found.sha256)
     return found
+
+
+def _require_asked(name: str, digest: str) -> None:
+    if not digest.startswith(digest_digits(name) or ""):
+        raise VerificationFailed(
+            f"the registry returned the dataset {digest[:12]} instead of {name[:80]}; tell an admin"
+        )
 
 
 def remove(transport: Transport, name: str) -> None:

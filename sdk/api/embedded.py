@@ -20,7 +20,14 @@ class EmbeddedTransport(httpx.BaseTransport):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="adapterctl-embedded", daemon=True)
         self._thread.start()
-        self._wsgi = httpx.WSGITransport(app=ASGIMiddleware(app, loop=self._loop))
+        inner: Any = ASGIMiddleware(app, loop=self._loop)
+
+        def answered(environ: dict[str, Any], start_response: Any) -> Any:
+            # WSGI has a path as bytes of UTF-8, each as one character (PEP 3333); httpx gives the text itself.
+            environ["PATH_INFO"] = environ["PATH_INFO"].encode().decode("latin-1")
+            return inner(environ, start_response)
+
+        self._wsgi = httpx.WSGITransport(app=answered)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Answer one request."""

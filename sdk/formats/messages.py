@@ -73,13 +73,25 @@ def no_number(name: str) -> NoReturn:
 
 def parse_json(text: str) -> Any:
     """Return what a JSON text says, refusing what a reader would lose. Raises ValueError, RecursionError."""
-    return json.loads(text, object_pairs_hook=without_repeats, parse_constant=no_number, parse_float=_finite)
+    return json.loads(text, **_LOSSLESS)
+
+
+def json_decoder() -> json.JSONDecoder:
+    """Return a decoder of texts that begin with a value, by the rules of `parse_json`."""
+    return json.JSONDecoder(**_LOSSLESS)
 
 
 def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
         no_number(text[:80])
     return number
+
+
+_LOSSLESS: dict[str, Any] = {
+    "object_pairs_hook": without_repeats,
+    "parse_constant": no_number,
+    "parse_float": _finite,
+}
 
 
 def _decoded(key: str, value: Any) -> Any:

@@ -16,8 +16,17 @@ Objective = Literal["sft", "classify"]
 _ROWS = {"sft": "{prompt, completion}, {messages} or {text}", "classify": "{text, label}"}
 
 
+#: What the loss can be computed on, by the shape of rows; the first where nobody says it.
+LOSS_ON: dict[str, tuple[str, ...]] = {
+    "prompt": ("completion", "all"),
+    "messages": ("assistant", "all"),
+    "text": ("all",),
+    "text-label": ("label",),
+}
+
+
 class ObjectiveError(ValueError):
-    """An objective that rows are not for. The message is a sentence without its end."""
+    """An objective, or a loss, that rows are not for. The message is a sentence without its end."""
 
 
 def objective_of(shape: str) -> Objective:
@@ -31,3 +40,22 @@ def resolve_objective(asked: Objective | None, shape: str) -> Objective:
     if asked not in (None, found):
         raise ObjectiveError(f"the objective {asked!r} needs rows of {_ROWS[asked]}, and these are {shape} rows")
     return found
+
+
+def resolve_loss_on(asked: str | None, shape: str) -> str:
+    """Return what the loss is computed on for rows of a shape. Raises ObjectiveError where that can't be.
+
+    >>> resolve_loss_on(None, "messages")
+    'assistant'
+    >>> resolve_loss_on("assistant", "prompt-completion")
+    Traceback (most recent call last):
+    sdk.formats.objectives.ObjectiveError: prompt-completion rows have nothing for a loss on 'assistant'; set loss_on to completion or all
+    """
+    possible = LOSS_ON["prompt" if shape == "prompt-completion" else shape]
+    if shape == "text-label" and asked is not None:
+        raise ObjectiveError("text-label rows have their loss always on the label; leave loss_on out")
+    if asked is not None and asked not in possible:
+        raise ObjectiveError(
+            f"{shape} rows have nothing for a loss on {asked!r}; set loss_on to {' or '.join(possible)}"
+        )
+    return asked or possible[0]

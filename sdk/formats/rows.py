@@ -1,4 +1,4 @@
-"""Rows of a dataset file: JSONL, CSV or Parquet, told apart by their first bytes, bad ones named by line number.
+"""Rows of a dataset file: JSONL, one JSON list, CSV or Parquet, told apart by their first bytes, bad ones named by line.
 
 Client and job read rows by the same rules, so that what the client lets through the job can use.
 """
@@ -6,15 +6,18 @@ Client and job read rows by the same rules, so that what the client lets through
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sdk.formats.columns import advice, named, picked
+from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
+from sdk.formats.json_list import json_list
 from sdk.formats.labels import label_name
 from sdk.formats.messages import check_messages, check_tools, parse_json
 
-Format = Literal["jsonl", "csv", "parquet"]
+Format = Literal["jsonl", "json", "csv", "parquet"]
 Shape = Literal["prompt", "messages", "text", "text-label"]
 
 #: Bad rows that an error names before it only counts the rest.
@@ -22,7 +25,10 @@ NAMED_ROWS = 5
 _TEXT_KEYS = ("prompt", "completion", "text", "messages", "label")
 #: The longest field of a CSV file, in characters; the module's own 131,072 are fewer than a document may have.
 _MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
-_SHAPES = "{prompt, completion}, {messages}, {text} or {text, label}"
+_JSONL_SUFFIXES = (".jsonl", ".ndjson")
+_BY_FIRST: dict[bytes, Format] = {b"{": "jsonl", b"[": "json"}
+#: The shapes of rows, for errors.
+SHAPES = "{prompt, completion}, {messages}, {text}, {text, label}, {instruction, input, output} or {conversations}"
 
 
 class RowsError(ValueError):
@@ -38,11 +44,16 @@ class Row:
     fields: dict[str, Any]
 
 
-def check_rows(values: Iterable[tuple[str, Any]], *, known_labels: Collection[str] | None = None) -> Iterator[Row]:
+def check_rows(
+    values: Iterable[tuple[str, Any]],
+    *,
+    columns: Mapping[str, str] | None = None,
+    known_labels: Collection[str] | None = None,
+) -> Iterator[Row]:
     """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be
     parsed.
 
-    Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the
+    With `columns`, a column for each key, a value has no other columns than these. Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the
     first bad rows and what is wrong with each.
     """
     good = 0
@@ -51,7 +62,7 @@ def check_rows(values: Iterable[tuple[str, Any]], *, known_labels: Collection[st
     bad = 0
     for where, value in values:
         try:
-            row = _row(where, value)
+            row = _row(where, value, columns)
             shape = shape or row.shape
             if row.shape != shape:
                 raise ValueError(f"is a {row.shape} row among {shape} rows")
@@ -70,11 +81,14 @@ def check_rows(values: Iterable[tuple[str, Any]], *, known_labels: Collection[st
             f"{bad} of {bad + good} rows can't be used: {'; '.join(faults)}{more}; correct or remove them, then try again"
         )
     if not good:
-        raise RowsError(f"the dataset has no rows; give rows of {_SHAPES}")
+        raise RowsError(f"the dataset has no rows; give rows of {SHAPES}")
 
 
 def detect_format(path: Path) -> Format:
-    """Tell what a file is from its first bytes. Raises RowsError if it can't be read."""
+    """Tell what a file is from its first bytes, or that a file called `.jsonl` is that. Raises RowsError if it can't be read.
+
+    What is called so and is something else is refused by its first line, so that the bytes alone say it from then on.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -82,12 +96,28 @@ def detect_format(path: Path) -> Format:
         raise RowsError(f"the dataset can't be read ({error.strerror}); check its path") from error
     if head[:4] == b"PAR1":
         return "parquet"
-    return "jsonl" if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") else "csv"
+    if path.suffix.lower() in _JSONL_SUFFIXES:
+        return "jsonl"
+    return _BY_FIRST.get(head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1], "csv")
 
 
-def text_values(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (where, value) of each row of a JSONL or CSV file, for `check_rows`."""
-    return _jsonl(path) if detect_format(path) == "jsonl" else _csv(path)
+def text_values(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield (where, value) of each row of a JSONL, JSON or CSV file, for `check_rows`."""
+    match detect_format(path):
+        case "jsonl":
+            return _jsonl(path)
+        case "json":
+            return _json(path)
+        case _:
+            return _csv(path, _TEXT_KEYS if columns is None else tuple(columns.values()))
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        for number, value in enumerate(json_list(path), start=1):
+            yield f"row {number}", value
+    except ValueError as error:
+        raise RowsError(f"the dataset is not a JSON list of rows ({first_line(error)}); correct it") from error
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
@@ -98,10 +128,17 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"line {number}", parse_json(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                yield f"line {number}", ValueError(f"is not a JSON object ({first_line(error)})")
+                yield f"line {number}", ValueError(f"is not a JSON object ({_why(line, error)})")
 
 
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+def _why(line: bytes, error: Exception) -> str:
+    """Say what is wrong with a line; one that only begins a value is of a file that is written over several lines."""
+    if line.strip() in (b"{", b"["):
+        return f"only its beginning, {line.strip().decode()}: write each row in one line, or all in one list as a .json file"
+    return first_line(error)
+
+
+def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
     # It is one number for the whole process, which nothing else here depends on.
     csv.field_size_limit(max(_MAX_FIELD_CHARACTERS, csv.field_size_limit()))
     try:
@@ -116,19 +153,21 @@ def _csv(path: Path) -> Iterator[tuple[str, Any]]:
                     yield where, ValueError("has another number of fields than the header")
                 else:
                     # A column without a text is a key that this row doesn't have.
-                    yield where, {key: text for key, text in row.items() if text != "" or key in _TEXT_KEYS}
+                    yield where, {key: text for key, text in row.items() if text != "" or key in text_keys}
     except (csv.Error, UnicodeDecodeError) as error:
         raise RowsError(
             f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({first_line(error)}); convert it"
         ) from error
 
 
-def _row(where: str, value: Any) -> Row:
+def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Row:
     """Check one row and give it its shape. Raises ValueError with what is wrong."""
     if isinstance(value, ValueError):
         raise value
     if not isinstance(value, dict):
         raise ValueError(f"is not an object but a {type(value).__name__}")
+    if columns is not None:
+        value = picked(value, columns)
     if "label" in value and value["label"] is None:
         # Without it, the text would be learnt as a language model learns one.
         raise ValueError("has a `label` that is null; give each row one, or remove the column")
@@ -139,17 +178,31 @@ def _row(where: str, value: Any) -> Row:
         tools = {"tools": check_tools(given["tools"])} if "tools" in given else {}
         _only(given, "messages", "tools")
         return Row(where, "messages", {"messages": check_messages("messages", given["messages"]), **tools})
+    if "instruction" in given or "output" in given:
+        _only(given, *ALPACA)
+        return Row(where, "prompt", alpaca(given))
+    if "conversations" in given:
+        _only(given, *SHAREGPT)
+        return Row(where, "messages", sharegpt(given))
     if "label" in given:
         _only(given, "text", "label")
         return Row(where, "text-label", {"text": _text("text", given.get("text")), "label": label_name(given["label"])})
     if "text" in given:
         _only(given, "text")
         return Row(where, "text", {"text": _text("text", given["text"])})
-    raise ValueError(f"has none of the shapes {_SHAPES}")
+    raise ValueError(f"has none of the shapes {SHAPES}, but {named(given)}; {advice(given)}")
 
 
 def _pair(where: str, given: dict[str, Any]) -> Row:
     prompt, completion = given.get("prompt"), given.get("completion")
+    further = [key for key in given if key not in ("prompt", "completion", "tools")]
+    # Of a preference, one of the two answers would be lost.
+    if further and "rejected" not in given:
+        for key in ("prompt", "completion"):
+            if key not in given:
+                raise ValueError(
+                    f"has no `{key}`, but {named(given)}; say which it is, as with {_mapped(given, key, further)}"
+                )
     if not isinstance(prompt, list) or not isinstance(completion, list):
         fields = {"prompt": _text("prompt", prompt), "completion": _text("completion", completion)}
         _only(given, "prompt", "completion")
@@ -169,7 +222,17 @@ def _only(given: dict[str, Any], *known: str) -> None:
     further = [key for key in given if key not in known]
     if further:
         names = ", ".join(f"`{str(key)[:80]}`" for key in further[:NAMED_ROWS])
-        raise ValueError(f"has keys beside {' and '.join(f'`{key}`' for key in known)} that would be lost: {names}")
+        kept = ",".join(f"{key}={key}" for key in known if key in given)
+        raise ValueError(
+            f"has keys beside {' and '.join(f'`{key}`' for key in known)} that would be lost: {names}; leave them out with "
+            f"--columns {kept}"
+        )
+
+
+def _mapped(given: dict[str, Any], missing: str, further: list[str]) -> str:
+    there = "prompt" if missing == "completion" else "completion"
+    columns = {there: there if there in given else "COLUMN", missing: further[0][:80]}
+    return "--columns " + ",".join(f"{key}={columns[key]}" for key in ("prompt", "completion"))
 
 
 def _text(name: str, value: Any) -> str:

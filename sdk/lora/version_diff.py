@@ -162,7 +162,7 @@ def _unlike(one: EvaluationView, other: EvaluationView) -> list[str]:
 
 #: What a single job asks of all its targets alike.
 _ASKED = frozenset(
-    {"precision", "loss_on", "max_length", "generated_rows", "generate_rows", "max_new_tokens", "metrics"}
+    {"precision", "loss_on", "columns", "max_length", "generated_rows", "generate_rows", "max_new_tokens", "metrics"}
 )
 
 
@@ -181,7 +181,7 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
 
 
 #: What the losses of a training depend on beside the rows, by their names in its record.
-_LOSS_OPTIONS = ("loss_on", "max_length", "objective")
+_LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective")
 
 
 def _training_scores(a: VersionView, b: VersionView) -> list[Score]:

@@ -14,7 +14,7 @@ from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.formats.base_files import CONFIG_FILE
-from sdk.formats.refs import is_folder, looks_like_digest, namespace_of
+from sdk.formats.refs import is_folder, namespace_of, no_dataset_name
 from sdk.names import check_name
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer, watching
@@ -179,7 +179,7 @@ class Pusher:
         sha256, size = transfer.hash_file(data.path)
         if name is None:
             # A file that is called like a digest is sent all the same, and is found by its own.
-            name = "" if looks_like_digest(data.name) else data.name
+            name = "" if no_dataset_name(data.name) else data.name
         registration = build(
             DatasetRegistration,
             digest=sha256,
@@ -187,6 +187,7 @@ class Pusher:
             format=data.format,
             rows=data.rows,
             shape=data.shape,
+            columns=data.columns,
             name=name,
             namespace=namespace,
             upload=self.uploader.upload({sha256: data.path}, "uploading dataset", namespace),

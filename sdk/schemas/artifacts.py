@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from sdk.formats.refs import looks_like_digest
+from sdk.formats.refs import no_dataset_name
+from sdk.schemas.option_types import Columns
 from sdk.schemas.wire import Sha256, Wire
 
 
@@ -97,11 +98,13 @@ class DatasetRegistration(Wire):
 
     digest: Sha256
     size_bytes: Annotated[int, Field(ge=1)]
-    format: Literal["jsonl", "csv", "parquet"]
+    format: Literal["jsonl", "json", "csv", "parquet"]
     rows: Annotated[int, Field(ge=1)] | None = None
     #: As detected by `sdk.formats.rows`.
     shape: Literal["prompt-completion", "messages", "text", "text-label"] | None = None
-    #: Its name in its namespace; a name that looks like a digest is refused.
+    #: Which columns are which keys of a row, where `shape` holds for them so.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Its name in its namespace; a name that looks like a digest, a path or a number of a name is refused.
     name: Annotated[str, Field(max_length=200)] = ""
     #: Whose readers may use it: a namespace, or "-"; None: the first in which the caller may write.
     namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
@@ -110,10 +113,8 @@ class DatasetRegistration(Wire):
     @field_validator("name")
     @classmethod
     def _is_no_digest(cls, value: str) -> str:
-        if looks_like_digest(value):
-            raise ValueError(
-                f"{value[:80]!a} looks like a digest, and a dataset can't be named like one; give another name, or none"
-            )
+        if (unfit := no_dataset_name(value)) is not None:
+            raise ValueError(f"{unfit}; give another name, or none")
         return value
 
 
@@ -128,5 +129,17 @@ class DatasetView(Wire):
     #: As stated by whoever registered it.
     rows: int | None
     shape: str | None
+    #: Which columns are which keys of a row, where nothing else is said; None: the keys are called as the columns.
+    columns: str | None = None
+    #: The name that it was asked for by, or else the last that it was given there; empty for none.
     name: str
+    #: Its number under that name.
+    number: int | None = None
+    #: All its names there, the last one first, as "NAME@v2".
+    names: list[str] = []
     created_at: datetime
+
+    @property
+    def exact_name(self) -> str | None:
+        """Its name with the number, by which it stays what it is; None if it has none."""
+        return f"{self.name}@v{self.number}" if self.name and self.number is not None else None

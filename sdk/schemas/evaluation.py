@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
+from sdk.schemas.option_types import Columns
 from sdk.schemas.training import Day
 from sdk.schemas.wire import BY_HAND, Sha256, Wire
 
@@ -52,6 +53,8 @@ class EvaluationSpec(Wire):
 
     #: Which tokens the loss is computed on; None: by the shape of the rows, as in training.
     loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Which columns of the data are which keys of a row, as in training.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     #: Rows in one forward pass.
@@ -78,6 +81,7 @@ class EvaluationOptions(TypedDict, total=False):
     """The fields of `EvaluationSpec` as keywords of a function, for type checkers and editors."""
 
     loss_on: Literal["completion", "assistant", "all"] | None
+    columns: str | None
     max_length: int
     batch_size: int
     generate_rows: int
@@ -101,6 +105,8 @@ class Conditions(Wire):
 
     #: "label" where rows have one.
     loss_on: Literal["completion", "assistant", "all", "label"]
+    #: Which columns of the data were which keys of a row; None: the keys were called as the columns.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Longest row in tokens, where the base has positions for as many.
     max_length: int
     #: Rows whose completion was generated, and the longest completion in tokens; 0 where there were none.

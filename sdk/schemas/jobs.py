@@ -13,12 +13,17 @@ from sdk.schemas.catalog import Tags
 from sdk.schemas.combination import CombineRequest
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
+from sdk.schemas.option_types import Columns
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import Day, TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire, digest_of
 
 #: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
 QueueName = Literal["gpu", "cpu"]
+
+
+#: A dataset's name and number, as "reviews@v2".
+DataName = Annotated[str, Field(min_length=1, max_length=211)]
 
 
 class JobState(StrEnum):
@@ -96,7 +101,11 @@ class TrainingRequest(Wire):
     base: BaseChoice
     #: Digest of the dataset.
     data: Sha256
+    #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
+    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
     eval_data: Sha256 | None = None
+    #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
+    eval_data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
     spec: TrainingSpec = TrainingSpec()
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     #: The checkpoint of another job with the same base, data and spec to start from.
@@ -139,7 +148,10 @@ class EvaluationRequest(Wire):
 
     kind: Literal["evaluation"] = "evaluation"
     targets: Annotated[list[EvaluationTarget], Field(min_length=1, max_length=64)]
+    #: Digest of the dataset.
     data: Sha256
+    #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
+    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
     spec: EvaluationSpec = EvaluationSpec()
     #: The date that chat templates are given, unless the version was trained with another. None: the day on which
     #: the job is accepted.
@@ -188,7 +200,11 @@ class PreviewJobRequest(Wire):
     base: BaseChoice | None = None
     #: Digest of the dataset.
     data: Sha256
+    #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
+    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
     loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Which columns of the data are which keys of a row, as in training.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
     #: How many rows to show, from the first.

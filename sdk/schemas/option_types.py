@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from sdk.formats.columns import canonical_columns
 from sdk.formats.option_texts import parse_numbers, parse_values, write_numbers, write_values
 from sdk.formats.peft_patterns import unfit
 from sdk.schemas.wire import BY_HAND
@@ -84,4 +85,8 @@ Ranks = Annotated[
 #: "q_proj=16,v_proj=4.5".
 Alphas = Annotated[
     OptionText, AfterValidator(lambda value: write_values(_within(parse_values(value), 65536, whole=False)))
+]
+#: A column for each key of a row, in one order: "prompt=question,completion=answer".
+Columns = Annotated[
+    str, Field(min_length=1, max_length=2000), BeforeValidator(joined), AfterValidator(canonical_columns)
 ]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sdk.schemas.option_types import Columns
 from sdk.schemas.training import Day, Rendering
 from sdk.schemas.wire import Wire
 
@@ -25,6 +26,8 @@ class PreviewRequest(Wire):
     #: The dataset file.
     data: str
     loss_on: Literal["completion", "assistant", "all"] | None
+    #: Which columns are which keys of a row; None: the keys are called as the columns.
+    columns: Columns | None = None
     #: Longest row in tokens.
     max_length: int
     #: The date given to a template that asks for it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,7 @@ from sdk.schemas.option_types import (
     TARGET_PRESETS,
     UNUSED,
     Alphas,
+    Columns,
     ModuleNames,
     Numbers,
     Ranks,
@@ -28,6 +30,7 @@ JsonScalar = str | int | float | bool | None
 #: What a LoRA record keeps of settings without their own field; the rest is in `adapter_config.json`.
 MAX_OTHER_SETTINGS = 64
 MAX_OTHER_CHARACTERS = 200
+_LongText = Annotated[str, StringConstraints(max_length=2000)]
 _ShortText = Annotated[str, StringConstraints(max_length=MAX_OTHER_CHARACTERS)]
 
 
@@ -77,6 +80,9 @@ class TrainingSpec(Wire):
     double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
+    #: out. None: the keys are called as the columns. Earlier releases don't know this field.
+    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Passes over the data; ignored if max_steps is given.
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
     #: Optimiser steps.
@@ -272,6 +278,8 @@ class Rendering(Wire):
     template_date: Day | None = None
     #: Ids of the tokens that end what is learnt, sorted; generation stops at them.
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
+    #: Which columns were which keys of the rows; None: the keys were called as the columns.
+    columns: Annotated[_LongText | None, Field(exclude_if=lambda value: value is None)] = None
     #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
     tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
     #: SHA-256 of the base's `generation_config.json`, which the fingerprint does not cover; None if it has none.
@@ -316,6 +324,14 @@ class LossPoint(Wire):
     step: int
     loss: float
     lr: float | None = None
+
+
+def held_out_warning(training: Mapping[str, Any]) -> str | None:
+    """Say it where a record has held-out rows that were learnt, under its `held_out_rows_in_training`."""
+    count = training.get("held_out_rows_in_training")
+    if type(count) is not int or count < 1:
+        return None
+    return f"{count} of the held-out rows are training rows too, so their loss says too little"
 
 
 class TrainingReport(Wire):

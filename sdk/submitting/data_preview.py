@@ -30,7 +30,8 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.training import Rendering, TrainingSpec
 from sdk.schemas.wire import read
-from sdk.validation import build, check_data, require_adapter
+from sdk.submitting.given_data import find_data
+from sdk.validation import CheckedData, build, require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.data.preview"
@@ -47,6 +48,7 @@ class RowsAsked:
     #: What messages call the dataset.
     label: str
     loss_on: Any
+    columns: str | None
     max_length: int
     #: What a template that asks for the date is told.
     day: str
@@ -56,7 +58,7 @@ class RowsAsked:
 
 @dataclass(frozen=True)
 class RowsOfFile:
-    """Rows of a file as a training over a base would be given them."""
+    """Rows of a file, or of a registered dataset, as a training over a base would be given them."""
 
     file: str | Path
     base: str | Path
@@ -69,12 +71,13 @@ def preview_asked(
     of: str | None,
     base: str | Path | None,
     loss_on: Literal["completion", "assistant", "all"] | None,
+    columns: str | None,
     max_length: int | None,
 ) -> RowsOfFile | str:
     """Return which rows of a file to preview, or the ref of the version. Raises InvalidInput for both, or neither."""
     if (file is None) == (of is None):
         raise InvalidInput("give either a file of rows, or with --of the version whose rows you mean", param="file")
-    said = {"base": base, "loss_on": loss_on, "max_length": max_length}
+    said = {"base": base, "loss_on": loss_on, "columns": columns, "max_length": max_length}
     given = {name: value for name, value in said.items() if value is not None}
     if of is not None:
         if given:
@@ -89,20 +92,39 @@ def preview_asked(
     return RowsOfFile(file, base, build(TrainingSpec, **given))
 
 
-def preview_file(transport: Transport, cache: Cache, given: RowsOfFile, *, rows: int, row: int | None) -> Preview:
-    """Return what a training would learn of the first `rows` rows of a file, or of one; see `Client.preview`."""
-    data = check_data(given.file, param="file")
+def preview_file(
+    transport: Transport,
+    cache: Cache,
+    given: RowsOfFile,
+    *,
+    rows: int,
+    row: int | None,
+    http: HttpClient,
+    on_transfer: OnTransfer | None,
+) -> Preview:
+    """Return what a training would learn of the first `rows` rows of a dataset, or of one; see `Client.preview`."""
+    data = find_data(transport, given.file, None, columns=given.spec.columns, param="file")
     found = _find_base(transport, cache, given.base)
     asked = RowsAsked(
-        label=str(data.path),
+        label=data.label,
         loss_on=given.spec.loss_on,
+        columns=data.columns,
         max_length=given.spec.max_length,
         day=_today(),
         rows=rows,
         row=row,
     )
     require_libraries(_LIBRARIES, doing="previewing rows")
-    return _render(asked, data.path, found)
+    if isinstance(data, CheckedData):
+        return _render(asked, data.path, found)
+    fetched = dataset_file(
+        cache,
+        data.view.digest,
+        locate=lambda digest: datasets.locate(transport, digest),
+        http=http,
+        watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
+    )
+    return _render(asked, fetched, found)
 
 
 def preview_version(
@@ -174,6 +196,7 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
     return RowsAsked(
         label=f"the dataset of {version.ref}",
         loss_on=loss_on,
+        columns=rendering.columns,
         max_length=max_length,
         # Where none is recorded, the template asked for none.
         day=rendering.template_date or _today(),
@@ -197,6 +220,7 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
             base=view,
             data=str(data.resolve()),
             loss_on=asked.loss_on,
+            columns=asked.columns,
             max_length=asked.max_length,
             day=asked.day,
             rows=asked.rows,

@@ -15,6 +15,7 @@ from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.pusher import Pusher
+from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
@@ -36,8 +37,9 @@ from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
+from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.job_options import JobTerms
-from sdk.validation import build, check_data, check_loss_on, check_objective
+from sdk.validation import build, check_loss_on, check_objective
 
 
 class JobSubmitter:
@@ -69,20 +71,42 @@ class JobSubmitter:
         if base is None and continued is None:
             raise InvalidInput("a training needs a base, or a parent to continue", param="base")
         namespace = namespace_of(adapter) or "-"
-        rows = check_data(data)
+        rows = find_data(self._transport, data, namespace, columns=spec.columns)
         held_out = None
         if eval_data is not None:
-            held_out = check_data(eval_data, param="eval_data", known_labels=rows.labels or None)
+            held_out = find_data(
+                self._transport,
+                eval_data,
+                namespace,
+                columns=rows.columns,
+                param="eval_data",
+                known_labels=rows.labels or None,
+            )
         objective = check_objective(spec.objective, rows, held_out)
         check_loss_on(spec.loss_on, rows)
+        if held_out is not None:
+            if held_out.columns != rows.columns:
+                raise InvalidInput(
+                    f"the columns of {held_out.label} are {held_out.columns}, and those of {rows.label} {rows.columns}; say "
+                    "which are meant with --columns, or give held-out rows like the others",
+                    param="columns",
+                )
+            check_loss_on(spec.loss_on, held_out)
+        if rows.columns != spec.columns:
+            spec = spec.model_copy(update={"columns": rows.columns})
         if objective == "classify":
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
             spec = build(TrainingSpec, **{**spec.model_dump(), "objective": objective})
+        chosen = self._base(base, continued, namespace, spec, causal=objective == "sft")
+        sent = self._sent(rows, namespace)
+        kept = None if held_out is None else self._sent(held_out, namespace)
         request = TrainingRequest(
             adapter=adapter,
-            base=self._base(base, continued, namespace, spec, causal=objective == "sft"),
-            data=self._pusher.send_data(rows, namespace).digest,
-            eval_data=None if held_out is None else self._pusher.send_data(held_out, namespace).digest,
+            base=chosen,
+            data=sent.digest,
+            data_name=sent.exact_name,
+            eval_data=None if kept is None else kept.digest,
+            eval_data_name=None if kept is None else kept.exact_name,
             spec=spec,
             checkpoint=checkpoint,
             from_checkpoint=from_checkpoint,
@@ -121,22 +145,24 @@ class JobSubmitter:
         key: str | None,
     ) -> JobView:
         """Submit an evaluation of versions and of bare bases, `base:NAME`. Raises InvalidInput, NotFound, QuotaExceeded."""
-        rows = check_data(data)
-        check_loss_on(spec.loss_on, rows)
         given = [refs] if isinstance(refs, str) else list(refs)
         if not given:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
         by_ref = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
         # A bare base beside them is what their namespace calls so.
         namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
+        rows = find_data(self._transport, data, namespace, columns=spec.columns)
+        check_loss_on(spec.loss_on, rows)
+        spec = spec.model_copy(update={"columns": rows.columns})
         targets = [
             EvaluationTarget(ref=str(by_ref[ref]))
             if ref in by_ref
             else EvaluationTarget(base=self._pusher.choose_base(ref.removeprefix("base:"), namespace))
             for ref in given
         ]
-        sent = self._pusher.send_data(rows, namespace)
-        return self._submit(build(EvaluationRequest, targets=targets, data=sent.digest, spec=spec), terms, key)
+        sent = self._sent(rows, namespace)
+        request = build(EvaluationRequest, targets=targets, data=sent.digest, data_name=sent.exact_name, spec=spec)
+        return self._submit(request, terms, key)
 
     def merge(self, ref: str, spec: MergeSpec, *, register: str | None, terms: JobTerms, key: str | None) -> JobView:
         """Submit the merge of a version into its base; the model becomes a version of `register`, if that is given.
@@ -167,18 +193,27 @@ class JobSubmitter:
     ) -> JobView:
         """Submit a preview of rows of a file, or of a version's dataset. Raises InvalidInput, NotFound, QuotaExceeded."""
         if isinstance(asked, RowsOfFile):
-            checked, spec = check_data(asked.file, param="file"), asked.spec
-            request = _preview_request(loss_on=spec.loss_on, max_length=spec.max_length, rows=rows, row=row)
+            spec = asked.spec
+            checked = find_data(self._transport, asked.file, None, columns=spec.columns, param="file")
+            check_loss_on(spec.loss_on, checked)
+            how: dict[str, Any] = {"loss_on": spec.loss_on, "columns": checked.columns, "max_length": spec.max_length}
+            request = _preview_request(**how, rows=rows, row=row)
             view = self._pusher.obtain_base(asked.base, None)
             base = BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
-            update = {"base": base, "data": self._pusher.send_data(checked, None).digest}
+            sent = self._sent(checked, None)
+            update = {"base": base, "data": sent.digest, "data_name": sent.exact_name}
         else:
             digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
-            request = _preview_request(loss_on=said.loss_on, max_length=said.max_length, rows=rows, row=row)
+            how = {"loss_on": said.loss_on, "columns": said.columns, "max_length": said.max_length}
+            request = _preview_request(**how, rows=rows, row=row)
             locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest, "template_date": said.day}
         with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
             return self._submit(request.model_copy(update=update), terms, key)
+
+    def _sent(self, rows: GivenData, namespace: str | None) -> DatasetView:
+        """Return a dataset as it is registered; that of a file is added under the file's name."""
+        return rows.view if isinstance(rows, RegisteredData) else self._pusher.send_data(rows, namespace)
 
     def _submit(self, request: JobRequest, terms: JobTerms, key: str | None) -> JobView:
         submission = build(
@@ -208,11 +243,14 @@ def _number(weight: Any, *, of: str) -> float:
     )
 
 
-def _preview_request(*, loss_on: Any, max_length: int, rows: int, row: int | None) -> PreviewJobRequest:
+def _preview_request(
+    *, loss_on: Any, columns: str | None, max_length: Any, rows: int, row: int | None
+) -> PreviewJobRequest:
     """Return a request whose base and rows are still to be named. Raises InvalidInput."""
     if row is None and rows > MOST_JOB_ROWS:
         raise InvalidInput(
             f"a job shows at most {MOST_JOB_ROWS} rows; give fewer, or a single one with --row", param="rows"
         )
     named = {"base": BaseChoice(id="-"), "data": "0" * 64}
-    return build(PreviewJobRequest, **named, loss_on=loss_on, max_length=max_length, rows=rows, row=row)
+    how = {"loss_on": loss_on, "columns": columns, "max_length": max_length}
+    return build(PreviewJobRequest, **named, **how, rows=rows, row=row)

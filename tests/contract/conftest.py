@@ -12,6 +12,7 @@ from support import registries
 from support.adapters import base_registration
 from support.databases import new_database
 from support.registries import World
+from support.tenants import Tenant
 
 from registry.principal import LOCAL, Role
 from sdk.client import Client
@@ -61,3 +62,12 @@ def rows(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n')
     return path
+
+
+@pytest.fixture
+def join(people: World, acting: Callable[..., Client], tmp_path: Path) -> Callable[[], Tenant]:
+    def join() -> Tenant:
+        space = f"team-{uuid.uuid4().hex[:10]}"
+        return Tenant(acting(**{space: Role.WRITER}), space, tmp_path)
+
+    return join

@@ -4,53 +4,20 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 from support.people import claim, submit, training
 from support.registries import World
+from support.tenants import Tenant
 
-from registry.datasets.models import Dataset, DatasetAccess
+from registry.datasets.models import Dataset, DatasetAccess, DatasetNumber
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidName, JobFailed, NotFound
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.jobs import JobState
 from sdk.transfer import hash_file
-
-
-@dataclass
-class Tenant:
-    """Whoever writes in a namespace, and the datasets there."""
-
-    client: Client
-    space: str
-    folder: Path
-
-    def file(self, text: str, name: str = "rows.jsonl") -> Path:
-        """A dataset of one row, in a file."""
-        path = self.folder / f"{self.space}-{uuid.uuid4().hex[:8]}" / name
-        path.parent.mkdir()
-        path.write_text(f'{{"prompt": "{text}", "completion": "b"}}\n')
-        return path
-
-    def add(self, text: str, name: str = "rows.jsonl") -> DatasetView:
-        return self.client.add_data(self.file(text, name), namespace=self.space)
-
-    def located(self, name: str) -> str:
-        """The digest that a name or digest leads to."""
-        return self.client.locate_data(name).sha256
-
-
-@pytest.fixture
-def join(people: World, acting: Callable[..., Client], tmp_path: Path) -> Callable[[], Tenant]:
-    def join() -> Tenant:
-        space = f"team-{uuid.uuid4().hex[:10]}"
-        return Tenant(acting(**{space: Role.WRITER}), space, tmp_path)
-
-    return join
 
 
 @pytest.fixture
@@ -67,7 +34,8 @@ def call_like_digest(people: World, dataset: DatasetView, name: str) -> None:
     """Give a dataset a name that a registry of an earlier release took."""
     with people.services.db.write() as session:
         session.execute(update(Dataset).where(Dataset.digest == dataset.digest).values(name=name))
-        session.execute(update(DatasetAccess).where(DatasetAccess.digest == dataset.digest).values(name=name))
+        for table in (DatasetAccess, DatasetNumber):
+            session.execute(update(table).where(table.digest == dataset.digest).values(name=name))
 
 
 class TestDigests:

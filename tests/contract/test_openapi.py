@@ -44,7 +44,7 @@ NAMES = {
     "register_base", "list_bases", "get_base", "resolve_ref", "list_adapters", "publish_version", "list_versions",
     "annotate_version", "get_norms", "archive_version", "restore_version", "delete_version", "release_version", "move_alias",
     "list_aliases", "rollback_alias", "remove_alias", "list_alias_moves", "list_protected", "protect_alias",
-    "unprotect_alias", "begin_upload", "ask_parts", "locate_files", "register_dataset", "list_datasets", "locate_dataset",
+    "unprotect_alias", "begin_upload", "ask_parts", "locate_files", "register_dataset", "list_datasets", "get_dataset", "locate_dataset",
     "remove_dataset", "submit_job", "list_jobs", "get_job", "read_job_events", "cancel_job", "claim_job", "hold_job",
     "complete_job", "fail_job", "list_evaluations", "trace_lineage", "whoami", "create_token", "list_tokens",
     "revoke_token", "revoke_namespace", "get_quota", "set_quota", "list_audit", "get_retention", "set_retention", "clear_retention",

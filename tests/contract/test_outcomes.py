@@ -393,7 +393,13 @@ class TestEvaluations:
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("max_length", 2048), ("loss_on", "all"), ("generated_rows", 17), ("max_new_tokens", 47)],
+        [
+            ("max_length", 2048),
+            ("loss_on", "all"),
+            ("generated_rows", 17),
+            ("max_new_tokens", 47),
+            ("columns", "text=t"),
+        ],
     )
     def test_scores_taken_otherwise_than_was_asked_for_are_refused(
         self, desk: Desk, rows: Path, name: str, value: object
@@ -432,6 +438,8 @@ class TestRendering:
         use = use_of(desk.data).model_copy(update={"rendering": RENDERING})
         wrong = use.model_copy(update={"rendering": RENDERING.model_copy(update={"template_date": "2026-02-01"})})
         desk.refused(held, "template_date", version=desk.publication(dataset=wrong))
+        mapped = use.model_copy(update={"rendering": RENDERING.model_copy(update={"columns": "text=body"})})
+        desk.refused(held, "dataset.rendering.columns", version=desk.publication(dataset=mapped))
         done = desk.complete(held, version=desk.publication(dataset=use))
         assert done.result is not None
         version = desk.writer.get(done.result["ref"]).info

@@ -26,6 +26,7 @@ from support.servers import TestPostgres
 from support.shelf import Made, Shelf, digest_of
 from support.statements import plan_of, sent
 
+from registry.datasets.models import DatasetNumber
 from registry.db.database import Database
 from registry.principal import LOCAL, Principal, Role
 from registry.search.fields import FIELDS
@@ -134,6 +135,23 @@ def test_a_reader_of_one_namespace_sees_nothing_of_another(world: World) -> None
     everything = world.services.search.search(wanted="", sort="name", cursor=None, limit=100, who=READER_OF_A)
     assert "secret" not in everything.model_dump_json()
     assert "b/one" not in everything.model_dump_json()
+
+
+def test_a_dataset_is_found_by_its_number_and_by_each_of_its_names(world: World) -> None:
+    digest, hidden = digest_of(f"shared.jsonl {('a', 'b')}"), digest_of(f"secret.jsonl {('b',)}")
+    trained = found(world, "dataset = shared.jsonl")
+    assert trained
+    with world.services.db.write() as session:
+        for namespace, name, number, of in (("a", "other", 7, digest), ("b", "theirs", 1, hidden)):
+            if session.get(DatasetNumber, (namespace, name, number)) is None:
+                session.add(DatasetNumber(namespace=namespace, name=name, number=number, digest=of))
+    for wanted in ('"shared.jsonl@v1"', "other", '"other@v7"', '(other, "nothing@v1")'):
+        assert found(world, f"dataset {'in' if wanted[0] == '(' else '='} {wanted}") == trained, wanted
+    assert found(world, "dataset ~ othe*") == trained
+    assert found(world, 'dataset = "other@v1"') == []
+    assert found(world, "dataset = theirs")
+    for wanted in ("= theirs", '= "theirs@v1"', "~ their*"):
+        assert found(world, f"dataset {wanted}", READER_OF_A) == []
 
 
 def test_whoever_is_no_admin_is_told_that_quarantined_versions_are_not_for_them(on_postgres: World) -> None:

@@ -196,6 +196,8 @@ class TestSchema0001:
         (dataset,) = services.datasets.list(cursor=None, limit=9, who=SYSTEM).items
         for reader in (OF_TEAM, WITHOUT_NAMESPACE):
             assert services.datasets.locate(dataset.digest, who=reader).sha256 == dataset.digest
+            if dataset.name:
+                assert services.datasets.locate(f"{dataset.name}@v1", who=reader).sha256 == dataset.digest
         with pytest.raises(NotFound):
             services.datasets.locate(dataset.digest, who=OF_ANOTHER)
 

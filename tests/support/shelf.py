@@ -24,7 +24,7 @@ from registry.catalog.models import (
     VersionTarget,
 )
 from registry.catalog.versions.finding import space_of
-from registry.datasets.models import Dataset, DatasetAccess
+from registry.datasets.models import Dataset, DatasetAccess, DatasetNumber
 from registry.db.database import Database
 from registry.db.types import Model
 from registry.evaluations.models import Evaluation, EvaluationMetric
@@ -107,7 +107,11 @@ class Shelf:
             session.add(Dataset(digest=digest, size_bytes=1, format="jsonl", created_by="ci"))
             session.flush()
             said = {"name": name, "format": "jsonl", "created_by": "ci"}
-            session.add_all([DatasetAccess(digest=digest, namespace=namespace, **said) for namespace in namespaces])
+            for namespace in namespaces:
+                key = {"namespace": namespace, "name": name}
+                earlier = session.query(DatasetNumber).filter_by(**key).count()
+                session.add(DatasetAccess(digest=digest, namespace=namespace, **said))
+                session.add(DatasetNumber(**key, number=earlier + 1, digest=digest))
         return digest
 
     def add(self, versions: Sequence[Made]) -> None:

@@ -30,6 +30,7 @@ def _preview(attempt: Attempt, request: PreviewJobRequest) -> None:
         base=str(attempt.inputs.base(source).folder),
         data=str(attempt.inputs.dataset(request.data)),
         loss_on=request.loss_on,
+        columns=request.columns,
         max_length=request.max_length,
         day=request.template_date or today(),
         rows=request.rows,

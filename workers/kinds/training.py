@@ -13,7 +13,7 @@ from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import EvaluationTarget, TrainingRequest
-from sdk.schemas.training import TrainingReport
+from sdk.schemas.training import TrainingReport, held_out_warning
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt
@@ -71,7 +71,10 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         checkpoints=str(attempt.folder / "checkpoints"),
         resume=_fetch_checkpoint(attempt),
     )
-    _publish(attempt, request, base, _run(attempt, order, base))
+    report = _run(attempt, order, base)
+    if (said := held_out_warning(report.training)) is not None:
+        attempt.lease.log(f"warning: {said}")
+    _publish(attempt, request, base, report)
 
 
 def _fetch_checkpoint(attempt: Attempt) -> str | None:

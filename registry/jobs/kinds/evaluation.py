@@ -17,7 +17,7 @@ from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier, require_rows_for
-from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, require_causal, today
+from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, bare_base_source, version_source
 from registry.jobs.stored_bases import require_fitting
@@ -50,6 +50,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         )
     namespace = namespaces.pop() if namespaces else who.home()
     digests = pin_data(session, request, _DATASETS, who, namespace)
+    named = {**digests, **pin_data_names(session, request, digests, namespace)}
     targets: list[EvaluationTarget] = []
     known: list[NamedBase | None] = []
     fits = partial(require_precision, precision=request.spec.precision)
@@ -62,7 +63,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
             targets.append(EvaluationTarget(base=choice))
             known.append(row)
     chosen = [None if target.ref is None else versions[target.ref] for target in request.targets]
-    require_rows_for(session, chosen, digests["data"], who, namespace)
+    require_rows_for(session, chosen, digests["data"], request.spec, who, namespace)
     for version, base in zip(chosen, known, strict=True):
         if version is None or not is_classifier(version):
             require_causal(base)
@@ -70,7 +71,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     packed = [require_fitting(base, fits) for base in bases]
     return Pinned(
         request.model_copy(
-            update={"targets": targets, "template_date": request.template_date or today(session), **digests}
+            update={"targets": targets, "template_date": request.template_date or today(session), **named}
         ),
         namespace,
         " ".join(target.label for target in targets)[:300],
@@ -173,6 +174,8 @@ def _differences(
     if found is not None:
         if spec.loss_on is not None and found.loss_on != spec.loss_on:
             yield Difference(f"loss_on of {label}", spec.loss_on, found.loss_on)
+        if found.columns != spec.columns:
+            yield Difference(f"columns of {label}", spec.columns, found.columns)
         if found.max_length > spec.max_length:
             yield Difference(f"max_length of {label}", spec.max_length, found.max_length)
         if found.generated_rows > spec.generate_rows:

@@ -14,7 +14,7 @@ from registry.errors import Invalid
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
-from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, today
+from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, today
 from registry.jobs.sources import Inputs, base_source, dataset_use
 from registry.principal import Principal
 from sdk.schemas.jobs import BaseChoice, Needs, PreviewJobRequest
@@ -51,8 +51,9 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
             "the worker's libraries are: pip install 'adapterctl[worker]'",
             param="data",
         )
+    named = {**digests, **pin_data_names(session, request, digests, namespace)}
     base = BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint)
-    update = {"of": of, "base": base, "template_date": request.template_date or today(session), **digests}
+    update = {"of": of, "base": base, "template_date": request.template_date or today(session), **named}
     subject = of or f"data:{digests['data'][:12]}"
     return Pinned(request.model_copy(update=update), namespace, subject, row)
 
@@ -89,6 +90,8 @@ def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Diffe
         yield Difference("max_length", request.max_length, preview.max_length)
     if preview.rendering.template_date not in (None, request.template_date):
         yield Difference("template_date", request.template_date, preview.rendering.template_date)
+    if preview.rendering.columns != request.columns:
+        yield Difference("columns", request.columns, preview.rendering.columns)
     for text in preview.rows:
         ends = [0, *(end for span in text.supervised for end in span), len(text.text)]
         parts = "".join(text.text[start:end] for start, end in text.supervised)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -18,7 +19,7 @@ from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
-from registry.jobs.pins import Pinned, pin_base, pin_data, require_causal, today
+from registry.jobs.pins import Pinned, pin_base, pin_data, pin_data_names, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source, version_source
 from registry.jobs.stored_bases import require_fitting
@@ -30,7 +31,7 @@ from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
 from sdk.schemas.option_clashes import clash_of
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import TrainingSpec, held_out_warning
 
 _DATASETS = ("data", "eval_data")
 _DEFAULT_LENGTH = TrainingSpec().max_length
@@ -42,7 +43,7 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     who.require("write", namespace, missing=missing, param="adapter")
     require_name_of_kind(session, request.adapter, "adapter")
     digests = pin_data(session, request, _DATASETS, who, namespace)
-    objective = pin_objective(session, request.spec.objective, digests, who, namespace)
+    objective = pin_objective(session, request.spec, digests, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
     if objective == "sft":
         require_causal(base)
@@ -55,7 +56,8 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
         if said := clash_of(spec):
             raise Invalid(said, param="spec")
     parent = pin_parent(session, request.model_copy(update={"spec": spec}), who, namespace, base)
-    settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, **digests})
+    named = {**digests, **pin_data_names(session, request, digests, namespace)}
+    settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, **named})
     exact = pin_checkpoint(session, settled, who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     fits = partial(require_method, method=spec.method, quant_type=spec.quant_type, double_quant=spec.double_quant)
@@ -115,12 +117,14 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         reported=reported,
         action="work",
     ) as (session, published):
-        result = {
+        result: dict[str, Any] = {
             "ref": published.version.ref,
             "digest": published.version.digest,
             "existing": published.existing,
             "metrics": settled.metrics,
         }
+        if (warning := held_out_warning(settled.training or {})) is not None:
+            result["warnings"] = [warning]
         done.succeed(session, result)
 
 

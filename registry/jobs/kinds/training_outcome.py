@@ -163,6 +163,8 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
     day = None if rendering is None else rendering.template_date
     if day is not None and request.template_date not in (None, day):
         yield Difference("template_date", request.template_date, day)
+    if rendering is not None and rendering.columns != request.spec.columns:
+        yield Difference("dataset.rendering.columns", request.spec.columns, rendering.columns)
     if publication.method not in (None, request.spec.method):
         yield Difference("method", request.spec.method, publication.method)
     labels = None if publication.dataset is None else publication.dataset.labels

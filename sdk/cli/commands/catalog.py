@@ -13,6 +13,7 @@ from sdk.cli.support.output import format_option, human_bytes, print_facts, prin
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
+from sdk.schemas.training import held_out_warning
 
 
 @click.command(name="show")
@@ -65,7 +66,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("digest", shown["digest"]),
         ("state", f"{shown['state']}{_STATES.get(shown['state'], '')}"),
         *([("refused", shown["refusal"])] if shown["refusal"] else []),
-        *(("warning", warning) for warning in shown["warnings"]),
+        *(("warning", warning) for warning in _warnings(shown)),
         ("aliases", shown["aliases"]),
         ("created", f"{shown['created_at'][:16].replace('T', ' ')} by {shown['created_by']}"),
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
@@ -110,6 +111,11 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         last = shown["notes"][-1]
         facts.append(("notes", f"{len(shown['notes'])}, the last by {last['written_by']}: {_line(last['text'])}"))
     return facts
+
+
+def _warnings(shown: dict[str, Any]) -> list[str]:
+    said = held_out_warning(shown["training"] or {})
+    return [*shown["warnings"], *([] if said is None else [said])]
 
 
 def _variant(lora: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, print_json, print_rows, say
 from sdk.cli.support.row_preview import print_preview
 from sdk.cli.support.session import open_client
+from sdk.config import user_path
 
 if TYPE_CHECKING:
     from sdk.objects import Job
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group(name="data")
 def data_command() -> None:
-    """Add, preview, list and remove datasets."""
+    """Add, preview, pull, list and remove datasets."""
 
 
 @data_command.command(name="add")
@@ -29,24 +30,57 @@ def data_command() -> None:
     metavar="NAMESPACE",
     help="Whose readers may use it. [default: the first namespace that you may write to]",
 )
+@click.option(
+    "--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys: prompt=question,completion=answer."
+)
 @format_option
-def data_add(file: str, name: str | None, namespace: str | None, style: str) -> None:
+def data_add(file: str, name: str | None, namespace: str | None, columns: str | None, style: str) -> None:
     """Check and upload the dataset in FILE; print its digest.
 
-    Its name belongs to one namespace, and may not look like a digest.
+    Its name belongs to one namespace, and may not look like a digest. Other rows under the same name get the next
+    number, NAME@v2; the same rows again keep theirs. Everything that takes DATA takes NAME, NAME@v2 or the digest.
+    Its --columns hold wherever it is used and nothing else is said.
 
     \b
-    Example:
+    Examples:
       adapterctl data add reviews.jsonl
+      adapterctl data add new.jsonl --name reviews
+      adapterctl data add faq.csv --columns prompt=question,completion=answer
     """
     with open_client() as client:
-        view = client.add_data(file, name=name, namespace=namespace)
+        view = client.add_data(file, name=name, namespace=namespace, columns=columns)
     if style == "json":
         print_json(view.model_dump(mode="json"))
     else:
         click.echo(view.digest)
         if style == "table":
-            say(f"{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}")
+            named = "" if view.exact_name is None else f"{view.exact_name}: "
+            say(f"{named}{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}")
+
+
+@data_command.command(name="pull")
+@click.argument("data")
+@click.option("-o", "--output", required=True, metavar="FILE", help="A new file.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@format_option
+def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
+    """Fetch the rows of DATA (a name, NAME@v2 or a digest) into a file, byte for byte; print its path.
+
+    They are checked against the digest while they arrive. An interrupted pull continues where it broke.
+
+    \b
+    Examples:
+      adapterctl data pull reviews@v2 -o reviews.jsonl
+      adapterctl data pull 3f1c2a9b7d20 -o rows.jsonl --overwrite
+    """
+    with open_client() as client:
+        view = client.pull_data(data, output, overwrite=overwrite)
+    if style == "json":
+        print_json({"data": view.exact_name, "digest": view.digest, "path": str(user_path(output))})
+    else:
+        click.echo(str(user_path(output)))
+        if style == "table":
+            say(f"{view.exact_name or 'dataset'}, sha256:{view.digest}")
 
 
 @data_command.command(name="preview")
@@ -56,13 +90,16 @@ def data_add(file: str, name: str | None, namespace: str | None, style: str) -> 
 @click.option("--rows", type=int, help="Show this many rows from the start. [default: 3]")
 @click.option("--row", type=int, help="Show only this row, counted from 1.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`.")
+@click.option("--columns", metavar="KEY=COLUMN,…", help="As of `train`.")
 @click.option("--max-length", type=int, help="As in `train`. [default: 1024]")
 @format_option
 def data_preview(file: str | None, rows: int | None, row: int | None, style: str, **given: Any) -> None:
     """Show what a training over BASE would learn from the rows in FILE, using the training's own code.
 
-    Or, with --of, what a version's training has learnt from its rows: base, date, --loss-on and --max-length come from
-    its record. The parts that the loss is computed on are green on a terminal, and in double brackets elsewhere. If a
+    Instead of FILE, a dataset's name (NAME, NAME@v2) or digest can be given.
+
+    Or, with --of, what a version's training has learnt from its rows: base, date, --loss-on, --columns and --max-length
+    come from its record. The parts that the loss is computed on are green on a terminal, and in double brackets elsewhere. If a
     worker's libraries are not installed (pip install 'adapterctl[worker]'), a small job does it: FILE is added as a
     dataset, a base in a folder is registered, and at most 100 rows are shown. The same happens with --of if the base's
     files are not on this machine.
@@ -100,7 +137,10 @@ def data_list(style: str) -> None:
       adapterctl data list
     """
     with open_client() as client:
-        rows = [view.model_dump(mode="json") for view in client.datasets()]
+        views = client.datasets()
+    rows = [view.model_dump(mode="json") for view in views]
+    if style != "json":
+        rows = [{**row, "name": view.exact_name or view.name} for row, view in zip(rows, views, strict=True)]
     columns = ["digest", "name", "namespace", "rows", "shape", "created_at"]
     print_rows(style, rows, columns, key="digest", empty="no datasets yet; add one with: adapterctl data add FILE")
 
@@ -109,7 +149,7 @@ def data_list(style: str) -> None:
 @click.argument("data")
 @format_option
 def data_rm(data: str, style: str) -> None:
-    """Remove the dataset DATA (a name or digest); versions trained on it still name it.
+    """Remove the dataset DATA (a name, NAME@v2 or a digest); versions trained on it still name it.
 
     Its rows go with a later `adapterctl gc`, unless the same file is added again first.
 

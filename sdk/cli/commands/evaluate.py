@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @click.command(name="eval")
 @click.argument("refs", nargs=-1, required=True)
-@click.option("--data", required=True, help="Held-out rows: JSONL, CSV or Parquet.")
+@click.option(
+    "--data",
+    required=True,
+    help="Held-out rows: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
+)
+@click.option("--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys, as of `train`.")
 @click.option("--generate-rows", type=int, help="How many rows to generate completions for and to score. [default: 16]")
 @click.option(
     "--metrics",

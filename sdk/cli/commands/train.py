@@ -32,8 +32,13 @@ _JOB_KEYS = (
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
 @click.option("--from", "parent", metavar="REF", help="Continue a version: over its base, with its LoRA configuration.")
-@click.option("--data", help="Rows to train on: JSONL, CSV or Parquet.")
-@click.option("--eval-data", help="Held-out rows; their loss before and after training goes into the lineage.")
+@click.option(
+    "--data",
+    help="Rows to train on: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
+)
+@click.option(
+    "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
+)
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
 @click.option(
     "--method",
@@ -76,6 +81,9 @@ _JOB_KEYS = (
     "--loss-on",
     type=click.Choice(["completion", "assistant", "all"]),
     help="Which tokens the loss is computed on. [default: by the shape of the rows]",
+)
+@click.option(
+    "--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys: prompt=question,completion=answer."
 )
 @click.option("--epochs", type=float, help="Passes over the rows. [default: 3]")
 @click.option("--max-steps", type=int, help="Optimiser steps, instead of epochs.")
@@ -160,6 +168,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         return
     if result["existing"]:
         say("these bytes are already a version")
+    for warning in result.get("warnings", []):
+        say(f"warning: {warning}")
     click.echo(result["ref"])
     if style == "table":
         metrics = result.get("metrics", {})

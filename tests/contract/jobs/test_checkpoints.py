@@ -160,6 +160,11 @@ class TestCheckpoints:
         assert [crew.hold().checkpoint.step for _ in range(2)] == [30, 10]  # type: ignore[union-attr]
         # The one that is gone on from is kept.
         assert [c.expires_at for c in crew.checkpoints(job.id)] == [None, None, None]
+        with pytest.raises(InvalidInput, match="another columns"):
+            # A field that is sent only where it is used.
+            crew.submit(
+                from_checkpoint=CheckpointRef(job=job.id), spec=SPEC.model_copy(update={"columns": "text=body"})
+            )
         with pytest.raises(InvalidInput, match="another lr, seed"):
             crew.submit(from_checkpoint=CheckpointRef(job=job.id), spec=SPEC.model_copy(update={"lr": 0.01, "seed": 4}))
         with pytest.raises(InvalidInput, match="another use_dora"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sdk.errors import InvalidData
+from sdk.errors import InvalidData, InvalidInput
 from sdk.validation import check_data
 
 USER = {"role": "user", "content": "q"}
@@ -32,7 +32,21 @@ BAD: list[tuple[Any, str]] = [
     ([USER, ANSWER], "is not an object but a list"),
     ("text", "is not an object but a str"),
     ({}, "has none of the shapes"),
-    ({"question": "q", "answer": "a"}, "has none of the shapes"),
+    (
+        {"question": "q", "answer": "a"},
+        "{conversations}, but the keys `question`, `answer`; say which they are, as with "
+        "--columns prompt=question,completion=answer",
+    ),
+    ({"q": "q", "a": "a", **dict.fromkeys("bcdefghi", "x")}, "`g` and 2 more; say which they are"),
+    (
+        {"prompt": "p", "response": "r"},
+        "but the keys `prompt`, `response`; say which it is, as with --columns prompt=prompt,completion=response",
+    ),
+    (
+        {"question": "p", "completion": "r"},
+        "has no `prompt`, but the keys `question`, `completion`; say which it is, as with --columns prompt=question,completion=completion",
+    ),
+    ({"text": "a", "id": 7}, "would be lost: `id`; leave them out with --columns text=text"),
     ({"text": None}, "has none of the shapes"),
     # Labels.
     ({"label": "a"}, "has no `text`"),
@@ -129,6 +143,48 @@ BAD: list[tuple[Any, str]] = [
     (chat(ANSWER, tools={"name": "f"}), "has `tools` that is not a list of functions"),
     (chat(ANSWER, tools=["f"]), "has a tool 1 in `tools` without a `name`"),
     (chat(ANSWER, tools=[TOOL, {"type": "function", "function": {}}]), "has a tool 2 in `tools` without a `name`"),
+    # Alpaca.
+    ({"instruction": "i", "input": "x"}, "has no `output`"),
+    ({"output": "o"}, "has no `instruction`"),
+    ({"instruction": " ", "output": "o"}, "has an empty `instruction`"),
+    ({"instruction": "i", "output": ""}, "has an empty `output`"),
+    ({"instruction": "i", "output": ["o"]}, "has a `output` that is not text but a list"),
+    ({"instruction": "i", "input": 3, "output": "o"}, "has an `input` that is not text but a int"),
+    ({"instruction": "i", "output": "o", "system": 3}, "has a `system` that is not text but a int"),
+    ({"instruction": "i", "output": "o", "history": [["a", "b"]]}, "that would be lost: `history`"),
+    (
+        {"instruction": "i", "output": "o", "text": "t"},
+        "would be lost: `text`; leave them out with --columns instruction=instruction,output=output",
+    ),
+    ({"instruction": "\ud800", "output": "o"}, "half a surrogate pair"),
+    # ShareGPT.
+    ({"conversations": []}, "has `conversations` that is not a list of messages, or is empty"),
+    ({"conversations": "hi"}, "has a conversations that is not JSON"),
+    ({"conversations": ["hi"]}, "has a message 1 of `conversations` without a `from` of"),
+    ({"conversations": [{"from": "robot", "value": "hi"}]}, "message 1 of `conversations` without a `from` of"),
+    ({"conversations": [{"from": ["gpt"], "value": "hi"}]}, "message 1 of `conversations` without a `from` of"),
+    (
+        {"conversations": [{"role": "user", "content": "hi"}]},
+        "with `role` and no `from`; give them as messages: --columns messages=conversations",
+    ),
+    (
+        {"conversations": [{"from": "human"}, {"from": "gpt", "value": "a"}]},
+        "message 1 of `conversations` without a text as `content`",
+    ),
+    (
+        {"conversations": [{"from": "human", "value": "a", "time": 3}]},
+        "has a key `time` in message 1 of `conversations`, which would be lost",
+    ),
+    (
+        {"conversations": [{"from": "gpt", "value": "a", "weight": 0.5}]},
+        "has a `weight` in message 1 of `conversations`",
+    ),
+    (
+        {"conversations": [{"from": "function_call", "value": "f()"}]},
+        "has a message 1 of `conversations` that is not JSON",
+    ),
+    ({"conversations": [{"from": "gpt", "value": "a"}], "tools": "f"}, "has `tools` that is not a JSON list"),
+    ({"conversations": [{"from": "gpt", "value": "a"}], "id": "7"}, "that would be lost: `id`"),
     # A label.
     ({"text": "t", "label": None}, "has a `label` that is null"),
     # A completion.
@@ -144,7 +200,7 @@ def _good_beside(row: Any) -> bytes:
     """A line of the same shape as the bad one, so that its own fault is the only one."""
     if isinstance(row, dict) and "text" in row:
         return b'{"text": "t"}'
-    if isinstance(row, dict) and "messages" in row and "prompt" not in row:
+    if isinstance(row, dict) and ("messages" in row or "conversations" in row) and "prompt" not in row:
         return json.dumps(chat(ANSWER)).encode()
     return b'{"prompt": "p", "completion": "c"}'
 
@@ -223,3 +279,95 @@ def test_a_row_of_which_every_key_is_used_is_taken(row: Any, tmp_path: Path) -> 
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
     assert check_data(path).rows == 1
+
+
+#: The name of a file, its bytes, the columns that are said of it, and what is said of it.
+FILES: list[tuple[str, bytes, str | None, str]] = [
+    ("a.jsonl", b"prompt,completion\na,b\n", None, "line 1 is not a JSON object"),
+    ("a.JSONL", b"text\n", None, "line 1 is not a JSON object"),
+    (
+        "a.ndjson",
+        b'{"text": "a"}\ntext\n{"text": "b"}\n',
+        None,
+        "1 of 3 rows can't be used: line 2 is not a JSON object",
+    ),
+    (
+        "a.jsonl",
+        b'[\n{"text": "a"}\n]\n',
+        None,
+        "line 1 is not a JSON object (only its beginning, [: write each row in one line",
+    ),
+    (
+        "a.jsonl",
+        b'{\n"text": "a"}\n',
+        None,
+        "line 1 is not a JSON object (only its beginning, {: write each row in one line",
+    ),
+    ("a.jsonl", b'[{"text": "a"}]', None, "line 1 is not an object but a list"),
+    ("a.json", b"[]", None, "has no rows"),
+    ("a.json", b'[{"text": "a"}', None, "']' is expected in line 1, not 'its end'"),
+    ("a.json", b'[{"text": "a"},\n]', None, "Expecting value in line 2"),
+    ("a.json", b'[{"text": "a"}\n{"text": "b"}]', None, "']' is expected in line 2, not '{'"),
+    ("a.json", b'[\n{"text": "a"},\n{"text": "b}]', None, "Unterminated string starting at in line 3"),
+    ("a.json", b'[{"text": "a"}]\n[]', None, "'[' stands behind the list in line 2"),
+    ("a.json", b'[{"text": "a"}, {"text": NaN}]', None, "row 2 is not a JSON object (NaN is not a JSON number)"),
+    ("a.json", b'[{"text": "a", "text": "b"}]', None, "row 1 is not a JSON object (it has the key 'text' twice)"),
+    (
+        "a.json",
+        b'[{"text": "a"}, 7, null]',
+        None,
+        "row 2 is not an object but a int; row 3 is not an object but a NoneType",
+    ),
+    ("a.json", b'[{"text": "\xff"}]', None, "is not a JSON list of rows"),
+    ("a.json", b"[" * 100_000, None, "nested too deeply"),
+    ("a.csv", b"question,answer\na,b\n", None, "--columns prompt=question,completion=answer"),
+    (
+        "a.csv",
+        b"q,a\nx,y\n",
+        "prompt=question,completion=a",
+        "line 2 has no column `question` for `prompt`, but the keys `q`, `a`",
+    ),
+    ("a.csv", b"q,a\nx,\n", "prompt=q,completion=a", "line 2 has an empty `completion`"),
+    ("a.csv", b"t,l\nx,\n", "text=t,label=l", "line 2 has an empty `label`"),
+    ("a.jsonl", b'{"t": "x", "l": null}', "text=t,label=l", "has a `label` that is null"),
+    ("a.jsonl", b'{"t": "x"}', "text=t,label=l", "has no column `l` for `label`, but the keys `t`"),
+    ("a.jsonl", b"{}", "text=t", "has no column `t` for `text`, but no keys"),
+    ("a.jsonl", b"[]", "text=t", "is not an object but a list"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "columns", "said"), FILES)
+def test_a_bad_file_is_refused_by_its_first_bad_line(
+    name: str, content: bytes, columns: str | None, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InvalidData) as caught:
+        check_data(path, columns=columns)
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("", "'' is no KEY=COLUMN; write columns as prompt=question,completion=answer"),
+        ("question", "'question' is no KEY=COLUMN"),
+        ("prompt=", "'prompt=' is no KEY=COLUMN"),
+        ("prompt=q,", "'' is no KEY=COLUMN"),
+        ("question=prompt", "'question' is no key of a row; map columns to prompt, completion"),
+        ("text=a,text=b", "the key 'text' has two columns"),
+        ("prompt=a,completion=a", "the column 'a' is given to two keys"),
+    ],
+)
+def test_bad_columns_are_refused(columns: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a"}')
+    with pytest.raises(InvalidInput) as caught:
+        check_data(path, columns=columns)
+    assert (caught.value.param, said in caught.value.message) == ("columns", True)
+
+
+@pytest.mark.parametrize("given", ["https://example.org/a.jsonl", "s3://bucket/a.jsonl", "hf://datasets/org/a"])
+def test_a_url_is_refused_with_what_to_do_instead(given: str) -> None:
+    with pytest.raises(InvalidData, match="only files are read; fetch it first, as with: curl -L"):
+        check_data(given)

@@ -114,7 +114,7 @@ def test_rows_that_can_be_used(content: bytes, found: tuple[Any, ...], tmp_path:
     ],
 )
 def test_rows_that_can_not_be_used_are_named(content: bytes, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "rows"
     path.write_bytes(content)
     with pytest.raises(InvalidData, match=said) as caught:
         check_data(path, param="eval_data")

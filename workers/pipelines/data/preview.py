@@ -56,7 +56,7 @@ def preview(request: PreviewRequest) -> Preview:
     Raises PipelineError ("base", "data") as the training would, with the rows and keys named.
     """
     base, day = Path(request.base), date.fromisoformat(request.day)
-    rows = read_rows(Path(request.data))
+    rows = read_rows(Path(request.data), columns=request.columns)
     if rows[0].shape == "text-label":
         return _of_labels(request, rows)
     loss_on = resolve_loss_on(rows[0].shape, request.loss_on)
@@ -70,13 +70,14 @@ def preview(request: PreviewRequest) -> Preview:
         totals = _totals(found)
     maker = ExampleMaker(tokenizer, loss_on, day, stops)
     made = _made(maker, chosen)
+    rendering = maker.rendering([example for _, _, example in made]) if totals is None else found.rendering
     return Preview(
         shape=rows[0].shape,
         loss_on=loss_on,
         max_length=max_length,
         file_rows=len(rows),
         totals=totals,
-        rendering=maker.rendering([example for _, _, example in made]) if totals is None else found.rendering,
+        rendering=rendering.model_copy(update={"columns": request.columns}),
         rows=[shown_text(number, row.where, example, tokenizer, max_length) for number, row, example in made],
     )
 
@@ -101,7 +102,7 @@ def _of_labels(request: PreviewRequest, rows: Sequence[Row]) -> Preview:
         max_length=max_length,
         file_rows=len(rows),
         totals=_totals(found) if counted else None,
-        rendering=found.rendering,
+        rendering=found.rendering.model_copy(update={"columns": request.columns}),
         rows=[
             _shown_label(number, row, example, tokenizer)
             for number, (row, example) in enumerate(zip(chosen, shown, strict=True), start=first + 1)

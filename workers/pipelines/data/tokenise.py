@@ -12,10 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from sdk.formats import objectives
 from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE
 from sdk.formats.base_files import CONFIG_FILE, positions_of
+from sdk.formats.objectives import ObjectiveError
 from sdk.formats.rows import NAMED_ROWS, Row, Shape
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Rendering
@@ -29,13 +31,6 @@ LossOn = Literal["completion", "assistant", "all", "label"]
 
 #: The label of a token that no loss is taken on, as torch's cross-entropy takes it.
 IGNORED = -100
-
-_DEFAULT_LOSS_ON: dict[Shape, LossOn] = {"prompt": "completion", "messages": "assistant", "text": "all"}
-_POSSIBLE_LOSS_ON: dict[Shape, tuple[LossOn, ...]] = {
-    "prompt": ("completion", "all"),
-    "messages": ("assistant", "all"),
-    "text": ("all",),
-}
 
 
 @dataclass(frozen=True)
@@ -259,15 +254,10 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
             FailureReason.DATA,
             "Rows of {text, label} teach labels of whole texts, not the texts themselves; give rows of another shape.",
         )
-    if loss_on is None:
-        return _DEFAULT_LOSS_ON[shape]
-    if loss_on not in _POSSIBLE_LOSS_ON[shape]:
-        possible = " or ".join(_POSSIBLE_LOSS_ON[shape])
-        raise PipelineError(
-            FailureReason.DATA,
-            f"Rows of shape {shape!r} have no tokens for a loss on {loss_on!r}; set loss_on to {possible}.",
-        )
-    return loss_on
+    try:
+        return cast("LossOn", objectives.resolve_loss_on(loss_on, shape))
+    except ObjectiveError as error:
+        raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
 
 
 class ExampleMaker:

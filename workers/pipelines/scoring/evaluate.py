@@ -72,7 +72,12 @@ def evaluate(
     max_length = longest_row(base, spec.max_length)
     configured = configured_stops(base)
     rows = tokenise(
-        read_rows(data), tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=configured
+        read_rows(data, columns=spec.columns),
+        tokenizer,
+        loss_on=spec.loss_on,
+        max_length=max_length,
+        day=day,
+        stop_ids=configured,
     )
     device = choose_device()
     device.forget_peak()
@@ -126,6 +131,7 @@ def evaluate(
         libraries=library_versions(),
         conditions=Conditions(
             loss_on=rows.loss_on,
+            columns=spec.columns,
             max_length=max_length,
             generated_rows=len(asked),
             max_new_tokens=spec.max_new_tokens if asked else 0,

@@ -46,7 +46,7 @@ def evaluate_labels(
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
     refuse_loss_on(spec.loss_on)
-    rows = read_rows(data, known_labels=labels)
+    rows = read_rows(data, columns=spec.columns, known_labels=labels)
     try:
         resolve_objective("classify", rows[0].shape)
     except ObjectiveError as error:
@@ -96,5 +96,7 @@ def evaluate_labels(
             for example in found.examples[: spec.keep_samples]
         ],
         libraries=library_versions(),
-        conditions=Conditions(loss_on="label", max_length=max_length, tokenizer=tokenizer_of(base)),
+        conditions=Conditions(
+            loss_on="label", columns=spec.columns, max_length=max_length, tokenizer=tokenizer_of(base)
+        ),
     )

@@ -21,7 +21,7 @@ from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, tokenizer_of
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
-from workers.pipelines.data.rows import Row, Shape, read_rows
+from workers.pipelines.data.rows import Row, Shape, count_equal, read_rows
 from workers.pipelines.data.tokenise import (
     Example,
     Tokenised,
@@ -56,6 +56,8 @@ class Inputs:
     classes: Classes | None
     rows: Tokenised
     held_out: Tokenised | None
+    #: Held-out rows that are rows of the training, too.
+    held_out_seen: int
     tokenizer: Any
     spec: TrainingSpec
     device: Device
@@ -83,7 +85,7 @@ def read_inputs(
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     device = choose_device()
     require_card(spec, device.kind)
-    given = read_rows(data)
+    given = read_rows(data, columns=spec.columns)
     objective = _objective(spec, given[0].shape)
     classes = None
     tokenizer = load_tokenizer(base, ends=objective is SFT)
@@ -95,11 +97,12 @@ def read_inputs(
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
     lora = lora_config(spec, objective, blueprint)
     rows = _tokens(base, given, tokenizer, spec, classes, day)
-    rows = replace(rows, rendering=rows.rendering.model_copy(update=_told_by(base)))
+    rows = replace(rows, rendering=rows.rendering.model_copy(update={**_told_by(base), "columns": spec.columns}))
     require_tokens(spec, rows.examples)
-    held_out = None
+    held_out, seen = None, 0
     if eval_data is not None:
-        kept = read_rows(eval_data, known_labels=None if classes is None else classes.names)
+        kept = read_rows(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
+        seen = count_equal(kept, given)
         _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
         held_out = _tokens(base, kept, tokenizer, spec, classes, day)
     schedule = _schedule(spec, len(rows.examples))
@@ -133,6 +136,7 @@ def read_inputs(
         classes=classes,
         rows=rows,
         held_out=held_out,
+        held_out_seen=seen,
         tokenizer=tokenizer,
         spec=spec,
         device=device,

@@ -102,6 +102,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "samples": len(given.rows.examples),
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
+        **({"held_out_rows_in_training": given.held_out_seen} if given.held_out_seen else {}),
         "seed": spec.seed,
         **spec.further(),
         **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),

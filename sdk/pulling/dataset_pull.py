@@ -1,0 +1,44 @@
+"""A dataset's rows as a file of the caller's: whole and with the digest that was asked for, or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdk.api import datasets
+from sdk.api.transport import Transport
+from sdk.errors import Conflict, InvalidInput
+from sdk.pulling.download import fetch
+from sdk.pulling.filling import OnTransfer, watching
+from sdk.pulling.http import HttpClient
+from sdk.schemas.artifacts import DatasetView
+
+
+def pull_dataset(
+    transport: Transport,
+    name: str,
+    output: Path,
+    *,
+    overwrite: bool,
+    http: HttpClient,
+    on_transfer: OnTransfer | None,
+) -> DatasetView:
+    """Fetch a dataset into a file; see `Client.pull_data`."""
+    if output.is_dir():
+        raise InvalidInput(
+            f"{output} is a folder; name a file with -o, such as {output / 'rows.jsonl'}", param="output"
+        )
+    if not overwrite and (output.exists() or output.is_symlink()):
+        raise Conflict(
+            f"{output} already exists; name another file with -o, or give --overwrite to replace it", param="output"
+        )
+    view = datasets.get(transport, name)
+    origin = datasets.locate(transport, view.digest)
+    fetch(
+        origin,
+        output,
+        watching(on_transfer, "fetching data", origin.size_bytes),
+        # A location may expire while it is read from.
+        relocate=lambda: datasets.locate(transport, view.digest),
+        http=http,
+    )
+    return view

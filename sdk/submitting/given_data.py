@@ -1,0 +1,108 @@
+"""The rows that a job is given: those of a file, or a registered dataset by name or digest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdk.api import datasets
+from sdk.api.transport import Transport
+from sdk.config import user_path
+from sdk.errors import InvalidInput, NotFound
+from sdk.formats.refs import digest_digits, is_folder, looks_like_digest
+from sdk.schemas.artifacts import DatasetView
+from sdk.validation import CheckedData, check_columns, check_data
+
+#: Of a name, and its number.
+_MOST_NAME_CHARACTERS = 200 + len("@v123456789")
+
+
+@dataclass(frozen=True)
+class RegisteredData:
+    """A dataset that is in the registry already. What is said of its rows is what was said when it was added."""
+
+    view: DatasetView
+    #: Which columns are which keys: as is asked for, or else as was said when it was added.
+    columns: str | None = None
+    #: Only a job looks into them.
+    labels: frozenset[str] = frozenset()
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"the dataset {self.view.exact_name or self.view.digest[:12]}"
+
+    @property
+    def shape(self) -> str | None:
+        """The shape of its rows; None where only a job sees that."""
+        return self.view.shape if self.columns == self.view.columns else None
+
+
+GivenData = CheckedData | RegisteredData
+
+
+def find_data(
+    transport: Transport,
+    given: str | Path,
+    namespace: str | None,
+    *,
+    columns: str | None = None,
+    param: str = "data",
+    known_labels: Collection[str] | None = None,
+) -> GivenData:
+    """Return the rows that `given` means: a digest or 12 digits of one, else a file that is there, else a name.
+
+    A `Path`, and a text with a `/`, is always a file; its rows are checked. A name is first looked up in `namespace`.
+    `columns` is which columns are which keys of a row; None: as was said of a registered dataset. Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets.
+    """
+    if isinstance(given, Path) or "/" in given or is_folder(given) or not _can_be_name(given):
+        return check_data(given, columns=columns, param=param, known_labels=known_labels)
+    if looks_like_digest(given):
+        return _registered(_by_digest(transport, given, namespace, param), columns)
+    if _is_file(given):
+        return check_data(given, columns=columns, param=param, known_labels=known_labels)
+    try:
+        return _registered(datasets.get(transport, given, namespace=namespace), columns)
+    except NotFound:
+        if os.path.isdir(user_path(given)):  # noqa: PTH112
+            # Says what a folder is.
+            return check_data(given, param=param)
+        raise NotFound(
+            f"there is no file and no dataset {given[:200]!a}; check the path of the dataset, or see what is registered with: "
+            "adapterctl data list",
+            param=param,
+        ) from None
+    except InvalidInput as error:
+        raise InvalidInput(error.message, param=param) from None
+
+
+def _is_file(given: str) -> bool:
+    return os.path.isfile(user_path(given))  # noqa: PTH113 - a text that no path can be is none here
+
+
+def _can_be_name(given: str) -> bool:
+    """Whether a text can be sent as a name: bytes of a file's name that are no UTF-8 can't."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return False
+    return 0 < len(given) <= _MOST_NAME_CHARACTERS and given.isprintable()
+
+
+def _registered(view: DatasetView, columns: str | None) -> RegisteredData:
+    return RegisteredData(view, view.columns if columns is None else check_columns(columns)[0])
+
+
+def _by_digest(transport: Transport, given: str, namespace: str | None, param: str) -> DatasetView:
+    if digest_digits(given) is None:
+        raise InvalidInput(
+            f"{given[:80]!a} is not a digest: give 12 to 64 lower-case hexadecimal digits, or ./{given[:80]} for a file",
+            param=param,
+        )
+    try:
+        return datasets.get(transport, given, namespace=namespace)
+    except (NotFound, InvalidInput) as error:
+        meant = f"; for the file of that name, write ./{given}" if _is_file(given) else ""
+        raise type(error)(f"{error.message}{meant}", param=param) from None

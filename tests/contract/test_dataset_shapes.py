@@ -1,0 +1,148 @@
+"""Rows of any shape over both databases: what is said of their columns and their loss is known where a job is submitted."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.people import claim, submit, training
+from support.registries import World
+from support.tenants import Tenant
+
+from registry.jobs.models import Job as JobRow
+from registry.principal import Role
+from sdk.errors import InvalidData, InvalidInput
+from sdk.schemas.jobs import JobSubmission, TrainingRequest
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
+from sdk.version import VERSION
+
+SPEC: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}
+COLUMNS = "prompt=question,completion=answer"
+
+
+@pytest.fixture
+def ours(join: Callable[[], Tenant]) -> Tenant:
+    return join()
+
+
+def write(ours: Tenant, name: str, *rows: Any) -> Path:
+    """Rows that nobody else has, as JSONL or, by the name, as one list."""
+    path = ours.folder / f"{uuid.uuid4().hex}-{name}"
+    lines = [json.dumps(row) for row in rows]
+    path.write_text(f"[{','.join(lines)}]" if name.endswith(".json") else "\n".join(lines))
+    return path
+
+
+def faq(ours: Tenant, name: str = "faq.jsonl") -> Path:
+    return write(ours, name, {"question": uuid.uuid4().hex, "answer": "a", "id": 7})
+
+
+def train(ours: Tenant, data: Any, **given: Any) -> dict[str, Any]:
+    return ours.client.submit_training(f"{ours.space}/a", base="tiny", data=data, **{**SPEC, **given}).view.request
+
+
+class TestColumns:
+    def test_they_are_in_the_spec(self, people: World, ours: Tenant) -> None:
+        request = train(ours, faq(ours), columns=" completion=answer, prompt=question")
+        assert request["spec"]["columns"] == COLUMNS
+        with people.services.db.read() as session:
+            (job,) = session.query(JobRow).filter_by(namespace=ours.space)
+            # A worker of the release before would pass over them.
+            assert job.needs_release == 1
+        worker = people.client(Role.WORKER, namespace=ours.space)
+        assert claim(worker) is None
+        info = WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, version=VERSION)
+        held = worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
+        worker.close()
+        assert isinstance(held.request, TrainingRequest)
+        assert held.request.spec.columns == COLUMNS
+
+    def test_a_dataset_has_those_that_it_was_added_with(self, ours: Tenant) -> None:
+        view = ours.client.add_data(faq(ours), name="faq", namespace=ours.space, columns=COLUMNS)
+        assert (view.columns, view.shape) == (COLUMNS, "prompt-completion")
+        for data in ("faq", "faq@v1", view.digest):
+            assert train(ours, data)["spec"]["columns"] == COLUMNS
+        assert ours.client.submit_evaluation("base:tiny", data="faq").view.request["spec"]["columns"] == COLUMNS
+        assert ours.client.submit_preview("faq", base="tiny").view.request["columns"] == COLUMNS
+        # What is said counts more, and another shape follows from it.
+        request = train(ours, "faq", columns="text=question,label=id", objective="classify")
+        assert request["spec"]["columns"] == "text=question,label=id"
+        with pytest.raises(InvalidInput, match="loss on 'assistant'"):
+            train(ours, "faq", loss_on="assistant")
+
+    def test_the_last_that_were_said_hold(self, ours: Tenant) -> None:
+        path = faq(ours)
+        first = ours.client.add_data(path, namespace=ours.space, columns=COLUMNS)
+        again = ours.client.add_data(path, namespace=ours.space, columns="text=question")
+        assert (again.digest, again.number) == (first.digest, first.number)
+        assert (again.columns, again.shape) == ("text=question", "text")
+        assert ours.client.dataset(first.digest).columns == "text=question"
+
+    def test_held_out_rows_are_read_by_the_same(self, ours: Tenant) -> None:
+        assert train(ours, faq(ours), eval_data=faq(ours), columns=COLUMNS)["eval_data"] is not None
+        with pytest.raises(InvalidData, match="has no column `question` for `prompt`") as caught:
+            train(ours, faq(ours), eval_data=ours.file("b"), columns=COLUMNS)
+        assert caught.value.param == "eval_data"
+        ours.client.add_data(faq(ours), name="faq", namespace=ours.space, columns=COLUMNS)
+        with pytest.raises(InvalidInput, match=r"the columns of the dataset faq@v1 are prompt=question") as refused:
+            train(ours, ours.file("b"), eval_data="faq")
+        assert refused.value.param == "columns"
+
+
+class TestShapes:
+    @pytest.mark.parametrize(
+        ("row", "shape"),
+        [
+            ({"instruction": "i", "input": "", "output": "o"}, "prompt-completion"),
+            ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "messages"),
+            ({"text": "t"}, "text"),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+    def test_they_are_taken_by_what_they_are(
+        self, people: World, ours: Tenant, row: dict[str, Any], shape: str, name: str
+    ) -> None:
+        path = write(ours, name, row, row)
+        view = ours.client.add_data(path, namespace=ours.space)
+        assert (view.shape, view.rows, view.format) == (shape, 2, name.split(".")[1])
+        train(ours, view.digest)
+        worker = people.client(Role.WORKER, namespace=ours.space)
+        held = claim(worker)
+        worker.close()
+        assert held is not None
+        assert held.datasets == {view.digest: view.format}
+
+    @pytest.mark.parametrize(
+        ("row", "loss_on", "possible"),
+        [
+            ({"prompt": "a", "completion": "b"}, "assistant", "completion or all"),
+            ({"instruction": "a", "output": "b"}, "assistant", "completion or all"),
+            ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "completion", "assistant or all"),
+            ({"text": "a"}, "completion", "all"),
+        ],
+    )  # fmt: skip
+    def test_a_loss_that_rows_have_no_place_for_is_refused_at_submit(
+        self, ours: Tenant, row: dict[str, Any], loss_on: Any, possible: str
+    ) -> None:
+        path = write(ours, "rows.jsonl", row)
+        said = rf"rows have nothing for a loss on '{loss_on}'; set loss_on to {possible}"
+        for data in (path, None):
+            # Of a registered dataset, the client knows it by what was said of it.
+            given = data or ours.client.add_data(path, namespace=ours.space).digest
+            with pytest.raises(InvalidInput, match=said) as caught:
+                train(ours, given, loss_on=loss_on)
+            assert caught.value.param == "loss_on"
+            with pytest.raises(InvalidInput, match=said):
+                ours.client.submit_evaluation("base:tiny", data=given, loss_on=loss_on)
+        # And the registry from whoever asks it without looking.
+        body = training(f"{ours.space}/a", ours.client.datasets()[0].digest)
+        spec = TrainingSpec(**SPEC, loss_on=loss_on)
+        request = body.request.model_copy(update={"spec": spec})
+        with pytest.raises(InvalidInput, match=said):
+            submit(ours.client, JobSubmission(request=request))
+        assert ours.client.jobs() == []

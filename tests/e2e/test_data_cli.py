@@ -1,0 +1,93 @@
+"""Datasets through the real `adapterctl`: what is printed where they are added, named, listed, pulled and removed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support import processes, tiny
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Place:
+    """A registry in a folder, and rows beside it."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run `adapterctl data` in the folder."""
+        return processes.run("adapterctl", "data", *args, env=self.env, cwd=self.folder, timeout_s=60)
+
+    def printed(self, *args: str) -> str:
+        """Run it and return what it prints."""
+        done = self.run(*args)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    env = processes.environment(
+        ADAPTERCTL_URL=f"local:{tmp_path / 'home'}", ADAPTERCTL_CACHE=str(tmp_path / "cache"), HOME=str(tmp_path)
+    )
+    (tmp_path / "rows.csv").write_text("question,answer,id\nWhy?,So.,7\n")
+    (tmp_path / "more.jsonl").write_text('{"question": "How?", "answer": "Thus."}\n')
+    return Place(tmp_path, env)
+
+
+def test_rows_are_named_pulled_and_removed(place: Place) -> None:
+    refused = place.run("add", "rows.csv", "--format", "json")
+    assert (refused.returncode, "--columns prompt=question,completion=answer" in refused.stderr) == (2, True)
+    mapped = ("--columns", "prompt=question,completion=answer", "--name", "faq")
+    added = place.run("add", "rows.csv", *mapped)
+    digest = hashlib.sha256((place.folder / "rows.csv").read_bytes()).hexdigest()
+    assert added.stdout.strip() == digest
+    assert "faq@v1: 1 rows of prompt-completion" in added.stderr
+    second = place.printed("add", "more.jsonl", *mapped, "--format", "quiet")
+    listed = place.printed("list").splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [[second[:12], "faq@v2"], [digest[:12], "faq@v1"]]
+    assert place.printed("pull", "faq@v1", "-o", "back.csv") == "back.csv"
+    assert (place.folder / "back.csv").read_bytes() == (place.folder / "rows.csv").read_bytes()
+    again = place.run("pull", "faq", "-o", "back.csv", "--format", "json")
+    assert (again.returncode, json.loads(again.stderr)["error"]["code"]) == (4, "conflict")
+    told = json.loads(place.printed("pull", "faq", "-o", "back.csv", "--overwrite", "--format", "json"))
+    assert told == {"data": "faq@v2", "digest": second, "path": "back.csv"}
+    assert (place.folder / "back.csv").read_bytes() == (place.folder / "more.jsonl").read_bytes()
+    place.printed("rm", "faq@v2")
+    gone = place.run("pull", second[:12], "-o", "gone.jsonl")
+    assert (gone.returncode, (place.folder / "gone.jsonl").exists()) == (3, False)
+    assert json.loads(place.printed("list", "--format", "json"))[0]["names"] == ["faq@v1"]
+
+
+def test_a_named_dataset_is_trained_on_by_its_columns(place: Place) -> None:
+    tiny.save_llama(place.folder / "tiny")
+    rows = [{"question": f"What is {n}?", "answer": f"It is {n}.", "id": n} for n in range(4)]
+    (place.folder / "faq.json").write_text(json.dumps(rows, indent=1))
+    place.printed("add", "faq.json", "--name", "faq", "--columns", "prompt=question,completion=answer")
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return processes.run("adapterctl", *args, env=place.env, cwd=place.folder, timeout_s=240)
+
+    spec = ("--method", "lora", "--rank", "2", "--max-steps", "1", "--max-length", "32", "--lr", "0.01")
+    done = run("train", "support", "--base", "./tiny", "--data", "faq", "--eval-data", "faq@v1", *spec)
+    assert done.returncode == 0, done.stderr
+    warning = "4 of the held-out rows are training rows too, so their loss says too little"
+    assert f"warning: {warning}" in done.stderr
+    shown = run("show", "support")
+    assert [line.split(maxsplit=1)[1] for line in shown.stdout.splitlines() if line.startswith("warning")] == [warning]
+    version = json.loads(run("show", "support", "--format", "json").stdout)
+    columns = "prompt=question,completion=answer"
+    assert (version["training"]["columns"], version["dataset"]["rendering"]["columns"]) == (columns, columns)
+    request = json.loads(run("jobs", "show", version["job"]["id"], "--format", "json").stdout)["request"]
+    digest = hashlib.sha256((place.folder / "faq.json").read_bytes()).hexdigest()
+    assert (request["data"], request["data_name"], request["eval_data_name"]) == (digest, "faq@v1", "faq@v1")
+    # Read by the same columns, long after.
+    preview = run("data", "preview", "--of", "support@v1", "--row", "3", "--format", "json")
+    assert json.loads(preview.stdout)["rows"][0]["supervised_text"].startswith("It is 2.")

@@ -1,0 +1,160 @@
+"""Rows of other programs' shapes and files: what they are to a training, and the same however they are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sdk.formats import json_list as reader
+from sdk.formats.columns import parse_columns
+from sdk.formats.rows import Row, check_rows, text_values
+from sdk.schemas.training import TrainingSpec
+from sdk.validation import check_data
+
+USER = {"role": "user", "content": "q"}
+ANSWER = {"role": "assistant", "content": "a"}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=9,
+)
+
+
+def read(path: Path, columns: str | None = None) -> list[Row]:
+    keys = None if columns is None else parse_columns(columns)
+    return list(check_rows(text_values(path, keys), columns=keys))
+
+
+def of(path: Path, *rows: Any, columns: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [(row.shape, row.fields) for row in read(path, columns)]
+
+
+class TestAlpaca:
+    @pytest.mark.parametrize(
+        ("row", "prompt"),
+        [
+            ({"instruction": "q", "input": "", "output": "a"}, [USER]),
+            ({"instruction": "q", "output": "a"}, [USER]),
+            ({"instruction": "q", "input": None, "output": "a", "system": ""}, [USER]),
+            ({"instruction": "Add.", "input": "1 + 1", "output": "a"}, [{"role": "user", "content": "Add.\n1 + 1"}]),
+            ({"instruction": "q", "output": "a", "system": "s"}, [{"role": "system", "content": "s"}, USER]),
+        ],
+    )
+    def test_it_is_a_question_with_its_answer(self, row: Any, prompt: Any, tmp_path: Path) -> None:
+        assert of(tmp_path / "rows", row) == [("prompt", {"prompt": prompt, "completion": [ANSWER]})]
+
+    def test_a_csv_file_is_the_same(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows"
+        path.write_text("instruction,input,output\nq,,a\n")
+        assert read(path)[0].fields == {"prompt": [USER], "completion": [ANSWER]}
+
+
+class TestShareGpt:
+    def test_it_is_a_conversation(self, tmp_path: Path) -> None:
+        turns = [
+            {"from": "human", "value": "q"},
+            {"from": "gpt", "value": "a", "weight": 0},
+            {"from": "user", "value": "q"},
+            {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+            {"from": "observation", "value": "2"},
+            {"from": "assistant", "value": "a"},
+        ]
+        messages = [
+            {"role": "system", "content": "s"},
+            USER,
+            {**ANSWER, "weight": 0},
+            USER,
+            {
+                "role": "assistant",
+                "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}],
+            },
+            {"role": "tool", "content": "2"},
+            ANSWER,
+        ]
+        tools = [{"name": "f"}]
+        row = {"conversations": turns, "system": "s", "tools": json.dumps(tools)}
+        assert of(tmp_path / "rows", row) == [("messages", {"messages": messages, "tools": tools})]
+        # As the same conversation written as messages.
+        assert of(tmp_path / "rows", {"messages": messages, "tools": tools})[0][1]["messages"] == messages
+
+
+class TestColumns:
+    @pytest.mark.parametrize(
+        ("row", "columns", "same"),
+        [
+            ({"q": "a", "r": "b", "id": 7}, "prompt=q,completion=r", {"prompt": "a", "completion": "b"}),
+            (
+                {"completion": "a", "prompt": "b"},
+                "prompt=completion,completion=prompt",
+                {"prompt": "a", "completion": "b"},
+            ),
+            ({"dialog": [USER, ANSWER], "id": 7}, "messages=dialog", {"messages": [USER, ANSWER]}),
+            ({"body": "a", "title": "b"}, "text=body", {"text": "a"}),
+            ({"body": "a", "mood": 1}, "text=body,label=mood", {"text": "a", "label": "1"}),
+            ({"conversations": [USER, ANSWER]}, "messages=conversations", {"messages": [USER, ANSWER]}),
+            ({"q": "a", "r": "b"}, "instruction=q,input=none,output=r", {"instruction": "a", "output": "b"}),
+        ],
+    )
+    def test_rows_are_those_that_have_their_keys(self, row: Any, columns: str, same: Any, tmp_path: Path) -> None:
+        assert of(tmp_path / "rows", row, columns=columns) == of(tmp_path / "rows", same)
+
+    def test_what_is_said_of_a_file_is_in_one_order(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("q,a,id\nx,y,7\n")
+        found = check_data(path, columns=" completion=a , prompt=q")
+        assert (found.columns, found.shape, found.rows) == ("prompt=q,completion=a", "prompt-completion", 1)
+
+    def test_a_spec_takes_them_as_a_text_or_a_table(self) -> None:
+        text = "prompt=q,completion=a"
+        for said in (text, "completion=a, prompt=q", {"completion": "a", "prompt": "q"}):
+            assert TrainingSpec(columns=said).columns == text  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="'question' is no key of a row"):
+            TrainingSpec(columns="question=prompt")
+
+
+class TestFiles:
+    def test_a_list_is_the_same_as_lines(self, tmp_path: Path) -> None:
+        rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
+        path = tmp_path / "rows"
+        for text in (json.dumps(rows), json.dumps(rows, indent=2), "\ufeff \n" + json.dumps(rows) + "\n\n"):
+            path.write_text(text, encoding="utf-8")
+            assert [(row.where, row.fields) for row in read(path)] == [("row 1", rows[0]), ("row 2", rows[1])]
+            assert check_data(path).format == "json"
+
+    @given(values=st.lists(VALUES, max_size=5), indent=st.sampled_from([None, 1]), chunk=st.integers(1, 40))
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_a_list_is_read_whatever_part_of_it_is_looked_at(
+        self, values: list[Any], indent: int | None, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "list"
+        path.write_text(json.dumps(values, indent=indent, ensure_ascii=False), encoding="utf-8", newline="")
+        monkeypatch.setattr(reader, "_CHUNK_CHARACTERS", chunk)
+        assert list(reader.json_list(path)) == values
+
+    def test_lines_are_counted_whatever_part_is_looked_at(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "list"
+        path.write_text('[{"a":\n1},\n\n{"a":\n2},\n{"a" 3}]')
+        for chunk in range(1, 30):
+            monkeypatch.setattr(reader, "_CHUNK_CHARACTERS", chunk)
+            with pytest.raises(ValueError, match="delimiter in line 6"):
+                list(reader.json_list(path))
+
+    def test_a_list_takes_no_more_memory_than_its_values(self, tmp_path: Path) -> None:
+        import tracemalloc
+
+        path = tmp_path / "rows.json"
+        with path.open("w") as file:
+            file.write("[" + ",\n".join(json.dumps({"text": "x" * 1000}) for _ in range(20_000)) + "]")
+        tracemalloc.start()
+        assert check_data(path).rows == 20_000
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak_bytes < 8_000_000

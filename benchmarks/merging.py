@@ -1,6 +1,6 @@
 """Merging beside PEFT's load, merge and save, and beside `cp -r` of the base: the time until all is on the disk, and memory.
 
-    python benchmarks/merging.py [CACHE]
+    python benchmarks/merging.py [CACHE [PLOT.svg]]
 
 Bases of random bfloat16 numbers in the shapes of Llama; an adapter of rank 16 on all linear layers. Each run is a process of
 its own, in turn; all end with `sync`. Anonymous memory is what the process has above its own imports, every 20 ms.
@@ -85,8 +85,10 @@ class Llama:
         }
 
 
+SMALL = Llama("0.3 B", 1024, 2816, 20, 16, 4)
 ONE = Llama("1.1 B", 2048, 5632, 22, 32, 4)
 THREE = Llama("3.4 B", 3200, 8640, 26, 32, 32)
+_SHAPES = (SMALL, ONE, THREE)
 
 
 def make_base(folder: Path, shape: Llama) -> Path:
@@ -218,7 +220,7 @@ def run(cache: Path | None = None, *, rounds: int = ROUNDS) -> list[Row]:
     """Merge into both bases `rounds` times in turn, alone and beside one and two busy cores; the median counts."""
     cache = cache or Path(tempfile.gettempdir()) / "adapterctl-benchmarks"
     rows: list[Row] = []
-    for shape, loads in ((ONE, (0, 1, 2)), (THREE, (0,))):
+    for shape, loads in ((SMALL, (0,)), (ONE, (0, 1, 2)), (THREE, (0,))):
         base = make_base(cache / f"llama-{shape.hidden}", shape)
         adapter = make_adapter(cache / f"llama-{shape.hidden}-lora", shape)
         for load in loads:
@@ -316,6 +318,29 @@ def _rows(shape: Llama, load: int, rounds: int, found: dict[str, list[dict[str, 
     ]
 
 
+def plot(rows: list[Row], to: Path) -> None:
+    """Draw peak memory against the size of the base, both in GB, of what was measured on an idle machine."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    sizes = {shape.name: sum(2 * int(np.prod(each)) for each in shape.tensors().values()) for shape in _SHAPES}
+    found = [
+        (sizes[name], row) for row in rows if (name := row["what"].rpartition(", ")[2]) in sizes and "MB" in row["what"]
+    ]
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    for who, label in (("peer", "PEFT: load, merge, save"), ("ours", "adapterctl: merge and read back")):
+        axes.plot([size / 1e9 for size, _ in found], [row[who] / 1e3 for _, row in found], marker="o", label=label)
+    axes.set(xlabel="base in bfloat16, GB", ylabel="peak anonymous memory, GB", ylim=(0, None), xlim=(0, None))
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(to, metadata={"Date": None})
+
+
 if __name__ == "__main__":
-    for each in run(Path(sys.argv[1]) if len(sys.argv) > 1 else None):
+    measured = run(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    for each in measured:
         print(each)
+    if len(sys.argv) > 2:
+        plot(measured, Path(sys.argv[2]))

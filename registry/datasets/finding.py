@@ -112,6 +112,12 @@ def _by_digest(session: Session, among: ColumnElement[bool], text: str, prefer: 
 def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:
     """The dataset of a name in the preferred namespace, else the one that the name means in all of them."""
     name, number = split_dataset_name(text)
+    if (
+        number is not None
+        and session.scalars(select(DatasetNumber.number).where(DatasetNumber.name == text).limit(1)).first()
+    ):
+        # Before names had numbers, one might end like that.
+        name, number = text, None
     given = [among, DatasetNumber.name == name]
     if number is not None:
         given.append(DatasetNumber.number == number)

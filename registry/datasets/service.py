@@ -79,7 +79,7 @@ class Datasets:
             row.removed_at, opened = None, True
         elif not opened:
             row.name = row.name or dataset.name
-            if dataset.columns is not None:
+            if dataset.columns is not None or dataset.native:
                 # Rows are read as they were said to be last.
                 row.columns, row.shape = dataset.columns, dataset.shape
         session.flush()

@@ -18,7 +18,7 @@ MOST_NUMBERS = 65_536
 MOST_VALUES = 1024
 
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
-_VALUE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.]{0,199})=([0-9]{1,9}(?:\.[0-9]{1,9})?(?:e-?[0-9]{1,2})?)", re.ASCII)
+_VALUE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.]{0,199})=([0-9]{1,9}(?:\.[0-9]{1,17})?(?:e-?[0-9]{1,2})?)", re.ASCII)
 
 
 def parse_numbers(text: str) -> list[int]:

@@ -46,7 +46,7 @@ def unfit_variant(
         _layers(spec, shapes)
         or _patterns(spec, owners, exact)
         or _biases(spec, shapes)
-        or _saved(spec, owners, exact, tied)
+        or _saved(spec, owners, linear_modules(shapes), exact, tied)
         or _tokens(spec, shapes)
     )
 
@@ -102,14 +102,25 @@ def _patterns(spec: TrainingSpec, owners: Collection[str], exact: bool) -> Unfit
 
 
 def _biases(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | None:
-    if spec.bias != "none" and not any(name.endswith(".bias") for name in shapes):
-        return Unfit("bias", f"is {spec.bias!r}, and the base has no biases; leave it out")
-    return None
+    text = {name.rpartition(".")[0] for name in shapes if name.endswith(".bias") and is_text(name)}
+    if spec.bias == "none" or text & set(linear_modules(shapes)):
+        return None
+    if spec.bias == "all" and text:
+        return None
+    return Unfit("bias", f"is {spec.bias!r}, and the base's text part has no such biases; leave it out")
 
 
-def _saved(spec: TrainingSpec, owners: Collection[str], exact: bool, tied: bool) -> Unfit | None:
+def _saved(
+    spec: TrainingSpec, owners: Collection[str], linear: Collection[str], exact: bool, tied: bool
+) -> Unfit | None:
     known = {*owners, "lm_head"} if tied else set(owners)
     for name in spec.saved_modules:
+        if spec.method == "qlora" and (packed := next((full for full in linear if _means(full, name, exact)), None)):
+            return Unfit(
+                "modules_to_save",
+                f"names {name}, which is held in 4 bits ({packed}) and can't be trained whole; adapt it by targets, or train with the "
+                "method lora",
+            )
         if tied and _last(name) in (*INPUT_EMBEDDINGS, *HEADS):
             return Unfit(
                 "modules_to_save",

@@ -175,7 +175,11 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
         for other in last_b.values():
             if one.dataset == other.dataset and one.dataset not in alike:
                 names, rows = _unlike(one, other), one.dataset[:12]
-                again = f"; score both in one job: adapterctl eval A B --data {rows}" if set(names) <= _ASKED else ""
+                # By default each adapter's base is loaded as it was trained, which need not be the same.
+                how = " --precision native" if "precision" in names else ""
+                again = (
+                    f"; score both in one job: adapterctl eval A B --data {rows}{how}" if set(names) <= _ASKED else ""
+                )
                 notes[rows] = f"their scores on {rows} are not compared, since they differ in {', '.join(names)}{again}"
     return list(notes.values())
 

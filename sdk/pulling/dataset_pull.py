@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sdk.api import datasets
 from sdk.api.transport import Transport
-from sdk.errors import Conflict, InvalidInput
+from sdk.errors import Conflict, InvalidInput, place_explained
 from sdk.pulling.download import fetch
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
@@ -23,11 +23,13 @@ def pull_dataset(
     on_transfer: OnTransfer | None,
 ) -> DatasetView:
     """Fetch a dataset into a file; see `Client.pull_data`."""
-    if output.is_dir():
+    with place_explained(output):
+        is_folder, is_there = output.is_dir(), output.exists() or output.is_symlink()
+    if is_folder:
         raise InvalidInput(
             f"{output} is a folder; name a file with -o, such as {output / 'rows.jsonl'}", param="output"
         )
-    if not overwrite and (output.exists() or output.is_symlink()):
+    if not overwrite and is_there:
         raise Conflict(
             f"{output} already exists; name another file with -o, or give --overwrite to replace it", param="output"
         )

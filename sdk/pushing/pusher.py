@@ -175,8 +175,12 @@ class Pusher:
     # Datasets.
 
     def send_data(self, data: CheckedData, namespace: str | None, name: str | None = None) -> DatasetView:
-        """Upload and register a dataset that was checked."""
+        """Upload and register a dataset that was checked.
+
+        Without a name it is sent for a job alone, and how that reads the rows is no matter of the dataset's.
+        """
         sha256, size = transfer.hash_file(data.path)
+        told = name is not None
         if name is None:
             # A file that is called like a digest is sent all the same, and is found by its own.
             name = "" if no_dataset_name(data.name) else data.name
@@ -186,13 +190,16 @@ class Pusher:
             size_bytes=size,
             format=data.format,
             rows=data.rows,
-            shape=data.shape,
-            columns=data.columns,
+            shape=data.shape if told or data.columns is None else None,
+            columns=data.columns if told else None,
             name=name,
             namespace=namespace,
             upload=self.uploader.upload({sha256: data.path}, "uploading dataset", namespace),
         )
-        return datasets.register(self._transport, registration)
+        view = datasets.register(self._transport, registration)
+        if told and data.columns is None and view.columns is not None:
+            view = datasets.register(self._transport, registration.model_copy(update={"native": True}))
+        return view
 
     # Versions.
 

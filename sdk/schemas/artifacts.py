@@ -104,6 +104,8 @@ class DatasetRegistration(Wire):
     shape: Literal["prompt-completion", "messages", "text", "text-label"] | None = None
     #: Which columns are which keys of a row, where `shape` holds for them so.
     columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Whether its rows are read as they are from now on, whatever columns were said before; an earlier registry knows no such field.
+    native: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     #: Its name in its namespace; a name that looks like a digest, a path or a number of a name is refused.
     name: Annotated[str, Field(max_length=200)] = ""
     #: Whose readers may use it: a namespace, or "-"; None: the first in which the caller may write.

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypedDict
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from sdk.schemas.option_types import Columns
-from sdk.schemas.training import Day
+from sdk.schemas.training import Day, JsonScalar
 from sdk.schemas.wire import BY_HAND, Sha256, Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
@@ -120,8 +120,16 @@ class Conditions(Wire):
     template_date: Day | None = None
     #: SHA-256 over the digests of the base's tokenizer files: a loss is one of its tokens.
     tokenizer: Sha256
-    #: Which definition of each metric was used, where there has been more than one.
-    metrics: dict[str, int] = {}
+    #: How the base was quantised as it was held, without the names of modules that were not; None in 16 or 32 bit.
+    quantization: dict[str, JsonScalar] | None = None
+    #: dtype of what is not quantised, and of the computation.
+    dtype: str = ""
+    #: Tokens of a prompt that generation starts from at most; 0 where nothing was generated.
+    prompt_tokens: int = 0
+    #: SHA-256 of the base's `generation_config.json`, which may hold penalties; None if it has none, or nothing was generated.
+    generation: Sha256 | None = None
+    #: What scores of completions are defined by: "words" is the definition of a word, the rest are releases of libraries.
+    metrics: dict[str, str] = {}
 
 
 class EvaluationReport(Wire):

@@ -381,12 +381,17 @@ class EvaluationView(Wire):
 
     @property
     def key(self) -> str:
-        """What only scores have in common that can be compared: the SHA-256 over rows, grader, precision and conditions."""
+        """What only scores have in common that can be compared: the SHA-256 over rows, grader, precision and conditions.
+
+        Of an earlier release, which recorded less, scores are alike only within a job, over one base.
+        """
+        unknown = {} if "tokenizer" in self.conditions else {"job": self.job, "base": self.base_fingerprint}
         return digest_of(
             {
                 "dataset": self.dataset,
                 "grader": self.grader,
                 "precision": self.precision,
                 "conditions": self.conditions,
+                **unknown,
             }
         )

@@ -83,6 +83,21 @@ class TestColumns:
         assert (again.columns, again.shape) == ("text=question", "text")
         assert ours.client.dataset(first.digest).columns == "text=question"
 
+    def test_a_job_over_the_same_file_changes_nothing_of_a_dataset(self, ours: Tenant) -> None:
+        path = faq(ours)
+        view = ours.client.add_data(path, name="faq", namespace=ours.space, columns=COLUMNS)
+        ours.client.submit_evaluation("base:tiny", data=path, columns="text=question")
+        train(ours, path, columns="text=question")
+        kept = ours.client.dataset("faq")
+        assert (kept.columns, kept.shape, kept.digest) == (COLUMNS, "prompt-completion", view.digest)
+
+    def test_whoever_adds_rows_without_columns_has_them_as_they_are(self, ours: Tenant) -> None:
+        path = ours.file("native")
+        first = ours.client.add_data(path, name="native", namespace=ours.space, columns="text=prompt")
+        assert (first.columns, first.shape) == ("text=prompt", "text")
+        again = ours.client.add_data(path, name="native", namespace=ours.space)
+        assert (again.columns, again.shape, again.number) == (None, "prompt-completion", 1)
+
     def test_held_out_rows_are_read_by_the_same(self, ours: Tenant) -> None:
         assert train(ours, faq(ours), eval_data=faq(ours), columns=COLUMNS)["eval_data"] is not None
         with pytest.raises(InvalidData, match="has no column `question` for `prompt`") as caught:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sdk.errors import InvalidBase, NotFound, VerificationFailed
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import EvaluationRequest
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 from workers.kinds.attempt import Attempt
+from workers.kinds.causes import AttemptFailed, of_error
 from workers.kinds.pins import of_targets, today
 from workers.kinds.rules import KindOfWork
 from workers.kinds.samples import within
 from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
 
 _NF4 = QuantizationRecipe()
+#: What is wrong with one target, and says nothing of the others.
+_OF_THE_TARGET = (InvalidBase, NotFound, VerificationFailed)
 
 
 def _differences(given: Assignment, request: EvaluationRequest) -> Iterator[str]:
@@ -24,16 +29,24 @@ def _differences(given: Assignment, request: EvaluationRequest) -> Iterator[str]
 def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     """Carry out an evaluation and hand its scores in. Raises AttemptFailed, Stopped, AdapterctlError."""
     targets = attempt.assignment.targets
-    scanned = [attempt.inputs.base(target.base) for target in targets]
     as_trained = next((target.quantization for target in targets if target.digest is not None), None)
-    items = []
-    for target, base in zip(targets, scanned, strict=True):
+    items, failures, fingerprints = [], dict[int, EvaluationFailure](), list[str]()
+    for number, target in enumerate(targets):
+        try:
+            base = attempt.inputs.base(target.base)
+            adapter = None if target.manifest is None else str(attempt.inputs.adapter(target.manifest))
+        except _OF_THE_TARGET as error:
+            if target.base.fingerprint is None or len(failures) == len(targets) - 1:
+                raise
+            failures[number] = EvaluationFailure(reason=of_error(error).reason.value, message=error.message)
+            fingerprints.append(target.base.fingerprint)
+            continue
+        fingerprints.append(base.registration.fingerprint)
         recipe = {
             "native": None,
             "nf4": _NF4,
             "as-trained": target.quantization if target.digest is not None else as_trained,
         }[request.spec.precision]
-        adapter = None if target.manifest is None else str(attempt.inputs.adapter(target.manifest))
         items.append(
             EvaluationItem(
                 base=str(base.folder),
@@ -46,18 +59,28 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         )
     order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)
     outcomes = attempt.run_child(order, EvaluationScores).outcomes
-    reports = iter(within([outcome for outcome in outcomes if isinstance(outcome, EvaluationReport)]))
+    scored = iter(zip((number for number in range(len(targets)) if number not in failures), outcomes, strict=True))
+    reports = within([outcome for outcome in outcomes if isinstance(outcome, EvaluationReport)])
+    kept = iter(reports)
+    found: dict[int, EvaluationReport] = {}
+    for number, outcome in scored:
+        if isinstance(outcome, ItemFailure):
+            failures[number] = EvaluationFailure(reason=outcome.reason, message=outcome.message)
+        else:
+            found[number] = next(kept)
+    if not found:
+        # Some could not be had, and the rest not be scored.
+        failure = failures[min(failures)]
+        raise AttemptFailed(FailureReason(failure.reason), failure.message)
     results = [
         EvaluationResult(
             label=target.label,
             digest=target.digest,
-            base_fingerprint=base.registration.fingerprint,
-            report=next(reports) if isinstance(outcome, EvaluationReport) else None,
-            failure=EvaluationFailure(reason=outcome.reason, message=outcome.message)
-            if isinstance(outcome, ItemFailure)
-            else None,
+            base_fingerprint=fingerprints[number],
+            report=found.get(number),
+            failure=failures.get(number),
         )
-        for target, base, outcome in zip(targets, scanned, outcomes, strict=True)
+        for number, target in enumerate(targets)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
 

@@ -20,8 +20,13 @@ NAMES = (
 
 def library_versions() -> dict[str, str]:
     """Return distribution name to version, for those that are installed. Nothing is imported."""
+    return versions_of(*NAMES)
+
+
+def versions_of(*names: str) -> dict[str, str]:
+    """Return the versions of some distributions, by name, for those that are installed. Nothing is imported."""
     versions = {}
-    for name in NAMES:
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

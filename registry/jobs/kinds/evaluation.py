@@ -11,6 +11,7 @@ from registry.catalog.bases.finding import find_base
 from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
+from registry.datasets.finding import is_given
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
 from registry.jobs.kinds.outcomes import Difference, require_none
@@ -69,9 +70,12 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
             require_causal(base)
     bases = [base for base in known if base is not None]
     packed = [require_fitting(base, fits) for base in bases]
+    # Of rows of another namespace no text is kept, which readers of this one would see.
+    kept = request.spec.keep_samples if is_given(session, digests["data"], namespace) else 0
+    spec = request.spec.model_copy(update={"keep_samples": kept})
     return Pinned(
         request.model_copy(
-            update={"targets": targets, "template_date": request.template_date or today(session), **named}
+            update={"targets": targets, "spec": spec, "template_date": request.template_date or today(session), **named}
         ),
         namespace,
         " ".join(target.label for target in targets)[:300],

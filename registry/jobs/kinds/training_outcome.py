@@ -115,6 +115,10 @@ def _of_training(
     for name, value in _asked(spec, lora).items():
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
+    # An earlier worker passes over an option that it does not know, and trains something else.
+    for name in spec.further():
+        if training and name not in training:
+            yield Difference(name, _asked(spec, lora)[name], None)
     # A base may count fewer positions than were asked for.
     length = training.get("max_length", spec.max_length)
     if not isinstance(length, int) or not 0 < length <= spec.max_length:

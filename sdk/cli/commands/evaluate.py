@@ -8,6 +8,7 @@ import click
 
 from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, plain, print_detached, print_json, render, say
+from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, unscored
@@ -55,6 +56,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
         job = client.submit_evaluation(
             refs, data=data, **{key: value for key, value in given.items() if value is not None}
         )
+        say_rows(job.view, data=data)
         if detach:
             print_detached(style, job.id, job.view.state.value)
             return

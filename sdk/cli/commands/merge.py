@@ -71,10 +71,14 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
             return
         say(f"job {job.id} merges {job.view.subject}")
         watch(job)
-        if (error := job.error) is not None:
-            # What was written and is not what was asked for is no mishap of the job.
-            raise VerificationFailed(str(error)) if error.reason == FailureReason.VERIFICATION else error
+        require_merged(job)
         hand_out(job, target, style)
+
+
+def require_merged(job: Job[MergedModel]) -> None:
+    """Raise VerificationFailed where what was written is not what was asked for, which is no mishap of the job, or JobFailed."""
+    if (error := job.error) is not None:
+        raise VerificationFailed(str(error)) if error.reason == FailureReason.VERIFICATION else error
 
 
 def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:

@@ -8,6 +8,7 @@ import click
 
 from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, print_detached, print_json, say
+from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.session import open_client
 from sdk.cli.support.values import parse_size
 from sdk.config import user_path
@@ -155,6 +156,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
             raise InvalidInput(f"a training needs --{required}; see: adapterctl train --help", param=required)
     with open_client() as client:
         job = client.submit_training(name, **options)
+        say_rows(job.view, data=options.get("data"), eval_data=options.get("eval_data"))
         if detach:
             print_detached(style, job.id, job.view.state.value)
             return

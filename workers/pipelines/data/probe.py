@@ -12,6 +12,7 @@ from sdk.schemas.probe import ProbeReport, ProbeText
 from workers.pipelines.data.classify import label_logits
 from workers.pipelines.data.probe_texts import MOST_TOKENS, PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.data.tokenise import longest_row
+from workers.pipelines.data.vocabulary import embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.trained_whole import without_adapter
 
@@ -22,16 +23,17 @@ _ROWS = 16
 def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool) -> ProbeReport:
     """Measure a PeftModel in evaluation mode; `labelled`: it tells labels apart, and these logits are compared.
 
-    Texts are tokenised as the tokenizer of the base in a folder does by itself, cut, and go through the model alone, without
+    Texts are tokenised as the tokenizer of the base in a folder does by itself, without tokens that the model has no
+    embedding for, cut, and go through the model alone, without
     padding. Logits are compared in float32. The generators of random numbers are left alone. Raises PipelineError
     ("diverged") for logits that are not finite.
     """
-    cut = longest_row(base, MOST_TOKENS)
+    cut, words = longest_row(base, MOST_TOKENS), words_of(model)
     found, largest = [], 0.0
     model.eval()
     with torch.no_grad():
         for number, text in enumerate(PROBE_TEXTS, start=1):
-            ids = torch.tensor([tokenizer(text)["input_ids"][:cut]], device=device)
+            ids = torch.tensor([embedded(tokenizer(text)["input_ids"], words=words)[:cut]], device=device)
             adapted = _logits(model, ids, labelled=labelled)
             with without_adapter(model):
                 bare = _logits(model, ids, labelled=labelled)

@@ -15,6 +15,8 @@ from workers.pipelines.merging.prompts import Distance
 #: KL in nats a token from which on a merge is told of, and from which on it is none. In float32 models were seen to agree to
 #: 1e-8, in 16 bit to 1e-3 (tiny random ones of 13 families, whose weights are large), and with experts to 4e-3.
 KL_WARNS, KL_FAILS = 1e-2, 0.1
+#: From which on it is none where rounding may send tokens to other experts, and on a model in 4 bits is told of.
+KL_ROUTED_FAILS, KL_FOUR_BITS_WARNS = 1.0, 0.5
 #: The share of an update that has to be left after rounding.
 _KEPT_SHARE = 0.5
 #: How far a norm taken from float32 sums may be from that of A and B, and this from the stored one, relatively.
@@ -39,7 +41,7 @@ class Judgement:
                     f"The adapter was trained over a quantised base and is merged onto the original one: {said}."
                 )
             return
-        if not distance.kl < KL_FAILS and not _routes(plan):
+        if not distance.kl < (KL_ROUTED_FAILS if _routes(plan) else KL_FAILS):
             raise PipelineError(
                 FailureReason.VERIFICATION,
                 f"The merged model is not what was trained: {said}; merge with --dtype float32, or serve the adapter beside"
@@ -49,6 +51,15 @@ class Judgement:
             self.warnings.append(f"Rounding may send tokens to other experts: {said}; --dtype float32 rounds less.")
         elif far:
             self.warnings.append(f"The merged model is rounded: {said}; --dtype float32 rounds less.")
+
+    def hold_four_bits(self, distance: Distance) -> None:
+        """Tell of predictions that the model in 4 bits has lost. Raises PipelineError ("verification")."""
+        require_finite(distance)
+        if not distance.kl < KL_FOUR_BITS_WARNS:
+            self.warnings.append(
+                f"In 4 bits its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the"
+                " adapter; a small model loses much by 4 bits."
+            )
 
 
 def require_finite(distance: Distance) -> None:

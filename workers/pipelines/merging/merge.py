@@ -26,7 +26,7 @@ from workers.pipelines.libraries import library_versions
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
 from workers.pipelines.merging.found import ReadBack
 from workers.pipelines.merging.in_four_bits import nf4, write_in_four_bits
-from workers.pipelines.merging.judgement import Judgement, hold_norms, require_finite
+from workers.pipelines.merging.judgement import Judgement, hold_norms
 from workers.pipelines.merging.plan import Onto, Written
 from workers.pipelines.merging.prepare import Prepared, prepare
 from workers.pipelines.merging.prompts import Distance, Expected, as_trained, distance_of
@@ -164,7 +164,10 @@ class _Merging:
                 if one.far() < math.inf:
                     metrics[f"logit_kl_{plan.target.onto}"] = one.far()
                 found.append(one)
-            best = min(found, key=_Candidate.far)
+            if len(found) > 1 and any(one.distance is None for one in found):
+                unmeasured = True
+            # The first is the dequantised one.
+            best = found[0] if unmeasured else min(found, key=_Candidate.far)
             for one in found:
                 if one is not best:
                     shutil.rmtree(one.folder, ignore_errors=True)
@@ -249,7 +252,7 @@ class _Merging:
         except PipelineError:
             shutil.rmtree(best.folder, ignore_errors=True)
             raise
-        digests, packed = self._packed(best, metrics, expected)
+        digests, packed = self._packed(best, metrics, judgement, expected)
         metrics["merged_modules"] = float(len({parameter for parameter, _ in plan.adapted()}))
         metrics["merge_s"] = time.perf_counter() - self.started_s
         metrics["peak_memory_bytes"] = float(self.device.peak_memory_bytes())
@@ -274,7 +277,7 @@ class _Merging:
         return report
 
     def _packed(
-        self, best: _Candidate, metrics: dict[str, float], expected: Expected | None
+        self, best: _Candidate, metrics: dict[str, float], judgement: Judgement, expected: Expected | None
     ) -> tuple[dict[str, dict[str, str]], FourBitWeights | None]:
         """Put the best candidate into 4 bits where that is asked for; return the digests by file, and what is in 4 bits."""
         plan = best.prepared
@@ -292,7 +295,7 @@ class _Merging:
                     self._say("quantize", "measuring the model in 4 bits")
                     distance = _if_memory(lambda: distance_of(out, expected, classes=self.classes, device=self.device))
                     if distance is not None:
-                        require_finite(distance)
+                        judgement.hold_four_bits(distance)
                         metrics[f"logit_kl_{recipe.type}"] = distance.kl
                         metrics[f"max_abs_logit_diff_{recipe.type}"] = distance.max_abs_logit_diff
         except PipelineError as error:

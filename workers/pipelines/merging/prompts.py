@@ -18,6 +18,7 @@ from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.classify import label_logits
 from workers.pipelines.data.probe_texts import PROBE_TEXTS
 from workers.pipelines.data.tokenise import longest_row
+from workers.pipelines.data.vocabulary import embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import require_causal
@@ -67,7 +68,7 @@ def as_trained(
     loaded = load_base(base, device, quantization=quantization, classes=classes)
     if classes is None:
         require_causal(loaded.model)
-    probe = _probe(base, tokenizer, device, words=len(loaded.model.get_input_embeddings().weight))
+    probe = _probe(base, tokenizer, device, words=words_of(loaded.model))
     model = load_adapter(loaded.model, adapter)
     logits, kept = _logits(model, probe, classes)
     del model, loaded
@@ -109,8 +110,7 @@ def _probe(base: Path, tokenizer: Any, device: Device, *, words: int) -> dict[st
     A tokenizer may have more tokens than the model has `words`; these are left out.
     """
     cut = longest_row(base, _PROBE_LENGTH)
-    known = ([token for token in tokenizer(text)["input_ids"] if token < words] for text in PROBE_TEXTS)
-    rows = [row[:cut] or [0] for row in known]
+    rows = [embedded(tokenizer(text)["input_ids"], words=words)[:cut] for text in PROBE_TEXTS]
     longest = max(map(len, rows))
     input_ids = torch.full((len(rows), longest), tokenizer.pad_token_id if tokenizer.pad_token_id < words else 0)
     mask = torch.zeros((len(rows), longest), dtype=torch.int64)

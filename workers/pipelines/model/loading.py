@@ -28,7 +28,7 @@ from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.memory import widened_bytes
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.training import JsonScalar, QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head, start_head
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
@@ -171,6 +171,19 @@ def stored_quantization_named() -> Iterator[None]:
         raise PipelineError(
             FailureReason.BASE if error.param == "base" else FailureReason.SPEC, f"The base {error}."
         ) from error
+
+
+def held_as(recipe: QuantizationRecipe | None) -> dict[str, JsonScalar] | None:
+    """Return what of a recipe moves what a base predicts, but for the names of modules that were left out."""
+    if recipe is None:
+        return None
+    return {
+        "type": recipe.type,
+        "double_quant": recipe.double_quant,
+        "block_size": recipe.block_size,
+        "compute_dtype": recipe.compute_dtype,
+        "skipped": len(recipe.skipped_modules),
+    }
 
 
 def load_base(

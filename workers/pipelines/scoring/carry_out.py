@@ -29,7 +29,6 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
     Raises the first error where nothing could be scored.
     """
     outcomes: dict[int, EvaluationReport | ItemFailure] = {}
-    first: Exception | None = None
     bases = SharedBase()
     for index in sorted(range(len(order.items)), key=lambda index: _first_over(order, index)):
         item = order.items[index]
@@ -38,19 +37,20 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
         except PipelineError as error:
             if error.reason in _OF_THE_MACHINE:
                 raise
-            first = first or error
+            # Of the error itself nothing is kept: it holds the model that it was raised amid.
             outcomes[index] = ItemFailure(reason=error.reason, message=error.message)
         except Exception as error:  # noqa: BLE001  # whatever an adapter breaks, the others are scored
-            first = first or error
             # The job's log has it, as that of a job that failed.
             traceback.print_exc()
             said = (str(error).splitlines() or [""])[0][:300]
             outcomes[index] = ItemFailure(
                 reason=FailureReason.INTERNAL, message=f"{type(error).__name__}: {said}; the job's log has the details"
             )
-    if first is not None and all(isinstance(outcome, ItemFailure) for outcome in outcomes.values()):
-        raise first
-    return EvaluationScores(outcomes=[outcomes[index] for index in range(len(order.items))])
+    ordered = [outcomes[index] for index in range(len(order.items))]
+    failures = [outcome for outcome in ordered if isinstance(outcome, ItemFailure)]
+    if failures and len(failures) == len(ordered):
+        raise PipelineError(failures[0].reason, failures[0].message)
+    return EvaluationScores(outcomes=ordered)
 
 
 def _first_over(order: EvaluationOrder, index: int) -> tuple[int, int]:

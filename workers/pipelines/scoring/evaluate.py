@@ -19,7 +19,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import mean_loss
-from workers.pipelines.data.digests import tokenizer_of
+from workers.pipelines.data.digests import generation_of, tokenizer_of
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import (
     IGNORED,
@@ -31,13 +31,14 @@ from workers.pipelines.data.tokenise import (
     serve_by,
     tokenise,
 )
+from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.libraries import library_versions
+from workers.pipelines.libraries import library_versions, versions_of
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
-from workers.pipelines.model.loading import LoadedBase, load_base, read_blueprint, stored_quantization_named
+from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
 from workers.pipelines.model.shared_base import SharedBase
-from workers.pipelines.scoring.texts import score_texts
+from workers.pipelines.scoring.texts import SCORING_LIBRARIES, score_texts
 from workers.pipelines.scoring.words import WORDS_VERSION
 
 
@@ -92,6 +93,7 @@ def evaluate(
         set_seed(spec.seed)
         worn = (bases or SharedBase()).wearing(adapter, key=(base, quantization), load=load)
         with worn as (loaded, model):
+            require_embedded(rows.examples, tokenizer, words=words_of(model))
             begun = time.perf_counter()
             loss = _loss(model, rows.examples, tokenizer, device, spec, on_progress)
             loss_s = time.perf_counter() - begun
@@ -139,7 +141,11 @@ def evaluate(
             templates=rows.rendering.templates,
             template_date=rows.rendering.template_date,
             tokenizer=tokenizer_of(base),
-            metrics={"rouge_l": WORDS_VERSION} if asked else {},
+            quantization=held_as(loaded.quantization),
+            dtype=loaded.dtype,
+            prompt_tokens=room if asked else 0,
+            generation=generation_of(base) if asked else None,
+            metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},
         ),
     )
 

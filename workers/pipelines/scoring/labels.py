@@ -20,12 +20,13 @@ from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.label_rows import label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import load_tokenizer, longest_row
+from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device, memory_errors_named
-from workers.pipelines.model.loading import load_base, read_blueprint, read_config, stored_quantization_named
+from workers.pipelines.model.loading import held_as, load_base, read_blueprint, read_config, stored_quantization_named
 
 
 def evaluate_labels(
@@ -64,6 +65,7 @@ def evaluate_labels(
         set_seed(spec.seed)
         loaded = load_base(base, device, quantization=quantization, classes=classes)
         model = load_adapter(loaded.model, adapter)
+        require_embedded(found.examples, tokenizer, words=words_of(model))
         begun, guessed, total = time.perf_counter(), list[Guess](), len(found.examples)
         for part in guesses(model, found.examples, classes.pad_token_id, spec.batch_size, device.torch_device):
             guessed += part
@@ -97,6 +99,11 @@ def evaluate_labels(
         ],
         libraries=library_versions(),
         conditions=Conditions(
-            loss_on="label", columns=spec.columns, max_length=max_length, tokenizer=tokenizer_of(base)
+            loss_on="label",
+            columns=spec.columns,
+            max_length=max_length,
+            quantization=held_as(loaded.quantization),
+            dtype=loaded.dtype,
+            tokenizer=tokenizer_of(base),
         ),
     )

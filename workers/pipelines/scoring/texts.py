@@ -11,6 +11,8 @@ from typing import get_args
 from sdk.schemas.evaluation import TextMetric
 from workers.pipelines.scoring.words import words
 
+#: What defines the scores beside `words`.
+SCORING_LIBRARIES = ("rouge-score", "sacrebleu")
 #: Each answer with its reference.
 _Pairs = Sequence[tuple[str, str]]
 

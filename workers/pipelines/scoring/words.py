@@ -9,8 +9,11 @@ from functools import lru_cache
 WORDS_VERSION = 2
 #: How the names of letters begin in scripts that put no spaces between words.
 _UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "HALFWIDTH KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")
-#: Whether a character goes on with the word before it, begins one in a script with spaces, or is a word of its own.
-_MARK, _LETTER, _ALONE, _SPACE = range(4)
+#: Whether a character goes on with the word before it, is part of one in a script with spaces, is a word of its own, ends
+#: one, or is not seen at all.
+_MARK, _LETTER, _ALONE, _SPACE, _NOTHING = range(5)
+#: What joins letters, or keeps them apart, within a word.
+_JOINERS = "\u200c\u200d"
 
 
 def words(text: str) -> list[str]:
@@ -24,24 +27,30 @@ def words(text: str) -> list[str]:
     >>> words("Привет, 東京")
     ['привет', ',', '東', '京']
     """
-    found: list[str] = []
-    goes_on = False
+    found: list[list[str]] = []
+    # Whether the last word is still being written, and whether a letter would go on with it.
+    open_, goes_on = False, False
     for character in unicodedata.normalize("NFC", text).casefold():
         kind = _kind(character)
-        if found and (kind == _MARK or (kind == _LETTER and goes_on)):
-            found[-1] += character
+        if kind == _NOTHING:
             continue
-        if kind != _SPACE:
-            found.append(character)
-        goes_on = kind == _LETTER
-    return found
+        if open_ and (kind == _MARK or (kind == _LETTER and goes_on)):
+            found[-1].append(character)
+            continue
+        open_ = kind != _SPACE
+        if open_:
+            found.append([character])
+        goes_on = kind in (_LETTER, _MARK)
+    return ["".join(word) for word in found]
 
 
 @lru_cache(maxsize=65536)
 def _kind(character: str) -> int:
     category = unicodedata.category(character)
-    if category[0] == "M" or category == "Cf":
+    if category[0] == "M" or character in _JOINERS:
         return _MARK
+    if category == "Cf":
+        return _NOTHING
     if category[0] in "LN":
         return _ALONE if unicodedata.name(character, "").startswith(_UNSPACED) else _LETTER
     return _SPACE if category[0] in "ZC" else _ALONE

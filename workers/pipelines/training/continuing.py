@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,21 @@ def require_same_config(parent: Continued, lora: LoraConfig) -> None:
                 FailureReason.ADAPTER,
                 f"The version to continue has {name} {found} in its {CONFIG_FILE}, and the training {ours}; leave that option out.",
             )
+
+
+def require_moved(tensors: Mapping[str, Any], parent: Continued) -> None:
+    """Raise PipelineError ("untrained") where a training has left each matrix as the parent has it."""
+    stored = load_file(parent.folder / WEIGHTS_FILE)
+    if all(
+        bool((tensor.to("cpu", stored[name].dtype) == stored[name]).all())
+        for name, tensor in tensors.items()
+        if name in stored
+    ):
+        raise PipelineError(
+            FailureReason.UNTRAINED,
+            "The training has left every matrix of the version that it continues as it was, so nothing was learnt; raise lr or the"
+            " number of steps.",
+        )
 
 
 def load_parent(model: Any, parent: Continued) -> None:

@@ -70,8 +70,15 @@ def _spread(examples: Sequence[Example]) -> list[Example]:
 
 
 def _learnt(batch: Batch, objective: Objective) -> Any:
-    """Return which tokens count, (batch, seq): those that the loss is computed on, or all of a classification's."""
-    return batch["labels"] != IGNORED if objective is SFT else batch["attention_mask"].bool()
+    """Return which positions count, (batch, seq): those whose predictions the loss is computed on, or all of a
+    classification's.
+    """
+    if objective is not SFT:
+        return batch["attention_mask"].bool()
+    learnt = torch.zeros_like(batch["labels"], dtype=torch.bool)
+    # A label is predicted at the position before it.
+    learnt[:, :-1] = batch["labels"][:, 1:] != IGNORED
+    return learnt
 
 
 @contextmanager

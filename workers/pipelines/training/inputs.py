@@ -12,14 +12,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from sdk.formats.adapter_files import GENERATION_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
-from workers.pipelines.data.digests import file_digest, tokenizer_of
+from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row, Shape, count_equal, read_rows
 from workers.pipelines.data.tokenise import (
@@ -30,6 +30,7 @@ from workers.pipelines.data.tokenise import (
     longest_row,
     tokenise,
 )
+from workers.pipelines.data.vocabulary import require_embedded
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device
@@ -164,9 +165,14 @@ def _tokens(
     max_length = longest_row(base, spec.max_length)
     if classes is not None:
         refuse_loss_on(spec.loss_on)
-        return label_rows(rows, tokenizer, classes.names, max_length=max_length)
-    stops = configured_stops(base)
-    return tokenise(rows, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
+        found = label_rows(rows, tokenizer, classes.names, max_length=max_length)
+    else:
+        stops = configured_stops(base)
+        found = tokenise(rows, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
+    words = getattr(read_config(base).get_text_config(), "vocab_size", None)
+    if type(words) is int:
+        require_embedded(found.examples, tokenizer, words=words)
+    return found
 
 
 def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
@@ -185,10 +191,9 @@ def _config_digest(base: Path) -> str:
 
 def _told_by(base: Path) -> dict[str, str | None]:
     """Return what is recorded of the files of a base that say how text becomes tokens, and where it ends."""
-    generation = base / GENERATION_FILE
     return {
         "tokenizer": tokenizer_of(base),
-        "generation": file_digest(generation) if generation.is_file() else None,
+        "generation": generation_of(base),
     }
 
 

@@ -31,7 +31,7 @@ from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecat
 from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, require_equal_to_base
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
-from workers.pipelines.training.continuing import Continued, load_parent
+from workers.pipelines.training.continuing import Continued, load_parent, require_moved
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.optimising import optimizer_and_scheduler
 from workers.pipelines.training.probing import probe_saved, require_learnt
@@ -140,6 +140,8 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     tensors = get_peft_model_state_dict(model)
     _check_finite(tensors, spec)
     _check_not_zero(tensors)
+    if given.parent is not None:
+        require_moved(tensors, given.parent)
     held_out = _evaluate(given, model, on_progress)
     on_progress(Progress(phase="save", message="writing the adapter"))
     _write(given, tensors, out)

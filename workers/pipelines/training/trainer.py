@@ -184,7 +184,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
     def _watch_gradients(self, model: Any) -> None:
         """Check that gradients reach each matrix: each B on the first step, each A as soon as its B is not zero.
 
-        dL/dA = s·Bᵀ·(dL/dy)·xᵀ is zero by construction while B is.
+        dL/dA = s·Bᵀ·(dL/dy)·xᵀ is zero by construction while B is. Trained tokens may be in later rows only.
         """
         if all(self._reached.values()):
             return
@@ -195,7 +195,9 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         missed = [
             name
             for name, reached in self._reached.items()
-            if not reached and ("lora_A" not in name or bool(parameters[name.replace("lora_A", "lora_B")].any()))
+            if not reached
+            and "trainable_tokens" not in name
+            and ("lora_A" not in name or bool(parameters[name.replace("lora_A", "lora_B")].any()))
         ]
         if missed:
             raise PipelineError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from sdk.cli.commands.evaluate import print_scores
-from sdk.cli.commands.merge import hand_out
+from sdk.cli.commands.merge import hand_out, require_merged
 from sdk.cli.support.output import format_option, print_json
 from sdk.cli.support.row_preview import print_preview
 from sdk.cli.support.session import open_client
@@ -45,7 +45,9 @@ def jobs_result(job_id: str, output: str | None, style: str) -> None:
             raise click.UsageError(f"job {view.id} is no merge but {view.kind}, which makes no folder; leave out -o")
         if not view.state.is_final:
             raise Conflict(f"job {view.id} is {view.state.value}; watch it with: adapterctl jobs watch {view.id}")
-        if job.error is not None:
+        if view.kind == "merge":
+            require_merged(cast("Job[MergedModel]", job))
+        elif job.error is not None:
             raise job.error
         if view.kind == "evaluation":
             print_scores(client, job, style)

@@ -14,7 +14,7 @@ from support.merging_desk import MergingDesk
 from support.registries import World
 
 from sdk.cli import cli
-from sdk.errors import Conflict, JobFailed, NotFound
+from sdk.errors import Conflict, JobFailed, NotFound, VerificationFailed
 from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, Sample
 from sdk.schemas.jobs import JobView
 from sdk.schemas.work import Completion, EvaluationResult, Failure
@@ -150,6 +150,15 @@ class TestResults:
         assert "row 3 is empty" in str(failed.exception)
         assert run("jobs", "result", job, "-o", str(tmp_path / "m")).exit_code == 2
         assert isinstance(run("jobs", "result", "nothing").exception, NotFound)
+
+    def test_a_merge_that_was_not_what_it_should_be_ends_as_merge_does(
+        self, desk: MergingDesk, run: Run, tmp_path: Path
+    ) -> None:
+        job = run("merge", desk.push("g"), "--detach", "--format", "quiet").stdout.strip()
+        held = desk.claim()
+        body = Failure(attempt=held.attempt, reason="verification", message="a delta is lost")
+        desk.worker.call("POST", f"/jobs/{held.job}/fail", JobView, body=body)
+        assert isinstance(run("jobs", "result", job, "-o", str(tmp_path / "m")).exception, VerificationFailed)
 
 
 class TestEvals:

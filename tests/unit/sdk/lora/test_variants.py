@@ -30,8 +30,11 @@ EXPERTS = {**LLAMA, "model.layers.1.mlp.experts.down_proj": [4, 8, 8]}
         (LLAMA, {"layers_to_transform": "1-2"}, "layers_to_transform", "names the layer 2, and the base has 0-1"),
         (LLAMA, {"rank_pattern": "nope=4"}, "rank_pattern", "names nope, which is no module"),
         (LLAMA, {"alpha_pattern": "self_attn.nope=4"}, "alpha_pattern", "names self_attn.nope"),
-        (LLAMA, {"bias": "all"}, "bias", "is 'all', and the base has no biases"),
-        (LLAMA, {"bias": "lora_only"}, "bias", "the base has no biases"),
+        (LLAMA, {"bias": "all"}, "bias", "is 'all', and the base's text part has no such biases"),
+        (LLAMA, {"bias": "lora_only"}, "bias", "text part has no such biases"),
+        ({**LLAMA, "model.vision_tower.fc1.bias": [8]}, {"bias": "all"}, "bias", "text part has no such biases"),
+        ({**LLAMA, "model.norm.bias": [8]}, {"bias": "lora_only"}, "bias", "text part has no such biases"),
+        (LLAMA, {"modules_to_save": "down_proj"}, "modules_to_save", "down_proj, which is held in 4 bits"),
         (LLAMA, {"modules_to_save": "nope"}, "modules_to_save", "names nope, which is no module"),
         (
             LLAMA,
@@ -72,6 +75,8 @@ def test_what_a_base_can_not_be_trained_with_is_said(
         {},
         {"layers_to_transform": "1", "rank_pattern": "q_proj=4,layers.0.self_attn.v_proj=2", "use_dora": True},
         {"modules_to_save": "model.norm,lm_head,embed_tokens"},
+        {"modules_to_save": "down_proj", "method": "lora"},
+        {"alpha_pattern": "q_proj=11.313708498984761"},
         {"trainable_token_indices": "0,299"},
     ],
 )

@@ -151,3 +151,11 @@ def test_a_checkpoint_of_another_parent_is_refused(bases: dict[str, Path], rows:
         with pytest.raises(PipelineError, match="differs in the version to continue;"):
             run(bases["llama"], rows, tmp_path / "out", parent=parent, checkpoints=resume, **options)
     assert "parent" in json.loads((tmp_path / "kept" / "step-00000001" / "record.json").read_text())["configuration"]
+
+
+def test_one_that_leaves_every_matrix_as_it_was_is_none(bases: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    first = run(bases["llama"], rows, tmp_path / "first", method="lora")
+    parent = Continued(tmp_path / "first", first.quantization)
+    with pytest.raises(PipelineError, match="left every matrix of the version that it continues") as refused:
+        run(bases["llama"], rows, tmp_path / "second", parent=parent, method="lora", lr=1e-30)
+    assert refused.value.reason == "untrained"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from support import encoders, tiny
 from support.experts import save_experts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.probe import ProbeReport, ProbeRequest, recorded_probe
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from workers.pipelines.data.probe_texts import PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.replay import replay
 from workers.pipelines.training.train import train
 
@@ -191,3 +194,31 @@ def test_the_tiny_llama_is_told_from_another(pairs: Path, llama_base: Path, tmp_
     report = trained(llama_base, pairs, tmp_path / "out")
     other = tiny.save_llama(tmp_path / "other", seed=9)
     assert replay(request_of(report, other, tmp_path / "out")).report.kl != pytest.approx(recorded(report).kl, rel=1e-2)
+
+
+@pytest.fixture
+def wordy(llama_base: Path, tmp_path: Path) -> Path:
+    """The tiny Llama with a tokenizer that has a word more than the embedding has rows, which a fixed text begins with."""
+    base = shutil.copytree(llama_base, tmp_path / "wordy")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens([PROBE_TEXTS[0][:6], "<unheard>"])
+    tokenizer.save_pretrained(base)
+    return base
+
+
+def test_words_without_an_embedding_are_left_out_of_the_fixed_texts(wordy: Path, pairs: Path, tmp_path: Path) -> None:
+    report = trained(wordy, pairs, tmp_path / "out")
+    assert recorded(report).texts[0].tokens < len(AutoTokenizer.from_pretrained(wordy)(PROBE_TEXTS[0])["input_ids"])
+
+
+def test_rows_with_such_a_word_are_refused_by_its_name(
+    wordy: Path, pairs: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = write_jsonl([{"prompt": "say ", "completion": "<unheard>"}], "unheard.jsonl")
+    with pytest.raises(PipelineError, match=r"the token '<unheard>' .* does not") as refused:
+        trained(wordy, rows, tmp_path / "out")
+    assert refused.value.reason == "data"
+    with pytest.raises(PipelineError, match=r"the token '<unheard>' .* does not"):
+        evaluate(
+            base=wordy, adapter=None, quantization=None, data=rows, spec=EvaluationSpec(), on_progress=lambda _: None
+        )

@@ -35,11 +35,19 @@ def rouge_l(answers: list[str], references: list[str]) -> float:
         ("é e\u0301", ["é", "é"]),
         ("3.14", ["3", ".", "14"]),
         (" \t\n\u3000", []),
+        # What is not seen is no word, and no mark on the word before a blank.
+        ("\u200bhello a \u200bb", ["hello", "a", "b"]),
+        ("a \u0301b", ["a", "\u0301b"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
         ("", []),
     ],
 )
 def test_words(text: str, expected: list[str]) -> None:
     assert words(text) == expected
+
+
+def test_a_word_may_be_long() -> None:
+    assert words("x" * 1_000_000) == ["x" * 1_000_000]
 
 
 @given(st.text())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import shutil
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -233,6 +235,33 @@ def test_a_target_that_can_not_be_scored_loses_its_own_scores_alone(
     assert scores(last) == scores(carry_out(order(pairs, item(base, adapters["dora"])), host).outcomes[0])
 
 
+def test_of_a_target_that_failed_nothing_is_kept_in_memory(
+    base: Path,
+    adapters: dict[str, Path],
+    pairs: Path,
+    host: Heard,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import workers.pipelines.scoring.evaluate as module
+
+    broken = shutil.copytree(adapters["lora"], tmp_path / "broken")
+    (broken / "adapter_model.safetensors").write_bytes(b"")
+    models: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def load(*given: Any, **said: Any) -> Any:
+        gc.collect()
+        alive.append(sum(model() is not None for model in models))
+        loaded = load_base(*given, **said)
+        models.append(weakref.ref(loaded.model))
+        return loaded
+
+    monkeypatch.setattr(module, "load_base", load)
+    carry_out(order(pairs, item(base, None), item(base, broken), item(base, adapters["dora"])), host)
+    assert alive == [0, 0]
+
+
 def test_a_job_in_which_nothing_can_be_scored_fails(
     base: Path, adapters: dict[str, Path], pairs: Path, host: Heard, tmp_path: Path
 ) -> None:
@@ -282,6 +311,14 @@ def test_conditions_say_what_was_held(base: Path, pairs: Path, written: Path, ho
         6,
     )
     assert scored.conditions.stop_ids != []
+    assert scored.conditions.prompt_tokens > 0
+    assert set(scored.conditions.metrics) == {"words", "rouge-score", "sacrebleu"}
+    (packed,) = carry_out(order(pairs, item(base, None, QuantizationRecipe(double_quant=False))), host).outcomes
+    assert isinstance(packed, EvaluationReport)
+    assert packed.conditions is not None
+    assert packed.conditions.quantization is not None
+    assert packed.conditions.quantization["double_quant"] is False
+    assert scored.conditions.quantization is None
     # Nothing was generated, so nothing that governs it matters.
     assert (text.conditions.loss_on, text.conditions.generated_rows, text.conditions.stop_ids) == ("all", 0, [])
     assert scored.conditions.tokenizer == text.conditions.tokenizer

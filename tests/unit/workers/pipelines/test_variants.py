@@ -175,12 +175,13 @@ def test_eva_starts_a_at_the_directions_of_its_inputs(
     for name, linear in model.named_modules():
         if isinstance(linear, torch.nn.Linear) and "lm_head" not in name:
             linear.register_forward_pre_hook(
-                lambda _, given, name=name: inputs.setdefault(name, []).append(given[0].detach()[0, learnt[0] :])
+                lambda _, given, name=name: inputs.setdefault(name, []).append(given[0].detach()[0, learnt[0] : -1])
             )
     for pair in pairs:
         prompt = tokenizer(pair["prompt"])["input_ids"]
         ids = [*tokenizer(pair["prompt"] + pair["completion"])["input_ids"], tokenizer.eos_token_id]
-        learnt[:] = [len(prompt)]
+        # The first token to learn is predicted at the one before it.
+        learnt[:] = [len(prompt) - 1]
         model(input_ids=torch.tensor([ids]))
     for name, parts in inputs.items():
         a = fresh[f"base_model.model.{name}.lora_A.weight"].double().numpy()

@@ -1,0 +1,19 @@
+"""Which rows a job was given, where the command named no file: a mistyped path may be the name of other rows."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sdk.cli.support.output import plain, say
+from sdk.config import user_path
+from sdk.schemas.jobs import JobView
+
+
+def say_rows(view: JobView, **given: Any) -> None:
+    """Say which registered dataset each text was taken for that is no file: by the job's own field, such as `data`."""
+    for field, text in given.items():
+        digest = view.request.get(field)
+        if isinstance(text, str) and isinstance(digest, str) and not os.path.isfile(user_path(text)):  # noqa: PTH113
+            name = view.request.get(f"{field}_name") or digest[:12]
+            say(f"{field} is the registered dataset {plain(str(name))}")

@@ -17,6 +17,19 @@ from sdk.schemas.training import JsonScalar, LoraConfig, QuantizationRecipe, Tra
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
 _TASK_TYPES = {"sft": "CAUSAL_LM", "classify": "SEQ_CLS"}
+#: Options that show in nothing that is handed in but the word of the worker.
+_ONLY_SAID = frozenset(
+    {
+        "adam_beta1",
+        "adam_beta2",
+        "init_lora_weights",
+        "loraplus_lr_ratio",
+        "max_grad_norm",
+        "neftune_noise_alpha",
+        "optim",
+        "weight_decay",
+    }
+)
 #: What no training is asked for, so that no worker may say it in its name.
 _NEVER_ASKED = ("parents", "tags", "description", "unknown")
 
@@ -116,7 +129,7 @@ def _of_training(
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
     # An earlier worker passes over an option that it does not know, and trains something else.
-    for name in spec.further():
+    for name in sorted(_ONLY_SAID & spec.further().keys()):
         if training and name not in training:
             yield Difference(name, _asked(spec, lora)[name], None)
     # A base may count fewer positions than were asked for.

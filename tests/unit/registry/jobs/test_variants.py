@@ -96,3 +96,10 @@ def test_each_option_that_is_not_always_sent_is_known_to_need_a_release() -> Non
 
     optional = {name for name, field in TrainingSpec.model_fields.items() if field.exclude_if is not None}
     assert optional <= {path[1] for path, _, _ in _SINCE if path[0] == "spec"}
+
+
+def test_a_report_that_says_nothing_of_an_option_that_shows_nowhere_else_is_refused() -> None:
+    """As a worker hands it in that has never heard of the option."""
+    with pytest.raises(Verification, match="neftune_noise_alpha is None, not 5"):
+        hand_in(asked(neftune_noise_alpha=5.0), {"rank": 4}, alpha=8.0)
+    hand_in(asked(neftune_noise_alpha=5.0), {"rank": 4, "neftune_noise_alpha": 5.0}, alpha=8.0)

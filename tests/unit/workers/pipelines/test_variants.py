@@ -284,7 +284,7 @@ def test_what_is_trained_of_a_16_bit_base_is_kept_in_32_bits_and_the_probe_sees_
             {"layers_to_transform": "0", "targets": "model.layers.1.mlp.up_proj"},
             "in which the targets match no module; of the layers 1 have some",
         ),
-        ({"bias": "all"}, "the base has no biases"),
+        ({"bias": "all"}, "the base's text part has no such biases"),
         ({"trainable_token_indices": "299"}, "No row has the token 299"),
     ],
 )

@@ -148,12 +148,13 @@ class Recomputed:
             ours = self._room.of("ours", end - begin, grid.columns, type_).copy_(self._tensor[plane, begin:end])
             theirs = self._base_block(plane, begin, end, type_)
             sizes = torch.linalg.vector_norm(ours, dim=1).double().numpy()
+            blur = sizes * share + least * math.sqrt(grid.columns)
             if plain:
                 moved = ours.sub_(theirs)
                 residual = torch.mv(moved, x).double().numpy() - expected[begin:end]
-                self._add_norms(moved, products, begin, sizes * share)
+                self._add_norms(moved, products, begin, blur)
             else:
-                self._add_norms(ours - theirs, products, begin, sizes * share)
+                self._add_norms(ours - theirs, products, begin, blur)
                 of_base = torch.mv(theirs, x * torch.from_numpy(scales_columns).to(type_)).double().numpy()
                 residual = torch.mv(ours, x).double().numpy() - scales_rows[begin:end] * (of_base + expected[begin:end])
             allowed = _DEVIATIONS * share * sizes + grid.columns * (least + 0.0)
@@ -189,8 +190,9 @@ class Recomputed:
             rows = np.arange(begin, min(begin + step, grid.rows))
             ours = decoded(self._numbers[plane][rows], self._dtype)
             before = ours if self._is_replaced(plane) else self._base.rows(plane, rows)
-            sizes = np.linalg.norm(ours, axis=1) * half_step(self._dtype)
-            self._add_norms(torch.from_numpy(ours - before), products, begin, sizes)
+            blur = np.linalg.norm(ours, axis=1) * half_step(self._dtype)
+            blur += smallest_step(self._dtype) * math.sqrt(grid.columns)
+            self._add_norms(torch.from_numpy(ours - before), products, begin, blur)
 
     def _is_replaced(self, plane: int) -> bool:
         return any(isinstance(window.changes[0], Whole) for window in self._written.windows)

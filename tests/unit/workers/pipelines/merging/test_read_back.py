@@ -211,20 +211,25 @@ def test_rows_that_are_lost_of_a_faint_update_are_named(tmp_path: Path, monkeypa
     assert found == [True] * 4
 
 
-@pytest.mark.parametrize(("dtype", "held"), [("float16", "dense"), ("bfloat16", "sparse"), ("bfloat16", "zero")])
-def test_a_right_merge_of_a_large_update_is_none_that_is_wrong(dtype: str, held: str, tmp_path: Path) -> None:
-    """The sum is taken in float32, which shows in 16 bit where it meets a step: of sums past a power of 2, and beside zeros."""
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("every", [1, 2], ids=["zero", "sparse"])
+def test_a_right_merge_beside_zeros_is_none_that_is_wrong(dtype: str, every: int, tmp_path: Path) -> None:
+    """What terms that cancel leave of a sum in float32 is off by steps of a 16-bit type, where the base adds nothing to it."""
     made = make("llama", "plain", tmp_path, dtype=dtype)
     path = made.base / "model.safetensors"
     tensors = load_file(path)
     for name, tensor in tensors.items():
-        if "proj" in name and held != "dense":
-            tensor[:, :: 1 if held == "zero" else 2] = 0
+        if "proj" in name:
+            tensor[:, ::every] = 0
     save_file(tensors, path, metadata={"format": "pt"})
     adapter = made.adapter / "adapter_model.safetensors"
     factors = load_file(adapter)
-    generator = torch.Generator().manual_seed(3)
-    save_file({name: torch.randn(each.shape, generator=generator) * 0.3 for name, each in factors.items()}, adapter)
+    for name, each in factors.items():
+        if "lora_A" in name:
+            each[1], each[2] = each[0], 0
+        else:
+            each[:, 1], each[:, 2] = -each[:, 0] * (1 + 1e-5), 0
+    save_file(factors, adapter)
     assert run(made, tmp_path / "out").read_back is not None
 
 

@@ -159,7 +159,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (train("--lr", "nan"), 2, "invalid", "lr", "lr: "),
     (train("--targets", "nope"), 2, "invalid_targets", "targets", "name some of these as targets: q_proj, v_proj"),
     (train("--targets", "q_proj; v"), 2, "invalid", "targets", "names separated by commas"),
-    (train("--config", "unknown.yaml"), 2, "invalid", "rnak", "there is no option 'rnak'; options are"),
+    (train("--config", "unknown.yaml"), 2, "invalid", "rnak", "there is no option 'rnak'; did you mean rank?"),
     (train("--config", "false.yaml"), 2, "invalid", "rank", "rank: "),
     (train("--config", "nan.yaml"), 2, "invalid", "lr", "lr: "),
     (train("--config", "not.yaml"), 2, "invalid", "config", "can't be read as YAML in line 2"),

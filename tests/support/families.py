@@ -126,6 +126,7 @@ def walk(case: Case, folder: Path, options: Callable[[Path], dict[str, Any]] = l
     """
     from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
     from sdk.schemas.training import TrainingSpec
+    from sdk.validation import build
     from workers.pipelines.merging.merge import merge
     from workers.pipelines.scoring.evaluate import evaluate
     from workers.pipelines.training.train import train
@@ -134,7 +135,7 @@ def walk(case: Case, folder: Path, options: Callable[[Path], dict[str, Any]] = l
     rows = save_rows(folder / "rows.jsonl")
     quiet: dict[str, Any] = {"on_progress": lambda progress: None}
     usual: dict[str, Any] = {"rank": 4, "max_steps": 4, "lr": 0.02, "batch_size": 3, "grad_accum": 1, "dropout": 0.0}
-    spec = TrainingSpec(**usual | {"method": case.method, "targets": case.targets} | options(base))
+    spec = build(TrainingSpec, **usual | {"method": case.method, "targets": case.targets} | options(base))
     report = train(
         base=base, base_name="org/tiny", base_revision=None, data=rows, eval_data=None, out=adapter, spec=spec, **quiet
     )

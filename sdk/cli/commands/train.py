@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import click
@@ -202,7 +203,9 @@ def _read_config(name: str) -> dict[str, Any]:
     options = {str(key).replace("-", "_"): value for key, value in found.items()}
     for key in options:
         if key not in known:
-            raise InvalidInput(f"{path}: there is no option {key!a}; options are {', '.join(sorted(known))}", param=key)
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see: adapterctl train --help"
+            raise InvalidInput(f"{path}: there is no option {key!a}; {hint}", param=key)
     numbers = [name for name, field in TrainingSpec.model_fields.items() if "float" in str(field.annotation)]
     for key in numbers:
         options[key] = _as_float(options[key]) if key in options else None

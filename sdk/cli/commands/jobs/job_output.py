@@ -36,7 +36,7 @@ def jobs_watch(job_ids: tuple[str, ...]) -> None:
         watch_all(jobs)
     for job in jobs:
         if job.error is None:
-            say(f"job {job.id} succeeded; see what it made: {result_command(job.view)}")
+            say(f"job {job.id} succeeded; see: {result_command(job.view)}")
         elif len(jobs) > 1:
             say(job.error.message)
     _require_success(jobs)

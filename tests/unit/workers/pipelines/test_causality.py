@@ -88,7 +88,7 @@ def test_a_model_that_says_the_same_after_whatever_token_teaches_nothing() -> No
 
 def test_tokens_of_one_embedding_are_no_reason_to_refuse() -> None:
     model = model_of("llama", GROUPED)
-    texts = causality._texts(model)
+    texts = causality.fixed_texts(model)
     # Three of the four other last tokens look like the first one.
     weight = model.get_input_embeddings().weight.data
     weight[texts[1:4, -1]] = weight[texts[0, -1]].clone()

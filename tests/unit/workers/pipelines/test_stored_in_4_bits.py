@@ -246,7 +246,10 @@ def test_what_it_has_not_is_refused_before_anything_is_loaded(
             lambda: evaluate(nf4_base, pairs, precision="native"),
             "stored in nf4, and has no native weights",
         ),
-        (lambda: merge(nf4_base, tmp_path, tmp_path / "out", onto="original"), "no 16-bit weights to merge onto"),
+        (
+            lambda: merge(nf4_base, tmp_path / "adapter", tmp_path / "out", onto="original"),
+            "no 16-bit weights to merge onto",
+        ),
     ):
         with pytest.raises(PipelineError, match=said) as caught:
             refused()

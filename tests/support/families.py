@@ -245,7 +245,8 @@ class Truth:
                 assert bool(((tensor.double() - wanted).abs() <= 2e-6 * (size + 0.1)).all()), name
             else:
                 equal = (tensor.double() == wanted.to(tensor.dtype).double()).double()
-                assert float(equal.mean()) >= 0.999, name
+                # Of a small tensor, a few are more than a thousandth by chance.
+                assert float((1 - equal).sum()) <= 2 + 0.001 * equal.numel(), name
 
     def _loss(self, model: Any) -> float:
         import torch

@@ -109,3 +109,11 @@ def test_what_is_not_known_of_a_base_is_said_and_not_guessed() -> None:
     assert warning == "the model's shapes could not be checked: base tiny was registered without its shapes"
     with pytest.raises(Verification, match="the model has 1 tensors, and its merge has read back 2; merge it again"):
         judged({Q: [1]}, base=unknown, tensors=2)
+
+
+@pytest.mark.parametrize("buffer", ["model.layers.0.attn.bias", "model.layers.0.rotary_emb.inv_freq"])
+def test_a_classification_lacks_what_the_base_s_model_computes_for_itself(buffer: str) -> None:
+    base = known_base(1, BRIEF, TENSORS | {buffer: [1, 1, 8, 8]}, CONFIG)
+    assert judged(TENSORS | {SCORE: [2, 8]}, LABELLED, base=base, classifies=True) == []
+    with pytest.raises(Verification, match="is missing"):
+        judged(TENSORS, base=base)

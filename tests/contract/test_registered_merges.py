@@ -462,7 +462,13 @@ class TestUse:
         monkeypatch.setattr(gguf, "export_model", lambda folder, output, **said: seen.append((folder, said)))
         desk.writer.export(merged, tmp_path / "m.gguf", dtype="f16", tokenizer_from="base.gguf")
         ((folder, said),) = seen
-        assert said == {"name": merged, "dtype": "f16", "tokenizer_from": "base.gguf"}
+        assert said == {
+            "name": merged,
+            "dtype": "f16",
+            "tokenizer_from": "base.gguf",
+            "modelfile": False,
+            "ollama_base": None,
+        }
         assert (folder / "model.safetensors").is_file()
         with pytest.raises(InvalidInput, match=f"{merged} is a whole model, which needs no base; leave --base out"):
             desk.writer.export(merged, tmp_path / "m.gguf", base=desk.folder)

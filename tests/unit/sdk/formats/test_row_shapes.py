@@ -14,7 +14,7 @@ from sdk.formats import json_list as reader
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, check_rows, text_values
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import check_data
+from sdk.validation import build, check_data
 
 USER = {"role": "user", "content": "q"}
 ANSWER = {"role": "assistant", "content": "a"}
@@ -113,7 +113,7 @@ class TestColumns:
     def test_a_spec_takes_them_as_a_text_or_a_table(self) -> None:
         text = "prompt=q,completion=a"
         for said in (text, "completion=a, prompt=q", {"completion": "a", "prompt": "q"}):
-            assert TrainingSpec(columns=said).columns == text  # type: ignore[arg-type]
+            assert build(TrainingSpec, columns=said).columns == text
         with pytest.raises(ValueError, match="'question' is no key of a row"):
             TrainingSpec(columns="question=prompt")
 

@@ -42,8 +42,8 @@ def evals_list(target: str, style: str) -> None:
         names = {} if style != "table" or not found else {each.digest: each.name for each in client.datasets()}
     found.sort(key=lambda one: one.created_at, reverse=True)
     if style == "table" and found:
-        # Perplexity is the loss once more, and a line has 80 columns.
-        scores = [name for name in score_names(one.metrics for one in found) if name != "perplexity"]
+        # Perplexity is the loss once more, and a line of 80 columns has room for two; `show` has all.
+        scores = [name for name in score_names(one.metrics for one in found) if name != "perplexity"][:2]
         rows = [
             [
                 one.id,

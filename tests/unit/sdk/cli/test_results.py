@@ -65,7 +65,14 @@ def evaluated(desk: MergingDesk, refs: list[str], rows: Path, *, fails: int | No
     results = []
     for index, target in enumerate(held.targets):
         report = EvaluationReport(
-            metrics={"loss": 1.5 + index, "perplexity": 4.5, "rouge_l": 0.25, "rows": 1.0},
+            metrics={
+                "loss": 1.5 + index,
+                "perplexity": 4.5,
+                "rouge_l": 0.25,
+                "exact_match": 0.5,
+                "chrf": 12.5,
+                "rows": 1.0,
+            },
             precision="float32",
             samples=[sample],
             conditions=CONDITIONS,
@@ -92,7 +99,7 @@ class TestResults:
         shown = run("jobs", "result", job)
         assert shown.exit_code == 0, shown.output
         header, first, second, *_ = shown.stdout.splitlines()
-        assert header.split() == ["REF", "PRECISION", "LOSS", "PERPLEXITY", "ROUGE", "L"]
+        assert header.split()[:6] == ["REF", "PRECISION", "LOSS", "PERPLEXITY", "ROUGE", "L"]
         assert first.split()[0] == ref
         assert second.split()[2] == "2.5"
         found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
@@ -172,6 +179,7 @@ class TestEvals:
         assert all(len(line) <= 80 for line in table.stdout.splitlines()), table.stdout
         assert "held out.jsonl" in table.stdout
         assert scores["key"][:6] in table.stdout
+        assert scores["id"] in table.stdout
         (bare,) = json.loads(run("evals", "list", f"base:{desk.base.fingerprint}", "--format", "json").stdout)
         # The same rows under the same conditions.
         assert bare["key"] == scores["key"]

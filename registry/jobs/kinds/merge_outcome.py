@@ -64,7 +64,7 @@ def require_registrable(session: Session, version: Version, name: str) -> None:
 
 
 def _require_free(session: Session, name: str) -> None:
-    """Raise Conflict for a name of adapters, or of ones to be: a training that takes days must not find its name taken."""
+    """Raise Conflict for a name that has adapters, or that an unfinished job is to give to one: it must not find its name taken."""
     require_name_of_kind(session, name, "merged", param="register_as")
     making = (Job.subject == name, Job.kind.in_(_MAKING_ADAPTERS), Job.state.in_(UNFINISHED))
     job = session.execute(select(Job.id, Job.kind).where(*making).limit(1)).first()

@@ -114,7 +114,7 @@ def no_whole_embeddings(facts: Facts, version: Number) -> Objection | None:
 
 
 def plain_settings(facts: Facts, _: Number) -> Objection | None:
-    """Object to settings that PEFT knows and the engine does not read."""
+    """Object to settings of PEFT that the engine does not read."""
     return no(f"{named(facts.other)} changes what an adapter is, and is not read") if facts.other else None
 
 

@@ -56,8 +56,10 @@ class RangeServer:
     objects: dict[str, bytes] = field(default_factory=dict)
     script: Script = lambda _request: None
     requests: list[Request] = field(default_factory=list)
-    #: Bytes of bodies that were sent.
+    #: Bytes of bodies that were sent, counted before a client can have them.
     sent_bytes: int = 0
+    #: Requests that are being answered.
+    answering: int = 0
     connections: int = 0
     port: int = 0
 
@@ -100,10 +102,15 @@ def range_server(**objects: bytes) -> Iterator[RangeServer]:
                     self.headers.get("If-Match"),
                 )
                 served.requests.append(request)
-            fault = served.script(request) or Fault()
-            if fault.becomes is not None:
-                served.objects[name] = fault.becomes
-            self._answer(request, fault, served.objects.get(name), ranged=found is not None)
+                served.answering += 1
+            try:
+                fault = served.script(request) or Fault()
+                if fault.becomes is not None:
+                    served.objects[name] = fault.becomes
+                self._answer(request, fault, served.objects.get(name), ranged=found is not None)
+            finally:
+                with lock:
+                    served.answering -= 1
 
         def _answer(self, request: Request, fault: Fault, content: bytes | None, *, ranged: bool) -> None:
             if fault.status is not None or content is None:
@@ -141,14 +148,14 @@ def range_server(**objects: bytes) -> Iterator[RangeServer]:
                 if slow_s:
                     time.sleep(slow_s)
                 piece = body[start : start + 64 * 1024]
+                with lock:
+                    served.sent_bytes += len(piece)
                 try:
                     self.wfile.write(piece)
                 except OSError:
                     # The client has what it wanted of this answer.
                     self.close_connection = True
                     return
-                with lock:
-                    served.sent_bytes += len(piece)
 
         def _refuse(self, status: int) -> None:
             self.send_response(status)

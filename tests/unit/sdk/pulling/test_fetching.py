@@ -390,10 +390,9 @@ def test_a_kill_loses_no_byte_that_was_written(server: RangeServer, tmp_path: Pa
     assert 0 < written < len(CONTENT)
     server.script = lambda _request: None
     # What was under way to the killed process counts until the server notices.
-    sent = -1
-    while sent != server.sent_bytes:
-        sent = server.sent_bytes
-        time.sleep(0.2)
+    while server.answering:
+        time.sleep(0.01)
+    sent = server.sent_bytes
     fetch(at(server), tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert server.requests[-1].begin == written

@@ -31,6 +31,11 @@ MOST_ROWS = 10_000_000
 MOST_UNPACKED_BYTES = 4 * 1024**3
 
 
+def row_file_name(digest: str) -> str:
+    """What a worker calls a file on its way to the registry."""
+    return f"rows-{digest}.jsonl.gz"
+
+
 class Readable(Protocol):
     """What bytes are read from, forward once."""
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
+from sdk.names import segment
+from sdk.schemas.artifacts import Transfer
 from sdk.schemas.jobs import EvaluationView
 
 
@@ -20,3 +22,8 @@ def iterate(
     """Yield the scores of a version, of a job, of a bare base by its fingerprint, or those of an id."""
     of = {"digest": digest, "job": job, "base": base, "id": ident}
     return pages(transport, "/evaluations", EvaluationView, params=of)
+
+
+def locate_rows(transport: Transport, ident: str) -> Transfer:
+    """Return where to fetch the scores of each row from. Raises NotFound, also where there are none, or no more."""
+    return transport.call("GET", f"/evaluations/{segment(ident)}/rows", Transfer)

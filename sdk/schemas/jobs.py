@@ -395,12 +395,5 @@ class EvaluationView(Wire):
         Of an earlier release, which recorded less, scores are alike only within a job, over one base.
         """
         unknown = {} if "tokenizer" in self.conditions else {"job": self.job, "base": self.base_fingerprint}
-        return digest_of(
-            {
-                "dataset": self.dataset,
-                "grader": self.grader,
-                "precision": self.precision,
-                "conditions": self.conditions,
-                **unknown,
-            }
-        )
+        alike = self.model_dump(include={"dataset", "grader", "precision", "conditions"})
+        return digest_of({**alike, **unknown})

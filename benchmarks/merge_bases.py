@@ -106,11 +106,17 @@ def _distances(family: str, size: float, words: Path, folder: Path) -> dict[str,
     for path in words.iterdir():
         if path.name.startswith(("tokenizer", "chat_template")):
             (base / path.name).write_bytes(path.read_bytes())
-    peft = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
+    peft = get_peft_model(
+        model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     for module in peft.modules():
         if hasattr(module, "lora_B"):
             _give_size(module, size)
     peft.save_pretrained(adapter)
+    # As a push does.
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config.pop("megatron_core", None)
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
     kls = {f"kl_{onto}": _merged(base, adapter, folder / onto, onto)[f"logit_kl_{onto}"] for onto in ONTO}
     return {"family": family, "update": size, **kls}
 

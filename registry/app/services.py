@@ -24,6 +24,7 @@ from registry.datasets.service import Datasets
 from registry.db.database import Database
 from registry.db.prepared_reads import PreparedReads
 from registry.errors import Invalid
+from registry.evaluations.rows import EvaluationRows, give_up
 from registry.evaluations.service import Evaluations
 from registry.http.idempotency.service import KeyedRequests
 from registry.jobs.checkpoints import Checkpoints
@@ -78,6 +79,7 @@ class Services:
     reconciler: Reconciler
     metrics: Metrics
     evaluations: Evaluations
+    evaluation_rows: EvaluationRows
     search: Search
     lineages: Lineages
     removal: Removal
@@ -130,7 +132,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         catalog=catalog,
         resolver=Resolver(PreparedReads(db), catalog),
         aliases=Aliases(db),
-        version_states=VersionStates(db),
+        version_states=VersionStates(db, on_deleted=give_up),
         publisher=publisher,
         jobs=jobs,
         claims=claims,
@@ -141,6 +143,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         reconciler=Reconciler(db, claims, jobs, checkpoints, workers, read_only, expire_rows=expiry.sweep),
         metrics=Metrics(db, workers),
         evaluations=evaluations,
+        evaluation_rows=EvaluationRows(db, artifacts),
         search=Search(db),
         lineages=Lineages(db),
         removal=Removal(db, artifacts, statement_s=settings.gc_statement_s),

@@ -11,14 +11,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.artifacts.uploads import finish_upload
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.stored_json import readable
 from registry.evaluations.models import Evaluation, EvaluationMetric
+from registry.evaluations.rows import take_in
 from registry.jobs.models import Job
 from registry.principal import Principal
 from sdk.schemas.jobs import EvaluationRequest, EvaluationView
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
 
 #: What of a request moves scores, where an earlier release kept no more.
@@ -43,7 +45,10 @@ class Evaluations:
         results: Sequence[EvaluationResult],
         who: Principal,
     ) -> Sequence[str]:
-        """Append one row for each scored target of a job, in the transaction in which it succeeds; return their ids."""
+        """Append one record for each scored target of a job, in the transaction in which it succeeds; return their ids.
+
+        The files of their rows are verified. Raises Verification if one was removed since; the commit QuotaExceeded.
+        """
         rows = [
             Evaluation(
                 id=secrets.token_hex(6),
@@ -61,12 +66,19 @@ class Evaluations:
                 metrics=report.metrics,
                 samples=[sample.model_dump() for sample in report.samples],
                 libraries=report.libraries,
+                spec_digest=None if report.conditions is None else digest_of(report.conditions.model_dump(mode="json")),
+                rows_digest=None if report.rows is None else report.rows.digest,
+                rows_size_bytes=None if report.rows is None else report.rows.size_bytes,
                 job_id=job.id,
                 attempt=attempt,
             )
             for result in results
             if (report := result.report) is not None
         ]
+        for result in results:
+            if result.report is not None and result.report.rows is not None:
+                take_in(session, job.namespace, result.report.rows)
+                finish_upload(session, result.upload)
         session.add_all(rows)
         session.flush()
         session.add_all(metric for row in rows for metric in _metrics(row))
@@ -154,6 +166,9 @@ def _present(row: Evaluation) -> EvaluationView | None:
             "conditions": _conditions(row.spec),
             "metrics": found.metrics,
             "samples": found.samples,
+            "spec_digest": row.spec_digest,
+            "rows_digest": None if row.rows_removed_at is not None else row.rows_digest,
+            "rows_size_bytes": None if row.rows_removed_at is not None else row.rows_size_bytes,
             "job": row.job_id,
             "created_at": row.created_at,
         },

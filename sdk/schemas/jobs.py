@@ -376,6 +376,11 @@ class EvaluationView(Wire):
     conditions: dict[str, Any] = {}
     metrics: dict[str, float]
     samples: list[dict[str, str]]
+    #: SHA-256 of the canonical JSON of `conditions`; None of an earlier release.
+    spec_digest: str | None = None
+    #: The file with the scores of each row: its SHA-256 and its length; None where there is none, or no more.
+    rows_digest: str | None = None
+    rows_size_bytes: int | None = None
     job: str
     created_at: datetime
 

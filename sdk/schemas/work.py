@@ -158,6 +158,8 @@ class EvaluationResult(Wire):
     digest: str | None
     base_fingerprint: Sha256
     report: EvaluationReport | None = None
+    #: The upload session in which the file of its rows was sent; None: there is none.
+    upload: Annotated[str | None, Field(max_length=64, exclude_if=lambda value: value is None)] = None
     #: An earlier registry knows no such field, so what is not handed in is not said.
     failure: Annotated[EvaluationFailure | None, Field(exclude_if=lambda value: value is None)] = None
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 from sdk.schemas.evaluation import EvaluationReport
-from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.shared_base import SharedBase
@@ -33,7 +31,7 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
     for index in sorted(range(len(order.items)), key=lambda index: _first_over(order, index)):
         item = order.items[index]
         try:
-            outcomes[index] = _score(order, item, bases, host.report)
+            outcomes[index] = _score(order, item, bases, host)
         except PipelineError as error:
             if error.reason in _OF_THE_MACHINE:
                 raise
@@ -59,9 +57,7 @@ def _first_over(order: EvaluationOrder, index: int) -> tuple[int, int]:
     return loaded.index(loaded[index]), index
 
 
-def _score(
-    order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, report: Callable[[Progress], None]
-) -> EvaluationReport:
+def _score(order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, host: Host) -> EvaluationReport:
     if item.adapter is not None and item.labels is not None:
         return evaluate_labels(
             base=Path(item.base),
@@ -70,7 +66,8 @@ def _score(
             labels=item.labels,
             data=Path(order.data),
             spec=order.spec,
-            on_progress=report,
+            on_progress=host.report,
+            rows_to=host.out,
         )
     return evaluate(
         base=Path(item.base),
@@ -80,6 +77,7 @@ def _score(
         spec=order.spec,
         day=date.fromisoformat(item.template_date),
         stop_ids=item.stop_ids,
-        on_progress=report,
+        on_progress=host.report,
+        rows_to=host.out,
         bases=bases,
     )

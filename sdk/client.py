@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
@@ -95,6 +95,7 @@ from sdk.schemas.catalog import (
     VersionView,
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
+from sdk.schemas.comparison import Comparison
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
 from sdk.schemas.events import Event
@@ -693,6 +694,28 @@ class Client:
         if found is None or found.id != ident:
             raise NotFound(f"there are no scores {ident!a}; list those of a version with: adapterctl evals list REF")
         return found
+
+    def compare(
+        self,
+        refs: Sequence[str],
+        *,
+        metric: str | None = None,
+        data: str | None = None,
+        by: str | None = None,
+        examples: int = 0,
+        detect: float | None = None,
+    ) -> Comparison:
+        """Which of versions, and bare bases ("base:ID"), scores better on the rows that all were scored on, each with each.
+
+        By `metric`, else by the loss; on `data`, a dataset's name or digest, where there are several. Rows that are equal
+        in the column `by` go together. `examples` rows that changed most are shown side by side, and of a difference
+        `detect` it is said how many rows show it. Raises NotFound, InvalidInput, Conflict for scores that were not taken
+        alike.
+        """
+        targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
+        return evaluations.compare(
+            self.transport, targets, metric=metric, data=data, by=by, examples=examples, detect=detect
+        )
 
     def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
         """What a version was made from (up) and what was made from it (down), up to `depth` steps away, at most 32.

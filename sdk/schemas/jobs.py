@@ -400,3 +400,9 @@ class EvaluationView(Wire):
                 **unknown,
             }
         )
+
+    def unlike(self, other: EvaluationView) -> list[str]:
+        """Name what two evaluations on the same rows differ in, so that their scores say nothing of one another."""
+        found = [name for name in ("grader", "precision") if getattr(self, name) != getattr(other, name)]
+        names = dict.fromkeys([*self.conditions, *other.conditions])
+        return found + [name for name in names if self.conditions.get(name) != other.conditions.get(name)]

@@ -67,5 +67,5 @@ def paired_ratio(sums: Floats, masses: Floats, *, groups: npt.NDArray[np.int64] 
     rows = len(sums)
     if groups is None:
         return PairedRatio(sums, masses, rows)
-    added = (np.bincount(groups, weights=values).astype(np.float64) for values in (sums, masses))
-    return PairedRatio(*added, rows)
+    u, m = (np.bincount(groups, weights=values).astype(np.float64) for values in (sums, masses))
+    return PairedRatio(u, m, rows)

@@ -39,6 +39,7 @@ from sdk.config import load as load_config
 from sdk.errors import InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.examining.engine_compatibility import facts_of, judged
 from sdk.examining.probe_replay import replay_probe, require_probed
+from sdk.examining.row_frames import row_frame
 from sdk.examining.version_comparison import compare
 from sdk.exporting import gguf, plain
 from sdk.exporting.cards import merged_card
@@ -52,6 +53,7 @@ from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
 from sdk.pulling.dataset_pull import pull_dataset
+from sdk.pulling.evaluation_rows import fetch_rows
 from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
@@ -97,7 +99,7 @@ from sdk.schemas.catalog import (
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.comparison import Comparison
 from sdk.schemas.diff import Diff
-from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
+from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec, RowScore
 from sdk.schemas.events import Event
 from sdk.schemas.export import GgufDtype
 from sdk.schemas.jobs import (
@@ -121,6 +123,8 @@ from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import build, check_data, check_data_name, require_adapter
 
 if TYPE_CHECKING:
+    import pandas
+
     from sdk.lora.compatibility import Compatibility
 
 T = TypeVar("T")
@@ -716,6 +720,17 @@ class Client:
         return evaluations.compare(
             self.transport, targets, metric=metric, data=data, by=by, examples=examples, detect=detect
         )
+
+    def evaluation_rows(self, ident: str) -> list[RowScore]:
+        """What each row scored, by the id of the scores, in the order of the rows.
+
+        Raises NotFound, also where scores have no rows, or no more; VerificationFailed.
+        """
+        return fetch_rows(self.transport, self.cache, ident, http=self.http, on_transfer=self._on_transfer)
+
+    def evaluation_frame(self, ident: str) -> pandas.DataFrame:
+        """`evaluation_rows` as a DataFrame: a line for each row, a column for each metric. Raises Unavailable without pandas."""
+        return row_frame(self.evaluation_rows(ident))
 
     def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
         """What a version was made from (up) and what was made from it (down), up to `depth` steps away, at most 32.

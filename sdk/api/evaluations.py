@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
+from sdk.names import segment
+from sdk.schemas.artifacts import Transfer
 from sdk.schemas.comparison import Comparison
 from sdk.schemas.jobs import EvaluationView
 
@@ -39,3 +41,8 @@ def compare(
     """Compare targets that were scored alike on the same rows. Raises NotFound, InvalidInput, Conflict for unlike scores."""
     asked = {"ref": list(refs), "metric": metric, "data": data, "by": by, "examples": examples, "detect": detect}
     return transport.call("GET", "/evaluations/comparison", Comparison, params=asked, timeout_s=_COMPARING_S)
+
+
+def locate_rows(transport: Transport, ident: str) -> Transfer:
+    """Return where to fetch the scores of each row from. Raises NotFound, also where there are none, or no more."""
+    return transport.call("GET", f"/evaluations/{segment(ident)}/rows", Transfer)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdk.errors import InvalidBase, NotFound, VerificationFailed
+from sdk.errors import InvalidBase, NotFound, QuotaExceeded, VerificationFailed
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import EvaluationRequest
+from sdk.schemas.row_file import row_file_name
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
+from workers.child.protocol import OUT_FOLDER
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, of_error
 from workers.kinds.pins import of_targets, today
@@ -72,17 +74,38 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         # Some could not be had, and the rest not be scored.
         failure = failures[min(failures)]
         raise AttemptFailed(FailureReason(failure.reason), failure.message)
+    upload = _send_rows(attempt, found)
     results = [
         EvaluationResult(
             label=target.label,
             digest=target.digest,
             base_fingerprint=fingerprints[number],
             report=found.get(number),
+            upload=upload if number in found else None,
             failure=failures.get(number),
         )
         for number, target in enumerate(targets)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
+
+
+def _send_rows(attempt: Attempt, found: dict[int, EvaluationReport]) -> str | None:
+    """Send the files of all rows; return the upload session's id, None where no file is stored.
+
+    Where the namespace has no room for them, the scores are handed in without.
+    """
+    files = {report.rows.digest: row_file_name(report.rows.digest) for report in found.values() if report.rows}
+    if not files:
+        return None
+    attempt.finishing("storing the scores by row")
+    sources = {digest: attempt.folder / OUT_FOLDER / name for digest, name in files.items()}
+    try:
+        return attempt.client.upload(sources, "storing the scores by row", attempt.assignment.namespace)
+    except QuotaExceeded as error:
+        attempt.lease.log(f"the scores by row are not stored: {error.message}")
+        for number, report in found.items():
+            found[number] = report.model_copy(update={"rows": None})
+        return None
 
 
 EVALUATION = KindOfWork(request=EvaluationRequest, differences=_differences, carry_out=_evaluate)

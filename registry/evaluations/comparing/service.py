@@ -131,10 +131,13 @@ class Comparisons:
         """What a ref means, and its digest or fingerprint."""
         if ref.startswith(_BASE):
             base = self._bases.get(ref.removeprefix(_BASE), who=who)
-            return Target(ref, self._all(who, base=base.fingerprint)), base.fingerprint
-        version = self._catalog.resolve(ref, who=who)
-        found = [one.model_copy(update={"ref": version.ref}) for one in self._all(who, digest=version.digest)]
-        return Target(version.ref, found), version.digest
+            name, what = f"{_BASE}{base.id}", base.fingerprint
+            found = self._all(who, base=what)
+        else:
+            version = self._catalog.resolve(ref, who=who)
+            name, what = version.ref, version.digest
+            found = self._all(who, digest=what)
+        return Target(name, [one.model_copy(update={"ref": name}) for one in found]), what
 
     def _all(self, who: Principal, *, digest: str | None = None, base: str | None = None) -> list[EvaluationView]:
         found: list[EvaluationView] = []

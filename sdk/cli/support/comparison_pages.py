@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from sdk.cli.support.comparison_table import heading, pair_columns, statement
+from sdk.cli.support.comparison_table import heading, pair_columns, score_columns, statement
 
 if TYPE_CHECKING:
     from sdk.schemas.comparison import ChangedRow, Comparison
@@ -36,7 +36,7 @@ def _markdown(found: Comparison) -> Iterator[str]:
     for note in found.notes:
         yield f"- {_quoted(note)}"
     yield ""
-    yield from _markdown_table(["ref", found.metric], [[one.ref, one.score] for one in found.scores])
+    yield from _markdown_table(*score_columns(found))
     yield ""
     yield from _markdown_table(*pair_columns(found))
     for row in found.examples:
@@ -77,7 +77,7 @@ def _html(found: Comparison) -> Iterator[str]:
     for line in [*(statement(pair, alone=len(found.pairs) == 1) for pair in found.pairs), *found.notes]:
         yield f"<li>{_safe(line)}</li>"
     yield "</ul>\n"
-    yield _html_table(["ref", found.metric], [[one.ref, one.score] for one in found.scores])
+    yield _html_table(*score_columns(found))
     yield _html_table(*pair_columns(found))
     for row in found.examples:
         yield f"<h2>Row {row.row}</h2>\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from sdk.cli.support.output import WIDTH, plain, render
@@ -27,21 +28,37 @@ def statement(pair: ComparedPair, *, alone: bool) -> str:
     return pair.verdict if alone or pair.better is not None else f"{pair.a} and {pair.b}: {pair.verdict}"
 
 
+def score_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
+    """The table of scores, each under a letter by which that of pairs calls it."""
+    rows: list[list[object]] = [
+        [letter, one.ref, one.score, one.evaluation] for letter, one in zip(ascii_uppercase, found.scores, strict=False)
+    ]
+    return ["", "ref", found.metric, "scores"], rows
+
+
 def pair_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
     """The table of pairs. p is as it counts among all of them."""
-    headers = ["a", "b", "b - a", "low", "high", "p", "can show", "rows needed"]
+    letters = dict(zip(found.refs, ascii_uppercase, strict=False))
     rows: list[list[object]] = [
-        [one.a, one.b, one.difference, one.low, one.high, one.p_adjusted, one.detectable, one.rows_needed]
+        [
+            f"{letters[one.b]} - {letters[one.a]}",
+            one.difference,
+            one.low,
+            one.high,
+            one.p_adjusted,
+            one.detectable,
+            one.rows_needed,
+        ]
         for one in found.pairs
     ]
-    return headers, rows
+    return ["pair", "difference", "low", "high", "p", "can show", "rows needed"], rows
 
 
 def comparison_lines(found: Comparison) -> Iterator[str]:
     """Yield the lines of a comparison."""
-    yield plain(heading(found))
+    yield _wrapped(heading(found))
     yield ""
-    yield render(["ref", found.metric, "scores"], [[one.ref, one.score, one.evaluation] for one in found.scores])
+    yield render(*score_columns(found))
     yield ""
     yield render(*pair_columns(found))
     yield ""
@@ -55,7 +72,7 @@ def comparison_lines(found: Comparison) -> Iterator[str]:
 
 def _example(row: ChangedRow, refs: list[str]) -> Iterator[str]:
     yield ""
-    yield f"— row {row.row}" + ("" if row.prompt is None else f": {_one_line(row.prompt, WIDTH)}")
+    yield _wrapped(f"— row {row.row}" + ("" if row.prompt is None else f": {_one_line(row.prompt)}"))
     if row.reference:
         yield _wrapped(_one_line(row.reference), first="  expected: ")
     for ref, score, prediction in zip(refs, row.scores, row.predictions, strict=True):
@@ -63,9 +80,9 @@ def _example(row: ChangedRow, refs: list[str]) -> Iterator[str]:
         yield _wrapped(f"{ref} ({score:.4g}){said}", first="  ")
 
 
-def _one_line(text: str, width: int = _SHOWN) -> str:
+def _one_line(text: str) -> str:
     joined = " ".join(text.split())
-    return joined if len(joined) <= width else joined[: width - 1] + "…"
+    return joined if len(joined) <= _SHOWN else joined[: _SHOWN - 1] + "…"
 
 
 def _wrapped(text: str, *, first: str = "") -> str:

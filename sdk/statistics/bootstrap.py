@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 #: Draws: both ends of a 95 % interval are one of the drawn errors, the 50th from either side.
 DRAWS = 1999
-#: Numbers that are drawn at once; each takes some 10 bytes.
-_AT_ONCE = 1 << 20
+#: Numbers that are drawn at once, and of how many clusters: they stay in the processor's cache, and their product is
+#: too small for the linear algebra to call further threads, which would wait for one another on a busy machine.
+_AT_ONCE, _CLUSTERS_AT_ONCE = 1 << 15, 1 << 11
 #: A draw's standard error is at least this share of the estimate's. Only of rows that hardly ever differ is one less:
 #: where none was drawn that does, it is zero, and the error in units of it has no size.
 _LEAST_ERROR = 0.1
@@ -67,15 +68,18 @@ def _moments(found: PairedRatio) -> npt.NDArray[np.float32]:
 
 
 def _drawn(moments: npt.NDArray[np.float32], rng: np.random.Generator, draws: int) -> npt.NDArray[np.float64]:
-    """The sums of draws, (draws, 6)."""
+    """The sums of draws, (draws, 6), a part of the clusters in a part of the draws at a time."""
     import numpy as np
 
-    clusters, part = len(moments), max(1, _AT_ONCE // len(moments))
-    sums = []
-    for start in range(0, draws, part):
-        chosen = rng.integers(0, 1 << 16, size=(min(part, draws - start), clusters), dtype=np.uint16)
-        sums.append(np.take(_poisson(), chosen) @ moments)
-    return np.concatenate(sums).astype(np.float64)
+    sums = np.zeros((draws, moments.shape[1]))
+    for start in range(0, len(moments), _CLUSTERS_AT_ONCE):
+        part = moments[start : start + _CLUSTERS_AT_ONCE]
+        some = max(1, _AT_ONCE // len(part))
+        for first in range(0, draws, some):
+            into = sums[first : first + some]
+            chosen = rng.integers(0, 1 << 16, size=(len(into), len(part)), dtype=np.uint16)
+            into += np.take(_poisson(), chosen) @ part
+    return sums
 
 
 @functools.cache

@@ -148,7 +148,8 @@ class RowScore(Wire):
     loss_sum: float | None = None
     #: Supervised tokens; a label counts as one.
     tokens: Annotated[int, Field(ge=0)] = 0
-    #: What was generated, or the label that was found; None where nothing was, or no text is kept.
+    #: What was generated, or the label that was found; None where nothing was, or no text is kept. One that is too long ends
+    #: with a mark.
     prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None
     #: Score of each metric, those of a row alone where a metric is of a whole corpus; without what it failed on.
     scores: Annotated[dict[Annotated[str, Field(max_length=100)], float], Field(max_length=200)] = {}
@@ -161,8 +162,6 @@ class RowFile(Wire):
     digest: Sha256
     size_bytes: Annotated[int, Field(ge=1, le=2**40)]
     rows: Annotated[int, Field(ge=1)]
-    #: How many predictions were too long and end with a mark.
-    cut: Annotated[int, Field(ge=0)] = 0
 
 
 class EvaluationReport(Wire):

@@ -127,6 +127,10 @@ def evaluate(
         metrics |= found.metrics
         metrics["generate_s"] = time.perf_counter() - begun
     metrics |= {**scored.counted(), "generated_rows": float(len(asked))}
+    file = None
+    if rows_to is not None:
+        file, cut = store_rows(rows_to, scored.rows(texts=spec.keep_samples > 0))
+        metrics |= {"cut_rows": float(cut)} if cut else {}
     metrics["eval_s"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
     return EvaluationReport(
@@ -154,7 +158,7 @@ def evaluate(
             metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},
             failed=scored.failed_digests(),
         ),
-        rows=None if rows_to is None else store_rows(rows_to, scored.rows(texts=spec.keep_samples > 0)),
+        rows=file,
     )
 
 

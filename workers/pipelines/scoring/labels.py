@@ -93,6 +93,9 @@ def evaluate_labels(
         "eval_s": time.perf_counter() - started,
         "peak_memory_bytes": float(device.peak_memory_bytes()),
     }
+    file = None
+    if rows_to is not None:
+        file, _ = store_rows(rows_to, scored.rows(texts=spec.keep_samples > 0))
     by_example = {id(guess.example): guess for guess in guessed}
     return EvaluationReport(
         metrics=metrics,
@@ -115,5 +118,5 @@ def evaluate_labels(
             tokenizer=tokenizer_of(base),
             failed=scored.failed_digests(),
         ),
-        rows=None if rows_to is None else store_rows(rows_to, scored.rows(texts=spec.keep_samples > 0)),
+        rows=file,
     )

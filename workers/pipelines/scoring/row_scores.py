@@ -91,9 +91,9 @@ class RowScores:
         ]
 
 
-def store_rows(folder: Path, rows: Sequence[RowScore]) -> RowFile:
-    """Write rows to a file in `folder` that is called by its digest; predictions that are too long are cut, and counted."""
-    kept, cut = _within(rows)
+def store_rows(folder: Path, rows: Sequence[RowScore]) -> tuple[RowFile, int]:
+    """Write rows to a file in `folder` that is called by its digest; return also how many predictions were too long and cut."""
+    kept, cut = _within(rows, MOST_TEXT_BYTES)
     written = folder / "rows.partial"
     with written.open("wb") as file:
         count = write_rows(file, kept)
@@ -101,10 +101,10 @@ def store_rows(folder: Path, rows: Sequence[RowScore]) -> RowFile:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size_bytes = written.stat().st_size
     written.rename(folder / row_file_name(digest))
-    return RowFile(digest=digest, size_bytes=size_bytes, rows=count, cut=cut)
+    return RowFile(digest=digest, size_bytes=size_bytes, rows=count), cut
 
 
-def _within(rows: Sequence[RowScore], most_bytes: int = MOST_TEXT_BYTES) -> tuple[list[RowScore], int]:
+def _within(rows: Sequence[RowScore], most_bytes: int) -> tuple[list[RowScore], int]:
     sizes = {row.row: json_bytes(row.prediction) for row in rows if row.prediction is not None}
     share = longest_that_fit(list(sizes.values()), most_bytes)
     longest = MOST_PREDICTION_BYTES if share is None else min(share, MOST_PREDICTION_BYTES)

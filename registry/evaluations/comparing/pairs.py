@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from math import ceil
 from typing import TYPE_CHECKING
 
 from registry.evaluations.comparing.row_values import LOSS, RowValues
 from registry.evaluations.comparing.verdicts import short_names, verdict_on
 from sdk.schemas.comparison import ComparedPair
-from sdk.statistics.comparison import ALPHA, RowsComparison, compare_rows, paired_ratio
+from sdk.statistics.comparison import ALPHA, LEAST_CLUSTERS, RowsComparison, compare_rows, paired_ratio
 from sdk.statistics.power import holm, least_difference, rows_needed
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ def _present(
     if 0.0 < error < float("inf"):
         detectable = least_difference(error, alpha=alpha)
         if size := detect or abs(found.difference):
-            needed = rows_needed(found.rows, error, size, alpha=alpha)
+            # Of fewer there would be no verdict.
+            least = ceil(found.rows * LEAST_CLUSTERS / found.clusters)
+            needed = max(least, rows_needed(found.rows, error, size, alpha=alpha))
     return ComparedPair(
         a=refs[0],
         b=refs[1],

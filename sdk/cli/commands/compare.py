@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +19,11 @@ from sdk.cli.support.session import open_client
 @click.option("--examples", type=click.IntRange(0, 100), default=0, help="How many rows to show, most changed first.")
 @click.option("--detect", type=float, help="Say how many rows show this difference, not the one that was found.")
 @click.option(
+    "--png",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw the intervals into this file; needs matplotlib.",
+)
+@click.option(
     "--format",
     "style",
     type=click.Choice(["table", "json", "quiet", "markdown", "html"]),
@@ -25,7 +31,7 @@ from sdk.cli.support.session import open_client
     show_default=True,
     help="json: one document on stdout; quiet: the better one of each pair, or '-'; markdown, html: a page.",
 )
-def compare_command(refs: tuple[str, ...], style: str, **given: Any) -> None:
+def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given: Any) -> None:
     """Say which of two or more versions (REF) and bare bases (base:ID) scores better, row by row, each with each.
 
     They must have been scored alike on the same rows, best in one job of `eval`. The interval is that of the difference
@@ -38,8 +44,14 @@ def compare_command(refs: tuple[str, ...], style: str, **given: Any) -> None:
       adapterctl compare sql@v1 sql@v2 --by repository --detect 0.01
       adapterctl compare sql@v1 sql@v2 --examples 20 --format html > sql.html
     """
+    if png is not None:
+        from sdk.cli.support.comparison_plot import require_matplotlib, write_png
+
+        require_matplotlib()
     with open_client() as client:
         found = client.compare(refs, **given)
+    if png is not None:
+        write_png(found, png)
     if style == "json":
         print_json(found.model_dump(mode="json"))
     elif style == "quiet":

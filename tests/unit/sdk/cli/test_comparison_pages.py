@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from sdk.cli import cli
 from sdk.cli.support.comparison_pages import html_page, markdown_page
+from sdk.cli.support.comparison_plot import write_png
 from sdk.cli.support.comparison_table import comparison_lines
+from sdk.errors import InvalidInput, Unavailable
 from sdk.schemas.comparison import ChangedRow, Compared, ComparedPair, Comparison
 
 HOSTILE = (
@@ -103,3 +109,20 @@ def test_a_verdict_that_names_nobody_says_of_which_pair_it_is() -> None:
     assert "a@v1 and b@v1: no difference shown" in lines
     lines = list(comparison_lines(found.model_copy(update={"pairs": [none]})))
     assert "no difference shown" in lines
+
+
+def test_a_picture_is_a_png_whatever_the_names_are(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for number, text in enumerate([*HOSTILE, "$\\frac{$"]):
+        path = tmp_path / f"{number}.png"
+        write_png(comparison(text, refs=("base:a$b", "base:$\\frac{$", "a@v1")), path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InvalidInput, match=r"can't be written .* choose another path"):
+        write_png(comparison(), tmp_path / "missing" / "a.png")
+
+
+def test_a_picture_without_matplotlib_is_refused_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = CliRunner().invoke(cli, ["compare", "a@v1", "a@v2", "--png", "a.png"], standalone_mode=False)
+    assert isinstance(result.exception, Unavailable)
+    assert "pip install matplotlib, or take --format html" in result.exception.message

@@ -1,4 +1,4 @@
-"""What rows can show, and how many are needed (Miller, arXiv 2411.00640, section 5), and what several tests together say.
+"""What rows can show, and how many are needed (power analysis in Miller, arXiv 2411.00640), and what several tests together say.
 
 >>> round(least_difference(0.01), 4)  # (1.96 + 0.84) · 0.01
 0.028
@@ -21,7 +21,7 @@ POWER = 0.8
 def least_difference(standard_error: float, *, alpha: float = 0.05, power: float = POWER) -> float:
     """Return the smallest difference that the same rows show in `power` of all cases: (z(1−α/2) + z(power)) · se.
 
-    This is Miller's equation 10 solved for δ, with the standard error as it was found: of the paired differences, clustered.
+    This is Miller's minimum detectable effect, with the standard error as it was found: of the paired differences, clustered.
     """
     normal = NormalDist()
     return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * standard_error
@@ -30,7 +30,7 @@ def least_difference(standard_error: float, *, alpha: float = 0.05, power: float
 def rows_needed(
     rows: int, standard_error: float, difference: float, *, alpha: float = 0.05, power: float = POWER
 ) -> int:
-    """Return how many rows like these show a `difference` in `power` of all cases: n · (δ_least / δ)² (Miller, equation 9)."""
+    """Return how many rows like these show a `difference` in `power` of all cases: n · (δ_least / δ)² (Miller's sample size)."""
     return ceil(rows * (least_difference(standard_error, alpha=alpha, power=power) / difference) ** 2)
 
 

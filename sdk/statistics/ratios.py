@@ -46,7 +46,7 @@ class PairedRatio:
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the difference, as clustered (Miller, section 2.2) and paired (section 4.2).
+        """The standard error of the difference: clustered and of paired differences, as Miller has both.
 
         √(G/(G−1) · Σ(u − R·m)²) / Σm over G clusters; with one row a cluster it is that of a mean of paired differences.
         """

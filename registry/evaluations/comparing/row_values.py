@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import TYPE_CHECKING
 
 from registry.errors import Conflict, Invalid, NotFound
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 LOSS = "loss"
 #: What is made of the loss, which is compared itself.
 _OF_LOSS = ("perplexity", "bits_per_byte")
-#: Rows of one target that are held at most.
-MOST_ROWS = 2_000_000
+#: Rows times pairs that are compared at once: some 20 seconds of one core.
+MOST_WORK = 3_000_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
 
     if metric in _OF_LOSS:
         raise Invalid(f"{metric} is made of the loss; compare that instead: --metric {LOSS}", param="metric")
-    read = [_read(ref, rows, metric) for ref, rows in targets]
+    most = MOST_WORK // comb(len(targets), 2)
+    read = [_read(ref, rows, metric, most) for ref, rows in targets]
     numbers = [np.frombuffer(one.rows, dtype=np.int64) for one in read]
     common = numbers[0]
     for more in numbers[1:]:
@@ -89,18 +91,20 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
     return RowValues(common, sums, masses[0], every - len(common))
 
 
-def _read(ref: str, scores: Iterable[RowScore], metric: str) -> _Read:
+def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read:
     found = _Read(array("q"), array("d"), array("d"), set())
     is_loss = metric == LOSS
-    for count, score in enumerate(scores):
-        if count >= MOST_ROWS:
-            raise Invalid(f"the scores of {ref} have more than {MOST_ROWS} rows, which are not compared at once")
+    for score in scores:
         value = score.loss_sum if is_loss else score.scores.get(metric)
         found.names.update(score.scores)
         if value is not None and (score.tokens or not is_loss):
             found.rows.append(score.row)
             found.sums.append(value)
             found.masses.append(float(score.tokens) if is_loss else 1.0)
+            if len(found.rows) > most:
+                raise Invalid(
+                    f"{ref} has scores of more than {most} rows, too many for so many targets; compare fewer at once"
+                )
     if not found.rows:
         names = ", ".join([LOSS, *sorted(found.names)])
         raise Invalid(f"the rows of {ref} have no {metric[:80]!a}; they have: {names}", param="metric")

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _BASE = "base:"
-#: Rows times pairs that one request may ask for: some 20 seconds of one core.
-MOST_WORK = 3_000_000
 
 
 class Comparisons:
@@ -75,9 +73,6 @@ class Comparisons:
         found = scored_alike(self._targets(refs, who), data=None if data is None else self._dataset(data, who)[0])
         metric = metric or LOSS
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
-        count = len(found)
-        if len(values.rows) * count * (count - 1) // 2 > MOST_WORK:
-            raise Invalid(f"{count} targets with {len(values.rows)} rows each are too many at once; compare fewer")
         labels = [one.ref for one in found]
         with ExitStack() as stack:
             path, unreadable = self._rows_file(stack, found[0].dataset, who) if by or examples else (None, None)

@@ -68,7 +68,7 @@ def test_the_standard_error_is_that_of_paired_differences_and_of_clusters() -> N
     found = paired_ratio(differences, np.ones(4))
     assert found.standard_error == pytest.approx(np.std(differences, ddof=1) / 2)
     grouped = paired_ratio(differences, np.ones(4), groups=np.array([0, 0, 1, 1]))
-    # Miller's equation 4: the residuals -3, -2 and 0, 5 add up within their group.
+    # Clustered as by Miller: the residuals -3, -2 and 0, 5 add up within their group.
     assert grouped.standard_error == pytest.approx(sqrt(2 * (25 + 25)) / 4)
 
 
@@ -79,7 +79,7 @@ def test_tokens_are_the_weights_of_a_loss() -> None:
 
 def test_power_is_that_of_the_normal_distribution() -> None:
     assert least_difference(1.0) == pytest.approx(1.959964 + 0.841621, abs=1e-5)
-    # Miller's section 5: to see 3 points of paired differences with a variance of 1/9 takes some 969 questions.
+    # Miller's example: to see 3 points of paired differences with a variance of 1/9 takes some 969 questions.
     assert rows_needed(1, sqrt(1 / 9), 0.03) == pytest.approx(969, abs=1)
 
 

@@ -324,12 +324,15 @@ def submit_evaluation(
     data: str | Path,
     priority: int = 0,
     idempotency_key: str | None = None,
+    again: bool = False,
     **spec: Unpack[EvaluationOptions],
 ) -> Job[list[Evaluation]]:
     """Submit an evaluation of versions and bare bases on the same rows; returns at once. See
     `Client.submit_evaluation`.
     """
-    return _client().submit_evaluation(refs, data=data, priority=priority, idempotency_key=idempotency_key, **spec)
+    return _client().submit_evaluation(
+        refs, data=data, priority=priority, idempotency_key=idempotency_key, again=again, **spec
+    )
 
 
 def submit_merge(

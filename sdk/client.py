@@ -123,7 +123,7 @@ from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import build, check_data, check_data_name, require_adapter
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # type: ignore[import-untyped,unused-ignore]
 
     from sdk.lora.compatibility import Compatibility
 
@@ -374,11 +374,16 @@ class Client:
         data: str | Path,
         priority: int = 0,
         idempotency_key: str | None = None,
+        again: bool = False,
         **spec: Unpack[EvaluationOptions],
     ) -> Job[list[Evaluation]]:
-        """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once."""
+        """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once.
+
+        What was scored before, on the same rows under the same conditions, is taken from the record, unless `again`.
+        """
         terms, checked = JobTerms(priority), build(EvaluationSpec, **spec)
-        return Job(self._submitter.evaluation(refs, checked, data=data, terms=terms, key=idempotency_key), self)
+        view = self._submitter.evaluation(refs, checked, data=data, again=again, terms=terms, key=idempotency_key)
+        return Job(view, self)
 
     def submit_merge(
         self,

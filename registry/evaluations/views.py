@@ -31,11 +31,16 @@ def list_evaluations(
     job: Annotated[str | None, Query(max_length=64)] = None,
     base: Annotated[str | None, Query(max_length=64)] = None,
     ident: Annotated[str | None, Query(alias="id", max_length=64, description="Only the scores of this id.")] = None,
+    dataset: Annotated[
+        str | None, Query(max_length=64, description="Only scores on the dataset of this digest.")
+    ] = None,
     cursor: Cursor = None,
     limit: Limit = 200,
 ) -> Page[EvaluationView]:
     """Evaluations of a version's digest, of a job, or of a bare base's fingerprint; or the one of an id."""
-    return evaluations.list(digest=digest, job=job, base=base, ident=ident, cursor=cursor, limit=limit, who=who)
+    return evaluations.list(
+        digest=digest, job=job, base=base, ident=ident, dataset=dataset, cursor=cursor, limit=limit, who=who
+    )
 
 
 @router.get("/{ident}/rows")

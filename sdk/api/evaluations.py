@@ -22,9 +22,10 @@ def iterate(
     job: str | None = None,
     base: str | None = None,
     ident: str | None = None,
+    dataset: str | None = None,
 ) -> Iterator[EvaluationView]:
-    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or those of an id."""
-    of = {"digest": digest, "job": job, "base": base, "id": ident}
+    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or those of an id; on any rows, or on a dataset."""
+    of = {"digest": digest, "job": job, "base": base, "id": ident, "dataset": dataset}
     return pages(transport, "/evaluations", EvaluationView, params=of)
 
 

@@ -135,9 +135,10 @@ def test_the_pulled_folder_changes_the_base_under_plain_peft_and_a_zeroed_one_do
 
 
 def test_evaluation_scores_base_and_version_on_the_same_rows(home: Home, rows: Path) -> None:
-    scores = home.json(
+    asked = (
         "eval", "base:tiny-llama", "counter@v1", "--data", str(rows), "--generate-rows", "2", "--max-new-tokens", "4"
-    )
+    )  # fmt: skip
+    scores = home.json(*asked)
     assert [score["ref"] for score in scores] == ["base:tiny-llama", "counter@v1"]
     shown = home.json("show", "counter@v1")
     # The same rows at the same precision: the evaluation agrees with what the training measured itself.
@@ -145,6 +146,8 @@ def test_evaluation_scores_base_and_version_on_the_same_rows(home: Home, rows: P
     assert scores[1]["metrics"]["loss"] == pytest.approx(shown["metrics"]["eval_loss"], rel=1e-2)
     assert scores[1]["metrics"]["loss"] < scores[0]["metrics"]["loss"]
     assert shown["evaluations"][0]["metrics"] == scores[1]["metrics"]
+    # Asked again, they are answered from the record.
+    assert home.json(*asked) == scores
     for item in scores:
         by_row = home.json("evals", "show", item["id"], "--rows")
         assert len(by_row) == item["metrics"]["rows"]

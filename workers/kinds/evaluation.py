@@ -15,9 +15,10 @@ from workers.child.protocol import OUT_FOLDER
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, of_error
 from workers.kinds.pins import of_targets, today
+from workers.kinds.recorded_scores import recorded_scores
 from workers.kinds.rules import KindOfWork
 from workers.kinds.samples import within
-from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.scoring.order import AsRecorded, EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
 
 _NF4 = QuantizationRecipe()
 #: What is wrong with one target, and says nothing of the others.
@@ -57,6 +58,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
                 template_date=target.template_date or request.template_date or today(),
                 stop_ids=target.stop_ids,
                 labels=target.labels,
+                recorded=recorded_scores(attempt.client, request, target),
             )
         )
     order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)
@@ -65,12 +67,15 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     reports = within([outcome for outcome in outcomes if isinstance(outcome, EvaluationReport)])
     kept = iter(reports)
     found: dict[int, EvaluationReport] = {}
+    recorded: dict[int, str] = {}
     for number, outcome in scored:
         if isinstance(outcome, ItemFailure):
             failures[number] = EvaluationFailure(reason=outcome.reason, message=outcome.message)
+        elif isinstance(outcome, AsRecorded):
+            recorded[number] = outcome.id
         else:
             found[number] = next(kept)
-    if not found:
+    if not found and not recorded:
         # Some could not be had, and the rest not be scored.
         failure = failures[min(failures)]
         raise AttemptFailed(FailureReason(failure.reason), failure.message)
@@ -81,6 +86,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
             digest=target.digest,
             base_fingerprint=fingerprints[number],
             report=found.get(number),
+            recorded=recorded.get(number),
             upload=upload if number in found else None,
             failure=failures.get(number),
         )

@@ -107,7 +107,7 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
     expected = [target.label for target in request.targets]
     if results is None or [result.label for result in results] != expected:
         raise Invalid("an evaluation's completion must have one result for each target", param="evaluations")
-    if all(result.report is None for result in results):
+    if all(result.failure is not None for result in results):
         raise Invalid("an evaluation without any scores has failed; hand in its failure", param="evaluations")
     verify_rows(services.artifacts, results, request.spec, done.who)
     with services.db.write() as session:
@@ -124,7 +124,9 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
         failed = [
             {"ref": result.label, **result.failure.model_dump()} for result in results if result.failure is not None
         ]
-        done.succeed(session, {"evaluations": list(ids), **({"failed": failed} if failed else {})})
+        recorded = [result.recorded for result in results if result.recorded is not None]
+        told = {"failed": failed, "recorded": recorded}
+        done.succeed(session, {"evaluations": list(ids), **{name: said for name, said in told.items() if said}})
 
 
 def _require_asked(

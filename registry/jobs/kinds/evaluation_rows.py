@@ -93,7 +93,9 @@ def differences(
             yield name, said[name], count
     if file.rows != sums.rows:
         yield "file_rows", file.rows, sums.rows
-    means = {name: _mean(scores) for name, scores in sums.scores.items() if name not in CORPUS_METRICS}
+    means: dict[str, float | None] = {
+        name: _mean(scores) for name, scores in sums.scores.items() if name not in CORPUS_METRICS
+    }
     means["loss"] = math.fsum(sums.loss) / sums.tokens if sums.tokens else None
     for name, mean in means.items():
         if not _near(said.get(name), mean):

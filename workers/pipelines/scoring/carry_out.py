@@ -7,13 +7,15 @@ from datetime import date
 from pathlib import Path
 
 from sdk.schemas.evaluation import EvaluationReport
+from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.orders import Host
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.labels import evaluate_labels
-from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.scoring.order import AsRecorded, EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 ORDER = EvaluationOrder
 
@@ -26,12 +28,15 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
 
     Raises the first error where nothing could be scored.
     """
-    outcomes: dict[int, EvaluationReport | ItemFailure] = {}
+    outcomes: dict[int, EvaluationReport | AsRecorded | ItemFailure] = {}
     bases = SharedBase()
     for index in sorted(range(len(order.items)), key=lambda index: _first_over(order, index)):
         item = order.items[index]
         try:
             outcomes[index] = _score(order, item, bases, host)
+        except AlreadyRecorded as found:
+            host.report(Progress(phase="evaluate", message=f"its scores are recorded already, as {found.ident}"))
+            outcomes[index] = AsRecorded(id=found.ident)
         except PipelineError as error:
             if error.reason in _OF_THE_MACHINE:
                 raise
@@ -68,6 +73,7 @@ def _score(order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, host
             spec=order.spec,
             on_progress=host.report,
             rows_to=host.out,
+            recorded=item.recorded,
         )
     return evaluate(
         base=Path(item.base),
@@ -79,5 +85,6 @@ def _score(order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, host
         stop_ids=item.stop_ids,
         on_progress=host.report,
         rows_to=host.out,
+        recorded=item.recorded,
         bases=bases,
     )

@@ -38,6 +38,8 @@ from workers.pipelines.model.device import Device, choose_device, memory_errors_
 from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
 from workers.pipelines.model.shared_base import SharedBase
+from workers.pipelines.scoring.order import RecordedScores
+from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
 from workers.pipelines.scoring.texts import SCORING_LIBRARIES, score_texts
 from workers.pipelines.scoring.words import WORDS_VERSION
@@ -55,6 +57,7 @@ def evaluate(
     stop_ids: Sequence[int] = (),
     bases: SharedBase | None = None,
     rows_to: Path | None = None,
+    recorded: Sequence[RecordedScores] = (),
 ) -> EvaluationReport:
     """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
 
@@ -64,7 +67,7 @@ def evaluate(
     are scored by `metrics`. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls.
     What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
-    on, loses only that, and is counted. Raises PipelineError.
+    on, loses only that, and is counted. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -85,6 +88,29 @@ def evaluate(
     )
     device = choose_device()
     device.forget_peak()
+    asked = [example for example in rows.examples if example.prompt_ids][: spec.generate_rows]
+    # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
+    room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
+    prompts = [example.prompt_ids[-room:] for example in asked]
+    taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
+    stops = all_stops(base, tokenizer, taught)
+    metrics_asked = (spec.metrics or ["rouge_l"]) if asked else []
+    conditions = Conditions(
+        loss_on=rows.loss_on,
+        columns=spec.columns,
+        max_length=max_length,
+        generated_rows=len(asked),
+        max_new_tokens=spec.max_new_tokens if asked else 0,
+        stop_ids=stops if asked else [],
+        templates=rows.rendering.templates,
+        template_date=rows.rendering.template_date,
+        tokenizer=tokenizer_of(base),
+        prompt_tokens=room if asked else 0,
+        generation=generation_of(base) if asked else None,
+        metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},
+    )
+    expected = held_in(base, quantization, device, conditions, bare=adapter is None)
+    require_unrecorded(recorded, expected, metrics_asked, min(spec.keep_samples, len(asked)))
 
     def load() -> LoadedBase:
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
@@ -100,13 +126,7 @@ def evaluate(
             begun = time.perf_counter()
             scored = _losses(model, rows.examples, tokenizer, device, spec, on_progress)
             loss_s = time.perf_counter() - begun
-            asked = [example for example in rows.examples if example.prompt_ids][: spec.generate_rows]
             begun = time.perf_counter()
-            # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
-            room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
-            prompts = [example.prompt_ids[-room:] for example in asked]
-            taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
-            stops = all_stops(base, tokenizer, taught)
             answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
     loss = scored.mean_loss
     metrics: dict[str, float] = {
@@ -122,7 +142,7 @@ def evaluate(
     if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
         metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
     if asked:
-        found = score_texts(spec.metrics or ["rouge_l"], answers, [example.reference for example in asked])
+        found = score_texts(metrics_asked, answers, [example.reference for example in asked])
         scored.add_answers([example.row for example in asked], answers, found)
         metrics |= found.metrics
         metrics["generate_s"] = time.perf_counter() - begun
@@ -141,22 +161,12 @@ def evaluate(
             for example, answer in list(zip(asked, answers, strict=True))[: spec.keep_samples]
         ],
         libraries=library_versions(),
-        conditions=Conditions(
-            loss_on=rows.loss_on,
-            columns=spec.columns,
-            max_length=max_length,
-            generated_rows=len(asked),
-            max_new_tokens=spec.max_new_tokens if asked else 0,
-            stop_ids=stops if asked else [],
-            templates=rows.rendering.templates,
-            template_date=rows.rendering.template_date,
-            tokenizer=tokenizer_of(base),
-            quantization=held_as(loaded.quantization),
-            dtype=loaded.dtype,
-            prompt_tokens=room if asked else 0,
-            generation=generation_of(base) if asked else None,
-            metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},
-            failed=scored.failed_digests(),
+        conditions=conditions.model_copy(
+            update={
+                "quantization": held_as(loaded.quantization),
+                "dtype": loaded.dtype,
+                "failed": scored.failed_digests(),
+            }
         ),
         rows=file,
     )

@@ -26,6 +26,8 @@ from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device, memory_errors_named
 from workers.pipelines.model.loading import held_as, load_base, read_blueprint, read_config, stored_quantization_named
+from workers.pipelines.scoring.order import RecordedScores
+from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
 
 
@@ -39,12 +41,13 @@ def evaluate_labels(
     spec: EvaluationSpec,
     on_progress: Callable[[Progress], None],
     rows_to: Path | None = None,
+    recorded: Sequence[RecordedScores] = (),
 ) -> EvaluationReport:
     """Score an adapter that tells `labels` apart on the rows of `data`, whose labels are among them.
 
     The loss is in nats a row; accuracy and macro-F1 are from 0 to 1. The first rows are kept as samples, with the label
     that was found as their completion. What each row scores is written to a file in the folder `rows_to`. A row whose loss is no
-    number is in no score, and is counted. Raises PipelineError.
+    number is in no score, and is counted. Raises PipelineError, and AlreadyRecorded as `evaluate`.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -62,6 +65,9 @@ def evaluate_labels(
     found = label_rows(rows, tokenizer, labels, max_length=max_length)
     device = choose_device()
     device.forget_peak()
+    conditions = Conditions(loss_on="label", columns=spec.columns, max_length=max_length, tokenizer=tokenizer_of(base))
+    expected = held_in(base, quantization, device, conditions, bare=False)
+    require_unrecorded(recorded, expected, [], min(spec.keep_samples, len(found.examples)))
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
         set_seed(spec.seed)
@@ -109,14 +115,12 @@ def evaluate_labels(
             for example in found.examples[: spec.keep_samples]
         ],
         libraries=library_versions(),
-        conditions=Conditions(
-            loss_on="label",
-            columns=spec.columns,
-            max_length=max_length,
-            quantization=held_as(loaded.quantization),
-            dtype=loaded.dtype,
-            tokenizer=tokenizer_of(base),
-            failed=scored.failed_digests(),
+        conditions=conditions.model_copy(
+            update={
+                "quantization": held_as(loaded.quantization),
+                "dtype": loaded.dtype,
+                "failed": scored.failed_digests(),
+            }
         ),
         rows=file,
     )

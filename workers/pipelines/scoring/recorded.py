@@ -25,12 +25,16 @@ def held_in(
     base: Path, quantization: QuantizationRecipe | None, device: Device, conditions: Conditions, *, bare: bool
 ) -> Conditions | None:
     """Return the conditions with how the base will be held, as far as it is known before; None where it is not."""
-    recipe = read_packing(base) or quantization
-    if bare and recipe is not None and recipe.skipped_modules and read_packing(base) is None:
-        # Which modules are in 4 bits follows from an adapter beside it, and the record has only their number.
+    packing = read_packing(base)
+    recipe = packing or quantization
+    if bare and packing is None and recipe is not None and len(recipe.skipped_modules) > 1:
+        # More than the output head is wide, as beside an adapter of the job; the record has only the number of such modules.
         return None
     dtype = dtype_to_be(base, recipe, device)
     held = held_as(None if recipe is None else recipe.model_copy(update={"compute_dtype": dtype}))
+    if held is not None:
+        # An adapter's own recipe says which modules are wide, and a packed base does; the record of a bare one has its head alone.
+        held["skipped"] = 1 if bare and packing is None else None
     return conditions.model_copy(update={"dtype": dtype, "quantization": held})
 
 
@@ -42,10 +46,10 @@ def require_unrecorded(
     """
     if expected is None:
         return
-    wanted, libraries = _compared(expected), library_versions()
+    libraries = library_versions()
     for found in recorded:
         if (
-            _compared(found.conditions) == wanted
+            _are_equal(found.conditions, expected)
             and found.libraries == libraries
             and set(metrics) <= set(found.metrics)
             and found.samples >= samples
@@ -53,9 +57,8 @@ def require_unrecorded(
             raise AlreadyRecorded(found.id)
 
 
-def _compared(conditions: Conditions) -> dict[str, object]:
-    """All of the conditions, but how many modules were left wide, which the base and its recipe say."""
-    said = conditions.model_dump(mode="json")
-    if said["quantization"] is not None:
-        said["quantization"] = {name: value for name, value in said["quantization"].items() if name != "skipped"}
-    return said
+def _are_equal(found: Conditions, expected: Conditions) -> bool:
+    held = found.quantization
+    if held is not None and expected.quantization is not None and expected.quantization["skipped"] is None:
+        found = found.model_copy(update={"quantization": {**held, "skipped": None}})
+    return found == expected

@@ -97,7 +97,7 @@ from sdk.schemas.catalog import (
     VersionView,
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
-from sdk.schemas.comparison import Comparison
+from sdk.schemas.comparison import MOST_TARGETS, Comparison
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec, RowScore
 from sdk.schemas.events import Event
@@ -721,6 +721,11 @@ class Client:
         `detect` it is said how many rows show it. Raises NotFound, InvalidInput, Conflict for scores that were not taken
         alike.
         """
+        if isinstance(refs, str) or not 2 <= len(refs) <= MOST_TARGETS:
+            raise InvalidInput(
+                f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
+                param="refs",
+            )
         targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
         return evaluations.compare(
             self.transport, targets, metric=metric, data=data, by=by, examples=examples, detect=detect

@@ -158,8 +158,9 @@ class TestRefused:
         bench.desk.writer.set_alias(bench.desk.named("a"), "live", 1)
         with pytest.raises(InvalidInput, match="are the same version; name two that differ"):
             compare(bench, one, f"{bench.desk.named('a')}@live")
-        with pytest.raises(InvalidInput):
-            compare(bench, one)
+        for refs in ([one], [one] * 9, one):
+            with pytest.raises(InvalidInput, match="a comparison is of 2 to 8 versions or bases; name them all"):
+                bench.desk.writer.compare(refs)
 
     def test_a_version_without_scores(self, bench: Bench) -> None:
         one, two = bench.score(scored(48)), bench.desk.push()

@@ -18,7 +18,7 @@ from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.principal import Principal
 from sdk.formats.columns import parse_columns
-from sdk.schemas.comparison import MOST_TARGETS, ChangedRow, Compared, Comparison
+from sdk.schemas.comparison import ChangedRow, Compared, Comparison
 from sdk.schemas.jobs import EvaluationView
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Comparisons:
         detect: float | None,
         who: Principal,
     ) -> Comparison:
-        """Compare targets row by row, each with each; without a `metric` by their loss.
+        """Compare two targets or more row by row, each with each; without a `metric` by their loss.
 
         Raises InvalidName, InvalidRef, NotFound for what the caller may not see or has no scores, Invalid for what can't be
         compared as it is asked, Conflict for scores that were not taken alike.
@@ -108,8 +108,6 @@ class Comparisons:
     # What is compared.
 
     def _targets(self, refs: Sequence[str], who: Principal) -> list[Target]:
-        if not 2 <= len(refs) <= MOST_TARGETS:
-            raise Invalid(f"{len(refs)} targets are given; compare 2 to {MOST_TARGETS}", param="ref")
         targets: dict[str, Target] = {}
         given: dict[str, str] = {}
         for ref in refs:

@@ -7,16 +7,15 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from registry.artifacts.service import Artifacts
 from registry.errors import Invalid, InvalidData
 from sdk.formats.columns import named, picked
 from sdk.formats.rows import RowsError, detect_format, text_values
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 #: The longest dataset that is read for it.
 MOST_BYTES = 2 * 1000**3
@@ -51,8 +50,6 @@ def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64]) -> npt.NDArr
 
     Raises Invalid where a row has no such column, InvalidData where the file can't be read.
     """
-    import numpy as np
-
     groups = np.empty(len(rows), dtype=np.int64)
     numbers: dict[str, int] = {}
     for place, where, value in _values(path, rows.tolist()):

@@ -6,16 +6,14 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from registry.errors import Conflict, Invalid, NotFound
 from sdk.schemas.evaluation import CORPUS_METRICS, RowScore
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 
 #: Its rows are weighed by their tokens, and less is better.
 LOSS = "loss"
@@ -65,8 +63,6 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
     Raises Invalid for a metric that rows don't have and for too many rows, NotFound where the targets have no row in
     common, Conflict where a row has other tokens in one than in another.
     """
-    import numpy as np
-
     if metric in _OF_LOSS:
         raise Invalid(f"{metric} is made of the loss; compare that instead: --metric {LOSS}", param="metric")
     most = MOST_WORK // comb(len(targets), 2)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.service import Bases
@@ -14,18 +16,15 @@ from registry.datasets.finding import find_dataset
 from registry.db.database import Database
 from registry.errors import Invalid, NotFound, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
+from registry.evaluations.comparing.dataset_rows import dataset_file, groups_of, texts_of
+from registry.evaluations.comparing.pairs import compare_pairs
+from registry.evaluations.comparing.row_values import LOSS, RowValues, notes_on, read_values
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.principal import Principal
 from sdk.formats.columns import parse_columns
 from sdk.schemas.comparison import ChangedRow, Compared, Comparison
 from sdk.schemas.jobs import EvaluationView
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from registry.evaluations.comparing.row_values import RowValues
 
 _PAGE = 1000
 _BASE = "base:"
@@ -66,10 +65,6 @@ class Comparisons:
         Raises InvalidName, InvalidRef, NotFound for what the caller may not see or has no scores, Invalid for what can't be
         compared as it is asked, Conflict for scores that were not taken alike.
         """
-        # numpy, which no other request needs.
-        from registry.evaluations.comparing.pairs import compare_pairs
-        from registry.evaluations.comparing.row_values import LOSS, notes_on, read_values
-
         found = scored_alike(self._targets(refs, who), data=None if data is None else self._dataset(data, who)[0])
         metric = metric or LOSS
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
@@ -151,8 +146,6 @@ class Comparisons:
 
     def _rows_file(self, stack: ExitStack, dataset: str, who: Principal) -> tuple[Path | None, str | None]:
         """The dataset's file, or why it can't be read."""
-        from registry.evaluations.comparing.dataset_rows import dataset_file
-
         try:
             digest, size_bytes = self._dataset(dataset, who, removed=False)
             return stack.enter_context(dataset_file(self._artifacts, digest, size_bytes)), None
@@ -164,8 +157,6 @@ class Comparisons:
     def _groups(
         self, path: Path | None, unreadable: str | None, by: str, rows: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        from registry.evaluations.comparing.dataset_rows import groups_of
-
         if path is None:
             raise Invalid(f"rows can't be grouped by {by[:80]!a}: {unreadable}; or compare without --by", param="by")
         return groups_of(path, by, rows)
@@ -174,10 +165,6 @@ class Comparisons:
         self, found: Sequence[EvaluationView], values: RowValues, path: Path | None, most: int, who: Principal
     ) -> list[ChangedRow]:
         """The rows whose scores are furthest apart, with what each target made of them."""
-        import numpy as np
-
-        from registry.evaluations.comparing.dataset_rows import texts_of
-
         apart = values.sums.max(axis=0) - values.sums.min(axis=0)
         order = np.argsort(-apart, kind="stable")[:most]
         chosen = [int(place) for place in order if apart[place] > 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -47,25 +48,26 @@ def verify_rows(
 
 @dataclass
 class RowSums:
-    """What the rows of a file add up to."""
+    """What the rows of a file add up to; memory stays flat however many there are."""
 
     rows: int = 0
     #: Rows whose loss is no number.
     failed: int = 0
-    loss: list[float] = field(default_factory=list)
-    #: Supervised tokens of the others.
+    #: Of the others: nats, and supervised tokens.
+    loss: float = 0.0
     tokens: int = 0
     predictions: int = 0
-    #: Metric → the scores of the rows that have one.
-    scores: dict[str, list[float]] = field(default_factory=dict)
+    #: Metric → the sum of its scores, and how many rows have one.
+    scores: dict[str, float] = field(default_factory=dict)
+    scored: Counter[str] = field(default_factory=Counter)
 
 
 def summed(rows: Iterable[RowScore]) -> RowSums:
     """Add rows up.
 
     >>> found = summed([RowScore(row=0, loss_sum=3.0, tokens=2, scores={"f": 0.5}), RowScore(row=1, tokens=7)])
-    >>> (found.rows, found.failed, found.loss, found.tokens, found.scores)
-    (2, 1, [3.0], 2, {'f': [0.5]})
+    >>> (found.rows, found.failed, found.loss, found.tokens, found.scores, found.scored["f"])
+    (2, 1, 3.0, 2, {'f': 0.5}, 1)
     """
     sums = RowSums()
     for row in rows:
@@ -74,10 +76,11 @@ def summed(rows: Iterable[RowScore]) -> RowSums:
         if row.loss_sum is None:
             sums.failed += 1
         else:
-            sums.loss.append(row.loss_sum)
+            sums.loss += row.loss_sum
             sums.tokens += row.tokens
         for name, score in row.scores.items():
-            sums.scores.setdefault(name, []).append(score)
+            sums.scores[name] = sums.scores.get(name, 0.0) + score
+            sums.scored[name] += 1
     return sums
 
 
@@ -87,23 +90,19 @@ def differences(
     """What a report says that does not follow from its rows: name, what it says, and what they give."""
     said = report.metrics
     counted = {"rows": sums.rows - sums.failed, "failed_rows": sums.failed, "supervised_tokens": sums.tokens}
-    counted |= {f"{name}_rows": len(scores) for name, scores in sums.scores.items()}
+    counted |= {f"{name}_rows": count for name, count in sums.scored.items()}
     for name, count in counted.items():
         if name in said and said[name] != count:
             yield name, said[name], count
     if file.rows != sums.rows:
         yield "file_rows", file.rows, sums.rows
     means: dict[str, float | None] = {
-        name: _mean(scores) for name, scores in sums.scores.items() if name not in CORPUS_METRICS
+        name: total / sums.scored[name] for name, total in sums.scores.items() if name not in CORPUS_METRICS
     }
-    means["loss"] = math.fsum(sums.loss) / sums.tokens if sums.tokens else None
+    means["loss"] = sums.loss / sums.tokens if sums.tokens else None
     for name, mean in means.items():
         if not _near(said.get(name), mean):
             yield name, said.get(name), mean
-
-
-def _mean(scores: Sequence[float]) -> float:
-    return math.fsum(scores) / len(scores)
 
 
 def _near(said: float | None, found: float | None) -> bool:

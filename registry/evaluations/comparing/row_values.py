@@ -19,8 +19,8 @@ Floats = npt.NDArray[np.float64]
 LOSS = "loss"
 #: What is made of the loss, which is compared itself.
 _OF_LOSS = ("perplexity", "bits_per_byte")
-#: Rows times pairs that are compared at once: some 20 seconds of one core.
-MOST_WORK = 3_000_000
+#: Rows times pairs that are compared at once: some 20 seconds of one core, and half a gigabyte.
+MOST_WORK = 2_000_000
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,7 +77,13 @@ def supervised_tokens(batch: Batch) -> int:
 
 
 def loss_sum(model: Any, batch: Batch) -> Any:
-    """Return the summed cross-entropy in nats over a batch's supervised tokens, a float32 scalar with its graph.
+    """Return the summed cross-entropy in nats over a batch's supervised tokens, a float32 scalar with its graph."""
+    logits, targets, _ = _predicted(model, batch)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def _predicted(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
+    """Return the logits before each supervised token of a batch, float32 (tokens, vocab), the tokens, and how many each row has.
 
     The logits are computed only at positions where some row of the batch has a supervised next token: with a
     vocabulary of 49,152 the head is otherwise a third of the work, most of it for prompt tokens.
@@ -92,7 +99,23 @@ def loss_sum(model: Any, batch: Batch) -> Any:
     else:
         logits = model(**inputs).logits[:, :-1]
     kept = targets != IGNORED
-    return torch.nn.functional.cross_entropy(logits[kept].float(), targets[kept], reduction="sum")
+    return logits[kept].float(), targets[kept], kept.sum(dim=1)
+
+
+def example_losses(
+    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any
+) -> Iterator[list[tuple[Example, float]]]:
+    """Yield each example with its summed loss in nats, batch by batch, the longest first."""
+    ordered = sorted(examples, key=lambda example: -len(example.input_ids))
+    start = 0
+    for batch in example_batches(ordered, SFT, pad_id, rows, device):
+        with torch.no_grad():
+            logits, targets, counts = _predicted(model, batch)
+            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        # Added up on the CPU in float64: in one order, whatever the card.
+        sums = [math.fsum(part.tolist()) for part in losses.double().cpu().split(counts.tolist())]
+        yield list(zip(ordered[start : start + len(sums)], sums, strict=True))
+        start += len(sums)
 
 
 def mean_loss(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[float]:
@@ -101,10 +124,9 @@ def mean_loss(model: Any, examples: Sequence[Example], pad_id: int, rows: int, d
     A mean of batch means would give the few tokens of a short batch the weight of many.
     """
     total, tokens = 0.0, 0
-    for batch in example_batches(examples, SFT, pad_id, rows, device):
-        with torch.no_grad():
-            total += float(loss_sum(model, batch))
-        tokens += supervised_tokens(batch)
+    for part in example_losses(model, examples, pad_id, rows, device):
+        total += sum(loss for _, loss in part)
+        tokens += sum(example.supervised_tokens for example, _ in part)
         yield total / tokens
 
 

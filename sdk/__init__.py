@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Literal, Unpack
 
@@ -56,13 +56,14 @@ if TYPE_CHECKING:
     from sdk.pushing.pusher import PushKeywords
     from sdk.schemas.aliases import AliasView
     from sdk.schemas.combination import CombineOptions
+    from sdk.schemas.comparison import Comparison
     from sdk.schemas.diff import Diff
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
-    from sdk.schemas.jobs import QueueCapacity, WorkerView
     from sdk.schemas.lineage import Direction, Lineage
     from sdk.schemas.preview import Preview
     from sdk.schemas.search import SortKey, VersionBrief
     from sdk.schemas.training_options import TrainingOptions
+    from sdk.schemas.workers import QueueCapacity, WorkerView
 
 __all__ = [
     "AdapterctlError",
@@ -95,6 +96,7 @@ __all__ = [
     "VerificationFailed",
     "Version",
     "capacity",
+    "compare",
     "compat",
     "connect",
     "diff",
@@ -157,6 +159,19 @@ def capacity() -> list[QueueCapacity]:
     `Client.capacity`.
     """
     return _client().capacity()
+
+
+def compare(
+    refs: Sequence[str],
+    *,
+    metric: str | None = None,
+    data: str | None = None,
+    by: str | None = None,
+    examples: int = 0,
+    detect: float | None = None,
+) -> Comparison:
+    """Say which of versions and bare bases scores better on the same rows. See `Client.compare`."""
+    return _client().compare(refs, metric=metric, data=data, by=by, examples=examples, detect=detect)
 
 
 def compat(

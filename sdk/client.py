@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
@@ -97,6 +97,7 @@ from sdk.schemas.catalog import (
     VersionView,
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
+from sdk.schemas.comparison import MOST_TARGETS, Comparison
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec, RowScore
 from sdk.schemas.events import Event
@@ -106,8 +107,6 @@ from sdk.schemas.jobs import (
     CheckpointPublication,
     CheckpointView,
     JobView,
-    QueueCapacity,
-    WorkerView,
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
@@ -116,13 +115,14 @@ from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.training_options import TrainingOptions
+from sdk.schemas.workers import QueueCapacity, WorkerView
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
 from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import build, check_data, check_data_name, require_adapter
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped,unused-ignore]
+    import pandas
 
     from sdk.lora.compatibility import Compatibility
 
@@ -702,6 +702,33 @@ class Client:
         if found is None or found.id != ident:
             raise NotFound(f"there are no scores {ident!a}; list those of a version with: adapterctl evals list REF")
         return found
+
+    def compare(
+        self,
+        refs: Sequence[str],
+        *,
+        metric: str | None = None,
+        data: str | None = None,
+        by: str | None = None,
+        examples: int = 0,
+        detect: float | None = None,
+    ) -> Comparison:
+        """Which of versions, and bare bases ("base:ID"), scores better on the rows that all were scored on, each with each.
+
+        By `metric`, else by the loss; on `data`, a dataset's name or digest, where there are several. Rows that are equal
+        in the column `by` go together. `examples` rows that changed most are shown side by side, and of a difference
+        `detect` it is said how many rows show it. Raises NotFound, InvalidInput, Conflict for scores that were not taken
+        alike.
+        """
+        if isinstance(refs, str) or not 2 <= len(refs) <= MOST_TARGETS:
+            raise InvalidInput(
+                f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
+                param="refs",
+            )
+        targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
+        return evaluations.compare(
+            self.transport, targets, metric=metric, data=data, by=by, examples=examples, detect=detect
+        )
 
     def evaluation_rows(self, ident: str) -> list[RowScore]:
         """What each row scored, by the id of the scores, in the order of the rows.

@@ -6,10 +6,12 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
+from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
-from registry.http.routes import Cursor, Limit, Reader, room, service
+from registry.http.routes import Cursor, Limit, Reader, apart, room, service
 from sdk.schemas.artifacts import Transfer
+from sdk.schemas.comparison import MOST_EXAMPLES, MOST_TARGETS, Comparison
 from sdk.schemas.jobs import EvaluationView
 from sdk.schemas.pages import Page
 
@@ -49,3 +51,48 @@ def locate_evaluation_rows(
 ) -> Transfer:
     """Return where to fetch the scores of each row from: one JSON object a line, compressed by gzip."""
     return rows.locate(ident, who=who)
+
+
+@router.get("/comparison")
+async def compare_evaluations(
+    comparisons: Annotated[Comparisons, service(Comparisons)],
+    who: Reader,
+    ref: Annotated[
+        list[Annotated[str, Query(max_length=1000)]],
+        Query(
+            min_length=2,
+            max_length=MOST_TARGETS,
+            description='Versions, and bare bases as "base:ID".',
+            examples=[["team/code-review@v3", "team/code-review@v4"]],
+        ),
+    ],
+    metric: Annotated[
+        str | None, Query(max_length=100, description="The score that is compared; without it, the loss.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        Query(max_length=300, description="The dataset, by name or digest, where all were scored on several."),
+    ] = None,
+    by: Annotated[
+        str | None, Query(max_length=200, description="A column of the dataset: its equal rows go together.")
+    ] = None,
+    examples: Annotated[
+        int, Query(ge=0, le=MOST_EXAMPLES, description="Rows to show side by side, those that changed most.")
+    ] = 0,
+    detect: Annotated[
+        float | None,
+        Query(gt=0, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
+    ] = None,
+) -> Comparison:
+    """Compare targets that were scored alike on the same rows, row by row, each with each."""
+    return await apart(
+        comparisons.compare,
+        long=True,
+        refs=ref,
+        metric=metric,
+        data=data,
+        by=by,
+        examples=examples,
+        detect=detect,
+        who=who,
+    )

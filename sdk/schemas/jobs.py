@@ -329,40 +329,6 @@ class CheckpointPublication(Wire):
         return None if value is None else parse_name(value)
 
 
-class WorkerView(Wire):
-    """A worker as the registry knows it. Workers of two tokens with the same name are two workers."""
-
-    name: str
-    #: The id of its token; None if the registry asks for none.
-    token: str | None = None
-    device: str
-    memory_bytes: int
-    free_memory_bytes: int
-    #: Fingerprints; empty if the worker also works in namespaces that the caller may not read.
-    cached_bases: list[str]
-    queues: list[str]
-    version: str
-    #: "busy", "idle", "draining" while it shuts down, or "silent" if nothing was heard from it for a while.
-    state: str
-    job: str | None
-    seen_at: datetime
-
-
-class QueueCapacity(Wire):
-    """One queue, as it is now."""
-
-    queue: str
-    queued: int
-    running: int
-    #: Workers that listen to it and are not silent.
-    workers: int
-    idle: int
-    #: Age of the job that has waited longest, in seconds.
-    oldest_s: float | None
-    #: Queued jobs that no recently seen worker can run.
-    unfit: int
-
-
 class EvaluationView(Wire):
     """A stored evaluation."""
 
@@ -397,3 +363,9 @@ class EvaluationView(Wire):
         unknown = {} if "tokenizer" in self.conditions else {"job": self.job, "base": self.base_fingerprint}
         alike = self.model_dump(include={"dataset", "grader", "precision", "conditions"})
         return digest_of({**alike, **unknown})
+
+    def unlike(self, other: EvaluationView) -> list[str]:
+        """Name what two evaluations on the same rows differ in, so that their scores say nothing of one another."""
+        found = [name for name in ("grader", "precision") if getattr(self, name) != getattr(other, name)]
+        names = dict.fromkeys([*self.conditions, *other.conditions])
+        return found + [name for name in names if self.conditions.get(name) != other.conditions.get(name)]

@@ -33,7 +33,9 @@ def fresh(rows: Sequence[RowScore] = ROWS) -> list[RowScore]:
     return [*rows[:-1], last]
 
 
-def report_of(rows: Sequence[RowScore], file: RowFile | None, /, **said: Any) -> EvaluationReport:
+def report_of(
+    rows: Sequence[RowScore], file: RowFile | None, /, *, conditions: Conditions = CONDITIONS, **said: Any
+) -> EvaluationReport:
     """What a worker reports of rows."""
     good = [row for row in rows if row.loss_sum is not None]
     tokens = sum(row.tokens for row in good)
@@ -48,7 +50,7 @@ def report_of(rows: Sequence[RowScore], file: RowFile | None, /, **said: Any) ->
         **{name: 40.0 if name in CORPUS_METRICS else sum(found) / len(found) for name, found in scores.items()},
         **said,
     }
-    return EvaluationReport(metrics=metrics, precision="float32", conditions=CONDITIONS, rows=file)
+    return EvaluationReport(metrics=metrics, precision="float32", conditions=conditions, rows=file)
 
 
 def write_file(path: Path, rows: Sequence[RowScore]) -> RowFile:
@@ -68,6 +70,7 @@ def evaluated(
     *,
     change: Callable[[RowFile, Path], RowFile] = lambda file, path: file,
     spec: dict[str, Any] | None = None,
+    conditions: Conditions = CONDITIONS,
     **said: Any,
 ) -> str:
     """Evaluate a target and hand in its scores with those of its rows; return the id of the record."""
@@ -80,7 +83,7 @@ def evaluated(
         label=target.label,
         digest=target.digest,
         base_fingerprint=desk.base.fingerprint,
-        report=report_of(rows, file, **said),
+        report=report_of(rows, file, conditions=conditions, **said),
         upload=desk.worker.upload({file.digest: path}, "sending", desk.space),
     )
     body = Completion(attempt=held.attempt, evaluations=[result])

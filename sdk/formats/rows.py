@@ -16,6 +16,7 @@ from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
 from sdk.formats.json_list import json_list
 from sdk.formats.labels import label_name
 from sdk.formats.messages import check_messages, check_tools, parse_json
+from sdk.formats.row_faults import EmptyField
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 Shape = Literal["prompt", "messages", "text", "text-label"]
@@ -44,22 +45,29 @@ class Row:
     fields: dict[str, Any]
 
 
-def check_rows(
+@dataclass(frozen=True)
+class BadRow:
+    """A row that can't be used, and why: `fault` is the rest of a sentence that begins with `where`."""
+
+    where: str
+    fault: str
+    #: Whether a key that it needs is missing, or has nothing in it.
+    empty: bool
+
+
+def judge_rows(
     values: Iterable[tuple[str, Any]],
     *,
     columns: Mapping[str, str] | None = None,
     known_labels: Collection[str] | None = None,
-) -> Iterator[Row]:
-    """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be
-    parsed.
+) -> Iterator[Row | BadRow]:
+    """Yield a row, or what is wrong with it, for each of (where, value) pairs; a ValueError stands for a value that can't
+    be parsed.
 
-    With `columns`, a column for each key, a value has no other columns than these. Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the
-    first bad rows and what is wrong with each.
+    Good rows are all of one shape. With `columns`, a column for each key, a value has no other columns than these. Where
+    `known_labels` are given, each label is one of them.
     """
-    good = 0
     shape: Shape | None = None
-    faults: list[str] = []
-    bad = 0
     for where, value in values:
         try:
             row = _row(where, value, columns)
@@ -69,9 +77,28 @@ def check_rows(
             if known_labels is not None and shape == "text-label" and row.fields["label"] not in known_labels:
                 raise ValueError(f"has the label {row.fields['label']!r}, which no training row has")
         except ValueError as error:
+            yield BadRow(where, str(error), isinstance(error, EmptyField))
+            continue
+        yield row
+
+
+def check_rows(
+    values: Iterable[tuple[str, Any]],
+    *,
+    columns: Mapping[str, str] | None = None,
+    known_labels: Collection[str] | None = None,
+) -> Iterator[Row]:
+    """Yield the rows that `judge_rows` finds good.
+
+    Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
+    """
+    good, bad = 0, 0
+    faults: list[str] = []
+    for row in judge_rows(values, columns=columns, known_labels=known_labels):
+        if isinstance(row, BadRow):
             bad += 1
             if bad <= NAMED_ROWS:
-                faults.append(f"{where} {error}")
+                faults.append(f"{row.where} {row.fault}")
             continue
         good += 1
         yield row
@@ -190,7 +217,8 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
     if "text" in given:
         _only(given, "text")
         return Row(where, "text", {"text": _text("text", given["text"])})
-    raise ValueError(f"has none of the shapes {SHAPES}, but {named(given)}; {advice(given)}")
+    fault = ValueError if given else EmptyField
+    raise fault(f"has none of the shapes {SHAPES}, but {named(given)}; {advice(given)}")
 
 
 def _pair(where: str, given: dict[str, Any]) -> Row:
@@ -237,11 +265,11 @@ def _mapped(given: dict[str, Any], missing: str, further: list[str]) -> str:
 
 def _text(name: str, value: Any) -> str:
     if value is None:
-        raise ValueError(f"has no `{name}`")
+        raise EmptyField(f"has no `{name}`")
     if not isinstance(value, str):
         raise ValueError(f"has a `{name}` that is not text but a {type(value).__name__}")
     if not value.strip():
-        raise ValueError(f"has an empty `{name}`")
+        raise EmptyField(f"has an empty `{name}`")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

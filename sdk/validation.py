@@ -78,21 +78,7 @@ def check_data(
     `columns` is which columns are which keys of a row. Raises NotFound, InvalidInput, InvalidData with the bad lines.
     """
     columns, keys = check_columns(columns)
-    if "://" in str(path):
-        raise InvalidData(
-            f"{str(path)[:200]!a} is a URL, and only files are read; fetch it first, as with: curl -L -o rows.jsonl URL",
-            param=param,
-        )
-    file = user_path(path)
-    if os.path.isdir(file):  # noqa: PTH112 - a text that no path can be is none here
-        raise InvalidData(f"{file} is a folder; give a JSONL, JSON, CSV or Parquet file", param=param)
-    if not os.path.isfile(file):  # noqa: PTH113
-        raise NotFound(f"there is no file {str(file)[:300]}; check the path of the dataset", param=param)
-    if file.stat().st_size == 0:
-        raise InvalidData(
-            f"{file} is empty; give rows of {rows.SHAPES}",
-            param=param,
-        )
+    file = check_data_file(path, param=param)
     count = 0
     shape = None
     labels: set[str] = set()
@@ -109,6 +95,26 @@ def check_data(
         raise InvalidData(f"{file}: {error}", param=param) from None
     named = {"prompt": "prompt-completion"}.get(shape or "", shape)
     return CheckedData(file, kind, named, count, frozenset(labels), columns)
+
+
+def check_data_file(path: str | Path, *, param: str) -> Path:
+    """Return a file with something in it. Raises NotFound, InvalidData."""
+    if "://" in str(path):
+        raise InvalidData(
+            f"{str(path)[:200]!a} is a URL, and only files are read; fetch it first, as with: curl -L -o rows.jsonl URL",
+            param=param,
+        )
+    file = user_path(path)
+    if os.path.isdir(file):  # noqa: PTH112 - a text that no path can be is none here
+        raise InvalidData(f"{file} is a folder; give a JSONL, JSON, CSV or Parquet file", param=param)
+    if not os.path.isfile(file):  # noqa: PTH113
+        raise NotFound(f"there is no file {str(file)[:300]}; check the path of the dataset", param=param)
+    if file.stat().st_size == 0:
+        raise InvalidData(
+            f"{file} is empty; give rows of {rows.SHAPES}",
+            param=param,
+        )
+    return file
 
 
 def check_columns(columns: str | None) -> tuple[str | None, dict[str, str] | None]:

@@ -76,7 +76,7 @@ def no_number(name: str) -> NoReturn:
 
 def parse_json(text: str) -> Any:
     """Return what a JSON text says, refusing what a reader would lose. Raises ValueError, RecursionError."""
-    return json.loads(text, **_LOSSLESS)
+    return _DECODER.decode(text)
 
 
 def json_decoder() -> json.JSONDecoder:
@@ -95,6 +95,7 @@ _LOSSLESS: dict[str, Any] = {
     "parse_constant": no_number,
     "parse_float": _finite,
 }
+_DECODER = json.JSONDecoder(**_LOSSLESS)
 
 
 def _decoded(key: str, value: Any) -> Any:

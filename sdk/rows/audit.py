@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdk.formats.rows import NAMED_ROWS, judge_rows
 from sdk.rows.characters import scripts_of
+from sdk.rows.grams import Texts
 from sdk.rows.held_out import HeldOutRows, held_out_findings
 from sdk.rows.near import near_rows
 from sdk.rows.reading import file_values
@@ -44,48 +46,46 @@ def audit_rows(
     Raises RowsError for a file that has no rows of which any could be told apart, such as one that is no JSON list.
     """
     tell = on_progress or (lambda _doing, _count, _total: None)
-    with tempfile.TemporaryDirectory(prefix="adapterctl-audit-") as scratch:
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapterctl-audit-")))
+
+        def table_of(name: str, on_texts: Callable[[int, Texts], None] | None) -> RowTable:
+            return stack.enter_context(closing(RowTable(scratch, name, most_examples=most_examples, on_texts=on_texts)))
+
         held, found = None, HeldOutRows()
         if held_out is not None:
-            held = RowTable(Path(scratch), "held", most_examples=most_examples, on_texts=found.learn)
+            held = table_of("held", found.learn)
             _read(held_out, columns, held, lambda _count: None)
             found.ready()
-        table = RowTable(
-            Path(scratch), "rows", most_examples=most_examples, on_texts=None if held is None else found.look
+        table = table_of("rows", None if held is None else found.look)
+        size_bytes = path.stat().st_size
+        _read(path, columns, table, lambda count: tell("reading rows", count, size_bytes))
+        repeats, complete = _repeats(
+            table, most_examples, lambda steps: tell("comparing rows", size_bytes // steps, size_bytes)
         )
-        try:
-            size_bytes = path.stat().st_size
-            _read(path, columns, table, lambda count: tell("reading rows", count, size_bytes))
-            repeats, complete = _repeats(table, most_examples, tell)
-            findings = [*_noted(("unusable", table.unusable), ("empty", table.empty)), *repeats]
-            if held is not None:
-                findings += _noted(("held_out_unusable", _both(held.unusable, held.empty)))
-                findings += held_out_findings(table, held, found, most_examples=most_examples)
-            findings += _noted(("control_characters", table.odd))
-            return DataAudit(
-                data=label,
-                digest=_digest(path),
-                rows=table.rows + table.unusable.rows + table.empty.rows,
-                shape=table.shape,
-                findings=findings,
-                complete=complete,
-                characters=table.characters,
-                lengths=[
-                    LengthBucket(up_to=1 << power, rows=rows) for power, rows in sorted(table.lengths.items())
-                ],
-                scripts=scripts_of(table.points()),
-                held_out=held_out_label if held is not None else None,
-                held_out_rows=None if held is None else held.rows,
-            )
-        finally:
-            table.close()
-            if held is not None:
-                held.close()
+        findings = [*_noted(("unusable", table.unusable), ("empty", table.empty)), *repeats]
+        if held is not None:
+            findings += _noted(("held_out_unusable", _both(held.unusable, held.empty)))
+            findings += held_out_findings(table, held, found, most_examples=most_examples)
+        findings += _noted(("control_characters", table.odd))
+        return DataAudit(
+            data=label,
+            digest=_digest(path),
+            rows=table.rows + table.unusable.rows + table.empty.rows,
+            usable_rows=table.rows,
+            # As datasets are registered.
+            shape={"prompt": "prompt-completion"}.get(table.shape or "", table.shape),
+            findings=findings,
+            complete=complete,
+            characters=table.characters,
+            lengths=[LengthBucket(up_to=1 << power, rows=rows) for power, rows in sorted(table.lengths.items())],
+            scripts=scripts_of(table.points()),
+            held_out=held_out_label if held is not None else None,
+            held_out_rows=None if held is None else held.rows,
+        )
 
 
-def _read(
-    path: Path, columns: Mapping[str, str] | None, table: RowTable, tell: Callable[[int], object]
-) -> None:
+def _read(path: Path, columns: Mapping[str, str] | None, table: RowTable, tell: Callable[[int], object]) -> None:
     done = 0
     for row in judge_rows(file_values(path, columns), columns=columns):
         done += table.add(row)
@@ -111,7 +111,7 @@ def _both(one: Noted, other: Noted) -> Noted:
     return one
 
 
-def _repeats(table: RowTable, most_examples: int, tell: OnProgress) -> tuple[list[AuditFinding], bool]:
+def _repeats(table: RowTable, most_examples: int, tell: Callable[[int], object]) -> tuple[list[AuditFinding], bool]:
     """Return what rows repeat or contradict earlier ones, each told once, and whether all near ones were compared."""
     import numpy as np
 
@@ -132,9 +132,10 @@ def _repeats(table: RowTable, most_examples: int, tell: OnProgress) -> tuple[lis
         table.bands,
         table.texts,
         alive,
+        characters=table.characters,
         # A prompt with two answers is a conflict.
         apart=lambda one, other: 0 != table.asked.at(one) == table.asked.at(other),
-        on_step=lambda _done, total: tell("comparing rows", 1, total),
+        on_step=tell,
     )
     if near.pairs:
         examples = [
@@ -189,6 +190,7 @@ class _Groups:
         """Return what was found, if anything."""
         count = sum(len(rows) for rows in self.rows)
         examples = [
-            AuditExample(rows=[self._table.where(row) for row in (first, *rows)]) for first, rows in self._groups.items()
+            AuditExample(rows=[self._table.where(row) for row in (first, *rows)])
+            for first, rows in self._groups.items()
         ]
         return [AuditFinding(kind=kind, rows=count, examples=examples)] if count else []

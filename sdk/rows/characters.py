@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 
 #: Control characters but for tab and the ends of lines; what has no width or turns the direction of writing; what stands
 #: for bytes that could not be read. Joiners are letters' business in Persian, Hindi and pictures, and odd behind Latin letters.
@@ -45,7 +45,7 @@ def scripts_of(counts: Mapping[int, int]) -> dict[str, float]:
     return {script: count / total for script, count in scripts.most_common()}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _script(point: int) -> str | None:
     character = chr(point)
     if not character.isalpha():

@@ -12,7 +12,7 @@ share, at least one gram is in both signatures. A hash depends on the characters
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Texts:
         """Return a hash of the characters from each start to its end, wherever they stand; uint64."""
         import numpy as np
 
-        found = (self._sums[ends] - self._sums[starts]) * self._inverse[starts]
+        found: npt.NDArray[Any] = (self._sums[ends] - self._sums[starts]) * self._inverse[starts]
         # The finaliser of splitmix64: each bit of what comes in changes half of those that go out.
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             found ^= found >> np.uint64(shift)
@@ -63,12 +63,20 @@ class Texts:
         found ^= found >> np.uint64(31)
         return found
 
+    @cached_property
+    def _owners(self) -> npt.NDArray[Any]:
+        """(characters,) the text that each character is of."""
+        import numpy as np
+
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    @cached_property
     def grams(self) -> Segments:
-        """Return the winnowed hashes of the 13-grams of each text, in their order."""
+        """The winnowed hashes of the 13-grams of each text, in their order."""
         import numpy as np
 
         places = np.arange(len(self.codes))
-        owners = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+        owners = self._owners
         whole = places + GRAM <= self.starts[1:][owners]
         hashes = np.full(len(self.codes) + 3, _MOST, np.uint64)
         hashes[places[whole]] = self.hashes(places[whole], places[whole] + GRAM)
@@ -80,8 +88,9 @@ class Texts:
         new[1:] = (least[1:] != least[:-1]) | (owners[1:] != owners[:-1])
         return Segments(least[new], owners[new], len(self.starts) - 1)
 
+    @cached_property
     def words(self) -> Segments:
-        """Return the hashes of the words of each text, which white space divides."""
+        """The hashes of the words of each text, which white space divides."""
         import numpy as np
 
         blank = (self.codes == ord(" ")) | (self.codes == ord("\n"))
@@ -94,7 +103,7 @@ class Texts:
         first[1:] &= ~follows
         last[:-1] &= ~precedes
         starts = np.flatnonzero(first)
-        owners = np.searchsorted(self.starts, starts, side="right") - 1
+        owners = self._owners[starts]
         return Segments(self.hashes(starts, np.flatnonzero(last) + 1), owners, len(self.starts) - 1)
 
 
@@ -128,9 +137,9 @@ def signatures(texts: Texts) -> list[npt.NDArray[Any]]:
     """Return the signature of each text: its winnowed 13-grams, at most `MOST_SIGNATURE`, sorted; uint64."""
     import numpy as np
 
-    grams = texts.grams()
+    grams = texts.grams
     borders = np.searchsorted(grams.owners, np.arange(1, grams.texts))
-    return [np.unique(part)[:MOST_SIGNATURE] for part in np.split(grams.hashes, borders)]
+    return [np.unique(part)[:MOST_SIGNATURE] for part in np.split(grams.hashes, borders)[: grams.texts]]
 
 
 def jaccard(one: str, other: str) -> float:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: Texts are compared where a training row has this share of a held-out row's signature: winnowing around what was changed
 #: leaves some grams out that are the same.
 _SHARE = 0.4
+#: Bits of a hash that are looked up first, in one table: most grams of a training row are no held-out row's.
+_FIRST_BITS = 24
 
 
 class HeldOutRows:
@@ -40,6 +42,8 @@ class HeldOutRows:
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._owners = hashes[order], owners[order]
         self._sizes = sizes
+        self._begun = np.zeros(1 << _FIRST_BITS, bool)
+        self._begun[hashes >> np.uint64(64 - _FIRST_BITS)] = True
         self.share = np.zeros(len(sizes))
         self.row = np.full(len(sizes), -1, np.int64)
         self._parts = []
@@ -50,13 +54,13 @@ class HeldOutRows:
 
         if self._hashes is None or not len(self._hashes):
             return
-        grams = texts.grams()
-        begin = np.searchsorted(self._hashes, grams.hashes)
-        there = np.flatnonzero(self._hashes[np.minimum(begin, len(self._hashes) - 1)] == grams.hashes)
+        grams = texts.grams
+        likely = np.flatnonzero(self._begun[grams.hashes >> np.uint64(64 - _FIRST_BITS)])
+        begin = np.searchsorted(self._hashes, grams.hashes[likely])
+        counts = np.searchsorted(self._hashes, grams.hashes[likely], side="right") - begin
+        begin, counts, there = begin[counts > 0], counts[counts > 0], likely[counts > 0]
         if not len(there):
             return
-        begin = begin[there]
-        counts = np.searchsorted(self._hashes, grams.hashes[there], side="right") - begin
         # Every held-out row with this gram, for every place that it has in a training row.
         places = np.repeat(begin - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum())
         rows = np.repeat(grams.owners[there], counts)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 #: Texts of which this share of the words, or of the 13-grams, is in both are nearly the same.
 NEAR = 0.8
-#: Characters that are compared at most, and candidates that are kept of one band: in a file whose rows are all alike there
-#: is no end of them.
-_MOST_COMPARED_CHARACTERS = 100_000_000
+#: Characters that are compared at most, for each character of the file and beside that, and candidates that are kept of
+#: one band: in a file whose rows are all alike there is no end of them.
+_COMPARED_PER_CHARACTER, _COMPARED_CHARACTERS = 2, 50_000_000
 _MOST_CANDIDATES = 1_000_000
 _ROW_BITS = 32
 
@@ -41,23 +41,25 @@ def near_rows(
     texts: TextSpool,
     alive: npt.NDArray[Any],
     *,
+    characters: int,
     apart: Callable[[int, int], bool],
-    on_step: Callable[[int, int], None],
+    on_step: Callable[[int], object],
 ) -> NearRows:
     """Return the rows that are nearly the same as an earlier one, among those that are `alive`, (rows,) of bool.
 
-    Two rows that are `apart` are not told of, however alike they are.
+    `characters` is how many all rows have. Two rows that are `apart` are not told of, however alike they are. `on_step` is called after each step with their number.
     """
     import numpy as np
 
     complete = True
+    most_compared = _COMPARED_CHARACTERS + _COMPARED_PER_CHARACTER * characters
     found: list[npt.NDArray[Any]] = []
-    for number, band in enumerate(bands):
+    for band in bands:
         pairs = np.concatenate([*_candidates(band, alive), np.empty(0, np.uint64)])
         pairs = np.unique(pairs)
         complete &= len(pairs) <= _MOST_CANDIDATES
         found.append(pairs[:_MOST_CANDIDATES])
-        on_step(number + 1, len(bands) + 1)
+        on_step(len(bands) + 1)
     pairs, shared = np.unique(np.concatenate(found), return_counts=True) if found else (np.empty(0, np.uint64), None)
     near: dict[int, NearPair] = {}
     compared = 0
@@ -66,14 +68,14 @@ def near_rows(
         first, row = pair >> _ROW_BITS, pair & ((1 << _ROW_BITS) - 1)
         if row in near:
             continue
-        if compared > _MOST_COMPARED_CHARACTERS:
+        if compared > most_compared:
             complete = False
             break
         one, other = texts.at(first), texts.at(row)
         compared += len(one) + len(other)
         if (index := jaccard(one, other)) >= NEAR and not apart(first, row):
             near[row] = NearPair(first, row, index)
-    on_step(len(bands) + 1, len(bands) + 1)
+    on_step(len(bands) + 1)
     return NearRows([near[row] for row in sorted(near)], complete)
 
 

@@ -1,6 +1,6 @@
 """Numbers of each row in files of a scratch folder, so that memory does not grow with the rows.
 
-What is equal is found part by part: a part has the keys with the same remainder, some million of them at most.
+What is equal is found part by part: a part has the keys with the same remainder, some hundred thousand of them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 #: Keys that are in memory at once.
-_PART_ROWS = 1 << 20
-_CHUNK_ROWS = 1 << 18
+_PART_ROWS = 1 << 18
+_CHUNK_ROWS = 1 << 17
 
 
 class Column:

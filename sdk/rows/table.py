@@ -112,7 +112,7 @@ class RowTable:
         points = np.bincount(texts.codes, minlength=0x110000)
         self._points = points if self._points is None else self._points + points
         keys = np.concatenate(
-            [segments.bands(salt) for segments, salt in zip((texts.grams(), texts.words()), _SALTS, strict=True)], axis=1
+            [segments.bands(salt) for segments, salt in zip((texts.grams, texts.words), _SALTS, strict=True)], axis=1
         )
         for number, band in enumerate(self.bands):
             band.append(np.ascontiguousarray(keys[:, number]))

@@ -70,7 +70,7 @@ class TokenCounts(Wire):
     rows_dropped: int
     lengths: list[LengthBucket]
     #: Rows that this base can't be trained on, and rows that would be cut.
-    refused: list[AuditExample] = []
+    refusals: list[AuditExample] = []
     rows_refused: int = 0
     too_long: list[AuditExample] = []
 
@@ -97,6 +97,8 @@ class DataAudit(Wire):
     digest: Sha256
     #: All of them, those that can't be used included.
     rows: int
+    #: Those that a training would take.
+    usable_rows: int
     shape: str | None
     findings: list[AuditFinding]
     #: Whether all candidates for near duplicates were compared; if not, there may be more of these.

@@ -57,12 +57,10 @@ def find_data(
     A `Path`, and a text with a `/`, is always a file; its rows are checked. A name is first looked up in `namespace`.
     `columns` is which columns are which keys of a row; None: as was said of a registered dataset. Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets.
     """
-    if isinstance(given, Path) or "/" in given or is_folder(given) or not _can_be_name(given):
+    if isinstance(given, Path) or means_file(given):
         return check_data(given, columns=columns, param=param, known_labels=known_labels)
     if looks_like_digest(given):
         return _registered(_by_digest(transport, given, namespace, param), columns)
-    if _is_file(given):
-        return check_data(given, columns=columns, param=param, known_labels=known_labels)
     try:
         return _registered(datasets.get(transport, given, namespace=namespace), columns)
     except NotFound:
@@ -76,6 +74,13 @@ def find_data(
         ) from None
     except InvalidInput as error:
         raise InvalidInput(error.message, param=param) from None
+
+
+def means_file(given: str | Path) -> bool:
+    """Whether what is given is a file, and no dataset's name or digest."""
+    if isinstance(given, Path) or "/" in given or is_folder(given) or not _can_be_name(given):
+        return True
+    return not looks_like_digest(given) and _is_file(given)
 
 
 def _is_file(given: str) -> bool:

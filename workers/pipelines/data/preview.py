@@ -9,8 +9,6 @@ that, and limits.
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -19,8 +17,7 @@ from typing import Any
 
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
-from sdk.schemas.wire import read_json
-from sdk.worker_program import PARENT_VARIABLE
+from workers.pipelines.data.answering import answer
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row, read_rows
@@ -38,7 +35,6 @@ from workers.pipelines.data.tokenise import (
     tokenise,
 )
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
 #: A file of more rows is not counted: each conversation is rendered several times, which takes milliseconds.
 _MOST_COUNTED_ROWS = 2_000
@@ -46,8 +42,6 @@ _MOST_COUNTED_ROWS = 2_000
 _SPARE_BYTES = 4 * 1024**3
 #: What Python needs for a byte of a dataset, rendered and as tokens.
 _BYTES_PER_BYTE = 50
-#: It writes nothing; libraries keep this and that.
-_MOST_WRITTEN_BYTES = 64 * 1024 * 1024
 
 
 def preview(request: PreviewRequest) -> Preview:
@@ -226,28 +220,13 @@ class _Decoded:
         )
 
 
-def main() -> int:
-    """Answer the request on standard input."""
-    request = read_json(PreviewRequest, sys.stdin.buffer.read())
-    # Before the libraries, which start threads.
-    leave_network()
-    die_with_parent(os.environ.get(PARENT_VARIABLE))
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    import transformers  # noqa: F401 - loaded before the limits are set
-
-    size_bytes = Path(request.data).stat().st_size
-    limit(
-        spare_bytes=_SPARE_BYTES + _BYTES_PER_BYTE * size_bytes,
-        processor_s=240 + size_bytes // 1_000_000,
-        file_bytes=_MOST_WRITTEN_BYTES,
-    )
-    try:
-        said = preview(request).model_dump_json()
-    except PipelineError as error:
-        said = json.dumps({"refused": error.message, "reason": error.reason.value})
-    sys.stdout.write(said + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        answer(
+            PreviewRequest,
+            preview,
+            data=lambda request: request.data,
+            spare_bytes=lambda size_bytes: _SPARE_BYTES + _BYTES_PER_BYTE * size_bytes,
+            processor_s=lambda size_bytes: 240 + size_bytes // 1_000_000,
+        )
+    )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sdk.formats.columns import advice, named, picked
+from sdk.formats.columns import KEYS, advice, named, picked
 from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
 from sdk.formats.json_list import json_list
 from sdk.formats.labels import label_name
@@ -43,6 +43,8 @@ class Row:
     where: str
     shape: Shape
     fields: dict[str, Any]
+    #: What it has in the column of groups, where one was named.
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,19 @@ def judge_rows(
     *,
     columns: Mapping[str, str] | None = None,
     known_labels: Collection[str] | None = None,
+    group_by: str | None = None,
 ) -> Iterator[Row | BadRow]:
     """Yield a row, or what is wrong with it, for each of (where, value) pairs; a ValueError stands for a value that can't
     be parsed.
 
     Good rows are all of one shape. With `columns`, a column for each key, a value has no other columns than these. Where
-    `known_labels` are given, each label is one of them.
+    `known_labels` are given, each label is one of them. With `group_by`, each row has something in that column, which may be
+    one that is no key of a row.
     """
     shape: Shape | None = None
     for where, value in values:
         try:
-            row = _row(where, value, columns)
+            row = _grouped(where, value, columns, group_by)
             shape = shape or row.shape
             if row.shape != shape:
                 raise ValueError(f"is a {row.shape} row among {shape} rows")
@@ -87,6 +91,7 @@ def check_rows(
     *,
     columns: Mapping[str, str] | None = None,
     known_labels: Collection[str] | None = None,
+    group_by: str | None = None,
 ) -> Iterator[Row]:
     """Yield the rows that `judge_rows` finds good.
 
@@ -94,7 +99,7 @@ def check_rows(
     """
     good, bad = 0, 0
     faults: list[str] = []
-    for row in judge_rows(values, columns=columns, known_labels=known_labels):
+    for row in judge_rows(values, columns=columns, known_labels=known_labels, group_by=group_by):
         if isinstance(row, BadRow):
             bad += 1
             if bad <= NAMED_ROWS:
@@ -185,6 +190,22 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
         raise RowsError(
             f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({first_line(error)}); convert it"
         ) from error
+
+
+def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by: str | None) -> Row:
+    """Return a row with its group, where there are groups. Raises ValueError with what is wrong."""
+    if group_by is None or not isinstance(value, dict):
+        return _row(where, value, columns)
+    group = value.get(group_by)
+    if group is None or group == "":
+        raise ValueError(f"has nothing in the column `{group_by[:80]}` that groups are held out by, but {named(value)}")
+    if isinstance(group, bool) or not isinstance(group, (str, int)):
+        raise ValueError(
+            f"has a `{group_by[:80]}` that groups are held out by, and that is neither a text nor a whole number"
+        )
+    if columns is None and group_by not in KEYS:
+        value = {key: content for key, content in value.items() if key != group_by}
+    return replace(_row(where, value, columns), group=str(group))
 
 
 def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Row:

@@ -41,6 +41,16 @@ _JOB_KEYS = (
 @click.option(
     "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
 )
+@click.option(
+    "--holdout",
+    type=float,
+    metavar="SHARE",
+    help="Instead of --eval-data: hold this share of the rows out, such as 0.1.",
+)
+@click.option(
+    "--holdout-by", metavar="COLUMN", help="Rows with the same in this column are held out together, or not at all."
+)
+@click.option("--holdout-seed", type=int, help="Which rows are held out. [default: 0]")
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
 @click.option(
     "--method",
@@ -144,6 +154,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
       adapterctl train team/sql --base ./base --data sql.csv --targets all-linear
       adapterctl train sql --base ./b --data sql.csv --use-rslora --alpha 16
       adapterctl train sql --from sql@v3 --data more.csv
+      adapterctl train sql --base ./b --data sql.csv --holdout 0.1
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200

@@ -16,16 +16,18 @@ from workers.pipelines.errors import PipelineError
 __all__ = ["Row", "Shape", "count_equal", "read_rows"]
 
 
-def read_rows(path: Path, *, columns: str | None = None, known_labels: Collection[str] | None = None) -> list[Row]:
+def read_rows(
+    path: Path, *, columns: str | None = None, known_labels: Collection[str] | None = None, group_by: str | None = None
+) -> list[Row]:
     """Return all rows of a file, which are of one shape; where `known_labels` are given, each label is one of them.
 
-    `columns` is which columns are which keys, as "prompt=question,completion=answer"; None: keys are called as columns.
+    `columns` is which columns are which keys, as "prompt=question,completion=answer"; None: keys are called as columns. With `group_by`, each row has its group.
 
     Raises PipelineError ("data") that names the first bad rows and what is wrong with each.
     """
     try:
         keys = None if columns is None else parse_columns(columns)
-        return list(check_rows(file_values(path, keys), columns=keys, known_labels=known_labels))
+        return list(check_rows(file_values(path, keys), columns=keys, known_labels=known_labels, group_by=group_by))
     except RowsError as error:
         raise PipelineError(FailureReason.DATA, str(error)) from error
 

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
+from sdk.rows.holdout import HoldoutError, held_out, hold_out_of, rows_digest, split_unit
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.option_clashes import both_held_out
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
@@ -69,6 +71,8 @@ class Inputs:
     checkpoints: Checkpoints | None
     resumed: Resumed | None
     parent: Continued | None
+    #: Rows and digests of the two sides, where some of the rows are held out.
+    split: dict[str, JsonScalar]
 
 
 def read_inputs(
@@ -86,13 +90,15 @@ def read_inputs(
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     device = choose_device()
     require_card(spec, device.kind)
-    given = read_rows(data, columns=spec.columns)
+    split = _read_split(data, eval_data, spec)
+    given = split.training
     objective = _objective(spec, given[0].shape)
     classes = None
     tokenizer = load_tokenizer(base, ends=objective is SFT)
     if objective is CLASSIFY:
         pad = pad_token_id(read_config(base), tokenizer)
-        classes = Classes(class_names(given), pad, spec.seed)
+        # A label that is held out alone is one that rows of this file have.
+        classes = Classes(class_names([*given, *split.held_out]), pad, spec.seed)
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
@@ -100,12 +106,14 @@ def read_inputs(
     rows = _tokens(base, given, tokenizer, spec, classes, day)
     rows = replace(rows, rendering=rows.rendering.model_copy(update={**_told_by(base), "columns": spec.columns}))
     require_tokens(spec, rows.examples)
-    held_out, seen = None, 0
+    held, seen = None, 0
+    kept: Sequence[Row] = split.held_out
     if eval_data is not None:
         kept = read_rows(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
+    if kept:
         seen = count_equal(kept, given)
         _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
-        held_out = _tokens(base, kept, tokenizer, spec, classes, day)
+        held = _tokens(base, kept, tokenizer, spec, classes, day)
     schedule = _schedule(spec, len(rows.examples))
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
@@ -136,7 +144,7 @@ def read_inputs(
         objective=objective,
         classes=classes,
         rows=rows,
-        held_out=held_out,
+        held_out=held,
         held_out_seen=seen,
         tokenizer=tokenizer,
         spec=spec,
@@ -147,7 +155,39 @@ def read_inputs(
         checkpoints=checkpoints,
         resumed=resumed,
         parent=parent,
+        split=split.record,
     )
+
+
+class _Split(NamedTuple):
+    training: list[Row]
+    #: Those that are held out of the same file.
+    held_out: list[Row]
+    #: What is recorded of the two sides.
+    record: dict[str, JsonScalar]
+
+
+def _read_split(data: Path, eval_data: Path | None, spec: TrainingSpec) -> _Split:
+    """Return the rows of a file, without those that are held out. Raises PipelineError ("data", "spec")."""
+    rows = read_rows(data, columns=spec.columns, group_by=spec.holdout_by)
+    how = hold_out_of(spec)
+    if how is None:
+        return _Split(rows, [], {})
+    if eval_data is not None:
+        raise PipelineError(FailureReason.SPEC, f"The rows can't be split: {both_held_out()}.")
+    try:
+        out = held_out([split_unit(row) for row in rows], how)
+    except HoldoutError as error:
+        raise PipelineError(FailureReason.DATA, f"The rows can't be split: {error}.") from error
+    training = [row for row, is_out in zip(rows, out, strict=True) if not is_out]
+    kept = [row for row, is_out in zip(rows, out, strict=True) if is_out]
+    record: dict[str, JsonScalar] = {
+        "training_rows": len(training),
+        "training_digest": rows_digest(training),
+        "held_out_rows": len(kept),
+        "held_out_digest": rows_digest(kept),
+    }
+    return _Split(training, kept, record)
 
 
 def _objective(spec: TrainingSpec, shape: Shape) -> Objective:

@@ -103,6 +103,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
         **({"held_out_rows_in_training": given.held_out_seen} if given.held_out_seen else {}),
+        **given.split,
         "seed": spec.seed,
         **spec.further(),
         **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),

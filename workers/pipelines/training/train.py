@@ -86,9 +86,10 @@ def train(
             step=rows.rows,
             total=rows.rows + rows.dropped,
             unit="rows",
-            message=_of_data(rows)
-            if given.classes is None
-            else f"{len(given.classes.names)} labels, {rows.cut} rows cut",
+            message=(
+                _of_data(rows) if given.classes is None else f"{len(given.classes.names)} labels, {rows.cut} rows cut"
+            )
+            + _of_split(given),
         )
     )
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
@@ -105,6 +106,10 @@ def _of_data(rows: Tokenised) -> str:
     if rows.rendering.methods.get("changed"):
         said += "; some conversations are not rendered as the base's chat template does it"
     return said
+
+
+def _of_split(given: Inputs) -> str:
+    return f"; {given.split['held_out_rows']} rows are held out" if given.split else ""
 
 
 def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) -> TrainingReport:

@@ -38,10 +38,12 @@ def audit_rows(
     columns: Mapping[str, str] | None = None,
     held_out: Path | None = None,
     held_out_label: str | None = None,
+    group_by: str | None = None,
     most_examples: int = NAMED_ROWS,
     on_progress: OnProgress | None = None,
 ) -> DataAudit:
-    """Return what is found out about the rows of a file, and of held-out rows among them. Needs numpy.
+    """Return what is found out about the rows of a file, and of held-out rows among them; `group_by` is a column beside those
+    of a row. Needs numpy.
 
     Raises RowsError for a file that has no rows of which any could be told apart, such as one that is no JSON list.
     """
@@ -55,11 +57,11 @@ def audit_rows(
         held, found = None, HeldOutRows()
         if held_out is not None:
             held = table_of("held", found.learn)
-            _read(held_out, columns, held, lambda _count: None)
+            _read(held_out, columns, None, held, lambda _count: None)
             found.ready()
         table = table_of("rows", None if held is None else found.look)
         size_bytes = path.stat().st_size
-        _read(path, columns, table, lambda count: tell("reading rows", count, size_bytes))
+        _read(path, columns, group_by, table, lambda count: tell("reading rows", count, size_bytes))
         repeats, complete = _repeats(
             table, most_examples, lambda steps: tell("comparing rows", size_bytes // steps, size_bytes)
         )
@@ -85,9 +87,15 @@ def audit_rows(
         )
 
 
-def _read(path: Path, columns: Mapping[str, str] | None, table: RowTable, tell: Callable[[int], object]) -> None:
+def _read(
+    path: Path,
+    columns: Mapping[str, str] | None,
+    group_by: str | None,
+    table: RowTable,
+    tell: Callable[[int], object],
+) -> None:
     done = 0
-    for row in judge_rows(file_values(path, columns), columns=columns):
+    for row in judge_rows(file_values(path, columns), columns=columns, group_by=group_by):
         done += table.add(row)
         if done >= _TOLD_EVERY_BYTES:
             tell(done)

@@ -68,6 +68,8 @@ class TokenCounts(Wire):
     rows_cut: int
     tokens_lost: int
     rows_dropped: int
+    #: Texts longer than max_length, which are split and lose nothing.
+    rows_split: int = 0
     lengths: list[LengthBucket]
     #: Rows that this base can't be trained on, and rows that would be cut.
     refusals: list[AuditExample] = []

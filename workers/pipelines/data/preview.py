@@ -32,6 +32,7 @@ from workers.pipelines.data.tokenise import (
     longest_row,
     require_usable,
     resolve_loss_on,
+    split_text,
     tokenise,
 )
 from workers.pipelines.errors import PipelineError
@@ -60,10 +61,11 @@ def preview(request: PreviewRequest) -> Preview:
     chosen = chosen[: request.rows] if request.row is None else chosen[request.row - 1 : request.row]
     totals = None
     if len(rows) <= _MOST_COUNTED_ROWS:
-        found = tokenise(rows, tokenizer, loss_on=loss_on, max_length=max_length, day=day, stop_ids=stops)
+        how: dict[str, Any] = {"max_length": max_length, "day": day, "stop_ids": stops, "split_texts": True}
+        found = tokenise(rows, tokenizer, loss_on=loss_on, **how)
         totals = _totals(found)
     maker = ExampleMaker(tokenizer, loss_on, day, stops)
-    made = _made(maker, chosen)
+    made = _made(maker, chosen, max_length)
     rendering = maker.rendering([example for _, _, example in made]) if totals is None else found.rendering
     return Preview(
         shape=rows[0].shape,
@@ -149,11 +151,14 @@ def _shown_label(number: int, row: Row, example: Example, tokenizer: Any) -> Pre
     )
 
 
-def _made(maker: ExampleMaker, chosen: Sequence[tuple[int, Row]]) -> list[tuple[int, Row, Example]]:
+def _made(maker: ExampleMaker, chosen: Sequence[tuple[int, Row]], max_length: int) -> list[tuple[int, Row, Example]]:
     made, refused = [], []
     for number, row in chosen:
         try:
-            made += [(number, row, example) for example in maker.examples(row)]
+            texts = maker.examples(row)
+            if row.shape == "text":
+                texts = [piece for text in texts for piece in split_text(text, max_length)]
+            made += [(number, row, example) for example in texts]
         except RowRefused as error:
             refused.append(f"{row.where} {error}")
     require_usable(refused, len(chosen))

@@ -46,7 +46,7 @@ def count_tokens(request: TokenCountRequest) -> TokenCounts:
     max_length = longest_row(base, request.max_length)
     texts_of: Callable[[Row], list[_Text]] | None = None
     lengths: Counter[int] = Counter()
-    longest = rows = tokens = supervised = cut = lost = dropped = refused = 0
+    longest = rows = tokens = supervised = cut = lost = dropped = split = refused = 0
     refusals: list[AuditExample] = []
     too_long: list[AuditExample] = []
     for row in _sampled(request):
@@ -60,12 +60,13 @@ def count_tokens(request: TokenCountRequest) -> TokenCounts:
                 refusals.append(AuditExample(rows=[row.where], detail=str(error)))
             continue
         length = max(text.tokens for text in texts)
-        beyond = sum(max(0, text.tokens - max_length) for text in texts)
+        beyond = 0 if row.shape == "text" else sum(max(0, text.tokens - max_length) for text in texts)
         rows += 1
         lengths[max(0, length - 1).bit_length()] += 1
         longest = max(longest, length)
         tokens += sum(text.tokens for text in texts)
         supervised += sum(text.supervised_tokens for text in texts)
+        split += row.shape == "text" and length > max_length
         dropped += not any(text.supervised_tokens for text in texts)
         cut += beyond > 0
         lost += beyond
@@ -81,6 +82,7 @@ def count_tokens(request: TokenCountRequest) -> TokenCounts:
         rows_cut=cut,
         tokens_lost=lost,
         rows_dropped=dropped,
+        rows_split=split,
         lengths=[LengthBucket(up_to=1 << power, rows=count) for power, count in sorted(lengths.items())],
         refusals=refusals,
         rows_refused=refused,
@@ -118,7 +120,8 @@ def _maker(first: Row, request: TokenCountRequest, base: Path, max_length: int) 
     def made(row: Row) -> list[_Text]:
         found = []
         for example in maker.examples(row):
-            kept = cut_example(example, max_length)
+            # A text alone is split and loses nothing.
+            kept = cut_example(example, len(example.input_ids) if row.shape == "text" else max_length)
             found.append(_Text(len(example.input_ids), 0 if kept is None else kept.supervised_tokens))
         return found
 

@@ -92,6 +92,11 @@ def train(
             + _of_split(given),
         )
     )
+    if given.audit:
+        found = ", ".join(f"{kind} {count}" for kind, count in given.audit.items())
+        on_progress(
+            Progress(phase="data", message=f"audit of the rows: {found}; see which with: adapterctl data check")
+        )
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
         return _train(given, out, on_progress)
@@ -101,6 +106,10 @@ def _of_data(rows: Tokenised) -> str:
     said = f"{rows.supervised_tokens} supervised tokens, loss on {rows.loss_on}"
     if rows.cut:
         said += f"; {rows.cut} rows were cut, so they don't teach where to stop"
+    if rows.split:
+        said += (
+            f"; {rows.split} texts were longer than a row may be, and were split: {len(rows.examples)} pieces in all"
+        )
     if rows.rendering.methods.get("turns"):
         said += "; each answer of a conversation is a separate text, since the chat template renders earlier answers differently"
     if rows.rendering.methods.get("changed"):

@@ -70,7 +70,7 @@ def test_which_rows_are_held_out_depends_on_neither_their_order_nor_the_training
     llama_base: Path, write_jsonl: Callable[..., Path]
 ) -> None:
     rows = [{"text": f"row number {number}"} for number in range(20)]
-    shuffled = random.Random(1).sample(rows, len(rows))  # noqa: S311 - an order
+    shuffled = random.Random(1).sample(rows, len(rows))
     found = [
         inputs(llama_base, write_jsonl(rows)),
         inputs(llama_base, write_jsonl(shuffled, "shuffled.jsonl"), seed=9),
@@ -80,9 +80,7 @@ def test_which_rows_are_held_out_depends_on_neither_their_order_nor_the_training
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_groups_stay_whole_and_labels_are_those_of_all_rows(
-    llama_base: Path, write_jsonl: Callable[..., Path]
-) -> None:
+def test_groups_stay_whole_and_labels_are_those_of_all_rows(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     rows = [{"text": f"{group} {number}", "label": group, "by": group} for group in "abcd" for number in range(3)]
     given = inputs(llama_base, write_jsonl(rows), holdout_by="by", targets="attention")
     assert given.held_out is not None
@@ -118,3 +116,30 @@ def test_no_held_out_row_is_a_row_of_the_training_in_another_spelling(
         for side in (given.rows, given.held_out)
     ]
     assert said[0].isdisjoint(said[1])
+
+
+def test_a_training_says_and_records_what_is_wrong_with_its_rows(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"question {word}: ", "completion": word, "by": word} for word in ("one", "two", "three")]
+    path = write_jsonl([*rows, rows[0], {**rows[1], "completion": "\u200btwo"}])
+    held = write_jsonl([{**rows[2], "prompt": "Question Three:  "}], "held.jsonl")
+    said: list[str] = []
+    report = train(
+        base=llama_base, base_name="tiny", base_revision=None, data=path, eval_data=held, out=tmp_path / "out",
+        spec=TrainingSpec(**{**SPEC.model_dump(), "holdout": None, "columns": "prompt=prompt,completion=completion"}),
+        on_progress=lambda progress: said.append(progress.message or ""),
+    )  # fmt: skip
+    found = {name: value for name, value in report.training.items() if name.startswith("audit_")}
+    assert found == {
+        "audit_exact_duplicate": 1,
+        "audit_conflict": 1,
+        "audit_held_out_normalised": 1,
+        "audit_control_characters": 1,
+    }
+    (told,) = [line for line in said if line.startswith("audit of the rows")]
+    assert "exact_duplicate 1, conflict 1, held_out_normalised 1, control_characters 1; see which" in told
+    # Groups are no fault of the rows.
+    by_group = _train(llama_base, path, tmp_path / "grouped", holdout_by="by")
+    assert by_group.training["audit_exact_duplicate"] == 1
+    assert "audit_unusable" not in by_group.training

@@ -47,6 +47,13 @@ def test_a_sample_is_spread_over_the_file(llama_base: Path, write_jsonl: Callabl
     assert min(bucket.up_to for bucket in found.lengths) >= len(ends)
 
 
+def test_texts_are_split_and_lose_nothing(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    found = counted(llama_base, write_jsonl([{"text": "long " * 30}, {"text": "short"}]), rows=2, max_length=20)
+    assert (found.rows_split, found.rows_cut, found.tokens_lost, found.too_long) == (1, 0, 0, [])
+    assert found.supervised_tokens == found.tokens - 2
+    assert found.longest > 20
+
+
 def test_what_a_base_can_not_be_trained_on_is_named(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     asked = {"role": "user", "content": "q"}
     rows = [{"messages": [asked, {"role": "assistant", "content": "a"}]}, {"messages": [asked]}]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.formats.rows import NAMED_ROWS, judge_rows
 from sdk.rows.characters import scripts_of
-from sdk.rows.grams import Texts
+from sdk.rows.grams import Texts, in_most, jaccard
 from sdk.rows.held_out import HeldOutRows, held_out_findings
-from sdk.rows.near import near_rows
+from sdk.rows.near import NearPair, near_rows
 from sdk.rows.reading import file_values
 from sdk.rows.spool import equal_rows
 from sdk.rows.table import Noted, RowTable
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 #: What is being done, how much more of it is done now, and how much there is.
 OnProgress = Callable[[str, int, int], object]
 _TOLD_EVERY_BYTES = 1 << 20
+#: Rows, and characters of each, that say what most rows have.
+_SAMPLED_ROWS, _SAMPLED_CHARACTERS = 400, 10_000
 
 
 def audit_rows(
@@ -146,17 +148,23 @@ def _repeats(table: RowTable, most_examples: int, tell: Callable[[int], object])
         on_step=tell,
     )
     if near.pairs:
-        examples = [
-            AuditExample(
-                rows=[table.where(pair.first), table.where(pair.row)], detail=f"Jaccard index {pair.jaccard:.2f}"
-            )
-            for pair in near.pairs[:most_examples]
-        ]
+        sampled = range(0, table.rows, max(1, table.rows // _SAMPLED_ROWS))
+        usual = in_most([table.texts.at(row)[:_SAMPLED_CHARACTERS] for row in sampled])
+        examples = [_near_example(table, pair, usual) for pair in near.pairs[:most_examples]]
         findings.append(AuditFinding(kind="near_duplicate", rows=len(near.pairs), examples=examples))
     groups = _Groups(table, most_examples)
     for first, row in _conflicts(table):
         groups.add(first, row)
     return [*findings, *groups.finding("conflict")], near.complete
+
+
+def _near_example(table: RowTable, pair: NearPair, usual: frozenset[str]) -> AuditExample:
+    detail = f"Jaccard index {pair.jaccard:.2f}"
+    if usual:
+        # An instruction that all rows begin with makes all of them alike.
+        beside = jaccard(table.texts.at(pair.first), table.texts.at(pair.row), without=usual)
+        detail += f", {beside:.2f} beside what most rows have"
+    return AuditExample(rows=[table.where(pair.first), table.where(pair.row)], detail=detail)
 
 
 def _conflicts(table: RowTable) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:

@@ -11,6 +11,7 @@ share, at least one gram is in both signatures. A hash depends on the characters
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ GRAM = 13
 MOST_SIGNATURE = 64
 #: Of a longer text, only so many characters are looked at.
 MOST_CHARACTERS = 1_000_000
+#: So many texts may have something in common by chance.
+_FEW = 10
 #: Texts that share 4 least hashes of one band are compared: of those with a Jaccard index of 0.8, 99 in 100 share some.
 _BANDS, _ROWS_OF_BAND = 10, 4
 #: Of grams, and of words.
@@ -142,13 +145,25 @@ def signatures(texts: Texts) -> list[npt.NDArray[Any]]:
     return [np.unique(part)[:MOST_SIGNATURE] for part in np.split(grams.hashes, borders)[: grams.texts]]
 
 
-def jaccard(one: str, other: str) -> float:
-    """Return the Jaccard index of two normalised texts, of their words or of their 13-grams, whichever is greater.
+def jaccard(one: str, other: str, *, without: frozenset[str] = frozenset()) -> float:
+    """Return the Jaccard index of two normalised texts, of their words or of their 13-grams, whichever is greater; some words
+    and grams may be left out of both.
 
     >>> jaccard("a b c d e f g h i j", "a b c d e f g h i k")
     0.8181818181818182
+    >>> jaccard("a b c d e f g h i j", "a b c d e f g h i k", without=frozenset("abcdefg"))
+    0.5
     """
-    return max(_index(set(one.split()), set(other.split())), _index(_grams(one), _grams(other)))
+    words = _index(set(one.split()) - without, set(other.split()) - without)
+    return max(words, _index(_grams(one) - without, _grams(other) - without))
+
+
+def in_most(texts: Sequence[str]) -> frozenset[str]:
+    """Return the words and 13-grams that more than half of some normalised texts have; none of a few texts."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update({*text.split(), *_grams(text)})
+    return frozenset(part for part, count in counts.items() if count > max(len(texts) / 2, _FEW))
 
 
 def contained(one: str, other: str) -> float:

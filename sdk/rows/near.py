@@ -16,7 +16,7 @@ NEAR = 0.8
 #: Characters that are compared at most, for each character of the file and beside that, and candidates that are kept of
 #: one band: in a file whose rows are all alike there is no end of them.
 _COMPARED_PER_CHARACTER, _COMPARED_CHARACTERS = 2, 50_000_000
-_MOST_CANDIDATES = 1_000_000
+_MOST_CANDIDATES = 300_000
 _ROW_BITS = 32
 
 

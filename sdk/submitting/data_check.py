@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from sdk.api import datasets
 from sdk.api.transport import Transport
-from sdk.errors import InvalidData, InvalidInput
+from sdk.errors import InvalidData, InvalidInput, disk_explained
 from sdk.formats.refs import is_folder
 from sdk.formats.rows import RowsError, detect_format
 from sdk.lora.tensors import require_numpy
@@ -77,15 +77,16 @@ def check_rows_of(
         for each in (rows, held_out):
             if each is not None and detect_format(each.path) == "parquet":
                 require_libraries(("pyarrow",), doing="reading Parquet")
-        audit = audit_rows(
-            rows.path,
-            label=rows.label,
-            columns=check_columns(rows.columns)[1],
-            held_out=None if held_out is None else held_out.path,
-            held_out_label=None if held_out is None else held_out.label,
-            most_examples=examples,
-            on_progress=on_transfer,
-        )
+        with disk_explained(f"checking the rows of {rows.label}"):
+            audit = audit_rows(
+                rows.path,
+                label=rows.label,
+                columns=check_columns(rows.columns)[1],
+                held_out=None if held_out is None else held_out.path,
+                held_out_label=None if held_out is None else held_out.label,
+                most_examples=examples,
+                on_progress=on_transfer,
+            )
     except RowsError as error:
         raise InvalidData(f"{rows.label}: {error}", param="data") from None
     if found is None or not audit.usable_rows:

@@ -119,7 +119,9 @@ _JOB_KEYS = (
 @click.option("--neftune-noise-alpha", type=float, help="NEFTune: noise on embeddings while training, such as 5.")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
 @click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
-@click.option("--max-length", type=int, help="Longest row, in tokens; longer ones are cut. [default: 1024]")
+@click.option(
+    "--max-length", type=int, help="Longest row, in tokens; longer ones are cut, or texts split. [default: 1024]"
+)
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option(
     "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"

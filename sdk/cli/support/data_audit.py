@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from sdk.cli.support.output import fit, print_facts, render, writable
-from sdk.schemas.data_audit import AuditExample, DataAudit, LengthBucket, TokenCounts
+
+if TYPE_CHECKING:
+    from sdk.schemas.data_audit import AuditExample, DataAudit, LengthBucket, TokenCounts
 
 #: What is said of a kind of finding; kinds of a later release are said as they are called.
 _SAID = {

@@ -154,6 +154,18 @@ def test_held_out_rows_among_the_others_are_told_once_each(tmp_path: Path) -> No
     assert audit.held_out_rows == 4
 
 
+def test_what_most_rows_have_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    begins = "Answer in one word, as a patient teacher of arithmetic would: what comes after"
+    path.write_text(
+        "".join(json.dumps({"prompt": f"{begins} {n}?", "completion": f"{n + 1}"}) + "\n" for n in range(30))
+    )
+    (finding,) = sdk.check_data(path).findings
+    assert (finding.kind, finding.rows) == ("near_duplicate", 29)
+    for example in finding.examples:
+        assert str(example.detail).endswith(", 0.00 beside what most rows have")
+
+
 def test_what_all_rows_are_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("abcd", "жжжж", "漢字漢字 12", "あ!")))

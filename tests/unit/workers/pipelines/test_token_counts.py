@@ -74,3 +74,16 @@ def test_an_audit_over_a_base_counts_them_in_a_process_of_its_own(llama_base: Pa
     )
     (too_long,) = [finding for finding in audit.findings if finding.kind == "too_long"]
     assert too_long.rows == audit.tokens.rows_cut > 0
+
+
+def test_parquet_is_checked_where_its_library_is(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b", "a", ""]}), path)
+    audit = sdk.check_data(path)
+    assert {finding.kind: finding.examples[0].rows for finding in audit.findings} == {
+        "empty": ["row 4"],
+        "exact_duplicate": ["row 1", "row 3"],
+    }

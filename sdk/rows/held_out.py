@@ -39,6 +39,7 @@ class HeldOutRows:
         sizes = np.array([len(part) for part in self._parts], np.int64)
         hashes = np.concatenate([*self._parts, np.empty(0, np.uint64)])
         owners = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+        self._parts = []
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._owners = hashes[order], owners[order]
         self._sizes = sizes
@@ -46,7 +47,6 @@ class HeldOutRows:
         self._begun[hashes >> np.uint64(64 - _FIRST_BITS)] = True
         self.share = np.zeros(len(sizes))
         self.row = np.full(len(sizes), -1, np.int64)
-        self._parts = []
 
     def look(self, first: int, texts: Texts) -> None:
         """Look for signatures in training texts, the first of which is of the row `first`."""

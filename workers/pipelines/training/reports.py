@@ -103,6 +103,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
         **({"rows_split": given.rows.split} if given.rows.split else {}),
+        **({"held_out_split": given.held_out.split} if given.held_out is not None and given.held_out.split else {}),
         **({"held_out_rows_in_training": given.held_out_seen} if given.held_out_seen else {}),
         **{f"audit_{kind}": rows for kind, rows in given.audit.items()},
         **given.split,

@@ -175,17 +175,21 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(max(_MAX_FIELD_CHARACTERS, csv.field_size_limit()))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.reader(file)
+            header = next(reader, [])
             last = reader.line_num
-            for row in reader:
+            for fields in reader:
                 # A quoted field may hold line feeds: a row is named by the line that it starts on.
                 start, last = last + 1, reader.line_num
-                where = f"line {max(start, 2)}"
-                if None in row or None in row.values():
-                    yield where, ValueError("has another number of fields than the header")
-                else:
-                    # A column without a text is a key that this row doesn't have.
-                    yield where, {key: text for key, text in row.items() if text != "" or key in text_keys}
+                if not fields:
+                    # A blank line is no row.
+                    continue
+                if len(fields) != len(header):
+                    yield f"line {start}", ValueError("has another number of fields than the header")
+                    continue
+                row = dict(zip(header, fields, strict=True))
+                # A column without a text is a key that this row doesn't have.
+                yield f"line {start}", {key: text for key, text in row.items() if text != "" or key in text_keys}
     except (csv.Error, UnicodeDecodeError) as error:
         raise RowsError(
             f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({first_line(error)}); convert it"

@@ -13,7 +13,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdk.formats.rows import NAMED_ROWS, judge_rows
+from sdk.formats.labels import MAX_LABELS, classes_of
+from sdk.formats.rows import NAMED_ROWS, SHAPES, RowsError, judge_rows
 from sdk.rows.characters import scripts_of
 from sdk.rows.grams import Texts, in_most, jaccard
 from sdk.rows.held_out import HeldOutRows, held_out_findings
@@ -64,12 +65,15 @@ def audit_rows(
         table = table_of("rows", None if held is None else found.look)
         size_bytes = path.stat().st_size
         _read(path, columns, group_by, table, lambda count: tell("reading rows", count, size_bytes))
+        if not table.rows + table.unusable.rows + table.empty.rows:
+            raise RowsError(f"the dataset has no rows; give rows of {SHAPES}")
         repeats, complete = _repeats(
             table, most_examples, lambda steps: tell("comparing rows", size_bytes // steps, size_bytes)
         )
-        findings = [*_noted(("unusable", table.unusable), ("empty", table.empty)), *repeats]
+        findings = [*_noted(("unusable", table.unusable), ("empty", table.empty)), *_labels(table), *repeats]
         if held is not None:
             findings += _noted(("held_out_unusable", _both(held.unusable, held.empty)))
+            findings += _unknown_labels(table, held)
             findings += held_out_findings(table, held, found, most_examples=most_examples)
         findings += _noted(("control_characters", table.odd))
         return DataAudit(
@@ -113,6 +117,25 @@ def _digest(path: Path) -> str:
 
 def _noted(*noted: tuple[Kind, Noted]) -> list[AuditFinding]:
     return [AuditFinding(kind=kind, rows=one.rows, examples=one.examples) for kind, one in noted if one.rows]
+
+
+def _labels(table: RowTable) -> Iterator[AuditFinding]:
+    """Yield what a training would refuse all rows for: one label alone, or too many."""
+    if table.labels:
+        try:
+            classes_of(table.labels)
+        except ValueError as error:
+            yield AuditFinding(kind="labels", rows=table.rows, examples=[AuditExample(rows=[], detail=str(error))])
+
+
+def _unknown_labels(table: RowTable, held: RowTable) -> Iterator[AuditFinding]:
+    """Yield the labels of held-out rows that no training row has."""
+    unknown = [label for label in held.labels if label not in table.labels]
+    if unknown and len(table.labels) <= MAX_LABELS:
+        named = ", ".join(f"{label!r}" for label in unknown[:NAMED_ROWS])
+        rows = sum(held.labels[label] for label in unknown)
+        detail = f"have labels that no row here has: {named}"
+        yield AuditFinding(kind="held_out_labels", rows=rows, examples=[AuditExample(rows=[], detail=detail)])
 
 
 def _both(one: Noted, other: Noted) -> Noted:

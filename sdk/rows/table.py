@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdk.formats.labels import MAX_LABELS
 from sdk.formats.rows import BadRow, Row
 from sdk.rows.characters import has_odd, odd_characters
 from sdk.rows.grams import BANDS, Texts
@@ -63,6 +64,8 @@ class RowTable:
         #: Usable rows.
         self.rows = 0
         self.characters = 0
+        #: Rows by label; of labels beyond those that a training may have, only the first.
+        self.labels: Counter[str] = Counter()
         #: Texts by the power of two that their characters are at most.
         self.lengths: Counter[int] = Counter()
         self._points: npt.NDArray[Any] | None = None
@@ -77,6 +80,8 @@ class RowTable:
             return 64
         self.shape = row.shape
         self.rows += 1
+        if row.shape == "text-label" and (row.fields["label"] in self.labels or len(self.labels) <= MAX_LABELS):
+            self.labels[row.fields["label"]] += 1
         parts = asked_and_answered(row)
         # Of messages, their roles are among the text, which no odd character is in.
         if odd := [character for part in parts if has_odd(part) for character in odd_characters(part)]:

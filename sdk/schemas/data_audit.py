@@ -12,11 +12,13 @@ from sdk.schemas.wire import Open, Sha256, Wire
 Kind = Literal[
     "unusable",
     "empty",
+    "labels",
     "exact_duplicate",
     "normalised_duplicate",
     "near_duplicate",
     "conflict",
     "held_out_unusable",
+    "held_out_labels",
     "held_out_exact",
     "held_out_normalised",
     "held_out_near",

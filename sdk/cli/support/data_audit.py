@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 _SAID = {
     "unusable": "rows that can't be used",
     "empty": "rows that lack a text",
+    "labels": "rows whose labels can't be learnt",
     "exact_duplicate": "rows that repeat an earlier one",
     "normalised_duplicate": "rows that repeat an earlier one but for case and spaces",
     "near_duplicate": "rows that nearly repeat an earlier one",
     "conflict": "rows that answer a prompt otherwise than an earlier one",
     "held_out_unusable": "held-out rows that can't be used",
+    "held_out_labels": "held-out rows with other labels",
     "held_out_exact": "held-out rows that are here, too",
     "held_out_normalised": "held-out rows that are here but for case and spaces",
     "held_out_near": "held-out rows that are nearly here",
@@ -55,7 +57,7 @@ def _example(example: AuditExample) -> str:
     rows = ", ".join(example.rows)
     if example.held_out is not None:
         rows = f"held-out {example.held_out} is {rows}"
-    return rows if example.detail is None else f"{rows}: {example.detail}"
+    return ": ".join(part for part in (rows, example.detail) if part)
 
 
 def _facts(found: DataAudit) -> list[tuple[str, str | None]]:

@@ -6,17 +6,15 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
-from sdk.formats.columns import parse_columns
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
-from sdk.rows.audit import audit_rows
 from sdk.rows.holdout import HoldoutError, held_out, hold_out_of, rows_digest, split_unit
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.option_clashes import both_held_out
@@ -73,10 +71,10 @@ class Inputs:
     checkpoints: Checkpoints | None
     resumed: Resumed | None
     parent: Continued | None
-    #: What the audit found in the rows: how many rows by kind.
-    audit: dict[str, int]
     #: Rows and digests of the two sides, where some of the rows are held out.
     split: dict[str, JsonScalar]
+    #: What the audit found in the rows: how many rows by kind.
+    audit: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_inputs(
@@ -159,19 +157,8 @@ def read_inputs(
         checkpoints=checkpoints,
         resumed=resumed,
         parent=parent,
-        audit=_audit(data, eval_data, spec),
         split=split.record,
     )
-
-
-def _audit(data: Path, eval_data: Path | None, spec: TrainingSpec) -> dict[str, int]:
-    """Return how many rows have something wrong, by kind; nothing where the disk has no room to look."""
-    keys = None if spec.columns is None else parse_columns(spec.columns)
-    try:
-        found = audit_rows(data, label="", columns=keys, held_out=eval_data, group_by=spec.holdout_by, most_examples=1)
-    except OSError:
-        return {}
-    return {finding.kind: finding.rows for finding in found.findings}
 
 
 class _Split(NamedTuple):

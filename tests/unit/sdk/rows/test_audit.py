@@ -27,7 +27,8 @@ def said(**finding: Any) -> dict[str, list[list[str]]]:
 def found(audit: DataAudit) -> dict[str, list[list[str]]]:
     """The same of an audit, and that it counts as many as it names."""
     for finding in audit.findings:
-        assert finding.rows == sum(max(1, len(one.rows) - 1) for one in finding.examples), finding
+        if finding.kind != "labels":
+            assert finding.rows == sum(max(1, len(one.rows) - 1) for one in finding.examples), finding
     return {finding.kind: [example.rows for example in finding.examples] for finding in audit.findings}
 
 
@@ -51,7 +52,9 @@ BAD: list[tuple[str, list[Any], dict[str, list[list[str]]]]] = [
     ("an empty row", [*GOOD, {}], said(empty=[[4]])),
     ("an empty conversation", [chat("a", "b"), {"messages": []}], said(empty=[[2]])),
     ("an empty answer", [chat("a", "b"), chat("c", " ")], said(empty=[[2]])),
-    ("an empty label", [{"text": "a", "label": "x"}, {"text": "b", "label": ""}], said(empty=[[2]])),
+    ("an empty label", [{"text": t, "label": label} for t, label in ("ax", "by", "c ")], said(empty=[[3]])),
+    ("one label", [{"text": "a", "label": 1}, {"text": "b", "label": "1"}], said(labels=[[]])),
+    ("too many labels", [{"text": f"t{n}", "label": n} for n in range(1001)], said(labels=[[]])),
     ("no object", [*GOOD, ["q", "a"]], said(unusable=[[4]])),
     ("another shape", [*GOOD, {"text": "a"}], said(unusable=[[4]])),
     ("a key too many", [*GOOD, {**GOOD[0], "id": 7}], said(unusable=[[4]])),
@@ -112,7 +115,17 @@ def test_what_is_wrong_is_found_by_row(rows: list[Any], wanted: dict[str, list[l
 @pytest.mark.parametrize(
     ("name", "content", "kinds"),
     [
-        ("a.csv", "text,label\ngood,a\ngood,a\n", {"exact_duplicate": [["line 2", "line 3"]]}),
+        ("a.csv", "text,label\ngood,a\ngood,a\nbad,b\n", {"exact_duplicate": [["line 2", "line 3"]]}),
+        ("a.csv", "text\r\ngood\r\ngood\r\n", {"exact_duplicate": [["line 2", "line 3"]]}),
+        ("a.csv", "\ufefftext\ngood\n\ngood\n", {"exact_duplicate": [["line 2", "line 4"]]}),
+        ("a.csv", "text,note\ngood,\nbad,n\n", {"unusable": [["line 3"]]}),
+        ("a.csv", "body\ngood\n", {"unusable": [["line 2"]]}),
+        ("a.jsonl", '\ufeff{"text": "a"}\r\n{"text": "a"}\r\n', {"exact_duplicate": [["line 1", "line 2"]]}),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b', {"unusable": [["line 2"]]}),
+        ("a.jsonl", '{"text": "a", "text": "b"}\n', {"unusable": [["line 1"]]}),
+        ("a.jsonl", '{"text": 1e999}\n', {"unusable": [["line 1"]]}),
+        ("a.jsonl", "[" * 9000 + "\n", {"unusable": [["line 1"]]}),
+        ("a.json", '[{"text": "a"}, 7, {}]', {"unusable": [["row 2"]], "empty": [["row 3"]]}),
         ("a.csv", 'text\n"two\nlines"\ngood\ngood\n', {"exact_duplicate": [["line 4", "line 5"]]}),
         ("a.csv", "text,label\ngood\n", {"unusable": [["line 2"]]}),
         ("a.json", '[{"text": "a"}, {"text": "b"}, {"text": "a"}]', {"exact_duplicate": [["row 1", "row 3"]]}),
@@ -152,6 +165,15 @@ def test_held_out_rows_among_the_others_are_told_once_each(tmp_path: Path) -> No
     }
     assert found(audit)["held_out_unusable"] == [["line 5"]]
     assert audit.held_out_rows == 4
+
+
+def test_labels_of_held_out_rows_that_no_other_row_has_are_named(tmp_path: Path) -> None:
+    for name, labels in (("rows", "aab"), ("held", "bccd")):
+        lines = [json.dumps({"text": f"{name} {n}", "label": label}) for n, label in enumerate(labels)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    (finding,) = sdk.check_data(tmp_path / "rows.jsonl", eval_data=tmp_path / "held.jsonl").findings
+    assert (finding.kind, finding.rows) == ("held_out_labels", 3)
+    assert finding.examples[0].detail == "have labels that no row here has: 'c', 'd'"
 
 
 def test_what_most_rows_have_is_told_apart(tmp_path: Path) -> None:
@@ -195,6 +217,10 @@ def test_columns_and_the_number_of_examples_are_those_asked_for(tmp_path: Path) 
         (None, NotFound, "there is no file"),
         ("", InvalidData, "is empty"),
         ('[{"text": "a"}', InvalidData, "not a JSON list"),
+        ('[{"text": "a"}] []', InvalidData, "stands behind the list"),
+        ("[]", InvalidData, "has no rows"),
+        ("text\n", InvalidData, "has no rows"),
+        ("PAR1 and no more", InvalidData, "Parquet file can't be read"),
         (b"text\n\xff\xfe\n", InvalidData, "neither JSONL, CSV in UTF-8 nor Parquet"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from workers.pipelines.model.dropout import own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, require_equal_to_base
+from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.continuing import Continued, load_parent, require_moved
 from workers.pipelines.training.inputs import Inputs, read_inputs
@@ -92,11 +94,7 @@ def train(
             + _of_split(given),
         )
     )
-    if given.audit:
-        found = ", ".join(f"{kind} {count}" for kind, count in given.audit.items())
-        on_progress(
-            Progress(phase="data", message=f"audit of the rows: {found}; see which with: adapterctl data check")
-        )
+    given = replace(given, audit=audit(data, eval_data, spec, on_progress))
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
         return _train(given, out, on_progress)

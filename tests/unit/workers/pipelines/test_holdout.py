@@ -143,3 +143,17 @@ def test_a_training_says_and_records_what_is_wrong_with_its_rows(
     by_group = _train(llama_base, path, tmp_path / "grouped", holdout_by="by")
     assert by_group.training["audit_exact_duplicate"] == 1
     assert "audit_unusable" not in by_group.training
+
+
+def test_a_full_disk_stops_the_audit_and_not_the_training(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from workers.pipelines.training import auditing
+
+    def full(*_args: Any, **_given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(auditing, "audit_rows", full)
+    said: list[str | None] = []
+    assert auditing.audit(pairs, None, SPEC, lambda progress: said.append(progress.message)) == {}
+    assert said == ["auditing rows", "the rows were not audited: No space left on device"]

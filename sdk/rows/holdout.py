@@ -17,10 +17,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from sdk.formats.rows import Row
 from sdk.rows.texts import said, split_key
-from sdk.schemas.training import TrainingSpec
 
 
 class HoldoutError(ValueError):
@@ -38,7 +38,23 @@ class HoldOut:
     by: str | None = None
 
 
-def hold_out_of(spec: TrainingSpec) -> HoldOut | None:
+class HoldoutOptions(Protocol):
+    """The options of a training that say it."""
+
+    @property
+    def holdout(self) -> float | None:
+        """The share."""
+
+    @property
+    def holdout_by(self) -> str | None:
+        """The column of groups."""
+
+    @property
+    def holdout_seed(self) -> int:
+        """Which rows."""
+
+
+def hold_out_of(spec: HoldoutOptions) -> HoldOut | None:
     """Return what a training holds out of its rows; None if nothing."""
     return None if spec.holdout is None else HoldOut(spec.holdout, spec.holdout_seed, spec.holdout_by)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
 from sdk.pushing.bases_here import files_here, registered_base
 from sdk.pushing.pusher import no_such_base
+from sdk.rows.holdout import HoldOut
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
@@ -59,6 +60,13 @@ class RowsAsked:
     day: str
     rows: int
     row: int | None
+    #: What the training held out of them.
+    hold_out: HoldOut | None = None
+
+    def held_out_options(self) -> dict[str, Any]:
+        """Return what was held out, as options of a training."""
+        how = self.hold_out
+        return {} if how is None else {"holdout": how.share, "holdout_by": how.by, "holdout_seed": how.seed}
 
 
 @dataclass(frozen=True)
@@ -207,7 +215,13 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
         day=rendering.template_date or _today(),
         rows=rows,
         row=row,
+        hold_out=_held_out(said),
     )
+
+
+def _held_out(said: Mapping[str, Any]) -> HoldOut | None:
+    share, seed, by = said.get("holdout"), said.get("holdout_seed", 0), said.get("holdout_by")
+    return None if share is None else HoldOut(share, seed, by)
 
 
 def _today() -> str:
@@ -226,6 +240,7 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
             day=asked.day,
             rows=asked.rows,
             row=asked.row,
+            **asked.held_out_options(),
         )
         preview = ask_worker(_CHILD, request, Preview, data=data, label=asked.label, doing="rendered")
     if not preview.rows:

@@ -215,7 +215,13 @@ class JobSubmitter:
             how = {"loss_on": said.loss_on, "columns": said.columns, "max_length": said.max_length}
             request = _preview_request(**how, rows=rows, row=row)
             locate_rows(self._transport, asked, digest)
-            update = {"of": asked.ref, "base": None, "data": digest, "template_date": said.day}
+            update = {
+                "of": asked.ref,
+                "base": None,
+                "data": digest,
+                "template_date": said.day,
+                **said.held_out_options(),
+            }
         with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
             return self._submit(request.model_copy(update=update), terms, key)
 

@@ -15,12 +15,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.rows.holdout import hold_out_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
 from workers.pipelines.data.answering import answer
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
-from workers.pipelines.data.rows import Row, read_rows
+from workers.pipelines.data.rows import Row
+from workers.pipelines.data.split import read_split
 from workers.pipelines.data.tokenise import (
     IGNORED,
     Example,
@@ -51,7 +53,8 @@ def preview(request: PreviewRequest) -> Preview:
     Raises PipelineError ("base", "data") as the training would, with the rows and keys named.
     """
     base, day = Path(request.base), date.fromisoformat(request.day)
-    rows = read_rows(Path(request.data), columns=request.columns)
+    # What is held out of a training it doesn't learn.
+    rows = read_split(Path(request.data), hold_out_of(request), columns=request.columns).training
     if rows[0].shape == "text-label":
         return _of_labels(request, rows)
     loss_on = resolve_loss_on(rows[0].shape, request.loss_on)

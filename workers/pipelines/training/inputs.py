@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
-from sdk.rows.holdout import HoldoutError, held_out, hold_out_of, rows_digest, split_unit
+from sdk.rows.holdout import hold_out_of, rows_digest
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.option_clashes import both_held_out
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
@@ -24,6 +24,7 @@ from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row, Shape, count_equal, read_rows
+from workers.pipelines.data.split import Split, read_split
 from workers.pipelines.data.tokenise import (
     Example,
     Tokenised,
@@ -157,39 +158,27 @@ def read_inputs(
         checkpoints=checkpoints,
         resumed=resumed,
         parent=parent,
-        split=split.record,
+        split=_sides(split),
     )
 
 
-class _Split(NamedTuple):
-    training: list[Row]
-    #: Those that are held out of the same file.
-    held_out: list[Row]
-    #: What is recorded of the two sides.
-    record: dict[str, JsonScalar]
-
-
-def _read_split(data: Path, eval_data: Path | None, spec: TrainingSpec) -> _Split:
-    """Return the rows of a file, without those that are held out. Raises PipelineError ("data", "spec")."""
-    rows = read_rows(data, columns=spec.columns, group_by=spec.holdout_by)
-    how = hold_out_of(spec)
-    if how is None:
-        return _Split(rows, [], {})
-    if eval_data is not None:
+def _read_split(data: Path, eval_data: Path | None, spec: TrainingSpec) -> Split:
+    """Return the rows of a file, and those that are held out of it. Raises PipelineError ("data", "spec")."""
+    if spec.holdout is not None and eval_data is not None:
         raise PipelineError(FailureReason.SPEC, f"The rows can't be split: {both_held_out()}.")
-    try:
-        out = held_out([split_unit(row) for row in rows], how)
-    except HoldoutError as error:
-        raise PipelineError(FailureReason.DATA, f"The rows can't be split: {error}.") from error
-    training = [row for row, is_out in zip(rows, out, strict=True) if not is_out]
-    kept = [row for row, is_out in zip(rows, out, strict=True) if is_out]
-    record: dict[str, JsonScalar] = {
-        "training_rows": len(training),
-        "training_digest": rows_digest(training),
-        "held_out_rows": len(kept),
-        "held_out_digest": rows_digest(kept),
+    return read_split(data, hold_out_of(spec), columns=spec.columns)
+
+
+def _sides(split: Split) -> dict[str, JsonScalar]:
+    """Return what is recorded of a split."""
+    if not split.held_out:
+        return {}
+    return {
+        "training_rows": len(split.training),
+        "training_digest": rows_digest(split.training),
+        "held_out_rows": len(split.held_out),
+        "held_out_digest": rows_digest(split.held_out),
     }
-    return _Split(training, kept, record)
 
 
 def _objective(spec: TrainingSpec, shape: Shape) -> Objective:

@@ -13,7 +13,9 @@ import pytest
 from sdk.formats.rows import Row
 from sdk.rows.holdout import rows_digest
 from sdk.rows.texts import normalised_row
+from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingReport, TrainingSpec
+from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.inputs import Inputs, read_inputs
@@ -157,3 +159,17 @@ def test_a_full_disk_stops_the_audit_and_not_the_training(pairs: Path, monkeypat
     said: list[str | None] = []
     assert auditing.audit(pairs, None, SPEC, lambda progress: said.append(progress.message)) == {}
     assert said == ["auditing rows", "the rows were not audited: No space left on device"]
+
+
+def test_a_preview_shows_and_counts_the_rows_that_are_trained_on(llama_base: Path, pairs: Path) -> None:
+    asked = PreviewRequest(
+        base=str(llama_base), data=str(pairs), loss_on=None, max_length=1024, day="2026-03-04", rows=20, holdout=0.25
+    )
+    found = preview(asked)
+    given = inputs(llama_base, pairs)
+    assert [text.text for text in found.rows] == [
+        given.tokenizer.decode(example.input_ids) for example in given.rows.examples
+    ]
+    assert found.totals is not None
+    assert (found.file_rows, found.totals.samples) == (9, 9)
+    assert [text.row for text in found.rows] == list(range(1, 10))

@@ -30,6 +30,9 @@ class TrainingOptions(TypedDict, total=False):
     double_quant: bool
     loss_on: Literal["completion", "assistant", "all"] | None
     columns: str | None
+    holdout: float | None
+    holdout_by: str | None
+    holdout_seed: int
     epochs: float
     max_steps: int | None
     lr: float

@@ -22,6 +22,9 @@ _ONLY_SAID = frozenset(
     {
         "adam_beta1",
         "adam_beta2",
+        "holdout",
+        "holdout_by",
+        "holdout_seed",
         "init_lora_weights",
         "loraplus_lr_ratio",
         "max_grad_norm",

@@ -31,6 +31,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("parent", "ref"), None, 1),
     (("parent", "digest"), None, 1),
     (("spec", "objective"), None, 1),
+    (("spec", "beta"), None, 1),
     (("spec", "exclude"), None, 1),
     (("spec", "use_rslora"), None, 1),
     (("spec", "use_dora"), None, 1),

@@ -33,13 +33,14 @@ from sdk.schemas.jobs import (
     PreviewJobRequest,
     TrainingRequest,
 )
+from sdk.schemas.option_clashes import no_reference
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.job_options import JobTerms
-from sdk.validation import build, check_loss_on, check_objective
+from sdk.validation import build, check_loss_on, check_objective, check_together
 
 
 class JobSubmitter:
@@ -94,10 +95,14 @@ class JobSubmitter:
             check_loss_on(spec.loss_on, held_out)
         if rows.columns != spec.columns:
             spec = spec.model_copy(update={"columns": rows.columns})
-        if objective == "classify":
+        if objective is not None:
+            check_together(spec, objective)
+        if objective not in (None, "sft"):
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
-            spec = build(TrainingSpec, **{**spec.model_dump(), "objective": objective})
-        chosen = self._base(base, continued, namespace, spec, causal=objective == "sft")
+            spec = spec.model_copy(update={"objective": objective})
+        if objective == "dpo" and continued is not None:
+            raise InvalidInput(no_reference(continued.ref), param="parent")
+        chosen = self._base(base, continued, namespace, spec, causal=objective in ("sft", "dpo"))
         sent = self._sent(rows, namespace)
         kept = None if held_out is None else self._sent(held_out, namespace)
         request = TrainingRequest(

@@ -45,16 +45,17 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     digests = pin_data(session, request, _DATASETS, who, namespace)
     objective = pin_objective(session, request.spec, digests, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
-    if objective == "sft":
+    if objective in ("sft", "dpo"):
         require_causal(base)
     _require_positions(request, base)
     if base is not None:
         _require_targets(base, request.spec)
     spec = request.spec
-    if objective == "classify":
-        spec = spec.model_copy(update={"objective": objective})
-        if said := clash_of(spec):
+    if objective is not None:
+        if said := clash_of(spec.model_copy(update={"objective": objective})):
             raise Invalid(said, param="spec")
+        if objective != "sft":
+            spec = spec.model_copy(update={"objective": objective})
     parent = pin_parent(session, request.model_copy(update={"spec": spec}), who, namespace, base)
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
     settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, **named})

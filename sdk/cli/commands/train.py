@@ -49,9 +49,11 @@ _JOB_KEYS = (
 )
 @click.option(
     "--objective",
-    type=click.Choice(["sft", "classify"]),
-    help="Predict the next token (sft) or the label of {text, label} rows (classify). [default: by the rows]",
+    type=click.Choice(["sft", "classify", "dpo"]),
+    help="Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
+    " chosen, rejected} rows (dpo). [default: by the rows]",
 )
+@click.option("--beta", type=float, help="dpo: how close the model stays to the base. [default: 0.1]")
 @click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
@@ -145,6 +147,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
       adapterctl train sql --base ./b --data sql.csv --use-rslora --alpha 16
       adapterctl train sql --from sql@v3 --data more.csv
       adapterctl train mood --base ./bert --data mood.csv --objective classify
+      adapterctl train tone --base ./base --data preferences.jsonl --lr 5e-6 --beta 0.1
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """

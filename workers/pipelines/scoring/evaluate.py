@@ -38,6 +38,7 @@ from workers.pipelines.model.device import Device, choose_device, memory_errors_
 from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
 from workers.pipelines.model.shared_base import SharedBase
+from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.texts import SCORING_LIBRARIES, score_texts
 from workers.pipelines.scoring.words import WORDS_VERSION
 
@@ -95,9 +96,12 @@ def evaluate(
         with worn as (loaded, model):
             require_embedded(rows.examples, tokenizer, words=words_of(model))
             begun = time.perf_counter()
-            loss = _loss(model, rows.examples, tokenizer, device, spec, on_progress)
+            # Of a preference, the chosen answer is what a model should say.
+            scored = rows.examples[::2] if rows.shape == "preference" else rows.examples
+            loss = _loss(model, scored, tokenizer, device, spec, on_progress)
             loss_s = time.perf_counter() - begun
-            asked = [example for example in rows.examples if example.prompt_ids][: spec.generate_rows]
+            preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device)
+            asked = [example for example in scored if example.prompt_ids][: spec.generate_rows]
             begun = time.perf_counter()
             # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
             room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
@@ -110,13 +114,14 @@ def evaluate(
         # Above e^709 a float overflows; such a model predicts nothing anyway.
         "perplexity": math.exp(min(loss, 709.0)),
         "rows": float(rows.rows),
-        "supervised_tokens": float(rows.supervised_tokens),
-        "tokens": float(rows.tokens),
-        "tokens_per_s": rows.tokens / loss_s,
+        "supervised_tokens": float(supervised := sum(example.supervised_tokens for example in scored)),
+        "tokens": float(tokens := sum(len(example.input_ids) for example in scored)),
+        "tokens_per_s": tokens / loss_s,
+        **preferred,
         **measured(loaded.shares),
     }
-    if (supervised_bytes := _supervised_bytes(rows.examples, tokenizer)) > 0:
-        metrics["bits_per_byte"] = loss * rows.supervised_tokens / supervised_bytes / math.log(2)
+    if (supervised_bytes := _supervised_bytes(scored, tokenizer)) > 0:
+        metrics["bits_per_byte"] = loss * supervised / supervised_bytes / math.log(2)
     if asked:
         metrics |= score_texts(spec.metrics or ["rouge_l"], answers, [example.reference for example in asked])
         metrics["generate_s"] = time.perf_counter() - begun

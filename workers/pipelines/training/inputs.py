@@ -16,11 +16,13 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.option_clashes import no_reference
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
+from workers.pipelines.data.preferences import preference
 from workers.pipelines.data.rows import Row, Shape, count_equal, read_rows
 from workers.pipelines.data.tokenise import (
     Example,
@@ -88,8 +90,12 @@ def read_inputs(
     require_card(spec, device.kind)
     given = read_rows(data, columns=spec.columns)
     objective = _objective(spec, given[0].shape)
+    if objective.name == "dpo" and parent is not None:
+        raise PipelineError(
+            FailureReason.SPEC, f"The training can't continue a version: {no_reference('that version')}."
+        )
     classes = None
-    tokenizer = load_tokenizer(base, ends=objective is SFT)
+    tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
     if objective is CLASSIFY:
         pad = pad_token_id(read_config(base), tokenizer)
         classes = Classes(class_names(given), pad, spec.seed)
@@ -106,7 +112,7 @@ def read_inputs(
         seen = count_equal(kept, given)
         _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
         held_out = _tokens(base, kept, tokenizer, spec, classes, day)
-    schedule = _schedule(spec, len(rows.examples))
+    schedule = _schedule(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
         "base": base_name,
@@ -156,7 +162,7 @@ def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
         name = resolve_objective(spec.objective, shape)
     except ObjectiveError as error:
         raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
-    return CLASSIFY if name == "classify" else SFT
+    return {"classify": CLASSIFY, "dpo": preference(spec.beta), "sft": SFT}[name]
 
 
 def _tokens(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,18 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import TEXTS_KEY
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.batches import SFT, mean_loss
-from workers.pipelines.data.classify import Guess, guesses, scores
+from workers.pipelines.data.batches import SFT, Tokens, mean_loss, rows_of
+from workers.pipelines.data.classify import CLASSIFY, Guess, guesses, scores
+from workers.pipelines.data.preferences import Pair, judged, preference_loss, preference_scores
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, memory_errors_named
-from workers.pipelines.model.dropout import own_dropout
+from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.model.precision import described
-from workers.pipelines.training.adapting import adapted, require_equal_to_base
+from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.continuing import Continued, load_parent, require_moved
 from workers.pipelines.training.inputs import Inputs, read_inputs
@@ -112,15 +113,22 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
     loaded = _load(given)
-    if given.objective is SFT:
+    if given.objective is not CLASSIFY:
         require_causal(loaded.model)
+    prefers = given.objective.name == "dpo"
+    if prefers:
+        # The base is compared with as it is.
+        drop_nothing(loaded.model)
     # Once the adapter is there, its own dropout is among the model's.
     base_dropout = own_dropout(loaded.model)
     if base_dropout:
         on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
     on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
+    reference = reference_of(given, loaded.model) if prefers else None
     model = adapted(given, loaded)
     require_equal_to_base(given, model)
+    if reference is not None:
+        require_reference(given, model, reference)
     _stop_if_asked(given)
     if resumed is not None:
         bare = resumed.record.eval_loss_base
@@ -242,12 +250,10 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
     given, spec = setting.given, setting.given.spec
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     fresh = {name: parameter.detach().clone() for name, parameter in trainable.items()}
-    dataset = Dataset.from_dict(
-        {
-            "input_ids": [example.input_ids for example in given.rows.examples],
-            "labels": [example.labels for example in given.rows.examples],
-        }
-    )
+    # A row has one example, or of a preference two.
+    names = ("input_ids", "labels")
+    rows = rows_of(given.rows.examples, given.objective)
+    dataset = Dataset.from_dict({name: [[each[name] for each in row] for row in rows] for name in names})
     trainer = AdapterTrainer(
         objective=given.objective,
         micro_rows=spec.batch_size,
@@ -266,13 +272,22 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
         ),
         train_dataset=dataset,
         processing_class=given.tokenizer,
-        data_collator=lambda rows: given.objective.collate(rows, given.tokenizer.pad_token_id),
+        data_collator=lambda batch: given.objective.collate(_examples_of(batch), given.tokenizer.pad_token_id),
         optimizers=optimizer_and_scheduler(trainable, spec, given.schedule),
     )
     # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
     for name, parameter in trainable.items():
         parameter.data = fresh[name]
     return trainer
+
+
+def _examples_of(rows: Sequence[Mapping[str, Any]]) -> list[Tokens]:
+    """Return the examples of rows of a dataset, those of one row beside each other."""
+    return [
+        {"input_ids": ids, "labels": labels}
+        for row in rows
+        for ids, labels in zip(row["input_ids"], row["labels"], strict=True)
+    ]
 
 
 def _check_finite(tensors: dict[str, Any], spec: TrainingSpec) -> None:
@@ -292,7 +307,7 @@ def _check_not_zero(tensors: dict[str, Any]) -> None:
 
 
 def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]) -> dict[str, float]:
-    """Return the loss of held-out rows, in nats a supervised token or a label, and the scores of a classification.
+    """Return the loss of held-out rows, in nats a supervised token, a label or a preference, and the scores of the latter two.
 
     Empty where there are no held-out rows.
     """
@@ -302,11 +317,18 @@ def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]
     model.eval()
     pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
 
-    def done(batch: int) -> None:
-        step = min(batch * rows, len(examples))
-        on_progress(Progress(phase="evaluate", step=step, total=len(examples), unit="rows"))
+    total = len(examples) // given.objective.sequences
 
-    if given.objective is SFT:
+    def done(batch: int) -> None:
+        on_progress(Progress(phase="evaluate", step=min(batch * rows, total), total=total, unit="rows"))
+
+    if given.objective.name == "dpo":
+        pairs: list[Pair] = []
+        for batch, judgement in enumerate(judged(model, examples, pad_id, rows, place), start=1):
+            pairs += judgement
+            done(batch)
+        found = {"loss": preference_loss(pairs, given.spec.beta), **preference_scores(pairs)}
+    elif given.objective is SFT:
         # The last running mean is the result.
         for batch, found["loss"] in enumerate(mean_loss(model, examples, pad_id, rows, place), start=1):
             done(batch)
@@ -329,7 +351,7 @@ def _needs_checkpointing(given: Inputs, loaded: LoadedBase) -> bool:
     config = loaded.model.config.get_text_config()
     lengths = sorted((len(example.input_ids) for example in given.rows.examples), reverse=True)
     needed = pass_bytes(
-        tokens=lengths[0] * min(given.spec.batch_size, len(lengths)),
+        tokens=lengths[0] * min(given.spec.batch_size * given.objective.sequences, len(lengths)),
         hidden=config.hidden_size,
         inner=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         layers=config.num_hidden_layers,

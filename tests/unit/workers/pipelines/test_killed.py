@@ -92,11 +92,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
+@pytest.fixture(scope="module")
+def preferring(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = Place(tmp_path_factory.mktemp("preferring"))
+    with place.rows.open("w") as file:
+        for asked, answer in TURNS:
+            worse = {**answer, "content": answer["content"][::-1] + "!"}
+            file.write(json.dumps({"prompt": [asked], "chosen": [answer], "rejected": [worse]}) + "\n")
+    assert place.run("whole", lambda progress: None) == 0
+    return place
+
+
 @pytest.mark.parametrize(
     ("phase", "times", "steps"),
     [("data", 1, 0), ("load", 1, 0), ("evaluate", 1, 0), ("train", 3, 2), ("evaluate", 4, 4), ("save", 1, 4)],
 )
 def test_a_training_that_is_killed_goes_on_to_the_same_bytes(place: Place, phase: str, times: int, steps: int) -> None:
+    kill_and_go_on(place, phase, times, steps)
+
+
+def test_so_does_a_preference_training(preferring: Place) -> None:
+    kill_and_go_on(preferring, "train", 3, 2)
+
+
+def kill_and_go_on(place: Place, phase: str, times: int, steps: int) -> None:
     name = f"{phase}-{times}"
     left = iter(range(times, 0, -1))
 

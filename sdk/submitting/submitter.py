@@ -36,6 +36,7 @@ from sdk.schemas.jobs import (
 from sdk.schemas.option_clashes import no_reference
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
+from sdk.submitting.again import recorded_request, refuse_options
 from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
@@ -59,7 +60,8 @@ class JobSubmitter:
         *,
         base: str | Path | None,
         parent: str | None,
-        data: str | Path,
+        like: str | None,
+        data: str | Path | None,
         eval_data: str | Path | None,
         checkpoint: CheckpointPolicy,
         from_checkpoint: CheckpointRef | None,
@@ -67,6 +69,13 @@ class JobSubmitter:
         key: str | None,
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
+        if like is not None:
+            inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data}
+            refuse_options(like, {**inputs, "from_checkpoint": from_checkpoint, **options})
+            made = versions.resolve(self._transport, str(parse_ref(like)))
+            return self._submit(recorded_request(self._transport, made, adapter, checkpoint), terms, key)
+        if data is None:
+            raise InvalidInput("a training needs data, or like, a version whose training is made again", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
         spec = build(TrainingSpec, **options) if continued is None else continued_spec(continued, options)
         if base is None and continued is None:

@@ -19,6 +19,7 @@ from sdk.errors import InvalidInput, NotFound
 _JOB_KEYS = (
     "base",
     "parent",
+    "like",
     "data",
     "eval_data",
     "priority",
@@ -34,6 +35,9 @@ _JOB_KEYS = (
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
 @click.option("--from", "parent", metavar="REF", help="Continue a version: over its base, with its LoRA configuration.")
+@click.option(
+    "--like", metavar="REF", help="Make a version's training again: its options, rows and base are in its record."
+)
 @click.option(
     "--data",
     help="Rows to train on: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
@@ -146,6 +150,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
       adapterctl train team/sql --base ./base --data sql.csv --targets all-linear
       adapterctl train sql --base ./b --data sql.csv --use-rslora --alpha 16
       adapterctl train sql --from sql@v3 --data more.csv
+      adapterctl train sql --like sql@v3
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train tone --base ./base --data preferences.jsonl --lr 5e-6 --beta 0.1
       adapterctl train sql --config sql.yaml --detach --format json
@@ -155,7 +160,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     options.update({key: value for key, value in given.items() if value is not None})
     if "memory" in options:
         options["memory"] = _as_bytes(options["memory"])
-    for required in ("data",) if options.get("parent") else ("base", "data"):
+    needed = () if options.get("like") else ("data",) if options.get("parent") else ("base", "data")
+    for required in needed:
         if not options.get(required):
             raise InvalidInput(f"a training needs --{required}; see: adapterctl train --help", param=required)
     with open_client() as client:
@@ -174,6 +180,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         return
     if result["existing"]:
         say("these bytes are already a version")
+    if result.get("same"):
+        say(f"the files are those of {job.view.request['like']['ref']}")
     for warning in result.get("warnings", []):
         say(f"warning: {warning}")
     click.echo(result["ref"])

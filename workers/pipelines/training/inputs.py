@@ -17,6 +17,7 @@ from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.option_clashes import no_reference
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
@@ -71,6 +72,8 @@ class Inputs:
     checkpoints: Checkpoints | None
     resumed: Resumed | None
     parent: Continued | None
+    #: The version whose training this is again.
+    like: RecordedTraining | None
 
 
 def read_inputs(
@@ -84,6 +87,7 @@ def read_inputs(
     checkpoints: Checkpoints | None,
     day: date | None = None,
     parent: Continued | None = None,
+    like: RecordedTraining | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     device = choose_device()
@@ -153,6 +157,7 @@ def read_inputs(
         checkpoints=checkpoints,
         resumed=resumed,
         parent=parent,
+        like=like,
     )
 
 

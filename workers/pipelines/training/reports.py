@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sdk.schemas.recorded import RAN_WITH
 from sdk.schemas.training import JsonScalar, LossPoint, TrainingReport
 from workers.pipelines.data.tokenise import longest_row
 from workers.pipelines.libraries import library_versions
@@ -74,6 +75,17 @@ def training_report(
         rendering=given.rows.rendering,
         labels=None if given.classes is None else list(given.classes.names),
     )
+
+
+def ran_with(setting: Setting) -> dict[str, JsonScalar]:
+    """Return what a training runs with, as a `RecordedTraining` has it."""
+    said = _hyperparameters(setting)
+    return {
+        "base": setting.given.base_name,
+        "base_revision": setting.given.base_revision,
+        **library_versions(),
+        **{name: said[name] for name in RAN_WITH},
+    }
 
 
 def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:

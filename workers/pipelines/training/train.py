@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -17,6 +17,7 @@ from sdk.lora.memory import pass_bytes
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import TEXTS_KEY
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import SFT, Tokens, mean_loss, rows_of
@@ -36,7 +37,7 @@ from workers.pipelines.training.continuing import Continued, load_parent, requir
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.optimising import optimizer_and_scheduler
 from workers.pipelines.training.probing import probe_saved, require_learnt
-from workers.pipelines.training.reports import Setting, training_report
+from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.serving import write_serving
 from workers.pipelines.training.trainer import AdapterTrainer, diverged, training_arguments
 
@@ -57,6 +58,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     day: date | None = None,
     parent: Continued | None = None,
+    like: RecordedTraining | None = None,
 ) -> TrainingReport:
     """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts as `parent` is, if there is one.
 
@@ -79,6 +81,7 @@ def train(
         checkpoints=checkpoints,
         day=day,
         parent=parent,
+        like=like,
     )
     rows = given.rows
     on_progress(
@@ -139,6 +142,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
         if given.parent is not None:
             load_parent(model, given.parent)
     setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare, base_dropout)
+    _name_differences(setting, on_progress)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
         trainer.run(resumed)
@@ -164,6 +168,15 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     )
 
 
+def _name_differences(setting: Setting, on_progress: Callable[[Progress], None]) -> None:
+    """Say, where a training is made again, what is otherwise than its record has it."""
+    like = setting.given.like
+    if like is not None:
+        found = ", ".join(like.differences(ran_with(setting)))
+        said = f"other than {like.ref} had: {found}" if found else f"all that {like.ref} ran with is as it was"
+        on_progress(Progress(phase="check", message=said))
+
+
 def _load(given: Inputs) -> LoadedBase:
     """Load the base, held as it was when the checkpoint to go on from was written."""
     spec, quantization = given.spec, None
@@ -171,8 +184,12 @@ def _load(given: Inputs) -> LoadedBase:
         quantization = default_recipe(given.device, spec.quant_type, double_quant=spec.double_quant)
         if given.parent is not None and given.parent.quantization is not None:
             quantization = given.parent.quantization
-    recorded = None if given.resumed is None else given.resumed.record.base_weights
-    held = None if recorded == "native" else recorded
+    recorded = None if given.like is None else given.like.ran_with.get("base_weights")
+    if given.resumed is not None:
+        recorded = given.resumed.record.base_weights
+    held: Literal["packed", "wide"] | None = (
+        "packed" if recorded == "packed" else "wide" if recorded == "wide" else None
+    )
     return load_base(given.base, given.device, quantization=quantization, held=held, classes=given.classes)
 
 

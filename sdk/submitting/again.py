@@ -44,7 +44,6 @@ def recorded_request(
         if digest is not None:
             with _of_like():
                 locate_rows(transport, version, digest)
-    rendering = None if version.dataset is None else version.dataset.rendering
     return request.model_copy(
         update={
             "adapter": adapter,
@@ -52,7 +51,6 @@ def recorded_request(
             "checkpoint": checkpoint,
             # Whoever goes on from a checkpoint ends with the bytes of one that never stopped.
             "from_checkpoint": None,
-            "template_date": request.template_date or (None if rendering is None else rendering.template_date),
             "like": RecordedTraining(ref=version.ref, digest=version.digest),
         }
     )

@@ -13,15 +13,19 @@ from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid
 from registry.jobs.checkpoints import other_than
 from registry.jobs.models import Job
+from registry.jobs.sources import dataset_use
 from registry.principal import Principal
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 
 
-def pin_like(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> RecordedTraining | None:
-    """Return the version whose training a request is again, and what that ran with. Raises NotFound, Invalid where it is another one."""
+def pin_like(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> TrainingRequest:
+    """Return a request with what is recorded of the training that it is again, where it is one: what that ran with, and its day.
+
+    Raises NotFound, Invalid where it is another training.
+    """
     if request.like is None:
-        return None
+        return request
     version = find_version(session, parse_ref(request.like.ref), who)
     ref = exact_ref(version)
     if request.like.digest not in (None, version.digest):
@@ -40,6 +44,10 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
     if made is None or job is None or job.kind != request.kind:
         raise Invalid(f"no training of this registry made {ref}, so none is made again; leave like out", param="like")
     theirs = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
+    use = dataset_use(session, version)
+    if theirs.template_date is None and use is not None and use.rendering is not None:
+        # A registry of an earlier release left the day to the worker.
+        theirs = theirs.model_copy(update={"template_date": use.rendering.template_date})
     if theirs.base.fingerprint is None:
         # A worker found it on a hub.
         theirs = theirs.model_copy(
@@ -57,4 +65,5 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
         **table(made.libraries),
         **{name: said[name] for name in RAN_WITH if name in said},
     }
-    return RecordedTraining(ref=ref, digest=version.digest, ran_with=ran_with)
+    like = RecordedTraining(ref=ref, digest=version.digest, ran_with=ran_with)
+    return request.model_copy(update={"like": like, "template_date": theirs.template_date})

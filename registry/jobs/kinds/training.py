@@ -58,12 +58,9 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
         if objective != "sft":
             spec = spec.model_copy(update={"objective": objective})
     parent = pin_parent(session, request.model_copy(update={"spec": spec}), who, namespace, base)
-    like = pin_like(
-        session, request.model_copy(update={"base": choice, "spec": spec, "parent": parent, **digests}), who, namespace
-    )
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
-    settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, "like": like, **named})
-    exact = pin_checkpoint(session, settled, who)
+    settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, **named})
+    exact = pin_checkpoint(session, pin_like(session, settled, who, namespace), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     fits = partial(require_method, method=spec.method, quant_type=spec.quant_type, double_quant=spec.double_quant)
     packed = require_fitting(base, fits)

@@ -185,7 +185,7 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
 
 
 #: What the losses of a training depend on beside the rows, by their names in its record.
-_LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective")
+_LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective", "beta")
 
 
 def _training_scores(a: VersionView, b: VersionView) -> list[Score]:

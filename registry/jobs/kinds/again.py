@@ -19,6 +19,10 @@ from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 
 
+#: A worker names fewer than ten.
+_MOST_LIBRARIES = 40
+
+
 def pin_like(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> TrainingRequest:
     """Return a request with what is recorded of the training that it is again, where it is one: what that ran with, and its day.
 
@@ -58,11 +62,11 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
             f"{ref} was trained with another {', '.join(others)}, so this is not its training; leave these options out, or leave like out",
             param="like",
         )
-    said = table(made.training)
+    said, libraries = table(made.training), sorted(table(made.libraries).items())
     ran_with: dict[str, Any] = {
+        **dict(libraries[:_MOST_LIBRARIES]),
         "base": version.base_id or version.base.id,
         "base_revision": version.base_revision,
-        **table(made.libraries),
         **{name: said[name] for name in RAN_WITH if name in said},
     }
     like = RecordedTraining(ref=ref, digest=version.digest, ran_with=ran_with)

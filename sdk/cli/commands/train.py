@@ -152,7 +152,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
       adapterctl train sql --from sql@v3 --data more.csv
       adapterctl train sql --like sql@v3
       adapterctl train mood --base ./bert --data mood.csv --objective classify
-      adapterctl train tone --base ./base --data preferences.jsonl --lr 5e-6 --beta 0.1
+      adapterctl train tone --base ./b --data preferences.jsonl --lr 5e-6
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """

@@ -65,6 +65,7 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             then.setattr("registry.jobs.kinds.training.today", lambda session: DAY)
             for name, (rows, options) in TRAININGS.items():
                 data = write(tmp_path / "rows", name, rows)
+                options = [*options, "--eval-data", str(data)] if name == "preferences" else options
                 over = () if "--from" in options else ("--base", base, "--method", "lora", "--rank", "2")
                 done = run("train", name, *over, "--data", str(data), *quick, *options)
                 assert (done.exit_code, done.stdout) == (0, f"{name}@v1\n"), done.stderr
@@ -95,3 +96,4 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert (found["objective"], found["beta"]) == ("dpo", 0.3)
         shown = run("show", "preferences-again@v1").stdout
         assert "dpo" in shown
+        assert "chosen answer preferred in " in shown

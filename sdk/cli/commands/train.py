@@ -190,6 +190,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         before, after = metrics.get("eval_loss_base"), metrics.get("eval_loss")
         if before is not None and after is not None:
             say(f"held-out loss {before:.3f} → {after:.3f}")
+        if (share := metrics.get("eval_preference_accuracy")) is not None:
+            say(f"the chosen answer is preferred in {share:.0%} of the held-out rows")
         say(f"see it: adapterctl show {result['ref']}")
 
 

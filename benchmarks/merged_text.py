@@ -31,12 +31,10 @@ NEW_TOKENS = 32
 
 def run(adapter: Path, cache: Path) -> dict[str, Any]:
     """Merge in float32 and in bfloat16; return how many of the texts are the same, and how far the predictions are apart."""
-    base = make_base(cache)
-    rows = [json.loads(line) for path in reversed(write_dataset(cache / "rows")) for line in path.open()]
-    prompts = [row["prompt"] for row in rows[:PROMPTS]]
+    base, prompts = make_base(cache), prompts_of(cache)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        wide = _merged(_in_float32(base, Path(folder) / "float32"), adapter, Path(folder) / "wide")
-        narrow = _merged(base, adapter, Path(folder) / "narrow")
+        wide = merged(in_float32(base, Path(folder) / "float32"), adapter, Path(folder) / "wide")
+        narrow = merged(base, adapter, Path(folder) / "narrow")
         texts = _texts(base, adapter, prompts), _texts(wide, None, prompts)
         as_trained = _logits(base, adapter, prompts, torch.float32)
         rounded = _logits(base, adapter, prompts, torch.bfloat16)
@@ -53,12 +51,20 @@ def run(adapter: Path, cache: Path) -> dict[str, Any]:
         }
 
 
-def _merged(base: Path, adapter: Path, out: Path) -> Path:
+def prompts_of(cache: Path) -> list[str]:
+    """Return the prompts, those of rows that were held out of the training first."""
+    rows = [json.loads(line) for path in reversed(write_dataset(cache / "rows")) for line in path.open()]
+    return [row["prompt"] for row in rows[:PROMPTS]]
+
+
+def merged(base: Path, adapter: Path, out: Path) -> Path:
+    """Merge into a folder, which is returned, in the type of the base."""
     merge(base=base, adapter=adapter, quantization=None, out=out, spec=MergeSpec(), on_progress=lambda _: None)
     return out
 
 
-def _in_float32(base: Path, to: Path) -> Path:
+def in_float32(base: Path, to: Path) -> Path:
+    """Write a base once more with its weights in float32; return the folder."""
     to.mkdir()
     for path in base.iterdir():
         if path.suffix != ".safetensors":
@@ -70,7 +76,8 @@ def _in_float32(base: Path, to: Path) -> Path:
     return to
 
 
-def _loaded(folder: Path, adapter: Path | None, dtype: Any) -> Any:
+def load(folder: Path, adapter: Path | None, dtype: Any) -> Any:
+    """Return the model of a folder, with an adapter beside it or bare."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
 
@@ -82,7 +89,7 @@ def _ids(folder: Path, prompts: list[str]) -> list[Any]:
 
 def _texts(folder: Path, adapter: Path | None, prompts: list[str]) -> list[list[int]]:
     """Return what a model writes after each prompt, greedily, in float32."""
-    model = _loaded(folder, adapter, torch.float32)
+    model = load(folder, adapter, torch.float32)
     texts = []
     for ids in _ids(folder, prompts):
         written = model.generate(
@@ -94,7 +101,7 @@ def _texts(folder: Path, adapter: Path | None, prompts: list[str]) -> list[list[
 
 def _logits(folder: Path, adapter: Path | None, prompts: list[str], dtype: Any) -> list[Any]:
     """Return the log-probabilities over each prompt, (seq, vocab) in float32, as a model computes them in a precision."""
-    model = _loaded(folder, adapter, dtype)
+    model = load(folder, adapter, dtype)
     with torch.no_grad():
         return [model(input_ids=ids).logits[0].float().log_softmax(-1) for ids in _ids(folder, prompts)]
 

@@ -1,6 +1,8 @@
 """Merging beside PEFT's load, merge and save, and beside `cp -r` of the base: the time until all is on the disk, and memory.
 
-    python benchmarks/merging.py [CACHE [PLOT.svg]]
+    [AXOLOTL_PYTHON=VENV/bin/python] python benchmarks/merging.py [CACHE [PLOT.svg]]
+
+Where `AXOLOTL_PYTHON` is the interpreter of an environment that has Axolotl, its merge shard by shard is measured, too.
 
 Bases of random bfloat16 numbers in the shapes of Llama; an adapter of rank 16 on all linear layers. Each run is a process of
 its own, in turn; all end with `sync`. Anonymous memory is what the process has above its own imports, every 20 ms.
@@ -209,11 +211,21 @@ model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
 merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
 merged.save_pretrained(out, max_shard_size="600MB")
 """
+_AXOLOTL_IMPORTS = """
+from axolotl.cli.utils.lora_merge import merge_lora_sharded_efficient
+"""
+_AXOLOTL = """
+merge_lora_sharded_efficient(
+    base_model_path=base, lora_adapter_path=adapter, output_path=out, safe_tensors=True, device="cpu", simulate_nf4=False
+)
+"""
 _WAYS = {
     "writing": (_OURS_IMPORTS, _WRITING),
     "checked": (_OURS_IMPORTS, _CHECKED),
     "peft": (_PEFT_IMPORTS, _PEFT),
 }
+if "AXOLOTL_PYTHON" in os.environ:
+    _WAYS["axolotl"] = (_AXOLOTL_IMPORTS, _AXOLOTL)
 
 
 def run(cache: Path | None = None, *, rounds: int = ROUNDS) -> list[Row]:
@@ -253,8 +265,9 @@ def _merged(way: str, base: Path, adapter: Path, out: Path) -> dict[str, float]:
     imports, work = _WAYS[way]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     program = _CHILD.format(imports=imports, work=work)
+    python = os.environ["AXOLOTL_PYTHON"] if way == "axolotl" else sys.executable
     done = subprocess.run(
-        [sys.executable, "-c", program, str(base), str(adapter), str(out)],
+        [python, "-c", program, str(base), str(adapter), str(out)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -297,7 +310,18 @@ def _rows(shape: Llama, load: int, rounds: int, found: dict[str, list[dict[str, 
             "note": note,
         }
 
+    axolotl = [
+        row(
+            f"merge {what}, s",
+            ours,
+            "axolotl",
+            f"peer: Axolotl's merge shard by shard, which reads nothing back; {note}",
+        )
+        for what, ours in (("written", "writing"), ("written and read back", "checked"))
+        if "axolotl" in seconds
+    ]
     return [
+        *axolotl,
         row("merge written, s (target 8 ×)", "writing", "peft", f"peer: PEFT's load, merge and save; {note}"),
         row(
             "merge written and read back, s (target 5 ×)",

@@ -23,6 +23,7 @@ SUITES = {
     "artifacts": "Artifacts beside aws, MLflow and curl",
     "training": "Training beside the common script",
     "merging": "Merging beside PEFT and cp",
+    "comparing": "Comparing by rows",
     "jobs": "Jobs",
 }
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")

@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Literal, Unpack
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from sdk.pushing.pusher import PushKeywords
     from sdk.schemas.aliases import AliasView
     from sdk.schemas.combination import CombineOptions
+    from sdk.schemas.comparison import Comparison
     from sdk.schemas.diff import Diff
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
     from sdk.schemas.jobs import QueueCapacity, WorkerView
@@ -95,6 +96,7 @@ __all__ = [
     "VerificationFailed",
     "Version",
     "capacity",
+    "compare",
     "compat",
     "connect",
     "diff",
@@ -157,6 +159,19 @@ def capacity() -> list[QueueCapacity]:
     `Client.capacity`.
     """
     return _client().capacity()
+
+
+def compare(
+    refs: Sequence[str],
+    *,
+    metric: str | None = None,
+    data: str | None = None,
+    by: str | None = None,
+    examples: int = 0,
+    detect: float | None = None,
+) -> Comparison:
+    """Say which of versions and bare bases scores better on the same rows. See `Client.compare`."""
+    return _client().compare(refs, metric=metric, data=data, by=by, examples=examples, detect=detect)
 
 
 def compat(
@@ -309,12 +324,15 @@ def submit_evaluation(
     data: str | Path,
     priority: int = 0,
     idempotency_key: str | None = None,
+    again: bool = False,
     **spec: Unpack[EvaluationOptions],
 ) -> Job[list[Evaluation]]:
     """Submit an evaluation of versions and bare bases on the same rows; returns at once. See
     `Client.submit_evaluation`.
     """
-    return _client().submit_evaluation(refs, data=data, priority=priority, idempotency_key=idempotency_key, **spec)
+    return _client().submit_evaluation(
+        refs, data=data, priority=priority, idempotency_key=idempotency_key, again=again, **spec
+    )
 
 
 def submit_merge(

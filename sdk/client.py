@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
@@ -39,6 +39,7 @@ from sdk.config import load as load_config
 from sdk.errors import InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.examining.engine_compatibility import facts_of, judged
 from sdk.examining.probe_replay import replay_probe, require_probed
+from sdk.examining.row_frames import row_frame
 from sdk.examining.version_comparison import compare
 from sdk.exporting import gguf, plain
 from sdk.exporting.cards import merged_card
@@ -52,6 +53,7 @@ from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
 from sdk.pulling.dataset_pull import pull_dataset
+from sdk.pulling.evaluation_rows import fetch_rows
 from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
@@ -95,8 +97,9 @@ from sdk.schemas.catalog import (
     VersionView,
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
+from sdk.schemas.comparison import MOST_TARGETS, Comparison
 from sdk.schemas.diff import Diff
-from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
+from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec, RowScore
 from sdk.schemas.events import Event
 from sdk.schemas.export import GgufDtype
 from sdk.schemas.jobs import (
@@ -120,6 +123,8 @@ from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import build, check_data, check_data_name, require_adapter
 
 if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped,unused-ignore]
+
     from sdk.lora.compatibility import Compatibility
 
 T = TypeVar("T")
@@ -372,11 +377,16 @@ class Client:
         data: str | Path,
         priority: int = 0,
         idempotency_key: str | None = None,
+        again: bool = False,
         **spec: Unpack[EvaluationOptions],
     ) -> Job[list[Evaluation]]:
-        """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once."""
+        """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once.
+
+        What was scored before, on the same rows under the same conditions, is taken from the record, unless `again`.
+        """
         terms, checked = JobTerms(priority), build(EvaluationSpec, **spec)
-        return Job(self._submitter.evaluation(refs, checked, data=data, terms=terms, key=idempotency_key), self)
+        view = self._submitter.evaluation(refs, checked, data=data, again=again, terms=terms, key=idempotency_key)
+        return Job(view, self)
 
     def submit_merge(
         self,
@@ -696,6 +706,44 @@ class Client:
         if found is None or found.id != ident:
             raise NotFound(f"there are no scores {ident!a}; list those of a version with: adapterctl evals list REF")
         return found
+
+    def compare(
+        self,
+        refs: Sequence[str],
+        *,
+        metric: str | None = None,
+        data: str | None = None,
+        by: str | None = None,
+        examples: int = 0,
+        detect: float | None = None,
+    ) -> Comparison:
+        """Which of versions, and bare bases ("base:ID"), scores better on the rows that all were scored on, each with each.
+
+        By `metric`, else by the loss; on `data`, a dataset's name or digest, where there are several. Rows that are equal
+        in the column `by` go together. `examples` rows that changed most are shown side by side, and of a difference
+        `detect` it is said how many rows show it. Raises NotFound, InvalidInput, Conflict for scores that were not taken
+        alike.
+        """
+        if isinstance(refs, str) or not 2 <= len(refs) <= MOST_TARGETS:
+            raise InvalidInput(
+                f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
+                param="refs",
+            )
+        targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
+        return evaluations.compare(
+            self.transport, targets, metric=metric, data=data, by=by, examples=examples, detect=detect
+        )
+
+    def evaluation_rows(self, ident: str) -> list[RowScore]:
+        """What each row scored, by the id of the scores, in the order of the rows.
+
+        Raises NotFound, also where scores have no rows, or no more; VerificationFailed.
+        """
+        return fetch_rows(self.transport, self.cache, ident, http=self.http, on_transfer=self._on_transfer)
+
+    def evaluation_frame(self, ident: str) -> pandas.DataFrame:
+        """`evaluation_rows` as a DataFrame: a line for each row, a column for each metric. Raises Unavailable without pandas."""
+        return row_frame(self.evaluation_rows(ident))
 
     def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
         """What a version was made from (up) and what was made from it (down), up to `depth` steps away, at most 32.

@@ -39,6 +39,9 @@ class Registry(Protocol):
     def evaluations(self, *, digest: str | None = None, job: str | None = None) -> list[Evaluation]:
         """Return the scores of a version, or of a job."""
 
+    def evaluation(self, ident: str) -> Evaluation:
+        """Return scores by their id."""
+
     def pull(self, ref: str, to: str | Path | None = None) -> Path:
         """Fetch a version and return its folder."""
 
@@ -297,7 +300,15 @@ def _version(view: JobView, registry: Registry) -> Version:
 def _evaluations(view: JobView, registry: Registry) -> list[Evaluation]:
     if (error := unscored(view)) is not None:
         raise error
-    return registry.evaluations(job=view.id)
+    return scores_of(view, registry)
+
+
+def scores_of(view: JobView, registry: Registry) -> list[Evaluation]:
+    """Return the scores of an evaluation in the order of its targets, those too that were recorded before it."""
+    result = view.result or {}
+    order = list(result.get("evaluations", []))
+    found = registry.evaluations(job=view.id) + [registry.evaluation(ident) for ident in result.get("recorded", [])]
+    return sorted(found, key=lambda one: order.index(one.id) if one.id in order else len(order))
 
 
 def unscored(view: JobView) -> JobFailed | None:

@@ -154,6 +154,7 @@ PARAMETERS: dict[str, Any] = {
     "digest": _ROWS,
     "upload": _UPLOAD,
     "job_id": "5f2c9a1b3d4e",
+    "ident": "3f1c2a9b7d20",
     "job": "5f2c9a1b3d4e",
     "token_id": "9c1e7a30b2d4f658",
     "alias": "production",

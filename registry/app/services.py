@@ -24,6 +24,8 @@ from registry.datasets.service import Datasets
 from registry.db.database import Database
 from registry.db.prepared_reads import PreparedReads
 from registry.errors import Invalid
+from registry.evaluations.comparing.service import Comparisons
+from registry.evaluations.rows import EvaluationRows, give_up
 from registry.evaluations.service import Evaluations
 from registry.http.idempotency.service import KeyedRequests
 from registry.jobs.checkpoints import Checkpoints
@@ -78,6 +80,8 @@ class Services:
     reconciler: Reconciler
     metrics: Metrics
     evaluations: Evaluations
+    evaluation_rows: EvaluationRows
+    comparisons: Comparisons
     search: Search
     lineages: Lineages
     removal: Removal
@@ -112,7 +116,8 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     jobs = Jobs(db, queue, embedded=settings.embedded_home is not None, limits=limits)
     claims = Claims(db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits)
     workers = Workers(db)
-    catalog = Catalog(db)
+    catalog, bases = Catalog(db), Bases(db, artifacts)
+    evaluation_rows = EvaluationRows(db, artifacts)
     read_only = ReadOnlySwitch(db, forced=settings.read_only)
     checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)
     expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
@@ -126,11 +131,11 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         uploads=uploads,
         artifacts=artifacts,
         datasets=Datasets(db, artifacts),
-        bases=Bases(db, artifacts),
+        bases=bases,
         catalog=catalog,
         resolver=Resolver(PreparedReads(db), catalog),
         aliases=Aliases(db),
-        version_states=VersionStates(db),
+        version_states=VersionStates(db, on_deleted=give_up),
         publisher=publisher,
         jobs=jobs,
         claims=claims,
@@ -141,6 +146,8 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         reconciler=Reconciler(db, claims, jobs, checkpoints, workers, read_only, expire_rows=expiry.sweep),
         metrics=Metrics(db, workers),
         evaluations=evaluations,
+        evaluation_rows=evaluation_rows,
+        comparisons=Comparisons(db, artifacts, catalog, bases, evaluations, evaluation_rows),
         search=Search(db),
         lineages=Lineages(db),
         removal=Removal(db, artifacts, statement_s=settings.gc_statement_s),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Float, ForeignKey, Index, String
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db.clock import utc_now
@@ -32,6 +32,13 @@ class Evaluation(Model):
     metrics: Mapped[dict[str, float]] = mapped_column(JSON)
     samples: Mapped[list[dict[str, str]]] = mapped_column(JSON)
     libraries: Mapped[dict[str, str]] = mapped_column(JSON)
+    #: SHA-256 of the canonical JSON of its conditions; None where a release recorded none.
+    spec_digest: Mapped[str | None] = mapped_column(String(64))
+    #: The file with the scores of each row, and its length; None where there was none.
+    rows_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    rows_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: When the version was deleted, and the file given up with it.
+    rows_removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     attempt: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

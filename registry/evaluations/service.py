@@ -11,14 +11,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.artifacts.uploads import finish_upload
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
-from registry.db.stored_json import readable
+from registry.db.stored_json import readable, table
+from registry.errors import Invalid
 from registry.evaluations.models import Evaluation, EvaluationMetric
+from registry.evaluations.rows import take_in
 from registry.jobs.models import Job
 from registry.principal import Principal
 from sdk.schemas.jobs import EvaluationRequest, EvaluationView
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
 
 #: What of a request moves scores, where an earlier release kept no more.
@@ -43,36 +46,22 @@ class Evaluations:
         results: Sequence[EvaluationResult],
         who: Principal,
     ) -> Sequence[str]:
-        """Append one row for each scored target of a job, in the transaction in which it succeeds; return their ids."""
-        rows = [
-            Evaluation(
-                id=secrets.token_hex(6),
-                namespace=job.namespace,
-                label=result.label,
-                digest=result.digest,
-                base_fingerprint=result.base_fingerprint,
-                dataset_digest=request.data,
-                grader=LABEL_GRADER if "macro_f1" in report.metrics else GRADER,
-                precision=report.precision,
-                spec={
-                    **request.spec.model_dump(),
-                    **({} if report.conditions is None else {"conditions": report.conditions.model_dump(mode="json")}),
-                },
-                metrics=report.metrics,
-                samples=[sample.model_dump() for sample in report.samples],
-                libraries=report.libraries,
-                job_id=job.id,
-                attempt=attempt,
-            )
-            for result in results
-            if (report := result.report) is not None
-        ]
+        """Append one record for each scored target of a job, in the transaction in which it succeeds; return their ids.
+
+        The files of their rows are verified. Raises Verification if one was removed since; the commit QuotaExceeded.
+        """
+        kept = [_recorded(session, job, request, result) or _row(job, attempt, request, result) for result in results]
+        rows = [row for row in kept if row is not None and row.job_id == job.id]
+        for result in results:
+            if result.report is not None and result.report.rows is not None:
+                take_in(session, job.namespace, result.report.rows)
+                finish_upload(session, result.upload)
         session.add_all(rows)
         session.flush()
         session.add_all(metric for row in rows for metric in _metrics(row))
         for row in rows:
             record(session, who, "evaluation.record", job.namespace, row.label, after={"id": row.id, "job": job.id})
-        return [row.id for row in rows]
+        return [row.id for row in kept if row is not None]
 
     def list(
         self,
@@ -81,6 +70,7 @@ class Evaluations:
         job: str | None,
         base: str | None,
         ident: str | None = None,
+        dataset: str | None = None,
         cursor: str | None,
         limit: int,
         who: Principal,
@@ -93,6 +83,8 @@ class Evaluations:
             query = query.where(Evaluation.job_id == job)
         if base is not None:
             query = query.where(Evaluation.base_fingerprint == base, Evaluation.digest.is_(None))
+        if dataset is not None:
+            query = query.where(Evaluation.dataset_digest == dataset)
         if ident is not None:
             query = query.where(Evaluation.id == ident)
         with self._db.read() as session:
@@ -105,6 +97,54 @@ class Evaluations:
                 limit=limit,
                 views=lambda rows: [view for row in rows if (view := _present(row)) is not None],
             )
+
+
+def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationResult) -> Evaluation | None:
+    """The record of a target's scores; None where it has none."""
+    report = result.report
+    if report is None:
+        return None
+    conditions = None if report.conditions is None else report.conditions.model_dump(mode="json")
+    return Evaluation(
+        id=secrets.token_hex(6),
+        namespace=job.namespace,
+        label=result.label,
+        digest=result.digest,
+        base_fingerprint=result.base_fingerprint,
+        dataset_digest=request.data,
+        grader=LABEL_GRADER if "macro_f1" in report.metrics else GRADER,
+        precision=report.precision,
+        spec={**request.spec.model_dump(), **({} if conditions is None else {"conditions": conditions})},
+        metrics=report.metrics,
+        samples=[sample.model_dump() for sample in report.samples],
+        libraries=report.libraries,
+        spec_digest=None if conditions is None else digest_of(conditions),
+        rows_digest=None if report.rows is None else report.rows.digest,
+        rows_size_bytes=None if report.rows is None else report.rows.size_bytes,
+        job_id=job.id,
+        attempt=attempt,
+    )
+
+
+def _recorded(session: Session, job: Job, request: EvaluationRequest, result: EvaluationResult) -> Evaluation | None:
+    """The earlier record that a result names; None where it names none. Raises Invalid for one of anything else."""
+    if result.recorded is None:
+        return None
+    of = {
+        "id": result.recorded,
+        "namespace": job.namespace,
+        "label": result.label,
+        "digest": result.digest,
+        "base_fingerprint": result.base_fingerprint,
+        "dataset_digest": request.data,
+    }
+    row = session.scalars(select(Evaluation).filter_by(**of)).first()
+    if row is None or request.again:
+        raise Invalid(
+            f"the scores {result.recorded} are not those of {result.label} on these rows, or are to be made again; evaluate it",
+            param="recorded",
+        )
+    return row
 
 
 def _metrics(row: Evaluation) -> list[EvaluationMetric]:
@@ -154,6 +194,10 @@ def _present(row: Evaluation) -> EvaluationView | None:
             "conditions": _conditions(row.spec),
             "metrics": found.metrics,
             "samples": found.samples,
+            "libraries": {name: said for name, said in table(row.libraries).items() if isinstance(said, str)},
+            "spec_digest": row.spec_digest,
+            "rows_digest": None if row.rows_removed_at is not None else row.rows_digest,
+            "rows_size_bytes": None if row.rows_removed_at is not None else row.rows_size_bytes,
             "job": row.job_id,
             "created_at": row.created_at,
         },

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Path, Query
 
+from registry.evaluations.comparing.service import Comparisons
+from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
-from registry.http.routes import Cursor, Limit, Reader, room, service
+from registry.http.routes import Cursor, Limit, Reader, apart, room, service
+from sdk.schemas.artifacts import Transfer
+from sdk.schemas.comparison import MOST_EXAMPLES, MOST_TARGETS, Comparison
 from sdk.schemas.jobs import EvaluationView
 from sdk.schemas.pages import Page
 
 router = room("/evaluations", "evaluations")
 
 EvaluationsDep = Annotated[Evaluations, service(Evaluations)]
+
+
+EvaluationRowsDep = Annotated[EvaluationRows, service(EvaluationRows)]
 
 
 @router.get("")
@@ -24,8 +31,68 @@ def list_evaluations(
     job: Annotated[str | None, Query(max_length=64)] = None,
     base: Annotated[str | None, Query(max_length=64)] = None,
     ident: Annotated[str | None, Query(alias="id", max_length=64, description="Only the scores of this id.")] = None,
+    dataset: Annotated[
+        str | None, Query(max_length=64, description="Only scores on the dataset of this digest.")
+    ] = None,
     cursor: Cursor = None,
     limit: Limit = 200,
 ) -> Page[EvaluationView]:
     """Evaluations of a version's digest, of a job, or of a bare base's fingerprint; or the one of an id."""
-    return evaluations.list(digest=digest, job=job, base=base, ident=ident, cursor=cursor, limit=limit, who=who)
+    return evaluations.list(
+        digest=digest, job=job, base=base, ident=ident, dataset=dataset, cursor=cursor, limit=limit, who=who
+    )
+
+
+@router.get("/{ident}/rows")
+def locate_evaluation_rows(
+    ident: Annotated[str, Path(max_length=64, description="The id of the scores.")],
+    rows: EvaluationRowsDep,
+    who: Reader,
+) -> Transfer:
+    """Return where to fetch the scores of each row from: one JSON object a line, compressed by gzip."""
+    return rows.locate(ident, who=who)
+
+
+@router.get("/comparison")
+async def compare_evaluations(
+    comparisons: Annotated[Comparisons, service(Comparisons)],
+    who: Reader,
+    ref: Annotated[
+        list[Annotated[str, Query(max_length=1000)]],
+        Query(
+            min_length=2,
+            max_length=MOST_TARGETS,
+            description='Versions, and bare bases as "base:ID".',
+            examples=[["team/code-review@v3", "team/code-review@v4"]],
+        ),
+    ],
+    metric: Annotated[
+        str | None, Query(max_length=100, description="The score that is compared; without it, the loss.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        Query(max_length=300, description="The dataset, by name or digest, where all were scored on several."),
+    ] = None,
+    by: Annotated[
+        str | None, Query(max_length=200, description="A column of the dataset: its equal rows go together.")
+    ] = None,
+    examples: Annotated[
+        int, Query(ge=0, le=MOST_EXAMPLES, description="Rows to show side by side, those that changed most.")
+    ] = 0,
+    detect: Annotated[
+        float | None,
+        Query(gt=0, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
+    ] = None,
+) -> Comparison:
+    """Compare targets that were scored alike on the same rows, row by row, each with each."""
+    return await apart(
+        comparisons.compare,
+        long=True,
+        refs=ref,
+        metric=metric,
+        data=data,
+        by=by,
+        examples=examples,
+        detect=detect,
+        who=who,
+    )

@@ -22,6 +22,8 @@ from sdk.version import VERSION
 _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     # Every job has one, and a worker that passes over it asks the clock, as it did before: it may have the job.
     (("template_date",), None, 0),
+    # A worker that passes over it computes, as it did before.
+    (("again",), False, 0),
     # For people: the digest is what counts.
     (("data_name",), None, 0),
     (("eval_data_name",), None, 0),

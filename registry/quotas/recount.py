@@ -15,6 +15,7 @@ from registry.catalog.versions.kinds import KEPT, is_merged_only
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
+from registry.evaluations.models import Evaluation
 from registry.jobs.models import Checkpoint, Job
 from registry.usage.charging import COUNTED
 from registry.usage.models import Usage
@@ -53,6 +54,13 @@ def _queries() -> Iterator[tuple[str, Any, Any]]:
     space = Job.namespace
     checkpoints = select(space, func.sum(Checkpoint.size_bytes)).select_from(Checkpoint)
     yield "checkpoints_bytes", space, checkpoints.join(Job, Job.id == Checkpoint.job_id)
+    space = Evaluation.namespace
+    rows = select(space, func.sum(Evaluation.rows_size_bytes))
+    yield (
+        "evaluations_bytes",
+        space,
+        rows.where(Evaluation.rows_digest.is_not(None), Evaluation.rows_removed_at.is_(None)),
+    )
     space = Upload.namespace
     yield "reserved_bytes", space, select(space, func.sum(Upload.reserved_bytes)).where(Upload.finished_at.is_(None))
 

@@ -287,9 +287,13 @@ class Expiry:
         return self._in_batches(batch)
 
     def _blobs(self) -> int:
-        """What is known of bytes that were given up, once no manifest and no dataset has them. Bytes of no row are strays."""
+        """What is known of bytes that were given up, once no manifest, dataset and scores have them. Bytes of no row are strays."""
         old = Blob.collected_at < self._before(self._lifetimes.collected_days)
-        named = (exists().where(ManifestBlob.sha256 == Blob.sha256), exists().where(Dataset.digest == Blob.sha256))
+        named = (
+            exists().where(ManifestBlob.sha256 == Blob.sha256),
+            exists().where(Dataset.digest == Blob.sha256),
+            exists().where(Evaluation.rows_digest == Blob.sha256),
+        )
 
         def batch(session: Session) -> int:
             hold_blobs(session, alone=True)

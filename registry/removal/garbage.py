@@ -28,6 +28,7 @@ from registry.catalog.models import NamedBase, Version
 from registry.catalog.versions.kinds import is_merged_only
 from registry.catalog.versions.lifecycle import LIVE, VersionState
 from registry.datasets.models import Dataset
+from registry.evaluations.models import Evaluation
 from registry.jobs.kinds.known import MODEL_MAKING
 from registry.jobs.models import Checkpoint, Job
 from sdk.schemas.jobs import JobState
@@ -108,8 +109,14 @@ class Rules:
             Dataset.digest == Blob.sha256,
             or_(Dataset.removed_at.is_(None), Dataset.removed_at > self.given_up_before),
         )
+        scored = exists().where(
+            Evaluation.rows_digest == Blob.sha256,
+            or_(Evaluation.rows_removed_at.is_(None), Evaluation.rows_removed_at > self.given_up_before),
+        )
         old = Blob.created_at <= self.given_up_before
-        return and_(old, ~named, ~dataset, ~exists().where(*self._announces(), UploadBlob.sha256 == Blob.sha256))
+        return and_(
+            old, ~named, ~dataset, ~scored, ~exists().where(*self._announces(), UploadBlob.sha256 == Blob.sha256)
+        )
 
     def announced(self, digests: Collection[str]) -> Select[str]:
         """The names in storage under which somebody has leave to send blobs with these digests."""

@@ -17,6 +17,7 @@ from registry.catalog.versions.lifecycle import PULLABLE, VersionState
 from registry.catalog.versions.version_states import move_version
 from registry.db.database import Database
 from registry.errors import Unreadable
+from registry.evaluations.rows import give_up
 from registry.principal import Principal
 from sdk.schemas.removal import RetentionRule
 
@@ -99,7 +100,8 @@ def _delete_some(db: Database, adapter_pk: int, now: datetime, who: Principal) -
             return []
         versions = session.scalars(_outside(session, adapter, rule, now).limit(_BATCH)).all()
         for version in versions:
-            move_version(session, version, VersionState.DELETED, "delete", f"retention: {_words(rule)}", who)
+            reason = f"retention: {_words(rule)}"
+            move_version(session, version, VersionState.DELETED, "delete", reason, who, on_deleted=give_up)
         return [exact_ref(version) for version in versions]
 
 

@@ -20,6 +20,7 @@ BYTES = {
     "bases_bytes": "bases",
     "merged_bytes": "merged models",
     "checkpoints_bytes": "checkpoints",
+    "evaluations_bytes": "scores by row",
     "reserved_bytes": "uploads under way",
 }
 COUNTED = ("adapters", *BYTES)
@@ -38,6 +39,7 @@ def charge(
     bases: int = 0,
     merged: int = 0,
     checkpoints: int = 0,
+    evaluations: int = 0,
     reserved: int = 0,
 ) -> None:
     """Let a namespace pay for so many more adapters, and bytes of each kind, than before; less than 0: for fewer.
@@ -52,7 +54,7 @@ def charge(
         # Before other listeners, so that every transaction takes such locks in one order.
         event.listen(session, "before_commit", _write, insert=True)
     charged = pending.setdefault(namespace, dict.fromkeys(COUNTED, 0))
-    added = (adapters, versions, datasets, bases, merged, checkpoints, reserved)
+    added = (adapters, versions, datasets, bases, merged, checkpoints, evaluations, reserved)
     for name, count in zip(COUNTED, added, strict=True):
         charged[name] += count
 

@@ -47,5 +47,7 @@ class Usage(Model):
     #: Merged models, until a collection removes them.
     merged_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     checkpoints_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    #: Scores by row, until the version is deleted.
+    evaluations_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     #: What upload sessions that have come to no end may still send, or have sent.
     reserved_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")

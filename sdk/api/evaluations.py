@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
+from sdk.names import segment
+from sdk.schemas.artifacts import Transfer
+from sdk.schemas.comparison import Comparison
 from sdk.schemas.jobs import EvaluationView
+
+#: Many rows are read, and drawn from some thousand times.
+_COMPARING_S = 600.0
 
 
 def iterate(
@@ -16,7 +22,28 @@ def iterate(
     job: str | None = None,
     base: str | None = None,
     ident: str | None = None,
+    dataset: str | None = None,
 ) -> Iterator[EvaluationView]:
-    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or those of an id."""
-    of = {"digest": digest, "job": job, "base": base, "id": ident}
+    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or those of an id; on any rows, or on a dataset."""
+    of = {"digest": digest, "job": job, "base": base, "id": ident, "dataset": dataset}
     return pages(transport, "/evaluations", EvaluationView, params=of)
+
+
+def compare(
+    transport: Transport,
+    refs: Sequence[str],
+    *,
+    metric: str | None = None,
+    data: str | None = None,
+    by: str | None = None,
+    examples: int = 0,
+    detect: float | None = None,
+) -> Comparison:
+    """Compare targets that were scored alike on the same rows. Raises NotFound, InvalidInput, Conflict for unlike scores."""
+    asked = {"ref": list(refs), "metric": metric, "data": data, "by": by, "examples": examples, "detect": detect}
+    return transport.call("GET", "/evaluations/comparison", Comparison, params=asked, timeout_s=_COMPARING_S)
+
+
+def locate_rows(transport: Transport, ident: str) -> Transfer:
+    """Return where to fetch the scores of each row from. Raises NotFound, also where there are none, or no more."""
+    return transport.call("GET", f"/evaluations/{segment(ident)}/rows", Transfer)

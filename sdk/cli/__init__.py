@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "release": ("removal", "Release a quarantined version, giving it a number."),
     "eval": ("evaluate", "Score versions and bare bases on the same rows."),
     "evals": ("evals", "List and show scores that were recorded."),
+    "compare": ("compare", "Say which of several versions scores better on the same rows."),
     "merge": ("merge", "Merge a version into its base."),
     "combine": ("combine", "Add versions of one base up by weights, into a version."),
     "export": ("export", "Write an adapter or a merged model as GGUF."),

@@ -130,8 +130,13 @@ def _written(
         file = partial / "file.gguf"
         request = ExportRequest(folder=str(folder.resolve()), config=dict(config), out=str(file), **asked)
         report = read(ExportReport, run(request, folder, reads=(folder,)))
-        give_name(file, target)
         if modelfile is not None and place is not None:
             (partial / place.name).write_text(modelfile, encoding="utf-8")
             give_name(partial / place.name, place)
+        try:
+            give_name(file, target)
+        except BaseException:
+            if place is not None:
+                place.unlink(missing_ok=True)
+            raise
     return Exported(target, request.kind, report, place)

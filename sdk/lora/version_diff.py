@@ -153,13 +153,6 @@ def _last(evaluations: Sequence[EvaluationView]) -> dict[str, EvaluationView]:
     return {one.key: one for one in sorted(evaluations, key=lambda one: one.created_at)}
 
 
-def _unlike(one: EvaluationView, other: EvaluationView) -> list[str]:
-    """What two evaluations on the same rows differ in, so that their scores say nothing of one another."""
-    found = [name for name in ("grader", "precision") if getattr(one, name) != getattr(other, name)]
-    names = dict.fromkeys([*one.conditions, *other.conditions])
-    return found + [name for name in names if one.conditions.get(name) != other.conditions.get(name)]
-
-
 #: What a single job asks of all its targets alike.
 _ASKED = frozenset(
     {"precision", "loss_on", "columns", "max_length", "generated_rows", "generate_rows", "max_new_tokens", "metrics"}
@@ -174,7 +167,7 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
     for one in last_a.values():
         for other in last_b.values():
             if one.dataset == other.dataset and one.dataset not in alike:
-                names, rows = _unlike(one, other), one.dataset[:12]
+                names, rows = one.unlike(other), one.dataset[:12]
                 # By default each adapter's base is loaded as it was trained, which need not be the same.
                 how = " --precision native" if "precision" in names else ""
                 again = (

@@ -131,6 +131,8 @@ class QuotaView(QuotaLimits):
     #: Merged models.
     merged_bytes: int | None = None
     checkpoints_bytes: int | None = None
+    #: Scores of evaluations by row.
+    evaluations_bytes: int | None = None
     #: Space reserved for uploads in progress.
     reserved_bytes: int | None = None
     jobs: int

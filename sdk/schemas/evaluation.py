@@ -22,6 +22,11 @@ TextMetric = Literal[
     "rouge_l", "rouge_1", "rouge_2", "exact_match", "contains", "token_f1", "json_valid", "bleu", "chrf"
 ]
 
+#: Those that are no mean over rows: of one row there is the score that it would have alone, or none.
+CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
+#: What a prediction may take in a file of scores by row, as UTF-8 or as JSON.
+MOST_PREDICTION_BYTES = 16 * 1024
+
 #: Metrics that count, time or weigh what was done, or say how far it reaches.
 _MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)|probe_.+")
 
@@ -130,6 +135,33 @@ class Conditions(Wire):
     generation: Sha256 | None = None
     #: What scores of completions are defined by: "words" is the definition of a word, the rest are releases of libraries.
     metrics: dict[str, str] = {}
+    #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.
+    failed: Annotated[dict[str, Sha256], Field(exclude_if=lambda value: not value)] = {}
+
+
+class RowScore(Wire):
+    """What one target made of one row of a dataset."""
+
+    #: Its number in the dataset, from 0.
+    row: Annotated[int, Field(ge=0)]
+    #: Nats, the sum over the supervised tokens; None: it was no number, and the row is not in the mean.
+    loss_sum: float | None = None
+    #: Supervised tokens; a label counts as one.
+    tokens: Annotated[int, Field(ge=0)] = 0
+    #: What was generated, or the label that was found; None where nothing was, or no text is kept. One that is too long ends
+    #: with a mark.
+    prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None
+    #: Score of each metric, those of a row alone where a metric is of a whole corpus; without what it failed on.
+    scores: Annotated[dict[Annotated[str, Field(max_length=100)], float], Field(max_length=200)] = {}
+
+
+class RowFile(Wire):
+    """A file of the scores of all rows of one target; see `sdk.schemas.row_file`."""
+
+    #: SHA-256 of its bytes.
+    digest: Sha256
+    size_bytes: Annotated[int, Field(ge=1, le=2**40)]
+    rows: Annotated[int, Field(ge=1)]
 
 
 class EvaluationReport(Wire):
@@ -143,6 +175,8 @@ class EvaluationReport(Wire):
     libraries: dict[str, str] = {}
     #: None of an earlier worker.
     conditions: Annotated[Conditions | None, Field(exclude_if=lambda value: value is None)] = None
+    #: The scores of each row; None where they were not stored.
+    rows: Annotated[RowFile | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class EvaluationFailure(Wire):

@@ -159,6 +159,8 @@ class EvaluationRequest(Wire):
     #: The date that chat templates are given, unless the version was trained with another. None: the day on which
     #: the job is accepted.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Whether to compute scores that are recorded already.
+    again: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
 
 class MergeRequest(Wire):
@@ -379,6 +381,13 @@ class EvaluationView(Wire):
     conditions: dict[str, Any] = {}
     metrics: dict[str, float]
     samples: list[dict[str, str]]
+    #: Distribution → version, where they were taken.
+    libraries: dict[str, str] = {}
+    #: SHA-256 of the canonical JSON of `conditions`; None of an earlier release.
+    spec_digest: str | None = None
+    #: The file with the scores of each row: its SHA-256 and its length; None where there is none, or no more.
+    rows_digest: str | None = None
+    rows_size_bytes: int | None = None
     job: str
     created_at: datetime
 
@@ -398,3 +407,9 @@ class EvaluationView(Wire):
                 **unknown,
             }
         )
+
+    def unlike(self, other: EvaluationView) -> list[str]:
+        """Name what two evaluations on the same rows differ in, so that their scores say nothing of one another."""
+        found = [name for name in ("grader", "precision") if getattr(self, name) != getattr(other, name)]
+        names = dict.fromkeys([*self.conditions, *other.conditions])
+        return found + [name for name in names if self.conditions.get(name) != other.conditions.get(name)]

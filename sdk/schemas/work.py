@@ -152,19 +152,23 @@ class Farewell(Wire):
 
 
 class EvaluationResult(Wire):
-    """What became of one target: its scores, or why it has none."""
+    """What became of one target: its scores, those that are recorded already, or why it has none."""
 
     label: str
     digest: str | None
     base_fingerprint: Sha256
     report: EvaluationReport | None = None
+    #: The id of scores that were taken of it before, under the same conditions.
+    recorded: Annotated[str | None, Field(max_length=64, exclude_if=lambda value: value is None)] = None
+    #: The upload session in which the file of its rows was sent; None: there is none.
+    upload: Annotated[str | None, Field(max_length=64, exclude_if=lambda value: value is None)] = None
     #: An earlier registry knows no such field, so what is not handed in is not said.
     failure: Annotated[EvaluationFailure | None, Field(exclude_if=lambda value: value is None)] = None
 
     @model_validator(mode="after")
     def _one(self) -> EvaluationResult:
-        if (self.report is None) == (self.failure is None):
-            raise ValueError("a target has either scores or a failure")
+        if sum(said is not None for said in (self.report, self.recorded, self.failure)) != 1:
+            raise ValueError("a target has either scores, recorded ones, or a failure")
         return self
 
 

@@ -19,7 +19,7 @@ from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, 
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
 from sdk.formats.refs import BadRefError, is_folder, parse_digest
 from sdk.pulling.cache import Cache
-from sdk.pulling.dataset_file import dataset_file
+from sdk.pulling.cached_file import cached_file
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
 from sdk.pushing.bases_here import files_here, registered_base
@@ -117,7 +117,7 @@ def preview_file(
     require_libraries(_LIBRARIES, doing="previewing rows")
     if isinstance(data, CheckedData):
         return _render(asked, data.path, found)
-    fetched = dataset_file(
+    fetched = cached_file(
         cache,
         data.view.digest,
         locate=lambda digest: datasets.locate(transport, digest),
@@ -142,7 +142,7 @@ def preview_version(
     origin = locate_rows(transport, version, digest)
     found = _base_of(transport, cache, version)
     require_libraries(_LIBRARIES, doing="previewing rows")
-    data = dataset_file(
+    data = cached_file(
         cache,
         digest,
         locate=lambda _: origin,

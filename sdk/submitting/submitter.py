@@ -155,6 +155,7 @@ class JobSubmitter:
         spec: EvaluationSpec,
         *,
         data: str | Path,
+        again: bool,
         terms: JobTerms,
         key: str | None,
     ) -> JobView:
@@ -175,7 +176,8 @@ class JobSubmitter:
             for ref in given
         ]
         sent = self._sent(rows, namespace)
-        request = build(EvaluationRequest, targets=targets, data=sent.digest, data_name=sent.exact_name, spec=spec)
+        named = {"data": sent.digest, "data_name": sent.exact_name}
+        request = build(EvaluationRequest, targets=targets, spec=spec, again=again, **named)
         return self._submit(request, terms, key)
 
     def merge(self, ref: str, spec: MergeSpec, *, register: str | None, terms: JobTerms, key: str | None) -> JobView:

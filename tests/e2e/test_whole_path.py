@@ -135,9 +135,10 @@ def test_the_pulled_folder_changes_the_base_under_plain_peft_and_a_zeroed_one_do
 
 
 def test_evaluation_scores_base_and_version_on_the_same_rows(home: Home, rows: Path) -> None:
-    scores = home.json(
+    asked = (
         "eval", "base:tiny-llama", "counter@v1", "--data", str(rows), "--generate-rows", "2", "--max-new-tokens", "4"
-    )
+    )  # fmt: skip
+    scores = home.json(*asked)
     assert [score["ref"] for score in scores] == ["base:tiny-llama", "counter@v1"]
     shown = home.json("show", "counter@v1")
     # The same rows at the same precision: the evaluation agrees with what the training measured itself.
@@ -145,6 +146,16 @@ def test_evaluation_scores_base_and_version_on_the_same_rows(home: Home, rows: P
     assert scores[1]["metrics"]["loss"] == pytest.approx(shown["metrics"]["eval_loss"], rel=1e-2)
     assert scores[1]["metrics"]["loss"] < scores[0]["metrics"]["loss"]
     assert shown["evaluations"][0]["metrics"] == scores[1]["metrics"]
+    # Asked again, they are answered from the record.
+    assert home.json(*asked) == scores
+    for item in scores:
+        by_row = home.json("evals", "show", item["id"], "--rows")
+        assert len(by_row) == item["metrics"]["rows"]
+        loss = sum(row["loss_sum"] for row in by_row) / sum(row["tokens"] for row in by_row)
+        assert loss == pytest.approx(item["metrics"]["loss"], rel=1e-12)
+        generated = [row for row in by_row if row["prediction"] is not None]
+        assert [row["row"] for row in sorted(generated, key=lambda row: int(row["row"]))] == [0, 1]
+        assert sum(row["scores"]["rouge_l"] for row in generated) / 2 == item["metrics"]["rouge_l"]
 
 
 def test_the_merged_model_is_base_plus_adapter(home: Home, base: Path, tmp_path: Path) -> None:
@@ -200,6 +211,9 @@ def test_an_encoder_learns_to_tell_labels_apart(kind: str, home: Home, tmp_path:
     assert shown["warnings"] == []
     (scores,) = home.json("eval", ref, "--data", str(held_out))
     assert scores["metrics"]["accuracy"] == pytest.approx(shown["metrics"]["eval_accuracy"])
+    by_row = home.json("evals", "show", scores["id"], "--rows", "--metric", "accuracy")
+    assert sum(row["scores"]["accuracy"] for row in by_row) / len(by_row) == scores["metrics"]["accuracy"]
+    assert {row["tokens"] for row in by_row} == {1}
     assert scores["metrics"]["accuracy"] > 0.6
     merged = home.json("merge", ref, "--onto", "original", "--dtype", "float32", "-o", str(tmp_path / "merged"))
     model = AutoModelForSequenceClassification.from_pretrained(merged["path"]).eval()

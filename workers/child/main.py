@@ -21,7 +21,7 @@ from typing import IO
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.wire import Wire, read_json
-from workers.child.imports import import_libraries
+from workers.child.imports import import_libraries, nothing_collected
 from workers.child.protocol import (
     DISK_FULL_STATUS,
     FAULT_FILE,
@@ -81,9 +81,10 @@ def _take_stdout() -> IO[str]:
 
 def _wait_warm() -> Path:
     """Import what takes longest, then return the folder of the next order; exit if the worker has none."""
-    import_libraries()
-    for name in ("training.train", "scoring.evaluate"):
-        importlib.import_module(f"workers.pipelines.{name}")
+    with nothing_collected():
+        import_libraries()
+        for name in ("training.train", "scoring.evaluate"):
+            importlib.import_module(f"workers.pipelines.{name}")
     line = sys.stdin.readline()
     if not line.endswith("\n"):
         sys.exit(0)
@@ -93,8 +94,9 @@ def _wait_warm() -> Path:
 def _carry_out(text: bytes, host: _Process) -> Wire | None:
     """Return what a pipeline found; None if it was told to stop and has written a checkpoint."""
     pipeline = read_json(Order, text).pipeline
-    import_libraries(pipeline)
-    room = importlib.import_module(f"workers.pipelines.{pipeline}.carry_out")
+    with nothing_collected():
+        import_libraries(pipeline)
+        room = importlib.import_module(f"workers.pipelines.{pipeline}.carry_out")
     found: Wire | None = room.carry_out(room.ORDER.model_validate_json(text), host)
     return found
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdk.errors import InvalidBase, NotFound, VerificationFailed
+from sdk.errors import InvalidBase, NotFound, QuotaExceeded, VerificationFailed
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import EvaluationRequest
+from sdk.schemas.row_file import row_file_name
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
+from workers.child.protocol import OUT_FOLDER
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, of_error
 from workers.kinds.pins import of_targets, today
+from workers.kinds.recorded_scores import recorded_scores
 from workers.kinds.rules import KindOfWork
 from workers.kinds.samples import within
-from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.scoring.order import AsRecorded, EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
 
 _NF4 = QuantizationRecipe()
 #: What is wrong with one target, and says nothing of the others.
@@ -55,6 +58,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
                 template_date=target.template_date or request.template_date or today(),
                 stop_ids=target.stop_ids,
                 labels=target.labels,
+                recorded=recorded_scores(attempt.client, request, target),
             )
         )
     order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)
@@ -63,26 +67,51 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     reports = within([outcome for outcome in outcomes if isinstance(outcome, EvaluationReport)])
     kept = iter(reports)
     found: dict[int, EvaluationReport] = {}
+    recorded: dict[int, str] = {}
     for number, outcome in scored:
         if isinstance(outcome, ItemFailure):
             failures[number] = EvaluationFailure(reason=outcome.reason, message=outcome.message)
+        elif isinstance(outcome, AsRecorded):
+            recorded[number] = outcome.id
         else:
             found[number] = next(kept)
-    if not found:
+    if not found and not recorded:
         # Some could not be had, and the rest not be scored.
         failure = failures[min(failures)]
         raise AttemptFailed(FailureReason(failure.reason), failure.message)
+    upload = _send_rows(attempt, found)
     results = [
         EvaluationResult(
             label=target.label,
             digest=target.digest,
             base_fingerprint=fingerprints[number],
             report=found.get(number),
+            recorded=recorded.get(number),
+            upload=upload if number in found else None,
             failure=failures.get(number),
         )
         for number, target in enumerate(targets)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
+
+
+def _send_rows(attempt: Attempt, found: dict[int, EvaluationReport]) -> str | None:
+    """Send the files of all rows; return the upload session's id, None where no file is stored.
+
+    Where the namespace has no room for them, the scores are handed in without.
+    """
+    files = {report.rows.digest: row_file_name(report.rows.digest) for report in found.values() if report.rows}
+    if not files:
+        return None
+    attempt.finishing("storing the scores by row")
+    sources = {digest: attempt.folder / OUT_FOLDER / name for digest, name in files.items()}
+    try:
+        return attempt.client.upload(sources, "storing the scores by row", attempt.assignment.namespace)
+    except QuotaExceeded as error:
+        attempt.lease.log(f"the scores by row are not stored: {error.message}")
+        for number, report in found.items():
+            found[number] = report.model_copy(update={"rows": None})
+        return None
 
 
 EVALUATION = KindOfWork(request=EvaluationRequest, differences=_differences, carry_out=_evaluate)

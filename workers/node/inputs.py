@@ -12,7 +12,7 @@ from types import TracebackType
 
 from sdk.client import Client
 from sdk.errors import NotAllowed
-from sdk.pulling.dataset_file import dataset_file
+from sdk.pulling.cached_file import cached_file
 from sdk.pushing.base_folder import ScannedBase
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource
@@ -80,6 +80,6 @@ class Inputs:
     def dataset(self, digest: str) -> Path:
         """Return a dataset's file."""
         client = self._client
-        return dataset_file(
+        return cached_file(
             client.cache, digest, locate=client.locate_data, http=client.http, watched=self._transfers.on_bytes
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -23,6 +24,9 @@ from registry.principal import Principal
 from registry.usage.charging import charge
 from sdk.schemas.catalog import Annotation, VersionMove, VersionView
 
+#: Called with a version in the transaction in which it is deleted.
+OnDeleted = Callable[[Session, Version], None]
+
 _MAX_TAGS = 64
 #: What each move is called in sentences and in the audit trail, and who may do it.
 _VERBS = {
@@ -35,8 +39,10 @@ _VERBS = {
 class VersionStates:
     """The service that changes versions. Every change holds the lock of the adapter's row."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, on_deleted: OnDeleted) -> None:
+        """`on_deleted` gives up what other rooms keep for a version."""
         self._db = db
+        self._on_deleted = on_deleted
 
     def archive(self, *, move: VersionMove, who: Principal) -> VersionView:
         """Hide a version from lists and `latest`; its number and digest still find it.
@@ -87,7 +93,7 @@ class VersionStates:
         verb, action = _VERBS[target]
         with self._db.write() as session:
             version = find_version(session, parse_ref(move.ref), who, action=action, lock=True)
-            return move_version(session, version, target, verb, move.reason, who)
+            return move_version(session, version, target, verb, move.reason, who, on_deleted=self._on_deleted)
 
     def annotate(self, *, annotation: Annotation, who: Principal) -> VersionView:
         """Add a description, tags or a note to a version. Raises NotFound, Forbidden, Invalid for too many tags."""
@@ -118,7 +124,14 @@ class VersionStates:
 
 
 def move_version(
-    session: Session, version: Version, target: VersionState, verb: str, reason: str, who: Principal
+    session: Session,
+    version: Version,
+    target: VersionState,
+    verb: str,
+    reason: str,
+    who: Principal,
+    *,
+    on_deleted: OnDeleted,
 ) -> VersionView:
     """Move a version whose adapter the caller has locked, with all that hangs on it. Raises Conflict."""
     ref, before = exact_ref(version), version.state
@@ -138,6 +151,7 @@ def move_version(
         # In quarantine it was none of its adapter's versions.
         freed = 0 if version.number is None else size_bytes
         _close_files(session, version)
+        on_deleted(session, version)
     adapter = session.get_one(Adapter, version.adapter_pk, populate_existing=True)
     recount(session, adapter, freed_bytes=freed)
     record(

@@ -14,6 +14,7 @@ from registry.catalog.versions.kinds import require_adapter
 from registry.datasets.finding import is_given
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
+from registry.jobs.kinds.evaluation_rows import verify_rows
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
@@ -101,13 +102,14 @@ def _source(session: Session, target: EvaluationTarget, namespace: str) -> Targe
 
 
 def _keep(services: CompletionServices, request: EvaluationRequest, done: HandedIn) -> None:
-    """Append one row for each target with scores, in the transaction in which the job succeeds; the others are named."""
+    """Append one record for each target with scores, in the transaction in which the job succeeds; the others are named."""
     results = done.completion.evaluations
     expected = [target.label for target in request.targets]
     if results is None or [result.label for result in results] != expected:
         raise Invalid("an evaluation's completion must have one result for each target", param="evaluations")
-    if all(result.report is None for result in results):
+    if all(result.failure is not None for result in results):
         raise Invalid("an evaluation without any scores has failed; hand in its failure", param="evaluations")
+    verify_rows(services.artifacts, results, request.spec, done.who)
     with services.db.write() as session:
         job = session.get_one(Job, done.job.id)
         _require_asked(session, request, results, job.namespace)
@@ -122,7 +124,9 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
         failed = [
             {"ref": result.label, **result.failure.model_dump()} for result in results if result.failure is not None
         ]
-        done.succeed(session, {"evaluations": list(ids), **({"failed": failed} if failed else {})})
+        recorded = [result.recorded for result in results if result.recorded is not None]
+        told = {"failed": failed, "recorded": recorded}
+        done.succeed(session, {"evaluations": list(ids), **{name: said for name, said in told.items() if said}})
 
 
 def _require_asked(
@@ -186,7 +190,11 @@ def _differences(
             yield Difference(f"generate_rows of {label}", spec.generate_rows, found.generated_rows)
         if found.generated_rows and found.max_new_tokens != spec.max_new_tokens:
             yield Difference(f"max_new_tokens of {label}", spec.max_new_tokens, found.max_new_tokens)
-        lacking = sorted(set(spec.metrics or ()) - report.metrics.keys()) if found.generated_rows else []
+        lacking = (
+            sorted(set(spec.metrics or ()) - report.metrics.keys() - found.failed.keys())
+            if found.generated_rows
+            else []
+        )
         if lacking:
             yield Difference(f"metrics of {label}", ",".join(spec.metrics or ()), "none of " + ",".join(lacking))
     if len(report.samples) > spec.keep_samples:

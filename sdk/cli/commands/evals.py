@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.ages import age_of
-from sdk.cli.support.output import format_option, plain, print_facts, print_json, print_rows, render
+from sdk.cli.support.output import format_option, plain, print_facts, print_json, print_rows, render, say
+from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst_first
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
     from sdk.client import Client
     from sdk.objects import Evaluation
+    from sdk.schemas.evaluation import RowScore
 
 #: Of a text, so many characters are shown.
 _SHOWN = 160
+#: So many rows a table has where nobody says.
+_ROWS = 20
 
 
 @click.group(name="evals")
@@ -68,17 +72,29 @@ def _of(client: Client, target: str) -> list[Evaluation]:
     return client.evaluations(digest=client.get(target).digest)
 
 
-@evals_command.command(name="show", short_help="Show one set of scores, with its conditions.")
+@evals_command.command(name="show", short_help="Show one set of scores, with its conditions, or row by row.")
 @click.argument("ident", metavar="ID")
+@click.option("--rows", is_flag=True, help="Show what each row scored instead, the worst first.")
+@click.option("--worst", type=click.IntRange(min=1), help="How many rows. [default: 20 in a table, else all]")
+@click.option("--metric", help="The score by which rows are the worst, such as rouge_l. [default: loss]")
 @format_option
-def evals_show(ident: str, style: str) -> None:
+def evals_show(ident: str, rows: bool, worst: int | None, metric: str | None, style: str) -> None:
     """Show one set of scores: all metrics, what they depend on, and samples of what was generated.
 
+    With --rows it shows each row of the data: its number from 0, its loss in nats a token, scores, and the prediction.
+
     \b
-    Example:
+    Examples:
       adapterctl evals show 3f1c2a9b7d20
+      adapterctl evals show 3f1c2a9b7d20 --rows --worst 20 --metric rouge_l
+      adapterctl evals show 3f1c2a9b7d20 --rows --format json
     """
+    if not rows and (worst is not None or metric is not None):
+        raise click.UsageError("--worst and --metric say which rows; add --rows")
     with open_client() as client:
+        if rows:
+            _print_rows(client.evaluation_rows(ident), worst, metric, style)
+            return
         found = client.evaluation(ident)
     if style == "json":
         print_json(_document(found))
@@ -86,6 +102,25 @@ def evals_show(ident: str, style: str) -> None:
         click.echo(found.ref)
     else:
         _print(found)
+
+
+def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, style: str) -> None:
+    names = ["loss", *metrics_of(rows)]
+    if metric is not None and metric not in names:
+        raise click.UsageError(f"no row has the score {metric}; choose one of: {', '.join(names)}")
+    ordered = worst_first(rows, metric)
+    if style == "table":
+        shown = ordered[: worst or _ROWS]
+        click.echo(row_table(shown, metric))
+        if len(shown) < len(ordered):
+            say(f"{len(shown)} of {len(ordered)} rows, the worst by {metric or 'loss'} first; see more with --worst")
+        return
+    shown = ordered if worst is None else ordered[:worst]
+    if style == "json":
+        print_json([row_document(row) for row in shown])
+        return
+    for row in shown:
+        click.echo(row.row)
 
 
 def _document(found: Evaluation) -> dict[str, Any]:
@@ -102,6 +137,7 @@ def _print(found: Evaluation) -> None:
             ("base in", found.precision),
             ("grader", found.grader),
             ("created", found.created_at.isoformat()),
+            ("rows", None if found.rows_digest is None else f"adapterctl evals show {found.id} --rows"),
         ]
     )
     click.echo()

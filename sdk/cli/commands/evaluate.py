@@ -11,7 +11,7 @@ from sdk.cli.support.output import format_option, plain, print_detached, print_j
 from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
-from sdk.objects import Job, unscored
+from sdk.objects import Job, scores_of, unscored
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -40,11 +40,14 @@ if TYPE_CHECKING:
     type=click.Choice(["as-trained", "nf4", "native"]),
     help="How to load the base; a 4-bit base is always loaded as it is stored. [default: as-trained]",
 )
+@click.option("--again", is_flag=True, help="Compute scores that are recorded already.")
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
     """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, completions; accuracy and
     macro-F1 of labels.
+
+    What was scored before, on the same rows under the same conditions, is taken from the record, unless with --again.
 
     \b
     Examples:
@@ -69,14 +72,16 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
 
 def print_scores(client: Client, job: Job[Any], style: str) -> None:
     """Print the scores of an evaluation that has succeeded. Raises JobFailed after them where a target has none."""
-    found = [item.model_dump(mode="json") for item in client.evaluations(job=job.id)]
-    order = (job.view.result or {}).get("evaluations", [])
-    found.sort(key=lambda item: order.index(item["id"]) if item["id"] in order else len(order))
+    scores = scores_of(job.view, client)
+    found = [item.model_dump(mode="json") for item in scores]
+    for item in scores:
+        if item.job != job.id:
+            say(f"{item.ref}: as recorded on {item.created_at:%Y-%m-%d} ({item.id}); to compute it again, add --again")
     if style == "json":
         print_json(found)
     elif style == "quiet":
-        for item in found:
-            click.echo(f"{item['ref']} {item['metrics']['loss']:.4f}")
+        for each in found:
+            click.echo(f"{each['ref']} {each['metrics']['loss']:.4f}")
     else:
         _print_table(found)
     if (error := unscored(job.view)) is not None:

@@ -112,6 +112,7 @@ def _by_kind(quota: QuotaView) -> dict[str, int | None]:
         "bases": quota.bases_bytes,
         "merged models": quota.merged_bytes,
         "checkpoints": quota.checkpoints_bytes,
+        "scores by row": quota.evaluations_bytes,
         "reserved": quota.reserved_bytes,
     }
 

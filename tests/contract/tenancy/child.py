@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support.adapters import BASE_TENSORS, lora_config
+from support.scored_rows import write_file
 
 from sdk.lora.adapter_config import lora_of
 from sdk.pulling.cache import Cache
-from sdk.schemas.evaluation import EvaluationReport, MergeReport
+from sdk.schemas.evaluation import EvaluationReport, MergeReport, RowScore
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.row_file import row_file_name
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
 from sdk.transfer import hash_file
@@ -120,7 +122,7 @@ class _Child:
         if isinstance(order, TrainingOrder):
             outcome = _train(order, folder, listener, seed)
         elif isinstance(order, EvaluationOrder):
-            outcome = _evaluate(order, seed)
+            outcome = _evaluate(order, folder, seed)
         else:
             outcome = _merge(order, folder, seed)
         if outcome is None:
@@ -225,12 +227,17 @@ def _hyperparameters(spec: TrainingSpec) -> dict[str, Any]:
     }
 
 
-def _evaluate(order: EvaluationOrder, seed: int) -> EvaluationScores:
-    reports = [
-        EvaluationReport(metrics={"loss": 1 + (seed + at) % 1000 / 1000, "rows": 3}, precision="float32")
-        for at, _ in enumerate(order.items)
-    ]
-    return EvaluationScores(reports=reports)
+def _evaluate(order: EvaluationOrder, folder: Path, seed: int) -> EvaluationScores:
+    (folder / OUT_FOLDER).mkdir()
+    return EvaluationScores(outcomes=[_scores(folder / OUT_FOLDER, seed + at) for at, _ in enumerate(order.items)])
+
+
+def _scores(out: Path, seed: int) -> EvaluationReport:
+    loss = 1 + seed % 1000 / 1000
+    made = out / "rows"
+    file = write_file(made, [RowScore(row=row, loss_sum=loss, tokens=1, prediction=f"said {seed}") for row in range(3)])
+    made.rename(out / row_file_name(file.digest))
+    return EvaluationReport(metrics={"loss": loss, "rows": 3}, precision="float32", rows=file)
 
 
 def _merge(order: MergeOrder, folder: Path, seed: int) -> MergeReport:

@@ -104,7 +104,8 @@ class Worked:
             "attempts": plain(self._party.ci.attempts(named)),
             "checkpoints": plain(self._party.ci.checkpoints(named)),
             "events": [plain(event) for event in self._party.ci.job_events(named) if event.kind != "progress"],
-            "evaluations": plain(self._party.ci.evaluations(job=named)),
+            "evaluations": plain(scores := self._party.ci.evaluations(job=named)),
+            "rows": [plain(self._party.ci.evaluation_rows(each.id)) for each in scores if each.rows_digest],
         }
 
     def job_list(self) -> Any:

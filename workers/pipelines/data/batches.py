@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -117,16 +118,31 @@ def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
     return logits[kept].float(), targets[kept], kept
 
 
+def example_losses(
+    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any
+) -> Iterator[list[tuple[Example, float]]]:
+    """Yield each example with its summed loss in nats, batch by batch, the longest first."""
+    ordered = sorted(examples, key=lambda example: -len(example.input_ids))
+    start = 0
+    for batch in example_batches(ordered, SFT, pad_id, rows, device):
+        with torch.no_grad():
+            logits, targets, kept = supervised_logits(model, batch)
+            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        # Added up on the CPU in float64: in one order, whatever the card.
+        sums = [math.fsum(part.tolist()) for part in losses.double().cpu().split(kept.sum(dim=1).tolist())]
+        yield list(zip(ordered[start : start + len(sums)], sums, strict=True))
+        start += len(sums)
+
+
 def mean_loss(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[float]:
     """Yield the running token-weighted mean loss in nats after each batch; the last one is the mean over all.
 
     A mean of batch means would give the few tokens of a short batch the weight of many.
     """
     total, tokens = 0.0, 0
-    for batch in example_batches(examples, SFT, pad_id, rows, device):
-        with torch.no_grad():
-            total += float(loss_sum(model, batch))
-        tokens += supervised_tokens(batch)
+    for part in example_losses(model, examples, pad_id, rows, device):
+        total += sum(loss for _, loss in part)
+        tokens += sum(example.supervised_tokens for example, _ in part)
         yield total / tokens
 
 

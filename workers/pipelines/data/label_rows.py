@@ -55,7 +55,7 @@ def label_rows(rows: Sequence[Row], tokenizer: Any, names: Sequence[str], *, max
     cut, empty = 0, []
     # Others may have set it to the beginning.
     tokenizer.truncation_side = "right"
-    for row in rows:
+    for number, row in enumerate(rows):
         text, label = row.fields["text"], row.fields["label"]
         ids = tokenizer(text)["input_ids"]
         if len(ids) > max_length:
@@ -67,7 +67,7 @@ def label_rows(rows: Sequence[Row], tokenizer: Any, names: Sequence[str], *, max
         if not ids:
             empty.append(row.where)
             continue
-        examples.append(Example(ids, [numbers[label]], [], text, label))
+        examples.append(Example(ids, [numbers[label]], [], text, label, row=number))
     if empty:
         raise PipelineError(
             FailureReason.DATA,

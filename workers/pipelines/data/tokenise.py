@@ -47,6 +47,8 @@ class Example:
     stop: int | None = None
     #: How it was found what of a rendered conversation is learnt; None of plain texts.
     method: Method | None = None
+    #: The number of its row in the dataset, from 0.
+    row: int = 0
 
     @property
     def supervised_tokens(self) -> int:
@@ -203,9 +205,9 @@ def tokenise(
     maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
     examples: list[Example] = []
     used, dropped, cut, refused = 0, 0, 0, []
-    for row in rows:
+    for number, row in enumerate(rows):
         try:
-            made = maker.examples(row)
+            made = [replace(example, row=number) for example in maker.examples(row)]
         except RowRefused as error:
             refused.append(f"{row.where} {error}")
             continue

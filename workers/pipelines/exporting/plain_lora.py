@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from workers.pipelines.exporting.dora import MagnitudeDeltas
 
 _TORCH: dict[GgufDtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+#: ‖rounded − x‖/‖x‖ that is no more than rounding: four times the most that one number is rounded by, were none below the normal ones.
+_ROUNDING: dict[GgufDtype, float] = {"f32": 2.0**-22, "f16": 2.0**-9, "bf16": 2.0**-6}
 _SAME: dict[str, GgufDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 #: A share of the energy that is all of it but for the rounding of sums.
 _WHOLE = 1 - 1e-12
@@ -151,6 +153,12 @@ def _tensors(
             raise InvalidInput(f"{name} holds NaN or an infinity; train it again", param="target")
         if not torch.isfinite(rounded).all():
             raise InvalidInput(f"{name} holds numbers too large for {dtype}; export with --dtype f32", param="dtype")
+        wide = tensor.double()
+        if (rounded.double() - wide).norm() > _ROUNDING[dtype] * wide.norm():
+            raise InvalidInput(
+                f"{name} holds numbers too small for {dtype}, which would be lost; export with --dtype f32",
+                param="dtype",
+            )
         yield key, rounded
 
 

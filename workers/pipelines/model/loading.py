@@ -207,10 +207,10 @@ def load_base(
     packing = read_packing(base)
     quantization = packing or quantization
     if quantization is None:
-        resolved = dtype or native_dtype(base, device)
+        resolved = dtype or dtype_to_be(base, None, device)
         model = _from_pretrained(base, device, resolved, None, classes)
         return LoadedBase(_frozen(model), resolved, None, "native", shares_of(model))
-    resolved = dtype or _computable(quantization.compute_dtype, device)
+    resolved = dtype or dtype_to_be(base, quantization, device)
     head = [] if classes is None else read_blueprint(base, classes).head
     config = four_bit_config(quantization, resolved, head)
     model = _frozen(_from_pretrained(base, device, resolved, config if packing is None else None, classes))
@@ -318,6 +318,11 @@ def default_recipe(
 def native_dtype(base: Path, device: Device) -> DtypeName:
     """Return the stored dtype of a base, or the nearest one that the device computes in."""
     return _computable(dtype_name(read_config(base).dtype), device)
+
+
+def dtype_to_be(base: Path, recipe: QuantizationRecipe | None, device: Device) -> DtypeName:
+    """Return the dtype that a base is loaded in, where nobody asks for another: of all of it, or of what a recipe leaves wide."""
+    return native_dtype(base, device) if recipe is None else _computable(recipe.compute_dtype, device)
 
 
 def packed_modules(model: Any) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.orders import Host
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.labels import evaluate_labels
-from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.scoring.order import AsRecorded, EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 ORDER = EvaluationOrder
 
@@ -28,12 +28,15 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
 
     Raises the first error where nothing could be scored.
     """
-    outcomes: dict[int, EvaluationReport | ItemFailure] = {}
+    outcomes: dict[int, EvaluationReport | AsRecorded | ItemFailure] = {}
     bases = SharedBase()
     for index in sorted(range(len(order.items)), key=lambda index: _first_over(order, index)):
         item = order.items[index]
         try:
-            outcomes[index] = _score(order, item, bases, host.report)
+            outcomes[index] = _score(order, item, bases, host)
+        except AlreadyRecorded as found:
+            host.report(Progress(phase="evaluate", message=f"its scores are recorded already, as {found.ident}"))
+            outcomes[index] = AsRecorded(id=found.ident)
         except PipelineError as error:
             if error.reason in _OF_THE_MACHINE:
                 raise
@@ -59,9 +62,7 @@ def _first_over(order: EvaluationOrder, index: int) -> tuple[int, int]:
     return loaded.index(loaded[index]), index
 
 
-def _score(
-    order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, report: Callable[[Progress], None]
-) -> EvaluationReport:
+def _score(order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, host: Host) -> EvaluationReport:
     if item.adapter is not None and item.labels is not None:
         return evaluate_labels(
             base=Path(item.base),
@@ -70,7 +71,9 @@ def _score(
             labels=item.labels,
             data=Path(order.data),
             spec=order.spec,
-            on_progress=report,
+            on_progress=host.report,
+            rows_to=host.out,
+            recorded=item.recorded,
         )
     return evaluate(
         base=Path(item.base),
@@ -80,6 +83,8 @@ def _score(
         spec=order.spec,
         day=date.fromisoformat(item.template_date),
         stop_ids=item.stop_ids,
-        on_progress=report,
+        on_progress=host.report,
+        rows_to=host.out,
+        recorded=item.recorded,
         bases=bases,
     )

@@ -18,7 +18,7 @@ from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec,
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines.data.batches import mean_loss
+from workers.pipelines.data.batches import example_losses
 from workers.pipelines.data.digests import generation_of, tokenizer_of
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import (
@@ -38,7 +38,10 @@ from workers.pipelines.model.device import Device, choose_device, memory_errors_
 from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
 from workers.pipelines.model.shared_base import SharedBase
+from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.preferred import preferred_by
+from workers.pipelines.scoring.recorded import held_in, require_unrecorded
+from workers.pipelines.scoring.row_scores import RowScores, store_rows
 from workers.pipelines.scoring.texts import SCORING_LIBRARIES, score_texts
 from workers.pipelines.scoring.words import WORDS_VERSION
 
@@ -54,6 +57,8 @@ def evaluate(
     day: date | None = None,
     stop_ids: Sequence[int] = (),
     bases: SharedBase | None = None,
+    rows_to: Path | None = None,
+    recorded: Sequence[RecordedScores] = (),
 ) -> EvaluationReport:
     """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
 
@@ -62,7 +67,8 @@ def evaluate(
     tokenizers have in common. The completions of the first `generate_rows` rows that have a prompt, decoded greedily,
     are scored by `metrics`. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls.
-    Raises PipelineError.
+    What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
+    on, loses only that, and is counted. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -83,6 +89,31 @@ def evaluate(
     )
     device = choose_device()
     device.forget_peak()
+    # Of a preference, the chosen answer is what a model should say.
+    expected_texts = rows.examples[::2] if rows.shape == "preference" else rows.examples
+    asked = [example for example in expected_texts if example.prompt_ids][: spec.generate_rows]
+    # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
+    room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
+    prompts = [example.prompt_ids[-room:] for example in asked]
+    taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
+    stops = all_stops(base, tokenizer, taught)
+    metrics_asked = (spec.metrics or ["rouge_l"]) if asked else []
+    conditions = Conditions(
+        loss_on=rows.loss_on,
+        columns=spec.columns,
+        max_length=max_length,
+        generated_rows=len(asked),
+        max_new_tokens=spec.max_new_tokens if asked else 0,
+        stop_ids=stops if asked else [],
+        templates=rows.rendering.templates,
+        template_date=rows.rendering.template_date,
+        tokenizer=tokenizer_of(base),
+        prompt_tokens=room if asked else 0,
+        generation=generation_of(base) if asked else None,
+        metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},
+    )
+    expected = held_in(base, quantization, device, conditions, bare=adapter is None)
+    require_unrecorded(recorded, expected, metrics_asked, min(spec.keep_samples, len(asked)))
 
     def load() -> LoadedBase:
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
@@ -96,36 +127,35 @@ def evaluate(
         with worn as (loaded, model):
             require_embedded(rows.examples, tokenizer, words=words_of(model))
             begun = time.perf_counter()
-            # Of a preference, the chosen answer is what a model should say.
-            scored = rows.examples[::2] if rows.shape == "preference" else rows.examples
-            loss = _loss(model, scored, tokenizer, device, spec, on_progress)
+            scored = _losses(model, expected_texts, tokenizer, device, spec, on_progress)
             loss_s = time.perf_counter() - begun
             preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device)
-            asked = [example for example in scored if example.prompt_ids][: spec.generate_rows]
             begun = time.perf_counter()
-            # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
-            room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
-            prompts = [example.prompt_ids[-room:] for example in asked]
-            taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
-            stops = all_stops(base, tokenizer, taught)
             answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
+    loss = scored.mean_loss
     metrics: dict[str, float] = {
         "loss": loss,
         # Above e^709 a float overflows; such a model predicts nothing anyway.
         "perplexity": math.exp(min(loss, 709.0)),
-        "rows": float(rows.rows),
-        "supervised_tokens": float(supervised := sum(example.supervised_tokens for example in scored)),
-        "tokens": float(tokens := sum(len(example.input_ids) for example in scored)),
+        "supervised_tokens": float(scored.supervised_tokens),
+        "tokens": float(tokens := sum(len(example.input_ids) for example in expected_texts)),
         "tokens_per_s": tokens / loss_s,
         **preferred,
         **measured(loaded.shares),
     }
-    if (supervised_bytes := _supervised_bytes(scored, tokenizer)) > 0:
-        metrics["bits_per_byte"] = loss * supervised / supervised_bytes / math.log(2)
+    with_loss = [example for example in expected_texts if example.row in scored.loss_sums]
+    if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
+        metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
     if asked:
-        metrics |= score_texts(spec.metrics or ["rouge_l"], answers, [example.reference for example in asked])
+        found = score_texts(metrics_asked, answers, [example.reference for example in asked])
+        scored.add_answers([example.row for example in asked], answers, found)
+        metrics |= found.metrics
         metrics["generate_s"] = time.perf_counter() - begun
-    metrics["generated_rows"] = float(len(asked))
+    metrics |= {**scored.counted(), "generated_rows": float(len(asked))}
+    file = None
+    if rows_to is not None:
+        file, cut = store_rows(rows_to, scored.rows(texts=spec.keep_samples > 0))
+        metrics |= {"cut_rows": float(cut)} if cut else {}
     metrics["eval_s"] = time.perf_counter() - started
     metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
     return EvaluationReport(
@@ -136,22 +166,14 @@ def evaluate(
             for example, answer in list(zip(asked, answers, strict=True))[: spec.keep_samples]
         ],
         libraries=library_versions(),
-        conditions=Conditions(
-            loss_on=rows.loss_on,
-            columns=spec.columns,
-            max_length=max_length,
-            generated_rows=len(asked),
-            max_new_tokens=spec.max_new_tokens if asked else 0,
-            stop_ids=stops if asked else [],
-            templates=rows.rendering.templates,
-            template_date=rows.rendering.template_date,
-            tokenizer=tokenizer_of(base),
-            quantization=held_as(loaded.quantization),
-            dtype=loaded.dtype,
-            prompt_tokens=room if asked else 0,
-            generation=generation_of(base) if asked else None,
-            metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},
+        conditions=conditions.model_copy(
+            update={
+                "quantization": held_as(loaded.quantization),
+                "dtype": loaded.dtype,
+                "failed": scored.failed_digests(),
+            }
         ),
+        rows=file,
     )
 
 
@@ -161,27 +183,29 @@ def _supervised_bytes(examples: Sequence[Example], tokenizer: Any) -> int:
     return sum(len(tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace")) for ids in texts)
 
 
-def _loss(
+def _losses(
     model: Any,
     examples: Sequence[Example],
     tokenizer: Any,
     device: Device,
     spec: EvaluationSpec,
     on_progress: Callable[[Progress], None],
-) -> float:
-    loss, total, started = math.nan, len(examples), time.perf_counter()
+) -> RowScores:
+    """Return what each row has of a loss. Raises PipelineError where none has."""
+    losses, total, started = list[tuple[Example, float]](), len(examples), time.perf_counter()
     on_progress(Progress(phase="evaluate", step=0, total=total, unit="rows"))
-    running = mean_loss(model, examples, tokenizer.pad_token_id, spec.batch_size, device.torch_device)
-    for batch, loss in enumerate(running, start=1):  # noqa: B007  # the last running mean is the result
-        done = min(batch * spec.batch_size, total)
-        left_s = (time.perf_counter() - started) / done * (total - done)
-        on_progress(Progress(phase="evaluate", step=done, total=total, unit="rows", eta_s=left_s))
-    if not math.isfinite(loss):
+    for part in example_losses(model, examples, tokenizer.pad_token_id, spec.batch_size, device.torch_device):
+        losses += part
+        left_s = (time.perf_counter() - started) / len(losses) * (total - len(losses))
+        on_progress(Progress(phase="evaluate", step=len(losses), total=total, unit="rows", eta_s=left_s))
+    scored = RowScores()
+    scored.add_losses(losses)
+    if not scored.loss_sums:
         raise PipelineError(
             FailureReason.DIVERGED,
-            f"The loss on these rows is {loss}; evaluate the bare base to see whether the base or the adapter is at fault.",
+            f"The loss on these rows is {losses[0][1]}; evaluate the bare base to see whether the base or the adapter is at fault.",
         )
-    return loss
+    return scored
 
 
 def _generate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +26,9 @@ from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device, memory_errors_named
 from workers.pipelines.model.loading import held_as, load_base, read_blueprint, read_config, stored_quantization_named
+from workers.pipelines.scoring.order import RecordedScores
+from workers.pipelines.scoring.recorded import held_in, require_unrecorded
+from workers.pipelines.scoring.row_scores import RowScores, store_rows
 
 
 def evaluate_labels(
@@ -38,11 +40,14 @@ def evaluate_labels(
     data: Path,
     spec: EvaluationSpec,
     on_progress: Callable[[Progress], None],
+    rows_to: Path | None = None,
+    recorded: Sequence[RecordedScores] = (),
 ) -> EvaluationReport:
     """Score an adapter that tells `labels` apart on the rows of `data`, whose labels are among them.
 
     The loss is in nats a row; accuracy and macro-F1 are from 0 to 1. The first rows are kept as samples, with the label
-    that was found as their completion. Raises PipelineError.
+    that was found as their completion. What each row scores is written to a file in the folder `rows_to`. A row whose loss is no
+    number is in no score, and is counted. Raises PipelineError, and AlreadyRecorded as `evaluate`.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -60,6 +65,9 @@ def evaluate_labels(
     found = label_rows(rows, tokenizer, labels, max_length=max_length)
     device = choose_device()
     device.forget_peak()
+    conditions = Conditions(loss_on="label", columns=spec.columns, max_length=max_length, tokenizer=tokenizer_of(base))
+    expected = held_in(base, quantization, device, conditions, bare=False)
+    require_unrecorded(recorded, expected, [], min(spec.keep_samples, len(found.examples)))
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
         set_seed(spec.seed)
@@ -72,19 +80,28 @@ def evaluate_labels(
             left_s = (time.perf_counter() - begun) / len(guessed) * (total - len(guessed))
             on_progress(Progress(phase="evaluate", step=len(guessed), total=total, unit="rows", eta_s=left_s))
         took_s = time.perf_counter() - begun
-    metrics = scores(guessed)
-    if not math.isfinite(metrics["loss"]):
+    scored = RowScores()
+    scored.add_losses([(guess.example, guess.loss) for guess in guessed])
+    good = [guess for guess in guessed if guess.example.row in scored.loss_sums]
+    if not good:
         raise PipelineError(
             FailureReason.DIVERGED,
-            f"The loss on these rows is {metrics['loss']}; train again with a lower learning rate.",
+            f"The loss on these rows is {guessed[0].loss}; train again with a lower learning rate.",
         )
-    metrics |= {
-        "rows": float(found.rows),
+    for guess in good:
+        scored.predictions[guess.example.row] = labels[guess.guessed]
+        scored.scores[guess.example.row] = {"accuracy": float(guess.guessed == guess.label)}
+    metrics = {
+        **scores(good),
+        **scored.counted(),
         "tokens": float(found.tokens),
         "tokens_per_s": found.tokens / took_s,
         "eval_s": time.perf_counter() - started,
         "peak_memory_bytes": float(device.peak_memory_bytes()),
     }
+    file = None
+    if rows_to is not None:
+        file, _ = store_rows(rows_to, scored.rows(texts=spec.keep_samples > 0))
     by_example = {id(guess.example): guess for guess in guessed}
     return EvaluationReport(
         metrics=metrics,
@@ -98,12 +115,12 @@ def evaluate_labels(
             for example in found.examples[: spec.keep_samples]
         ],
         libraries=library_versions(),
-        conditions=Conditions(
-            loss_on="label",
-            columns=spec.columns,
-            max_length=max_length,
-            quantization=held_as(loaded.quantization),
-            dtype=loaded.dtype,
-            tokenizer=tokenizer_of(base),
+        conditions=conditions.model_copy(
+            update={
+                "quantization": held_as(loaded.quantization),
+                "dtype": loaded.dtype,
+                "failed": scored.failed_digests(),
+            }
         ),
+        rows=file,
     )

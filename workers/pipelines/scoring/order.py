@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
+from pydantic import Field
+
+from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Day, Labels, QuantizationRecipe
 from sdk.schemas.wire import Wire
 from workers.pipelines.orders import Order
+
+
+class RecordedScores(Wire):
+    """Scores of the same target on the same rows that the registry has."""
+
+    id: str
+    conditions: Conditions
+    #: Distribution → version.
+    libraries: dict[str, str]
+    #: Names of all that was scored.
+    metrics: list[str]
+    #: How many samples were kept.
+    samples: int
 
 
 class EvaluationItem(Wire):
@@ -23,6 +38,8 @@ class EvaluationItem(Wire):
     stop_ids: list[int]
     #: What the adapter tells apart, where it is a classification.
     labels: Labels | None
+    #: The newest first; empty: compute in any case.
+    recorded: list[RecordedScores] = Field(default_factory=list)
 
 
 class EvaluationOrder(Order):
@@ -41,7 +58,13 @@ class ItemFailure(Wire):
     message: str
 
 
+class AsRecorded(Wire):
+    """The scores of an item are in the record."""
+
+    id: str
+
+
 class EvaluationScores(Wire):
     """What became of each item, in their order."""
 
-    outcomes: list[EvaluationReport | ItemFailure]
+    outcomes: list[EvaluationReport | AsRecorded | ItemFailure]

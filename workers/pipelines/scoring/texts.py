@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import traceback
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import get_args
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args
 
-from sdk.schemas.evaluation import TextMetric
+from sdk.schemas.evaluation import CORPUS_METRICS, TextMetric
 from workers.pipelines.scoring.words import words
 
 #: What defines the scores beside `words`.
@@ -17,14 +21,59 @@ SCORING_LIBRARIES = ("rouge-score", "sacrebleu")
 _Pairs = Sequence[tuple[str, str]]
 
 
-def score_texts(metrics: Sequence[TextMetric], answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return each metric over all answers: from 0 to 1 the mean over the rows, `bleu` and `chrf` from 0 to 100 over the corpus."""
+@dataclass(frozen=True)
+class Metric:
+    """A score of answers against references."""
+
+    #: Of one answer alone.
+    row: Callable[[str, str], float]
+    #: Of all answers together; None: the mean over the rows.
+    corpus: Callable[[_Pairs], float] | None = None
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """What answers score."""
+
+    #: Each metric over all answers that it could score; without those that could score none.
+    metrics: dict[str, float]
+    #: Each metric of each answer, without what it could not score.
+    rows: list[dict[str, float]]
+    #: Metric → the places of the answers that it could not score.
+    failed: dict[str, list[int]]
+
+
+def score_texts(metrics: Sequence[TextMetric], answers: Sequence[str], references: Sequence[str]) -> TextScores:
+    """Score answers: from 0 to 1 by the mean over the rows, by `bleu` and `chrf` from 0 to 100 over the corpus.
+
+    Where a metric raises, or its score is no number, only that row is without it.
+    """
     pairs = list(zip(answers, references, strict=True))
-    return {name: _SCORES[name](pairs) for name in metrics} if pairs else {}
+    found = TextScores({}, [{} for _ in pairs], {})
+    for name in metrics:
+        scored = []
+        for place, (answer, reference) in enumerate(pairs):
+            if (score := _score(name, answer, reference)) is None:
+                found.failed.setdefault(name, []).append(place)
+                continue
+            found.rows[place][name] = score
+            scored.append(place)
+        corpus = _SCORES[name].corpus
+        if scored and corpus is not None:
+            found.metrics[name] = corpus([pairs[place] for place in scored])
+        elif scored:
+            found.metrics[name] = math.fsum(found.rows[place][name] for place in scored) / len(scored)
+    return found
 
 
-def _mean(score: Callable[[str, str], float]) -> Callable[[_Pairs], float]:
-    return lambda pairs: sum(score(answer, reference) for answer, reference in pairs) / len(pairs)
+def _score(name: TextMetric, answer: str, reference: str) -> float | None:
+    try:
+        score = float(_SCORES[name].row(answer, reference))
+    except Exception:  # noqa: BLE001  # whatever a metric stumbles over, the other rows have their scores
+        # The job's log has it.
+        traceback.print_exc()
+        return None
+    return score if math.isfinite(score) else None
 
 
 def _plain(text: str) -> str:
@@ -63,20 +112,20 @@ def token_f1(answer: str, reference: str) -> float:
     return 2 * common / (said.total() + expected.total())
 
 
-def _rouge(kind: str) -> Callable[[_Pairs], float]:
-    def score(pairs: _Pairs) -> float:
-        from rouge_score.rouge_scorer import RougeScorer
+def _rouge(kind: str) -> Metric:
+    def row(answer: str, reference: str) -> float:
+        said, expected = words(answer), words(reference)
+        # A single word has no pair of words: equal texts are right all the same.
+        return 1.0 if said == expected else float(_rouge_scorer(kind).score(reference, answer)[kind].fmeasure)
 
-        scorer = RougeScorer([kind], tokenizer=_Words())
+    return Metric(row)
 
-        def one(answer: str, reference: str) -> float:
-            said, expected = words(answer), words(reference)
-            # A single word has no pair of words: equal texts are right all the same.
-            return 1.0 if said == expected else float(scorer.score(reference, answer)[kind].fmeasure)
 
-        return _mean(one)(pairs)
+@cache
+def _rouge_scorer(kind: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
 
-    return score
+    return RougeScorer([kind], tokenizer=_Words())
 
 
 class _Words:
@@ -87,29 +136,39 @@ class _Words:
         return words(text)
 
 
-def _bleu(pairs: _Pairs) -> float:
-    from sacrebleu.metrics import BLEU
+@cache
+def _sacrebleu(name: str, **options: bool) -> Any:
+    from sacrebleu import metrics
 
-    return float(BLEU().corpus_score([answer for answer, _ in pairs], [[reference for _, reference in pairs]]).score)
-
-
-def _chrf(pairs: _Pairs) -> float:
-    from sacrebleu.metrics import CHRF
-
-    return float(CHRF().corpus_score([answer for answer, _ in pairs], [[reference for _, reference in pairs]]).score)
+    return getattr(metrics, name)(**options)
 
 
-_SCORES: dict[TextMetric, Callable[[_Pairs], float]] = {
+def _of_sacrebleu(name: str, **of_a_row: bool) -> Metric:
+    """A metric with its defaults over the corpus; of one answer with what suits a single sentence."""
+
+    def row(answer: str, reference: str) -> float:
+        return float(_sacrebleu(name, **of_a_row).sentence_score(answer, [reference]).score)
+
+    def corpus(pairs: _Pairs) -> float:
+        answers, references = [answer for answer, _ in pairs], [reference for _, reference in pairs]
+        return float(_sacrebleu(name).corpus_score(answers, [references]).score)
+
+    return Metric(row, corpus)
+
+
+_SCORES: dict[TextMetric, Metric] = {
     # Lin 2004.
     "rouge_l": _rouge("rougeL"),
     "rouge_1": _rouge("rouge1"),
     "rouge_2": _rouge("rouge2"),
-    "exact_match": _mean(exact_match),
-    "contains": _mean(contains),
-    "token_f1": _mean(token_f1),
-    "json_valid": _mean(json_valid),
-    # Papineni et al. 2002 and Popović 2015, as by sacrebleu (Post 2018).
-    "bleu": _bleu,
-    "chrf": _chrf,
+    "exact_match": Metric(exact_match),
+    "contains": Metric(contains),
+    "token_f1": Metric(token_f1),
+    "json_valid": Metric(json_valid),
+    # Papineni et al. 2002 and Popović 2015, as by sacrebleu (Post 2018). A short answer has no 4-grams, so a row's BLEU
+    # is over those that it has.
+    "bleu": _of_sacrebleu("BLEU", effective_order=True),
+    "chrf": _of_sacrebleu("CHRF"),
 }
 assert set(_SCORES) == set(get_args(TextMetric))
+assert {name for name, metric in _SCORES.items() if metric.corpus} <= CORPUS_METRICS

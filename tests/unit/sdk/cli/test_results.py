@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from support import registries
+from support import registries, scored_rows
 from support.merging_desk import MergingDesk
 from support.registries import World
 
 from sdk.cli import cli
 from sdk.errors import Conflict, JobFailed, NotFound, VerificationFailed
-from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, Sample
+from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, RowScore, Sample
 from sdk.schemas.jobs import JobView
 from sdk.schemas.work import Completion, EvaluationResult, Failure
 
@@ -195,3 +195,65 @@ class TestEvals:
             assert said in shown.stdout
         assert json.loads(run("evals", "show", ident, "--format", "json").stdout)["ref"] == ref
         assert isinstance(run("evals", "show", "nothing").exception, NotFound)
+
+
+class TestRows:
+    @pytest.fixture
+    def ident(self, desk: MergingDesk, rows: Path) -> str:
+        long = "x" * 300
+        made = [
+            RowScore(
+                row=n,
+                loss_sum=2.0 * n,
+                tokens=2,
+                prediction=f"an\nswer {n} {long}",
+                scores={"rouge_l": n / 30, "chrf": 99.0 - n, "exact_match": 0.0},
+            )
+            for n in range(30)
+        ]
+        return scored_rows.evaluated(desk, desk.push(), rows, [*made, RowScore(row=30, tokens=2)])
+
+    def test_the_worst_come_first_in_80_columns(self, run: Run, ident: str) -> None:
+        shown = run("evals", "show", ident, "--rows")
+        assert shown.exit_code == 0, shown.output
+        lines = shown.stdout.splitlines()
+        assert all(len(line) <= 80 for line in lines), shown.stdout
+        assert lines[0].split() == ["ROW", "LOSS", "TOKENS", "CHRF", "EXACT", "MATCH", "PREDICTION"]
+        assert [line.split()[:2] for line in lines[1:4]] == [["30", "nan"], ["29", "29"], ["28", "28"]]
+        assert "an swer 29 xx" in lines[2]
+        assert len(lines) == 21
+        assert "20 of 31 rows, the worst by loss first" in shown.stderr
+
+    def test_by_a_metric_the_lowest_come_first(self, run: Run, ident: str) -> None:
+        shown = run("evals", "show", ident, "--rows", "--metric", "rouge_l", "--worst", "3")
+        lines = shown.stdout.splitlines()
+        assert lines[0].split()[3:5] == ["ROUGE", "L"]
+        assert [line.split()[0] for line in lines[1:]] == ["0", "1", "2"]
+        assert run("evals", "show", ident, "--rows", "--format", "quiet", "--worst", "2").stdout == "30\n29\n"
+
+    def test_as_json_there_are_all_with_all_digits(self, run: Run, ident: str) -> None:
+        found = json.loads(run("evals", "show", ident, "--rows", "--format", "json").stdout)
+        assert len(found) == 31
+        assert (found[0]["row"], found[0]["loss"], found[0]["loss_sum"]) == (30, None, None)
+        assert found[1]["scores"]["rouge_l"] == 29 / 30
+        assert (found[1]["loss"], found[1]["prediction"][:8]) == (29.0, "an\nswer ")
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (("--worst", "3"), "add --rows"),
+            (("--rows", "--metric", "bleu"), "choose one of: loss, chrf, exact_match, rouge_l"),
+        ],
+    )
+    def test_what_can_not_be_shown(self, run: Run, ident: str, arguments: tuple[str, ...], said: str) -> None:
+        refused = run("evals", "show", ident, *arguments)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+
+    def test_scores_without_rows_say_so(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        ref = desk.push()
+        evaluated(desk, [ref], rows)
+        (plain,) = desk.writer.evaluations(digest=desk.writer.get(ref).digest)
+        missing = run("evals", "show", plain.id, "--rows")
+        assert isinstance(missing.exception, NotFound)
+        assert "have no rows" in str(missing.exception)

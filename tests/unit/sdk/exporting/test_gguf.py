@@ -236,11 +236,12 @@ def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["a.gguf", "a.Modelfile"])
 def test_what_came_there_meanwhile_stays(
-    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = sdk.worker_program.run_program
-    target = tmp_path / "out" / "a.gguf"
+    target = tmp_path / "out" / name
 
     def beaten(*given: Any, **asked: Any) -> Any:
         target.write_bytes(b"mine")
@@ -248,8 +249,8 @@ def test_what_came_there_meanwhile_stays(
 
     monkeypatch.setattr(sdk.worker_program, "run_program", beaten)
     with pytest.raises(Conflict, match="was created meanwhile"):
-        client.export(adapter, target, base=base)
-    assert (left(target.parent), target.read_bytes()) == (["a.gguf"], b"mine")
+        client.export(adapter, target.with_name("a.gguf"), base=base, modelfile=True, ollama_base="tiny")
+    assert (left(target.parent), target.read_bytes()) == ([name], b"mine")
 
 
 @pytest.mark.usefixtures("here")

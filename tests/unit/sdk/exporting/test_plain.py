@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from support import merges, tiny
 from support.processes import environment, run
 
@@ -131,6 +132,19 @@ def test_what_is_asked_wrong_leaves_nothing(
     with pytest.raises(error, match=said):
         ask(client, base, adapter, tmp_path)
     assert left(tmp_path) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_numbers_that_are_nothing_in_the_type_asked_for(
+    client: Client, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    faint = shutil.copytree(adapter, tmp_path / "faint")
+    tensors = load_file(faint / "adapter_model.safetensors")
+    save_file({name: 1e-9 * each for name, each in tensors.items()}, faint / "adapter_model.safetensors")
+    with pytest.raises(InvalidInput, match="numbers too small for f16, which would be lost; export with --dtype f32"):
+        client.export_plain(faint, tmp_path / "plain", base=base, dtype="f16")
+    assert not (tmp_path / "plain").exists()
+    assert client.export_plain(faint, tmp_path / "plain", base=base, dtype="f32").report.kept_energy == 1.0
 
 
 @pytest.mark.usefixtures("here")

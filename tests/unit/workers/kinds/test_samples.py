@@ -9,10 +9,11 @@ from support.adapters import digest
 
 from registry.http.request_bodies import LARGER, MAX_BODY_BYTES, _limit_of
 from registry.http.strict_json import parse_strictly
+from sdk.formats.cut_texts import CUT
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.jobs import EvaluationRequest
 from sdk.schemas.work import Completion, EvaluationResult
-from workers.kinds.samples import CUT, within
+from workers.kinds.samples import within
 
 _MOST_BYTES = 4 * 2**20
 

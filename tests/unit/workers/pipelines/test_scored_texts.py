@@ -15,7 +15,7 @@ from workers.pipelines.scoring.words import words
 
 
 def rouge_l(answers: list[str], references: list[str]) -> float:
-    return score_texts(["rouge_l"], answers, references)["rouge_l"]
+    return score_texts(["rouge_l"], answers, references).metrics["rouge_l"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_plain_latin_words_score_as_by_the_reference_implementation(answer: list
 
 
 def one(metric: str, answer: str, reference: str) -> float:
-    return score_texts([metric], [answer], [reference])[metric]
+    return score_texts([metric], [answer], [reference]).metrics[metric]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_sacrebleu_scores_is_the_corpus_with_the_answers_as_hypotheses(metr
 
     answers, references = ["the cat sat on the mat", "a dog"], ["the cat sat on a mat today", "a dog barks loudly"]
     said = {"bleu": sacrebleu.corpus_bleu, "chrf": sacrebleu.corpus_chrf}[metric]
-    found = score_texts([metric], answers, references)[metric]
+    found = score_texts([metric], answers, references).metrics[metric]
     assert found == pytest.approx(said(answers, [references]).score, abs=1e-6)
     assert found != pytest.approx(said(references, [answers]).score, abs=1e-3)
 
@@ -133,7 +133,7 @@ def test_what_sacrebleu_scores_is_the_corpus_with_the_answers_as_hypotheses(metr
 @given(st.lists(st.text(), min_size=1, max_size=3))
 def test_whatever_is_generated_is_scored_and_a_perfect_answer_is_perfect(texts: list[str]) -> None:
     metrics = get_args(TextMetric)
-    found = score_texts(metrics, texts, texts)
+    found = score_texts(metrics, texts, texts).metrics
     for name in ("rouge_l", "rouge_1", "rouge_2", "exact_match", "contains", "token_f1"):
         assert found[name] == 1.0
-    assert all(0 <= score_texts(metrics, texts, ["x"] * len(texts))[name] <= 100 + 1e-9 for name in metrics)
+    assert all(0 <= score_texts(metrics, texts, ["x"] * len(texts)).metrics[name] <= 100 + 1e-9 for name in metrics)

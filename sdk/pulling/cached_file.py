@@ -1,4 +1,4 @@
-"""A dataset's file in the cache: complete, and with the digest that it is stored under."""
+"""A file of rows in the cache, a dataset or scores by row: complete, and with the digest that it is stored under."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from sdk.schemas.artifacts import Transfer
 from sdk.transfer import OnBytes
 
 
-def dataset_file(
+def cached_file(
     cache: Cache,
     digest: str,
     *,
+    doing: str = "fetching data",
     locate: Callable[[str], Transfer],
     http: HttpClient,
     watched: Callable[[str, int], OnBytes],
 ) -> Path:
-    """Return the file of a dataset, by its whole digest; it is fetched if the cache doesn't have it intact.
+    """Return a file by its whole digest; it is fetched if the cache doesn't have it intact.
 
-    Only then is `locate` called, and `watched` with what is being done and how many bytes. Raises NotFound,
+    Only then is `locate` called, and `watched` with what is being done (`doing`) and how many bytes. Raises NotFound,
     VerificationFailed, Unavailable.
     """
     path = cache.blob(digest)
@@ -30,6 +31,6 @@ def dataset_file(
         if not cache.is_unaltered(path, digest):
             path.unlink(missing_ok=True)
             origin = locate(digest)
-            fetch(origin, path, watched("fetching data", origin.size_bytes), http=http)
+            fetch(origin, path, watched(doing, origin.size_bytes), http=http)
     cache.used(path)
     return path

@@ -1,0 +1,47 @@
+"""The scores of an evaluation by row: the digest of their file, its size, and what a namespace pays for such files.
+
+Records of the release before have none, and so have those that one of its servers makes while it is replaced.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0015"
+down_revision = "0014"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns."""
+    op.add_column("evaluations", sa.Column("spec_digest", sa.String(64)))
+    if op.get_bind().dialect.name == "sqlite":
+        # It takes a constraint only together with its column.
+        op.execute(
+            "ALTER TABLE evaluations ADD COLUMN rows_digest VARCHAR(64)"
+            " CONSTRAINT fk_evaluations_rows_digest_blobs REFERENCES blobs (sha256)"
+        )
+    else:
+        op.add_column("evaluations", sa.Column("rows_digest", sa.String(64)))
+        op.create_foreign_key("fk_evaluations_rows_digest_blobs", "evaluations", "blobs", ["rows_digest"], ["sha256"])
+    op.create_index("ix_evaluations_rows_digest", "evaluations", ["rows_digest"])
+    op.add_column("evaluations", sa.Column("rows_size_bytes", sa.BigInteger))
+    op.add_column("evaluations", sa.Column("rows_removed_at", sa.DateTime(timezone=True)))
+    op.add_column("usage", sa.Column("evaluations_bytes", sa.BigInteger, nullable=False, server_default="0"))
+
+
+def downgrade() -> None:
+    """Take them away; the files go with the next collection."""
+    op.drop_column("usage", "evaluations_bytes")
+    op.drop_column("evaluations", "rows_removed_at")
+    op.drop_column("evaluations", "rows_size_bytes")
+    op.drop_index("ix_evaluations_rows_digest", table_name="evaluations")
+    if op.get_bind().dialect.name == "sqlite":
+        # A column with a reference can't be dropped from a table there.
+        with op.batch_alter_table("evaluations", recreate="always") as batch:
+            batch.drop_column("rows_digest")
+    else:
+        op.drop_column("evaluations", "rows_digest")
+    op.drop_column("evaluations", "spec_digest")

@@ -1,0 +1,1 @@
+"""Comparing targets that were scored on the same rows, row by row."""

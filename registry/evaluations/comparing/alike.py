@@ -1,0 +1,103 @@
+"""Which scores of several targets are compared: the newest that were taken alike, on the same rows.
+
+No other place decides this: what has not one key is refused, with what differs by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from registry.errors import Conflict, Invalid, NotFound
+from sdk.schemas.jobs import EvaluationView
+
+#: Datasets that a message names.
+_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is compared, with all its scores that the caller may see."""
+
+    #: "code-review@v3", or "base:ID".
+    ref: str
+    evaluations: Sequence[EvaluationView]
+
+
+def scored_alike(targets: Sequence[Target], *, data: str | None) -> list[EvaluationView]:
+    """Return the evaluation of each target to compare, all of one key. `data` is a dataset's digest.
+
+    Raises NotFound for a target without scores, or scores without rows, Invalid where several datasets are meant,
+    Conflict where no two were taken alike.
+    """
+    for target in targets:
+        if not target.evaluations:
+            raise NotFound(f"{target.ref} has no scores; {_score_all(targets, data)}", param="ref")
+    dataset = _dataset(targets, data)
+    on_these = [[one for one in target.evaluations if one.dataset == dataset] for target in targets]
+    newest = [{one.key: one for one in sorted(found, key=lambda one: one.created_at)} for found in on_these]
+    keys = set.intersection(*map(set, newest))
+    if not keys:
+        raise Conflict(_unlike(targets, [max(found.values(), key=lambda one: one.created_at) for found in newest]))
+    alike = [[found[key] for found in newest] for key in keys]
+    with_rows = [found for found in alike if all(one.rows_digest is not None for one in found)]
+    if not with_rows:
+        without = [one.ref for one in _newest(alike) if one.rows_digest is None]
+        raise NotFound(
+            f"the scores of {' and '.join(without)} have no rows: they are of an earlier release, or the rows were removed; "
+            f"{_score_all(targets, dataset)}"
+        )
+    return _over_one_base(targets, _newest(with_rows))
+
+
+def _newest(alike: Iterable[list[EvaluationView]]) -> list[EvaluationView]:
+    """Of several sets that were each taken alike the one that was complete last."""
+    return max(alike, key=lambda found: max(one.created_at for one in found))
+
+
+def _dataset(targets: Sequence[Target], data: str | None) -> str:
+    """The dataset on which all were scored."""
+    on = [{one.dataset for one in target.evaluations} for target in targets]
+    both = set.intersection(*on)
+    if data is not None:
+        for target, found in zip(targets, on, strict=True):
+            if data not in found:
+                raise NotFound(f"{target.ref} has no scores on {data[:12]}; {_score_all(targets, data)}", param="data")
+        return data
+    if not both:
+        where = "; ".join(f"{target.ref} on {_names(found)}" for target, found in zip(targets, on, strict=True))
+        raise Conflict(f"they were scored on different rows: {where}; {_score_all(targets, min(on[0]))}")
+    if len(both) > 1:
+        raise Invalid(f"they were scored on several datasets; choose one with --data: {_names(both)}", param="data")
+    return both.pop()
+
+
+def _names(datasets: Iterable[str]) -> str:
+    found = sorted(one[:12] for one in datasets)
+    return ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+
+
+def _unlike(targets: Sequence[Target], found: Sequence[EvaluationView]) -> str:
+    """Say of the last scores of each what keeps them from being compared."""
+    names = dict.fromkeys(name for one, other in pairwise(found) for name in one.unlike(other))
+    # By default each adapter's base is loaded as it was trained, which need not be the same.
+    how = " --precision native" if "precision" in names else ""
+    differ = f"they differ in {', '.join(names)}" if names else "what they depend on was not recorded"
+    return f"these scores can't be compared, since {differ}; {_score_all(targets, found[0].dataset)}{how}"
+
+
+def _over_one_base(targets: Sequence[Target], found: list[EvaluationView]) -> list[EvaluationView]:
+    for (target, one), (other_target, other) in pairwise(zip(targets, found, strict=True)):
+        if one.base_fingerprint != other.base_fingerprint:
+            raise Conflict(
+                f"{target.ref} is over the base {one.base_fingerprint[:12]} and {other_target.ref} over "
+                f"{other.base_fingerprint[:12]}, so that what differs may be the bases; compare versions over one base, "
+                "or each with its own: adapterctl compare REF base:ID"
+            )
+    return found
+
+
+def _score_all(targets: Sequence[Target], data: str | None) -> str:
+    refs = " ".join(target.ref for target in targets)
+    return f"score them in one job: adapterctl eval {refs} --data {'FILE' if data is None else data[:12]}"

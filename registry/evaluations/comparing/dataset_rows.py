@@ -1,0 +1,104 @@
+"""Rows of the dataset that scores are of: the groups that they fall into, and what was asked."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.artifacts.service import Artifacts
+from registry.errors import Invalid, InvalidData
+from sdk.formats.columns import named, picked
+from sdk.formats.rows import RowsError, detect_format, text_values
+
+#: The longest dataset that is read for it.
+MOST_BYTES = 2 * 1000**3
+#: Of a text, so many characters are shown.
+_SHOWN = 2000
+_PART_BYTES = 1 << 20
+
+
+@contextmanager
+def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator[Path]:
+    """Give a copy of a dataset's bytes while it is read. Raises Invalid for one that is too long or Parquet, Verification."""
+    if size_bytes > MOST_BYTES:
+        raise Invalid(
+            f"the dataset {digest[:12]} has more than {MOST_BYTES // 1000**3} GB, which are not read for this; "
+            "compare without --by and --examples"
+        )
+    with tempfile.NamedTemporaryFile(prefix="rows-") as file:
+        with artifacts.reading(digest) as source:
+            while part := source.read(_PART_BYTES):
+                file.write(part)
+        file.flush()
+        path = Path(file.name)
+        if detect_format(path) == "parquet":
+            raise Invalid(
+                f"the rows {digest[:12]} are Parquet, which the registry does not read; add them as JSONL: adapterctl data add FILE"
+            )
+        yield path
+
+
+def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the number of the group of each row, (rows,), from 0: rows with the same value in `column` are one.
+
+    Raises Invalid where a row has no such column, InvalidData where the file can't be read.
+    """
+    groups = np.empty(len(rows), dtype=np.int64)
+    numbers: dict[str, int] = {}
+    for place, where, value in _values(path, rows.tolist()):
+        if column not in value:
+            raise Invalid(f"{where} has no column {column[:80]!a}, but {named(value)}", param="by")
+        groups[place] = numbers.setdefault(json.dumps(value[column], sort_keys=True), len(numbers))
+    return groups
+
+
+def texts_of(path: Path, columns: Mapping[str, str] | None, rows: Collection[int]) -> dict[int, tuple[str, str]]:
+    """Return what was asked and expected in each of these rows, by number. Raises InvalidData."""
+    wanted = sorted(rows)
+    found = {}
+    for place, _, value in _values(path, wanted):
+        fields = value if columns is None else {**value, **picked(value, columns)}
+        found[wanted[place]] = _asked(fields)
+    return found
+
+
+def _values(path: Path, rows: list[int]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield (place among `rows`, where, value) of the rows with these numbers, which ascend."""
+    place = 0
+    try:
+        for number, (where, value) in enumerate(text_values(path)):
+            if place == len(rows):
+                return
+            if number == rows[place] and isinstance(value, dict):
+                yield place, where, value
+                place += 1
+    except RowsError as error:
+        raise InvalidData(str(error)) from error
+    if place < len(rows):
+        raise InvalidData(f"row {rows[place]} of the dataset can't be read; score the targets again: adapterctl eval")
+
+
+def _asked(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """What a row asks, and what it expects: of a conversation the last message, and the one before it."""
+    if isinstance(messages := fields.get("messages"), list):
+        contents = [_text(one.get("content") if isinstance(one, dict) else one) for one in messages[-2:]]
+        return (contents[0], contents[-1]) if len(contents) == 2 else ("", "".join(contents))
+    question = fields.get("prompt", fields.get("instruction", fields.get("text", "")))
+    answer = fields.get("completion", fields.get("output", fields.get("label", "")))
+    return _text(question), _text(answer)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        value = value[-1].get("content")
+    text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    # Half of a pair of surrogates is no character that can be sent.
+    text = text.encode(errors="replace").decode()
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

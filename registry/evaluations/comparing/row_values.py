@@ -1,0 +1,118 @@
+"""What targets scored on each row, as arrays of the rows that all of them have."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.errors import Conflict, Invalid, NotFound
+from sdk.schemas.evaluation import CORPUS_METRICS, RowScore
+
+Floats = npt.NDArray[np.float64]
+
+#: Its rows are weighed by their tokens, and less is better.
+LOSS = "loss"
+#: What is made of the loss, which is compared itself.
+_OF_LOSS = ("perplexity", "bits_per_byte")
+#: Rows times pairs that are compared at once: some 20 seconds of one core, and half a gigabyte.
+MOST_WORK = 2_000_000
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """Rows that all targets have a score of."""
+
+    #: (rows,) their numbers in the dataset, ascending.
+    rows: npt.NDArray[np.int64]
+    #: (targets, rows) a row's score, or the sum of its loss.
+    sums: Floats
+    #: (rows,) what a row weighs: 1, or its tokens.
+    masses: Floats
+    #: Rows that some target has a score of, and not all.
+    left_out: int
+
+    def scores(self) -> Floats:
+        """(targets, rows) the score of each row by itself."""
+        return self.sums / self.masses
+
+    @property
+    def step(self) -> float | None:
+        """The most by which a row can differ, where every score is yes or no."""
+        return 1.0 if bool(((self.sums == 0) | (self.sums == 1)).all()) else None
+
+
+@dataclass
+class _Read:
+    """One target's rows, read."""
+
+    rows: array[int]
+    sums: array[float]
+    masses: array[float]
+    #: Names of the scores that its rows have.
+    names: set[str]
+
+
+def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) -> RowValues:
+    """Read the rows of (ref, rows) targets.
+
+    Raises Invalid for a metric that rows don't have and for too many rows, NotFound where the targets have no row in
+    common, Conflict where a row has other tokens in one than in another.
+    """
+    if metric in _OF_LOSS:
+        raise Invalid(f"{metric} is made of the loss; compare that instead: --metric {LOSS}", param="metric")
+    most = MOST_WORK // comb(len(targets), 2)
+    read = [_read(ref, rows, metric, most) for ref, rows in targets]
+    numbers = [np.frombuffer(one.rows, dtype=np.int64) for one in read]
+    common = numbers[0]
+    for more in numbers[1:]:
+        common = np.intersect1d(common, more, assume_unique=True)
+    if not len(common):
+        raise NotFound(f"no row has a {metric} of all of them; score them again in one job: adapterctl eval REF REF")
+    places = [np.searchsorted(one, common) for one in numbers]
+    sums = np.stack([np.frombuffer(one.sums)[place] for one, place in zip(read, places, strict=True)])
+    masses = np.stack([np.frombuffer(one.masses)[place] for one, place in zip(read, places, strict=True)])
+    unequal = np.nonzero((masses != masses[0]).any(axis=0))[0]
+    if len(unequal):
+        row = int(common[unequal[0]])
+        raise Conflict(
+            f"row {row} has {'/'.join(f'{mass:.0f}' for mass in masses[:, unequal[0]])} tokens in these scores, which were not "
+            "taken alike; score them again in one job: adapterctl eval REF REF"
+        )
+    every = len(np.unique(np.concatenate(numbers)))
+    return RowValues(common, sums, masses[0], every - len(common))
+
+
+def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read:
+    found = _Read(array("q"), array("d"), array("d"), set())
+    is_loss = metric == LOSS
+    for score in scores:
+        value = score.loss_sum if is_loss else score.scores.get(metric)
+        found.names.update(score.scores)
+        if value is not None and (score.tokens or not is_loss):
+            found.rows.append(score.row)
+            found.sums.append(value)
+            found.masses.append(float(score.tokens) if is_loss else 1.0)
+            if len(found.rows) > most:
+                raise Invalid(
+                    f"{ref} has scores of more than {most} rows, too many for so many targets; compare fewer at once"
+                )
+    if not found.rows:
+        names = ", ".join([LOSS, *sorted(found.names)])
+        raise Invalid(f"the rows of {ref} have no {metric[:80]!a}; they have: {names}", param="metric")
+    return found
+
+
+def notes_on(values: RowValues, metric: str) -> list[str]:
+    """What should be known of the numbers, in sentences."""
+    notes = []
+    if values.left_out:
+        some = "1 row is" if values.left_out == 1 else f"{values.left_out} rows are"
+        notes.append(f"{some} left out, since not every target has a score of it")
+    if metric in CORPUS_METRICS:
+        notes.append(f"{metric} of single rows is compared, whose mean is not that of the corpus")
+    return notes

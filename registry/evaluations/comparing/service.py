@@ -1,0 +1,188 @@
+"""Comparing versions and bare bases by the rows that they were scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.artifacts.service import Artifacts
+from registry.catalog.bases.service import Bases
+from registry.catalog.versions.service import Catalog
+from registry.datasets.finding import find_dataset
+from registry.db.database import Database
+from registry.errors import Invalid, NotFound, RegistryError
+from registry.evaluations.comparing.alike import Target, scored_alike
+from registry.evaluations.comparing.dataset_rows import dataset_file, groups_of, texts_of
+from registry.evaluations.comparing.pairs import compare_pairs
+from registry.evaluations.comparing.row_values import LOSS, RowValues, notes_on, read_values
+from registry.evaluations.rows import EvaluationRows
+from registry.evaluations.service import Evaluations
+from registry.principal import Principal
+from sdk.formats.columns import parse_columns
+from sdk.schemas.comparison import ChangedRow, Compared, Comparison
+from sdk.schemas.jobs import EvaluationView
+
+_PAGE = 1000
+_BASE = "base:"
+
+
+class Comparisons:
+    """The service that compares what was scored alike."""
+
+    def __init__(
+        self,
+        db: Database,
+        artifacts: Artifacts,
+        catalog: Catalog,
+        bases: Bases,
+        evaluations: Evaluations,
+        rows: EvaluationRows,
+    ) -> None:
+        self._db = db
+        self._artifacts = artifacts
+        self._catalog = catalog
+        self._bases = bases
+        self._evaluations = evaluations
+        self._rows = rows
+
+    def compare(
+        self,
+        *,
+        refs: Sequence[str],
+        metric: str | None,
+        data: str | None,
+        by: str | None,
+        examples: int,
+        detect: float | None,
+        who: Principal,
+    ) -> Comparison:
+        """Compare two targets or more row by row, each with each; without a `metric` by their loss.
+
+        Raises InvalidName, InvalidRef, NotFound for what the caller may not see or has no scores, Invalid for what can't be
+        compared as it is asked, Conflict for scores that were not taken alike.
+        """
+        found = scored_alike(self._targets(refs, who), data=None if data is None else self._dataset(data, who)[0])
+        metric = metric or LOSS
+        values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
+        labels = [one.ref for one in found]
+        with ExitStack() as stack:
+            path, unreadable = self._rows_file(stack, found[0].dataset, who) if by or examples else (None, None)
+            groups = self._groups(path, unreadable, by, values.rows) if by else None
+            pairs = compare_pairs(
+                values,
+                refs=labels,
+                digests=[one.rows_digest or one.id for one in found],
+                metric=metric,
+                groups=groups,
+                detect=detect,
+            )
+            changed = self._examples(found, values, path, examples, who) if examples else []
+        means = values.sums.sum(axis=1) / values.masses.sum()
+        return Comparison(
+            metric=metric,
+            lower_is_better=metric == LOSS,
+            dataset=found[0].dataset,
+            rows=len(values.rows),
+            by=by,
+            groups=None if groups is None else int(groups.max()) + 1,
+            refs=labels,
+            scores=[
+                Compared(ref=one.ref, evaluation=one.id, score=float(mean))
+                for one, mean in zip(found, means, strict=True)
+            ],
+            pairs=pairs,
+            notes=notes_on(values, metric)
+            + ([f"prompts are not shown: {unreadable}"] if unreadable and examples else []),
+            examples=changed,
+        )
+
+    # What is compared.
+
+    def _targets(self, refs: Sequence[str], who: Principal) -> list[Target]:
+        targets: dict[str, Target] = {}
+        given: dict[str, str] = {}
+        for ref in refs:
+            target, what = self._target(ref, who)
+            if what in targets:
+                raise Invalid(
+                    f"{given[what]} and {ref} are the same {'base' if ref.startswith(_BASE) else 'version'}; name two that differ",
+                    param="ref",
+                )
+            targets[what], given[what] = target, ref
+        return list(targets.values())
+
+    def _target(self, ref: str, who: Principal) -> tuple[Target, str]:
+        """What a ref means, and its digest or fingerprint."""
+        if ref.startswith(_BASE):
+            base = self._bases.get(ref.removeprefix(_BASE), who=who)
+            name, what = f"{_BASE}{base.id}", base.fingerprint
+            found = self._all(who, base=what)
+        else:
+            version = self._catalog.resolve(ref, who=who)
+            name, what = version.ref, version.digest
+            found = self._all(who, digest=what)
+        return Target(name, [one.model_copy(update={"ref": name}) for one in found]), what
+
+    def _all(self, who: Principal, *, digest: str | None = None, base: str | None = None) -> list[EvaluationView]:
+        found: list[EvaluationView] = []
+        cursor: str | None = None
+        while True:
+            page = self._evaluations.list(digest=digest, job=None, base=base, cursor=cursor, limit=_PAGE, who=who)
+            found += page.items
+            cursor = page.next
+            if cursor is None:
+                return found
+
+    def _dataset(self, text: str, who: Principal, *, removed: bool = True) -> tuple[str, int]:
+        with self._db.read() as session:
+            row = find_dataset(session, text, who, removed=removed).dataset
+            return row.digest, row.size_bytes
+
+    # What the dataset says of its rows.
+
+    def _rows_file(self, stack: ExitStack, dataset: str, who: Principal) -> tuple[Path | None, str | None]:
+        """The dataset's file, or why it can't be read."""
+        try:
+            digest, size_bytes = self._dataset(dataset, who, removed=False)
+            return stack.enter_context(dataset_file(self._artifacts, digest, size_bytes)), None
+        except NotFound:
+            return None, f"the dataset {dataset[:12]} was removed, or this token may not read it"
+        except RegistryError as error:
+            return None, error.message
+
+    def _groups(
+        self, path: Path | None, unreadable: str | None, by: str, rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        if path is None:
+            raise Invalid(f"rows can't be grouped by {by[:80]!a}: {unreadable}; or compare without --by", param="by")
+        return groups_of(path, by, rows)
+
+    def _examples(
+        self, found: Sequence[EvaluationView], values: RowValues, path: Path | None, most: int, who: Principal
+    ) -> list[ChangedRow]:
+        """The rows whose scores are furthest apart, with what each target made of them."""
+        apart = values.sums.max(axis=0) - values.sums.min(axis=0)
+        order = np.argsort(-apart, kind="stable")[:most]
+        chosen = [int(place) for place in order if apart[place] > 0]
+        numbers = [int(values.rows[place]) for place in chosen]
+        columns = found[0].conditions.get("columns")
+        texts = {} if path is None else texts_of(path, parse_columns(columns) if columns else None, numbers)
+        wanted = set(numbers)
+        predictions = [
+            {row.row: row.prediction for row in self._rows.read(one.id, who=who) if row.row in wanted} for one in found
+        ]
+        scores = values.scores()
+        return [
+            ChangedRow(
+                row=number,
+                prompt=texts[number][0] if number in texts else None,
+                reference=texts[number][1] if number in texts else None,
+                scores=[float(score) for score in scores[:, place]],
+                predictions=[of.get(number) for of in predictions],
+            )
+            for place, number in zip(chosen, numbers, strict=True)
+        ]

@@ -1,0 +1,58 @@
+"""What rows say, in words.
+
+>>> decimals(0.013), decimals(2.6), decimals(130.0)
+(3, 1, 0)
+>>> shown_size(0.0512)
+'0.052'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil, floor, log10
+
+from sdk.statistics.comparison import LEAST_CLUSTERS, RowsComparison
+
+#: Names as people write them; others are written with spaces.
+_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "macro_f1": "macro-F1"}  # fmt: skip
+
+
+def verdict_on(
+    found: RowsComparison, better: int, names: tuple[str, str], metric: str, detectable: float | None, grouped: bool
+) -> str:
+    """Say which of two targets, (a, b), is better (-1, 1) by how much, or what keeps the rows from showing it."""
+    kind = "groups" if grouped else "rows"
+    if found.clusters < LEAST_CLUSTERS:
+        return f"too few {kind}: {found.clusters} of at least {LEAST_CLUSTERS}"
+    if better and found.low is not None and found.high is not None:
+        winner, loser = (names[1], names[0]) if better > 0 else names
+        sizes = sorted(abs(end) for end in (found.low, found.high))
+        digits = decimals((found.high - found.low) / 2)
+        by, low, high = (f"{size:.{digits}f}" for size in (abs(found.difference), *sizes))
+        return f"{winner} beats {loser} on {_NAMES.get(metric, metric.replace('_', ' '))} by {by} [{low}, {high}]"
+    rows = f"{found.rows} rows" + (f" in {found.clusters} groups" if grouped else "")
+    if detectable is None:
+        return f"no difference shown: all {rows} score the same"
+    return f"no difference shown; these {rows} can show {shown_size(detectable)} or more"
+
+
+def decimals(size: float) -> int:
+    """After how many decimals a number as large as `size` has two digits."""
+    return max(0, 1 - floor(log10(size))) if size > 0 else 3
+
+
+def shown_size(size: float) -> str:
+    """A size in two digits, rounded up: less than it is not promised."""
+    digits = decimals(size)
+    return f"{ceil(size * 10**digits * (1 - 1e-9)) / 10**digits:.{digits}f}"
+
+
+def short_names(refs: Sequence[str]) -> Mapping[str, str]:
+    """How a sentence calls each: versions of one adapter by their number alone.
+
+    >>> short_names(["code-review@v3", "code-review@v4"]), short_names(["a@v1", "base:tiny"])
+    ({'code-review@v3': 'v3', 'code-review@v4': 'v4'}, {'a@v1': 'a@v1', 'base:tiny': 'base:tiny'})
+    """
+    parts = [ref.partition("@") for ref in refs]
+    same = len({adapter for adapter, _, _ in parts}) == 1 and all(at for _, at, _ in parts)
+    return {ref: selector if same else ref for ref, (_, _, selector) in zip(refs, parts, strict=True)}

@@ -1,0 +1,111 @@
+"""The scores by row of an evaluation that is handed in: their file is read, and what the report says must follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from registry.artifacts.manifests import blob_of
+from registry.artifacts.service import Artifacts
+from registry.errors import Invalid, Verification
+from registry.principal import Principal
+from sdk.schemas.evaluation import CORPUS_METRICS, EvaluationReport, EvaluationSpec, RowFile, RowScore
+from sdk.schemas.row_file import RowFileError, read_rows
+from sdk.schemas.work import EvaluationResult
+
+#: How far a mean may be from that of the rows, absolute and relative.
+_TOLERANCE = 1e-6
+
+
+def verify_rows(
+    artifacts: Artifacts, results: Sequence[EvaluationResult], spec: EvaluationSpec, who: Principal
+) -> None:
+    """Make sure of each file of rows. Raises Invalid, Verification where one is not what its report says, Unavailable."""
+    for result in results:
+        file = None if result.report is None else result.report.rows
+        if file is None or result.report is None:
+            continue
+        blob = blob_of(file.digest, file.size_bytes)
+        artifacts.verify(upload=result.upload, blobs=[blob], who=who)
+        with artifacts.reading(file.digest) as bytes_:
+            try:
+                sums = summed(read_rows(bytes_))
+            except RowFileError as error:
+                raise Verification(
+                    f"the scores by row of {result.label} can't be read: {error}", param="rows"
+                ) from error
+        if spec.keep_samples == 0 and sums.predictions:
+            raise Invalid(f"the rows of {result.label} hold predictions, and no text is to be kept", param="rows")
+        for name, said, found in differences(file, result.report, sums):
+            raise Verification(
+                f"the {name} of {result.label} is said to be {said}, and its rows give {found}; "
+                "run the job again, with a worker of this release",
+                param=f"metrics.{name}",
+            )
+
+
+@dataclass
+class RowSums:
+    """What the rows of a file add up to; memory stays flat however many there are."""
+
+    rows: int = 0
+    #: Rows whose loss is no number.
+    failed: int = 0
+    #: Of the others: nats, and supervised tokens.
+    loss: float = 0.0
+    tokens: int = 0
+    predictions: int = 0
+    #: Metric → the sum of its scores, and how many rows have one.
+    scores: dict[str, float] = field(default_factory=dict)
+    scored: Counter[str] = field(default_factory=Counter)
+
+
+def summed(rows: Iterable[RowScore]) -> RowSums:
+    """Add rows up.
+
+    >>> found = summed([RowScore(row=0, loss_sum=3.0, tokens=2, scores={"f": 0.5}), RowScore(row=1, tokens=7)])
+    >>> (found.rows, found.failed, found.loss, found.tokens, found.scores, found.scored["f"])
+    (2, 1, 3.0, 2, {'f': 0.5}, 1)
+    """
+    sums = RowSums()
+    for row in rows:
+        sums.rows += 1
+        sums.predictions += row.prediction is not None
+        if row.loss_sum is None:
+            sums.failed += 1
+        else:
+            sums.loss += row.loss_sum
+            sums.tokens += row.tokens
+        for name, score in row.scores.items():
+            sums.scores[name] = sums.scores.get(name, 0.0) + score
+            sums.scored[name] += 1
+    return sums
+
+
+def differences(
+    file: RowFile, report: EvaluationReport, sums: RowSums
+) -> Iterator[tuple[str, float | None, float | None]]:
+    """What a report says that does not follow from its rows: name, what it says, and what they give."""
+    said = report.metrics
+    counted = {"rows": sums.rows - sums.failed, "failed_rows": sums.failed, "supervised_tokens": sums.tokens}
+    counted |= {f"{name}_rows": count for name, count in sums.scored.items()}
+    for name, count in counted.items():
+        if name in said and said[name] != count:
+            yield name, said[name], count
+    if file.rows != sums.rows:
+        yield "file_rows", file.rows, sums.rows
+    means: dict[str, float | None] = {
+        name: total / sums.scored[name] for name, total in sums.scores.items() if name not in CORPUS_METRICS
+    }
+    means["loss"] = sums.loss / sums.tokens if sums.tokens else None
+    for name, mean in means.items():
+        if not _near(said.get(name), mean):
+            yield name, said.get(name), mean
+
+
+def _near(said: float | None, found: float | None) -> bool:
+    if said is None or found is None:
+        return False
+    return math.isclose(said, found, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)

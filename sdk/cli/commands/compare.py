@@ -1,0 +1,68 @@
+"""`adapterctl compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sdk.cli.support.output import print_json, writable
+from sdk.cli.support.session import open_client
+
+
+@click.command(name="compare")
+@click.argument("refs", nargs=-1, required=True, metavar="REF|base:ID…")
+@click.option("--metric", help="The score to compare by, as `evals show` names it. [default: loss]")
+@click.option("--data", metavar="NAME|DIGEST", help="The rows, where all were scored on several datasets.")
+@click.option("--by", metavar="COLUMN", help="Column of the rows: those that are equal in it are one group.")
+@click.option("--examples", type=click.IntRange(0, 100), default=0, help="How many rows to show, most changed first.")
+@click.option("--detect", type=float, help="Say how many rows show this difference, not the one that was found.")
+@click.option(
+    "--png",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw the intervals into this file; needs matplotlib.",
+)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["table", "json", "quiet", "markdown", "html"]),
+    default="table",
+    show_default=True,
+    help="json: one document on stdout; quiet: the better one of each pair, or '-'; markdown, html: a page.",
+)
+def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given: Any) -> None:
+    """Say which of two or more versions (REF) and bare bases (base:ID) scores better, row by row, each with each.
+
+    They must have been scored alike on the same rows, best in one job of `eval`. The interval is that of the difference
+    at 95 %; p counts all pairs. A verdict needs 20 rows, or groups.
+
+    \b
+    Examples:
+      adapterctl compare code-review@v3 code-review@v4
+      adapterctl compare sql@v1 sql@v2 base:tiny --metric rouge_l --examples 5
+      adapterctl compare sql@v1 sql@v2 --by repository --detect 0.01
+      adapterctl compare sql@v1 sql@v2 --examples 20 --format html > sql.html
+    """
+    if png is not None:
+        from sdk.cli.support.comparison_plot import require_matplotlib, write_png
+
+        require_matplotlib()
+    with open_client() as client:
+        found = client.compare(refs, **given)
+    if png is not None:
+        write_png(found, png)
+    if style == "json":
+        print_json(found.model_dump(mode="json"))
+    elif style == "quiet":
+        for pair in found.pairs:
+            click.echo(pair.better or "-")
+    elif style == "table":
+        from sdk.cli.support.comparison_table import comparison_lines
+
+        for line in comparison_lines(found):
+            click.echo(line)
+    else:
+        from sdk.cli.support.comparison_pages import html_page, markdown_page
+
+        click.echo(writable(html_page(found) if style == "html" else markdown_page(found)), nl=False)

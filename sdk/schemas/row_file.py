@@ -1,0 +1,84 @@
+"""The scores of an evaluation by row, as a file: one JSON object a line, in the order of the rows, compressed by gzip.
+
+The same rows give the same bytes on the same machine: nothing of the moment or the machine is written.
+
+>>> import io
+>>> file = io.BytesIO()
+>>> write_rows(file, [RowScore(row=0, loss_sum=0.1, tokens=2, prediction="a"), RowScore(row=2, tokens=1)])
+2
+>>> [(score.row, score.loss_sum) for score in read_rows(io.BytesIO(file.getvalue()))]
+[(0, 0.1), (2, None)]
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import IO, Protocol, cast
+
+from pydantic import ValidationError
+
+from sdk.schemas.codes import explain_validation
+from sdk.schemas.evaluation import RowScore
+from sdk.schemas.wire import read_json
+
+#: Longest line, with the longest prediction and many scores.
+MOST_LINE_BYTES = 64 * 1024
+#: What a file may hold, so that a few bytes can't become many.
+MOST_ROWS = 10_000_000
+MOST_UNPACKED_BYTES = 4 * 1024**3
+
+
+def row_file_name(digest: str) -> str:
+    """What a worker calls a file on its way to the registry."""
+    return f"rows-{digest}.jsonl.gz"
+
+
+class Readable(Protocol):
+    """What bytes are read from, forward once."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, none at the end."""
+
+
+class RowFileError(ValueError):
+    """A file that is none of scores by row; the message says where."""
+
+
+def write_rows(file: IO[bytes], scores: Iterable[RowScore]) -> int:
+    """Write scores to an open file; return how many there were. Raises RowFileError for rows out of order."""
+    count, last = 0, -1
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+        for score in scores:
+            if score.row <= last:
+                raise RowFileError(f"row {score.row} comes after row {last}")
+            last, count = score.row, count + 1
+            ordered = score.model_copy(update={"scores": dict(sorted(score.scores.items()))})
+            packed.write(ordered.model_dump_json().encode() + b"\n")
+    return count
+
+
+def read_rows(file: Readable) -> Iterator[RowScore]:
+    """Yield the scores of a file as it is read. Raises RowFileError where it is none; fields of a later release are passed over."""
+    number, last, unpacked_bytes = 0, -1, 0
+    try:
+        with gzip.GzipFile(fileobj=cast("IO[bytes]", file), mode="rb") as packed:
+            lines = io.BufferedReader(packed, 1 << 16)
+            while line := lines.readline(MOST_LINE_BYTES + 1):
+                number, unpacked_bytes = number + 1, unpacked_bytes + len(line)
+                if len(line) > MOST_LINE_BYTES:
+                    raise RowFileError(f"line {number} is longer than {MOST_LINE_BYTES} bytes")
+                if number > MOST_ROWS or unpacked_bytes > MOST_UNPACKED_BYTES:
+                    raise RowFileError(f"line {number} is beyond what such a file may hold")
+                score = read_json(RowScore, line)
+                if score.row <= last:
+                    raise RowFileError(f"line {number}: row {score.row} comes after row {last}")
+                last = score.row
+                yield score
+    except ValidationError as error:
+        message, _ = explain_validation(list(error.errors()))
+        raise RowFileError(f"line {number}: {message}") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise RowFileError(f"after line {number} it is no gzip ({error})") from error

@@ -1,0 +1,272 @@
+"""Versions are compared by the rows that they were scored on: like with like alone, by whoever may read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from support.compared import COLUMNS, Bench, scored, write_rows
+from support.merging_desk import MergingDesk
+from support.registries import World
+from support.scored_rows import CONDITIONS, evaluated
+
+from registry.evaluations.models import Evaluation
+from registry.principal import Role
+from sdk.client import Client
+from sdk.errors import Conflict, InvalidInput, NotFound
+from sdk.schemas.comparison import Comparison
+from sdk.schemas.evaluation import RowScore
+
+
+@pytest.fixture
+def bench(acting: Callable[..., Client], space: str, tmp_path: Path) -> Bench:
+    desk = MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+    return Bench(desk, write_rows(tmp_path / "rows.jsonl"))
+
+
+def compare(bench: Bench, *refs: str, **asked: Any) -> Comparison:
+    return bench.desk.writer.compare(refs, **asked)
+
+
+class TestVerdicts:
+    def test_less_loss_is_better(self, bench: Bench) -> None:
+        one, two = bench.pair(loss=0.8)
+        found = compare(bench, one, two)
+        (pair,) = found.pairs
+        assert (found.metric, found.lower_is_better, found.rows, found.refs) == ("loss", True, 48, [one, two])
+        assert pair.better == two
+        assert pair.difference == pytest.approx(found.scores[1].score - found.scores[0].score)
+        assert pair.low is not None
+        assert pair.high is not None
+        assert pair.low < pair.difference < pair.high < 0
+        assert pair.verdict.startswith("v2 beats v1 on loss by 0.")
+        assert pair.p == pair.p_adjusted == 1e-4
+        # The score is the one that its record has.
+        assert found.scores[1].score == pytest.approx(bench.desk.writer.get(two).evaluations[0].metrics["loss"])
+
+    def test_more_of_anything_else_is(self, bench: Bench) -> None:
+        one, two = bench.pair(rouge=0.7)
+        (pair,) = compare(bench, one, two, metric="rouge_l").pairs
+        assert pair.better == two
+        assert pair.verdict.startswith("v2 beats v1 on ROUGE-L by 0.")
+        (other,) = compare(bench, two, one, metric="rouge_l").pairs
+        assert (other.better, other.difference, other.low, other.p) == (
+            two, -pair.difference, None if pair.high is None else -pair.high, pair.p,
+        )  # fmt: skip
+        assert other.verdict == pair.verdict
+
+    def test_yes_and_no_are_mcnemar_s(self, bench: Bench) -> None:
+        one, two = bench.score(scored(48)), bench.score(scored(48, exact=range(9)))
+        (pair,) = compare(bench, one, two, metric="exact_match").pairs
+        assert (pair.test, pair.p, pair.better) == ("mcnemar", 2 / 2**9, two)
+
+    def test_what_is_not_shown_says_what_could_be(self, bench: Bench) -> None:
+        one, two = bench.pair(loss=0.99)
+        (pair,) = compare(bench, one, two, detect=0.01).pairs
+        assert pair.better is None
+        assert pair.detectable is not None
+        assert pair.rows_needed is not None
+        assert pair.verdict.startswith("no difference shown; these 48 rows can show 0.0")
+        assert pair.rows_needed == pytest.approx(48 * (pair.detectable / 0.01) ** 2, abs=1)
+
+    def test_equal_rows(self, bench: Bench) -> None:
+        one, two = bench.score(scored(48, seed=3)), bench.score(scored(48, seed=3))
+        (pair,) = compare(bench, one, two).pairs
+        assert (pair.difference, pair.p, pair.low, pair.detectable) == (0.0, 1.0, None, None)
+        assert pair.verdict == "no difference shown: all 48 rows score the same"
+        (pair,) = compare(bench, one, two, metric="exact_match").pairs
+        assert (pair.low, pair.high) == (pytest.approx(-0.074, abs=1e-3), pytest.approx(0.074, abs=1e-3))
+
+    def test_several_are_compared_each_with_each_and_p_counts_them(self, bench: Bench) -> None:
+        refs = [bench.score(scored(48)), bench.score(scored(48, loss=0.95)), bench.score(scored(48))]
+        found = compare(bench, *refs)
+        assert [(pair.a, pair.b) for pair in found.pairs] == [
+            (refs[0], refs[1]),
+            (refs[0], refs[2]),
+            (refs[1], refs[2]),
+        ]
+        (alone,) = compare(bench, *refs[:2]).pairs
+        assert found.pairs[0].p == alone.p
+        assert (found.pairs[0].low, found.pairs[0].high) == (alone.low, alone.high)
+        assert found.pairs[0].p_adjusted >= alone.p
+        assert found.pairs[0].detectable > alone.detectable
+
+    def test_groups_are_what_counts(self, bench: Bench) -> None:
+        one, two = bench.pair()
+        (pair,) = compare(bench, one, two).pairs
+        found = compare(bench, one, two, by="repo")
+        assert (found.by, found.groups, found.rows) == ("repo", 24, 48)
+        assert found.pairs[0].difference == pytest.approx(pair.difference)
+        assert found.pairs[0].low != pair.low
+        assert "these 48 rows in 24 groups can show" in found.pairs[0].verdict
+        assert compare(bench, one, two, by="repo") == found
+
+    def test_too_few_rows(self, bench: Bench, tmp_path: Path) -> None:
+        few = write_rows(tmp_path / "few.jsonl", 12)
+        one, two = bench.score(scored(12), data=few), bench.score(scored(12, loss=9.0), data=few)
+        (pair,) = compare(bench, one, two).pairs
+        assert pair.verdict == "too few rows: 12 of at least 20"
+        assert (pair.low, pair.high, pair.p, pair.p_adjusted, pair.test, pair.better) == (None,) * 6
+        (pair,) = compare(bench, one, two, by="repo").pairs
+        assert pair.verdict == "too few groups: 6 of at least 20"
+
+    def test_rows_that_changed_most_are_shown_with_what_was_asked(self, bench: Bench) -> None:
+        rows = scored(48, noise=0.0)
+        changed = [*rows[:5], rows[5].model_copy(update={"loss_sum": 1000.0, "prediction": None}), *rows[6:]]
+        one, two = bench.score(rows), bench.score(changed)
+        found = compare(bench, one, two, examples=3)
+        assert [row.row for row in found.examples] == [5]
+        (row,) = found.examples
+        assert row.prompt is not None
+        assert row.prompt.endswith("-5")
+        assert (row.reference, row.predictions) == ("a5", ["said 5 0", None])
+        assert row.scores[1] == 1000.0 / rows[5].tokens
+
+    def test_a_bare_base_is_compared_too(self, bench: Bench) -> None:
+        base = f"base:{bench.desk.base.id}"
+        bench.score(scored(48), base)
+        one = bench.score(scored(48, loss=0.5))
+        found = compare(bench, base, one)
+        assert found.refs == [base, one]
+        assert found.pairs[0].verdict.startswith(f"{one} beats {base} on loss")
+
+    def test_rows_without_a_score_are_left_out_of_all(self, bench: Bench) -> None:
+        rows = scored(48)
+        less = [row.model_copy(update={"scores": {}}) if row.row < 3 else row for row in rows]
+        one, two = bench.score(rows), bench.score(less)
+        found = compare(bench, one, two, metric="rouge_l")
+        assert found.rows == 45
+        assert found.notes == ["3 rows are left out, since not every target has a score of it"]
+
+
+class TestRefused:
+    def test_unlike_scores_with_what_differs(self, bench: Bench) -> None:
+        one, two = bench.score(scored(48)), bench.score(scored(48), stop_ids=[9], tokenizer="c" * 64)
+        with pytest.raises(
+            Conflict, match=r"since they differ in stop_ids, tokenizer; score them in one job: adapterctl"
+        ) as caught:
+            compare(bench, one, two)
+        assert f"adapterctl eval {one} {two} --data " in caught.value.message
+        bench.score(scored(48), two)
+        assert compare(bench, one, two).rows == 48
+
+    def test_the_same_version_twice(self, bench: Bench) -> None:
+        one = bench.score(scored(48))
+        bench.desk.writer.set_alias(bench.desk.named("a"), "live", 1)
+        with pytest.raises(InvalidInput, match="are the same version; name two that differ"):
+            compare(bench, one, f"{bench.desk.named('a')}@live")
+        for refs in ([one], [one] * 9, one):
+            with pytest.raises(InvalidInput, match="a comparison is of 2 to 8 versions or bases; name them all"):
+                bench.desk.writer.compare(refs)
+
+    def test_a_version_without_scores(self, bench: Bench) -> None:
+        one, two = bench.score(scored(48)), bench.desk.push()
+        with pytest.raises(
+            NotFound, match=rf"{two} has no scores; score them in one job: adapterctl eval {one} {two} --data"
+        ):
+            compare(bench, one, two)
+
+    def test_scores_without_rows(self, people: World, bench: Bench) -> None:
+        one, two = bench.pair()
+        with people.services.db.write() as session:
+            session.execute(update(Evaluation).where(Evaluation.label == two).values(rows_digest=None))
+        with pytest.raises(NotFound, match=rf"the scores of {two} have no rows: .*adapterctl eval"):
+            compare(bench, one, two)
+
+    def test_other_rows(self, bench: Bench, tmp_path: Path) -> None:
+        other = write_rows(tmp_path / "other.jsonl")
+        one, two = bench.score(scored(48)), bench.score(scored(48), data=other)
+        with pytest.raises(Conflict, match=rf"scored on different rows: {one} on [0-9a-f]{{12}}; {two} on"):
+            compare(bench, one, two)
+        with pytest.raises(NotFound, match=rf"{one} has no scores on"):
+            compare(bench, one, two, data=bench.desk.writer.get(two).evaluations[0].dataset)
+
+    def test_several_datasets_are_chosen_from(self, bench: Bench, tmp_path: Path) -> None:
+        one, two = bench.pair()
+        other = write_rows(tmp_path / "other.jsonl")
+        for ref in (one, two):
+            bench.score(scored(48), ref, data=other)
+        with pytest.raises(InvalidInput, match="several datasets; choose one with --data"):
+            compare(bench, one, two)
+        digest = bench.desk.writer.get(two).evaluations[0].dataset
+        assert compare(bench, one, two, data=digest[:12]).dataset == digest
+
+    def test_a_metric_that_rows_have_not(self, bench: Bench) -> None:
+        one, two = bench.pair()
+        with pytest.raises(InvalidInput, match="have no 'bleu'; they have: loss, exact_match, rouge_l") as caught:
+            compare(bench, one, two, metric="bleu")
+        assert caught.value.param == "metric"
+        with pytest.raises(InvalidInput, match="perplexity is made of the loss"):
+            compare(bench, one, two, metric="perplexity")
+
+    def test_a_column_that_rows_have_not(self, bench: Bench) -> None:
+        one, two = bench.pair()
+        with pytest.raises(
+            InvalidInput, match="line 1 has no column 'team', but the keys `question`, `answer`, `repo`"
+        ):
+            compare(bench, one, two, by="team")
+
+    def test_rows_of_a_dataset_that_was_removed_are_compared_and_not_grouped(self, bench: Bench) -> None:
+        one, two = bench.pair()
+        bench.desk.writer.remove_data(bench.desk.writer.get(one).evaluations[0].dataset)
+        found = compare(bench, one, two, examples=1)
+        assert found.examples[0].prompt is None
+        assert found.notes[0].startswith("prompts are not shown: the dataset")
+        with pytest.raises(InvalidInput, match=r"can't be grouped by 'repo': the dataset .* was removed"):
+            compare(bench, one, two, by="repo")
+
+    def test_other_tokens_in_a_row(self, bench: Bench) -> None:
+        rows = scored(48)
+        other = [rows[0].model_copy(update={"tokens": 999}), *rows[1:]]
+        one, two = bench.score(rows), bench.score(other)
+        with pytest.raises(Conflict, match=r"row 0 has \d+/999 tokens in these scores, which were not taken alike"):
+            compare(bench, one, two)
+
+    def test_another_base(self, bench: Bench, acting: Callable[..., Client], tmp_path: Path) -> None:
+        desk = bench.desk
+        other = MergingDesk.open(desk.writer, desk.worker, desk.space, tmp_path)
+        one = bench.score(scored(48))
+        two = other.push("b")
+        evaluated(
+            other,
+            two,
+            bench.data,
+            scored(48),
+            spec={"columns": COLUMNS},
+            conditions=CONDITIONS.model_copy(update={"columns": COLUMNS}),
+        )
+        with pytest.raises(
+            Conflict, match=rf"{one} is over the base .* and {two} over .*adapterctl compare REF base:ID"
+        ):
+            compare(bench, one, two)
+
+
+class TestWhoMay:
+    def test_whoever_may_not_read_one_finds_none(self, bench: Bench, acting: Callable[..., Client], space: str) -> None:
+        one, two = bench.pair()
+        assert acting(**{space: Role.READER}).compare([one, two]).rows == 48
+        other = f"{space}-x"
+        stranger = acting(**{other: Role.ADMIN})
+        desk = MergingDesk.open(stranger, bench.desk.worker, other, bench.desk.tmp_path)
+        mine = desk.push()
+        for refs in ([one, two], [mine, two]):
+            with pytest.raises(NotFound, match=rf"there is no {refs[-2 if refs[0] == one else -1]}"):
+                stranger.compare(refs)
+
+    def test_the_newest_that_are_alike_are_taken(self, bench: Bench) -> None:
+        one, two = bench.pair()
+        bench.score(scored(48, loss=0.1), two)
+        first = compare(bench, one, two)
+        assert first.pairs[0].better == two
+        bench.score(scored(48, loss=5.0), two, stop_ids=[9])
+        assert compare(bench, one, two) == first
+
+
+def test_scores_that_are_no_numbers_never_reach_it(bench: Bench) -> None:
+    rows = [RowScore(row=row, tokens=3, loss_sum=None if row % 2 else 1.0) for row in range(60)]
+    one, two = bench.score(rows), bench.score(rows)
+    found = compare(bench, one, two)
+    assert (found.rows, found.notes) == (30, [])

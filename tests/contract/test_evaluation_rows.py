@@ -1,0 +1,182 @@
+"""What each row of an evaluation scored: kept with the record, read by whoever may read the scores, and what the sums follow from."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.merging_desk import MergingDesk
+from support.registries import World
+from support.scored_rows import CONDITIONS, ROWS, evaluated, fresh
+from support.usage import by_kind, differing
+
+from registry.principal import LOCAL, Role
+from sdk.client import Client
+from sdk.errors import AdapterctlError, InvalidInput, NotFound, VerificationFailed
+from sdk.schemas.evaluation import RowFile, RowScore
+from sdk.schemas.wire import digest_of
+from sdk.transfer import hash_file
+
+
+@pytest.fixture
+def desk(acting: Callable[..., Client], space: str, tmp_path: Path) -> MergingDesk:
+    return MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+
+
+class TestKept:
+    def test_they_are_read_as_they_were_handed_in(self, people: World, desk: MergingDesk, rows: Path) -> None:
+        handed_in = fresh()
+        ident = evaluated(desk, desk.push(), rows, handed_in)
+        found = desk.writer.evaluation(ident)
+        assert desk.writer.evaluation_rows(ident) == handed_in
+        assert list(people.services.evaluation_rows.read(ident, who=LOCAL)) == handed_in
+        assert found.spec_digest == digest_of(CONDITIONS.model_dump(mode="json"))
+        assert found.metrics["failed_rows"] == 1.0
+        frame = desk.writer.evaluation_frame(ident)
+        assert list(frame.index) == [0, 1, 3, 4]
+        assert frame.loc[0, "loss_sum"] == 0.1 + 0.2
+        assert frame["rouge_l"].isna().tolist() == [False, False, True, True]
+
+    def test_the_bytes_are_plain_gzip_of_json_lines_that_hold_nothing_of_the_moment(
+        self, desk: MergingDesk, rows: Path, tmp_path: Path
+    ) -> None:
+        handed_in = fresh()
+        first, again = (evaluated(desk, desk.push(), rows, handed_in) for _ in range(2))
+        found = [desk.writer.evaluation(ident) for ident in (first, again)]
+        assert found[0].rows_digest == found[1].rows_digest
+        path = desk.writer.cache.blob(found[0].rows_digest or "")
+        desk.writer.evaluation_rows(first)
+        assert hash_file(path) == (found[0].rows_digest, found[0].rows_size_bytes)
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        assert [RowScore.model_validate_json(line) for line in lines] == handed_in
+
+    def test_of_a_bare_base_too(self, desk: MergingDesk, rows: Path) -> None:
+        handed_in = fresh()
+        ident = evaluated(desk, f"base:{desk.base.fingerprint}", rows, handed_in)
+        assert desk.writer.evaluation_rows(ident) == handed_in
+
+    def test_whoever_may_not_read_the_scores_may_not_read_them(
+        self, people: World, desk: MergingDesk, rows: Path, acting: Callable[..., Client], space: str
+    ) -> None:
+        ident = evaluated(desk, desk.push(), rows, fresh())
+        assert len(acting(**{space: Role.READER}).evaluation_rows(ident)) == 4
+        # It has the file in its cache, from another token.
+        stranger = acting(**{f"{space}-x": Role.ADMIN})
+        with pytest.raises(NotFound, match="there are no scores"):
+            stranger.evaluation_rows(ident)
+
+
+class TestRefused:
+    """What the scores say must follow from the rows, and the job goes on."""
+
+    @pytest.mark.parametrize(
+        ("said", "match"),
+        [
+            ({"loss": 0.8112}, "loss of .* is said to be 0.8112, and its rows give 0.81"),
+            ({"rouge_l": 0.5}, "rouge_l of .* is said to be 0.5"),
+            ({"rows": 4.0}, "rows of .* is said to be 4.0, and its rows give 3"),
+            ({"failed_rows": 0.0}, "failed_rows of"),
+            ({"supervised_tokens": 11.0}, "supervised_tokens of"),
+            ({"rouge_l_rows": 1.0}, "rouge_l_rows of"),
+        ],
+    )
+    def test_a_mean_that_is_not_that_of_the_rows(
+        self, desk: MergingDesk, rows: Path, said: dict[str, float], match: str
+    ) -> None:
+        with pytest.raises(VerificationFailed, match=match):
+            evaluated(desk, desk.push(), rows, ROWS, **said)
+        assert desk.writer.jobs()[0].view.state == "running"
+        assert desk.writer.evaluations(job=desk.writer.jobs()[0].id) == []
+
+    def test_a_mean_within_a_millionth_is_taken(self, desk: MergingDesk, rows: Path) -> None:
+        loss = (0.1 + 0.2 + 7.0 + 1e-9) / 9
+        assert evaluated(desk, desk.push(), rows, ROWS, loss=loss + 9e-7)
+        with pytest.raises(VerificationFailed, match="loss of"):
+            evaluated(desk, desk.push(), rows, ROWS, loss=loss + 3e-6)
+
+    @pytest.mark.parametrize(
+        ("content", "match"),
+        [
+            (b"no gzip", "after line 0 it is no gzip"),
+            (gzip.compress(b'{"row": 0, "tokens": 1}\n{"row": 0, "tokens": 1}\n'), "row 0 comes after row 0"),
+            (gzip.compress(b'{"row": -1, "tokens": 1}\n'), "line 1: row: Input should be greater"),
+            (gzip.compress(b'{"row": 0, "tokens": 1, "loss_sum": NaN}\n'), "line 1:"),
+            (gzip.compress(b'{"row": 0, "tokens": 1, "scores": {"a": "b"}}\n'), "line 1: scores.a"),
+            (gzip.compress(b" " * 100_000), "line 1 is longer than 65536 bytes"),
+            (gzip.compress(b'{"row": 0, "tokens": 1}\n')[:-9], "it is no gzip"),
+        ],
+    )
+    def test_a_file_that_is_none(self, desk: MergingDesk, rows: Path, content: bytes, match: str) -> None:
+        def change(file: RowFile, path: Path) -> RowFile:
+            path.write_bytes(content)
+            sha256, size_bytes = hash_file(path)
+            return file.model_copy(update={"digest": sha256, "size_bytes": size_bytes})
+
+        with pytest.raises(VerificationFailed, match=match):
+            evaluated(desk, desk.push(), rows, ROWS, change=change)
+
+    def test_another_number_of_rows(self, desk: MergingDesk, rows: Path) -> None:
+        with pytest.raises(VerificationFailed, match="file_rows of"):
+            evaluated(desk, desk.push(), rows, ROWS, change=lambda file, _: file.model_copy(update={"rows": 5}))
+
+    def test_text_where_none_is_to_be_kept(self, desk: MergingDesk, rows: Path) -> None:
+        with pytest.raises(InvalidInput, match="no text is to be kept"):
+            evaluated(desk, desk.push(), rows, ROWS, spec={"keep_samples": 0})
+        silent = [row.model_copy(update={"prediction": None}) for row in fresh()]
+        ident = evaluated(desk, desk.push("b"), rows, silent, spec={"keep_samples": 0})
+        assert desk.writer.evaluation_rows(ident) == silent
+
+    def test_bytes_of_nobody_s(self, desk: MergingDesk, rows: Path) -> None:
+        with pytest.raises(AdapterctlError, match="neither announced"):
+            evaluated(desk, desk.push(), rows, ROWS, change=lambda file, _: file.model_copy(update={"size_bytes": 7}))
+
+
+class TestPaidFor:
+    def test_a_namespace_pays_until_the_version_is_deleted(
+        self, people: World, admin: Client, desk: MergingDesk, rows: Path, space: str
+    ) -> None:
+        before = by_kind(admin.quota(space))
+        ref = desk.push()
+        ident = evaluated(desk, ref, rows, fresh())
+        size_bytes = desk.writer.evaluation(ident).rows_size_bytes
+        assert by_kind(admin.quota(space))["evaluations_bytes"] == size_bytes
+        base = evaluated(desk, f"base:{desk.base.fingerprint}", rows, fresh())
+        assert differing(people) == {}
+        admin.delete(ref)
+        assert differing(people) == {}
+        assert by_kind(admin.quota(space)).keys() - before.keys() == {"datasets_bytes", "evaluations_bytes"}
+        assert admin.quota(space).evaluations_bytes == desk.writer.evaluation(base).rows_size_bytes
+        with pytest.raises(NotFound, match="were removed with the version"):
+            desk.writer.evaluation_rows(ident)
+        kept = desk.writer.evaluation(ident)
+        assert (kept.rows_digest, kept.rows_size_bytes) == (None, None)
+        assert kept.metrics["loss"] > 0
+
+    def test_another_version_with_the_same_bytes_keeps_them(
+        self, people: World, admin: Client, desk: MergingDesk, rows: Path, space: str
+    ) -> None:
+        ref = desk.push()
+        ident = evaluated(desk, ref, rows, fresh())
+        same = desk.writer.push(
+            desk.writer.pull(ref, desk.tmp_path / "pulled"), f"{space}/b", base=desk.base.fingerprint
+        )
+        assert same.digest == desk.writer.get(ref).digest
+        admin.delete(ref)
+        assert len(desk.writer.evaluation_rows(ident)) == 4
+        admin.delete(same.ref)
+        with pytest.raises(NotFound):
+            desk.writer.evaluation_rows(ident)
+        assert differing(people) == {}
+
+    def test_scores_of_an_earlier_release_have_none(self, people: World, desk: MergingDesk, rows: Path) -> None:
+        ident = evaluated(desk, desk.push(), rows, fresh())
+        from sqlalchemy import update
+
+        from registry.evaluations.models import Evaluation
+
+        with people.services.db.write() as session:
+            session.execute(update(Evaluation).where(Evaluation.id == ident).values(rows_digest=None))
+        with pytest.raises(NotFound, match="have no rows: they are of an earlier release"):
+            desk.writer.evaluation_rows(ident)

@@ -1,0 +1,80 @@
+"""Scores that are recorded already answer an evaluation of the same target on the same rows, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.merging_desk import MergingDesk
+from support.scored_rows import CONDITIONS, evaluated, fresh
+
+from registry.principal import Role
+from sdk.client import Client
+from sdk.errors import InvalidInput
+from sdk.schemas.jobs import EvaluationRequest, JobView
+from sdk.schemas.wire import read
+from sdk.schemas.work import Assignment, Completion, EvaluationResult
+from workers.kinds.recorded_scores import recorded_scores
+
+
+@pytest.fixture
+def desk(acting: Callable[..., Client], space: str, tmp_path: Path) -> MergingDesk:
+    return MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+
+
+def again(desk: MergingDesk, refs: list[str], rows: Path, **said: Any) -> Assignment:
+    desk.writer.submit_evaluation(refs, data=rows, precision="native", **said)
+    return desk.claim()
+
+
+def hand_in(desk: MergingDesk, held: Assignment, *idents: str) -> JobView:
+    results = [
+        EvaluationResult(
+            label=target.label, digest=target.digest, base_fingerprint=desk.base.fingerprint, recorded=ident
+        )
+        for target, ident in zip(held.targets, idents, strict=True)
+    ]
+    body = Completion(attempt=held.attempt, evaluations=results)
+    return desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+
+
+def test_a_worker_finds_them_and_the_job_is_answered_with_them(desk: MergingDesk, rows: Path) -> None:
+    ref, base = desk.push(), f"base:{desk.base.fingerprint}"
+    idents = [evaluated(desk, target, rows, fresh()) for target in (base, ref)]
+    newest = evaluated(desk, ref, rows, fresh())
+    held = again(desk, [ref, base], rows)
+    request = read(EvaluationRequest, held.request.model_dump())
+    found = [recorded_scores(desk.worker, request, target) for target in held.targets]
+    assert [[one.id for one in each] for each in found] == [[newest, idents[1]], [idents[0]]]
+    assert found[0][0].conditions == CONDITIONS
+    done = hand_in(desk, held, newest, idents[0])
+    assert done.state == "succeeded"
+    assert done.result == {"evaluations": [newest, idents[0]], "recorded": [newest, idents[0]]}
+    assert [one.id for one in desk.writer.job(held.job).result()] == [newest, idents[0]]
+    # Nothing was added to the record.
+    assert len(desk.writer.evaluations(digest=desk.writer.get(ref).digest)) == 2
+
+
+def test_those_to_be_made_again_are_not_answered_with_earlier_ones(desk: MergingDesk, rows: Path) -> None:
+    ref = desk.push()
+    ident = evaluated(desk, ref, rows, fresh())
+    held = again(desk, [ref], rows, again=True)
+    assert recorded_scores(desk.worker, read(EvaluationRequest, held.request.model_dump()), held.targets[0]) == []
+    with pytest.raises(InvalidInput, match="are to be made again"):
+        hand_in(desk, held, ident)
+
+
+@pytest.mark.parametrize("other", ["version", "rows", "nothing"])
+def test_scores_of_something_else_are_refused(desk: MergingDesk, rows: Path, tmp_path: Path, other: str) -> None:
+    ref = desk.push()
+    data = tmp_path / "other.jsonl"
+    data.write_text('{"prompt": "other", "completion": "b"}\n')
+    ident = evaluated(desk, desk.push() if other == "version" else ref, data if other == "rows" else rows, fresh())
+    held = again(desk, [ref], rows)
+    found = recorded_scores(desk.worker, read(EvaluationRequest, held.request.model_dump()), held.targets[0])
+    assert [one.id for one in found] == ([ident] if other == "nothing" else [])
+    with pytest.raises(InvalidInput, match="are not those of"):
+        hand_in(desk, held, "nothing" if other == "nothing" else ident)
+    assert desk.writer.job_view(held.job).state == "running"

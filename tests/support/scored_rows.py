@@ -1,0 +1,95 @@
+"""Evaluations that are handed in by a worker of the tests, with the scores of each row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdk.schemas.evaluation import CORPUS_METRICS, Conditions, EvaluationReport, RowFile, RowScore
+from sdk.schemas.jobs import JobView
+from sdk.schemas.row_file import write_rows
+from sdk.schemas.work import Completion, EvaluationResult
+from sdk.transfer import hash_file
+from support.merging_desk import MergingDesk
+from support.people import SEEDS
+
+CONDITIONS = Conditions(
+    loss_on="completion", max_length=1024, generated_rows=2, max_new_tokens=48, stop_ids=[7], tokenizer="b" * 64
+)
+#: A row that was not generated, one that failed, and two with scores; the numbers have no short form.
+ROWS = (
+    RowScore(row=0, loss_sum=0.1 + 0.2, tokens=3, prediction="four\0\n", scores={"rouge_l": 1.0, "chrf": 99.0}),
+    RowScore(row=1, loss_sum=7.0, tokens=1, prediction="три 東", scores={"rouge_l": 1 / 3}),
+    RowScore(row=3, tokens=2),
+    RowScore(row=4, loss_sum=1e-9, tokens=5),
+)
+
+
+def fresh(rows: Sequence[RowScore] = ROWS) -> list[RowScore]:
+    """Rows that no other test has: with another last loss."""
+    last = rows[-1].model_copy(update={"loss_sum": next(SEEDS) / 7})
+    return [*rows[:-1], last]
+
+
+def report_of(
+    rows: Sequence[RowScore], file: RowFile | None, /, *, conditions: Conditions = CONDITIONS, **said: Any
+) -> EvaluationReport:
+    """What a worker reports of rows."""
+    good = [row for row in rows if row.loss_sum is not None]
+    tokens = sum(row.tokens for row in good)
+    loss = math.fsum(row.loss_sum or 0.0 for row in good) / tokens
+    names = {name for row in rows for name in row.scores}
+    scores = {name: [row.scores[name] for row in rows if name in row.scores] for name in names}
+    metrics = {
+        "loss": loss,
+        "rows": float(len(good)),
+        "failed_rows": float(len(rows) - len(good)),
+        "supervised_tokens": float(tokens),
+        **{name: 40.0 if name in CORPUS_METRICS else sum(found) / len(found) for name, found in scores.items()},
+        **said,
+    }
+    return EvaluationReport(metrics=metrics, precision="float32", conditions=conditions, rows=file)
+
+
+def write_file(path: Path, rows: Sequence[RowScore]) -> RowFile:
+    """Write a file of rows, as a worker does."""
+    with path.open("wb") as file:
+        count = write_rows(file, rows)
+    sha256, size_bytes = hash_file(path)
+    return RowFile(digest=sha256, size_bytes=size_bytes, rows=count)
+
+
+def evaluated(
+    desk: MergingDesk,
+    ref: str,
+    data: Path,
+    rows: Sequence[RowScore],
+    /,
+    *,
+    change: Callable[[RowFile, Path], RowFile] = lambda file, path: file,
+    spec: dict[str, Any] | None = None,
+    conditions: Conditions = CONDITIONS,
+    **said: Any,
+) -> str:
+    """Evaluate a target and hand in its scores with those of its rows; return the id of the record."""
+    job = desk.writer.submit_evaluation([ref], data=data, precision="native", **(spec or {}))
+    held = desk.claim()
+    (target,) = held.targets
+    path = desk.tmp_path / f"rows-{next(SEEDS)}"
+    file = change(write_file(path, rows), path)
+    result = EvaluationResult(
+        label=target.label,
+        digest=target.digest,
+        base_fingerprint=desk.base.fingerprint,
+        report=report_of(rows, file, conditions=conditions, **said),
+        upload=desk.worker.upload({file.digest: path}, "sending", desk.space),
+    )
+    body = Completion(attempt=held.attempt, evaluations=[result])
+    done = desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+    assert done.state == "succeeded"
+    assert done.result is not None
+    assert job.id == held.job
+    (ident,) = done.result["evaluations"]
+    return str(ident)

@@ -1,0 +1,117 @@
+"""Which scores of several targets are compared: those of one key alone, the newest, whatever else there is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry.errors import Conflict, RegistryError
+from registry.evaluations.comparing.alike import Target, scored_alike
+from sdk.schemas.jobs import EvaluationView
+
+DATASETS = ("1" * 64, "2" * 64)
+
+
+def evaluation(ident: int, **said: Any) -> EvaluationView:
+    values = {
+        "id": str(ident),
+        "ref": "a@v1",
+        "digest": None,
+        "base_fingerprint": "b" * 64,
+        "dataset": DATASETS[0],
+        "grader": "loss",
+        "precision": "float32",
+        "conditions": {"tokenizer": "c" * 64, "max_length": 512},
+        "metrics": {"loss": 1.0},
+        "samples": [],
+        "rows_digest": "d" * 64,
+        "job": "j1",
+        "created_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=ident),
+    }
+    return EvaluationView.model_validate({**values, **said})
+
+
+CONDITIONS = st.fixed_dictionaries(
+    {"max_length": st.sampled_from([512, 1024])},
+    optional={"tokenizer": st.sampled_from(["c" * 64, "d" * 64]), "loss_on": st.sampled_from(["all", "completion"])},
+)
+SAID = st.fixed_dictionaries(
+    {
+        "dataset": st.sampled_from(DATASETS),
+        "grader": st.sampled_from(["loss", "labels"]),
+        "precision": st.sampled_from(["float32", "nf4"]),
+        "base_fingerprint": st.sampled_from(["b" * 64, "b" * 64, "e" * 64]),
+        "rows_digest": st.sampled_from(["d" * 64, "d" * 64, None]),
+        "job": st.sampled_from(["j1", "j2"]),
+        "conditions": CONDITIONS,
+    }
+)
+
+
+def _found(targets: list[Target], data: str | None) -> list[EvaluationView] | RegistryError:
+    try:
+        return scored_alike(targets, data=data)
+    except RegistryError as error:
+        return error
+
+
+def _newest(target: Target, key: str) -> EvaluationView | None:
+    return max((one for one in target.evaluations if one.key == key), key=lambda one: one.created_at, default=None)
+
+
+def _complete(targets: list[Target], data: str) -> list[str]:
+    """The keys under which all targets have scores with rows on a dataset."""
+    keys = {one.key for one in targets[0].evaluations if one.dataset == data}
+    return [
+        key for key in keys if all((one := _newest(target, key)) and one.rows_digest is not None for target in targets)
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    many=st.lists(st.lists(SAID, max_size=4), min_size=2, max_size=4),
+    data=st.none() | st.sampled_from(DATASETS),
+)
+def test_unlike_scores_are_never_put_side_by_side(many: list[list[dict[str, Any]]], data: str | None) -> None:
+    targets = [
+        Target(f"a@v{number}", [evaluation(10 * place + number, **said) for place, said in enumerate(given_)])
+        for number, given_ in enumerate(many)
+    ]
+    found = _found(targets, data)
+    if isinstance(found, RegistryError):
+        # One that was complete would have been found, unless several datasets were meant, or bases differ.
+        assert data is None or "over the base" in found.message or not _complete(targets, data)
+        return
+    assert len({one.key for one in found}) == 1
+    assert len({one.dataset for one in found}) == len({one.base_fingerprint for one in found}) == 1
+    assert all(one in target.evaluations for one, target in zip(found, targets, strict=True))
+    assert data in (None, found[0].dataset)
+    assert all(one == _newest(target, one.key) for one, target in zip(found, targets, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ({"precision": "nf4"}, "precision"),
+        ({"grader": "other"}, "grader"),
+        ({"conditions": {"tokenizer": "c" * 64, "max_length": 64, "loss_on": "all"}}, "max_length, loss_on"),
+    ],
+)
+def test_what_differs_is_named(said: dict[str, Any], names: str) -> None:
+    targets = [Target("a@v1", [evaluation(1)]), Target("a@v2", [evaluation(2, **said)])]
+    with pytest.raises(
+        Conflict, match=rf"since they differ in {names}; score them in one job: adapterctl eval a@v1 a@v2 "
+    ) as caught:
+        scored_alike(targets, data=None)
+    assert ("--precision native" in caught.value.message) == ("precision" in names)
+
+
+def test_scores_of_an_earlier_release_are_compared_within_a_job() -> None:
+    old = {"conditions": {"max_length": 512}}
+    targets = [Target("a@v1", [evaluation(1, **old)]), Target("a@v2", [evaluation(2, **old, job="j2")])]
+    with pytest.raises(Conflict, match="since what they depend on was not recorded"):
+        scored_alike(targets, data=None)

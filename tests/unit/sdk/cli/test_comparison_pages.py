@@ -1,0 +1,128 @@
+"""A comparison on a page: what models and datasets say stays text, and what is said fits where it is shown."""
+
+from __future__ import annotations
+
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sdk.cli import cli
+from sdk.cli.support.comparison_pages import html_page, markdown_page
+from sdk.cli.support.comparison_plot import write_png
+from sdk.cli.support.comparison_table import comparison_lines
+from sdk.errors import InvalidInput, Unavailable
+from sdk.schemas.comparison import ChangedRow, Compared, ComparedPair, Comparison
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</pre></body><img src=x onerror=alert(1)>",
+    "\"'><svg onload=alert(1)>",
+    "```\n# not a heading\n````html\n<b>",
+    "[link](javascript:alert(1)) | cell | ![x](http://evil)",
+    "\x1b[31mred\x1b[0m \u202egnp.exe \x00",
+    "&lt;b&gt; &amp;",
+    "| a | b |\n|---|---|\n",
+)
+
+
+def comparison(text: str = "said", *, refs: tuple[str, ...] = ("code-review@v1", "code-review@v2")) -> Comparison:
+    pairs = [
+        ComparedPair(
+            a=a, b=b, difference=-0.0751, low=-0.1192, high=-0.0244, p=0.0028, p_adjusted=0.0056, test="sign-flip",
+            better=b, verdict=f"{b} beats {a} on loss by 0.075 [0.024, 0.119]", detectable=0.0637, rows_needed=123_456,
+        )
+        for number, a in enumerate(refs)
+        for b in refs[number + 1 :]
+    ]  # fmt: skip
+    return Comparison(
+        metric="loss", lower_is_better=True, dataset="5" * 64, rows=48, by=text, groups=24, refs=list(refs),
+        scores=[Compared(ref=ref, evaluation="648b719eb4c7", score=0.99731) for ref in refs], pairs=pairs, notes=[text],
+        examples=[ChangedRow(row=7, prompt=text, reference=text, scores=[0.5] * len(refs), predictions=[text, *[None] * (len(refs) - 1)])],
+    )  # fmt: skip
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_page_has_no_tags_but_its_own(text: str) -> None:
+    expected, found = _Tags(), _Tags()
+    expected.feed(html_page(comparison()))
+    page = html_page(comparison(text))
+    found.feed(page)
+    assert (found.tags, found.attributes) == (expected.tags, expected.attributes)
+    assert {"script", "img", "svg", "a"} & found.tags == set()
+    assert "default-src 'none'" in page
+    shown = text.replace("\x1b", "?").replace("\x00", "?").replace("\u202e", "?")
+    assert shown in found.text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_has_no_line_that_means_anything_but_its_own(text: str) -> None:
+    outside, fence = [], None
+    for line in markdown_page(comparison(text)).splitlines():
+        if fence is None and line.startswith("```"):
+            fence = line.removesuffix("text")
+        elif fence is not None:
+            fence = None if line == fence else fence
+        else:
+            outside.append(line)
+    assert fence is None
+    plain = [line.replace("\\", "") for line in outside]
+    assert [line for line in plain if line.startswith("#")] == ["# code-review@v1, code-review@v2", "## Row 7"]
+    for line in outside:
+        assert "<" not in line.replace("\\<", "")
+        assert "](" not in line
+        assert all(character.isprintable() for character in line)
+    assert len([line for line in outside if line.startswith("|")]) == 7
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "long " * 200])
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_a_terminal_gets_lines_of_80_columns(text: str, count: int) -> None:
+    refs = tuple(f"a-team/with-a-long-name-of-an-adapter@v{number}" for number in range(count))
+    lines = "\n".join(comparison_lines(comparison(text, refs=refs))).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line.isprintable() for line in lines)
+    assert sum("123456" in line for line in lines) == count * (count - 1) // 2
+
+
+def test_a_verdict_that_names_nobody_says_of_which_pair_it_is() -> None:
+    found = comparison(refs=("a@v1", "a@v2", "b@v1"))
+    none = found.pairs[1].model_copy(update={"better": None, "verdict": "no difference shown"})
+    lines = list(comparison_lines(found.model_copy(update={"pairs": [found.pairs[0], none]})))
+    assert "a@v1 and b@v1: no difference shown" in lines
+    lines = list(comparison_lines(found.model_copy(update={"pairs": [none]})))
+    assert "no difference shown" in lines
+
+
+def test_a_picture_is_a_png_whatever_the_names_are(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for number, text in enumerate([*HOSTILE, "$\\frac{$"]):
+        path = tmp_path / f"{number}.png"
+        write_png(comparison(text, refs=("base:a$b", "base:$\\frac{$", "a@v1")), path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InvalidInput, match=r"can't be written .* choose another path"):
+        write_png(comparison(), tmp_path / "missing" / "a.png")
+
+
+def test_a_picture_without_matplotlib_is_refused_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = CliRunner().invoke(cli, ["compare", "a@v1", "a@v2", "--png", "a.png"], standalone_mode=False)
+    assert isinstance(result.exception, Unavailable)
+    assert "pip install matplotlib, or take --format html" in result.exception.message

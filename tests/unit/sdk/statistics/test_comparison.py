@@ -1,0 +1,143 @@
+"""What two models' rows say of one another: exact cases by hand, and the same answer for the same records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from math import comb, sqrt
+
+import numpy as np
+import pytest
+from support.paired_rows import Rows, alike, lognormal_rows
+
+from sdk.statistics.binomial import equal_steps_interval, mcnemar_p, share_interval
+from sdk.statistics.bootstrap import studentised_interval
+from sdk.statistics.comparison import compare_rows
+from sdk.statistics.power import holm, least_difference, rows_needed
+from sdk.statistics.ratios import paired_ratio
+from sdk.statistics.sign_flips import sign_flip_p
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0, 0), (5, 0), (0, 6), (10, 2), (7, 7), (61, 39), (500, 560)])
+def test_mcnemar_is_the_binomial_of_pairs_that_differ(better: int, worse: int) -> None:
+    total = better + worse
+    by_hand = min(1.0, 2 * sum(comb(total, k) for k in range(min(better, worse) + 1)) / 2**total)
+    assert mcnemar_p(better, worse) == pytest.approx(by_hand, rel=1e-9)
+
+
+@pytest.mark.parametrize(("yes", "total"), [(0, 20), (20, 20), (3, 20), (48, 100), (1, 1000)])
+def test_a_share_s_interval_ends_where_as_much_is_left_in_each_tail(yes: int, total: int) -> None:
+    low, high = share_interval(yes, total)
+
+    def below(share: float, most: int) -> float:
+        return sum(comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(most + 1))
+
+    assert low == 0 if yes == 0 else 1 - below(low, yes - 1) == pytest.approx(0.025, rel=1e-6)
+    assert high == 1 if yes == total else below(high, yes) == pytest.approx(0.025, rel=1e-6)
+
+
+def test_a_share_s_interval_is_the_published_one() -> None:
+    # Clopper and Pearson 1934, 10 of 20 at 95 %.
+    assert share_interval(10, 20) == pytest.approx((0.27196, 0.72804), abs=1e-5)
+
+
+def test_an_exact_interval_holds_zero_where_mcnemar_shows_nothing_and_has_a_width() -> None:
+    for better, worse in product(range(14), range(14)):
+        low, high = equal_steps_interval(better, worse, 40)
+        assert low < (better - worse) / 40 < high
+        assert (low <= 0 <= high) == (mcnemar_p(better, worse) >= 0.05)
+
+
+def test_sign_flips_of_equal_differences_are_mcnemar() -> None:
+    rng = np.random.default_rng(0)
+    values = np.array([0.5] * 10 + [-0.5] * 2 + [0.0] * 30)
+    assert sign_flip_p(values, rng) == pytest.approx(mcnemar_p(10, 2))
+    many = np.array([1.0] * 34 + [-1.0] * 18)
+    assert sign_flip_p(many, rng, draws=200_000) == pytest.approx(mcnemar_p(34, 18), abs=0.001)
+
+
+def test_few_clusters_are_flipped_in_every_way() -> None:
+    values = np.array([0.3, 1.1, -0.2, 0.7, 0.05])
+    sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in product([1, -1], repeat=5)]
+    by_hand = sum(total >= abs(values.sum()) - 1e-9 for total in sums) / 32
+    assert sign_flip_p(values, np.random.default_rng(0)) == by_hand
+
+
+def test_the_standard_error_is_that_of_paired_differences_and_of_clusters() -> None:
+    differences = np.array([1.0, 2.0, 4.0, 9.0])
+    found = paired_ratio(differences, np.ones(4))
+    assert found.standard_error == pytest.approx(np.std(differences, ddof=1) / 2)
+    grouped = paired_ratio(differences, np.ones(4), groups=np.array([0, 0, 1, 1]))
+    # Clustered as by Miller: the residuals -3, -2 and 0, 5 add up within their group.
+    assert grouped.standard_error == pytest.approx(sqrt(2 * (25 + 25)) / 4)
+
+
+def test_tokens_are_the_weights_of_a_loss() -> None:
+    found = paired_ratio(np.array([10.0, -1.0]), np.array([100.0, 1.0]))
+    assert found.difference == pytest.approx(9 / 101)
+
+
+def test_power_is_that_of_the_normal_distribution() -> None:
+    assert least_difference(1.0) == pytest.approx(1.959964 + 0.841621, abs=1e-5)
+    # Miller's example: to see 3 points of paired differences with a variance of 1/9 takes some 969 questions.
+    assert rows_needed(1, sqrt(1 / 9), 0.03) == pytest.approx(969, abs=1)
+
+
+def test_holm_takes_the_smallest_first() -> None:
+    assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.7, 0.9]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("draw", [lognormal_rows, alike])
+def test_the_same_records_give_the_same_answer_and_the_other_order_its_mirror(
+    draw: Callable[[np.random.Generator, int], Rows],
+) -> None:
+    rows = draw(np.random.default_rng(3), 60)
+    once, again, other = (compare_rows(paired_ratio(sign * rows.sums, rows.tokens), seed="a, b") for sign in (1, 1, -1))
+    assert once == again
+    assert (other.difference, other.low, other.high, other.p) == (-once.difference, -once.high, -once.low, once.p)
+    assert compare_rows(paired_ratio(rows.sums, rows.tokens), seed="a, c") != once
+
+
+def test_too_few_clusters_have_no_verdict() -> None:
+    rows = lognormal_rows(np.random.default_rng(0), 200)
+    found = compare_rows(paired_ratio(rows.sums, rows.tokens, groups=np.arange(200) % 19), seed="")
+    assert (found.low, found.high, found.p, found.test, found.better()) == (None, None, None, None, 0)
+    assert found.clusters == 19
+    assert compare_rows(paired_ratio(rows.sums, rows.tokens, groups=np.arange(200) % 20), seed="").test == "sign-flip"
+
+
+def test_equal_scores_have_an_interval_where_it_is_known_how_far_apart_they_could_be() -> None:
+    same = paired_ratio(np.zeros(48), np.ones(48))
+    found = compare_rows(same, seed="", step=1.0)
+    # The rule of three: what was not seen in 48 rows is in 7.4 % of all at most.
+    assert (found.low, found.high, found.p) == (pytest.approx(-0.074, abs=1e-3), pytest.approx(0.074, abs=1e-3), 1.0)
+    unknown = compare_rows(same, seed="")
+    assert (unknown.low, unknown.high, unknown.p, unknown.better()) == (None, None, 1.0, 0)
+
+
+def test_one_row_that_differs_much_does_not_make_an_interval_without_end() -> None:
+    sums = np.zeros(40)
+    sums[:3] = 0.2, 0.5, 0.9
+    found = compare_rows(paired_ratio(sums, np.ones(40)), seed="")
+    assert found.better() == 0
+    assert found.low < 0.04 < found.high < 1
+
+
+def test_an_adjusted_p_decides() -> None:
+    found = compare_rows(paired_ratio(np.array([1.0] * 12 + [-1.0] * 2 + [0.0] * 30), np.ones(44)), seed="")
+    assert found.better() == 1
+    assert found.better(0.051) == 0
+
+
+def test_an_interval_needs_no_memory_for_its_draws() -> None:
+    import tracemalloc
+
+    rows = lognormal_rows(np.random.default_rng(0), 100_000)
+    found = paired_ratio(rows.sums, rows.tokens)
+    tracemalloc.start()
+    studentised_interval(found, np.random.default_rng(0), draws=199)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40e6

@@ -1,0 +1,104 @@
+"""Scores that are recorded already are known before the base is loaded, and only those that would be found again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.scoring import evaluate as evaluating
+from workers.pipelines.scoring.order import RecordedScores
+from workers.pipelines.scoring.recorded import AlreadyRecorded
+
+SPEC = EvaluationSpec(batch_size=3, generate_rows=2, max_new_tokens=4, keep_samples=2, metrics=["exact_match", "chrf"])
+NF4 = QuantizationRecipe()
+
+
+class LoadedError(Exception):
+    """The base was to be loaded."""
+
+
+def evaluate(base: Path, data: Path, spec: EvaluationSpec = SPEC, **rest: Any) -> EvaluationReport:
+    options = {"adapter": None, "quantization": None, "on_progress": lambda progress: None, **rest}
+    return evaluating.evaluate(base=base, data=data, spec=spec, **options)
+
+
+def recorded(report: EvaluationReport, **changed: Any) -> RecordedScores:
+    assert report.conditions is not None
+    said = {
+        "id": "earlier",
+        "conditions": report.conditions,
+        "libraries": report.libraries,
+        "metrics": list(report.metrics),
+        "samples": len(report.samples),
+    }
+    return RecordedScores.model_validate({**said, **changed})
+
+
+@pytest.fixture
+def data(write_jsonl: Callable[..., Path]) -> Path:
+    turns = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
+    return write_jsonl([{"messages": turns}, {"messages": turns * 2}])
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, whoever loads a base fails."""
+
+    def load(*given: Any, **said: Any) -> None:
+        raise LoadedError
+
+    return lambda: monkeypatch.setattr(evaluating, "load_base", load)
+
+
+@pytest.mark.parametrize("recipe", [None, NF4], ids=["native", "nf4"])
+def test_what_would_be_found_again_is_taken_without_the_base(
+    llama_base: Path, data: Path, unloaded: Callable[[], None], recipe: QuantizationRecipe | None
+) -> None:
+    report = evaluate(llama_base, data, quantization=recipe)
+    assert report.conditions is not None
+    held = report.conditions.quantization
+    assert (held is None) == (recipe is None)
+    unloaded()
+    earlier, other = recorded(report), recorded(report, id="other", libraries={"torch": "1.0"})
+    again = {"quantization": recipe, "recorded": [other, earlier]}
+    # Fewer metrics and samples, and rows in other batches, are in the record.
+    for spec in (SPEC, SPEC.model_copy(update={"metrics": ["chrf"], "keep_samples": 0, "batch_size": 1})):
+        with pytest.raises(AlreadyRecorded) as caught:
+            evaluate(llama_base, data, spec, **again)
+        assert caught.value.ident == "earlier"
+    for changed in (
+        {"max_new_tokens": 5},
+        {"generate_rows": 1},
+        {"max_length": 128},
+        {"loss_on": "all"},
+        {"metrics": ["rouge_l"]},
+    ):
+        with pytest.raises(LoadedError):
+            evaluate(llama_base, data, SPEC.model_copy(update=changed), **again)
+    unlike = QuantizationRecipe(double_quant=False) if recipe else NF4
+    with pytest.raises(LoadedError):
+        evaluate(llama_base, data, quantization=unlike, recorded=[earlier])
+    with pytest.raises(LoadedError):
+        evaluate(llama_base, data, quantization=recipe, recorded=[earlier], stop_ids=[3])
+    conditions = report.conditions.model_copy(update={"failed": {"loss": "a" * 64}})
+    for record in ({"libraries": {**report.libraries, "peft": "0"}}, {"samples": 1}, {"conditions": conditions}):
+        with pytest.raises(LoadedError):
+            evaluate(llama_base, data, quantization=recipe, recorded=[recorded(report, **record)])
+
+
+def test_a_bare_base_with_modules_left_wide_as_beside_another_adapter_is_computed(
+    llama_base: Path, data: Path, unloaded: Callable[[], None]
+) -> None:
+    recipe = QuantizationRecipe(skipped_modules=["lm_head", "q_proj"])
+    report = evaluate(llama_base, data, quantization=recipe)
+    unloaded()
+    head = QuantizationRecipe(skipped_modules=["lm_head"])
+    with pytest.raises(LoadedError):
+        evaluate(llama_base, data, quantization=head, recorded=[recorded(report)])
+    with pytest.raises(LoadedError):
+        evaluate(llama_base, data, quantization=recipe, recorded=[recorded(report)])

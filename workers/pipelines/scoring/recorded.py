@@ -1,0 +1,64 @@
+"""Scores that are recorded already: whether an evaluation would find them again, known before the base is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sdk.schemas.evaluation import Conditions
+from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.device import Device
+from workers.pipelines.model.loading import dtype_to_be, held_as, read_packing
+from workers.pipelines.scoring.order import RecordedScores
+
+
+class AlreadyRecorded(Exception):  # noqa: N818 - nothing went wrong
+    """The scores that were asked for are in the record."""
+
+    def __init__(self, ident: str) -> None:
+        super().__init__(ident)
+        self.ident = ident
+
+
+def held_in(
+    base: Path, quantization: QuantizationRecipe | None, device: Device, conditions: Conditions, *, bare: bool
+) -> Conditions | None:
+    """Return the conditions with how the base will be held, as far as it is known before; None where it is not."""
+    packing = read_packing(base)
+    recipe = packing or quantization
+    if bare and packing is None and recipe is not None and len(recipe.skipped_modules) > 1:
+        # More than the output head is wide, as beside an adapter of the job; the record has only the number of such modules.
+        return None
+    dtype = dtype_to_be(base, recipe, device)
+    held = held_as(None if recipe is None else recipe.model_copy(update={"compute_dtype": dtype}))
+    if held is not None:
+        # An adapter's own recipe says which modules are wide, and a packed base does; the record of a bare one has its head alone.
+        held["skipped"] = 1 if bare and packing is None else None
+    return conditions.model_copy(update={"dtype": dtype, "quantization": held})
+
+
+def require_unrecorded(
+    recorded: Iterable[RecordedScores], expected: Conditions | None, metrics: Sequence[str], samples: int
+) -> None:
+    """Raise AlreadyRecorded for scores that were taken under the `expected` conditions, by the same releases of libraries, and
+    that have all `metrics` and as many `samples`.
+    """
+    if expected is None:
+        return
+    libraries = library_versions()
+    for found in recorded:
+        if (
+            _are_equal(found.conditions, expected)
+            and found.libraries == libraries
+            and set(metrics) <= set(found.metrics)
+            and found.samples >= samples
+        ):
+            raise AlreadyRecorded(found.id)
+
+
+def _are_equal(found: Conditions, expected: Conditions) -> bool:
+    held = found.quantization
+    if held is not None and expected.quantization is not None and expected.quantization["skipped"] is None:
+        found = found.model_copy(update={"quantization": {**held, "skipped": None}})
+    return found == expected

@@ -1,0 +1,117 @@
+"""What each row of a dataset scores, gathered of losses and answers, and written to a file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sdk.formats.canonical_json import digest_of
+from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
+from sdk.schemas.evaluation import MOST_PREDICTION_BYTES, RowFile, RowScore
+from sdk.schemas.row_file import row_file_name, write_rows
+from workers.pipelines.data.tokenise import Example
+from workers.pipelines.scoring.texts import TextScores
+
+#: What all predictions of a file may take.
+MOST_TEXT_BYTES = 256 * 1024**2
+
+
+@dataclass
+class RowScores:
+    """What the rows of one target score, by the number of each."""
+
+    #: Summed loss in nats, where that is a number.
+    loss_sums: dict[int, float] = field(default_factory=dict)
+    #: Supervised tokens.
+    tokens: dict[int, int] = field(default_factory=dict)
+    predictions: dict[int, str] = field(default_factory=dict)
+    scores: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    #: "loss" or a metric → rows that it failed on.
+    failed: dict[str, list[int]] = field(default_factory=dict)
+
+    def add_losses(self, losses: Iterable[tuple[Example, float]]) -> None:
+        """Take in the summed loss of each example; a row has the sum over its examples."""
+        sums: dict[int, list[float]] = {}
+        for example, loss in losses:
+            sums.setdefault(example.row, []).append(loss)
+            self.tokens[example.row] = self.tokens.get(example.row, 0) + example.supervised_tokens
+        found = {row: math.fsum(parts) for row, parts in sums.items()}
+        self.loss_sums |= {row: loss for row, loss in found.items() if math.isfinite(loss)}
+        if bad := sorted(found.keys() - self.loss_sums.keys()):
+            self.failed["loss"] = bad
+
+    def add_answers(self, rows: Sequence[int], answers: Sequence[str], found: TextScores) -> None:
+        """Take in what was generated for some rows, and what it scores."""
+        self.predictions |= dict(zip(rows, answers, strict=True))
+        self.scores |= dict(zip(rows, found.rows, strict=True))
+        self.failed |= {name: sorted(rows[place] for place in places) for name, places in found.failed.items()}
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Those of rows with a loss."""
+        return sum(self.tokens[row] for row in self.loss_sums)
+
+    @property
+    def mean_loss(self) -> float:
+        """Nats a supervised token, each token counted once; NaN where no row has a loss."""
+        return math.fsum(self.loss_sums.values()) / self.supervised_tokens if self.loss_sums else math.nan
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows without a loss, which are not in its mean."""
+        return len(self.failed.get("loss", ()))
+
+    def counted(self) -> dict[str, float]:
+        """How many rows the loss is over, how many it failed on, and how many each metric is over that failed on some."""
+        over = {
+            f"{name}_rows": float(sum(name in scores for scores in self.scores.values()))
+            for name in self.failed
+            if name != "loss"
+        }
+        return {"rows": float(len(self.loss_sums)), "failed_rows": float(self.failed_rows), **over}
+
+    def failed_digests(self) -> dict[str, str]:
+        """`Conditions.failed`: means over other rows are no scores of equal conditions."""
+        return {name: digest_of(rows) for name, rows in self.failed.items()}
+
+    def rows(self, *, texts: bool) -> list[RowScore]:
+        """Return the scores in the order of the rows, with predictions if `texts`."""
+        return [
+            RowScore(
+                row=row,
+                loss_sum=self.loss_sums.get(row),
+                tokens=tokens,
+                prediction=self.predictions.get(row) if texts else None,
+                scores=dict(self.scores.get(row, {})),
+            )
+            for row, tokens in sorted(self.tokens.items())
+        ]
+
+
+def store_rows(folder: Path, rows: Sequence[RowScore]) -> tuple[RowFile, int]:
+    """Write rows to a file in `folder` that is called by its digest; return also how many predictions were too long and cut."""
+    kept, cut = _within(rows, MOST_TEXT_BYTES)
+    written = folder / "rows.partial"
+    with written.open("wb") as file:
+        count = write_rows(file, kept)
+    with written.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    size_bytes = written.stat().st_size
+    written.rename(folder / row_file_name(digest))
+    return RowFile(digest=digest, size_bytes=size_bytes, rows=count), cut
+
+
+def _within(rows: Sequence[RowScore], most_bytes: int) -> tuple[list[RowScore], int]:
+    sizes = {row.row: json_bytes(row.prediction) for row in rows if row.prediction is not None}
+    share = longest_that_fit(list(sizes.values()), most_bytes)
+    longest = MOST_PREDICTION_BYTES if share is None else min(share, MOST_PREDICTION_BYTES)
+    kept = [
+        row
+        if row.prediction is None or sizes[row.row] <= longest
+        else row.model_copy(update={"prediction": cut_text(row.prediction, longest)})
+        for row in rows
+    ]
+    return kept, sum(size > longest for size in sizes.values())

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from support import tiny, workplace
+from support.encoders import topic_rows
+from support.soak import SOAKING
 
 from registry.principal import Role
 from sdk.cli import cli
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 HOOK = Path(__file__).parents[1] / "faults" / "hooks" / "skewed"
 DAY = "2026-01-31"
@@ -25,6 +27,20 @@ def chat(number: int, answer: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"count to {number}"}, {"role": "assistant", "content": answer}]
 
 
+PAIRS = [{"prompt": f"{number}: ", "completion": word} for number, word in enumerate(WORDS)]
+SHARED = [
+    {"conversations": [{"from": "human", "value": f"say {word}"}, {"from": "gpt", "value": word}]} for word in WORDS
+]
+#: Other variants, for which there is time in a soak.
+FURTHER: dict[str, tuple[Any, list[str]]] = {
+    "texts": ([{"text": f"{word} and {word}"} for word in WORDS], ["--init-lora-weights", "eva", "--targets", "qv"]),
+    "labels": (topic_rows(seed=1, count=6), ["--schedule", "linear"]),
+    "qlora": (PAIRS, ["--method", "qlora", "--quant-type", "fp4"]),
+    "rslora": (PAIRS, ["--use-rslora", "--alpha", "4", "--layers-to-transform", "1", "--weight-decay", "0.1"]),
+    "noise": (SHARED, ["--neftune-noise-alpha", "5", "--seed", "7", "--modules-to-save", "model.norm"]),
+    "tokens": ([{"text": f"{word} abc"} for word in WORDS], ["--trainable-token-indices", "71"]),
+    "linear": (PAIRS, ["--targets", "all-linear", "--adam-beta2", "0.95", "--max-grad-norm", "0.3"]),
+}
 #: Name: rows, as JSON or CSV, and the options of the command.
 TRAININGS: dict[str, tuple[Any, list[str]]] = {
     "chats": ([{"messages": chat(n, word)} for n, word in enumerate(WORDS)], ["--use-dora", "--dropout", "0.2"]),
@@ -35,6 +51,7 @@ TRAININGS: dict[str, tuple[Any, list[str]]] = {
             *("--rank-pattern", "q_proj=4", "--loraplus-lr-ratio", "4"),
         ],
     ),
+    **(FURTHER if SOAKING else {}),
     "more": ([{"instruction": f"say {word}", "output": word} for word in WORDS], ["--from", "chats@v1"]),
 }
 

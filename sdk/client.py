@@ -98,6 +98,7 @@ from sdk.schemas.catalog import (
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.comparison import MOST_TARGETS, Comparison
+from sdk.schemas.data_audit import DataAudit
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec, RowScore
 from sdk.schemas.events import Event
@@ -117,6 +118,7 @@ from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.training_options import TrainingOptions
+from sdk.submitting.data_check import check_rows_of
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
 from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.submitting.submitter import JobSubmitter
@@ -321,6 +323,40 @@ class Client:
         if isinstance(found, RowsOfFile):
             return preview_file(self.transport, self.cache, found, **how)
         return preview_version(self.transport, self.cache, found, **how)
+
+    def check_data(
+        self,
+        data: str | Path,
+        *,
+        base: str | Path | None = None,
+        eval_data: str | Path | None = None,
+        columns: str | None = None,
+        loss_on: Literal["completion", "assistant", "all"] | None = None,
+        max_length: int | None = None,
+        sample: int | None = None,
+        examples: int = 5,
+    ) -> DataAudit:
+        """What is wrong with the rows of a file, or of a registered dataset, before a training: those that can't be used,
+        are there twice, nearly twice or with another answer, have odd characters, or are among `eval_data`, too.
+
+        It is computed here, with numpy; memory doesn't grow with the file. With `base` (a folder, or a registered base
+        whose files are on this machine), the tokens of `sample` rows (5,000) spread over the file are counted, by a
+        worker's libraries in a separate process; the other options are those of a training. `examples` is how many
+        of each kind are named. Raises NotFound, InvalidInput, InvalidBase; InvalidData for a file whose rows can't be told
+        apart; TimedOut; Unavailable without numpy, or the worker's extra.
+        """
+        return check_rows_of(
+            data,
+            base=base,
+            eval_data=eval_data,
+            columns=columns,
+            loss_on=loss_on,
+            max_length=max_length,
+            sample=sample,
+            examples=examples,
+            registry=lambda: self,
+            on_transfer=self._on_transfer,
+        )
 
     # Jobs.
 

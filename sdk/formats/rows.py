@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sdk.formats.columns import advice, named, picked
+from sdk.formats.columns import KEYS, advice, named, picked
 from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
 from sdk.formats.json_list import json_list
 from sdk.formats.labels import label_name
 from sdk.formats.messages import check_messages, check_tools, parse_json
+from sdk.formats.row_faults import EmptyField
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 Shape = Literal["prompt", "messages", "text", "text-label", "preference"]
@@ -46,6 +47,47 @@ class Row:
     where: str
     shape: Shape
     fields: dict[str, Any]
+    #: What it has in the column of groups, where one was named.
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that can't be used, and why: `fault` is the rest of a sentence that begins with `where`."""
+
+    where: str
+    fault: str
+    #: Whether a key that it needs is missing, or has nothing in it.
+    empty: bool
+
+
+def judge_rows(
+    values: Iterable[tuple[str, Any]],
+    *,
+    columns: Mapping[str, str] | None = None,
+    known_labels: Collection[str] | None = None,
+    group_by: str | None = None,
+) -> Iterator[Row | BadRow]:
+    """Yield a row, or what is wrong with it, for each of (where, value) pairs; a ValueError stands for a value that can't
+    be parsed.
+
+    Good rows are all of one shape. With `columns`, a column for each key, a value has no other columns than these. Where
+    `known_labels` are given, each label is one of them. With `group_by`, each row has something in that column, which may be
+    one that is no key of a row.
+    """
+    shape: Shape | None = None
+    for where, value in values:
+        try:
+            row = _grouped(where, value, columns, group_by)
+            shape = shape or row.shape
+            if row.shape != shape:
+                raise ValueError(f"is a {row.shape} row among {shape} rows")
+            if known_labels is not None and shape == "text-label" and row.fields["label"] not in known_labels:
+                raise ValueError(f"has the label {row.fields['label']!r}, which no training row has")
+        except ValueError as error:
+            yield BadRow(where, str(error), isinstance(error, EmptyField))
+            continue
+        yield row
 
 
 def check_rows(
@@ -53,29 +95,19 @@ def check_rows(
     *,
     columns: Mapping[str, str] | None = None,
     known_labels: Collection[str] | None = None,
+    group_by: str | None = None,
 ) -> Iterator[Row]:
-    """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be
-    parsed.
+    """Yield the rows that `judge_rows` finds good.
 
-    With `columns`, a column for each key, a value has no other columns than these. Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the
-    first bad rows and what is wrong with each.
+    Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
     """
-    good = 0
-    shape: Shape | None = None
+    good, bad = 0, 0
     faults: list[str] = []
-    bad = 0
-    for where, value in values:
-        try:
-            row = _row(where, value, columns)
-            shape = shape or row.shape
-            if row.shape != shape:
-                raise ValueError(f"is a {row.shape} row among {shape} rows")
-            if known_labels is not None and shape == "text-label" and row.fields["label"] not in known_labels:
-                raise ValueError(f"has the label {row.fields['label']!r}, which no training row has")
-        except ValueError as error:
+    for row in judge_rows(values, columns=columns, known_labels=known_labels, group_by=group_by):
+        if isinstance(row, BadRow):
             bad += 1
             if bad <= NAMED_ROWS:
-                faults.append(f"{where} {error}")
+                faults.append(f"{row.where} {row.fault}")
             continue
         good += 1
         yield row
@@ -147,21 +179,41 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(max(_MAX_FIELD_CHARACTERS, csv.field_size_limit()))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.reader(file)
+            header = next(reader, [])
             last = reader.line_num
-            for row in reader:
+            for fields in reader:
                 # A quoted field may hold line feeds: a row is named by the line that it starts on.
                 start, last = last + 1, reader.line_num
-                where = f"line {max(start, 2)}"
-                if None in row or None in row.values():
-                    yield where, ValueError("has another number of fields than the header")
-                else:
-                    # A column without a text is a key that this row doesn't have.
-                    yield where, {key: text for key, text in row.items() if text != "" or key in text_keys}
+                if not fields:
+                    # A blank line is no row.
+                    continue
+                if len(fields) != len(header):
+                    yield f"line {start}", ValueError("has another number of fields than the header")
+                    continue
+                row = dict(zip(header, fields, strict=True))
+                # A column without a text is a key that this row doesn't have.
+                yield f"line {start}", {key: text for key, text in row.items() if text != "" or key in text_keys}
     except (csv.Error, UnicodeDecodeError) as error:
         raise RowsError(
             f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({first_line(error)}); convert it"
         ) from error
+
+
+def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by: str | None) -> Row:
+    """Return a row with its group, where there are groups. Raises ValueError with what is wrong."""
+    if group_by is None or not isinstance(value, dict):
+        return _row(where, value, columns)
+    group = value.get(group_by)
+    if group is None or group == "":
+        raise ValueError(f"has nothing in the column `{group_by[:80]}` that groups are held out by, but {named(value)}")
+    if isinstance(group, bool) or not isinstance(group, (str, int)):
+        raise ValueError(
+            f"has a `{group_by[:80]}` that groups are held out by, and that is neither a text nor a whole number"
+        )
+    if columns is None and group_by not in KEYS:
+        value = {key: content for key, content in value.items() if key != group_by}
+    return replace(_row(where, value, columns), group=str(group))
 
 
 def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Row:
@@ -196,7 +248,8 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
     if "text" in given:
         _only(given, "text")
         return Row(where, "text", {"text": _text("text", given["text"])})
-    raise ValueError(f"has none of the shapes {SHAPES}, but {named(given)}; {advice(given)}")
+    fault = ValueError if given else EmptyField
+    raise fault(f"has none of the shapes {SHAPES}, but {named(given)}; {advice(given)}")
 
 
 def _pair(where: str, given: dict[str, Any]) -> Row:
@@ -276,11 +329,11 @@ def _mapped(given: dict[str, Any], missing: str, further: list[str]) -> str:
 
 def _text(name: str, value: Any) -> str:
     if value is None:
-        raise ValueError(f"has no `{name}`")
+        raise EmptyField(f"has no `{name}`")
     if not isinstance(value, str):
         raise ValueError(f"has a `{name}` that is not text but a {type(value).__name__}")
     if not value.strip():
-        raise ValueError(f"has an empty `{name}`")
+        raise EmptyField(f"has an empty `{name}`")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

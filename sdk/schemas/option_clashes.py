@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from sdk.schemas.training import TrainingSpec
 
 
+def both_held_out() -> str:
+    """Say that held-out rows are given and a share is to be held out, too."""
+    return "held-out rows are given, so none are held out of the others; leave out holdout, or eval_data"
+
+
 def clash_of(spec: TrainingSpec) -> str | None:
     """Say which options of a spec contradict each other, and what to do; None if they may go together."""
     if spec.use_rslora and spec.alpha is None:
@@ -23,6 +28,8 @@ def clash_of(spec: TrainingSpec) -> str | None:
     for name in alphas:
         if other := next((longer for longer in alphas if longer.endswith(f".{name}")), None):
             return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
+    if spec.holdout is None and (spec.holdout_by is not None or spec.holdout_seed):
+        return "holdout_by and holdout_seed say which rows are held out, and no share is; give holdout, such as 0.1"
     saved = (spec.modules_to_save or "").split(",")
     if spec.bias != "none" and spec.modules_to_save is not None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"

@@ -90,6 +90,12 @@ class TrainingSpec(Wire):
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
     #: out. None: the keys are called as the columns. Earlier releases don't know this field.
     columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Share of the rows that is held out, where no held-out rows are given; their loss is measured before and after.
+    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, UNUSED] = None
+    #: The column whose rows stay on one side of the split if they have the same in it. None: each row is for itself.
+    holdout_by: Annotated[Annotated[str, Field(min_length=1, max_length=200)] | None, UNUSED] = None
+    #: Which rows are held out; another seed than that of the training, so that trainings with several have the same.
+    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), UNUSED] = 0
     #: Passes over the data; ignored if max_steps is given.
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
     #: Optimiser steps.
@@ -122,7 +128,7 @@ class TrainingSpec(Wire):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     #: Forward passes summed into one optimiser step.
     grad_accum: Annotated[int, Field(ge=1, le=4096)] = 4
-    #: Longest row in tokens; longer ones are cut at the end.
+    #: Longest row in tokens; longer ones are cut at the end, and rows of {text} split.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     #: Seed of initialisation, order and dropout.
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

@@ -31,6 +31,9 @@ class TrainingOptions(TypedDict, total=False):
     loss_on: Literal["completion", "assistant", "all"] | None
     beta: float
     columns: str | None
+    holdout: float | None
+    holdout_by: str | None
+    holdout_seed: int
     epochs: float
     max_steps: int | None
     lr: float

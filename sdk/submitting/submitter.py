@@ -15,6 +15,7 @@ from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.pusher import Pusher
+from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
@@ -33,7 +34,7 @@ from sdk.schemas.jobs import (
     PreviewJobRequest,
     TrainingRequest,
 )
-from sdk.schemas.option_clashes import no_reference
+from sdk.schemas.option_clashes import both_held_out, no_reference
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.again import recorded_request, refuse_options
@@ -81,7 +82,13 @@ class JobSubmitter:
         if base is None and continued is None:
             raise InvalidInput("a training needs a base, or a parent to continue", param="base")
         namespace = namespace_of(adapter) or "-"
-        rows = find_data(self._transport, data, namespace, columns=spec.columns)
+        if eval_data is not None and spec.holdout is not None:
+            raise InvalidInput(both_held_out(), param="holdout")
+        rows = find_data(self._transport, data, namespace, columns=spec.columns, hold_out=hold_out_of(spec))
+        if spec.holdout is not None and isinstance(rows, RegisteredData) and rows.view.rows == 1:
+            raise InvalidInput(
+                f"{rows.label} has one row, so none can be held out of the others; give more rows", param="holdout"
+            )
         held_out = None
         if eval_data is not None:
             held_out = find_data(
@@ -223,7 +230,13 @@ class JobSubmitter:
             how = {"loss_on": said.loss_on, "columns": said.columns, "max_length": said.max_length}
             request = _preview_request(**how, rows=rows, row=row)
             locate_rows(self._transport, asked, digest)
-            update = {"of": asked.ref, "base": None, "data": digest, "template_date": said.day}
+            update = {
+                "of": asked.ref,
+                "base": None,
+                "data": digest,
+                "template_date": said.day,
+                **said.held_out_options(),
+            }
         with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
             return self._submit(request.model_copy(update=update), terms, key)
 

@@ -48,7 +48,7 @@ TRAININGS: dict[str, tuple[Any, list[str]]] = {
         "id,question,good,bad\n" + "".join(f"{n},q {n},{word},{word.upper()}\n" for n, word in enumerate(WORDS)),
         [
             *("--columns", "prompt=question,chosen=good,rejected=bad", "--beta", "0.3"),
-            *("--rank-pattern", "q_proj=4", "--loraplus-lr-ratio", "4"),
+            *("--rank-pattern", "q_proj=4", "--loraplus-lr-ratio", "4", "--holdout", "0.3"),
         ],
     ),
     **(FURTHER if SOAKING else {}),
@@ -82,7 +82,6 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             then.setattr("registry.jobs.kinds.training.today", lambda session: DAY)
             for name, (rows, options) in TRAININGS.items():
                 data = write(tmp_path / "rows", name, rows)
-                options = [*options, "--eval-data", str(data)] if name == "preferences" else options
                 over = () if "--from" in options else ("--base", base, "--method", "lora", "--rank", "2")
                 done = run("train", name, *over, "--data", str(data), *quick, *options)
                 assert (done.exit_code, done.stdout) == (0, f"{name}@v1\n"), done.stderr

@@ -18,7 +18,6 @@ from registry.principal import Principal
 from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 
-
 #: A worker names fewer than ten.
 _MOST_LIBRARIES = 40
 

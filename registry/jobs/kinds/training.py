@@ -31,7 +31,7 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
-from sdk.schemas.option_clashes import clash_of
+from sdk.schemas.option_clashes import both_held_out, clash_of
 from sdk.schemas.training import TrainingSpec, held_out_warning
 
 _DATASETS = ("data", "eval_data")
@@ -43,6 +43,8 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
     require_name_of_kind(session, request.adapter, "adapter")
+    if request.eval_data is not None and request.spec.holdout is not None:
+        raise Invalid(both_held_out(), param="spec.holdout")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     objective = pin_objective(session, request.spec, digests, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)

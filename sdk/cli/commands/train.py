@@ -45,6 +45,16 @@ _JOB_KEYS = (
 @click.option(
     "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
 )
+@click.option(
+    "--holdout",
+    type=float,
+    metavar="SHARE",
+    help="Instead of --eval-data: hold this share of the rows out, such as 0.1.",
+)
+@click.option(
+    "--holdout-by", metavar="COLUMN", help="Rows with the same in this column are held out together, or not at all."
+)
+@click.option("--holdout-seed", type=int, help="Which rows are held out. [default: 0]")
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
 @click.option(
     "--method",
@@ -115,7 +125,9 @@ _JOB_KEYS = (
 @click.option("--neftune-noise-alpha", type=float, help="NEFTune: noise on embeddings while training, such as 5.")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
 @click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
-@click.option("--max-length", type=int, help="Longest row, in tokens; longer ones are cut. [default: 1024]")
+@click.option(
+    "--max-length", type=int, help="Longest row, in tokens; longer ones are cut, or texts split. [default: 1024]"
+)
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option(
     "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"
@@ -151,6 +163,7 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
       adapterctl train sql --base ./b --data sql.csv --use-rslora --alpha 16
       adapterctl train sql --from sql@v3 --data more.csv
       adapterctl train sql --like sql@v3
+      adapterctl train sql --base ./b --data sql.csv --holdout 0.1
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train tone --base ./b --data preferences.jsonl --lr 5e-6
       adapterctl train sql --config sql.yaml --detach --format json

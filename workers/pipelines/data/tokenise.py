@@ -73,6 +73,8 @@ class Tokenised:
     rendering: Rendering
     #: The chat template that rendered conversations, the base's own before one of its others; None of plain texts.
     template: str | None
+    #: Texts longer than `max_length` that became several examples.
+    split: int = 0
 
     @property
     def supervised_tokens(self) -> int:
@@ -191,12 +193,14 @@ def tokenise(
     max_length: int,
     day: date | None = None,
     stop_ids: Sequence[int] = (),
+    split_texts: bool = False,
 ) -> Tokenised:
     """Return rows as tokens, each with the tokens that the loss is taken on.
 
     Prompt and completion are texts that are joined as they are, with the end-of-text token after the completion, or
     lists of messages, which the base's chat template renders as on `day`. Generation stops at `stop_ids` and at the end of
-    text: an answer that ends in neither gets the latter. Rows are cut at `max_length` tokens at the end.
+    text: an answer that ends in neither gets the latter. Rows are cut at `max_length` tokens at the end; with `split_texts`, rows of
+    {text} become as many examples as they need.
     Raises PipelineError ("data") that names the rows that can't be used, or when no token is left that a loss could be
     taken on.
     """
@@ -204,13 +208,16 @@ def tokenise(
     resolved = resolve_loss_on(shape, loss_on)
     maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
     examples: list[Example] = []
-    used, dropped, cut, refused = 0, 0, 0, []
+    used, dropped, cut, split, refused = 0, 0, 0, 0, []
     for number, row in enumerate(rows):
         try:
             made = [replace(example, row=number) for example in maker.examples(row)]
         except RowRefused as error:
             refused.append(f"{row.where} {error}")
             continue
+        if split_texts and shape == "text":
+            made = [piece for each in made for piece in split_text(each, max_length)]
+            split += len(made) > 1
         kept = [example for each in made if (example := cut_example(each, max_length)) is not None]
         if shape == "preference" and (len(kept) < 2 or kept[0].input_ids == kept[1].input_ids):
             # The answers differ only in what was cut off.
@@ -226,7 +233,7 @@ def tokenise(
             f"No row has a token to compute the loss on (loss on {resolved}, {dropped} rows, cut at"
             f" {max_length} tokens); raise max_length or shorten the prompts.",
         )
-    return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template)
+    return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template, split)
 
 
 def require_usable(refused: Sequence[str], rows: int) -> None:
@@ -237,6 +244,20 @@ def require_usable(refused: Sequence[str], rows: int) -> None:
             FailureReason.DATA,
             f"{len(refused)} of {rows} rows can't be used over this base: {'; '.join(refused[:NAMED_ROWS])}{more}.",
         )
+
+
+def split_text(example: Example, max_length: int) -> list[Example]:
+    """Return a text as pieces of at most `max_length` tokens. A piece begins with the last token of the one before, which
+    predicts its second: so each token but the text's first is learnt once, and the end of text in the last piece.
+    """
+    ids = example.input_ids
+    pieces = []
+    for start in range(0, max(1, len(ids) - 1), max_length - 1):
+        end = start + max_length
+        labels = [IGNORED, *example.labels[start + 1 : end]]
+        stop = example.stop if end >= len(ids) else None
+        pieces.append(replace(example, input_ids=ids[start:end], labels=labels, stop=stop))
+    return pieces
 
 
 def cut_example(example: Example, max_length: int) -> Example | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
+from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.continuing import Continued, load_parent, require_moved
 from workers.pipelines.training.inputs import Inputs, read_inputs
@@ -90,11 +92,13 @@ def train(
             step=rows.rows,
             total=rows.rows + rows.dropped,
             unit="rows",
-            message=_of_data(rows)
-            if given.classes is None
-            else f"{len(given.classes.names)} labels, {rows.cut} rows cut",
+            message=(
+                _of_data(rows) if given.classes is None else f"{len(given.classes.names)} labels, {rows.cut} rows cut"
+            )
+            + _of_split(given),
         )
     )
+    given = replace(given, audit=audit(data, eval_data, spec, on_progress))
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
         return _train(given, out, on_progress)
@@ -104,11 +108,19 @@ def _of_data(rows: Tokenised) -> str:
     said = f"{rows.supervised_tokens} supervised tokens, loss on {rows.loss_on}"
     if rows.cut:
         said += f"; {rows.cut} rows were cut, so they don't teach where to stop"
+    if rows.split:
+        said += (
+            f"; {rows.split} texts were longer than a row may be, and were split: {len(rows.examples)} pieces in all"
+        )
     if rows.rendering.methods.get("turns"):
         said += "; each answer of a conversation is a separate text, since the chat template renders earlier answers differently"
     if rows.rendering.methods.get("changed"):
         said += "; some conversations are not rendered as the base's chat template does it"
     return said
+
+
+def _of_split(given: Inputs) -> str:
+    return f"; {given.split['held_out_rows']} rows are held out" if given.split else ""
 
 
 def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) -> TrainingReport:

@@ -107,6 +107,8 @@ def test_a_report_that_says_nothing_of_an_option_that_shows_nowhere_else_is_refu
     with pytest.raises(Verification, match="neftune_noise_alpha is None, not 5"):
         hand_in(asked(neftune_noise_alpha=5.0), {"rank": 4}, alpha=8.0)
     hand_in(asked(neftune_noise_alpha=5.0), {"rank": 4, "neftune_noise_alpha": 5.0}, alpha=8.0)
+    with pytest.raises(Verification, match=r"holdout is None, not 0\.1"):
+        hand_in(asked(holdout=0.1), {"rank": 4}, alpha=8.0)
 
 
 def test_a_preference_training_says_so_and_how() -> None:

@@ -365,7 +365,8 @@ class Client:
         *,
         base: str | Path | None = None,
         parent: str | None = None,
-        data: str | Path,
+        like: str | None = None,
+        data: str | Path | None = None,
         eval_data: str | Path | None = None,
         checkpoint_every: str | None = None,
         from_checkpoint: str | None = None,
@@ -381,7 +382,8 @@ class Client:
         `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`); `data` and
         `eval_data` are files, digests of datasets or 12 digits of them, or names, as "reviews" or "reviews@v2". A training that
         continues the version `parent`, "code-review@v3", starts with its matrices, over its base and with its LoRA
-        configuration. It saves a
+        configuration. With `like`, a version that was trained, its training is made again from its record, and nothing else is
+        given but where it runs. It saves a
         checkpoint `checkpoint_every` "10m", "90s", "50steps" or "never", and starts `from_checkpoint` "JOB" or
         "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h";
         by default as long as the registry allows. It goes to a worker with that `device` and that much free `memory` in
@@ -393,6 +395,7 @@ class Client:
             spec,
             base=base,
             parent=parent,
+            like=like,
             data=data,
             eval_data=eval_data,
             terms=job_terms(priority, timeout, device, memory),

@@ -27,6 +27,7 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.rows.holdout import HoldOut, HoldoutError, held_out, split_unit
 from sdk.schemas.codes import explain_validation
+from sdk.schemas.option_clashes import clash_of
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import BY_HAND
 
@@ -174,6 +175,12 @@ def check_objective(asked: Objective | None, rows: Rows, held_out: Rows | None =
         except ValueError as error:
             raise InvalidData(f"{rows.label}: {error}", param="data") from None
     return asked
+
+
+def check_together(spec: TrainingSpec, objective: Objective) -> None:
+    """Raise InvalidInput for options that an objective, also one that follows from the rows, can't be trained with."""
+    if said := clash_of(spec.model_copy(update={"objective": objective})):
+        raise InvalidInput(f"{said}; correct it, then try again", param="objective")
 
 
 def check_loss_on(loss_on: str | None, rows: Rows) -> None:

@@ -19,17 +19,21 @@ from sdk.formats.messages import check_messages, check_tools, parse_json
 from sdk.formats.row_faults import EmptyField
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
-Shape = Literal["prompt", "messages", "text", "text-label"]
+Shape = Literal["prompt", "messages", "text", "text-label", "preference"]
 
+PREFERENCE = ("prompt", "chosen", "rejected")
 #: Bad rows that an error names before it only counts the rest.
 NAMED_ROWS = 5
-_TEXT_KEYS = ("prompt", "completion", "text", "messages", "label")
+_TEXT_KEYS = ("prompt", "completion", "chosen", "rejected", "text", "messages", "label")
 #: The longest field of a CSV file, in characters; the module's own 131,072 are fewer than a document may have.
 _MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 _BY_FIRST: dict[bytes, Format] = {b"{": "jsonl", b"[": "json"}
 #: The shapes of rows, for errors.
-SHAPES = "{prompt, completion}, {messages}, {text}, {text, label}, {instruction, input, output} or {conversations}"
+SHAPES = (
+    "{prompt, completion}, {messages}, {text}, {text, label}, {prompt, chosen, rejected}, {instruction, input, output} or "
+    "{conversations}"
+)
 
 
 class RowsError(ValueError):
@@ -224,6 +228,8 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
         # Without it, the text would be learnt as a language model learns one.
         raise ValueError("has a `label` that is null; give each row one, or remove the column")
     given = {key: content for key, content in value.items() if content is not None}
+    if "chosen" in given or "rejected" in given:
+        return _preference(where, given)
     if "prompt" in given or "completion" in given:
         return _pair(where, given)
     if "messages" in given:
@@ -249,8 +255,7 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
 def _pair(where: str, given: dict[str, Any]) -> Row:
     prompt, completion = given.get("prompt"), given.get("completion")
     further = [key for key in given if key not in ("prompt", "completion", "tools")]
-    # Of a preference, one of the two answers would be lost.
-    if further and "rejected" not in given:
+    if further:
         for key in ("prompt", "completion"):
             if key not in given:
                 raise ValueError(
@@ -262,12 +267,46 @@ def _pair(where: str, given: dict[str, Any]) -> Row:
         return Row(where, "prompt", fields)
     tools = {"tools": check_tools(given["tools"])} if "tools" in given else {}
     _only(given, "prompt", "completion", "tools")
-    answers = check_messages("completion", completion)
-    if answers[0]["role"] != "assistant":
-        raise ValueError("has a `completion` that does not begin with an assistant message")
+    answers = _answers("completion", completion)
     return Row(
         where, "prompt", {"prompt": check_messages("prompt", prompt, weights=False), "completion": answers, **tools}
     )
+
+
+def _answers(key: str, value: Any) -> list[dict[str, Any]]:
+    answers = check_messages(key, value)
+    if answers[0]["role"] != "assistant":
+        raise ValueError(f"has a `{key}` that does not begin with an assistant message")
+    return answers
+
+
+def _preference(where: str, given: dict[str, Any]) -> Row:
+    """Return a prompt with the answer that is preferred and the one that is not. Raises ValueError with what is wrong."""
+    if missing := next((key for key in PREFERENCE if key not in given), None):
+        further = next((key for key in given if key not in (*PREFERENCE, "tools")), "COLUMN")
+        columns = ",".join(f"{key}={further[:80] if key == missing else key}" for key in PREFERENCE)
+        raise ValueError(f"has no `{missing}`, but {named(given)}; say which it is, as with --columns {columns}")
+    texts = [key for key in PREFERENCE if isinstance(given[key], str)]
+    lists = [key for key in PREFERENCE if isinstance(given[key], list)]
+    if texts and lists:
+        raise ValueError(
+            f"has a `{texts[0]}` that is a text and a `{lists[0]}` that is a list of messages; write all of `prompt`, `chosen` and "
+            "`rejected` alike"
+        )
+    fields: dict[str, Any]
+    if lists:
+        _only(given, *PREFERENCE, "tools")
+        fields = {"prompt": check_messages("prompt", given["prompt"], weights=False)}
+        fields |= {key: _answers(key, given[key]) for key in ("chosen", "rejected")}
+        fields |= {"tools": check_tools(given["tools"])} if "tools" in given else {}
+        if any("weight" in message for key in ("chosen", "rejected") for message in fields[key]):
+            raise ValueError("has a `weight` in an answer, of which a preference is learnt whole; leave it out")
+    else:
+        _only(given, *PREFERENCE)
+        fields = {key: _text(key, given[key]) for key in PREFERENCE}
+    if fields["chosen"] == fields["rejected"]:
+        raise ValueError("has a `chosen` equal to its `rejected`, so nothing is preferred; remove the row")
+    return Row(where, "preference", fields)
 
 
 def _only(given: dict[str, Any], *known: str) -> None:

@@ -178,7 +178,7 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
 
 
 #: What the losses of a training depend on beside the rows, by their names in its record.
-_LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective", "rows_split", "held_out_split")
+_LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective", "beta", "rows_split", "held_out_split")
 
 
 def _training_scores(a: VersionView, b: VersionView) -> list[Score]:

@@ -32,7 +32,10 @@ def said(row: Row) -> bytes:
 
 
 def asked_and_answered(row: Row) -> tuple[str, str]:
-    """Return what a row asks and what it answers; of a text all is answer, and of a labelled one the label."""
+    """Return what a row asks and what it answers; of a text all is answer, of a labelled one the label.
+
+    A preference asks which of two answers is better, and answers with its number among both in one order.
+    """
     fields = row.fields
     if row.shape == "text":
         return "", fields["text"]
@@ -42,9 +45,11 @@ def asked_and_answered(row: Row) -> tuple[str, str]:
         messages = fields["messages"]
         last = max((at for at, one in enumerate(messages) if one["role"] == "assistant"), default=len(messages))
         return _conversation(messages[:last]), _conversation(messages[last:])
-    if isinstance(fields["prompt"], str):
-        return fields["prompt"], fields["completion"]
-    return _conversation(fields["prompt"]), _conversation(fields["completion"])
+    if row.shape == "preference":
+        chosen, rejected = _text(fields["chosen"]), _text(fields["rejected"])
+        answers = sorted((chosen, rejected), key=normalised)
+        return "\n".join([_text(fields["prompt"]), *answers]), str(answers.index(chosen) + 1)
+    return _text(fields["prompt"]), _text(fields["completion"])
 
 
 def normalised_row(row: Row) -> str:
@@ -58,9 +63,16 @@ def joined(asked: str, answered: str) -> str:
 
 
 def split_key(row: Row) -> bytes:
-    """Return the digest of the text that may not be on both sides of a split; a labelled text is the same under any label."""
-    text = normalised(row.fields["text"]) if row.shape == "text-label" else normalised_row(row)
+    """Return the digest of the text that may not be on both sides of a split; a labelled text is the same under any label, and what is
+    asked of a preference whatever is preferred.
+    """
+    asked = {"text-label": "text", "preference": "prompt"}.get(row.shape)
+    text = normalised_row(row) if asked is None else normalised(_text(row.fields[asked]))
     return hashlib.sha256(text.encode()).digest()
+
+
+def _text(said: str | list[dict[str, Any]]) -> str:
+    return said if isinstance(said, str) else _conversation(said)
 
 
 def _conversation(messages: list[dict[str, Any]]) -> str:

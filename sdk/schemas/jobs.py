@@ -15,6 +15,7 @@ from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.option_types import Columns
 from sdk.schemas.preview import MOST_JOB_ROWS
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import Day, TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire, digest_of
 
@@ -116,6 +117,8 @@ class TrainingRequest(Wire):
     #: The date that chat templates are given, at each attempt. None: the day on which the job is accepted. Earlier
     #: registries don't know this field, so it is sent only if it is set.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
+    #: The version whose training is made again, with all that it was made from.
+    like: Annotated[RecordedTraining | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("adapter")
     @classmethod

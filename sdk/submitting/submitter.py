@@ -34,14 +34,15 @@ from sdk.schemas.jobs import (
     PreviewJobRequest,
     TrainingRequest,
 )
-from sdk.schemas.option_clashes import both_held_out
+from sdk.schemas.option_clashes import both_held_out, no_reference
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
+from sdk.submitting.again import recorded_request, refuse_options
 from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.job_options import JobTerms
-from sdk.validation import build, check_loss_on, check_objective
+from sdk.validation import build, check_loss_on, check_objective, check_together
 
 
 class JobSubmitter:
@@ -60,7 +61,8 @@ class JobSubmitter:
         *,
         base: str | Path | None,
         parent: str | None,
-        data: str | Path,
+        like: str | None,
+        data: str | Path | None,
         eval_data: str | Path | None,
         checkpoint: CheckpointPolicy,
         from_checkpoint: CheckpointRef | None,
@@ -68,6 +70,13 @@ class JobSubmitter:
         key: str | None,
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
+        if like is not None:
+            inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data}
+            refuse_options(like, {**inputs, "from_checkpoint": from_checkpoint, **options})
+            made = versions.resolve(self._transport, str(parse_ref(like)))
+            return self._submit(recorded_request(self._transport, made, adapter, checkpoint), terms, key)
+        if data is None:
+            raise InvalidInput("a training needs data, or like, a version whose training is made again", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
         spec = build(TrainingSpec, **options) if continued is None else continued_spec(continued, options)
         if base is None and continued is None:
@@ -102,10 +111,14 @@ class JobSubmitter:
             check_loss_on(spec.loss_on, held_out)
         if rows.columns != spec.columns:
             spec = spec.model_copy(update={"columns": rows.columns})
-        if objective == "classify":
+        if objective is not None:
+            check_together(spec, objective)
+        if objective not in (None, "sft"):
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
-            spec = build(TrainingSpec, **{**spec.model_dump(), "objective": objective})
-        chosen = self._base(base, continued, namespace, spec, causal=objective == "sft")
+            spec = spec.model_copy(update={"objective": objective})
+        if objective == "dpo" and continued is not None:
+            raise InvalidInput(no_reference(continued.ref), param="parent")
+        chosen = self._base(base, continued, namespace, spec, causal=objective in ("sft", "dpo"))
         sent = self._sent(rows, namespace)
         kept = None if held_out is None else self._sent(held_out, namespace)
         request = TrainingRequest(

@@ -19,6 +19,7 @@ from sdk.errors import InvalidInput, NotFound
 _JOB_KEYS = (
     "base",
     "parent",
+    "like",
     "data",
     "eval_data",
     "priority",
@@ -34,6 +35,9 @@ _JOB_KEYS = (
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
 @click.option("--from", "parent", metavar="REF", help="Continue a version: over its base, with its LoRA configuration.")
+@click.option(
+    "--like", metavar="REF", help="Make a version's training again: its options, rows and base are in its record."
+)
 @click.option(
     "--data",
     help="Rows to train on: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
@@ -59,9 +63,11 @@ _JOB_KEYS = (
 )
 @click.option(
     "--objective",
-    type=click.Choice(["sft", "classify"]),
-    help="Predict the next token (sft) or the label of {text, label} rows (classify). [default: by the rows]",
+    type=click.Choice(["sft", "classify", "dpo"]),
+    help="Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
+    " chosen, rejected} rows (dpo). [default: by the rows]",
 )
+@click.option("--beta", type=float, help="dpo: how close the model stays to the base. [default: 0.1]")
 @click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
@@ -156,8 +162,10 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
       adapterctl train team/sql --base ./base --data sql.csv --targets all-linear
       adapterctl train sql --base ./b --data sql.csv --use-rslora --alpha 16
       adapterctl train sql --from sql@v3 --data more.csv
+      adapterctl train sql --like sql@v3
       adapterctl train sql --base ./b --data sql.csv --holdout 0.1
       adapterctl train mood --base ./bert --data mood.csv --objective classify
+      adapterctl train tone --base ./b --data preferences.jsonl --lr 5e-6
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """
@@ -165,7 +173,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     options.update({key: value for key, value in given.items() if value is not None})
     if "memory" in options:
         options["memory"] = _as_bytes(options["memory"])
-    for required in ("data",) if options.get("parent") else ("base", "data"):
+    needed = () if options.get("like") else ("data",) if options.get("parent") else ("base", "data")
+    for required in needed:
         if not options.get(required):
             raise InvalidInput(f"a training needs --{required}; see: adapterctl train --help", param=required)
     with open_client() as client:
@@ -184,6 +193,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         return
     if result["existing"]:
         say("these bytes are already a version")
+    if result.get("same"):
+        say(f"the files are those of {job.view.request['like']['ref']}")
     for warning in result.get("warnings", []):
         say(f"warning: {warning}")
     click.echo(result["ref"])
@@ -192,6 +203,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         before, after = metrics.get("eval_loss_base"), metrics.get("eval_loss")
         if before is not None and after is not None:
             say(f"held-out loss {before:.3f} → {after:.3f}")
+        if (share := metrics.get("eval_preference_accuracy")) is not None:
+            say(f"the chosen answer is preferred in {share:.0%} of the held-out rows")
         say(f"see it: adapterctl show {result['ref']}")
 
 

@@ -219,6 +219,9 @@ def tokenise(
             made = [piece for each in made for piece in split_text(each, max_length)]
             split += len(made) > 1
         kept = [example for each in made if (example := cut_example(each, max_length)) is not None]
+        if shape == "preference" and (len(kept) < 2 or kept[0].input_ids == kept[1].input_ids):
+            # The answers differ only in what was cut off.
+            kept = []
         cut += any(len(example.input_ids) > max_length for example in made)
         used += bool(kept)
         dropped += not kept
@@ -298,6 +301,8 @@ class ExampleMaker:
     def examples(self, row: Row) -> list[Example]:
         """Return the examples of one row. Raises RowRefused, PipelineError if the base has no chat template."""
         fields = row.fields
+        if row.shape == "preference":
+            return [self._alone(row, key) for key in ("chosen", "rejected")]
         if row.shape == "text":
             ids = _ended(self._tokenizer(fields["text"])["input_ids"], self._tokenizer)
             return [Example(ids, list(ids), [], "", fields["text"], ids[-1])]
@@ -310,6 +315,17 @@ class ExampleMaker:
             )
         samples = [self._note(sample) for sample in self._samples(row)]
         return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
+
+    def _alone(self, row: Row, key: str) -> Example:
+        """Return one of the two answers of a preference as an example. Raises RowRefused where it takes several."""
+        fields = {name: value for name, value in row.fields.items() if name in ("prompt", "tools")}
+        made = self.examples(Row(row.where, "prompt", {**fields, "completion": row.fields[key]}))
+        if len(made) > 1:
+            raise RowRefused(
+                f"has a `{key}` of several answers, which the base's chat template renders one by one; move all but the last "
+                "of them into `prompt`"
+            )
+        return made[0]
 
     @property
     def template(self) -> str | None:

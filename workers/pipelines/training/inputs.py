@@ -17,12 +17,14 @@ from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
 from sdk.rows.holdout import hold_out_of, rows_digest
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.option_clashes import both_held_out
+from sdk.schemas.option_clashes import both_held_out, no_reference
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
+from workers.pipelines.data.preferences import preference
 from workers.pipelines.data.rows import Row, Shape, count_equal, read_rows
 from workers.pipelines.data.split import Split, read_split
 from workers.pipelines.data.tokenise import (
@@ -72,6 +74,8 @@ class Inputs:
     checkpoints: Checkpoints | None
     resumed: Resumed | None
     parent: Continued | None
+    #: The version whose training this is again.
+    like: RecordedTraining | None
     #: Rows and digests of the two sides, where some of the rows are held out.
     split: dict[str, JsonScalar]
     #: What the audit found in the rows: how many rows by kind.
@@ -89,6 +93,7 @@ def read_inputs(
     checkpoints: Checkpoints | None,
     day: date | None = None,
     parent: Continued | None = None,
+    like: RecordedTraining | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     device = choose_device()
@@ -96,8 +101,12 @@ def read_inputs(
     split = _read_split(data, eval_data, spec)
     given = split.training
     objective = _objective(spec, given[0].shape)
+    if objective.name == "dpo" and parent is not None:
+        raise PipelineError(
+            FailureReason.SPEC, f"The training can't continue a version: {no_reference('that version')}."
+        )
     classes = None
-    tokenizer = load_tokenizer(base, ends=objective is SFT)
+    tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
     if objective is CLASSIFY:
         pad = pad_token_id(read_config(base), tokenizer)
         # A label that is held out alone is one that rows of this file have.
@@ -117,7 +126,7 @@ def read_inputs(
         seen = count_equal(kept, given)
         _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
         held = _tokens(base, kept, tokenizer, spec, classes, day)
-    schedule = _schedule(spec, len(rows.examples))
+    schedule = _schedule(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
         "base": base_name,
@@ -158,6 +167,7 @@ def read_inputs(
         checkpoints=checkpoints,
         resumed=resumed,
         parent=parent,
+        like=like,
         split=_sides(split),
     )
 
@@ -187,7 +197,7 @@ def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
         name = resolve_objective(spec.objective, shape)
     except ObjectiveError as error:
         raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
-    return CLASSIFY if name == "classify" else SFT
+    return {"classify": CLASSIFY, "dpo": preference(spec.beta), "sft": SFT}[name]
 
 
 def _tokens(

@@ -92,6 +92,21 @@ BAD: list[tuple[str, list[Any], dict[str, list[list[str]]]]] = [
         said(conflict=[[1, 2]]),
     ),
     ("two answers in a conversation", [chat("a", "b"), chat("a", "c")], said(conflict=[[1, 2]])),
+    (
+        "the other preferred",
+        [{"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "P", "chosen": "b", "rejected": "A"}],
+        said(conflict=[[1, 2]]),
+    ),
+    (
+        "other answers to a preference",
+        [{"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "b", "rejected": "c"}],
+        {},
+    ),
+    (
+        "a preference again",
+        [{"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p ", "chosen": "A", "rejected": "b"}],
+        said(normalised_duplicate=[[1, 2]]),
+    ),
     ("no width", [{"text": "a\u200bb"}], said(control_characters=[[1]])),
     ("a joiner behind Latin", [{"text": "pass\u200dword"}], said(control_characters=[[1]])),
     ("right to left", [{"text": "a\u202eb"}], said(control_characters=[[1]])),

@@ -119,6 +119,17 @@ def test_rows_that_can_not_be_split_are_refused_before_they_are_sent(
         check_data(path, hold_out=hold_out_of(spec))
 
 
+def test_what_is_asked_of_preferences_is_on_one_side(tmp_path: Path) -> None:
+    rows = rows_of([{"prompt": f"{'p ' * (n % 4)}p", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(12)])
+    for seed in range(9):
+        sides = split(rows, HoldOut(0.3, seed))
+        assert sides is not None
+        training, held = ({row.fields["prompt"] for row in side} for side in sides)
+        assert training
+        assert held
+        assert not training & held
+
+
 def test_the_column_of_groups_may_be_one_that_rows_are_made_of(tmp_path: Path) -> None:
     path = tmp_path / "faq.csv"
     path.write_text("topic,question,answer\nx,q,a\nx,r,b\ny,s,c\n")

@@ -185,7 +185,9 @@ def _name_differences(setting: Setting, on_progress: Callable[[Progress], None])
     like = setting.given.like
     if like is not None:
         found = ", ".join(like.differences(ran_with(setting)))
-        said = f"other than {like.ref} had: {found}" if found else f"all that {like.ref} ran with is as it was"
+        said = (
+            f"other than {like.ref} had: {found}" if found else f"libraries, device and samples are those of {like.ref}"
+        )
         on_progress(Progress(phase="check", message=said))
 
 

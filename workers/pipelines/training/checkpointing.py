@@ -1,0 +1,56 @@
+"""Whether activations are kept or computed twice: what the planner forecasts, against the memory that is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sdk.lora.planning.adapter import AdaptedModule, AdapterPlan
+from sdk.lora.planning.blueprint import blueprint_of
+from sdk.lora.planning.families import ConfigError
+from sdk.lora.planning.footprint import DROPOUT_MASK, pass_parts
+from workers.pipelines.model.device import DTYPES
+from workers.pipelines.model.loading import LoadedBase
+from workers.pipelines.training.inputs import Inputs
+
+#: Activations may take this share of the memory that is available once the base is loaded.
+_ACTIVATION_SHARE = 0.5
+
+
+def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
+    """Say whether the activations of the longest forward pass would not fit, so that they are computed twice.
+
+    `model` has its adapters. This only chooses between speed and memory.
+    """
+    config = loaded.model.config.get_text_config()
+    # A family may have other names for these, which the config knows.
+    named = {name: getattr(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    shapes = {name: list(parameter.shape) for name, parameter in loaded.model.named_parameters()}
+    lengths = sorted((len(example.input_ids) for example in given.rows.examples), reverse=True)
+    try:
+        blueprint = blueprint_of(config.to_dict() | named, shapes)
+    except ConfigError:
+        # Nothing can be forecast; computing twice costs time alone.
+        return True
+    parts = pass_parts(
+        blueprint,
+        adapter_in(model),
+        tokens=lengths[0] * min(given.spec.batch_size, len(lengths)),
+        length=lengths[0],
+        checkpointing=False,
+        width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
+        attention="eager" if config._attn_implementation == "eager" else "sdpa",
+        mask=DROPOUT_MASK["cuda" if given.device.kind == "cuda" else "cpu"] if given.spec.dropout else 0,
+    )
+    return sum(parts.values()) > _ACTIVATION_SHARE * given.device.available_memory_bytes()
+
+
+def adapter_in(model: Any) -> AdapterPlan:
+    """Return what a model's A and B are of: (r, in) and (out, r)."""
+    found = {}
+    for name, module in model.named_modules():
+        for key, a in getattr(module, "lora_A", {}).items():
+            (rank, into), out = a.weight.shape[:2], module.lora_B[key].weight.shape[0]
+            found[name] = AdaptedModule(rank, out, into, 1, dora=key in module.lora_magnitude_vector)
+    return AdapterPlan(found, {}, [])

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 from sdk.schemas.wire import Wire
 
-#: "fits" within 70 % of the card, "tight" within all of it.
+#: "tight" needs all of the card, or nearly; what "fits" leaves room for is said where it is used.
 Verdict = Literal["fits", "tight", "no"]
 PlanMethod = Literal["qlora", "lora", "full"]
 Task = Literal["instruct", "summarise", "code", "format"]
+
+
+class PlanOptions(TypedDict, total=False):
+    """The fields of `TrainingSpec` that a plan depends on, or that it checks, as keywords of a function."""
+
+    rank: int
+    alpha: float | None
+    dropout: float
+    targets: str
+    exclude: str | None
+    use_rslora: bool
+    use_dora: bool
+    rank_pattern: str | None
+    layers_to_transform: str | None
+    bias: Literal["none", "all", "lora_only"]
+    modules_to_save: str | None
+    trainable_token_indices: str | None
+    quant_type: Literal["nf4", "fp4"]
+    double_quant: bool
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+    lr: float
+    batch_size: int
+    grad_accum: int
+    max_length: int
 
 
 class PlanPart(Wire):
@@ -45,7 +69,7 @@ class Forecast(Wire):
 
 
 class CardFit(Wire):
-    """Whether a training fits a card, by the method."""
+    """Whether a training fits a card, by the method: "fits" takes at most 70 % of it, with the batch and length asked for."""
 
     card: str
     memory_bytes: int
@@ -86,6 +110,7 @@ class Plan(Wire):
     card_bytes: dict[PlanMethod, int]
     #: The card that was asked for, or the smallest that this fits.
     card: str | None
+    #: Of the forecast on that card: "fits" takes at most 90 %.
     verdict: Verdict
     cards: list[CardFit]
     recommendation: list[Choice]

@@ -151,7 +151,7 @@ def plan_of(base: Blueprint, asked: Asked) -> Plan:
         forecast=chosen,
         card_bytes={name: forecast.card_bytes for name, forecast in customary.items()},
         card=None if card is None else card.name,
-        verdict="no" if card is None else _verdict(chosen, card),
+        verdict="no" if card is None else _verdict(chosen, card, FULL_ENOUGH),
         cards=[
             CardFit(
                 card=each.name,
@@ -180,9 +180,9 @@ def _method(customary: dict[PlanMethod, Forecast], card: Card | None) -> PlanMet
     return "lora" if card is not None and _verdict(customary["lora"], card) == "fits" else "qlora"
 
 
-def _verdict(forecast: Forecast, card: Card) -> Verdict:
+def _verdict(forecast: Forecast, card: Card, share: float = ROOMY) -> Verdict:
     needed = forecast.card_bytes
-    return "fits" if needed <= ROOMY * card.memory_bytes else "tight" if needed <= card.memory_bytes else "no"
+    return "fits" if needed <= share * card.memory_bytes else "tight" if needed <= card.memory_bytes else "no"
 
 
 def _configured(planner: _Planner, method: PlanMethod, card: Card | None) -> Forecast:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support import published_configs as configs
 
+from sdk.lora.planning import common_bases as configs
 from sdk.lora.planning.adapter import adapter_of
 from sdk.lora.planning.blueprint import UnknownFamilyError, blueprint_of
 from sdk.lora.planning.families import ConfigError
@@ -22,6 +22,11 @@ PARAMETERS = {
     "MISTRAL_7B": 7_241_732_096,
     "QWEN3_30B_A3B": 30_532_122_624,
     "GPT_2_MEDIUM": 354_823_168,
+    "MIXTRAL_8X7B": 46_702_792_704,
+    "LLAMA_3_2_1B": 1_235_814_400,
+    "SMOLLM2_135M": 134_515_008,
+    "QWEN2_5_7B": 7_615_616_512,
+    "QWEN3_8B": 8_190_735_360,
 }
 
 

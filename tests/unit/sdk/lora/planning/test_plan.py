@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support import published_configs as configs
 
+from sdk.lora.planning import common_bases as configs
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.cards import CARDS, CardError, card_of
 from sdk.lora.planning.plan import Asked, plan_of

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sdk.lora.planning.adapter import AdaptedModule, AdapterPlan
-from sdk.lora.planning.blueprint import blueprint_of
+from sdk.lora.planning.blueprint import Blueprint, blueprint_of
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.footprint import DROPOUT_MASK, pass_parts
 from workers.pipelines.model.device import DTYPES
@@ -23,13 +23,9 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
 
     `model` has its adapters. This only chooses between speed and memory.
     """
-    config = loaded.model.config.get_text_config()
-    # A family may have other names for these, which the config knows.
-    named = {name: getattr(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
-    shapes = {name: list(parameter.shape) for name, parameter in loaded.model.named_parameters()}
     lengths = sorted((len(example.input_ids) for example in given.rows.examples), reverse=True)
     try:
-        blueprint = blueprint_of(config.to_dict() | named, shapes)
+        blueprint = blueprint_in(loaded.model)
     except ConfigError:
         # Nothing can be forecast; computing twice costs time alone.
         return True
@@ -40,10 +36,19 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
         length=lengths[0],
         checkpointing=False,
         width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
-        attention="eager" if config._attn_implementation == "eager" else "sdpa",
+        attention="eager" if loaded.model.config.get_text_config()._attn_implementation == "eager" else "sdpa",
         mask=DROPOUT_MASK["cuda" if given.device.kind == "cuda" else "cpu"] if given.spec.dropout else 0,
     )
     return sum(parts.values()) > _ACTIVATION_SHARE * given.device.available_memory_bytes()
+
+
+def blueprint_in(model: Any) -> Blueprint:
+    """Return the blueprint of a base in memory. Raises ConfigError for a config of none of the usual numbers."""
+    config = model.config.get_text_config()
+    # A family may have other names for these, which the config knows.
+    named = {name: getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    return blueprint_of(config.to_dict() | named, shapes)
 
 
 def adapter_in(model: Any) -> AdapterPlan:

@@ -72,16 +72,16 @@ def plan_command(base: str, style: str, **given: Any) -> None:
       adapterctl plan --base ./base --gpu 24GB --format json | jq .forecast.parts
     """
     options = {name: value for name, value in given.items() if value is not None}
-    found = _planned(base, options)
+    found = planned(base, options)
     if style == "json":
         print_json(found.model_dump(mode="json") | {"forecast_card_bytes": found.forecast.card_bytes})
     elif style == "quiet":
         click.echo(found.verdict)
     else:
-        _print(found)
+        print_plan(found)
 
 
-def _planned(base: str, options: dict[str, Any]) -> Plan:
+def planned(base: str, options: dict[str, Any]) -> Plan:
     """Return the plan; a registry is opened only for a base that is registered."""
     from sdk.examining.planning import is_file_or_folder, plan_training
 
@@ -93,7 +93,8 @@ def _planned(base: str, options: dict[str, Any]) -> Plan:
         return client.plan(base, **options)
 
 
-def _print(found: Plan) -> None:
+def print_plan(found: Plan) -> None:
+    """Print a plan within 80 columns."""
     click.echo(f"{found.model_type}, {found.parameters:,} parameters, by its {found.shapes_from}")
     share = f"{found.percent_of_base:.4f} % of the base, {found.percent_of_both:.4f} % of both"
     click.echo(f"{found.method} trains {found.trainable:,}: {share}")

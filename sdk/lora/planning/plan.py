@@ -19,7 +19,6 @@ from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.planning.cards import CARDS, Card, card_of
 from sdk.lora.planning.footprint import (
-    DROPOUT_MASK,
     Attention,
     adapter_parts,
     full_parts,
@@ -114,7 +113,7 @@ class _Planner:
             length=length,
             checkpointing=checkpointing,
             attention=attention,
-            mask=DROPOUT_MASK["cuda"] if spec.dropout else 0,
+            dropout=spec.dropout,
             chunk_tokens=self.asked.logit_chunk_tokens,
         )
         how = "checkpointed" if checkpointing else "all kept"

@@ -9,7 +9,7 @@ import torch
 from sdk.lora.planning.adapter import AdaptedModule, AdapterPlan
 from sdk.lora.planning.blueprint import Blueprint, blueprint_of
 from sdk.lora.planning.families import ConfigError
-from sdk.lora.planning.footprint import DROPOUT_MASK, pass_parts
+from sdk.lora.planning.footprint import pass_parts
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.training.inputs import Inputs
@@ -37,7 +37,8 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
         checkpointing=False,
         width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
         attention="eager" if loaded.model.config.get_text_config()._attn_implementation == "eager" else "sdpa",
-        mask=DROPOUT_MASK["cuda" if given.device.kind == "cuda" else "cpu"] if given.spec.dropout else 0,
+        dropout=given.spec.dropout,
+        place="cuda" if given.device.kind == "cuda" else "cpu",
     )
     return sum(parts.values()) > _ACTIVATION_SHARE * given.device.available_memory_bytes()
 

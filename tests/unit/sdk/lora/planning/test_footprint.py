@@ -78,18 +78,25 @@ def test_experts_stay_in_16_bit() -> None:
 
 def test_logits_are_there_whole_or_in_chunks() -> None:
     whole = logits_bytes(tokens=4096, vocabulary=262_208)
-    assert whole == 4096 * 262_208 * 10
+    assert whole == 4096 * 262_208 * 14
+    assert logits_bytes(tokens=4096, vocabulary=262_208, place="cpu") == 4096 * 262_208 * 12
     assert logits_bytes(tokens=4096, vocabulary=262_208, chunk_tokens=512) == whole // 8
-    assert logits_bytes(tokens=100, vocabulary=10, chunk_tokens=512) == 100 * 10 * 10
+    assert logits_bytes(tokens=100, vocabulary=10, chunk_tokens=512) == 100 * 10 * 14
 
 
-def test_checkpointing_keeps_the_inputs_of_layers_and_one_layer() -> None:
+def test_checkpointing_keeps_the_inputs_of_layers_and_one_layer_beyond_the_logits() -> None:
     adapter = adapter_of(LLAMA, TrainingSpec())
-    sizes = [
-        pass_parts(LLAMA, adapter, tokens=4096, length=1024, checkpointing=on)["activations"] for on in (False, True)
-    ]
-    layer = layer_bytes(LLAMA, adapter, tokens=4096, length=1024)
-    assert sizes[0] - sizes[1] == 31 * layer - 32 * 2 * 4096 * 4096
+
+    def activations(**options: Any) -> int:
+        return pass_parts(LLAMA, adapter, tokens=4096, length=1024, dropout=0.05, **options)["activations"]
+
+    layer = layer_bytes(LLAMA, adapter, tokens=4096, length=1024, mask=1)
+    inputs = 32 * 2 * 4096 * 4096
+    gone = 4096 * 32000 * 12
+    assert layer < gone
+    assert activations(checkpointing=False) - activations(checkpointing=True) == 32 * layer - inputs
+    chunked = activations(checkpointing=True, chunk_tokens=256)
+    assert chunked - activations(checkpointing=True) == layer - gone // 16
 
 
 _SHAPE = {"hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "vocab_size": 64, "pad_token_id": 0}

@@ -139,17 +139,14 @@ def _adapter_bytes(adapter: AdapterPlan, *, width: int, mask: int) -> int:
     return max((sum(inputs.values()) for inputs in found.values()), default=0)
 
 
-def logits_bytes(
-    *, tokens: int, vocabulary: int, width: int = HALF, place: Place = "cuda", chunk_tokens: int | None = None
-) -> int:
+def logits_bytes(*, tokens: int, vocabulary: int, width: int = HALF, chunk_tokens: int | None = None) -> int:
     """Return the logits, (tokens, vocabulary), as PyTorch's cross-entropy has them at its peak, in the backward pass.
 
     That is once as computed, and three times in float32: their log-softmax, its gradient, and that of the loss by the
-    log-softmax. On a CPU the last is of zeros, whose pages nothing touches, and 16-bit logits have a 16-bit gradient. In chunks
-    only those of one chunk are there at a time.
+    log-softmax. The last is mostly zeros, and a CPU may not hold all its pages. In chunks only those of one chunk are there at
+    a time.
     """
-    numbers = min(tokens, chunk_tokens or tokens) * vocabulary
-    return numbers * (width + 12 if place == "cuda" else 12)
+    return min(tokens, chunk_tokens or tokens) * vocabulary * (width + 12)
 
 
 def pass_parts(
@@ -173,9 +170,7 @@ def pass_parts(
     """
     mask = _DROPOUT_MASK[place] if dropout else 0
     layer = layer_bytes(base, adapter, tokens=tokens, length=length, width=width, attention=attention, mask=mask)
-    logits = logits_bytes(
-        tokens=tokens, vocabulary=base.vocabulary, width=width, place=place, chunk_tokens=chunk_tokens
-    )
+    logits = logits_bytes(tokens=tokens, vocabulary=base.vocabulary, width=width, chunk_tokens=chunk_tokens)
     inputs = width * tokens * base.hidden
     gone = logits - width * min(tokens, chunk_tokens or tokens) * base.vocabulary
     held = base.layers * inputs + max(0, layer - gone) if checkpointing else base.layers * layer

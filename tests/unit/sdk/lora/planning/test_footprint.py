@@ -79,7 +79,6 @@ def test_experts_stay_in_16_bit() -> None:
 def test_logits_are_there_whole_or_in_chunks() -> None:
     whole = logits_bytes(tokens=4096, vocabulary=262_208)
     assert whole == 4096 * 262_208 * 14
-    assert logits_bytes(tokens=4096, vocabulary=262_208, place="cpu") == 4096 * 262_208 * 12
     assert logits_bytes(tokens=4096, vocabulary=262_208, chunk_tokens=512) == whole // 8
     assert logits_bytes(tokens=100, vocabulary=10, chunk_tokens=512) == 100 * 10 * 14
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -22,6 +25,12 @@ from sdk.schemas.catalog import BaseView
 from sdk.schemas.planning import Plan, PlanMethod, Task
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build
+from sdk.worker_program import missing_libraries, run_program
+
+_PROGRAM = "workers.pipelines.model.shapes"
+_LIBRARIES = ("torch", "transformers")
+#: Importing them takes seconds, and up to a minute from a cold disk.
+_TIMEOUT_S = 180.0
 
 
 class Registry(Protocol):
@@ -107,9 +116,27 @@ def _blueprint(base: str | Path, config: dict[str, Any], shapes: dict[str, list[
             f"the config of {base} {error}; correct it, or download the base again", param="base"
         ) from error
     except UnknownFamilyError as error:
-        raise Unavailable(
-            f"{error}; give the folder with its weights as well, whose headers say the shapes: adapterctl plan --base ./FOLDER"
-        ) from error
+        shapes = _shapes_by_the_worker(error, config)
+    try:
+        return replace(blueprint_of(config, shapes), shapes_from="model")
+    except ConfigError as error:
+        raise InvalidBase(f"the config of {base} {error}; give the folder with its weights", param="base") from error
+
+
+def _shapes_by_the_worker(unknown: UnknownFamilyError, config: dict[str, Any]) -> dict[str, list[int]]:
+    """Have a program of the worker's build the model without its numbers. Raises Unavailable, InvalidBase for no causal model."""
+    advice = "give the folder with its weights as well, whose headers say the shapes: adapterctl plan --base ./FOLDER"
+    if missing_libraries(_LIBRARIES):
+        raise Unavailable(f"{unknown}; {advice}, or run: pip install 'adapterctl[worker]'")
+    try:
+        answer = run_program(_PROGRAM, asked=json.dumps(config).encode(), timeout_s=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        answer = None
+    if answer is None:
+        raise Unavailable(f"{unknown}, and the worker's libraries built no model of it; {advice}")
+    if "refused" in answer:
+        raise InvalidBase(f"{unknown}; {answer['refused']}", param="base")
+    return {str(name): list(map(int, shape)) for name, shape in answer["shapes"].items()}
 
 
 def _config_and_shapes(registry: Registry | None, base: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:

@@ -93,8 +93,8 @@ class Plan(Wire):
     model_type: str
     #: Parameters of the base, a tied head counted once.
     parameters: int
-    #: "config" for a table of the family, "files" for the headers of the weights.
-    shapes_from: Literal["config", "files"]
+    #: "config" for a table of the family, "files" for the headers of the weights, "model" for what transformers builds.
+    shapes_from: Literal["config", "files", "model"]
     method: PlanMethod
     trainable: int
     #: Trainable parameters over those of the base, and over both together, as PEFT prints it.

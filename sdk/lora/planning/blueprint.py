@@ -60,7 +60,7 @@ class Blueprint:
     experts: int = 0
     #: Whether the family is known: otherwise counts are exact where shapes came from files, and activations are those of Llama.
     known: bool = True
-    shapes_from: Literal["config", "files"] = "config"
+    shapes_from: Literal["config", "files", "model"] = "config"
     #: Parts of the model that are not counted; "" where all are.
     left_out: str = ""
 

@@ -221,7 +221,8 @@ def _qwen3(n: Numbers, _number: int) -> Shapes:
 def _qwen3_moe(n: Numbers, number: int) -> Shapes:
     bias = n.says("attention_bias")
     every = n.of("decoder_sparse_step", default=1)
-    dense = number in (n.config.get("mlp_only_layers") or ()) or (number + 1) % every
+    plain = n.config.get("mlp_only_layers")
+    dense = (isinstance(plain, list) and number in plain) or (number + 1) % every
     return (
         _attention(n, qkv_bias=bias, out_bias=bias, head_norms=True)
         | (_mlp(n) if dense else _experts(n))

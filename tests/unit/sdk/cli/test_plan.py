@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from typing import Any, get_type_hints
 
 import pytest
 from click.testing import CliRunner, Result
+from support.packed_files import PACKED, write_packed_base
 from support.registries import embedded
-from support.small import write_base, write_safetensors
+from support.small import TENSORS, write_base, write_safetensors
 
 from sdk import errors
 from sdk.cli.commands.plan import plan_command
+from sdk.examining import planning
 from sdk.examining.planning import plan_training
 from sdk.lora.planning import common_bases as configs
 from sdk.schemas.planning import Plan, PlanOptions
@@ -101,12 +104,18 @@ def test_bad_options_are_refused_before_a_base_is_looked_for(
     [
         ({"num_hidden_layers": None}, errors.InvalidBase, 2, "says no num_hidden_layers; correct it"),
         ({"model_type": "brandnew"}, errors.Unavailable, 9, "the family 'brandnew' is not one whose shapes follow"),
-        ({"model_type": None}, errors.Unavailable, 9, "give the folder with its weights"),
+        ({"model_type": None}, errors.Unavailable, 9, "give the folder with its weights.*adapterctl.worker"),
     ],
 )
 def test_a_config_that_nothing_follows_from(
-    said: dict[str, Any], kind: type[errors.AdapterctlError], exit_code: int, sentence: str, config: Callable[..., str]
+    said: dict[str, Any],
+    kind: type[errors.AdapterctlError],
+    exit_code: int,
+    sentence: str,
+    config: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(planning, "missing_libraries", lambda names: list(names))
     with pytest.raises(kind, match=sentence) as caught:
         plan_training(None, config(configs.LLAMA_2_7B | said))
     assert caught.value.exit_code == exit_code
@@ -116,6 +125,35 @@ def test_the_keywords_are_fields_of_a_training_and_options_of_the_command() -> N
     ours, theirs = get_type_hints(PlanOptions), get_type_hints(TrainingOptions)
     assert ours == {name: theirs[name] for name in ours}
     assert ours.keys() - {parameter.name for parameter in plan_command.params} == {"quant_type"}
+
+
+def test_the_worker_says_the_shapes_of_an_unknown_family(config: Callable[..., str]) -> None:
+    pytest.importorskip("transformers")
+    said = {"model_type": "stablelm", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 50}
+    base = config(said | {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4})
+    found = plan_training(None, base, targets="qv", rank=2)
+    assert (found.shapes_from, found.trainable) == ("model", 2 * 2 * 2 * 64)
+    assert "memory may be off" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "sentence"),
+    [
+        ({"refused": "No causal language model is known for it."}, errors.InvalidBase, "No causal language model"),
+        (None, errors.Unavailable, "built no model of it; give the folder with its weights"),
+    ],
+)
+def test_a_family_that_the_worker_does_not_know_either(
+    answer: Any,
+    kind: type[Exception],
+    sentence: str,
+    config: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "missing_libraries", lambda names: [])
+    monkeypatch.setattr(planning, "run_program", lambda module, **options: answer)
+    with pytest.raises(kind, match=sentence):
+        plan_training(None, config(configs.LLAMA_2_7B | {"model_type": "brandnew"}))
 
 
 def test_targets_and_lengths_that_the_base_lacks(config: Callable[..., str]) -> None:
@@ -144,6 +182,14 @@ def test_the_files_of_an_unknown_family_say_its_shapes(tmp_path: Path) -> None:
     write_safetensors(base / "model.safetensors", {"x.weight": [4, 4]}, value=0.5)
     with pytest.raises(errors.InvalidTargets, match="no linear module"):
         plan_training(None, base, targets="nope")
+
+
+def test_a_base_that_is_stored_in_4_bits_has_the_shapes_that_it_stands_for(tmp_path: Path) -> None:
+    base = write_packed_base(tmp_path / "base")
+    said = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(NUMBERS | said))
+    whole = TENSORS | PACKED
+    assert plan_training(None, base).parameters == sum(math.prod(shape) for shape in whole.values())
 
 
 def test_a_registered_base_by_its_id(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -118,6 +119,17 @@ def test_what_the_base_lacks(options: dict[str, Any], said: str) -> None:
 def test_a_config_that_lacks_a_number(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         blueprint_of(configs.LLAMA_2_7B | changed)
+
+
+def test_what_a_stranger_writes_is_no_crash() -> None:
+    for changed in (
+        {"mlp_only_layers": 3},
+        {"decoder_sparse_step": "2"},
+        {"num_experts_per_tok": -1},
+        {"head_dim": []},
+    ):
+        with contextlib.suppress(ConfigError):
+            blueprint_of(configs.QWEN3_30B_A3B | changed)
 
 
 def test_an_unknown_family_needs_its_files() -> None:

@@ -140,11 +140,11 @@ def _adapter_bytes(adapter: AdapterPlan, *, width: int, mask: int) -> int:
 
 
 def logits_bytes(*, tokens: int, vocabulary: int, width: int = HALF, chunk_tokens: int | None = None) -> int:
-    """Return the logits, (tokens, vocabulary), as PyTorch's cross-entropy has them at its peak, in the backward pass.
+    """Return the logits, (tokens, vocabulary), as cross-entropy has them in the backward pass: an upper estimate.
 
     That is once as computed, and three times in float32: their log-softmax, its gradient, and that of the loss by the
-    log-softmax. The last is mostly zeros, and a CPU may not hold all its pages. In chunks only those of one chunk are there at
-    a time.
+    log-softmax. Whether all four are there at once was not seen; with less, forecasts were too low on a CPU
+    (`benchmarks/planning.py`). In chunks only those of one chunk are there at a time.
     """
     return min(tokens, chunk_tokens or tokens) * vocabulary * (width + 12)
 

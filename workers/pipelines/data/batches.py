@@ -78,12 +78,13 @@ def supervised_tokens(batch: Batch) -> int:
 
 def loss_sum(model: Any, batch: Batch) -> Any:
     """Return the summed cross-entropy in nats over a batch's supervised tokens, a float32 scalar with its graph."""
-    logits, targets, _ = _predicted(model, batch)
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    logits, targets, _ = predicted(model, batch)
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def _predicted(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
-    """Return the logits before each supervised token of a batch, float32 (tokens, vocab), the tokens, and how many each row has.
+def predicted(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
+    """Return the logits before each supervised token of a batch, (tokens, vocab) as the model has them, the tokens, and how
+    many each row has.
 
     The logits are computed only at positions where some row of the batch has a supervised next token: with a
     vocabulary of 49,152 the head is otherwise a third of the work, most of it for prompt tokens.
@@ -99,7 +100,7 @@ def _predicted(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
     else:
         logits = model(**inputs).logits[:, :-1]
     kept = targets != IGNORED
-    return logits[kept].float(), targets[kept], kept.sum(dim=1)
+    return logits[kept], targets[kept], kept.sum(dim=1)
 
 
 def example_losses(
@@ -110,8 +111,8 @@ def example_losses(
     start = 0
     for batch in example_batches(ordered, SFT, pad_id, rows, device):
         with torch.no_grad():
-            logits, targets, counts = _predicted(model, batch)
-            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+            logits, targets, counts = predicted(model, batch)
+            losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         # Added up on the CPU in float64: in one order, whatever the card.
         sums = [math.fsum(part.tolist()) for part in losses.double().cpu().split(counts.tolist())]
         yield list(zip(ordered[start : start + len(sums)], sums, strict=True))

@@ -20,6 +20,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import example_losses
 from workers.pipelines.data.digests import generation_of, tokenizer_of
+from workers.pipelines.data.general_texts import GENERAL_DIGEST
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import (
     IGNORED,
@@ -38,6 +39,7 @@ from workers.pipelines.model.device import Device, choose_device, memory_errors_
 from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
 from workers.pipelines.model.shared_base import SharedBase
+from workers.pipelines.scoring.forgetting import general_scores, read_bare
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
@@ -64,7 +66,7 @@ def evaluate(
     `quantization` None loads the base as it is stored. The loss is in nats a supervised token, weighted by
     tokens; perplexity is exp(loss), and bits_per_byte the same loss by the length of the texts, which models of other
     tokenizers have in common. The completions of the first `generate_rows` rows that have a prompt, decoded greedily,
-    are scored by `metrics`. `day` is what chat templates are told that the date is. A completion ends at
+    are scored by `metrics`. General texts say what the adapter changed beside that. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls.
     What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
     on, loses only that, and is counted. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
@@ -108,6 +110,7 @@ def evaluate(
         prompt_tokens=room if asked else 0,
         generation=generation_of(base) if asked else None,
         metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},
+        general_texts=GENERAL_DIGEST,
     )
     expected = held_in(base, quantization, device, conditions, bare=adapter is None)
     require_unrecorded(recorded, expected, metrics_asked, min(spec.keep_samples, len(asked)))
@@ -120,14 +123,20 @@ def evaluate(
 
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         set_seed(spec.seed)
-        worn = (bases or SharedBase()).wearing(adapter, key=(base, quantization), load=load)
-        with worn as (loaded, model):
+        shared, key = bases or SharedBase(), (base, quantization)
+        general = shared.bare(key=key, load=load, read=lambda model: read_bare(model, tokenizer, base))
+        with shared.wearing(adapter, key=key, load=load) as (loaded, model):
             require_embedded(rows.examples, tokenizer, words=words_of(model))
             begun = time.perf_counter()
             scored = _losses(model, rows.examples, tokenizer, device, spec, on_progress)
             loss_s = time.perf_counter() - begun
             begun = time.perf_counter()
             answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
+            generate_s = time.perf_counter() - begun
+            changed = general_scores(general, None if adapter is None else model)
+    if not changed:
+        said = "no general_loss and general_kl: on the general texts these are no numbers"
+        on_progress(Progress(phase="evaluate", message=said))
     loss = scored.mean_loss
     metrics: dict[str, float] = {
         "loss": loss,
@@ -137,6 +146,7 @@ def evaluate(
         "tokens": float(rows.tokens),
         "tokens_per_s": rows.tokens / loss_s,
         **measured(loaded.shares),
+        **changed,
     }
     with_loss = [example for example in rows.examples if example.row in scored.loss_sums]
     if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
@@ -145,7 +155,7 @@ def evaluate(
         found = score_texts(metrics_asked, answers, [example.reference for example in asked])
         scored.add_answers([example.row for example in asked], answers, found)
         metrics |= found.metrics
-        metrics["generate_s"] = time.perf_counter() - begun
+        metrics["generate_s"] = generate_s
     metrics |= {**scored.counted(), "generated_rows": float(len(asked))}
     file = None
     if rows_to is not None:

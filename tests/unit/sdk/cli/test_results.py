@@ -71,6 +71,9 @@ def evaluated(desk: MergingDesk, refs: list[str], rows: Path, *, fails: int | No
                 "rouge_l": 0.25,
                 "exact_match": 0.5,
                 "chrf": 12.5,
+                "general_loss": 3.25,
+                "general_loss_base": 3.0,
+                "general_kl": 0.125,
                 "rows": 1.0,
             },
             precision="float32",
@@ -102,6 +105,9 @@ class TestResults:
         assert header.split()[:6] == ["REF", "PRECISION", "LOSS", "PERPLEXITY", "ROUGE", "L"]
         assert first.split()[0] == ref
         assert second.split()[2] == "2.5"
+        # What an adapter changed elsewhere; a base has changed nothing.
+        (general,) = (line for line in shown.stdout.splitlines() if "general texts" in line)
+        assert general == f"{ref} on general texts: loss 3.25 (bare base 3), KL 0.125"
         found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         assert [item["ref"] for item in found] == [ref, f"base:{desk.base.id}"]
         assert f"adapterctl jobs result {job}" in run("jobs", "show", job).output

@@ -153,6 +153,14 @@ class RowScore(Wire):
     #: What was generated, or the label that was found; None where nothing was, or no text is kept. One that is too long ends
     #: with a mark.
     prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None
+    #: The row's own label, in classification; None where no text is kept.
+    expected: Annotated[
+        Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
+    #: Probability of the label that was found.
+    confidence: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Field(exclude_if=lambda value: value is None)] = (
+        None
+    )
     #: Score of each metric, those of a row alone where a metric is of a whole corpus; without what it failed on.
     scores: Annotated[dict[Annotated[str, Field(max_length=100)], float], Field(max_length=200)] = {}
 

@@ -14,6 +14,7 @@ from registry.principal import Principal
 from sdk.schemas.evaluation import CORPUS_METRICS, EvaluationReport, EvaluationSpec, RowFile, RowScore
 from sdk.schemas.row_file import RowFileError, read_rows
 from sdk.schemas.work import EvaluationResult
+from sdk.statistics.calibration import Calibration
 
 #: How far a mean may be from that of the rows, absolute and relative.
 _TOLERANCE = 1e-6
@@ -36,8 +37,8 @@ def verify_rows(
                 raise Verification(
                     f"the scores by row of {result.label} can't be read: {error}", param="rows"
                 ) from error
-        if spec.keep_samples == 0 and sums.predictions:
-            raise Invalid(f"the rows of {result.label} hold predictions, and no text is to be kept", param="rows")
+        if spec.keep_samples == 0 and sums.texts:
+            raise Invalid(f"the rows of {result.label} hold texts, and no text is to be kept", param="rows")
         for name, said, found in differences(file, result.report, sums):
             raise Verification(
                 f"the {name} of {result.label} is said to be {said}, and its rows give {found}; "
@@ -56,10 +57,12 @@ class RowSums:
     #: Of the others: nats, and supervised tokens.
     loss: float = 0.0
     tokens: int = 0
-    predictions: int = 0
+    #: Rows with a text.
+    texts: int = 0
     #: Metric → the sum of its scores, and how many rows have one.
     scores: dict[str, float] = field(default_factory=dict)
     scored: Counter[str] = field(default_factory=Counter)
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 def summed(rows: Iterable[RowScore]) -> RowSums:
@@ -72,12 +75,14 @@ def summed(rows: Iterable[RowScore]) -> RowSums:
     sums = RowSums()
     for row in rows:
         sums.rows += 1
-        sums.predictions += row.prediction is not None
+        sums.texts += row.prediction is not None or row.expected is not None
         if row.loss_sum is None:
             sums.failed += 1
         else:
             sums.loss += row.loss_sum
             sums.tokens += row.tokens
+        if row.confidence is not None and "accuracy" in row.scores:
+            sums.calibration.add(row.confidence, row.scores["accuracy"] == 1.0)
         for name, score in row.scores.items():
             sums.scores[name] = sums.scores.get(name, 0.0) + score
             sums.scored[name] += 1
@@ -100,6 +105,8 @@ def differences(
         name: total / sums.scored[name] for name, total in sums.scores.items() if name not in CORPUS_METRICS
     }
     means["loss"] = sums.loss / sums.tokens if sums.tokens else None
+    if sums.calibration.rows:
+        means["expected_calibration_error"] = sums.calibration.error
     for name, mean in means.items():
         if not _near(said.get(name), mean):
             yield name, said.get(name), mean

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.support.ages import age_of
+from sdk.cli.support.label_table import label_lines
 from sdk.cli.support.output import format_option, plain, print_facts, print_json, print_rows, render, say
 from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst_first
 from sdk.cli.support.scores import score_names
@@ -14,6 +16,7 @@ from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
     from sdk.client import Client
+    from sdk.examining.label_counts import LabelCounts
     from sdk.objects import Evaluation
     from sdk.schemas.evaluation import RowScore
 
@@ -79,7 +82,8 @@ def _of(client: Client, target: str) -> list[Evaluation]:
 @click.option("--metric", help="The score by which rows are the worst, such as rouge_l. [default: loss]")
 @format_option
 def evals_show(ident: str, rows: bool, worst: int | None, metric: str | None, style: str) -> None:
-    """Show one set of scores: all metrics, what they depend on, and samples of what was generated.
+    """Show one set of scores: all metrics, what they depend on, and samples of what was generated; of labels also which
+    were taken for which, and whether the adapter is right as often as it is sure.
 
     With --rows it shows each row of the data: its number from 0, its loss in nats a token, scores, and the prediction.
 
@@ -96,12 +100,14 @@ def evals_show(ident: str, rows: bool, worst: int | None, metric: str | None, st
             _print_rows(client.evaluation_rows(ident), worst, metric, style)
             return
         found = client.evaluation(ident)
+        has_labels = "macro_f1" in found.metrics and found.rows_digest is not None and style != "quiet"
+        labels = client.evaluation_labels(ident) if has_labels else None
     if style == "json":
-        print_json(_document(found))
+        print_json({**_document(found), **({} if labels is None else {"labels": asdict(labels)})})
     elif style == "quiet":
         click.echo(found.ref)
     else:
-        _print(found)
+        _print(found, labels)
 
 
 def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, style: str) -> None:
@@ -127,7 +133,7 @@ def _document(found: Evaluation) -> dict[str, Any]:
     return {**found.model_dump(mode="json"), "key": found.key}
 
 
-def _print(found: Evaluation) -> None:
+def _print(found: Evaluation, labels: LabelCounts | None) -> None:
     print_facts(
         [
             ("id", found.id),
@@ -145,6 +151,8 @@ def _print(found: Evaluation) -> None:
     click.echo()
     conditions = [[name, _said(value)] for name, value in found.conditions.items() if value not in (None, [], {}, 0)]
     click.echo(render(["condition", "value"], conditions) if conditions else "its conditions were not recorded")
+    if labels is not None:
+        click.echo("\n" + "\n".join(label_lines(labels)).rstrip())
     for sample in found.samples:
         click.echo(f"\n— {_said(sample.get('prompt', ''))}")
         click.echo(f"  expected:  {_said(sample.get('reference', ''))}")

@@ -256,6 +256,29 @@ class TestRows:
         assert refused.exit_code == 2
         assert said in refused.stderr
 
+    def test_labels_are_counted_where_rows_have_them(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        made = [
+            RowScore(
+                row=n,
+                loss_sum=0.1,
+                tokens=1,
+                expected="ab"[n % 2],
+                prediction="a",
+                confidence=0.9,
+                scores={"accuracy": float(n % 2 == 0)},
+            )
+            for n in range(4)
+        ]
+        said = {"macro_f1": 1 / 3, "expected_calibration_error": 0.4}
+        ident = scored_rows.evaluated(desk, desk.push(), rows, made, **said)
+        shown = run("evals", "show", ident)
+        assert shown.exit_code == 0, shown.output
+        assert "1 a                     2  0" in shown.stdout
+        assert "expected calibration error 0.4" in shown.stdout
+        found = json.loads(run("evals", "show", ident, "--format", "json").stdout)["labels"]
+        assert (found["labels"], found["counts"]) == (["a", "b"], [[2, 0], [2, 0]])
+        assert "EXPECTED" in run("evals", "show", ident, "--rows").stdout
+
     def test_scores_without_rows_say_so(self, desk: MergingDesk, run: Run, rows: Path) -> None:
         ref = desk.push()
         evaluated(desk, [ref], rows)

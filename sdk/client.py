@@ -117,6 +117,7 @@ from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
+from sdk.schemas.slices import SlicedScores
 from sdk.schemas.training_options import TrainingOptions
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
 from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
@@ -738,6 +739,13 @@ class Client:
         Raises NotFound, also where scores have no rows, or no more; VerificationFailed.
         """
         return fetch_rows(self.transport, self.cache, ident, http=self.http, on_transfer=self._on_transfer)
+
+    def evaluation_slices(self, ident: str, *, by: str) -> SlicedScores:
+        """Scores by the value that their rows have in a column of the dataset, of at most 50 values.
+
+        Raises NotFound, also where scores have no rows, or no more; InvalidInput for a column that rows don't have.
+        """
+        return evaluations.slices(self.transport, ident, by=by)
 
     def evaluation_labels(self, ident: str) -> LabelCounts:
         """Which labels were taken for which, and how sure a classifier was, counted over its rows. Raises as `evaluation_rows`."""

@@ -134,7 +134,7 @@ class TestRefused:
             for row in fresh()
             if row.loss_sum is not None
         ]
-        with pytest.raises(VerificationFailed, match="expected_calibration_error of .* is said to be 0"):
+        with pytest.raises(VerificationFailed, match="expected_calibration_error of"):
             evaluated(desk, desk.push(), rows, sure, expected_calibration_error=0.2)
         error = 0.8 - 1 / 3
         assert evaluated(desk, desk.push("b"), rows, sure, expected_calibration_error=error)

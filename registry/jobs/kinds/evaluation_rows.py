@@ -64,6 +64,31 @@ class RowSums:
     scored: Counter[str] = field(default_factory=Counter)
     calibration: Calibration = field(default_factory=Calibration)
 
+    def add(self, row: RowScore) -> None:
+        """Take one row in."""
+        self.rows += 1
+        self.texts += row.prediction is not None or row.expected is not None
+        if row.loss_sum is None:
+            self.failed += 1
+        else:
+            self.loss += row.loss_sum
+            self.tokens += row.tokens
+        if row.confidence is not None and "accuracy" in row.scores:
+            self.calibration.add(row.confidence, row.scores["accuracy"] == 1.0)
+        for name, score in row.scores.items():
+            self.scores[name] = self.scores.get(name, 0.0) + score
+            self.scored[name] += 1
+
+    def means(self) -> dict[str, float | None]:
+        """What follows from the rows; without scores of a whole corpus. The loss is None where no row has one."""
+        means: dict[str, float | None] = {
+            name: total / self.scored[name] for name, total in self.scores.items() if name not in CORPUS_METRICS
+        }
+        means["loss"] = self.loss / self.tokens if self.tokens else None
+        if self.calibration.rows:
+            means["expected_calibration_error"] = self.calibration.error
+        return means
+
 
 def summed(rows: Iterable[RowScore]) -> RowSums:
     """Add rows up.
@@ -74,18 +99,7 @@ def summed(rows: Iterable[RowScore]) -> RowSums:
     """
     sums = RowSums()
     for row in rows:
-        sums.rows += 1
-        sums.texts += row.prediction is not None or row.expected is not None
-        if row.loss_sum is None:
-            sums.failed += 1
-        else:
-            sums.loss += row.loss_sum
-            sums.tokens += row.tokens
-        if row.confidence is not None and "accuracy" in row.scores:
-            sums.calibration.add(row.confidence, row.scores["accuracy"] == 1.0)
-        for name, score in row.scores.items():
-            sums.scores[name] = sums.scores.get(name, 0.0) + score
-            sums.scored[name] += 1
+        sums.add(row)
     return sums
 
 
@@ -101,13 +115,7 @@ def differences(
             yield name, said[name], count
     if file.rows != sums.rows:
         yield "file_rows", file.rows, sums.rows
-    means: dict[str, float | None] = {
-        name: total / sums.scored[name] for name, total in sums.scores.items() if name not in CORPUS_METRICS
-    }
-    means["loss"] = sums.loss / sums.tokens if sums.tokens else None
-    if sums.calibration.rows:
-        means["expected_calibration_error"] = sums.calibration.error
-    for name, mean in means.items():
+    for name, mean in sums.means().items():
         if not _near(said.get(name), mean):
             yield name, said.get(name), mean
 

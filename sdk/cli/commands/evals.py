@@ -13,12 +13,14 @@ from sdk.cli.support.output import format_option, plain, print_facts, print_json
 from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst_first
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
+from sdk.cli.support.slice_table import slice_table
 
 if TYPE_CHECKING:
     from sdk.client import Client
     from sdk.examining.label_counts import LabelCounts
     from sdk.objects import Evaluation
     from sdk.schemas.evaluation import RowScore
+    from sdk.schemas.slices import SlicedScores
 
 #: Of a text, so many characters are shown.
 _SHOWN = 160
@@ -80,22 +82,30 @@ def _of(client: Client, target: str) -> list[Evaluation]:
 @click.option("--rows", is_flag=True, help="Show what each row scored instead, the worst first.")
 @click.option("--worst", type=click.IntRange(min=1), help="How many rows. [default: 20 in a table, else all]")
 @click.option("--metric", help="The score by which rows are the worst, such as rouge_l. [default: loss]")
+@click.option("--by", metavar="COLUMN", help="Show the scores by the value that rows have in this column instead.")
 @format_option
-def evals_show(ident: str, rows: bool, worst: int | None, metric: str | None, style: str) -> None:
+def evals_show(ident: str, rows: bool, worst: int | None, metric: str | None, by: str | None, style: str) -> None:
     """Show one set of scores: all metrics, what they depend on, and samples of what was generated; of labels also which
     were taken for which, and whether the adapter is right as often as it is sure.
 
     With --rows it shows each row of the data: its number from 0, its loss in nats a token, scores, and the prediction.
+    With --by it sums them up by a column of the data that has at most 50 values, those with most rows first.
 
     \b
     Examples:
       adapterctl evals show 3f1c2a9b7d20
       adapterctl evals show 3f1c2a9b7d20 --rows --worst 20 --metric rouge_l
       adapterctl evals show 3f1c2a9b7d20 --rows --format json
+      adapterctl evals show 3f1c2a9b7d20 --by language
     """
     if not rows and (worst is not None or metric is not None):
         raise click.UsageError("--worst and --metric say which rows; add --rows")
+    if rows and by is not None:
+        raise click.UsageError("--by sums rows up; leave out --rows")
     with open_client() as client:
+        if by is not None:
+            _print_slices(client.evaluation_slices(ident, by=by), style)
+            return
         if rows:
             _print_rows(client.evaluation_rows(ident), worst, metric, style)
             return
@@ -127,6 +137,19 @@ def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, sty
         return
     for row in shown:
         click.echo(row.row)
+
+
+def _print_slices(found: SlicedScores, style: str) -> None:
+    if style == "json":
+        print_json(found.model_dump(mode="json"))
+    elif style == "quiet":
+        for one in found.slices:
+            click.echo(plain(one.value))
+    else:
+        table, said = slice_table(found)
+        click.echo(table)
+        if said is not None:
+            say(said)
 
 
 def _document(found: Evaluation) -> dict[str, Any]:

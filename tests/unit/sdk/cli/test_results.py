@@ -248,6 +248,7 @@ class TestRows:
         ("arguments", "said"),
         [
             (("--worst", "3"), "add --rows"),
+            (("--rows", "--by", "prompt"), "leave out --rows"),
             (("--rows", "--metric", "bleu"), "choose one of: loss, chrf, exact_match, rouge_l"),
         ],
     )
@@ -255,6 +256,28 @@ class TestRows:
         refused = run("evals", "show", ident, *arguments)
         assert refused.exit_code == 2
         assert said in refused.stderr
+
+    def test_by_a_column_they_are_summed_up(self, desk: MergingDesk, run: Run, tmp_path: Path) -> None:
+        data = tmp_path / "by.jsonl"
+        langs = ["en", "ein sehr langer Name einer Sprache, länger als eine Zeile von achtzig Zeichen ist", "en"]
+        given = [{"prompt": f"{tmp_path} {n}", "completion": "a", "lang": lang} for n, lang in enumerate(langs)]
+        data.write_text("".join(json.dumps(row) + "\n" for row in given))
+        scores = {"rouge_l": 0.5, "chrf": 1.0, "exact_match": 0.0, "token_f1": 0.5, "contains": 0.0}
+        made = [RowScore(row=n, loss_sum=4.0 * n, tokens=4, scores=scores) for n in range(3)]
+        conditions = scored_rows.CONDITIONS.model_copy(update={"columns": "prompt=prompt,completion=completion"})
+        ident = scored_rows.evaluated(
+            desk, desk.push(), data, made, spec={"columns": conditions.columns}, conditions=conditions
+        )
+        shown = run("evals", "show", ident, "--by", "lang")
+        assert shown.exit_code == 0, shown.output
+        lines = shown.stdout.splitlines()
+        assert all(len(line) <= 80 for line in lines), shown.stdout
+        assert lines[0].split()[:3] == ["LANG", "ROWS", "LOSS"]
+        assert lines[1].split()[:3] == ["en", "2", "1"]
+        assert "--format json also has token_f1" in shown.stderr
+        found = json.loads(run("evals", "show", ident, "--by", "lang", "--format", "json").stdout)
+        assert [one["rows"] for one in found["slices"]] == [2, 1]
+        assert run("evals", "show", ident, "--by", "lang", "--format", "quiet").stdout == f"en\n{langs[1]}\n"
 
     def test_labels_are_counted_where_rows_have_them(self, desk: MergingDesk, run: Run, rows: Path) -> None:
         made = [

@@ -57,13 +57,14 @@ if TYPE_CHECKING:
     from sdk.schemas.aliases import AliasView
     from sdk.schemas.combination import CombineOptions
     from sdk.schemas.comparison import Comparison
+    from sdk.schemas.data_audit import DataAudit
     from sdk.schemas.diff import Diff
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
-    from sdk.schemas.jobs import QueueCapacity, WorkerView
     from sdk.schemas.lineage import Direction, Lineage
     from sdk.schemas.preview import Preview
     from sdk.schemas.search import SortKey, VersionBrief
     from sdk.schemas.training_options import TrainingOptions
+    from sdk.schemas.workers import QueueCapacity, WorkerView
 
 __all__ = [
     "AdapterctlError",
@@ -96,6 +97,7 @@ __all__ = [
     "VerificationFailed",
     "Version",
     "capacity",
+    "check_data",
     "compare",
     "compat",
     "connect",
@@ -159,6 +161,30 @@ def capacity() -> list[QueueCapacity]:
     `Client.capacity`.
     """
     return _client().capacity()
+
+
+def check_data(
+    data: str | Path,
+    *,
+    base: str | Path | None = None,
+    eval_data: str | Path | None = None,
+    columns: str | None = None,
+    loss_on: Literal["completion", "assistant", "all"] | None = None,
+    max_length: int | None = None,
+    sample: int | None = None,
+    examples: int = 5,
+) -> DataAudit:
+    """Return what is wrong with rows before a training; files need no registry. See `Client.check_data`."""
+    return _client().check_data(
+        data,
+        base=base,
+        eval_data=eval_data,
+        columns=columns,
+        loss_on=loss_on,
+        max_length=max_length,
+        sample=sample,
+        examples=examples,
+    )
 
 
 def compare(
@@ -380,7 +406,8 @@ def submit_training(
     *,
     base: str | Path | None = None,
     parent: str | None = None,
-    data: str | Path,
+    like: str | None = None,
+    data: str | Path | None = None,
     eval_data: str | Path | None = None,
     checkpoint_every: str | None = None,
     from_checkpoint: str | None = None,
@@ -396,6 +423,7 @@ def submit_training(
         adapter,
         base=base,
         parent=parent,
+        like=like,
         data=data,
         eval_data=eval_data,
         checkpoint_every=checkpoint_every,

@@ -99,6 +99,7 @@ from sdk.schemas.catalog import (
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.comparison import MOST_TARGETS, Comparison
+from sdk.schemas.data_audit import DataAudit
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec, RowScore
 from sdk.schemas.events import Event
@@ -108,8 +109,6 @@ from sdk.schemas.jobs import (
     CheckpointPublication,
     CheckpointView,
     JobView,
-    QueueCapacity,
-    WorkerView,
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
@@ -119,13 +118,15 @@ from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionVie
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.slices import SlicedScores
 from sdk.schemas.training_options import TrainingOptions
+from sdk.schemas.workers import QueueCapacity, WorkerView
+from sdk.submitting.data_check import check_rows_of
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
 from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import build, check_data, check_data_name, require_adapter
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped,unused-ignore]
+    import pandas
 
     from sdk.lora.compatibility import Compatibility
 
@@ -324,6 +325,40 @@ class Client:
             return preview_file(self.transport, self.cache, found, **how)
         return preview_version(self.transport, self.cache, found, **how)
 
+    def check_data(
+        self,
+        data: str | Path,
+        *,
+        base: str | Path | None = None,
+        eval_data: str | Path | None = None,
+        columns: str | None = None,
+        loss_on: Literal["completion", "assistant", "all"] | None = None,
+        max_length: int | None = None,
+        sample: int | None = None,
+        examples: int = 5,
+    ) -> DataAudit:
+        """What is wrong with the rows of a file, or of a registered dataset, before a training: those that can't be used,
+        are there twice, nearly twice or with another answer, have odd characters, or are among `eval_data`, too.
+
+        It is computed here, with numpy; memory doesn't grow with the file. With `base` (a folder, or a registered base
+        whose files are on this machine), the tokens of `sample` rows (5,000) spread over the file are counted, by a
+        worker's libraries in a separate process; the other options are those of a training. `examples` is how many
+        of each kind are named. Raises NotFound, InvalidInput, InvalidBase; InvalidData for a file whose rows can't be told
+        apart; TimedOut; Unavailable without numpy, or the worker's extra.
+        """
+        return check_rows_of(
+            data,
+            base=base,
+            eval_data=eval_data,
+            columns=columns,
+            loss_on=loss_on,
+            max_length=max_length,
+            sample=sample,
+            examples=examples,
+            registry=lambda: self,
+            on_transfer=self._on_transfer,
+        )
+
     # Jobs.
 
     def submit_training(
@@ -332,7 +367,8 @@ class Client:
         *,
         base: str | Path | None = None,
         parent: str | None = None,
-        data: str | Path,
+        like: str | None = None,
+        data: str | Path | None = None,
         eval_data: str | Path | None = None,
         checkpoint_every: str | None = None,
         from_checkpoint: str | None = None,
@@ -348,7 +384,8 @@ class Client:
         `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`); `data` and
         `eval_data` are files, digests of datasets or 12 digits of them, or names, as "reviews" or "reviews@v2". A training that
         continues the version `parent`, "code-review@v3", starts with its matrices, over its base and with its LoRA
-        configuration. It saves a
+        configuration. With `like`, a version that was trained, its training is made again from its record, and nothing else is
+        given but where it runs. It saves a
         checkpoint `checkpoint_every` "10m", "90s", "50steps" or "never", and starts `from_checkpoint` "JOB" or
         "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h";
         by default as long as the registry allows. It goes to a worker with that `device` and that much free `memory` in
@@ -360,6 +397,7 @@ class Client:
             spec,
             base=base,
             parent=parent,
+            like=like,
             data=data,
             eval_data=eval_data,
             terms=job_terms(priority, timeout, device, memory),

@@ -25,7 +25,9 @@ from sdk.formats.refs import no_dataset_name
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
+from sdk.rows.holdout import HoldOut, HoldoutError, held_out, split_unit
 from sdk.schemas.codes import explain_validation
+from sdk.schemas.option_clashes import clash_of
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import BY_HAND
 
@@ -72,12 +74,42 @@ def check_data(
     columns: str | None = None,
     param: str = "data",
     known_labels: Collection[str] | None = None,
+    hold_out: HoldOut | None = None,
 ) -> CheckedData:
     """Look at every row of a JSONL, JSON or CSV file; where `known_labels` are given, each label is one of them.
 
-    `columns` is which columns are which keys of a row. Raises NotFound, InvalidInput, InvalidData with the bad lines.
+    `columns` is which columns are which keys of a row. With `hold_out`, some of the rows can be held out of the others. Raises NotFound, InvalidInput, InvalidData with the bad lines.
     """
     columns, keys = check_columns(columns)
+    file = check_data_file(path, param=param)
+    count = 0
+    shape = None
+    labels: set[str] = set()
+    units: list[tuple[bytes, str | None]] = []
+    group_by = None if hold_out is None else hold_out.by
+    try:
+        kind = rows.detect_format(file)
+        if kind == "parquet":
+            return CheckedData(file, kind, None, None, columns=columns)
+        for row in rows.check_rows(
+            rows.text_values(file, keys), columns=keys, known_labels=known_labels, group_by=group_by
+        ):
+            count += 1
+            if hold_out is not None:
+                units.append(split_unit(row))
+            shape = row.shape
+            if shape == "text-label":
+                labels.add(row.fields["label"])
+        if hold_out is not None:
+            held_out(units, hold_out)
+    except (rows.RowsError, HoldoutError) as error:
+        raise InvalidData(f"{file}: {error}", param=param) from None
+    named = {"prompt": "prompt-completion"}.get(shape or "", shape)
+    return CheckedData(file, kind, named, count, frozenset(labels), columns)
+
+
+def check_data_file(path: str | Path, *, param: str) -> Path:
+    """Return a file with something in it. Raises NotFound, InvalidData."""
     if "://" in str(path):
         raise InvalidData(
             f"{str(path)[:200]!a} is a URL, and only files are read; fetch it first, as with: curl -L -o rows.jsonl URL",
@@ -93,22 +125,7 @@ def check_data(
             f"{file} is empty; give rows of {rows.SHAPES}",
             param=param,
         )
-    count = 0
-    shape = None
-    labels: set[str] = set()
-    try:
-        kind = rows.detect_format(file)
-        if kind == "parquet":
-            return CheckedData(file, kind, None, None, columns=columns)
-        for row in rows.check_rows(rows.text_values(file, keys), columns=keys, known_labels=known_labels):
-            count += 1
-            shape = row.shape
-            if shape == "text-label":
-                labels.add(row.fields["label"])
-    except rows.RowsError as error:
-        raise InvalidData(f"{file}: {error}", param=param) from None
-    named = {"prompt": "prompt-completion"}.get(shape or "", shape)
-    return CheckedData(file, kind, named, count, frozenset(labels), columns)
+    return file
 
 
 def check_columns(columns: str | None) -> tuple[str | None, dict[str, str] | None]:
@@ -158,6 +175,12 @@ def check_objective(asked: Objective | None, rows: Rows, held_out: Rows | None =
         except ValueError as error:
             raise InvalidData(f"{rows.label}: {error}", param="data") from None
     return asked
+
+
+def check_together(spec: TrainingSpec, objective: Objective) -> None:
+    """Raise InvalidInput for options that an objective, also one that follows from the rows, can't be trained with."""
+    if said := clash_of(spec.model_copy(update={"objective": objective})):
+        raise InvalidInput(f"{said}; correct it, then try again", param="objective")
 
 
 def check_loss_on(loss_on: str | None, rows: Rows) -> None:

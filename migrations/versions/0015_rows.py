@@ -17,15 +17,7 @@ depends_on = None
 def upgrade() -> None:
     """Add the columns."""
     op.add_column("evaluations", sa.Column("spec_digest", sa.String(64)))
-    if op.get_bind().dialect.name == "sqlite":
-        # It takes a constraint only together with its column.
-        op.execute(
-            "ALTER TABLE evaluations ADD COLUMN rows_digest VARCHAR(64)"
-            " CONSTRAINT fk_evaluations_rows_digest_blobs REFERENCES blobs (sha256)"
-        )
-    else:
-        op.add_column("evaluations", sa.Column("rows_digest", sa.String(64)))
-        op.create_foreign_key("fk_evaluations_rows_digest_blobs", "evaluations", "blobs", ["rows_digest"], ["sha256"])
+    op.add_column("evaluations", sa.Column("rows_digest", sa.String(64)))
     op.create_index("ix_evaluations_rows_digest", "evaluations", ["rows_digest"])
     op.add_column("evaluations", sa.Column("rows_size_bytes", sa.BigInteger))
     op.add_column("evaluations", sa.Column("rows_removed_at", sa.DateTime(timezone=True)))
@@ -38,10 +30,5 @@ def downgrade() -> None:
     op.drop_column("evaluations", "rows_removed_at")
     op.drop_column("evaluations", "rows_size_bytes")
     op.drop_index("ix_evaluations_rows_digest", table_name="evaluations")
-    if op.get_bind().dialect.name == "sqlite":
-        # A column with a reference can't be dropped from a table there.
-        with op.batch_alter_table("evaluations", recreate="always") as batch:
-            batch.drop_column("rows_digest")
-    else:
-        op.drop_column("evaluations", "rows_digest")
+    op.drop_column("evaluations", "rows_digest")
     op.drop_column("evaluations", "spec_digest")

@@ -34,8 +34,8 @@ class Evaluation(Model):
     libraries: Mapped[dict[str, str]] = mapped_column(JSON)
     #: SHA-256 of the canonical JSON of its conditions; None where a release recorded none.
     spec_digest: Mapped[str | None] = mapped_column(String(64))
-    #: The file with the scores of each row, and its length; None where there was none.
-    rows_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    #: The blob with the scores of each row, and its length; None where there was none.
+    rows_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     rows_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     #: When the version was deleted, and the file given up with it.
     rows_removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -59,10 +59,10 @@ class EvaluationRows:
                     f"the scores {row.id} have no rows: they are of an earlier release, or there was no room to store rows; "
                     "make them again with: adapterctl eval"
                 )
-            blob = session.get_one(Blob, row.rows_digest)
-            if row.rows_removed_at is not None or blob.collected_at is not None:
+            blob = session.get(Blob, row.rows_digest)
+            if row.rows_removed_at is not None or blob is None or blob.collected_at is not None:
                 raise NotFound(
-                    f"the rows of the scores {row.id} were removed with the version; make them again with: adapterctl eval"
+                    f"the rows of the scores {row.id} were removed, as they are with the version; make them again with: adapterctl eval"
                 )
             return blob.sha256, blob.size_bytes
 

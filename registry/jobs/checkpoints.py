@@ -187,14 +187,8 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     earlier = find_job(session, request.from_checkpoint.job, who)
     row = _find(session, request.from_checkpoint, to_keep=True)
     theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
-    others = [
-        name for name in ("base", "data", "eval_data", "parent") if getattr(theirs, name) != getattr(request, name)
-    ]
     day = request.template_date or theirs.template_date
-    if day != theirs.template_date:
-        others.append("template_date")
-    others += [name for name, value in request.spec if getattr(theirs.spec, name) != value]
-    if others:
+    if others := other_than(theirs, request):
         raise Invalid(
             f"job {earlier.id} was submitted with another {', '.join(others)}, so this job can't start from its checkpoints; "
             "give the same, or leave from_checkpoint out",
@@ -203,6 +197,16 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     row.kept, row.expires_at = True, None
     checkpoint = CheckpointRef(job=row.job_id, step=row.step)
     return request.model_copy(update={"from_checkpoint": checkpoint, "template_date": day})
+
+
+def other_than(theirs: TrainingRequest, request: TrainingRequest) -> list[str]:
+    """Name what a training is asked for otherwise than another; no day means that of the other."""
+    others = [
+        name for name in ("base", "data", "eval_data", "parent") if getattr(theirs, name) != getattr(request, name)
+    ]
+    if request.template_date not in (None, theirs.template_date):
+        others.append("template_date")
+    return others + [name for name, value in request.spec if getattr(theirs.spec, name) != value]
 
 
 def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principal) -> dict[str, Any]:

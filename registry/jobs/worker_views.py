@@ -8,8 +8,8 @@ from fastapi import Response
 
 from registry.http.routes import Reader, WorkerToken, room, service
 from registry.jobs.workers import Workers
-from sdk.schemas.jobs import QueueCapacity, WorkerView
 from sdk.schemas.work import Farewell, WorkerInfo
+from sdk.schemas.workers import QueueCapacity, WorkerView
 
 router = room("", "jobs")
 

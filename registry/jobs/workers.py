@@ -26,8 +26,9 @@ from registry.jobs.available_workers import (
 from registry.jobs.models import Job, Worker
 from registry.jobs.requirements import obstacle
 from registry.principal import Principal
-from sdk.schemas.jobs import JobState, QueueCapacity, WorkerView
+from sdk.schemas.jobs import JobState
 from sdk.schemas.work import WorkerInfo
+from sdk.schemas.workers import QueueCapacity, WorkerView
 
 QUEUES = ("gpu", "cpu")
 #: How exactly it is known when a busy worker was last heard of.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
-from sdk.schemas.jobs import QueueCapacity, WorkerView
+from sdk.schemas.workers import QueueCapacity, WorkerView
 
 
 def heard_of(transport: Transport) -> list[WorkerView]:

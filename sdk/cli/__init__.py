@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "combine": ("combine", "Add versions of one base up by weights, into a version."),
     "export": ("export", "Write an adapter or a merged model as GGUF."),
     "base": ("bases", "Add and list bases."),
-    "data": ("data", "Add, preview, list and remove datasets."),
+    "data": ("data", "Add, check, preview, list and remove datasets."),
     "jobs": ("jobs", "List, watch, cancel and retry jobs; print what they made."),
     "workers": ("workers", "List the workers that the registry has heard from."),
     "capacity": ("workers", "Show which jobs wait and run, and which workers could take them."),

@@ -9,7 +9,7 @@ from sdk.errors import Unavailable
 from sdk.schemas.evaluation import RowScore
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped,unused-ignore]
+    import pandas
 
 
 def row_frame(rows: Sequence[RowScore]) -> pandas.DataFrame:

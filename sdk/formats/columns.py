@@ -15,7 +15,7 @@ from typing import Any
 
 #: The keys that rows of some shape have, in the order in which they are written.
 KEYS = (
-    "prompt", "completion", "messages", "tools", "text", "label",
+    "prompt", "completion", "chosen", "rejected", "messages", "tools", "text", "label",
     "instruction", "input", "output", "conversations", "system",
 )  # fmt: skip
 #: Keys that some rows of a file have and others don't.

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdk.formats.messages import check_messages, check_tools, parse_json
+from sdk.formats.row_faults import EmptyField
 
 ALPACA = ("instruction", "input", "output", "system")
 SHAREGPT = ("conversations", "system", "tools")
@@ -95,9 +96,9 @@ def _json(where: str, text: str) -> Any:
 def _text(given: Mapping[str, Any], key: str) -> str:
     value = given.get(key)
     if value is None:
-        raise ValueError(f"has no `{key}`")
+        raise EmptyField(f"has no `{key}`")
     if not isinstance(value, str):
         raise ValueError(f"has a `{key}` that is not text but a {type(value).__name__}")
     if not value.strip():
-        raise ValueError(f"has an empty `{key}`")
+        raise EmptyField(f"has an empty `{key}`")
     return value

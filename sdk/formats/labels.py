@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Collection
 from typing import Any
 
+from sdk.formats.row_faults import EmptyField
+
 MAX_LABELS, MAX_LABEL_CHARACTERS = 1000, 100
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 
@@ -21,7 +23,7 @@ def label_name(value: Any) -> str:
     Texts are brought into Unicode's form NFC, in which letters with accents have one spelling.
     """
     if value is None:
-        raise ValueError("has no `label`")
+        raise EmptyField("has no `label`")
     if type(value) is int:
         return _checked(str(value))
     if not isinstance(value, str):
@@ -31,7 +33,7 @@ def label_name(value: Any) -> str:
 
 def _checked(name: str) -> str:
     if not name.strip():
-        raise ValueError("has an empty `label`")
+        raise EmptyField("has an empty `label`")
     if name != name.strip():
         raise ValueError(f"has a `label` with spaces around it, {name[:MAX_LABEL_CHARACTERS]!a}")
     if len(name) > MAX_LABEL_CHARACTERS:

@@ -16,6 +16,8 @@ import json
 import math
 from typing import Any, NoReturn
 
+from sdk.formats.row_faults import EmptyField
+
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 #: Names that reasoning goes by; templates are given the first.
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -37,7 +39,8 @@ def check_messages(key: str, value: Any, *, weights: bool = True) -> list[dict[s
     """
     value = _decoded(key, value)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"has `{key}` that is not a list of messages, or is empty")
+        fault = EmptyField if value == [] else ValueError
+        raise fault(f"has `{key}` that is not a list of messages, or is empty")
     return [
         _message(f"message {position} of `{key}`", message, weights) for position, message in enumerate(value, start=1)
     ]
@@ -73,7 +76,7 @@ def no_number(name: str) -> NoReturn:
 
 def parse_json(text: str) -> Any:
     """Return what a JSON text says, refusing what a reader would lose. Raises ValueError, RecursionError."""
-    return json.loads(text, **_LOSSLESS)
+    return _DECODER.decode(text)
 
 
 def json_decoder() -> json.JSONDecoder:
@@ -92,6 +95,7 @@ _LOSSLESS: dict[str, Any] = {
     "parse_constant": no_number,
     "parse_float": _finite,
 }
+_DECODER = json.JSONDecoder(**_LOSSLESS)
 
 
 def _decoded(key: str, value: Any) -> Any:
@@ -142,7 +146,7 @@ def _require_something(where: str, message: dict[str, Any]) -> None:
         raise ValueError(f"has a {where} without a text as `content`")
     learnt = message["role"] == "assistant" and message.get("weight") != 0
     if learnt and not calls and not message["content"].strip():
-        raise ValueError(f"has an empty `content` in {where}, which would teach the model to say nothing")
+        raise EmptyField(f"has an empty `content` in {where}, which would teach the model to say nothing")
 
 
 def _content(where: str, value: Any) -> str:

@@ -1,7 +1,7 @@
 """What a training teaches, which the shape of its rows says.
 
->>> objective_of("text-label"), objective_of("messages")
-('classify', 'sft')
+>>> objective_of("text-label"), objective_of("preference"), objective_of("messages")
+('classify', 'dpo', 'sft')
 >>> resolve_objective("classify", "prompt")
 Traceback (most recent call last):
 sdk.formats.objectives.ObjectiveError: the objective 'classify' needs rows of {text, label}, and these are prompt rows
@@ -11,9 +11,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-#: "sft": to predict the next token of texts and answers. "classify": to tell which label a text has.
-Objective = Literal["sft", "classify"]
-_ROWS = {"sft": "{prompt, completion}, {messages} or {text}", "classify": "{text, label}"}
+#: "sft": to predict the next token of texts and answers. "classify": to tell which label a text has. "dpo": to prefer one
+#: answer to another (direct preference optimisation, arXiv:2305.18290).
+Objective = Literal["sft", "classify", "dpo"]
+_ROWS = {
+    "sft": "{prompt, completion}, {messages} or {text}",
+    "classify": "{text, label}",
+    "dpo": "{prompt, chosen, rejected}",
+}
+#: What PEFT calls the task of a model that learns it.
+TASK_TYPES: dict[Objective, Literal["CAUSAL_LM", "SEQ_CLS"]] = {
+    "sft": "CAUSAL_LM",
+    "classify": "SEQ_CLS",
+    "dpo": "CAUSAL_LM",
+}
+_BY_SHAPE: dict[str, Objective] = {"text-label": "classify", "preference": "dpo"}
 
 
 #: What the loss can be computed on, by the shape of rows; the first where nobody says it.
@@ -22,6 +34,7 @@ LOSS_ON: dict[str, tuple[str, ...]] = {
     "messages": ("assistant", "all"),
     "text": ("all",),
     "text-label": ("label",),
+    "preference": ("completion",),
 }
 
 
@@ -31,7 +44,7 @@ class ObjectiveError(ValueError):
 
 def objective_of(shape: str) -> Objective:
     """Return what rows of a shape are for."""
-    return "classify" if shape == "text-label" else "sft"
+    return _BY_SHAPE.get(shape, "sft")
 
 
 def resolve_objective(asked: Objective | None, shape: str) -> Objective:

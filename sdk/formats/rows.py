@@ -7,28 +7,33 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sdk.formats.columns import advice, named, picked
+from sdk.formats.columns import KEYS, advice, named, picked
 from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
 from sdk.formats.json_list import json_list
 from sdk.formats.labels import label_name
 from sdk.formats.messages import check_messages, check_tools, parse_json
+from sdk.formats.row_faults import EmptyField
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
-Shape = Literal["prompt", "messages", "text", "text-label"]
+Shape = Literal["prompt", "messages", "text", "text-label", "preference"]
 
+PREFERENCE = ("prompt", "chosen", "rejected")
 #: Bad rows that an error names before it only counts the rest.
 NAMED_ROWS = 5
-_TEXT_KEYS = ("prompt", "completion", "text", "messages", "label")
+_TEXT_KEYS = ("prompt", "completion", "chosen", "rejected", "text", "messages", "label")
 #: The longest field of a CSV file, in characters; the module's own 131,072 are fewer than a document may have.
 _MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 _BY_FIRST: dict[bytes, Format] = {b"{": "jsonl", b"[": "json"}
 #: The shapes of rows, for errors.
-SHAPES = "{prompt, completion}, {messages}, {text}, {text, label}, {instruction, input, output} or {conversations}"
+SHAPES = (
+    "{prompt, completion}, {messages}, {text}, {text, label}, {prompt, chosen, rejected}, {instruction, input, output} or "
+    "{conversations}"
+)
 
 
 class RowsError(ValueError):
@@ -42,6 +47,47 @@ class Row:
     where: str
     shape: Shape
     fields: dict[str, Any]
+    #: What it has in the column of groups, where one was named.
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that can't be used, and why: `fault` is the rest of a sentence that begins with `where`."""
+
+    where: str
+    fault: str
+    #: Whether a key that it needs is missing, or has nothing in it.
+    empty: bool
+
+
+def judge_rows(
+    values: Iterable[tuple[str, Any]],
+    *,
+    columns: Mapping[str, str] | None = None,
+    known_labels: Collection[str] | None = None,
+    group_by: str | None = None,
+) -> Iterator[Row | BadRow]:
+    """Yield a row, or what is wrong with it, for each of (where, value) pairs; a ValueError stands for a value that can't
+    be parsed.
+
+    Good rows are all of one shape. With `columns`, a column for each key, a value has no other columns than these. Where
+    `known_labels` are given, each label is one of them. With `group_by`, each row has something in that column, which may be
+    one that is no key of a row.
+    """
+    shape: Shape | None = None
+    for where, value in values:
+        try:
+            row = _grouped(where, value, columns, group_by)
+            shape = shape or row.shape
+            if row.shape != shape:
+                raise ValueError(f"is a {row.shape} row among {shape} rows")
+            if known_labels is not None and shape == "text-label" and row.fields["label"] not in known_labels:
+                raise ValueError(f"has the label {row.fields['label']!r}, which no training row has")
+        except ValueError as error:
+            yield BadRow(where, str(error), isinstance(error, EmptyField))
+            continue
+        yield row
 
 
 def check_rows(
@@ -49,29 +95,19 @@ def check_rows(
     *,
     columns: Mapping[str, str] | None = None,
     known_labels: Collection[str] | None = None,
+    group_by: str | None = None,
 ) -> Iterator[Row]:
-    """Yield the rows of (where, value) pairs, which are all of one shape; a ValueError stands for a value that can't be
-    parsed.
+    """Yield the rows that `judge_rows` finds good.
 
-    With `columns`, a column for each key, a value has no other columns than these. Where `known_labels` are given, each label is one of them. Raises RowsError, once all were looked at, that names the
-    first bad rows and what is wrong with each.
+    Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
     """
-    good = 0
-    shape: Shape | None = None
+    good, bad = 0, 0
     faults: list[str] = []
-    bad = 0
-    for where, value in values:
-        try:
-            row = _row(where, value, columns)
-            shape = shape or row.shape
-            if row.shape != shape:
-                raise ValueError(f"is a {row.shape} row among {shape} rows")
-            if known_labels is not None and shape == "text-label" and row.fields["label"] not in known_labels:
-                raise ValueError(f"has the label {row.fields['label']!r}, which no training row has")
-        except ValueError as error:
+    for row in judge_rows(values, columns=columns, known_labels=known_labels, group_by=group_by):
+        if isinstance(row, BadRow):
             bad += 1
             if bad <= NAMED_ROWS:
-                faults.append(f"{where} {error}")
+                faults.append(f"{row.where} {row.fault}")
             continue
         good += 1
         yield row
@@ -143,21 +179,41 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(max(_MAX_FIELD_CHARACTERS, csv.field_size_limit()))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.reader(file)
+            header = next(reader, [])
             last = reader.line_num
-            for row in reader:
+            for fields in reader:
                 # A quoted field may hold line feeds: a row is named by the line that it starts on.
                 start, last = last + 1, reader.line_num
-                where = f"line {max(start, 2)}"
-                if None in row or None in row.values():
-                    yield where, ValueError("has another number of fields than the header")
-                else:
-                    # A column without a text is a key that this row doesn't have.
-                    yield where, {key: text for key, text in row.items() if text != "" or key in text_keys}
+                if not fields:
+                    # A blank line is no row.
+                    continue
+                if len(fields) != len(header):
+                    yield f"line {start}", ValueError("has another number of fields than the header")
+                    continue
+                row = dict(zip(header, fields, strict=True))
+                # A column without a text is a key that this row doesn't have.
+                yield f"line {start}", {key: text for key, text in row.items() if text != "" or key in text_keys}
     except (csv.Error, UnicodeDecodeError) as error:
         raise RowsError(
             f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({first_line(error)}); convert it"
         ) from error
+
+
+def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by: str | None) -> Row:
+    """Return a row with its group, where there are groups. Raises ValueError with what is wrong."""
+    if group_by is None or not isinstance(value, dict):
+        return _row(where, value, columns)
+    group = value.get(group_by)
+    if group is None or group == "":
+        raise ValueError(f"has nothing in the column `{group_by[:80]}` that groups are held out by, but {named(value)}")
+    if isinstance(group, bool) or not isinstance(group, (str, int)):
+        raise ValueError(
+            f"has a `{group_by[:80]}` that groups are held out by, and that is neither a text nor a whole number"
+        )
+    if columns is None and group_by not in KEYS:
+        value = {key: content for key, content in value.items() if key != group_by}
+    return replace(_row(where, value, columns), group=str(group))
 
 
 def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Row:
@@ -172,6 +228,8 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
         # Without it, the text would be learnt as a language model learns one.
         raise ValueError("has a `label` that is null; give each row one, or remove the column")
     given = {key: content for key, content in value.items() if content is not None}
+    if "chosen" in given or "rejected" in given:
+        return _preference(where, given)
     if "prompt" in given or "completion" in given:
         return _pair(where, given)
     if "messages" in given:
@@ -190,14 +248,14 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
     if "text" in given:
         _only(given, "text")
         return Row(where, "text", {"text": _text("text", given["text"])})
-    raise ValueError(f"has none of the shapes {SHAPES}, but {named(given)}; {advice(given)}")
+    fault = ValueError if given else EmptyField
+    raise fault(f"has none of the shapes {SHAPES}, but {named(given)}; {advice(given)}")
 
 
 def _pair(where: str, given: dict[str, Any]) -> Row:
     prompt, completion = given.get("prompt"), given.get("completion")
     further = [key for key in given if key not in ("prompt", "completion", "tools")]
-    # Of a preference, one of the two answers would be lost.
-    if further and "rejected" not in given:
+    if further:
         for key in ("prompt", "completion"):
             if key not in given:
                 raise ValueError(
@@ -209,12 +267,46 @@ def _pair(where: str, given: dict[str, Any]) -> Row:
         return Row(where, "prompt", fields)
     tools = {"tools": check_tools(given["tools"])} if "tools" in given else {}
     _only(given, "prompt", "completion", "tools")
-    answers = check_messages("completion", completion)
-    if answers[0]["role"] != "assistant":
-        raise ValueError("has a `completion` that does not begin with an assistant message")
+    answers = _answers("completion", completion)
     return Row(
         where, "prompt", {"prompt": check_messages("prompt", prompt, weights=False), "completion": answers, **tools}
     )
+
+
+def _answers(key: str, value: Any) -> list[dict[str, Any]]:
+    answers = check_messages(key, value)
+    if answers[0]["role"] != "assistant":
+        raise ValueError(f"has a `{key}` that does not begin with an assistant message")
+    return answers
+
+
+def _preference(where: str, given: dict[str, Any]) -> Row:
+    """Return a prompt with the answer that is preferred and the one that is not. Raises ValueError with what is wrong."""
+    if missing := next((key for key in PREFERENCE if key not in given), None):
+        further = next((key for key in given if key not in (*PREFERENCE, "tools")), "COLUMN")
+        columns = ",".join(f"{key}={further[:80] if key == missing else key}" for key in PREFERENCE)
+        raise ValueError(f"has no `{missing}`, but {named(given)}; say which it is, as with --columns {columns}")
+    texts = [key for key in PREFERENCE if isinstance(given[key], str)]
+    lists = [key for key in PREFERENCE if isinstance(given[key], list)]
+    if texts and lists:
+        raise ValueError(
+            f"has a `{texts[0]}` that is a text and a `{lists[0]}` that is a list of messages; write all of `prompt`, `chosen` and "
+            "`rejected` alike"
+        )
+    fields: dict[str, Any]
+    if lists:
+        _only(given, *PREFERENCE, "tools")
+        fields = {"prompt": check_messages("prompt", given["prompt"], weights=False)}
+        fields |= {key: _answers(key, given[key]) for key in ("chosen", "rejected")}
+        fields |= {"tools": check_tools(given["tools"])} if "tools" in given else {}
+        if any("weight" in message for key in ("chosen", "rejected") for message in fields[key]):
+            raise ValueError("has a `weight` in an answer, of which a preference is learnt whole; leave it out")
+    else:
+        _only(given, *PREFERENCE)
+        fields = {key: _text(key, given[key]) for key in PREFERENCE}
+    if fields["chosen"] == fields["rejected"]:
+        raise ValueError("has a `chosen` equal to its `rejected`, so nothing is preferred; remove the row")
+    return Row(where, "preference", fields)
 
 
 def _only(given: dict[str, Any], *known: str) -> None:
@@ -237,11 +329,11 @@ def _mapped(given: dict[str, Any], missing: str, further: list[str]) -> str:
 
 def _text(name: str, value: Any) -> str:
     if value is None:
-        raise ValueError(f"has no `{name}`")
+        raise EmptyField(f"has no `{name}`")
     if not isinstance(value, str):
         raise ValueError(f"has a `{name}` that is not text but a {type(value).__name__}")
     if not value.strip():
-        raise ValueError(f"has an empty `{name}`")
+        raise EmptyField(f"has an empty `{name}`")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -178,14 +178,19 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
 
 
 #: What the losses of a training depend on beside the rows, by their names in its record.
-_LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective")
+_LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective", "beta", "rows_split", "held_out_split")
 
 
 def _training_scores(a: VersionView, b: VersionView) -> list[Score]:
     """The metrics that both trainings recorded; scores are subtracted only where they were taken alike, on the same rows."""
     conditions = _conditions(a) == _conditions(b)
-    held_out = [(version.training or {}).get("eval_data") for version in (a, b)]
-    trained_on = [None if version.dataset is None else version.dataset.digest for version in (a, b)]
+    # Rows that were held out of the training's own are known by their digest alone.
+    records = [version.training or {} for version in (a, b)]
+    held_out = [record.get("eval_data", record.get("held_out_digest")) for record in records]
+    trained_on = [
+        None if version.dataset is None else (version.dataset.digest, record.get("training_digest"))
+        for version, record in zip((a, b), records, strict=True)
+    ]
 
     def comparable(name: str) -> bool:
         one, other = held_out if name.startswith("eval_") else trained_on

@@ -15,6 +15,7 @@ from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.option_types import Columns
 from sdk.schemas.preview import MOST_JOB_ROWS
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import Day, TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire, digest_of
 
@@ -116,6 +117,8 @@ class TrainingRequest(Wire):
     #: The date that chat templates are given, at each attempt. None: the day on which the job is accepted. Earlier
     #: registries don't know this field, so it is sent only if it is set.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
+    #: The version whose training is made again, with all that it was made from.
+    like: Annotated[RecordedTraining | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("adapter")
     @classmethod
@@ -215,6 +218,10 @@ class PreviewJobRequest(Wire):
     row: Annotated[int, Field(ge=1, le=10**12)] | None = None
     #: The date that chat templates are given. None: the day on which the job is accepted.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
+    #: What the training of the version held out of its rows, as in its spec: rows are counted among the others.
+    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Field(exclude_if=lambda value: value is None)] = None
+    holdout_by: Annotated[str | None, Field(max_length=200, exclude_if=lambda value: value is None)] = None
+    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1, exclude_if=lambda value: value == 0)] = 0
 
     @model_validator(mode="after")
     def _over_a_base(self) -> PreviewJobRequest:
@@ -329,40 +336,6 @@ class CheckpointPublication(Wire):
         return None if value is None else parse_name(value)
 
 
-class WorkerView(Wire):
-    """A worker as the registry knows it. Workers of two tokens with the same name are two workers."""
-
-    name: str
-    #: The id of its token; None if the registry asks for none.
-    token: str | None = None
-    device: str
-    memory_bytes: int
-    free_memory_bytes: int
-    #: Fingerprints; empty if the worker also works in namespaces that the caller may not read.
-    cached_bases: list[str]
-    queues: list[str]
-    version: str
-    #: "busy", "idle", "draining" while it shuts down, or "silent" if nothing was heard from it for a while.
-    state: str
-    job: str | None
-    seen_at: datetime
-
-
-class QueueCapacity(Wire):
-    """One queue, as it is now."""
-
-    queue: str
-    queued: int
-    running: int
-    #: Workers that listen to it and are not silent.
-    workers: int
-    idle: int
-    #: Age of the job that has waited longest, in seconds.
-    oldest_s: float | None
-    #: Queued jobs that no recently seen worker can run.
-    unfit: int
-
-
 class EvaluationView(Wire):
     """A stored evaluation."""
 
@@ -395,15 +368,8 @@ class EvaluationView(Wire):
         Of an earlier release, which recorded less, scores are alike only within a job, over one base.
         """
         unknown = {} if "tokenizer" in self.conditions else {"job": self.job, "base": self.base_fingerprint}
-        return digest_of(
-            {
-                "dataset": self.dataset,
-                "grader": self.grader,
-                "precision": self.precision,
-                "conditions": self.conditions,
-                **unknown,
-            }
-        )
+        alike = self.model_dump(include={"dataset", "grader", "precision", "conditions"})
+        return digest_of({**alike, **unknown})
 
     def unlike(self, other: EvaluationView) -> list[str]:
         """Name what two evaluations on the same rows differ in, so that their scores say nothing of one another."""

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from sdk.schemas.training import TrainingSpec
 
 
+def both_held_out() -> str:
+    """Say that held-out rows are given and a share is to be held out, too."""
+    return "held-out rows are given, so none are held out of the others; leave out holdout, or eval_data"
+
+
 def clash_of(spec: TrainingSpec) -> str | None:
     """Say which options of a spec contradict each other, and what to do; None if they may go together."""
     if spec.use_rslora and spec.alpha is None:
@@ -23,12 +28,26 @@ def clash_of(spec: TrainingSpec) -> str | None:
     for name in alphas:
         if other := next((longer for longer in alphas if longer.endswith(f".{name}")), None):
             return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
+    if spec.holdout is None and (spec.holdout_by is not None or spec.holdout_seed):
+        return "holdout_by and holdout_seed say which rows are held out, and no share is; give holdout, such as 0.1"
     saved = (spec.modules_to_save or "").split(",")
     if spec.bias != "none" and spec.modules_to_save is not None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
     if spec.bias != "none" and spec.objective == "classify":
         return f"a classification has a head in modules_to_save, of which PEFT saves biases twice; leave bias {spec.bias!r} out"
+    if spec.objective == "dpo" and spec.neftune_noise_alpha is not None:
+        return "neftune_noise_alpha puts noise on what dpo compares with the base; leave it out"
+    if spec.objective not in (None, "dpo") and "beta" in spec.further():
+        return f"beta is an option of the objective dpo, and this is {spec.objective}; leave it out, or give rows of prompt, chosen and rejected"
     embedding = next((name for name in saved if name.rpartition(".")[2] in INPUT_EMBEDDINGS), None)
     if embedding and spec.trainable_token_indices is not None:
         return f"modules_to_save trains all of {embedding}, and trainable_token_indices some of its rows; give one of the two"
     return None
+
+
+def no_reference(ref: str) -> str:
+    """Say why a version can't be continued by a preference training, and what to do."""
+    return (
+        f"dpo starts at the base that it compares with, and not at {ref}; merge it with: adapterctl merge {ref} --register NAME, and "
+        "train over that"
+    )

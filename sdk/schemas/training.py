@@ -34,13 +34,17 @@ _LongText = Annotated[str, StringConstraints(max_length=2000)]
 _ShortText = Annotated[str, StringConstraints(max_length=MAX_OTHER_CHARACTERS)]
 
 
+#: As TRL has it.
+DEFAULT_BETA = 0.1
+
+
 class TrainingSpec(Wire):
     """One training, as asked for. Defaults are the starting points of common practice; None is resolved by the job."""
 
     #: "qlora" trains over a 4-bit base, "lora" over a 16- or 32-bit one.
     method: Literal["qlora", "lora"] = "qlora"
-    #: What is learnt: "sft" the next token, "classify" which label a text has. None: by the rows. Earlier
-    #: releases don't know this field, so it is sent only if it is set.
+    #: What is learnt: "sft" the next token, "classify" which label a text has, "dpo" which of two answers is preferred. None: by
+    #: the rows. Earlier releases don't know this field, so it is sent only if it is set.
     objective: Annotated[Objective | None, Field(exclude_if=lambda value: value is None)] = None
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
@@ -80,9 +84,18 @@ class TrainingSpec(Wire):
     double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base; the larger, the closer
+    #: the model stays to the base (arXiv:2305.18290).
+    beta: Annotated[float, Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA)] = DEFAULT_BETA
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
     #: out. None: the keys are called as the columns. Earlier releases don't know this field.
     columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Share of the rows that is held out, where no held-out rows are given; their loss is measured before and after.
+    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, UNUSED] = None
+    #: The column whose rows stay on one side of the split if they have the same in it. None: each row is for itself.
+    holdout_by: Annotated[Annotated[str, Field(min_length=1, max_length=200)] | None, UNUSED] = None
+    #: Which rows are held out; another seed than that of the training, so that trainings with several have the same.
+    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), UNUSED] = 0
     #: Passes over the data; ignored if max_steps is given.
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
     #: Optimiser steps.
@@ -115,7 +128,7 @@ class TrainingSpec(Wire):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     #: Forward passes summed into one optimiser step.
     grad_accum: Annotated[int, Field(ge=1, le=4096)] = 4
-    #: Longest row in tokens; longer ones are cut at the end.
+    #: Longest row in tokens; longer ones are cut at the end, and rows of {text} split.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     #: Seed of initialisation, order and dropout.
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

@@ -29,7 +29,11 @@ class TrainingOptions(TypedDict, total=False):
     quant_type: Literal["nf4", "fp4"]
     double_quant: bool
     loss_on: Literal["completion", "assistant", "all"] | None
+    beta: float
     columns: str | None
+    holdout: float | None
+    holdout_by: str | None
+    holdout_seed: int
     epochs: float
     max_steps: int | None
     lr: float

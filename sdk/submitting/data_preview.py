@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel
 
 from sdk.api import bases, datasets, lineage
 from sdk.api.transport import Transport
@@ -24,6 +27,7 @@ from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
 from sdk.pushing.bases_here import files_here, registered_base
 from sdk.pushing.pusher import no_such_base
+from sdk.rows.holdout import HoldOut
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
@@ -38,7 +42,9 @@ _CHILD = "workers.pipelines.data.preview"
 #: Loading its libraries takes some seconds, on a cold disk a minute.
 _TIMEOUT_S = 300.0
 _BYTES_PER_S = 1_000_000
-_LIBRARIES = ("transformers", "jinja2", "trl", "pyarrow")
+LIBRARIES = ("transformers", "jinja2", "trl", "pyarrow")
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,13 @@ class RowsAsked:
     day: str
     rows: int
     row: int | None
+    #: What the training held out of them.
+    hold_out: HoldOut | None = None
+
+    def held_out_options(self) -> dict[str, Any]:
+        """Return what was held out, as options of a training."""
+        how = self.hold_out
+        return {} if how is None else {"holdout": how.share, "holdout_by": how.by, "holdout_seed": how.seed}
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,7 @@ def preview_file(
 ) -> Preview:
     """Return what a training would learn of the first `rows` rows of a dataset, or of one; see `Client.preview`."""
     data = find_data(transport, given.file, None, columns=given.spec.columns, param="file")
-    found = _find_base(transport, cache, given.base)
+    found = find_base(transport, cache, given.base)
     asked = RowsAsked(
         label=data.label,
         loss_on=given.spec.loss_on,
@@ -114,7 +127,7 @@ def preview_file(
         rows=rows,
         row=row,
     )
-    require_libraries(_LIBRARIES, doing="previewing rows")
+    require_libraries(LIBRARIES, doing="previewing rows")
     if isinstance(data, CheckedData):
         return _render(asked, data.path, found)
     fetched = cached_file(
@@ -141,7 +154,7 @@ def preview_version(
     digest, asked = trained_on(version), asked_of(version, rows=rows, row=row)
     origin = locate_rows(transport, version, digest)
     found = _base_of(transport, cache, version)
-    require_libraries(_LIBRARIES, doing="previewing rows")
+    require_libraries(LIBRARIES, doing="previewing rows")
     data = cached_file(
         cache,
         digest,
@@ -154,7 +167,7 @@ def preview_version(
 
 def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionView) -> bool:
     """Whether rows can be previewed on this machine: what renders them is installed, and the base of a version is here."""
-    if missing_libraries(_LIBRARIES):
+    if missing_libraries(LIBRARIES):
         return False
     return (
         isinstance(given, RowsOfFile)
@@ -202,7 +215,13 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
         day=rendering.template_date or _today(),
         rows=rows,
         row=row,
+        hold_out=_held_out(said),
     )
+
+
+def _held_out(said: Mapping[str, Any]) -> HoldOut | None:
+    share, seed, by = said.get("holdout"), said.get("holdout_seed", 0), said.get("holdout_by")
+    return None if share is None else HoldOut(share, seed, by)
 
 
 def _today() -> str:
@@ -210,14 +229,10 @@ def _today() -> str:
 
 
 def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
-    with tempfile.TemporaryDirectory() as view:
-        # Laid out as by a worker: a library might load any other files that are there.
-        for name in (*TOKENIZER_FILES, *OTHER_FILES):
-            if (base / name).is_file():
-                (Path(view) / name).symlink_to((base / name).resolve())
+    with tokenizer_view(base) as view:
         request = build(
             PreviewRequest,
-            base=view,
+            base=str(view),
             data=str(data.resolve()),
             loss_on=asked.loss_on,
             columns=asked.columns,
@@ -225,11 +240,22 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
             day=asked.day,
             rows=asked.rows,
             row=asked.row,
+            **asked.held_out_options(),
         )
-        preview = _run(request, data, asked.label)
+        preview = ask_worker(_CHILD, request, Preview, data=data, label=asked.label, doing="rendered")
     if not preview.rows:
         raise no_such_row(asked.label, preview.file_rows, asked.row)
     return preview
+
+
+@contextmanager
+def tokenizer_view(base: Path) -> Iterator[Path]:
+    """A folder with only a base's config and tokenizer, laid out as by a worker: a library might load any other files."""
+    with tempfile.TemporaryDirectory() as view:
+        for name in (*TOKENIZER_FILES, *OTHER_FILES):
+            if (base / name).is_file():
+                (Path(view) / name).symlink_to((base / name).resolve())
+        yield Path(view)
 
 
 def no_such_row(label: str, file_rows: int, row: int | None) -> NotFound:
@@ -242,20 +268,12 @@ def no_such_row(label: str, file_rows: int, row: int | None) -> NotFound:
 # Where bases and rows are.
 
 
-def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
+def find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
     """Return the folder of a base: one that is given, or that of a registered base in the cache or where it was
     registered.
     """
     if isinstance(base, Path) or is_folder(base):
-        folder = user_path(base)
-        if not folder.is_dir():
-            raise NotFound(f"there is no folder {folder}; check the path of the base", param="base")
-        if not (folder / CONFIG_FILE).is_file():
-            raise NotFound(
-                f"{folder} has no {CONFIG_FILE}, so it is not a base; give the folder that save_pretrained wrote",
-                param="base",
-            )
-        return folder
+        return base_folder(base)
     try:
         view = bases.get(transport, base)
     except NotFound:
@@ -268,6 +286,19 @@ def _find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
             param="base",
         )
     return found
+
+
+def base_folder(base: str | Path) -> Path:
+    """Return the folder of a base that is given by its path. Raises NotFound if it is none."""
+    folder = user_path(base)
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder}; check the path of the base", param="base")
+    if not (folder / CONFIG_FILE).is_file():
+        raise NotFound(
+            f"{folder} has no {CONFIG_FILE}, so it is not a base; give the folder that save_pretrained wrote",
+            param="base",
+        )
+    return folder
 
 
 def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
@@ -312,22 +343,29 @@ def locate_rows(transport: Transport, version: VersionView, digest: str) -> Tran
 # The program that renders.
 
 
-def _run(request: PreviewRequest, file: Path, label: str) -> Preview:
-    timeout_s = _TIMEOUT_S + file.stat().st_size / _BYTES_PER_S
+def ask_worker(
+    module: str, request: BaseModel, answer: type[M], *, data: Path, label: str, doing: str, more_s: float = 0
+) -> M:
+    """Return what a program of the worker answers about a file of rows; it may take `more_s` longer than a preview.
+
+    Raises InvalidBase, InvalidData for what a training would be refused for, TimedOut, Unavailable.
+    """
+    timeout_s = _TIMEOUT_S + more_s + data.stat().st_size / _BYTES_PER_S
     try:
-        said = run_program(_CHILD, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
+        said = run_program(module, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise TimedOut(
-            f"{label} was not rendered within {timeout_s:.0f} s; preview a file with fewer rows", param="file"
+            f"{label} was not {doing} within {timeout_s:.0f} s; ask for fewer rows, or give a file with fewer",
+            param="file",
         ) from error
     if said is None:
         raise Unavailable(
-            f"{label} could not be rendered within the memory and time that a preview may take; preview a file with fewer "
-            "rows, or check that the worker's libraries can be loaded: pip install 'adapterctl[worker]'"
+            f"{label} could not be {doing} within the memory and time that this may take; ask for fewer rows, or check that "
+            "the worker's libraries can be loaded: pip install 'adapterctl[worker]'"
         )
     if "refused" in said:
         raise _refusal(said["refused"], said["reason"], label)
-    return read(Preview, said)
+    return read(answer, said)
 
 
 def _refusal(message: str, reason: str, label: str) -> AdapterctlError:

@@ -12,6 +12,7 @@ from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 from sdk.formats.refs import digest_digits, is_folder, looks_like_digest
+from sdk.rows.holdout import HoldOut
 from sdk.schemas.artifacts import DatasetView
 from sdk.validation import CheckedData, check_columns, check_data
 
@@ -51,18 +52,18 @@ def find_data(
     columns: str | None = None,
     param: str = "data",
     known_labels: Collection[str] | None = None,
+    hold_out: HoldOut | None = None,
 ) -> GivenData:
     """Return the rows that `given` means: a digest or 12 digits of one, else a file that is there, else a name.
 
     A `Path`, and a text with a `/`, is always a file; its rows are checked. A name is first looked up in `namespace`.
-    `columns` is which columns are which keys of a row; None: as was said of a registered dataset. Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets.
+    `columns` is which columns are which keys of a row; None: as was said of a registered dataset. With `hold_out`, some of
+    a file's rows can be held out of the others. Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets.
     """
-    if isinstance(given, Path) or "/" in given or is_folder(given) or not _can_be_name(given):
-        return check_data(given, columns=columns, param=param, known_labels=known_labels)
+    if isinstance(given, Path) or means_file(given):
+        return check_data(given, columns=columns, param=param, known_labels=known_labels, hold_out=hold_out)
     if looks_like_digest(given):
         return _registered(_by_digest(transport, given, namespace, param), columns)
-    if _is_file(given):
-        return check_data(given, columns=columns, param=param, known_labels=known_labels)
     try:
         return _registered(datasets.get(transport, given, namespace=namespace), columns)
     except NotFound:
@@ -76,6 +77,13 @@ def find_data(
         ) from None
     except InvalidInput as error:
         raise InvalidInput(error.message, param=param) from None
+
+
+def means_file(given: str | Path) -> bool:
+    """Whether what is given is a file, and no dataset's name or digest."""
+    if isinstance(given, Path) or "/" in given or is_folder(given) or not _can_be_name(given):
+        return True
+    return not looks_like_digest(given) and _is_file(given)
 
 
 def _is_file(given: str) -> bool:

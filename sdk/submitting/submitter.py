@@ -15,6 +15,7 @@ from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.pusher import Pusher
+from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
@@ -33,13 +34,15 @@ from sdk.schemas.jobs import (
     PreviewJobRequest,
     TrainingRequest,
 )
+from sdk.schemas.option_clashes import both_held_out, no_reference
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
+from sdk.submitting.again import recorded_request, refuse_options
 from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.job_options import JobTerms
-from sdk.validation import build, check_loss_on, check_objective
+from sdk.validation import build, check_loss_on, check_objective, check_together
 
 
 class JobSubmitter:
@@ -58,7 +61,8 @@ class JobSubmitter:
         *,
         base: str | Path | None,
         parent: str | None,
-        data: str | Path,
+        like: str | None,
+        data: str | Path | None,
         eval_data: str | Path | None,
         checkpoint: CheckpointPolicy,
         from_checkpoint: CheckpointRef | None,
@@ -66,12 +70,25 @@ class JobSubmitter:
         key: str | None,
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
+        if like is not None:
+            inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data}
+            refuse_options(like, {**inputs, "from_checkpoint": from_checkpoint, **options})
+            made = versions.resolve(self._transport, str(parse_ref(like)))
+            return self._submit(recorded_request(self._transport, made, adapter, checkpoint), terms, key)
+        if data is None:
+            raise InvalidInput("a training needs data, or like, a version whose training is made again", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
         spec = build(TrainingSpec, **options) if continued is None else continued_spec(continued, options)
         if base is None and continued is None:
             raise InvalidInput("a training needs a base, or a parent to continue", param="base")
         namespace = namespace_of(adapter) or "-"
-        rows = find_data(self._transport, data, namespace, columns=spec.columns)
+        if eval_data is not None and spec.holdout is not None:
+            raise InvalidInput(both_held_out(), param="holdout")
+        rows = find_data(self._transport, data, namespace, columns=spec.columns, hold_out=hold_out_of(spec))
+        if spec.holdout is not None and isinstance(rows, RegisteredData) and rows.view.rows == 1:
+            raise InvalidInput(
+                f"{rows.label} has one row, so none can be held out of the others; give more rows", param="holdout"
+            )
         held_out = None
         if eval_data is not None:
             held_out = find_data(
@@ -94,10 +111,14 @@ class JobSubmitter:
             check_loss_on(spec.loss_on, held_out)
         if rows.columns != spec.columns:
             spec = spec.model_copy(update={"columns": rows.columns})
-        if objective == "classify":
+        if objective is not None:
+            check_together(spec, objective)
+        if objective not in (None, "sft"):
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
-            spec = build(TrainingSpec, **{**spec.model_dump(), "objective": objective})
-        chosen = self._base(base, continued, namespace, spec, causal=objective == "sft")
+            spec = spec.model_copy(update={"objective": objective})
+        if objective == "dpo" and continued is not None:
+            raise InvalidInput(no_reference(continued.ref), param="parent")
+        chosen = self._base(base, continued, namespace, spec, causal=objective in ("sft", "dpo"))
         sent = self._sent(rows, namespace)
         kept = None if held_out is None else self._sent(held_out, namespace)
         request = TrainingRequest(
@@ -209,7 +230,13 @@ class JobSubmitter:
             how = {"loss_on": said.loss_on, "columns": said.columns, "max_length": said.max_length}
             request = _preview_request(**how, rows=rows, row=row)
             locate_rows(self._transport, asked, digest)
-            update = {"of": asked.ref, "base": None, "data": digest, "template_date": said.day}
+            update = {
+                "of": asked.ref,
+                "base": None,
+                "data": digest,
+                "template_date": said.day,
+                **said.held_out_options(),
+            }
         with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
             return self._submit(request.model_copy(update=update), terms, key)
 

@@ -19,6 +19,7 @@ from support.adapters import base_registration, digest
 from support.databases import new_database
 from support.people import SEEDS, new_adapter, package, submit, training
 from support.registries import World
+from support.scored_rows import fresh, report_of, write_file
 from support.small import write_base
 from support.usage import begin, blob, by_kind, differing, end_time_of
 from support.working import Held
@@ -38,7 +39,7 @@ from sdk.schemas.evaluation import MergeReport
 from sdk.schemas.jobs import JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.removal import GcRequest
-from sdk.schemas.work import Completion, MergeResult
+from sdk.schemas.work import Completion, EvaluationResult, MergeResult
 from sdk.transfer import hash_file
 
 
@@ -172,6 +173,22 @@ class Play:
         body = Completion(attempt=held.assignment.attempt, merge=merged)
         self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
 
+    def score(self) -> None:
+        self.admin.submit_evaluation(self.random.choice(self.refs), data=self.random.choice(self.files))
+        held = Held.claim(self.worker, self.tmp_path, name=f"w{next(SEEDS)}")
+        rows = fresh()
+        file = write_file(path := self.tmp_path / "scored", rows)
+        (target,) = held.assignment.targets
+        result = EvaluationResult(
+            label=target.label,
+            digest=target.digest,
+            base_fingerprint=digest("tiny: base"),
+            report=report_of(rows, file),
+            upload=self.worker.upload({file.digest: path}, "sending", held.assignment.namespace),
+        )
+        body = Completion(attempt=held.assignment.attempt, evaluations=[result])
+        self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+
     def begin(self) -> None:
         blobs = [BlobSpec(sha256=digest(f"left {number}"), size_bytes=100 + number) for number in range(5)]
         chosen = self.random.sample(blobs, self.random.randint(1, 3))
@@ -205,7 +222,7 @@ class Play:
 _STEPS = [
     *(["publish"] * 5), "put_away", "put_away", "release", "move", "delete", "delete", "delete_quarantined",
     *(["add_data"] * 3), "remove_data", "add_base", "add_base", "mend_base", "train", "checkpoint", "checkpoint",
-    "complete", "expire_checkpoints", "merge", "age_merges", "begin", "begin", "expire_sessions", "collect", "retain",
+    "complete", "expire_checkpoints", "merge", "age_merges", "score", "score", "begin", "begin", "expire_sessions", "collect", "retain",
 ]  # fmt: skip
 
 
@@ -238,7 +255,8 @@ class TestCounted:
         """What is played at random, once in an order that brings about all of it."""
         play = Play(people, admin, people.worker, (space, space), tmp_path, random.Random(1))
         gained = {
-            "publish": "versions_bytes", "add_data": "datasets_bytes", "merge": "merged_bytes", "train": None,
+            "publish": "versions_bytes", "add_data": "datasets_bytes", "merge": "merged_bytes",
+            "score": "evaluations_bytes", "train": None,
             "checkpoint": "checkpoints_bytes", "put_away": "versions_bytes", "begin": "reserved_bytes",
         }  # fmt: skip
         try:

@@ -164,7 +164,7 @@ class TestPaidFor:
         assert differing(people) == {}
         assert by_kind(admin.quota(space)).keys() - before.keys() == {"datasets_bytes", "evaluations_bytes"}
         assert admin.quota(space).evaluations_bytes == desk.writer.evaluation(base).rows_size_bytes
-        with pytest.raises(NotFound, match="were removed with the version"):
+        with pytest.raises(NotFound, match="were removed, as they are with the version"):
             desk.writer.evaluation_rows(ident)
         kept = desk.writer.evaluation(ident)
         assert (kept.rows_digest, kept.rows_size_bytes) == (None, None)

@@ -30,11 +30,10 @@ from sdk.schemas.jobs import (
     BaseChoice,
     JobSubmission,
     JobView,
-    QueueCapacity,
     TrainingRequest,
-    WorkerView,
 )
 from sdk.schemas.work import Farewell, WorkerInfo
+from sdk.schemas.workers import QueueCapacity, WorkerView
 
 
 def info(name: str = "gpu-1", **changed: Any) -> WorkerInfo:

@@ -35,9 +35,10 @@ from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, PreviewJobRequest, TrainingRequest
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewText
-from sdk.schemas.training import Rendering
+from sdk.schemas.training import Rendering, TrainingSpec
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, Failure, WorkerInfo
+from sdk.version import VERSION
 from workers.kinds.known import require_pinned
 from workers.kinds.preview import within
 
@@ -91,8 +92,9 @@ class Desk:
         body = Completion(attempt=held.attempt, **result)
         return self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
 
-    def version(self, writer: Client | None = None, space: str | None = None) -> str:
+    def version(self, writer: Client | None = None, space: str | None = None, **options: Any) -> str:
         """Train a version on rows of a namespace, as a worker says it did; return its ref."""
+        spec = TrainingSpec.model_validate({**TrainingSpec.model_validate(SPEC).model_dump(), **options})
         writer = writer or self.writer
         sent = writer.add_data(self.rows, namespace=space or self.space).digest
         base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
@@ -100,10 +102,10 @@ class Desk:
         submit(
             writer,
             JobSubmission(
-                request=TrainingRequest(adapter=name, base=base, data=sent, spec=SPEC, template_date="2026-03-04")
+                request=TrainingRequest(adapter=name, base=base, data=sent, spec=spec, template_date="2026-03-04")
             ),
         )
-        held = self.claim(queues=["gpu"])
+        held = self.claim(queues=["gpu"], version=VERSION)
         assert held is not None
         staging = self.tmp_path / f"staging-{next(SEEDS)}"
         staging.mkdir()
@@ -121,7 +123,7 @@ class Desk:
             manifest=packed.manifest,
             lora=packed.lora,
             dataset=use,
-            training=TRAINED,
+            training={**TRAINED, **options},
             metrics={"loss": 1.0},
         )
         ref: str = (self.complete(held, version=publication).result or {})["ref"]
@@ -164,6 +166,17 @@ class TestWithoutTheExtra:
         job = next(job for job in desk.writer.jobs() if job.view.kind == "preview")
         assert job.view.result is None
         assert job.result() == wanted
+
+    def test_what_a_version_held_out_is_asked_for_as_its_record_says(self, desk: Desk) -> None:
+        held_out = {"holdout": 0.5, "holdout_by": "prompt", "holdout_seed": 3}
+        job = desk.writer.submit_preview(of=desk.version(**held_out))
+        assert desk.claim() is None, "an earlier worker would show all rows"
+        held = desk.claim(version=VERSION)
+        assert held is not None
+        request = held.request
+        assert isinstance(request, PreviewJobRequest)
+        assert {name: getattr(request, name) for name in held_out} == held_out
+        assert job.view.request["holdout"] == 0.5
 
     def test_a_job_that_fails_says_why(self, desk: Desk) -> None:
         def work(job: Job[Preview]) -> None:

@@ -37,6 +37,6 @@ def pytest_runtest_teardown() -> None:
 
 
 def _keep() -> None:
-    global _seen  # noqa: PLW0603 - of the process, as what the collector knows is
+    global _seen
     gc.freeze()
     _seen = len(sys.modules)

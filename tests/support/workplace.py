@@ -25,9 +25,9 @@ from sdk.schemas.jobs import (
     JobSubmission,
     JobView,
     TrainingRequest,
-    WorkerView,
 )
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.workers import WorkerView
 from support import processes, registries, tiny
 from support.registries import World
 

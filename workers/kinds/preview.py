@@ -35,6 +35,9 @@ def _preview(attempt: Attempt, request: PreviewJobRequest) -> None:
         day=request.template_date or today(),
         rows=request.rows,
         row=request.row,
+        holdout=request.holdout,
+        holdout_by=request.holdout_by,
+        holdout_seed=request.holdout_seed,
     )
     shown = attempt.run_child(PreviewOrder(asked=asked), Preview)
     attempt.complete(Completion(attempt=attempt.assignment.attempt, preview=within(shown)))

@@ -67,6 +67,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         template_date=request.template_date or today(),
         parent=None if parent is None or parent.manifest is None else str(attempt.inputs.adapter(parent.manifest)),
         quantization=None if parent is None else parent.quantization,
+        like=request.like,
         checkpoint=request.checkpoint,
         checkpoints=str(attempt.folder / "checkpoints"),
         resume=_fetch_checkpoint(attempt),

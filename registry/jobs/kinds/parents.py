@@ -14,6 +14,7 @@ from registry.jobs.kinds.training_outcome import lora_differences
 from registry.principal import Principal
 from sdk.formats.peft_unusable import changes_base
 from sdk.schemas.jobs import ParentChoice, TrainingRequest
+from sdk.schemas.option_clashes import no_reference
 from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingSpec
 
 #: What may be done about a parent that is in another state.
@@ -85,6 +86,8 @@ def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
     """Raise Invalid where the options say another LoRA configuration than the parent has."""
     if lora.task_type == "SEQ_CLS" or spec.objective == "classify":
         raise Invalid(f"{ref} can't be continued: classifications are trained anew; leave parent out", param="parent")
+    if spec.objective == "dpo":
+        raise Invalid(no_reference(ref), param="parent")
     if spec.init_lora_weights is not None:
         raise Invalid(
             f"the training starts with the matrices of {ref}; leave init_lora_weights out",

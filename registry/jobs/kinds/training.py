@@ -14,6 +14,7 @@ from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
+from registry.jobs.kinds.again import pin_like
 from registry.jobs.kinds.parents import pin_parent
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
@@ -30,7 +31,7 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import Needs, TrainingRequest
-from sdk.schemas.option_clashes import clash_of
+from sdk.schemas.option_clashes import both_held_out, clash_of
 from sdk.schemas.training import TrainingSpec, held_out_warning
 
 _DATASETS = ("data", "eval_data")
@@ -42,23 +43,26 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
     require_name_of_kind(session, request.adapter, "adapter")
+    if request.eval_data is not None and request.spec.holdout is not None:
+        raise Invalid(both_held_out(), param="spec.holdout")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     objective = pin_objective(session, request.spec, digests, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
-    if objective == "sft":
+    if objective in ("sft", "dpo"):
         require_causal(base)
     _require_positions(request, base)
     if base is not None:
         _require_targets(base, request.spec)
     spec = request.spec
-    if objective == "classify":
-        spec = spec.model_copy(update={"objective": objective})
-        if said := clash_of(spec):
+    if objective is not None:
+        if said := clash_of(spec.model_copy(update={"objective": objective})):
             raise Invalid(said, param="spec")
+        if objective != "sft":
+            spec = spec.model_copy(update={"objective": objective})
     parent = pin_parent(session, request.model_copy(update={"spec": spec}), who, namespace, base)
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
     settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, **named})
-    exact = pin_checkpoint(session, settled, who)
+    exact = pin_checkpoint(session, pin_like(session, settled, who, namespace), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     fits = partial(require_method, method=spec.method, quant_type=spec.quant_type, double_quant=spec.double_quant)
     packed = require_fitting(base, fits)
@@ -123,8 +127,13 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
             "existing": published.existing,
             "metrics": settled.metrics,
         }
-        if (warning := held_out_warning(settled.training or {})) is not None:
-            result["warnings"] = [warning]
+        warnings = [warning] if (warning := held_out_warning(settled.training or {})) is not None else []
+        if request.like is not None:
+            result["same"] = published.version.digest == request.like.digest
+            if not result["same"]:
+                warnings.append(f"its files are not those of {request.like.ref}; the job's log names what differs")
+        if warnings:
+            result["warnings"] = warnings
         done.succeed(session, result)
 
 

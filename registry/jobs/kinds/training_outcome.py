@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from registry.errors import Verification
 from registry.jobs.kinds.outcomes import Difference, require_none
+from sdk.formats.objectives import TASK_TYPES, Objective
 from sdk.lora.targets import mean_all
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.jobs import TrainingRequest
@@ -16,12 +17,15 @@ from sdk.schemas.training import JsonScalar, LoraConfig, QuantizationRecipe, Tra
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
-_TASK_TYPES = {"sft": "CAUSAL_LM", "classify": "SEQ_CLS"}
 #: Options that show in nothing that is handed in but the word of the worker.
 _ONLY_SAID = frozenset(
     {
         "adam_beta1",
         "adam_beta2",
+        "beta",
+        "holdout",
+        "holdout_by",
+        "holdout_seed",
         "init_lora_weights",
         "loraplus_lr_ratio",
         "max_grad_norm",
@@ -42,7 +46,7 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     said = publication.training or {}
     require_none(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
     require_none(_of_publication(request, publication))
-    asked = _asked(request.spec, publication.lora)
+    asked = _asked(request.spec, publication.lora, said)
     if request.eval_data is not None:
         # Two losses say something of one another only where they were taken on the same rows.
         asked["eval_data"] = request.eval_data
@@ -70,12 +74,12 @@ def require_asked(request: TrainingRequest, manifest: Manifest, report: Training
     require_none(_of_training(request, manifest, report.lora, report.quantization, report.training))
 
 
-def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
+def _asked(spec: TrainingSpec, lora: LoraConfig, said: dict[str, JsonScalar]) -> dict[str, JsonScalar]:
     """What a spec says of a training, under the names that a record has for it; its objective also where that follows
-    from the rows.
+    from the rows, into which only the worker may have looked.
     """
     asked: dict[str, JsonScalar] = {
-        "objective": spec.objective or ("classify" if lora.task_type == _TASK_TYPES["classify"] else "sft"),
+        "objective": spec.objective or _found(lora, said.get("objective")),
         "method": spec.method,
         "rank": spec.rank,
         "alpha": spec.resolved_alpha,
@@ -97,6 +101,12 @@ def _asked(spec: TrainingSpec, lora: LoraConfig) -> dict[str, JsonScalar]:
     if spec.max_steps is not None:
         asked["total_steps"] = spec.max_steps
     return asked
+
+
+def _found(lora: LoraConfig, said: JsonScalar) -> Objective:
+    """Return the objective of a training that nobody asked one of: what its worker says, where its task is that."""
+    possible = [name for name, task in TASK_TYPES.items() if task == lora.task_type]
+    return next((name for name in possible if name == said), "classify" if possible == ["classify"] else "sft")
 
 
 def _names_modules(spec: TrainingSpec) -> bool:
@@ -125,13 +135,13 @@ def _of_training(
         if recipe.double_quant != spec.double_quant:
             yield Difference("quantization.double_quant", spec.double_quant, recipe.double_quant)
     yield from lora_differences(spec, lora)
-    for name, value in _asked(spec, lora).items():
+    for name, value in _asked(spec, lora, training).items():
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
     # An earlier worker passes over an option that it does not know, and trains something else.
     for name in sorted(_ONLY_SAID & spec.further().keys()):
         if training and name not in training:
-            yield Difference(name, _asked(spec, lora)[name], None)
+            yield Difference(name, _asked(spec, lora, training)[name], None)
     # A base may count fewer positions than were asked for.
     length = training.get("max_length", spec.max_length)
     if not isinstance(length, int) or not 0 < length <= spec.max_length:
@@ -140,10 +150,10 @@ def _of_training(
 
 def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
     """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
-    if spec.objective is not None and lora.task_type != _TASK_TYPES[spec.objective]:
-        yield Difference("lora.task_type", _TASK_TYPES[spec.objective], lora.task_type)
+    if spec.objective is not None and lora.task_type != TASK_TYPES[spec.objective]:
+        yield Difference("lora.task_type", TASK_TYPES[spec.objective], lora.task_type)
     # The head of a classification is none of the base's, so its name follows from the model.
-    head = set(lora.modules_to_save) - set(spec.saved_modules) if lora.task_type == _TASK_TYPES["classify"] else set()
+    head = set(lora.modules_to_save) - set(spec.saved_modules) if lora.task_type == TASK_TYPES["classify"] else set()
     named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
     # Which of the names mean stacked parameters the base's model says; nothing can be excluded beside them.
     parameters = named & set(lora.target_parameters) if spec.exclude is None else set()
@@ -185,7 +195,7 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
     if publication.method not in (None, request.spec.method):
         yield Difference("method", request.spec.method, publication.method)
     labels = None if publication.dataset is None else publication.dataset.labels
-    if (labels is not None) != (publication.lora.task_type == _TASK_TYPES["classify"]):
+    if (labels is not None) != (publication.lora.task_type == TASK_TYPES["classify"]):
         yield Difference("dataset.labels", publication.lora.task_type, labels)
     for name in _NEVER_ASKED:
         if given := getattr(publication, name):

@@ -90,6 +90,12 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         facts.append(
             ("held-out rows", f"accuracy {metrics['eval_accuracy']:.4g}, macro-F1 {metrics['eval_macro_f1']:.4g}")
         )
+    if {"eval_preference_accuracy", "eval_chosen_loss", "eval_chosen_loss_base"} <= metrics.keys():
+        before, after = metrics["eval_chosen_loss_base"], metrics["eval_chosen_loss"]
+        preferred = (
+            f"chosen answer preferred in {metrics['eval_preference_accuracy']:.0%}, its loss {before:.4g} → {after:.4g}"
+        )
+        facts.append(("held-out rows", preferred))
     if "eval_loss" in metrics:
         facts.append(
             ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}")

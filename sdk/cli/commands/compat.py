@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.output import WIDTH, format_option, plain, print_json, render
+from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, WIDTH, format_option, plain, print_json, render
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
     from sdk.lora.compatibility import Compatibility
 
-#: The exit code of whatever was looked at and is not as it should be.
-_NOT_YES = 7
 #: A word of a command: what has no blank, or has it in quotes.
 _WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)+")
 #: What stands before and behind a line of a command.
@@ -60,7 +58,7 @@ def compat_command(ref: str, engine: str, version: str | None, base: str | None,
     else:
         _print_table(found)
     if found.answer.value != "yes":
-        click.get_current_context().exit(_NOT_YES)
+        click.get_current_context().exit(NOT_AS_IT_SHOULD_BE)
 
 
 def _print_table(found: Compatibility) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.commands.watch import watch
-from sdk.cli.support.output import format_option, print_json, print_rows, say
+from sdk.cli.support.data_audit import print_audit
+from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, format_option, print_json, print_rows, say
 from sdk.cli.support.row_preview import print_preview
-from sdk.cli.support.session import open_client
+from sdk.cli.support.session import client_with, open_client, watched
 from sdk.config import user_path
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group(name="data")
 def data_command() -> None:
-    """Add, preview, pull, list and remove datasets."""
+    """Add, check, preview, pull, list and remove datasets."""
 
 
 @data_command.command(name="add")
@@ -125,6 +127,48 @@ def _follow(job: Job[Preview]) -> None:
     watch(job)
     if job.error is not None:
         raise job.error
+
+
+@data_command.command(name="check")
+@click.argument("data")
+@click.option(
+    "--base", help="Count tokens over this base: a folder (./base), or a registered base whose files are here."
+)
+@click.option("--eval-data", help="Held-out rows: those that are in DATA, too, are named.")
+@click.option("--columns", metavar="KEY=COLUMN,…", help="As of `train`.")
+@click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`; with --base.")
+@click.option("--max-length", type=int, help="As of `train`; with --base. [default: 1024]")
+@click.option(
+    "--sample", type=int, metavar="ROWS", help="Rows whose tokens are counted, spread over DATA. [default: 5000]"
+)
+@click.option("--examples", type=int, default=5, show_default=True, help="Rows of each kind that are named.")
+@format_option
+def data_check(data: str, style: str, **given: Any) -> None:
+    """Look for what is wrong with the rows of DATA (a file, or a dataset's name or digest) before a training.
+
+    Names rows that can't be used, lack a text, are there twice (exactly, in another spelling, or nearly), answer the same
+    prompt otherwise, or have characters that are not seen. With --eval-data also those that are held out, with --base
+    those that are too long. Ends with 0 if nothing is wrong, and with 7 otherwise. Files are read here, without a registry.
+
+    \b
+    Examples:
+      adapterctl data check reviews.jsonl
+      adapterctl data check reviews.jsonl --eval-data held.jsonl --base ./base
+      adapterctl data check faq.csv --columns prompt=question,completion=answer
+    """
+    from sdk.submitting.data_check import check_rows_of
+
+    with ExitStack() as stack:
+        on_transfer = stack.enter_context(watched())
+        found = check_rows_of(
+            data, registry=lambda: stack.enter_context(client_with(on_transfer)), on_transfer=on_transfer, **given
+        )
+    if style == "json":
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_audit(found, quiet=style == "quiet")
+    if not found.clean:
+        click.get_current_context().exit(NOT_AS_IT_SHOULD_BE)
 
 
 @data_command.command(name="list")

@@ -19,6 +19,7 @@ from sdk.errors import InvalidInput, NotFound
 _JOB_KEYS = (
     "base",
     "parent",
+    "like",
     "data",
     "eval_data",
     "priority",
@@ -35,12 +36,25 @@ _JOB_KEYS = (
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
 @click.option("--from", "parent", metavar="REF", help="Continue a version: over its base, with its LoRA configuration.")
 @click.option(
+    "--like", metavar="REF", help="Make a version's training again: its options, rows and base are in its record."
+)
+@click.option(
     "--data",
     help="Rows to train on: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
 )
 @click.option(
     "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
 )
+@click.option(
+    "--holdout",
+    type=float,
+    metavar="SHARE",
+    help="Instead of --eval-data: hold this share of the rows out, such as 0.1.",
+)
+@click.option(
+    "--holdout-by", metavar="COLUMN", help="Rows with the same in this column are held out together, or not at all."
+)
+@click.option("--holdout-seed", type=int, help="Which rows are held out. [default: 0]")
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
 @click.option(
     "--method",
@@ -49,9 +63,11 @@ _JOB_KEYS = (
 )
 @click.option(
     "--objective",
-    type=click.Choice(["sft", "classify"]),
-    help="Predict the next token (sft) or the label of {text, label} rows (classify). [default: by the rows]",
+    type=click.Choice(["sft", "classify", "dpo"]),
+    help="Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
+    " chosen, rejected} rows (dpo). [default: by the rows]",
 )
+@click.option("--beta", type=float, help="dpo: how close the model stays to the base. [default: 0.1]")
 @click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
@@ -109,7 +125,9 @@ _JOB_KEYS = (
 @click.option("--neftune-noise-alpha", type=float, help="NEFTune: noise on embeddings while training, such as 5.")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
 @click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
-@click.option("--max-length", type=int, help="Longest row, in tokens; longer ones are cut. [default: 1024]")
+@click.option(
+    "--max-length", type=int, help="Longest row, in tokens; longer ones are cut, or texts split. [default: 1024]"
+)
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option(
     "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"
@@ -144,7 +162,10 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
       adapterctl train team/sql --base ./base --data sql.csv --targets all-linear
       adapterctl train sql --base ./b --data sql.csv --use-rslora --alpha 16
       adapterctl train sql --from sql@v3 --data more.csv
+      adapterctl train sql --like sql@v3
+      adapterctl train sql --base ./b --data sql.csv --holdout 0.1
       adapterctl train mood --base ./bert --data mood.csv --objective classify
+      adapterctl train tone --base ./b --data preferences.jsonl --lr 5e-6
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """
@@ -152,7 +173,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
     options.update({key: value for key, value in given.items() if value is not None})
     if "memory" in options:
         options["memory"] = _as_bytes(options["memory"])
-    for required in ("data",) if options.get("parent") else ("base", "data"):
+    needed = () if options.get("like") else ("data",) if options.get("parent") else ("base", "data")
+    for required in needed:
         if not options.get(required):
             raise InvalidInput(f"a training needs --{required}; see: adapterctl train --help", param=required)
     with open_client() as client:
@@ -171,6 +193,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         return
     if result["existing"]:
         say("these bytes are already a version")
+    if result.get("same"):
+        say(f"the files are those of {job.view.request['like']['ref']}")
     for warning in result.get("warnings", []):
         say(f"warning: {warning}")
     click.echo(result["ref"])
@@ -179,6 +203,8 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
         before, after = metrics.get("eval_loss_base"), metrics.get("eval_loss")
         if before is not None and after is not None:
             say(f"held-out loss {before:.3f} → {after:.3f}")
+        if (share := metrics.get("eval_preference_accuracy")) is not None:
+            say(f"the chosen answer is preferred in {share:.0%} of the held-out rows")
         say(f"see it: adapterctl show {result['ref']}")
 
 

@@ -14,6 +14,8 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 WIDTH = 80
+#: The exit code of whatever was looked at and is not as it should be.
+NOT_AS_IT_SHOULD_BE = 7
 _NARROWEST = 8
 _CUT_TO = 12
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -21,16 +21,22 @@ _WORTH_A_BAR_BYTES = 4_000_000
 @contextmanager
 def open_client() -> Iterator[Client]:
     """The client of the configured registry."""
+    with watched() as on_transfer, client_with(on_transfer) as client:
+        yield client
+
+
+@contextmanager
+def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
+    """The client of the configured registry, which shows what passes in a bar that is there."""
     # Importing httpx would import its own command line too, and a highlighter with that: half of its time.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     from sdk.client import Client
 
-    with _watched() as on_transfer:
-        client = Client(on_transfer=on_transfer)
-        try:
-            yield client
-        finally:
-            client.close()
+    client = Client(on_transfer=on_transfer)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 @contextmanager
@@ -49,7 +55,7 @@ def open_puller(*, offline: bool = False) -> Iterator[Puller]:
     from sdk.pulling.source import HttpSource
 
     http = HttpClient(configured.reach)
-    with _watched() as on_transfer:
+    with watched() as on_transfer:
         try:
             yield Puller(HttpSource(configured, http), Cache(), configured.url, http=http, on_transfer=on_transfer)
         finally:
@@ -57,7 +63,7 @@ def open_puller(*, offline: bool = False) -> Iterator[Puller]:
 
 
 @contextmanager
-def _watched() -> Iterator[OnTransfer | None]:
+def watched() -> Iterator[OnTransfer | None]:
     """What shows a bar for bytes that pass, where somebody watches."""
     if not sys.stderr.isatty():
         yield None

@@ -29,14 +29,13 @@ from sdk.schemas.jobs import (
     JobView,
     MergeRequest,
     Needs,
-    QueueCapacity,
-    WorkerView,
 )
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.schemas.work import (
     Farewell,
     Release,
 )
+from sdk.schemas.workers import QueueCapacity, WorkerView
 from sdk.version import VERSION
 
 

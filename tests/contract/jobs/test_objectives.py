@@ -16,7 +16,7 @@ from sdk.errors import InvalidBase, InvalidData, InvalidInput, VerificationFaile
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import EvaluationReport
-from sdk.schemas.jobs import JobView
+from sdk.schemas.jobs import JobView, ParentChoice
 from sdk.schemas.training import DatasetUse, TrainingSpec
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 from sdk.version import VERSION
@@ -34,6 +34,12 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
     return write(tmp_path / f"labelled-{next(SEEDS)}.jsonl", *ROWS)
+
+
+def preferences(folder: Path) -> Path:
+    path = folder / f"preferences-{next(SEEDS)}.jsonl"
+    path.write_text(json.dumps({"prompt": path.name, "chosen": "a", "rejected": "b"}))
+    return path
 
 
 def classifier(folder: Path, *, labels: int = 2, seed: int = 0, head: bool = True) -> Path:
@@ -103,6 +109,43 @@ class TestSubmissions:
         with pytest.raises(InvalidInput, match="leave loss_on out") as caught:
             crew.writer.submit_training(f"{crew.space}/a", base="tiny", data=labelled, loss_on="all")
         assert caught.value.param == "loss_on"
+
+    def test_preferences_are_learnt_by_dpo(self, crew: Crew, tmp_path: Path) -> None:
+        data = preferences(tmp_path)
+
+        def submit(**given: Any) -> dict[str, Any]:
+            return crew.writer.submit_training(f"{crew.space}/a", base="tiny", data=data, **ASKED, **given).view.request
+
+        assert submit(beta=0.3)["spec"]["objective"] == "dpo"
+        assert "beta" not in submit()["spec"]
+        for options, said in (
+            ({"neftune_noise_alpha": 5.0}, "puts noise on what dpo compares"),
+            ({"loss_on": "all"}, "nothing for a loss on 'all'"),
+            ({"objective": "sft"}, "and these are preference rows"),
+        ):
+            with pytest.raises(InvalidInput, match=said):
+                submit(**options)
+        # Whoever asks the registry itself is told the same.
+        crew.data = crew.writer.add_data(data, namespace=crew.space).digest
+        assert crew.submit(spec=TrainingSpec()).request["spec"]["objective"] == "dpo"
+        with pytest.raises(InvalidInput, match="puts noise on what dpo compares"):
+            crew.submit(spec=TrainingSpec(neftune_noise_alpha=5.0))
+
+    def test_beta_is_of_preferences_alone(self, crew: Crew, rows: Path) -> None:
+        with pytest.raises(InvalidInput, match="beta is an option of the objective dpo, and this is sft"):
+            crew.writer.submit_training(f"{crew.space}/a", base="tiny", data=rows, beta=0.3, **ASKED)
+
+    def test_a_preference_training_continues_no_version(self, crew: Crew, tmp_path: Path) -> None:
+        ref = crew.writer.push(save_adapter(tmp_path / "sft", next(SEEDS)), f"{crew.space}/sft", base="tiny").ref
+        data = preferences(tmp_path)
+        with pytest.raises(InvalidInput, match="dpo starts at the base that it compares with") as caught:
+            crew.writer.submit_training(f"{crew.space}/a", parent=ref, data=data, method="lora")
+        assert caught.value.param == "parent"
+        crew.data = crew.writer.add_data(data, namespace=crew.space).digest
+        asked = crew.body(spec=TrainingSpec(method="lora", rank=4, targets="qv"))
+        request = asked.request.model_copy(update={"parent": ParentChoice(ref=ref)})
+        with pytest.raises(InvalidInput, match="dpo starts at the base that it compares with"):
+            crew.writer.call("POST", "/jobs", JobView, body=asked.model_copy(update={"request": request}))
 
     def test_labels_of_held_out_rows_are_those_of_the_training(
         self, crew: Crew, labelled: Path, tmp_path: Path

@@ -15,6 +15,7 @@ USER = {"role": "user", "content": "q"}
 ANSWER = {"role": "assistant", "content": "a"}
 FUNCTION = {"name": "weather", "arguments": {"city": "Rome"}}
 CALL = {"id": "call1", "type": "function", "function": FUNCTION}
+CALLS = {"role": "assistant", "tool_calls": [CALL]}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -70,7 +71,43 @@ BAD: list[tuple[Any, str]] = [
     ),
     ({"prompt": "p", "completion": "c", "messages": [USER]}, "that would be lost: `messages`"),
     ({"prompt": "p", "completion": "c", "tools": [TOOL]}, "that would be lost: `tools`"),
-    ({"prompt": "p", "chosen": "c", "rejected": "r"}, "has no `completion`"),
+    # Preferences.
+    ({"prompt": "p", "chosen": "c"}, "has no `rejected`, but the keys `prompt`, `chosen`; say which it is"),
+    (
+        {"question": "p", "chosen": "c", "rejected": "r"},
+        "has no `prompt`, but the keys `question`, `chosen`, `rejected`; say which it is, as with --columns "
+        "prompt=question,chosen=chosen,rejected=rejected",
+    ),
+    ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "has no `prompt`"),
+    (
+        {"prompt": "p", "chosen": "c", "rejected": "c"},
+        "has a `chosen` equal to its `rejected`, so nothing is preferred",
+    ),
+    ({"prompt": "p", "chosen": " ", "rejected": "c"}, "has an empty `chosen`"),
+    ({"prompt": "p", "chosen": "c", "rejected": ""}, "has an empty `rejected`"),
+    ({"prompt": "p", "chosen": 7, "rejected": "c"}, "has a `chosen` that is not text but a int"),
+    (
+        {"prompt": "p", "chosen": [ANSWER], "rejected": "c"},
+        "has a `prompt` that is a text and a `chosen` that is a list of",
+    ),
+    (
+        {"prompt": [USER], "chosen": "c", "rejected": "d"},
+        "has a `chosen` that is a text and a `prompt` that is a list of",
+    ),
+    (
+        {"prompt": "p", "chosen": "c", "rejected": "d", "score": 1},
+        "that would be lost: `score`; leave them out with --columns prompt=prompt,chosen=chosen,rejected=rejected",
+    ),
+    ({"prompt": "p", "completion": "c", "chosen": "c", "rejected": "d"}, "that would be lost: `completion`"),
+    (
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [{**ANSWER, "content": [{"type": "text", "text": "a"}]}]},
+        "has a `chosen` equal to its `rejected`",
+    ),
+    (
+        {"prompt": [USER], "chosen": [USER, ANSWER], "rejected": [ANSWER]},
+        "`chosen` that does not begin with an assistant",
+    ),
+    ({"prompt": [USER], "chosen": [{**ANSWER, "weight": 1}], "rejected": [CALLS]}, "has a `weight` in an answer"),
     (chat(ANSWER, weight=0), "keys beside `messages` and `tools` that would be lost: `weight`"),
     (chat(ANSWER, source="x", split="train"), "that would be lost: `source`, `split`"),
     (chat(ANSWER, documents=[{"text": "d"}]), "that would be lost: `documents`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from typing import Any, Literal
 
 import torch
 
+from sdk.formats import objectives
 from workers.pipelines.data.tokenise import IGNORED, Example
 
+#: `input_ids` and `labels` of an example.
+Tokens = dict[str, list[int]]
 #: Tensors by name, of int64: input_ids, attention_mask and labels are (batch, seq), labels of whole rows (batch,).
 Batch = dict[str, Any]
 
@@ -21,23 +25,29 @@ class Objective:
     """What is learnt of rows: how they become a batch, and what is minimised."""
 
     #: As a spec has it.
-    name: Literal["sft", "classify"]
+    name: objectives.Objective
     #: As PEFT has it.
     task_type: Literal["CAUSAL_LM", "SEQ_CLS"]
-    #: Makes a batch of rows of `input_ids` and `labels`, padded with a token; the longest row comes first.
-    collate: Callable[[Sequence[dict[str, list[int]]], int], Batch]
+    #: Makes a batch of examples, padded with a token; the longest comes first.
+    collate: Callable[[Sequence[Tokens], int], Batch]
     #: Of how many losses `loss_sum` is the sum.
     counted: Callable[[Batch], int]
     #: The summed loss of a model in nats, a float32 scalar with its graph.
     loss_sum: Callable[[Any, Batch], Any]
     #: All that a model says of a batch.
     logits: Callable[[Any, Batch], Any]
+    #: Examples of one row, which follow each other: of a preference the chosen answer and the rejected one.
+    sequences: int = 1
 
 
-def collate(rows: Sequence[dict[str, list[int]]], pad_id: int) -> Batch:
+def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
     """Return input_ids, labels and attention_mask, each (batch, seq), the longest row first, padded on the right to it."""
-    ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
-    shape = (len(ordered), len(ordered[0]["input_ids"]))
+    return padded(sorted(rows, key=lambda row: -len(row["input_ids"])), pad_id)
+
+
+def padded(ordered: Sequence[Tokens], pad_id: int) -> Batch:
+    """Return input_ids, labels and attention_mask, each (batch, seq), in the order given, padded on the right to the longest."""
+    shape = (len(ordered), max(len(row["input_ids"]) for row in ordered))
     input_ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORED)
     mask = torch.zeros(shape, dtype=torch.int64)
@@ -63,12 +73,17 @@ def micro_batches(batch: Batch, rows: int) -> Iterator[Batch]:
 def example_batches(
     examples: Sequence[Example], objective: Objective, pad_id: int, rows: int, device: Any
 ) -> Iterator[Batch]:
-    """Yield all examples in batches of rows of like length, the longest first."""
-    ordered = sorted(examples, key=lambda example: -len(example.input_ids))
+    """Yield all examples in batches of `rows` rows of like length, the longest first."""
+    ordered = sorted(rows_of(examples, objective), key=lambda row: -max(len(each["input_ids"]) for each in row))
     for start in range(0, len(ordered), rows):
-        part = ordered[start : start + rows]
-        batch = objective.collate([{"input_ids": e.input_ids, "labels": e.labels} for e in part], pad_id)
+        batch = objective.collate(list(itertools.chain.from_iterable(ordered[start : start + rows])), pad_id)
         yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def rows_of(examples: Sequence[Example], objective: Objective) -> list[list[Tokens]]:
+    """Return the examples of each row."""
+    found = [{"input_ids": example.input_ids, "labels": example.labels} for example in examples]
+    return [found[start : start + objective.sequences] for start in range(0, len(found), objective.sequences)]
 
 
 def supervised_tokens(batch: Batch) -> int:
@@ -78,13 +93,13 @@ def supervised_tokens(batch: Batch) -> int:
 
 def loss_sum(model: Any, batch: Batch) -> Any:
     """Return the summed cross-entropy in nats over a batch's supervised tokens, a float32 scalar with its graph."""
-    logits, targets, _ = predicted(model, batch)
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+    logits, targets, _ = supervised_logits(model, batch)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
-def predicted(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
-    """Return the logits before each supervised token of a batch, (tokens, vocab) as the model has them, the tokens, and how
-    many each row has.
+def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
+    """Return the logits that supervised tokens are predicted by, (supervised, vocab) in float32, these tokens, (supervised,), and
+    where they stand, (batch, positions).
 
     The logits are computed only at positions where some row of the batch has a supervised next token: with a
     vocabulary of 49,152 the head is otherwise a third of the work, most of it for prompt tokens.
@@ -100,7 +115,7 @@ def predicted(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
     else:
         logits = model(**inputs).logits[:, :-1]
     kept = targets != IGNORED
-    return logits[kept], targets[kept], kept.sum(dim=1)
+    return logits[kept].float(), targets[kept], kept
 
 
 def example_losses(
@@ -111,10 +126,10 @@ def example_losses(
     start = 0
     for batch in example_batches(ordered, SFT, pad_id, rows, device):
         with torch.no_grad():
-            logits, targets, counts = predicted(model, batch)
-            losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+            logits, targets, kept = supervised_logits(model, batch)
+            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         # Added up on the CPU in float64: in one order, whatever the card.
-        sums = [math.fsum(part.tolist()) for part in losses.double().cpu().split(counts.tolist())]
+        sums = [math.fsum(part.tolist()) for part in losses.double().cpu().split(kept.sum(dim=1).tolist())]
         yield list(zip(ordered[start : start + len(sums)], sums, strict=True))
         start += len(sums)
 
@@ -145,3 +160,8 @@ SFT = Objective(
 def _keeps_logits(model: Any) -> bool:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def of_sequences(objective: Objective) -> Objective:
+    """Return the objective by which each sequence is looked at alone, whatever is learnt of several of them together."""
+    return SFT if objective.task_type == SFT.task_type else objective

@@ -9,21 +9,20 @@ that, and limits.
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.rows.holdout import hold_out_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
-from sdk.schemas.wire import read_json
-from sdk.worker_program import PARENT_VARIABLE
+from workers.pipelines.data.answering import answer
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
-from workers.pipelines.data.rows import Row, read_rows
+from workers.pipelines.data.rows import Row
+from workers.pipelines.data.split import read_split
 from workers.pipelines.data.tokenise import (
     IGNORED,
     Example,
@@ -35,10 +34,10 @@ from workers.pipelines.data.tokenise import (
     longest_row,
     require_usable,
     resolve_loss_on,
+    split_text,
     tokenise,
 )
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
 #: A file of more rows is not counted: each conversation is rendered several times, which takes milliseconds.
 _MOST_COUNTED_ROWS = 2_000
@@ -46,8 +45,6 @@ _MOST_COUNTED_ROWS = 2_000
 _SPARE_BYTES = 4 * 1024**3
 #: What Python needs for a byte of a dataset, rendered and as tokens.
 _BYTES_PER_BYTE = 50
-#: It writes nothing; libraries keep this and that.
-_MOST_WRITTEN_BYTES = 64 * 1024 * 1024
 
 
 def preview(request: PreviewRequest) -> Preview:
@@ -56,7 +53,8 @@ def preview(request: PreviewRequest) -> Preview:
     Raises PipelineError ("base", "data") as the training would, with the rows and keys named.
     """
     base, day = Path(request.base), date.fromisoformat(request.day)
-    rows = read_rows(Path(request.data), columns=request.columns)
+    # What is held out of a training it doesn't learn.
+    rows = read_split(Path(request.data), hold_out_of(request), columns=request.columns).training
     if rows[0].shape == "text-label":
         return _of_labels(request, rows)
     loss_on = resolve_loss_on(rows[0].shape, request.loss_on)
@@ -66,10 +64,11 @@ def preview(request: PreviewRequest) -> Preview:
     chosen = chosen[: request.rows] if request.row is None else chosen[request.row - 1 : request.row]
     totals = None
     if len(rows) <= _MOST_COUNTED_ROWS:
-        found = tokenise(rows, tokenizer, loss_on=loss_on, max_length=max_length, day=day, stop_ids=stops)
+        how: dict[str, Any] = {"max_length": max_length, "day": day, "stop_ids": stops, "split_texts": True}
+        found = tokenise(rows, tokenizer, loss_on=loss_on, **how)
         totals = _totals(found)
     maker = ExampleMaker(tokenizer, loss_on, day, stops)
-    made = _made(maker, chosen)
+    made = _made(maker, chosen, max_length)
     rendering = maker.rendering([example for _, _, example in made]) if totals is None else found.rendering
     return Preview(
         shape=rows[0].shape,
@@ -155,11 +154,14 @@ def _shown_label(number: int, row: Row, example: Example, tokenizer: Any) -> Pre
     )
 
 
-def _made(maker: ExampleMaker, chosen: Sequence[tuple[int, Row]]) -> list[tuple[int, Row, Example]]:
+def _made(maker: ExampleMaker, chosen: Sequence[tuple[int, Row]], max_length: int) -> list[tuple[int, Row, Example]]:
     made, refused = [], []
     for number, row in chosen:
         try:
-            made += [(number, row, example) for example in maker.examples(row)]
+            texts = maker.examples(row)
+            if row.shape == "text":
+                texts = [piece for text in texts for piece in split_text(text, max_length)]
+            made += [(number, row, example) for example in texts]
         except RowRefused as error:
             refused.append(f"{row.where} {error}")
     require_usable(refused, len(chosen))
@@ -226,28 +228,13 @@ class _Decoded:
         )
 
 
-def main() -> int:
-    """Answer the request on standard input."""
-    request = read_json(PreviewRequest, sys.stdin.buffer.read())
-    # Before the libraries, which start threads.
-    leave_network()
-    die_with_parent(os.environ.get(PARENT_VARIABLE))
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    import transformers  # noqa: F401 - loaded before the limits are set
-
-    size_bytes = Path(request.data).stat().st_size
-    limit(
-        spare_bytes=_SPARE_BYTES + _BYTES_PER_BYTE * size_bytes,
-        processor_s=240 + size_bytes // 1_000_000,
-        file_bytes=_MOST_WRITTEN_BYTES,
-    )
-    try:
-        said = preview(request).model_dump_json()
-    except PipelineError as error:
-        said = json.dumps({"refused": error.message, "reason": error.reason.value})
-    sys.stdout.write(said + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        answer(
+            PreviewRequest,
+            preview,
+            data=lambda request: request.data,
+            spare_bytes=lambda size_bytes: _SPARE_BYTES + _BYTES_PER_BYTE * size_bytes,
+            processor_s=lambda size_bytes: 240 + size_bytes // 1_000_000,
+        )
+    )

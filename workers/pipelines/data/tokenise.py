@@ -73,6 +73,8 @@ class Tokenised:
     rendering: Rendering
     #: The chat template that rendered conversations, the base's own before one of its others; None of plain texts.
     template: str | None
+    #: Texts longer than `max_length` that became several examples.
+    split: int = 0
 
     @property
     def supervised_tokens(self) -> int:
@@ -191,12 +193,14 @@ def tokenise(
     max_length: int,
     day: date | None = None,
     stop_ids: Sequence[int] = (),
+    split_texts: bool = False,
 ) -> Tokenised:
     """Return rows as tokens, each with the tokens that the loss is taken on.
 
     Prompt and completion are texts that are joined as they are, with the end-of-text token after the completion, or
     lists of messages, which the base's chat template renders as on `day`. Generation stops at `stop_ids` and at the end of
-    text: an answer that ends in neither gets the latter. Rows are cut at `max_length` tokens at the end.
+    text: an answer that ends in neither gets the latter. Rows are cut at `max_length` tokens at the end; with `split_texts`, rows of
+    {text} become as many examples as they need.
     Raises PipelineError ("data") that names the rows that can't be used, or when no token is left that a loss could be
     taken on.
     """
@@ -204,14 +208,20 @@ def tokenise(
     resolved = resolve_loss_on(shape, loss_on)
     maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
     examples: list[Example] = []
-    used, dropped, cut, refused = 0, 0, 0, []
+    used, dropped, cut, split, refused = 0, 0, 0, 0, []
     for number, row in enumerate(rows):
         try:
             made = [replace(example, row=number) for example in maker.examples(row)]
         except RowRefused as error:
             refused.append(f"{row.where} {error}")
             continue
+        if split_texts and shape == "text":
+            made = [piece for each in made for piece in split_text(each, max_length)]
+            split += len(made) > 1
         kept = [example for each in made if (example := cut_example(each, max_length)) is not None]
+        if shape == "preference" and (len(kept) < 2 or kept[0].input_ids == kept[1].input_ids):
+            # The answers differ only in what was cut off.
+            kept = []
         cut += any(len(example.input_ids) > max_length for example in made)
         used += bool(kept)
         dropped += not kept
@@ -223,7 +233,7 @@ def tokenise(
             f"No row has a token to compute the loss on (loss on {resolved}, {dropped} rows, cut at"
             f" {max_length} tokens); raise max_length or shorten the prompts.",
         )
-    return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template)
+    return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template, split)
 
 
 def require_usable(refused: Sequence[str], rows: int) -> None:
@@ -234,6 +244,20 @@ def require_usable(refused: Sequence[str], rows: int) -> None:
             FailureReason.DATA,
             f"{len(refused)} of {rows} rows can't be used over this base: {'; '.join(refused[:NAMED_ROWS])}{more}.",
         )
+
+
+def split_text(example: Example, max_length: int) -> list[Example]:
+    """Return a text as pieces of at most `max_length` tokens. A piece begins with the last token of the one before, which
+    predicts its second: so each token but the text's first is learnt once, and the end of text in the last piece.
+    """
+    ids = example.input_ids
+    pieces = []
+    for start in range(0, max(1, len(ids) - 1), max_length - 1):
+        end = start + max_length
+        labels = [IGNORED, *example.labels[start + 1 : end]]
+        stop = example.stop if end >= len(ids) else None
+        pieces.append(replace(example, input_ids=ids[start:end], labels=labels, stop=stop))
+    return pieces
 
 
 def cut_example(example: Example, max_length: int) -> Example | None:
@@ -277,6 +301,8 @@ class ExampleMaker:
     def examples(self, row: Row) -> list[Example]:
         """Return the examples of one row. Raises RowRefused, PipelineError if the base has no chat template."""
         fields = row.fields
+        if row.shape == "preference":
+            return [self._alone(row, key) for key in ("chosen", "rejected")]
         if row.shape == "text":
             ids = _ended(self._tokenizer(fields["text"])["input_ids"], self._tokenizer)
             return [Example(ids, list(ids), [], "", fields["text"], ids[-1])]
@@ -289,6 +315,17 @@ class ExampleMaker:
             )
         samples = [self._note(sample) for sample in self._samples(row)]
         return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
+
+    def _alone(self, row: Row, key: str) -> Example:
+        """Return one of the two answers of a preference as an example. Raises RowRefused where it takes several."""
+        fields = {name: value for name, value in row.fields.items() if name in ("prompt", "tools")}
+        made = self.examples(Row(row.where, "prompt", {**fields, "completion": row.fields[key]}))
+        if len(made) > 1:
+            raise RowRefused(
+                f"has a `{key}` of several answers, which the base's chat template renders one by one; move all but the last "
+                "of them into `prompt`"
+            )
+        return made[0]
 
     @property
     def template(self) -> str | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
+
+#: What modules and configs call the share that they drop, layers included, or the noise that they add.
+_DRAWS = re.compile("drop|jitter")
 
 
 def own_dropout(model: Any) -> float:
@@ -16,6 +20,22 @@ def own_dropout(model: Any) -> float:
         # Some models hold the number and call the function.
         found += [value for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
     return max(found)
+
+
+def drop_nothing(model: Any) -> None:
+    """Let a model compute in training as it does otherwise, drawing nothing at random."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and _DRAWS.search(name):
+                setattr(module, name, 0.0)
+    for config in {
+        id(module.config): module.config for module in model.modules() if hasattr(module, "config")
+    }.values():
+        for name, value in list(vars(config).items()):
+            if isinstance(value, float) and _DRAWS.search(name):
+                setattr(config, name, 0.0)
 
 
 class SixteenBitDropout(torch.nn.Module):  # type: ignore[misc]  # torch's types are not followed

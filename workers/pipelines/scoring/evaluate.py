@@ -41,6 +41,7 @@ from workers.pipelines.model.precision import described, measured
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.forgetting import general_scores, read_bare
 from workers.pipelines.scoring.order import RecordedScores
+from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
 from workers.pipelines.scoring.texts import SCORING_LIBRARIES, score_texts
@@ -90,7 +91,9 @@ def evaluate(
     )
     device = choose_device()
     device.forget_peak()
-    asked = [example for example in rows.examples if example.prompt_ids][: spec.generate_rows]
+    # Of a preference, the chosen answer is what a model should say.
+    expected_texts = rows.examples[::2] if rows.shape == "preference" else rows.examples
+    asked = [example for example in expected_texts if example.prompt_ids][: spec.generate_rows]
     # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
     room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
     prompts = [example.prompt_ids[-room:] for example in asked]
@@ -128,8 +131,9 @@ def evaluate(
         with shared.wearing(adapter, key=key, load=load) as (loaded, model):
             require_embedded(rows.examples, tokenizer, words=words_of(model))
             begun = time.perf_counter()
-            scored = _losses(model, rows.examples, tokenizer, device, spec, on_progress)
+            scored = _losses(model, expected_texts, tokenizer, device, spec, on_progress)
             loss_s = time.perf_counter() - begun
+            preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device)
             begun = time.perf_counter()
             answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
             generate_s = time.perf_counter() - begun
@@ -143,12 +147,13 @@ def evaluate(
         # Above e^709 a float overflows; such a model predicts nothing anyway.
         "perplexity": math.exp(min(loss, 709.0)),
         "supervised_tokens": float(scored.supervised_tokens),
-        "tokens": float(rows.tokens),
-        "tokens_per_s": rows.tokens / loss_s,
+        "tokens": float(tokens := sum(len(example.input_ids) for example in expected_texts)),
+        "tokens_per_s": tokens / loss_s,
+        **preferred,
         **measured(loaded.shares),
         **changed,
     }
-    with_loss = [example for example in rows.examples if example.row in scored.loss_sums]
+    with_loss = [example for example in expected_texts if example.row in scored.loss_sums]
     if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
         metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
     if asked:

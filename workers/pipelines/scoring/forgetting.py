@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from workers.pipelines.data.batches import SFT, example_batches, predicted
+from workers.pipelines.data.batches import SFT, example_batches, supervised_logits
 from workers.pipelines.data.divergence import kl_sum
 from workers.pipelines.data.general_texts import GENERAL_TEXTS, MOST_TOKENS
 from workers.pipelines.data.tokenise import IGNORED, Example, longest_row
@@ -31,7 +31,7 @@ class BareTexts:
     tokens: int
     #: Nats a token.
     loss: float
-    #: (tokens, vocabulary) of each batch, in the type and with the digits that the model gave them, in the machine's memory.
+    #: (tokens, vocabulary) of each batch, with all digits that the model gave them, in the machine's memory.
     logits: Sequence[Any]
 
 
@@ -50,7 +50,7 @@ def read_bare(model: Any, tokenizer: Any, base: Path) -> BareTexts:
         pad_id=tokenizer.pad_token_id,
         tokens=len(losses),
         loss=math.fsum(losses) / max(len(losses), 1),
-        logits=[logits.cpu() for logits, _ in read],
+        logits=[_narrow(logits).cpu() for logits, _ in read],
     )
 
 
@@ -82,6 +82,14 @@ def _read(model: Any, examples: Sequence[Example], pad_id: int) -> Iterator[tupl
     """Yield the logits of each batch, (tokens, vocabulary), and the loss of each of its tokens in nats."""
     for batch in example_batches(examples, SFT, pad_id, _TOGETHER, model.device):
         with torch.no_grad():
-            logits, targets, _ = predicted(model, batch)
-            losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+            logits, targets, _ = supervised_logits(model, batch)
+            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         yield logits, losses.double().cpu().tolist()
+
+
+def _narrow(logits: Any) -> Any:
+    """Return float32 in 16 bits where that is what it was widened from."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal((narrow := logits.to(dtype)).float(), logits):
+            return narrow
+    return logits

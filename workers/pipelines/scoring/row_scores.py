@@ -87,13 +87,18 @@ class RowScores:
                 row=row,
                 loss_sum=self.loss_sums.get(row),
                 tokens=tokens,
-                prediction=self.predictions.get(row) if texts else None,
-                expected=self.expected.get(row) if texts else None,
+                prediction=_writable(self.predictions.get(row)) if texts else None,
+                expected=_writable(self.expected.get(row)) if texts else None,
                 confidence=self.confidences.get(row),
                 scores=dict(self.scores.get(row, {})),
             )
             for row, tokens in sorted(self.tokens.items())
         ]
+
+
+def _writable(text: str | None) -> str | None:
+    """Half of a character, which a label may hold, can't be written as UTF-8."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def store_rows(folder: Path, rows: Sequence[RowScore]) -> tuple[RowFile, int]:

@@ -12,7 +12,8 @@ from peft.utils.integrations import dequantize_module_weight
 from transformers import set_seed
 
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.data.batches import example_batches
+from workers.pipelines.data.batches import example_batches, of_sequences, rows_of
+from workers.pipelines.data.preferences import log_likelihoods
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.dropout import SixteenBitDropout
 from workers.pipelines.model.loading import LoadedBase
@@ -58,7 +59,7 @@ def adapted(given: Inputs, loaded: LoadedBase) -> Any:
     if lora.use_dora:
         _start_magnitudes(model)
     if spec.init_lora_weights == "eva" and given.resumed is None:
-        start_at_inputs(model, given.rows.examples, given.objective, spec, given.tokenizer.pad_token_id)
+        start_at_inputs(model, given.rows.examples, of_sequences(given.objective), spec, given.tokenizer.pad_token_id)
     if given.device.kind == "cpu" and spec.dropout > 0:
         for module in model.modules():
             if isinstance(module, LoraLayer):
@@ -85,14 +86,44 @@ def require_equal_to_base(given: Inputs, model: Any) -> None:
     model.eval()
     shortest = sorted(given.rows.examples, key=lambda example: len(example.input_ids))[:2]
     pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
-    batch = next(example_batches(shortest, given.objective, pad_id, 2, place))
+    objective = of_sequences(given.objective)
+    batch = next(example_batches(shortest, objective, pad_id, 2, place))
     with torch.no_grad():
-        ours = given.objective.logits(model, batch)
+        ours = objective.logits(model, batch)
         with without_adapter(model):
-            bare = given.objective.logits(model, batch)
+            bare = objective.logits(model, batch)
     if not torch.equal(ours, bare):
         raise PipelineError(
             FailureReason.UNTRAINED,
             f"The fresh adapter changes the base's logits by up to {float((ours - bare).abs().max()):g} before any"
             " training; report this base and these library versions.",
+        )
+
+
+def reference_of(given: Inputs, model: Any) -> Any:
+    """Return what the base alone makes of a row of preferences, as a training computes it: log π of both answers, (2,)."""
+    row = min(
+        rows_of(given.rows.examples, given.objective), key=lambda row: max(len(each["input_ids"]) for each in row)
+    )
+    batch = given.objective.collate(row, given.tokenizer.pad_token_id)
+    was = model.training
+    model.train()
+    try:
+        with torch.no_grad():
+            return log_likelihoods(
+                model, {name: tensor.to(given.device.torch_device) for name, tensor in batch.items()}
+            )
+    finally:
+        model.train(was)
+
+
+def require_reference(given: Inputs, model: Any, bare: Any) -> None:
+    """Check that the adapted model without its adapter is the base `bare` was computed by, exactly. Raises PipelineError ("untrained")."""
+    with without_adapter(model):
+        found = reference_of(given, model)
+    if not torch.equal(found, bare):
+        raise PipelineError(
+            FailureReason.UNTRAINED,
+            f"Without its adapter the model differs from its base by {float((found - bare).abs().max()):g} nats on a row, so it is no"
+            " reference for dpo; train with other options, or report this base and these library versions.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -23,6 +24,9 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
         # Before the first step there is nothing to keep, and being told to stop ends the process as it does any other.
         if progress.phase == "train":
             host.stop_in_order()
+        if progress.phase == "check" and order.like is not None:
+            # For the job's log, too.
+            sys.stderr.write(f"{progress.message}\n")
         host.report(progress)
 
     minutes = order.checkpoint.every_minutes
@@ -44,6 +48,7 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
             out=host.out,
             spec=order.spec,
             parent=None if order.parent is None else Continued(Path(order.parent), order.quantization),
+            like=order.like,
             day=date.fromisoformat(order.template_date),
             on_progress=report,
             checkpoints=checkpoints,

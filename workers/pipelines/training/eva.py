@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.batches import SFT, Batch, Objective, example_batches
+from workers.pipelines.data.batches import Batch, Objective, example_batches
 from workers.pipelines.data.tokenise import IGNORED, Example
 from workers.pipelines.errors import PipelineError
 
@@ -73,7 +73,7 @@ def _learnt(batch: Batch, objective: Objective) -> Any:
     """Return which positions count, (batch, seq): those whose predictions the loss is computed on, or all of a
     classification's.
     """
-    if objective is not SFT:
+    if objective.task_type == "SEQ_CLS":
         return batch["attention_mask"].bool()
     learnt = torch.zeros_like(batch["labels"], dtype=torch.bool)
     # A label is predicted at the position before it.

@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ from typing import Any
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
+from sdk.rows.holdout import hold_out_of, rows_digest
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.option_clashes import both_held_out, no_reference
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
+from workers.pipelines.data.preferences import preference
 from workers.pipelines.data.rows import Row, Shape, count_equal, read_rows
+from workers.pipelines.data.split import Split, read_split
 from workers.pipelines.data.tokenise import (
     Example,
     Tokenised,
@@ -69,6 +74,12 @@ class Inputs:
     checkpoints: Checkpoints | None
     resumed: Resumed | None
     parent: Continued | None
+    #: The version whose training this is again.
+    like: RecordedTraining | None
+    #: Rows and digests of the two sides, where some of the rows are held out.
+    split: dict[str, JsonScalar]
+    #: What the audit found in the rows: how many rows by kind.
+    audit: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_inputs(
@@ -82,17 +93,24 @@ def read_inputs(
     checkpoints: Checkpoints | None,
     day: date | None = None,
     parent: Continued | None = None,
+    like: RecordedTraining | None = None,
 ) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     device = choose_device()
     require_card(spec, device.kind)
-    given = read_rows(data, columns=spec.columns)
+    split = _read_split(data, eval_data, spec)
+    given = split.training
     objective = _objective(spec, given[0].shape)
+    if objective.name == "dpo" and parent is not None:
+        raise PipelineError(
+            FailureReason.SPEC, f"The training can't continue a version: {no_reference('that version')}."
+        )
     classes = None
-    tokenizer = load_tokenizer(base, ends=objective is SFT)
+    tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
     if objective is CLASSIFY:
         pad = pad_token_id(read_config(base), tokenizer)
-        classes = Classes(class_names(given), pad, spec.seed)
+        # A label that is held out alone is one that rows of this file have.
+        classes = Classes(class_names([*given, *split.held_out]), pad, spec.seed)
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
@@ -100,13 +118,15 @@ def read_inputs(
     rows = _tokens(base, given, tokenizer, spec, classes, day)
     rows = replace(rows, rendering=rows.rendering.model_copy(update={**_told_by(base), "columns": spec.columns}))
     require_tokens(spec, rows.examples)
-    held_out, seen = None, 0
+    held, seen = None, 0
+    kept: Sequence[Row] = split.held_out
     if eval_data is not None:
         kept = read_rows(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
+    if kept:
         seen = count_equal(kept, given)
         _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
-        held_out = _tokens(base, kept, tokenizer, spec, classes, day)
-    schedule = _schedule(spec, len(rows.examples))
+        held = _tokens(base, kept, tokenizer, spec, classes, day)
+    schedule = _schedule(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
         "base": base_name,
@@ -136,7 +156,7 @@ def read_inputs(
         objective=objective,
         classes=classes,
         rows=rows,
-        held_out=held_out,
+        held_out=held,
         held_out_seen=seen,
         tokenizer=tokenizer,
         spec=spec,
@@ -147,7 +167,28 @@ def read_inputs(
         checkpoints=checkpoints,
         resumed=resumed,
         parent=parent,
+        like=like,
+        split=_sides(split),
     )
+
+
+def _read_split(data: Path, eval_data: Path | None, spec: TrainingSpec) -> Split:
+    """Return the rows of a file, and those that are held out of it. Raises PipelineError ("data", "spec")."""
+    if spec.holdout is not None and eval_data is not None:
+        raise PipelineError(FailureReason.SPEC, f"The rows can't be split: {both_held_out()}.")
+    return read_split(data, hold_out_of(spec), columns=spec.columns)
+
+
+def _sides(split: Split) -> dict[str, JsonScalar]:
+    """Return what is recorded of a split."""
+    if not split.held_out:
+        return {}
+    return {
+        "training_rows": len(split.training),
+        "training_digest": rows_digest(split.training),
+        "held_out_rows": len(split.held_out),
+        "held_out_digest": rows_digest(split.held_out),
+    }
 
 
 def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
@@ -156,7 +197,7 @@ def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
         name = resolve_objective(spec.objective, shape)
     except ObjectiveError as error:
         raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
-    return CLASSIFY if name == "classify" else SFT
+    return {"classify": CLASSIFY, "dpo": preference(spec.beta), "sft": SFT}[name]
 
 
 def _tokens(
@@ -168,7 +209,8 @@ def _tokens(
         found = label_rows(rows, tokenizer, classes.names, max_length=max_length)
     else:
         stops = configured_stops(base)
-        found = tokenise(rows, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=stops)
+        how: dict[str, Any] = {"max_length": max_length, "day": day, "stop_ids": stops, "split_texts": True}
+        found = tokenise(rows, tokenizer, loss_on=spec.loss_on, **how)
     words = getattr(read_config(base).get_text_config(), "vocab_size", None)
     if type(words) is int:
         require_embedded(found.examples, tokenizer, words=words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sdk.schemas.jobs import CheckpointPolicy
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import Day, QuantizationRecipe, TrainingSpec
 from workers.pipelines.orders import Order
 
@@ -28,5 +29,7 @@ class TrainingOrder(Order):
     parent: str | None = None
     #: How the base was quantised for that one; None: not, or nothing is continued.
     quantization: QuantizationRecipe | None = None
+    #: The version whose training this is again.
+    like: RecordedTraining | None = None
     #: The folder of a checkpoint to resume from; the worker has checked its files' digests.
     resume: str | None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sdk.schemas.recorded import RAN_WITH
 from sdk.schemas.training import JsonScalar, LossPoint, TrainingReport
 from workers.pipelines.data.tokenise import longest_row
 from workers.pipelines.libraries import library_versions
@@ -76,6 +77,17 @@ def training_report(
     )
 
 
+def ran_with(setting: Setting) -> dict[str, JsonScalar]:
+    """Return what a training runs with, as a `RecordedTraining` has it."""
+    said = _hyperparameters(setting)
+    return {
+        "base": setting.given.base_name,
+        "base_revision": setting.given.base_revision,
+        **library_versions(),
+        **{name: said[name] for name in RAN_WITH},
+    }
+
+
 def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
     """Return every number that the result depends on, flat."""
     given, loaded = setting.given, setting.loaded
@@ -87,6 +99,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "alpha": lora.alpha,
         "dropout": lora.dropout,
         "targets": spec.targets,
+        **({"beta": spec.beta} if given.objective.name == "dpo" else {}),
         "loss_on": given.rows.loss_on,
         "epochs": None if spec.max_steps else spec.epochs,
         "max_steps": spec.max_steps,
@@ -99,10 +112,14 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "grad_accum": spec.grad_accum,
         "effective_batch": spec.effective_batch,
         "max_length": longest_row(given.base, spec.max_length),
-        "samples": len(given.rows.examples),
+        "samples": len(given.rows.examples) // given.objective.sequences,
         "rows_cut": given.rows.cut,
         "rows_dropped": given.rows.dropped,
+        **({"rows_split": given.rows.split} if given.rows.split else {}),
+        **({"held_out_split": given.held_out.split} if given.held_out is not None and given.held_out.split else {}),
         **({"held_out_rows_in_training": given.held_out_seen} if given.held_out_seen else {}),
+        **{f"audit_{kind}": rows for kind, rows in given.audit.items()},
+        **given.split,
         "seed": spec.seed,
         **spec.further(),
         **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),

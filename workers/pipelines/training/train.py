@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -17,25 +18,28 @@ from sdk.lora.memory import pass_bytes
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import TEXTS_KEY
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.batches import SFT, mean_loss
-from workers.pipelines.data.classify import Guess, guesses, scores
+from workers.pipelines.data.batches import SFT, Tokens, mean_loss, rows_of
+from workers.pipelines.data.classify import CLASSIFY, Guess, guesses, scores
+from workers.pipelines.data.preferences import Pair, judged, preference_loss, preference_scores
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import DTYPES, memory_errors_named
-from workers.pipelines.model.dropout import own_dropout
+from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.model.precision import described
-from workers.pipelines.training.adapting import adapted, require_equal_to_base
+from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
+from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.continuing import Continued, load_parent, require_moved
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.optimising import optimizer_and_scheduler
 from workers.pipelines.training.probing import probe_saved, require_learnt
-from workers.pipelines.training.reports import Setting, training_report
+from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.serving import write_serving
 from workers.pipelines.training.trainer import AdapterTrainer, diverged, training_arguments
 
@@ -56,6 +60,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     day: date | None = None,
     parent: Continued | None = None,
+    like: RecordedTraining | None = None,
 ) -> TrainingReport:
     """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts as `parent` is, if there is one.
 
@@ -78,6 +83,7 @@ def train(
         checkpoints=checkpoints,
         day=day,
         parent=parent,
+        like=like,
     )
     rows = given.rows
     on_progress(
@@ -86,11 +92,13 @@ def train(
             step=rows.rows,
             total=rows.rows + rows.dropped,
             unit="rows",
-            message=_of_data(rows)
-            if given.classes is None
-            else f"{len(given.classes.names)} labels, {rows.cut} rows cut",
+            message=(
+                _of_data(rows) if given.classes is None else f"{len(given.classes.names)} labels, {rows.cut} rows cut"
+            )
+            + _of_split(given),
         )
     )
+    given = replace(given, audit=audit(data, eval_data, spec, on_progress))
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
         return _train(given, out, on_progress)
@@ -100,6 +108,10 @@ def _of_data(rows: Tokenised) -> str:
     said = f"{rows.supervised_tokens} supervised tokens, loss on {rows.loss_on}"
     if rows.cut:
         said += f"; {rows.cut} rows were cut, so they don't teach where to stop"
+    if rows.split:
+        said += (
+            f"; {rows.split} texts were longer than a row may be, and were split: {len(rows.examples)} pieces in all"
+        )
     if rows.rendering.methods.get("turns"):
         said += "; each answer of a conversation is a separate text, since the chat template renders earlier answers differently"
     if rows.rendering.methods.get("changed"):
@@ -107,20 +119,31 @@ def _of_data(rows: Tokenised) -> str:
     return said
 
 
+def _of_split(given: Inputs) -> str:
+    return f"; {given.split['held_out_rows']} rows are held out" if given.split else ""
+
+
 def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) -> TrainingReport:
     spec, device, resumed = given.spec, given.device, given.resumed
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
     loaded = _load(given)
-    if given.objective is SFT:
+    if given.objective is not CLASSIFY:
         require_causal(loaded.model)
+    prefers = given.objective.name == "dpo"
+    if prefers:
+        # The base is compared with as it is.
+        drop_nothing(loaded.model)
     # Once the adapter is there, its own dropout is among the model's.
     base_dropout = own_dropout(loaded.model)
     if base_dropout:
         on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
     on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
+    reference = reference_of(given, loaded.model) if prefers else None
     model = adapted(given, loaded)
     require_equal_to_base(given, model)
+    if reference is not None:
+        require_reference(given, model, reference)
     _stop_if_asked(given)
     if resumed is not None:
         bare = resumed.record.eval_loss_base
@@ -131,6 +154,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
         if given.parent is not None:
             load_parent(model, given.parent)
     setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare, base_dropout)
+    _name_differences(setting, on_progress)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
         trainer.run(resumed)
@@ -156,6 +180,15 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     )
 
 
+def _name_differences(setting: Setting, on_progress: Callable[[Progress], None]) -> None:
+    """Say, where a training is made again, what is otherwise than its record has it."""
+    like = setting.given.like
+    if like is not None:
+        found = ", ".join(like.differences(ran_with(setting)))
+        said = f"other than {like.ref} had: {found}" if found else f"all that {like.ref} ran with is as it was"
+        on_progress(Progress(phase="check", message=said))
+
+
 def _load(given: Inputs) -> LoadedBase:
     """Load the base, held as it was when the checkpoint to go on from was written."""
     spec, quantization = given.spec, None
@@ -163,8 +196,12 @@ def _load(given: Inputs) -> LoadedBase:
         quantization = default_recipe(given.device, spec.quant_type, double_quant=spec.double_quant)
         if given.parent is not None and given.parent.quantization is not None:
             quantization = given.parent.quantization
-    recorded = None if given.resumed is None else given.resumed.record.base_weights
-    held = None if recorded == "native" else recorded
+    recorded = None if given.like is None else given.like.ran_with.get("base_weights")
+    if given.resumed is not None:
+        recorded = given.resumed.record.base_weights
+    held: Literal["packed", "wide"] | None = (
+        "packed" if recorded == "packed" else "wide" if recorded == "wide" else None
+    )
     return load_base(given.base, given.device, quantization=quantization, held=held, classes=given.classes)
 
 
@@ -242,12 +279,10 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
     given, spec = setting.given, setting.given.spec
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     fresh = {name: parameter.detach().clone() for name, parameter in trainable.items()}
-    dataset = Dataset.from_dict(
-        {
-            "input_ids": [example.input_ids for example in given.rows.examples],
-            "labels": [example.labels for example in given.rows.examples],
-        }
-    )
+    # A row has one example, or of a preference two.
+    names = ("input_ids", "labels")
+    rows = rows_of(given.rows.examples, given.objective)
+    dataset = Dataset.from_dict({name: [[each[name] for each in row] for row in rows] for name in names})
     trainer = AdapterTrainer(
         objective=given.objective,
         micro_rows=spec.batch_size,
@@ -266,13 +301,22 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
         ),
         train_dataset=dataset,
         processing_class=given.tokenizer,
-        data_collator=lambda rows: given.objective.collate(rows, given.tokenizer.pad_token_id),
+        data_collator=lambda batch: given.objective.collate(_examples_of(batch), given.tokenizer.pad_token_id),
         optimizers=optimizer_and_scheduler(trainable, spec, given.schedule),
     )
     # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
     for name, parameter in trainable.items():
         parameter.data = fresh[name]
     return trainer
+
+
+def _examples_of(rows: Sequence[Mapping[str, Any]]) -> list[Tokens]:
+    """Return the examples of rows of a dataset, those of one row beside each other."""
+    return [
+        {"input_ids": ids, "labels": labels}
+        for row in rows
+        for ids, labels in zip(row["input_ids"], row["labels"], strict=True)
+    ]
 
 
 def _check_finite(tensors: dict[str, Any], spec: TrainingSpec) -> None:
@@ -292,7 +336,7 @@ def _check_not_zero(tensors: dict[str, Any]) -> None:
 
 
 def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]) -> dict[str, float]:
-    """Return the loss of held-out rows, in nats a supervised token or a label, and the scores of a classification.
+    """Return the loss of held-out rows, in nats a supervised token, a label or a preference, and the scores of the latter two.
 
     Empty where there are no held-out rows.
     """
@@ -302,11 +346,18 @@ def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]
     model.eval()
     pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
 
-    def done(batch: int) -> None:
-        step = min(batch * rows, len(examples))
-        on_progress(Progress(phase="evaluate", step=step, total=len(examples), unit="rows"))
+    total = len(examples) // given.objective.sequences
 
-    if given.objective is SFT:
+    def done(batch: int) -> None:
+        on_progress(Progress(phase="evaluate", step=min(batch * rows, total), total=total, unit="rows"))
+
+    if given.objective.name == "dpo":
+        pairs: list[Pair] = []
+        for batch, judgement in enumerate(judged(model, examples, pad_id, rows, place), start=1):
+            pairs += judgement
+            done(batch)
+        found = {"loss": preference_loss(pairs, given.spec.beta), **preference_scores(pairs)}
+    elif given.objective is SFT:
         # The last running mean is the result.
         for batch, found["loss"] in enumerate(mean_loss(model, examples, pad_id, rows, place), start=1):
             done(batch)
@@ -329,7 +380,7 @@ def _needs_checkpointing(given: Inputs, loaded: LoadedBase) -> bool:
     config = loaded.model.config.get_text_config()
     lengths = sorted((len(example.input_ids) for example in given.rows.examples), reverse=True)
     needed = pass_bytes(
-        tokens=lengths[0] * min(given.spec.batch_size, len(lengths)),
+        tokens=lengths[0] * min(given.spec.batch_size * given.objective.sequences, len(lengths)),
         hidden=config.hidden_size,
         inner=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         layers=config.num_hidden_layers,

@@ -32,7 +32,7 @@ from workers.pipelines.training.states import States, restore_generators, restor
 class StepRecord:
     """What the steps so far have measured."""
 
-    #: Mean loss in nats a supervised token, or a label, of each step.
+    #: Mean loss in nats a supervised token, a label or a preference, of each step.
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     #: Tokens without padding.
@@ -150,7 +150,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         inputs = self._prepare_inputs(inputs)
         counted = self._objective.counted(inputs)
         loss = torch.zeros((), device=self._device.torch_device)
-        for part in micro_batches(inputs, self._micro_rows):
+        for part in micro_batches(inputs, self._micro_rows * self._objective.sequences):
             share = self._objective.loss_sum(model, part) / counted
             self.accelerator.backward(share)
             loss += share.detach()

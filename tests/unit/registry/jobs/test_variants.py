@@ -35,6 +35,10 @@ MADE: dict[str, Any] = {
 }
 
 
+#: As a training without options hands it in.
+CAUSAL: dict[str, Any] = {"alpha": 8.0, "task_type": "CAUSAL_LM"}
+
+
 def asked(**options: Any) -> TrainingRequest:
     spec = TrainingSpec(**{"method": "lora", "rank": 4, "targets": "q_proj,v_proj", **options})
     return TrainingRequest(adapter="a", base=BaseChoice(id="b", fingerprint="b" * 64), data="d" * 64, spec=spec)
@@ -103,3 +107,23 @@ def test_a_report_that_says_nothing_of_an_option_that_shows_nowhere_else_is_refu
     with pytest.raises(Verification, match="neftune_noise_alpha is None, not 5"):
         hand_in(asked(neftune_noise_alpha=5.0), {"rank": 4}, alpha=8.0)
     hand_in(asked(neftune_noise_alpha=5.0), {"rank": 4, "neftune_noise_alpha": 5.0}, alpha=8.0)
+    with pytest.raises(Verification, match=r"holdout is None, not 0\.1"):
+        hand_in(asked(holdout=0.1), {"rank": 4}, alpha=8.0)
+
+
+def test_a_preference_training_says_so_and_how() -> None:
+    request = asked(objective="dpo", beta=0.3)
+    assert needed_by(request) > 0
+    assert needed_by(asked(beta=0.3)) > 0
+    hand_in(request, {"objective": "dpo", "beta": 0.3}, **CAUSAL)
+    with pytest.raises(Verification, match="objective is sft, not dpo"):
+        hand_in(request, {"objective": "sft", "beta": 0.3}, **CAUSAL)
+    with pytest.raises(Verification, match=r"beta is None, not 0\.3"):
+        hand_in(request, {"objective": "dpo"}, **CAUSAL)
+
+
+@pytest.mark.parametrize("said", ["sft", "dpo"])
+def test_where_only_the_worker_looks_into_the_rows_it_says_what_they_are_for(said: str) -> None:
+    hand_in(asked(), {"objective": said}, **CAUSAL)
+    with pytest.raises(Verification, match="objective is classify, not sft"):
+        hand_in(asked(), {"objective": "classify"}, **CAUSAL)

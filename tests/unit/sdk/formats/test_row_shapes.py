@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sdk.errors import InvalidData
 from sdk.formats import json_list as reader
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, check_rows, text_values
@@ -158,3 +159,36 @@ class TestFiles:
         peak_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak_bytes < 8_000_000
+
+
+class TestPreferences:
+    @pytest.mark.parametrize(
+        ("row", "columns", "fields"),
+        [
+            ({"prompt": "q", "chosen": "a", "rejected": "b"}, None, {"prompt": "q", "chosen": "a", "rejected": "b"}),
+            (
+                {"question": "q", "good": "a", "bad": "b", "score": 3},
+                "rejected=bad,prompt=question,chosen=good",
+                {"prompt": "q", "chosen": "a", "rejected": "b"},
+            ),
+            (
+                {"prompt": [USER], "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "b"}]},
+                None,
+                {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "b"}]},
+            ),
+        ],
+    )
+    def test_a_prompt_has_two_answers(self, row: Any, columns: str | None, fields: Any, tmp_path: Path) -> None:
+        assert of(tmp_path / "rows", row, columns=columns) == [("preference", fields)]
+        found = check_data(tmp_path / "rows", columns=columns)
+        assert (found.shape, found.rows) == ("preference", 1)
+
+    def test_of_its_columns_a_completion_can_be_made(self, tmp_path: Path) -> None:
+        row = {"prompt": "q", "chosen": "a", "rejected": "b"}
+        columns = "prompt=prompt,completion=chosen"
+        assert of(tmp_path / "rows", row, columns=columns) == [("prompt", {"prompt": "q", "completion": "a"})]
+
+    def test_a_csv_names_the_answer_that_is_empty(self, tmp_path: Path) -> None:
+        (tmp_path / "rows.csv").write_text("prompt,chosen,rejected\nq,a,\n")
+        with pytest.raises(InvalidData, match="line 2 has an empty `rejected`"):
+            check_data(tmp_path / "rows.csv")

@@ -227,9 +227,15 @@ class TestScores:
             ("eval_loss", {"training": {"eval_data": digest("other rows"), "loss_on": "all"}}),
             ("eval_loss", {"training": {"eval_data": digest("held out"), "loss_on": "completion"}}),
             ("eval_loss", {"training": {"loss_on": "all"}}),
+            ("eval_loss", {"training": {"held_out_digest": digest("a part"), "loss_on": "all"}}),
+            ("eval_loss", {"training": {"eval_data": digest("held out"), "loss_on": "all", "held_out_split": 1}}),
             ("eval_loss", {"quantization": {}}),
             ("eval_loss", {"base": {"fingerprint": digest("another")}}),
             ("loss", {"dataset": {"digest": digest("more"), "rows": 1, "supervised_tokens": 1}}),
+            (
+                "loss",
+                {"training": {"eval_data": digest("held out"), "loss_on": "all", "training_digest": digest("a part")}},
+            ),
         ],
     )
     def test_losses_of_trainings_are_subtracted_only_where_they_were_taken_alike(

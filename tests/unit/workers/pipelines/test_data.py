@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import IGNORED, Example, load_tokenizer, tokenise
+from workers.pipelines.data.tokenise import IGNORED, Example, load_tokenizer, split_text, tokenise
 from workers.pipelines.errors import PipelineError
 
 
@@ -121,6 +121,43 @@ def test_rows_without_a_supervised_token_are_dropped_and_all_of_them_refused(
     with pytest.raises(PipelineError, match="No row has a token to compute the loss on") as caught:
         tokenise(read_rows(path), tokenizer, loss_on=None, max_length=20)
     assert caught.value.reason == "data"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pieces"),
+    [
+        (3, [[1, 2, 3, 0]]),
+        (4, [[1, 2, 3, 4], [4, 0]]),
+        (6, [[1, 2, 3, 4], [4, 5, 6, 0]]),
+        (7, [[1, 2, 3, 4], [4, 5, 6, 7], [7, 0]]),
+        (10, [[1, 2, 3, 4], [4, 5, 6, 7], [7, 8, 9, 10], [10, 0]]),
+    ],
+)
+def test_a_long_text_is_split_and_each_token_is_learnt_once(tokens: int, pieces: list[list[int]]) -> None:
+    ids = [*range(1, tokens + 1), 0]
+    found = split_text(Example(ids, list(ids), [], "", "text", 0), 4)
+    assert [piece.input_ids for piece in found] == pieces
+    # The first token of each has nothing before it that could predict it; of all but the first it was learnt before.
+    assert [piece.labels for piece in found] == [[IGNORED, *piece[1:]] for piece in pieces]
+    assert [piece.stop for piece in found] == [None] * (len(pieces) - 1) + [0]
+    assert sum(piece.supervised_tokens for piece in found) == tokens
+
+
+def test_only_texts_are_split_and_only_where_that_is_asked(write_jsonl: Callable[..., Path], tokenizer: Any) -> None:
+    rows = read_rows(write_jsonl([{"text": "long " * 30}, {"text": "short"}]))
+    whole, short = tokenise(rows, tokenizer, loss_on=None, max_length=1000).examples
+    found = tokenise(rows, tokenizer, loss_on=None, max_length=20, split_texts=True)
+    assert (found.rows, found.split, found.cut, found.dropped) == (2, 1, 0, 0)
+    *pieces, last = found.examples
+    assert [piece.input_ids[0] for piece in pieces[1:]] == [piece.input_ids[-1] for piece in pieces[:-1]]
+    assert [pieces[0].input_ids[0], *(token for piece in pieces for token in piece.input_ids[1:])] == whole.input_ids
+    assert last.input_ids == short.input_ids
+    assert found.supervised_tokens == len(whole.input_ids) - 1 + len(short.input_ids) - 1
+    cut = tokenise(rows, tokenizer, loss_on=None, max_length=20)
+    assert (len(cut.examples), cut.split, cut.cut) == (2, 0, 1)
+    pairs = read_rows(write_jsonl([{"prompt": "q", "completion": "long " * 30}]))
+    found = tokenise(pairs, tokenizer, loss_on="all", max_length=20, split_texts=True)
+    assert (len(found.examples), found.split, found.cut) == (1, 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import torch
 from support import tiny
 
 from sdk.schemas.events import Progress
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.train import train
@@ -44,6 +45,7 @@ class Place:
         template = self.base / "chat_template.jinja"
         template.write_text("{{ strftime_now('%d %B %Y') }}\n" + template.read_text())
         self.rows = folder / "rows.jsonl"
+        self.like: RecordedTraining | None = None
         self.rows.write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in TURNS))
 
     def run(self, name: str, on_progress: Callable[[Progress], None], resume: Path | None = None) -> int:
@@ -71,6 +73,7 @@ class Place:
                         resume=resume,
                     ),
                     day=DAY,
+                    like=self.like,
                 )
                 status = 0
             except Exception:  # noqa: BLE001 - the fork says it and ends
@@ -92,11 +95,31 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
+@pytest.fixture(scope="module")
+def preferring(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = Place(tmp_path_factory.mktemp("preferring"))
+    with place.rows.open("w") as file:
+        for asked, answer in TURNS:
+            worse = {**answer, "content": answer["content"][::-1] + "!"}
+            file.write(json.dumps({"prompt": [asked], "chosen": [answer], "rejected": [worse]}) + "\n")
+    assert place.run("whole", lambda progress: None) == 0
+    return place
+
+
 @pytest.mark.parametrize(
     ("phase", "times", "steps"),
     [("data", 1, 0), ("load", 1, 0), ("evaluate", 1, 0), ("train", 3, 2), ("evaluate", 4, 4), ("save", 1, 4)],
 )
 def test_a_training_that_is_killed_goes_on_to_the_same_bytes(place: Place, phase: str, times: int, steps: int) -> None:
+    kill_and_go_on(place, phase, times, steps)
+
+
+def test_so_does_a_preference_training_that_is_made_again(preferring: Place) -> None:
+    preferring.like = RecordedTraining(ref="tone@v1", ran_with={"base_weights": "native", "threads": 8})
+    kill_and_go_on(preferring, "train", 3, 2)
+
+
+def kill_and_go_on(place: Place, phase: str, times: int, steps: int) -> None:
     name = f"{phase}-{times}"
     left = iter(range(times, 0, -1))
 

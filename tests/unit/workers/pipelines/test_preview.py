@@ -161,3 +161,20 @@ def test_a_file_of_many_rows_is_not_counted(base: Path, monkeypatch: pytest.Monk
     assert found.rendering.methods == {"prefix": 1}
     with pytest.raises(PipelineError, match=r"^1 of 2 rows can't be used over this base: line 2 holds `name`"):
         preview(ask(base, rows, rows=2))
+
+
+def test_a_long_text_is_shown_in_the_pieces_that_are_learnt(llama_base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    said = "one two three four five six seven eight nine ten eleven twelve"
+    path.write_text(json.dumps({"text": said}) + "\n")
+    asked = PreviewRequest(base=str(llama_base), data=str(path), loss_on=None, max_length=16, day="2026-03-04")
+    found = preview(asked)
+    assert len(found.rows) > 1
+    assert {(text.row, text.cut_tokens) for text in found.rows} == {(1, 0)}
+    assert found.totals is not None
+    assert (found.totals.samples, found.totals.rows_cut) == (len(found.rows), 0)
+    # Each piece begins with the token that the one before ends with.
+    learnt = "".join(text.supervised_text for text in found.rows).removesuffix("<|end|>")
+    assert said.endswith(learnt)
+    assert len(said) - len(learnt) < 5
+    assert [text.stop is not None for text in found.rows] == [False] * (len(found.rows) - 1) + [True]

@@ -122,6 +122,9 @@ def test_a_row_of_several_texts_is_one_and_fails_with_any_of_them() -> None:
     scored = RowScores()
     scored.add_losses(zip(examples, [0.5, 0.25, 1.0], strict=True))
     assert (scored.loss_sums, scored.tokens, scored.mean_loss) == ({3: 0.75, 5: 1.0}, {3: 2, 5: 1}, 1.75 / 3)
+    scored.predictions = {3: "half \ud83d", 5: "whole"}
+    assert [row.prediction for row in scored.rows(texts=True)] == ["half ?", "whole"]
+    assert [row.prediction for row in scored.rows(texts=False)] == [None, None]
     failed = RowScores()
     failed.add_losses(zip(examples, [0.5, math.nan, 1.0], strict=True))
     assert (failed.loss_sums, failed.failed_rows, failed.supervised_tokens) == ({5: 1.0}, 1, 1)

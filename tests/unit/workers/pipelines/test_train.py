@@ -210,12 +210,14 @@ def test_gpt2_is_trained_as_transposed(gpt2_base: Path, pairs: Path, tmp_path: P
         PeftModel.from_pretrained(model, tmp_path / method)
 
 
-def test_rows_are_cut_where_the_positions_of_the_base_end(
+def test_texts_are_split_where_the_positions_of_the_base_end(
     gpt2_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = write_jsonl([{"text": "z" * 1000}, {"text": "a b"}])
     report = train(gpt2_base, path, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "max_length": 1024}))
-    assert (report.training["max_length"], report.training["rows_cut"]) == (256, 1)
+    said = [report.training[name] for name in ("max_length", "rows_cut", "rows_split", "samples")]
+    # 1,001 tokens, of which each piece learns 255.
+    assert said == [256, 0, 1, 4 + 1]
 
 
 def test_rows_that_are_all_masked_are_refused_before_the_base_is_loaded(

@@ -1,0 +1,72 @@
+"""Trainings that are made again: that they are the training which the record of a version names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import Origin
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.db.stored_json import read_stored, table
+from registry.errors import Invalid
+from registry.jobs.checkpoints import other_than
+from registry.jobs.models import Job
+from registry.jobs.sources import dataset_use
+from registry.principal import Principal
+from sdk.schemas.jobs import TrainingRequest
+from sdk.schemas.recorded import RAN_WITH, RecordedTraining
+
+#: A worker names fewer than ten.
+_MOST_LIBRARIES = 40
+
+
+def pin_like(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> TrainingRequest:
+    """Return a request with what is recorded of the training that it is again, where it is one: what that ran with, and its day.
+
+    Raises NotFound, Invalid where it is another training.
+    """
+    if request.like is None:
+        return request
+    version = find_version(session, parse_ref(request.like.ref), who)
+    ref = exact_ref(version)
+    if request.like.digest not in (None, version.digest):
+        raise Invalid(
+            f"{ref} has the digest {version.digest[:12]}, not {str(request.like.digest)[:12]}; name the version that is meant",
+            param="like",
+        )
+    if version.adapter.namespace != namespace:
+        # Whoever may see the job would see the other's name in it.
+        raise Invalid(
+            f"{ref} is of the namespace {version.adapter.namespace}; train it again under a name of that namespace",
+            param="like",
+        )
+    made = session.scalars(select(Origin).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)).first()
+    job = None if made is None or made.job is None else session.get(Job, made.job)
+    if made is None or job is None or job.kind != request.kind:
+        raise Invalid(f"no training of this registry made {ref}, so none is made again; leave like out", param="like")
+    theirs = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
+    use = dataset_use(session, version)
+    if theirs.template_date is None and use is not None and use.rendering is not None:
+        # A registry of an earlier release left the day to the worker.
+        theirs = theirs.model_copy(update={"template_date": use.rendering.template_date})
+    if theirs.base.fingerprint is None:
+        # A worker found it on a hub.
+        theirs = theirs.model_copy(
+            update={"base": theirs.base.model_copy(update={"fingerprint": version.base.fingerprint})}
+        )
+    if others := other_than(theirs, request):
+        raise Invalid(
+            f"{ref} was trained with another {', '.join(others)}, so this is not its training; leave these options out, or leave like out",
+            param="like",
+        )
+    said, libraries = table(made.training), sorted(table(made.libraries).items())
+    ran_with: dict[str, Any] = {
+        **dict(libraries[:_MOST_LIBRARIES]),
+        "base": version.base_id or version.base.id,
+        "base_revision": version.base_revision,
+        **{name: said[name] for name in RAN_WITH if name in said},
+    }
+    like = RecordedTraining(ref=ref, digest=version.digest, ran_with=ran_with)
+    return request.model_copy(update={"like": like, "template_date": theirs.template_date})

@@ -1,0 +1,235 @@
+"""The audit of a file of rows before a training: what can't be used, what is there twice, what contradicts itself.
+
+Its memory does not grow with the file: what is kept of each row lies in a scratch folder, about as much as the rows
+themselves and 150 bytes for each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdk.formats.labels import MAX_LABELS, classes_of
+from sdk.formats.rows import NAMED_ROWS, SHAPES, RowsError, judge_rows
+from sdk.rows.characters import scripts_of
+from sdk.rows.grams import Texts, in_most, jaccard
+from sdk.rows.held_out import HeldOutRows, held_out_findings
+from sdk.rows.near import NearPair, near_rows
+from sdk.rows.reading import file_values
+from sdk.rows.spool import equal_rows
+from sdk.rows.table import Noted, RowTable
+from sdk.schemas.data_audit import AuditExample, AuditFinding, DataAudit, Kind, LengthBucket
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: What is being done, how much more of it is done now, and how much there is.
+OnProgress = Callable[[str, int, int], object]
+_TOLD_EVERY_BYTES = 1 << 20
+#: Rows, and characters of each, that say what most rows have.
+_SAMPLED_ROWS, _SAMPLED_CHARACTERS = 100, 2_000
+
+
+def audit_rows(
+    path: Path,
+    *,
+    label: str,
+    columns: Mapping[str, str] | None = None,
+    held_out: Path | None = None,
+    held_out_label: str | None = None,
+    group_by: str | None = None,
+    most_examples: int = NAMED_ROWS,
+    on_progress: OnProgress | None = None,
+) -> DataAudit:
+    """Return what is found out about the rows of a file, and of held-out rows among them; `group_by` is a column beside those
+    of a row. Needs numpy.
+
+    Raises RowsError for a file that has no rows of which any could be told apart, such as one that is no JSON list.
+    """
+    tell = on_progress or (lambda _doing, _count, _total: None)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapterctl-audit-")))
+
+        def table_of(name: str, on_texts: Callable[[int, Texts], None] | None) -> RowTable:
+            return stack.enter_context(closing(RowTable(scratch, name, most_examples=most_examples, on_texts=on_texts)))
+
+        held, found = None, HeldOutRows()
+        if held_out is not None:
+            held = table_of("held", found.learn)
+            _read(held_out, columns, None, held, lambda _count: None)
+            found.ready()
+        table = table_of("rows", None if held is None else found.look)
+        size_bytes = path.stat().st_size
+        _read(path, columns, group_by, table, lambda count: tell("reading rows", count, size_bytes))
+        if not table.rows + table.unusable.rows + table.empty.rows:
+            raise RowsError(f"the dataset has no rows; give rows of {SHAPES}")
+        repeats, complete = _repeats(
+            table, most_examples, lambda steps: tell("comparing rows", size_bytes // steps, size_bytes)
+        )
+        findings = [*_noted(("unusable", table.unusable), ("empty", table.empty)), *_labels(table), *repeats]
+        if held is not None:
+            findings += _noted(("held_out_unusable", _both(held.unusable, held.empty)))
+            findings += _unknown_labels(table, held)
+            findings += held_out_findings(table, held, found, most_examples=most_examples)
+        findings += _noted(("control_characters", table.odd))
+        return DataAudit(
+            data=label,
+            digest=_digest(path),
+            rows=table.rows + table.unusable.rows + table.empty.rows,
+            usable_rows=table.rows,
+            # As datasets are registered.
+            shape={"prompt": "prompt-completion"}.get(table.shape or "", table.shape),
+            findings=findings,
+            complete=complete,
+            characters=table.characters,
+            lengths=[LengthBucket(up_to=1 << power, rows=rows) for power, rows in sorted(table.lengths.items())],
+            scripts=scripts_of(table.points()),
+            held_out=held_out_label if held is not None else None,
+            held_out_rows=None if held is None else held.rows,
+        )
+
+
+def _read(
+    path: Path,
+    columns: Mapping[str, str] | None,
+    group_by: str | None,
+    table: RowTable,
+    tell: Callable[[int], object],
+) -> None:
+    done = 0
+    for row in judge_rows(file_values(path, columns), columns=columns, group_by=group_by):
+        done += table.add(row)
+        if done >= _TOLD_EVERY_BYTES:
+            tell(done)
+            done = 0
+    table.flush()
+    tell(done)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _noted(*noted: tuple[Kind, Noted]) -> list[AuditFinding]:
+    return [AuditFinding(kind=kind, rows=one.rows, examples=one.examples) for kind, one in noted if one.rows]
+
+
+def _labels(table: RowTable) -> Iterator[AuditFinding]:
+    """Yield what a training would refuse all rows for: one label alone, or too many."""
+    if table.labels:
+        try:
+            classes_of(table.labels)
+        except ValueError as error:
+            yield AuditFinding(kind="labels", rows=table.rows, examples=[AuditExample(rows=[], detail=str(error))])
+
+
+def _unknown_labels(table: RowTable, held: RowTable) -> Iterator[AuditFinding]:
+    """Yield the labels of held-out rows that no training row has."""
+    unknown = [label for label in held.labels if label not in table.labels]
+    if unknown and len(table.labels) <= MAX_LABELS:
+        named = ", ".join(f"{label!r}" for label in unknown[:NAMED_ROWS])
+        rows = sum(held.labels[label] for label in unknown)
+        detail = f"have labels that no row here has: {named}"
+        yield AuditFinding(kind="held_out_labels", rows=rows, examples=[AuditExample(rows=[], detail=detail)])
+
+
+def _both(one: Noted, other: Noted) -> Noted:
+    one.rows += other.rows
+    one.examples += other.examples
+    return one
+
+
+def _repeats(table: RowTable, most_examples: int, tell: Callable[[int], object]) -> tuple[list[AuditFinding], bool]:
+    """Return what rows repeat or contradict earlier ones, each told once, and whether all near ones were compared."""
+    import numpy as np
+
+    alive = np.ones(table.rows, bool)
+    findings: list[AuditFinding] = []
+    kinds: tuple[tuple[Kind, Any], ...] = (
+        ("exact_duplicate", table.exact),
+        ("normalised_duplicate", table.normalised),
+    )
+    for kind, column in kinds:
+        groups = _Groups(table, most_examples)
+        for equal in equal_rows(column, alive):
+            groups.add(equal.first, equal.row)
+        findings += groups.finding(kind)
+        for rows in groups.rows:
+            alive[rows] = False
+    near = near_rows(
+        table.bands,
+        table.texts,
+        alive,
+        characters=table.characters,
+        # A prompt with two answers is a conflict.
+        apart=lambda one, other: 0 != table.asked.at(one) == table.asked.at(other),
+        on_step=tell,
+    )
+    if near.pairs:
+        sampled = range(0, table.rows, max(1, table.rows // _SAMPLED_ROWS))
+        usual = in_most([table.texts.at(row)[:_SAMPLED_CHARACTERS] for row in sampled])
+        examples = [_near_example(table, pair, usual) for pair in near.pairs[:most_examples]]
+        findings.append(AuditFinding(kind="near_duplicate", rows=len(near.pairs), examples=examples))
+    groups = _Groups(table, most_examples)
+    for first, row in _conflicts(table):
+        groups.add(first, row)
+    return [*findings, *groups.finding("conflict")], near.complete
+
+
+def _near_example(table: RowTable, pair: NearPair, usual: frozenset[str]) -> AuditExample:
+    detail = f"Jaccard index {pair.jaccard:.2f}"
+    if usual:
+        # An instruction that all rows begin with makes all of them alike.
+        beside = jaccard(table.texts.at(pair.first), table.texts.at(pair.row), without=usual)
+        detail += f", {beside:.2f} beside what most rows have"
+    return AuditExample(rows=[table.where(pair.first), table.where(pair.row)], detail=detail)
+
+
+def _conflicts(table: RowTable) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Yield rows that answer a prompt otherwise than its first row does."""
+    for equal in equal_rows(table.asked):
+        differs = _at(table.answered, equal.first) != _at(table.answered, equal.row)
+        yield equal.first[differs], equal.row[differs]
+
+
+def _at(column: Any, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a column's numbers at some rows."""
+    import numpy as np
+
+    found = np.zeros(len(rows), np.uint64)
+    for first, chunk in column.chunks():
+        inside = (rows >= first) & (rows < first + len(chunk))
+        found[inside] = chunk[rows[inside] - first]
+    return found
+
+
+class _Groups:
+    """Rows by the first row that they go with, of which a few groups become examples."""
+
+    def __init__(self, table: RowTable, most_examples: int) -> None:
+        self._table, self._most = table, most_examples
+        self.rows: list[npt.NDArray[Any]] = []
+        self._groups: dict[int, list[int]] = {}
+
+    def add(self, first: npt.NDArray[Any], row: npt.NDArray[Any]) -> None:
+        """Add rows, (n,) each; all that go with one first row come together."""
+        import numpy as np
+
+        self.rows.append(row)
+        for leader in np.unique(first)[: self._most].tolist():
+            self._groups[leader] = row[first == leader][: self._most].tolist()
+        self._groups = dict(sorted(self._groups.items())[: self._most])
+
+    def finding(self, kind: Kind) -> list[AuditFinding]:
+        """Return what was found, if anything."""
+        count = sum(len(rows) for rows in self.rows)
+        examples = [
+            AuditExample(rows=[self._table.where(row) for row in (first, *rows)])
+            for first, rows in self._groups.items()
+        ]
+        return [AuditFinding(kind=kind, rows=count, examples=examples)] if count else []

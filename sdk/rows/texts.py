@@ -1,0 +1,87 @@
+"""What a row says, as text: all of it, what is asked and what is answered, and in one spelling.
+
+>>> from sdk.formats.rows import Row
+>>> row = Row("line 1", "prompt", {"prompt": "How  warm?", "completion": "Ｗarm"})
+>>> asked_and_answered(row), normalised_row(row)
+(('How  warm?', 'Ｗarm'), 'how warm?\\nwarm')
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from typing import Any
+
+from sdk.formats.rows import Row
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+
+
+def normalised(text: str) -> str:
+    """Return a text in Unicode's form NFKC, casefolded, with one space for any white space between words."""
+    if not text.isascii():
+        # Casefolding may take letters apart that the form has in one.
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(text.lower().split() if text.isascii() else text.split())
+
+
+def said(row: Row) -> bytes:
+    """Return all fields of a row as bytes, which are those of an equal row alone: keys may stand in any order."""
+    return _CANONICAL.encode(row.fields).encode()
+
+
+def asked_and_answered(row: Row) -> tuple[str, str]:
+    """Return what a row asks and what it answers; of a text all is answer, of a labelled one the label.
+
+    A preference asks which of two answers is better, and answers with its number among both in one order.
+    """
+    fields = row.fields
+    if row.shape == "text":
+        return "", fields["text"]
+    if row.shape == "text-label":
+        return fields["text"], fields["label"]
+    if row.shape == "messages":
+        messages = fields["messages"]
+        last = max((at for at, one in enumerate(messages) if one["role"] == "assistant"), default=len(messages))
+        return _conversation(messages[:last]), _conversation(messages[last:])
+    if row.shape == "preference":
+        chosen, rejected = _text(fields["chosen"]), _text(fields["rejected"])
+        answers = sorted((chosen, rejected), key=normalised)
+        return "\n".join([_text(fields["prompt"]), *answers]), str(answers.index(chosen) + 1)
+    return _text(fields["prompt"]), _text(fields["completion"])
+
+
+def normalised_row(row: Row) -> str:
+    """Return all that a row says, normalised: two rows are the same text where this is the same."""
+    return joined(*(normalised(part) for part in asked_and_answered(row)))
+
+
+def joined(asked: str, answered: str) -> str:
+    """Return what is asked and answered as one text; a normalised part has no line break of its own."""
+    return f"{asked}\n{answered}" if asked else answered
+
+
+def split_key(row: Row) -> bytes:
+    """Return the digest of the text that may not be on both sides of a split; a labelled text is the same under any label, and what is
+    asked of a preference whatever is preferred.
+    """
+    asked = {"text-label": "text", "preference": "prompt"}.get(row.shape)
+    text = normalised_row(row) if asked is None else normalised(_text(row.fields[asked]))
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _text(said: str | list[dict[str, Any]]) -> str:
+    return said if isinstance(said, str) else _conversation(said)
+
+
+def _conversation(messages: list[dict[str, Any]]) -> str:
+    return "\n".join(part for message in messages for part in _message(message))
+
+
+def _message(message: dict[str, Any]) -> list[str]:
+    parts = [message["role"]]
+    parts += [message[key] for key in ("reasoning_content", "content") if message.get(key)]
+    if message.get("tool_calls"):
+        parts.append(_CANONICAL.encode(message["tool_calls"]))
+    return parts

@@ -1,0 +1,122 @@
+"""What is found out about the rows of a file before a training (`DataAudit`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdk.schemas.wire import Open, Sha256, Wire
+
+#: What can be found, in the order in which it is told.
+Kind = Literal[
+    "unusable",
+    "empty",
+    "labels",
+    "exact_duplicate",
+    "normalised_duplicate",
+    "near_duplicate",
+    "conflict",
+    "held_out_unusable",
+    "held_out_labels",
+    "held_out_exact",
+    "held_out_normalised",
+    "held_out_near",
+    "control_characters",
+    "refused_by_base",
+    "too_long",
+]
+
+
+class AuditExample(Wire):
+    """Rows that a finding is about."""
+
+    #: As messages name them, "line 7" or "row 7", counted from 1; the first in the file comes first.
+    rows: list[str]
+    #: The row of the held-out file, where it is one of those.
+    held_out: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    #: What is wrong, as the rest of a sentence, or how much is the same.
+    detail: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+
+
+class AuditFinding(Wire):
+    """One kind of thing that is wrong with rows."""
+
+    kind: Annotated[Kind, Open]
+    #: Rows that have it: of duplicates all but the first of each group, of held-out rows those.
+    rows: int
+    examples: list[AuditExample]
+
+
+class LengthBucket(Wire):
+    """How many texts are at most so long, and longer than in the bucket before."""
+
+    up_to: int
+    rows: int
+
+
+class TokenCounts(Wire):
+    """Rows as tokens of a base, as a training would make them; of all rows, or of a sample spread over the file."""
+
+    #: Rows that were counted, of all that can be used.
+    rows: int
+    of_rows: int
+    max_length: int
+    tokens: int
+    #: Tokens that the loss would be computed on.
+    supervised_tokens: int
+    longest: int
+    #: Rows longer than max_length, and what cutting them takes: their tokens beyond it, and rows with nothing left to learn.
+    rows_cut: int
+    tokens_lost: int
+    rows_dropped: int
+    #: Texts longer than max_length, which are split and lose nothing.
+    rows_split: int = 0
+    lengths: list[LengthBucket]
+    #: Rows that this base can't be trained on, and rows that would be cut.
+    refusals: list[AuditExample] = []
+    rows_refused: int = 0
+    too_long: list[AuditExample] = []
+
+
+class TokenCountRequest(Wire):
+    """Rows whose tokens are to be counted, for the worker's program."""
+
+    base: str
+    data: str
+    columns: str | None = None
+    loss_on: Literal["completion", "assistant", "all"] | None = None
+    max_length: int
+    day: str
+    #: Usable rows of the file, and how many of them to count.
+    of_rows: int
+    sample: int
+    examples: int
+
+
+class DataAudit(Wire):
+    """What was found out about the rows of a file."""
+
+    data: str
+    digest: Sha256
+    #: All of them, those that can't be used included.
+    rows: int
+    #: Those that a training would take.
+    usable_rows: int
+    shape: str | None
+    findings: list[AuditFinding]
+    #: Whether all candidates for near duplicates were compared; if not, there may be more of these.
+    complete: bool
+    characters: int
+    #: Texts by their length in characters.
+    lengths: list[LengthBucket]
+    #: Share of each script among the letters, the largest first.
+    scripts: dict[str, float]
+    held_out: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    held_out_rows: Annotated[int | None, Field(exclude_if=lambda value: value is None)] = None
+    tokens: Annotated[TokenCounts | None, Field(exclude_if=lambda value: value is None)] = None
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings

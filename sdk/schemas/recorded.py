@@ -1,0 +1,45 @@
+"""A training that is made again from the record of the version that it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from sdk.formats.refs import Ref
+from sdk.schemas.training import JsonScalar
+from sdk.schemas.wire import Sha256, Wire
+
+#: What of a training's record says where it ran, and can change what it computes.
+RAN_WITH = ("device", "device_name", "dtype", "threads", "base_weights", "gradient_checkpointing")
+#: Of libraries, devices and the base.
+_MOST_NAMES = 64
+
+
+class RecordedTraining(Wire):
+    """The version whose training is made again."""
+
+    ref: str
+    #: SHA-256 of its manifest; the registry pins it when the job is accepted.
+    digest: Sha256 | None = None
+    #: What the training ran with, by name: releases of libraries, device, dtype, threads. The registry takes it from the record.
+    ran_with: Annotated[dict[str, JsonScalar], Field(max_length=_MOST_NAMES)] = {}
+
+    @field_validator("ref")
+    @classmethod
+    def _ref(cls, value: str) -> str:
+        return str(Ref.parse(value))
+
+    def differences(self, now: Mapping[str, Any]) -> list[str]:
+        """Name what is otherwise now; what either of the two doesn't say is passed over.
+
+        >>> RecordedTraining(ref="a@v1", ran_with={"torch": "2.12", "threads": 2}).differences({"torch": "2.13", "threads": 2})
+        ['torch 2.12 → 2.13']
+        """
+        both = ((name, was, now[name]) for name, was in self.ran_with.items() if name in now)
+        return [f"{name} {_said(was)} → {_said(found)}" for name, was, found in both if was != found]
+
+
+def _said(value: JsonScalar) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "none" if value is None else str(value)

@@ -1,0 +1,107 @@
+"""A training that is made again: everything that it was made from is in the record of its version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError
+
+from sdk.api import jobs
+from sdk.api.transport import Transport
+from sdk.errors import Incompatible, InvalidInput, NotFound
+from sdk.pushing.bases_here import registered_base
+from sdk.schemas.catalog import VersionView
+from sdk.schemas.jobs import BaseChoice, CheckpointPolicy, TrainingRequest
+from sdk.schemas.recorded import RecordedTraining
+from sdk.submitting.data_preview import locate_rows
+from sdk.validation import require_adapter
+
+
+def refuse_options(ref: str, given: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for what is given beside a version whose training is made again."""
+    said = [name for name, value in given.items() if value is not None]
+    if said:
+        verb, them = ("is", "it") if len(said) == 1 else ("are", "them")
+        raise InvalidInput(
+            f"{' and '.join(said)} of the training of {ref} {verb} in its record; leave {them} out, or train anew, without like",
+            param=said[0],
+        )
+
+
+def recorded_request(
+    transport: Transport, version: VersionView, adapter: str, checkpoint: CheckpointPolicy
+) -> TrainingRequest:
+    """Return the request that made a version, for a version of `adapter`. Raises InvalidInput where no training made it, and NotFound
+    by name for what is gone since.
+    """
+    require_adapter(
+        version.ref, version.kind, "no training made it; name the adapter that was merged into it", param="like"
+    )
+    request = _request(transport, version)
+    for digest in (request.data, request.eval_data):
+        if digest is not None:
+            with _of_like():
+                locate_rows(transport, version, digest)
+    return request.model_copy(
+        update={
+            "adapter": adapter,
+            "base": _base(transport, version, request.base),
+            "checkpoint": checkpoint,
+            # Whoever goes on from a checkpoint ends with the bytes of one that never stopped.
+            "from_checkpoint": None,
+            "like": RecordedTraining(ref=version.ref, digest=version.digest),
+        }
+    )
+
+
+def _request(transport: Transport, version: VersionView) -> TrainingRequest:
+    if version.job is None:
+        raise InvalidInput(
+            f"{version.ref} was pushed, so its record doesn't say how it was trained; train it again with the options that you know",
+            param="like",
+        )
+    try:
+        job = jobs.get(transport, version.job.id)
+    except NotFound:
+        raise NotFound(
+            f"the job {version.job.id} that made {version.ref} is not there, or not for this token to see; ask an admin for one that may "
+            "read its namespace",
+            param="like",
+        ) from None
+    if job.kind != "training":
+        raise InvalidInput(
+            f"{version.ref} was made by a job of the kind {job.kind}, and only trainings are made again; name a version that was "
+            "trained",
+            param="like",
+        )
+    try:
+        return TrainingRequest.model_validate(job.request)
+    except ValidationError as error:
+        first = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise Incompatible(
+            f"the training of {version.ref} was asked for in a way that this release doesn't know ({first}); upgrade adapterctl"
+        ) from None
+
+
+def _base(transport: Transport, version: VersionView, asked: BaseChoice) -> BaseChoice:
+    view = registered_base(transport, version)
+    if view is not None:
+        return BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
+    if asked.fingerprint is None:
+        # One of a hub, at an exact revision.
+        return asked
+    raise NotFound(
+        f"the base {version.base.id} ({version.base.fingerprint[:12]}) of {version.ref} is not registered any more; add it again with: "
+        "adapterctl base add FOLDER",
+        param="like",
+    )
+
+
+@contextmanager
+def _of_like() -> Iterator[None]:
+    try:
+        yield
+    except NotFound as error:
+        raise NotFound(error.message, param="like") from None

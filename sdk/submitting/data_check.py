@@ -1,0 +1,160 @@
+"""The audit of a file of rows, or of a registered dataset, in this process; tokens are counted by a worker program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from sdk.api import datasets
+from sdk.api.transport import Transport
+from sdk.errors import InvalidData, InvalidInput, disk_explained
+from sdk.formats.refs import is_folder
+from sdk.formats.rows import RowsError, detect_format
+from sdk.lora.tensors import require_numpy
+from sdk.pulling.cache import Cache
+from sdk.pulling.cached_file import cached_file
+from sdk.pulling.filling import OnTransfer, watching
+from sdk.pulling.http import HttpClient
+from sdk.rows.audit import audit_rows
+from sdk.schemas.data_audit import AuditFinding, DataAudit, TokenCountRequest, TokenCounts
+from sdk.schemas.training import TrainingSpec
+from sdk.submitting.data_preview import LIBRARIES, ask_worker, base_folder, find_base, tokenizer_view
+from sdk.submitting.given_data import RegisteredData, find_data, means_file
+from sdk.validation import build, check_columns, check_data_file, check_loss_on
+from sdk.worker_program import require_libraries
+
+_CHILD = "workers.pipelines.data.token_counts"
+#: Rows whose tokens are counted where nobody says how many: a conversation is rendered several times, which takes milliseconds.
+SAMPLE_ROWS = 5_000
+_SECONDS_PER_ROW = 0.05
+
+
+class Registry(Protocol):
+    """Where datasets and bases that are no files are looked up."""
+
+    transport: Transport
+    cache: Cache
+    http: HttpClient
+
+
+class _Rows(NamedTuple):
+    path: Path
+    label: str
+    columns: str | None
+
+
+def check_rows_of(
+    data: str | Path,
+    *,
+    base: str | Path | None,
+    eval_data: str | Path | None,
+    columns: str | None,
+    loss_on: Literal["completion", "assistant", "all"] | None,
+    max_length: int | None,
+    sample: int | None,
+    examples: int,
+    registry: Callable[[], Registry],
+    on_transfer: OnTransfer | None,
+) -> DataAudit:
+    """Return the audit of rows; see `Client.check_data`. The registry is asked for only if something is no file."""
+    require_numpy("checking rows", "or install numpy alone")
+    if base is None and (loss_on, max_length, sample) != (None, None, None):
+        raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
+    given = {"loss_on": loss_on, "max_length": max_length}
+    spec = build(TrainingSpec, **{name: value for name, value in given.items() if value is not None})
+    if examples < 1 or (sample is not None and sample < 1):
+        raise InvalidInput(
+            "examples and sample are numbers of rows; give 1 or more", param="examples" if examples < 1 else "sample"
+        )
+    rows = _rows(data, columns, "data", registry, on_transfer)
+    held_out = None if eval_data is None else _rows(eval_data, rows.columns, "eval_data", registry, on_transfer)
+    found = None if base is None else _base(base, registry)
+    if found is not None:
+        require_libraries(LIBRARIES, doing="counting tokens")
+    try:
+        for each in (rows, held_out):
+            if each is not None and detect_format(each.path) == "parquet":
+                require_libraries(("pyarrow",), doing="reading Parquet")
+        with disk_explained(f"checking the rows of {rows.label}"):
+            audit = audit_rows(
+                rows.path,
+                label=rows.label,
+                columns=check_columns(rows.columns)[1],
+                held_out=None if held_out is None else held_out.path,
+                held_out_label=None if held_out is None else held_out.label,
+                most_examples=examples,
+                on_progress=on_transfer,
+            )
+    except RowsError as error:
+        raise InvalidData(f"{rows.label}: {error}", param="data") from None
+    if found is None or not audit.usable_rows:
+        return audit
+    return _counted(audit, rows, found, spec, SAMPLE_ROWS if sample is None else sample, examples)
+
+
+def _counted(audit: DataAudit, rows: _Rows, base: Path, spec: TrainingSpec, sample: int, examples: int) -> DataAudit:
+    """Return an audit with the tokens of its rows, and what is wrong with them."""
+    check_loss_on(spec.loss_on, _Shaped(audit))
+    with tokenizer_view(base) as view:
+        request = build(
+            TokenCountRequest,
+            base=str(view),
+            data=str(rows.path.resolve()),
+            columns=rows.columns,
+            loss_on=spec.loss_on,
+            max_length=spec.max_length,
+            day=datetime.now(UTC).date().isoformat(),
+            of_rows=audit.usable_rows,
+            sample=sample,
+            examples=examples,
+        )
+        counted_rows = min(sample, audit.usable_rows)
+        tokens = ask_worker(
+            _CHILD, request, TokenCounts, data=rows.path, label=rows.label, doing="counted",
+            more_s=_SECONDS_PER_ROW * counted_rows,
+        )  # fmt: skip
+    findings = list(audit.findings)
+    if tokens.rows_refused:
+        findings.append(AuditFinding(kind="refused_by_base", rows=tokens.rows_refused, examples=tokens.refusals))
+    if tokens.rows_cut:
+        findings.append(AuditFinding(kind="too_long", rows=tokens.rows_cut, examples=tokens.too_long))
+    return audit.model_copy(update={"tokens": tokens, "findings": findings})
+
+
+class _Shaped:
+    """What a check of options knows of the rows of an audit."""
+
+    columns: str | None = None
+    labels: frozenset[str] = frozenset()
+
+    def __init__(self, audit: DataAudit) -> None:
+        self.label, self.shape = audit.data, audit.shape
+
+
+def _rows(
+    given: str | Path, columns: str | None, param: str, registry: Callable[[], Registry], on_transfer: OnTransfer | None
+) -> _Rows:
+    if isinstance(given, Path) or means_file(given):
+        file = check_data_file(given, param=param)
+        return _Rows(file, str(file), check_columns(columns)[0])
+    reach: Any = registry()
+    data = find_data(reach.transport, given, None, columns=columns, param=param)
+    if not isinstance(data, RegisteredData):
+        return _Rows(data.path, data.label, data.columns)
+    path = cached_file(
+        reach.cache,
+        data.view.digest,
+        locate=lambda digest: datasets.locate(reach.transport, digest),
+        http=reach.http,
+        watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
+    )
+    return _Rows(path, data.label, data.columns)
+
+
+def _base(base: str | Path, registry: Callable[[], Registry]) -> Path:
+    if isinstance(base, Path) or is_folder(base):
+        return base_folder(base)
+    reach = registry()
+    return find_base(reach.transport, reach.cache, base)

@@ -1,0 +1,175 @@
+"""A training that holds some of its rows out: it never sees them, scores them, and records which they were."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdk.formats.rows import Row
+from sdk.rows.holdout import rows_digest
+from sdk.rows.texts import normalised_row
+from sdk.schemas.preview import PreviewRequest
+from sdk.schemas.training import TrainingReport, TrainingSpec
+from workers.pipelines.data.preview import preview
+from workers.pipelines.data.rows import read_rows
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.training.inputs import Inputs, read_inputs
+from workers.pipelines.training.train import train
+
+SPEC = TrainingSpec(method="lora", rank=2, targets="qv", max_steps=2, batch_size=2, grad_accum=1, holdout=0.25)
+
+
+def inputs(base: Path, data: Path, **options: Any) -> Inputs:
+    """The data phase of a training."""
+    spec = TrainingSpec(**{**SPEC.model_dump(), **options})
+    return read_inputs(
+        base=base, base_name="tiny", base_revision=None, data=data, eval_data=None, spec=spec, checkpoints=None
+    )
+
+
+def test_what_is_held_out_is_scored_recorded_and_never_trained_on(
+    llama_base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    given = inputs(llama_base, pairs)
+    assert given.held_out is not None
+    assert (len(given.rows.examples), len(given.held_out.examples)) == (9, 3)
+    trained = {example.prompt for example in given.rows.examples}
+    held = {example.prompt for example in given.held_out.examples}
+    assert trained.isdisjoint(held)
+    report = _train(llama_base, pairs, tmp_path / "one")
+    rows = read_rows(pairs)
+    sides = [[row for row in rows if row.fields["prompt"] in those] for those in (trained, held)]
+    assert report.training["holdout"] == 0.25
+    assert (report.training["training_rows"], report.training["held_out_rows"]) == (9, 3)
+    assert rows_digest(sides[0]) == report.training["training_digest"]
+    assert rows_digest(sides[1]) == report.training["held_out_digest"]
+    assert "held_out_rows_in_training" not in report.training
+    assert report.rows == 9
+    # The scores are those of a training to which the two sides are given as files.
+    files = []
+    for name, side in zip(("training", "held"), sides, strict=True):
+        files.append(tmp_path / f"{name}.jsonl")
+        files[-1].write_text("".join(json.dumps(row.fields) + "\n" for row in side))
+    apart = _train(llama_base, files[0], tmp_path / "two", eval_data=files[1], holdout=None)
+    assert {name: apart.metrics[name] for name in ("loss", "eval_loss", "eval_loss_base")} == {
+        name: report.metrics[name] for name in ("loss", "eval_loss", "eval_loss_base")
+    }
+
+
+def _train(base: Path, data: Path, out: Path, *, eval_data: Path | None = None, **options: Any) -> TrainingReport:
+    return train(
+        base=base, base_name="tiny", base_revision=None, data=data, eval_data=eval_data, out=out,
+        spec=TrainingSpec(**{**SPEC.model_dump(), **options}), on_progress=lambda _progress: None,
+    )  # fmt: skip
+
+
+def test_which_rows_are_held_out_depends_on_neither_their_order_nor_the_trainings_seed(
+    llama_base: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    rows = [{"text": f"row number {number}"} for number in range(20)]
+    shuffled = random.Random(1).sample(rows, len(rows))
+    found = [
+        inputs(llama_base, write_jsonl(rows)),
+        inputs(llama_base, write_jsonl(shuffled, "shuffled.jsonl"), seed=9),
+        inputs(llama_base, write_jsonl(rows), holdout_seed=1),
+    ]
+    digests = [one.split["held_out_digest"] for one in found]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_groups_stay_whole_and_labels_are_those_of_all_rows(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    rows = [{"text": f"{group} {number}", "label": group, "by": group} for group in "abcd" for number in range(3)]
+    given = inputs(llama_base, write_jsonl(rows), holdout_by="by", targets="attention")
+    assert given.held_out is not None
+    assert given.classes is not None
+    (label,) = {example.reference for example in given.held_out.examples}
+    assert label not in {example.reference for example in given.rows.examples}
+    assert given.classes.names == ("a", "b", "c", "d")
+
+
+def test_a_split_that_can_not_be_is_an_error_before_the_base_is_loaded(
+    llama_base: Path, write_jsonl: Callable[..., Path], pairs: Path
+) -> None:
+    with pytest.raises(PipelineError, match="can't be split: all rows are the same text"):
+        inputs(llama_base, write_jsonl([{"text": "same"}, {"text": "Same"}]))
+    with pytest.raises(PipelineError, match="has nothing in the column `by`"):
+        inputs(llama_base, pairs, holdout_by="by")
+    with pytest.raises(PipelineError, match="leave out holdout, or eval_data"):
+        read_inputs(
+            base=llama_base, base_name="tiny", base_revision=None, data=pairs, eval_data=pairs, spec=SPEC,
+            checkpoints=None,
+        )  # fmt: skip
+
+
+def test_no_held_out_row_is_a_row_of_the_training_in_another_spelling(
+    llama_base: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    texts = [f"{word}{end}" for word in ("Alpha", "beta", "Gamma", "delta", "Straße") for end in ("", "  ", "\n", "!")]
+    path = write_jsonl([{"text": text} for text in (*texts, *(text.upper() for text in texts))])
+    given = inputs(llama_base, path, holdout=0.3)
+    assert given.held_out is not None
+    said = [
+        {normalised_row(Row("", "text", {"text": example.reference})) for example in side.examples}
+        for side in (given.rows, given.held_out)
+    ]
+    assert said[0].isdisjoint(said[1])
+
+
+def test_a_training_says_and_records_what_is_wrong_with_its_rows(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"question {word}: ", "completion": word, "by": word} for word in ("one", "two", "three")]
+    path = write_jsonl([*rows, rows[0], {**rows[1], "completion": "\u200btwo"}])
+    held = write_jsonl([{**rows[2], "prompt": "Question Three:  "}], "held.jsonl")
+    said: list[str] = []
+    report = train(
+        base=llama_base, base_name="tiny", base_revision=None, data=path, eval_data=held, out=tmp_path / "out",
+        spec=TrainingSpec(**{**SPEC.model_dump(), "holdout": None, "columns": "prompt=prompt,completion=completion"}),
+        on_progress=lambda progress: said.append(progress.message or ""),
+    )  # fmt: skip
+    found = {name: value for name, value in report.training.items() if name.startswith("audit_")}
+    assert found == {
+        "audit_exact_duplicate": 1,
+        "audit_conflict": 1,
+        "audit_held_out_normalised": 1,
+        "audit_control_characters": 1,
+    }
+    (told,) = [line for line in said if line.startswith("audit of the rows")]
+    assert "exact_duplicate 1, conflict 1, held_out_normalised 1, control_characters 1; see which" in told
+    # Groups are no fault of the rows.
+    by_group = _train(llama_base, path, tmp_path / "grouped", holdout_by="by")
+    assert by_group.training["audit_exact_duplicate"] == 1
+    assert "audit_unusable" not in by_group.training
+
+
+def test_a_full_disk_stops_the_audit_and_not_the_training(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from workers.pipelines.training import auditing
+
+    def full(*_args: Any, **_given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(auditing, "audit_rows", full)
+    said: list[str | None] = []
+    assert auditing.audit(pairs, None, SPEC, lambda progress: said.append(progress.message)) == {}
+    assert said == ["auditing rows", "the rows were not audited: No space left on device"]
+
+
+def test_a_preview_shows_and_counts_the_rows_that_are_trained_on(llama_base: Path, pairs: Path) -> None:
+    asked = PreviewRequest(
+        base=str(llama_base), data=str(pairs), loss_on=None, max_length=1024, day="2026-03-04", rows=20, holdout=0.25
+    )
+    found = preview(asked)
+    given = inputs(llama_base, pairs)
+    assert [text.text for text in found.rows] == [
+        given.tokenizer.decode(example.input_ids) for example in given.rows.examples
+    ]
+    assert found.totals is not None
+    assert (found.file_rows, found.totals.samples) == (9, 9)
+    assert [text.row for text in found.rows] == list(range(1, 10))

@@ -1,0 +1,292 @@
+"""Preference training: TRL's DPOTrainer is the reference for the loss, and the bare base, bit by bit, for the reference."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import tiny
+from support.architectures import save_model
+
+from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.preview import PreviewRequest
+from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.validation import build
+from workers.pipelines.data.preferences import collate, preference
+from workers.pipelines.data.preview import preview
+from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.tokenise import IGNORED, Example, load_tokenizer, tokenise
+from workers.pipelines.errors import PipelineError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+WORDS = ["red", "green", "blue", "grey", "black", "white"]
+#: The chosen answers are one word, and the rejected ones shout.
+ROWS = [
+    {"prompt": f"colour {number} is ", "chosen": word, "rejected": word.upper() + "!" * (1 + number % 3)}
+    for number, word in enumerate(WORDS * 2)
+]
+QUICK: dict[str, Any] = {"method": "lora", "rank": 4, "lr": 0.01, "batch_size": 2, "grad_accum": 2, "max_steps": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
+    from workers.pipelines.training.train import train
+
+    quiet: dict[str, Any] = {"base_name": "org/tiny", "base_revision": None, "eval_data": rows}
+    quiet["parent"] = options.pop("parent", None)
+    spec = build(TrainingSpec, **{**QUICK, **options})
+    return train(base=base, data=rows, out=out, spec=spec, on_progress=lambda _: None, **quiet)
+
+
+def examples_of(base: Path, rows: Path, max_length: int = 256) -> list[Example]:
+    return tokenise(read_rows(rows), load_tokenizer(base), loss_on=None, max_length=max_length).examples
+
+
+def test_loss_and_gradients_are_those_of_trl(llama: Path, rows: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    beta, pad = 0.3, load_tokenizer(llama).pad_token_id
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    trainer = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32),
+        args=DPOConfig(str(tmp_path), beta=beta, report_to="none", use_cpu=True, bf16=False, max_length=None),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"),
+    )
+    torch.manual_seed(1)
+    matrices = {name: each for name, each in trainer.model.named_parameters() if each.requires_grad}
+    for matrix in matrices.values():
+        matrix.data = torch.randn_like(matrix) * 0.1
+
+    def gradients(loss: Any) -> dict[str, Any]:
+        loss.backward()
+        found = {name: matrix.grad.clone() for name, matrix in matrices.items()}
+        trainer.model.zero_grad()
+        return found
+
+    trainer.model.train()
+    theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+    examples = examples_of(llama, rows)
+    batch = collate([{"input_ids": each.input_ids, "labels": each.labels} for each in examples], pad)
+    objective = preference(beta)
+    ours = objective.loss_sum(trainer.model, batch) / objective.counted(batch)
+    assert abs(float(theirs) - math.log(2)) > 0.01
+    assert abs(float(ours) - float(theirs)) < 1e-5
+    expected, found = gradients(theirs), gradients(ours)
+    largest = max(float(each.abs().max()) for each in expected.values())
+    assert largest > 1e-3
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-5 * largest), name
+
+
+def test_the_first_loss_is_log_2_and_the_chosen_answers_become_likelier(
+    llama: Path, rows: Path, tmp_path: Path
+) -> None:
+    from workers.pipelines.scoring.evaluate import evaluate
+
+    report = run(llama, rows, tmp_path / "out", max_steps=40, beta=0.5)
+    assert abs(report.curve[0].loss - math.log(2)) < 1e-6
+    assert abs(report.metrics["eval_loss_base"] - math.log(2)) < 1e-6
+    assert report.metrics["eval_loss"] < 0.35
+    assert report.metrics["eval_preference_accuracy"] == 1.0
+    assert report.metrics["eval_preference_margin"] > 1.0
+    assert report.metrics["eval_chosen_loss"] < report.metrics["eval_chosen_loss_base"]
+    assert report.training["objective"] == "dpo"
+    assert report.training["beta"] == 0.5
+    assert report.training["samples"] == report.rows == len(ROWS)
+    # Somebody who was not there finds the same, from the saved files.
+    found = evaluate(
+        base=llama,
+        adapter=tmp_path / "out",
+        quantization=None,
+        data=rows,
+        spec=EvaluationSpec(generate_rows=0),
+        on_progress=lambda _: None,
+    ).metrics
+    bare = evaluate(
+        base=llama,
+        adapter=None,
+        quantization=None,
+        data=rows,
+        spec=EvaluationSpec(generate_rows=0),
+        on_progress=lambda _: None,
+    ).metrics
+    assert found["loss"] == pytest.approx(report.metrics["eval_chosen_loss"], rel=1e-4)
+    assert bare["loss"] == pytest.approx(report.metrics["eval_chosen_loss_base"], rel=1e-4)
+    assert found["loss"] < bare["loss"]
+    for name in ("preference_accuracy", "preference_margin", "rejected_loss"):
+        assert found[name] == pytest.approx(report.metrics[f"eval_{name}"], rel=1e-4)
+    assert "preference_margin" not in bare
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True, "alpha": 4},
+    "dora": {"use_dora": True},
+    "eva": {"init_lora_weights": "eva"},
+    "lora+": {"loraplus_lr_ratio": 8},
+    "biases": {"bias": "all"},
+    "modules": {"modules_to_save": "lm_head"},
+    "tokens": {"trainable_token_indices": "71,225"},
+}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_after_training_the_reference_is_still_the_bare_base(
+    kind: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.pipelines.model.device import choose_device
+    from workers.pipelines.model.dropout import drop_nothing
+    from workers.pipelines.model.loading import load_base
+    from workers.pipelines.training import train as training
+    from workers.pipelines.training.adapting import reference_of, without_adapter
+
+    base = save_model(tmp_path / "base", kind)
+    found: dict[str, Any] = {}
+    write_files = training._write
+
+    def look(given: Any, tensors: Any, out: Path) -> None:
+        model = load_base(base, choose_device(), quantization=None).model
+        drop_nothing(model)
+        found["bare"] = reference_of(given, model)
+        found["trained"] = reference_of(given, found["model"])
+        with without_adapter(found["model"]):
+            found["reference"] = reference_of(given, found["model"])
+        write_files(given, tensors, out)
+
+    def keep(given: Any, loaded: Any) -> Any:
+        found["model"] = adapt(given, loaded)
+        return found["model"]
+
+    adapt = training.adapted
+    monkeypatch.setattr(training, "adapted", keep)
+    monkeypatch.setattr(training, "_write", look)
+    for name, options in VARIANTS.items():
+        if name == ("biases" if kind == "llama" else "modules"):
+            # It has none, or ties them.
+            continue
+        run(base, rows, tmp_path / name, lr=0.05, **options)
+        assert torch.equal(found["reference"], found["bare"]), name
+        assert not torch.equal(found["trained"], found["bare"]), name
+
+
+def test_dropout_and_noise_of_a_base_are_off_while_it_is_compared(rows: Path, tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", "gpt2")
+    config = json.loads((base / "config.json").read_text())
+    config |= {"resid_pdrop": 0.5, "attn_pdrop": 0.5, "embd_pdrop": 0.5}
+    (base / "config.json").write_text(json.dumps(config))
+    report = run(base, rows, tmp_path / "out", dropout=0.0)
+    assert abs(report.curve[0].loss - math.log(2)) < 1e-6
+    assert report.training["base_dropout"] == 0.0
+
+
+def test_a_reference_that_is_not_the_base_is_refused(
+    llama: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.pipelines.training import train as training
+
+    adapt = training.adapted
+
+    def changed(given: Any, loaded: Any) -> Any:
+        with torch.no_grad():
+            next(loaded.model.parameters()).mul_(1.001)
+        return adapt(given, loaded)
+
+    monkeypatch.setattr(training, "adapted", changed)
+    with pytest.raises(PipelineError, match=r"no reference for dpo"):
+        run(llama, rows, tmp_path / "out")
+
+
+def test_micro_batches_keep_pairs_together(llama: Path, rows: Path) -> None:
+    from workers.pipelines.data.batches import example_batches, micro_batches
+
+    examples, objective = examples_of(llama, rows), preference(0.1)
+    (batch,) = example_batches(examples, objective, 0, len(ROWS), "cpu")
+    wanted = {(tuple(a.input_ids), tuple(b.input_ids)) for a, b in zip(examples[::2], examples[1::2], strict=True)}
+    seen = set()
+    for part in micro_batches(batch, 2 * objective.sequences):
+        lengths = part["attention_mask"].sum(1).tolist()
+        ids = [tuple(row[:length].tolist()) for row, length in zip(part["input_ids"], lengths, strict=True)]
+        seen |= set(zip(ids[::2], ids[1::2], strict=True))
+    assert seen == wanted
+
+
+def test_answers_that_differ_only_in_what_is_cut_off_are_left_out(llama: Path, tmp_path: Path) -> None:
+    same = {"prompt": "p", "chosen": "long " * 20 + "a", "rejected": "long " * 20 + "b"}
+    path = write(tmp_path / "rows.jsonl", [same, {"prompt": "p", "chosen": "a", "rejected": "b"}])
+    found = tokenise(read_rows(path), load_tokenizer(llama), loss_on=None, max_length=16)
+    assert (found.rows, found.dropped, len(found.examples)) == (1, 1, 2)
+
+
+def test_conversations_are_rendered_by_the_template_of_the_base(llama: Path, tmp_path: Path) -> None:
+    prompt = [{"role": "user", "content": "a colour"}]
+    answers = [[{"role": "assistant", "content": text}] for text in ("red", "RED!")]
+    path = write(tmp_path / "chats.jsonl", [{"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}])
+    chosen, rejected = examples_of(llama, path)
+    tokenizer = load_tokenizer(llama)
+    for example, answer in zip((chosen, rejected), answers, strict=True):
+        rendered = tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
+        assert (
+            tokenizer.decode(example.input_ids) == rendered.rstrip("\n")
+            or tokenizer.decode(example.input_ids) == rendered
+        )
+        learnt = [token for token in example.labels if token != IGNORED]
+        assert answer[0]["content"] in tokenizer.decode(learnt)
+        assert "colour" not in tokenizer.decode(learnt)
+    assert chosen.prompt_ids == rejected.prompt_ids
+    run(llama, path, tmp_path / "out")
+
+
+def test_a_preview_shows_both_answers(llama: Path, rows: Path) -> None:
+    request = PreviewRequest(
+        base=str(llama), data=str(rows), loss_on=None, columns=None, max_length=64, day="2026-01-01", rows=1, row=None
+    )
+    found = preview(request)
+    assert found.shape == "preference"
+    assert [
+        (text.row, text.supervised_text.startswith(answer))
+        for text, answer in zip(found.rows, ("red", "RED!"), strict=True)
+    ] == [
+        (1, True),
+        (1, True),
+    ]
+
+
+def test_a_version_is_not_continued(llama: Path, rows: Path, tmp_path: Path) -> None:
+    from workers.pipelines.training.continuing import Continued
+
+    with pytest.raises(PipelineError, match="dpo starts at the base"):
+        run(llama, rows, tmp_path / "out", parent=Continued(tmp_path, None))

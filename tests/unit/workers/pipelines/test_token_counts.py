@@ -1,0 +1,89 @@
+"""What a base's tokenizer makes of rows: counted as a training would see them, of all rows or of some spread over the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sdk
+from sdk.schemas.data_audit import TokenCountRequest, TokenCounts
+from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.token_counts import count_tokens
+from workers.pipelines.data.tokenise import load_tokenizer, tokenise
+from workers.pipelines.errors import PipelineError
+
+
+def counted(base: Path, data: Path, *, rows: int, sample: int = 100, **options: Any) -> TokenCounts:
+    """Count tokens in this process."""
+    asked = {"max_length": 1024, **options}
+    return count_tokens(
+        TokenCountRequest(
+            base=str(base), data=str(data), day="2026-01-02", of_rows=rows, sample=sample, examples=2, **asked
+        )
+    )
+
+
+@pytest.mark.parametrize("loss_on", [None, "all"])
+def test_tokens_are_those_of_a_training(llama_base: Path, pairs: Path, loss_on: Any) -> None:
+    found = counted(llama_base, pairs, rows=12, loss_on=loss_on, max_length=24)
+    trained = tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=loss_on, max_length=24)
+    assert found.supervised_tokens == trained.supervised_tokens
+    assert (found.rows, found.rows_cut, found.rows_dropped) == (12, trained.cut, trained.dropped)
+    assert found.tokens - found.tokens_lost == trained.tokens + (found.rows_dropped * 24)
+    assert found.rows_dropped > 0 or loss_on == "all"
+    assert sum(bucket.rows for bucket in found.lengths) == 12
+    assert found.too_long[0].rows[0].startswith("line ")
+
+
+def test_a_sample_is_spread_over_the_file(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    ends = load_tokenizer(llama_base)("x")["input_ids"]
+    rows = [{"text": "x"}] * 50 + [7] + [{"text": "x x x x x x x"}] * 50
+    found = counted(llama_base, write_jsonl(rows), rows=100, sample=4)
+    assert (found.rows, found.of_rows) == (4, 100)
+    assert sorted(bucket.rows for bucket in found.lengths) == [2, 2]
+    assert min(bucket.up_to for bucket in found.lengths) >= len(ends)
+
+
+def test_texts_are_split_and_lose_nothing(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    found = counted(llama_base, write_jsonl([{"text": "long " * 30}, {"text": "short"}]), rows=2, max_length=20)
+    assert (found.rows_split, found.rows_cut, found.tokens_lost, found.too_long) == (1, 0, 0, [])
+    assert found.supervised_tokens == found.tokens - 2
+    assert found.longest > 20
+
+
+def test_what_a_base_can_not_be_trained_on_is_named(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    asked = {"role": "user", "content": "q"}
+    rows = [{"messages": [asked, {"role": "assistant", "content": "a"}]}, {"messages": [asked]}]
+    found = counted(llama_base, write_jsonl(rows), rows=2)
+    assert (found.rows, found.rows_refused) == (1, 1)
+    assert [(one.rows, one.detail) for one in found.refusals] == [
+        (["line 2"], "has no assistant message to learn from; add one or remove the row")
+    ]
+    with pytest.raises(PipelineError, match="nothing for a loss on"):
+        counted(llama_base, write_jsonl([{"text": "a"}]), rows=1, loss_on="assistant")
+
+
+def test_an_audit_over_a_base_counts_them_in_a_process_of_its_own(llama_base: Path, pairs: Path) -> None:
+    audit = sdk.check_data(pairs, base=llama_base, max_length=24, sample=6)
+    assert audit.tokens is not None
+    assert audit.tokens == counted(llama_base, pairs, rows=12, sample=6, max_length=24).model_copy(
+        update={"too_long": audit.tokens.too_long}
+    )
+    (too_long,) = [finding for finding in audit.findings if finding.kind == "too_long"]
+    assert too_long.rows == audit.tokens.rows_cut > 0
+
+
+def test_parquet_is_checked_where_its_library_is(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b", "a", ""]}), path)
+    audit = sdk.check_data(path)
+    assert {finding.kind: finding.examples[0].rows for finding in audit.findings} == {
+        "empty": ["row 4"],
+        "exact_duplicate": ["row 1", "row 3"],
+    }

@@ -1,0 +1,58 @@
+"""A program that answers one question about a file of rows, in a process of its own.
+
+Standard input is the request; the last line of standard output is the answer, or `{"refused", "reason"}` with a sentence.
+Only a tokenizer is loaded. It and its template may be a stranger's, so the process has no network where the system allows
+that, and limits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from sdk.schemas.wire import read_json
+from sdk.worker_program import PARENT_VARIABLE
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.sandbox import die_with_parent, leave_network, limit
+
+#: It writes nothing; libraries keep this and that.
+_MOST_WRITTEN_BYTES = 64 * 1024 * 1024
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def answer(
+    asked: type[R],
+    make: Callable[[R], BaseModel],
+    *,
+    data: Callable[[R], str],
+    spare_bytes: Callable[[int], int],
+    processor_s: Callable[[int], int],
+) -> int:
+    """Answer the request on standard input about the file `data`, of whose bytes the limits are functions. Returns the exit code."""
+    request = read_json(asked, sys.stdin.buffer.read())
+    # Before the libraries, which start threads.
+    leave_network()
+    die_with_parent(os.environ.get(PARENT_VARIABLE))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import transformers  # noqa: F401 - loaded before the limits are set
+
+    size_bytes = Path(data(request)).stat().st_size
+    limit(
+        spare_bytes=spare_bytes(size_bytes),
+        processor_s=processor_s(size_bytes),
+        file_bytes=_MOST_WRITTEN_BYTES,
+    )
+    try:
+        said = make(request).model_dump_json()
+    except PipelineError as error:
+        said = json.dumps({"refused": error.message, "reason": error.reason.value})
+    sys.stdout.write(said + "\n")
+    return 0

@@ -1,0 +1,122 @@
+"""Direct preference optimisation (arXiv:2305.18290): of two answers, one becomes likelier against what the base makes of both.
+
+The reference is the same model without its adapter, so no second one is held. It sees the same batch by the same code, before the policy does:
+what is not trained yet has the log-ratio 0 exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from workers.pipelines.data.batches import (
+    SFT,
+    Batch,
+    Objective,
+    Tokens,
+    example_batches,
+    padded,
+    supervised_logits,
+)
+from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.model.trained_whole import without_adapter
+
+
+def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
+    """Return a batch of pairs, (2 · pairs, seq): each chosen answer before its rejected one, the pair with the longest first."""
+    pairs = [rows[start : start + 2] for start in range(0, len(rows), 2)]
+    pairs.sort(key=lambda pair: -max(len(each["input_ids"]) for each in pair))
+    return padded([each for pair in pairs for each in pair], pad_id)
+
+
+def log_likelihoods(model: Any, batch: Batch) -> Any:
+    """Return log π of each sequence's supervised tokens, (sequences,), in nats and float32, with its graph."""
+    logits, targets, kept = supervised_logits(model, batch)
+    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    return -torch.zeros(kept.shape, device=each.device).masked_scatter(kept, each).sum(dim=1)
+
+
+def log_ratios(model: Any, batch: Batch) -> tuple[Any, Any]:
+    """Return log π/π_ref of each sequence with its graph, and log π_ref, (sequences,) each."""
+    with torch.no_grad(), without_adapter(model):
+        reference = log_likelihoods(model, batch)
+    return log_likelihoods(model, batch) - reference, reference
+
+
+def preference(beta: float) -> Objective:
+    """Return the objective -log σ(β · (log-ratio of chosen - log-ratio of rejected)), a mean over pairs."""
+
+    def loss_sum(model: Any, batch: Batch) -> Any:
+        ratios, _ = log_ratios(model, batch)
+        return -torch.nn.functional.logsigmoid(beta * (ratios[::2] - ratios[1::2])).sum()
+
+    return Objective(
+        "dpo",
+        task_type="CAUSAL_LM",
+        collate=collate,
+        counted=lambda batch: len(batch["labels"]) // 2,
+        loss_sum=loss_sum,
+        logits=SFT.logits,
+        sequences=2,
+    )
+
+
+#: The losses of judged rows are computed afterwards.
+_PAIRS = preference(1.0)
+
+
+class Pair(NamedTuple):
+    """What a model makes of one row, in nats."""
+
+    #: log π_ref of the two answers, and log π/π_ref.
+    chosen: float
+    rejected: float
+    chosen_ratio: float
+    rejected_ratio: float
+    #: Supervised tokens of each.
+    chosen_tokens: int
+    rejected_tokens: int
+
+    @property
+    def margin(self) -> float:
+        """By how much the chosen answer gained more than the rejected one."""
+        return self.chosen_ratio - self.rejected_ratio
+
+
+def judged(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[list[Pair]]:
+    """Yield what a model makes of rows, batch by batch of `rows` rows, the longest first."""
+    for batch in example_batches(examples, _PAIRS, pad_id, rows, device):
+        with torch.no_grad():
+            ratios, reference = log_ratios(model, batch)
+        counts = (batch["labels"][:, 1:] != IGNORED).sum(dim=1).tolist()
+        found, said = ratios.tolist(), reference.tolist()
+        yield [
+            Pair(said[at], said[at + 1], found[at], found[at + 1], counts[at], counts[at + 1])
+            for at in range(0, len(found), 2)
+        ]
+
+
+def preference_scores(found: Sequence[Pair]) -> dict[str, float]:
+    """Return how often, and by how much in nats a row, the chosen answers gained more than the rejected ones, and the losses of both,
+    in nats a token, by the model and by its base.
+    """
+    chosen, rejected = (
+        sum(each) for each in zip(*((pair.chosen_tokens, pair.rejected_tokens) for pair in found), strict=True)
+    )
+    return {
+        "preference_accuracy": sum(pair.margin > 0 for pair in found) / len(found),
+        "preference_margin": math.fsum(pair.margin for pair in found) / len(found),
+        "chosen_loss": -math.fsum(pair.chosen + pair.chosen_ratio for pair in found) / chosen,
+        "chosen_loss_base": -math.fsum(pair.chosen for pair in found) / chosen,
+        "rejected_loss": -math.fsum(pair.rejected + pair.rejected_ratio for pair in found) / rejected,
+        "rejected_loss_base": -math.fsum(pair.rejected for pair in found) / rejected,
+    }
+
+
+def preference_loss(found: Sequence[Pair], beta: float) -> float:
+    """Return the mean of -log σ(β · margin) over rows, in nats."""
+    scaled = [beta * pair.margin for pair in found]
+    return math.fsum(math.log1p(math.exp(-abs(each))) + max(-each, 0.0) for each in scaled) / len(scaled)

@@ -1,0 +1,140 @@
+"""How many tokens rows are, and what a cut takes of them: `python -m workers.pipelines.data.token_counts`.
+
+Rows become tokens by the code that a training's rows go through; one is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sdk.formats.columns import parse_columns
+from sdk.formats.rows import BadRow, Row, RowsError, judge_rows
+from sdk.rows.reading import file_values
+from sdk.schemas.data_audit import AuditExample, LengthBucket, TokenCountRequest, TokenCounts
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.data.answering import answer
+from workers.pipelines.data.conversation import RowRefused
+from workers.pipelines.data.tokenise import (
+    ExampleMaker,
+    configured_stops,
+    cut_example,
+    load_tokenizer,
+    longest_row,
+    resolve_loss_on,
+)
+from workers.pipelines.errors import PipelineError
+
+#: Beside the libraries; TRL's, which some templates need, are loaded later.
+_SPARE_BYTES = 4 * 1024**3
+
+
+class _Text(NamedTuple):
+    """One text of a row: its tokens, and of those that are kept, how many are learnt."""
+
+    tokens: int
+    supervised_tokens: int
+
+
+def count_tokens(request: TokenCountRequest) -> TokenCounts:
+    """Return the tokens of the rows that are asked for. Raises PipelineError ("base", "data", "spec")."""
+    base = Path(request.base)
+    max_length = longest_row(base, request.max_length)
+    texts_of: Callable[[Row], list[_Text]] | None = None
+    lengths: Counter[int] = Counter()
+    longest = rows = tokens = supervised = cut = lost = dropped = split = refused = 0
+    refusals: list[AuditExample] = []
+    too_long: list[AuditExample] = []
+    for row in _sampled(request):
+        if texts_of is None:
+            texts_of = _maker(row, request, base, max_length)
+        try:
+            texts = texts_of(row)
+        except RowRefused as error:
+            refused += 1
+            if len(refusals) < request.examples:
+                refusals.append(AuditExample(rows=[row.where], detail=str(error)))
+            continue
+        length = max(text.tokens for text in texts)
+        beyond = 0 if row.shape == "text" else sum(max(0, text.tokens - max_length) for text in texts)
+        rows += 1
+        lengths[max(0, length - 1).bit_length()] += 1
+        longest = max(longest, length)
+        tokens += sum(text.tokens for text in texts)
+        supervised += sum(text.supervised_tokens for text in texts)
+        split += row.shape == "text" and length > max_length
+        dropped += not any(text.supervised_tokens for text in texts)
+        cut += beyond > 0
+        lost += beyond
+        if beyond and len(too_long) < request.examples:
+            too_long.append(AuditExample(rows=[row.where], detail=f"is {length} tokens long, {beyond} more than fit"))
+    return TokenCounts(
+        rows=rows,
+        of_rows=request.of_rows,
+        max_length=max_length,
+        tokens=tokens,
+        supervised_tokens=supervised,
+        longest=longest,
+        rows_cut=cut,
+        tokens_lost=lost,
+        rows_dropped=dropped,
+        rows_split=split,
+        lengths=[LengthBucket(up_to=1 << power, rows=count) for power, count in sorted(lengths.items())],
+        refusals=refusals,
+        rows_refused=refused,
+        too_long=too_long,
+    )
+
+
+def _sampled(request: TokenCountRequest) -> Iterator[Row]:
+    """Yield the usable rows that are counted: all, or as many as are asked for, spread evenly over the file."""
+    keys = None if request.columns is None else parse_columns(request.columns)
+    sample = min(request.sample, request.of_rows)
+    number = taken = 0
+    try:
+        for row in judge_rows(file_values(Path(request.data), keys), columns=keys):
+            if isinstance(row, BadRow):
+                continue
+            # The n-th of the sample stands at n · of_rows / sample.
+            if taken < sample and number >= taken * request.of_rows // sample:
+                taken += 1
+                yield row
+            number += 1
+    except RowsError as error:
+        raise PipelineError(FailureReason.DATA, str(error)) from error
+
+
+def _maker(first: Row, request: TokenCountRequest, base: Path, max_length: int) -> Callable[[Row], list[_Text]]:
+    """Return what makes texts of rows that are of the shape of the first."""
+    if first.shape == "text-label":
+        labelled = load_tokenizer(base, ends=False)
+        return lambda row: [_Text(len(labelled(row.fields["text"])["input_ids"]), 1)]
+    loss_on = resolve_loss_on(first.shape, request.loss_on)
+    tokenizer: Any = load_tokenizer(base)
+    maker = ExampleMaker(tokenizer, loss_on, date.fromisoformat(request.day), configured_stops(base))
+
+    def made(row: Row) -> list[_Text]:
+        found = []
+        for example in maker.examples(row):
+            # A text alone is split and loses nothing.
+            kept = cut_example(example, len(example.input_ids) if row.shape == "text" else max_length)
+            found.append(_Text(len(example.input_ids), 0 if kept is None else kept.supervised_tokens))
+        return found
+
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(
+        answer(
+            TokenCountRequest,
+            count_tokens,
+            data=lambda request: request.data,
+            spare_bytes=lambda _size_bytes: _SPARE_BYTES,
+            processor_s=lambda size_bytes: 1200 + size_bytes // 100_000,
+        )
+    )

@@ -1,0 +1,31 @@
+"""The audit of a training's rows: its log names the kinds of what was found, and its record has how many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sdk.formats.columns import parse_columns
+from sdk.rows.audit import audit_rows
+from sdk.schemas.events import Progress
+from sdk.schemas.training import TrainingSpec
+
+
+def audit(
+    data: Path, eval_data: Path | None, spec: TrainingSpec, on_progress: Callable[[Progress], None]
+) -> dict[str, int]:
+    """Return how many rows have something wrong, by kind, and say so. Without room for it on the disk nothing is looked for."""
+    on_progress(Progress(phase="data", message="auditing rows"))
+    keys = None if spec.columns is None else parse_columns(spec.columns)
+    try:
+        audited = audit_rows(
+            data, label="", columns=keys, held_out=eval_data, group_by=spec.holdout_by, most_examples=1
+        )
+    except OSError as error:
+        on_progress(Progress(phase="data", message=f"the rows were not audited: {error.strerror}"))
+        return {}
+    found = {finding.kind: finding.rows for finding in audited.findings}
+    if found:
+        said = ", ".join(f"{kind} {rows}" for kind, rows in found.items())
+        on_progress(Progress(phase="data", message=f"audit of the rows: {said}; see which with: adapterctl data check"))
+    return {str(kind): rows for kind, rows in found.items()}

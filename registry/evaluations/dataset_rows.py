@@ -130,6 +130,9 @@ def _asked(fields: Mapping[str, Any]) -> tuple[str, str]:
     if isinstance(messages := fields.get("messages"), list):
         contents = [_text(one.get("content") if isinstance(one, dict) else one) for one in messages[-2:]]
         return (contents[0], contents[-1]) if len(contents) == 2 else ("", "".join(contents))
+    if isinstance(choices := fields.get("choices"), list):
+        right = fields.get("answer")
+        fields = {**fields, "completion": choices[right] if type(right) is int and right < len(choices) else right}
     question = fields.get("prompt", fields.get("instruction", fields.get("text", "")))
     answer = fields.get("completion", fields.get("output", fields.get("label", "")))
     return _text(question), _text(answer)

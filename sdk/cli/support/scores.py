@@ -32,4 +32,4 @@ def general_line(ref: str, metrics: Mapping[str, float]) -> str | None:
     return f"{ref} on general texts: loss {loss} (bare base {base}), KL {kl}"
 
 
-_COLUMNS = ("loss", "accuracy", "macro_f1", "perplexity", *get_args(TextMetric))
+_COLUMNS = ("loss", "accuracy", "macro_f1", "acc", "acc_norm", "perplexity", *get_args(TextMetric))

@@ -18,6 +18,7 @@ _LEFT_OUT = {
     "gguf",
     "jsonschema_rs",
     "peft",
+    "pyarrow",
     "rouge_score",
     "sacrebleu",
     "schemathesis",

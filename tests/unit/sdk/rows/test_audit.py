@@ -235,7 +235,6 @@ def test_columns_and_the_number_of_examples_are_those_asked_for(tmp_path: Path) 
         ('[{"text": "a"}] []', InvalidData, "stands behind the list"),
         ("[]", InvalidData, "has no rows"),
         ("text\n", InvalidData, "has no rows"),
-        ("PAR1 and no more", InvalidData, "Parquet file can't be read"),
         (b"text\n\xff\xfe\n", InvalidData, "neither JSONL, CSV in UTF-8 nor Parquet"),
     ],
 )
@@ -247,6 +246,14 @@ def test_a_file_that_is_none_of_rows_is_refused(
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(error, match=message):
         sdk.check_data(path)
+
+
+def test_a_parquet_file_that_is_cut_is_refused(tmp_path: Path) -> None:
+    import pyarrow  # noqa: F401
+
+    (tmp_path / "rows").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InvalidData, match="Parquet file can't be read"):
+        sdk.check_data(tmp_path / "rows")
 
 
 def test_what_needs_a_base_is_refused_without_one(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from sdk.config import Config, user_path
 from sdk.config import load as load_config
 from sdk.errors import InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.examining.engine_compatibility import facts_of, judged
+from sdk.examining.label_counts import LabelCounts, count_labels
 from sdk.examining.planning import plan_training
 from sdk.examining.probe_replay import replay_probe, require_probed
 from sdk.examining.row_frames import row_frame
@@ -117,6 +118,7 @@ from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
+from sdk.schemas.slices import SlicedScores
 from sdk.schemas.training_options import TrainingOptions
 from sdk.schemas.workers import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
@@ -777,6 +779,17 @@ class Client:
         Raises NotFound, also where scores have no rows, or no more; VerificationFailed.
         """
         return fetch_rows(self.transport, self.cache, ident, http=self.http, on_transfer=self._on_transfer)
+
+    def evaluation_slices(self, ident: str, *, by: str) -> SlicedScores:
+        """Scores by the value that their rows have in a column of the dataset, of at most 50 values.
+
+        Raises NotFound, also where scores have no rows, or no more; InvalidInput for a column that rows don't have.
+        """
+        return evaluations.slices(self.transport, ident, by=by)
+
+    def evaluation_labels(self, ident: str) -> LabelCounts:
+        """Which labels were taken for which, and how sure a classifier was, counted over its rows. Raises as `evaluation_rows`."""
+        return count_labels(self.evaluation_rows(ident))
 
     def evaluation_frame(self, ident: str) -> pandas.DataFrame:
         """`evaluation_rows` as a DataFrame: a line for each row, a column for each metric. Raises Unavailable without pandas."""

@@ -27,6 +27,7 @@ from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.rows import EvaluationRows, give_up
 from registry.evaluations.service import Evaluations
+from registry.evaluations.slicing import Slicing
 from registry.http.idempotency.service import KeyedRequests
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
@@ -82,6 +83,7 @@ class Services:
     evaluations: Evaluations
     evaluation_rows: EvaluationRows
     comparisons: Comparisons
+    slicing: Slicing
     search: Search
     lineages: Lineages
     removal: Removal
@@ -148,6 +150,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         evaluations=evaluations,
         evaluation_rows=evaluation_rows,
         comparisons=Comparisons(db, artifacts, catalog, bases, evaluations, evaluation_rows),
+        slicing=Slicing(db, artifacts, evaluations, evaluation_rows),
         search=Search(db),
         lineages=Lineages(db),
         removal=Removal(db, artifacts, statement_s=settings.gc_statement_s),

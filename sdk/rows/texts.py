@@ -32,7 +32,8 @@ def said(row: Row) -> bytes:
 
 
 def asked_and_answered(row: Row) -> tuple[str, str]:
-    """Return what a row asks and what it answers; of a text all is answer, of a labelled one the label.
+    """Return what a row asks and what it answers; of a text all is answer, of a labelled one the label, of choices
+    the right one.
 
     A preference asks which of two answers is better, and answers with its number among both in one order.
     """
@@ -49,6 +50,8 @@ def asked_and_answered(row: Row) -> tuple[str, str]:
         chosen, rejected = _text(fields["chosen"]), _text(fields["rejected"])
         answers = sorted((chosen, rejected), key=normalised)
         return "\n".join([_text(fields["prompt"]), *answers]), str(answers.index(chosen) + 1)
+    if row.shape == "choices":
+        return fields["prompt"], fields["choices"][fields["answer"]]
     return _text(fields["prompt"]), _text(fields["completion"])
 
 

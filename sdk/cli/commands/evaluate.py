@@ -9,7 +9,7 @@ import click
 from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, plain, print_detached, print_json, render, say
 from sdk.cli.support.rows_meant import say_rows
-from sdk.cli.support.scores import score_names
+from sdk.cli.support.scores import general_line, score_names
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, scores_of, unscored
 
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
     """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, completions; accuracy and
     macro-F1 of labels.
+
+    On general texts, the same for all, it also says what an adapter changed beside its task: the loss, and how far
+    predictions are from those of the bare base (KL).
 
     What was scored before, on the same rows under the same conditions, is taken from the record, unless with --again.
 
@@ -96,6 +99,9 @@ def _print_table(found: list[dict[str, Any]]) -> None:
             [[i["ref"], i["precision"], *(i["metrics"].get(n) for n in names)] for i in found],
         )
     )
+    for item in found:
+        if item["digest"] is not None and (line := general_line(item["ref"], item["metrics"])) is not None:
+            click.echo(plain(line))
     for index, sample in enumerate(found[0]["samples"] if found else []):
         prompt = sample["prompt"].strip().splitlines() or [""]
         click.echo(f"\n— {plain(prompt[0][:76])}")

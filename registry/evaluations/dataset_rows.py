@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.artifacts.service import Artifacts
-from registry.errors import Invalid, InvalidData
+from registry.datasets.finding import find_dataset
+from registry.db.database import Database
+from registry.errors import Invalid, InvalidData, NotFound
+from registry.principal import Principal
 from sdk.formats.columns import named, picked
 from sdk.formats.rows import RowsError, detect_format, text_values
 
@@ -24,13 +28,44 @@ _SHOWN = 2000
 _PART_BYTES = 1 << 20
 
 
+@dataclass(frozen=True)
+class Groups:
+    """What rows fall into by a column."""
+
+    #: (rows,) the number of each row's group, from 0.
+    numbers: npt.NDArray[np.int64]
+    #: (groups,) the value that the rows of a group have, as JSON.
+    values: list[str]
+
+
+@contextmanager
+def rows_of(db: Database, artifacts: Artifacts, dataset: str, who: Principal) -> Iterator[Path]:
+    """Give a copy of the bytes of a dataset that the caller may read, by its digest.
+
+    Raises NotFound where it was removed or is none of the caller's, and as `dataset_file`.
+    """
+    try:
+        with db.read() as session:
+            row = find_dataset(session, dataset, who, removed=False).dataset
+            digest, size_bytes = row.digest, row.size_bytes
+    except NotFound as error:
+        raise NotFound(f"the dataset {dataset[:12]} was removed, or this token may not read it") from error
+    with dataset_file(artifacts, digest, size_bytes) as path:
+        yield path
+
+
+def can_not_group(by: str, why: str) -> Invalid:
+    """The error of rows that are asked for by a column and whose dataset can't be read."""
+    return Invalid(f"rows can't be grouped by {by[:80]!a}: {why}", param="by")
+
+
 @contextmanager
 def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator[Path]:
     """Give a copy of a dataset's bytes while it is read. Raises Invalid for one that is too long or Parquet, Verification."""
     if size_bytes > MOST_BYTES:
         raise Invalid(
             f"the dataset {digest[:12]} has more than {MOST_BYTES // 1000**3} GB, which are not read for this; "
-            "compare without --by and --examples"
+            "leave out --by and --examples"
         )
     with tempfile.NamedTemporaryFile(prefix="rows-") as file:
         with artifacts.reading(digest) as source:
@@ -45,10 +80,11 @@ def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator
         yield path
 
 
-def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the number of the group of each row, (rows,), from 0: rows with the same value in `column` are one.
+def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64], *, most: int | None = None) -> Groups:
+    """Return the groups of rows by their numbers, which ascend: rows with the same value in `column` are one.
 
-    Raises Invalid where a row has no such column, InvalidData where the file can't be read.
+    Raises Invalid where a row has no such column or there are more than `most` values, InvalidData where the file can't be
+    read.
     """
     groups = np.empty(len(rows), dtype=np.int64)
     numbers: dict[str, int] = {}
@@ -56,7 +92,11 @@ def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64]) -> npt.NDArr
         if column not in value:
             raise Invalid(f"{where} has no column {column[:80]!a}, but {named(value)}", param="by")
         groups[place] = numbers.setdefault(json.dumps(value[column], sort_keys=True), len(numbers))
-    return groups
+        if most is not None and len(numbers) > most:
+            raise Invalid(
+                f"the rows have more than {most} values in {column[:80]!a}; name a column that has fewer", param="by"
+            )
+    return Groups(groups, list(numbers))
 
 
 def texts_of(path: Path, columns: Mapping[str, str] | None, rows: Collection[int]) -> dict[int, tuple[str, str]]:
@@ -90,6 +130,9 @@ def _asked(fields: Mapping[str, Any]) -> tuple[str, str]:
     if isinstance(messages := fields.get("messages"), list):
         contents = [_text(one.get("content") if isinstance(one, dict) else one) for one in messages[-2:]]
         return (contents[0], contents[-1]) if len(contents) == 2 else ("", "".join(contents))
+    if isinstance(choices := fields.get("choices"), list):
+        right = fields.get("answer")
+        fields = {**fields, "completion": choices[right] if type(right) is int and right < len(choices) else right}
     question = fields.get("prompt", fields.get("instruction", fields.get("text", "")))
     answer = fields.get("completion", fields.get("output", fields.get("label", "")))
     return _text(question), _text(answer)

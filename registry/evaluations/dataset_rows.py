@@ -25,7 +25,6 @@ from sdk.formats.rows import RowsError, detect_format, text_values
 MOST_BYTES = 2 * 1000**3
 #: Of a text, so many characters are shown.
 _SHOWN = 2000
-_PART_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,8 @@ def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator
             "leave out --by and --examples"
         )
     with tempfile.NamedTemporaryFile(prefix="rows-") as file:
-        with artifacts.reading(digest) as source:
-            while part := source.read(_PART_BYTES):
-                file.write(part)
-        file.flush()
         path = Path(file.name)
+        artifacts.copy(digest, path)
         if detect_format(path) == "parquet":
             raise Invalid(
                 f"the rows {digest[:12]} are Parquet, which the registry does not read; add them as JSONL: adapterctl data add FILE"

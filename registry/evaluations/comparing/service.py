@@ -18,6 +18,7 @@ from registry.errors import Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
 from registry.evaluations.comparing.pairs import compare_pairs
 from registry.evaluations.comparing.row_values import LOSS, RowValues, notes_on, read_values
+from registry.evaluations.comparing.verdicts import with_training_rows
 from registry.evaluations.dataset_rows import can_not_group, groups_of, rows_of, texts_of
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
@@ -80,6 +81,8 @@ class Comparisons:
                 groups=groups,
                 detect=detect,
             )
+            seen = {one.ref: one.contamination for one in found}
+            pairs = [pair.model_copy(update={"verdict": with_training_rows(pair, seen, labels)}) for pair in pairs]
             changed = self._examples(found, values, path, examples, who) if examples else []
         means = values.sums.sum(axis=1) / values.masses.sum()
         return Comparison(
@@ -91,7 +94,7 @@ class Comparisons:
             groups=None if groups is None else int(groups.max()) + 1,
             refs=labels,
             scores=[
-                Compared(ref=one.ref, evaluation=one.id, score=float(mean))
+                Compared(ref=one.ref, evaluation=one.id, score=float(mean), contamination=one.contamination)
                 for one, mean in zip(found, means, strict=True)
             ],
             pairs=pairs,

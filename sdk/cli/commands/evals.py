@@ -14,6 +14,7 @@ from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
 from sdk.cli.support.slice_table import slice_table
+from sdk.schemas.contamination import briefly, said
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -39,6 +40,7 @@ def evals_command() -> None:
 def evals_list(target: str, style: str) -> None:
     """List the scores of a version or a bare base, newest first.
 
+    SEEN is how many of the rows the version, or what it came from, was trained on; ? where that is not known.
     ALIKE is the same for scores that were taken under the same conditions, on the same rows: only those are compared.
 
     \b
@@ -60,12 +62,13 @@ def evals_list(target: str, style: str) -> None:
                 one.metrics.get("rows"),
                 one.precision,
                 *(one.metrics.get(name) for name in scores),
+                briefly(one.contamination),
                 one.key[:6],
                 age_of(one.created_at),
             ]
             for one in found
         ]
-        click.echo(render(["id", "data", "rows", "base in", *scores, "alike", "age"], rows))
+        click.echo(render(["id", "data", "rows", "base in", *scores, "seen", "alike", "age"], rows))
         return
     empty = f"{plain(target)} has no scores yet; make some with: adapterctl eval {plain(target)} --data FILE"
     print_rows(style, [_document(one) for one in found], [], key="id", empty=empty)
@@ -165,6 +168,7 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
             ("job", found.job),
             ("base in", found.precision),
             ("grader", found.grader),
+            ("trained on", said(found.contamination)),
             ("created", found.created_at.isoformat()),
             ("rows", None if found.rows_digest is None else f"adapterctl evals show {found.id} --rows"),
         ]

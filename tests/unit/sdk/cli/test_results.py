@@ -108,6 +108,10 @@ class TestResults:
         # What an adapter changed elsewhere; a base has changed nothing.
         (general,) = (line for line in shown.stdout.splitlines() if "general texts" in line)
         assert general == f"{ref} on general texts: loss 3.25 (bare base 3), KL 0.125"
+        # Of what was pushed nobody knows the rows, which is said and no 0.
+        assert "SEEN" in header
+        assert first.split()[-1] == "?"
+        assert f"! {ref}: not checked: what {ref} was trained on is not known" in " ".join(shown.stdout.split())
         found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         assert [item["ref"] for item in found] == [ref, f"base:{desk.base.id}"]
         assert f"adapterctl jobs result {job}" in run("jobs", "show", job).output
@@ -186,6 +190,7 @@ class TestEvals:
         assert "held out.jsonl" in table.stdout
         assert scores["key"][:6] in table.stdout
         assert scores["id"] in table.stdout
+        assert table.stdout.splitlines()[1].split()[-5:-2] == ["0.25", "?", scores["key"][:6]]
         (bare,) = json.loads(run("evals", "list", f"base:{desk.base.fingerprint}", "--format", "json").stdout)
         # The same rows under the same conditions.
         assert bare["key"] == scores["key"]
@@ -197,6 +202,7 @@ class TestEvals:
         ident = run("evals", "list", ref, "--format", "quiet").stdout.strip()
         shown = run("evals", "show", ident)
         assert shown.exit_code == 0, shown.output
+        assert f"not checked: what {ref} was trained on is not known" in shown.stdout
         for said in ("perplexity", "max_new_tokens", "[7]", "two and two?", "generated: fo?ur"):
             assert said in shown.stdout
         assert json.loads(run("evals", "show", ident, "--format", "json").stdout)["ref"] == ref

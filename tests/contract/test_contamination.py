@@ -235,7 +235,7 @@ class TestBackground:
 
 class TestKept:
     def test_signatures_are_made_once_and_again_where_they_are_gone(self, trainer: Trainer, people: World) -> None:
-        data = trainer.file([*TRAINING, row(1_000_000 + next(SEEDS))])
+        data = trainer.file([*TRAINING, {"prompt": f"number {next(SEEDS)}", "completion": "only here"}])
         ref = trainer.train(data)
         trainer.score(ref, HELD)
         digest = hash_file(data)[0]

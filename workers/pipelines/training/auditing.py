@@ -14,15 +14,16 @@ from sdk.schemas.training import TrainingSpec
 def audit(
     data: Path, eval_data: Path | None, spec: TrainingSpec, on_progress: Callable[[Progress], None]
 ) -> dict[str, int]:
-    """Return how many rows have something wrong, by kind, and say so. Without room for it on the disk nothing is looked for."""
+    """Return how many rows have something wrong, by kind, and say so. Without room for it on the disk or in memory nothing is looked for."""
     on_progress(Progress(phase="data", message="auditing rows"))
     keys = None if spec.columns is None else parse_columns(spec.columns)
     try:
         audited = audit_rows(
             data, label="", columns=keys, held_out=eval_data, group_by=spec.holdout_by, most_examples=1
         )
-    except OSError as error:
-        on_progress(Progress(phase="data", message=f"the rows were not audited: {error.strerror}"))
+    except (OSError, MemoryError) as error:
+        why = "the memory is too small" if isinstance(error, MemoryError) else error.strerror or error
+        on_progress(Progress(phase="data", message=f"the rows were not audited: {why}"))
         return {}
     found = {finding.kind: finding.rows for finding in audited.findings}
     if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 from collections.abc import Callable
@@ -147,18 +148,25 @@ def test_a_training_says_and_records_what_is_wrong_with_its_rows(
     assert "audit_unusable" not in by_group.training
 
 
-def test_a_full_disk_stops_the_audit_and_not_the_training(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (MemoryError("Unable to allocate 60 GiB"), "the memory is too small"),
+    ],
+)
+def test_what_is_full_stops_the_audit_and_not_the_training(
+    error: Exception, why: str, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from workers.pipelines.training import auditing
 
     def full(*_args: Any, **_given: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(auditing, "audit_rows", full)
     said: list[str | None] = []
     assert auditing.audit(pairs, None, SPEC, lambda progress: said.append(progress.message)) == {}
-    assert said == ["auditing rows", "the rows were not audited: No space left on device"]
+    assert said == ["auditing rows", f"the rows were not audited: {why}"]
 
 
 def test_a_preview_shows_and_counts_the_rows_that_are_trained_on(llama_base: Path, pairs: Path) -> None:

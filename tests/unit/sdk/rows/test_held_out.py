@@ -1,0 +1,91 @@
+"""Held-out rows among training rows: found under a header that all rows share, with work that does not grow with both files."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+import sdk
+from sdk.rows import held_out
+from sdk.rows.grams import Texts
+from sdk.rows.held_out import HeldOutRows
+
+HEADER = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    " ### Instruction: "
+)
+_DRAW = random.Random(7)
+WORDS = ["".join(_DRAW.choices("abcdefghijklmnop", k=_DRAW.randint(2, 9))) for _ in range(5000)]
+
+
+def said(words: int) -> str:
+    """Words that nothing else says."""
+    return " ".join(_DRAW.choices(WORDS, k=words))
+
+
+def changed(text: str) -> str:
+    """The same with a tenth of its words replaced."""
+    words = text.split()
+    for place in _DRAW.sample(range(len(words)), max(1, len(words) // 10)):
+        words[place] = _DRAW.choice(WORDS)
+    return " ".join(words)
+
+
+def looked_up(held: list[str], training: list[str], *, at_once: int = 100) -> HeldOutRows:
+    """What is found of held-out texts in training texts."""
+    found = HeldOutRows()
+    found.learn(0, Texts(held))
+    found.ready()
+    for first in range(0, len(training), at_once):
+        found.look(first, Texts(training[first : first + at_once]))
+    return found
+
+
+def held_out_near(folder: Path, held: list[str], training: list[str]) -> int:
+    """How many held-out rows are nearly a training row, by the audit."""
+    for name, texts in (("rows", training), ("held", held)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    audit = sdk.check_data(folder / "rows.jsonl", eval_data=folder / "held.jsonl", examples=1)
+    return sum(finding.rows for finding in audit.findings if finding.kind == "held_out_near")
+
+
+def test_a_header_that_all_rows_share_costs_nothing() -> None:
+    training = [said(20) for _ in range(400)]
+    held = [changed(text) for text in training[:100]]
+    found = looked_up([HEADER + text for text in held], [HEADER + text for text in training])
+    # Looked up with the others, the grams of the header alone are more than a million pairs.
+    assert found.pairs < len(held) * len(training)
+    hits = [row == number for number, row in enumerate(found.likely().tolist())]
+    assert sum(hits) >= 0.95 * len(held)
+
+
+@pytest.mark.parametrize("words", [6, 20, 60, 300])
+def test_near_rows_under_a_shared_header_are_found(words: int, tmp_path: Path) -> None:
+    training = [said(words) for _ in range(300)]
+    held = [HEADER + changed(text) for text in training[:100]] + [HEADER + said(words) for _ in range(50)]
+    near = held_out_near(tmp_path, held, [HEADER + text for text in training])
+    # With few words the header is most of a row, and any two rows are nearly the same.
+    assert 95 <= near <= (100 if words > 6 else 150)
+
+
+def test_rows_that_differ_by_a_number_alone_are_found(tmp_path: Path) -> None:
+    held = [f"{HEADER}what comes after {number}?" for number in range(50)]
+    training = [f"{HEADER}what comes after {number}?" for number in range(100, 200)]
+    assert held_out_near(tmp_path, held, training) == 50
+
+
+def test_rows_that_are_held_out_many_times_are_found(tmp_path: Path) -> None:
+    text = said(40)
+    assert held_out_near(tmp_path, [text] * 60, [said(40), changed(text)]) == 60
+
+
+def test_what_is_found_does_not_depend_on_how_much_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = [HEADER + said(20) for _ in range(100)] + [changed(HEADER + said(3)) * 40]
+    held = [changed(text) for text in training[:15] * 2] + training[-3:]
+    wanted = looked_up(held, training)
+    for most, at_once in ((1, 7), (50, 200), (1, 1)):
+        monkeypatch.setattr(held_out, "_MOST_PAIRS", most)
+        assert looked_up(held, training, at_once=at_once).likely().tolist() == wanted.likely().tolist()

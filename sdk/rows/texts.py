@@ -30,10 +30,15 @@ def normalised(text: str) -> str:
     combining characters than any language has is divided.
     """
     if not text.isascii():
-        text = _long_runs().sub(rf"\g<0>{_JOINER}", text)
+        text = stream_safe(text)
         # Casefolding may take letters apart that the form has in one.
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.lower().split() if text.isascii() else text.split())
+
+
+def stream_safe(text: str) -> str:
+    """Return a text whose forms take time in proportion to its length: longer runs of combining characters are divided."""
+    return text if text.isascii() else _long_runs().sub(rf"\g<0>{_JOINER}", text)
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdk.rows.grams import Texts, contained, jaccard, signatures
@@ -30,9 +30,16 @@ _MOST_PAIRS = 1 << 20
 
 
 class HeldOutRows:
-    """The signatures of held-out rows, and for each the training row that has most of it."""
+    """The signatures of held-out rows, and for each the training row that has most of it.
 
-    def __init__(self) -> None:
+    `out` says of each row of the training's file whether it is one of those that are held out; without it, none is.
+    """
+
+    def __init__(self, out: Sequence[bool] | None = None) -> None:
+        import numpy as np
+
+        #: Which rows of the training's file are not held out, (rows,) of bool; None for all.
+        self.others = None if out is None else ~np.array(out, bool)
         self._signatures: dict[bytes, int] = {}
         self._texts: list[int] = []
         self._ready = False
@@ -78,6 +85,8 @@ class HeldOutRows:
         likely = np.flatnonzero(self._begun[grams.hashes >> np.uint64(64 - _FIRST_BITS)])
         at = np.minimum(np.searchsorted(self._hashes, grams.hashes[likely]), len(self._hashes) - 1)
         there = self._hashes[at] == grams.hashes[likely]
+        if self.others is not None:
+            there &= self.others[first + grams.owners[likely]]
         # Each gram once of each training row, in the order of the rows.
         found = np.unique(grams.owners[likely[there]] * len(self._hashes) + at[there])
         rows, at = np.divmod(found, len(self._hashes))
@@ -133,8 +142,8 @@ def held_out_findings(
     """Yield what of the held-out rows is among the training rows; each is told once, as what is most the same."""
     import numpy as np
 
-    exact = matches(training.exact, held.exact.between(0, held.rows))
-    normal = matches(training.normalised, held.normalised.between(0, held.rows))
+    exact = matches(training.exact, held.exact.between(0, held.rows), found.others)
+    normal = matches(training.normalised, held.normalised.between(0, held.rows), found.others)
     normal[exact >= 0] = -1
     near = np.full(held.rows, -1, np.int64)
     details: dict[int, str] = {}
@@ -171,8 +180,8 @@ def _candidates(
     likely = found.likely()[rows].tolist()
     sharing = np.stack(
         [
-            matches(mine, others.between(0, held.rows)[rows])
-            for mine, others in zip(training.bands, held.bands, strict=True)
+            matches(mine, keys.between(0, held.rows)[rows], found.others)
+            for mine, keys in zip(training.bands, held.bands, strict=True)
         ]
     )
     for row, first, others in zip(rows.tolist(), likely, sharing.T.tolist(), strict=True):

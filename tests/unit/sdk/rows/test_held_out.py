@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 import sdk
+from sdk.formats.rows import Row
 from sdk.rows import held_out
-from sdk.rows.grams import Texts
+from sdk.rows.audit import audit_rows
+from sdk.rows.grams import Texts, contained, jaccard
 from sdk.rows.held_out import HeldOutRows
+from sdk.rows.holdout import HoldOut, split_unit
+from sdk.rows.holdout import held_out as held_out_of
+from sdk.rows.near import NEAR
 
 HEADER = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -19,6 +24,12 @@ HEADER = (
 )
 _DRAW = random.Random(7)
 WORDS = ["".join(_DRAW.choices("abcdefghijklmnop", k=_DRAW.randint(2, 9))) for _ in range(5000)]
+
+
+@pytest.fixture(autouse=True)
+def _drawn_alike() -> None:
+    """The same rows, whichever tests run before."""
+    _DRAW.seed(7)
 
 
 def said(words: int) -> str:
@@ -89,3 +100,26 @@ def test_what_is_found_does_not_depend_on_how_much_is_in_memory(monkeypatch: pyt
     for most, at_once in ((1, 7), (50, 200), (1, 1)):
         monkeypatch.setattr(held_out, "_MOST_PAIRS", most)
         assert looked_up(held, training, at_once=at_once).likely().tolist() == wanted.likely().tolist()
+
+
+@pytest.mark.parametrize("header", ["", HEADER])
+def test_pairs_that_straddle_a_split_are_those_that_a_comparison_of_all_finds(header: str, tmp_path: Path) -> None:
+    texts = [header + said(20) for _ in range(120)]
+    texts += [changed(text) for text in texts[:60]] + [text.upper() for text in texts[60:70]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    how = HoldOut(0.3, seed=5)
+    units = [split_unit(Row("", "text", {"text": text})) for text in texts]
+    out = held_out_of(units, how)
+    sides = [
+        [text.lower() for text, is_out in zip(texts, out, strict=True) if is_out is side] for side in (False, True)
+    ]
+    near = sum(any(max(contained(one, other), jaccard(one, other)) >= NEAR for other in sides[0]) for one in sides[1])
+    audit = audit_rows(tmp_path / "rows.jsonl", label="", hold_out=how, most_examples=200)
+    found = {finding.kind: finding for finding in audit.findings if finding.kind.startswith("held_out_")}
+    assert set(found) == {"held_out_near"}
+    assert 0.95 * near <= found["held_out_near"].rows <= near
+    assert near > 10
+    for example in found["held_out_near"].examples:
+        one, other = (int(str(where).split()[1]) - 1 for where in (example.held_out, *example.rows))
+        assert (out[one], out[other]) == (True, False)
+    assert (audit.rows, audit.held_out_rows) == (len(texts), sum(out))

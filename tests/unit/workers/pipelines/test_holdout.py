@@ -148,6 +148,19 @@ def test_a_training_says_and_records_what_is_wrong_with_its_rows(
     assert "audit_unusable" not in by_group.training
 
 
+def test_rows_that_nearly_straddle_the_split_are_counted(write_jsonl: Callable[..., Path]) -> None:
+    from workers.pipelines.training.auditing import audit
+
+    texts = ["What the sea looks like on a grey winter morning in one sentence number " + word for word in "abcdefgh"]
+    path = write_jsonl([{"prompt": text, "completion": f"{at}", "by": at} for at, text in enumerate(texts)])
+    said: list[str] = []
+    options = {"holdout_by": "by", "holdout_seed": 3, "holdout": 0.25}
+    spec = TrainingSpec(**{**SPEC.model_dump(), **options})
+    found = audit(path, None, spec, lambda progress: said.append(progress.message or ""))
+    assert found == {"near_duplicate": 7, "held_out_near": 2}
+    assert said[-1].endswith("adapterctl data check --holdout 0.25 --holdout-by by --holdout-seed 3")
+
+
 @pytest.mark.parametrize(
     ("error", "why"),
     [

@@ -96,7 +96,7 @@ def _sampled(request: TokenCountRequest) -> Iterator[Row]:
     sample = min(request.sample, request.of_rows)
     number = taken = 0
     try:
-        for row in judge_rows(file_values(Path(request.data), keys), columns=keys):
+        for row in judge_rows(file_values(Path(request.data), keys), columns=keys, group_by=request.group_by):
             if isinstance(row, BadRow):
                 continue
             # The n-th of the sample stands at n · of_rows / sample.

@@ -7,8 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import sdk
+from sdk.cli import cli
+from sdk.errors import InvalidData, InvalidInput
 from sdk.formats.rows import Row
 from sdk.rows import held_out
 from sdk.rows.audit import audit_rows
@@ -17,6 +20,7 @@ from sdk.rows.held_out import HeldOutRows
 from sdk.rows.holdout import HoldOut, split_unit
 from sdk.rows.holdout import held_out as held_out_of
 from sdk.rows.near import NEAR
+from sdk.schemas.data_audit import DataAudit
 
 HEADER = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -100,6 +104,56 @@ def test_what_is_found_does_not_depend_on_how_much_is_in_memory(monkeypatch: pyt
     for most, at_once in ((1, 7), (50, 200), (1, 1)):
         monkeypatch.setattr(held_out, "_MOST_PAIRS", most)
         assert looked_up(held, training, at_once=at_once).likely().tolist() == wanted.likely().tolist()
+
+
+def test_what_a_training_holds_out_by_groups_can_be_checked(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    customers = "aaabbbccc"
+    rows = [{"text": said(20), "customer": customer} for customer in customers]
+    rows[4]["text"] = rows[0]["text"] + " now"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (bare,) = sdk.check_data(path).findings
+    assert (bare.kind, bare.rows) == ("unusable", 9)
+    by_column = sdk.check_data(path, holdout_by="customer")
+    assert [(each.kind, each.rows) for each in by_column.findings] == [("near_duplicate", 1)]
+    assert by_column.held_out_rows is None
+    found = {}
+    for seed in range(9):
+        asked = [
+            "data",
+            "check",
+            str(path),
+            "--holdout",
+            "0.34",
+            "--holdout-by",
+            "customer",
+            "--holdout-seed",
+            f"{seed}",
+        ]
+        done = CliRunner().invoke(cli, [*asked, "--format", "json"])
+        audit = DataAudit.model_validate_json(done.stdout)
+        held = held_out_of([split_unit(row) for row in grouped(rows)], HoldOut(0.34, seed, "customer"))
+        apart = held[0] != held[4]
+        assert audit.held_out_rows == sum(held)
+        assert [each.kind for each in audit.findings] == ["near_duplicate", *(["held_out_near"] if apart else [])]
+        found[apart] = done.exit_code
+    assert found == {True: 7, False: 7}
+
+
+def grouped(rows: list[dict[str, str]]) -> list[Row]:
+    """Rows of texts with their customers."""
+    return [Row("", "text", {"text": row["text"]}, group=row["customer"]) for row in rows]
+
+
+def test_a_split_that_a_training_would_refuse_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "A"}\n')
+    with pytest.raises(InvalidData, match="all rows are the same text"):
+        sdk.check_data(path, holdout=0.5)
+    with pytest.raises(InvalidInput, match="give holdout, such as"):
+        sdk.check_data(path, holdout_seed=1)
+    with pytest.raises(InvalidInput, match="leave out holdout, or eval_data"):
+        sdk.check_data(path, holdout=0.5, eval_data=path)
 
 
 @pytest.mark.parametrize("header", ["", HEADER])

@@ -47,6 +47,11 @@ def test_a_sample_is_spread_over_the_file(llama_base: Path, write_jsonl: Callabl
     assert min(bucket.up_to for bucket in found.lengths) >= len(ends)
 
 
+def test_the_column_of_groups_is_no_part_of_a_row(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    rows = [{"text": "long " * 3, "customer": f"{number}"} for number in range(4)]
+    assert counted(llama_base, write_jsonl(rows), rows=4, group_by="customer").rows == 4
+
+
 def test_texts_are_split_and_lose_nothing(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     found = counted(llama_base, write_jsonl([{"text": "long " * 30}, {"text": "short"}]), rows=2, max_length=20)
     assert (found.rows_split, found.rows_cut, found.tokens_lost, found.too_long) == (1, 0, 0, [])

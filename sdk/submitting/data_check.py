@@ -69,7 +69,12 @@ def check_rows_of(
         raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
     if eval_data is not None and (holdout, holdout_by) != (None, None):
         raise InvalidInput(both_held_out(), param="holdout")
-    given = {"loss_on": loss_on, "max_length": max_length, "holdout": holdout, "holdout_seed": holdout_seed}
+    given: dict[str, Any] = {
+        "loss_on": loss_on,
+        "max_length": max_length,
+        "holdout": holdout,
+        "holdout_seed": holdout_seed,
+    }
     # The column alone says that it is no key of a row.
     given |= {} if holdout is None else {"holdout_by": holdout_by}
     spec = build(TrainingSpec, **{name: value for name, value in given.items() if value is not None})

@@ -18,7 +18,7 @@ from sdk.formats import objectives
 from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE
 from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.formats.objectives import ObjectiveError
-from sdk.formats.rows import NAMED_ROWS, Row, Shape
+from sdk.formats.rows import Row, Shape, name_faults
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Rendering
 from workers.pipelines.data.conversation import Conversation, RowRefused
@@ -208,12 +208,12 @@ def tokenise(
     resolved = resolve_loss_on(shape, loss_on)
     maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
     examples: list[Example] = []
-    used, dropped, cut, split, refused = 0, 0, 0, 0, []
+    used, dropped, cut, split, refused = 0, 0, 0, 0, list[tuple[str, str]]()
     for number, row in enumerate(rows):
         try:
             made = maker.examples(row)
         except RowRefused as error:
-            refused.append(f"{row.where} {error}")
+            refused.append((row.where, str(error)))
             continue
         kept = kept_of_row(made, shape, max_length, split_texts=split_texts)
         longer = any(len(example.input_ids) > max_length for example in made)
@@ -233,13 +233,12 @@ def tokenise(
     return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template, split)
 
 
-def require_usable(refused: Sequence[str], rows: int) -> None:
-    """Raise PipelineError ("data") that names rows that were refused, of so many that were looked at."""
+def require_usable(refused: Sequence[tuple[str, str]], rows: int) -> None:
+    """Raise PipelineError ("data") that names rows that were refused, (where, fault), of so many that were looked at."""
     if refused:
-        more = f"; and {len(refused) - NAMED_ROWS} more" if len(refused) > NAMED_ROWS else ""
         raise PipelineError(
             FailureReason.DATA,
-            f"{len(refused)} of {rows} rows can't be used over this base: {'; '.join(refused[:NAMED_ROWS])}{more}.",
+            f"{len(refused)} of {rows} rows can't be used over this base: {name_faults(refused, len(refused))}.",
         )
 
 

@@ -194,7 +194,7 @@ def check_loss_on(loss_on: str | None, rows: Rows) -> None:
 
 def check_data_name(name: str) -> str:
     """Return the name of a dataset. Raises InvalidName for one that would be taken for something else."""
-    if (unfit := no_dataset_name(name)) is not None:
+    if (unfit := no_dataset_name(name) if name.strip() else "the dataset's name is empty") is not None:
         raise InvalidName(f"{unfit}; give another name with --name", param="name")
     return name
 

@@ -134,7 +134,7 @@ class TestNumbers:
         assert ours.client.dataset("reviews@v2").digest == ours.client.dataset("other@v1").digest == new.digest
         assert named(ours, uuid.uuid4().hex, "reviews").number == 3
 
-    @pytest.mark.parametrize("name", ["reviews@v2", "a/b", "./a", "~a", "https:b/c", ".", ".."])
+    @pytest.mark.parametrize("name", ["", " ", "reviews@v2", "a/b", "./a", "~a", "https:b/c", ".", ".."])
     def test_a_name_that_reads_as_something_else_is_refused(self, ours: Tenant, name: str) -> None:
         with pytest.raises(InvalidName, match="give another name with --name"):
             named(ours, "a", name)

@@ -35,8 +35,8 @@ class KeepScores(Protocol):
         request: EvaluationRequest,
         results: Sequence[EvaluationResult],
         who: Principal,
-    ) -> Sequence[str]:
-        """Append them in the caller's transaction; return their ids."""
+    ) -> Sequence[str | None]:
+        """Append them in the caller's transaction; return the id of each result, None where it has no scores."""
 
 
 @dataclass(frozen=True)

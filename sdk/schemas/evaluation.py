@@ -135,6 +135,8 @@ class Conditions(Wire):
     generation: Sha256 | None = None
     #: What scores of completions are defined by: "words" is the definition of a word, the rest are releases of libraries.
     metrics: dict[str, str] = {}
+    #: Which scoring of adapterctl's own it was: masks, cutting, labels, sums. The first is left out, as its records have none.
+    scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.
     failed: Annotated[dict[str, Sha256], Field(exclude_if=lambda value: not value)] = {}
 

@@ -43,6 +43,7 @@ from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
 from workers.pipelines.scoring.texts import SCORING_LIBRARIES, score_texts
+from workers.pipelines.scoring.version import SCORING_VERSION
 from workers.pipelines.scoring.words import WORDS_VERSION
 
 
@@ -108,6 +109,7 @@ def evaluate(
         templates=rows.rendering.templates,
         template_date=rows.rendering.template_date,
         tokenizer=tokenizer_of(base),
+        scoring=SCORING_VERSION,
         prompt_tokens=room if asked else 0,
         generation=generation_of(base) if asked else None,
         metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},

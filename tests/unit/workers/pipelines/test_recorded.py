@@ -102,3 +102,22 @@ def test_a_bare_base_with_modules_left_wide_as_beside_another_adapter_is_compute
         evaluate(llama_base, data, quantization=head, recorded=[recorded(report)])
     with pytest.raises(LoadedError):
         evaluate(llama_base, data, quantization=recipe, recorded=[recorded(report)])
+
+
+def test_scores_of_another_scoring_are_computed_again(
+    llama_base: Path, data: Path, unloaded: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = evaluate(llama_base, data)
+    assert report.conditions is not None
+    # Keys of what is stored stay what they are.
+    assert "scoring" not in report.conditions.model_dump(mode="json")
+    unloaded()
+    with pytest.raises(AlreadyRecorded):
+        evaluate(llama_base, data, recorded=[recorded(report)])
+    monkeypatch.setattr(evaluating, "SCORING_VERSION", 2)
+    with pytest.raises(LoadedError):
+        evaluate(llama_base, data, recorded=[recorded(report)])
+    newer = report.conditions.model_copy(update={"scoring": 2})
+    assert newer.model_dump(mode="json")["scoring"] == 2
+    with pytest.raises(AlreadyRecorded):
+        evaluate(llama_base, data, recorded=[recorded(report, conditions=newer)])

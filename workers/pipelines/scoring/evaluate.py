@@ -114,7 +114,9 @@ def evaluate(
         generation=generation_of(base) if asked else None,
         metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},
     )
-    expected = held_in(base, quantization, device, conditions, bare=adapter is None)
+    expected = held_in(
+        base, quantization, device, conditions, own=adapter is not None and spec.precision == "as-trained"
+    )
     require_unrecorded(recorded, expected, metrics_asked, min(spec.keep_samples, len(asked)))
 
     def load() -> LoadedBase:

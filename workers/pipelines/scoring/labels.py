@@ -73,7 +73,7 @@ def evaluate_labels(
         tokenizer=tokenizer_of(base),
         scoring=SCORING_VERSION,
     )
-    expected = held_in(base, quantization, device, conditions, bare=False)
+    expected = held_in(base, quantization, device, conditions, own=spec.precision == "as-trained")
     require_unrecorded(recorded, expected, [], min(spec.keep_samples, len(found.examples)))
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))

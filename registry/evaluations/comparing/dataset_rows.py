@@ -82,7 +82,9 @@ def _values(path: Path, rows: list[int]) -> Iterator[tuple[int, str, dict[str, A
     except RowsError as error:
         raise InvalidData(str(error)) from error
     if place < len(rows):
-        raise InvalidData(f"row {rows[place]} of the dataset can't be read; score the targets again: adapterctl eval")
+        raise InvalidData(
+            f"row {rows[place]} of the dataset can't be read; score the targets again: adapterctl eval REF REF --again"
+        )
 
 
 def _asked(fields: Mapping[str, Any]) -> tuple[str, str]:

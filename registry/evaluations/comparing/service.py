@@ -65,8 +65,9 @@ class Comparisons:
         Raises InvalidName, InvalidRef, NotFound for what the caller may not see or has no scores, Invalid for what can't be
         compared as it is asked, Conflict for scores that were not taken alike.
         """
-        found = scored_alike(self._targets(refs, who), data=None if data is None else self._dataset(data, who)[0])
         metric = metric or LOSS
+        digest = None if data is None else self._dataset(data, who)[0]
+        found = scored_alike(self._targets(refs, who), data=digest, metric=metric)
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
         labels = [one.ref for one in found]
         with ExitStack() as stack:

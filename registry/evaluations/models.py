@@ -37,7 +37,7 @@ class Evaluation(Model):
     #: The blob with the scores of each row, and its length; None where there was none.
     rows_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     rows_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    #: When the version was deleted, and the file given up with it.
+    #: When the file was given up: with the version or the base, or for newer scores of the same.
     rows_removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     attempt: Mapped[int]

@@ -16,7 +16,7 @@ from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.stored_json import readable, table
 from registry.evaluations.models import Evaluation, EvaluationMetric
-from registry.evaluations.rows import take_in
+from registry.evaluations.rows import give_up_earlier, take_in
 from registry.jobs.models import Job
 from registry.principal import Principal
 from sdk.schemas.jobs import EvaluationRequest, EvaluationView
@@ -60,6 +60,7 @@ class Evaluations:
         session.flush()
         session.add_all(metric for row in rows for metric in _metrics(row))
         for row in rows:
+            give_up_earlier(session, row)
             record(session, who, "evaluation.record", job.namespace, row.label, after={"id": row.id, "job": job.id})
         return [None if row is None else row.id for row in kept]
 

@@ -170,6 +170,41 @@ class TestPaidFor:
             desk.writer.evaluation_rows(ident)
         assert differing(people) == {}
 
+    @pytest.mark.parametrize("bare", [False, True], ids=["version", "base"])
+    def test_what_was_scored_again_is_paid_for_once(
+        self, people: World, admin: Client, desk: MergingDesk, rows: Path, space: str, bare: bool
+    ) -> None:
+        ref = f"base:{desk.base.fingerprint}" if bare else desk.push()
+        other = evaluated(desk, ref, rows, fresh(), conditions=CONDITIONS.model_copy(update={"max_length": 64}))
+        more = evaluated(desk, ref, rows, fresh(), exact_match=1.0)
+        earlier = evaluated(desk, ref, rows, fresh())
+        newest = evaluated(desk, ref, rows, fresh())
+        with pytest.raises(NotFound, match="and once newer scores have them"):
+            desk.writer.evaluation_rows(earlier)
+        assert desk.writer.evaluation(earlier).metrics["loss"] > 0
+        # Those under other conditions, or with a metric that the newest lack, say something else.
+        kept = [desk.writer.evaluation(ident).rows_size_bytes for ident in (other, more, newest)]
+        assert admin.quota(space).evaluations_bytes == sum(size or 0 for size in kept)
+        assert len(desk.writer.evaluation_rows(more)) == 4
+        assert differing(people) == {}
+
+    def test_those_of_a_bare_base_go_with_it(
+        self, people: World, admin: Client, desk: MergingDesk, rows: Path, space: str
+    ) -> None:
+        fingerprint = desk.base.fingerprint
+        version = evaluated(desk, desk.push(), rows, fresh())
+        base = evaluated(desk, f"base:{fingerprint}", rows, fresh())
+        admin.add_base(desk.folder, namespace="*", upload=True)
+        admin.remove_base(fingerprint, namespace=space)
+        # It is still there, published for all.
+        assert len(desk.writer.evaluation_rows(base)) == 4
+        admin.remove_base(fingerprint, namespace="*")
+        with pytest.raises(NotFound, match="as they are with the version or base"):
+            desk.writer.evaluation_rows(base)
+        assert desk.writer.evaluation(base).metrics["loss"] > 0
+        assert admin.quota(space).evaluations_bytes == desk.writer.evaluation(version).rows_size_bytes
+        assert differing(people) == {}
+
     def test_scores_of_an_earlier_release_have_none(self, people: World, desk: MergingDesk, rows: Path) -> None:
         ident = evaluated(desk, desk.push(), rows, fresh())
         from sqlalchemy import update

@@ -117,6 +117,15 @@ def test_equal_scores_have_an_interval_where_it_is_known_how_far_apart_they_coul
     assert (unknown.low, unknown.high, unknown.p, unknown.better()) == (None, None, 1.0, 0)
 
 
+def test_equal_answers_in_groups_of_unequal_size_could_differ_by_more() -> None:
+    masses = np.array([1.0] * 39 + [11.0])
+    found = compare_rows(paired_ratio(np.zeros(40), masses), seed="", step=1.0)
+    # The largest of 40 groups has 11 of 50 rows: 11/50 · 40 times as many as one of equal groups.
+    alone = compare_rows(paired_ratio(np.zeros(40), np.ones(40)), seed="", step=1.0)
+    assert (found.low, found.high) == pytest.approx((alone.low * 8.8, alone.high * 8.8))
+    assert compare_rows(paired_ratio(np.zeros(40), masses * [*[1] * 39, 99]), seed="", step=1.0).high == 1.0
+
+
 def test_one_row_that_differs_much_does_not_make_an_interval_without_end() -> None:
     sums = np.zeros(40)
     sums[:3] = 0.2, 0.5, 0.9

@@ -205,7 +205,8 @@ class TestRefused:
     def test_a_column_that_rows_have_not(self, bench: Bench) -> None:
         one, two = bench.pair()
         with pytest.raises(
-            InvalidInput, match="line 1 has no column 'team', but the keys `question`, `answer`, `repo`"
+            InvalidInput,
+            match="line 1 has nothing in the column `team` that rows are grouped by, but the keys `question`, `answer`, `repo`",
         ):
             compare(bench, one, two, by="team")
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from registry.artifacts.service import Artifacts
 from registry.errors import Invalid, InvalidData
-from sdk.formats.columns import named, picked
-from sdk.formats.rows import RowsError, detect_format, text_values
+from sdk.formats.columns import picked
+from sdk.formats.rows import RowsError, detect_format, group_of, text_values
 
 #: The longest dataset that is read for it.
 MOST_BYTES = 2 * 1000**3
@@ -46,16 +46,18 @@ def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator
 
 
 def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the number of the group of each row, (rows,), from 0: rows with the same value in `column` are one.
+    """Return the number of the group of each row, (rows,), from 0: rows with the same text or number in `column` are one.
 
-    Raises Invalid where a row has no such column, InvalidData where the file can't be read.
+    Raises Invalid where a row has none, InvalidData where the file can't be read.
     """
     groups = np.empty(len(rows), dtype=np.int64)
     numbers: dict[str, int] = {}
     for place, where, value in _values(path, rows.tolist()):
-        if column not in value:
-            raise Invalid(f"{where} has no column {column[:80]!a}, but {named(value)}", param="by")
-        groups[place] = numbers.setdefault(json.dumps(value[column], sort_keys=True), len(numbers))
+        try:
+            group = group_of(value, column)
+        except ValueError as error:
+            raise Invalid(f"{where} {error}; compare by another column, or without --by", param="by") from error
+        groups[place] = numbers.setdefault(group, len(numbers))
     return groups
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import numpy.typing as npt
 
 from registry.artifacts.service import Artifacts
 from registry.errors import Invalid, InvalidData
-from sdk.formats.columns import picked
-from sdk.formats.rows import RowsError, detect_format, group_of, text_values
+from sdk.formats.rows import Row, RowsError, detect_format, group_of, judge_rows, text_values
 
 #: The longest dataset that is read for it.
 MOST_BYTES = 2 * 1000**3
@@ -62,20 +60,19 @@ def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64]) -> npt.NDArr
 
 
 def texts_of(path: Path, columns: Mapping[str, str] | None, rows: Collection[int]) -> dict[int, tuple[str, str]]:
-    """Return what was asked and expected in each of these rows, by number. Raises InvalidData."""
+    """Return what was asked and expected in each of these rows that can be used, by number. Raises InvalidData."""
     wanted = sorted(rows)
-    found = {}
-    for place, _, value in _values(path, wanted):
-        fields = value if columns is None else {**value, **picked(value, columns)}
-        found[wanted[place]] = _asked(fields)
-    return found
+    values = ((str(wanted[place]), value) for place, _, value in _values(path, wanted, columns))
+    return {int(row.where): _asked(row) for row in judge_rows(values, columns=columns) if isinstance(row, Row)}
 
 
-def _values(path: Path, rows: list[int]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def _values(
+    path: Path, rows: list[int], columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Yield (place among `rows`, where, value) of the rows with these numbers, which ascend."""
     place = 0
     try:
-        for number, (where, value) in enumerate(text_values(path)):
+        for number, (where, value) in enumerate(text_values(path, columns)):
             if place == len(rows):
                 return
             if number == rows[place] and isinstance(value, dict):
@@ -89,20 +86,34 @@ def _values(path: Path, rows: list[int]) -> Iterator[tuple[int, str, dict[str, A
         )
 
 
-def _asked(fields: Mapping[str, Any]) -> tuple[str, str]:
-    """What a row asks, and what it expects: of a conversation the last message, and the one before it."""
-    if isinstance(messages := fields.get("messages"), list):
-        contents = [_text(one.get("content") if isinstance(one, dict) else one) for one in messages[-2:]]
-        return (contents[0], contents[-1]) if len(contents) == 2 else ("", "".join(contents))
-    question = fields.get("prompt", fields.get("instruction", fields.get("text", "")))
-    answer = fields.get("completion", fields.get("output", fields.get("label", "")))
-    return _text(question), _text(answer)
+def _asked(row: Row) -> tuple[str, str]:
+    """What a row asks, and what it expects: of a conversation the last answer that counts, and the message before it."""
+    fields = row.fields
+    match row.shape:
+        case "messages":
+            return _last_answer(fields["messages"])
+        case "text" | "text-label":
+            return _shown(fields["text"]), _shown(str(fields.get("label", "")))
+    prompt, answer = fields["prompt"], fields["chosen" if row.shape == "preference" else "completion"]
+    if isinstance(prompt, list):
+        return _last_answer([*prompt, *answer])
+    return _shown(prompt), _shown(answer)
 
 
-def _text(value: object) -> str:
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        value = value[-1].get("content")
-    text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+def _last_answer(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The last message of an assistant that has a weight, after the message before it."""
+    for place in reversed(range(len(messages))):
+        if messages[place]["role"] == "assistant" and messages[place].get("weight", 1) != 0:
+            return _content(messages[place - 1]) if place else "", _content(messages[place])
+    return "", ""
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    # One that calls tools has none.
+    return _shown(message.get("content", ""))
+
+
+def _shown(text: str) -> str:
     # Half of a pair of surrogates is no character that can be sent.
     text = text.encode(errors="replace").decode()
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from registry.errors import Invalid
-from registry.evaluations.comparing.dataset_rows import groups_of
+from registry.evaluations.comparing.dataset_rows import groups_of, texts_of
 
 Write = Callable[..., Path]
 
@@ -42,3 +42,45 @@ class TestGroups:
             groups_of(path, "repo", np.array([0, 1]))
         assert caught.value.param == "by"
         assert groups_of(path, "repo", np.array([0])).tolist() == [0]
+
+
+USER, ANSWER, IGNORED = (
+    {"role": "user", "content": "asked"},
+    {"role": "assistant", "content": "expected"},
+    {"role": "assistant", "content": "not learnt", "weight": 0},
+)
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {"prompt": "asked", "completion": "expected"},
+            {"prompt": "asked", "chosen": "expected", "rejected": "other"},
+            {"prompt": [USER], "completion": [ANSWER]},
+            {"prompt": [USER], "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "other"}]},
+            {"messages": [USER, ANSWER]},
+            {"messages": [USER, ANSWER, {"role": "user", "content": "thanks"}]},
+            {"messages": [USER, ANSWER, {"role": "user", "content": "again?"}, IGNORED]},
+            {"messages": json.dumps([USER, ANSWER])},
+            {"conversations": [{"from": "human", "value": "asked"}, {"from": "gpt", "value": "expected"}]},
+            {"text": "asked", "label": "expected"},
+        ],
+        ids=lambda row: "-".join(row),
+    )
+    def test_of_each_shape_what_was_asked_and_what_an_answer_should_be(self, write: Write, row: dict[str, Any]) -> None:
+        assert texts_of(write({"skipped": 1}, row), None, [1]) == {1: ("asked", "expected")}
+
+    def test_an_instruction_is_asked_with_its_input(self, write: Write) -> None:
+        path = write({"instruction": "add", "input": "2 and 2", "output": "4"})
+        (asked, expected) = texts_of(path, None, [0])[0]
+        assert ("add" in asked, "2 and 2" in asked, expected) == (True, True, "4")
+
+    def test_columns_say_what_is_which(self, write: Write) -> None:
+        path = write({"q": "asked", "a": "expected", "prompt": "something else"})
+        assert texts_of(path, {"prompt": "q", "completion": "a"}, [0]) == {0: ("asked", "expected")}
+
+    def test_a_text_alone_expects_nothing_and_a_row_that_can_t_be_used_is_left_out(self, write: Write) -> None:
+        assert texts_of(write({"text": "long " * 1000}, {"text": 3}), None, [1, 0]) == {
+            0: (("long " * 1000)[:1999] + "…", "")
+        }

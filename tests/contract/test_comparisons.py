@@ -125,6 +125,17 @@ class TestVerdicts:
         assert (row.reference, row.predictions) == ("a5", ["said 5 0", None])
         assert row.scores[1] == 1000.0 / rows[5].tokens
 
+    def test_of_a_loss_those_changed_most_that_changed_most_a_token(self, bench: Bench) -> None:
+        rows = scored(48, noise=0.0)
+        short, long = sorted(rows, key=lambda row: row.tokens)[:: len(rows) - 1]
+        # 2 nats a token of the short row, and 1 of the long one, which are more nats.
+        moved = {short.row: 2.0, long.row: 1.0}
+        other = [
+            row.model_copy(update={"loss_sum": row.loss_sum + row.tokens * moved.get(row.row, 0.0)}) for row in rows
+        ]
+        one, two = bench.score(rows), bench.score(other)
+        assert [row.row for row in compare(bench, one, two, examples=2).examples] == [short.row, long.row]
+
     def test_a_bare_base_is_compared_too(self, bench: Bench) -> None:
         base = f"base:{bench.desk.base.id}"
         bench.score(scored(48), base)

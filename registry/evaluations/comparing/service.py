@@ -166,7 +166,8 @@ class Comparisons:
         self, found: Sequence[EvaluationView], values: RowValues, path: Path | None, most: int, who: Principal
     ) -> list[ChangedRow]:
         """The rows whose scores are furthest apart, with what each target made of them."""
-        apart = values.sums.max(axis=0) - values.sums.min(axis=0)
+        scores = values.scores()
+        apart = scores.max(axis=0) - scores.min(axis=0)
         order = np.argsort(-apart, kind="stable")[:most]
         chosen = [int(place) for place in order if apart[place] > 0]
         numbers = [int(values.rows[place]) for place in chosen]
@@ -176,7 +177,6 @@ class Comparisons:
         predictions = [
             {row.row: row.prediction for row in self._rows.read(one.id, who=who) if row.row in wanted} for one in found
         ]
-        scores = values.scores()
         return [
             ChangedRow(
                 row=number,

@@ -92,7 +92,7 @@ async def compare_evaluations(
     ] = 0,
     detect: Annotated[
         float | None,
-        Query(gt=0, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
+        Query(ge=1e-9, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
     ] = None,
 ) -> Comparison:
     """Compare targets that were scored alike on the same rows, row by row, each with each."""

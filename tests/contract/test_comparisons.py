@@ -72,6 +72,14 @@ class TestVerdicts:
         assert pair.verdict.startswith("no difference shown; these 48 rows can show 0.0")
         assert pair.rows_needed == pytest.approx(48 * (pair.detectable / 0.01) ** 2, abs=1)
 
+    def test_a_difference_of_hardly_anything_takes_no_number_of_rows(self, bench: Bench) -> None:
+        one, two = bench.pair()
+        (pair,) = compare(bench, one, two, detect=1e-9).pairs
+        assert pair.detectable is not None
+        assert pair.rows_needed is None
+        with pytest.raises(InvalidInput, match="detect: Input should be greater than or equal to 0.000000001"):
+            compare(bench, one, two, detect=1e-200)
+
     def test_equal_rows(self, bench: Bench) -> None:
         one, two = bench.score(scored(48, seed=3)), bench.score(scored(48, seed=3))
         (pair,) = compare(bench, one, two).pairs

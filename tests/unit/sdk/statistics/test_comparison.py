@@ -83,6 +83,12 @@ def test_power_is_that_of_the_normal_distribution() -> None:
     assert rows_needed(1, sqrt(1 / 9), 0.03) == pytest.approx(969, abs=1)
 
 
+@pytest.mark.parametrize("difference", [5e-324, 1e-200, 1e-9])
+def test_more_rows_than_anybody_has_are_no_number(difference: float) -> None:
+    assert rows_needed(48, 1e6, difference) is None
+    assert rows_needed(48, 0.01, 1e-6) == pytest.approx(48 * (2.801585 * 1e4) ** 2, rel=1e-6)
+
+
 def test_holm_takes_the_smallest_first() -> None:
     assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
     assert holm([]) == []

@@ -61,6 +61,10 @@ def test_a_worker_finds_them_and_the_job_is_answered_with_them(desk: MergingDesk
     assert done.state == "succeeded"
     assert done.result == {"evaluations": [newest, idents[0]], "recorded": [newest, idents[0]]}
     assert [one.id for one in desk.writer.job(held.job).result()] == [newest, idents[0]]
+    # The job made none; its result names them, as docs/evaluation.md says.
+    assert desk.writer.evaluations(job=held.job) == []
+    named = (desk.writer.job_view(held.job).result or {})["evaluations"]
+    assert [desk.writer.evaluation(ident).id for ident in named] == [newest, idents[0]]
     # Nothing was added to the record.
     assert len(desk.writer.evaluations(digest=desk.writer.get(ref).digest)) == 2
 

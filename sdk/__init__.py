@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from sdk.schemas.diff import Diff
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
     from sdk.schemas.lineage import Direction, Lineage
+    from sdk.schemas.planning import Plan, PlanMethod, PlanOptions, Task
     from sdk.schemas.preview import Preview
     from sdk.schemas.search import SortKey, VersionBrief
     from sdk.schemas.training_options import TrainingOptions
@@ -108,6 +109,7 @@ __all__ = [
     "job",
     "jobs",
     "lineage",
+    "plan",
     "preview",
     "promote",
     "pull",
@@ -264,6 +266,30 @@ def jobs(*, state: str | None = None, queue: str | None = None, limit: int = 50)
 def lineage(of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
     """Return what a version was made from, and what was made from it. See `Client.lineage`."""
     return _client().lineage(of, direction=direction, depth=depth)
+
+
+def plan(
+    base: str | Path,
+    *,
+    method: PlanMethod | None = None,
+    gpu: str | None = None,
+    task: Task | None = None,
+    gradient_checkpointing: bool | None = None,
+    attention: Literal["sdpa", "flash", "eager"] = "sdpa",
+    logit_chunk_tokens: int | None = None,
+    **spec: Unpack[PlanOptions],
+) -> Plan:
+    """Return what a training over a base takes, and what to choose. See `Client.plan`."""
+    return _client().plan(
+        base,
+        method=method,
+        gpu=gpu,
+        task=task,
+        gradient_checkpointing=gradient_checkpointing,
+        attention=attention,
+        logit_chunk_tokens=logit_chunk_tokens,
+        **spec,
+    )
 
 
 def preview(

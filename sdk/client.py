@@ -38,6 +38,8 @@ from sdk.config import Config, user_path
 from sdk.config import load as load_config
 from sdk.errors import InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.examining.engine_compatibility import facts_of, judged
+from sdk.examining.label_counts import LabelCounts, count_labels
+from sdk.examining.planning import plan_training
 from sdk.examining.probe_replay import replay_probe, require_probed
 from sdk.examining.row_frames import row_frame
 from sdk.examining.version_comparison import compare
@@ -111,10 +113,12 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.planning import Plan, PlanMethod, PlanOptions, Task
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
+from sdk.schemas.slices import SlicedScores
 from sdk.schemas.training_options import TrainingOptions
 from sdk.schemas.workers import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
@@ -776,6 +780,17 @@ class Client:
         """
         return fetch_rows(self.transport, self.cache, ident, http=self.http, on_transfer=self._on_transfer)
 
+    def evaluation_slices(self, ident: str, *, by: str) -> SlicedScores:
+        """Scores by the value that their rows have in a column of the dataset, of at most 50 values.
+
+        Raises NotFound, also where scores have no rows, or no more; InvalidInput for a column that rows don't have.
+        """
+        return evaluations.slices(self.transport, ident, by=by)
+
+    def evaluation_labels(self, ident: str) -> LabelCounts:
+        """Which labels were taken for which, and how sure a classifier was, counted over its rows. Raises as `evaluation_rows`."""
+        return count_labels(self.evaluation_rows(ident))
+
     def evaluation_frame(self, ident: str) -> pandas.DataFrame:
         """`evaluation_rows` as a DataFrame: a line for each row, a column for each metric. Raises Unavailable without pandas."""
         return row_frame(self.evaluation_rows(ident))
@@ -807,6 +822,36 @@ class Client:
         an engine or a version that there is none of, and for a merged model.
         """
         return judged(facts_of(self, ref, base), engine, version)
+
+    def plan(
+        self,
+        base: str | Path,
+        *,
+        method: PlanMethod | None = None,
+        gpu: str | None = None,
+        task: Task | None = None,
+        gradient_checkpointing: bool | None = None,
+        attention: Literal["sdpa", "flash", "eager"] = "sdpa",
+        logit_chunk_tokens: int | None = None,
+        **spec: Unpack[PlanOptions],
+    ) -> Plan:
+        """What a training over a base takes: parameters, bytes on disk, memory by part, the cards it fits, and what to choose.
+
+        `base` is a folder, a `config.json`, or a registered base. `gpu` is a size ("24GB") or a card ("RTX 4090"); None means
+        the smallest card that fits. `spec` is the fields of a `TrainingSpec`: those that are given are not chosen. Raises
+        InvalidInput, InvalidTargets, InvalidBase, NotFound, Unavailable for a family whose shapes nothing says.
+        """
+        return plan_training(
+            self,
+            base,
+            method=method,
+            gpu=gpu,
+            task=task,
+            gradient_checkpointing=gradient_checkpointing,
+            attention=attention,
+            logit_chunk_tokens=logit_chunk_tokens,
+            **spec,
+        )
 
     def archive(self, ref: str, *, reason: str = "") -> Version:
         """Hide a version from lists and `latest`; its number still finds it. Raises Conflict that names its aliases."""

@@ -25,7 +25,7 @@ from sdk.formats.refs import no_dataset_name
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
-from sdk.rows.holdout import HoldOut, HoldoutError, held_out, split_unit
+from sdk.rows.holdout import HoldOut, HoldoutError, Unit, held_out, split_unit
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.option_clashes import clash_of
 from sdk.schemas.training import TrainingSpec
@@ -85,7 +85,7 @@ def check_data(
     count = 0
     shape = None
     labels: set[str] = set()
-    units: list[tuple[bytes, str | None]] = []
+    units: list[Unit] = []
     group_by = None if hold_out is None else hold_out.by
     try:
         kind = rows.detect_format(file)

@@ -5,12 +5,8 @@ Descriptions of fields are the `#:` comments of the schemas, so that each is wri
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
-import textwrap
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,6 +17,7 @@ from registry.app.openapi_examples import BODIES, PARAMETERS
 from registry.http.idempotency.middleware import HEADER, MAX_KEY_CHARS, OWN_KEY, REPLAYED
 from registry.http.paths import API, area_of
 from registry.http.routes import VERSION_HEADER
+from sdk.schemas.field_comments import field_comments
 from sdk.schemas.wire import Wire
 
 DESCRIPTION = """A registry of LoRA adapters: bases, adapters and their versions, aliases, datasets, jobs, evaluations.
@@ -145,7 +142,7 @@ def _describe_fields(schemas: dict[str, Any]) -> None:
         schema = schemas.get(re.sub(r"[^A-Za-z0-9._-]", "_", model.__name__), {})
         for ancestor in reversed(model.__mro__):
             if issubclass(ancestor, Wire) and ancestor is not Wire:
-                for field, comment in _comments(ancestor).items():
+                for field, comment in field_comments(ancestor).items():
                     if field in schema.get("properties", {}):
                         schema["properties"][field].setdefault("description", comment)
 
@@ -154,24 +151,3 @@ def _models(model: type[Wire]) -> Iterator[type[Wire]]:
     for child in model.__subclasses__():
         yield child
         yield from _models(child)
-
-
-@cache
-def _comments(model: type[Wire]) -> dict[str, str]:
-    """The `#:` comments of a class by field; none where its source is not at hand."""
-    try:
-        lines = inspect.getsource(model).splitlines()
-    except (OSError, TypeError):
-        return {}
-    (body,) = ast.parse(textwrap.dedent("\n".join(lines))).body
-    found = {}
-    for node in getattr(body, "body", []):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            above = node.lineno - 2
-            comment: list[str] = []
-            while above > 0 and lines[above].strip().startswith("#:"):
-                comment.insert(0, lines[above].strip().removeprefix("#:").strip())
-                above -= 1
-            if comment:
-                found[node.target.id] = " ".join(comment)
-    return found

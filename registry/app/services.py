@@ -21,12 +21,15 @@ from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
 from registry.datasets.finding import readable_rows
 from registry.datasets.service import Datasets
+from registry.datasets.signatures import SignedDatasets
 from registry.db.database import Database
 from registry.db.prepared_reads import PreparedReads
 from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
+from registry.evaluations.contamination.service import ContaminationChecks
 from registry.evaluations.rows import EvaluationRows, give_up, give_up_of_base
 from registry.evaluations.service import Evaluations
+from registry.evaluations.slicing import Slicing
 from registry.http.idempotency.service import KeyedRequests
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
@@ -81,7 +84,9 @@ class Services:
     metrics: Metrics
     evaluations: Evaluations
     evaluation_rows: EvaluationRows
+    contamination: ContaminationChecks
     comparisons: Comparisons
+    slicing: Slicing
     search: Search
     lineages: Lineages
     removal: Removal
@@ -111,7 +116,14 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     trust = Trust.of(settings.signing_keys)
     publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
     evaluations = Evaluations(db)
-    completing = CompletionServices(db=db, artifacts=artifacts, publisher=publisher, keep_scores=evaluations.keep)
+    contamination = ContaminationChecks(db, SignedDatasets(db, artifacts), in_background=settings.embedded_home is None)
+    completing = CompletionServices(
+        db=db,
+        artifacts=artifacts,
+        publisher=publisher,
+        keep_scores=evaluations.keep,
+        look_for_training_rows=contamination.look,
+    )
     limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
     jobs = Jobs(db, queue, embedded=settings.embedded_home is not None, limits=limits)
     claims = Claims(db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits)
@@ -143,11 +155,22 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         workers=workers,
         watchers=Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token),
         read_only=read_only,
-        reconciler=Reconciler(db, claims, jobs, checkpoints, workers, read_only, expire_rows=expiry.sweep),
+        reconciler=Reconciler(
+            db,
+            claims,
+            jobs,
+            checkpoints,
+            workers,
+            read_only,
+            expire_rows=expiry.sweep,
+            check_scores=contamination.sweep,
+        ),
         metrics=Metrics(db, workers),
         evaluations=evaluations,
         evaluation_rows=evaluation_rows,
+        contamination=contamination,
         comparisons=Comparisons(db, artifacts, catalog, bases, evaluations, evaluation_rows),
+        slicing=Slicing(db, artifacts, evaluations, evaluation_rows),
         search=Search(db),
         lineages=Lineages(db),
         removal=Removal(db, artifacts, statement_s=settings.gc_statement_s),

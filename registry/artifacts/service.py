@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 from sqlalchemy import select, update
@@ -20,7 +21,7 @@ from registry.db.database import Database
 from registry.db.statements import insert_if_new, upsert
 from registry.errors import Invalid, NotFound, Verification
 from registry.principal import Principal
-from registry.storage import Storage
+from registry.storage import CHUNK_BYTES, Storage
 from registry.storage.errors import BlobCorrupt, BlobMissing
 from sdk.schemas.artifacts import BlobSpec, Transfer
 
@@ -241,6 +242,26 @@ class Artifacts:
             name = _names_of(session, {sha256}).get(sha256, sha256)
         with storage_explained(), self.storage.open(name) as chunks:
             yield Passing(chunks)
+
+    def copy(self, sha256: str, target: Path) -> None:
+        """Write a verified blob to a file of this machine. Raises Verification where it is gone, Unavailable."""
+        with self.reading(sha256) as source, storage_explained(), target.open("wb") as file:
+            while part := source.read(CHUNK_BYTES):
+                file.write(part)
+
+    def put(self, path: Path, sha256: str, size_bytes: int) -> None:
+        """Store what the registry itself has made, before `name` lets a row name it. Raises Unavailable."""
+        with storage_explained(), path.open("rb") as file:
+            self.storage.put(sha256, size_bytes, iter(lambda: file.read(CHUNK_BYTES), b""))
+
+    def name(self, session: Session, sha256: str, size_bytes: int) -> None:
+        """Let a row name bytes that `put` has stored, or that lie there under another name already."""
+        hold_blobs(session)
+        values = {"stored_as": sha256, "size_bytes": size_bytes, "facts": None, "collected_at": None}
+        insert_if_new(session, Blob, sha256=sha256, **values)
+        row = session.get_one(Blob, sha256, with_for_update=True, populate_existing=True)
+        if row.collected_at is not None:
+            upsert(session, Blob, {"sha256": sha256}, values)
 
     def parts(self, sha256: str) -> Callable[[int, int], bytes]:
         """Return what reads the bytes [begin, end) of a verified blob, which are few.

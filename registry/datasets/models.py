@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db.clock import utc_now
@@ -55,6 +55,22 @@ class DatasetAccess(Model):
     removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     dataset: Mapped[Dataset] = relationship(lazy="joined", innerjoin=True)
+
+
+class DatasetSignatures(Model):
+    """What was derived from the rows of a dataset, read in one way, to find them in others: see `registry.datasets.signatures`."""
+
+    __tablename__ = "dataset_signatures"
+
+    digest: Mapped[str] = mapped_column(ForeignKey("datasets.digest", ondelete="CASCADE"), primary_key=True)
+    #: Which rows are meant, and how they are read: `Reading.key`.
+    reading: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: The file; None where there can be none.
+    blob: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: Why there can be none, as the rest of a sentence.
+    refusal: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class DatasetName(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, String
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db.clock import utc_now
@@ -16,6 +16,14 @@ class Evaluation(Model):
     """Scores of one target by one grader."""
 
     __tablename__ = "evaluations"
+    __table_args__ = (
+        Index(
+            "ix_evaluations_unchecked",
+            "created_at",
+            sqlite_where=text("contamination IS NULL"),
+            postgresql_where=text("contamination IS NULL"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     #: Whose job made it.
@@ -37,6 +45,8 @@ class Evaluation(Model):
     #: The blob with the scores of each row, and its length; None where there was none.
     rows_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     rows_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: `Contamination`; None where nobody has looked yet.
+    contamination: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     #: When the file was given up: with the version or the base, or for newer scores of the same.
     rows_removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -19,6 +19,7 @@ from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.evaluations.rows import give_up_earlier, take_in
 from registry.jobs.models import Job
 from registry.principal import Principal
+from sdk.schemas.contamination import Contamination
 from sdk.schemas.jobs import EvaluationRequest, EvaluationView
 from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
@@ -43,6 +44,7 @@ class Evaluations:
         attempt: int,
         request: EvaluationRequest,
         results: Sequence[EvaluationResult],
+        contamination: Mapping[str, Contamination],
         who: Principal,
     ) -> Sequence[str | None]:
         """Append one record for each scored target of a job, in the transaction in which it succeeds.
@@ -52,6 +54,9 @@ class Evaluations:
         """
         kept = [_recorded(session, job, request, result) or _row(job, attempt, request, result) for result in results]
         rows = [row for row in kept if row is not None and row.job_id == job.id]
+        for row in rows:
+            if (found := contamination.get(row.label)) is not None:
+                row.contamination = found.model_dump(mode="json")
         for result in results:
             if result.report is not None and result.report.rows is not None:
                 take_in(session, job.namespace, result.report.rows)
@@ -199,6 +204,7 @@ def _present(row: Evaluation) -> EvaluationView | None:
             "spec_digest": row.spec_digest,
             "rows_digest": None if row.rows_removed_at is not None else row.rows_digest,
             "rows_size_bytes": None if row.rows_removed_at is not None else row.rows_size_bytes,
+            "contamination": readable(Contamination, row.contamination) if row.contamination else None,
             "job": row.job_id,
             "created_at": row.created_at,
         },

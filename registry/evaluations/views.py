@@ -9,11 +9,13 @@ from fastapi import Path, Query
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
+from registry.evaluations.slicing import Slicing
 from registry.http.routes import Cursor, Limit, Reader, apart, room, service
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.comparison import MOST_EXAMPLES, MOST_TARGETS, Comparison
 from sdk.schemas.jobs import EvaluationView
 from sdk.schemas.pages import Page
+from sdk.schemas.slices import SlicedScores
 
 router = room("/evaluations", "evaluations")
 
@@ -62,6 +64,20 @@ def locate_evaluation_rows(
 ) -> Transfer:
     """Return where to fetch the scores of each row from: one JSON object a line, compressed by gzip."""
     return rows.locate(ident, who=who)
+
+
+@router.get("/{ident}/slices")
+async def slice_evaluation(
+    ident: Annotated[str, Path(max_length=64, description="The id of the scores.")],
+    slicing: Annotated[Slicing, service(Slicing)],
+    who: Reader,
+    by: Annotated[
+        str,
+        Query(min_length=1, max_length=200, description="A column of the dataset.", examples=["repository"]),
+    ],
+) -> SlicedScores:
+    """Sum the scores of the rows up by the value that they have in a column, of at most 50 values."""
+    return await apart(slicing.slices, long=True, ident=ident, by=by, who=who)
 
 
 @router.get("/comparison")

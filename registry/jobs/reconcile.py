@@ -40,8 +40,9 @@ class Reconciler:
         read_only: ReadOnlySwitch,
         *,
         expire_rows: Callable[[], int] = lambda: 0,
+        check_scores: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Once a day `expire_rows` removes rows that have had their time, and says how many."""
+        """`check_scores` begins what takes long, beside the sweep. Once a day `expire_rows` removes rows that have had their time, and says how many."""
         self._db = db
         self._read_only = read_only
         #: What a sweep does, and under which name it is reported.
@@ -51,6 +52,7 @@ class Reconciler:
             "expired_checkpoints": checkpoints.expire,
             "forgotten_workers": workers.forget,
             "expired_rows": expire_rows,
+            "checks_begun": check_scores,
         }
 
     def sweep(self) -> dict[str, int]:

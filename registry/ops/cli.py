@@ -301,6 +301,7 @@ def reconcile(once: bool) -> None:
     services.db.require_current()
     if once:
         click.echo(json.dumps(services.reconciler.sweep()))
+        services.contamination.wait()
         return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

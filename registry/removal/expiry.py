@@ -38,7 +38,7 @@ from registry.catalog.models import (
     VersionTarget,
 )
 from registry.catalog.versions.lifecycle import VersionState
-from registry.datasets.models import Dataset, DatasetAccess
+from registry.datasets.models import Dataset, DatasetAccess, DatasetSignatures
 from registry.db.clock import db_epoch_s, utc_now
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
@@ -293,6 +293,7 @@ class Expiry:
             exists().where(ManifestBlob.sha256 == Blob.sha256),
             exists().where(Dataset.digest == Blob.sha256),
             exists().where(Evaluation.rows_digest == Blob.sha256),
+            exists().where(DatasetSignatures.blob == Blob.sha256),
         )
 
         def batch(session: Session) -> int:

@@ -27,7 +27,7 @@ from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, Manife
 from registry.catalog.models import NamedBase, Version
 from registry.catalog.versions.kinds import is_merged_only
 from registry.catalog.versions.lifecycle import LIVE, VersionState
-from registry.datasets.models import Dataset
+from registry.datasets.models import Dataset, DatasetSignatures
 from registry.evaluations.models import Evaluation
 from registry.jobs.kinds.known import MODEL_MAKING
 from registry.jobs.models import Checkpoint, Job
@@ -113,9 +113,19 @@ class Rules:
             Evaluation.rows_digest == Blob.sha256,
             or_(Evaluation.rows_removed_at.is_(None), Evaluation.rows_removed_at > self.given_up_before),
         )
+        signed = exists().where(
+            DatasetSignatures.blob == Blob.sha256,
+            Dataset.digest == DatasetSignatures.digest,
+            or_(Dataset.removed_at.is_(None), Dataset.removed_at > self.given_up_before),
+        )
         old = Blob.created_at <= self.given_up_before
         return and_(
-            old, ~named, ~dataset, ~scored, ~exists().where(*self._announces(), UploadBlob.sha256 == Blob.sha256)
+            old,
+            ~named,
+            ~dataset,
+            ~scored,
+            ~signed,
+            ~exists().where(*self._announces(), UploadBlob.sha256 == Blob.sha256),
         )
 
     def announced(self, digests: Collection[str]) -> Select[str]:

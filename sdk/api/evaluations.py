@@ -10,6 +10,7 @@ from sdk.names import segment
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.comparison import Comparison
 from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.slices import SlicedScores
 
 #: Many rows are read, and drawn from some thousand times.
 _COMPARING_S = 600.0
@@ -46,6 +47,12 @@ def compare(
     """Compare targets that were scored alike on the same rows. Raises NotFound, InvalidInput, Conflict for unlike scores."""
     asked = {"ref": list(refs), "metric": metric, "data": data, "by": by, "examples": examples, "detect": detect}
     return transport.call("GET", "/evaluations/comparison", Comparison, params=asked, timeout_s=_COMPARING_S)
+
+
+def slices(transport: Transport, ident: str, *, by: str) -> SlicedScores:
+    """Return scores by the values of a column. Raises NotFound, also where there are no rows; InvalidInput for the column."""
+    path = f"/evaluations/{segment(ident)}/slices"
+    return transport.call("GET", path, SlicedScores, params={"by": by}, timeout_s=_COMPARING_S)
 
 
 def locate_rows(transport: Transport, ident: str) -> Transfer:

@@ -16,6 +16,7 @@ import click
 #: Command to (module, help). The help stands here so that the list of commands loads none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Train an adapter over a base, and watch it."),
+    "plan": ("plan", "Say what a training takes, which cards it fits, what to choose."),
     "push": ("artifacts", "Publish an adapter from a folder that PEFT wrote."),
     "convert": ("convert", "Turn pickled weights into safetensors."),
     "pull": ("pull", "Fetch a version's folder, ready for PEFT and vLLM."),

@@ -35,6 +35,7 @@ LOSS_ON: dict[str, tuple[str, ...]] = {
     "text": ("all",),
     "text-label": ("label",),
     "preference": ("completion",),
+    "choices": ("completion",),
 }
 
 
@@ -49,6 +50,8 @@ def objective_of(shape: str) -> Objective:
 
 def resolve_objective(asked: Objective | None, shape: str) -> Objective:
     """Return what rows of a shape are for. Raises ObjectiveError if something else was asked for."""
+    if shape == "choices":
+        raise ObjectiveError("rows of {prompt, choices, answer} are for evaluations, and nothing is learnt of them")
     found = objective_of(shape)
     if asked not in (None, found):
         raise ObjectiveError(f"the objective {asked!r} needs rows of {_ROWS[asked]}, and these are {shape} rows")

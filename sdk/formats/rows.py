@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sdk.formats.choices import CHOICES, choices
 from sdk.formats.columns import KEYS, advice, named, picked
 from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
 from sdk.formats.json_list import json_list
@@ -19,7 +20,7 @@ from sdk.formats.messages import check_messages, check_tools, parse_json
 from sdk.formats.row_faults import EmptyField
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
-Shape = Literal["prompt", "messages", "text", "text-label", "preference"]
+Shape = Literal["prompt", "messages", "text", "text-label", "preference", "choices"]
 
 PREFERENCE = ("prompt", "chosen", "rejected")
 #: Bad rows that an error names before it only counts the rest.
@@ -31,8 +32,8 @@ _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 _BY_FIRST: dict[bytes, Format] = {b"{": "jsonl", b"[": "json"}
 #: The shapes of rows, for errors.
 SHAPES = (
-    "{prompt, completion}, {messages}, {text}, {text, label}, {prompt, chosen, rejected}, {instruction, input, output} or "
-    "{conversations}"
+    "{prompt, completion}, {messages}, {text}, {text, label}, {prompt, chosen, rejected}, {prompt, choices, answer}, "
+    "{instruction, input, output} or {conversations}"
 )
 
 
@@ -240,6 +241,9 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
     given = {key: content for key, content in value.items() if content is not None}
     if "chosen" in given or "rejected" in given:
         return _preference(where, given)
+    if "choices" in given:
+        _only(given, *CHOICES)
+        return Row(where, "choices", choices(given, _text))
     if "prompt" in given or "completion" in given:
         return _pair(where, given)
     if "messages" in given:

@@ -1,6 +1,7 @@
 """How much memory work over a base needs, in bytes, from what is known before any weights are loaded.
 
-What a job asks of a worker is what it surely takes, not what it would like: one that asks for more waits for no reason.
+What a job asks of a worker is what it surely takes, not what it would like: one that asks for more waits for no reason. What a
+training takes in full, activations among it, `sdk.lora.planning.footprint` says.
 
 >>> f"{loading_bytes(14_000_000_000, quantized=True) / 1e9:.1f} GB"
 '4.7 GB'
@@ -11,7 +12,7 @@ What a job asks of a worker is what it surely takes, not what it would like: one
 from __future__ import annotations
 
 #: Interpreter and libraries, without any weights.
-_PROCESS_BYTES = 512 * 2**20
+PROCESS_BYTES = 512 * 2**20
 #: Likewise of a merge, without what is mapped of files: 330 MiB were seen, and more with a torch that is built for cards.
 _MERGE_PROCESS_BYTES = 384 * 2**20
 #: Blocks of rows, the matrices of one module, and what the read-back holds of both in float64: 150 MiB were seen.
@@ -35,7 +36,7 @@ def loading_bytes(weights_bytes: int, *, quantized: bool, kept_share: float = 0.
     what is packed, and all of `kept_share`, the experts of a mixture, which stay in 16 bit.
     """
     packed = weights_bytes * (1 - kept_share) * _QUANTIZED_SHARE + weights_bytes * kept_share
-    return _PROCESS_BYTES + int(packed if quantized else weights_bytes)
+    return PROCESS_BYTES + int(packed if quantized else weights_bytes)
 
 
 def merge_bytes(*, quantized: bool) -> int:
@@ -55,17 +56,6 @@ def prompts_bytes(weights_bytes: int, *, quantized: bool, merged_bytes: int, voc
     """
     base = int(weights_bytes * (1 + _QUANTIZED_SHARE)) if quantized else weights_bytes
     return int(_FRAGMENTED * max(base, merged_bytes)) + _PROBE_TOKENS * vocabulary * 4 * _PROBE_MATRICES
-
-
-def pass_bytes(*, tokens: int, hidden: int, inner: int, layers: int, vocabulary: int, width: int) -> int:
-    """Return what a forward pass of `tokens` keeps for the backward pass, in numbers of `width` bytes, and the logits.
-
-    Per token and layer some 18 vectors of the hidden size and 6 of the MLP's, and the adapters' float32 inputs, 4 more in 16
-    bit; attention keeps no (seq, seq) matrix. The logits count in 16 bit once and in float32 twice. This is an upper
-    estimate for Llama's kin.
-    """
-    activations = tokens * layers * (18 * hidden + 6 * inner + 8 * hidden) * width
-    return activations + tokens * vocabulary * (width + 8)
 
 
 def widened_bytes(numbers: int, *, width: int = 2) -> int:

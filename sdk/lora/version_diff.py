@@ -15,6 +15,7 @@ from typing import Any
 
 from sdk.lora.weights import compare_weights
 from sdk.schemas.catalog import VersionView
+from sdk.schemas.contamination import warning
 from sdk.schemas.diff import (
     Diff,
     Difference,
@@ -40,7 +41,10 @@ def compare_versions(
         a=_side(a),
         b=_side(b),
         same=False,
-        notes=_notes(a, b) + _uncompared(evaluations_a, evaluations_b),
+        notes=_notes(a, b)
+        + _uncompared(evaluations_a, evaluations_b)
+        + _trained_on(a.ref, evaluations_a)
+        + _trained_on(b.ref, evaluations_b),
         configuration=differing(_configuration(a), _configuration(b)),
         training=differing(a.training or {}, b.training or {}),
         dataset=differing(_plain(a.dataset), _plain(b.dataset)),
@@ -175,6 +179,13 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
                 )
                 notes[rows] = f"their scores on {rows} are not compared, since they differ in {', '.join(names)}{again}"
     return list(notes.values())
+
+
+def _trained_on(ref: str, evaluations: Sequence[EvaluationView]) -> list[str]:
+    """Say of each dataset on which a version was scored that it was trained on rows of it, or that this is not known."""
+    last = {one.dataset: one for one in sorted(evaluations, key=lambda one: one.created_at)}
+    told = {one.dataset[:12]: warning(one.contamination, is_base=False) for one in last.values()}
+    return [f"the scores of {ref} on {rows}: {words}" for rows, words in told.items() if words is not None]
 
 
 #: What the losses of a training depend on beside the rows, by their names in its record.

@@ -146,6 +146,31 @@ def scan_base(
     )
 
 
+def read_shapes(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Return the config of the base in a folder, and its tensors' shapes by the headers of its weights; {} without weights.
+
+    Nothing is hashed. Raises NotFound, InvalidBase.
+    """
+    config = _read_config(folder)
+    if not any(path.suffix == ".safetensors" for path in folder.iterdir()):
+        return config, {}
+    held = {name: _look_into(folder / name) for name in _weight_files(folder)}
+    try:
+        return config, shapes_of(held.values(), _read_states(folder, held))
+    except BadBaseError as error:
+        raise InvalidBase(f"{folder} is not a base: {error}; download or save the base again", param="base") from error
+
+
+def read_base_config(path: Path) -> dict[str, Any]:
+    """Return what a `config.json` says. Raises InvalidBase."""
+    try:
+        return read_config(path.read_bytes())
+    except (OSError, BadBaseError) as error:
+        raise InvalidBase(
+            f"{path} can't be read as a model's config ({error}); download or save the base again", param="base"
+        ) from error
+
+
 def _start(path: Path, size_bytes: int) -> bytes:
     """The first bytes of a file."""
     with path.open("rb") as file:
@@ -159,12 +184,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json, so it is not a base; give the folder that save_pretrained wrote",
             param="base",
         )
-    try:
-        return read_config(path.read_bytes())
-    except (OSError, BadBaseError) as error:
-        raise InvalidBase(
-            f"{path} can't be read as a model's config ({error}); download or save the base again", param="base"
-        ) from error
+    return read_base_config(path)
 
 
 def _weight_files(folder: Path) -> list[str]:

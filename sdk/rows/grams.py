@@ -140,9 +140,22 @@ def signatures(texts: Texts) -> list[npt.NDArray[Any]]:
     """Return the signature of each text: its winnowed 13-grams, at most `MOST_SIGNATURE`, sorted; uint64."""
     import numpy as np
 
-    grams = texts.grams
-    borders = np.searchsorted(grams.owners, np.arange(1, grams.texts))
-    return [np.unique(part)[:MOST_SIGNATURE] for part in np.split(grams.hashes, borders)[: grams.texts]]
+    hashes, owners = least_hashes(texts.grams, MOST_SIGNATURE)
+    borders = np.searchsorted(owners, np.arange(1, texts.grams.texts))
+    return np.split(hashes, borders)[: texts.grams.texts]
+
+
+def least_hashes(segments: Segments, most: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the least hashes of each text, each once and sorted, and the text that each is of: (n,) uint64, (n,) int64."""
+    import numpy as np
+
+    order = np.lexsort((segments.hashes, segments.owners))
+    hashes, owners = segments.hashes[order], segments.owners[order]
+    new = np.ones(len(hashes), bool)
+    new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    hashes, owners = hashes[new], owners[new]
+    rank = np.arange(len(owners)) - np.searchsorted(owners, owners)
+    return hashes[rank < most], owners[rank < most]
 
 
 def jaccard(one: str, other: str, *, without: frozenset[str] = frozenset()) -> float:

@@ -1,12 +1,13 @@
 """Rows of a file that are held out of a training: chosen by a share and a seed, and the same wherever they are chosen.
 
-Rows of one group, and rows that say the same but for case and spaces, are on the same side. Which side follows from what the
-rows say, and not from their order.
+Rows of one group, and rows that say the same but for case and spaces, are on the same side. Which side follows from the names
+of the groups, or else from what the rows say, and not from their order: rows that are added to a file later move few others.
+Of each label, rows are left to the training.
 
->>> rows = [(key, None) for key in (b"a", b"b", b"b", b"c", b"d")]
+>>> rows = [Unit(key) for key in (b"a", b"b", b"b", b"c", b"d")]
 >>> held_out(rows, HoldOut(share=0.4))
 [False, True, True, False, False]
->>> held_out([(b"a", None), (b"a", None)], HoldOut(share=0.5))
+>>> held_out([Unit(b"a"), Unit(b"a")], HoldOut(share=0.5))
 Traceback (most recent call last):
 sdk.rows.holdout.HoldoutError: all rows are the same text, so none can be held out of the others; give more rows
 """
@@ -17,10 +18,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sdk.formats.rows import Row
-from sdk.rows.texts import said, split_key
+from sdk.rows.texts import row_digest, split_key
 
 
 class HoldoutError(ValueError):
@@ -59,14 +60,28 @@ def hold_out_of(spec: HoldoutOptions) -> HoldOut | None:
     return None if spec.holdout is None else HoldOut(spec.holdout, spec.holdout_seed, spec.holdout_by)
 
 
-def split_unit(row: Row) -> tuple[bytes, str | None]:
-    """Return what decides on which side a row is: the digest of its text, and its group."""
-    return split_key(row), row.group
+class Unit(NamedTuple):
+    """What decides on which side a row is."""
+
+    #: The digest of its text.
+    key: bytes
+    group: str | None = None
+    #: Of a classification.
+    label: str | None = None
 
 
-def held_out(units: Sequence[tuple[bytes, str | None]], how: HoldOut) -> list[bool]:
+#: What rows are a part of: a group (0) by the digest of its name, or a text (1) by its own.
+_Part = tuple[int, bytes]
+
+
+def split_unit(row: Row) -> Unit:
+    """Return what decides on which side a row is."""
+    return Unit(split_key(row), row.group, row.fields["label"] if row.shape == "text-label" else None)
+
+
+def held_out(units: Sequence[Unit], how: HoldOut) -> list[bool]:
     """Return for each row, given by `split_unit`, whether it is held out: as near below the share as whole groups allow,
-    and at least one row on each side. Raises HoldoutError.
+    at least one row on each side, and of each label one in the training. Raises HoldoutError.
     """
     parts = _joined(units)
     sizes = Counter(parts)
@@ -74,40 +89,69 @@ def held_out(units: Sequence[tuple[bytes, str | None]], how: HoldOut) -> list[bo
         what = "the same text" if how.by is None else f"in one group of {how.by!a}, or share texts with it"
         raise HoldoutError(f"all rows are {what}, so none can be held out of the others; give more rows")
     seed = how.seed.to_bytes(8, "big")
-    order = sorted(sizes, key=lambda part: hashlib.sha256(seed + part).digest())
+    order = sorted(sizes, key=lambda part: hashlib.sha256(seed + part[1]).digest())
     most = max(1, min(len(units) - 1, round(how.share * len(units))))
-    chosen: set[bytes] = set()
+    left = _Left(units, parts)
+    chosen: set[_Part] = set()
     rows = 0
     for part in order:
-        if rows + sizes[part] <= most:
+        if rows + sizes[part] <= most and left.take(part):
             chosen.add(part)
             rows += sizes[part]
-    # Where each group alone is more than the share, the smallest is held out.
-    chosen = chosen or {min(order, key=lambda part: sizes[part])}
+    if not chosen:
+        # Where each group alone is more than the share, the smallest is held out.
+        smallest = next((part for part in sorted(order, key=lambda part: sizes[part]) if left.take(part)), None)
+        if smallest is None:
+            raise HoldoutError(
+                "of no row is there a second one with its label, so that none can be held out; give more rows"
+            )
+        chosen = {smallest}
     return [part in chosen for part in parts]
+
+
+class _Left:
+    """The rows that each label still has in the training."""
+
+    def __init__(self, units: Sequence[Unit], parts: Sequence[_Part]) -> None:
+        self._labels: dict[_Part, Counter[str]] = {}
+        self._left: Counter[str] = Counter()
+        for unit, part in zip(units, parts, strict=True):
+            if unit.label is not None:
+                self._labels.setdefault(part, Counter())[unit.label] += 1
+                self._left[unit.label] += 1
+
+    def take(self, part: _Part) -> bool:
+        """Take a part out of the training, unless a label would have no row left there."""
+        labels = self._labels.get(part, Counter())
+        if any(self._left[label] <= rows for label, rows in labels.items()):
+            return False
+        self._left -= labels
+        return True
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
     """Return the SHA-256 over the digests of rows in any order, in hexadecimal."""
-    digests = sorted(hashlib.sha256(said(row)).digest() for row in rows)
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    return digest_of_digests(row_digest(row) for row in rows)
 
 
-def _joined(units: Sequence[tuple[bytes, str | None]]) -> list[bytes]:
-    """Return for each row what it is a part of, by the least text of it: rows of a group, or with a text, are one part."""
-    leader: dict[bytes, bytes] = {}
+def digest_of_digests(digests: Iterable[bytes]) -> str:
+    """Return what `rows_digest` does for the rows with these digests."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
-    def find(key: bytes) -> bytes:
-        while (above := leader.setdefault(key, key)) != key:
+
+def _joined(units: Sequence[Unit]) -> list[_Part]:
+    """Return for each row what it is a part of: rows of a group, or with a text, are one part, by its least group or else its text."""
+    leader: dict[_Part, _Part] = {}
+
+    def find(part: _Part) -> _Part:
+        while (above := leader.setdefault(part, part)) != part:
             # Shortens the way for the next.
-            leader[key] = leader[above]
-            key = above
-        return key
+            leader[part] = leader[above]
+            part = above
+        return part
 
-    first_of: dict[str, bytes] = {}
-    for key, group in units:
-        one = find(key)
-        if group is not None:
-            other = find(first_of.setdefault(group, key))
+    for unit in units:
+        if unit.group is not None:
+            one, other = find((1, unit.key)), find((0, hashlib.sha256(unit.group.encode("utf-8", "replace")).digest()))
             leader[max(one, other)] = min(one, other)
-    return [find(key) for key, _ in units]
+    return [find((1, unit.key)) for unit in units]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from sdk.formats.rows import BadRow, Row
 from sdk.rows.characters import has_odd, odd_characters
 from sdk.rows.grams import BANDS, Texts
 from sdk.rows.spool import Column, TextSpool
-from sdk.rows.texts import asked_and_answered, joined, normalised, said
+from sdk.rows.texts import asked_and_answered, joined, normalised, row_key, said
 from sdk.schemas.data_audit import AuditExample
 
 if TYPE_CHECKING:
@@ -108,10 +107,10 @@ class RowTable:
             return
         first = self.rows - len(self._batch)
         self._numbers.append([each[0] for each in self._batch])
-        self.exact.append([_key(each[1]) for each in self._batch])
-        self.normalised.append([_key(each[2]) for each in self._batch])
-        self.asked.append([_key(each[3]) if each[3] else 0 for each in self._batch])
-        self.answered.append([_key(each[4]) for each in self._batch])
+        self.exact.append([row_key(each[1]) for each in self._batch])
+        self.normalised.append([row_key(each[2]) for each in self._batch])
+        self.asked.append([row_key(each[3]) if each[3] else 0 for each in self._batch])
+        self.answered.append([row_key(each[4]) for each in self._batch])
         self.texts.append(self._batch_texts)
         texts = Texts(self._batch_texts)
         points = np.bincount(texts.codes, minlength=0x110000)
@@ -140,8 +139,3 @@ class RowTable:
         for column in (self.exact, self.normalised, self.asked, self.answered, self._numbers, *self.bands):
             column.close()
         self.texts.close()
-
-
-def _key(text: bytes) -> int:
-    """Return 64 bits of a digest, which are not 0."""
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") or 1

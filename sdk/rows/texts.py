@@ -31,8 +31,19 @@ def said(row: Row) -> bytes:
     return _CANONICAL.encode(row.fields).encode()
 
 
+def row_digest(row: Row) -> bytes:
+    """Return the SHA-256 of all fields of a row."""
+    return hashlib.sha256(said(row)).digest()
+
+
+def row_key(text: bytes) -> int:
+    """Return 64 bits of a digest, which are not 0."""
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") or 1
+
+
 def asked_and_answered(row: Row) -> tuple[str, str]:
-    """Return what a row asks and what it answers; of a text all is answer, of a labelled one the label.
+    """Return what a row asks and what it answers; of a text all is answer, of a labelled one the label, of choices
+    the right one.
 
     A preference asks which of two answers is better, and answers with its number among both in one order.
     """
@@ -49,6 +60,8 @@ def asked_and_answered(row: Row) -> tuple[str, str]:
         chosen, rejected = _text(fields["chosen"]), _text(fields["rejected"])
         answers = sorted((chosen, rejected), key=normalised)
         return "\n".join([_text(fields["prompt"]), *answers]), str(answers.index(chosen) + 1)
+    if row.shape == "choices":
+        return fields["prompt"], fields["choices"][fields["answer"]]
     return _text(fields["prompt"]), _text(fields["completion"])
 
 

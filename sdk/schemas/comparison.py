@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sdk.schemas.contamination import Contamination
 from sdk.schemas.wire import Wire
 
 #: Targets that are compared at once; each is compared with each.
@@ -21,6 +22,8 @@ class Compared(Wire):
     evaluation: str
     #: The mean over these rows; of the loss over their tokens.
     score: float
+    #: Rows of the whole dataset that it was trained on; None where nobody has looked yet.
+    contamination: Contamination | None = None
 
 
 class ComparedPair(Wire):

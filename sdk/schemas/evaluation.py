@@ -142,6 +142,8 @@ class Conditions(Wire):
     metrics: dict[str, str] = {}
     #: Which scoring of adapterctl's own it was: masks, cutting, labels, sums. The first is left out, as its records have none.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
+    #: SHA-256 over the general texts that losses and divergence from the bare base were taken on; None: on none.
+    general_texts: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.
     failed: Annotated[dict[str, Sha256], Field(exclude_if=lambda value: not value)] = {}
 
@@ -158,6 +160,14 @@ class RowScore(Wire):
     #: What was generated, or the label that was found; None where nothing was, or no text is kept. One that is too long ends
     #: with a mark.
     prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None
+    #: The row's own label, in classification; None where no text is kept.
+    expected: Annotated[
+        Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
+    #: Probability of the label that was found.
+    confidence: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Field(exclude_if=lambda value: value is None)] = (
+        None
+    )
     #: Score of each metric, those of a row alone where a metric is of a whole corpus; without what it failed on.
     scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=200)] = {}
 
@@ -174,7 +184,8 @@ class RowFile(Wire):
 class EvaluationReport(Wire):
     """Scores of one version, or of a bare base, on one dataset."""
 
-    #: loss (nats a supervised token), perplexity, bits_per_byte, rouge_l (0..1), rows, supervised_tokens, generated_rows, eval_s …
+    #: loss (nats a supervised token), perplexity, bits_per_byte, rouge_l (0..1), general_kl (nats a token), rows,
+    #: supervised_tokens, generated_rows, eval_s …
     metrics: dict[str, float]
     #: The precision that the base actually had.
     precision: Literal["nf4", "fp4", "bfloat16", "float16", "float32"]

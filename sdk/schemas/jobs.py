@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.catalog import Tags
 from sdk.schemas.combination import CombineRequest
+from sdk.schemas.contamination import Contamination
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.option_types import Columns
@@ -358,6 +359,8 @@ class EvaluationView(Wire):
     #: The file with the scores of each row: its SHA-256 and its length; None where there is none, or no more.
     rows_digest: str | None = None
     rows_size_bytes: int | None = None
+    #: Rows that the target was trained on, or why that is not known; None where nobody has looked yet.
+    contamination: Contamination | None = None
     job: str
     created_at: datetime
 

@@ -11,8 +11,19 @@ from sdk.formats.refs import Ref
 from sdk.schemas.training import JsonScalar
 from sdk.schemas.wire import Sha256, Wire
 
-#: What of a training's record says where it ran, and can change what it computes.
-RAN_WITH = ("device", "device_name", "dtype", "threads", "base_weights", "gradient_checkpointing")
+#: What of a training's record says where it ran and what its rows became, and can change what it computes.
+RAN_WITH = (
+    "device",
+    "device_name",
+    "dtype",
+    "threads",
+    "base_weights",
+    "gradient_checkpointing",
+    "max_length",
+    "samples",
+    "rows_cut",
+    "total_steps",
+)
 #: Of libraries, devices and the base.
 _MOST_NAMES = 64
 
@@ -23,7 +34,7 @@ class RecordedTraining(Wire):
     ref: str
     #: SHA-256 of its manifest; the registry pins it when the job is accepted.
     digest: Sha256 | None = None
-    #: What the training ran with, by name: releases of libraries, device, dtype, threads. The registry takes it from the record.
+    #: What the training ran with, by name: releases of libraries, device, dtype, threads, samples. The registry takes it from the record.
     ran_with: Annotated[dict[str, JsonScalar], Field(max_length=_MOST_NAMES)] = {}
 
     @field_validator("ref")

@@ -161,3 +161,25 @@ class TestShapes:
         with pytest.raises(InvalidInput, match=said):
             submit(ours.client, JobSubmission(request=request))
         assert ours.client.jobs() == []
+
+
+class TestChoices:
+    """Rows of multiple choice are for evaluations alone."""
+
+    def test_they_score_and_teach_nothing(self, ours: Tenant) -> None:
+        row = {"prompt": uuid.uuid4().hex, "choices": [" a", " b"], "answer": " b"}
+        view = ours.client.add_data(write(ours, "mc.jsonl", row), name="mc", namespace=ours.space)
+        assert view.shape == "choices"
+        assert ours.client.submit_evaluation("base:tiny", data="mc").view.request["data"] == view.digest
+        with pytest.raises(InvalidInput, match="are for evaluations, and nothing is learnt of them"):
+            train(ours, "mc")
+        # Whoever asks the registry itself is told the same.
+        with pytest.raises(InvalidInput, match="are for evaluations"):
+            submit(ours.client, training(f"{ours.space}/a", view.digest))
+        with pytest.raises(InvalidInput, match="nothing for a loss on 'all'"):
+            ours.client.submit_evaluation("base:tiny", data="mc", loss_on="all")
+
+    def test_a_wrong_form_is_refused_at_submit(self, ours: Tenant) -> None:
+        rows = write(ours, "mc.jsonl", {"prompt": uuid.uuid4().hex, "choices": [" a", " b"], "answer": 2})
+        with pytest.raises(InvalidData, match="line 1 has the `answer` 2, and its 2 choices are numbered from 0 to 1"):
+            ours.client.submit_evaluation("base:tiny", data=rows)

@@ -138,6 +138,22 @@ class TestRefused:
         ident = evaluated(desk, desk.push("b"), rows, silent, spec={"keep_samples": 0})
         assert desk.writer.evaluation_rows(ident) == silent
 
+    def test_a_calibration_that_is_not_that_of_the_rows(self, desk: MergingDesk, rows: Path) -> None:
+        sure = [
+            row.model_copy(update={"confidence": 0.8, "scores": {"accuracy": float(row.row == 0)}})
+            for row in fresh()
+            if row.loss_sum is not None
+        ]
+        with pytest.raises(VerificationFailed, match="expected_calibration_error of"):
+            evaluated(desk, desk.push(), rows, sure, expected_calibration_error=0.2)
+        error = 0.8 - 1 / 3
+        assert evaluated(desk, desk.push("b"), rows, sure, expected_calibration_error=error)
+
+    def test_labels_where_no_text_is_to_be_kept(self, desk: MergingDesk, rows: Path) -> None:
+        told = [row.model_copy(update={"prediction": None, "expected": "fruit"}) for row in fresh()]
+        with pytest.raises(InvalidInput, match="no text is to be kept"):
+            evaluated(desk, desk.push(), rows, told, spec={"keep_samples": 0})
+
     def test_bytes_of_nobody_s(self, desk: MergingDesk, rows: Path) -> None:
         with pytest.raises(AdapterctlError, match="neither announced"):
             evaluated(desk, desk.push(), rows, ROWS, change=lambda file, _: file.model_copy(update={"size_bytes": 7}))

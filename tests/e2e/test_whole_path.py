@@ -146,6 +146,10 @@ def test_evaluation_scores_base_and_version_on_the_same_rows(home: Home, rows: P
     assert scores[1]["metrics"]["loss"] == pytest.approx(shown["metrics"]["eval_loss"], rel=1e-2)
     assert scores[1]["metrics"]["loss"] < scores[0]["metrics"]["loss"]
     assert shown["evaluations"][0]["metrics"] == scores[1]["metrics"]
+    # What the adapter changed on other texts, against the base that the job has scored beside it.
+    bare, tuned = (score["metrics"] for score in scores)
+    assert bare["general_kl"] == 0 < tuned["general_kl"]
+    assert bare["general_loss"] == bare["general_loss_base"] == tuned["general_loss_base"] != tuned["general_loss"]
     # Asked again, they are answered from the record.
     assert home.json(*asked) == scores
     for item in scores:
@@ -214,6 +218,12 @@ def test_an_encoder_learns_to_tell_labels_apart(kind: str, home: Home, tmp_path:
     by_row = home.json("evals", "show", scores["id"], "--rows", "--metric", "accuracy")
     assert sum(row["scores"]["accuracy"] for row in by_row) / len(by_row) == scores["metrics"]["accuracy"]
     assert {row["tokens"] for row in by_row} == {1}
+    labels = home.json("evals", "show", scores["id"])["labels"]
+    assert labels["labels"] == ["fruit", "tool", "weather"]
+    assert sum(labels["counts"][n][n] for n in range(3)) / 24 == scores["metrics"]["accuracy"]
+    assert labels["calibration_error"] == pytest.approx(scores["metrics"]["expected_calibration_error"])
+    by_label = home.json("evals", "show", scores["id"], "--by", "label")
+    assert [(one["value"], one["rows"]) for one in by_label["slices"]] == [(name, 8) for name in labels["labels"]]
     assert scores["metrics"]["accuracy"] > 0.6
     merged = home.json("merge", ref, "--onto", "original", "--dtype", "float32", "-o", str(tmp_path / "merged"))
     model = AutoModelForSequenceClassification.from_pretrained(merged["path"]).eval()

@@ -99,14 +99,14 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 done = run("train", f"{name}-again", "--like", f"{name}@v1")
                 assert (done.exit_code, done.stdout) == (0, f"{name}-again@v1\n"), done.stderr
                 assert f"the files are those of {name}@v1" in done.stderr
-                assert f"all that {name}@v1 ran with is as it was" in done.stderr
+                assert f"libraries, device and samples are those of {name}@v1" in done.stderr
                 assert place.client.get(f"{name}-again@v1").digest == place.client.get(f"{name}@v1").digest
         recorded = place.client.get("chats-again@v1").info
         assert recorded.dataset is not None
         assert recorded.dataset.rendering is not None
         assert recorded.dataset.rendering.template_date == DAY
         assert recorded.job is not None
-        assert "all that chats@v1 ran with is as it was" in place.said(recorded.job.id)
+        assert "libraries, device and samples are those of chats@v1" in place.said(recorded.job.id)
         found = place.client.get("preferences-again@v1").info.training
         assert found is not None
         assert (found["objective"], found["beta"]) == ("dpo", 0.3)

@@ -14,15 +14,17 @@ from registry.catalog.bases.service import Bases
 from registry.catalog.versions.service import Catalog
 from registry.datasets.finding import find_dataset
 from registry.db.database import Database
-from registry.errors import Invalid, NotFound, RegistryError
+from registry.errors import Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
-from registry.evaluations.comparing.dataset_rows import dataset_file, groups_of, texts_of
 from registry.evaluations.comparing.pairs import compare_pairs
 from registry.evaluations.comparing.row_values import LOSS, RowValues, notes_on, read_values
+from registry.evaluations.comparing.verdicts import with_training_rows
+from registry.evaluations.dataset_rows import can_not_group, groups_of, rows_of, texts_of
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.principal import Principal
 from sdk.formats.columns import parse_columns
+from sdk.formats.rows import group_of
 from sdk.schemas.comparison import ChangedRow, Compared, Comparison
 from sdk.schemas.jobs import EvaluationView
 
@@ -66,7 +68,7 @@ class Comparisons:
         compared as it is asked, Conflict for scores that were not taken alike.
         """
         metric = metric or LOSS
-        digest = None if data is None else self._dataset(data, who)[0]
+        digest = None if data is None else self._dataset(data, who)
         found = scored_alike(self._targets(refs, who), data=digest, metric=metric)
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
         labels = [one.ref for one in found]
@@ -81,6 +83,8 @@ class Comparisons:
                 groups=groups,
                 detect=detect,
             )
+            seen = {one.ref: one.contamination for one in found}
+            pairs = [pair.model_copy(update={"verdict": with_training_rows(pair, seen, labels)}) for pair in pairs]
             changed = self._examples(found, values, path, examples, who) if examples else []
         means = values.sums.sum(axis=1) / values.masses.sum()
         return Comparison(
@@ -92,7 +96,7 @@ class Comparisons:
             groups=None if groups is None else int(groups.max()) + 1,
             refs=labels,
             scores=[
-                Compared(ref=one.ref, evaluation=one.id, score=float(mean))
+                Compared(ref=one.ref, evaluation=one.id, score=float(mean), contamination=one.contamination)
                 for one, mean in zip(found, means, strict=True)
             ],
             pairs=pairs,
@@ -138,20 +142,16 @@ class Comparisons:
             if cursor is None:
                 return found
 
-    def _dataset(self, text: str, who: Principal, *, removed: bool = True) -> tuple[str, int]:
+    def _dataset(self, text: str, who: Principal) -> str:
         with self._db.read() as session:
-            row = find_dataset(session, text, who, removed=removed).dataset
-            return row.digest, row.size_bytes
+            return find_dataset(session, text, who, removed=True).dataset.digest
 
     # What the dataset says of its rows.
 
     def _rows_file(self, stack: ExitStack, dataset: str, who: Principal) -> tuple[Path | None, str | None]:
         """The dataset's file, or why it can't be read."""
         try:
-            digest, size_bytes = self._dataset(dataset, who, removed=False)
-            return stack.enter_context(dataset_file(self._artifacts, digest, size_bytes)), None
-        except NotFound:
-            return None, f"the dataset {dataset[:12]} was removed, or this token may not read it"
+            return stack.enter_context(rows_of(self._db, self._artifacts, dataset, who)), None
         except RegistryError as error:
             return None, error.message
 
@@ -159,8 +159,8 @@ class Comparisons:
         self, path: Path | None, unreadable: str | None, by: str, rows: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
         if path is None:
-            raise Invalid(f"rows can't be grouped by {by[:80]!a}: {unreadable}; or compare without --by", param="by")
-        return groups_of(path, by, rows)
+            raise can_not_group(by, f"{unreadable}; or compare without --by")
+        return groups_of(path, by, rows, value_of=group_of).numbers
 
     def _examples(
         self, found: Sequence[EvaluationView], values: RowValues, path: Path | None, most: int, who: Principal

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
 
+from sdk.schemas.comparison import ComparedPair
+from sdk.schemas.contamination import Contamination
 from sdk.statistics.comparison import LEAST_CLUSTERS, RowsComparison
 
 #: Names as people write them; others are written with spaces.
@@ -34,6 +36,17 @@ def verdict_on(
     if detectable is None:
         return f"no difference shown: all {rows} score the same"
     return f"no difference shown; these {rows} can show {shown_size(detectable)} or more"
+
+
+def with_training_rows(pair: ComparedPair, seen: Mapping[str, Contamination | None], refs: Sequence[str]) -> str:
+    """Return a verdict that says which of the two was trained on rows that it is compared on."""
+    names = short_names(refs)
+    told = [
+        f"{names[ref]} was trained on {found.found} of {found.rows} rows"
+        for ref in (pair.a, pair.b)
+        if (found := seen.get(ref)) is not None and found.found
+    ]
+    return "; but ".join([pair.verdict, " and ".join(told)]) if told else pair.verdict
 
 
 def decimals(size: float) -> int:

@@ -46,6 +46,12 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
     job = None if made is None or made.job is None else session.get(Job, made.job)
     if made is None or job is None or job.kind != request.kind:
         raise Invalid(f"no training of this registry made {ref}, so none is made again; leave like out", param="like")
+    if "checkpoint_step" in table(made.training):
+        raise Invalid(
+            f"{ref} was published from a checkpoint, at step {table(made.training)['checkpoint_step']}, and a training goes on to its end; "
+            "name a version that its training ended with",
+            param="like",
+        )
     theirs = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
     use = dataset_use(session, version)
     if theirs.template_date is None and use is not None and use.rendering is not None:
@@ -56,6 +62,9 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
         theirs = theirs.model_copy(
             update={"base": theirs.base.model_copy(update={"fingerprint": version.base.fingerprint})}
         )
+    if request.base.fingerprint == theirs.base.fingerprint is not None:
+        # What it is called is said among what differs.
+        theirs = theirs.model_copy(update={"base": request.base})
     if others := other_than(theirs, request):
         raise Invalid(
             f"{ref} was trained with another {', '.join(others)}, so this is not its training; leave these options out, or leave like out",

@@ -111,6 +111,8 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
     if all(result.failure is not None for result in results):
         raise Invalid("an evaluation without any scores has failed; hand in its failure", param="evaluations")
     verify_rows(services.artifacts, results, request.spec, done.who)
+    scored = {result.label: result.digest for result in results if result.report is not None}
+    contamination = services.look_for_training_rows(request, done.job.id, scored)
     with services.db.write() as session:
         job = session.get_one(Job, done.job.id)
         _require_asked(session, request, results, job.namespace)
@@ -120,6 +122,7 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
             attempt=done.completion.attempt,
             request=request,
             results=results,
+            contamination=contamination,
             who=done.who,
         )
         kept = [ident for ident in ids if ident is not None]

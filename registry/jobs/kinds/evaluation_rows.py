@@ -14,6 +14,7 @@ from registry.principal import Principal
 from sdk.schemas.evaluation import CORPUS_METRICS, EvaluationReport, EvaluationSpec, RowFile, RowScore
 from sdk.schemas.row_file import RowFileError, read_rows
 from sdk.schemas.work import EvaluationResult
+from sdk.statistics.calibration import Calibration
 
 #: How far a mean may be from that of the rows, absolute and relative.
 _TOLERANCE = 1e-6
@@ -36,8 +37,8 @@ def verify_rows(
                 raise Verification(
                     f"the scores by row of {result.label} can't be read: {error}", param="rows"
                 ) from error
-        if spec.keep_samples == 0 and sums.predictions:
-            raise Invalid(f"the rows of {result.label} hold predictions, and no text is to be kept", param="rows")
+        if spec.keep_samples == 0 and sums.texts:
+            raise Invalid(f"the rows of {result.label} hold texts, and no text is to be kept", param="rows")
         for name, said, found in differences(file, result.report, sums):
             raise Verification(
                 f"the {name} of {result.label} is said to be {said}, and its rows give {found}; "
@@ -56,10 +57,37 @@ class RowSums:
     #: Of the others: nats, and supervised tokens.
     loss: float = 0.0
     tokens: int = 0
-    predictions: int = 0
+    #: Rows with a text.
+    texts: int = 0
     #: Metric → the sum of its scores, and how many rows have one.
     scores: dict[str, float] = field(default_factory=dict)
     scored: Counter[str] = field(default_factory=Counter)
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def add(self, row: RowScore) -> None:
+        """Take one row in."""
+        self.rows += 1
+        self.texts += row.prediction is not None or row.expected is not None
+        if row.loss_sum is None:
+            self.failed += 1
+        else:
+            self.loss += row.loss_sum
+            self.tokens += row.tokens
+        if row.confidence is not None and "accuracy" in row.scores:
+            self.calibration.add(row.confidence, row.scores["accuracy"] == 1.0)
+        for name, score in row.scores.items():
+            self.scores[name] = self.scores.get(name, 0.0) + score
+            self.scored[name] += 1
+
+    def means(self) -> dict[str, float | None]:
+        """What follows from the rows; without scores of a whole corpus. The loss is None where no row has one."""
+        means: dict[str, float | None] = {
+            name: total / self.scored[name] for name, total in self.scores.items() if name not in CORPUS_METRICS
+        }
+        means["loss"] = self.loss / self.tokens if self.tokens else None
+        if self.calibration.rows:
+            means["expected_calibration_error"] = self.calibration.error
+        return means
 
 
 def summed(rows: Iterable[RowScore]) -> RowSums:
@@ -71,16 +99,7 @@ def summed(rows: Iterable[RowScore]) -> RowSums:
     """
     sums = RowSums()
     for row in rows:
-        sums.rows += 1
-        sums.predictions += row.prediction is not None
-        if row.loss_sum is None:
-            sums.failed += 1
-        else:
-            sums.loss += row.loss_sum
-            sums.tokens += row.tokens
-        for name, score in row.scores.items():
-            sums.scores[name] = sums.scores.get(name, 0.0) + score
-            sums.scored[name] += 1
+        sums.add(row)
     return sums
 
 
@@ -96,11 +115,7 @@ def differences(
             yield name, said[name], count
     if file.rows != sums.rows:
         yield "file_rows", file.rows, sums.rows
-    means: dict[str, float | None] = {
-        name: total / sums.scored[name] for name, total in sums.scores.items() if name not in CORPUS_METRICS
-    }
-    means["loss"] = sums.loss / sums.tokens if sums.tokens else None
-    for name, mean in means.items():
+    for name, mean in sums.means().items():
         if not _near(said.get(name), mean):
             yield name, said.get(name), mean
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import NamedBase, Version
+from registry.catalog.models import NamedBase, Origin, Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase
 from registry.jobs.kinds.training_outcome import lora_differences
+from registry.jobs.models import Job
+from registry.jobs.sources import dataset_use
 from registry.principal import Principal
 from sdk.formats.peft_unusable import changes_base
+from sdk.rows.holdout import hold_out_of
 from sdk.schemas.jobs import ParentChoice, TrainingRequest
 from sdk.schemas.option_clashes import no_reference
 from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingSpec
@@ -79,7 +83,34 @@ def pin_parent(
         )
     _require_same(ref, request.spec, lora_of(version))
     _require_recipe(version, request.spec)
+    _require_unlearnt(session, version, request)
     return ParentChoice(ref=ref, digest=version.digest)
+
+
+def _require_unlearnt(session: Session, version: Version, request: TrainingRequest) -> None:
+    """Raise Invalid where rows would be held out that the parent has learnt: their loss would be that of rows known by heart."""
+    use = dataset_use(session, version)
+    if request.spec.holdout is None or use is None or use.digest != request.data:
+        return
+    made = select(Origin.job).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
+    job = session.get(Job, session.scalars(made).first() or "")
+    theirs = (
+        None
+        if job is None
+        else hold_out_of(read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}").spec)
+    )
+    if theirs == hold_out_of(request.spec):
+        return
+    held = (
+        "none of its rows"
+        if theirs is None
+        else f"another share of its rows (holdout {theirs.share:g}, seed {theirs.seed})"
+    )
+    raise Invalid(
+        f"{exact_ref(version)} was trained on this dataset with {held} held out, so it has learnt what would be held out now; hold out "
+        "the same, or give other rows as eval_data",
+        param="spec.holdout",
+    )
 
 
 def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:

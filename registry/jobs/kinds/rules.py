@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
 from registry.jobs.sources import Inputs
 from registry.principal import Principal
+from sdk.schemas.contamination import Contamination
 from sdk.schemas.jobs import EvaluationRequest, JobView, Needs, QueueName
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
@@ -34,9 +35,19 @@ class KeepScores(Protocol):
         attempt: int,
         request: EvaluationRequest,
         results: Sequence[EvaluationResult],
+        contamination: Mapping[str, Contamination],
         who: Principal,
     ) -> Sequence[str | None]:
         """Append them in the caller's transaction; return the id of each result, None where it has no scores."""
+
+
+class LookForTrainingRows(Protocol):
+    """Says which rows of an evaluation its targets were trained on; the room of evaluations does it."""
+
+    def __call__(
+        self, request: EvaluationRequest, job_id: str, targets: Mapping[str, str | None]
+    ) -> Mapping[str, Contamination]:
+        """Return it for those of the targets, digests by label, of which it takes no time."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class CompletionServices:
     artifacts: Artifacts
     publisher: Publisher
     keep_scores: KeepScores
+    look_for_training_rows: LookForTrainingRows
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sdk.cli.support.output import format_option, human_bytes, print_facts, prin
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
+from sdk.schemas.contamination import Contamination, briefly
 from sdk.schemas.training import held_out_warning
 
 
@@ -238,11 +239,16 @@ def _scores(evaluations: list[dict[str, Any]]) -> str:
             item["dataset"][:12],
             item["precision"],
             *(item["metrics"].get(name) for name in names),
+            briefly(_contamination(item)),
             item["created_at"],
         ]
         for item in evaluations
     ]
-    return render(["dataset", "precision", *names, "created"], rows)
+    return render(["dataset", "precision", *names, "seen", "created"], rows)
+
+
+def _contamination(item: dict[str, Any]) -> Contamination | None:
+    return None if item["contamination"] is None else Contamination.model_validate(item["contamination"])
 
 
 @click.command(name="list")

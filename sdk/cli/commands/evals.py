@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.support.ages import age_of
+from sdk.cli.support.label_table import label_lines
 from sdk.cli.support.output import format_option, plain, print_facts, print_json, print_rows, render, say
 from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst_first
 from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
+from sdk.cli.support.slice_table import slice_table
+from sdk.schemas.contamination import briefly, said
 
 if TYPE_CHECKING:
     from sdk.client import Client
+    from sdk.examining.label_counts import LabelCounts
     from sdk.objects import Evaluation
     from sdk.schemas.evaluation import RowScore
+    from sdk.schemas.slices import SlicedScores
 
 #: Of a text, so many characters are shown.
 _SHOWN = 160
@@ -34,6 +40,7 @@ def evals_command() -> None:
 def evals_list(target: str, style: str) -> None:
     """List the scores of a version or a bare base, newest first.
 
+    SEEN is how many of the rows the version, or what it came from, was trained on; ? where that is not known.
     ALIKE is the same for scores that were taken under the same conditions, on the same rows: only those are compared.
 
     \b
@@ -55,12 +62,13 @@ def evals_list(target: str, style: str) -> None:
                 one.metrics.get("rows"),
                 one.precision,
                 *(one.metrics.get(name) for name in scores),
+                briefly(one.contamination),
                 one.key[:6],
                 age_of(one.created_at),
             ]
             for one in found
         ]
-        click.echo(render(["id", "data", "rows", "base in", *scores, "alike", "age"], rows))
+        click.echo(render(["id", "data", "rows", "base in", *scores, "seen", "alike", "age"], rows))
         return
     empty = f"{plain(target)} has no scores yet; make some with: adapterctl eval {plain(target)} --data FILE"
     print_rows(style, [_document(one) for one in found], [], key="id", empty=empty)
@@ -77,31 +85,42 @@ def _of(client: Client, target: str) -> list[Evaluation]:
 @click.option("--rows", is_flag=True, help="Show what each row scored instead, the worst first.")
 @click.option("--worst", type=click.IntRange(min=1), help="How many rows. [default: 20 in a table, else all]")
 @click.option("--metric", help="The score by which rows are the worst, such as rouge_l. [default: loss]")
+@click.option("--by", metavar="COLUMN", help="Show the scores by the value that rows have in this column instead.")
 @format_option
-def evals_show(ident: str, rows: bool, worst: int | None, metric: str | None, style: str) -> None:
-    """Show one set of scores: all metrics, what they depend on, and samples of what was generated.
+def evals_show(ident: str, rows: bool, worst: int | None, metric: str | None, by: str | None, style: str) -> None:
+    """Show one set of scores: all metrics, what they depend on, and samples of what was generated; of labels also which
+    were taken for which, and whether the adapter is right as often as it is sure.
 
     With --rows it shows each row of the data: its number from 0, its loss in nats a token, scores, and the prediction.
+    With --by it sums them up by a column of the data that has at most 50 values, those with most rows first.
 
     \b
     Examples:
       adapterctl evals show 3f1c2a9b7d20
       adapterctl evals show 3f1c2a9b7d20 --rows --worst 20 --metric rouge_l
       adapterctl evals show 3f1c2a9b7d20 --rows --format json
+      adapterctl evals show 3f1c2a9b7d20 --by language
     """
     if not rows and (worst is not None or metric is not None):
         raise click.UsageError("--worst and --metric say which rows; add --rows")
+    if rows and by is not None:
+        raise click.UsageError("--by sums rows up; leave out --rows")
     with open_client() as client:
+        if by is not None:
+            _print_slices(client.evaluation_slices(ident, by=by), style)
+            return
         if rows:
             _print_rows(client.evaluation_rows(ident), worst, metric, style)
             return
         found = client.evaluation(ident)
+        has_labels = "macro_f1" in found.metrics and found.rows_digest is not None and style != "quiet"
+        labels = client.evaluation_labels(ident) if has_labels else None
     if style == "json":
-        print_json(_document(found))
+        print_json({**_document(found), **({} if labels is None else {"labels": asdict(labels)})})
     elif style == "quiet":
         click.echo(found.ref)
     else:
-        _print(found)
+        _print(found, labels)
 
 
 def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, style: str) -> None:
@@ -123,11 +142,24 @@ def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, sty
         click.echo(row.row)
 
 
+def _print_slices(found: SlicedScores, style: str) -> None:
+    if style == "json":
+        print_json(found.model_dump(mode="json"))
+    elif style == "quiet":
+        for one in found.slices:
+            click.echo(plain(one.value))
+    else:
+        table, said = slice_table(found)
+        click.echo(table)
+        if said is not None:
+            say(said)
+
+
 def _document(found: Evaluation) -> dict[str, Any]:
     return {**found.model_dump(mode="json"), "key": found.key}
 
 
-def _print(found: Evaluation) -> None:
+def _print(found: Evaluation, labels: LabelCounts | None) -> None:
     print_facts(
         [
             ("id", found.id),
@@ -136,6 +168,7 @@ def _print(found: Evaluation) -> None:
             ("job", found.job),
             ("base in", found.precision),
             ("grader", found.grader),
+            ("trained on", said(found.contamination)),
             ("created", found.created_at.isoformat()),
             ("rows", None if found.rows_digest is None else f"adapterctl evals show {found.id} --rows"),
         ]
@@ -145,6 +178,8 @@ def _print(found: Evaluation) -> None:
     click.echo()
     conditions = [[name, _said(value)] for name, value in found.conditions.items() if value not in (None, [], {}, 0)]
     click.echo(render(["condition", "value"], conditions) if conditions else "its conditions were not recorded")
+    if labels is not None:
+        click.echo("\n" + "\n".join(label_lines(labels)).rstrip())
     for sample in found.samples:
         click.echo(f"\n— {_said(sample.get('prompt', ''))}")
         click.echo(f"  expected:  {_said(sample.get('reference', ''))}")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.commands.watch import watch
-from sdk.cli.support.output import format_option, plain, print_detached, print_json, render, say
+from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, render, say
 from sdk.cli.support.rows_meant import say_rows
-from sdk.cli.support.scores import score_names
+from sdk.cli.support.scores import general_line, score_names
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, scores_of, unscored
+from sdk.schemas.contamination import briefly, warning
 
 if TYPE_CHECKING:
     from sdk.client import Client
+    from sdk.objects import Evaluation
 
 
 @click.command(name="eval")
@@ -46,6 +50,9 @@ if TYPE_CHECKING:
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
     """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, completions; accuracy and
     macro-F1 of labels.
+
+    On general texts, the same for all, it also says what an adapter changed beside its task: the loss, and how far
+    predictions are from those of the bare base (KL).
 
     What was scored before, on the same rows under the same conditions, is taken from the record, unless with --again.
 
@@ -83,19 +90,28 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
         for each in found:
             click.echo(f"{each['ref']} {each['metrics']['loss']:.4f}")
     else:
-        _print_table(found)
+        _print_table(found, scores)
     if (error := unscored(job.view)) is not None:
         raise error
 
 
-def _print_table(found: list[dict[str, Any]]) -> None:
+def _print_table(found: list[dict[str, Any]], scores: Sequence[Evaluation]) -> None:
     names = score_names(item["metrics"] for item in found)
     click.echo(
         render(
-            ["ref", "precision", *names],
-            [[i["ref"], i["precision"], *(i["metrics"].get(n) for n in names)] for i in found],
+            ["ref", "precision", *names, "seen"],
+            [
+                [one.ref, one.precision, *(one.metrics.get(name) for name in names), briefly(one.contamination)]
+                for one in scores
+            ],
         )
     )
+    for one in scores:
+        if one.digest is not None and (line := general_line(one.ref, one.metrics)) is not None:
+            click.echo(plain(line))
+    for one in scores:
+        if (told := warning(one.contamination, is_base=one.digest is None)) is not None:
+            click.echo(textwrap.fill(plain(f"{one.ref}: {told}"), WIDTH, initial_indent="! ", subsequent_indent="  "))
     for index, sample in enumerate(found[0]["samples"] if found else []):
         prompt = sample["prompt"].strip().splitlines() or [""]
         click.echo(f"\n— {plain(prompt[0][:76])}")

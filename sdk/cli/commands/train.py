@@ -149,9 +149,13 @@ _JOB_KEYS = (
 @click.option(
     "--memory", metavar="SIZE", help="The memory its worker must have free: 16GB. [default: what the base needs]"
 )
+@click.option("--dry-run", is_flag=True, help="Print the options and the plan of the training, without a job.")
+@click.option("--explain", is_flag=True, help="Print each option, its default and where it is from, without a job.")
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
-def train_command(name: str, config_file: str | None, detach: bool, style: str, **given: Any) -> None:
+def train_command(
+    name: str, config_file: str | None, dry_run: bool, explain: bool, detach: bool, style: str, **given: Any
+) -> None:
     """Train an adapter NAME over a base and publish it as the next version.
 
     Waits and shows progress; Ctrl-C detaches, and the job keeps running. Prints the version's ref.
@@ -166,11 +170,18 @@ def train_command(name: str, config_file: str | None, detach: bool, style: str, 
       adapterctl train sql --base ./b --data sql.csv --holdout 0.1
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train tone --base ./b --data preferences.jsonl --lr 5e-6
+      adapterctl train sql --config sql.yaml --dry-run --explain
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """
-    options = _read_config(config_file) if config_file else {}
-    options.update({key: value for key, value in given.items() if value is not None})
+    in_file = _read_config(config_file) if config_file else {}
+    on_command_line = {key: value for key, value in given.items() if value is not None}
+    options = in_file | on_command_line
+    if dry_run or explain:
+        from sdk.cli.commands.train_ahead import show_ahead
+
+        show_ahead(options, style, in_file=in_file, given=on_command_line, dry_run=dry_run, explain=explain)
+        return
     if "memory" in options:
         options["memory"] = _as_bytes(options["memory"])
     needed = () if options.get("like") else ("data",) if options.get("parent") else ("base", "data")

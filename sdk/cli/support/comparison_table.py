@@ -8,6 +8,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from sdk.cli.support.output import WIDTH, plain, render
+from sdk.schemas.contamination import briefly
 
 if TYPE_CHECKING:
     from sdk.schemas.comparison import ChangedRow, ComparedPair, Comparison
@@ -31,9 +32,10 @@ def statement(pair: ComparedPair, *, alone: bool) -> str:
 def score_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
     """The table of scores, each under a letter by which that of pairs calls it."""
     rows: list[list[object]] = [
-        [letter, one.ref, one.score, one.evaluation] for letter, one in zip(ascii_uppercase, found.scores, strict=False)
+        [letter, one.ref, one.score, briefly(one.contamination), one.evaluation]
+        for letter, one in zip(ascii_uppercase, found.scores, strict=False)
     ]
-    return ["", "ref", found.metric, "scores"], rows
+    return ["", "ref", found.metric, "seen", "scores"], rows
 
 
 def pair_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:

@@ -20,4 +20,16 @@ def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     return tuple(name for name in _COLUMNS if name in known) or ("loss",)
 
 
-_COLUMNS = ("loss", "accuracy", "macro_f1", "perplexity", *get_args(TextMetric))
+def general_line(ref: str, metrics: Mapping[str, float]) -> str | None:
+    """Say in one line what an adapter changed on general texts; None of scores that have no word of it.
+
+    >>> general_line("sql@v4", {"general_loss": 3.4567, "general_loss_base": 3.2, "general_kl": 0.01234})
+    'sql@v4 on general texts: loss 3.457 (bare base 3.2), KL 0.01234'
+    """
+    if "general_kl" not in metrics:
+        return None
+    loss, base, kl = (f"{metrics[name]:.4g}" for name in ("general_loss", "general_loss_base", "general_kl"))
+    return f"{ref} on general texts: loss {loss} (bare base {base}), KL {kl}"
+
+
+_COLUMNS = ("loss", "accuracy", "macro_f1", "acc", "acc_norm", "perplexity", *get_args(TextMetric))

@@ -23,7 +23,7 @@ RAN = {"device": "cpu", "threads": 2, "dtype": "float32"}
 _OWN = ("adapter", "like", "checkpoint")
 
 
-def complete(crew: Crew, held: Assignment, folder: Path, base: str = "tiny") -> JobView:
+def complete(crew: Crew, held: Assignment, folder: Path, base: str = "tiny", **training: Any) -> JobView:
     staging = crew.tmp_path / f"staging-{next(SEEDS)}"
     staging.mkdir()
     packed = pack_adapter(
@@ -35,7 +35,7 @@ def complete(crew: Crew, held: Assignment, folder: Path, base: str = "tiny") -> 
         manifest=packed.manifest,
         lora=packed.lora,
         dataset=use_of(held.request.data),  # type: ignore[union-attr]
-        training=RAN,
+        training={**RAN, **training},
         metrics={"loss": 1.0},
         libraries={"torch": "2.13"},
     )
@@ -116,6 +116,26 @@ class TestAgain:
         request = type(body.request).model_validate({**earlier.request, "like": like})
         job = crew.writer.call("POST", "/jobs", JobView, body=body.model_copy(update={"request": request}))
         assert job.request["like"]["ran_with"]["threads"] == 2
+
+    def test_a_base_of_another_name_is_the_same_base(self, crew: Crew, made: tuple[str, Path]) -> None:
+        ref, _ = made
+        earlier = crew.writer.job_view(crew.writer.get(ref).info.job.id)  # type: ignore[union-attr]
+        base = base_registration("tiny").model_copy(update={"id": f"renamed-{crew.space}"})
+        crew.world.admin.register_base(base)
+        asked = {**earlier.request, "base": {**earlier.request["base"], "id": base.id}, "like": {"ref": ref}}
+        body = crew.body()
+        request = type(body.request).model_validate(asked)
+        job = crew.writer.call("POST", "/jobs", JobView, body=body.model_copy(update={"request": request}))
+        assert job.request["like"]["ran_with"]["base"] == "tiny"
+
+    def test_a_version_of_a_checkpoint_is_no_whole_training(self, crew: Crew) -> None:
+        crew.submit()
+        held = crew.hold(version=VERSION)
+        folder = new_adapter(crew.tmp_path)
+        done = complete(crew, held, folder, checkpoint_step=2)
+        assert done.result is not None
+        with pytest.raises(InvalidInput, match="was published from a checkpoint, at step 2, and a training goes on"):
+            again(crew, done.result["ref"])
 
 
 class TestWhatIsGone:

@@ -58,6 +58,18 @@ class TestContinuing:
         with pytest.raises(InvalidInput, match="is archived, and only ready versions are continued; restore it with"):
             self.submit(crew, parent.ref)
 
+    def test_no_row_is_held_out_that_the_parent_has_learnt(self, crew: Crew) -> None:
+        crew.submit(spec=SPEC.model_copy(update={"holdout": 0.1}))
+        held = crew.hold(version=VERSION)
+        done = crew.complete(held)
+        assert done.result is not None
+        ref = done.result["ref"]
+        for changed in ({"holdout": 0.2}, {"holdout": 0.1, "holdout_seed": 1}, {"holdout": 0.1, "holdout_by": "g"}):
+            with pytest.raises(InvalidInput, match="has learnt what would be held out now; hold out the same, or give"):
+                self.submit(crew, ref, spec=SPEC.model_copy(update=changed))
+        assert self.submit(crew, ref, spec=SPEC.model_copy(update={"holdout": 0.1})).request["spec"]["holdout"] == 0.1
+        assert self.submit(crew, ref).request["spec"].get("holdout") is None
+
     def test_it_is_continued_over_its_own_base_and_in_its_namespace(self, crew: Crew) -> None:
         parent = self.push(crew)
         name = f"other-{crew.space}"

@@ -58,6 +58,8 @@ class Guess(NamedTuple):
     guessed: int
     #: In nats.
     loss: float
+    #: Probability of that label.
+    confidence: float
 
     @property
     def label(self) -> int:
@@ -73,11 +75,14 @@ def guesses(model: Any, examples: Sequence[Example], pad_id: int, rows: int, dev
         with torch.no_grad():
             logits = label_logits(model, batch)
         losses = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+        surest = logits.softmax(-1).amax(-1)
         part = ordered[start : start + len(losses)]
         start += len(losses)
         yield [
-            Guess(example, guessed, loss)
-            for example, guessed, loss in zip(part, logits.argmax(-1).tolist(), losses.tolist(), strict=True)
+            Guess(example, guessed, loss, min(confidence, 1.0))
+            for example, guessed, loss, confidence in zip(
+                part, logits.argmax(-1).tolist(), losses.tolist(), surest.tolist(), strict=True
+            )
         ]
 
 

@@ -55,9 +55,10 @@ def preview(request: PreviewRequest) -> Preview:
     base, day = Path(request.base), date.fromisoformat(request.day)
     # What is held out of a training it doesn't learn.
     rows = read_split(Path(request.data), hold_out_of(request), columns=request.columns).training
-    if rows[0].shape == "text-label":
+    if (shape := rows[0].shape) == "text-label":
         return _of_labels(request, rows)
-    loss_on = resolve_loss_on(rows[0].shape, request.loss_on)
+    loss_on = resolve_loss_on(shape, request.loss_on)
+    assert shape != "choices"  # which nothing is learnt of
     tokenizer = load_tokenizer(base)
     max_length, stops = longest_row(base, request.max_length), configured_stops(base)
     chosen = list(enumerate(rows, start=1))
@@ -71,7 +72,7 @@ def preview(request: PreviewRequest) -> Preview:
     made = _made(maker, chosen, max_length)
     rendering = maker.rendering([example for _, _, example in made]) if totals is None else found.rendering
     return Preview(
-        shape=rows[0].shape,
+        shape=shape,
         loss_on=loss_on,
         max_length=max_length,
         file_rows=len(rows),

@@ -10,14 +10,12 @@ import torch
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import ProbeReport, ProbeText
 from workers.pipelines.data.classify import label_logits
+from workers.pipelines.data.divergence import kl_sum
 from workers.pipelines.data.probe_texts import MOST_TOKENS, PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.data.tokenise import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.trained_whole import without_adapter
-
-#: Of logits that are compared in float64 at a time, of a vocabulary of 262,144 some 100 MB.
-_ROWS = 16
 
 
 def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool) -> ProbeReport:
@@ -43,7 +41,7 @@ def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool
                     f"The logits of fixed text {number} are not finite; lower lr, and see whether the base computes in this"
                     " precision.",
                 )
-            gap, kl = float((adapted - bare).abs().max()), _kl(bare, adapted)
+            gap, kl = float((adapted - bare).abs().max()), max(0.0, kl_sum(bare, adapted) / len(bare))
             largest = max(largest, float(bare.abs().max()))
             found.append(ProbeText(tokens=ids.shape[1], logit_gap=gap, kl=kl))
     return ProbeReport(texts_digest=TEXTS_DIGEST, texts=found, largest_logit=largest)
@@ -53,16 +51,3 @@ def _logits(model: Any, ids: Any, *, labelled: bool) -> Any:
     """Return (seq, vocab) logits in float32 of a text of (1, seq) tokens, or (1, labels)."""
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return label_logits(model, batch) if labelled else model(**batch, use_cache=False).logits[0].float()
-
-
-def _kl(bare: Any, adapted: Any) -> float:
-    """Return the mean of KL(base ‖ base + adapter) in nats over the rows of logits, (rows, …).
-
-    In float64, a few rows at a time: of a faint adapter float32 leaves nothing. It is never negative, but the rounding of a sum
-    whose terms cancel may be.
-    """
-    total = 0.0
-    for p, q in zip(bare.split(_ROWS), adapted.split(_ROWS), strict=True):
-        p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
-        total += float((p.exp() * (p - q)).sum())
-    return max(0.0, total / len(bare))

@@ -280,6 +280,11 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
             FailureReason.DATA,
             "Rows of {text, label} teach labels of whole texts, not the texts themselves; give rows of another shape.",
         )
+    if shape == "choices":
+        raise PipelineError(
+            FailureReason.DATA,
+            "Rows of {prompt, choices, answer} are for evaluations, and nothing is learnt of them; give rows of another shape.",
+        )
     try:
         return cast("LossOn", objectives.resolve_loss_on(loss_on, shape))
     except ObjectiveError as error:
@@ -437,21 +442,21 @@ def _labels(ids: list[int], starts: list[int], spans: Sequence[tuple[int, int]])
 
 
 def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossOn) -> Example:
-    prompt_ids = _unended(tokenizer(prompt)["input_ids"], tokenizer)
+    prompt_ids = unended(tokenizer(prompt)["input_ids"], tokenizer)
     ids = _ended(tokenizer(prompt + completion)["input_ids"], tokenizer)
     if ids[: len(prompt_ids)] != prompt_ids:
         # Tokens grew together across the border. Generation starts from the prompt's own tokens, so training does too.
-        ids = prompt_ids + _ended(_continued(tokenizer, prompt_ids, prompt, completion), tokenizer)
+        ids = prompt_ids + _ended(continued(tokenizer, prompt_ids, prompt, completion), tokenizer)
     masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
     return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
 
 
-def _continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
+def continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
     """Return the tokens of a completion that follow those of its prompt. Raises RowRefused if no tokens make that text.
 
     Some tokenizers put a blank before every text. They put none in the middle of one, such as after a line break.
     """
-    wanted = tokenizer.decode(_unended(tokenizer(prompt + completion)["input_ids"], tokenizer))
+    wanted = tokenizer.decode(unended(tokenizer(prompt + completion)["input_ids"], tokenizer))
     alone = tokenizer(completion, add_special_tokens=False)["input_ids"]
     if tokenizer.decode(prompt_ids + alone) == wanted:
         return list(alone)
@@ -471,6 +476,6 @@ def _ended(ids: list[int], tokenizer: Any) -> list[int]:
     return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
 
 
-def _unended(ids: list[int], tokenizer: Any) -> list[int]:
+def unended(ids: list[int], tokenizer: Any) -> list[int]:
     """Take off an end-of-text token that the tokenizer itself puts after every text."""
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids

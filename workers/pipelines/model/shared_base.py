@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -15,6 +15,8 @@ from workers.pipelines.model.loading import LoadedBase
 
 #: What a tensor of the base is known by: name, type, shape, place in memory, and how often it was written to.
 _Held = tuple[str, Any, tuple[int, ...], int, int]
+
+_Read = TypeVar("_Read")
 
 
 class SharedBase:
@@ -39,14 +41,7 @@ class SharedBase:
 
         Raises PipelineError for a base that sees what it should predict, and an adapter that does not fit.
         """
-        bare = self._bare
-        if bare is None or key != self._key or not bare.is_as_loaded():
-            # The one before goes first: two would not fit.
-            self._bare = bare = None
-            loaded = load()
-            self.loads += 1
-            require_causal(loaded.model)
-            self._key, self._bare = key, (bare := _Bare(loaded))
+        bare = self._base(key, load)
         model = bare.loaded.model
         if adapter is None:
             yield bare.loaded, model
@@ -60,6 +55,24 @@ class SharedBase:
             raise
         _take_off(worn, model)
 
+    def bare(self, *, key: object, load: Callable[[], LoadedBase], read: Callable[[Any], _Read]) -> _Read:
+        """Return what `read` finds of the bare model, found once as long as this base is held. Raises PipelineError."""
+        bare = self._base(key, load)
+        if bare.read is None:
+            bare.read = read(bare.loaded.model)
+        return cast("_Read", bare.read)
+
+    def _base(self, key: object, load: Callable[[], LoadedBase]) -> _Bare:
+        bare = self._bare
+        if bare is None or key != self._key or not bare.is_as_loaded():
+            # The one before goes first: two would not fit.
+            self._bare = bare = None
+            loaded = load()
+            self.loads += 1
+            require_causal(loaded.model)
+            self._key, self._bare = key, (bare := _Bare(loaded))
+        return bare
+
 
 class _Bare:
     """A base as it was loaded."""
@@ -69,6 +82,8 @@ class _Bare:
         self._texts = fixed_texts(loaded.model)[:1]
         self._logits = logits_of(loaded.model, self._texts)
         self._held = _held(loaded.model)
+        #: What was found of it bare.
+        self.read: object = None
 
     def is_as_loaded(self) -> bool:
         model = self.loaded.model

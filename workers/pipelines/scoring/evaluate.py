@@ -19,7 +19,9 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import example_losses
+from workers.pipelines.data.choices import Question, tokenise_choices
 from workers.pipelines.data.digests import generation_of, tokenizer_of
+from workers.pipelines.data.general_texts import GENERAL_DIGEST
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import (
     IGNORED,
@@ -38,6 +40,8 @@ from workers.pipelines.model.device import Device, choose_device, memory_errors_
 from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
 from workers.pipelines.model.shared_base import SharedBase
+from workers.pipelines.scoring.choices import CHOICES_VERSION, score_choices
+from workers.pipelines.scoring.forgetting import general_scores, read_bare
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
@@ -66,7 +70,7 @@ def evaluate(
     `quantization` None loads the base as it is stored. The loss is in nats a supervised token, weighted by
     tokens; perplexity is exp(loss), and bits_per_byte the same loss by the length of the texts, which models of other
     tokenizers have in common. The completions of the first `generate_rows` rows that have a prompt, decoded greedily,
-    are scored by `metrics`. `day` is what chat templates are told that the date is. A completion ends at
+    are scored by `metrics`. General texts say what the adapter changed beside that. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls.
     What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
     on, loses only that, and is counted. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
@@ -80,18 +84,18 @@ def evaluate(
         serve_by(tokenizer, adapter)
     max_length = longest_row(base, spec.max_length)
     configured = configured_stops(base)
-    rows = tokenise(
-        read_rows(data, columns=spec.columns),
-        tokenizer,
-        loss_on=spec.loss_on,
-        max_length=max_length,
-        day=day,
-        stop_ids=configured,
-    )
+    given = read_rows(data, columns=spec.columns)
+    questions: list[Question] = []
+    if given[0].shape == "choices":
+        rows, questions = tokenise_choices(given, tokenizer, loss_on=spec.loss_on, max_length=max_length)
+    else:
+        rows = tokenise(given, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=configured)
     device = choose_device()
     device.forget_peak()
     # Of a preference, the chosen answer is what a model should say.
     expected_texts = rows.examples[::2] if rows.shape == "preference" else rows.examples
+    # Of several choices each is scored, and the right one is what a model should say.
+    every = [example for question in questions for example in question.examples] or expected_texts
     asked = [example for example in expected_texts if example.prompt_ids][: spec.generate_rows]
     # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
     room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
@@ -99,6 +103,8 @@ def evaluate(
     taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
     stops = all_stops(base, tokenizer, taught)
     metrics_asked = (spec.metrics or ["rouge_l"]) if asked else []
+    definitions = {"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {}
+    definitions |= {"choices": str(CHOICES_VERSION)} if questions else {}
     conditions = Conditions(
         loss_on=rows.loss_on,
         columns=spec.columns,
@@ -112,7 +118,8 @@ def evaluate(
         scoring=SCORING_VERSION,
         prompt_tokens=room if asked else 0,
         generation=generation_of(base) if asked else None,
-        metrics={"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {},
+        metrics=definitions,
+        general_texts=GENERAL_DIGEST,
     )
     expected = held_in(
         base, quantization, device, conditions, own=adapter is not None and spec.precision == "as-trained"
@@ -127,25 +134,35 @@ def evaluate(
 
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         set_seed(spec.seed)
-        worn = (bases or SharedBase()).wearing(adapter, key=(base, quantization), load=load)
-        with worn as (loaded, model):
-            require_embedded(rows.examples, tokenizer, words=words_of(model))
+        shared, key = bases or SharedBase(), (base, quantization)
+        general = shared.bare(key=key, load=load, read=lambda model: read_bare(model, tokenizer, base))
+        with shared.wearing(adapter, key=key, load=load) as (loaded, model):
+            require_embedded([*rows.examples, *every], tokenizer, words=words_of(model))
             begun = time.perf_counter()
-            scored = _losses(model, expected_texts, tokenizer, device, spec, on_progress)
+            losses = _losses(model, every, tokenizer, device, spec, on_progress)
             loss_s = time.perf_counter() - begun
+            scored = _scored(expected_texts, losses)
+            chosen = score_choices(questions, losses, scored)
             preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device)
             begun = time.perf_counter()
             answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
+            generate_s = time.perf_counter() - begun
+            changed = general_scores(general, None if adapter is None else model)
+    if not changed:
+        said = "no general_loss and general_kl: on the general texts these are no numbers"
+        on_progress(Progress(phase="evaluate", message=said))
     loss = scored.mean_loss
     metrics: dict[str, float] = {
         "loss": loss,
         # Above e^709 a float overflows; such a model predicts nothing anyway.
         "perplexity": math.exp(min(loss, 709.0)),
         "supervised_tokens": float(scored.supervised_tokens),
-        "tokens": float(tokens := sum(len(example.input_ids) for example in expected_texts)),
+        "tokens": float(tokens := sum(len(example.input_ids) for example in every)),
         "tokens_per_s": tokens / loss_s,
         **preferred,
         **measured(loaded.shares),
+        **changed,
+        **chosen,
     }
     with_loss = [example for example in expected_texts if example.row in scored.loss_sums]
     if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
@@ -154,7 +171,7 @@ def evaluate(
         found = score_texts(metrics_asked, answers, [example.reference for example in asked])
         scored.add_answers([example.row for example in asked], answers, found)
         metrics |= found.metrics
-        metrics["generate_s"] = time.perf_counter() - begun
+        metrics["generate_s"] = generate_s
     metrics |= {**scored.counted(), "generated_rows": float(len(asked))}
     file = None
     if rows_to is not None:
@@ -194,16 +211,22 @@ def _losses(
     device: Device,
     spec: EvaluationSpec,
     on_progress: Callable[[Progress], None],
-) -> RowScores:
-    """Return what each row has of a loss. Raises PipelineError where none has."""
+) -> list[tuple[Example, float]]:
+    """Return each example with its summed loss in nats."""
     losses, total, started = list[tuple[Example, float]](), len(examples), time.perf_counter()
     on_progress(Progress(phase="evaluate", step=0, total=total, unit="rows"))
     for part in example_losses(model, examples, tokenizer.pad_token_id, spec.batch_size, device.torch_device):
         losses += part
         left_s = (time.perf_counter() - started) / len(losses) * (total - len(losses))
         on_progress(Progress(phase="evaluate", step=len(losses), total=total, unit="rows", eta_s=left_s))
+    return losses
+
+
+def _scored(examples: Sequence[Example], losses: Sequence[tuple[Example, float]]) -> RowScores:
+    """Return what each row has of a loss, of `examples` alone. Raises PipelineError where none has."""
+    own = set(map(id, examples))
     scored = RowScores()
-    scored.add_losses(losses)
+    scored.add_losses((example, loss) for example, loss in losses if id(example) in own)
     if not scored.loss_sums:
         raise PipelineError(
             FailureReason.DIVERGED,

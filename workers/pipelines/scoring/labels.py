@@ -14,6 +14,7 @@ from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec,
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
+from sdk.statistics.calibration import Calibration
 from workers.pipelines.data.classify import Guess, guesses, scores
 from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.label_rows import label_rows, pad_token_id, refuse_loss_on
@@ -46,7 +47,7 @@ def evaluate_labels(
 ) -> EvaluationReport:
     """Score an adapter that tells `labels` apart on the rows of `data`, whose labels are among them.
 
-    The loss is in nats a row; accuracy and macro-F1 are from 0 to 1. The first rows are kept as samples, with the label
+    The loss is in nats a row; accuracy, macro-F1 and the expected calibration error are from 0 to 1. The first rows are kept as samples, with the label
     that was found as their completion. What each row scores is written to a file in the folder `rows_to`. A row whose loss is no
     number is in no score, and is counted. Raises PipelineError, and AlreadyRecorded as `evaluate`.
     """
@@ -95,11 +96,16 @@ def evaluate_labels(
             FailureReason.DIVERGED,
             f"The loss on these rows is {guessed[0].loss}; train again with a lower learning rate.",
         )
+    calibration = Calibration()
     for guess in good:
-        scored.predictions[guess.example.row] = labels[guess.guessed]
-        scored.scores[guess.example.row] = {"accuracy": float(guess.guessed == guess.label)}
+        row = guess.example.row
+        scored.predictions[row], scored.expected[row] = labels[guess.guessed], labels[guess.label]
+        scored.scores[row] = {"accuracy": float(guess.guessed == guess.label)}
+        scored.confidences[row] = guess.confidence
+        calibration.add(guess.confidence, guess.guessed == guess.label)
     metrics = {
         **scores(good),
+        "expected_calibration_error": calibration.error,
         **scored.counted(),
         "tokens": float(found.tokens),
         "tokens_per_s": found.tokens / took_s,

@@ -28,6 +28,9 @@ class RowScores:
     #: Supervised tokens.
     tokens: dict[int, int] = field(default_factory=dict)
     predictions: dict[int, str] = field(default_factory=dict)
+    #: The rows' own labels, and the probabilities of those that were found.
+    expected: dict[int, str] = field(default_factory=dict)
+    confidences: dict[int, float] = field(default_factory=dict)
     scores: dict[int, Mapping[str, float]] = field(default_factory=dict)
     #: "loss" or a metric → rows that it failed on.
     failed: dict[str, list[int]] = field(default_factory=dict)
@@ -78,13 +81,15 @@ class RowScores:
         return {name: digest_of(rows) for name, rows in self.failed.items()}
 
     def rows(self, *, texts: bool) -> list[RowScore]:
-        """Return the scores in the order of the rows, with predictions if `texts`."""
+        """Return the scores in the order of the rows, with predictions and labels if `texts`."""
         return [
             RowScore(
                 row=row,
                 loss_sum=self.loss_sums.get(row),
                 tokens=tokens,
                 prediction=_writable(self.predictions.get(row)) if texts else None,
+                expected=_writable(self.expected.get(row)) if texts else None,
+                confidence=self.confidences.get(row),
                 scores=dict(self.scores.get(row, {})),
             )
             for row, tokens in sorted(self.tokens.items())

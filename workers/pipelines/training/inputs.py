@@ -109,8 +109,7 @@ def read_inputs(
     tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
     if objective is CLASSIFY:
         pad = pad_token_id(read_config(base), tokenizer)
-        # A label that is held out alone is one that rows of this file have.
-        classes = Classes(class_names([*given, *split.held_out]), pad, spec.seed)
+        classes = Classes(class_names(given), pad, spec.seed)
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)

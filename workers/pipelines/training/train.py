@@ -14,7 +14,6 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model_state_dict
 
-from sdk.lora.memory import pass_bytes
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import TEXTS_KEY
@@ -28,12 +27,13 @@ from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
-from workers.pipelines.model.device import DTYPES, memory_errors_named
+from workers.pipelines.model.device import memory_errors_named
 from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.auditing import audit
+from workers.pipelines.training.checkpointing import needs_checkpointing
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.continuing import Continued, load_parent, require_moved
 from workers.pipelines.training.inputs import Inputs, read_inputs
@@ -42,9 +42,6 @@ from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.serving import write_serving
 from workers.pipelines.training.trainer import AdapterTrainer, diverged, training_arguments
-
-#: Activations may take this share of the memory that is available once the base is loaded.
-_ACTIVATION_SHARE = 0.5
 
 
 def train(
@@ -153,7 +150,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
         _stop_if_asked(given)
         if given.parent is not None:
             load_parent(model, given.parent)
-    setting = Setting(given, loaded, _needs_checkpointing(given, loaded), bare, base_dropout)
+    setting = Setting(given, loaded, needs_checkpointing(given, loaded, model), bare, base_dropout)
     _name_differences(setting, on_progress)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
@@ -185,7 +182,9 @@ def _name_differences(setting: Setting, on_progress: Callable[[Progress], None])
     like = setting.given.like
     if like is not None:
         found = ", ".join(like.differences(ran_with(setting)))
-        said = f"other than {like.ref} had: {found}" if found else f"all that {like.ref} ran with is as it was"
+        said = (
+            f"other than {like.ref} had: {found}" if found else f"libraries, device and samples are those of {like.ref}"
+        )
         on_progress(Progress(phase="check", message=said))
 
 
@@ -370,21 +369,3 @@ def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]
     if not math.isfinite(found["loss"]):
         raise diverged(given.spec, f"the held-out loss is {found['loss']}")
     return found
-
-
-def _needs_checkpointing(given: Inputs, loaded: LoadedBase) -> bool:
-    """Say whether the activations of the longest forward pass would not fit, so that they are computed twice.
-
-    This only chooses between speed and memory.
-    """
-    config = loaded.model.config.get_text_config()
-    lengths = sorted((len(example.input_ids) for example in given.rows.examples), reverse=True)
-    needed = pass_bytes(
-        tokens=lengths[0] * min(given.spec.batch_size * given.objective.sequences, len(lengths)),
-        hidden=config.hidden_size,
-        inner=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        layers=config.num_hidden_layers,
-        vocabulary=config.vocab_size,
-        width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
-    )
-    return needed > _ACTIVATION_SHARE * given.device.available_memory_bytes()

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from registry.errors import Invalid
-from registry.evaluations.comparing.dataset_rows import groups_of, texts_of
+from registry.evaluations.dataset_rows import groups_of, texts_of
+from sdk.formats.rows import group_of
 
 Write = Callable[..., Path]
 
@@ -26,10 +28,14 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
+def groups(path: Path, rows: npt.NDArray[np.int64]) -> list[int]:
+    return groups_of(path, "repo", rows, value_of=group_of).numbers.tolist()
+
+
 class TestGroups:
     def test_rows_with_the_same_text_or_number_are_one(self, write: Write) -> None:
         path = write({"repo": "a"}, {"repo": 7}, {"repo": "b"}, {"repo": "7"}, {"repo": "a"})
-        assert groups_of(path, "repo", np.array([0, 1, 3, 4])).tolist() == [0, 1, 1, 0]
+        assert groups(path, np.array([0, 1, 3, 4])) == [0, 1, 1, 0]
 
     @pytest.mark.parametrize(
         "nothing", [{}, {"repo": None}, {"repo": ""}, {"repo": ["a"]}, {"repo": 1.5}, {"repo": True}]
@@ -37,11 +43,11 @@ class TestGroups:
     def test_rows_without_one_are_no_group(self, write: Write, nothing: dict[str, Any]) -> None:
         path = write({"repo": "a"}, nothing, {"repo": ""})
         with pytest.raises(
-            Invalid, match=r"line 2 has .*`repo`.* that rows are grouped by.*; compare by another column"
+            Invalid, match=r"line 2 has .*`repo`.* that rows are grouped by.*; name another column"
         ) as caught:
-            groups_of(path, "repo", np.array([0, 1]))
+            groups(path, np.array([0, 1]))
         assert caught.value.param == "by"
-        assert groups_of(path, "repo", np.array([0])).tolist() == [0]
+        assert groups(path, np.array([0])) == [0]
 
 
 USER, ANSWER, IGNORED = (
@@ -65,6 +71,7 @@ class TestTexts:
             {"messages": json.dumps([USER, ANSWER])},
             {"conversations": [{"from": "human", "value": "asked"}, {"from": "gpt", "value": "expected"}]},
             {"text": "asked", "label": "expected"},
+            {"prompt": "asked", "choices": ["other", "expected"], "answer": 1},
         ],
         ids=lambda row: "-".join(row),
     )

@@ -71,6 +71,9 @@ def evaluated(desk: MergingDesk, refs: list[str], rows: Path, *, fails: int | No
                 "rouge_l": 0.25,
                 "exact_match": 0.5,
                 "chrf": 12.5,
+                "general_loss": 3.25,
+                "general_loss_base": 3.0,
+                "general_kl": 0.125,
                 "rows": 1.0,
             },
             precision="float32",
@@ -102,6 +105,13 @@ class TestResults:
         assert header.split()[:6] == ["REF", "PRECISION", "LOSS", "PERPLEXITY", "ROUGE", "L"]
         assert first.split()[0] == ref
         assert second.split()[2] == "2.5"
+        # What an adapter changed elsewhere; a base has changed nothing.
+        (general,) = (line for line in shown.stdout.splitlines() if "general texts" in line)
+        assert general == f"{ref} on general texts: loss 3.25 (bare base 3), KL 0.125"
+        # Of what was pushed nobody knows the rows, which is said and no 0.
+        assert "SEEN" in header
+        assert first.split()[-1] == "?"
+        assert f"! {ref}: not checked: what {ref} was trained on is not known" in " ".join(shown.stdout.split())
         found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         assert [item["ref"] for item in found] == [ref, f"base:{desk.base.id}"]
         assert f"adapterctl jobs result {job}" in run("jobs", "show", job).output
@@ -180,6 +190,7 @@ class TestEvals:
         assert "held out.jsonl" in table.stdout
         assert scores["key"][:6] in table.stdout
         assert scores["id"] in table.stdout
+        assert table.stdout.splitlines()[1].split()[-5:-2] == ["0.25", "?", scores["key"][:6]]
         (bare,) = json.loads(run("evals", "list", f"base:{desk.base.fingerprint}", "--format", "json").stdout)
         # The same rows under the same conditions.
         assert bare["key"] == scores["key"]
@@ -191,6 +202,7 @@ class TestEvals:
         ident = run("evals", "list", ref, "--format", "quiet").stdout.strip()
         shown = run("evals", "show", ident)
         assert shown.exit_code == 0, shown.output
+        assert f"not checked: what {ref} was trained on is not known" in shown.stdout
         for said in ("perplexity", "max_new_tokens", "[7]", "two and two?", "generated: fo?ur"):
             assert said in shown.stdout
         assert json.loads(run("evals", "show", ident, "--format", "json").stdout)["ref"] == ref
@@ -242,6 +254,7 @@ class TestRows:
         ("arguments", "said"),
         [
             (("--worst", "3"), "add --rows"),
+            (("--rows", "--by", "prompt"), "leave out --rows"),
             (("--rows", "--metric", "bleu"), "choose one of: loss, chrf, exact_match, rouge_l"),
         ],
     )
@@ -249,6 +262,51 @@ class TestRows:
         refused = run("evals", "show", ident, *arguments)
         assert refused.exit_code == 2
         assert said in refused.stderr
+
+    def test_by_a_column_they_are_summed_up(self, desk: MergingDesk, run: Run, tmp_path: Path) -> None:
+        data = tmp_path / "by.jsonl"
+        langs = ["en", "ein sehr langer Name einer Sprache, länger als eine Zeile von achtzig Zeichen ist", "en"]
+        given = [{"prompt": f"{tmp_path} {n}", "completion": "a", "lang": lang} for n, lang in enumerate(langs)]
+        data.write_text("".join(json.dumps(row) + "\n" for row in given))
+        scores = {"rouge_l": 0.5, "chrf": 1.0, "exact_match": 0.0, "token_f1": 0.5, "contains": 0.0}
+        made = [RowScore(row=n, loss_sum=4.0 * n, tokens=4, scores=scores) for n in range(3)]
+        conditions = scored_rows.CONDITIONS.model_copy(update={"columns": "prompt=prompt,completion=completion"})
+        ident = scored_rows.evaluated(
+            desk, desk.push(), data, made, spec={"columns": conditions.columns}, conditions=conditions
+        )
+        shown = run("evals", "show", ident, "--by", "lang")
+        assert shown.exit_code == 0, shown.output
+        lines = shown.stdout.splitlines()
+        assert all(len(line) <= 80 for line in lines), shown.stdout
+        assert lines[0].split()[:3] == ["LANG", "ROWS", "LOSS"]
+        assert lines[1].split()[:3] == ["en", "2", "1"]
+        assert "--format json also has token_f1" in shown.stderr
+        found = json.loads(run("evals", "show", ident, "--by", "lang", "--format", "json").stdout)
+        assert [one["rows"] for one in found["slices"]] == [2, 1]
+        assert run("evals", "show", ident, "--by", "lang", "--format", "quiet").stdout == f"en\n{langs[1]}\n"
+
+    def test_labels_are_counted_where_rows_have_them(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        made = [
+            RowScore(
+                row=n,
+                loss_sum=0.1,
+                tokens=1,
+                expected="ab"[n % 2],
+                prediction="a",
+                confidence=0.9,
+                scores={"accuracy": float(n % 2 == 0)},
+            )
+            for n in range(4)
+        ]
+        said = {"macro_f1": 1 / 3, "expected_calibration_error": 0.4}
+        ident = scored_rows.evaluated(desk, desk.push(), rows, made, **said)
+        shown = run("evals", "show", ident)
+        assert shown.exit_code == 0, shown.output
+        assert "1 a                     2  0" in shown.stdout
+        assert "expected calibration error 0.4" in shown.stdout
+        found = json.loads(run("evals", "show", ident, "--format", "json").stdout)["labels"]
+        assert (found["labels"], found["counts"]) == (["a", "b"], [[2, 0], [2, 0]])
+        assert "EXPECTED" in run("evals", "show", ident, "--rows").stdout
 
     def test_scores_without_rows_say_so(self, desk: MergingDesk, run: Run, rows: Path) -> None:
         ref = desk.push()

@@ -80,6 +80,7 @@ def evaluation(ident: str, day: int = 1, **changed: Any) -> EvaluationView:
         "precision": "nf4",
         "metrics": {"loss": 1.5},
         "samples": [],
+        "contamination": {"rows": 1, "of": ["d@v1"]},
         "job": "j1",
         "created_at": datetime(2026, 1, day, tzinfo=UTC),
     }

@@ -90,6 +90,28 @@ def test_the_share_is_kept_and_the_seed_chooses() -> None:
     assert rows_digest(held) == "8cae8ba350945a787c5d5cdfb0f6256d11d5c7915ddcf9ddac21d135c08b596a"
 
 
+def test_groups_keep_their_side_when_they_grow() -> None:
+    def sides(rows_a_group: int) -> list[set[str | None]]:
+        values = [{"text": f"{group} {n}", "group": str(group)} for group in range(200) for n in range(rows_a_group)]
+        found = split(rows_of(values, group_by="group"), HoldOut(0.1, by="group"))
+        assert found is not None
+        return [{row.group for row in side} for side in found]
+
+    assert sides(5) == sides(6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from("aaaabbc"), min_size=2, max_size=30), SHARES, st.integers(0, 2**32 - 1))
+def test_the_training_has_every_label(labels: list[str], share: float, seed: int) -> None:
+    rows = rows_of([{"text": f"row {n}", "label": label} for n, label in enumerate(labels)])
+    sides = split(rows, HoldOut(share, seed))
+    if sides is None:
+        assert len(set(labels)) == len(labels)
+        return
+    assert {row.fields["label"] for row in sides[0]} == set(labels)
+    assert sides[1]
+
+
 def test_a_group_larger_than_the_share_is_held_out_only_where_all_are() -> None:
     values = [{"text": f"{group} {number}", "group": group} for group in "abc" for number in range(ord(group) - 90)]
     sides = split(rows_of(values, group_by="group"), HoldOut(0.1, by="group"))

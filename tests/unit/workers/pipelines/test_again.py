@@ -50,7 +50,7 @@ def test_what_is_otherwise_is_named_before_the_first_step(tmp_path: Path) -> Non
     made = {**report.libraries, **{name: report.training[name] for name in RAN_WITH}}
     seen, _ = run(tmp_path, made)
     assert [progress.message for progress in seen if progress.phase == "check"] == [
-        "all that sql@v3 ran with is as it was"
+        "libraries, device and samples are those of sql@v3"
     ]
 
 

@@ -232,7 +232,7 @@ def test_going_on_with_less_memory_changes_nothing(
     trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import workers.pipelines.model.loading as loading
-    import workers.pipelines.training.train as module
+    import workers.pipelines.training.checkpointing as module
 
     folder = trainings.written("qlora") / "step-00000003"
     monkeypatch.setattr(module, "_ACTIVATION_SHARE", 0.0)

@@ -270,7 +270,7 @@ def test_labels_in_a_file_are_in_one_order_whatever_is_in_them(tmp_path: Path) -
 def test_scores_are_those_of_scikit_learn() -> None:
     # sklearn.metrics.f1_score([0, 0, 0, 1, 1, 3], [0, 0, 1, 1, 2, 3], average="macro") of release 1.7 is 0.575.
     def guess(label: int, guessed: int) -> Guess:
-        return Guess(Example([1], [label], [], "", ""), guessed, 0.5)
+        return Guess(Example([1], [label], [], "", ""), guessed, 0.5, 0.6)
 
     found = scores([guess(*pair) for pair in ((0, 0), (0, 0), (0, 1), (1, 1), (1, 2), (3, 3))])
     assert found["accuracy"] == pytest.approx(4 / 6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
+from sdk.schemas.row_file import read_rows, row_file_name
 from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
@@ -66,7 +68,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Trained(base, folder / "out", report, folder)
 
 
-def score(made: Trained, data: Path, **spec: Any) -> EvaluationReport:
+def score(made: Trained, data: Path, rows_to: Path | None = None, **spec: Any) -> EvaluationReport:
     assert made.report.labels is not None
     return evaluate_labels(
         base=made.base,
@@ -76,6 +78,7 @@ def score(made: Trained, data: Path, **spec: Any) -> EvaluationReport:
         data=data,
         spec=EvaluationSpec(**spec),
         on_progress=lambda progress: None,
+        rows_to=rows_to,
     )
 
 
@@ -89,6 +92,43 @@ def test_an_evaluation_finds_the_scores_of_the_training(made: Trained) -> None:
         (row["text"], row["label"]) for row in rows
     ]
     assert {sample.completion for sample in report.samples} <= set(made.report.labels or ())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_row_has_its_label_and_how_sure_plain_transformers_is(made: Trained, tmp_path: Path) -> None:
+    data = made.folder / "heldout.jsonl"
+    report = score(made, data, rows_to=tmp_path, batch_size=5)
+    assert report.rows is not None
+    with (tmp_path / row_file_name(report.rows.digest)).open("rb") as file:
+        rows = list(read_rows(file))
+    given = [json.loads(line) for line in data.read_text().splitlines()]
+    assert [row.expected for row in rows] == [row["label"] for row in given]
+    hits = [row.prediction == row.expected for row in rows]
+    assert sum(hits) / len(rows) == report.metrics["accuracy"]
+    if made.report.quantization is None:
+        base = AutoModelForSequenceClassification.from_pretrained(made.base, num_labels=3)
+        tokenizer = AutoTokenizer.from_pretrained(made.base)
+        adapted = PeftModel.from_pretrained(base, made.adapter).eval()
+        for row, one in zip(rows, given, strict=True):
+            with torch.no_grad():
+                logits = adapted(**tokenizer(one["text"], return_tensors="pt", return_token_type_ids=False)).logits
+            surest, place = logits[0].double().softmax(-1).max(-1)
+            assert row.confidence == pytest.approx(float(surest), abs=1e-5)
+            assert row.prediction == (made.report.labels or [])[int(place)]
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for row, hit in zip(rows, hits, strict=True):
+        assert row.confidence is not None
+        bins.setdefault(math.ceil(row.confidence * 10), []).append((row.confidence, hit))
+    gaps = (abs(sum(hit for _, hit in one) - sum(sure for sure, _ in one)) for one in bins.values())
+    assert report.metrics["expected_calibration_error"] == pytest.approx(sum(gaps) / len(rows), abs=1e-9)
+    silent = score(made, data, rows_to=tmp_path, keep_samples=0)
+    assert silent.rows is not None
+    with (tmp_path / row_file_name(silent.rows.digest)).open("rb") as file:
+        assert all(row.expected is row.prediction is None and row.confidence is not None for row in read_rows(file))
+    # Its bare base has no labels, so nothing is measured against it.
+    assert report.conditions is not None
+    assert report.conditions.general_texts is None
+    assert "general_kl" not in report.metrics
 
 
 def test_rows_that_it_was_not_trained_for_are_refused(made: Trained, tmp_path: Path) -> None:

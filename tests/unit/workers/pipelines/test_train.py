@@ -182,7 +182,7 @@ def test_gradient_checkpointing_is_chosen_by_memory_and_learns_the_same(
 ) -> None:
     from safetensors.torch import load_file
 
-    import workers.pipelines.training.train as module
+    import workers.pipelines.training.checkpointing as module
 
     plain = train(llama_base, pairs, tmp_path / "plain")
     monkeypatch.setattr(module, "_ACTIVATION_SHARE", 0.0)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,47 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.artifacts.service import Artifacts
-from registry.errors import Invalid, InvalidData
-from sdk.formats.rows import Row, RowsError, detect_format, group_of, judge_rows, text_values
+from registry.datasets.finding import find_dataset
+from registry.db.database import Database
+from registry.errors import Invalid, InvalidData, NotFound
+from registry.principal import Principal
+from sdk.formats.rows import Row, RowsError, detect_format, judge_rows, text_values
 
 #: The longest dataset that is read for it.
 MOST_BYTES = 2 * 1000**3
 #: Of a text, so many characters are shown.
 _SHOWN = 2000
-_PART_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What rows fall into by a column."""
+
+    #: (rows,) the number of each row's group, from 0.
+    numbers: npt.NDArray[np.int64]
+    #: (groups,) the value that the rows of a group have.
+    values: list[str]
+
+
+@contextmanager
+def rows_of(db: Database, artifacts: Artifacts, dataset: str, who: Principal) -> Iterator[Path]:
+    """Give a copy of the bytes of a dataset that the caller may read, by its digest.
+
+    Raises NotFound where it was removed or is none of the caller's, and as `dataset_file`.
+    """
+    try:
+        with db.read() as session:
+            row = find_dataset(session, dataset, who, removed=False).dataset
+            digest, size_bytes = row.digest, row.size_bytes
+    except NotFound as error:
+        raise NotFound(f"the dataset {dataset[:12]} was removed, or this token may not read it") from error
+    with dataset_file(artifacts, digest, size_bytes) as path:
+        yield path
+
+
+def can_not_group(by: str, why: str) -> Invalid:
+    """The error of rows that are asked for by a column and whose dataset can't be read."""
+    return Invalid(f"rows can't be grouped by {by[:80]!a}: {why}", param="by")
 
 
 @contextmanager
@@ -28,14 +62,11 @@ def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator
     if size_bytes > MOST_BYTES:
         raise Invalid(
             f"the dataset {digest[:12]} has more than {MOST_BYTES // 1000**3} GB, which are not read for this; "
-            "compare without --by and --examples"
+            "leave out --by and --examples"
         )
     with tempfile.NamedTemporaryFile(prefix="rows-") as file:
-        with artifacts.reading(digest) as source:
-            while part := source.read(_PART_BYTES):
-                file.write(part)
-        file.flush()
         path = Path(file.name)
+        artifacts.copy(digest, path)
         if detect_format(path) == "parquet":
             raise Invalid(
                 f"the rows {digest[:12]} are Parquet, which the registry does not read; add them as JSONL: adapterctl data add FILE"
@@ -43,20 +74,32 @@ def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator
         yield path
 
 
-def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the number of the group of each row, (rows,), from 0: rows with the same text or number in `column` are one.
+def groups_of(
+    path: Path,
+    column: str,
+    rows: npt.NDArray[np.int64],
+    *,
+    value_of: Callable[[Mapping[str, Any], str], str],
+    most: int | None = None,
+) -> Groups:
+    """Return the groups of rows by their numbers, which ascend: rows of the same value in `column` are one.
 
-    Raises Invalid where a row has none, InvalidData where the file can't be read.
+    `value_of` returns the value of a row, or raises ValueError, the rest of a sentence, for one that has none. Raises Invalid
+    then, and where there are more than `most` values; InvalidData where the file can't be read.
     """
     groups = np.empty(len(rows), dtype=np.int64)
     numbers: dict[str, int] = {}
     for place, where, value in _values(path, rows.tolist()):
         try:
-            group = group_of(value, column)
+            group = value_of(value, column)
         except ValueError as error:
-            raise Invalid(f"{where} {error}; compare by another column, or without --by", param="by") from error
+            raise Invalid(f"{where} {error}; name another column", param="by") from error
         groups[place] = numbers.setdefault(group, len(numbers))
-    return groups
+        if most is not None and len(numbers) > most:
+            raise Invalid(
+                f"the rows have more than {most} values in {column[:80]!a}; name a column that has fewer", param="by"
+            )
+    return Groups(groups, list(numbers))
 
 
 def texts_of(path: Path, columns: Mapping[str, str] | None, rows: Collection[int]) -> dict[int, tuple[str, str]]:
@@ -94,6 +137,8 @@ def _asked(row: Row) -> tuple[str, str]:
             return _last_answer(fields["messages"])
         case "text" | "text-label":
             return _shown(fields["text"]), _shown(str(fields.get("label", "")))
+        case "choices":
+            return _shown(fields["prompt"]), _shown(fields["choices"][fields["answer"]])
     prompt, answer = fields["prompt"], fields["chosen" if row.shape == "preference" else "completion"]
     if isinstance(prompt, list):
         return _last_answer([*prompt, *answer])

@@ -1,0 +1,158 @@
+"""The signatures of a dataset's rows: derived from its bytes when they are first needed, and kept with it.
+
+A million rows take half a minute of one core, so no request waits for more than a few megabytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from registry.artifacts.models import Blob
+from registry.artifacts.service import Artifacts
+from registry.datasets.models import Dataset, DatasetSignatures
+from registry.db.clock import utc_now
+from registry.db.database import Database
+from registry.db.statements import upsert
+from registry.errors import Verification
+from sdk.formats.columns import parse_columns
+from sdk.formats.rows import RowsError
+from sdk.rows.holdout import HoldOut, HoldoutError
+from sdk.rows.signature_file import SignatureFile, SplitDiffers, make_signatures
+from sdk.schemas.wire import digest_of
+
+#: The longest dataset that is read for it, and the longest of which some rows are held out: a split has all rows in memory.
+MOST_BYTES, MOST_SPLIT_BYTES = 2 * 1000**3, 200 * 1000**2
+#: A file takes about so many times longer to be signed than its signatures to be fetched.
+_MAKING = 16
+
+
+class NotSigned(Exception):  # noqa: N818 - it is an answer
+    """Why a dataset has no signatures; the message is the rest of a sentence."""
+
+
+class TooLongForNow(Exception):  # noqa: N818 - it is an answer
+    """What is needed takes longer than the caller has."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which rows of a dataset are meant, and how they are read."""
+
+    columns: str | None = None
+    how: HoldOut | None = None
+    #: Of the rows that are not held out, as the training recorded it.
+    training_digest: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from other readings of the same bytes."""
+        how = None if self.how is None else [self.how.share, self.how.seed, self.how.by, self.training_digest]
+        return digest_of({"columns": self.columns, "held_out": how})
+
+
+class SignedDatasets:
+    """The service over the signatures of datasets."""
+
+    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+        self._db = db
+        self._artifacts = artifacts
+
+    @contextmanager
+    def opened(self, digest: str, reading: Reading, *, most: int | None = None) -> Iterator[SignatureFile]:
+        """Give the signatures of a dataset, which are made first where there are none. With `most`, no more bytes are read.
+
+        Raises NotSigned, TooLongForNow, Unavailable.
+        """
+        with tempfile.TemporaryDirectory(prefix="signatures-") as folder:
+            target = Path(folder) / "signatures"
+            kept = self._kept(digest, reading, most)
+            if kept is None or not self._fetch(kept, target):
+                self._make(digest, reading, target)
+            try:
+                found = SignatureFile(target)
+            except ValueError:
+                # Of another release.
+                self._make(digest, reading, target)
+                found = SignatureFile(target)
+            yield found
+
+    def _kept(self, digest: str, reading: Reading, most: int | None) -> str | None:
+        """The blob of the signatures; None where they are to be made."""
+        with self._db.read() as session:
+            row = session.get(DatasetSignatures, (digest, reading.key))
+            if row is not None and row.refusal is not None:
+                raise NotSigned(row.refusal)
+            blob = None if row is None else session.get(Blob, row.blob)
+            if row is not None and blob is not None and blob.collected_at is None:
+                kept, effort = blob.sha256, row.size_bytes
+            else:
+                kept, effort = None, session.get_one(Dataset, digest).size_bytes * _MAKING
+        if most is not None and effort > most:
+            raise TooLongForNow
+        return kept
+
+    def _fetch(self, sha256: str, target: Path) -> bool:
+        try:
+            self._artifacts.copy(sha256, target)
+        except Verification:
+            # A collection has taken it meanwhile.
+            return False
+        return True
+
+    def _make(self, digest: str, reading: Reading, target: Path) -> None:
+        try:
+            self._sign(digest, reading, target)
+        except (RowsError, HoldoutError, SplitDiffers, ImportError) as error:
+            why = (
+                "its rows are Parquet, which this registry can't read" if isinstance(error, ImportError) else str(error)
+            )
+            self._keep(digest, reading, refusal=why[:500])
+            raise NotSigned(why[:500]) from error
+        size_bytes = target.stat().st_size
+        with target.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self._artifacts.put(target, sha256, size_bytes)
+        with self._db.write() as session:
+            self._artifacts.name(session, sha256, size_bytes)
+            self._note(session, digest, reading, blob=sha256, size_bytes=size_bytes, refusal=None)
+
+    def _sign(self, digest: str, reading: Reading, target: Path) -> None:
+        with self._db.read() as session:
+            size_bytes = session.get_one(Dataset, digest).size_bytes
+        most = MOST_BYTES if reading.how is None else MOST_SPLIT_BYTES
+        if size_bytes > most:
+            raise RowsError(f"it has more than {most // 1000**2} MB, which are not read for this")
+        data = target.with_name("rows")
+        try:
+            self._artifacts.copy(digest, data)
+        except Verification as error:
+            raise NotSigned("its rows can't be read any more") from error
+        try:
+            make_signatures(
+                data,
+                target,
+                columns=None if reading.columns is None else parse_columns(reading.columns),
+                how=reading.how,
+                training_digest=reading.training_digest,
+            )
+        finally:
+            data.unlink()
+
+    def _keep(self, digest: str, reading: Reading, *, refusal: str) -> None:
+        with self._db.write() as session:
+            self._note(session, digest, reading, blob=None, size_bytes=0, refusal=refusal)
+
+    def _note(self, session: Session, digest: str, reading: Reading, **values: object) -> None:
+        upsert(
+            session,
+            DatasetSignatures,
+            {"digest": digest, "reading": reading.key},
+            {**values, "created_at": utc_now()},
+        )

@@ -1,0 +1,136 @@
+"""Holding the rows of evaluations against those that their targets were trained on, at once or in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from sqlalchemy import select, update
+
+from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
+from registry.db.database import Database
+from registry.db.stored_json import table
+from registry.errors import RegistryError, Unavailable
+from registry.evaluations.contamination.trained_on import trained_on
+from registry.evaluations.models import Evaluation
+from registry.jobs.models import Job
+from sdk.rows.contamination import rows_among
+from sdk.schemas.contamination import Contamination
+from sdk.schemas.jobs import EvaluationRequest
+
+#: What a worker waits for while it hands scores in: signatures of so many bytes, or a sixteenth of rows, half a second's work.
+_AT_ONCE_BYTES = 64 * 1000**2
+#: Scores that one run in the background looks at before it looks whether there are others.
+_PAGE = 100
+
+_log = logging.getLogger(__name__)
+
+
+class ContaminationChecks:
+    """The service over what scores say of their contamination."""
+
+    def __init__(self, db: Database, signed: SignedDatasets, *, in_background: bool = True) -> None:
+        """Where nobody sweeps, scores are looked at while they are recorded, however long that takes."""
+        self._db = db
+        self._signed = signed
+        self._at_once_bytes = _AT_ONCE_BYTES if in_background else None
+        self._thread: threading.Thread | None = None
+
+    def look(
+        self, request: EvaluationRequest, job_id: str, targets: Mapping[str, str | None]
+    ) -> dict[str, Contamination]:
+        """Return what can be told at once of the scores of a job, by label; `targets` are digests by label. Never raises."""
+        with self._db.read() as session:
+            namespace = session.get_one(Job, job_id).namespace
+        found = {}
+        for label, digest in targets.items():
+            try:
+                found[label] = self._of(
+                    label, digest, request.data, request.spec.columns, namespace, most=self._at_once_bytes
+                )
+            except TooLongForNow:
+                continue
+            except Exception as error:  # noqa: BLE001 - the scores are right without it, and the background tells of it
+                _log.warning("the rows of %s will be checked later: %s", label, type(error).__name__, exc_info=error)
+        return found
+
+    def sweep(self) -> int:
+        """Begin to look at scores that nobody has looked at, beside the caller; return 1 where there are any."""
+        if (self._thread is not None and self._thread.is_alive()) or not self._unchecked(1):
+            return 0
+        self._thread = threading.Thread(target=self._run, name="contamination", daemon=True)
+        self._thread.start()
+        return 1
+
+    def wait(self) -> None:
+        """Wait for what `sweep` has begun."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self.check_all()
+        except Exception as error:  # noqa: BLE001 - nobody else hears of it; the next sweep begins again
+            why = error.message if isinstance(error, RegistryError) else type(error).__name__
+            _log.warning("the rows of scores could not be checked; the next sweep tries again: %s", why)
+
+    def check_all(self) -> int:
+        """Look at all scores that nobody has looked at; return how many. Raises Unavailable."""
+        total = 0
+        while idents := self._unchecked(_PAGE):
+            for ident in idents:
+                self._check(ident)
+            total += len(idents)
+        return total
+
+    def _unchecked(self, most: int) -> list[str]:
+        query = select(Evaluation.id).where(Evaluation.contamination.is_(None))
+        with self._db.read() as session:
+            return list(session.scalars(query.order_by(Evaluation.created_at.desc()).limit(most)))
+
+    def _check(self, ident: str) -> None:
+        with self._db.read() as session:
+            row = session.get_one(Evaluation, ident)
+            columns = table(row.spec).get("columns")
+            asked: tuple[Any, ...] = (row.label, row.digest, row.dataset_digest, columns, row.namespace)
+        try:
+            found = self._of(*asked)
+        except (Unavailable, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - else it would be looked at for ever
+            _log.warning("the rows of the scores %s could not be checked", ident, exc_info=error)
+            found = Contamination(not_checked=[f"the check failed ({type(error).__name__})"])
+        with self._db.write() as session:
+            of = (Evaluation.id == ident, Evaluation.contamination.is_(None))
+            session.execute(update(Evaluation).where(*of).values(contamination=found.model_dump(mode="json")))
+
+    def _of(
+        self, label: str, digest: str | None, dataset: str, columns: str | None, namespace: str, most: int | None = None
+    ) -> Contamination:
+        """Raises TooLongForNow beyond `most` bytes, Unavailable."""
+        if digest is None:
+            return Contamination(not_checked=["what a base was trained on is not known"])
+        with self._db.read() as session:
+            trained = trained_on(session, label, digest, namespace)
+        if not trained.rows:
+            return Contamination(not_checked=trained.unknown)
+        with ExitStack() as stack:
+            try:
+                held = stack.enter_context(self._signed.opened(dataset, Reading(columns), most=most))
+            except NotSigned as why:
+                return Contamination(not_checked=[f"the rows that were scored: {why}"])
+            files, names, unknown = [], [], list(trained.unknown)
+            for (rows, reading), name in trained.rows.items():
+                try:
+                    files.append(stack.enter_context(self._signed.opened(rows, reading, most=most)))
+                    names.append(name)
+                except NotSigned as why:
+                    unknown.append(f"the rows {name}: {why}")
+            if not files:
+                return Contamination(not_checked=unknown)
+            among = rows_among(held, files)
+            counts = {name: int(found.sum()) for name, found in among._asdict().items()}
+            return Contamination(rows=held.rows, of=list(dict.fromkeys(names)), not_checked=unknown, **counts)

@@ -1,0 +1,114 @@
+"""Which rows a version was trained on, and all versions that it came from, as far as their records say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, raiseload
+
+from registry.catalog.models import Origin, Version, VersionParent
+from registry.catalog.versions.finding import exact_ref
+from registry.datasets.finding import names_of
+from registry.datasets.models import DatasetAccess
+from registry.datasets.signatures import Reading
+from registry.db.stored_json import table
+from sdk.formats.columns import canonical_columns
+from sdk.rows.holdout import HoldOut
+
+#: Versions that a version is made of: what trained these trained it.
+_MADE_OF = ("combined-from", "merged-from")
+#: Versions that are looked at: a chain of trainings is as long as it likes.
+_MOST_VERSIONS = 1000
+
+
+@dataclass
+class TrainedOn:
+    """Datasets by digest and reading with what they are called, and why others are not known, each the rest of a sentence."""
+
+    rows: dict[tuple[str, Reading], str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+
+def trained_on(session: Session, label: str, digest: str, namespace: str) -> TrainedOn:
+    """Find what a version was trained on, for the readers of a namespace: how many rows it has in common with rows that they
+    may not read is told to nobody.
+    """
+    found = TrainedOn()
+    query = select(Version).options(raiseload(Version.base))
+    same = session.scalars(query.where(Version.digest == digest).order_by(Version.pk)).unique().all()
+    wanted = [one for one in same if exact_ref(one) == label]
+    wanted = wanted or [one for one in same if one.adapter.namespace == namespace] or list(same[:1])
+    if not wanted:
+        found.unknown.append(f"{label} is not there any more")
+    seen: set[int] = set()
+    while wanted:
+        seen |= {one.pk for one in wanted}
+        parents: set[int] = set()
+        for version in wanted:
+            parents |= _look_at(session, version, namespace, found)
+        if len(seen) >= _MOST_VERSIONS:
+            found.unknown.append(f"it came from more than {_MOST_VERSIONS} versions")
+            break
+        wanted = list(session.scalars(query.where(Version.pk.in_(parents - seen)).order_by(Version.pk)).unique())
+    return found
+
+
+def _look_at(session: Session, version: Version, namespace: str, found: TrainedOn) -> set[int]:
+    """Note what one version was trained on; return the keys of its parents."""
+    own = version.adapter.namespace == namespace
+    label = exact_ref(version) if own else "a version of another namespace"
+    edges = session.execute(
+        select(VersionParent.parent_pk, VersionParent.relation).where(VersionParent.version_pk == version.pk)
+    ).all()
+    origins = session.scalars(select(Origin).where(Origin.version_pk == version.pk).order_by(Origin.pk)).all()
+    trained = [origin for origin in origins if origin.dataset_digest is not None]
+    if not trained and not any(edge.relation in _MADE_OF for edge in edges):
+        _note(found, f"what {label} was trained on is not known")
+    for origin in trained:
+        for said in _add(session, origin, label, own, namespace, found):
+            _note(found, said)
+    return {edge.parent_pk for edge in edges}
+
+
+def _add(session: Session, origin: Origin, label: str, own: bool, namespace: str, found: TrainedOn) -> Iterator[str]:
+    """Take the rows of one training in; yield why they can't be."""
+    digest = origin.dataset_digest or ""
+    rows = f"the rows {digest[:12]} of {label}" if own else f"the rows of {label}"
+    access = session.get(DatasetAccess, (digest, namespace))
+    if access is None:
+        yield f"{rows} are not in this namespace"
+        return
+    given = names_of(session, [access]).get((digest, namespace), [])
+    name = f"{given[0].name}@v{given[0].number}" if given else digest[:12]
+    if access.removed_at is not None:
+        yield f"the rows {name} were removed"
+        return
+    reading = _reading(table(origin.training), table(table(origin.dataset).get("rendering")))
+    if reading is None:
+        yield f"the record of {label} does not say which of the rows {name} it was trained on"
+        return
+    found.rows[digest, reading] = name
+
+
+def _reading(training: dict[str, Any], rendering: dict[str, Any]) -> Reading | None:
+    """How a training read its rows, and which of them; None where that can't be told from its record."""
+    columns = training.get("columns") or rendering.get("columns")
+    share, by, seed = training.get("holdout"), training.get("holdout_by"), training.get("holdout_seed", 0)
+    left = training.get("training_digest")
+    try:
+        columns = None if columns is None else canonical_columns(columns)
+        if share is None:
+            return Reading(columns)
+        if not isinstance(left, str) or not isinstance(seed, int) or not isinstance(by, str | None):
+            return None
+        return Reading(columns, HoldOut(float(share), seed, by), left)
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _note(found: TrainedOn, said: str) -> None:
+    if said not in found.unknown:
+        found.unknown.append(said)

@@ -1,0 +1,136 @@
+"""`adapterctl plan`."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sdk.cli.support.output import WIDTH, format_option, human_bytes, plain, print_json, render
+
+if TYPE_CHECKING:
+    from sdk.schemas.planning import Plan
+
+
+@click.command(name="plan")
+@click.option("--base", required=True, help="A folder (./base), a config.json, or a registered base.")
+@click.option(
+    "--method", type=click.Choice(["qlora", "lora", "full"]), help="[default: the larger that leaves room on the card]"
+)
+@click.option("--gpu", metavar="SIZE|CARD", help="24GB, or 'RTX 4090'. [default: the smallest card that it fits]")
+@click.option(
+    "--task",
+    type=click.Choice(["instruct", "summarise", "code", "format"]),
+    help="What is learnt; it sets rank and targets.",
+)
+@click.option("--rank", type=int, help="Rank of A and B. [default: by the task, or 8]")
+@click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
+@click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
+@click.option("--targets", help="qv, attention, all-linear, names with commas, or one pattern.")
+@click.option("--exclude", help="Modules among the targets to leave out.")
+@click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
+@click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted.")
+@click.option("--use-rslora", is_flag=True, default=None, help="Scale by alpha/√rank; needs --alpha.")
+@click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")
+@click.option("--bias", type=click.Choice(["none", "all", "lora_only"]), help="Biases that are trained too.")
+@click.option("--modules-to-save", metavar="NAMES", help="Modules to train and store whole.")
+@click.option("--trainable-token-indices", metavar="5,100-103", help="Tokens whose embedding is trained.")
+@click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: they are]")
+@click.option("--optim", type=click.Choice(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]))
+@click.option("--lr", type=float, help="Peak learning rate; it takes no memory, and is checked.")
+@click.option("--batch-size", type=int, help="Rows in one forward pass. [default: as many of 4 as fit]")
+@click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
+@click.option("--max-length", type=int, help="Longest row, in tokens. [default: 1024]")
+@click.option(
+    "--gradient-checkpointing/--no-gradient-checkpointing",
+    default=None,
+    help="Compute activations twice instead of keeping them. [default: where needed]",
+)
+@click.option(
+    "--attention",
+    type=click.Choice(["sdpa", "flash", "eager"]),
+    default="sdpa",
+    show_default=True,
+    help="eager keeps all scores, (length, length) a head.",
+)
+@click.option(
+    "--logit-chunk-tokens", type=int, metavar="N", help="Logits of so many tokens at a time. [default: of all]"
+)
+@format_option
+def plan_command(base: str, style: str, **given: Any) -> None:
+    """Say what a training takes before it is started: memory by part, cards, and what to choose.
+
+    It is arithmetic on the base's config: no weights, no card, no torch. A method is recommended where it takes at
+    most 70 % of the card. Forecasts were not measured on a card.
+
+    \b
+    Examples:
+      adapterctl plan --base ./Llama-2-7b/config.json --gpu 24GB
+      adapterctl plan --base ./base --method qlora --rank 16 --targets all-linear
+      adapterctl plan --base SmolLM2-135M-Instruct --task code --gpu "RTX 4090"
+      adapterctl plan --base ./base --gpu 24GB --format json | jq .forecast.parts
+    """
+    options = {name: value for name, value in given.items() if value is not None}
+    found = planned(base, options)
+    if style == "json":
+        print_json(found.model_dump(mode="json") | {"forecast_card_bytes": found.forecast.card_bytes})
+    elif style == "quiet":
+        click.echo(found.verdict)
+    else:
+        print_plan(found)
+
+
+def planned(base: str, options: dict[str, Any]) -> Plan:
+    """Return the plan; a registry is opened only for a base that is registered."""
+    from sdk.examining.planning import is_file_or_folder, plan_training
+
+    if is_file_or_folder(base):
+        return plan_training(None, base, **options)
+    from sdk.cli.support.session import open_client
+
+    with open_client() as client:
+        return client.plan(base, **options)
+
+
+def print_plan(found: Plan) -> None:
+    """Print a plan within 80 columns."""
+    click.echo(f"{found.model_type}, {found.parameters:,} parameters, by its {found.shapes_from}")
+    share = f"{found.percent_of_base:.4f} % of the base, {found.percent_of_both:.4f} % of both"
+    click.echo(f"{found.method} trains {found.trainable:,}: {share}")
+    if found.method != "full":
+        click.echo(f"adapter on disk: {human_bytes(found.adapter_size_bytes)}")
+        click.echo()
+        click.echo(
+            render(["module", "parameters"], [[name, f"{n:,}"] for name, n in found.trainable_by_module.items()])
+        )
+    click.echo()
+    parts = [[part.name, human_bytes(part.size_bytes), part.where, part.of] for part in found.forecast.parts]
+    click.echo(
+        render(
+            ["part", "takes", "in", "what"],
+            [*parts, ["together", human_bytes(found.forecast.card_bytes), "card", ""]],
+            cut=3,
+        )
+    )
+    click.echo()
+    # Cards of one size have one answer.
+    fits: dict[tuple[Any, ...], list[str]] = {}
+    for fit in found.cards:
+        fits.setdefault((fit.memory_bytes, fit.qlora, fit.lora, fit.full), []).append(fit.card)
+    rows = [[human_bytes(size), *answers, ", ".join(names)] for (size, *answers), names in fits.items()]
+    click.echo(render(["memory", "qlora", "lora", "full", "cards"], rows, cut=4))
+    click.echo()
+    click.echo(f"recommended for {found.card or 'no card of the table'} ({found.verdict}):")
+    for choice in found.recommendation:
+        _fill(f"{choice.option} {choice.value}: {choice.reason}", indent="  ")
+    for note in found.notes:
+        _fill(f"! {note}")
+
+
+def _fill(text: str, *, indent: str = "") -> None:
+    click.echo(
+        textwrap.fill(
+            plain(text), WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False
+        )
+    )

@@ -1,0 +1,32 @@
+"""Scores by the values of a column as a table."""
+
+from __future__ import annotations
+
+from sdk.cli.support.output import plain, render
+from sdk.schemas.slices import SlicedScores
+
+#: Scores that a line of 80 columns has room for, beside value, rows and loss.
+_SCORES = 3
+
+
+def slice_table(found: SlicedScores) -> tuple[str, str | None]:
+    """Lay slices out as they come; return also what should be said beside the table, if anything is."""
+    names = sorted({name for one in found.slices for name in one.metrics} - {"loss"})
+    shown = names[:_SCORES]
+    lines = [
+        [
+            plain(" ".join(one.value.split())),
+            one.rows + one.failed_rows,
+            one.metrics.get("loss"),
+            *(one.metrics.get(name) for name in shown),
+        ]
+        for one in found.slices
+    ]
+    said = []
+    if failed := sum(one.failed_rows for one in found.slices):
+        said.append(f"{failed} rows have no loss")
+    if any(one.scored.get(name) not in (None, one.rows) for one in found.slices for name in shown):
+        said.append("some scores are of fewer rows, which --format json counts")
+    if len(shown) < len(names):
+        said.append(f"--format json also has {', '.join(names[_SCORES:])}")
+    return render([plain(found.by), "rows", "loss", *shown], lines), "; ".join(said) or None

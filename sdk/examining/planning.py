@@ -1,0 +1,174 @@
+"""A plan of a training for whoever asks: the base's config and shapes are found here, and the rest is `sdk.lora.planning`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from sdk.config import user_path
+from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, Unavailable
+from sdk.formats.base_files import CONFIG_FILE, positions_of
+from sdk.formats.refs import is_folder
+from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
+from sdk.lora.planning.cards import CardError, card_of
+from sdk.lora.planning.families import ConfigError
+from sdk.lora.planning.plan import Asked, plan_of
+from sdk.lora.planning.recommending import task_options
+from sdk.lora.targets import TargetsError
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import read_base_config, read_shapes
+from sdk.pushing.bases_here import files_here
+from sdk.schemas.catalog import BaseView
+from sdk.schemas.planning import Plan, PlanMethod, Task
+from sdk.schemas.training import TrainingSpec
+from sdk.validation import build
+from sdk.worker_program import missing_libraries, run_program
+
+_PROGRAM = "workers.pipelines.model.shapes"
+_LIBRARIES = ("torch", "transformers")
+#: Importing them takes seconds, and up to a minute from a cold disk.
+_TIMEOUT_S = 180.0
+
+
+class Registry(Protocol):
+    """What is asked of a registry; a client answers it."""
+
+    @property
+    def cache(self) -> Cache:
+        """Where the files of bases may lie."""
+
+    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
+        """Return a base by id or fingerprint, with its config."""
+
+
+def is_file_or_folder(base: str | Path) -> bool:
+    """Whether a base is given by its folder, or by its `config.json`."""
+    return isinstance(base, Path) or is_folder(base) or base.endswith(".json")
+
+
+def plan_training(
+    registry: Registry | None,
+    base: str | Path,
+    *,
+    method: PlanMethod | None = None,
+    gpu: str | None = None,
+    task: Task | None = None,
+    gradient_checkpointing: bool | None = None,
+    attention: Literal["sdpa", "flash", "eager"] = "sdpa",
+    logit_chunk_tokens: int | None = None,
+    **options: Any,
+) -> Plan:
+    """Return the plan of a training over a base; a registry is asked only of a base that is not a folder or a config.
+
+    Raises InvalidInput for options, InvalidTargets, InvalidBase for a config that lacks a number, NotFound, Unavailable for a
+    family whose shapes nothing says.
+    """
+    _require_one_of("method", method, get_args(PlanMethod))
+    _require_one_of("task", task, get_args(Task))
+    _require_one_of("attention", attention, ("sdpa", "flash", "eager"))
+    if logit_chunk_tokens is not None and not (type(logit_chunk_tokens) is int and logit_chunk_tokens > 0):
+        raise InvalidInput(
+            "logit_chunk_tokens is no whole number above 0; give one such as 1024", param="logit_chunk_tokens"
+        )
+    _require_card(gpu)
+    kind = {} if method is None else {"method": "lora" if method == "full" else method}
+    spec = build(TrainingSpec, **{**task_options(task), **options, **kind})
+    config, shapes = _config_and_shapes(registry, base)
+    length = _length(spec, config, given="max_length" in options)
+    asked = Asked(
+        spec=spec.model_copy(update={"max_length": length}),
+        given=frozenset(options),
+        method=method,
+        gpu=gpu,
+        task=task,
+        gradient_checkpointing=gradient_checkpointing,
+        attention=attention,
+        logit_chunk_tokens=logit_chunk_tokens,
+    )
+    try:
+        return plan_of(_blueprint(base, config, shapes), asked)
+    except TargetsError as error:
+        raise InvalidTargets(str(error), param="targets") from error
+
+
+def _require_one_of(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise InvalidInput(f"{str(value)[:40]!a} is no {name}; give one of {', '.join(known)}", param=name)
+
+
+def _require_card(gpu: str | None) -> None:
+    """Raise InvalidInput for what is no card, before a base is looked for."""
+    try:
+        if gpu is not None:
+            card_of(gpu)
+    except CardError as error:
+        raise InvalidInput(str(error), param="gpu") from error
+
+
+def _blueprint(base: str | Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> Blueprint:
+    try:
+        return blueprint_of(config, shapes)
+    except ConfigError as error:
+        raise InvalidBase(
+            f"the config of {base} {error}; correct it, or download the base again", param="base"
+        ) from error
+    except UnknownFamilyError as error:
+        shapes = _shapes_by_the_worker(error, config)
+    try:
+        return replace(blueprint_of(config, shapes), shapes_from="model")
+    except ConfigError as error:
+        raise InvalidBase(f"the config of {base} {error}; give the folder with its weights", param="base") from error
+
+
+def _shapes_by_the_worker(unknown: UnknownFamilyError, config: dict[str, Any]) -> dict[str, list[int]]:
+    """Have a program of the worker's build the model without its numbers. Raises Unavailable, InvalidBase for no causal model."""
+    advice = "give the folder with its weights as well, whose headers say the shapes: adapterctl plan --base ./FOLDER"
+    if missing_libraries(_LIBRARIES):
+        raise Unavailable(f"{unknown}; {advice}, or run: pip install 'adapterctl[worker]'")
+    try:
+        answer = run_program(_PROGRAM, asked=json.dumps(config).encode(), timeout_s=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        answer = None
+    if answer is None:
+        raise Unavailable(f"{unknown}, and the worker's libraries built no model of it; {advice}")
+    if "refused" in answer:
+        raise InvalidBase(f"{unknown}; {answer['refused']}", param="base")
+    return {str(name): list(map(int, shape)) for name, shape in answer["shapes"].items()}
+
+
+def _config_and_shapes(registry: Registry | None, base: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Return the config of a base, and the shapes of its files where these are at hand. Raises NotFound, InvalidBase."""
+    if is_file_or_folder(base):
+        path = user_path(base)
+        if path.is_dir():
+            return read_shapes(path)
+        if not path.is_file():
+            raise NotFound(f"there is no folder and no file {path}; check the path of the base", param="base")
+        return read_base_config(path), {}
+    if registry is None:
+        raise InvalidInput(f"{base} is no folder and no {CONFIG_FILE}; give one of these", param="base")
+    view = registry.base(str(base))
+    config = view.config or {}
+    try:
+        blueprint_of(config)
+    except UnknownFamilyError:
+        folder = files_here(registry.cache, view.fingerprint, view)
+        return config, {} if folder is None else read_shapes(folder)[1]
+    except ConfigError:
+        # It is said where the plan is made.
+        pass
+    return config, {}
+
+
+def _length(spec: TrainingSpec, config: dict[str, Any], *, given: bool) -> int:
+    """Return the length of rows: at most as many tokens as the base has positions for. Raises InvalidInput for a longer one."""
+    positions = positions_of(config) or spec.max_length
+    if given and spec.max_length > positions:
+        raise InvalidInput(
+            f"max_length is {spec.max_length}, but the base has only {positions} positions; give {positions} or less",
+            param="max_length",
+        )
+    return min(spec.max_length, positions)

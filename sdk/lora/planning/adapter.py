@@ -1,0 +1,153 @@
+"""How many parameters an adapter has, module by module, and how large its file is.
+
+A of (r, in) and B of (out, r) make r·(in + out) numbers of a matrix of in·out (LoRA, arXiv:2106.09685); rsLoRA scales otherwise
+and has as many (arXiv:2312.03732); DoRA has a magnitude for each row of the matrix beside them (arXiv:2402.09353). Of stacked
+experts each has an A and a B of its own.
+
+>>> from sdk.lora.planning.blueprint import blueprint_of
+>>> from sdk.schemas.training import TrainingSpec
+>>> tiny = blueprint_of({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+...                      "intermediate_size": 16, "vocab_size": 10})
+>>> adapter = adapter_of(tiny, TrainingSpec(rank=4, targets="qv"))
+>>> adapter.trainable, adapter.by_target()["q_proj"]
+(256, 128)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sdk.formats.peft_patterns import Budget, ModuleValues
+from sdk.lora.experts import stacked_targets
+from sdk.lora.linear_modules import layer_of
+from sdk.lora.planning.blueprint import Blueprint
+from sdk.lora.targets import TargetsError, matches, resolve_targets
+from sdk.schemas.training import TrainingSpec
+
+#: Adapters are trained and stored in float32.
+ADAPTER_BYTES = 4
+_STEPS = 10_000_000
+_ALIGNED = 8
+
+
+@dataclass(frozen=True)
+class AdaptedModule:
+    """One module, or one stacked parameter, with its A and B."""
+
+    rank: int
+    out: int
+    into: int
+    experts: int
+    dora: bool
+
+    @property
+    def tensors(self) -> Iterator[tuple[str, list[int]]]:
+        """What PEFT calls its tensors after the module's name, and their shapes."""
+        yield "lora_A.weight", [self.rank * self.experts, self.into]
+        yield "lora_B.weight", [self.out, self.rank * self.experts]
+        if self.dora:
+            yield "lora_magnitude_vector", [self.out]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers of all of them."""
+        return sum(math.prod(shape) for _, shape in self.tensors)
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """What an adapter holds."""
+
+    #: By the full name of the module, or of the stacked parameter.
+    modules: Mapping[str, AdaptedModule]
+    #: Biases, modules trained whole and rows of the embedding, by the names that a file has them under, with their shapes.
+    whole: Mapping[str, list[int]]
+    #: As they would be stored: short names where these mean the same.
+    targets: list[str]
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that are trained."""
+        return sum(module.parameters for module in self.modules.values()) + sum(map(math.prod, self.whole.values()))
+
+    def by_target(self) -> dict[str, int]:
+        """Trainable parameters by the last part of the modules' names, and of what is trained whole."""
+        found: dict[str, int] = {}
+        for name, module in self.modules.items():
+            last = name.rpartition(".")[2]
+            found[last] = found.get(last, 0) + module.parameters
+        for name, shape in self.whole.items():
+            found[name] = math.prod(shape)
+        return dict(sorted(found.items()))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of `adapter_model.safetensors`, header included (the format's README: 8 bytes of length, JSON, then the numbers)."""
+        shapes = {f"base_model.model.{name}": shape for name, shape in self._tensors()}
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for name in sorted(shapes):
+            end = at + ADAPTER_BYTES * math.prod(shapes[name])
+            header[name] = {"dtype": "F32", "shape": shapes[name], "data_offsets": [at, end]}
+            at = end
+        length = len(json.dumps(header, separators=(",", ":")))
+        return 8 + length + -length % _ALIGNED + at
+
+    def _tensors(self) -> Iterator[tuple[str, list[int]]]:
+        for name, module in self.modules.items():
+            # PEFT stores what belongs to a parameter under the module that has it.
+            stored = name.rpartition(".")[0] if module.experts > 1 else name
+            yield from ((f"{stored}.{part}", shape) for part, shape in module.tensors)
+        yield from self.whole.items()
+
+
+def adapter_of(blueprint: Blueprint, spec: TrainingSpec) -> AdapterPlan:
+    """Return what a training of `spec` over a base adapts. Raises TargetsError for targets that mean nothing in it."""
+    linear, stacked = blueprint.linear, blueprint.stacked
+    names = sorted(linear)
+    experts = stacked_targets(spec.targets, names, sorted(stacked), exclude=spec.exclude)
+    wanted = ",".join(name for name in spec.targets.split(",") if name not in experts) if experts else spec.targets
+    targets, chosen = [*experts], []
+    if wanted:
+        found = resolve_targets(wanted, blueprint.model_type, names, exclude=spec.exclude, layers=spec.layers)
+        targets += found
+        chosen = [name for name in names if any(matches(name, target) for target in found)]
+    ranks = ModuleValues(dict(sorted(spec.ranks.items())), spec.rank, Budget(_STEPS))
+    modules = {name: AdaptedModule(ranks.of(name), *linear[name], 1, spec.use_dora) for name in chosen}
+    for name, (count, out, into) in stacked.items():
+        if any(matches(name, target) for target in experts) and (spec.layers is None or layer_of(name) in spec.layers):
+            modules[name] = AdaptedModule(ranks.of(name), out, into, count, dora=False)
+    return AdapterPlan(modules, dict(_whole(blueprint, spec, modules)), sorted(targets))
+
+
+def _whole(
+    blueprint: Blueprint, spec: TrainingSpec, modules: Mapping[str, AdaptedModule]
+) -> Iterator[tuple[str, list[int]]]:
+    """Biases, modules and rows of the embedding that are trained beside A and B."""
+    tensors = dict(blueprint.tensors)
+    if blueprint.tied:
+        # Trained whole, a tied head is a matrix of its own.
+        tensors["lm_head.weight"] = [blueprint.vocabulary, blueprint.hidden]
+    for saved in spec.saved_modules:
+        found = [name for name in tensors if matches(name.rpartition(".")[0], saved)]
+        if not found:
+            raise TargetsError(
+                f"modules_to_save names {saved!r}, and this {blueprint.model_type} model has no such module."
+            )
+        yield from ((name, list(tensors[name])) for name in found)
+    if spec.bias != "none":
+        biases = [name for name in tensors if name.endswith(".bias")]
+        yield from (
+            (name, list(tensors[name]))
+            for name in biases
+            if spec.bias == "all" or name.removesuffix(".bias") in modules
+        )
+    if spec.tokens:
+        if spec.tokens[-1] >= blueprint.vocabulary:
+            raise TargetsError(
+                f"trainable_token_indices names the token {spec.tokens[-1]}, and the base has {blueprint.vocabulary} of them."
+            )
+        yield "model.embed_tokens.token_adapter.trainable_tokens_delta", [len(spec.tokens), blueprint.hidden]

@@ -1,0 +1,141 @@
+"""The shapes of a base: every parameter by name, and the few numbers that activations depend on.
+
+>>> tiny = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+...         "intermediate_size": 16, "vocab_size": 10}
+>>> blueprint = blueprint_of(tiny)
+>>> blueprint.parameters, blueprint.tensors["model.layers.0.mlp.up_proj.weight"]
+(824, [16, 8])
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sdk.lora.linear_modules import linear_modules
+from sdk.lora.planning.families import FAMILIES, Numbers, tied
+
+#: Linear modules that choose experts, which transformers 5 holds as parameters of their own: nothing packs or adapts them.
+_ROUTER = "gate"
+#: Of a family that is not known, where its config says nothing: a state-space model has no heads.
+_CUSTOMARY = {"num_attention_heads": 1}
+
+
+class UnknownFamilyError(ValueError):
+    """A config of a family that the table lacks, without shapes from files; a sentence."""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A base's shapes."""
+
+    model_type: str
+    #: Name to shape of every parameter, a head that is tied to the embedding left out.
+    tensors: Mapping[str, Sequence[int]]
+    #: Whether the output head is the input embedding.
+    tied: bool
+    #: Whether linear weights lie as (in, out), as in GPT-2.
+    transposed: bool
+    hidden: int
+    layers: int
+    vocabulary: int
+    #: Width of the queries of a layer, heads · head_dim.
+    queries: int
+    #: Width of its keys, and of its values.
+    keys: int
+    heads: int
+    #: Width of the MLP that a token goes through.
+    inner: int
+    #: Numbers that it keeps for each of that width.
+    mlp_kept: int
+    #: Normalisations of the hidden size in a layer.
+    norms: int
+    #: Whether queries and keys are normalised too.
+    normed_queries: bool
+    #: Whether attention can do without a matrix of all scores.
+    sdpa: bool = True
+    #: Experts that each token goes through; 0: the layers have none.
+    experts: int = 0
+    #: Whether the family is known: otherwise counts are exact where shapes came from files, and activations are those of Llama.
+    known: bool = True
+    shapes_from: Literal["config", "files", "model"] = "config"
+    #: Parts of the model that are not counted; "" where all are.
+    left_out: str = ""
+
+    @property
+    def parameters(self) -> int:
+        """All parameters of the model, a tied head counted once."""
+        return sum(math.prod(shape) for shape in self.tensors.values())
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of each linear module of the layers, by name."""
+        shapes = {name: self.tensors[f"{name}.weight"] for name in linear_modules(self.tensors)}
+        return {
+            name: (shape[1], shape[0]) if self.transposed else (shape[0], shape[1])
+            for name, shape in shapes.items()
+            if not (self.experts and name.endswith(f".{_ROUTER}"))
+        }
+
+    @property
+    def stacked(self) -> dict[str, tuple[int, int, int]]:
+        """(experts, out, in) of each parameter that holds all experts of a layer, by name."""
+        return {
+            name: (shape[0], shape[1], shape[2])
+            for name, shape in self.tensors.items()
+            if len(shape) == 3 and "experts" in name.split(".")
+        }
+
+
+def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]] | None = None) -> Blueprint:
+    """Return the blueprint of a `config.json`, with the shapes of its files where these are known.
+
+    Raises ConfigError for a config without a number that is needed, UnknownFamilyError where neither table nor files say shapes.
+    """
+    part = config.get("text_config")
+    text: Mapping[str, Any] = {**part} if isinstance(part, dict) else config
+    outer, inner = config.get("model_type"), text.get("model_type", config.get("model_type"))
+    name = str(inner if inner in FAMILIES else outer)
+    family = FAMILIES.get(name)
+    if family is None and not tensors:
+        raise UnknownFamilyError(
+            f"the family {name[:80]!r} is not one whose shapes follow from the config alone ({', '.join(sorted(FAMILIES))})"
+        )
+    numbers = Numbers(text, _CUSTOMARY if family is None else family.defaults)
+    is_tied = tied(config, text, False if family is None else family.tied)
+    if tensors:
+        # Scales and states of packed weights are named after them.
+        held = {key: list(shape) for key, shape in tensors.items() if ".weight." not in key}
+        if is_tied:
+            held.pop("lm_head.weight", None)
+    else:
+        assert family is not None
+        if text is not config and family.beside is None:
+            raise UnknownFamilyError(
+                f"the config of {outer} has parts beside its text model, whose shapes the table lacks"
+            )
+        held = family.tensors(numbers, tied=is_tied)
+    heads = numbers.heads
+    return Blueprint(
+        model_type=name,
+        tensors=held,
+        tied=is_tied,
+        transposed=family is not None and family.transposed,
+        hidden=numbers.hidden,
+        layers=numbers.layers,
+        vocabulary=numbers.vocabulary,
+        queries=heads * numbers.head_dim,
+        keys=numbers.kv_heads * numbers.head_dim,
+        heads=heads,
+        inner=numbers.moe_inner if family is not None and family.experts else numbers.inner,
+        mlp_kept=3 if family is None else family.mlp_kept,
+        norms=2 if family is None else family.norms,
+        normed_queries=family is not None and family.normed_queries,
+        sdpa=family is None or family.sdpa,
+        experts=numbers.active_experts if family is not None and family.experts else 0,
+        known=family is not None,
+        shapes_from="files" if tensors else "config",
+        left_out="" if tensors or text is config or family is None else family.beside or "",
+    )

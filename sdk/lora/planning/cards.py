@@ -1,0 +1,72 @@
+"""Common cards with their memory, as the makers' data sheets say it.
+
+What a data sheet calls 24 GB is taken as 24·10⁹ bytes: cards have up to 7 % more, of which ECC and the driver keep as much.
+
+>>> card_of("24GB").memory_bytes, card_of("rtx 4090").name
+(24000000000, 'RTX 4090')
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_GB = 10**9
+_SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(gib|gb|g)", re.IGNORECASE | re.ASCII)
+
+
+class CardError(ValueError):
+    """A card that is neither a size nor one of the table; a sentence."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card, or a size that somebody gave."""
+
+    name: str
+    memory_bytes: int
+    #: The data sheet.
+    source: str
+
+
+#: The smallest first.
+CARDS = tuple(
+    Card(name, size * _GB, f"{source}, {size} GB")
+    for name, size, source in (
+        ("RTX 3060", 12, "NVIDIA, GeForce RTX 3060 specifications"),
+        ("T4", 16, "NVIDIA, T4 data sheet"),
+        ("RTX 4080", 16, "NVIDIA, GeForce RTX 4080 specifications"),
+        ("RTX 3090", 24, "NVIDIA, GeForce RTX 3090 specifications"),
+        ("RTX 4090", 24, "NVIDIA, GeForce RTX 4090 specifications"),
+        ("L4", 24, "NVIDIA, L4 data sheet"),
+        ("A10", 24, "NVIDIA, A10 data sheet"),
+        ("RTX 5090", 32, "NVIDIA, GeForce RTX 5090 specifications"),
+        ("A100 40GB", 40, "NVIDIA, A100 data sheet"),
+        ("RTX A6000", 48, "NVIDIA, RTX A6000 data sheet"),
+        ("L40S", 48, "NVIDIA, L40S data sheet"),
+        ("A100 80GB", 80, "NVIDIA, A100 data sheet"),
+        ("H100 80GB", 80, "NVIDIA, H100 data sheet"),
+        ("H200", 141, "NVIDIA, H200 data sheet"),
+    )
+)
+
+
+def card_of(text: str) -> Card:
+    """Return the card of a name, or of a size with its unit. Raises CardError."""
+    wanted = text.strip()
+    size = _SIZE.fullmatch(wanted)
+    if size is not None and float(size[1]) > 0:
+        unit = 2**30 if size[2].lower() == "gib" else _GB
+        return Card(wanted, int(float(size[1]) * unit), "as given")
+    found = [card for card in CARDS if _plain(card.name) == _plain(wanted)]
+    if not found and _plain(wanted):
+        # "A100" alone is the smaller of two.
+        found = [card for card in CARDS if _plain(card.name).startswith(_plain(wanted)) and not wanted.isdigit()]
+    if found:
+        return found[0]
+    names = ", ".join(card.name for card in CARDS)
+    raise CardError(f"{text[:40]!a} is no card; give its memory with a unit, such as 24GB, or one of: {names}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("nvidia", "").replace("geforce", ""))

@@ -1,0 +1,346 @@
+"""Which parameters the models of a family have, by the numbers of a config; held against transformers' own models by a test.
+
+Shapes are (out, in) as torch.nn.Linear has them; GPT-2's Conv1D has (in, out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Shapes = dict[str, list[int]]
+#: Beyond this no model is: a config may claim any number, and the names of its tensors are written out.
+_MOST_LAYERS = 1000
+_MOST = 2**31
+
+
+class ConfigError(ValueError):
+    """A config without a number that is needed, or with one that can't be; a clause."""
+
+
+class Numbers:
+    """The numbers of a config by what they are, whatever the family calls them. Raises ConfigError where one is missing."""
+
+    def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        self.config = config
+        self._defaults = defaults
+
+    def of(self, *names: str, default: int | None = None) -> int:
+        """Return the first of several keys that the config has, or that the family has a default for."""
+        for name in names:
+            for said in (self.config, self._defaults):
+                value = said.get(name)
+                if value is None:
+                    continue
+                if type(value) is not int or not 0 < value <= _MOST:
+                    raise ConfigError(f"says {name} = {str(value)[:40]}, which is no whole number above 0")
+                return value
+        if default is None:
+            raise ConfigError(f"says no {names[0]}")
+        return default
+
+    @property
+    def hidden(self) -> int:
+        """Width of the residual stream."""
+        return self.of("hidden_size", "n_embd", "d_model")
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        count = self.of("num_hidden_layers", "n_layer", "n_layers")
+        if count > _MOST_LAYERS:
+            raise ConfigError(f"says {count} layers, and no model has more than {_MOST_LAYERS}")
+        return count
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        return self.of("vocab_size")
+
+    @property
+    def heads(self) -> int:
+        """Heads of queries."""
+        return self.of("num_attention_heads", "n_head", "n_heads")
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and of values."""
+        return self.of("num_key_value_heads", default=self.heads)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        if self.config.get("head_dim") is None and "head_dim" not in self._defaults and self.hidden % self.heads:
+            raise ConfigError(f"says a hidden size of {self.hidden} for {self.heads} heads, which does not divide")
+        return self.of("head_dim", default=self.hidden // self.heads)
+
+    @property
+    def inner(self) -> int:
+        """Width of a dense MLP."""
+        return self.of("intermediate_size", "n_inner", "ffn_dim", default=4 * self.hidden)
+
+    @property
+    def moe_inner(self) -> int:
+        """Width of an expert."""
+        return self.of("moe_intermediate_size", "intermediate_size")
+
+    @property
+    def experts(self) -> int:
+        """Experts of a layer."""
+        return self.of("num_experts", "num_local_experts")
+
+    @property
+    def active_experts(self) -> int:
+        """Experts that a token goes through."""
+        return min(self.of("num_experts_per_tok"), self.experts)
+
+    def says(self, name: str) -> bool:
+        """Whether a switch of the config is on."""
+        return self.config.get(name) is True
+
+
+def tied(config: Mapping[str, Any], text: Mapping[str, Any], default: bool) -> bool:
+    """Return whether the head is the embedding, as the config says, or its text model's, or else the family."""
+    said = [part["tie_word_embeddings"] for part in (config, text) if "tie_word_embeddings" in part]
+    return bool(said[0]) if said else default
+
+
+Layer = Callable[[Numbers, int], Shapes]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models of one `model_type`."""
+
+    #: The parameters of the layer of a number, by their names within it.
+    layer: Layer
+    #: Before the number of a layer.
+    path: str = "model.layers"
+    embedding: str = "model.embed_tokens"
+    last_norm: str = "model.norm"
+    tied: bool = False
+    transposed: bool = False
+    #: Numbers that the MLP keeps for each of its inner width: three of SwiGLU.
+    mlp_kept: int = 3
+    norms: int = 2
+    normed_queries: bool = False
+    #: Whether transformers has such a model's attention without a matrix of all scores; Gemma 2 cuts them softly.
+    sdpa: bool = True
+    #: Whether a token chooses experts.
+    experts: bool = False
+    #: LayerNorm has a bias, RMSNorm none.
+    norm_bias: bool = False
+    #: Key of the number of learnt positions, and the name of their embedding.
+    positions: tuple[str, str] | None = None
+    #: What transformers takes where a config of such a model lacks the key.
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    #: The part that a larger config has beside this text model, and that is not counted; None: there is no such config.
+    beside: str | None = None
+
+    def tensors(self, numbers: Numbers, *, tied: bool) -> Shapes:
+        """Return name and shape of all parameters."""
+        found: Shapes = {f"{self.embedding}.weight": [numbers.vocabulary, numbers.hidden]}
+        if self.positions is not None:
+            found[self.positions[1]] = [numbers.of(self.positions[0]), numbers.hidden]
+        for number in range(numbers.layers):
+            found |= {f"{self.path}.{number}.{name}": shape for name, shape in self.layer(numbers, number).items()}
+        found |= norm(self.last_norm, numbers.hidden, bias=self.norm_bias)
+        if not tied:
+            found["lm_head.weight"] = [numbers.vocabulary, numbers.hidden]
+        return found
+
+
+def norm(name: str, width: int, *, bias: bool = False) -> Shapes:
+    """Return a normalisation's parameters."""
+    return {f"{name}.weight": [width]} | ({f"{name}.bias": [width]} if bias else {})
+
+
+def linear(name: str, out: int, into: int, *, bias: bool = False) -> Shapes:
+    """Return a linear module's parameters."""
+    return {f"{name}.weight": [out, into]} | ({f"{name}.bias": [out]} if bias else {})
+
+
+def _attention(
+    n: Numbers, *, qkv_bias: bool, out_bias: bool, head_norms: bool = False, row_norms: bool = False
+) -> Shapes:
+    queries, keys = n.heads * n.head_dim, n.kv_heads * n.head_dim
+    found = linear("self_attn.q_proj", queries, n.hidden, bias=qkv_bias)
+    found |= linear("self_attn.k_proj", keys, n.hidden, bias=qkv_bias)
+    found |= linear("self_attn.v_proj", keys, n.hidden, bias=qkv_bias)
+    found |= linear("self_attn.o_proj", n.hidden, queries, bias=out_bias)
+    if head_norms or row_norms:
+        widths = (n.head_dim, n.head_dim) if head_norms else (queries, keys)
+        found |= norm("self_attn.q_norm", widths[0]) | norm("self_attn.k_norm", widths[1])
+    return found
+
+
+def _mlp(n: Numbers, *, bias: bool = False) -> Shapes:
+    return (
+        linear("mlp.gate_proj", n.inner, n.hidden, bias=bias)
+        | linear("mlp.up_proj", n.inner, n.hidden, bias=bias)
+        | linear("mlp.down_proj", n.hidden, n.inner, bias=bias)
+    )
+
+
+def _experts(n: Numbers) -> Shapes:
+    """As transformers 5 holds them: all experts of a layer in one parameter, gate and up one below the other."""
+    return {
+        "mlp.gate.weight": [n.experts, n.hidden],
+        "mlp.experts.gate_up_proj": [n.experts, 2 * n.moe_inner, n.hidden],
+        "mlp.experts.down_proj": [n.experts, n.hidden, n.moe_inner],
+    }
+
+
+def _norms(n: Numbers, *names: str, bias: bool = False) -> Shapes:
+    return {key: shape for name in names for key, shape in norm(name, n.hidden, bias=bias).items()}
+
+
+_TWO = ("input_layernorm", "post_attention_layernorm")
+_FOUR = (*_TWO, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+
+
+def _llama(n: Numbers, _number: int) -> Shapes:
+    bias = n.says("attention_bias")
+    return _attention(n, qkv_bias=bias, out_bias=bias) | _mlp(n, bias=n.says("mlp_bias")) | _norms(n, *_TWO)
+
+
+def _mistral(n: Numbers, _number: int) -> Shapes:
+    return _attention(n, qkv_bias=False, out_bias=False) | _mlp(n) | _norms(n, *_TWO)
+
+
+def _qwen2(n: Numbers, _number: int) -> Shapes:
+    return _attention(n, qkv_bias=True, out_bias=False) | _mlp(n) | _norms(n, *_TWO)
+
+
+def _qwen3(n: Numbers, _number: int) -> Shapes:
+    bias = n.says("attention_bias")
+    return _attention(n, qkv_bias=bias, out_bias=bias, head_norms=True) | _mlp(n) | _norms(n, *_TWO)
+
+
+def _qwen3_moe(n: Numbers, number: int) -> Shapes:
+    bias = n.says("attention_bias")
+    every = n.of("decoder_sparse_step", default=1)
+    plain = n.config.get("mlp_only_layers")
+    dense = (isinstance(plain, list) and number in plain) or (number + 1) % every
+    return (
+        _attention(n, qkv_bias=bias, out_bias=bias, head_norms=True)
+        | (_mlp(n) if dense else _experts(n))
+        | _norms(n, *_TWO)
+    )
+
+
+def _mixtral(n: Numbers, _number: int) -> Shapes:
+    return _attention(n, qkv_bias=False, out_bias=False) | _experts(n) | _norms(n, *_TWO)
+
+
+def _gemma(n: Numbers, _number: int) -> Shapes:
+    bias = n.says("attention_bias")
+    return _attention(n, qkv_bias=bias, out_bias=bias) | _mlp(n) | _norms(n, *_TWO)
+
+
+def _gemma2(n: Numbers, _number: int) -> Shapes:
+    bias = n.says("attention_bias")
+    return _attention(n, qkv_bias=bias, out_bias=bias) | _mlp(n) | _norms(n, *_FOUR)
+
+
+def _gemma3(n: Numbers, _number: int) -> Shapes:
+    bias = n.says("attention_bias")
+    return _attention(n, qkv_bias=bias, out_bias=bias, head_norms=True) | _mlp(n) | _norms(n, *_FOUR)
+
+
+def _olmo2(n: Numbers, _number: int) -> Shapes:
+    bias = n.says("attention_bias")
+    return (
+        _attention(n, qkv_bias=bias, out_bias=bias, row_norms=True)
+        | _mlp(n)
+        | _norms(n, "post_attention_layernorm", "post_feedforward_layernorm")
+    )
+
+
+def _phi3(n: Numbers, _number: int) -> Shapes:
+    queries, keys = n.heads * n.head_dim, n.kv_heads * n.head_dim
+    return (
+        linear("self_attn.qkv_proj", queries + 2 * keys, n.hidden)
+        | linear("self_attn.o_proj", n.hidden, queries)
+        | linear("mlp.gate_up_proj", 2 * n.inner, n.hidden)
+        | linear("mlp.down_proj", n.hidden, n.inner)
+        | _norms(n, *_TWO)
+    )
+
+
+def _gpt_neox(n: Numbers, _number: int) -> Shapes:
+    bias = n.config.get("attention_bias") is not False
+    return (
+        linear("attention.query_key_value", 3 * n.hidden, n.hidden, bias=bias)
+        | linear("attention.dense", n.hidden, n.hidden, bias=bias)
+        | linear("mlp.dense_h_to_4h", n.inner, n.hidden, bias=True)
+        | linear("mlp.dense_4h_to_h", n.hidden, n.inner, bias=True)
+        | _norms(n, *_TWO, bias=True)
+    )
+
+
+def _gpt2(n: Numbers, _number: int) -> Shapes:
+    def conv1d(name: str, out: int, into: int) -> Shapes:
+        return {f"{name}.weight": [into, out], f"{name}.bias": [out]}
+
+    return (
+        conv1d("attn.c_attn", 3 * n.hidden, n.hidden)
+        | conv1d("attn.c_proj", n.hidden, n.hidden)
+        | conv1d("mlp.c_fc", n.inner, n.hidden)
+        | conv1d("mlp.c_proj", n.hidden, n.inner)
+        | _norms(n, "ln_1", "ln_2", bias=True)
+    )
+
+
+_GEMMA3 = Family(
+    _gemma3,
+    tied=True,
+    norms=4,
+    normed_queries=True,
+    defaults={"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208},
+    beside="its part for images",
+)
+#: By `model_type`.
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(_llama),
+    "mistral": Family(_mistral, defaults={"num_key_value_heads": 8}),
+    "mixtral": Family(
+        _mixtral,
+        experts=True,
+        defaults={"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
+    ),
+    "qwen2": Family(_qwen2, defaults={"num_key_value_heads": 32}),
+    "qwen3": Family(_qwen3, normed_queries=True, defaults={"num_key_value_heads": 32, "head_dim": 128}),
+    "qwen3_moe": Family(
+        _qwen3_moe,
+        experts=True,
+        normed_queries=True,
+        defaults={"num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    ),
+    "gemma": Family(_gemma, tied=True, defaults={"num_key_value_heads": 16, "head_dim": 256}),
+    "gemma2": Family(_gemma2, tied=True, norms=4, sdpa=False, defaults={"num_key_value_heads": 4, "head_dim": 256}),
+    "gemma3_text": _GEMMA3,
+    "olmo2": Family(_olmo2, normed_queries=True),
+    "phi3": Family(_phi3),
+    "gpt_neox": Family(
+        _gpt_neox,
+        path="gpt_neox.layers",
+        embedding="gpt_neox.embed_in",
+        last_norm="gpt_neox.final_layer_norm",
+        mlp_kept=2,
+        norm_bias=True,
+    ),
+    "gpt2": Family(
+        _gpt2,
+        path="transformer.h",
+        embedding="transformer.wte",
+        last_norm="transformer.ln_f",
+        tied=True,
+        transposed=True,
+        mlp_kept=6,
+        norm_bias=True,
+        positions=("n_positions", "transformer.wpe.weight"),
+        defaults={"n_positions": 1024},
+    ),
+}

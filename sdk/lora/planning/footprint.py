@@ -1,0 +1,201 @@
+"""How much memory a training takes, part by part, in bytes. Nothing is measured here: each formula says where it is from.
+
+>>> f"{nf4_bits(double_quant=False)} {nf4_bits(double_quant=True):.3f} bits a weight"
+'4.5 4.127 bits a weight'
+>>> whole = logits_bytes(tokens=4096, vocabulary=32000, width=2)
+>>> f"{whole / 1e9:.2f} GB of logits, {logits_bytes(tokens=4096, vocabulary=32000, width=2, chunk_tokens=256) / 1e9:.2f} GB in chunks"
+'1.84 GB of logits, 0.11 GB in chunks'
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from sdk.lora.planning.adapter import ADAPTER_BYTES, AdapterPlan
+from sdk.lora.planning.blueprint import Blueprint
+
+Method = Literal["qlora", "lora", "full"]
+Attention = Literal["sdpa", "flash", "eager"]
+Place = Literal["cuda", "cpu"]
+Optim = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+
+#: A 16-bit number.
+HALF = 2
+#: Weights that share a scale, and scales that share one in turn (QLoRA, arXiv:2305.14314, section 3).
+BLOCK, NESTED_BLOCK = 64, 256
+#: Bytes a number of a dropout's mask: one on a card, and on a CPU a number of float32.
+_DROPOUT_MASK: dict[Place, int] = {"cuda": 1, "cpu": 4}
+#: bitsandbytes keeps moments of fewer numbers in 32 bits, and a scale for each 256 of the others.
+_SMALL_TENSOR, _MOMENT_BLOCK = 4096, 256
+
+
+def nf4_bits(*, double_quant: bool) -> float:
+    """Return the bits of a weight: 4 and a float32 scale for 64, or an 8-bit one with a float32 for 256 of those."""
+    return 4 + (8 / BLOCK + 32 / (BLOCK * NESTED_BLOCK) if double_quant else 32 / BLOCK)
+
+
+def packed_bytes(numbers: int, *, double_quant: bool) -> int:
+    """Return the bytes of one matrix in 4 bits, with its scales, as bitsandbytes rounds them up."""
+    blocks = math.ceil(numbers / BLOCK)
+    scales = blocks + 4 * math.ceil(blocks / NESTED_BLOCK) if double_quant else 4 * blocks
+    return math.ceil(numbers / 2) + scales
+
+
+def weights_parts(base: Blueprint, method: Method, *, double_quant: bool = True, width: int = HALF) -> dict[str, int]:
+    """Return the bytes of the base as a training holds it, by what they are.
+
+    For "qlora" bitsandbytes packs the linear modules of the layers; embedding, head, norms, biases and stacked experts stay.
+    """
+    if method != "qlora":
+        return {"weights": width * base.parameters}
+    packed = {name: math.prod(shape) for name, shape in base.linear.items()}
+    rest = base.parameters - sum(packed.values())
+    return {
+        "packed": sum(packed_bytes(numbers, double_quant=double_quant) for numbers in packed.values()),
+        "kept": width * rest,
+    }
+
+
+def optimizer_bytes(adapter: AdapterPlan, optim: Optim) -> int:
+    """Return the two moments of AdamW for each trained parameter: 4 bytes each, or 1 with a scale for 256."""
+    shapes = [shape for module in adapter.modules.values() for _, shape in module.tensors]
+    counts = [math.prod(shape) for shape in (*shapes, *adapter.whole.values())]
+    if "8bit" not in optim:
+        return sum(8 * count for count in counts)
+    return sum(
+        8 * count if count < _SMALL_TENSOR else 2 * (count + 4 * math.ceil(count / _MOMENT_BLOCK)) for count in counts
+    )
+
+
+def layer_bytes(
+    base: Blueprint,
+    adapter: AdapterPlan | None,
+    *,
+    tokens: int,
+    length: int,
+    width: int = HALF,
+    attention: Attention = "sdpa",
+    mask: int = 0,
+) -> int:
+    """Return what one layer keeps of a forward pass of `tokens` for its backward pass, rows of `length`; the largest layer.
+
+    Counted tensor by tensor as autograd saves them in transformers' models (the way of arXiv:2205.05198, section 4). A frozen
+    linear module keeps nothing of its input; A keeps a float32 copy of it, and `mask` bytes a number for the dropout. `adapter` None: everything
+    is trained, and each linear module keeps its input too.
+    """
+    # RMSNorm works on a float32 copy of its input.
+    kept = 4 * base.norms * base.hidden
+    if base.normed_queries:
+        kept += 4 * (base.queries + base.keys)
+    # Queries, keys and values as attention takes them, and what it gives; the sum of exponents is a float32 per head.
+    repeated = base.keys if attention == "flash" else base.queries
+    kept += width * (2 * base.queries + 2 * repeated) + 4 * base.heads
+    if attention == "eager":
+        # The softmax in float32, and again in the type of the values.
+        kept += base.heads * length * (4 + (width if width < 4 else 0))
+        if not base.sdpa:
+            # The softly cut scores, tanh(S/c)·c.
+            kept += base.heads * length * width
+    elif attention == "sdpa":
+        # A row of the mask, made anew in each layer.
+        kept += width * length
+    # Of SwiGLU gate, its activation and up; of a GELU that is composed of operations their factors.
+    mlp = width * base.inner * base.mlp_kept
+    if base.experts:
+        # Each expert has its own copy of the input and of the product, and its weighted output.
+        mlp = base.experts * (mlp + width * (2 * base.hidden + base.inner))
+    kept += mlp
+    if adapter is None:
+        kept += width * (base.norms * base.hidden + 2 * base.hidden + base.inner * max(1, base.experts))
+    else:
+        kept += _adapter_bytes(adapter, width=width, mask=mask)
+    return tokens * kept + (0 if adapter is None else _dora_bytes(adapter, width=width, mask=mask))
+
+
+def _dora_bytes(adapter: AdapterPlan, *, width: int, mask: int) -> int:
+    """Return what DoRA keeps of a layer's matrices: after dropout PEFT multiplies them again, as a float32 copy of each."""
+    found: dict[str, int] = {}
+    for name, module in adapter.modules.items():
+        if module.dora and mask and width < 4:
+            found[_layer(name)] = found.get(_layer(name), 0) + 4 * module.out * module.into
+    return max(found.values(), default=0)
+
+
+def _layer(name: str) -> str:
+    return next((part for part in name.split(".") if part.isdecimal()), "")
+
+
+def _adapter_bytes(adapter: AdapterPlan, *, width: int, mask: int) -> int:
+    """Return what A and B keep for a token in the layer where they keep most."""
+    found: dict[str, dict[tuple[str, int], int]] = {}
+    for name, module in adapter.modules.items():
+        # A float32 copy for each A; of float32 numbers there is none without dropout, and what modules share is kept once.
+        own = name if width < 4 or mask else name.rpartition(".")[0]
+        inputs = found.setdefault(_layer(name), {})
+        inputs[own, module.into] = (4 + mask) * module.into
+        # DoRA multiplies the base's product, and the adapter's, by the magnitudes.
+        inputs[name, 0] = 4 * module.rank + (8 * module.out if module.dora else 0)
+    return max((sum(inputs.values()) for inputs in found.values()), default=0)
+
+
+def logits_bytes(*, tokens: int, vocabulary: int, width: int = HALF, chunk_tokens: int | None = None) -> int:
+    """Return the logits, (tokens, vocabulary), as cross-entropy has them in the backward pass: an upper estimate.
+
+    That is once as computed, and three times in float32: their log-softmax, its gradient, and that of the loss by the
+    log-softmax. Whether all four are there at once was not seen; with less, forecasts were too low on a CPU
+    (`benchmarks/planning.py`). In chunks only those of one chunk are there at a time.
+    """
+    return min(tokens, chunk_tokens or tokens) * vocabulary * (width + 12)
+
+
+def pass_parts(
+    base: Blueprint,
+    adapter: AdapterPlan | None,
+    *,
+    tokens: int,
+    length: int,
+    checkpointing: bool,
+    width: int = HALF,
+    attention: Attention = "sdpa",
+    dropout: float = 0.0,
+    place: Place = "cuda",
+    chunk_tokens: int | None = None,
+) -> dict[str, int]:
+    """Return what a forward pass of `tokens` keeps: activations, and logits.
+
+    With checkpointing each layer keeps its input alone, (tokens, hidden), and one layer at a time is computed again
+    (arXiv:1604.06174), when of the logits only those as computed are left: what it takes beyond the logits is added. After the
+    last layer one more normalisation is kept.
+    """
+    mask = _DROPOUT_MASK[place] if dropout else 0
+    layer = layer_bytes(base, adapter, tokens=tokens, length=length, width=width, attention=attention, mask=mask)
+    logits = logits_bytes(tokens=tokens, vocabulary=base.vocabulary, width=width, chunk_tokens=chunk_tokens)
+    inputs = width * tokens * base.hidden
+    gone = logits - width * min(tokens, chunk_tokens or tokens) * base.vocabulary
+    held = base.layers * inputs + max(0, layer - gone) if checkpointing else base.layers * layer
+    return {"activations": held + inputs + 4 * tokens * base.hidden, "logits": logits}
+
+
+def widened_matrix_bytes(base: Blueprint, adapter: AdapterPlan | None, method: Method, *, width: int = HALF) -> int:
+    """Return the largest matrix that is made wide for a while: of 4 bits for its product, and of DoRA in float32 for its norms."""
+    most = 0
+    if method == "qlora":
+        most = width * max((math.prod(shape) for shape in base.linear.values()), default=0)
+    dora = (
+        max((8 * module.out * module.into for module in adapter.modules.values() if module.dora), default=0)
+        if adapter
+        else 0
+    )
+    return max(most, dora)
+
+
+def adapter_parts(adapter: AdapterPlan, optim: Optim) -> dict[str, int]:
+    """Return the bytes of A and B and what else is trained, of its gradients, and of the optimiser's moments."""
+    own = ADAPTER_BYTES * adapter.trainable
+    return {"adapter": own, "gradients": own, "optimizer": optimizer_bytes(adapter, optim)}
+
+
+def full_parts(base: Blueprint, *, width: int = HALF) -> dict[str, int]:
+    """Return gradients and the two moments of Adam of all parameters, in 16 bit as the weights are."""
+    return {"gradients": width * base.parameters, "optimizer": 2 * width * base.parameters}

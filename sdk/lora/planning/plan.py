@@ -1,0 +1,224 @@
+"""From a blueprint and options to a plan: the forecast of each method, the cards, and a recommendation.
+
+>>> from sdk.lora.planning.blueprint import blueprint_of
+>>> llama = blueprint_of({"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+...                       "intermediate_size": 11008, "vocab_size": 32000})
+>>> plan = plan_of(llama, Asked(gpu="24GB"))
+>>> plan.method, plan.trainable, plan.verdict
+('qlora', 8388608, 'fits')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import get_args
+
+from sdk.lora.memory import PROCESS_BYTES
+from sdk.lora.planning.adapter import AdapterPlan, adapter_of
+from sdk.lora.planning.blueprint import Blueprint
+from sdk.lora.planning.cards import CARDS, Card, card_of
+from sdk.lora.planning.footprint import (
+    Attention,
+    adapter_parts,
+    full_parts,
+    pass_parts,
+    weights_parts,
+    widened_matrix_bytes,
+)
+from sdk.lora.planning.recommending import recommended
+from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, PlanPart, Task, Verdict
+from sdk.schemas.training import TrainingSpec
+
+#: What a CUDA context and cuBLAS' workspaces take; a customary figure, not measured here.
+CONTEXT_BYTES = 512 * 2**20
+#: The larger method is recommended only where it takes at most this share of the card.
+ROOMY = 0.7
+#: Batch and checkpointing are chosen so that the forecast takes at most this share: the allocator leaves gaps.
+FULL_ENOUGH = 0.9
+_SHORTEST = 256
+METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What somebody asks of a plan."""
+
+    spec: TrainingSpec = field(default_factory=TrainingSpec)
+    #: Options that were given, by name: these are not chosen by the plan.
+    given: Collection[str] = ()
+    #: None: the plan chooses between lora and qlora.
+    method: PlanMethod | None = None
+    gpu: str | None = None
+    task: Task | None = None
+    #: None: only where it is needed.
+    gradient_checkpointing: bool | None = None
+    attention: Attention = "sdpa"
+    #: Tokens whose logits are there at a time; None: all of a pass.
+    logit_chunk_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class _Planner:
+    base: Blueprint
+    asked: Asked
+    adapter: AdapterPlan
+
+    def forecast(self, method: PlanMethod, *, batch: int, length: int, checkpointing: bool) -> Forecast:
+        """Return the parts of one configuration."""
+        parts = list(self._parts(method, batch, length, checkpointing))
+        return Forecast(
+            method=method, batch_size=batch, max_length=length, gradient_checkpointing=checkpointing, parts=parts
+        )
+
+    def asked_for(self, method: PlanMethod) -> Forecast:
+        """Return the forecast with the batch and length asked for, with checkpointing."""
+        spec = self.asked.spec
+        return self.forecast(method, batch=spec.batch_size, length=spec.max_length, checkpointing=True)
+
+    def _parts(self, method: PlanMethod, batch: int, length: int, checkpointing: bool) -> Iterator[PlanPart]:
+        spec, base = self.asked.spec, self.base
+        adapter = None if method == "full" else self.adapter
+
+        def part(name: str, size_bytes: int, of: str, *, machine: bool = False) -> PlanPart:
+            return PlanPart(name=name, where="machine" if machine else "card", size_bytes=size_bytes, of=of)
+
+        weights = weights_parts(base, method, double_quant=spec.double_quant)
+        if method == "qlora":
+            nested = "with 8-bit scales" if spec.double_quant else "with 32-bit scales"
+            yield part(
+                "weights in 4 bits", weights["packed"], f"linear modules of the layers, {spec.quant_type} {nested}"
+            )
+            yield part(
+                "weights in 16 bits", weights["kept"], "embedding, head, norms" + ", experts" * bool(base.stacked)
+            )
+        else:
+            yield part("weights", weights["weights"], "2 bytes a parameter")
+        if adapter is None:
+            full = full_parts(base)
+            yield part("gradients", full["gradients"], "2 bytes a parameter")
+            yield part("optimizer", full["optimizer"], "Adam's two moments in 16 bits")
+        else:
+            own = adapter_parts(adapter, spec.optim)
+            yield part("adapter", own["adapter"], "float32")
+            yield part("gradients", own["gradients"], "of the adapter, float32")
+            paged = spec.optim.startswith("paged")
+            spills = ", paged out where the card is full" if paged else ""
+            yield part("optimizer", own["optimizer"], f"{spec.optim}, two moments{spills}", machine=paged)
+        attention = self.asked.attention if base.sdpa else "eager"
+        kept = pass_parts(
+            base,
+            adapter,
+            tokens=batch * length,
+            length=length,
+            checkpointing=checkpointing,
+            attention=attention,
+            dropout=spec.dropout,
+            chunk_tokens=self.asked.logit_chunk_tokens,
+        )
+        how = "checkpointed" if checkpointing else "all kept"
+        yield part("activations", kept["activations"], f"{batch} × {length} tokens, {how}, {attention}")
+        chunk = self.asked.logit_chunk_tokens
+        said = f"in chunks of {chunk} tokens" if chunk else "of all tokens at once"
+        yield part("logits", kept["logits"], f"vocabulary {base.vocabulary}, {said}")
+        if widened := widened_matrix_bytes(base, adapter, method):
+            yield part("widened matrix", widened, "the largest, for its product")
+        yield part("CUDA context", CONTEXT_BYTES, "customary, not measured")
+        yield part("process", PROCESS_BYTES, "interpreter and libraries", machine=True)
+
+
+def plan_of(base: Blueprint, asked: Asked) -> Plan:
+    """Return a plan. Raises TargetsError for targets that mean nothing in the base, CardError for what is no card."""
+    card = None if asked.gpu is None else card_of(asked.gpu)
+    planner = _Planner(base, asked, adapter_of(base, asked.spec))
+    customary = {method: planner.asked_for(method) for method in METHODS}
+    method = asked.method or _method(customary, card)
+    card = card or next((each for each in CARDS if _verdict(customary[method], each) == "fits"), None)
+    chosen = _configured(planner, method, card)
+    full = method == "full"
+    trainable = base.parameters if full else planner.adapter.trainable
+    return Plan(
+        model_type=base.model_type,
+        parameters=base.parameters,
+        shapes_from=base.shapes_from,
+        method=method,
+        trainable=trainable,
+        percent_of_base=100 * trainable / base.parameters,
+        percent_of_both=100.0 if full else 100 * trainable / (base.parameters + trainable),
+        trainable_by_module={} if full else planner.adapter.by_target(),
+        adapter_size_bytes=0 if full else planner.adapter.size_bytes,
+        forecast=chosen,
+        card_bytes={name: forecast.card_bytes for name, forecast in customary.items()},
+        card=None if card is None else card.name,
+        verdict="no" if card is None else _verdict(chosen, card, FULL_ENOUGH),
+        cards=[
+            CardFit(
+                card=each.name,
+                memory_bytes=each.memory_bytes,
+                source=each.source,
+                **{name: _verdict(forecast, each) for name, forecast in customary.items()},
+            )
+            for each in (*CARDS, *([card] if card is not None and card not in CARDS else []))
+        ],
+        recommendation=recommended(
+            asked.spec,
+            chosen,
+            customary,
+            card,
+            asked.given,
+            asked.task,
+            roomy=ROOMY,
+            method_given=asked.method is not None,
+        ),
+        notes=list(_notes(base, chosen, card)),
+    )
+
+
+def _method(customary: dict[PlanMethod, Forecast], card: Card | None) -> PlanMethod:
+    """Return "lora" where it takes at most 70 % of the card, and "qlora" otherwise, and without a card."""
+    return "lora" if card is not None and _verdict(customary["lora"], card) == "fits" else "qlora"
+
+
+def _verdict(forecast: Forecast, card: Card, share: float = ROOMY) -> Verdict:
+    needed = forecast.card_bytes
+    return "fits" if needed <= share * card.memory_bytes else "tight" if needed <= card.memory_bytes else "no"
+
+
+def _configured(planner: _Planner, method: PlanMethod, card: Card | None) -> Forecast:
+    """Return the first configuration that fits: smaller batches, then checkpointing, then shorter rows; else the smallest."""
+    asked, spec = planner.asked, planner.asked.spec
+    most = None if card is None else FULL_ENOUGH * card.memory_bytes
+    batches = [spec.batch_size]
+    while batches[-1] % 2 == 0 and "batch_size" not in asked.given:
+        batches.append(batches[-1] // 2)
+    switches = (False, True) if asked.gradient_checkpointing is None else (asked.gradient_checkpointing,)
+    lengths = [spec.max_length]
+    while lengths[-1] // 2 >= _SHORTEST and "max_length" not in asked.given:
+        lengths.append(lengths[-1] // 2)
+    tried = None
+    for length in lengths:
+        for checkpointing in switches:
+            for batch in batches:
+                tried = planner.forecast(method, batch=batch, length=length, checkpointing=checkpointing)
+                if most is not None and tried.card_bytes <= most:
+                    return tried
+    assert tried is not None
+    # Without any card the customary configuration says more than the smallest.
+    return tried if card is not None else planner.asked_for(method)
+
+
+def _notes(base: Blueprint, chosen: Forecast, card: Card | None) -> Iterator[str]:
+    if not base.known:
+        yield "the family is not known: counts are exact, and activations are those of a Llama of this size, so memory may be off"
+    if base.left_out:
+        yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
+    if chosen.method == "full":
+        yield "adapterctl trains adapters; full fine-tuning is here to compare with"
+    if base.stacked and chosen.method == "qlora":
+        yield "experts are held as stacked parameters, which bitsandbytes doesn't pack, so they stay in 16 bits"
+    if card is None or chosen.card_bytes > card.memory_bytes:
+        largest = chosen.largest
+        other = next((each.name for each in CARDS if chosen.card_bytes <= ROOMY * each.memory_bytes), None)
+        fits = f"a card that it fits: {other}" if other else "no card of the table has room for it"
+        where = "no card of the table" if card is None else card.name
+        yield f"it does not fit {where}: {largest.name} take {largest.size_bytes / 1e9:.1f} GB of {chosen.card_bytes / 1e9:.1f}; {fits}"

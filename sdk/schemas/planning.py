@@ -1,0 +1,117 @@
+"""The forecast of a training: its parts, the cards that it fits, and what to choose."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from sdk.schemas.wire import Wire
+
+#: "tight" needs all of the card, or nearly; what "fits" leaves room for is said where it is used.
+Verdict = Literal["fits", "tight", "no"]
+PlanMethod = Literal["qlora", "lora", "full"]
+Task = Literal["instruct", "summarise", "code", "format"]
+
+
+class PlanOptions(TypedDict, total=False):
+    """The fields of `TrainingSpec` that a plan depends on, or that it checks, as keywords of a function."""
+
+    rank: int
+    alpha: float | None
+    dropout: float
+    targets: str
+    exclude: str | None
+    use_rslora: bool
+    use_dora: bool
+    rank_pattern: str | None
+    layers_to_transform: str | None
+    bias: Literal["none", "all", "lora_only"]
+    modules_to_save: str | None
+    trainable_token_indices: str | None
+    quant_type: Literal["nf4", "fp4"]
+    double_quant: bool
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+    lr: float
+    batch_size: int
+    grad_accum: int
+    max_length: int
+
+
+class PlanPart(Wire):
+    """What one part of a training takes."""
+
+    name: str
+    #: In the memory of the card, or of the machine.
+    where: Literal["card", "machine"]
+    size_bytes: int
+    #: What it is made of.
+    of: str
+
+
+class Forecast(Wire):
+    """The memory of a training in one configuration."""
+
+    method: PlanMethod
+    #: Rows in a forward pass, and the tokens of each.
+    batch_size: int
+    max_length: int
+    gradient_checkpointing: bool
+    parts: list[PlanPart]
+
+    @property
+    def card_bytes(self) -> int:
+        """What the card must have."""
+        return sum(part.size_bytes for part in self.parts if part.where == "card")
+
+    @property
+    def largest(self) -> PlanPart:
+        """The part that takes most of the card."""
+        return max((part for part in self.parts if part.where == "card"), key=lambda part: part.size_bytes)
+
+
+class CardFit(Wire):
+    """Whether a training fits a card, by the method: "fits" takes at most 70 % of it, with the batch and length asked for."""
+
+    card: str
+    memory_bytes: int
+    source: str
+    qlora: Verdict
+    lora: Verdict
+    full: Verdict
+
+
+class Choice(Wire):
+    """One option of a training, and why it is chosen so."""
+
+    option: str
+    value: str
+    reason: str
+
+
+class Plan(Wire):
+    """What a training takes, before it is started."""
+
+    model_type: str
+    #: Parameters of the base, a tied head counted once.
+    parameters: int
+    #: "config" for a table of the family, "files" for the headers of the weights, "model" for what transformers builds.
+    shapes_from: Literal["config", "files", "model"]
+    method: PlanMethod
+    trainable: int
+    #: Trainable parameters over those of the base, and over both together, as PEFT prints it.
+    percent_of_base: float
+    percent_of_both: float
+    #: Trainable parameters by the last part of a module's name; empty for full fine-tuning.
+    trainable_by_module: dict[str, int]
+    #: Bytes of `adapter_model.safetensors`.
+    adapter_size_bytes: int
+    #: The configuration that `recommendation` has.
+    forecast: Forecast
+    #: Bytes of a card that each method needs, with the batch and length asked for and with checkpointing.
+    card_bytes: dict[PlanMethod, int]
+    #: The card that was asked for, or the smallest that this fits.
+    card: str | None
+    #: Of the forecast on that card: "fits" takes at most 90 %.
+    verdict: Verdict
+    cards: list[CardFit]
+    recommendation: list[Choice]
+    notes: list[str]

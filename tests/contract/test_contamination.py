@@ -1,0 +1,282 @@
+"""Scores say how many of their rows the version, and what it came from, was trained on; or why that is not known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from support.adapters import use_of
+from support.merging_desk import MergingDesk
+from support.people import SEEDS
+from support.registries import World
+from support.scored_rows import evaluated, fresh
+from support.small import write_adapter
+
+from registry.artifacts.models import Blob
+from registry.datasets.models import DatasetSignatures
+from registry.evaluations.contamination import service
+from registry.evaluations.models import Evaluation
+from registry.principal import Role
+from sdk.client import Client
+from sdk.formats.rows import check_rows, text_values
+from sdk.pushing.pack import pack_adapter
+from sdk.rows.holdout import held_out, hold_out_of, rows_digest, split_unit
+from sdk.schemas.catalog import Parent, Publication, Published
+from sdk.schemas.contamination import Contamination, said
+from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.work import Completion
+from sdk.transfer import hash_file
+
+WORDS = [f"w{number}" for number in range(997)]
+
+
+def row(number: int) -> dict[str, str]:
+    words = [WORDS[(number * 31 + at * at * 7) % 997] for at in range(24)]
+    return {"prompt": " ".join(words[:12]), "completion": " ".join(words[12:])}
+
+
+def near(one: dict[str, str]) -> dict[str, str]:
+    return one | {"completion": one["completion"] + " too"}
+
+
+def spelt(one: dict[str, str]) -> dict[str, str]:
+    return {key: f" {text.upper()}" for key, text in one.items()}
+
+
+@dataclass
+class Trainer:
+    """Trains versions on rows, and scores them on others."""
+
+    desk: MergingDesk
+    people: World
+
+    def file(self, rows: Sequence[dict[str, Any]]) -> Path:
+        path = self.desk.tmp_path / f"rows-{next(SEEDS)}.jsonl"
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+        return path
+
+    def publication(self, client: Client, name: str, **about: Any) -> Publication:
+        folder = write_adapter(self.desk.tmp_path / f"adapter-{next(SEEDS)}", value=next(SEEDS) / 1_000_000)
+        staging = self.desk.tmp_path / f"staging-{next(SEEDS)}"
+        staging.mkdir()
+        pack = pack_adapter(
+            folder, base_id="tiny", base_revision=None, base_fingerprint=self.desk.base.fingerprint, staging=staging
+        )
+        upload = client.upload(pack.sources, "", self.desk.space)
+        return Publication(
+            adapter=self.desk.named(name), upload=upload, manifest=pack.manifest, lora=pack.lora, **about
+        )
+
+    def train(self, data: Path, name: str = "a", *, recorded: str | None = None, **options: Any) -> str:
+        """Train a version; return its ref."""
+        desk = self.desk
+        view = desk.writer.add_data(data, name=data.stem, namespace=desk.space, columns=options.get("columns"))
+        spec = TrainingSpec(method="lora", rank=2, alpha=4.0, dropout=0.0, targets="q_proj,v_proj", **options)
+        said: dict[str, Any] = {}
+        if (how := hold_out_of(spec)) is not None:
+            rows = list(check_rows(text_values(data)))
+            out = held_out([split_unit(one) for one in rows], how)
+            left = rows_digest(one for one, is_out in zip(rows, out, strict=True) if not is_out)
+            said = {**spec.further(), "training_digest": recorded or left}
+        request = TrainingRequest(
+            adapter=desk.named(name),
+            base=BaseChoice(id="tiny", fingerprint=desk.base.fingerprint),
+            data=view.digest,
+            spec=spec,
+        )
+        desk.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
+        held = desk.claim()
+        version = self.publication(desk.worker, name, dataset=use_of(view.digest), training=said, metrics={"loss": 1.0})
+        body = Completion(attempt=held.attempt, version=version)
+        done = desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        assert done.result is not None
+        return str(done.result["ref"])
+
+    def push(self, name: str, *parents: tuple[str, str]) -> str:
+        edges = [Parent.model_validate({"ref": ref, "relation": how}) for ref, how in parents]
+        body = self.publication(self.desk.writer, name, parents=edges, method="lora")
+        return self.desk.writer.call("POST", "/versions", Published, body=body).version.ref
+
+    def score(self, ref: str, rows: Sequence[dict[str, Any]] | Path) -> str:
+        return evaluated(self.desk, ref, rows if isinstance(rows, Path) else self.file(rows), fresh())
+
+    def found(self, ident: str) -> Contamination:
+        found = self.desk.writer.evaluation(ident).contamination
+        assert found is not None
+        return found
+
+
+def counts(found: Contamination) -> tuple[int, int, int, int]:
+    return found.rows, found.exact, found.normalised, found.near
+
+
+@pytest.fixture
+def trainer(people: World, acting: Callable[..., Client], space: str, tmp_path: Path) -> Trainer:
+    desk = MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+    return Trainer(desk, people)
+
+
+TRAINING = [row(number) for number in range(60)]
+#: 3 as they are, 2 in another spelling, 4 nearly, 11 of no training.
+HELD = [*TRAINING[:3], *map(spelt, TRAINING[3:5]), *map(near, TRAINING[5:9]), *(row(at) for at in range(500, 511))]
+
+
+class TestTold:
+    def test_rows_of_the_version_s_own_training(self, trainer: Trainer) -> None:
+        data = trainer.file(TRAINING)
+        ref = trainer.train(data)
+        found = trainer.found(trainer.score(ref, HELD))
+        assert counts(found) == (20, 3, 2, 4)
+        assert (found.of, found.not_checked) == ([f"{data.stem}@v1"], [])
+        assert counts(trainer.found(trainer.score(ref, [row(at) for at in range(600, 620)]))) == (20, 0, 0, 0)
+        assert counts(trainer.found(trainer.score(ref, data))) == (60, 60, 0, 0)
+
+    def test_rows_of_everything_that_it_came_from_each_counted_once(self, trainer: Trainer) -> None:
+        first = trainer.train(trainer.file(TRAINING[:30]))
+        other = trainer.train(trainer.file([*TRAINING[2:4], *map(near, TRAINING[:1])]), "b")
+        mix = trainer.push("mix", (first, "combined-from"), (other, "combined-from"))
+        last = trainer.push("merged", (mix, "merged-from"))
+        for ref in (mix, last):
+            found = trainer.found(trainer.score(ref, HELD))
+            assert (counts(found), len(found.of), found.not_checked) == ((20, 3, 2, 4), 2, [])
+        continued = trainer.push("c", (first, "continued-from"))
+        found = trainer.found(trainer.score(continued, HELD))
+        assert counts(found) == (20, 3, 2, 4)
+        assert found.not_checked == [f"what {continued} was trained on is not known"]
+
+    @pytest.mark.parametrize("seed", [0, 3])
+    def test_rows_that_a_training_held_out_are_none_of_its_rows(self, trainer: Trainer, seed: int) -> None:
+        data = trainer.file(TRAINING)
+        ref = trainer.train(data, holdout=0.3, holdout_seed=seed)
+        rows = list(check_rows(text_values(data)))
+        spec = hold_out_of(TrainingSpec(holdout=0.3, holdout_seed=seed))
+        assert spec is not None
+        out = held_out([split_unit(one) for one in rows], spec)
+        left = [one for one, is_out in zip(TRAINING, out, strict=True) if is_out]
+        assert 10 < len(left) < 30
+        assert counts(trainer.found(trainer.score(ref, left))) == (len(left), 0, 0, 0)
+        assert counts(trainer.found(trainer.score(ref, data))) == (60, 60 - len(left), 0, 0)
+
+    def test_columns_are_those_of_the_training_and_of_the_evaluation(self, trainer: Trainer) -> None:
+        named = [{"q": one["prompt"], "a": one["completion"], "id": at} for at, one in enumerate(TRAINING)]
+        ref = trainer.train(trainer.file(named), columns="prompt=q,completion=a")
+        assert counts(trainer.found(trainer.score(ref, HELD))) == (20, 3, 2, 4)
+
+
+class TestNotChecked:
+    def test_a_pushed_version_and_a_bare_base(self, trainer: Trainer) -> None:
+        ref = trainer.desk.push()
+        assert said(trainer.found(trainer.score(ref, HELD))) == f"not checked: what {ref} was trained on is not known"
+        base = trainer.found(trainer.score(f"base:{trainer.desk.base.fingerprint}", HELD))
+        assert said(base) == "not checked: what a base was trained on is not known"
+
+    def test_rows_that_were_removed(self, trainer: Trainer) -> None:
+        data = trainer.file(TRAINING)
+        ref = trainer.train(data)
+        before = trainer.score(ref, HELD)
+        trainer.desk.writer.remove_data(f"{data.stem}@v1")
+        after = trainer.found(trainer.score(ref, [*HELD, row(700)]))
+        assert said(after) == f"not checked: the rows {data.stem}@v1 were removed"
+        # What was found is a fact of its day.
+        assert counts(trainer.found(before)) == (20, 3, 2, 4)
+
+    def test_a_split_that_is_not_found_again(self, trainer: Trainer) -> None:
+        ref = trainer.train(trainer.file(TRAINING), holdout=0.3, recorded="0" * 64)
+        (why,) = trainer.found(trainer.score(ref, HELD)).not_checked
+        assert "the rows that the training recorded are not found again" in why
+
+    def test_rows_of_another_namespace_are_told_nothing_of(
+        self, trainer: Trainer, people: World, acting: Callable[..., Client]
+    ) -> None:
+        """Else whoever may read a version could find out its rows, one by one."""
+        ref = trainer.train(trainer.file(TRAINING))
+        space = f"{trainer.desk.space}-x"
+        roles = {space: Role.WRITER, trainer.desk.space: Role.WRITER}
+        other = Trainer(
+            MergingDesk.open(acting(**roles), acting(**{space: Role.WORKER}), space, trainer.desk.tmp_path), people
+        )
+        body = other.publication(
+            other.desk.writer, "stolen", parents=[Parent(ref=ref, relation="combined-from")], method="lora"
+        )
+        stolen = other.desk.writer.call("POST", "/versions", Published, body=body).version.ref
+        found = other.found(other.score(stolen, TRAINING[:50]))
+        assert (found.of, found.found) == ([], 0)
+        assert ref not in said(found)
+        assert said(found) == "not checked: the rows of a version of another namespace are not in this namespace"
+
+
+class TestBackground:
+    def test_what_takes_long_is_looked_at_later(self, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+        checks = trainer.people.services.contamination
+        monkeypatch.setattr(checks, "_at_once_bytes", 10)
+        ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
+        assert trainer.desk.writer.evaluation(ident).contamination is None
+        assert said(None) == "not checked: nobody has looked yet"
+        trainer.people.services.reconciler.sweep()
+        checks.wait()
+        assert counts(trainer.found(ident)) == (20, 3, 2, 4)
+        assert checks.check_all() == 0
+
+    def test_a_check_that_fails_is_told_and_not_tried_for_ever(
+        self, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(service, "rows_among", lambda held, training: 1 // 0)
+        ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
+        assert trainer.desk.writer.evaluation(ident).contamination is None
+        assert trainer.people.services.contamination.check_all() >= 1
+        assert said(trainer.found(ident)) == "not checked: the check failed (ZeroDivisionError)"
+
+
+class TestKept:
+    def test_signatures_are_made_once_and_again_where_they_are_gone(self, trainer: Trainer, people: World) -> None:
+        data = trainer.file([*TRAINING, {"prompt": f"number {next(SEEDS)}", "completion": "only here"}])
+        ref = trainer.train(data)
+        trainer.score(ref, HELD)
+        digest = hash_file(data)[0]
+
+        def row_of() -> DatasetSignatures:
+            with people.services.db.read() as session:
+                (found,) = session.query(DatasetSignatures).filter_by(digest=digest).all()
+                return found
+
+        first = row_of()
+        trainer.score(ref, [*HELD, row(800)])
+        assert row_of().created_at == first.created_at
+        assert first.blob is not None
+        people.services.artifacts.storage.delete(first.blob)
+        assert counts(trainer.found(trainer.score(ref, [*HELD, row(801)]))) == (21, 3, 2, 4)
+        people.services.artifacts.storage.delete(first.blob)
+        with people.services.db.write() as session:
+            session.execute(update(Blob).where(Blob.sha256 == first.blob).values(collected_at=first.created_at))
+        assert counts(trainer.found(trainer.score(ref, [*HELD, row(802)]))) == (21, 3, 2, 4)
+        assert people.services.artifacts.storage.stat(first.blob) is not None
+
+    def test_scores_of_an_earlier_release_are_looked_at(self, trainer: Trainer, people: World) -> None:
+        ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
+        with people.services.db.write() as session:
+            session.execute(update(Evaluation).where(Evaluation.id == ident).values(contamination=None))
+        assert trainer.desk.writer.evaluation(ident).contamination is None
+        people.services.contamination.check_all()
+        assert counts(trainer.found(ident)) == (20, 3, 2, 4)
+
+
+def test_a_comparison_and_a_diff_say_it_in_words(trainer: Trainer) -> None:
+    data = trainer.file(HELD)
+    one, two = trainer.train(trainer.file(TRAINING)), trainer.train(trainer.file([row(900), row(901)]))
+    for ref in (one, two):
+        trainer.score(ref, data)
+    found = trainer.desk.writer.compare([one, two])
+    (pair,) = found.pairs
+    assert pair.verdict == "too few rows: 3 of at least 20; but v1 was trained on 9 of 20 rows"
+    assert [each.contamination and each.contamination.found for each in found.scores] == [9, 0]
+    notes = trainer.desk.writer.diff(one, two).notes
+    assert [note for note in notes if "are among" in note] == [
+        f"the scores of {one} on {found.dataset[:12]}: 9 of 20 rows are among those of "
+        f"{trainer.found(found.scores[0].evaluation).of[0]}: 3 exactly, 2 in another spelling, 4 nearly"
+    ]

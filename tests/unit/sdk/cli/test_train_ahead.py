@@ -1,0 +1,72 @@
+"""`train --dry-run` and `--explain`: what is printed, and that there is no job and no registry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sdk.cli.commands import train as module
+from sdk.cli.commands.train import train_command
+from sdk.errors import InvalidInput
+from sdk.examining.planning import plan_training
+from sdk.lora.planning.common_bases import LLAMA_2_7B
+from sdk.schemas.training import TrainingSpec
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B))
+
+    def refuse() -> Any:
+        raise AssertionError("a registry is opened")
+
+    monkeypatch.setattr(module, "open_client", refuse)
+    return str(tmp_path)
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(train_command, ["sql", *args], catch_exceptions=False)
+
+
+def test_a_dry_run_prints_what_differs_and_the_plan(base: str, tmp_path: Path) -> None:
+    (tmp_path / "sql.yaml").write_text(f"base: {base}\nrank: 16\nlr: 1e-4\nepochs: 3.0\n")
+    done = run("--config", str(tmp_path / "sql.yaml"), "--rank", "4", "--dry-run")
+    lines = done.output.splitlines()
+    assert lines[:4] == [
+        "rank = 4  (command line; default 8)",
+        "alpha = 8  (2·rank; default none)",
+        "lr = 0.0001  (file; default 0.0002)",
+        "",
+    ]
+    assert "qlora trains 4,194,304: 0.0622 % of the base, 0.0622 % of both" in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_as_json_the_plan_is_that_of_the_run_as_it_is(base: str) -> None:
+    said = json.loads(run("--base", base, "--method", "lora", "--dry-run", "--explain", "--format", "json").output)
+    assert TrainingSpec.model_validate(said["spec"]) == TrainingSpec(method="lora", alpha=16.0)
+    assert said["plan"] == plan_training(None, base, method="lora", batch_size=4).model_dump(mode="json")
+    assert [row["option"] for row in said["explained"]] == list(TrainingSpec.model_fields)
+
+
+def test_each_option_is_explained(base: str) -> None:
+    done = run("--base", base, "--targets", "qv", "--explain")
+    lines = done.output.splitlines()
+    at = lines.index("targets = qv  (command line; default attention)")
+    assert lines[at + 1].startswith('    A preset ("qv", "attention", "all-linear")')
+    assert "loss_on = none  (default; the job resolves it)" in lines
+    assert max(map(len, lines)) <= 80
+    assert "PART" not in done.output
+    said = json.loads(run("--base", base, "--explain", "--format", "json").output)
+    assert all(row["about"] for row in said["explained"])
+
+
+def test_what_is_wrong_is_said_as_at_submit(base: str) -> None:
+    with pytest.raises(InvalidInput, match="alpha: Input should be greater than 0"):
+        run("--base", base, "--alpha", "0", "--dry-run")
+    with pytest.raises(InvalidInput, match="give --base"):
+        run("--from", "sql@v1", "--explain")

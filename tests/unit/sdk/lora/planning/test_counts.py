@@ -1,0 +1,142 @@
+"""Parameters of bases and adapters, as cards, papers and PEFT have them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from sdk.lora.planning import common_bases as configs
+from sdk.lora.planning.adapter import adapter_of
+from sdk.lora.planning.blueprint import UnknownFamilyError, blueprint_of
+from sdk.lora.planning.families import ConfigError
+from sdk.lora.targets import TargetsError
+from sdk.schemas.training import TrainingSpec
+
+#: Of the model as a whole where the card or the weights' index says it; that of Gemma is its text part, by the meta model alone.
+PARAMETERS = {
+    "LLAMA_2_7B": 6_738_415_616,
+    "LLAMA_2_13B": 13_015_864_320,
+    "LLAMA_3_8B": 8_030_261_248,
+    "LLAMA_3_70B": 70_553_706_496,
+    "MISTRAL_7B": 7_241_732_096,
+    "QWEN3_30B_A3B": 30_532_122_624,
+    "GPT_2_MEDIUM": 354_823_168,
+    "MIXTRAL_8X7B": 46_702_792_704,
+    "LLAMA_3_2_1B": 1_235_814_400,
+    "SMOLLM2_135M": 134_515_008,
+    "QWEN2_5_7B": 7_615_616_512,
+    "QWEN3_8B": 8_190_735_360,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_base_has_as_many_parameters_as_its_card_says(name: str) -> None:
+    assert blueprint_of(getattr(configs, name)).parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    ("targets", "trainable", "of_base", "of_both"),
+    [
+        ("qv", 4_194_304, "0.0622", "0.0622"),
+        ("attention", 8_388_608, "0.1245", "0.1243"),
+        ("all-linear", 19_988_480, "0.2966", "0.2958"),
+    ],
+)
+def test_an_adapter_over_llama_2_7b(targets: str, trainable: int, of_base: str, of_both: str) -> None:
+    base = blueprint_of(configs.LLAMA_2_7B)
+    found = adapter_of(base, TrainingSpec(rank=8, targets=targets)).trainable
+    assert found == trainable
+    assert (f"{100 * found / base.parameters:.4f}", f"{100 * found / (base.parameters + found):.4f}") == (
+        of_base,
+        of_both,
+    )
+
+
+@pytest.mark.parametrize(("rank", "trainable"), [(32, 49_152), (8, 12_288)])
+def test_one_matrix(rank: int, trainable: int) -> None:
+    """r·(N + D) of N = 1024 and D = 512: 9.4 % at r = 32, 2.34 % at r = 8."""
+    config = configs.LLAMA_2_7B | {"num_hidden_layers": 1, "hidden_size": 512, "intermediate_size": 1024}
+    found = adapter_of(blueprint_of(config), TrainingSpec(rank=rank, targets="up_proj"))
+    assert found.trainable == trainable
+
+
+def test_ranks_layers_and_what_is_left_out() -> None:
+    base = blueprint_of(configs.LLAMA_2_7B)
+
+    def count(**options: Any) -> int:
+        return adapter_of(base, TrainingSpec.model_validate(options)).trainable
+
+    one = 8192 * 8 * 32
+    assert count(targets="qv", rank_pattern="q_proj=16") == 3 * one
+    assert count(targets="qv", rank_pattern="layers.0.self_attn.q_proj=16") == 2 * one + 8192 * 8
+    assert count(targets="qv", layers_to_transform="0-7") == 2 * one // 4
+    assert count(targets="attention", exclude="k_proj,o_proj") == 2 * one
+    assert count(targets="qv", use_dora=True) == 2 * one + 2 * 32 * 4096
+    assert count(targets="qv", use_rslora=True, alpha=4.0) == 2 * one
+    assert count(targets="qv", modules_to_save="lm_head") == 2 * one + 32000 * 4096
+    assert count(targets="qv", trainable_token_indices="5,100-103") == 2 * one + 5 * 4096
+
+
+def test_a_tied_head_that_is_trained_whole_is_a_matrix_of_its_own() -> None:
+    base = blueprint_of(configs.GPT_2_MEDIUM)
+    plain, saved = (adapter_of(base, TrainingSpec(modules_to_save=name)) for name in (None, "lm_head"))
+    assert saved.trainable - plain.trainable == 50257 * 1024
+
+
+def test_stacked_experts_have_an_a_and_a_b_each() -> None:
+    base = blueprint_of(configs.QWEN3_30B_A3B)
+    found = adapter_of(base, TrainingSpec(rank=8, targets="experts.down_proj", dropout=0.0))
+    assert found.trainable == 48 * 128 * 8 * (2048 + 768)
+    assert "gate" not in adapter_of(base, TrainingSpec(targets="all-linear")).by_target()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"targets": "nope"}, "'nope'"),
+        ({"modules_to_save": "nope"}, "'nope'"),
+        ({"trainable_token_indices": "32000"}, "32000"),
+    ],
+)
+def test_what_the_base_lacks(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(TargetsError, match=said):
+        adapter_of(blueprint_of(configs.LLAMA_2_7B), TrainingSpec.model_validate(options))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"num_hidden_layers": None}, "says no num_hidden_layers"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers = 0"),
+        ({"num_hidden_layers": 10**6}, "1000000 layers"),
+        ({"hidden_size": "4096"}, "hidden_size = 4096, which is no whole number"),
+        ({"hidden_size": 4097}, "which does not divide"),
+        ({"vocab_size": float("nan")}, "vocab_size = nan"),
+    ],
+)
+def test_a_config_that_lacks_a_number(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        blueprint_of(configs.LLAMA_2_7B | changed)
+
+
+def test_what_a_stranger_writes_is_no_crash() -> None:
+    for changed in (
+        {"mlp_only_layers": 3},
+        {"decoder_sparse_step": "2"},
+        {"num_experts_per_tok": -1},
+        {"head_dim": []},
+    ):
+        with contextlib.suppress(ConfigError):
+            blueprint_of(configs.QWEN3_30B_A3B | changed)
+
+
+def test_an_unknown_family_needs_its_files() -> None:
+    config = configs.LLAMA_2_7B | {"model_type": "brandnew"}
+    with pytest.raises(UnknownFamilyError, match="'brandnew'"):
+        blueprint_of(config)
+    with pytest.raises(UnknownFamilyError):
+        blueprint_of({"model_type": "brandnew", "text_config": configs.LLAMA_2_7B})
+    found = blueprint_of(config, {"model.layers.0.attn.q_proj.weight": [16, 8], "lm_head.weight": [4, 8]})
+    assert (found.known, found.parameters) == (False, 160)

@@ -1,0 +1,136 @@
+"""What is recommended for which card, and what a plan says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sdk.lora.planning import common_bases as configs
+from sdk.lora.planning.blueprint import blueprint_of
+from sdk.lora.planning.cards import CARDS, CardError, card_of
+from sdk.lora.planning.plan import Asked, plan_of
+from sdk.lora.planning.recommending import task_options
+from sdk.schemas.planning import Plan
+from sdk.schemas.training import TrainingSpec
+
+
+def plan(config: dict[str, Any], gpu: str | None = None, **asked: Any) -> Plan:
+    options = asked.pop("options", {})
+    return plan_of(blueprint_of(config), Asked(spec=TrainingSpec(**options), given=options, gpu=gpu, **asked))
+
+
+def said(found: Plan) -> dict[str, str]:
+    return {choice.option: choice.value for choice in found.recommendation}
+
+
+@pytest.mark.parametrize(
+    ("config", "gpu", "method"),
+    [
+        ("LLAMA_2_7B", "24GB", "qlora"),
+        ("LLAMA_2_13B", "24GB", "qlora"),
+        ("LLAMA_2_7B", "40GB", "lora"),
+        ("LLAMA_2_13B", "40GB", "qlora"),
+        ("LLAMA_2_7B", "80GB", "lora"),
+        ("LLAMA_2_13B", "80GB", "lora"),
+        ("LLAMA_3_70B", "80GB", "qlora"),
+    ],
+)
+def test_the_method_by_the_memory_of_the_card(config: str, gpu: str, method: str) -> None:
+    found = plan(getattr(configs, config), gpu)
+    assert (found.method, said(found)["method"]) == (method, method)
+    assert found.forecast.card_bytes <= 0.9 * card_of(gpu).memory_bytes
+
+
+def test_rough_totals_of_7b() -> None:
+    """With LoRA 16 to 20 GB, with QLoRA 6 to 8; full, without checkpointing, 80 and more."""
+    found = plan(configs.LLAMA_2_7B)
+    assert 16e9 <= found.card_bytes["lora"] <= 20e9
+    assert 6e9 <= found.card_bytes["qlora"] <= 8e9
+    full = plan(configs.LLAMA_2_7B, "H200", method="full", gradient_checkpointing=False, options={"batch_size": 4})
+    assert full.forecast.card_bytes >= 80e9
+    assert full.trainable == full.parameters
+    assert full.adapter_size_bytes == 0
+
+
+def test_lora_of_7b_squeezes_into_24_gb_and_is_not_recommended_there() -> None:
+    found = plan(configs.LLAMA_2_7B, "24GB")
+    fit = next(fit for fit in found.cards if fit.card == "RTX 4090")
+    assert (fit.qlora, fit.lora, fit.full) == ("fits", "tight", "no")
+
+
+def test_smaller_batches_come_before_checkpointing_and_that_before_shorter_rows() -> None:
+    seen = []
+    for gpu in ("H200", "24GB", "12GB", "8GB", "6.2GB"):
+        forecast = plan(configs.LLAMA_2_7B, gpu, method="qlora").forecast
+        seen.append((forecast.batch_size, forecast.gradient_checkpointing, forecast.max_length))
+    assert seen == [(4, False, 1024), (2, False, 1024), (4, True, 1024), (2, True, 1024), (1, True, 1024)]
+    assert said(plan(configs.LLAMA_2_7B, "24GB"))["batch × accumulation"] == "2 × 8"
+
+
+def test_what_was_given_stays() -> None:
+    options = {"batch_size": 4, "max_length": 2048, "rank": 16, "targets": "qv"}
+    found = plan(configs.LLAMA_2_7B, "12GB", method="lora", options=options)
+    assert (found.forecast.batch_size, found.forecast.max_length, found.verdict) == (4, 2048, "no")
+    assert {choice.option for choice in found.recommendation if choice.reason == "given"} == {
+        "method", "rank", "targets", "batch × accumulation", "max length"
+    }  # fmt: skip
+    assert any("weights take 13.5 GB" in note and "a card that it fits: RTX 5090" in note for note in found.notes)
+
+
+def test_each_choice_has_a_reason_and_tasks_have_their_ranks() -> None:
+    found = plan(configs.LLAMA_3_8B, "24GB")
+    assert list(said(found)) == [
+        "method", "rank", "alpha", "targets", "batch × accumulation", "max length", "checkpointing"
+    ]  # fmt: skip
+    assert all(choice.reason for choice in found.recommendation)
+    ranks = {task: task_options(task)["rank"] for task in ("format", "instruct", "summarise", "code")}
+    assert ranks == {"format": 4, "instruct": 8, "summarise": 16, "code": 32}
+    assert task_options(None) == {}
+
+
+def test_without_a_card_it_is_the_smallest_that_fits() -> None:
+    assert plan(configs.LLAMA_2_7B).card == "RTX 3060"
+    assert plan(configs.LLAMA_3_70B).card == "A100 80GB"
+    none = plan(configs.LLAMA_3_70B, method="full")
+    assert (none.card, none.verdict) == (None, "no")
+    assert "no card of the table" in none.notes[-1]
+
+
+def test_attention_of_gemma_2_needs_the_scores() -> None:
+    config = configs.MISTRAL_7B | {"model_type": "gemma2", "head_dim": 128}
+    part = next(part for part in plan(config).forecast.parts if part.name == "activations")
+    assert part.of.endswith("eager")
+
+
+def test_paged_moments_are_not_counted_on_the_card() -> None:
+    sizes = [
+        plan(configs.LLAMA_2_7B, options={"optim": optim}).card_bytes["lora"] for optim in ("adamw", "paged_adamw")
+    ]
+    assert sizes[0] - sizes[1] == 8 * 8_388_608
+
+
+def test_parts_add_up_and_chunks_save_logits() -> None:
+    found = plan(configs.GEMMA_3_27B, "80GB")
+    assert found.forecast.card_bytes == sum(part.size_bytes for part in found.forecast.parts if part.where == "card")
+    assert any("images" in note for note in found.notes)
+    chunked = plan(configs.GEMMA_3_27B, "80GB", logit_chunk_tokens=256)
+    assert chunked.card_bytes["qlora"] < found.card_bytes["qlora"] - 9e9
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24e9), ("24 gib", 24 * 2**30), ("NVIDIA H100 80GB", 80e9), ("a100", 40e9), ("t4", 16e9)]
+)
+def test_cards_by_size_and_by_name(text: str, size: float) -> None:
+    assert card_of(text).memory_bytes == size
+
+
+@pytest.mark.parametrize("text", ["24", "", "0GB", "-1GB", "nanGB", "24MB", "RTX 9999", "4", "GB"])
+def test_what_is_no_card(text: str) -> None:
+    with pytest.raises(CardError, match="give its memory with a unit, such as 24GB"):
+        card_of(text)
+
+
+def test_cards_are_sorted_and_say_where_their_memory_is_from() -> None:
+    assert [card.memory_bytes for card in CARDS] == sorted(card.memory_bytes for card in CARDS)
+    assert all("NVIDIA" in card.source for card in CARDS)

@@ -1,0 +1,129 @@
+"""Multiple choice by log-likelihood, as transformers computes it for one choice at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
+from sdk.schemas.row_file import read_rows, row_file_name
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.scoring import evaluate as evaluating
+
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "two and two is", "choices": [" three", " four", " a number that is larger than three"], "answer": 1},
+    {"prompt": "the sky is", "choices": [" blue", " green and also square"], "answer": " blue"},
+    {"prompt": "ice is", "choices": [" a", " frozen water, as all know well"], "answer": 1},
+    {"prompt": "вода это", "choices": [" жидкость", " w", " камень"], "answer": 0},
+    *({"prompt": f"say {n}:", "choices": [" one", " five times", " 12"], "answer": n % 3} for n in range(8)),
+]
+
+
+def run(base: Path, data: Path, out: Path, **spec: Any) -> tuple[EvaluationReport, list[RowScore]]:
+    report = evaluating.evaluate(
+        base=base,
+        adapter=None,
+        quantization=None,
+        data=data,
+        spec=EvaluationSpec(batch_size=5, **spec),
+        on_progress=lambda progress: None,
+        rows_to=out,
+    )
+    assert report.rows is not None
+    with (out / row_file_name(report.rows.digest)).open("rb") as file:
+        return report, list(read_rows(file))
+
+
+def by_hand(base: Path, row: dict[str, Any]) -> list[float]:
+    """The summed log-likelihood of each choice, in float64."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    prompt = tokenizer(row["prompt"])["input_ids"]
+    found = []
+    for choice in row["choices"]:
+        ids = tokenizer(row["prompt"] + choice)["input_ids"]
+        assert ids[: len(prompt)] == prompt
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        found.append(sum(float(logits[place - 1, ids[place]]) for place in range(len(prompt), len(ids))))
+    return found
+
+
+def test_the_choice_with_the_greatest_likelihood_is_taken(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    report, rows = run(llama_base, write_jsonl(ROWS), tmp_path)
+    for row, one in zip(rows, ROWS, strict=True):
+        found = by_hand(llama_base, one)
+        answer = one["answer"] if isinstance(one["answer"], int) else one["choices"].index(one["answer"])
+        likeliest = found.index(max(found))
+        by_byte = [total / len(choice.encode()) for total, choice in zip(found, one["choices"], strict=True)]
+        assert row.loss_sum == pytest.approx(-found[answer], rel=1e-5)
+        assert row.prediction == one["choices"][likeliest]
+        assert row.scores == {
+            "acc": float(likeliest == answer),
+            "acc_norm": float(by_byte.index(max(by_byte)) == answer),
+        }
+    for name in ("acc", "acc_norm"):
+        assert report.metrics[name] == sum(row.scores[name] for row in rows) / len(rows)
+    # They are not the same question.
+    assert any(row.scores["acc"] != row.scores["acc_norm"] for row in rows)
+    assert report.metrics["loss"] == pytest.approx(
+        math.fsum(row.loss_sum or 0 for row in rows) / sum(row.tokens for row in rows)
+    )
+    assert report.metrics["generated_rows"] == 0
+    assert report.conditions is not None
+    assert (report.conditions.loss_on, report.conditions.metrics) == ("completion", {"choices": "1"})
+
+
+def test_right_answers_elsewhere_are_another_score(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    _, rows = run(llama_base, write_jsonl(ROWS), tmp_path)
+    perfect = [{**one, "answer": row.prediction} for row, one in zip(rows, ROWS, strict=True)]
+    assert run(llama_base, write_jsonl(perfect), tmp_path)[0].metrics["acc"] == 1.0
+
+
+def test_a_long_prompt_loses_its_beginning_and_a_long_choice_is_refused(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    long = [{"prompt": "x y z " * 400 + "the sky is", "choices": [" blue", " red"], "answer": 0}]
+    _, rows = run(llama_base, write_jsonl(long), tmp_path, max_length=32)
+    assert rows[0].tokens > 0
+    assert rows[0].loss_sum is not None
+    with pytest.raises(PipelineError, match=r"line 1 has a choice of \d+ tokens, where 1 to 7 fit"):
+        run(llama_base, write_jsonl([{**long[0], "choices": [" blue", " red" * 40]}]), tmp_path, max_length=8)
+    with pytest.raises(PipelineError, match="choices rows have nothing for a loss on 'all'"):
+        run(llama_base, write_jsonl(ROWS), tmp_path, loss_on="all")
+
+
+def test_a_choice_whose_likelihood_is_no_number_loses_its_row_alone(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = evaluating.example_losses
+
+    def some_nan(*given: Any) -> Any:
+        for part in real(*given):
+            yield [(e, math.nan if (e.row, e.reference) == (1, " green and also square") else loss) for e, loss in part]
+
+    monkeypatch.setattr(evaluating, "example_losses", some_nan)
+    report, rows = run(llama_base, write_jsonl(ROWS), tmp_path)
+    assert rows[1].scores == {}
+    assert rows[1].loss_sum is not None
+    assert report.metrics["acc_rows"] == len(ROWS) - 1
+    assert report.conditions is not None
+    assert set(report.conditions.failed) == {"acc", "acc_norm"}
+
+
+def test_nothing_is_learnt_of_them(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    from workers.pipelines.data.rows import read_rows as read_data
+    from workers.pipelines.data.tokenise import load_tokenizer, tokenise
+
+    with pytest.raises(PipelineError, match="are for evaluations"):
+        tokenise(read_data(write_jsonl(ROWS)), load_tokenizer(llama_base), loss_on=None, max_length=64)

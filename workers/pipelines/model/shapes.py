@@ -1,0 +1,47 @@
+"""The parameters of a model whose config says little: `python -m workers.pipelines.model.shapes`.
+
+Standard input is a `config.json`; the last line of standard output is `{"shapes"}`, name to shape as the model's library has them,
+or `{"refused"}` with a sentence. The config may be a stranger's, so the process has no network where the system allows that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from sdk.formats.base_files import CONFIG_FILE
+from sdk.worker_program import PARENT_VARIABLE
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.sandbox import die_with_parent, leave_network
+
+
+def shapes_of_config(config: bytes) -> dict[str, list[int]]:
+    """Return name and shape of each parameter, what is tied once. Raises PipelineError."""
+    from workers.pipelines.model.loading import blank_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / CONFIG_FILE).write_bytes(config)
+        model = blank_model(Path(folder))
+    return {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def main() -> int:
+    """Answer the config on standard input."""
+    config = sys.stdin.buffer.read()
+    # Before the libraries, which start threads.
+    leave_network()
+    die_with_parent(os.environ.get(PARENT_VARIABLE))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        said: dict[str, object] = {"shapes": shapes_of_config(config)}
+    except PipelineError as error:
+        said = {"refused": error.message}
+    sys.stdout.write(json.dumps(said) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Which of several choices a model finds likeliest: accuracy by summed log-likelihood, as lm-evaluation-harness has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from workers.pipelines.data.choices import Question
+from workers.pipelines.data.tokenise import Example
+from workers.pipelines.scoring.row_scores import RowScores
+
+#: Goes up when a score would be another number.
+CHOICES_VERSION = 1
+
+
+def score_choices(
+    questions: Sequence[Question], losses: Iterable[tuple[Example, float]], scored: RowScores
+) -> dict[str, float]:
+    """Add to `scored` what each row makes of its choices, of which `losses` are; return the means, nothing of no questions.
+
+    `acc`: the right choice has the greatest log-likelihood, summed over its tokens; `acc_norm`: it has the greatest by byte of
+    its text in UTF-8. Of equal ones the first is taken. A row with a choice whose log-likelihood is no number has neither, and
+    is counted.
+    """
+    of = {id(example): loss for example, loss in losses}
+    failed = []
+    for question in questions:
+        found = [of[id(example)] for example in question.examples]
+        if not all(map(math.isfinite, found)):
+            failed.append(question.row)
+            continue
+        by_byte = [loss / len(text.encode()) for loss, text in zip(found, question.texts, strict=True)]
+        chosen = _least(found)
+        scored.predictions[question.row] = question.texts[chosen]
+        scored.scores[question.row] = {
+            "acc": float(chosen == question.answer),
+            "acc_norm": float(_least(by_byte) == question.answer),
+        }
+    if failed:
+        scored.failed |= {"acc": failed, "acc_norm": failed}
+    found_of = [scored.scores[question.row] for question in questions if question.row in scored.scores]
+    return {name: math.fsum(row[name] for row in found_of) / len(found_of) for name in ("acc", "acc_norm") if found_of}
+
+
+def _least(values: Sequence[float]) -> int:
+    return min(range(len(values)), key=values.__getitem__)

@@ -1,0 +1,62 @@
+"""Whether activations are kept or computed twice: what the planner forecasts, against the memory that is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sdk.lora.planning.adapter import AdaptedModule, AdapterPlan
+from sdk.lora.planning.blueprint import Blueprint, blueprint_of
+from sdk.lora.planning.families import ConfigError
+from sdk.lora.planning.footprint import pass_parts
+from workers.pipelines.model.device import DTYPES
+from workers.pipelines.model.loading import LoadedBase
+from workers.pipelines.training.inputs import Inputs
+
+#: Activations may take this share of the memory that is available once the base is loaded.
+_ACTIVATION_SHARE = 0.5
+
+
+def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
+    """Say whether the activations of the longest forward pass would not fit, so that they are computed twice.
+
+    `model` has its adapters. This only chooses between speed and memory.
+    """
+    lengths = sorted((len(example.input_ids) for example in given.rows.examples), reverse=True)
+    try:
+        blueprint = blueprint_in(loaded.model)
+    except ConfigError:
+        # Nothing can be forecast; computing twice costs time alone.
+        return True
+    parts = pass_parts(
+        blueprint,
+        adapter_in(model),
+        tokens=lengths[0] * min(given.spec.batch_size * given.objective.sequences, len(lengths)),
+        length=lengths[0],
+        checkpointing=False,
+        width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
+        attention="eager" if loaded.model.config.get_text_config()._attn_implementation == "eager" else "sdpa",
+        dropout=given.spec.dropout,
+        place="cuda" if given.device.kind == "cuda" else "cpu",
+    )
+    return sum(parts.values()) > _ACTIVATION_SHARE * given.device.available_memory_bytes()
+
+
+def blueprint_in(model: Any) -> Blueprint:
+    """Return the blueprint of a base in memory. Raises ConfigError for a config of none of the usual numbers."""
+    config = model.config.get_text_config()
+    # A family may have other names for these, which the config knows.
+    named = {name: getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    return blueprint_of(config.to_dict() | named, shapes)
+
+
+def adapter_in(model: Any) -> AdapterPlan:
+    """Return what a model's A and B are of: (r, in) and (out, r)."""
+    found = {}
+    for name, module in model.named_modules():
+        for key, a in getattr(module, "lora_A", {}).items():
+            (rank, into), out = a.weight.shape[:2], module.lora_B[key].weight.shape[0]
+            found[name] = AdaptedModule(rank, out, into, 1, dora=key in module.lora_magnitude_vector)
+    return AdapterPlan(found, {}, [])

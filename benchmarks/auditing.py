@@ -1,10 +1,10 @@
 """How long `adapterctl data check` takes, what it finds of planted faults, and the memory it needs.
 
-    python benchmarks/auditing.py [ROWS]
+    python benchmarks/auditing.py [ROWS] [--header]
 
 The rows are prompts and completions of random words. A hundredth of them each repeats an earlier row, repeats it in another
 spelling, nearly repeats it, contradicts it, lacks its completion, has an odd character or is held out. Processor seconds
-are those of one process.
+are those of one process. With --header, all rows begin with the same 120 characters.
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ PLANTED = (
     "held_out_near",
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+HEADER = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    " ### Instruction: "
+)
 
 
-def write_rows(folder: Path, rows: int, *, words: int = 20, seed: int = 0) -> dict[str, int]:
+def write_rows(folder: Path, rows: int, *, words: int = 20, seed: int = 0, header: str = "") -> dict[str, int]:
     """Write `rows.jsonl` and `held.jsonl`, and return how many faults of each kind are in them."""
     draw = random.Random(seed)  # noqa: S311 - planted faults
     vocabulary = ["".join(draw.choices(LETTERS, k=draw.randint(2, 9))) for _ in range(20_000)]
@@ -49,15 +53,16 @@ def write_rows(folder: Path, rows: int, *, words: int = 20, seed: int = 0) -> di
                 "prompt": " ".join(draw.choices(vocabulary, k=words)),
                 "completion": " ".join(draw.choices(vocabulary, k=words // 2)),
             }
-            _write(out, row)
+            _write(out, row, header)
             if number % 100 < len(PLANTED):
                 kind = PLANTED[number % 100]
                 counts[kind] += 1
-                _write(held if kind.startswith("held_out") else out, planted(row, kind, draw, vocabulary))
+                _write(held if kind.startswith("held_out") else out, planted(row, kind, draw, vocabulary), header)
     return counts
 
 
-def _write(file: Any, row: dict[str, str]) -> None:
+def _write(file: Any, row: dict[str, str], header: str) -> None:
+    row = {**row, "prompt": header + row["prompt"]}
     file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -96,11 +101,11 @@ def near_index(one: dict[str, str], other: dict[str, str]) -> float:
     return len(parts[0] & parts[1]) / len(parts[0] | parts[1])
 
 
-def measure(rows: int, *, words: int = 20) -> dict[str, Any]:
+def measure(rows: int, *, words: int = 20, header: str = "") -> dict[str, Any]:
     """Return seconds, memory and the share that was found, of an audit in a process of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        counts = write_rows(folder, rows, words=words)
+        counts = write_rows(folder, rows, words=words, header=header)
         done = subprocess.run(
             [sys.executable, __file__, "--audit", scratch], check=True, capture_output=True, text=True
         )
@@ -129,4 +134,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--audit"]:
         print(json.dumps(_audit(Path(sys.argv[2]))))
     else:
-        print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000), indent=1))
+        asked = [int(argument) for argument in sys.argv[1:] if argument != "--header"] or [1_000_000]
+        print(json.dumps(measure(asked[0], header=HEADER if "--header" in sys.argv else ""), indent=1))

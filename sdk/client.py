@@ -300,6 +300,9 @@ class Client:
         row: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
         columns: str | None = None,
+        holdout: float | None = None,
+        holdout_by: str | None = None,
+        holdout_seed: int | None = None,
         max_length: int | None = None,
         on_job: Callable[[Job[Preview]], object] | None = None,
     ) -> Preview:
@@ -314,7 +317,17 @@ class Client:
         InvalidBase, InvalidInput for whatever a training would be refused for; TimedOut; JobFailed; Unavailable without
         the worker's extra in an embedded registry.
         """
-        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, columns=columns, max_length=max_length)
+        asked = preview_asked(
+            file,
+            of=of,
+            base=base,
+            loss_on=loss_on,
+            columns=columns,
+            holdout=holdout,
+            holdout_by=holdout_by,
+            holdout_seed=holdout_seed,
+            max_length=max_length,
+        )
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
         if self.config.home is None and not can_be_here(self.transport, self.cache, found):
             view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(0), key=None)
@@ -334,13 +347,17 @@ class Client:
         base: str | Path | None = None,
         eval_data: str | Path | None = None,
         columns: str | None = None,
+        holdout: float | None = None,
+        holdout_by: str | None = None,
+        holdout_seed: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
         max_length: int | None = None,
         sample: int | None = None,
         examples: int = 5,
     ) -> DataAudit:
         """What is wrong with the rows of a file, or of a registered dataset, before a training: those that can't be used,
-        are there twice, nearly twice or with another answer, have odd characters, or are among `eval_data`, too.
+        are there twice, nearly twice or with another answer, have odd characters, or are among `eval_data`, or what `holdout` holds
+        out of them, too. `holdout_by` may be given alone, for a column that is no key of a row.
 
         It is computed here, with numpy; memory doesn't grow with the file. With `base` (a folder, or a registered base
         whose files are on this machine), the tokens of `sample` rows (5,000) spread over the file are counted, by a
@@ -353,6 +370,9 @@ class Client:
             base=base,
             eval_data=eval_data,
             columns=columns,
+            holdout=holdout,
+            holdout_by=holdout_by,
+            holdout_seed=holdout_seed,
             loss_on=loss_on,
             max_length=max_length,
             sample=sample,
@@ -476,6 +496,9 @@ class Client:
         row: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
         columns: str | None = None,
+        holdout: float | None = None,
+        holdout_by: str | None = None,
+        holdout_seed: int | None = None,
         max_length: int | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
@@ -485,7 +508,17 @@ class Client:
 
         At most 100 rows are shown, and texts of 1 MiB; the result says in `left_out` how many more there are.
         """
-        asked = preview_asked(file, of=of, base=base, loss_on=loss_on, columns=columns, max_length=max_length)
+        asked = preview_asked(
+            file,
+            of=of,
+            base=base,
+            loss_on=loss_on,
+            columns=columns,
+            holdout=holdout,
+            holdout_by=holdout_by,
+            holdout_seed=holdout_seed,
+            max_length=max_length,
+        )
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
         view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(priority), key=idempotency_key)
         return Job(view, self)

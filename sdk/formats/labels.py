@@ -14,6 +14,9 @@ from typing import Any
 from sdk.formats.row_faults import EmptyField
 
 MAX_LABELS, MAX_LABEL_CHARACTERS = 1000, 100
+#: Characters that one of the form NFC may be written with at most.
+_SPELT = 4
+_TOO_LONG = f"has a `label` of more than {MAX_LABEL_CHARACTERS} characters"
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 
 
@@ -28,6 +31,9 @@ def label_name(value: Any) -> str:
         return _checked(str(value))
     if not isinstance(value, str):
         raise ValueError(f"has a `label` that is neither a text nor a whole number but a {type(value).__name__}")
+    if len(value.strip()) > _SPELT * MAX_LABEL_CHARACTERS:
+        # Whatever its form is; to make it may take the length squared.
+        raise ValueError(_TOO_LONG)
     return _checked(unicodedata.normalize("NFC", value))
 
 
@@ -37,7 +43,7 @@ def _checked(name: str) -> str:
     if name != name.strip():
         raise ValueError(f"has a `label` with spaces around it, {name[:MAX_LABEL_CHARACTERS]!a}")
     if len(name) > MAX_LABEL_CHARACTERS:
-        raise ValueError(f"has a `label` of more than {MAX_LABEL_CHARACTERS} characters")
+        raise ValueError(_TOO_LONG)
     # Persian spells with the first of the joiners, and some pictures are made with the second.
     if not name.replace("\u200c", "").replace("\u200d", "").isprintable():
         raise ValueError(f"has a `label` with characters that can't be shown, {name!a}")

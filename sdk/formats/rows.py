@@ -103,22 +103,38 @@ def check_rows(
     Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
     """
     good, bad = 0, 0
-    faults: list[str] = []
+    faults: list[tuple[str, str]] = []
     for row in judge_rows(values, columns=columns, known_labels=known_labels, group_by=group_by):
         if isinstance(row, BadRow):
             bad += 1
             if bad <= NAMED_ROWS:
-                faults.append(f"{row.where} {row.fault}")
+                faults.append((row.where, row.fault))
             continue
         good += 1
         yield row
     if bad:
-        more = f"; and {bad - NAMED_ROWS} more" if bad > NAMED_ROWS else ""
         raise RowsError(
-            f"{bad} of {bad + good} rows can't be used: {'; '.join(faults)}{more}; correct or remove them, then try again"
+            f"{bad} of {bad + good} rows can't be used: {name_faults(faults, bad)}; correct or remove them, then try again"
         )
     if not good:
         raise RowsError(f"the dataset has no rows; give rows of {SHAPES}")
+
+
+def name_faults(faults: Iterable[tuple[str, str]], bad: int) -> str:
+    """Name the first bad rows, given as (where, fault), of so many, and each fault once.
+
+    >>> name_faults([("line 1", "has no `b`"), ("line 2", "has no `a`"), ("line 3", "has no `b`")], 7)
+    'line 1 has no `b` (line 3 likewise); line 2 has no `a`; and 4 more'
+    """
+    named = list(faults)[:NAMED_ROWS]
+    rows: dict[str, list[str]] = {}
+    for where, fault in named:
+        rows.setdefault(fault, []).append(where)
+    said = [
+        f"{first} {fault}" + (f" ({', '.join(others)} likewise)" if others else "")
+        for fault, (first, *others) in rows.items()
+    ]
+    return "; ".join([*said, *([f"and {bad - len(named)} more"] if bad > len(named) else [])])
 
 
 def detect_format(path: Path) -> Format:

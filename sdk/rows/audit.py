@@ -1,23 +1,26 @@
 """The audit of a file of rows before a training: what can't be used, what is there twice, what contradicts itself.
 
-Its memory does not grow with the file: what is kept of each row lies in a scratch folder, about as much as the rows
-themselves and 150 bytes for each.
+Its memory does not grow with the file, but for 200 bytes a row where some are held out of the others: what is kept of each
+row lies in a scratch folder, about as much as the rows themselves and 150 bytes for each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdk.formats.labels import MAX_LABELS, classes_of
-from sdk.formats.rows import NAMED_ROWS, SHAPES, RowsError, judge_rows
+from sdk.formats.rows import NAMED_ROWS, SHAPES, BadRow, Row, RowsError, judge_rows
 from sdk.rows.characters import scripts_of
 from sdk.rows.grams import Texts, in_most, jaccard
 from sdk.rows.held_out import HeldOutRows, held_out_findings
+from sdk.rows.holdout import HoldOut, split_unit
+from sdk.rows.holdout import held_out as chosen
 from sdk.rows.near import NearPair, near_rows
 from sdk.rows.reading import file_values
 from sdk.rows.spool import equal_rows
@@ -41,15 +44,19 @@ def audit_rows(
     columns: Mapping[str, str] | None = None,
     held_out: Path | None = None,
     held_out_label: str | None = None,
+    hold_out: HoldOut | None = None,
     group_by: str | None = None,
     most_examples: int = NAMED_ROWS,
     on_progress: OnProgress | None = None,
 ) -> DataAudit:
-    """Return what is found out about the rows of a file, and of held-out rows among them; `group_by` is a column beside those
-    of a row. Needs numpy.
+    """Return what is found out about the rows of a file, and of held-out rows among them: those of the file `held_out`, or those
+    that `hold_out` takes from the others. `group_by` is a column beside those of a row, where no `hold_out` names it. Needs
+    numpy.
 
-    Raises RowsError for a file that has no rows of which any could be told apart, such as one that is no JSON list.
+    Raises RowsError for a file that has no rows of which any could be told apart, such as one that is no JSON list, and
+    HoldoutError.
     """
+    group_by = group_by if hold_out is None else hold_out.by
     tell = on_progress or (lambda _doing, _count, _total: None)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapterctl-audit-")))
@@ -58,13 +65,20 @@ def audit_rows(
             return stack.enter_context(closing(RowTable(scratch, name, most_examples=most_examples, on_texts=on_texts)))
 
         held, found = None, HeldOutRows()
+        apart: Iterable[Row | BadRow] | None = None
         if held_out is not None:
+            apart = judge_rows(file_values(held_out, columns), columns=columns)
+        elif hold_out is not None:
+            out = chosen([split_unit(row) for row in _usable(path, columns, group_by)], hold_out)
+            found, apart = HeldOutRows(out), compress(_usable(path, columns, group_by), out)
+        if apart is not None:
             held = table_of("held", found.learn)
-            _read(held_out, columns, None, held, lambda _count: None)
+            _read(apart, held, lambda _count: None)
             found.ready()
         table = table_of("rows", None if held is None else found.look)
         size_bytes = path.stat().st_size
-        _read(path, columns, group_by, table, lambda count: tell("reading rows", count, size_bytes))
+        rows = _judged(path, columns, group_by)
+        _read(rows, table, lambda count: tell("reading rows", count, size_bytes))
         if not table.rows + table.unusable.rows + table.empty.rows:
             raise RowsError(f"the dataset has no rows; give rows of {SHAPES}")
         repeats, complete = _repeats(
@@ -73,7 +87,8 @@ def audit_rows(
         findings = [*_noted(("unusable", table.unusable), ("empty", table.empty)), *_labels(table), *repeats]
         if held is not None:
             findings += _noted(("held_out_unusable", _both(held.unusable, held.empty)))
-            findings += _unknown_labels(table, held)
+            # What is held out of a file has labels that are known.
+            findings += [] if held_out is None else _unknown_labels(table, held)
             findings += held_out_findings(table, held, found, most_examples=most_examples)
         findings += _noted(("control_characters", table.odd))
         return DataAudit(
@@ -93,15 +108,17 @@ def audit_rows(
         )
 
 
-def _read(
-    path: Path,
-    columns: Mapping[str, str] | None,
-    group_by: str | None,
-    table: RowTable,
-    tell: Callable[[int], object],
-) -> None:
+def _judged(path: Path, columns: Mapping[str, str] | None, group_by: str | None) -> Iterator[Row | BadRow]:
+    return judge_rows(file_values(path, columns), columns=columns, group_by=group_by)
+
+
+def _usable(path: Path, columns: Mapping[str, str] | None, group_by: str | None) -> Iterator[Row]:
+    return (row for row in _judged(path, columns, group_by) if isinstance(row, Row))
+
+
+def _read(rows: Iterable[Row | BadRow], table: RowTable, tell: Callable[[int], object]) -> None:
     done = 0
-    for row in judge_rows(file_values(path, columns), columns=columns, group_by=group_by):
+    for row in rows:
         done += table.add(row)
         if done >= _TOLD_EVERY_BYTES:
             tell(done)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdk.rows.grams import Texts, contained, jaccard, signatures
@@ -17,59 +18,122 @@ if TYPE_CHECKING:
 #: Texts are compared where a training row has this share of a held-out row's signature: winnowing around what was changed
 #: leaves some grams out that are the same.
 _SHARE = 0.4
+#: A gram of more held-out texts than these tells none apart: an instruction that all rows begin with. Looking it up would take
+#: held-out rows times training rows.
+_MOST_OWNERS = 20
+#: Training rows that are compared, of those that share a key of least hashes with a held-out row.
+_MOST_CANDIDATES = 3
 #: Bits of a hash that are looked up first, in one table: most grams of a training row are no held-out row's.
 _FIRST_BITS = 24
+#: Pairs of a held-out text and a gram of a training row that are in memory at once.
+_MOST_PAIRS = 1 << 20
 
 
 class HeldOutRows:
-    """The signatures of held-out rows, and for each the training row that has most of it."""
+    """The signatures of held-out rows, and for each the training row that has most of it.
 
-    def __init__(self) -> None:
-        self._parts: list[npt.NDArray[Any]] = []
-        self._hashes: npt.NDArray[Any] | None = None
+    `out` says of each row of the training's file whether it is one of those that are held out; without it, none is.
+    """
+
+    def __init__(self, out: Sequence[bool] | None = None) -> None:
+        import numpy as np
+
+        #: Which rows of the training's file are not held out, (rows,) of bool; None for all.
+        self.others = None if out is None else ~np.array(out, bool)
+        self._signatures: dict[bytes, int] = {}
+        self._texts: list[int] = []
+        self._ready = False
+        #: Pairs of a held-out text and a gram of a training row that were looked at.
+        self.pairs = 0
 
     def learn(self, _first: int, texts: Texts) -> None:
-        """Take signatures of held-out texts."""
-        self._parts += signatures(texts)
+        """Take signatures of held-out texts; rows with the same one share it."""
+        for part in signatures(texts):
+            self._texts.append(self._signatures.setdefault(part.tobytes(), len(self._signatures)))
 
     def ready(self) -> None:
         """Begin to look at training texts."""
         import numpy as np
 
-        sizes = np.array([len(part) for part in self._parts], np.int64)
-        hashes = np.concatenate([*self._parts, np.empty(0, np.uint64)])
-        owners = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
-        self._parts = []
+        parts = [np.frombuffer(part, np.uint64) for part in self._signatures]
+        self._signatures = {}
+        #: (texts,) grams of each.
+        self._sizes = np.array([len(part) for part in parts], np.int64)
+        hashes = np.concatenate([*parts, np.empty(0, np.uint64)])
         order = np.argsort(hashes, kind="stable")
-        self._hashes, self._owners = hashes[order], owners[order]
-        self._sizes = sizes
+        owners = np.repeat(np.arange(len(parts), dtype=np.int64), self._sizes)[order]
+        hashes, counts = np.unique(hashes, return_counts=True)
+        few = counts <= _MOST_OWNERS
+        kept = np.repeat(few, counts)
+        #: (hashes,) sorted, and of each how many texts have it and where these begin among the owners.
+        self._hashes, self._counts, self._owners = hashes[few], counts[few], owners[kept]
+        self._begins = np.cumsum(self._counts) - self._counts
+        self._common = self._sizes - np.bincount(self._owners, minlength=len(parts))
         self._begun = np.zeros(1 << _FIRST_BITS, bool)
-        self._begun[hashes >> np.uint64(64 - _FIRST_BITS)] = True
-        self.share = np.zeros(len(sizes))
-        self.row = np.full(len(sizes), -1, np.int64)
+        self._begun[self._hashes >> np.uint64(64 - _FIRST_BITS)] = True
+        self._shared = np.zeros(len(parts), np.int64)
+        self._row = np.full(len(parts), -1, np.int64)
+        self._ready = True
 
     def look(self, first: int, texts: Texts) -> None:
         """Look for signatures in training texts, the first of which is of the row `first`."""
         import numpy as np
 
-        if self._hashes is None or not len(self._hashes):
+        if not self._ready or not len(self._hashes):
             return
         grams = texts.grams
         likely = np.flatnonzero(self._begun[grams.hashes >> np.uint64(64 - _FIRST_BITS)])
-        begin = np.searchsorted(self._hashes, grams.hashes[likely])
-        counts = np.searchsorted(self._hashes, grams.hashes[likely], side="right") - begin
-        begin, counts, there = begin[counts > 0], counts[counts > 0], likely[counts > 0]
-        if not len(there):
-            return
-        # Every held-out row with this gram, for every place that it has in a training row.
-        places = np.repeat(begin - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum())
-        rows = np.repeat(grams.owners[there], counts)
-        hits = np.unique(np.stack([self._owners[places], rows, places]), axis=1)[:2]
-        pairs, shared = np.unique(hits, axis=1, return_counts=True)
-        share = shared / self._sizes[pairs[0]]
-        for held, row, part in zip(pairs[0], pairs[1], share, strict=True):
-            if part > self.share[held]:
-                self.share[held], self.row[held] = part, row + first
+        at = np.minimum(np.searchsorted(self._hashes, grams.hashes[likely]), len(self._hashes) - 1)
+        there = self._hashes[at] == grams.hashes[likely]
+        if self.others is not None:
+            there &= self.others[first + grams.owners[likely]]
+        # Each gram once of each training row, in the order of the rows.
+        found = np.unique(grams.owners[likely[there]] * len(self._hashes) + at[there])
+        rows, at = np.divmod(found, len(self._hashes))
+        for part in _slices(rows, self._counts[at]):
+            self._take(first + rows[part], at[part])
+
+    def _take(self, rows: npt.NDArray[Any], at: npt.NDArray[Any]) -> None:
+        """Take note of training rows, each with all of its grams, by their places among the hashes, (n,) each."""
+        import numpy as np
+
+        counts = self._counts[at]
+        places = np.repeat(self._begins[at] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        self.pairs += len(places)
+        # A text and a row as one number; rows count from the first of the slice.
+        lowest, span = rows[0], rows[-1] - rows[0] + 1
+        found = self._owners[places] * span + np.repeat(rows - lowest, counts)
+        pairs, shared = np.unique(found, return_counts=True)
+        texts, rows = np.divmod(pairs, span)
+        # The row with most of a text comes first of it, and of several the first in the file.
+        order = np.lexsort((rows, -shared, texts))
+        order = order[np.flatnonzero(np.diff(texts[order], prepend=-1))]
+        order = order[shared[order] > self._shared[texts[order]]]
+        self._shared[texts[order]] = shared[order]
+        self._row[texts[order]] = rows[order] + lowest
+
+    def likely(self) -> npt.NDArray[Any]:
+        """Return for each held-out row the training row that is worth a comparison, (rows,) of int64; -1 for none."""
+        import numpy as np
+
+        # What many held-out rows have may be in any row.
+        enough = self._shared + self._common >= _SHARE * self._sizes
+        return np.where(enough, self._row, -1)[np.array(self._texts, np.int64)]
+
+
+def _slices(rows: npt.NDArray[Any], counts: npt.NDArray[Any]) -> Iterator[slice]:
+    """Yield slices of whole rows, which are sorted, of about as many pairs as may be in memory; `counts` has those of each place."""
+    import numpy as np
+
+    done = np.cumsum(counts)
+    begin = 0
+    while begin < len(rows):
+        end = int(np.searchsorted(done, (done[begin - 1] if begin else 0) + _MOST_PAIRS, side="right"))
+        if end < len(rows):
+            # The row that does not fit is the next slice's first, unless it is alone.
+            end = max(int(np.searchsorted(rows, rows[end])), int(np.searchsorted(rows, rows[begin], side="right")))
+        yield slice(begin, end)
+        begin = end
 
 
 def held_out_findings(
@@ -78,17 +142,17 @@ def held_out_findings(
     """Yield what of the held-out rows is among the training rows; each is told once, as what is most the same."""
     import numpy as np
 
-    exact = matches(training.exact, held.exact.between(0, held.rows))
-    normal = matches(training.normalised, held.normalised.between(0, held.rows))
+    exact = matches(training.exact, held.exact.between(0, held.rows), found.others)
+    normal = matches(training.normalised, held.normalised.between(0, held.rows), found.others)
     normal[exact >= 0] = -1
     near = np.full(held.rows, -1, np.int64)
     details: dict[int, str] = {}
-    for row in np.flatnonzero((exact < 0) & (normal < 0) & (found.share >= _SHARE)).tolist():
-        one, other = held.texts.at(row), training.texts.at(int(found.row[row]))
-        part, index = contained(one, other), jaccard(one, other)
-        if max(part, index) >= NEAR:
-            near[row] = found.row[row]
-            details[row] = f"{part:.0%} of its 13-grams are there" if part >= NEAR else f"Jaccard index {index:.2f}"
+    for row, candidates in _candidates(training, held, found, np.flatnonzero((exact < 0) & (normal < 0))):
+        text = held.texts.at(row)
+        for candidate in candidates:
+            if (detail := _near(text, training.texts.at(candidate))) is not None:
+                near[row], details[row] = candidate, detail
+                break
     kinds: tuple[tuple[Kind, Any], ...] = (
         ("held_out_exact", exact),
         ("held_out_normalised", normal),
@@ -102,3 +166,34 @@ def held_out_findings(
                 for row in there[:most_examples]
             ]
             yield AuditFinding(kind=kind, rows=len(there), examples=examples)
+
+
+def _candidates(
+    training: RowTable, held: RowTable, found: HeldOutRows, rows: npt.NDArray[Any]
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield held-out rows with the training rows that each is compared with, the likeliest first.
+
+    Rows that are nearly the same but for a number have no gram of their own; they share keys of least hashes.
+    """
+    import numpy as np
+
+    likely = found.likely()[rows].tolist()
+    sharing = np.stack(
+        [
+            matches(mine, keys.between(0, held.rows)[rows], found.others)
+            for mine, keys in zip(training.bands, held.bands, strict=True)
+        ]
+    )
+    for row, first, others in zip(rows.tolist(), likely, sharing.T.tolist(), strict=True):
+        counted = Counter(other for other in others if other >= 0)
+        most = [other for other, _ in counted.most_common(_MOST_CANDIDATES) if other != first]
+        if candidates := [*([first] if first >= 0 else []), *most]:
+            yield row, candidates
+
+
+def _near(one: str, other: str) -> str | None:
+    """Return how much of a held-out text is in another, as the rest of a sentence; None where that is too little."""
+    if (part := contained(one, other)) >= NEAR:
+        return f"{part:.0%} of its 13-grams are there"
+    index = jaccard(one, other)
+    return f"Jaccard index {index:.2f}" if index >= NEAR else None

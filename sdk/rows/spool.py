@@ -91,8 +91,10 @@ def equal_rows(column: Column, alive: npt.NDArray[Any] | None = None) -> Iterato
         yield Equal(row[leader], row[again - 1], row[again])
 
 
-def matches(column: Column, keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return for each of some keys the first row that has it, (keys,) of int64; -1 for none."""
+def matches(column: Column, keys: npt.NDArray[Any], alive: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    """Return for each of some keys the first row that has it, (keys,) of int64; -1 for none. Only rows that are `alive`, (rows,)
+    of bool, if that is given.
+    """
     import numpy as np
 
     found = np.full(len(keys), -1, np.int64)
@@ -103,7 +105,8 @@ def matches(column: Column, keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
     firsts = np.full(len(known), -1, np.int64)
     for first, chunk in column.chunks():
         at = np.minimum(np.searchsorted(known, chunk), len(known) - 1)
-        hit = np.flatnonzero((known[at] == chunk) & (chunk != 0))
+        there = (known[at] == chunk) & (chunk != 0)
+        hit = np.flatnonzero(there if alive is None else there & alive[first : first + len(chunk)])
         # The last one written stays, which is the first row.
         new = hit[firsts[at[hit]] < 0][::-1]
         firsts[at[new]] = new + first

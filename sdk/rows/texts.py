@@ -10,20 +10,46 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
+from functools import cache
 from typing import Any
 
 from sdk.formats.rows import Row
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+#: Combining characters in a row that stay together, and what is put behind them, as in the Stream-Safe Text Format of Unicode's
+#: annex 15: the forms sort each run, which takes its length squared. No language writes as many.
+_MOST_COMBINING, _JOINER = 30, "\u034f"
+#: All characters that combine, and all letters whose forms begin with one, are below.
+_COMBINING_BELOW = 0x20000
 
 
 def normalised(text: str) -> str:
-    """Return a text in Unicode's form NFKC, casefolded, with one space for any white space between words."""
+    """Return a text in Unicode's form NFKC, casefolded, with one space for any white space between words; a longer run of
+    combining characters than any language has is divided.
+    """
     if not text.isascii():
+        text = stream_safe(text)
         # Casefolding may take letters apart that the form has in one.
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.lower().split() if text.isascii() else text.split())
+
+
+def stream_safe(text: str) -> str:
+    """Return a text whose forms take time in proportion to its length: longer runs of combining characters are divided."""
+    return text if text.isascii() else _long_runs().sub(rf"\g<0>{_JOINER}", text)
+
+
+@cache
+def _long_runs() -> re.Pattern[str]:
+    """Return what matches the part of a run of combining characters that another follows."""
+    combining = "".join(
+        character
+        for character in map(chr, range(0x300, _COMBINING_BELOW))
+        if unicodedata.combining(unicodedata.normalize("NFKD", character)[0])
+    )
+    return re.compile(f"[{combining}]{{{_MOST_COMBINING}}}(?=[{combining}])")
 
 
 def said(row: Row) -> bytes:

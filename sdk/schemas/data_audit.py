@@ -85,6 +85,8 @@ class TokenCountRequest(Wire):
     base: str
     data: str
     columns: str | None = None
+    #: The column that groups are held out by.
+    group_by: str | None = None
     loss_on: Literal["completion", "assistant", "all"] | None = None
     max_length: int
     day: str

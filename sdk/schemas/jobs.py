@@ -219,7 +219,7 @@ class PreviewJobRequest(Wire):
     row: Annotated[int, Field(ge=1, le=10**12)] | None = None
     #: The date that chat templates are given. None: the day on which the job is accepted.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
-    #: What the training of the version held out of its rows, as in its spec: rows are counted among the others.
+    #: What the training holds, or held, out of its rows, as in its spec: rows are counted among the others.
     holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Field(exclude_if=lambda value: value is None)] = None
     holdout_by: Annotated[str | None, Field(max_length=200, exclude_if=lambda value: value is None)] = None
     holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1, exclude_if=lambda value: value == 0)] = 0

@@ -18,7 +18,9 @@ from sdk.pulling.cached_file import cached_file
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
 from sdk.rows.audit import audit_rows
+from sdk.rows.holdout import HoldoutError, hold_out_of
 from sdk.schemas.data_audit import AuditFinding, DataAudit, TokenCountRequest, TokenCounts
+from sdk.schemas.option_clashes import both_held_out
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.data_preview import LIBRARIES, ask_worker, base_folder, find_base, tokenizer_view
 from sdk.submitting.given_data import RegisteredData, find_data, means_file
@@ -51,6 +53,9 @@ def check_rows_of(
     base: str | Path | None,
     eval_data: str | Path | None,
     columns: str | None,
+    holdout: float | None,
+    holdout_by: str | None,
+    holdout_seed: int | None,
     loss_on: Literal["completion", "assistant", "all"] | None,
     max_length: int | None,
     sample: int | None,
@@ -62,7 +67,16 @@ def check_rows_of(
     require_numpy("checking rows", "or install numpy alone")
     if base is None and (loss_on, max_length, sample) != (None, None, None):
         raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
-    given = {"loss_on": loss_on, "max_length": max_length}
+    if eval_data is not None and (holdout, holdout_by) != (None, None):
+        raise InvalidInput(both_held_out(), param="holdout")
+    given: dict[str, Any] = {
+        "loss_on": loss_on,
+        "max_length": max_length,
+        "holdout": holdout,
+        "holdout_seed": holdout_seed,
+    }
+    # The column alone says that it is no key of a row.
+    given |= {} if holdout is None else {"holdout_by": holdout_by}
     spec = build(TrainingSpec, **{name: value for name, value in given.items() if value is not None})
     if examples < 1 or (sample is not None and sample < 1):
         raise InvalidInput(
@@ -84,17 +98,29 @@ def check_rows_of(
                 columns=check_columns(rows.columns)[1],
                 held_out=None if held_out is None else held_out.path,
                 held_out_label=None if held_out is None else held_out.label,
+                hold_out=hold_out_of(spec),
+                group_by=holdout_by,
                 most_examples=examples,
                 on_progress=on_transfer,
             )
-    except RowsError as error:
+    except (RowsError, HoldoutError) as error:
         raise InvalidData(f"{rows.label}: {error}", param="data") from None
     if found is None or not audit.usable_rows:
         return audit
-    return _counted(audit, rows, found, spec, SAMPLE_ROWS if sample is None else sample, examples)
+    counted = {"sample": SAMPLE_ROWS if sample is None else sample, "examples": examples}
+    return _counted(audit, rows, found, spec, group_by=holdout_by, **counted)
 
 
-def _counted(audit: DataAudit, rows: _Rows, base: Path, spec: TrainingSpec, sample: int, examples: int) -> DataAudit:
+def _counted(
+    audit: DataAudit,
+    rows: _Rows,
+    base: Path,
+    spec: TrainingSpec,
+    *,
+    group_by: str | None,
+    sample: int,
+    examples: int,
+) -> DataAudit:
     """Return an audit with the tokens of its rows, and what is wrong with them."""
     check_loss_on(spec.loss_on, _Shaped(audit))
     with tokenizer_view(base) as view:
@@ -103,6 +129,7 @@ def _counted(audit: DataAudit, rows: _Rows, base: Path, spec: TrainingSpec, samp
             base=str(view),
             data=str(rows.path.resolve()),
             columns=rows.columns,
+            group_by=group_by,
             loss_on=spec.loss_on,
             max_length=spec.max_length,
             day=datetime.now(UTC).date().isoformat(),

@@ -27,7 +27,7 @@ from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
 from sdk.pushing.bases_here import files_here, registered_base
 from sdk.pushing.pusher import no_such_base
-from sdk.rows.holdout import HoldOut
+from sdk.rows.holdout import HoldOut, hold_out_of
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
@@ -60,13 +60,8 @@ class RowsAsked:
     day: str
     rows: int
     row: int | None
-    #: What the training held out of them.
+    #: What the training holds, or held, out of them.
     hold_out: HoldOut | None = None
-
-    def held_out_options(self) -> dict[str, Any]:
-        """Return what was held out, as options of a training."""
-        how = self.hold_out
-        return {} if how is None else {"holdout": how.share, "holdout_by": how.by, "holdout_seed": how.seed}
 
 
 @dataclass(frozen=True)
@@ -85,12 +80,16 @@ def preview_asked(
     base: str | Path | None,
     loss_on: Literal["completion", "assistant", "all"] | None,
     columns: str | None,
+    holdout: float | None,
+    holdout_by: str | None,
+    holdout_seed: int | None,
     max_length: int | None,
 ) -> RowsOfFile | str:
     """Return which rows of a file to preview, or the ref of the version. Raises InvalidInput for both, or neither."""
     if (file is None) == (of is None):
         raise InvalidInput("give either a file of rows, or with --of the version whose rows you mean", param="file")
-    said = {"base": base, "loss_on": loss_on, "columns": columns, "max_length": max_length}
+    split = {"holdout": holdout, "holdout_by": holdout_by, "holdout_seed": holdout_seed}
+    said = {"base": base, "loss_on": loss_on, "columns": columns, **split, "max_length": max_length}
     given = {name: value for name, value in said.items() if value is not None}
     if of is not None:
         if given:
@@ -116,7 +115,8 @@ def preview_file(
     on_transfer: OnTransfer | None,
 ) -> Preview:
     """Return what a training would learn of the first `rows` rows of a dataset, or of one; see `Client.preview`."""
-    data = find_data(transport, given.file, None, columns=given.spec.columns, param="file")
+    hold_out = hold_out_of(given.spec)
+    data = find_data(transport, given.file, None, columns=given.spec.columns, param="file", hold_out=hold_out)
     found = find_base(transport, cache, given.base)
     asked = RowsAsked(
         label=data.label,
@@ -126,6 +126,7 @@ def preview_file(
         day=_today(),
         rows=rows,
         row=row,
+        hold_out=hold_out,
     )
     require_libraries(LIBRARIES, doing="previewing rows")
     if isinstance(data, CheckedData):
@@ -224,6 +225,11 @@ def _held_out(said: Mapping[str, Any]) -> HoldOut | None:
     return None if share is None else HoldOut(share, seed, by)
 
 
+def holdout_options(how: HoldOut | None) -> dict[str, Any]:
+    """Return what is held out, as options of a training."""
+    return {} if how is None else {"holdout": how.share, "holdout_by": how.by, "holdout_seed": how.seed}
+
+
 def _today() -> str:
     return datetime.now(UTC).date().isoformat()
 
@@ -240,7 +246,7 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
             day=asked.day,
             rows=asked.rows,
             row=asked.row,
-            **asked.held_out_options(),
+            **holdout_options(asked.hold_out),
         )
         preview = ask_worker(_CHILD, request, Preview, data=data, label=asked.label, doing="rendered")
     if not preview.rows:

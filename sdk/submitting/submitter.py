@@ -39,7 +39,7 @@ from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.again import recorded_request, refuse_options
 from sdk.submitting.continuing import base_of, continued_spec
-from sdk.submitting.data_preview import RowsOfFile, asked_of, locate_rows, trained_on
+from sdk.submitting.data_preview import RowsOfFile, asked_of, holdout_options, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.job_options import JobTerms
 from sdk.validation import build, check_loss_on, check_objective, check_together
@@ -217,14 +217,22 @@ class JobSubmitter:
         """Submit a preview of rows of a file, or of a version's dataset. Raises InvalidInput, NotFound, QuotaExceeded."""
         if isinstance(asked, RowsOfFile):
             spec = asked.spec
-            checked = find_data(self._transport, asked.file, None, columns=spec.columns, param="file")
+            hold_out = hold_out_of(spec)
+            checked = find_data(
+                self._transport, asked.file, None, columns=spec.columns, param="file", hold_out=hold_out
+            )
             check_loss_on(spec.loss_on, checked)
             how: dict[str, Any] = {"loss_on": spec.loss_on, "columns": checked.columns, "max_length": spec.max_length}
             request = _preview_request(**how, rows=rows, row=row)
             view = self._pusher.obtain_base(asked.base, None)
             base = BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
             sent = self._sent(checked, None)
-            update = {"base": base, "data": sent.digest, "data_name": sent.exact_name}
+            update = {
+                "base": base,
+                "data": sent.digest,
+                "data_name": sent.exact_name,
+                **holdout_options(hold_out),
+            }
         else:
             digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
             how = {"loss_on": said.loss_on, "columns": said.columns, "max_length": said.max_length}
@@ -235,7 +243,7 @@ class JobSubmitter:
                 "base": None,
                 "data": digest,
                 "template_date": said.day,
-                **said.held_out_options(),
+                **holdout_options(said.hold_out),
             }
         with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
             return self._submit(request.model_copy(update=update), terms, key)

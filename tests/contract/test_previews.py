@@ -177,6 +177,10 @@ class TestWithoutTheExtra:
         assert isinstance(request, PreviewJobRequest)
         assert {name: getattr(request, name) for name in held_out} == held_out
         assert job.view.request["holdout"] == 0.5
+        of_file = desk.writer.submit_preview(desk.rows, base="tiny", **held_out)
+        assert {name: of_file.view.request[name] for name in held_out} == held_out
+        with pytest.raises(InvalidInput, match="give holdout, such as"):
+            desk.writer.submit_preview(desk.rows, base="tiny", holdout_by="prompt")
 
     def test_a_job_that_fails_says_why(self, desk: Desk) -> None:
         def work(job: Job[Preview]) -> None:

@@ -87,6 +87,20 @@ def test_json_is_one_document_with_spans(place: Place) -> None:
     assert found["rendering"]["template_date"] is None
 
 
+def test_rows_with_a_column_of_groups_are_shown_as_they_are_trained_on(place: Place) -> None:
+    write(place.folder / "groups.jsonl", *({"text": "row", "customer": at % 2} for at in range(4)))
+    write(place.folder / "apart.jsonl", *({"text": f"row {at}", "customer": at // 2} for at in range(4)))
+    refused = place.preview("apart.jsonl")
+    assert (refused.returncode, "would be lost: `customer`" in refused.stderr) == (2, True)
+    done = place.preview("apart.jsonl", "--holdout", "0.5", "--holdout-by", "customer", "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["file_rows"] == 2
+    # All say the same, so none can be held out of the others.
+    refused = place.preview("groups.jsonl", "--holdout", "0.5", "--holdout-by", "customer")
+    assert (refused.returncode, "in one group of 'customer'" in refused.stderr) == (2, True)
+
+
 def test_without_a_terminal_what_is_learnt_is_bracketed(place: Place) -> None:
     done = place.preview("chat.jsonl", "--row", "3")
     assert (done.returncode, done.stderr) == (0, "")

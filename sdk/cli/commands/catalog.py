@@ -98,8 +98,10 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         )
         facts.append(("held-out rows", preferred))
     if "eval_loss" in metrics:
+        rows = shown["training"].get("held_out_rows")
+        over = "" if rows is None else f" over {rows} rows"
         facts.append(
-            ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}")
+            ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}{over}")
         )
     facts += [*_added(shown), *(("probe", said) for said in _moved(metrics))]
     if "train_s" in metrics:

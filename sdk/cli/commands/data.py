@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,9 +20,23 @@ if TYPE_CHECKING:
     from sdk.schemas.preview import Preview
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
 @click.group(name="data")
 def data_command() -> None:
     """Add, check, preview, pull, list and remove datasets."""
+
+
+def _holdout_options(command: F) -> F:
+    """Add what says which rows a training would hold out."""
+    for option in (
+        click.option("--holdout-seed", type=int, help="As of `train`. [default: 0]"),
+        click.option("--holdout-by", metavar="COLUMN", help="As of `train`."),
+        click.option("--holdout", type=float, metavar="SHARE", help="As of `train`."),
+    ):
+        command = option(command)
+    return command
 
 
 @data_command.command(name="add")
@@ -93,6 +108,7 @@ def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
 @click.option("--row", type=int, help="Show only this row, counted from 1.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As of `train`.")
+@_holdout_options
 @click.option("--max-length", type=int, help="As in `train`. [default: 1024]")
 @format_option
 def data_preview(file: str | None, rows: int | None, row: int | None, style: str, **given: Any) -> None:
@@ -136,6 +152,7 @@ def _follow(job: Job[Preview]) -> None:
 )
 @click.option("--eval-data", help="Held-out rows: those that are in DATA, too, are named.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As of `train`.")
+@_holdout_options
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`; with --base.")
 @click.option("--max-length", type=int, help="As of `train`; with --base. [default: 1024]")
 @click.option(
@@ -147,14 +164,17 @@ def data_check(data: str, style: str, **given: Any) -> None:
     """Look for what is wrong with the rows of DATA (a file, or a dataset's name or digest) before a training.
 
     Names rows that can't be used, lack a text, are there twice (exactly, in another spelling, or nearly), answer the same
-    prompt otherwise, or have characters that are not seen. With --eval-data also those that are held out, with --base
-    those that are too long. Ends with 0 if nothing is wrong, and with 7 otherwise. Files are read here, without a registry.
+    prompt otherwise, or have characters that are not seen. With --eval-data also those that are held out, with --holdout
+    those that it would hold out and that are nearly among the others, with --base those that are too long. --holdout-by
+    alone says that its column is no part of a row. Ends with 0 if nothing is wrong, and with 7 otherwise. Files are read
+    here, without a registry.
 
     \b
     Examples:
       adapterctl data check reviews.jsonl
       adapterctl data check reviews.jsonl --eval-data held.jsonl --base ./base
       adapterctl data check faq.csv --columns prompt=question,completion=answer
+      adapterctl data check reviews.jsonl --holdout 0.1 --holdout-by customer
     """
     from sdk.submitting.data_check import check_rows_of
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.commands.watch import watch
-from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, render, say
+from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, say
 from sdk.cli.support.rows_meant import say_rows
-from sdk.cli.support.scores import general_line, score_names
+from sdk.cli.support.scores import general_line, scores_table
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, scores_of, unscored
 from sdk.schemas.contamination import briefly, warning
@@ -96,16 +96,16 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
 
 
 def _print_table(found: list[dict[str, Any]], scores: Sequence[Evaluation]) -> None:
-    names = score_names(item["metrics"] for item in found)
-    click.echo(
-        render(
-            ["ref", "precision", *names, "seen"],
-            [
-                [one.ref, one.precision, *(one.metrics.get(name) for name in names), briefly(one.contamination)]
-                for one in scores
-            ],
-        )
+    table, left_out = scores_table(
+        [(one.ref, one.precision, one.metrics, briefly(one.contamination)) for one in scores]
     )
+    click.echo(table)
+    if left_out is not None:
+        say(left_out)
+    if len({one.precision for one in scores}) > 1:
+        say(
+            "these were held in different precisions, so they are not compared; to compare them, add: --precision native"
+        )
     for one in scores:
         if one.digest is not None and (line := general_line(one.ref, one.metrics)) is not None:
             click.echo(plain(line))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.output import fit, print_facts, render, writable
+from sdk.cli.support.output import WIDTH, fit, plain, print_facts, render, writable
 
 if TYPE_CHECKING:
     from sdk.schemas.data_audit import AuditExample, DataAudit, LengthBucket, TokenCounts
@@ -30,6 +31,8 @@ _SAID = {
     "refused_by_base": "rows that can't be used over this base",
     "too_long": "rows that are too long, and would be cut",
 }
+#: What is wrong in a row is a sentence that says what to do.
+_FAULTS = ("unusable", "held_out_unusable", "refused_by_base")
 _MOST_SCRIPTS = 6
 _BAR = 24
 
@@ -42,8 +45,10 @@ def print_audit(found: DataAudit, *, quiet: bool) -> None:
         return
     for finding in found.findings:
         click.echo(fit(f"{_SAID.get(finding.kind, finding.kind)}: {finding.rows}"))
-        for example in finding.examples:
-            click.echo(writable(fit(f"  {_example(example)}")))
+        for example in _each_fault_once(finding.examples):
+            click.echo(
+                writable(_wrapped(_example(example)) if finding.kind in _FAULTS else fit(f"  {_example(example)}"))
+            )
     if not found.findings:
         click.echo("nothing is wrong with these rows")
     click.echo()
@@ -51,6 +56,25 @@ def print_audit(found: DataAudit, *, quiet: bool) -> None:
     click.echo()
     counted = found.tokens
     click.echo(_histogram("tokens", counted.lengths) if counted else _histogram("characters", found.lengths))
+
+
+def _each_fault_once(examples: Sequence[AuditExample]) -> list[AuditExample]:
+    """Join rows of which the same is wrong."""
+    found: dict[object, AuditExample] = {}
+    for number, example in enumerate(examples):
+        key = (
+            number
+            if example.detail is None or example.held_out is not None or len(example.rows) > 1
+            else example.detail
+        )
+        earlier = found.get(key)
+        found[key] = example if earlier is None else earlier.model_copy(update={"rows": [*earlier.rows, *example.rows]})
+    return list(found.values())
+
+
+def _wrapped(text: str) -> str:
+    """Return a sentence on lines of its own, whole: its end says what to do."""
+    return textwrap.fill(plain(text), WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def _example(example: AuditExample) -> str:

@@ -64,11 +64,14 @@ def _columns(text: str) -> int:
 
 
 def _cut(text: str, width: int) -> str:
-    if _columns(text) <= width:
-        return text
-    while _columns(text) > width - 1:
-        text = text[:-1]
-    return text + "…"
+    columns = kept = 0
+    for at, character in enumerate(text, start=1):
+        columns += _columns(character)
+        if columns > width:
+            return text[:kept] + "…"
+        if columns < width:
+            kept = at
+    return text
 
 
 def print_json(value: Any) -> None:
@@ -128,6 +131,8 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, cut: int | 
     room = _terminal_width() - 2 * (len(widths) - 1)
     if cut is not None and sum(widths) > room:
         widths[cut] = max(min(widths[cut], _CUT_TO), widths[cut] - (sum(widths) - room))
+    # None can keep more than there is, and a row may be megabytes long.
+    widths = [min(width, max(room, _NARROWEST)) for width in widths]
     while sum(widths) > room and max(widths) > _NARROWEST:
         # The first column names the row and is what people copy, so it gives way last.
         others = range(1, len(widths)) if max(widths[1:], default=0) > _NARROWEST else range(1)

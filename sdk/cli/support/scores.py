@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
+from sdk.cli.support.output import WIDTH, render
 from sdk.schemas.evaluation import TextMetric
 
 
@@ -32,4 +33,30 @@ def general_line(ref: str, metrics: Mapping[str, float]) -> str | None:
     return f"{ref} on general texts: loss {loss} (bare base {base}), KL {kl}"
 
 
-_COLUMNS = ("loss", "accuracy", "macro_f1", "acc", "acc_norm", "perplexity", *get_args(TextMetric))
+def scores_table(scores: Sequence[tuple[str, str, Mapping[str, float], str]]) -> tuple[str, str | None]:
+    """Lay out ref, precision, metrics and seen of each, as many scores as a line has room for; return also what is left out."""
+    names = score_names(metrics for _, _, metrics, _ in scores)
+    fixed = max(map(len, (*(ref for ref, *_ in scores), "ref"))) + len("precision") + _SEEN + 3 * _GAP
+    room = max(2, (WIDTH - fixed) // _SCORE) if fixed < WIDTH else 2
+    shown = names[:room]
+    table = render(
+        ["ref", "precision", *shown, "seen"],
+        [[ref, precision, *(metrics.get(name) for name in shown), seen] for ref, precision, metrics, seen in scores],
+    )
+    left_out = ", ".join(names[room:])
+    return table, f"--format json also has {left_out}" if left_out else None
+
+
+_COLUMNS = (
+    "loss",
+    "accuracy",
+    "macro_f1",
+    "acc",
+    "acc_norm",
+    "preference_accuracy",
+    "preference_margin",
+    "perplexity",
+    *get_args(TextMetric),
+)
+#: Of a line: what lies between columns, a score of four digits under its name, "100/100+".
+_GAP, _SCORE, _SEEN = 2, 12, 7

@@ -39,13 +39,13 @@ def tokenise_choices(
         resolve_loss_on(loss_on, "choices")
     except ObjectiveError as error:
         raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
-    questions, refused, cut = list[Question](), list[str](), 0
+    questions, refused, cut = list[Question](), list[tuple[str, str]](), 0
     for number, row in enumerate(rows):
         fields = row.fields
         try:
             made = [_example(fields["prompt"], choice, tokenizer, max_length) for choice in fields["choices"]]
         except RowRefused as error:
-            refused.append(f"{row.where} {error}")
+            refused.append((row.where, str(error)))
             continue
         cut += any(was_cut for _, was_cut in made)
         examples = [replace(example, row=number) for example, _ in made]

@@ -164,7 +164,7 @@ def _made(maker: ExampleMaker, chosen: Sequence[tuple[int, Row]], max_length: in
                 texts = [piece for text in texts for piece in split_text(text, max_length)]
             made += [(number, row, example) for example in texts]
         except RowRefused as error:
-            refused.append(f"{row.where} {error}")
+            refused.append((row.where, str(error)))
     require_usable(refused, len(chosen))
     return made
 

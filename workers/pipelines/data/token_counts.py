@@ -22,7 +22,7 @@ from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.tokenise import (
     ExampleMaker,
     configured_stops,
-    cut_example,
+    kept_of_row,
     load_tokenizer,
     longest_row,
     resolve_loss_on,
@@ -33,10 +33,12 @@ from workers.pipelines.errors import PipelineError
 _SPARE_BYTES = 4 * 1024**3
 
 
-class _Text(NamedTuple):
-    """One text of a row: its tokens, and of those that are kept, how many are learnt."""
+class _Texts(NamedTuple):
+    """The texts of a row."""
 
-    tokens: int
+    #: Of each.
+    tokens: list[int]
+    #: Of what is kept of all of them; 0 where the row is dropped.
     supervised_tokens: int
 
 
@@ -44,7 +46,7 @@ def count_tokens(request: TokenCountRequest) -> TokenCounts:
     """Return the tokens of the rows that are asked for. Raises PipelineError ("base", "data", "spec")."""
     base = Path(request.base)
     max_length = longest_row(base, request.max_length)
-    texts_of: Callable[[Row], list[_Text]] | None = None
+    texts_of: Callable[[Row], _Texts] | None = None
     lengths: Counter[int] = Counter()
     longest = rows = tokens = supervised = cut = lost = dropped = split = refused = 0
     refusals: list[AuditExample] = []
@@ -59,15 +61,15 @@ def count_tokens(request: TokenCountRequest) -> TokenCounts:
             if len(refusals) < request.examples:
                 refusals.append(AuditExample(rows=[row.where], detail=str(error)))
             continue
-        length = max(text.tokens for text in texts)
-        beyond = 0 if row.shape == "text" else sum(max(0, text.tokens - max_length) for text in texts)
+        length = max(texts.tokens)
+        beyond = 0 if row.shape == "text" else sum(max(0, each - max_length) for each in texts.tokens)
         rows += 1
         lengths[max(0, length - 1).bit_length()] += 1
         longest = max(longest, length)
-        tokens += sum(text.tokens for text in texts)
-        supervised += sum(text.supervised_tokens for text in texts)
+        tokens += sum(texts.tokens)
+        supervised += texts.supervised_tokens
         split += row.shape == "text" and length > max_length
-        dropped += not any(text.supervised_tokens for text in texts)
+        dropped += not texts.supervised_tokens
         cut += beyond > 0
         lost += beyond
         if beyond and len(too_long) < request.examples:
@@ -96,7 +98,7 @@ def _sampled(request: TokenCountRequest) -> Iterator[Row]:
     sample = min(request.sample, request.of_rows)
     number = taken = 0
     try:
-        for row in judge_rows(file_values(Path(request.data), keys), columns=keys):
+        for row in judge_rows(file_values(Path(request.data), keys), columns=keys, group_by=request.group_by):
             if isinstance(row, BadRow):
                 continue
             # The n-th of the sample stands at n · of_rows / sample.
@@ -108,22 +110,19 @@ def _sampled(request: TokenCountRequest) -> Iterator[Row]:
         raise PipelineError(FailureReason.DATA, str(error)) from error
 
 
-def _maker(first: Row, request: TokenCountRequest, base: Path, max_length: int) -> Callable[[Row], list[_Text]]:
+def _maker(first: Row, request: TokenCountRequest, base: Path, max_length: int) -> Callable[[Row], _Texts]:
     """Return what makes texts of rows that are of the shape of the first."""
     if first.shape == "text-label":
         labelled = load_tokenizer(base, ends=False)
-        return lambda row: [_Text(len(labelled(row.fields["text"])["input_ids"]), 1)]
+        return lambda row: _Texts([len(labelled(row.fields["text"])["input_ids"])], 1)
     loss_on = resolve_loss_on(first.shape, request.loss_on)
     tokenizer: Any = load_tokenizer(base)
     maker = ExampleMaker(tokenizer, loss_on, date.fromisoformat(request.day), configured_stops(base))
 
-    def made(row: Row) -> list[_Text]:
-        found = []
-        for example in maker.examples(row):
-            # A text alone is split and loses nothing.
-            kept = cut_example(example, len(example.input_ids) if row.shape == "text" else max_length)
-            found.append(_Text(len(example.input_ids), 0 if kept is None else kept.supervised_tokens))
-        return found
+    def made(row: Row) -> _Texts:
+        examples = maker.examples(row)
+        kept = kept_of_row(examples, row.shape, max_length, split_texts=True)
+        return _Texts([len(each.input_ids) for each in examples], sum(each.supervised_tokens for each in kept))
 
     return made
 

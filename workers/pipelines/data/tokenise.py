@@ -18,7 +18,7 @@ from sdk.formats import objectives
 from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE
 from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.formats.objectives import ObjectiveError
-from sdk.formats.rows import NAMED_ROWS, Row, Shape
+from sdk.formats.rows import Row, Shape, name_faults
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Rendering
 from workers.pipelines.data.conversation import Conversation, RowRefused
@@ -208,24 +208,21 @@ def tokenise(
     resolved = resolve_loss_on(shape, loss_on)
     maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
     examples: list[Example] = []
-    used, dropped, cut, split, refused = 0, 0, 0, 0, []
+    used, dropped, cut, split, refused = 0, 0, 0, 0, list[tuple[str, str]]()
     for number, row in enumerate(rows):
         try:
-            made = [replace(example, row=number) for example in maker.examples(row)]
+            made = maker.examples(row)
         except RowRefused as error:
-            refused.append(f"{row.where} {error}")
+            refused.append((row.where, str(error)))
             continue
-        if split_texts and shape == "text":
-            made = [piece for each in made for piece in split_text(each, max_length)]
-            split += len(made) > 1
-        kept = [example for each in made if (example := cut_example(each, max_length)) is not None]
-        if shape == "preference" and (len(kept) < 2 or kept[0].input_ids == kept[1].input_ids):
-            # The answers differ only in what was cut off.
-            kept = []
-        cut += any(len(example.input_ids) > max_length for example in made)
+        kept = kept_of_row(made, shape, max_length, split_texts=split_texts)
+        longer = any(len(example.input_ids) > max_length for example in made)
+        whole = split_texts and shape == "text"
+        split += longer and whole
+        cut += longer and not whole
         used += bool(kept)
         dropped += not kept
-        examples += kept
+        examples += [replace(example, row=number) for example in kept]
     require_usable(refused, len(rows))
     if not examples:
         raise PipelineError(
@@ -236,23 +233,37 @@ def tokenise(
     return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template, split)
 
 
-def require_usable(refused: Sequence[str], rows: int) -> None:
-    """Raise PipelineError ("data") that names rows that were refused, of so many that were looked at."""
+def require_usable(refused: Sequence[tuple[str, str]], rows: int) -> None:
+    """Raise PipelineError ("data") that names rows that were refused, (where, fault), of so many that were looked at."""
     if refused:
-        more = f"; and {len(refused) - NAMED_ROWS} more" if len(refused) > NAMED_ROWS else ""
         raise PipelineError(
             FailureReason.DATA,
-            f"{len(refused)} of {rows} rows can't be used over this base: {'; '.join(refused[:NAMED_ROWS])}{more}.",
+            f"{len(refused)} of {rows} rows can't be used over this base: {name_faults(refused, len(refused))}.",
         )
+
+
+def kept_of_row(made: Sequence[Example], shape: Shape, max_length: int, *, split_texts: bool) -> list[Example]:
+    """Return what is kept of the examples of a row, of at most `max_length` tokens each; none where the row is dropped.
+
+    A text alone is split with `split_texts`, and everything else is cut. Of a pair of answers both are kept, or none.
+    """
+    if split_texts and shape == "text":
+        made = [piece for each in made for piece in split_text(each, max_length)]
+    kept = [example for each in made if (example := cut_example(each, max_length)) is not None]
+    if shape == "preference" and (len(kept) < 2 or kept[0].input_ids == kept[1].input_ids):
+        # The answers differ only in what was cut off.
+        return []
+    return kept
 
 
 def split_text(example: Example, max_length: int) -> list[Example]:
     """Return a text as pieces of at most `max_length` tokens. A piece begins with the last token of the one before, which
-    predicts its second: so each token but the text's first is learnt once, and the end of text in the last piece.
+    predicts its second: so each token but the text's first is learnt once, and the end of text in the last piece. In pieces
+    of one token nothing is learnt.
     """
     ids = example.input_ids
     pieces = []
-    for start in range(0, max(1, len(ids) - 1), max_length - 1):
+    for start in range(0, max(1, len(ids) - 1), max(1, max_length - 1)):
         end = start + max_length
         labels = [IGNORED, *example.labels[start + 1 : end]]
         stop = example.stop if end >= len(ids) else None

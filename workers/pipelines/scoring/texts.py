@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args
 
+from sdk.rows.texts import stream_safe
 from sdk.schemas.evaluation import CORPUS_METRICS, TextMetric
 from workers.pipelines.scoring.words import words
 
@@ -77,7 +78,7 @@ def _score(name: TextMetric, answer: str, reference: str) -> float | None:
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFC", text).strip()
+    return unicodedata.normalize("NFC", stream_safe(text)).strip()
 
 
 def exact_match(answer: str, reference: str) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
+from sdk.rows.texts import stream_safe
+
 #: Raised with every change of what a word is; it stands with the scores. The first releases knew Latin letters alone.
 WORDS_VERSION = 2
 #: How the names of letters begin in scripts that put no spaces between words.
@@ -30,7 +32,7 @@ def words(text: str) -> list[str]:
     found: list[list[str]] = []
     # Whether the last word is still being written, and whether a letter would go on with it.
     open_, goes_on = False, False
-    for character in unicodedata.normalize("NFC", text).casefold():
+    for character in unicodedata.normalize("NFC", stream_safe(text)).casefold():
         kind = _kind(character)
         if kind == _NOTHING:
             continue

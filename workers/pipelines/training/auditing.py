@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from sdk.formats.columns import parse_columns
 from sdk.rows.audit import audit_rows
+from sdk.rows.holdout import hold_out_of
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
 
@@ -14,18 +16,35 @@ from sdk.schemas.training import TrainingSpec
 def audit(
     data: Path, eval_data: Path | None, spec: TrainingSpec, on_progress: Callable[[Progress], None]
 ) -> dict[str, int]:
-    """Return how many rows have something wrong, by kind, and say so. Without room for it on the disk nothing is looked for."""
+    """Return how many rows have something wrong, by kind, and say so. Without room for it on the disk or in memory nothing is looked for."""
     on_progress(Progress(phase="data", message="auditing rows"))
     keys = None if spec.columns is None else parse_columns(spec.columns)
     try:
         audited = audit_rows(
-            data, label="", columns=keys, held_out=eval_data, group_by=spec.holdout_by, most_examples=1
+            data, label="", columns=keys, held_out=eval_data, hold_out=hold_out_of(spec), most_examples=1
         )
-    except OSError as error:
-        on_progress(Progress(phase="data", message=f"the rows were not audited: {error.strerror}"))
+    except (OSError, MemoryError) as error:
+        why = "the memory is too small" if isinstance(error, MemoryError) else error.strerror or error
+        on_progress(Progress(phase="data", message=f"the rows were not audited: {why}"))
         return {}
     found = {finding.kind: finding.rows for finding in audited.findings}
     if found:
         said = ", ".join(f"{kind} {rows}" for kind, rows in found.items())
-        on_progress(Progress(phase="data", message=f"audit of the rows: {said}; see which with: adapterctl data check"))
+        on_progress(
+            Progress(
+                phase="data",
+                message=f"audit of the rows: {said}; see which with: adapterctl data check{_options(spec)}",
+            )
+        )
     return {str(kind): rows for kind, rows in found.items()}
+
+
+def _options(spec: TrainingSpec) -> str:
+    """Return the options of a training that say how its rows are read, as `data check` takes them."""
+    given = {
+        "--columns": spec.columns,
+        "--holdout": spec.holdout,
+        "--holdout-by": spec.holdout_by,
+        "--holdout-seed": spec.holdout_seed or None,
+    }
+    return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk.cli.commands.watch import count_of, describe, left_of, watch
-from sdk.cli.support.output import human_bytes, plain, print_facts, print_json, print_rows, render, say
+from sdk.cli.support.output import _cut, fit, human_bytes, plain, print_facts, print_json, print_rows, render, say
 from sdk.errors import TimedOut
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
@@ -68,6 +68,23 @@ def test_one_column_may_be_cut_before_all_others() -> None:
     narrow = render(["time", "subject", "change"], [[row[0], "s" * 60, row[2]]], cut=2).split("\n")[1]
     assert narrow.endswith(" ccccccccccc…")
     assert len(narrow) == 80
+
+
+@given(st.text(alphabet="ab\u0301\u6570", max_size=30), st.integers(1, 12))
+def test_what_is_cut_is_the_longest_beginning_with_room_for_the_mark(text: str, width: int) -> None:
+    def columns(said: str) -> int:
+        return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in said)
+
+    beginnings = [text[:end] for end in range(len(text) + 1)]
+    wanted = text if columns(text) <= width else max((b for b in beginnings if columns(b) < width), key=len) + "…"
+    assert _cut(text, width) == wanted
+
+
+def test_a_line_of_megabytes_is_cut_at_once() -> None:
+    # A character at a time from the end, it took hours.
+    row = "row " * 200_000
+    assert fit(row) == ("row " * 20)[:79] + "…"
+    assert [len(line) for line in render(["id", "text"], [["a", row]]).split("\n")] == [8, 80]
 
 
 def test_wide_characters_take_two_columns() -> None:

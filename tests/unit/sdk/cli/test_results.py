@@ -14,6 +14,7 @@ from support.merging_desk import MergingDesk
 from support.registries import World
 
 from sdk.cli import cli
+from sdk.cli.support.scores import scores_table
 from sdk.errors import Conflict, JobFailed, NotFound, VerificationFailed
 from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, RowScore, Sample
 from sdk.schemas.jobs import JobView
@@ -315,3 +316,16 @@ class TestRows:
         missing = run("evals", "show", plain.id, "--rows")
         assert isinstance(missing.exception, NotFound)
         assert "have no rows" in str(missing.exception)
+
+
+def test_as_many_scores_as_a_line_has_room_for() -> None:
+    names = ("loss", "perplexity", "rouge_l", "exact_match", "token_f1", "contains", "json_valid", "bleu", "chrf")
+    metrics = dict.fromkeys(names, 0.123456)
+    table, left_out = scores_table([(f"team/code-review@v{n}", "bfloat16", metrics, "100/100+") for n in (1, 2)])
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[1:]] == ["team/code-review@v1", "team/code-review@v2"]
+    shown = [name for name in names if name.replace("_", " ").upper() in lines[0]]
+    assert shown[:2] == ["loss", "perplexity"]
+    assert left_out is not None
+    assert {*shown, *left_out.removeprefix("--format json also has ").split(", ")} >= set(names) - {"rouge_l"}

@@ -34,6 +34,16 @@ def test_a_label_is_a_name(value: Any, name: str) -> None:
     assert label_name(value) == name
 
 
+def test_a_long_label_is_refused_before_its_form_is_made() -> None:
+    # As a whole its marks would be sorted for minutes.
+    with pytest.raises(ValueError, match="more than 100 characters"):
+        label_name("a" + "\u0301" * 200_000 + "\u0316" * 200_000)
+    # The longest spelling of 100 characters.
+    assert label_name("\u03b1\u0313\u0300\u0345" * 100) == "\u1f82" * 100
+    with pytest.raises(ValueError, match="more than 100 characters"):
+        label_name("\u1f82" * 101)
+
+
 def test_numbers_are_ordered_by_size_and_names_by_characters() -> None:
     assert ordered(["10", "9", "-1", "0"]) == ["-1", "0", "9", "10"]
     # 01 is a name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 from collections.abc import Callable
@@ -147,18 +148,38 @@ def test_a_training_says_and_records_what_is_wrong_with_its_rows(
     assert "audit_unusable" not in by_group.training
 
 
-def test_a_full_disk_stops_the_audit_and_not_the_training(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
+def test_rows_that_nearly_straddle_the_split_are_counted(write_jsonl: Callable[..., Path]) -> None:
+    from workers.pipelines.training.auditing import audit
 
+    texts = ["What the sea looks like on a grey winter morning in one sentence number " + word for word in "abcdefgh"]
+    path = write_jsonl([{"prompt": text, "completion": f"{at}", "by": at} for at, text in enumerate(texts)])
+    said: list[str] = []
+    options = {"holdout_by": "by", "holdout_seed": 3, "holdout": 0.25}
+    spec = TrainingSpec(**{**SPEC.model_dump(), **options})
+    found = audit(path, None, spec, lambda progress: said.append(progress.message or ""))
+    assert found == {"near_duplicate": 7, "held_out_near": 2}
+    assert said[-1].endswith("adapterctl data check --holdout 0.25 --holdout-by by --holdout-seed 3")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (MemoryError("Unable to allocate 60 GiB"), "the memory is too small"),
+    ],
+)
+def test_what_is_full_stops_the_audit_and_not_the_training(
+    error: Exception, why: str, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from workers.pipelines.training import auditing
 
     def full(*_args: Any, **_given: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(auditing, "audit_rows", full)
     said: list[str | None] = []
     assert auditing.audit(pairs, None, SPEC, lambda progress: said.append(progress.message)) == {}
-    assert said == ["auditing rows", "the rows were not audited: No space left on device"]
+    assert said == ["auditing rows", f"the rows were not audited: {why}"]
 
 
 def test_a_preview_shows_and_counts_the_rows_that_are_trained_on(llama_base: Path, pairs: Path) -> None:

@@ -48,6 +48,10 @@ def test_words(text: str, expected: list[str]) -> None:
 
 def test_a_word_may_be_long() -> None:
     assert words("x" * 1_000_000) == ["x" * 1_000_000]
+    # In time that grows with the marks and not with their square, which would be minutes.
+    marks = "x" + "\u0301" * 200_000 + "\u0316" * 200_000
+    assert len(words(marks)) == 1
+    assert score_texts(["exact_match"], [marks], [marks]).metrics["exact_match"] == 1.0
 
 
 @given(st.text())

@@ -47,6 +47,42 @@ def test_a_sample_is_spread_over_the_file(llama_base: Path, write_jsonl: Callabl
     assert min(bucket.up_to for bucket in found.lengths) >= len(ends)
 
 
+# At 12 tokens nothing is left of some answers, at 20 some are equal.
+@pytest.mark.parametrize("max_length", [12, 16, 20, 24, 1024])
+def test_pairs_that_are_dropped_are_those_of_a_training(
+    max_length: int, llama_base: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    rows = [
+        {"prompt": "q", "chosen": " good", "rejected": " bad"},
+        {
+            "prompt": "one two three",
+            "chosen": " the same at first, then good",
+            "rejected": " the same at first, then bad",
+        },
+        {"prompt": "a longer prompt", "chosen": " no", "rejected": " yes, and much more of it than fits in here"},
+        {"prompt": "a prompt that is longer than all that fits", "chosen": " a", "rejected": " b"},
+    ]
+    path = write_jsonl(rows)
+    found = counted(llama_base, path, rows=4, max_length=max_length)
+    trained = tokenise(read_rows(path), load_tokenizer(llama_base), loss_on=None, max_length=max_length)
+    assert (found.rows_dropped, found.rows_cut) == (trained.dropped, trained.cut)
+    assert found.supervised_tokens == trained.supervised_tokens
+    assert max_length == 1024 or found.rows_dropped > 1
+
+
+def test_no_text_is_learnt_a_token_at_a_time(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    path = write_jsonl([{"text": "long text"}])
+    found = counted(llama_base, path, rows=1, max_length=1)
+    assert (found.rows_dropped, found.supervised_tokens) == (1, 0)
+    with pytest.raises(PipelineError, match="No row has a token to compute the loss on"):
+        tokenise(read_rows(path), load_tokenizer(llama_base), loss_on=None, max_length=1, split_texts=True)
+
+
+def test_the_column_of_groups_is_no_part_of_a_row(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    rows = [{"text": "long " * 3, "customer": f"{number}"} for number in range(4)]
+    assert counted(llama_base, write_jsonl(rows), rows=4, group_by="customer").rows == 4
+
+
 def test_texts_are_split_and_lose_nothing(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     found = counted(llama_base, write_jsonl([{"text": "long " * 30}, {"text": "short"}]), rows=2, max_length=20)
     assert (found.rows_split, found.rows_cut, found.tokens_lost, found.too_long) == (1, 0, 0, [])

@@ -117,6 +117,8 @@ class TestRefused:
             (gzip.compress(b" " * 100_000), "line 1 is longer than 65536 bytes"),
             (gzip.compress(b'{"row": 0, "tokens": 1}\n')[:-9], "it is no gzip"),
         ],
+        # The bytes hold the second that they were made in, which is another in each process.
+        ids=lambda said: said if isinstance(said, str) else "file",
     )
     def test_a_file_that_is_none(self, desk: MergingDesk, rows: Path, content: bytes, match: str) -> None:
         def change(file: RowFile, path: Path) -> RowFile:

@@ -27,7 +27,7 @@ from registry.db.prepared_reads import PreparedReads
 from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
-from registry.evaluations.rows import EvaluationRows, give_up
+from registry.evaluations.rows import EvaluationRows, give_up, give_up_of_base
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
 from registry.http.idempotency.service import KeyedRequests
@@ -128,7 +128,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     jobs = Jobs(db, queue, embedded=settings.embedded_home is not None, limits=limits)
     claims = Claims(db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits)
     workers = Workers(db)
-    catalog, bases = Catalog(db), Bases(db, artifacts)
+    catalog, bases = Catalog(db), Bases(db, artifacts, on_removed=give_up_of_base)
     evaluation_rows = EvaluationRows(db, artifacts)
     read_only = ReadOnlySwitch(db, forced=settings.read_only)
     checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)

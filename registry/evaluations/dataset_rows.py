@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,7 @@ from registry.datasets.finding import find_dataset
 from registry.db.database import Database
 from registry.errors import Invalid, InvalidData, NotFound
 from registry.principal import Principal
-from sdk.formats.columns import named, picked
-from sdk.formats.rows import RowsError, detect_format, text_values
+from sdk.formats.rows import Row, RowsError, detect_format, judge_rows, text_values
 
 #: The longest dataset that is read for it.
 MOST_BYTES = 2 * 1000**3
@@ -33,7 +31,7 @@ class Groups:
 
     #: (rows,) the number of each row's group, from 0.
     numbers: npt.NDArray[np.int64]
-    #: (groups,) the value that the rows of a group have, as JSON.
+    #: (groups,) the value that the rows of a group have.
     values: list[str]
 
 
@@ -76,18 +74,27 @@ def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator
         yield path
 
 
-def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64], *, most: int | None = None) -> Groups:
-    """Return the groups of rows by their numbers, which ascend: rows with the same value in `column` are one.
+def groups_of(
+    path: Path,
+    column: str,
+    rows: npt.NDArray[np.int64],
+    *,
+    value_of: Callable[[Mapping[str, Any], str], str],
+    most: int | None = None,
+) -> Groups:
+    """Return the groups of rows by their numbers, which ascend: rows of the same value in `column` are one.
 
-    Raises Invalid where a row has no such column or there are more than `most` values, InvalidData where the file can't be
-    read.
+    `value_of` returns the value of a row, or raises ValueError, the rest of a sentence, for one that has none. Raises Invalid
+    then, and where there are more than `most` values; InvalidData where the file can't be read.
     """
     groups = np.empty(len(rows), dtype=np.int64)
     numbers: dict[str, int] = {}
     for place, where, value in _values(path, rows.tolist()):
-        if column not in value:
-            raise Invalid(f"{where} has no column {column[:80]!a}, but {named(value)}", param="by")
-        groups[place] = numbers.setdefault(json.dumps(value[column], sort_keys=True), len(numbers))
+        try:
+            group = value_of(value, column)
+        except ValueError as error:
+            raise Invalid(f"{where} {error}; name another column", param="by") from error
+        groups[place] = numbers.setdefault(group, len(numbers))
         if most is not None and len(numbers) > most:
             raise Invalid(
                 f"the rows have more than {most} values in {column[:80]!a}; name a column that has fewer", param="by"
@@ -96,20 +103,19 @@ def groups_of(path: Path, column: str, rows: npt.NDArray[np.int64], *, most: int
 
 
 def texts_of(path: Path, columns: Mapping[str, str] | None, rows: Collection[int]) -> dict[int, tuple[str, str]]:
-    """Return what was asked and expected in each of these rows, by number. Raises InvalidData."""
+    """Return what was asked and expected in each of these rows that can be used, by number. Raises InvalidData."""
     wanted = sorted(rows)
-    found = {}
-    for place, _, value in _values(path, wanted):
-        fields = value if columns is None else {**value, **picked(value, columns)}
-        found[wanted[place]] = _asked(fields)
-    return found
+    values = ((str(wanted[place]), value) for place, _, value in _values(path, wanted, columns))
+    return {int(row.where): _asked(row) for row in judge_rows(values, columns=columns) if isinstance(row, Row)}
 
 
-def _values(path: Path, rows: list[int]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def _values(
+    path: Path, rows: list[int], columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Yield (place among `rows`, where, value) of the rows with these numbers, which ascend."""
     place = 0
     try:
-        for number, (where, value) in enumerate(text_values(path)):
+        for number, (where, value) in enumerate(text_values(path, columns)):
             if place == len(rows):
                 return
             if number == rows[place] and isinstance(value, dict):
@@ -118,26 +124,41 @@ def _values(path: Path, rows: list[int]) -> Iterator[tuple[int, str, dict[str, A
     except RowsError as error:
         raise InvalidData(str(error)) from error
     if place < len(rows):
-        raise InvalidData(f"row {rows[place]} of the dataset can't be read; score the targets again: adapterctl eval")
+        raise InvalidData(
+            f"row {rows[place]} of the dataset can't be read; score the targets again: adapterctl eval REF REF --again"
+        )
 
 
-def _asked(fields: Mapping[str, Any]) -> tuple[str, str]:
-    """What a row asks, and what it expects: of a conversation the last message, and the one before it."""
-    if isinstance(messages := fields.get("messages"), list):
-        contents = [_text(one.get("content") if isinstance(one, dict) else one) for one in messages[-2:]]
-        return (contents[0], contents[-1]) if len(contents) == 2 else ("", "".join(contents))
-    if isinstance(choices := fields.get("choices"), list):
-        right = fields.get("answer")
-        fields = {**fields, "completion": choices[right] if type(right) is int and right < len(choices) else right}
-    question = fields.get("prompt", fields.get("instruction", fields.get("text", "")))
-    answer = fields.get("completion", fields.get("output", fields.get("label", "")))
-    return _text(question), _text(answer)
+def _asked(row: Row) -> tuple[str, str]:
+    """What a row asks, and what it expects: of a conversation the last answer that counts, and the message before it."""
+    fields = row.fields
+    match row.shape:
+        case "messages":
+            return _last_answer(fields["messages"])
+        case "text" | "text-label":
+            return _shown(fields["text"]), _shown(str(fields.get("label", "")))
+        case "choices":
+            return _shown(fields["prompt"]), _shown(fields["choices"][fields["answer"]])
+    prompt, answer = fields["prompt"], fields["chosen" if row.shape == "preference" else "completion"]
+    if isinstance(prompt, list):
+        return _last_answer([*prompt, *answer])
+    return _shown(prompt), _shown(answer)
 
 
-def _text(value: object) -> str:
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        value = value[-1].get("content")
-    text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+def _last_answer(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The last message of an assistant that has a weight, after the message before it."""
+    for place in reversed(range(len(messages))):
+        if messages[place]["role"] == "assistant" and messages[place].get("weight", 1) != 0:
+            return _content(messages[place - 1]) if place else "", _content(messages[place])
+    return "", ""
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    # One that calls tools has none.
+    return _shown(message.get("content", ""))
+
+
+def _shown(text: str) -> str:
     # Half of a pair of surrogates is no character that can be sent.
     text = text.encode(errors="replace").decode()
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

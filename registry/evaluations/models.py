@@ -47,7 +47,7 @@ class Evaluation(Model):
     rows_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     #: `Contamination`; None where nobody has looked yet.
     contamination: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    #: When the version was deleted, and the file given up with it.
+    #: When the file was given up: with the version or the base, or for newer scores of the same.
     rows_removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     attempt: Mapped[int]

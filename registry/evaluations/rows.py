@@ -1,26 +1,30 @@
-"""The scores of an evaluation by row: where their file is, reading it, and giving it up with a version."""
+"""The scores of an evaluation by row: where their file is, reading it, and giving it up with a version, a base, or for newer ones."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts
-from registry.catalog.models import Adapter, Version
+from registry.catalog.models import Adapter, NamedBase, Version
 from registry.catalog.versions.lifecycle import LIVE
 from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.errors import NotFound, Verification
 from registry.evaluations.models import Evaluation
-from registry.principal import Principal
+from registry.principal import EVERYWHERE, Principal
 from registry.usage.charging import charge
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.evaluation import RowFile, RowScore
+from sdk.schemas.evaluation import RowFile, RowScore, is_score
 from sdk.schemas.row_file import RowFileError, read_rows
+
+#: Rows that are there, and paid for.
+_KEPT = (Evaluation.rows_digest.is_not(None), Evaluation.rows_removed_at.is_(None))
 
 
 class EvaluationRows:
@@ -62,7 +66,8 @@ class EvaluationRows:
             blob = session.get(Blob, row.rows_digest)
             if row.rows_removed_at is not None or blob is None or blob.collected_at is not None:
                 raise NotFound(
-                    f"the rows of the scores {row.id} were removed, as they are with the version; make them again with: adapterctl eval"
+                    f"the rows of the scores {row.id} were removed, as they are with the version or base, and once newer scores have "
+                    "them; make them again with: adapterctl eval"
                 )
             return blob.sha256, blob.size_bytes
 
@@ -89,7 +94,42 @@ def give_up(session: Session, version: Version) -> None:
     )
     if session.scalars(others.limit(1)).first() is not None:
         return
-    kept = (Evaluation.rows_digest.is_not(None), Evaluation.rows_removed_at.is_(None))
-    of = (Evaluation.namespace == namespace, Evaluation.digest == version.digest, *kept)
-    given_up = update(Evaluation).where(*of).values(rows_removed_at=utc_now()).returning(Evaluation.rows_size_bytes)
-    charge(session, namespace, evaluations=-sum(size or 0 for size in session.scalars(given_up)))
+    _give_up(session, Evaluation.namespace == namespace, Evaluation.digest == version.digest)
+
+
+def give_up_of_base(session: Session, base: NamedBase) -> None:
+    """Give the rows of a bare base's scores up, in each namespace that no longer has it once `base` was removed."""
+    named = select(NamedBase.namespace).where(NamedBase.base_pk == base.base_pk, NamedBase.pk != base.pk)
+    left = set(session.scalars(named))
+    if EVERYWHERE in left:
+        return
+    of = (Evaluation.digest.is_(None), Evaluation.base_fingerprint == base.base.fingerprint)
+    if base.namespace == EVERYWHERE:
+        _give_up(session, *of, Evaluation.namespace.not_in(left))
+    else:
+        _give_up(session, *of, Evaluation.namespace == base.namespace)
+
+
+def give_up_earlier(session: Session, newest: Evaluation) -> None:
+    """Give the rows up of what was scored again: earlier scores of the same target under the same conditions, whose metrics
+    the newest has all.
+    """
+    if newest.rows_digest is None or newest.spec_digest is None:
+        return
+    alike = ("namespace", "digest", "base_fingerprint", "dataset_digest", "grader", "precision", "spec_digest")
+    of = [getattr(Evaluation, name) == getattr(newest, name) for name in alike]
+    earlier = select(Evaluation).where(*of, *_KEPT, Evaluation.id != newest.id)
+    has = set(newest.metrics)
+    same = [row.id for row in session.scalars(earlier) if {name for name in row.metrics if is_score(name)} <= has]
+    if same:
+        _give_up(session, Evaluation.id.in_(same))
+
+
+def _give_up(session: Session, *of: ColumnElement[bool]) -> None:
+    """Let namespaces pay no more for the rows of some scores, whose files go with the next collection."""
+    given_up = update(Evaluation).where(*of, *_KEPT).values(rows_removed_at=utc_now())
+    sizes: Counter[str] = Counter()
+    for namespace, size in session.execute(given_up.returning(Evaluation.namespace, Evaluation.rows_size_bytes)):
+        sizes[namespace] += size or 0
+    for namespace, size in sorted(sizes.items()):
+        charge(session, namespace, evaluations=-size)

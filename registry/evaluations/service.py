@@ -15,9 +15,8 @@ from registry.artifacts.uploads import finish_upload
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.stored_json import readable, table
-from registry.errors import Invalid
 from registry.evaluations.models import Evaluation, EvaluationMetric
-from registry.evaluations.rows import take_in
+from registry.evaluations.rows import give_up_earlier, take_in
 from registry.jobs.models import Job
 from registry.principal import Principal
 from sdk.schemas.contamination import Contamination
@@ -47,10 +46,11 @@ class Evaluations:
         results: Sequence[EvaluationResult],
         contamination: Mapping[str, Contamination],
         who: Principal,
-    ) -> Sequence[str]:
-        """Append one record for each scored target of a job, in the transaction in which it succeeds; return their ids.
+    ) -> Sequence[str | None]:
+        """Append one record for each scored target of a job, in the transaction in which it succeeds.
 
-        The files of their rows are verified. Raises Verification if one was removed since; the commit QuotaExceeded.
+        Return the id of each result, None where it has no scores, or names a record that is not of its target. The files of
+        their rows are verified. Raises Verification if one was removed since; the commit QuotaExceeded.
         """
         kept = [_recorded(session, job, request, result) or _row(job, attempt, request, result) for result in results]
         rows = [row for row in kept if row is not None and row.job_id == job.id]
@@ -65,8 +65,9 @@ class Evaluations:
         session.flush()
         session.add_all(metric for row in rows for metric in _metrics(row))
         for row in rows:
+            give_up_earlier(session, row)
             record(session, who, "evaluation.record", job.namespace, row.label, after={"id": row.id, "job": job.id})
-        return [row.id for row in kept if row is not None]
+        return [None if row is None else row.id for row in kept]
 
     def list(
         self,
@@ -76,11 +77,15 @@ class Evaluations:
         base: str | None,
         ident: str | None = None,
         dataset: str | None = None,
+        namespace: str | None = None,
         cursor: str | None,
         limit: int,
         who: Principal,
     ) -> Paged[EvaluationView]:
-        """Evaluations of a version, of a job, of a bare base, or of an id, that the caller may see, in the order of their making."""
+        """Evaluations of a version, of a job, of a bare base, or of an id, that the caller may see, in the order of their making.
+
+        With `namespace`, those alone that its jobs made.
+        """
         query = select(Evaluation).where(who.within(Evaluation.namespace))
         if digest is not None:
             query = query.where(Evaluation.digest == digest)
@@ -90,6 +95,8 @@ class Evaluations:
             query = query.where(Evaluation.base_fingerprint == base, Evaluation.digest.is_(None))
         if dataset is not None:
             query = query.where(Evaluation.dataset_digest == dataset)
+        if namespace is not None:
+            query = query.where(Evaluation.namespace == namespace)
         if ident is not None:
             query = query.where(Evaluation.id == ident)
         with self._db.read() as session:
@@ -132,8 +139,8 @@ def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationR
 
 
 def _recorded(session: Session, job: Job, request: EvaluationRequest, result: EvaluationResult) -> Evaluation | None:
-    """The earlier record that a result names; None where it names none. Raises Invalid for one of anything else."""
-    if result.recorded is None:
+    """The earlier record that a result names; None where it names none, or one of anything else."""
+    if result.recorded is None or request.again:
         return None
     of = {
         "id": result.recorded,
@@ -143,13 +150,7 @@ def _recorded(session: Session, job: Job, request: EvaluationRequest, result: Ev
         "base_fingerprint": result.base_fingerprint,
         "dataset_digest": request.data,
     }
-    row = session.scalars(select(Evaluation).filter_by(**of)).first()
-    if row is None or request.again:
-        raise Invalid(
-            f"the scores {result.recorded} are not those of {result.label} on these rows, or are to be made again; evaluate it",
-            param="recorded",
-        )
-    return row
+    return session.scalars(select(Evaluation).filter_by(**of)).first()
 
 
 def _metrics(row: Evaluation) -> list[EvaluationMetric]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.jobs.kinds.evaluation_rows import RowSums
 from registry.principal import Principal
+from sdk.formats.columns import named
 from sdk.schemas.slices import MOST_SLICES, Slice, SlicedScores
 
 #: Rows that are sorted into slices: some 20 seconds of one core.
@@ -60,9 +62,16 @@ class Slicing:
     def _groups(self, dataset: str, by: str, numbers: array[int], who: Principal) -> Groups:
         try:
             with rows_of(self._db, self._artifacts, dataset, who) as path:
-                return groups_of(path, by, np.frombuffer(numbers, dtype=np.int64), most=MOST_SLICES)
+                return groups_of(path, by, np.frombuffer(numbers, dtype=np.int64), value_of=_value_of, most=MOST_SLICES)
         except NotFound as error:
             raise can_not_group(by, f"{error.message}; see them row by row: adapterctl evals show ID --rows") from error
+
+
+def _value_of(row: Mapping[str, Any], column: str) -> str:
+    """The value of a row, as JSON. Raises ValueError."""
+    if column not in row:
+        raise ValueError(f"has no column {column[:80]!a}, but {named(row)}")
+    return json.dumps(row[column], sort_keys=True)
 
 
 def _slice(value: str, sums: RowSums) -> Slice:

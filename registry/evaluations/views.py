@@ -36,12 +36,23 @@ def list_evaluations(
     dataset: Annotated[
         str | None, Query(max_length=64, description="Only scores on the dataset of this digest.")
     ] = None,
+    namespace: Annotated[
+        str | None, Query(max_length=64, description="Only scores that jobs of this namespace made.")
+    ] = None,
     cursor: Cursor = None,
     limit: Limit = 200,
 ) -> Page[EvaluationView]:
     """Evaluations of a version's digest, of a job, or of a bare base's fingerprint; or the one of an id."""
     return evaluations.list(
-        digest=digest, job=job, base=base, ident=ident, dataset=dataset, cursor=cursor, limit=limit, who=who
+        digest=digest,
+        job=job,
+        base=base,
+        ident=ident,
+        dataset=dataset,
+        namespace=namespace,
+        cursor=cursor,
+        limit=limit,
+        who=who,
     )
 
 
@@ -97,7 +108,7 @@ async def compare_evaluations(
     ] = 0,
     detect: Annotated[
         float | None,
-        Query(gt=0, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
+        Query(ge=1e-9, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
     ] = None,
 ) -> Comparison:
     """Compare targets that were scored alike on the same rows, row by row, each with each."""

@@ -24,9 +24,13 @@ def iterate(
     base: str | None = None,
     ident: str | None = None,
     dataset: str | None = None,
+    namespace: str | None = None,
 ) -> Iterator[EvaluationView]:
-    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or those of an id; on any rows, or on a dataset."""
-    of = {"digest": digest, "job": job, "base": base, "id": ident, "dataset": dataset}
+    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or those of an id; on any rows, or on a dataset.
+
+    With `namespace`, those alone that its jobs made.
+    """
+    of = {"digest": digest, "job": job, "base": base, "id": ident, "dataset": dataset, "namespace": namespace}
     return pages(transport, "/evaluations", EvaluationView, params=of)
 
 

@@ -221,16 +221,26 @@ def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by
     """Return a row with its group, where there are groups. Raises ValueError with what is wrong."""
     if group_by is None or not isinstance(value, dict):
         return _row(where, value, columns)
-    group = value.get(group_by)
-    if group is None or group == "":
-        raise ValueError(f"has nothing in the column `{group_by[:80]}` that groups are held out by, but {named(value)}")
-    if isinstance(group, bool) or not isinstance(group, (str, int)):
-        raise ValueError(
-            f"has a `{group_by[:80]}` that groups are held out by, and that is neither a text nor a whole number"
-        )
+    group = group_of(value, group_by)
     if columns is None and group_by not in KEYS:
         value = {key: content for key, content in value.items() if key != group_by}
-    return replace(_row(where, value, columns), group=str(group))
+    return replace(_row(where, value, columns), group=group)
+
+
+def group_of(value: Mapping[str, Any], column: str) -> str:
+    """Return the group that a row is in by a column. Raises ValueError, the rest of a sentence, for one that is in none.
+
+    >>> group_of({"repo": 7}, "repo")
+    '7'
+    """
+    group = value.get(column)
+    if group is None or group == "":
+        raise ValueError(f"has nothing in the column `{column[:80]}` that rows are grouped by, but {named(value)}")
+    if isinstance(group, bool) or not isinstance(group, (str, int)):
+        raise ValueError(
+            f"has a `{column[:80]}` that rows are grouped by, and that is neither a text nor a whole number"
+        )
+    return str(group)
 
 
 def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Row:

@@ -49,7 +49,7 @@ class ComparedPair(Wire):
     #: The smallest difference that rows like these show in 80 % of all cases; None where no row differs.
     detectable: float | None
     #: How many rows like these show the difference, or the one that was asked for, in 80 % of all cases; None where there
-    #: is none, or no row differs.
+    #: is none, no row differs, or it takes more than 10^12.
     rows_needed: int | None
 
 

@@ -26,6 +26,11 @@ TextMetric = Literal[
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
 #: What a prediction may take in a file of scores by row, as UTF-8 or as JSON.
 MOST_PREDICTION_BYTES = 16 * 1024
+#: Counts are whole numbers that a double holds.
+_MOST_COUNT = 2**53
+#: What a row scores is no larger: sums and squares of as many as there may be stay numbers.
+MOST_SCORE = 1e15
+Score = Annotated[float, Field(ge=-MOST_SCORE, le=MOST_SCORE)]
 
 #: Metrics that count, time or weigh what was done, or say how far it reaches.
 _MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)|probe_.+")
@@ -135,6 +140,8 @@ class Conditions(Wire):
     generation: Sha256 | None = None
     #: What scores of completions are defined by: "words" is the definition of a word, the rest are releases of libraries.
     metrics: dict[str, str] = {}
+    #: Which scoring of adapterctl's own it was: masks, cutting, labels, sums. The first is left out, as its records have none.
+    scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
     #: SHA-256 over the general texts that losses and divergence from the bare base were taken on; None: on none.
     general_texts: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.
@@ -145,11 +152,11 @@ class RowScore(Wire):
     """What one target made of one row of a dataset."""
 
     #: Its number in the dataset, from 0.
-    row: Annotated[int, Field(ge=0)]
+    row: Annotated[int, Field(ge=0, lt=_MOST_COUNT)]
     #: Nats, the sum over the supervised tokens; None: it was no number, and the row is not in the mean.
-    loss_sum: float | None = None
+    loss_sum: Score | None = None
     #: Supervised tokens; a label counts as one.
-    tokens: Annotated[int, Field(ge=0)] = 0
+    tokens: Annotated[int, Field(ge=0, lt=_MOST_COUNT)] = 0
     #: What was generated, or the label that was found; None where nothing was, or no text is kept. One that is too long ends
     #: with a mark.
     prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None
@@ -162,7 +169,7 @@ class RowScore(Wire):
         None
     )
     #: Score of each metric, those of a row alone where a metric is of a whole corpus; without what it failed on.
-    scores: Annotated[dict[Annotated[str, Field(max_length=100)], float], Field(max_length=200)] = {}
+    scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=200)] = {}
 
 
 class RowFile(Wire):

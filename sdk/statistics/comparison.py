@@ -11,12 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sdk.statistics.binomial import equal_steps_interval, mcnemar_p
 from sdk.statistics.bootstrap import studentised_interval
 from sdk.statistics.ratios import PairedRatio, paired_ratio
 from sdk.statistics.sign_flips import sign_flip_p
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
 
 __all__ = ["ALPHA", "LEAST_CLUSTERS", "RowsComparison", "compare_rows", "paired_ratio"]
 
@@ -62,8 +68,8 @@ def compare_rows(found: PairedRatio, *, seed: str, step: float | None = None) ->
     """Compare two models by what the second scored more in each cluster.
 
     The same `seed` gives the same answer, and the other order of both models its mirror image. `step` is the most by
-    which one row can differ, where the scores are yes or no. Where all clusters that differ do so by as much, the
-    answers are exact: McNemar's test, and binomial intervals.
+    which one row can differ, where the scores are yes or no. Where all clusters that differ do so by as much, the test
+    is exact, McNemar's; and so is the interval, of binomial ones, where also all weigh as much.
     """
     import numpy as np
 
@@ -71,21 +77,33 @@ def compare_rows(found: PairedRatio, *, seed: str, step: float | None = None) ->
     if found.clusters < LEAST_CLUSTERS:
         return result
     sizes = np.abs(found.sums[found.sums != 0.0])
-    if len(sizes) == 0 or bool(np.all(np.abs(sizes - sizes[0]) <= _ROUNDING * sizes[0])):
-        return _exact(found, result, step)
     rng = np.random.default_rng(int.from_bytes(sha256(seed.encode()).digest()))
-    low, high = studentised_interval(found, rng)
-    return replace(result, low=low, high=high, p=sign_flip_p(found.sums, rng), test="sign-flip")
-
-
-def _exact(found: PairedRatio, result: RowsComparison, step: float | None) -> RowsComparison:
+    if len(sizes) == 0:
+        return _equal(found, result, step)
+    if not _are_equal(sizes):
+        low, high = studentised_interval(found, rng)
+        return replace(result, low=low, high=high, p=sign_flip_p(found.sums, rng), test="sign-flip")
     better, worse = int((found.sums > 0).sum()), int((found.sums < 0).sum())
-    p = mcnemar_p(better, worse)
-    if better + worse:
-        one = float(abs(found.sums).max()) * found.clusters / float(found.masses.sum())
-    elif step is not None:
-        one = step
-    else:
-        return replace(result, p=p, test="mcnemar")
+    result = replace(result, p=mcnemar_p(better, worse), test="mcnemar")
+    if not _are_equal(found.masses):
+        # How often clusters differ says nothing of how much those weigh that do.
+        low, high = studentised_interval(found, rng)
+        return replace(result, low=low, high=high)
+    one = float(sizes[0] / found.masses[0])
     low, high = equal_steps_interval(better, worse, found.clusters)
-    return replace(result, low=one * low, high=one * high, p=p, test="mcnemar")
+    return replace(result, low=one * low, high=one * high)
+
+
+def _equal(found: PairedRatio, result: RowsComparison, step: float | None) -> RowsComparison:
+    """What is said of rows that score the same: how often others could differ, and by `step` at most."""
+    result = replace(result, p=1.0, test="mcnemar")
+    if step is None:
+        return result
+    # Those that differ may be the heaviest.
+    heaviest = float(found.masses.max()) * found.clusters / float(found.masses.sum())
+    low, high = equal_steps_interval(0, 0, found.clusters)
+    return replace(result, low=step * max(-1.0, heaviest * low), high=step * min(1.0, heaviest * high))
+
+
+def _are_equal(sizes: Floats) -> bool:
+    return bool((abs(sizes - sizes[0]) <= _ROUNDING * abs(sizes[0])).all())

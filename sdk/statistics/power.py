@@ -11,11 +11,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, sqrt
 from statistics import NormalDist
 
 #: How often a true difference of that size is to be shown.
 POWER = 0.8
+#: More rows than anybody has: the difference is none.
+MOST_ROWS = 10**12
 
 
 def least_difference(standard_error: float, *, alpha: float = 0.05, power: float = POWER) -> float:
@@ -29,9 +31,16 @@ def least_difference(standard_error: float, *, alpha: float = 0.05, power: float
 
 def rows_needed(
     rows: int, standard_error: float, difference: float, *, alpha: float = 0.05, power: float = POWER
-) -> int:
-    """Return how many rows like these show a `difference` in `power` of all cases: n · (δ_least / δ)² (Miller's sample size)."""
-    return ceil(rows * (least_difference(standard_error, alpha=alpha, power=power) / difference) ** 2)
+) -> int | None:
+    """Return how many rows like these show a `difference` in `power` of all cases: n · (δ_least / δ)² (Miller's sample size).
+
+    None for more than `MOST_ROWS`.
+    """
+    least = least_difference(standard_error, alpha=alpha, power=power)
+    # Of a difference of hardly anything the square would overflow.
+    if least > difference * sqrt(MOST_ROWS / rows):
+        return None
+    return ceil(rows * (least / difference) ** 2)
 
 
 def holm(values: Sequence[float]) -> list[float]:

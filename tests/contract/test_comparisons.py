@@ -64,13 +64,22 @@ class TestVerdicts:
         assert (pair.test, pair.p, pair.better) == ("mcnemar", 2 / 2**9, two)
 
     def test_what_is_not_shown_says_what_could_be(self, bench: Bench) -> None:
-        one, two = bench.pair(loss=0.99)
+        # Of other numbers one pair in 20 would be told apart.
+        one, two = bench.score(scored(48, seed=11)), bench.score(scored(48, loss=0.99, seed=12))
         (pair,) = compare(bench, one, two, detect=0.01).pairs
         assert pair.better is None
         assert pair.detectable is not None
         assert pair.rows_needed is not None
         assert pair.verdict.startswith("no difference shown; these 48 rows can show 0.0")
         assert pair.rows_needed == pytest.approx(48 * (pair.detectable / 0.01) ** 2, abs=1)
+
+    def test_a_difference_of_hardly_anything_takes_no_number_of_rows(self, bench: Bench) -> None:
+        one, two = bench.pair()
+        (pair,) = compare(bench, one, two, detect=1e-9).pairs
+        assert pair.detectable is not None
+        assert pair.rows_needed is None
+        with pytest.raises(InvalidInput, match=r"detect: Input should be greater than or equal to 0\.000000001"):
+            compare(bench, one, two, detect=1e-200)
 
     def test_equal_rows(self, bench: Bench) -> None:
         one, two = bench.score(scored(48, seed=3)), bench.score(scored(48, seed=3))
@@ -124,6 +133,17 @@ class TestVerdicts:
         assert row.prompt.endswith("-5")
         assert (row.reference, row.predictions) == ("a5", ["said 5 0", None])
         assert row.scores[1] == 1000.0 / rows[5].tokens
+
+    def test_of_a_loss_those_changed_most_that_changed_most_a_token(self, bench: Bench) -> None:
+        rows = scored(48, noise=0.0)
+        short, long = sorted(rows, key=lambda row: row.tokens)[:: len(rows) - 1]
+        # 2 nats a token of the short row, and 1 of the long one, which are more nats.
+        moved = {short.row: 2.0, long.row: 1.0}
+        other = [
+            row.model_copy(update={"loss_sum": row.loss_sum + row.tokens * moved.get(row.row, 0.0)}) for row in rows
+        ]
+        one, two = bench.score(rows), bench.score(other)
+        assert [row.row for row in compare(bench, one, two, examples=2).examples] == [short.row, long.row]
 
     def test_a_bare_base_is_compared_too(self, bench: Bench) -> None:
         base = f"base:{bench.desk.base.id}"
@@ -205,7 +225,8 @@ class TestRefused:
     def test_a_column_that_rows_have_not(self, bench: Bench) -> None:
         one, two = bench.pair()
         with pytest.raises(
-            InvalidInput, match="line 1 has no column 'team', but the keys `question`, `answer`, `repo`"
+            InvalidInput,
+            match="line 1 has nothing in the column `team` that rows are grouped by, but the keys `question`, `answer`, `repo`",
         ):
             compare(bench, one, two, by="team")
 

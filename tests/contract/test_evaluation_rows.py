@@ -104,9 +104,21 @@ class TestRefused:
             (gzip.compress(b'{"row": -1, "tokens": 1}\n'), "line 1: row: Input should be greater"),
             (gzip.compress(b'{"row": 0, "tokens": 1, "loss_sum": NaN}\n'), "line 1:"),
             (gzip.compress(b'{"row": 0, "tokens": 1, "scores": {"a": "b"}}\n'), "line 1: scores.a"),
+            (gzip.compress(b'{"row": 9007199254740992, "tokens": 1}\n'), "line 1: row: Input should be less than"),
+            (gzip.compress(b'{"row": 0, "tokens": 1e300}\n'), "line 1: tokens: Input should be"),
+            (
+                gzip.compress(b'{"row": 0, "tokens": 1, "loss_sum": 1e300}\n'),
+                "line 1: loss_sum: Input should be less than",
+            ),
+            (
+                gzip.compress(b'{"row": 0, "tokens": 1, "scores": {"a": -1e300}}\n'),
+                "line 1: scores.a: Input should be greater",
+            ),
             (gzip.compress(b" " * 100_000), "line 1 is longer than 65536 bytes"),
             (gzip.compress(b'{"row": 0, "tokens": 1}\n')[:-9], "it is no gzip"),
         ],
+        # The bytes hold the second that they were made in, which is another in each process.
+        ids=lambda said: said if isinstance(said, str) else "file",
     )
     def test_a_file_that_is_none(self, desk: MergingDesk, rows: Path, content: bytes, match: str) -> None:
         def change(file: RowFile, path: Path) -> RowFile:
@@ -184,6 +196,41 @@ class TestPaidFor:
         admin.delete(same.ref)
         with pytest.raises(NotFound):
             desk.writer.evaluation_rows(ident)
+        assert differing(people) == {}
+
+    @pytest.mark.parametrize("bare", [False, True], ids=["version", "base"])
+    def test_what_was_scored_again_is_paid_for_once(
+        self, people: World, admin: Client, desk: MergingDesk, rows: Path, space: str, bare: bool
+    ) -> None:
+        ref = f"base:{desk.base.fingerprint}" if bare else desk.push()
+        other = evaluated(desk, ref, rows, fresh(), conditions=CONDITIONS.model_copy(update={"max_length": 64}))
+        more = evaluated(desk, ref, rows, fresh(), exact_match=1.0)
+        earlier = evaluated(desk, ref, rows, fresh())
+        newest = evaluated(desk, ref, rows, fresh())
+        with pytest.raises(NotFound, match="and once newer scores have them"):
+            desk.writer.evaluation_rows(earlier)
+        assert desk.writer.evaluation(earlier).metrics["loss"] > 0
+        # Those under other conditions, or with a metric that the newest lack, say something else.
+        kept = [desk.writer.evaluation(ident).rows_size_bytes for ident in (other, more, newest)]
+        assert admin.quota(space).evaluations_bytes == sum(size or 0 for size in kept)
+        assert len(desk.writer.evaluation_rows(more)) == 4
+        assert differing(people) == {}
+
+    def test_those_of_a_bare_base_go_with_it(
+        self, people: World, admin: Client, desk: MergingDesk, rows: Path, space: str
+    ) -> None:
+        fingerprint = desk.base.fingerprint
+        version = evaluated(desk, desk.push(), rows, fresh())
+        base = evaluated(desk, f"base:{fingerprint}", rows, fresh())
+        admin.add_base(desk.folder, namespace="*", upload=True)
+        admin.remove_base(fingerprint, namespace=space)
+        # It is still there, published for all.
+        assert len(desk.writer.evaluation_rows(base)) == 4
+        admin.remove_base(fingerprint, namespace="*")
+        with pytest.raises(NotFound, match="as they are with the version or base"):
+            desk.writer.evaluation_rows(base)
+        assert desk.writer.evaluation(base).metrics["loss"] > 0
+        assert admin.quota(space).evaluations_bytes == desk.writer.evaluation(version).rows_size_bytes
         assert differing(people) == {}
 
     def test_scores_of_an_earlier_release_have_none(self, people: World, desk: MergingDesk, rows: Path) -> None:

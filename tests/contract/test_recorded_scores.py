@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.merging_desk import MergingDesk
-from support.scored_rows import CONDITIONS, evaluated, fresh
+from support.scored_rows import CONDITIONS, evaluated, fresh, report_of, write_file
 
 from registry.principal import Role
 from sdk.client import Client
@@ -40,19 +41,30 @@ def hand_in(desk: MergingDesk, held: Assignment, *idents: str) -> JobView:
     return desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
 
 
+def candidates(client: Client, held: Assignment) -> list[list[str]]:
+    """The ids of what a worker finds of each target."""
+    request = read(EvaluationRequest, held.request.model_dump())
+    found = [recorded_scores(client, request, target, namespace=held.namespace) for target in held.targets]
+    return [[one.id for one in each] for each in found]
+
+
 def test_a_worker_finds_them_and_the_job_is_answered_with_them(desk: MergingDesk, rows: Path) -> None:
     ref, base = desk.push(), f"base:{desk.base.fingerprint}"
     idents = [evaluated(desk, target, rows, fresh()) for target in (base, ref)]
     newest = evaluated(desk, ref, rows, fresh())
     held = again(desk, [ref, base], rows)
     request = read(EvaluationRequest, held.request.model_dump())
-    found = [recorded_scores(desk.worker, request, target) for target in held.targets]
-    assert [[one.id for one in each] for each in found] == [[newest, idents[1]], [idents[0]]]
+    found = [recorded_scores(desk.worker, request, target, namespace=desk.space) for target in held.targets]
+    assert [[one.id for one in each] for each in found] == [[newest], [idents[0]]]
     assert found[0][0].conditions == CONDITIONS
     done = hand_in(desk, held, newest, idents[0])
     assert done.state == "succeeded"
     assert done.result == {"evaluations": [newest, idents[0]], "recorded": [newest, idents[0]]}
     assert [one.id for one in desk.writer.job(held.job).result()] == [newest, idents[0]]
+    # The job made none; its result names them, as docs/evaluation.md says.
+    assert desk.writer.evaluations(job=held.job) == []
+    named = (desk.writer.job_view(held.job).result or {})["evaluations"]
+    assert [desk.writer.evaluation(ident).id for ident in named] == [newest, idents[0]]
     # Nothing was added to the record.
     assert len(desk.writer.evaluations(digest=desk.writer.get(ref).digest)) == 2
 
@@ -61,7 +73,7 @@ def test_those_to_be_made_again_are_not_answered_with_earlier_ones(desk: Merging
     ref = desk.push()
     ident = evaluated(desk, ref, rows, fresh())
     held = again(desk, [ref], rows, again=True)
-    assert recorded_scores(desk.worker, read(EvaluationRequest, held.request.model_dump()), held.targets[0]) == []
+    assert candidates(desk.worker, held) == [[]]
     with pytest.raises(InvalidInput, match="are to be made again"):
         hand_in(desk, held, ident)
 
@@ -73,8 +85,58 @@ def test_scores_of_something_else_are_refused(desk: MergingDesk, rows: Path, tmp
     data.write_text('{"prompt": "other", "completion": "b"}\n')
     ident = evaluated(desk, desk.push() if other == "version" else ref, data if other == "rows" else rows, fresh())
     held = again(desk, [ref], rows)
-    found = recorded_scores(desk.worker, read(EvaluationRequest, held.request.model_dump()), held.targets[0])
-    assert [one.id for one in found] == ([ident] if other == "nothing" else [])
+    assert candidates(desk.worker, held)[0] == ([ident] if other == "nothing" else [])
     with pytest.raises(InvalidInput, match="are not those of"):
         hand_in(desk, held, "nothing" if other == "nothing" else ident)
     assert desk.writer.job_view(held.job).state == "running"
+
+
+def test_a_worker_of_all_namespaces_finds_those_of_the_job_s_own(
+    desk: MergingDesk, rows: Path, acting: Callable[..., Client], space: str
+) -> None:
+    other = f"{space}-x"
+    writer, worker = acting(**{other: Role.WRITER}), acting(**{other: Role.WORKER})
+    there = replace(
+        desk,
+        writer=writer,
+        worker=worker,
+        space=other,
+        base=writer.add_base(desk.folder, namespace=other, upload=True),
+    )
+    base = f"base:{desk.base.fingerprint}"
+    here, elsewhere = evaluated(desk, base, rows, fresh()), evaluated(there, base, rows, fresh())
+    everywhere = acting(**{"*": Role.WORKER})
+    for at, ident in ((desk, here), (there, elsewhere)):
+        assert candidates(everywhere, again(at, [base], rows)) == [[ident]]
+
+
+def test_scores_of_another_namespace_lose_their_target_alone(desk: MergingDesk, rows: Path) -> None:
+    ref, base = desk.push(), f"base:{desk.base.fingerprint}"
+    foreign = "ab" * 6
+    held = again(desk, [ref, base], rows)
+    path = desk.tmp_path / "rows-fresh"
+    file = write_file(path, handed_in := fresh())
+    scored, named = (
+        EvaluationResult(label=target.label, digest=target.digest, base_fingerprint=desk.base.fingerprint, **said)
+        for target, said in zip(
+            held.targets,
+            (
+                {
+                    "report": report_of(handed_in, file),
+                    "upload": desk.worker.upload({file.digest: path}, "sending", desk.space),
+                },
+                {"recorded": foreign},
+            ),
+            strict=True,
+        )
+    )
+    body = Completion(attempt=held.attempt, evaluations=[scored, named])
+    done = desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+    assert done.state == "succeeded"
+    assert done.result is not None
+    (ident,) = done.result["evaluations"]
+    assert desk.writer.evaluation_rows(ident) == handed_in
+    (failed,) = done.result["failed"]
+    assert failed["ref"] == held.targets[1].label
+    assert "named scores that are not those of" in failed["message"]
+    assert foreign not in str(done.result)

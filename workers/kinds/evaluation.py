@@ -58,7 +58,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
                 template_date=target.template_date or request.template_date or today(),
                 stop_ids=target.stop_ids,
                 labels=target.labels,
-                recorded=recorded_scores(attempt.client, request, target),
+                recorded=recorded_scores(attempt.client, request, target, namespace=attempt.assignment.namespace),
             )
         )
     order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)

@@ -17,8 +17,11 @@ from workers.pipelines.scoring.order import RecordedScores
 _MOST = 16
 
 
-def recorded_scores(client: Client, request: EvaluationRequest, target: TargetSource) -> list[RecordedScores]:
-    """Return the last scores of a target on the same rows, the newest first; none where they are to be computed again.
+def recorded_scores(
+    client: Client, request: EvaluationRequest, target: TargetSource, *, namespace: str | None
+) -> list[RecordedScores]:
+    """Return the last scores of a target on the same rows that the namespace has, the newest first; none where they are to be
+    computed again.
 
     What an earlier release recorded, which has no conditions or no rows, is left out.
     """
@@ -26,7 +29,7 @@ def recorded_scores(client: Client, request: EvaluationRequest, target: TargetSo
         return []
     of = {"base": target.base.fingerprint} if target.digest is None else {"digest": target.digest}
     try:
-        views = list(evaluations.iterate(client.transport, dataset=request.data, **of))
+        views = list(evaluations.iterate(client.transport, dataset=request.data, namespace=namespace, **of))
     except NotAllowed:
         return []
     same = [view for view in views if _is_same(view, request, target)]

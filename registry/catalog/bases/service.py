@@ -6,7 +6,7 @@ anybody; of a base whose bytes are not here, the rest is a claim of its namespac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,13 +38,17 @@ _CERTAINTY = ("claimed", "hashed", "derived")
 #: When a base got its id that nobody who may has given it.
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
+#: Gives up, in the transaction in which a namespace removes a base, what other rooms keep for it there.
+OnBaseRemoved = Callable[[Session, NamedBase], None]
+
 
 class Bases:
     """The service over the tables of bases."""
 
-    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+    def __init__(self, db: Database, artifacts: Artifacts, *, on_removed: OnBaseRemoved) -> None:
         self._db = db
         self._artifacts = artifacts
+        self._on_removed = on_removed
 
     def register(self, *, base: BaseRegistration, who: Principal) -> BaseView:
         """Record a base for a namespace; the same fingerprint there again is the same base, and may gain its files.
@@ -110,13 +114,14 @@ class Bases:
     def remove(self, *, name: BaseSelector, who: Principal) -> None:
         """Remove a base from a namespace: its versions stay, and no new one is made over it there.
 
-        Its files go with the next collection, if no other namespace has them. Raises NotFound, Forbidden.
+        Its files go with the next collection, if no other namespace has them, and so do the rows of its scores. Raises NotFound, Forbidden.
         """
         with self._db.write() as session:
             row = _of_admin(session, name, who)
             if row.manifest_digest is not None:
                 _close_files(session, row)
             record(session, who, "base.remove", row.namespace, row.base.fingerprint, before=_said(row))
+            self._on_removed(session, row)
             session.delete(row)
             _tell_the_release_before(session, row.base_pk)
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 
 from registry.errors import Conflict, Invalid, NotFound
+from registry.evaluations.comparing.row_values import OF_TEXTS
 from sdk.schemas.jobs import EvaluationView
 
 #: Datasets that a message names.
@@ -25,35 +27,47 @@ class Target:
     evaluations: Sequence[EvaluationView]
 
 
-def scored_alike(targets: Sequence[Target], *, data: str | None) -> list[EvaluationView]:
+def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) -> list[EvaluationView]:
     """Return the evaluation of each target to compare, all of one key. `data` is a dataset's digest.
 
-    Raises NotFound for a target without scores, or scores without rows, Invalid where several datasets are meant,
-    Conflict where no two were taken alike.
+    Of those with rows and the metric the newest; by a metric of generated texts those that have it of most rows. Where
+    none have the metric, the newest, whose rows say what they have. Raises NotFound for a target without scores, or scores
+    without rows, Invalid where several datasets are meant, Conflict where no two were taken alike.
     """
     for target in targets:
         if not target.evaluations:
             raise NotFound(f"{target.ref} has no scores; {_score_all(targets, data)}", param="ref")
     dataset = _dataset(targets, data)
     on_these = [[one for one in target.evaluations if one.dataset == dataset] for target in targets]
-    newest = [{one.key: one for one in sorted(found, key=lambda one: one.created_at)} for found in on_these]
-    keys = set.intersection(*map(set, newest))
-    if not keys:
-        raise Conflict(_unlike(targets, [max(found.values(), key=lambda one: one.created_at) for found in newest]))
-    alike = [[found[key] for found in newest] for key in keys]
-    with_rows = [found for found in alike if all(one.rows_digest is not None for one in found)]
-    if not with_rows:
-        without = [one.ref for one in _newest(alike) if one.rows_digest is None]
+    with_rows = [[one for one in found if one.rows_digest is not None] for found in on_these]
+    if found := _alike([[one for one in some if metric in one.metrics] for some in with_rows]):
+        return _over_one_base(targets, max(found, key=lambda some: (_generated(some, metric), _complete_at(some))))
+    # Nothing can be compared. What rows have instead, they say themselves.
+    if found := _alike(with_rows):
+        return _over_one_base(targets, max(found, key=_complete_at))
+    if found := _alike(on_these):
+        without = [one.ref for one in max(found, key=_complete_at) if one.rows_digest is None]
         raise NotFound(
             f"the scores of {' and '.join(without)} have no rows: they are of an earlier release, or the rows were removed; "
             f"{_score_all(targets, dataset)}"
         )
-    return _over_one_base(targets, _newest(with_rows))
+    raise Conflict(_unlike(targets, [max(found, key=lambda one: one.created_at) for found in on_these]))
 
 
-def _newest(alike: Iterable[list[EvaluationView]]) -> list[EvaluationView]:
-    """Of several sets that were each taken alike the one that was complete last."""
-    return max(alike, key=lambda found: max(one.created_at for one in found))
+def _alike(many: Sequence[Sequence[EvaluationView]]) -> list[list[EvaluationView]]:
+    """Of the evaluations of each target, those that were taken alike, the newest of each key."""
+    newest = [{one.key: one for one in sorted(found, key=lambda one: one.created_at)} for found in many]
+    return [[found[key] for found in newest] for key in set.intersection(*map(set, newest))]
+
+
+def _complete_at(alike: Sequence[EvaluationView]) -> datetime:
+    return max(one.created_at for one in alike)
+
+
+def _generated(alike: Sequence[EvaluationView], metric: str) -> int:
+    """Of how many rows texts were generated, where the metric is one of texts."""
+    count = alike[0].conditions.get("generated_rows")
+    return count if metric in OF_TEXTS and isinstance(count, int) else 0
 
 
 def _dataset(targets: Sequence[Target], data: str | None) -> str:

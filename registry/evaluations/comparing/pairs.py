@@ -70,7 +70,8 @@ def _present(
         if size := detect or abs(found.difference):
             # Of fewer there would be no verdict.
             least = ceil(found.rows * LEAST_CLUSTERS / found.clusters)
-            needed = max(least, rows_needed(found.rows, error, size, alpha=alpha))
+            needed = rows_needed(found.rows, error, size, alpha=alpha)
+            needed = None if needed is None else max(least, needed)
     return ComparedPair(
         a=refs[0],
         b=refs[1],

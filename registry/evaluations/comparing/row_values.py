@@ -6,12 +6,13 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import comb
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from registry.errors import Conflict, Invalid, NotFound
-from sdk.schemas.evaluation import CORPUS_METRICS, RowScore
+from sdk.schemas.evaluation import CORPUS_METRICS, RowScore, TextMetric
 
 Floats = npt.NDArray[np.float64]
 
@@ -19,6 +20,8 @@ Floats = npt.NDArray[np.float64]
 LOSS = "loss"
 #: What is made of the loss, which is compared itself.
 _OF_LOSS = ("perplexity", "bits_per_byte")
+#: What generated texts are scored by, of as many rows as somebody asked for.
+OF_TEXTS = frozenset(get_args(TextMetric))
 #: Rows times pairs that are compared at once: some 20 seconds of one core, and half a gigabyte.
 MOST_WORK = 2_000_000
 
@@ -72,7 +75,9 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
     for more in numbers[1:]:
         common = np.intersect1d(common, more, assume_unique=True)
     if not len(common):
-        raise NotFound(f"no row has a {metric} of all of them; score them again in one job: adapterctl eval REF REF")
+        raise NotFound(
+            f"no row has a {metric} of all of them; score them again in one job: adapterctl eval REF REF --again"
+        )
     places = [np.searchsorted(one, common) for one in numbers]
     sums = np.stack([np.frombuffer(one.sums)[place] for one, place in zip(read, places, strict=True)])
     masses = np.stack([np.frombuffer(one.masses)[place] for one, place in zip(read, places, strict=True)])
@@ -81,7 +86,7 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
         row = int(common[unequal[0]])
         raise Conflict(
             f"row {row} has {'/'.join(f'{mass:.0f}' for mass in masses[:, unequal[0]])} tokens in these scores, which were not "
-            "taken alike; score them again in one job: adapterctl eval REF REF"
+            "taken alike; score them again in one job: adapterctl eval REF REF --again"
         )
     every = len(np.unique(np.concatenate(numbers)))
     return RowValues(common, sums, masses[0], every - len(common))
@@ -103,7 +108,8 @@ def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read
                 )
     if not found.rows:
         names = ", ".join([LOSS, *sorted(found.names)])
-        raise Invalid(f"the rows of {ref} have no {metric[:80]!a}; they have: {names}", param="metric")
+        how = f"; score all by it in one job: adapterctl eval REF REF --metrics {metric}" if metric in OF_TEXTS else ""
+        raise Invalid(f"the rows of {ref} have no {metric[:80]!a}; they have: {names}{how}", param="metric")
     return found
 
 

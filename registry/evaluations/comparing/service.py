@@ -24,6 +24,7 @@ from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.principal import Principal
 from sdk.formats.columns import parse_columns
+from sdk.formats.rows import group_of
 from sdk.schemas.comparison import ChangedRow, Compared, Comparison
 from sdk.schemas.jobs import EvaluationView
 
@@ -66,8 +67,9 @@ class Comparisons:
         Raises InvalidName, InvalidRef, NotFound for what the caller may not see or has no scores, Invalid for what can't be
         compared as it is asked, Conflict for scores that were not taken alike.
         """
-        found = scored_alike(self._targets(refs, who), data=None if data is None else self._dataset(data, who))
         metric = metric or LOSS
+        digest = None if data is None else self._dataset(data, who)
+        found = scored_alike(self._targets(refs, who), data=digest, metric=metric)
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
         labels = [one.ref for one in found]
         with ExitStack() as stack:
@@ -158,13 +160,14 @@ class Comparisons:
     ) -> npt.NDArray[np.int64]:
         if path is None:
             raise can_not_group(by, f"{unreadable}; or compare without --by")
-        return groups_of(path, by, rows).numbers
+        return groups_of(path, by, rows, value_of=group_of).numbers
 
     def _examples(
         self, found: Sequence[EvaluationView], values: RowValues, path: Path | None, most: int, who: Principal
     ) -> list[ChangedRow]:
         """The rows whose scores are furthest apart, with what each target made of them."""
-        apart = values.sums.max(axis=0) - values.sums.min(axis=0)
+        scores = values.scores()
+        apart = scores.max(axis=0) - scores.min(axis=0)
         order = np.argsort(-apart, kind="stable")[:most]
         chosen = [int(place) for place in order if apart[place] > 0]
         numbers = [int(values.rows[place]) for place in chosen]
@@ -174,7 +177,6 @@ class Comparisons:
         predictions = [
             {row.row: row.prediction for row in self._rows.read(one.id, who=who) if row.row in wanted} for one in found
         ]
-        scores = values.scores()
         return [
             ChangedRow(
                 row=number,

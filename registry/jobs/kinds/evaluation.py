@@ -25,7 +25,8 @@ from registry.jobs.sources import Inputs, bare_base_source, version_source
 from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
 from sdk.lora.stored_quantization import StoredQuantizationError, require_precision, stored_recipe
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
+from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, Needs
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import EvaluationResult, TargetSource
@@ -124,12 +125,34 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
             contamination=contamination,
             who=done.who,
         )
+        kept = [ident for ident in ids if ident is not None]
+        if not kept:
+            # Whoever hands them in again evaluates them; beside scores of others they fail alone.
+            unfit = next(result.label for result in results if result.failure is None)
+            raise Invalid(f"{_unfit(unfit).message}; evaluate it", param="recorded")
+        failures = [_failure(result, ident) for result, ident in zip(results, ids, strict=True)]
         failed = [
-            {"ref": result.label, **result.failure.model_dump()} for result in results if result.failure is not None
+            {"ref": result.label, **failure.model_dump()}
+            for result, failure in zip(results, failures, strict=True)
+            if failure is not None
         ]
-        recorded = [result.recorded for result in results if result.recorded is not None]
+        recorded = [ident for ident in kept if any(result.recorded == ident for result in results)]
         told = {"failed": failed, "recorded": recorded}
-        done.succeed(session, {"evaluations": list(ids), **{name: said for name, said in told.items() if said}})
+        done.succeed(session, {"evaluations": kept, **{name: said for name, said in told.items() if said}})
+
+
+def _failure(result: EvaluationResult, ident: str | None) -> EvaluationFailure | None:
+    """Why a result has no scores; None where it has some, of the id `ident`."""
+    if result.failure is not None:
+        return result.failure
+    return _unfit(result.label) if ident is None else None
+
+
+def _unfit(label: str) -> EvaluationFailure:
+    return EvaluationFailure(
+        reason=FailureReason.INTERNAL.value,
+        message=f"the worker named scores that are not those of {label} on these rows, or are to be made again",
+    )
 
 
 def _require_asked(

@@ -37,8 +37,8 @@ class KeepScores(Protocol):
         results: Sequence[EvaluationResult],
         contamination: Mapping[str, Contamination],
         who: Principal,
-    ) -> Sequence[str]:
-        """Append them in the caller's transaction; return their ids."""
+    ) -> Sequence[str | None]:
+        """Append them in the caller's transaction; return the id of each result, None where it has no scores."""
 
 
 class LookForTrainingRows(Protocol):

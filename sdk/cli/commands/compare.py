@@ -17,7 +17,11 @@ from sdk.cli.support.session import open_client
 @click.option("--data", metavar="NAME|DIGEST", help="The rows, where all were scored on several datasets.")
 @click.option("--by", metavar="COLUMN", help="Column of the rows: those that are equal in it are one group.")
 @click.option("--examples", type=click.IntRange(0, 100), default=0, help="How many rows to show, most changed first.")
-@click.option("--detect", type=float, help="Say how many rows show this difference, not the one that was found.")
+@click.option(
+    "--detect",
+    type=click.FloatRange(1e-9, 1e9),
+    help="Say how many rows show this difference, not the one that was found.",
+)
 @click.option(
     "--png",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -47,6 +47,7 @@ from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
 from workers.pipelines.scoring.texts import SCORING_LIBRARIES, score_texts
+from workers.pipelines.scoring.version import SCORING_VERSION
 from workers.pipelines.scoring.words import WORDS_VERSION
 
 
@@ -114,12 +115,15 @@ def evaluate(
         templates=rows.rendering.templates,
         template_date=rows.rendering.template_date,
         tokenizer=tokenizer_of(base),
+        scoring=SCORING_VERSION,
         prompt_tokens=room if asked else 0,
         generation=generation_of(base) if asked else None,
         metrics=definitions,
         general_texts=GENERAL_DIGEST,
     )
-    expected = held_in(base, quantization, device, conditions, bare=adapter is None)
+    expected = held_in(
+        base, quantization, device, conditions, own=adapter is not None and spec.precision == "as-trained"
+    )
     require_unrecorded(recorded, expected, metrics_asked, min(spec.keep_samples, len(asked)))
 
     def load() -> LoadedBase:

@@ -30,6 +30,7 @@ from workers.pipelines.model.loading import held_as, load_base, read_blueprint, 
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
+from workers.pipelines.scoring.version import SCORING_VERSION
 
 
 def evaluate_labels(
@@ -66,8 +67,14 @@ def evaluate_labels(
     found = label_rows(rows, tokenizer, labels, max_length=max_length)
     device = choose_device()
     device.forget_peak()
-    conditions = Conditions(loss_on="label", columns=spec.columns, max_length=max_length, tokenizer=tokenizer_of(base))
-    expected = held_in(base, quantization, device, conditions, bare=False)
+    conditions = Conditions(
+        loss_on="label",
+        columns=spec.columns,
+        max_length=max_length,
+        tokenizer=tokenizer_of(base),
+        scoring=SCORING_VERSION,
+    )
+    expected = held_in(base, quantization, device, conditions, own=spec.precision == "as-trained")
     require_unrecorded(recorded, expected, [], min(spec.keep_samples, len(found.examples)))
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))

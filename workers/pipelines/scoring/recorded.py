@@ -22,19 +22,22 @@ class AlreadyRecorded(Exception):  # noqa: N818 - nothing went wrong
 
 
 def held_in(
-    base: Path, quantization: QuantizationRecipe | None, device: Device, conditions: Conditions, *, bare: bool
+    base: Path, quantization: QuantizationRecipe | None, device: Device, conditions: Conditions, *, own: bool
 ) -> Conditions | None:
-    """Return the conditions with how the base will be held, as far as it is known before; None where it is not."""
+    """Return the conditions with how the base will be held, as far as it is known before; None where it is not.
+
+    `own`: the recipe is that of the adapter that is scored.
+    """
     packing = read_packing(base)
     recipe = packing or quantization
-    if bare and packing is None and recipe is not None and len(recipe.skipped_modules) > 1:
-        # More than the output head is wide, as beside an adapter of the job; the record has only the number of such modules.
+    if not own and packing is None and recipe is not None and len(recipe.skipped_modules) > 1:
+        # More than the output head is wide, as of a bare base beside an adapter; the record has only the number of such modules.
         return None
     dtype = dtype_to_be(base, recipe, device)
     held = held_as(None if recipe is None else recipe.model_copy(update={"compute_dtype": dtype}))
     if held is not None:
-        # An adapter's own recipe says which modules are wide, and a packed base does; the record of a bare one has its head alone.
-        held["skipped"] = 1 if bare and packing is None else None
+        # A packed base says which modules are wide, and an adapter's own recipe does where it names some; else it is the head alone.
+        held["skipped"] = None if packing is not None else (held["skipped"] or None) if own else 1
     return conditions.model_copy(update={"dtype": dtype, "quantization": held})
 
 

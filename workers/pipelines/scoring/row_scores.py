@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdk.formats.canonical_json import digest_of
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
-from sdk.schemas.evaluation import MOST_PREDICTION_BYTES, RowFile, RowScore
+from sdk.schemas.evaluation import MOST_PREDICTION_BYTES, MOST_SCORE, RowFile, RowScore
 from sdk.schemas.row_file import row_file_name, write_rows
 from workers.pipelines.data.tokenise import Example
 from workers.pipelines.scoring.texts import TextScores
@@ -23,7 +23,7 @@ MOST_TEXT_BYTES = 256 * 1024**2
 class RowScores:
     """What the rows of one target score, by the number of each."""
 
-    #: Summed loss in nats, where that is a number.
+    #: Summed loss in nats, where that is a number, and one that a record can hold.
     loss_sums: dict[int, float] = field(default_factory=dict)
     #: Supervised tokens.
     tokens: dict[int, int] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class RowScores:
             sums.setdefault(example.row, []).append(loss)
             self.tokens[example.row] = self.tokens.get(example.row, 0) + example.supervised_tokens
         found = {row: math.fsum(parts) for row, parts in sums.items()}
-        self.loss_sums |= {row: loss for row, loss in found.items() if math.isfinite(loss)}
+        self.loss_sums |= {row: loss for row, loss in found.items() if abs(loss) <= MOST_SCORE}
         if bad := sorted(found.keys() - self.loss_sums.keys()):
             self.failed["loss"] = bad
 

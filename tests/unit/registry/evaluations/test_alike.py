@@ -46,51 +46,61 @@ SAID = st.fixed_dictionaries(
         "precision": st.sampled_from(["float32", "nf4"]),
         "base_fingerprint": st.sampled_from(["b" * 64, "b" * 64, "e" * 64]),
         "rows_digest": st.sampled_from(["d" * 64, "d" * 64, None]),
+        "metrics": st.sampled_from([{"loss": 1.0}, {"loss": 1.0, "rouge_l": 0.5}]),
         "job": st.sampled_from(["j1", "j2"]),
         "conditions": CONDITIONS,
     }
 )
 
 
-def _found(targets: list[Target], data: str | None) -> list[EvaluationView] | RegistryError:
+def _found(targets: list[Target], data: str | None, metric: str) -> list[EvaluationView] | RegistryError:
     try:
-        return scored_alike(targets, data=data)
+        return scored_alike(targets, data=data, metric=metric)
     except RegistryError as error:
         return error
 
 
-def _newest(target: Target, key: str) -> EvaluationView | None:
-    return max((one for one in target.evaluations if one.key == key), key=lambda one: one.created_at, default=None)
-
-
-def _complete(targets: list[Target], data: str) -> list[str]:
-    """The keys under which all targets have scores with rows on a dataset."""
-    keys = {one.key for one in targets[0].evaluations if one.dataset == data}
-    return [
-        key for key in keys if all((one := _newest(target, key)) and one.rows_digest is not None for target in targets)
+def _newest(target: Target, key: str, metric: str | None) -> EvaluationView | None:
+    """The newest with rows and the metric."""
+    usable = [
+        one
+        for one in target.evaluations
+        if one.key == key and one.rows_digest is not None and (metric is None or metric in one.metrics)
     ]
+    return max(usable, key=lambda one: one.created_at, default=None)
+
+
+def _complete(targets: list[Target], data: str, metric: str | None) -> list[str]:
+    """The keys under which all targets have scores with rows, and the metric, on a dataset."""
+    keys = {one.key for one in targets[0].evaluations if one.dataset == data}
+    return [key for key in keys if all(_newest(target, key, metric) for target in targets)]
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     many=st.lists(st.lists(SAID, max_size=4), min_size=2, max_size=4),
     data=st.none() | st.sampled_from(DATASETS),
+    metric=st.sampled_from(["loss", "rouge_l"]),
 )
-def test_unlike_scores_are_never_put_side_by_side(many: list[list[dict[str, Any]]], data: str | None) -> None:
+def test_unlike_scores_are_never_put_side_by_side(
+    many: list[list[dict[str, Any]]], data: str | None, metric: str
+) -> None:
     targets = [
         Target(f"a@v{number}", [evaluation(10 * place + number, **said) for place, said in enumerate(given_)])
         for number, given_ in enumerate(many)
     ]
-    found = _found(targets, data)
+    found = _found(targets, data, metric)
     if isinstance(found, RegistryError):
         # One that was complete would have been found, unless several datasets were meant, or bases differ.
-        assert data is None or "over the base" in found.message or not _complete(targets, data)
+        assert data is None or "over the base" in found.message or not _complete(targets, data, None)
         return
     assert len({one.key for one in found}) == 1
     assert len({one.dataset for one in found}) == len({one.base_fingerprint for one in found}) == 1
     assert all(one in target.evaluations for one, target in zip(found, targets, strict=True))
     assert data in (None, found[0].dataset)
-    assert all(one == _newest(target, one.key) for one, target in zip(found, targets, strict=True))
+    # Rows without the metric are taken where there are none with it, and say so.
+    wanted = metric if _complete(targets, found[0].dataset, metric) else None
+    assert all(one == _newest(target, one.key, wanted) for one, target in zip(found, targets, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +116,7 @@ def test_what_differs_is_named(said: dict[str, Any], names: str) -> None:
     with pytest.raises(
         Conflict, match=rf"since they differ in {names}; score them in one job: adapterctl eval a@v1 a@v2 "
     ) as caught:
-        scored_alike(targets, data=None)
+        scored_alike(targets, data=None, metric="loss")
     assert ("--precision native" in caught.value.message) == ("precision" in names)
 
 
@@ -114,4 +124,24 @@ def test_scores_of_an_earlier_release_are_compared_within_a_job() -> None:
     old = {"conditions": {"max_length": 512}}
     targets = [Target("a@v1", [evaluation(1, **old)]), Target("a@v2", [evaluation(2, **old, job="j2")])]
     with pytest.raises(Conflict, match="since what they depend on was not recorded"):
-        scored_alike(targets, data=None)
+        scored_alike(targets, data=None, metric="loss")
+
+
+def test_what_an_earlier_record_has_is_compared_by_it() -> None:
+    rouge = {"metrics": {"loss": 1.0, "rouge_l": 0.5}}
+    earlier = [evaluation(place, **rouge) for place in (1, 2)]
+    later = evaluation(3, rows_digest=None, **rouge), evaluation(4, metrics={"loss": 1.0})
+    targets = [Target("a@v1", [earlier[0], later[0]]), Target("a@v2", [earlier[1], later[1]])]
+    assert scored_alike(targets, data=None, metric="rouge_l") == earlier
+    assert scored_alike(targets, data=None, metric="loss") == [earlier[0], later[1]]
+
+
+def test_by_what_was_generated_the_scores_of_most_rows_are_compared() -> None:
+    def of(ident: int, rows: int) -> EvaluationView:
+        conditions = {"tokenizer": "c" * 64, "max_length": 512, "generated_rows": rows}
+        return evaluation(ident, conditions=conditions, metrics={"loss": 1.0, "rouge_l": 0.5})
+
+    many, few = [of(1, 200), of(2, 200)], [of(3, 16), of(4, 16)]
+    targets = [Target("a@v1", [many[0], few[0], of(5, 900)]), Target("a@v2", [many[1], few[1]])]
+    assert scored_alike(targets, data=None, metric="rouge_l") == many
+    assert scored_alike(targets, data=None, metric="loss") == few

@@ -83,6 +83,12 @@ def test_power_is_that_of_the_normal_distribution() -> None:
     assert rows_needed(1, sqrt(1 / 9), 0.03) == pytest.approx(969, abs=1)
 
 
+@pytest.mark.parametrize("difference", [5e-324, 1e-200, 1e-9])
+def test_more_rows_than_anybody_has_are_no_number(difference: float) -> None:
+    assert rows_needed(48, 1e6, difference) is None
+    assert rows_needed(48, 0.01, 1e-6) == pytest.approx(48 * (2.801585 * 1e4) ** 2, rel=1e-6)
+
+
 def test_holm_takes_the_smallest_first() -> None:
     assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
     assert holm([]) == []
@@ -115,6 +121,15 @@ def test_equal_scores_have_an_interval_where_it_is_known_how_far_apart_they_coul
     assert (found.low, found.high, found.p) == (pytest.approx(-0.074, abs=1e-3), pytest.approx(0.074, abs=1e-3), 1.0)
     unknown = compare_rows(same, seed="")
     assert (unknown.low, unknown.high, unknown.p, unknown.better()) == (None, None, 1.0, 0)
+
+
+def test_equal_answers_in_groups_of_unequal_size_could_differ_by_more() -> None:
+    masses = np.array([1.0] * 39 + [11.0])
+    found = compare_rows(paired_ratio(np.zeros(40), masses), seed="", step=1.0)
+    # The largest of 40 groups has 11 of 50 rows: 11/50 · 40 times as many as one of equal groups.
+    alone = compare_rows(paired_ratio(np.zeros(40), np.ones(40)), seed="", step=1.0)
+    assert (found.low, found.high) == pytest.approx((alone.low * 8.8, alone.high * 8.8))
+    assert compare_rows(paired_ratio(np.zeros(40), masses * [*[1] * 39, 99]), seed="", step=1.0).high == 1.0
 
 
 def test_one_row_that_differs_much_does_not_make_an_interval_without_end() -> None:

@@ -111,3 +111,22 @@ def test_the_exact_interval_holds_the_true_difference(rows: int, least: float, m
         held += found.low <= (2 * lead - 1) / 3 <= found.high
     print(f"exact interval at {rows} rows, {lead:.0%} for the second: {held / samples:.4f}")
     assert least <= held / samples <= most
+
+
+@pytest.mark.parametrize("lead", [0.5, 0.8, 1.0])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_answers_in_groups_of_unequal_size_are_not_of_equal_steps(share: float, lead: float) -> None:
+    """One row in a `share` of all groups differs, of which `lead` is for the second; one group in five has 20 rows."""
+    rng = np.random.default_rng(5)
+    samples, groups, held = 150, 100, 0
+    true = share * (2 * lead - 1) / (0.2 * 20 + 0.8)
+    for number in range(samples):
+        masses = np.where(rng.random(groups) < 0.2, 20.0, 1.0)
+        sums = (rng.random(groups) < share) * np.where(rng.random(groups) < lead, 1.0, -1.0)
+        found = compare_rows(paired_ratio(sums, masses), seed=str(number), step=1.0)
+        assert found.test == "mcnemar"
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < found.high
+        held += found.low <= true <= found.high
+    assert held / samples >= 0.9

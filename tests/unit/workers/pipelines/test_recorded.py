@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from workers.pipelines.scoring import evaluate as evaluating
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import AlreadyRecorded
@@ -43,6 +43,23 @@ def recorded(report: EvaluationReport, **changed: Any) -> RecordedScores:
 def data(write_jsonl: Callable[..., Path]) -> Path:
     turns = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
     return write_jsonl([{"messages": turns}, {"messages": turns * 2}])
+
+
+@pytest.fixture
+def adapter(llama_base: Path, data: Path, tmp_path: Path) -> Path:
+    from workers.pipelines.training.train import train
+
+    train(
+        base=llama_base,
+        base_name="org/tiny",
+        base_revision=None,
+        data=data,
+        eval_data=None,
+        out=tmp_path / "adapter",
+        spec=TrainingSpec(rank=2, max_steps=1, lr=0.02, batch_size=2, grad_accum=1, targets="all-linear"),
+        on_progress=lambda progress: None,
+    )
+    return tmp_path / "adapter"
 
 
 @pytest.fixture
@@ -102,3 +119,39 @@ def test_a_bare_base_with_modules_left_wide_as_beside_another_adapter_is_compute
         evaluate(llama_base, data, quantization=head, recorded=[recorded(report)])
     with pytest.raises(LoadedError):
         evaluate(llama_base, data, quantization=recipe, recorded=[recorded(report)])
+
+
+def test_scores_of_another_scoring_are_computed_again(
+    llama_base: Path, data: Path, unloaded: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = evaluate(llama_base, data)
+    assert report.conditions is not None
+    # Keys of what is stored stay what they are.
+    assert "scoring" not in report.conditions.model_dump(mode="json")
+    unloaded()
+    with pytest.raises(AlreadyRecorded):
+        evaluate(llama_base, data, recorded=[recorded(report)])
+    monkeypatch.setattr(evaluating, "SCORING_VERSION", 2)
+    with pytest.raises(LoadedError):
+        evaluate(llama_base, data, recorded=[recorded(report)])
+    newer = report.conditions.model_copy(update={"scoring": 2})
+    assert newer.model_dump(mode="json")["scoring"] == 2
+    with pytest.raises(AlreadyRecorded):
+        evaluate(llama_base, data, recorded=[recorded(report, conditions=newer)])
+
+
+def test_an_adapter_s_own_4_bits_and_those_of_any_other_are_not_one(
+    llama_base: Path, adapter: Path, data: Path, unloaded: Callable[[], None]
+) -> None:
+    own = QuantizationRecipe(skipped_modules=["lm_head", "q_proj"])
+    as_trained, nf4 = (SPEC.model_copy(update={"precision": precision}) for precision in ("as-trained", "nf4"))
+    found = {
+        "own": evaluate(llama_base, data, as_trained, adapter=adapter, quantization=own),
+        "nf4": evaluate(llama_base, data, nf4, adapter=adapter, quantization=NF4),
+    }
+    unloaded()
+    for spec, recipe, same, other in ((as_trained, own, "own", "nf4"), (nf4, NF4, "nf4", "own")):
+        with pytest.raises(AlreadyRecorded):
+            evaluate(llama_base, data, spec, adapter=adapter, quantization=recipe, recorded=[recorded(found[same])])
+        with pytest.raises(LoadedError):
+            evaluate(llama_base, data, spec, adapter=adapter, quantization=recipe, recorded=[recorded(found[other])])

@@ -125,9 +125,11 @@ def test_a_row_of_several_texts_is_one_and_fails_with_any_of_them() -> None:
     scored.predictions = {3: "half \ud83d", 5: "whole"}
     assert [row.prediction for row in scored.rows(texts=True)] == ["half ?", "whole"]
     assert [row.prediction for row in scored.rows(texts=False)] == [None, None]
-    failed = RowScores()
-    failed.add_losses(zip(examples, [0.5, math.nan, 1.0], strict=True))
-    assert (failed.loss_sums, failed.failed_rows, failed.supervised_tokens) == ({5: 1.0}, 1, 1)
+    # What no record can hold is no loss either.
+    for bad in (math.nan, math.inf, 1e16, -1e16):
+        failed = RowScores()
+        failed.add_losses(zip(examples, [0.5, bad, 1.0], strict=True))
+        assert (failed.loss_sums, failed.failed_rows, failed.supervised_tokens) == ({5: 1.0}, 1, 1)
 
 
 def test_long_predictions_are_cut_and_counted_and_the_rest_is_as_it_was(

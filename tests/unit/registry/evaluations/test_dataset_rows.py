@@ -1,0 +1,93 @@
+"""What a dataset says of the rows that were scored: their groups, and what was asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from registry.errors import Invalid
+from registry.evaluations.dataset_rows import groups_of, texts_of
+from sdk.formats.rows import group_of
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(*rows: Any) -> Path:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+def groups(path: Path, rows: npt.NDArray[np.int64]) -> list[int]:
+    return groups_of(path, "repo", rows, value_of=group_of).numbers.tolist()
+
+
+class TestGroups:
+    def test_rows_with_the_same_text_or_number_are_one(self, write: Write) -> None:
+        path = write({"repo": "a"}, {"repo": 7}, {"repo": "b"}, {"repo": "7"}, {"repo": "a"})
+        assert groups(path, np.array([0, 1, 3, 4])) == [0, 1, 1, 0]
+
+    @pytest.mark.parametrize(
+        "nothing", [{}, {"repo": None}, {"repo": ""}, {"repo": ["a"]}, {"repo": 1.5}, {"repo": True}]
+    )
+    def test_rows_without_one_are_no_group(self, write: Write, nothing: dict[str, Any]) -> None:
+        path = write({"repo": "a"}, nothing, {"repo": ""})
+        with pytest.raises(
+            Invalid, match=r"line 2 has .*`repo`.* that rows are grouped by.*; name another column"
+        ) as caught:
+            groups(path, np.array([0, 1]))
+        assert caught.value.param == "by"
+        assert groups(path, np.array([0])) == [0]
+
+
+USER, ANSWER, IGNORED = (
+    {"role": "user", "content": "asked"},
+    {"role": "assistant", "content": "expected"},
+    {"role": "assistant", "content": "not learnt", "weight": 0},
+)
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {"prompt": "asked", "completion": "expected"},
+            {"prompt": "asked", "chosen": "expected", "rejected": "other"},
+            {"prompt": [USER], "completion": [ANSWER]},
+            {"prompt": [USER], "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "other"}]},
+            {"messages": [USER, ANSWER]},
+            {"messages": [USER, ANSWER, {"role": "user", "content": "thanks"}]},
+            {"messages": [USER, ANSWER, {"role": "user", "content": "again?"}, IGNORED]},
+            {"messages": json.dumps([USER, ANSWER])},
+            {"conversations": [{"from": "human", "value": "asked"}, {"from": "gpt", "value": "expected"}]},
+            {"text": "asked", "label": "expected"},
+            {"prompt": "asked", "choices": ["other", "expected"], "answer": 1},
+        ],
+        ids=lambda row: "-".join(row),
+    )
+    def test_of_each_shape_what_was_asked_and_what_an_answer_should_be(self, write: Write, row: dict[str, Any]) -> None:
+        assert texts_of(write({"skipped": 1}, row), None, [1]) == {1: ("asked", "expected")}
+
+    def test_an_instruction_is_asked_with_its_input(self, write: Write) -> None:
+        path = write({"instruction": "add", "input": "2 and 2", "output": "4"})
+        (asked, expected) = texts_of(path, None, [0])[0]
+        assert ("add" in asked, "2 and 2" in asked, expected) == (True, True, "4")
+
+    def test_columns_say_what_is_which(self, write: Write) -> None:
+        path = write({"q": "asked", "a": "expected", "prompt": "something else"})
+        assert texts_of(path, {"prompt": "q", "completion": "a"}, [0]) == {0: ("asked", "expected")}
+
+    def test_a_text_alone_expects_nothing_and_a_row_that_can_t_be_used_is_left_out(self, write: Write) -> None:
+        assert texts_of(write({"text": "long " * 1000}, {"text": 3}), None, [1, 0]) == {
+            0: (("long " * 1000)[:1999] + "…", "")
+        }

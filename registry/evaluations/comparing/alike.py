@@ -5,6 +5,7 @@ No other place decides this: what has not one key is refused, with what differs 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,7 +99,16 @@ def _unlike(targets: Sequence[Target], found: Sequence[EvaluationView]) -> str:
     # By default each adapter's base is loaded as it was trained, which need not be the same.
     how = " --precision native" if "precision" in names else ""
     differ = f"they differ in {', '.join(names)}" if names else "what they depend on was not recorded"
-    return f"these scores can't be compared, since {differ}; {_score_all(targets, found[0].dataset)}{how}"
+    return f"these scores can't be compared, since {differ}; {_score_all(targets, found[0].dataset)}{how}{_as_before(found)}"
+
+
+def _as_before(found: Sequence[EvaluationView]) -> str:
+    """The options by which rows were read and texts scored."""
+    columns = next((one.conditions.get("columns") for one in found if one.conditions.get("columns")), None)
+    metrics = sorted({name for one in found for name in one.metrics.keys() & OF_TEXTS})
+    return (f" --columns {shlex.quote(str(columns))}" if columns else "") + (
+        f" --metrics {','.join(metrics)}" if metrics not in ([], ["rouge_l"]) else ""
+    )
 
 
 def _over_one_base(targets: Sequence[Target], found: list[EvaluationView]) -> list[EvaluationView]:

@@ -65,7 +65,8 @@ def _present(
     better = -shown if metric == LOSS else shown
     error = found.standard_error
     detectable = needed = None
-    if 0.0 < error < float("inf"):
+    # How groups differ is not known from a few.
+    if 0.0 < error < float("inf") and not (grouped and found.clusters < LEAST_CLUSTERS):
         detectable = least_difference(error, alpha=alpha)
         if size := detect or abs(found.difference):
             # Of fewer there would be no verdict.

@@ -42,7 +42,7 @@ def with_training_rows(pair: ComparedPair, seen: Mapping[str, Contamination | No
     """Return a verdict that says which of the two was trained on rows that it is compared on."""
     names = short_names(refs)
     told = [
-        f"{names[ref]} was trained on {found.found} of {found.rows} rows"
+        f"{names[ref]} was trained on {found.found} of {found.rows} rows{', or on nearly the same' if found.near else ''}"
         for ref in (pair.a, pair.b)
         if (found := seen.get(ref)) is not None and found.found
     ]

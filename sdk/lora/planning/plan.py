@@ -18,6 +18,7 @@ from sdk.lora.memory import PROCESS_BYTES
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.planning.cards import CARDS, Card, card_of
+from sdk.lora.planning.checkpointing import keeps_activations
 from sdk.lora.planning.footprint import (
     Attention,
     adapter_parts,
@@ -34,9 +35,11 @@ from sdk.schemas.training import TrainingSpec
 CONTEXT_BYTES = 512 * 2**20
 #: The larger method is recommended only where it takes at most this share of the card.
 ROOMY = 0.7
-#: Batch and checkpointing are chosen so that the forecast takes at most this share: the allocator leaves gaps.
+#: Batch and length are chosen so that the forecast takes at most this share: the allocator leaves gaps.
 FULL_ENOUGH = 0.9
 _SHORTEST = 256
+#: The parts that are on the card when a worker chooses checkpointing.
+_LOADED = ("weights", "weights in 4 bits", "weights in 16 bits", "adapter", "CUDA context")
 METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
 
 
@@ -75,6 +78,18 @@ class _Planner:
         """Return the forecast with the batch and length asked for, with checkpointing."""
         spec = self.asked.spec
         return self.forecast(method, batch=spec.batch_size, length=spec.max_length, checkpointing=True)
+
+    def as_run(self, method: PlanMethod, card: Card, *, batch: int, length: int) -> Forecast:
+        """Return the forecast with checkpointing as it was asked for, or else as a worker with that card chooses it."""
+        checkpointing = self.asked.gradient_checkpointing
+        if checkpointing is None:
+            kept = self.forecast(method, batch=batch, length=length, checkpointing=False)
+            sizes = {part.name: part.size_bytes for part in kept.parts if part.where == "card"}
+            loaded = sum(sizes.get(name, 0) for name in _LOADED)
+            checkpointing = not keeps_activations(
+                sizes["activations"] + sizes["logits"], free_bytes=card.memory_bytes - loaded
+            )
+        return self.forecast(method, batch=batch, length=length, checkpointing=checkpointing)
 
     def _parts(self, method: PlanMethod, batch: int, length: int, checkpointing: bool) -> Iterator[PlanPart]:
         spec, base = self.asked.spec, self.base
@@ -185,26 +200,27 @@ def _verdict(forecast: Forecast, card: Card, share: float = ROOMY) -> Verdict:
 
 
 def _configured(planner: _Planner, method: PlanMethod, card: Card | None) -> Forecast:
-    """Return the first configuration that fits: smaller batches, then checkpointing, then shorter rows; else the smallest."""
+    """Return the first configuration that fits: smaller batches, then checkpointing, then shorter rows; else the smallest.
+
+    Batch and length are chosen; whether such a batch is checkpointed is the worker's rule.
+    """
     asked, spec = planner.asked, planner.asked.spec
-    most = None if card is None else FULL_ENOUGH * card.memory_bytes
+    if card is None:
+        # The customary configuration says more than the smallest.
+        return planner.asked_for(method)
     batches = [spec.batch_size]
     while batches[-1] % 2 == 0 and "batch_size" not in asked.given:
         batches.append(batches[-1] // 2)
-    switches = (False, True) if asked.gradient_checkpointing is None else (asked.gradient_checkpointing,)
     lengths = [spec.max_length]
     while lengths[-1] // 2 >= _SHORTEST and "max_length" not in asked.given:
         lengths.append(lengths[-1] // 2)
-    tried = None
     for length in lengths:
-        for checkpointing in switches:
-            for batch in batches:
-                tried = planner.forecast(method, batch=batch, length=length, checkpointing=checkpointing)
-                if most is not None and tried.card_bytes <= most:
-                    return tried
-    assert tried is not None
-    # Without any card the customary configuration says more than the smallest.
-    return tried if card is not None else planner.asked_for(method)
+        each = [planner.as_run(method, card, batch=batch, length=length) for batch in batches]
+        # Sorting keeps larger batches before smaller ones.
+        for tried in sorted(each, key=lambda forecast: forecast.gradient_checkpointing):
+            if tried.card_bytes <= FULL_ENOUGH * card.memory_bytes:
+                return tried
+    return tried
 
 
 def _notes(base: Blueprint, chosen: Forecast, card: Card | None) -> Iterator[str]:

@@ -49,7 +49,7 @@ def test_a_table_within_80_columns_that_adds_up(config: Callable[..., str]) -> N
         "6,738,415,616 parameters",
         "qlora trains 8,388,608: 0.1245 % of the base, 0.1243 % of both",
         "24.0 GB   fits   tight  no     RTX 3090, RTX 4090, L4, A10",
-        "batch × accumulation 2 × 8",
+        "batch × accumulation 1 × 16",
     ):
         assert said in done.output
 

@@ -64,8 +64,8 @@ def test_smaller_batches_come_before_checkpointing_and_that_before_shorter_rows(
     for gpu in ("H200", "24GB", "12GB", "8GB", "6.2GB"):
         forecast = plan(configs.LLAMA_2_7B, gpu, method="qlora").forecast
         seen.append((forecast.batch_size, forecast.gradient_checkpointing, forecast.max_length))
-    assert seen == [(4, False, 1024), (2, False, 1024), (4, True, 1024), (2, True, 1024), (1, True, 1024)]
-    assert said(plan(configs.LLAMA_2_7B, "24GB"))["batch × accumulation"] == "2 × 8"
+    assert seen == [(4, False, 1024), (1, False, 1024), (4, True, 1024), (2, True, 1024), (1, True, 1024)]
+    assert said(plan(configs.LLAMA_2_7B, "24GB"))["batch × accumulation"] == "1 × 16"
 
 
 def test_what_was_given_stays() -> None:
@@ -134,3 +134,21 @@ def test_what_is_no_card(text: str) -> None:
 def test_cards_are_sorted_and_say_where_their_memory_is_from() -> None:
     assert [card.memory_bytes for card in CARDS] == sorted(card.memory_bytes for card in CARDS)
     assert all("NVIDIA" in card.source for card in CARDS)
+
+
+@pytest.mark.parametrize("gpu", ["12GB", "16GB", "24GB", "40GB", "80GB"])
+@pytest.mark.parametrize("config", ["LLAMA_2_7B", "LLAMA_3_2_1B", "QWEN2_5_7B"])
+def test_checkpointing_is_announced_as_a_worker_chooses_it(config: str, gpu: str) -> None:
+    """It keeps activations where these and the logits take at most half of what weights, adapter and context leave."""
+    found = plan(getattr(configs, config), gpu, options={"batch_size": 4, "max_length": 1024})
+    kept = plan(
+        getattr(configs, config),
+        gpu,
+        method=found.method,
+        gradient_checkpointing=False,
+        options={"batch_size": 4, "max_length": 1024},
+    )
+    sizes = {part.name: part.size_bytes for part in kept.forecast.parts if part.where == "card"}
+    taken = sizes["activations"] + sizes["logits"]
+    rest = sum(sizes.values()) - taken - sizes["gradients"] - sizes["optimizer"] - sizes.get("widened matrix", 0)
+    assert found.forecast.gradient_checkpointing == (taken > 0.5 * (card_of(gpu).memory_bytes - rest))

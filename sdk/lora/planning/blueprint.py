@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sdk.formats.saved_buffers import is_buffer
 from sdk.lora.linear_modules import linear_modules
 from sdk.lora.planning.families import FAMILIES, Numbers, tied
 
@@ -107,7 +108,9 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
     is_tied = tied(config, text, False if family is None else family.tied)
     if tensors:
         # Scales and states of packed weights are named after them.
-        held = {key: list(shape) for key, shape in tensors.items() if ".weight." not in key}
+        held = {
+            key: list(shape) for key, shape in tensors.items() if ".weight." not in key and not is_buffer(key, shape)
+        }
         if is_tied:
             held.pop("lm_head.weight", None)
     else:

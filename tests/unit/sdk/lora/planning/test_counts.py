@@ -140,3 +140,18 @@ def test_an_unknown_family_needs_its_files() -> None:
         blueprint_of({"model_type": "brandnew", "text_config": configs.LLAMA_2_7B})
     found = blueprint_of(config, {"model.layers.0.attn.q_proj.weight": [16, 8], "lm_head.weight": [4, 8]})
     assert (found.known, found.parameters) == (False, 160)
+
+
+def test_what_a_model_computes_for_itself_is_no_parameter() -> None:
+    """Earlier releases of transformers have saved masks and frequencies beside the weights."""
+    config = configs.GPT_2_MEDIUM | {"n_layer": 1}
+    held = dict(blueprint_of(config).tensors)
+    saved = {
+        "transformer.h.0.attn.bias": [1, 1, 1024, 1024],
+        "transformer.h.0.attn.masked_bias": [],
+        "transformer.h.0.attn.rotary_emb.inv_freq": [32],
+        "transformer.position_ids": [1, 1024],
+    }
+    found = blueprint_of(config, held | saved)
+    assert (found.tensors, found.parameters) == (held, blueprint_of(config).parameters)
+    assert adapter_of(found, TrainingSpec(bias="all")) == adapter_of(blueprint_of(config), TrainingSpec(bias="all"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from sdk.formats.objectives import Objective
 from sdk.schemas.wire import Wire
 
 #: "tight" needs all of the card, or nearly; what "fits" leaves room for is said where it is used.
@@ -15,6 +16,7 @@ Task = Literal["instruct", "summarise", "code", "format"]
 class PlanOptions(TypedDict, total=False):
     """The fields of `TrainingSpec` that a plan depends on, or that it checks, as keywords of a function."""
 
+    objective: Objective | None
     rank: int
     alpha: float | None
     dropout: float

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     type=click.Choice(["instruct", "summarise", "code", "format"]),
     help="What is learnt; it sets rank and targets.",
 )
+@click.option(
+    "--objective",
+    type=click.Choice(["sft", "classify", "dpo"]),
+    help="dpo has two sequences a row, classify no logits of the vocabulary. [default: sft]",
+)
 @click.option("--rank", type=int, help="Rank of A and B. [default: by the task, or 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")

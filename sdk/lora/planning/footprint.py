@@ -161,8 +161,9 @@ def pass_parts(
     dropout: float = 0.0,
     place: Place = "cuda",
     chunk_tokens: int | None = None,
+    predicts_tokens: bool = True,
 ) -> dict[str, int]:
-    """Return what a forward pass of `tokens` keeps: activations, and logits.
+    """Return what a forward pass of `tokens` keeps: activations, and logits, of which a classification has next to none.
 
     With checkpointing each layer keeps its input alone, (tokens, hidden), and one layer at a time is computed again
     (arXiv:1604.06174), when of the logits only those as computed are left: what it takes beyond the logits is added. After the
@@ -170,9 +171,10 @@ def pass_parts(
     """
     mask = _DROPOUT_MASK[place] if dropout else 0
     layer = layer_bytes(base, adapter, tokens=tokens, length=length, width=width, attention=attention, mask=mask)
-    logits = logits_bytes(tokens=tokens, vocabulary=base.vocabulary, width=width, chunk_tokens=chunk_tokens)
+    vocabulary = base.vocabulary if predicts_tokens else 0
+    logits = logits_bytes(tokens=tokens, vocabulary=vocabulary, width=width, chunk_tokens=chunk_tokens)
     inputs = width * tokens * base.hidden
-    gone = logits - width * min(tokens, chunk_tokens or tokens) * base.vocabulary
+    gone = logits - width * min(tokens, chunk_tokens or tokens) * vocabulary
     held = base.layers * inputs + max(0, layer - gone) if checkpointing else base.layers * layer
     return {"activations": held + inputs + 4 * tokens * base.hidden, "logits": logits}
 

@@ -11,9 +11,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
+from sdk.formats.objectives import SEQUENCES
 from sdk.lora.memory import PROCESS_BYTES
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.blueprint import Blueprint
@@ -38,6 +39,7 @@ ROOMY = 0.7
 #: Batch and length are chosen so that the forecast takes at most this share: the allocator leaves gaps.
 FULL_ENOUGH = 0.9
 _SHORTEST = 256
+_HEAD = "lm_head.weight"
 #: The parts that are on the card when a worker chooses checkpointing.
 _LOADED = ("weights", "weights in 4 bits", "weights in 16 bits", "adapter", "CUDA context")
 METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
@@ -87,7 +89,7 @@ class _Planner:
             sizes = {part.name: part.size_bytes for part in kept.parts if part.where == "card"}
             loaded = sum(sizes.get(name, 0) for name in _LOADED)
             checkpointing = not keeps_activations(
-                sizes["activations"] + sizes["logits"], free_bytes=card.memory_bytes - loaded
+                sizes["activations"] + sizes.get("logits", 0), free_bytes=card.memory_bytes - loaded
             )
         return self.forecast(method, batch=batch, length=length, checkpointing=checkpointing)
 
@@ -121,21 +123,25 @@ class _Planner:
             spills = ", paged out where the card is full" if paged else ""
             yield part("optimizer", own["optimizer"], f"{spec.optim}, two moments{spills}", machine=paged)
         attention = self.asked.attention if base.sdpa else "eager"
+        sequences = SEQUENCES[spec.objective or "sft"]
         kept = pass_parts(
             base,
             adapter,
-            tokens=batch * length,
+            tokens=batch * sequences * length,
             length=length,
             checkpointing=checkpointing,
             attention=attention,
             dropout=spec.dropout,
             chunk_tokens=self.asked.logit_chunk_tokens,
+            predicts_tokens=spec.objective != "classify",
         )
         how = "checkpointed" if checkpointing else "all kept"
-        yield part("activations", kept["activations"], f"{batch} × {length} tokens, {how}, {attention}")
+        rows = f"{batch} × {sequences}" if sequences > 1 else f"{batch}"
+        yield part("activations", kept["activations"], f"{rows} × {length} tokens, {how}, {attention}")
         chunk = self.asked.logit_chunk_tokens
         said = f"in chunks of {chunk} tokens" if chunk else "of all tokens at once"
-        yield part("logits", kept["logits"], f"vocabulary {base.vocabulary}, {said}")
+        if kept["logits"]:
+            yield part("logits", kept["logits"], f"vocabulary {base.vocabulary}, {said}")
         if widened := widened_matrix_bytes(base, adapter, method):
             yield part("widened matrix", widened, "the largest, for its product")
         yield part("CUDA context", CONTEXT_BYTES, "customary, not measured")
@@ -145,6 +151,9 @@ class _Planner:
 def plan_of(base: Blueprint, asked: Asked) -> Plan:
     """Return a plan. Raises TargetsError for targets that mean nothing in the base, CardError for what is no card."""
     card = None if asked.gpu is None else card_of(asked.gpu)
+    if asked.spec.objective == "classify":
+        # Its head is another, of a row for each class.
+        base = replace(base, tensors={name: size for name, size in base.tensors.items() if name != _HEAD})
     planner = _Planner(base, asked, adapter_of(base, asked.spec))
     customary = {method: planner.asked_for(method) for method in METHODS}
     method = asked.method or _method(customary, card)
@@ -185,7 +194,7 @@ def plan_of(base: Blueprint, asked: Asked) -> Plan:
             roomy=ROOMY,
             method_given=asked.method is not None,
         ),
-        notes=list(_notes(base, chosen, card)),
+        notes=list(_notes(base, asked, chosen, card)),
     )
 
 
@@ -223,9 +232,16 @@ def _configured(planner: _Planner, method: PlanMethod, card: Card | None) -> For
     return tried
 
 
-def _notes(base: Blueprint, chosen: Forecast, card: Card | None) -> Iterator[str]:
+def _notes(base: Blueprint, asked: Asked, chosen: Forecast, card: Card | None) -> Iterator[str]:
     if not base.known:
         yield "the family is not known: counts are exact, and activations are those of a Llama of this size, so memory may be off"
+    if asked.spec.objective is None:
+        yield (
+            "no objective is given, and rows decide it: counted is sft; dpo has two sequences a row, and classify has no logits "
+            "of the vocabulary"
+        )
+    elif asked.spec.objective == "classify":
+        yield f"the head that classifies is not counted: it has {base.hidden} numbers for each class"
     if base.left_out:
         yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
     if chosen.method == "full":

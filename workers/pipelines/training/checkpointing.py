@@ -37,6 +37,7 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
         attention="eager" if loaded.model.config.get_text_config()._attn_implementation == "eager" else "sdpa",
         dropout=given.spec.dropout,
         place="cuda" if given.device.kind == "cuda" else "cpu",
+        predicts_tokens=given.objective.name != "classify",
     )
     return not keeps_activations(sum(parts.values()), free_bytes=given.device.available_memory_bytes())
 

@@ -152,3 +152,19 @@ def test_checkpointing_is_announced_as_a_worker_chooses_it(config: str, gpu: str
     taken = sizes["activations"] + sizes["logits"]
     rest = sum(sizes.values()) - taken - sizes["gradients"] - sizes["optimizer"] - sizes.get("widened matrix", 0)
     assert found.forecast.gradient_checkpointing == (taken > 0.5 * (card_of(gpu).memory_bytes - rest))
+
+
+def test_a_preference_is_two_sequences_and_a_classification_has_no_logits_of_the_vocabulary() -> None:
+    def parts(**options: Any) -> dict[str, int]:
+        fixed = {"batch_size": 4, "max_length": 1024} | options
+        found = plan(configs.LLAMA_3_8B, "80GB", method="lora", gradient_checkpointing=False, options=fixed)
+        return {part.name: part.size_bytes for part in found.forecast.parts}
+
+    sft, dpo, classify = (parts(objective=name) for name in ("sft", "dpo", "classify"))
+    assert (dpo["activations"], dpo["logits"]) == (2 * sft["activations"], 2 * sft["logits"])
+    assert "logits" not in classify
+    assert sft["weights"] - classify["weights"] == 2 * 4096 * 128_256
+    notes = {name: " ".join(plan(configs.LLAMA_3_8B, options={"objective": name}).notes) for name in (None, "classify")}
+    assert "two sequences a row" in notes[None]
+    assert "4096 numbers for each class" in notes["classify"]
+    assert "objective" not in " ".join(plan(configs.LLAMA_3_8B, options={"objective": "sft"}).notes)

@@ -30,7 +30,7 @@ from sdk.lora.planning.footprint import (
 )
 from sdk.lora.planning.recommending import recommended
 from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, PlanPart, Task, Verdict
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 
 #: What a CUDA context and cuBLAS' workspaces take; a customary figure, not measured here.
 CONTEXT_BYTES = 512 * 2**20
@@ -61,6 +61,8 @@ class Asked:
     attention: Attention = "sdpa"
     #: Tokens whose logits are there at a time; None: all of a pass.
     logit_chunk_tokens: int | None = None
+    #: How the base is stored in 4 bits already, where it is.
+    stored: QuantizationRecipe | None = None
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,8 @@ def _notes(base: Blueprint, asked: Asked, chosen: Forecast, card: Card | None) -
         )
     elif asked.spec.objective == "classify":
         yield f"the head that classifies is not counted: it has {base.hidden} numbers for each class"
+    if asked.stored is not None:
+        yield f"the base is stored in 4 bits ({asked.stored.type}), so only qlora trains over it; lora and full are here to compare with"
     if base.left_out:
         yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
     if chosen.method == "full":

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import pytest
 from click.testing import CliRunner, Result
-from support.packed_files import PACKED, write_packed_base
+from support.packed_files import PACKED, QUANTIZATION, write_packed_base
 from support.registries import embedded
 from support.small import TENSORS, write_base, write_safetensors
 
@@ -190,6 +190,36 @@ def test_a_base_that_is_stored_in_4_bits_has_the_shapes_that_it_stands_for(tmp_p
     (base / "config.json").write_text(json.dumps(NUMBERS | said))
     whole = TENSORS | PACKED
     assert plan_training(None, base).parameters == sum(math.prod(shape) for shape in whole.values())
+
+
+@pytest.mark.parametrize(
+    ("quantised", "options", "kind", "said"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, {}, errors.InvalidBase, "is quantised by 'gptq'"),
+        ({"quant_method": "awq"}, {"method": "lora"}, errors.InvalidBase, "is quantised by 'awq'"),
+        (QUANTIZATION, {"method": "lora"}, errors.InvalidInput, "so only QLoRA can train over it"),
+        (QUANTIZATION, {"method": "full"}, errors.InvalidInput, "so only QLoRA can train over it"),
+        (QUANTIZATION, {"double_quant": False}, errors.InvalidInput, "leave double_quant out"),
+        (QUANTIZATION, {"quant_type": "fp4"}, errors.InvalidInput, "leave quant_type out"),
+    ],
+)
+def test_what_no_training_does_over_a_quantised_base_is_not_planned(
+    quantised: dict[str, Any],
+    options: dict[str, Any],
+    kind: type[Exception],
+    said: str,
+    config: Callable[..., str],
+) -> None:
+    with pytest.raises(kind, match=said):
+        plan_training(None, config(configs.LLAMA_2_7B | {"quantization_config": quantised}), **options)
+
+
+def test_a_base_that_is_stored_in_4_bits_is_planned_as_it_is_stored(config: Callable[..., str]) -> None:
+    base = config(configs.LLAMA_2_7B | {"quantization_config": QUANTIZATION | {"bnb_4bit_use_double_quant": False}})
+    found = plan_training(None, base, gpu="80GB")
+    assert found.method == "qlora"
+    assert next(part.of for part in found.forecast.parts).endswith("nf4 with 32-bit scales")
+    assert any("stored in 4 bits (nf4)" in note for note in found.notes)
 
 
 def test_a_registered_base_by_its_id(tmp_path: Path) -> None:

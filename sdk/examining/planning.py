@@ -12,10 +12,11 @@ from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.formats.refs import is_folder
+from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.cards import CardError, card_of
 from sdk.lora.planning.families import ConfigError
-from sdk.lora.planning.plan import Asked, plan_of
+from sdk.lora.planning.plan import plan_of
 from sdk.lora.planning.recommending import task_options
 from sdk.lora.stored_quantization import StoredQuantizationError, require_method, stored_recipe
 from sdk.lora.targets import TargetsError
@@ -60,9 +61,12 @@ def plan_training(
     gradient_checkpointing: bool | None = None,
     attention: Literal["sdpa", "flash", "eager"] = "sdpa",
     logit_chunk_tokens: int | None = None,
+    as_given: bool = False,
     **options: Any,
 ) -> Plan:
     """Return the plan of a training over a base; a registry is asked only of a base that is not a folder or a config.
+
+    With `as_given` it is the plan of a job of exactly these options, of which nothing is chosen but what its worker chooses.
 
     Raises InvalidInput for options, InvalidTargets, InvalidBase for a config that lacks a number, NotFound, Unavailable for a
     family whose shapes nothing says.
@@ -78,6 +82,9 @@ def plan_training(
     kind = {} if method is None else {"method": "lora" if method == "full" else method}
     spec = build(TrainingSpec, **{**task_options(task), **options, **kind})
     config, shapes = _config_and_shapes(registry, base)
+    given = frozenset(options) | (set() if method is None else {"method"})
+    if as_given:
+        method = method or spec.method
     recipe = _stored(base, config, shapes, spec, method)
     if recipe is not None:
         method, stored = "qlora", {"quant_type": recipe.type, "double_quant": recipe.double_quant}
@@ -85,7 +92,8 @@ def plan_training(
     length = _length(spec, config, given="max_length" in options)
     asked = Asked(
         spec=spec.model_copy(update={"max_length": length}),
-        given=frozenset(options),
+        given=given,
+        as_given=as_given,
         method=method,
         gpu=gpu,
         task=task,

@@ -95,7 +95,7 @@ def planned(base: str, options: dict[str, Any]) -> Plan:
     from sdk.cli.support.session import open_client
 
     with open_client() as client:
-        return client.plan(base, **options)
+        return plan_training(client, base, **options)
 
 
 def print_plan(found: Plan) -> None:

@@ -38,9 +38,8 @@ def show_ahead(
         said["explained"] = rows
     plan = None
     if dry_run:
-        asked = {name: value for name, value in fields.items() if name in PlanOptions.__annotations__}
-        # What a job runs with is what it says: nothing is chosen for it.
-        plan = planned(str(base), asked | {"method": spec.method, "batch_size": spec.batch_size})
+        asked = {name: value for name, value in fields.items() if name in {"method", *PlanOptions.__annotations__}}
+        plan = planned(str(base), asked | {"as_given": True})
         said["plan"] = plan.model_dump(mode="json")
     if style == "json":
         print_json(said)

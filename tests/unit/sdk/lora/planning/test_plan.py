@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from sdk.lora.planning import common_bases as configs
+from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.cards import CARDS, CardError, card_of
-from sdk.lora.planning.plan import Asked, plan_of
+from sdk.lora.planning.plan import plan_of
 from sdk.lora.planning.recommending import task_options
 from sdk.schemas.planning import Plan
 from sdk.schemas.training import TrainingSpec
@@ -17,7 +18,8 @@ from sdk.schemas.training import TrainingSpec
 
 def plan(config: dict[str, Any], gpu: str | None = None, **asked: Any) -> Plan:
     options = asked.pop("options", {})
-    return plan_of(blueprint_of(config), Asked(spec=TrainingSpec(**options), given=options, gpu=gpu, **asked))
+    given = {*options, *({"method"} & asked.keys())}
+    return plan_of(blueprint_of(config), Asked(spec=TrainingSpec(**options), given=given, gpu=gpu, **asked))
 
 
 def said(found: Plan) -> dict[str, str]:
@@ -64,12 +66,12 @@ def test_smaller_batches_come_before_checkpointing_and_that_before_shorter_rows(
     for gpu in ("H200", "24GB", "12GB", "8GB", "6.2GB"):
         forecast = plan(configs.LLAMA_2_7B, gpu, method="qlora").forecast
         seen.append((forecast.batch_size, forecast.gradient_checkpointing, forecast.max_length))
-    assert seen == [(4, False, 1024), (1, False, 1024), (4, True, 1024), (2, True, 1024), (1, True, 1024)]
+    assert seen == [(4, False, 1024), (1, False, 1024), (4, True, 1024), (1, True, 1024), (1, True, 1024)]
     assert said(plan(configs.LLAMA_2_7B, "24GB"))["batch × accumulation"] == "1 × 16"
 
 
 def test_what_was_given_stays() -> None:
-    options = {"batch_size": 4, "max_length": 2048, "rank": 16, "targets": "qv"}
+    options = {"batch_size": 4, "grad_accum": 3, "max_length": 2048, "rank": 16, "targets": "qv"}
     found = plan(configs.LLAMA_2_7B, "12GB", method="lora", options=options)
     assert (found.forecast.batch_size, found.forecast.max_length, found.verdict) == (4, 2048, "no")
     assert {choice.option for choice in found.recommendation if choice.reason == "given"} == {
@@ -168,3 +170,55 @@ def test_a_preference_is_two_sequences_and_a_classification_has_no_logits_of_the
     assert "two sequences a row" in notes[None]
     assert "4096 numbers for each class" in notes["classify"]
     assert "objective" not in " ".join(plan(configs.LLAMA_3_8B, options={"objective": "sft"}).notes)
+
+
+def test_accumulation_that_was_given_stays_where_the_batch_is_halved() -> None:
+    found = plan(configs.LLAMA_2_7B, "24GB", options={"grad_accum": 4})
+    assert said(found)["batch × accumulation"] == "1 × 4"
+
+
+def test_as_given_nothing_is_chosen_and_defaults_are_called_so() -> None:
+    found = plan(configs.LLAMA_2_7B, "6GB", as_given=True, method="qlora", options={"rank": 8, "batch_size": 3})
+    assert (found.forecast.batch_size, found.forecast.max_length) == (3, 1024)
+    assert said(found)["batch × accumulation"] == "3 × 4"
+    reasons = {choice.option: choice.reason for choice in found.recommendation}
+    assert (reasons["rank"], reasons["alpha"], reasons["max length"]) == ("given", "default", "default")
+
+
+@pytest.mark.parametrize("gpu", [None, "24GB"])
+def test_checkpointing_that_was_given_is_what_all_of_the_plan_is_of(gpu: str | None) -> None:
+    chosen, on, off = (
+        plan(configs.LLAMA_2_7B, gpu, gradient_checkpointing=switch, options={"batch_size": 4})
+        for switch in (None, True, False)
+    )
+    assert chosen.card_bytes == on.card_bytes
+    assert all(off.card_bytes[method] > on.card_bytes[method] for method in ("qlora", "lora", "full"))
+    for found, value in ((on, "on"), (off, "off")):
+        last = found.recommendation[-1]
+        assert (last.option, last.value, last.reason) == ("checkpointing", value, "given")
+        assert any("a training has no option for checkpointing" in note for note in found.notes)
+    assert off.card is None or off.verdict == "fits" or gpu
+
+
+@pytest.mark.parametrize("name", sorted(configs.COMMON_BASES))
+def test_a_card_that_was_found_is_one_that_it_fits(name: str) -> None:
+    for asked in ({}, {"gradient_checkpointing": False}, {"as_given": True, "method": "lora"}):
+        found = plan(configs.COMMON_BASES[name], **asked)
+        assert (found.card, found.verdict) == (None, "no") or found.verdict == "fits"
+
+
+def test_fits_is_70_percent_everywhere() -> None:
+    found = plan(configs.LLAMA_2_7B, method="lora", options={"batch_size": 4, "max_length": 1024})
+    needed = plan(configs.LLAMA_2_7B, "H200", method="lora", gradient_checkpointing=True).card_bytes["lora"]
+    for share, verdict in ((0.695, "fits"), (0.705, "tight"), (0.95, "tight"), (1.01, "no")):
+        again = plan(
+            configs.LLAMA_2_7B,
+            f"{needed / share / 1e9:.3f}GB",
+            method="lora",
+            gradient_checkpointing=True,
+            options={"batch_size": 4, "max_length": 1024},
+        )
+        assert (again.verdict, again.cards[-1].lora) == (verdict, verdict)
+    assert found.verdict == "fits"
+    why = plan(configs.LLAMA_2_7B, f"{needed / 0.703 / 1e9:.3f}GB").recommendation[0].reason
+    assert "would take 71 % of the card, and more than 70 %" in why

@@ -100,7 +100,7 @@ def planned(base: str, options: dict[str, Any]) -> Plan:
 
 def print_plan(found: Plan) -> None:
     """Print a plan within 80 columns."""
-    click.echo(f"{found.model_type}, {found.parameters:,} parameters, by its {found.shapes_from}")
+    _fill(f"{found.model_type}, {found.parameters:,} parameters, by its {found.shapes_from}")
     share = f"{found.percent_of_base:.4f} % of the base, {found.percent_of_both:.4f} % of both"
     click.echo(f"{found.method} trains {found.trainable:,}: {share}")
     if found.method != "full":

@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 from sdk.formats.saved_buffers import is_buffer
 from sdk.lora.linear_modules import linear_modules
-from sdk.lora.planning.families import FAMILIES, Numbers, tied
+from sdk.lora.planning.families import FAMILIES, ConfigError, Numbers, tied
 
 #: Linear modules that choose experts, which transformers 5 holds as parameters of their own: nothing packs or adapts them.
 _ROUTER = "gate"
 #: Of a family that is not known, where its config says nothing: a state-space model has no heads.
+_LONGEST_NAME = 80
 _CUSTOMARY = {"num_attention_heads": 1}
 
 
@@ -97,12 +98,13 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
     """
     part = config.get("text_config")
     text: Mapping[str, Any] = {**part} if isinstance(part, dict) else config
-    outer, inner = config.get("model_type"), text.get("model_type", config.get("model_type"))
-    name = str(inner if inner in FAMILIES else outer)
+    outer, inner = _model_type(config), _model_type(text)
+    name = inner if inner in FAMILIES or outer is None else outer
+    name = "none" if name is None else name[:_LONGEST_NAME]
     family = FAMILIES.get(name)
     if family is None and not tensors:
         raise UnknownFamilyError(
-            f"the family {name[:80]!r} is not one whose shapes follow from the config alone ({', '.join(sorted(FAMILIES))})"
+            f"the family {name!a} is not one whose shapes follow from the config alone ({', '.join(sorted(FAMILIES))})"
         )
     numbers = Numbers(text, _CUSTOMARY if family is None else family.defaults)
     is_tied = tied(config, text, False if family is None else family.tied)
@@ -117,7 +119,7 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
         assert family is not None
         if text is not config and family.beside is None:
             raise UnknownFamilyError(
-                f"the config of {outer} has parts beside its text model, whose shapes the table lacks"
+                f"the config of {outer or name:.80} has parts beside its text model, whose shapes the table lacks"
             )
         held = family.tensors(numbers, tied=is_tied)
     heads = numbers.heads
@@ -142,3 +144,11 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
         shapes_from="files" if tensors else "config",
         left_out="" if tensors or text is config or family is None else family.beside or "",
     )
+
+
+def _model_type(config: Mapping[str, Any]) -> str | None:
+    """Return the family that a config says; a stranger wrote it. Raises ConfigError for what is no text."""
+    said = config.get("model_type")
+    if said is not None and not isinstance(said, str):
+        raise ConfigError(f"says model_type = {str(said)[:40]!a}, which is no text")
+    return said

@@ -241,3 +241,11 @@ def test_neither_numpy_nor_torch_is_needed(config: Callable[..., str]) -> None:
         [sys.executable, "-c", program, config(configs.LLAMA_3_70B)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
+
+
+def test_what_a_stranger_calls_a_family_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", **NUMBERS | {"model_type": "x\x1b]0;owned\x07\u202e" + "y" * 500})
+    done = run("--base", str(base), "--targets", "q_proj")
+    assert done.exit_code == 0, done.output
+    assert all(character.isprintable() or character == "\n" for character in done.output)
+    assert max(map(len, done.output.splitlines())) <= 80

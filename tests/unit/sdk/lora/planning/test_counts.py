@@ -155,3 +155,12 @@ def test_what_a_model_computes_for_itself_is_no_parameter() -> None:
     found = blueprint_of(config, held | saved)
     assert (found.tensors, found.parameters) == (held, blueprint_of(config).parameters)
     assert adapter_of(found, TrainingSpec(bias="all")) == adapter_of(blueprint_of(config), TrainingSpec(bias="all"))
+
+
+@pytest.mark.parametrize("said", [["llama"], {"name": "llama"}, 7, True])
+@pytest.mark.parametrize("where", ["model_type", "text_config"])
+def test_a_family_that_is_no_text_is_refused(said: Any, where: str) -> None:
+    config = configs.LLAMA_2_7B | ({"model_type": said} if where == "model_type" else {where: {"model_type": said}})
+    for tensors in (None, {"model.layers.0.mlp.up_proj.weight": [8, 4]}):
+        with pytest.raises(ConfigError, match="says model_type = .* which is no text"):
+            blueprint_of(config, tensors)

@@ -162,5 +162,26 @@ def test_what_a_model_computes_for_itself_is_no_parameter() -> None:
 def test_a_family_that_is_no_text_is_refused(said: Any, where: str) -> None:
     config = configs.LLAMA_2_7B | ({"model_type": said} if where == "model_type" else {where: {"model_type": said}})
     for tensors in (None, {"model.layers.0.mlp.up_proj.weight": [8, 4]}):
-        with pytest.raises(ConfigError, match="says model_type = .* which is no text"):
+        with pytest.raises(ConfigError, match=r"says model_type = .* which is no text"):
             blueprint_of(config, tensors)
+
+
+def test_layers_of_several_widths_have_the_widest_of_their_files() -> None:
+    config = configs.LLAMA_2_7B | {"num_hidden_layers": 1}
+    held = dict(blueprint_of(config).tensors)
+    for part in ("gate_proj", "up_proj"):
+        held[f"model.layers.1.mlp.{part}.weight"] = [16384, 4096]
+    held["model.layers.1.mlp.down_proj.weight"] = [4096, 16384]
+    widths = {"num_hidden_layers": 2, "intermediate_size": [11008, 16384]}
+    assert blueprint_of(config | widths, held).inner == 16384
+    with pytest.raises(ConfigError, match="intermediate_size"):
+        blueprint_of(config | widths)
+
+
+def test_a_width_that_a_config_lacks_is_the_familys() -> None:
+    lacking = {name: value for name, value in configs.LLAMA_2_7B.items() if name != "intermediate_size"}
+    assert blueprint_of(lacking).inner == 11008
+    assert blueprint_of(lacking | {"model_type": "mistral"}).inner == 14336
+    assert blueprint_of(configs.GPT_2_MEDIUM | {"n_inner": None}).inner == 4096
+    with pytest.raises(ConfigError, match="says intermediate_size = null"):
+        blueprint_of(configs.LLAMA_2_7B | {"intermediate_size": None})

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.option(
     "--method", type=click.Choice(["qlora", "lora", "full"]), help="[default: the larger that leaves room on the card]"
 )
-@click.option("--gpu", metavar="SIZE|CARD", help="24GB, or 'RTX 4090'. [default: the smallest card that it fits]")
+@click.option(
+    "--gpu", metavar="SIZE|CARD", help="24GB, or 'RTX 4090', or '4090'. [default: the smallest card that it fits]"
+)
 @click.option(
     "--task",
     type=click.Choice(["instruct", "summarise", "code", "format"]),

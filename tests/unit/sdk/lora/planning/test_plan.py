@@ -121,7 +121,21 @@ def test_parts_add_up_and_chunks_save_logits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("24GB", 24e9), ("24 gib", 24 * 2**30), ("NVIDIA H100 80GB", 80e9), ("a100", 40e9), ("t4", 16e9)]
+    ("text", "size"),
+    [
+        ("24GB", 24e9),
+        ("24 gib", 24 * 2**30),
+        ("NVIDIA H100 80GB", 80e9),
+        ("a10", 24e9),
+        ("t4", 16e9),
+        ("4090", 24e9),
+        ("Tesla T4", 16e9),
+        ("NVIDIA A100-SXM4-80GB", 80e9),
+        ("A100-PCIE-40GB", 40e9),
+        ("NVIDIA H100 80GB HBM3", 80e9),
+        ("H100", 80e9),
+        ("A6000", 48e9),
+    ],
 )
 def test_cards_by_size_and_by_name(text: str, size: float) -> None:
     assert card_of(text).memory_bytes == size
@@ -130,6 +144,15 @@ def test_cards_by_size_and_by_name(text: str, size: float) -> None:
 @pytest.mark.parametrize("text", ["24", "", "0GB", "-1GB", "nanGB", "24MB", "RTX 9999", "4", "GB"])
 def test_what_is_no_card(text: str) -> None:
     with pytest.raises(CardError, match="give its memory with a unit, such as 24GB"):
+        card_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("A", "A10, A100 40GB, RTX A6000, A100 80GB"), ("a100", "A100 40GB, A100 80GB"), ("L", "L4, L40S")],
+)
+def test_a_part_of_a_name_that_cards_of_several_sizes_have(text: str, names: str) -> None:
+    with pytest.raises(CardError, match=f"may be several cards; give one of: .*{names}"):
         card_of(text)
 
 

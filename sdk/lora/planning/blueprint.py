@@ -17,6 +17,7 @@ from typing import Any, Literal
 from sdk.formats.saved_buffers import is_buffer
 from sdk.lora.linear_modules import linear_modules
 from sdk.lora.planning.families import FAMILIES, ConfigError, Numbers, tied
+from sdk.lora.planning.joined_experts import joined
 
 #: Linear modules that choose experts, which transformers 5 holds as parameters of their own: nothing packs or adapts them.
 _ROUTER = "gate"
@@ -119,6 +120,8 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
         held = {
             key: list(shape) for key, shape in tensors.items() if ".weight." not in key and not is_buffer(key, shape)
         }
+        if family is not None and family.experts:
+            held = joined(held)
         if is_tied:
             held.pop("lm_head.weight", None)
     else:

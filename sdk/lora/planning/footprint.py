@@ -28,6 +28,8 @@ BLOCK, NESTED_BLOCK = 64, 256
 _DROPOUT_MASK: dict[Place, int] = {"cuda": 1, "cpu": 4}
 #: bitsandbytes keeps moments of fewer numbers in 32 bits, and a scale for each 256 of the others.
 _SMALL_TENSOR, _MOMENT_BLOCK = 4096, 256
+#: It pages the moments of tensors of at least so many numbers.
+_PAGED_TENSOR = 100_000
 
 
 def nf4_bits(*, double_quant: bool) -> float:
@@ -57,15 +59,27 @@ def weights_parts(base: Blueprint, method: Method, *, double_quant: bool = True,
     }
 
 
-def optimizer_bytes(adapter: AdapterPlan, optim: Optim) -> int:
-    """Return the two moments of AdamW for each trained parameter: 4 bytes each, or 1 with a scale for 256."""
+def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
+    """Return the two moments of AdamW for each trained parameter that stay on the card, and those that are paged out of it.
+
+    They take 4 bytes each, or 1 with a scale for 256. bitsandbytes pages no small tensor, and no scales.
+    """
     shapes = [shape for module in adapter.modules.values() for _, shape in module.tensors]
-    counts = [math.prod(shape) for shape in (*shapes, *adapter.whole.values())]
-    if "8bit" not in optim:
-        return sum(8 * count for count in counts)
-    return sum(
-        8 * count if count < _SMALL_TENSOR else 2 * (count + 4 * math.ceil(count / _MOMENT_BLOCK)) for count in counts
-    )
+    card = paged = 0
+    for count in (math.prod(shape) for shape in (*shapes, *adapter.whole.values())):
+        scaled = "8bit" in optim and count >= _SMALL_TENSOR
+        moments = 2 * count if scaled else 8 * count
+        card += 8 * math.ceil(count / _MOMENT_BLOCK) if scaled else 0
+        if optim.startswith("paged") and count >= _PAGED_TENSOR:
+            paged += moments
+        else:
+            card += moments
+    return card, paged
+
+
+def optimizer_bytes(adapter: AdapterPlan, optim: Optim) -> int:
+    """Return the moments wherever they are."""
+    return sum(moment_bytes(adapter, optim))
 
 
 def layer_bytes(
@@ -195,7 +209,8 @@ def widened_matrix_bytes(base: Blueprint, adapter: AdapterPlan | None, method: M
 def adapter_parts(adapter: AdapterPlan, optim: Optim) -> dict[str, int]:
     """Return the bytes of A and B and what else is trained, of its gradients, and of the optimiser's moments."""
     own = ADAPTER_BYTES * adapter.trainable
-    return {"adapter": own, "gradients": own, "optimizer": optimizer_bytes(adapter, optim)}
+    card, paged = moment_bytes(adapter, optim)
+    return {"adapter": own, "gradients": own, "optimizer": card, "paged optimizer": paged}
 
 
 def full_parts(base: Blueprint, *, width: int = HALF) -> dict[str, int]:

@@ -103,9 +103,9 @@ class _Planner:
             own = adapter_parts(adapter, spec.optim)
             yield part("adapter", own["adapter"], "float32")
             yield part("gradients", own["gradients"], "of the adapter, float32")
-            paged = spec.optim.startswith("paged")
-            spills = ", paged out where the card is full" if paged else ""
-            yield part("optimizer", own["optimizer"], f"{spec.optim}, two moments{spills}", machine=paged)
+            yield part("optimizer", own["optimizer"], f"{spec.optim}, two moments")
+            if paged := own["paged optimizer"]:
+                yield part("paged optimizer", paged, "of large tensors, paged out where the card is full", machine=True)
         attention = self.asked.attention if base.sdpa else "eager"
         sequences = SEQUENCES[spec.objective or "sft"]
         kept = pass_parts(
@@ -236,6 +236,8 @@ def _notes(base: Blueprint, asked: Asked, chosen: Forecast, card: Card | None) -
         yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
     if chosen.method == "full":
         yield "adapterctl trains adapters; full fine-tuning is here to compare with"
+        if asked.spec.optim != "adamw":
+            yield f"full fine-tuning is counted with Adam's moments in 16 bits, not with {asked.spec.optim}"
     if base.stacked and chosen.method == "qlora":
         yield "experts are held as stacked parameters, which bitsandbytes doesn't pack, so they stay in 16 bits"
     if card is None or chosen.card_bytes > card.memory_bytes:

@@ -185,3 +185,24 @@ def test_a_width_that_a_config_lacks_is_the_familys() -> None:
     assert blueprint_of(configs.GPT_2_MEDIUM | {"n_inner": None}).inner == 4096
     with pytest.raises(ConfigError, match="says intermediate_size = null"):
         blueprint_of(configs.LLAMA_2_7B | {"intermediate_size": None})
+
+
+@pytest.mark.parametrize("name", ["MIXTRAL_8X7B", "QWEN3_30B_A3B"])
+def test_experts_that_files_hold_one_by_one_are_those_of_the_config(name: str) -> None:
+    config = getattr(configs, name) | {"num_hidden_layers": 2}
+    by_config = blueprint_of(config)
+    mixtral = config["model_type"] == "mixtral"
+    names = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    files: dict[str, list[int]] = {}
+    for key, shape in by_config.tensors.items():
+        owner, _, last = key.replace("mlp.", "block_sparse_moe." if mixtral else "mlp.").rpartition(".")
+        if last == "gate_up_proj":
+            parts = [(names[0], [shape[1] // 2, shape[2]]), (names[1], [shape[1] // 2, shape[2]])]
+        elif last == "down_proj":
+            parts = [(names[2], [shape[1], shape[2]])]
+        else:
+            files[f"{owner}.{last}"] = list(shape)
+            continue
+        files |= {f"{owner}.{n}.{part}.weight": size for n in range(shape[0]) for part, size in parts}
+    found = blueprint_of(config, files)
+    assert (found.tensors, found.stacked, found.linear) == (by_config.tensors, by_config.stacked, by_config.linear)

@@ -234,7 +234,7 @@ def test_checkpointing_that_was_given_is_what_all_of_the_plan_is_of(gpu: str | N
 @pytest.mark.parametrize("name", sorted(configs.COMMON_BASES))
 def test_a_card_that_was_found_is_one_that_it_fits(name: str) -> None:
     for asked in ({}, {"gradient_checkpointing": False}, {"as_given": True, "method": "lora"}):
-        found = plan(configs.COMMON_BASES[name], **asked)
+        found = plan({**configs.COMMON_BASES[name]}, **asked)
         assert (found.card, found.verdict) == (None, "no") or found.verdict == "fits"
 
 

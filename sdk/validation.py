@@ -27,7 +27,7 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.rows.holdout import HoldOut, HoldoutError, Unit, held_out, split_unit
 from sdk.schemas.codes import explain_validation
-from sdk.schemas.option_clashes import clash_of
+from sdk.schemas.option_clashes import both_held_out, clash_of
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import BY_HAND
 
@@ -175,6 +175,12 @@ def check_objective(asked: Objective | None, rows: Rows, held_out: Rows | None =
         except ValueError as error:
             raise InvalidData(f"{rows.label}: {error}", param="data") from None
     return asked
+
+
+def check_held_out(spec: TrainingSpec, *, eval_data: object) -> None:
+    """Raise InvalidInput where held-out rows are given and a share is to be held out, too."""
+    if eval_data is not None and spec.holdout is not None:
+        raise InvalidInput(both_held_out(), param="holdout")
 
 
 def check_together(spec: TrainingSpec, objective: Objective) -> None:

@@ -12,18 +12,20 @@ from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.formats.refs import is_folder
+from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.cards import CardError, card_of
 from sdk.lora.planning.families import ConfigError
-from sdk.lora.planning.plan import Asked, plan_of
+from sdk.lora.planning.plan import plan_of
 from sdk.lora.planning.recommending import task_options
+from sdk.lora.stored_quantization import StoredQuantizationError, require_method, stored_recipe
 from sdk.lora.targets import TargetsError
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import read_base_config, read_shapes
 from sdk.pushing.bases_here import files_here
 from sdk.schemas.catalog import BaseView
 from sdk.schemas.planning import Plan, PlanMethod, Task
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.validation import build
 from sdk.worker_program import missing_libraries, run_program
 
@@ -59,9 +61,12 @@ def plan_training(
     gradient_checkpointing: bool | None = None,
     attention: Literal["sdpa", "flash", "eager"] = "sdpa",
     logit_chunk_tokens: int | None = None,
+    as_given: bool = False,
     **options: Any,
 ) -> Plan:
     """Return the plan of a training over a base; a registry is asked only of a base that is not a folder or a config.
+
+    With `as_given` it is the plan of a job of exactly these options, of which nothing is chosen but what its worker chooses.
 
     Raises InvalidInput for options, InvalidTargets, InvalidBase for a config that lacks a number, NotFound, Unavailable for a
     family whose shapes nothing says.
@@ -77,21 +82,48 @@ def plan_training(
     kind = {} if method is None else {"method": "lora" if method == "full" else method}
     spec = build(TrainingSpec, **{**task_options(task), **options, **kind})
     config, shapes = _config_and_shapes(registry, base)
+    given = frozenset(options) | (set() if method is None else {"method"})
+    if as_given:
+        method = method or spec.method
+    recipe = _stored(base, config, shapes, spec, method)
+    if recipe is not None:
+        method, stored = "qlora", {"quant_type": recipe.type, "double_quant": recipe.double_quant}
+        spec = spec.model_copy(update=stored)
     length = _length(spec, config, given="max_length" in options)
     asked = Asked(
         spec=spec.model_copy(update={"max_length": length}),
-        given=frozenset(options),
+        given=given,
+        as_given=as_given,
         method=method,
         gpu=gpu,
         task=task,
         gradient_checkpointing=gradient_checkpointing,
         attention=attention,
         logit_chunk_tokens=logit_chunk_tokens,
+        stored=recipe,
     )
     try:
         return plan_of(_blueprint(base, config, shapes), asked)
     except TargetsError as error:
         raise InvalidTargets(str(error), param="targets") from error
+
+
+def _stored(
+    base: str | Path,
+    config: dict[str, Any],
+    shapes: dict[str, list[int]],
+    spec: TrainingSpec,
+    method: PlanMethod | None,
+) -> QuantizationRecipe | None:
+    """Return how a base is stored in 4 bits, None for one that isn't. Raises InvalidBase, InvalidInput as a training does."""
+    wanted: Literal["qlora", "lora"] = "qlora" if method in (None, "qlora") else "lora"
+    try:
+        recipe = stored_recipe(config, shapes)
+        require_method(recipe, wanted, spec.quant_type, spec.double_quant)
+    except StoredQuantizationError as error:
+        refused = InvalidBase if error.param == "base" else InvalidInput
+        raise refused(f"base {base} {error}", param=error.param) from error
+    return recipe
 
 
 def _require_one_of(name: str, value: str | None, known: tuple[str, ...]) -> None:

@@ -25,6 +25,8 @@ TASK_TYPES: dict[Objective, Literal["CAUSAL_LM", "SEQ_CLS"]] = {
     "classify": "SEQ_CLS",
     "dpo": "CAUSAL_LM",
 }
+#: Sequences of one row, which follow each other: of a preference the chosen answer and the rejected one.
+SEQUENCES: dict[Objective, int] = {"sft": 1, "classify": 1, "dpo": 2}
 _BY_SHAPE: dict[str, Objective] = {"text-label": "classify", "preference": "dpo"}
 
 

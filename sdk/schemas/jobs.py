@@ -243,10 +243,9 @@ JOB_KINDS: tuple[str, ...] = tuple(
 )
 
 
-class JobSubmission(Wire):
-    """A job as submitted. References are pinned when it is accepted."""
+class JobSettings(Wire):
+    """How a job of any kind runs."""
 
-    request: JobRequest
     #: Higher goes first within the namespace. A writer may give up to 10, a promoter or an admin of the namespace up to
     #: 50. Above that, which only an admin of all namespaces may give, the job goes before the jobs of every namespace;
     #: below 0, after them.
@@ -256,6 +255,12 @@ class JobSubmission(Wire):
     #: How long one attempt may run, in seconds; then the job fails with the reason "timeout". None: the registry's
     #: default.
     timeout_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+
+
+class JobSubmission(JobSettings):
+    """A job as submitted. References are pinned when it is accepted."""
+
+    request: JobRequest
 
 
 class AttemptView(Wire):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from sdk.formats.objectives import Objective
 from sdk.schemas.wire import Wire
 
-#: "tight" needs all of the card, or nearly; what "fits" leaves room for is said where it is used.
+#: "fits" takes at most 70 % of the card, "tight" more of it, and "no" more than there is.
 Verdict = Literal["fits", "tight", "no"]
 PlanMethod = Literal["qlora", "lora", "full"]
 Task = Literal["instruct", "summarise", "code", "format"]
@@ -15,6 +16,7 @@ Task = Literal["instruct", "summarise", "code", "format"]
 class PlanOptions(TypedDict, total=False):
     """The fields of `TrainingSpec` that a plan depends on, or that it checks, as keywords of a function."""
 
+    objective: Objective | None
     rank: int
     alpha: float | None
     dropout: float
@@ -69,7 +71,7 @@ class Forecast(Wire):
 
 
 class CardFit(Wire):
-    """Whether a training fits a card, by the method: "fits" takes at most 70 % of it, with the batch and length asked for."""
+    """Whether a training fits a card, by the method, with the batch and length asked for."""
 
     card: str
     memory_bytes: int
@@ -106,11 +108,11 @@ class Plan(Wire):
     adapter_size_bytes: int
     #: The configuration that `recommendation` has.
     forecast: Forecast
-    #: Bytes of a card that each method needs, with the batch and length asked for and with checkpointing.
+    #: Bytes of a card that each method needs, with the batch and length asked for, and with checkpointing unless that is off.
     card_bytes: dict[PlanMethod, int]
     #: The card that was asked for, or the smallest that this fits.
     card: str | None
-    #: Of the forecast on that card: "fits" takes at most 90 %.
+    #: Of the forecast on that card.
     verdict: Verdict
     cards: list[CardFit]
     recommendation: list[Choice]

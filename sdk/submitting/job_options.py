@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from sdk.errors import InvalidInput
 from sdk.names import check_job_id
-from sdk.schemas.jobs import CheckpointPolicy, CheckpointRef, Needs
+from sdk.schemas.jobs import CheckpointPolicy, CheckpointRef, JobSettings, Needs
 from sdk.validation import build
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([smhd]?)", re.ASCII)
@@ -79,7 +79,9 @@ def job_terms(
     priority: int, timeout: float | str | None, device: Literal["any", "cuda"] | None, memory: int | None
 ) -> JobTerms:
     """The options as people write them: `timeout` as "90s" or in seconds, `memory` in bytes. Raises InvalidInput."""
-    return JobTerms(priority, None if timeout is None else parse_duration(timeout), needs_of(device, memory))
+    timeout_s = None if timeout is None else parse_duration(timeout)
+    said = build(JobSettings, priority=priority, timeout_s=timeout_s, needs=needs_of(device, memory))
+    return JobTerms(said.priority, said.timeout_s, said.needs)
 
 
 def needs_of(device: Literal["any", "cuda"] | None, memory: int | None) -> Needs | None:

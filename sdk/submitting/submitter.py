@@ -34,7 +34,7 @@ from sdk.schemas.jobs import (
     PreviewJobRequest,
     TrainingRequest,
 )
-from sdk.schemas.option_clashes import both_held_out, no_reference
+from sdk.schemas.option_clashes import no_reference
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.again import recorded_request, refuse_options
@@ -42,7 +42,7 @@ from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, holdout_options, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.job_options import JobTerms
-from sdk.validation import build, check_loss_on, check_objective, check_together
+from sdk.validation import build, check_held_out, check_loss_on, check_objective, check_together
 
 
 class JobSubmitter:
@@ -82,8 +82,7 @@ class JobSubmitter:
         if base is None and continued is None:
             raise InvalidInput("a training needs a base, or a parent to continue", param="base")
         namespace = namespace_of(adapter) or "-"
-        if eval_data is not None and spec.holdout is not None:
-            raise InvalidInput(both_held_out(), param="holdout")
+        check_held_out(spec, eval_data=eval_data)
         rows = find_data(self._transport, data, namespace, columns=spec.columns, hold_out=hold_out_of(spec))
         if spec.holdout is not None and isinstance(rows, RegisteredData) and rows.view.rows == 1:
             raise InvalidInput(

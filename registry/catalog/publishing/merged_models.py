@@ -6,7 +6,7 @@ gigabytes, and the registry has no adapter's arithmetic to hold them against.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, Place
@@ -17,6 +17,7 @@ from registry.catalog.publishing.inspecting import refuse_code
 from registry.errors import Invalid, Verification
 from sdk.formats.base_files import TOKENIZER_FILES, BadBaseError, stable_config
 from sdk.formats.packed_weights import wide_shapes
+from sdk.formats.saved_buffers import is_buffer
 from sdk.schemas.manifest import Manifest
 
 _ADVICE = "merge it again, with a worker of this release"
@@ -110,12 +111,6 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
-def _is_buffer(name: str, shape: Sequence[int]) -> bool:
-    """Whether a tensor is what a model computes for itself, which earlier releases of transformers have saved with it."""
-    last = name.rpartition(".")[2]
-    return last in ("inv_freq", "masked_bias", "position_ids") or (last == "bias" and len(shape) == 4)
-
-
 def _unlike(key: str, base: KnownBase) -> Verification:
     return Verification(
         f"config.json says another {key} than base {base.brief.id}, which no merge changes; {_ADVICE}", param="manifest"
@@ -127,7 +122,7 @@ def _judge_tensors(model: Derived, base: KnownBase, made: MergedFrom) -> None:
     expected, found = wide_shapes(base.tensors), model.tensors
     for name, shape in expected.items():
         if name not in found:
-            if made.classifies and (Place.of(name) is None or _is_buffer(name, shape)):
+            if made.classifies and (Place.of(name) is None or is_buffer(name, shape)):
                 # It predicted tokens, or is none of what the model is made of.
                 continue
             raise Verification(f"the tensor {name!r} of base {base.brief.id} is missing; {_ADVICE}", param="manifest")

@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 @click.option(
     "--method", type=click.Choice(["qlora", "lora", "full"]), help="[default: the larger that leaves room on the card]"
 )
-@click.option("--gpu", metavar="SIZE|CARD", help="24GB, or 'RTX 4090'. [default: the smallest card that it fits]")
+@click.option(
+    "--gpu", metavar="SIZE|CARD", help="24GB, or 'RTX 4090', or '4090'. [default: the smallest card that it fits]"
+)
 @click.option(
     "--task",
     type=click.Choice(["instruct", "summarise", "code", "format"]),
     help="What is learnt; it sets rank and targets.",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["sft", "classify", "dpo"]),
+    help="dpo has two sequences a row, classify no logits of the vocabulary. [default: sft]",
 )
 @click.option("--rank", type=int, help="Rank of A and B. [default: by the task, or 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
@@ -90,12 +97,12 @@ def planned(base: str, options: dict[str, Any]) -> Plan:
     from sdk.cli.support.session import open_client
 
     with open_client() as client:
-        return client.plan(base, **options)
+        return plan_training(client, base, **options)
 
 
 def print_plan(found: Plan) -> None:
     """Print a plan within 80 columns."""
-    click.echo(f"{found.model_type}, {found.parameters:,} parameters, by its {found.shapes_from}")
+    _fill(f"{found.model_type}, {found.parameters:,} parameters, by its {found.shapes_from}")
     share = f"{found.percent_of_base:.4f} % of the base, {found.percent_of_both:.4f} % of both"
     click.echo(f"{found.method} trains {found.trainable:,}: {share}")
     if found.method != "full":

@@ -177,13 +177,13 @@ def train_command(
     in_file = _read_config(config_file) if config_file else {}
     on_command_line = {key: value for key, value in given.items() if value is not None}
     options = in_file | on_command_line
+    if "memory" in options:
+        options["memory"] = _as_bytes(options["memory"])
     if dry_run or explain:
         from sdk.cli.commands.train_ahead import show_ahead
 
-        show_ahead(options, style, in_file=in_file, given=on_command_line, dry_run=dry_run, explain=explain)
+        show_ahead(name, options, style, in_file=in_file, given=on_command_line, dry_run=dry_run, explain=explain)
         return
-    if "memory" in options:
-        options["memory"] = _as_bytes(options["memory"])
     needed = () if options.get("like") else ("data",) if options.get("parent") else ("base", "data")
     for required in needed:
         if not options.get(required):

@@ -11,12 +11,15 @@ from sdk.cli.commands.plan import planned, print_plan
 from sdk.cli.support.explained import explained, print_explained
 from sdk.cli.support.output import print_json
 from sdk.errors import InvalidInput
+from sdk.names import check_name
 from sdk.schemas.planning import PlanOptions
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import build
+from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_terms
+from sdk.validation import build, check_held_out
 
 
 def show_ahead(
+    name: str,
     options: Mapping[str, Any],
     style: str,
     *,
@@ -25,23 +28,18 @@ def show_ahead(
     dry_run: bool,
     explain: bool,
 ) -> None:
-    """Print the options of a training and, for a dry run, its plan. Raises InvalidInput, and what a plan raises."""
+    """Print the options of a training and, for a dry run, its plan. Raises what a submit raises without rows, and a plan."""
     fields = {name: value for name, value in options.items() if name in TrainingSpec.model_fields}
-    spec = build(TrainingSpec, **fields)
-    base = options.get("base")
-    if not base:
-        raise InvalidInput(
-            "what is known ahead follows from a base, and this run names none of its own; give --base", param="base"
-        )
+    spec = _checked(name, options, fields)
+    base = options["base"]
     rows = explained(spec, in_file=in_file, on_command_line=given)
     said: dict[str, Any] = {"spec": spec.model_dump(mode="json") | {"alpha": spec.resolved_alpha}}
     if explain:
         said["explained"] = rows
     plan = None
     if dry_run:
-        asked = {name: value for name, value in fields.items() if name in PlanOptions.__annotations__}
-        # What a job runs with is what it says: nothing is chosen for it.
-        plan = planned(str(base), asked | {"method": spec.method, "batch_size": spec.batch_size})
+        asked = {name: value for name, value in fields.items() if name in {"method", *PlanOptions.__annotations__}}
+        plan = planned(str(base), asked | {"as_given": True})
         said["plan"] = plan.model_dump(mode="json")
     if style == "json":
         print_json(said)
@@ -53,3 +51,23 @@ def show_ahead(
     if plan is not None:
         click.echo()
         print_plan(plan)
+
+
+def _checked(name: str, options: Mapping[str, Any], fields: Mapping[str, Any]) -> TrainingSpec:
+    """Return the spec of a training whose options a submit would take. Raises InvalidInput, InvalidName, NotFound."""
+    for option, flag in (("like", "--like"), ("parent", "--from")):
+        if options.get(option):
+            raise InvalidInput(
+                f"the options of {flag} {str(options[option])[:80]} are in its record, which is read when the job is submitted; "
+                f"leave out --dry-run and --explain, or {flag}",
+                param=option,
+            )
+    check_name(name)
+    spec = build(TrainingSpec, **fields)
+    check_held_out(spec, eval_data=options.get("eval_data"))
+    job_terms(options.get("priority", 0), options.get("timeout"), options.get("device"), options.get("memory"))
+    checkpoint_policy(options.get("checkpoint_every"))
+    checkpoint_ref(options.get("from_checkpoint"))
+    if not options.get("base"):
+        raise InvalidInput("what is known ahead of a training follows from its base; give --base", param="base")
+    return spec

@@ -14,13 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sdk.formats.saved_buffers import is_buffer
 from sdk.lora.linear_modules import linear_modules
-from sdk.lora.planning.families import FAMILIES, Numbers, tied
+from sdk.lora.planning.families import FAMILIES, ConfigError, Numbers, tied
+from sdk.lora.planning.joined_experts import joined
 
 #: Linear modules that choose experts, which transformers 5 holds as parameters of their own: nothing packs or adapts them.
 _ROUTER = "gate"
 #: Of a family that is not known, where its config says nothing: a state-space model has no heads.
+_LONGEST_NAME = 80
 _CUSTOMARY = {"num_attention_heads": 1}
+#: Times the hidden size.
+_CUSTOMARY_INNER = 4
 
 
 class UnknownFamilyError(ValueError):
@@ -96,46 +101,77 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
     """
     part = config.get("text_config")
     text: Mapping[str, Any] = {**part} if isinstance(part, dict) else config
-    outer, inner = config.get("model_type"), text.get("model_type", config.get("model_type"))
-    name = str(inner if inner in FAMILIES else outer)
+    outer, inner = _model_type(config), _model_type(text)
+    name = inner if inner in FAMILIES or outer is None else outer
+    name = "none" if name is None else name[:_LONGEST_NAME]
     family = FAMILIES.get(name)
     if family is None and not tensors:
         raise UnknownFamilyError(
-            f"the family {name[:80]!r} is not one whose shapes follow from the config alone ({', '.join(sorted(FAMILIES))})"
+            f"the family {name!a} is not one whose shapes follow from the config alone ({', '.join(sorted(FAMILIES))})"
         )
-    numbers = Numbers(text, _CUSTOMARY if family is None else family.defaults)
+    numbers = Numbers(
+        text,
+        _CUSTOMARY if family is None else family.defaults,
+        inner_times_hidden=_CUSTOMARY_INNER if family is None else family.inner_times_hidden,
+    )
     is_tied = tied(config, text, False if family is None else family.tied)
     if tensors:
         # Scales and states of packed weights are named after them.
-        held = {key: list(shape) for key, shape in tensors.items() if ".weight." not in key}
+        held = {
+            key: list(shape) for key, shape in tensors.items() if ".weight." not in key and not is_buffer(key, shape)
+        }
+        if family is not None and family.experts:
+            held = joined(held)
         if is_tied:
             held.pop("lm_head.weight", None)
     else:
         assert family is not None
         if text is not config and family.beside is None:
             raise UnknownFamilyError(
-                f"the config of {outer} has parts beside its text model, whose shapes the table lacks"
+                f"the config of {outer or name:.80} has parts beside its text model, whose shapes the table lacks"
             )
         held = family.tensors(numbers, tied=is_tied)
     heads = numbers.heads
+    transposed = family is not None and family.transposed
+    experts = family is not None and family.experts
     return Blueprint(
         model_type=name,
         tensors=held,
         tied=is_tied,
-        transposed=family is not None and family.transposed,
+        transposed=transposed,
         hidden=numbers.hidden,
         layers=numbers.layers,
         vocabulary=numbers.vocabulary,
         queries=heads * numbers.head_dim,
         keys=numbers.kv_heads * numbers.head_dim,
         heads=heads,
-        inner=numbers.moe_inner if family is not None and family.experts else numbers.inner,
+        inner=numbers.moe_inner if experts else _inner(numbers, held if tensors else {}, transposed=transposed),
         mlp_kept=3 if family is None else family.mlp_kept,
         norms=2 if family is None else family.norms,
         normed_queries=family is not None and family.normed_queries,
         sdpa=family is None or family.sdpa,
-        experts=numbers.active_experts if family is not None and family.experts else 0,
+        experts=numbers.active_experts if experts else 0,
         known=family is not None,
         shapes_from="files" if tensors else "config",
         left_out="" if tensors or text is config or family is None else family.beside or "",
     )
+
+
+def _model_type(config: Mapping[str, Any]) -> str | None:
+    """Return the family that a config says; a stranger wrote it. Raises ConfigError for what is no text."""
+    said = config.get("model_type")
+    if said is not None and not isinstance(said, str):
+        raise ConfigError(f"says model_type = {str(said)[:40]!a}, which is no text")
+    return said
+
+
+def _inner(numbers: Numbers, held: Mapping[str, Sequence[int]], *, transposed: bool) -> int:
+    """Return the width of the widest MLP: what goes into a matrix beside attention that gives the hidden size.
+
+    Layers may differ, and a config then has a list. Without such matrices it is as the config says. Raises ConfigError.
+    """
+    modules = linear_modules(held)
+    shapes = [held[f"{name}.weight"] for name in modules if not any("att" in part for part in name.split("."))]
+    sides = [(shape[1], shape[0]) if transposed else (shape[0], shape[1]) for shape in shapes]
+    found = [into for out, into in sides if out == numbers.hidden]
+    return max(found) if found else numbers.inner

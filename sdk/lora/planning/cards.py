@@ -2,8 +2,8 @@
 
 What a data sheet calls 24 GB is taken as 24·10⁹ bytes: cards have up to 7 % more, of which ECC and the driver keep as much.
 
->>> card_of("24GB").memory_bytes, card_of("rtx 4090").name
-(24000000000, 'RTX 4090')
+>>> card_of("24GB").memory_bytes, card_of("4090").name, card_of("NVIDIA H100 PCIe").name
+(24000000000, 'RTX 4090', 'H100 80GB')
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 
 _GB = 10**9
+#: What a driver and shops write beside the name of a card.
+_BESIDE = re.compile(r"nvidia|geforce|rtx|tesla|sxm\d?|pcie|hbm\d?e?")
 _SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(gib|gb|g)", re.IGNORECASE | re.ASCII)
 
 
@@ -58,15 +60,17 @@ def card_of(text: str) -> Card:
     if size is not None and float(size[1]) > 0:
         unit = 2**30 if size[2].lower() == "gib" else _GB
         return Card(wanted, int(float(size[1]) * unit), "as given")
-    found = [card for card in CARDS if _plain(card.name) == _plain(wanted)]
-    if not found and _plain(wanted):
-        # "A100" alone is the smaller of two.
-        found = [card for card in CARDS if _plain(card.name).startswith(_plain(wanted)) and not wanted.isdigit()]
-    if found:
+    asked = _plain(wanted)
+    found = [card for card in CARDS if _plain(card.name) == asked]
+    if not found and asked and not asked.isdigit():
+        found = [card for card in CARDS if _plain(card.name).startswith(asked)]
+    if len({card.memory_bytes for card in found}) == 1:
         return found[0]
+    if found:
+        raise CardError(f"{text[:40]!a} may be several cards; give one of: {', '.join(card.name for card in found)}")
     names = ", ".join(card.name for card in CARDS)
     raise CardError(f"{text[:40]!a} is no card; give its memory with a unit, such as 24GB, or one of: {names}")
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("nvidia", "").replace("geforce", ""))
+    return re.sub(r"[^a-z0-9]", "", _BESIDE.sub("", name.lower()))

@@ -22,9 +22,12 @@ class ConfigError(ValueError):
 class Numbers:
     """The numbers of a config by what they are, whatever the family calls them. Raises ConfigError where one is missing."""
 
-    def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], defaults: Mapping[str, Any], *, inner_times_hidden: int | None = None
+    ) -> None:
         self.config = config
         self._defaults = defaults
+        self._inner_times_hidden = inner_times_hidden
 
     def of(self, *names: str, default: int | None = None) -> int:
         """Return the first of several keys that the config has, or that the family has a default for."""
@@ -78,7 +81,13 @@ class Numbers:
     @property
     def inner(self) -> int:
         """Width of a dense MLP."""
-        return self.of("intermediate_size", "n_inner", "ffn_dim", default=4 * self.hidden)
+        times = self._inner_times_hidden
+        if "intermediate_size" in self.config and self.config["intermediate_size"] is None and times is None:
+            # transformers builds no such model.
+            raise ConfigError("says intermediate_size = null")
+        return self.of(
+            "intermediate_size", "n_inner", "ffn_dim", default=None if times is None else times * self.hidden
+        )
 
     @property
     def moe_inner(self) -> int:
@@ -135,6 +144,8 @@ class Family:
     positions: tuple[str, str] | None = None
     #: What transformers takes where a config of such a model lacks the key.
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    #: The width of an MLP where the config says none, as so many times the hidden size.
+    inner_times_hidden: int | None = None
     #: The part that a larger config has beside this text model, and that is not counted; None: there is no such config.
     beside: str | None = None
 
@@ -298,36 +309,64 @@ _GEMMA3 = Family(
     tied=True,
     norms=4,
     normed_queries=True,
-    defaults={"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208},
+    defaults={
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "intermediate_size": 9216,
+        "vocab_size": 262208,
+    },
     beside="its part for images",
 )
 #: By `model_type`.
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(_llama),
-    "mistral": Family(_mistral, defaults={"num_key_value_heads": 8}),
+    "llama": Family(_llama, defaults={"intermediate_size": 11008}),
+    "mistral": Family(_mistral, defaults={"num_key_value_heads": 8, "intermediate_size": 14336}),
     "mixtral": Family(
         _mixtral,
         experts=True,
-        defaults={"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
+        defaults={
+            "num_key_value_heads": 8,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 14336,
+        },
     ),
-    "qwen2": Family(_qwen2, defaults={"num_key_value_heads": 32}),
-    "qwen3": Family(_qwen3, normed_queries=True, defaults={"num_key_value_heads": 32, "head_dim": 128}),
+    "qwen2": Family(_qwen2, defaults={"num_key_value_heads": 32, "intermediate_size": 22016}),
+    "qwen3": Family(
+        _qwen3, normed_queries=True, defaults={"num_key_value_heads": 32, "head_dim": 128, "intermediate_size": 22016}
+    ),
     "qwen3_moe": Family(
         _qwen3_moe,
         experts=True,
         normed_queries=True,
-        defaults={"num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+        defaults={
+            "num_key_value_heads": 4,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "intermediate_size": 6144,
+            "moe_intermediate_size": 768,
+        },
     ),
-    "gemma": Family(_gemma, tied=True, defaults={"num_key_value_heads": 16, "head_dim": 256}),
-    "gemma2": Family(_gemma2, tied=True, norms=4, sdpa=False, defaults={"num_key_value_heads": 4, "head_dim": 256}),
+    "gemma": Family(
+        _gemma, tied=True, defaults={"num_key_value_heads": 16, "head_dim": 256, "intermediate_size": 24576}
+    ),
+    "gemma2": Family(
+        _gemma2,
+        tied=True,
+        norms=4,
+        sdpa=False,
+        defaults={"num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216},
+    ),
     "gemma3_text": _GEMMA3,
-    "olmo2": Family(_olmo2, normed_queries=True),
-    "phi3": Family(_phi3),
+    "olmo2": Family(_olmo2, normed_queries=True, defaults={"intermediate_size": 11008}),
+    "phi3": Family(_phi3, defaults={"intermediate_size": 8192}),
     "gpt_neox": Family(
         _gpt_neox,
         path="gpt_neox.layers",
         embedding="gpt_neox.embed_in",
         last_norm="gpt_neox.final_layer_norm",
+        defaults={"intermediate_size": 24576},
         mlp_kept=2,
         norm_bias=True,
     ),
@@ -342,5 +381,6 @@ FAMILIES: Mapping[str, Family] = {
         norm_bias=True,
         positions=("n_positions", "transformer.wpe.weight"),
         defaults={"n_positions": 1024},
+        inner_times_hidden=4,
     ),
 }

@@ -28,6 +28,8 @@ BLOCK, NESTED_BLOCK = 64, 256
 _DROPOUT_MASK: dict[Place, int] = {"cuda": 1, "cpu": 4}
 #: bitsandbytes keeps moments of fewer numbers in 32 bits, and a scale for each 256 of the others.
 _SMALL_TENSOR, _MOMENT_BLOCK = 4096, 256
+#: It pages the moments of tensors of at least so many numbers.
+_PAGED_TENSOR = 100_000
 
 
 def nf4_bits(*, double_quant: bool) -> float:
@@ -57,15 +59,27 @@ def weights_parts(base: Blueprint, method: Method, *, double_quant: bool = True,
     }
 
 
-def optimizer_bytes(adapter: AdapterPlan, optim: Optim) -> int:
-    """Return the two moments of AdamW for each trained parameter: 4 bytes each, or 1 with a scale for 256."""
+def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
+    """Return the two moments of AdamW for each trained parameter that stay on the card, and those that are paged out of it.
+
+    They take 4 bytes each, or 1 with a scale for 256. bitsandbytes pages no small tensor, and no scales.
+    """
     shapes = [shape for module in adapter.modules.values() for _, shape in module.tensors]
-    counts = [math.prod(shape) for shape in (*shapes, *adapter.whole.values())]
-    if "8bit" not in optim:
-        return sum(8 * count for count in counts)
-    return sum(
-        8 * count if count < _SMALL_TENSOR else 2 * (count + 4 * math.ceil(count / _MOMENT_BLOCK)) for count in counts
-    )
+    card = paged = 0
+    for count in (math.prod(shape) for shape in (*shapes, *adapter.whole.values())):
+        scaled = "8bit" in optim and count >= _SMALL_TENSOR
+        moments = 2 * count if scaled else 8 * count
+        card += 8 * math.ceil(count / _MOMENT_BLOCK) if scaled else 0
+        if optim.startswith("paged") and count >= _PAGED_TENSOR:
+            paged += moments
+        else:
+            card += moments
+    return card, paged
+
+
+def optimizer_bytes(adapter: AdapterPlan, optim: Optim) -> int:
+    """Return the moments wherever they are."""
+    return sum(moment_bytes(adapter, optim))
 
 
 def layer_bytes(
@@ -161,8 +175,9 @@ def pass_parts(
     dropout: float = 0.0,
     place: Place = "cuda",
     chunk_tokens: int | None = None,
+    predicts_tokens: bool = True,
 ) -> dict[str, int]:
-    """Return what a forward pass of `tokens` keeps: activations, and logits.
+    """Return what a forward pass of `tokens` keeps: activations, and logits, of which a classification has next to none.
 
     With checkpointing each layer keeps its input alone, (tokens, hidden), and one layer at a time is computed again
     (arXiv:1604.06174), when of the logits only those as computed are left: what it takes beyond the logits is added. After the
@@ -170,9 +185,10 @@ def pass_parts(
     """
     mask = _DROPOUT_MASK[place] if dropout else 0
     layer = layer_bytes(base, adapter, tokens=tokens, length=length, width=width, attention=attention, mask=mask)
-    logits = logits_bytes(tokens=tokens, vocabulary=base.vocabulary, width=width, chunk_tokens=chunk_tokens)
+    vocabulary = base.vocabulary if predicts_tokens else 0
+    logits = logits_bytes(tokens=tokens, vocabulary=vocabulary, width=width, chunk_tokens=chunk_tokens)
     inputs = width * tokens * base.hidden
-    gone = logits - width * min(tokens, chunk_tokens or tokens) * base.vocabulary
+    gone = logits - width * min(tokens, chunk_tokens or tokens) * vocabulary
     held = base.layers * inputs + max(0, layer - gone) if checkpointing else base.layers * layer
     return {"activations": held + inputs + 4 * tokens * base.hidden, "logits": logits}
 
@@ -193,7 +209,8 @@ def widened_matrix_bytes(base: Blueprint, adapter: AdapterPlan | None, method: M
 def adapter_parts(adapter: AdapterPlan, optim: Optim) -> dict[str, int]:
     """Return the bytes of A and B and what else is trained, of its gradients, and of the optimiser's moments."""
     own = ADAPTER_BYTES * adapter.trainable
-    return {"adapter": own, "gradients": own, "optimizer": optimizer_bytes(adapter, optim)}
+    card, paged = moment_bytes(adapter, optim)
+    return {"adapter": own, "gradients": own, "optimizer": card, "paged optimizer": paged}
 
 
 def full_parts(base: Blueprint, *, width: int = HALF) -> dict[str, int]:

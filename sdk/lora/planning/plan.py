@@ -1,5 +1,6 @@
 """From a blueprint and options to a plan: the forecast of each method, the cards, and a recommendation.
 
+>>> from sdk.lora.planning.asked import Asked
 >>> from sdk.lora.planning.blueprint import blueprint_of
 >>> llama = blueprint_of({"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
 ...                       "intermediate_size": 11008, "vocab_size": 32000})
@@ -10,16 +11,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import get_args
 
+from sdk.formats.objectives import SEQUENCES
 from sdk.lora.memory import PROCESS_BYTES
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
+from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.planning.cards import CARDS, Card, card_of
+from sdk.lora.planning.checkpointing import keeps_activations
 from sdk.lora.planning.footprint import (
-    Attention,
     adapter_parts,
     full_parts,
     pass_parts,
@@ -27,35 +30,20 @@ from sdk.lora.planning.footprint import (
     widened_matrix_bytes,
 )
 from sdk.lora.planning.recommending import recommended
-from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, PlanPart, Task, Verdict
+from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, PlanPart, Verdict
 from sdk.schemas.training import TrainingSpec
 
 #: What a CUDA context and cuBLAS' workspaces take; a customary figure, not measured here.
 CONTEXT_BYTES = 512 * 2**20
-#: The larger method is recommended only where it takes at most this share of the card.
+#: What takes at most this share of the card fits it.
 ROOMY = 0.7
-#: Batch and checkpointing are chosen so that the forecast takes at most this share: the allocator leaves gaps.
+#: Rows are shortened where more than this share would be taken: the allocator leaves gaps.
 FULL_ENOUGH = 0.9
 _SHORTEST = 256
+_HEAD = "lm_head.weight"
+#: The parts that are on the card when a worker chooses checkpointing.
+_LOADED = ("weights", "weights in 4 bits", "weights in 16 bits", "adapter", "CUDA context")
 METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What somebody asks of a plan."""
-
-    spec: TrainingSpec = field(default_factory=TrainingSpec)
-    #: Options that were given, by name: these are not chosen by the plan.
-    given: Collection[str] = ()
-    #: None: the plan chooses between lora and qlora.
-    method: PlanMethod | None = None
-    gpu: str | None = None
-    task: Task | None = None
-    #: None: only where it is needed.
-    gradient_checkpointing: bool | None = None
-    attention: Attention = "sdpa"
-    #: Tokens whose logits are there at a time; None: all of a pass.
-    logit_chunk_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,9 +60,22 @@ class _Planner:
         )
 
     def asked_for(self, method: PlanMethod) -> Forecast:
-        """Return the forecast with the batch and length asked for, with checkpointing."""
+        """Return the forecast with the batch and length asked for, and with checkpointing unless it is asked to be off."""
         spec = self.asked.spec
-        return self.forecast(method, batch=spec.batch_size, length=spec.max_length, checkpointing=True)
+        checkpointing = self.asked.gradient_checkpointing is not False
+        return self.forecast(method, batch=spec.batch_size, length=spec.max_length, checkpointing=checkpointing)
+
+    def as_run(self, method: PlanMethod, card: Card, *, batch: int, length: int) -> Forecast:
+        """Return the forecast with checkpointing as it was asked for, or else as a worker with that card chooses it."""
+        checkpointing = self.asked.gradient_checkpointing
+        if checkpointing is None:
+            kept = self.forecast(method, batch=batch, length=length, checkpointing=False)
+            sizes = {part.name: part.size_bytes for part in kept.parts if part.where == "card"}
+            loaded = sum(sizes.get(name, 0) for name in _LOADED)
+            checkpointing = not keeps_activations(
+                sizes["activations"] + sizes.get("logits", 0), free_bytes=card.memory_bytes - loaded
+            )
+        return self.forecast(method, batch=batch, length=length, checkpointing=checkpointing)
 
     def _parts(self, method: PlanMethod, batch: int, length: int, checkpointing: bool) -> Iterator[PlanPart]:
         spec, base = self.asked.spec, self.base
@@ -102,25 +103,29 @@ class _Planner:
             own = adapter_parts(adapter, spec.optim)
             yield part("adapter", own["adapter"], "float32")
             yield part("gradients", own["gradients"], "of the adapter, float32")
-            paged = spec.optim.startswith("paged")
-            spills = ", paged out where the card is full" if paged else ""
-            yield part("optimizer", own["optimizer"], f"{spec.optim}, two moments{spills}", machine=paged)
+            yield part("optimizer", own["optimizer"], f"{spec.optim}, two moments")
+            if paged := own["paged optimizer"]:
+                yield part("paged optimizer", paged, "of large tensors, paged out where the card is full", machine=True)
         attention = self.asked.attention if base.sdpa else "eager"
+        sequences = SEQUENCES[spec.objective or "sft"]
         kept = pass_parts(
             base,
             adapter,
-            tokens=batch * length,
+            tokens=batch * sequences * length,
             length=length,
             checkpointing=checkpointing,
             attention=attention,
             dropout=spec.dropout,
             chunk_tokens=self.asked.logit_chunk_tokens,
+            predicts_tokens=spec.objective != "classify",
         )
         how = "checkpointed" if checkpointing else "all kept"
-        yield part("activations", kept["activations"], f"{batch} × {length} tokens, {how}, {attention}")
+        rows = f"{batch} × {sequences}" if sequences > 1 else f"{batch}"
+        yield part("activations", kept["activations"], f"{rows} × {length} tokens, {how}, {attention}")
         chunk = self.asked.logit_chunk_tokens
         said = f"in chunks of {chunk} tokens" if chunk else "of all tokens at once"
-        yield part("logits", kept["logits"], f"vocabulary {base.vocabulary}, {said}")
+        if kept["logits"]:
+            yield part("logits", kept["logits"], f"vocabulary {base.vocabulary}, {said}")
         if widened := widened_matrix_bytes(base, adapter, method):
             yield part("widened matrix", widened, "the largest, for its product")
         yield part("CUDA context", CONTEXT_BYTES, "customary, not measured")
@@ -130,10 +135,13 @@ class _Planner:
 def plan_of(base: Blueprint, asked: Asked) -> Plan:
     """Return a plan. Raises TargetsError for targets that mean nothing in the base, CardError for what is no card."""
     card = None if asked.gpu is None else card_of(asked.gpu)
+    if asked.spec.objective == "classify":
+        # Its head is another, of a row for each class.
+        base = replace(base, tensors={name: size for name, size in base.tensors.items() if name != _HEAD})
     planner = _Planner(base, asked, adapter_of(base, asked.spec))
     customary = {method: planner.asked_for(method) for method in METHODS}
     method = asked.method or _method(customary, card)
-    card = card or next((each for each in CARDS if _verdict(customary[method], each) == "fits"), None)
+    card = card or next(_cards_that_fit(planner, method, customary[method]), None)
     chosen = _configured(planner, method, card)
     full = method == "full"
     trainable = base.parameters if full else planner.adapter.trainable
@@ -150,7 +158,7 @@ def plan_of(base: Blueprint, asked: Asked) -> Plan:
         forecast=chosen,
         card_bytes={name: forecast.card_bytes for name, forecast in customary.items()},
         card=None if card is None else card.name,
-        verdict="no" if card is None else _verdict(chosen, card, FULL_ENOUGH),
+        verdict="no" if card is None else _verdict(chosen, card),
         cards=[
             CardFit(
                 card=each.name,
@@ -160,17 +168,8 @@ def plan_of(base: Blueprint, asked: Asked) -> Plan:
             )
             for each in (*CARDS, *([card] if card is not None and card not in CARDS else []))
         ],
-        recommendation=recommended(
-            asked.spec,
-            chosen,
-            customary,
-            card,
-            asked.given,
-            asked.task,
-            roomy=ROOMY,
-            method_given=asked.method is not None,
-        ),
-        notes=list(_notes(base, chosen, card)),
+        recommendation=recommended(asked, chosen, customary, card, roomy=ROOMY),
+        notes=list(_notes(base, asked, chosen, card)),
     )
 
 
@@ -179,41 +178,66 @@ def _method(customary: dict[PlanMethod, Forecast], card: Card | None) -> PlanMet
     return "lora" if card is not None and _verdict(customary["lora"], card) == "fits" else "qlora"
 
 
-def _verdict(forecast: Forecast, card: Card, share: float = ROOMY) -> Verdict:
+def _cards_that_fit(planner: _Planner, method: PlanMethod, customary: Forecast) -> Iterator[Card]:
+    """The cards that a training fits with the batch and length asked for, and as it would run there; the smallest first."""
+    for card in CARDS:
+        if _verdict(customary, card) == "fits" == _verdict(_configured(planner, method, card), card):
+            yield card
+
+
+def _verdict(forecast: Forecast, card: Card) -> Verdict:
     needed = forecast.card_bytes
-    return "fits" if needed <= share * card.memory_bytes else "tight" if needed <= card.memory_bytes else "no"
+    return "fits" if needed <= ROOMY * card.memory_bytes else "tight" if needed <= card.memory_bytes else "no"
 
 
 def _configured(planner: _Planner, method: PlanMethod, card: Card | None) -> Forecast:
-    """Return the first configuration that fits: smaller batches, then checkpointing, then shorter rows; else the smallest."""
+    """Return the first configuration that fits: smaller batches, then checkpointing, then shorter rows; else the smallest.
+
+    Batch and length are chosen; whether such a batch is checkpointed is the worker's rule. Rows are shortened only where none
+    takes at most 90 % of the card.
+    """
     asked, spec = planner.asked, planner.asked.spec
-    most = None if card is None else FULL_ENOUGH * card.memory_bytes
+    if card is None:
+        # The customary configuration says more than the smallest.
+        return planner.asked_for(method)
+    fixed = TrainingSpec.model_fields if asked.as_given else asked.given
     batches = [spec.batch_size]
-    while batches[-1] % 2 == 0 and "batch_size" not in asked.given:
+    while batches[-1] % 2 == 0 and "batch_size" not in fixed:
         batches.append(batches[-1] // 2)
-    switches = (False, True) if asked.gradient_checkpointing is None else (asked.gradient_checkpointing,)
     lengths = [spec.max_length]
-    while lengths[-1] // 2 >= _SHORTEST and "max_length" not in asked.given:
+    while lengths[-1] // 2 >= _SHORTEST and "max_length" not in fixed:
         lengths.append(lengths[-1] // 2)
-    tried = None
     for length in lengths:
-        for checkpointing in switches:
-            for batch in batches:
-                tried = planner.forecast(method, batch=batch, length=length, checkpointing=checkpointing)
-                if most is not None and tried.card_bytes <= most:
+        each = [planner.as_run(method, card, batch=batch, length=length) for batch in batches]
+        # Sorting keeps larger batches before smaller ones.
+        each.sort(key=lambda forecast: forecast.gradient_checkpointing)
+        for share in (ROOMY, FULL_ENOUGH):
+            for tried in each:
+                if tried.card_bytes <= share * card.memory_bytes:
                     return tried
-    assert tried is not None
-    # Without any card the customary configuration says more than the smallest.
-    return tried if card is not None else planner.asked_for(method)
+    return each[-1]
 
 
-def _notes(base: Blueprint, chosen: Forecast, card: Card | None) -> Iterator[str]:
+def _notes(base: Blueprint, asked: Asked, chosen: Forecast, card: Card | None) -> Iterator[str]:
     if not base.known:
         yield "the family is not known: counts are exact, and activations are those of a Llama of this size, so memory may be off"
+    if asked.spec.objective is None:
+        yield (
+            "no objective is given, and rows decide it: counted is sft; dpo has two sequences a row, and classify has no logits "
+            "of the vocabulary"
+        )
+    elif asked.spec.objective == "classify":
+        yield f"the head that classifies is not counted: it has {base.hidden} numbers for each class"
+    if asked.stored is not None:
+        yield f"the base is stored in 4 bits ({asked.stored.type}), so only qlora trains over it; lora and full are here to compare with"
+    if asked.gradient_checkpointing is not None:
+        yield "a training has no option for checkpointing: its worker chooses by the memory that is there"
     if base.left_out:
         yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
     if chosen.method == "full":
         yield "adapterctl trains adapters; full fine-tuning is here to compare with"
+        if asked.spec.optim != "adamw":
+            yield f"full fine-tuning is counted with Adam's moments in 16 bits, not with {asked.spec.optim}"
     if base.stacked and chosen.method == "qlora":
         yield "experts are held as stacked parameters, which bitsandbytes doesn't pack, so they stay in 16 bits"
     if card is None or chosen.card_bytes > card.memory_bytes:

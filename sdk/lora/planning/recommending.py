@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.cards import Card
 from sdk.schemas.planning import Choice, Forecast, PlanMethod, Task
 from sdk.schemas.training import TrainingSpec
@@ -44,61 +46,75 @@ def task_options(task: Task | None) -> dict[str, Any]:
 
 
 def recommended(
-    spec: TrainingSpec,
-    chosen: Forecast,
-    customary: Mapping[PlanMethod, Forecast],
-    card: Card | None,
-    given: Collection[str],
-    task: Task | None,
-    *,
-    roomy: float,
-    method_given: bool,
+    asked: Asked, chosen: Forecast, customary: Mapping[PlanMethod, Forecast], card: Card | None, *, roomy: float
 ) -> list[Choice]:
-    """Return the options of a training, each with its reason; what was given says so."""
-    of_task = _UNSURE if task is None else _TASKS[task]
-    batch = chosen.batch_size
-    steps = max(1, spec.effective_batch // batch)
+    """Return the options of a training, each with its reason; what was given, or is a default that nobody chose, says so."""
+    spec = asked.spec
+    of_task = _UNSURE if asked.task is None else _TASKS[asked.task]
 
     def choice(option: str, value: object, reason: str, *names: str) -> Choice:
-        return Choice(option=option, value=str(value), reason="given" if set(names) & set(given) else reason)
+        given = [name in asked.given for name in names]
+        why = "given" if all(given) else "default" if asked.as_given and not any(given) else reason
+        return Choice(option=option, value=str(value), reason=why)
 
-    why = "given" if method_given else _why_method(chosen.method, customary, card, roomy)
-    found = [Choice(option="method", value=chosen.method, reason=why)]
+    why_method = (
+        "the base is stored in 4 bits" if asked.stored else _why_method(chosen.method, customary, card, roomy=roomy)
+    )
+    found = [choice("method", chosen.method, why_method, "method")]
     if chosen.method != "full":
         found += [
             choice("rank", spec.rank, of_task.why_rank, "rank"),
             choice(
-                "alpha", f"{spec.resolved_alpha:g}", "2·rank: the update is scaled by 2, whatever the rank", "alpha"
+                "alpha",
+                f"{spec.resolved_alpha:g}",
+                "2·rank: the update is scaled by 2, whatever the rank",
+                "alpha",
             ),
             choice("targets", spec.targets, of_task.why_targets, "targets"),
         ]
+    batch, steps = chosen.batch_size, _accumulation(asked, chosen)
     room = f"{chosen.card_bytes / 1e9:.1f} GB" + (f" of {card.memory_bytes / 1e9:.0f}" if card else "")
-    found += [
-        choice(
-            "batch × accumulation",
-            f"{batch} × {steps}",
-            f"{batch * steps} rows a step; so it takes {room}",
-            "batch_size",
-        ),
+    why_batch = f"{batch * steps} rows a step; so it takes {room}"
+    return [
+        *found,
+        choice("batch × accumulation", f"{batch} × {steps}", why_batch, "batch_size", "grad_accum"),
         choice("max length", chosen.max_length, _why_length(spec, chosen), "max_length"),
         Choice(
             option="checkpointing",
             value="on" if chosen.gradient_checkpointing else "off",
-            reason="activations would not fit otherwise; costs a third more compute"
-            if chosen.gradient_checkpointing
-            else "activations fit, and nothing is computed twice",
+            reason="given" if asked.gradient_checkpointing is not None else _why_checkpointing(chosen, card),
         ),
     ]
-    return found
 
 
-def _why_method(method: PlanMethod, customary: Mapping[PlanMethod, Forecast], card: Card | None, roomy: float) -> str:
+def _accumulation(asked: Asked, chosen: Forecast) -> int:
+    """Forward passes in a step: as given, or else as many as make the rows of a step those that were asked for."""
+    if asked.as_given or "grad_accum" in asked.given:
+        return asked.spec.grad_accum
+    return max(1, asked.spec.effective_batch // chosen.batch_size)
+
+
+def _why_checkpointing(chosen: Forecast, card: Card | None) -> str:
+    if card is None:
+        return "without a card that it fits, the one that takes less memory"
+    if chosen.gradient_checkpointing:
+        return "activations would take more than half of what is free beside the base; costs a third more compute"
+    return "activations fit, and nothing is computed twice"
+
+
+def _why_method(
+    method: PlanMethod, customary: Mapping[PlanMethod, Forecast], card: Card | None, *, roomy: float
+) -> str:
     if card is None:
         return "without a card named, the one that takes least memory"
-    share = round(100 * customary["lora"].card_bytes / card.memory_bytes)
+    share = 100 * customary["lora"].card_bytes / card.memory_bytes
+    most = f"{100 * roomy:.0f} %"
     if method == "lora":
-        return f"with 16-bit weights it takes {share} % of the card, and up to {100 * roomy:.0f} % leave room"
-    return f"with 16-bit weights it would take {share} % of the card, and more than {100 * roomy:.0f} % leave too little room"
+        return f"with 16-bit weights it takes {math.floor(share)} % of the card, and up to {most} leave room"
+    if share <= 100 * roomy:
+        return "the card was chosen for it, as the smallest that it fits"
+    # Rounded to the nearest, 70.2 % would be no more than 70 %.
+    return f"with 16-bit weights it would take {math.ceil(share)} % of the card, and more than {most} leave too little room"
 
 
 def _why_length(spec: TrainingSpec, chosen: Forecast) -> str:

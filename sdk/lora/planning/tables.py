@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.cards import CARDS
 from sdk.lora.planning.common_bases import COMMON_BASES
-from sdk.lora.planning.plan import Asked, plan_of
+from sdk.lora.planning.plan import plan_of
 from sdk.schemas.planning import CardFit, Plan
 
 _SIZES = sorted({card.memory_bytes for card in CARDS})

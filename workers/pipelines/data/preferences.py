@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sdk.formats.objectives import SEQUENCES
 from workers.pipelines.data.batches import (
     SFT,
     Batch,
@@ -60,7 +61,7 @@ def preference(beta: float) -> Objective:
         counted=lambda batch: len(batch["labels"]) // 2,
         loss_sum=loss_sum,
         logits=SFT.logits,
-        sequences=2,
+        sequences=SEQUENCES["dpo"],
     )
 
 

@@ -8,14 +8,12 @@ import torch
 
 from sdk.lora.planning.adapter import AdaptedModule, AdapterPlan
 from sdk.lora.planning.blueprint import Blueprint, blueprint_of
+from sdk.lora.planning.checkpointing import keeps_activations
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.footprint import pass_parts
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.training.inputs import Inputs
-
-#: Activations may take this share of the memory that is available once the base is loaded.
-_ACTIVATION_SHARE = 0.5
 
 
 def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
@@ -39,8 +37,9 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
         attention="eager" if loaded.model.config.get_text_config()._attn_implementation == "eager" else "sdpa",
         dropout=given.spec.dropout,
         place="cuda" if given.device.kind == "cuda" else "cpu",
+        predicts_tokens=given.objective.name != "classify",
     )
-    return sum(parts.values()) > _ACTIVATION_SHARE * given.device.available_memory_bytes()
+    return not keeps_activations(sum(parts.values()), free_bytes=given.device.available_memory_bytes())
 
 
 def blueprint_in(model: Any) -> Blueprint:

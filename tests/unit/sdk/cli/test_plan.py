@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import pytest
 from click.testing import CliRunner, Result
-from support.packed_files import PACKED, write_packed_base
+from support.packed_files import PACKED, QUANTIZATION, write_packed_base
 from support.registries import embedded
 from support.small import TENSORS, write_base, write_safetensors
 
@@ -49,7 +49,7 @@ def test_a_table_within_80_columns_that_adds_up(config: Callable[..., str]) -> N
         "6,738,415,616 parameters",
         "qlora trains 8,388,608: 0.1245 % of the base, 0.1243 % of both",
         "24.0 GB   fits   tight  no     RTX 3090, RTX 4090, L4, A10",
-        "batch × accumulation 2 × 8",
+        "batch × accumulation 1 × 16",
     ):
         assert said in done.output
 
@@ -192,6 +192,36 @@ def test_a_base_that_is_stored_in_4_bits_has_the_shapes_that_it_stands_for(tmp_p
     assert plan_training(None, base).parameters == sum(math.prod(shape) for shape in whole.values())
 
 
+@pytest.mark.parametrize(
+    ("quantised", "options", "kind", "said"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, {}, errors.InvalidBase, "is quantised by 'gptq'"),
+        ({"quant_method": "awq"}, {"method": "lora"}, errors.InvalidBase, "is quantised by 'awq'"),
+        (QUANTIZATION, {"method": "lora"}, errors.InvalidInput, "so only QLoRA can train over it"),
+        (QUANTIZATION, {"method": "full"}, errors.InvalidInput, "so only QLoRA can train over it"),
+        (QUANTIZATION, {"double_quant": False}, errors.InvalidInput, "leave double_quant out"),
+        (QUANTIZATION, {"quant_type": "fp4"}, errors.InvalidInput, "leave quant_type out"),
+    ],
+)
+def test_what_no_training_does_over_a_quantised_base_is_not_planned(
+    quantised: dict[str, Any],
+    options: dict[str, Any],
+    kind: type[Exception],
+    said: str,
+    config: Callable[..., str],
+) -> None:
+    with pytest.raises(kind, match=said):
+        plan_training(None, config(configs.LLAMA_2_7B | {"quantization_config": quantised}), **options)
+
+
+def test_a_base_that_is_stored_in_4_bits_is_planned_as_it_is_stored(config: Callable[..., str]) -> None:
+    base = config(configs.LLAMA_2_7B | {"quantization_config": QUANTIZATION | {"bnb_4bit_use_double_quant": False}})
+    found = plan_training(None, base, gpu="80GB")
+    assert found.method == "qlora"
+    assert next(part.of for part in found.forecast.parts).endswith("nf4 with 32-bit scales")
+    assert any("stored in 4 bits (nf4)" in note for note in found.notes)
+
+
 def test_a_registered_base_by_its_id(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", **NUMBERS)
     with embedded(tmp_path / "home") as world:
@@ -211,3 +241,11 @@ def test_neither_numpy_nor_torch_is_needed(config: Callable[..., str]) -> None:
         [sys.executable, "-c", program, config(configs.LLAMA_3_70B)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
+
+
+def test_what_a_stranger_calls_a_family_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", **NUMBERS | {"model_type": "x\x1b]0;owned\x07\u202e" + "y" * 500})
+    done = run("--base", str(base), "--targets", "q_proj")
+    assert done.exit_code == 0, done.output
+    assert all(character.isprintable() or character == "\n" for character in done.output)
+    assert max(map(len, done.output.splitlines())) <= 80

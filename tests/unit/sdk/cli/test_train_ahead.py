@@ -49,7 +49,7 @@ def test_a_dry_run_prints_what_differs_and_the_plan(base: str, tmp_path: Path) -
 def test_as_json_the_plan_is_that_of_the_run_as_it_is(base: str) -> None:
     said = json.loads(run("--base", base, "--method", "lora", "--dry-run", "--explain", "--format", "json").output)
     assert TrainingSpec.model_validate(said["spec"]) == TrainingSpec(method="lora", alpha=16.0)
-    assert said["plan"] == plan_training(None, base, method="lora", batch_size=4).model_dump(mode="json")
+    assert said["plan"] == plan_training(None, base, method="lora", as_given=True).model_dump(mode="json")
     assert [row["option"] for row in said["explained"]] == list(TrainingSpec.model_fields)
 
 
@@ -69,4 +69,32 @@ def test_what_is_wrong_is_said_as_at_submit(base: str) -> None:
     with pytest.raises(InvalidInput, match="alpha: Input should be greater than 0"):
         run("--base", base, "--alpha", "0", "--dry-run")
     with pytest.raises(InvalidInput, match="give --base"):
-        run("--from", "sql@v1", "--explain")
+        run("--explain")
+
+
+@pytest.mark.parametrize(("flag", "param"), [("--like", "like"), ("--from", "parent")])
+@pytest.mark.parametrize("ahead", ["--dry-run", "--explain"])
+def test_what_a_record_says_is_not_known_ahead(base: str, flag: str, param: str, ahead: str) -> None:
+    with pytest.raises(InvalidInput, match=f"the options of {flag} sql@v1 are in its record") as caught:
+        run("--base", base, flag, "sql@v1", ahead)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--holdout", "0.1", "--eval-data", "held.jsonl"), "held-out rows are given"),
+        (("--memory", "much"), "'much' is not a size"),
+        (("--timeout", "soon"), "'soon' is not a duration"),
+        (("--timeout", "9999d"), "timeout_s"),
+        (("--checkpoint-every", "10"), "'10' is not an interval"),
+        (("--from-checkpoint", "3f1c2a9b7d20@last"), "is not a checkpoint"),
+        (("--priority", "101"), "priority"),
+    ],
+)
+@pytest.mark.parametrize("ahead", ["--dry-run", "--explain"])
+def test_what_a_submit_refuses_without_rows_is_refused_ahead(
+    base: str, options: tuple[str, ...], said: str, ahead: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        run("--base", base, *options, ahead)

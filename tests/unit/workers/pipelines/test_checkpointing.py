@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from sdk.lora.planning.adapter import adapter_of
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.footprint import pass_parts
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.training.checkpointing import adapter_in, blueprint_in
+from workers.pipelines.data.batches import SFT
+from workers.pipelines.data.classify import CLASSIFY
+from workers.pipelines.training.checkpointing import adapter_in, blueprint_in, needs_checkpointing
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -50,3 +53,18 @@ def test_what_a_model_adapts_is_what_a_plan_says() -> None:
     model = peft.get_peft_model(_model(config).to_empty(device="cpu"), lora)
     found = adapter_in(model)
     assert {name.removeprefix("base_model.model."): module for name, module in found.modules.items()} == planned.modules
+
+
+@pytest.mark.parametrize(("objective", "checkpointing"), [(SFT, True), (CLASSIFY, False)])
+def test_a_classification_has_no_logits_of_the_vocabulary(objective: Any, checkpointing: bool) -> None:
+    model = _model(config_of("llama"))
+    kept = pass_parts(blueprint_in(model), adapter_in(model), tokens=8, length=8, checkpointing=False, width=4)
+    free = 2 * kept["activations"] + kept["logits"]
+    given: Any = SimpleNamespace(
+        rows=SimpleNamespace(examples=[SimpleNamespace(input_ids=[1] * 8)]),
+        spec=TrainingSpec(dropout=0.0),
+        objective=objective,
+        device=SimpleNamespace(kind="cpu", available_memory_bytes=lambda: free),
+    )
+    loaded: Any = SimpleNamespace(model=model, dtype="float32")
+    assert needs_checkpointing(given, loaded, model) is checkpointing

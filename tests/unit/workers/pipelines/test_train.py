@@ -182,10 +182,10 @@ def test_gradient_checkpointing_is_chosen_by_memory_and_learns_the_same(
 ) -> None:
     from safetensors.torch import load_file
 
-    import workers.pipelines.training.checkpointing as module
+    import sdk.lora.planning.checkpointing as module
 
     plain = train(llama_base, pairs, tmp_path / "plain")
-    monkeypatch.setattr(module, "_ACTIVATION_SHARE", 0.0)
+    monkeypatch.setattr(module, "ACTIVATION_SHARE", 0.0)
     sparing = train(llama_base, pairs, tmp_path / "sparing")
     assert (plain.training["gradient_checkpointing"], sparing.training["gradient_checkpointing"]) == (False, True)
     ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "sparing"))

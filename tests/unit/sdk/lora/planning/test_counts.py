@@ -140,3 +140,69 @@ def test_an_unknown_family_needs_its_files() -> None:
         blueprint_of({"model_type": "brandnew", "text_config": configs.LLAMA_2_7B})
     found = blueprint_of(config, {"model.layers.0.attn.q_proj.weight": [16, 8], "lm_head.weight": [4, 8]})
     assert (found.known, found.parameters) == (False, 160)
+
+
+def test_what_a_model_computes_for_itself_is_no_parameter() -> None:
+    """Earlier releases of transformers have saved masks and frequencies beside the weights."""
+    config = configs.GPT_2_MEDIUM | {"n_layer": 1}
+    held = dict(blueprint_of(config).tensors)
+    saved = {
+        "transformer.h.0.attn.bias": [1, 1, 1024, 1024],
+        "transformer.h.0.attn.masked_bias": [],
+        "transformer.h.0.attn.rotary_emb.inv_freq": [32],
+        "transformer.position_ids": [1, 1024],
+    }
+    found = blueprint_of(config, held | saved)
+    assert (found.tensors, found.parameters) == (held, blueprint_of(config).parameters)
+    assert adapter_of(found, TrainingSpec(bias="all")) == adapter_of(blueprint_of(config), TrainingSpec(bias="all"))
+
+
+@pytest.mark.parametrize("said", [["llama"], {"name": "llama"}, 7, True])
+@pytest.mark.parametrize("where", ["model_type", "text_config"])
+def test_a_family_that_is_no_text_is_refused(said: Any, where: str) -> None:
+    config = configs.LLAMA_2_7B | ({"model_type": said} if where == "model_type" else {where: {"model_type": said}})
+    for tensors in (None, {"model.layers.0.mlp.up_proj.weight": [8, 4]}):
+        with pytest.raises(ConfigError, match=r"says model_type = .* which is no text"):
+            blueprint_of(config, tensors)
+
+
+def test_layers_of_several_widths_have_the_widest_of_their_files() -> None:
+    config = configs.LLAMA_2_7B | {"num_hidden_layers": 1}
+    held = dict(blueprint_of(config).tensors)
+    for part in ("gate_proj", "up_proj"):
+        held[f"model.layers.1.mlp.{part}.weight"] = [16384, 4096]
+    held["model.layers.1.mlp.down_proj.weight"] = [4096, 16384]
+    widths = {"num_hidden_layers": 2, "intermediate_size": [11008, 16384]}
+    assert blueprint_of(config | widths, held).inner == 16384
+    with pytest.raises(ConfigError, match="intermediate_size"):
+        blueprint_of(config | widths)
+
+
+def test_a_width_that_a_config_lacks_is_the_familys() -> None:
+    lacking = {name: value for name, value in configs.LLAMA_2_7B.items() if name != "intermediate_size"}
+    assert blueprint_of(lacking).inner == 11008
+    assert blueprint_of(lacking | {"model_type": "mistral"}).inner == 14336
+    assert blueprint_of(configs.GPT_2_MEDIUM | {"n_inner": None}).inner == 4096
+    with pytest.raises(ConfigError, match="says intermediate_size = null"):
+        blueprint_of(configs.LLAMA_2_7B | {"intermediate_size": None})
+
+
+@pytest.mark.parametrize("name", ["MIXTRAL_8X7B", "QWEN3_30B_A3B"])
+def test_experts_that_files_hold_one_by_one_are_those_of_the_config(name: str) -> None:
+    config = getattr(configs, name) | {"num_hidden_layers": 2}
+    by_config = blueprint_of(config)
+    mixtral = config["model_type"] == "mixtral"
+    names = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    files: dict[str, list[int]] = {}
+    for key, shape in by_config.tensors.items():
+        owner, _, last = key.replace("mlp.", "block_sparse_moe." if mixtral else "mlp.").rpartition(".")
+        if last == "gate_up_proj":
+            parts = [(names[0], [shape[1] // 2, shape[2]]), (names[1], [shape[1] // 2, shape[2]])]
+        elif last == "down_proj":
+            parts = [(names[2], [shape[1], shape[2]])]
+        else:
+            files[f"{owner}.{last}"] = list(shape)
+            continue
+        files |= {f"{owner}.{n}.{part}.weight": size for n in range(shape[0]) for part, size in parts}
+    found = blueprint_of(config, files)
+    assert (found.tensors, found.stacked, found.linear) == (by_config.tensors, by_config.stacked, by_config.linear)

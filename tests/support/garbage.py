@@ -13,12 +13,15 @@ import pytest
 
 #: Modules that a library of any size has.
 _MANY = 100
+#: The generation of a collection that looks through everything.
+_ALL = 2
 _seen = 0
 
 
 def pytest_configure() -> None:
     """Collect tests without looking for garbage among them."""
     gc.disable()
+    gc.callbacks.append(_collected)
 
 
 @pytest.hookimpl(trylast=True)
@@ -33,6 +36,11 @@ def pytest_runtest_teardown() -> None:
     """What a test has imported stays, too."""
     if len(sys.modules) >= _seen + _MANY:
         gc.collect()
+
+
+def _collected(phase: str, about: dict[str, int]) -> None:
+    """Keep what has been imported since, once everything was looked through and only what is used is left."""
+    if phase == "stop" and about["generation"] == _ALL and len(sys.modules) >= _seen + _MANY:
         _keep()
 
 

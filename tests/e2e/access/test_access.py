@@ -127,6 +127,7 @@ class TestQuotas:
             "  bases          0 B",
             "  merged models  0 B",
             "  checkpoints    0 B",
+            "  scores by row  0 B",
             "  reserved       0 B",
             "jobs             0, no limit",
         ]

@@ -83,14 +83,17 @@ def test_which_rows_are_held_out_depends_on_neither_their_order_nor_the_training
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_groups_stay_whole_and_labels_are_those_of_all_rows(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
-    rows = [{"text": f"{group} {number}", "label": group, "by": group} for group in "abcd" for number in range(3)]
+def test_groups_stay_whole_and_each_label_is_learnt(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    rows = [{"text": f"{group} {n}", "label": "xyz"[n], "by": group} for group in "abcd" for n in range(3)]
+    # Of one label all rows are in one group, which therefore stays.
+    rows[0]["label"] = "only here"
     given = inputs(llama_base, write_jsonl(rows), holdout_by="by", targets="attention")
     assert given.held_out is not None
     assert given.classes is not None
-    (label,) = {example.reference for example in given.held_out.examples}
-    assert label not in {example.reference for example in given.rows.examples}
-    assert given.classes.names == ("a", "b", "c", "d")
+    assert sorted(example.reference for example in given.held_out.examples) == ["x", "y", "z"]
+    assert given.classes.names == ("only here", "x", "y", "z")
+    with pytest.raises(PipelineError, match="of no row is there a second one with its label"):
+        inputs(llama_base, write_jsonl([{"text": f"{n}", "label": f"{n}"} for n in range(4)]), targets="attention")
 
 
 def test_a_split_that_can_not_be_is_an_error_before_the_base_is_loaded(

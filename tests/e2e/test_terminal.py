@@ -178,7 +178,7 @@ def test_ctrl_c_detaches_and_the_watch_comes_back(home: Home) -> None:
     again = home.terminal("jobs", "watch", job)
     assert again.status() == 0
     assert f"job {job} succeeded" in again.text
-    assert re.search(r"train .* [12]/2 steps · .*loss \d+\.\d{3} · \d+ tokens/s", again.text), again.text
+    assert re.search(r"train .* [12]/2 steps · .*loss \d+\.\d{3} · [\d,]+ tokens/s", again.text), again.text
     # Nothing wraps: a line that did would not be drawn over.
     for line in re.split(r"[\r\n]+", again.text):
         assert len(line) <= COLUMNS, line

@@ -101,7 +101,9 @@ def main(base: str, train: str, out: str, steps: int = 20, lr: float = 5e-4) -> 
                 "train_s": train_s,
                 "wall_s": time.perf_counter() - started,
                 "tokens_per_s": useful * 16 * steps / train_s,
-                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_memory_bytes": torch.cuda.max_memory_allocated()
+                if torch.cuda.is_available()
+                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
         )
     )

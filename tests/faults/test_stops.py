@@ -51,8 +51,8 @@ def check_that_all_is_well(stack: Standing, pids: list[int]) -> None:
     answers: list[Answer] = []
 
     def all_answer() -> bool:
-        # Each process finds out by itself, and what was stopped has to catch up first.
-        answers[:] = stack.ask_all(stack.every_route())
+        # Each process finds out by itself, once somebody asks it for what was stopped, which has to catch up first.
+        answers[:] = stack.ask_all([*(Ask("readyz", "GET", "/readyz") for _ in range(16)), *stack.every_route()])
         return all(one.status < 500 for one in answers)
 
     def takes_a_push() -> bool:

@@ -47,8 +47,10 @@ class Device:
     def available_memory_bytes(self) -> int:
         """Return the bytes that can still be taken: on the GPU, or in main memory under the limits of control groups."""
         if self.kind == "cuda":
-            free, _ = torch.cuda.mem_get_info(0)
-            return int(free)
+            free, total = torch.cuda.mem_get_info(0)
+            # A process may have been given a share of the card.
+            share = torch.cuda.get_per_process_memory_fraction(0)
+            return max(0, min(int(free), int(share * total) - torch.cuda.memory_reserved(0)))
         memory = main_memory()
         return _UNKNOWN_BYTES if memory is None else memory.available_bytes
 

@@ -50,7 +50,7 @@ class Device:
             free, total = torch.cuda.mem_get_info(0)
             # A process may have been given a share of the card.
             share = torch.cuda.get_per_process_memory_fraction(0)
-            return max(0, min(int(free), int(share * total) - torch.cuda.memory_reserved(0)))
+            return max(0, min(int(free), int(share * total) - int(torch.cuda.memory_reserved(0))))
         memory = main_memory()
         return _UNKNOWN_BYTES if memory is None else memory.available_bytes
 

@@ -1,9 +1,9 @@
 """The script that people write for a QLoRA training when they have no tool for it: the peer of `training.py`.
 
-    python benchmarks/common_script.py BASE TRAIN.jsonl OUT [STEPS] [LR]
+    python benchmarks/common_script.py BASE TRAIN.jsonl OUT [STEPS] [LR] [ACCUMULATION]
 
-4-bit base, `prepare_model_for_kbit_training`, `get_peft_model`, `transformers.Trainer` with batches of 4 × 4, each row
-padded to the longest row of the dataset. It uses nothing of this project. It prints one line of JSON.
+4-bit base, `prepare_model_for_kbit_training`, `get_peft_model`, `transformers.Trainer` with batches of 4 × 4 rows, each row
+padded to the longest row of the dataset. It uses nothing of this project but `peaks.py`. It prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peaks import Peak
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import (
     AutoModelForCausalLM,
@@ -49,9 +50,11 @@ def rows(path: str, tokenizer: Any) -> list[dict[str, list[int]]]:
     ]
 
 
-def main(base: str, train: str, out: str, steps: int = 20, lr: float = 5e-4) -> None:
+def main(base: str, train: str, out: str, steps: int, lr: float, accumulation: int) -> None:
     """Train and save an adapter; print wall time, useful tokens and peak memory."""
     started = time.perf_counter()
+    watched = Peak()
+    watched.__enter__()
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(base)
     dataset = rows(train, tokenizer)
@@ -74,7 +77,7 @@ def main(base: str, train: str, out: str, steps: int = 20, lr: float = 5e-4) -> 
             args=TrainingArguments(
                 output_dir=scratch,
                 per_device_train_batch_size=4,
-                gradient_accumulation_steps=4,
+                gradient_accumulation_steps=accumulation,
                 max_steps=steps,
                 learning_rate=lr,
                 lr_scheduler_type="cosine",
@@ -90,20 +93,23 @@ def main(base: str, train: str, out: str, steps: int = 20, lr: float = 5e-4) -> 
             data_collator=default_data_collator,
         )
         trainer.remove_callback(PrinterCallback)
-        begun = time.perf_counter()
+        begun, computed = time.perf_counter(), time.process_time()
         trainer.train()
-        train_s = time.perf_counter() - begun
+        train_s, train_cpu_s = time.perf_counter() - begun, time.process_time() - computed
+    watched.__exit__()
     model.save_pretrained(out)
     useful = sum(sum(row["attention_mask"]) for row in dataset) / len(dataset)
     print(
         json.dumps(
             {
                 "train_s": train_s,
+                "train_cpu_s": train_cpu_s,
                 "wall_s": time.perf_counter() - started,
-                "tokens_per_s": useful * 16 * steps / train_s,
+                "tokens_per_s": useful * 4 * accumulation * steps / train_s,
                 "peak_memory_bytes": torch.cuda.max_memory_allocated()
                 if torch.cuda.is_available()
                 else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_bytes": watched.bytes_above,
             }
         )
     )
@@ -113,4 +119,5 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     if len(arguments) < 3:
         sys.exit(__doc__)
-    main(*arguments[:3], *map(int, arguments[3:4]), *map(float, arguments[4:5]))
+    steps, lr, accumulation = (*arguments[3:], *("20", "5e-4", "4")[len(arguments) - 3 :])
+    main(*arguments[:3], int(steps), float(lr), int(accumulation))

@@ -1,0 +1,178 @@
+"""Speed at a given memory: QLoRA beside Unsloth's CPU backend and the common script, over the same base, rows and steps.
+
+    python benchmarks/memory_curve.py CACHE PYTHON_WITH_UNSLOTH
+
+Unsloth (AGPL and LGPL) is a peer alone: it is installed in an environment of its own, as by
+`python -m venv V && V/bin/pip install --no-deps unsloth unsloth_zoo`, with torch and transformers shared. Each runs in one thread
+with one malloc arena, 8 rows a step. Memory is anonymous memory above the imports. Ours is measured as a machine with much memory would
+run it, and as one with little.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+ROUNDS, STEPS, LR, ROWS_A_STEP = 3, 4, 1e-3, 8
+#: How a worker with less and less free memory holds the base, and whether it computes activations twice.
+OURS = {"roomy": ("wide", False), "less": ("packed", False), "tight": ("packed", True)}
+_OURS = """
+import json, sys, time
+from pathlib import Path
+from peaks import Peak
+from sdk.schemas.training import TrainingSpec
+import bitsandbytes
+import workers.pipelines.training.train as module
+from workers.pipelines.training.trainer import AdapterTrainer
+base, data, out, steps, lr, held, checkpointing = sys.argv[1:]
+load, run, spent = module.load_base, AdapterTrainer.run, {}
+module.load_base = lambda *given, **named: load(*given, **{**named, "held": held})
+module.needs_checkpointing = lambda *given: checkpointing == "True"
+def timed(self, *given):
+    begun, computed = time.perf_counter(), time.process_time()
+    run(self, *given)
+    spent.update(train_s=time.perf_counter() - begun, train_cpu_s=time.process_time() - computed)
+AdapterTrainer.run = timed
+spec = TrainingSpec(rank=8, alpha=16.0, dropout=0.0, max_steps=int(steps), lr=float(lr), batch_size=4, grad_accum=2)
+with Peak() as peak:
+    report = module.train(base=Path(base), base_name="base", base_revision=None, data=Path(data), eval_data=None,
+                          out=Path(out), spec=spec, on_progress=lambda progress: None)
+print(json.dumps({**spent, "peak_bytes": peak.bytes_above, "tokens": report.metrics["tokens"]}))
+"""
+
+
+def main() -> None:
+    """Run all in turn, and print a table for each kind of rows."""
+    cache, with_unsloth = Path(sys.argv[1]), sys.argv[2]
+    base = _example("base").make_base(cache)
+    train, _ = _example("dataset").write_dataset(cache / "docstrings")
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind, rows in _rows(train).items():
+            data = Path(scratch) / f"{kind}.jsonl"
+            data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            found = _measured(str(base), str(data), Path(scratch) / kind, with_unsloth)
+            print(_table(kind, found), flush=True)
+
+
+def _rows(train: Path) -> dict[str, list[dict[str, str]]]:
+    """Rows as they come, long ones of uneven lengths, and ones of nearly the same length."""
+    given = [json.loads(line) for line in train.read_text("utf-8").splitlines()]
+    chosen = random.Random(0)  # noqa: S311 - the same rows each time
+    count = STEPS * ROWS_A_STEP
+
+    def joined(least: int, most: int) -> dict[str, str]:
+        wanted, row = chosen.randint(least, most), dict(chosen.choice(given))
+        while len(row["prompt"]) < wanted:
+            row["prompt"] = chosen.choice(given)["prompt"] + row["prompt"]
+        return row | {"prompt": row["prompt"][-wanted:]}
+
+    return {
+        "short uneven": given[:count],
+        "long uneven": [joined(*((2000, 2800) if number % 8 == 0 else (150, 900))) for number in range(count)],
+        "even": [joined(700, 720) for _ in range(count)],
+    }
+
+
+def _measured(base: str, data: str, out: Path, with_unsloth: str) -> dict[str, list[dict[str, float]]]:
+    scripts = ROOT / "benchmarks"
+    runs: dict[str, Callable[[str], list[str]]] = {
+        f"ours, {name}": lambda to, held=held, twice=twice: [  # type: ignore[misc]
+            sys.executable,
+            "-c",
+            _OURS,
+            base,
+            data,
+            to,
+            str(STEPS),
+            str(LR),
+            held,
+            str(twice),
+        ]
+        for name, (held, twice) in OURS.items()
+    }
+    runs["Unsloth"] = lambda to: [
+        with_unsloth,
+        str(scripts / "unsloth_script.py"),
+        base,
+        data,
+        to,
+        str(STEPS),
+        str(LR),
+    ]
+    runs["common script"] = lambda to: [
+        sys.executable,
+        str(scripts / "common_script.py"),
+        base,
+        data,
+        to,
+        str(STEPS),
+        str(LR),
+        "2",
+    ]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    for number in range(ROUNDS):
+        for name, command in runs.items():
+            found[name].append(_said(command(f"{out}-{number}-{name.replace(' ', '-')}")))
+    return found
+
+
+def _said(command: list[str]) -> Any:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")]),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "1",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{command[:3]} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _table(kind: str, found: dict[str, list[dict[str, float]]]) -> str:
+    tokens = next(each["tokens"] for figures in found.values() for each in figures if "tokens" in each)
+
+    def of(name: str, figure: str) -> float:
+        return statistics.median(each[figure] for each in found[name])
+
+    lines = [
+        f"{kind} rows, {tokens:.0f} tokens in {STEPS} steps, median of {ROUNDS} interleaved",
+        "",
+        "| | tokens/s | s | CPU s | peak MB | speed by Unsloth's | peak by Unsloth's | speed by the script's | peak by the script's |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in found:
+        seconds, peak = of(name, "train_s"), of(name, "peak_bytes")
+        ratios = [
+            f"{ratio:.2f}"
+            for peer in ("Unsloth", "common script")
+            for ratio in (of(peer, "train_s") / seconds, peak / of(peer, "peak_bytes"))
+        ]
+        figures = [f"{tokens / seconds:.0f}", f"{seconds:.1f}", f"{of(name, 'train_cpu_s'):.1f}", f"{peak / 1e6:.0f}"]
+        lines.append(f"| {' | '.join([name, *figures, *ratios])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _example(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"docstrings_{name}", ROOT / "examples" / "docstrings" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    main()

@@ -119,5 +119,6 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     if len(arguments) < 3:
         sys.exit(__doc__)
-    steps, lr, accumulation = (*arguments[3:], *("20", "5e-4", "4")[len(arguments) - 3 :])
-    main(*arguments[:3], int(steps), float(lr), int(accumulation))
+    base, train, out, *rest = arguments
+    steps, lr, accumulation = (*rest, *("20", "5e-4", "4")[len(rest) :])
+    main(base, train, out, int(steps), float(lr), int(accumulation))

@@ -18,6 +18,8 @@ from workers.pipelines.data.tokenise import IGNORED, Example
 Tokens = dict[str, list[int]]
 #: Tensors by name, of int64: input_ids, attention_mask and labels are (batch, seq), labels of whole rows (batch,).
 Batch = dict[str, Any]
+#: Of a model and a batch: the loss of each supervised token in nats, (supervised,) in float32, and where they stand.
+TokenLosses = Callable[[Any, Batch], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Objective:
     collate: Callable[[Sequence[Tokens], int], Batch]
     #: Of how many losses `loss_sum` is the sum.
     counted: Callable[[Batch], int]
-    #: The summed loss of a model in nats, a float32 scalar with its graph.
-    loss_sum: Callable[[Any, Batch], Any]
+    #: The summed loss of a model in nats, a float32 scalar with its graph; a third argument says how tokens' losses are computed.
+    loss_sum: Callable[..., Any]
     #: All that a model says of a batch.
     logits: Callable[[Any, Batch], Any]
     #: Examples of one row, which follow each other: of a preference the chosen answer and the rejected one.
@@ -91,10 +93,15 @@ def supervised_tokens(batch: Batch) -> int:
     return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
-def loss_sum(model: Any, batch: Batch) -> Any:
+def token_losses(model: Any, batch: Batch) -> tuple[Any, Any]:
+    """Return the cross-entropy of each supervised token in nats, (supervised,) in float32 with its graph, and where they stand."""
+    logits, targets, kept = supervised_logits(model, batch)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), kept
+
+
+def loss_sum(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> Any:
     """Return the summed cross-entropy in nats over a batch's supervised tokens, a float32 scalar with its graph."""
-    logits, targets, _ = supervised_logits(model, batch)
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    return losses(model, batch)[0].sum()
 
 
 def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
@@ -119,28 +126,29 @@ def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
 
 
 def example_losses(
-    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any
+    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
 ) -> Iterator[list[tuple[Example, float]]]:
     """Yield each example with its summed loss in nats, batch by batch, the longest first."""
     ordered = sorted(examples, key=lambda example: -len(example.input_ids))
     start = 0
     for batch in example_batches(ordered, SFT, pad_id, rows, device):
         with torch.no_grad():
-            logits, targets, kept = supervised_logits(model, batch)
-            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+            found, kept = losses(model, batch)
         # Added up on the CPU in float64: in one order, whatever the card.
-        sums = [math.fsum(part.tolist()) for part in losses.double().cpu().split(kept.sum(dim=1).tolist())]
+        sums = [math.fsum(part.tolist()) for part in found.double().cpu().split(kept.sum(dim=1).tolist())]
         yield list(zip(ordered[start : start + len(sums)], sums, strict=True))
         start += len(sums)
 
 
-def mean_loss(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[float]:
+def mean_loss(
+    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
+) -> Iterator[float]:
     """Yield the running token-weighted mean loss in nats after each batch; the last one is the mean over all.
 
     A mean of batch means would give the few tokens of a short batch the weight of many.
     """
     total, tokens = 0.0, 0
-    for part in example_losses(model, examples, pad_id, rows, device):
+    for part in example_losses(model, examples, pad_id, rows, device, losses):
         total += sum(loss for _, loss in part)
         tokens += sum(example.supervised_tokens for example, _ in part)
         yield total / tokens

@@ -48,7 +48,12 @@ class Short:
         monkeypatch.setattr(trainer.AdapterTrainer, "_add_gradients", add)
 
 
-def _out_of_memory(*_given: Any, **_rest: Any) -> Any:
+_BACKWARD = torch.Tensor.backward
+
+
+def _out_of_memory(*given: Any, **rest: Any) -> Any:
+    """Fail late: gradients are there already."""
+    _BACKWARD(*given, **rest)
     raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried …")
 
 
@@ -255,3 +260,45 @@ def test_a_checkpoint_of_an_earlier_release_goes_on_with_all_logits_at_once(
     assert '"fit"' not in (folder / "record.json").read_text()
     report = train(llama_base, pair_file, tmp_path / "out", checkpoints=kept(tmp_path / "again", resume=folder))
     assert report.training["logit_chunk_tokens"] is None
+
+
+#: Trains with a limit on the data that the process may hold, so that the allocator refuses what would be too much.
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.training import trainer
+from workers.pipelines.training.train import train
+base, data, out, spare = sys.argv[1:]
+spec = TrainingSpec(method="lora", rank=2, dropout=0.0, max_steps=2, lr=0.01, batch_size=48, grad_accum=1, max_length=250)
+torch.set_num_threads(1)
+def limit(progress):
+    if progress.phase == "load" and "held as" in (progress.message or ""):
+        held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (held + int(spare), held + int(spare)))
+    if progress.phase == "fit":
+        print(progress.message, flush=True)
+report = train(base=Path(base), base_name="tiny", base_revision=None, data=Path(data), eval_data=None, out=Path(out), spec=spec,
+               on_progress=limit)
+print("steps:", report.training["memory_steps"])
+"""
+
+
+@pytest.mark.slow
+def test_a_limit_on_data_leaves_a_training_with_smaller_passes(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    from support import processes
+
+    data = write_jsonl([{"prompt": f"{number:03d} ", "completion": "x" * 240} for number in range(48)])
+    given = [str(path) for path in (llama_base, data)]
+    done = {}
+    for name, spare_bytes in (("short", 120 * 2**20), ("enough", 2**40)):
+        command = ["python", "-c", LIMITED, *given, str(tmp_path / name), str(spare_bytes)]
+        done[name] = processes.run(*command, env=processes.environment(OMP_NUM_THREADS="1"))
+        assert done[name].returncode == 0, done[name].stderr
+    assert "steps: None" in done["enough"].stdout
+    assert "steps: step 1: 24 rows a pass" in done["short"].stdout
+    assert done["short"].stdout.startswith("memory ran out in step 1; it goes on with 24 rows a pass")
+    require_close(tmp_path / "short", tmp_path / "enough")

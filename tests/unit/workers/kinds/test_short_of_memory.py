@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support import tiny
 
+from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import CheckpointPolicy
 from sdk.schemas.training import TrainingSpec
-from workers.child.protocol import OUT_FOLDER
+from workers.child.process import Child
+from workers.child.protocol import OUT_FOLDER, Written
+from workers.child.warm import WarmChild
 from workers.kinds import causes, training
+from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, KilledForMemory
 from workers.pipelines.training.order import Fit, Rung, TrainingOrder
 
@@ -121,3 +127,88 @@ def test_a_kill_that_the_kernel_has_not_counted_is_somebody_elses(monkeypatch: p
         failed = causes.of_status(-signal.SIGKILL, before)
         assert failed.reason == "oom"
         assert isinstance(failed, KilledForMemory) is for_memory
+
+
+class Lease:
+    """What an attempt says, and to nobody."""
+
+    lost = False
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def log(self, message: str) -> None:
+        self.said.append(message)
+
+    def report(self, progress: Progress) -> None:
+        if progress.phase == "fit":
+            self.said.append(progress.message or "")
+
+
+@pytest.mark.slow
+def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two real children, of which the first is killed once it has written two checkpoints, and the kernel counts it."""
+    kills, pids = [7], []
+
+    class Sender:
+        """Sends nothing, and kills."""
+
+        def __init__(self, *_given: Any, **_rest: Any) -> None:
+            self.finish = lambda _within_s: None
+
+        def __enter__(self) -> Sender:
+            return self
+
+        def __exit__(self, *_given: object) -> None:
+            return None
+
+        def written(self, checkpoint: Written) -> None:
+            if checkpoint.step == 2 and len(pids) == 1:
+                kills[0] += 1
+                os.kill(pids[0], signal.SIGKILL)
+
+    class Warm(WarmChild):
+        def take(self, folder: Path) -> Child:
+            child = super().take(folder)
+            pids.append(child.pid)
+            return child
+
+    monkeypatch.setattr(training, "CheckpointSender", Sender)
+    monkeypatch.setattr(causes, "oom_kills", lambda: kills[0])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    lease, quiet = Lease(), SimpleNamespace(watch=lambda *_: None, ignore=lambda: None)
+    stop: Any = SimpleNamespace(
+        check=lambda: None, reason=lambda: None, may_finish=lambda _: True, remaining_s=lambda most_s: most_s
+    )
+    given: Any = {"lease": lease, "stop_signal": stop, "inputs": None, "transfers": quiet}
+    nothing: Any = None
+    (tmp_path / "attempt").mkdir()
+    attempt = Attempt(nothing, nothing, **given, warm_child=Warm(warm=False), folder=(tmp_path / "attempt").absolute())
+    order = TrainingOrder(
+        base=str(tiny.save_llama(tmp_path / "base")),
+        base_name="tiny",
+        base_revision=None,
+        data=str(tiny.write_rows(tmp_path / "rows.jsonl", 8)),
+        eval_data=None,
+        spec=TrainingSpec(method="lora", rank=2, dropout=0.0, max_steps=40, batch_size=4, grad_accum=1),
+        template_date="2026-01-31",
+        checkpoint=CheckpointPolicy(every_steps=1, every_minutes=None),
+        checkpoints=str(attempt.folder / "checkpoints"),
+        resume=None,
+        rung_file=str(attempt.folder / "rung.json"),
+    )
+    base: Any = SimpleNamespace(registration=SimpleNamespace(fingerprint="f"))
+    report = training._run(attempt, order, base)
+    assert len(pids) == 2
+    assert report.training["memory_steps"] == "killed: 2 rows a pass"
+    assert report.training["micro_batch"] == 2
+    assert report.training["effective_batch"] == 4
+    assert report.metrics["steps"] == 40
+    assert report.metrics["resumed_from_step"] >= 2
+    kept = [said for said in lease.said if "memory" in said]
+    assert kept[0] == "memory ran out and the system killed the process; another one goes on from the last checkpoint"
+    gone_on = "the system killed the process for lack of memory; it goes on with 2 rows a pass, same effective batch"
+    # As progress, and in the job's log.
+    assert kept.count(gone_on) == 2

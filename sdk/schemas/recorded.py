@@ -22,6 +22,7 @@ RAN_WITH = (
     "gradient_checkpointing",
     "logit_chunk_tokens",
     "activation_offloading",
+    "packed",
     "memory_steps",
     "max_length",
     "samples",

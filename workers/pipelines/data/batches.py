@@ -16,7 +16,7 @@ from workers.pipelines.data.tokenise import IGNORED, Example
 
 #: `input_ids` and `labels` of an example.
 Tokens = dict[str, list[int]]
-#: Tensors by name, of int64: input_ids, attention_mask and labels are (batch, seq), labels of whole rows (batch,).
+#: Tensors by name, of int64: input_ids, attention_mask, labels and position_ids are (batch, seq), labels of whole rows (batch,).
 Batch = dict[str, Any]
 #: Of a model and a batch: the loss of each supervised token in nats, (supervised,) in float32, and where they stand.
 TokenLosses = Callable[[Any, Batch], tuple[Any, Any]]
@@ -104,6 +104,16 @@ def loss_sum(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> An
     return losses(model, batch)[0].sum()
 
 
+def passed(batch: Batch) -> dict[str, Any]:
+    """Return what a causal model is given of a batch.
+
+    Rows are padded on the right, where a causal model's real tokens never look. Without a mask, attention also skips the upper
+    triangle; packed rows are told apart by where their positions begin anew.
+    """
+    given = {name: batch[name] for name in ("input_ids", "position_ids") if name in batch}
+    return {**given, "use_cache": False}
+
+
 def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
     """Return the logits that supervised tokens are predicted by, (supervised, vocab) in float32, these tokens, (supervised,), and
     where they stand, (batch, positions).
@@ -112,9 +122,7 @@ def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
     vocabulary of 49,152 the head is otherwise a third of the work, most of it for prompt tokens.
     """
     targets = batch["labels"][:, 1:]
-    # Rows are padded on the right, where a causal model's real tokens never look. Without a mask, attention also
-    # skips the upper triangle.
-    inputs = {"input_ids": batch["input_ids"], "use_cache": False}
+    inputs = passed(batch)
     if _keeps_logits(model):
         positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
         logits = model(**inputs, logits_to_keep=positions).logits

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from workers.pipelines.data.batches import Batch, TokenLosses, supervised_logits
+from workers.pipelines.data.batches import Batch, TokenLosses, passed, supervised_logits
 from workers.pipelines.data.tokenise import IGNORED
 from workers.pipelines.model.device import is_out_of_memory
 
@@ -60,7 +60,7 @@ class Head:
         """
         targets = batch["labels"][:, 1:]
         kept = targets != IGNORED
-        said = self._decoded(model, batch["input_ids"])
+        said = self._decoded(model, batch)
         hidden, wanted = said.hidden[:, :-1][kept], targets[kept]
         if not len(wanted):
             return hidden.float().sum(dim=1), kept
@@ -78,7 +78,7 @@ class Head:
             found = _Chunked.apply(hidden, wanted, losses_of, chunk_tokens)
         return found, kept
 
-    def _decoded(self, model: Any, input_ids: Any) -> _Decoded:
+    def _decoded(self, model: Any, batch: Batch) -> _Decoded:
         """Return what the decoder says. The head gets one token, of which nothing is kept. Raises OnePieceError."""
         own, found = self.decoder.forward, []
 
@@ -91,7 +91,7 @@ class Head:
             return type(said)(**others, **{_HIDDEN: said[_HIDDEN][:1, :1].detach()})
 
         with _standing_in(self.decoder, listen):
-            model(input_ids=input_ids, use_cache=False)
+            model(**passed(batch))
         if len(found) != 1:
             raise OnePieceError
         return found[0]
@@ -106,7 +106,7 @@ class Head:
     def is_trained(self, model: Any, batch: Batch) -> bool:
         """Say whether a gradient of the logits reaches anything but the hidden states."""
         with torch.no_grad():
-            said = self._decoded(model, batch["input_ids"])
+            said = self._decoded(model, batch)
         with torch.enable_grad():
             return bool(self.logits(model, said, said.hidden[0, :1].detach()).requires_grad)
 

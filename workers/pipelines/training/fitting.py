@@ -1,25 +1,21 @@
-"""How much of a step a training computes at once: chosen for a loaded model, and less of it where memory runs out."""
+"""How much of a step a training computes at once, and less of it where memory runs out."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sdk.lora.logit_chunks import chunk_tokens
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.data.batches import TokenLosses, example_batches, of_sequences, token_losses
-from workers.pipelines.data.heads import Head, OnePieceError, head_of
+from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches, token_losses
+from workers.pipelines.data.heads import Head
+from workers.pipelines.data.packing import packed
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.device import DTYPES
-from workers.pipelines.model.loading import LoadedBase
-from workers.pipelines.training.checkpointing import needs_checkpointing
-from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.ladder import Limits, change
 from workers.pipelines.training.order import Fit, Rung
 
@@ -38,6 +34,8 @@ class Fitting:
     head: Head | None
     #: Whether anything is drawn at random in a forward pass.
     draws: bool
+    #: The longest row of the training, in tokens.
+    longest_tokens: int
     on_cuda: bool
     say: Say
     #: Where a worker reads the rung once this process was killed.
@@ -49,6 +47,12 @@ class Fitting:
         if self.head is None or self.fit.chunk_tokens is None:
             return token_losses
         return self.head.losses(self.fit.chunk_tokens)
+
+    def parts(self, batch: Batch, sequences: int) -> Iterator[Batch]:
+        """Yield what passes are over, of a batch whose longest row comes first and of whose rows each has so many sequences."""
+        if self.fit.packed:
+            return packed(batch, self.fit.micro_rows * self.longest_tokens)
+        return micro_batches(batch, self.fit.micro_rows * sequences)
 
     def begin(self, model: Any) -> None:
         """Let a model compute like this, and write down that it does."""
@@ -97,80 +101,6 @@ class Fitting:
         partial = self.rung_file.with_suffix(".partial")
         partial.write_text(rung.model_dump_json(), encoding="utf-8")
         partial.replace(self.rung_file)
-
-
-def fitting_of(
-    given: Inputs,
-    loaded: LoadedBase,
-    model: Any,
-    say: Say,
-    *,
-    killed_on: Rung | None,
-    rung_file: Path | None,
-    base_dropout: float,
-) -> Fitting:
-    """Choose how much is computed at once: as a worker orders it, as the checkpoint or the record to repeat has it, or by memory."""
-    place = given.device.kind
-    head = None if given.objective.name == "classify" else _head(given, loaded, model, say)
-    vocabulary = int(getattr(loaded.model.config.get_text_config(), "vocab_size", 0) or 1)
-    chunk = None if head is None else chunk_tokens(vocabulary, place)
-    base = model.get_base_model()
-    limits = Limits(
-        checkpointing=bool(base.supports_gradient_checkpointing),
-        chunk_tokens=chunk,
-        offloading=place == "cuda" and hasattr(base, "activation_checkpointing_enable"),
-    )
-    steps = [] if given.resumed is None else list(given.resumed.record.memory_steps)
-    fit = _recorded(given)
-    if fit is None:
-        # Where something of the head is trained, its logits would be computed twice.
-        chunk = None if head is None or head.trained else chunk
-        fit = Fit(micro_rows=given.spec.batch_size, checkpointing=False, chunk_tokens=chunk)
-    if head is None:
-        fit = fit.model_copy(update={"chunk_tokens": None})
-    spec = given.spec
-    draws = spec.dropout > 0 or base_dropout > 0 or spec.neftune_noise_alpha is not None
-    fitting = Fitting(fit, steps, limits, head, draws, place == "cuda", say, rung_file)
-    if killed_on is not None:
-        fitting.go_on_after(killed_on)
-    if (
-        not fitting.fit.checkpointing
-        and limits.checkpointing
-        and needs_checkpointing(given, loaded, model, fitting.fit)
-    ):
-        fitting.fit = fitting.fit.model_copy(update={"checkpointing": True})
-    return fitting
-
-
-def _recorded(given: Inputs) -> Fit | None:
-    """Return what a training had that this one repeats or goes on from; None: it is for this one to choose."""
-    if given.resumed is not None:
-        # Earlier releases did not write it, and had all logits at once.
-        return given.resumed.record.fit or Fit(micro_rows=given.spec.batch_size, checkpointing=False)
-    if given.like is None:
-        return None
-    said = given.like.ran_with
-    rows, chunk = said.get("micro_batch"), said.get("logit_chunk_tokens")
-    return Fit(
-        micro_rows=rows if type(rows) is int and 1 <= rows <= given.spec.effective_batch else given.spec.batch_size,
-        checkpointing=said.get("gradient_checkpointing") is True,
-        chunk_tokens=chunk if type(chunk) is int and chunk > 0 else None,
-        offloading=given.device.kind == "cuda" and said.get("activation_offloading") is True,
-    )
-
-
-def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | None:
-    """Return the head of a model where it can be told from its decoder; two short rows have the same losses by it as by the model."""
-    shortest = sorted(given.rows.examples, key=lambda example: len(example.input_ids))[:2]
-    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
-    batch = next(example_batches(shortest, of_sequences(given.objective), pad_id, 2, place))
-    try:
-        return head_of(model, batch, torch.finfo(DTYPES[loaded.dtype]).eps)
-    except OnePieceError:
-        kind = loaded.model.config.model_type
-        said = f"logits of all supervised tokens are there at once, since {kind} has no head that takes some of them"
-        say(Progress(phase="fit", message=said))
-        return None
 
 
 def _let_compute(model: Any, fit: Fit) -> None:

@@ -24,6 +24,8 @@ class Fit(Wire):
     chunk_tokens: Annotated[int, Field(ge=1)] | None = None
     #: Whether what checkpointing keeps waits in main memory.
     offloading: bool = False
+    #: Whether rows are packed beside each other: a pass has as many tokens as `micro_rows` of the longest rows.
+    packed: bool = False
 
 
 class Rung(Wire):

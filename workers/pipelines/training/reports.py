@@ -134,6 +134,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "gradient_checkpointing": fit.checkpointing,
         "logit_chunk_tokens": fit.chunk_tokens,
         "activation_offloading": fit.offloading,
+        "packed": fit.packed,
         "memory_steps": setting.fitting.record(),
         "base_dropout": setting.base_dropout,
         "base_weights": loaded.held,

@@ -32,9 +32,9 @@ from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
+from workers.pipelines.training.choosing import fitting_of
 from workers.pipelines.training.continuing import Continued, load_parent, require_moved
 from workers.pipelines.training.evaluating import held_out_scores
-from workers.pipelines.training.fitting import fitting_of
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.optimising import diverged, optimizer_and_scheduler
 from workers.pipelines.training.order import Rung

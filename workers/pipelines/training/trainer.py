@@ -20,7 +20,7 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.batches import Objective, micro_batches
+from workers.pipelines.data.batches import Objective
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device, is_out_of_memory
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
@@ -176,7 +176,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         """Add the gradients of one effective batch; return its mean loss, or None where memory ran out, with nothing of it held."""
         loss = torch.zeros((), device=self._device.torch_device)
         try:
-            for part in micro_batches(inputs, self._fitting.fit.micro_rows * self._objective.sequences):
+            for part in self._fitting.parts(inputs, self._objective.sequences):
                 share = self._objective.loss_sum(model, part, self._fitting.losses) / counted
                 self.accelerator.backward(share)
                 loss += share.detach()

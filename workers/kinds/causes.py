@@ -94,14 +94,14 @@ def of_status(status: int, kills_before: int | None) -> AttemptFailed:
         )
     if status in _KILLED:
         kills = oom_kills()
-        counted = kills is not None and kills_before is not None
-        if counted and kills > kills_before:
+        if kills is not None and kills_before is not None and kills > kills_before:
             return KilledForMemory(
                 FailureReason.OOM, f"the kernel's OOM killer ended the process: memory ran out; {_LESS_MEMORY}"
             )
         said = f"the system killed the process, most likely for lack of memory; {_LESS_MEMORY}"
         # Where the kernel counts and has not counted this one, it may have been anybody.
-        return AttemptFailed(FailureReason.OOM, said) if counted else KilledForMemory(FailureReason.OOM, said)
+        kind = KilledForMemory if kills is None or kills_before is None else AttemptFailed
+        return kind(FailureReason.OOM, said)
     if status == INTERRUPTED_STATUS or status == -signal.SIGTERM:
         said = "was told to stop by something other than its worker"
     elif status < 0:

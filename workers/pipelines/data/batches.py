@@ -110,8 +110,8 @@ def passed(batch: Batch) -> dict[str, Any]:
     Rows are padded on the right, where a causal model's real tokens never look. Without a mask, attention also skips the upper
     triangle; packed rows are told apart by where their positions begin anew.
     """
-    given = {name: batch[name] for name in ("input_ids", "position_ids") if name in batch}
-    return {**given, "use_cache": False}
+    positions = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
+    return {"input_ids": batch["input_ids"], **positions, "use_cache": False}
 
 
 def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:

@@ -20,7 +20,7 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.batches import Objective
+from workers.pipelines.data.batches import Batch, Objective
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device, is_out_of_memory
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
@@ -172,7 +172,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         self.record.tokens += int(inputs["attention_mask"].sum())
         return loss
 
-    def _add_gradients(self, model: Any, inputs: Mapping[str, Any], counted: int) -> Any | None:
+    def _add_gradients(self, model: Any, inputs: Batch, counted: int) -> Any | None:
         """Add the gradients of one effective batch; return its mean loss, or None where memory ran out, with nothing of it held."""
         loss = torch.zeros((), device=self._device.torch_device)
         try:

@@ -150,7 +150,7 @@ def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two real children, of which the first is killed once it has written two checkpoints, and the kernel counts it."""
-    kills, pids = [7], []
+    kills, pids = [7], list[int]()
 
     class Sender:
         """Sends nothing, and kills."""

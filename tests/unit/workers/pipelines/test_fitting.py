@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sdk.lora.logit_chunks import chunk_tokens
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 from sdk.schemas.training import TrainingReport, TrainingSpec
-from workers.pipelines.data import batches
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Record
 from workers.pipelines.training.order import Fit, Rung
@@ -42,7 +43,7 @@ class Short:
                 for name, least in self.enough.items():
                     found = getattr(fit, name)
                     if (found > least) if type(least) is int else found != least:
-                        patched.setattr(batches.torch.Tensor, "backward", _out_of_memory)
+                        patched.setattr(torch.Tensor, "backward", _out_of_memory)
                 return true(training, model, inputs, counted)
 
         monkeypatch.setattr(trainer.AdapterTrainer, "_add_gradients", add)
@@ -86,8 +87,6 @@ def whole(llama_base: Path, tmp_path_factory: pytest.TempPathFactory, pair_file:
 
 @pytest.fixture(scope="module")
 def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import json
-
     path = tmp_path_factory.mktemp("rows") / "pairs.jsonl"
     rows = [{"prompt": "count " + "and " * number, "completion": "abc"[: 1 + number % 3]} for number in range(12)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -255,7 +254,8 @@ def test_a_checkpoint_of_an_earlier_release_goes_on_with_all_logits_at_once(
     train(llama_base, pair_file, tmp_path / "first", checkpoints=kept(tmp_path / "kept"))
     folder = tmp_path / "kept" / "step-00000002"
     record = Record.model_validate_json((folder / "record.json").read_bytes())
-    assert record.fit == Fit(micro_rows=4, checkpointing=False, chunk_tokens=record.fit and record.fit.chunk_tokens)
+    vocabulary = json.loads((llama_base / "config.json").read_text())["vocab_size"]
+    assert record.fit == Fit(micro_rows=4, checkpointing=False, chunk_tokens=chunk_tokens(vocabulary, "cpu"))
     (folder / "record.json").write_text(record.model_copy(update={"fit": None}).model_dump_json())
     assert '"fit"' not in (folder / "record.json").read_text()
     report = train(llama_base, pair_file, tmp_path / "out", checkpoints=kept(tmp_path / "again", resume=folder))

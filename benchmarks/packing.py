@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 WAYS = ("padded, all logits", "padded", "sorted, all logits", "sorted", "one row a pass", "packed")
@@ -131,13 +132,12 @@ def _peak_bytes() -> int:
 
 
 def _status(name: str) -> int:
-    with open("/proc/self/status") as file:
+    with Path("/proc/self/status").open() as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))
 
 
 def _forget_peak() -> None:
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":

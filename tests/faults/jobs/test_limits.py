@@ -76,7 +76,7 @@ def test_memory_that_runs_out_leaves_a_training_with_smaller_passes(stack: Stack
     said = f"{stack.explain(job)}\n{worker.text}"
     assert stack.row(job).state == JobState.SUCCEEDED, said
     assert len(stack.attempts(job)) == 1, said
-    record = stack.client.versions(f"{SPACE}/large")[0].view.training or {}
+    record = stack.client.versions(f"{SPACE}/large")[0].info.training or {}
     assert str(record["memory_steps"]).startswith(f"step 1: {BATCH // 2} rows a pass"), said
     assert record["effective_batch"] == BATCH, said
     Ledger().check(stack, f"{SPACE}/large", [job])

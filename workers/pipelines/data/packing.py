@@ -1,6 +1,6 @@
 """Rows beside each other in one sequence, without padding: packed by best fit, and told apart by the positions of their tokens.
 
->>> best_fit([5, 4, 3, 2, 1], 7)
+>>> best_fit([5, 4, 3, 2], 7)
 [[0, 3], [1, 2]]
 """
 
@@ -13,6 +13,7 @@ import torch
 
 from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches
 from workers.pipelines.data.tokenise import IGNORED
+from workers.pipelines.model.device import is_out_of_memory
 
 #: Losses of rows that are packed, and alone, may differ by so many roundings of the largest.
 _ROUNDINGS = 16
@@ -76,6 +77,11 @@ def keeps_apart(model: Any, batch: Batch, losses: TokenLosses, rounding: float, 
         with torch.no_grad():
             alone = torch.cat([losses(model, row)[0] for row in micro_batches(pair, 1)])
             together, moved = (losses(model, next(packed(each, room)))[0] for each in (pair, other))
+    except Exception as error:
+        # It takes no positions, or of another shape.
+        if is_out_of_memory(error):
+            raise
+        return False
     finally:
         model.train(was)
     second = int((pair["labels"][1, 1:] != IGNORED).sum())

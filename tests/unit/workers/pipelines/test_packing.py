@@ -84,6 +84,20 @@ def test_gradients_of_packed_rows_are_those_of_rows_alone(name: str) -> None:
             assert torch.allclose(gradient, expected[parameter], rtol=1e-5, atol=1e-5 * largest), parameter
 
 
+def test_a_model_that_takes_no_positions_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("llama")
+    decoder = model.get_base_model().model
+    true = decoder.forward
+    monkeypatch.setattr(
+        decoder,
+        "forward",
+        lambda input_ids, **rest: (
+            true(input_ids, use_cache=rest["use_cache"]) if rest["position_ids"] is None else 1 / 0
+        ),
+    )
+    assert not keeps_apart(model, collate(ROWS, 1), token_losses, EPS)
+
+
 @pytest.mark.parametrize("name", LEAKING)
 def test_bases_that_let_rows_see_one_another_are_found_out(name: str) -> None:
     assert not keeps_apart(model_of(name), collate(ROWS, 1), token_losses, EPS, experts=True)

@@ -60,6 +60,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("spec", "adam_beta1"), None, 1),
     (("spec", "adam_beta2"), None, 1),
     (("spec", "neftune_noise_alpha"), None, 1),
+    (("spec", "packing"), None, 1),
     (("spec", "holdout"), None, 1),
     (("spec", "holdout_by"), None, 1),
     (("spec", "holdout_seed"), None, 1),

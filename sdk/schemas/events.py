@@ -13,7 +13,7 @@ from sdk.schemas.wire import Open, Wire
 class Progress(Wire):
     """How far a job is. Counts are in `unit`s of the current phase."""
 
-    #: "data", "load", "train", "evaluate", "generate", "merge", "combine", "save", "check", "download", "upload"
+    #: "data", "load", "train", "evaluate", "generate", "merge", "combine", "save", "check", "fit", "download", "upload"
     phase: str
     step: int | None = None
     total: int | None = None

@@ -48,5 +48,6 @@ class TrainingOptions(TypedDict, total=False):
     neftune_noise_alpha: float | None
     batch_size: int
     grad_accum: int
+    packing: Literal["off", "auto", "on"]
     max_length: int
     seed: int

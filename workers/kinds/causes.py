@@ -37,6 +37,10 @@ class AttemptFailed(Exception):  # noqa: N818 - it reads as what happened
         self.reason = reason
 
 
+class KilledForMemory(AttemptFailed):
+    """The system killed the process since memory ran out, so it could neither say so nor go on with less."""
+
+
 def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
     """What an error means if it was raised while inputs were fetched or a result was handed in."""
     if is_full_disk(error):
@@ -91,12 +95,13 @@ def of_status(status: int, kills_before: int | None) -> AttemptFailed:
     if status in _KILLED:
         kills = oom_kills()
         if kills is not None and kills_before is not None and kills > kills_before:
-            return AttemptFailed(
+            return KilledForMemory(
                 FailureReason.OOM, f"the kernel's OOM killer ended the process: memory ran out; {_LESS_MEMORY}"
             )
-        return AttemptFailed(
-            FailureReason.OOM, f"the system killed the process, most likely for lack of memory; {_LESS_MEMORY}"
-        )
+        said = f"the system killed the process, most likely for lack of memory; {_LESS_MEMORY}"
+        # Where the kernel counts and has not counted this one, it may have been anybody.
+        kind = KilledForMemory if kills is None or kills_before is None else AttemptFailed
+        return kind(FailureReason.OOM, said)
     if status == INTERRUPTED_STATUS or status == -signal.SIGTERM:
         said = "was told to stop by something other than its worker"
     elif status < 0:

@@ -17,15 +17,17 @@ from sdk.schemas.training import TrainingReport, held_out_warning
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt
-from workers.kinds.causes import AttemptFailed
+from workers.kinds.causes import AttemptFailed, KilledForMemory
 from workers.kinds.checkpoints import CheckpointSender
 from workers.kinds.pins import of_base, of_manifest, of_targets, today
 from workers.kinds.rules import KindOfWork
 from workers.lease.stop_signal import Stopped, StopReason
-from workers.pipelines.training.order import TrainingOrder
+from workers.pipelines.training.order import Rung, TrainingOrder
 
 #: How files of checkpoints end that torch pickled, as earlier releases did.
 _PICKLES = (".pt", ".pth")
+#: Where a child says how much it computes at once.
+_RUNG_FILE = "rung.json"
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         checkpoint=request.checkpoint,
         checkpoints=str(attempt.folder / "checkpoints"),
         resume=_fetch_checkpoint(attempt),
+        rung_file=str(attempt.folder / _RUNG_FILE),
     )
     report = _run(attempt, order, base)
     if (said := held_out_warning(report.training)) is not None:
@@ -106,15 +109,40 @@ def _start_over(attempt: Attempt, reason: str) -> None:
 
 
 def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingReport:
+    """Let children train until one ends: from the beginning after one that can't use its checkpoint, and with less computed at once
+    after one that the system killed for lack of memory.
+    """
+    while True:
+        try:
+            return _run_once(attempt, order, base)
+        except KilledForMemory as failed:
+            order = _with_less(attempt, order, failed)
+        except AttemptFailed as failed:
+            if failed.reason is not FailureReason.CHECKPOINT or order.resume is None:
+                raise
+            _start_over(attempt, str(failed))
+            order = order.model_copy(update={"resume": None})
+        shutil.rmtree(attempt.folder / OUT_FOLDER, ignore_errors=True)
+        for name in (FAULT_FILE, _RUNG_FILE):
+            (attempt.folder / name).unlink(missing_ok=True)
+
+
+def _with_less(attempt: Attempt, order: TrainingOrder, failed: KilledForMemory) -> TrainingOrder:
+    """Return the order for the child after one that was killed, from the newest checkpoint on. Raises `failed` where nothing takes less."""
     try:
-        return _run_once(attempt, order, base)
-    except AttemptFailed as failed:
-        if failed.reason is not FailureReason.CHECKPOINT or order.resume is None:
-            raise
-        _start_over(attempt, str(failed))
-    shutil.rmtree(attempt.folder / OUT_FOLDER)
-    (attempt.folder / FAULT_FILE).unlink()
-    return _run_once(attempt, order.model_copy(update={"resume": None}), base)
+        rung = Rung.model_validate_json((attempt.folder / _RUNG_FILE).read_bytes())
+    except (OSError, ValueError):
+        # It was not training yet.
+        raise failed from None
+    if rung.below is None:
+        tried = f" (tried: {'; '.join(rung.steps)})" if rung.steps else ""
+        raise AttemptFailed(failed.reason, f"{failed}{tried}") from failed
+    newest = max(Path(order.checkpoints).glob("step-*"), default=None)
+    resume = order.resume if newest is None else str(newest)
+    said = f"memory ran out and the system killed the process; another one goes on from {'the beginning' if resume is None else 'the last checkpoint'}"
+    _log.warning(said)
+    attempt.lease.log(said)
+    return order.model_copy(update={"resume": resume, "killed_on": rung})
 
 
 def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingReport:

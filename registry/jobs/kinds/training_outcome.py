@@ -31,6 +31,7 @@ _ONLY_SAID = frozenset(
         "max_grad_norm",
         "neftune_noise_alpha",
         "optim",
+        "packing",
         "weight_decay",
     }
 )

@@ -126,6 +126,11 @@ _JOB_KEYS = (
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
 @click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
 @click.option(
+    "--packing",
+    type=click.Choice(["off", "auto", "on"]),
+    help="Short rows share a sequence, without padding; auto: where that is less to compute. [default: off]",
+)
+@click.option(
     "--max-length", type=int, help="Longest row, in tokens; longer ones are cut, or texts split. [default: 1024]"
 )
 @click.option("--seed", type=int, help="[default: 0]")

@@ -16,8 +16,10 @@ from workers.pipelines.data.tokenise import IGNORED, Example
 
 #: `input_ids` and `labels` of an example.
 Tokens = dict[str, list[int]]
-#: Tensors by name, of int64: input_ids, attention_mask and labels are (batch, seq), labels of whole rows (batch,).
+#: Tensors by name, of int64: input_ids, attention_mask, labels and position_ids are (batch, seq), labels of whole rows (batch,).
 Batch = dict[str, Any]
+#: Of a model and a batch: the loss of each supervised token in nats, (supervised,) in float32, and where they stand.
+TokenLosses = Callable[[Any, Batch], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Objective:
     collate: Callable[[Sequence[Tokens], int], Batch]
     #: Of how many losses `loss_sum` is the sum.
     counted: Callable[[Batch], int]
-    #: The summed loss of a model in nats, a float32 scalar with its graph.
-    loss_sum: Callable[[Any, Batch], Any]
+    #: The summed loss of a model in nats, a float32 scalar with its graph; a third argument says how tokens' losses are computed.
+    loss_sum: Callable[..., Any]
     #: All that a model says of a batch.
     logits: Callable[[Any, Batch], Any]
     #: Examples of one row, which follow each other: of a preference the chosen answer and the rejected one.
@@ -91,10 +93,25 @@ def supervised_tokens(batch: Batch) -> int:
     return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
-def loss_sum(model: Any, batch: Batch) -> Any:
+def token_losses(model: Any, batch: Batch) -> tuple[Any, Any]:
+    """Return the cross-entropy of each supervised token in nats, (supervised,) in float32 with its graph, and where they stand."""
+    logits, targets, kept = supervised_logits(model, batch)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), kept
+
+
+def loss_sum(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> Any:
     """Return the summed cross-entropy in nats over a batch's supervised tokens, a float32 scalar with its graph."""
-    logits, targets, _ = supervised_logits(model, batch)
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    return losses(model, batch)[0].sum()
+
+
+def passed(batch: Batch) -> dict[str, Any]:
+    """Return what a causal model is given of a batch.
+
+    Rows are padded on the right, where a causal model's real tokens never look. Without a mask, attention also skips the upper
+    triangle; packed rows are told apart by where their positions begin anew.
+    """
+    positions = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
+    return {"input_ids": batch["input_ids"], **positions, "use_cache": False}
 
 
 def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
@@ -105,9 +122,7 @@ def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
     vocabulary of 49,152 the head is otherwise a third of the work, most of it for prompt tokens.
     """
     targets = batch["labels"][:, 1:]
-    # Rows are padded on the right, where a causal model's real tokens never look. Without a mask, attention also
-    # skips the upper triangle.
-    inputs = {"input_ids": batch["input_ids"], "use_cache": False}
+    inputs = passed(batch)
     if _keeps_logits(model):
         positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
         logits = model(**inputs, logits_to_keep=positions).logits
@@ -119,28 +134,29 @@ def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
 
 
 def example_losses(
-    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any
+    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
 ) -> Iterator[list[tuple[Example, float]]]:
     """Yield each example with its summed loss in nats, batch by batch, the longest first."""
     ordered = sorted(examples, key=lambda example: -len(example.input_ids))
     start = 0
     for batch in example_batches(ordered, SFT, pad_id, rows, device):
         with torch.no_grad():
-            logits, targets, kept = supervised_logits(model, batch)
-            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+            found, kept = losses(model, batch)
         # Added up on the CPU in float64: in one order, whatever the card.
-        sums = [math.fsum(part.tolist()) for part in losses.double().cpu().split(kept.sum(dim=1).tolist())]
+        sums = [math.fsum(part.tolist()) for part in found.double().cpu().split(kept.sum(dim=1).tolist())]
         yield list(zip(ordered[start : start + len(sums)], sums, strict=True))
         start += len(sums)
 
 
-def mean_loss(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[float]:
+def mean_loss(
+    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
+) -> Iterator[float]:
     """Yield the running token-weighted mean loss in nats after each batch; the last one is the mean over all.
 
     A mean of batch means would give the few tokens of a short batch the weight of many.
     """
     total, tokens = 0.0, 0
-    for part in example_losses(model, examples, pad_id, rows, device):
+    for part in example_losses(model, examples, pad_id, rows, device, losses):
         total += sum(loss for _, loss in part)
         tokens += sum(example.supervised_tokens for example, _ in part)
         yield total / tokens

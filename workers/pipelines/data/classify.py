@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from workers.pipelines.data.batches import Batch, Objective, example_batches
+from workers.pipelines.data.batches import Batch, Objective, TokenLosses, example_batches, token_losses
 from workers.pipelines.data.tokenise import Example
 
 
@@ -34,7 +34,7 @@ def label_logits(model: Any, batch: Batch) -> Any:
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
 
 
-def _loss_sum(model: Any, batch: Batch) -> Any:
+def _loss_sum(model: Any, batch: Batch, _losses: TokenLosses = token_losses) -> Any:
     """Return the summed cross-entropy in nats over a batch's rows, a float32 scalar with its graph."""
     return torch.nn.functional.cross_entropy(label_logits(model, batch), batch["labels"], reduction="sum")
 

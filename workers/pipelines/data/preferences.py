@@ -17,10 +17,11 @@ from workers.pipelines.data.batches import (
     SFT,
     Batch,
     Objective,
+    TokenLosses,
     Tokens,
     example_batches,
     padded,
-    supervised_logits,
+    token_losses,
 )
 from workers.pipelines.data.tokenise import IGNORED, Example
 from workers.pipelines.model.trained_whole import without_adapter
@@ -33,25 +34,24 @@ def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
     return padded([each for pair in pairs for each in pair], pad_id)
 
 
-def log_likelihoods(model: Any, batch: Batch) -> Any:
+def log_likelihoods(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> Any:
     """Return log π of each sequence's supervised tokens, (sequences,), in nats and float32, with its graph."""
-    logits, targets, kept = supervised_logits(model, batch)
-    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    each, kept = losses(model, batch)
     return -torch.zeros(kept.shape, device=each.device).masked_scatter(kept, each).sum(dim=1)
 
 
-def log_ratios(model: Any, batch: Batch) -> tuple[Any, Any]:
+def log_ratios(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> tuple[Any, Any]:
     """Return log π/π_ref of each sequence with its graph, and log π_ref, (sequences,) each."""
     with torch.no_grad(), without_adapter(model):
-        reference = log_likelihoods(model, batch)
-    return log_likelihoods(model, batch) - reference, reference
+        reference = log_likelihoods(model, batch, losses)
+    return log_likelihoods(model, batch, losses) - reference, reference
 
 
 def preference(beta: float) -> Objective:
     """Return the objective -log σ(β · (log-ratio of chosen - log-ratio of rejected)), a mean over pairs."""
 
-    def loss_sum(model: Any, batch: Batch) -> Any:
-        ratios, _ = log_ratios(model, batch)
+    def loss_sum(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> Any:
+        ratios, _ = log_ratios(model, batch, losses)
         return -torch.nn.functional.logsigmoid(beta * (ratios[::2] - ratios[1::2])).sum()
 
     return Objective(
@@ -87,11 +87,13 @@ class Pair(NamedTuple):
         return self.chosen_ratio - self.rejected_ratio
 
 
-def judged(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[list[Pair]]:
+def judged(
+    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
+) -> Iterator[list[Pair]]:
     """Yield what a model makes of rows, batch by batch of `rows` rows, the longest first."""
     for batch in example_batches(examples, _PAIRS, pad_id, rows, device):
         with torch.no_grad():
-            ratios, reference = log_ratios(model, batch)
+            ratios, reference = log_ratios(model, batch, losses)
         counts = (batch["labels"][:, 1:] != IGNORED).sum(dim=1).tolist()
         found, said = ratios.tolist(), reference.tolist()
         yield [

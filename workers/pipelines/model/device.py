@@ -26,6 +26,9 @@ _UNKNOWN_BYTES = 1 << 62
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _PEAK = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.M)
 
+#: How it is said by what raises no class of its own.
+_SHORT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
+
 #: Names of dtypes as they stand in specs and reports.
 DTYPES: dict[str, Any] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -96,18 +99,23 @@ def dtype_name(dtype: Any) -> DtypeName:
     return "float16" if name == "float16" else "float32"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out, on a card or in main memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The CPU's allocator, and cuBLAS, raise a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT_OF_MEMORY)
+
+
 @contextlib.contextmanager
 def memory_errors_named(advice: str) -> Iterator[None]:
     """Turn any out-of-memory error of the block into a PipelineError that ends with `advice`."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise PipelineError(FailureReason.OOM, f"Memory ran out; {advice}") from error
-    except RuntimeError as error:
-        # The CPU allocator raises a plain RuntimeError.
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise PipelineError(FailureReason.OOM, f"Main memory ran out; {advice}") from error
-        raise
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
         # Before the first step there is nothing to keep, and being told to stop ends the process as it does any other.
         if progress.phase == "train":
             host.stop_in_order()
-        if progress.phase == "check" and order.like is not None:
+        if progress.phase == "fit" or (progress.phase == "check" and order.like is not None):
             # For the job's log, too.
             sys.stderr.write(f"{progress.message}\n")
         host.report(progress)
@@ -52,6 +52,8 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
             day=date.fromisoformat(order.template_date),
             on_progress=report,
             checkpoints=checkpoints,
+            killed_on=order.killed_on,
+            rung_file=None if order.rung_file is None else Path(order.rung_file),
         )
     except Interrupted:
         return None

@@ -14,9 +14,10 @@ from sdk.lora.planning.footprint import pass_parts
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.order import Fit
 
 
-def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
+def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit) -> bool:
     """Say whether the activations of the longest forward pass would not fit, so that they are computed twice.
 
     `model` has its adapters. This only chooses between speed and memory.
@@ -30,13 +31,14 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
     parts = pass_parts(
         blueprint,
         adapter_in(model),
-        tokens=lengths[0] * min(given.spec.batch_size * given.objective.sequences, len(lengths)),
+        tokens=lengths[0] * min(fit.micro_rows * given.objective.sequences, len(lengths)),
         length=lengths[0],
         checkpointing=False,
         width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
         attention="eager" if loaded.model.config.get_text_config()._attn_implementation == "eager" else "sdpa",
         dropout=given.spec.dropout,
         place="cuda" if given.device.kind == "cuda" else "cpu",
+        chunk_tokens=fit.chunk_tokens,
         predicts_tokens=given.objective.name != "classify",
     )
     return not keeps_activations(sum(parts.values()), free_bytes=given.device.available_memory_bytes())

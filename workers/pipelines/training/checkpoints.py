@@ -20,10 +20,12 @@ from pydantic import Field, model_validator
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.option_types import UNUSED
 from sdk.schemas.training import JsonScalar, TrainingReport
 from sdk.schemas.wire import Sha256, Wire, digest_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import save_tensors
+from workers.pipelines.training.order import Fit
 from workers.pipelines.training.states import Standing, States
 
 OPTIMIZER_NAME = "optimizer.safetensors"
@@ -89,6 +91,10 @@ class Record(Wire):
     eval_loss_base: float | None
     #: How a quantised base is held, which moves the last digits of each product.
     base_weights: Literal["native", "packed", "wide"]
+    #: How much of a step is computed at once, which moves last digits too. None: an earlier release wrote the checkpoint.
+    fit: Annotated[Fit | None, UNUSED] = None
+    #: What memory has run out with so far, and what came after it, in words.
+    memory_steps: Annotated[list[str], Field(default_factory=list, exclude_if=lambda value: not value)]
     #: The adapter matrices that no gradient has reached yet.
     unreached: list[str]
     #: The gradient scaler's state where float16 is computed in.

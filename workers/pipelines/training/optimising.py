@@ -94,3 +94,14 @@ def parameter_groups(trainable: Mapping[str, Any], spec: TrainingSpec) -> list[d
         }
         for fast, still in sorted(groups)
     ]
+
+
+def diverged(spec: TrainingSpec, what: str) -> PipelineError:
+    """Return the error of a training whose numbers are no longer finite, with what to try, in order."""
+    return PipelineError(
+        FailureReason.DIVERGED,
+        f"The training diverged: {what}; try, in this order: a lower learning rate ({spec.lr:g} → {spec.lr / 2:g}), a"
+        f" longer warm-up (warmup_ratio {spec.warmup_ratio:g} → {max(0.1, 2 * spec.warmup_ratio):g}), a smaller batch"
+        f" with more accumulation (batch_size {spec.batch_size} → {max(1, spec.batch_size // 2)}, grad_accum"
+        f" {spec.grad_accum} → {spec.grad_accum * 2}), a look at the data.",
+    )

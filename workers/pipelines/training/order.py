@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sdk.schemas.jobs import CheckpointPolicy
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import Day, QuantizationRecipe, TrainingSpec
+from sdk.schemas.wire import Wire
 from workers.pipelines.orders import Order
+
+
+class Fit(Wire):
+    """How much of an optimiser step is computed at once. It changes memory and speed, and what is learnt by roundings alone."""
+
+    #: Rows in one forward pass, of a preference pairs.
+    micro_rows: Annotated[int, Field(ge=1)]
+    #: Whether activations are computed twice and not kept.
+    checkpointing: bool
+    #: Tokens whose logits are there at a time; None: all supervised ones of a pass.
+    chunk_tokens: Annotated[int, Field(ge=1)] | None = None
+    #: Whether what checkpointing keeps waits in main memory.
+    offloading: bool = False
+    #: Whether rows are packed beside each other: a pass has as many tokens as `micro_rows` of the longest rows.
+    packed: bool = False
+
+
+class Rung(Wire):
+    """Where a training stands on the way to less memory."""
+
+    fit: Fit
+    #: What memory has run out with so far, and what came after it, in words.
+    steps: Annotated[list[str], Field(default_factory=list)]
+    #: What would come next; None: nothing takes less.
+    below: Fit | None = None
 
 
 class TrainingOrder(Order):
@@ -33,3 +61,7 @@ class TrainingOrder(Order):
     like: RecordedTraining | None = None
     #: The folder of a checkpoint to resume from; the worker has checked its files' digests.
     resume: str | None
+    #: The file that says, while it trains, on which rung.
+    rung_file: str | None = None
+    #: The rung that it was on when the system killed the process before this one for lack of memory.
+    killed_on: Rung | None = None

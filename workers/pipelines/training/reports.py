@@ -15,6 +15,7 @@ from workers.pipelines.data.tokenise import longest_row
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.precision import measured
+from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.optimising import EPSILON
 from workers.pipelines.training.trainer import StepRecord
@@ -29,8 +30,8 @@ class Setting:
 
     given: Inputs
     loaded: LoadedBase
-    #: Whether activations are computed twice to save memory.
-    checkpointing: bool
+    #: How much is computed at once.
+    fitting: Fitting
     #: The held-out loss of the bare base in nats a supervised token, where there are held-out rows.
     eval_loss_base: float | None
     #: The largest probability with which the base itself drops anything while it is trained.
@@ -91,7 +92,7 @@ def ran_with(setting: Setting) -> dict[str, JsonScalar]:
 def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
     """Return every number that the result depends on, flat."""
     given, loaded = setting.given, setting.loaded
-    spec, lora = given.spec, given.lora
+    spec, lora, fit = given.spec, given.lora, setting.fitting.fit
     return {
         "objective": given.objective.name,
         "method": spec.method,
@@ -129,7 +130,12 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "adam_epsilon": EPSILON,
         "weight_decay": spec.weight_decay,
         "max_grad_norm": spec.max_grad_norm,
-        "gradient_checkpointing": setting.checkpointing,
+        "micro_batch": fit.micro_rows,
+        "gradient_checkpointing": fit.checkpointing,
+        "logit_chunk_tokens": fit.chunk_tokens,
+        "activation_offloading": fit.offloading,
+        "packed": fit.packed,
+        "memory_steps": setting.fitting.record(),
         "base_dropout": setting.base_dropout,
         "base_weights": loaded.held,
         "device": given.device.kind,

@@ -65,9 +65,6 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
     schedule = scheduler.state_dict()
     version, words, spare = random.getstate()
     twister: Any = numpy.random.get_state()
-    generators = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        generators["cuda"] = torch.cuda.get_rng_state()
     if version != _PYTHON_VERSION:
         raise ValueError("Python's generator is of a kind that a checkpoint can't hold")
     standing = Standing(
@@ -76,7 +73,7 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
         python=Twister(words=list(words[:-1]), position=words[-1], spare=spare),
         numpy=Twister(words=twister[1].tolist(), position=twister[2], spare=twister[4] if twister[3] else None),
     )
-    return States(standing, moments, generators)
+    return States(standing, moments, generator_states())
 
 
 def _each(parts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -125,6 +122,19 @@ def restore_generators(standing: Standing, generators: dict[str, torch.Tensor]) 
     """Put all random generators where a checkpoint left them."""
     random.setstate(python_state(standing.python))
     numpy.random.set_state(numpy_state(standing.numpy))
+    set_generators(generators)
+
+
+def generator_states() -> dict[str, torch.Tensor]:
+    """Return the states of torch's own generators: "cpu", and "cuda" where there is one."""
+    return {
+        "cpu": torch.get_rng_state(),
+        **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}),
+    }
+
+
+def set_generators(generators: dict[str, torch.Tensor]) -> None:
+    """Put torch's own generators where `generator_states` found them."""
     torch.set_rng_state(generators["cpu"])
     if "cuda" in generators and torch.cuda.is_available():
         torch.cuda.set_rng_state(generators["cuda"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,9 +19,8 @@ from sdk.schemas.probe import TEXTS_KEY
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.batches import SFT, Tokens, mean_loss, rows_of
-from workers.pipelines.data.classify import CLASSIFY, Guess, guesses, scores
-from workers.pipelines.data.preferences import Pair, judged, preference_loss, preference_scores
+from workers.pipelines.data.batches import Tokens, rows_of
+from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
@@ -33,15 +31,17 @@ from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecat
 from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.auditing import audit
-from workers.pipelines.training.checkpointing import needs_checkpointing
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
+from workers.pipelines.training.choosing import fitting_of
 from workers.pipelines.training.continuing import Continued, load_parent, require_moved
+from workers.pipelines.training.evaluating import held_out_scores
 from workers.pipelines.training.inputs import Inputs, read_inputs
-from workers.pipelines.training.optimising import optimizer_and_scheduler
+from workers.pipelines.training.optimising import diverged, optimizer_and_scheduler
+from workers.pipelines.training.order import Rung
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.serving import write_serving
-from workers.pipelines.training.trainer import AdapterTrainer, diverged, training_arguments
+from workers.pipelines.training.trainer import AdapterTrainer, training_arguments
 
 
 def train(
@@ -58,6 +58,8 @@ def train(
     day: date | None = None,
     parent: Continued | None = None,
     like: RecordedTraining | None = None,
+    killed_on: Rung | None = None,
+    rung_file: Path | None = None,
 ) -> TrainingReport:
     """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts as `parent` is, if there is one.
 
@@ -65,7 +67,8 @@ def train(
     templates are told that the date is; one that asks for it is refused where there is none. The same
     arguments give the same bytes on the same machine and libraries. Each run checks itself: the base predicts no token that it
     sees, before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, no B is zero at
-    the end, and the saved adapter moves what the base predicts on fixed texts. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
+    the end, and the saved adapter moves what the base predicts on fixed texts. Where memory runs out, less is computed at once; `rung_file` says how much it
+    is, and `killed_on` how much it was when the process before this one was killed for that. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
     ends with the same bytes as one that never stopped, on a like machine. Raises PipelineError, and Interrupted where
     it was told to stop.
     """
@@ -98,7 +101,7 @@ def train(
     given = replace(given, audit=audit(data, eval_data, spec, on_progress))
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
-        return _train(given, out, on_progress)
+        return _train(given, out, on_progress, killed_on, rung_file)
 
 
 def _of_data(rows: Tokenised) -> str:
@@ -120,7 +123,9 @@ def _of_split(given: Inputs) -> str:
     return f"; {given.split['held_out_rows']} rows are held out" if given.split else ""
 
 
-def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) -> TrainingReport:
+def _train(
+    given: Inputs, out: Path, on_progress: Callable[[Progress], None], killed_on: Rung | None, rung_file: Path | None
+) -> TrainingReport:
     spec, device, resumed = given.spec, given.device, given.resumed
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
@@ -142,15 +147,19 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     if reference is not None:
         require_reference(given, model, reference)
     _stop_if_asked(given)
+    fitting = fitting_of(
+        given, loaded, model, on_progress, killed_on=killed_on, rung_file=rung_file, base_dropout=base_dropout
+    )
+    fitting.begin(model)
     if resumed is not None:
         bare = resumed.record.eval_loss_base
     else:
         # B is zero, so this is the loss of the bare base.
-        bare = _evaluate(given, model, on_progress).get("loss")
+        bare = held_out_scores(given, model, fitting, on_progress).get("loss")
         _stop_if_asked(given)
         if given.parent is not None:
             load_parent(model, given.parent)
-    setting = Setting(given, loaded, needs_checkpointing(given, loaded, model), bare, base_dropout)
+    setting = Setting(given, loaded, fitting, bare, base_dropout)
     _name_differences(setting, on_progress)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
@@ -163,7 +172,7 @@ def _train(given: Inputs, out: Path, on_progress: Callable[[Progress], None]) ->
     _check_not_zero(tensors)
     if given.parent is not None:
         require_moved(tensors, given.parent)
-    held_out = _evaluate(given, model, on_progress)
+    held_out = held_out_scores(given, model, fitting, on_progress)
     on_progress(Progress(phase="save", message="writing the adapter"))
     _write(given, tensors, out)
     report = training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
@@ -246,6 +255,8 @@ def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer) -
         train_s=train_s,
         eval_loss_base=setting.eval_loss_base,
         base_weights=setting.loaded.held,
+        fit=setting.fitting.fit,
+        memory_steps=setting.fitting.steps,
         unreached=trainer.unreached(),
         scaler=trainer.scaler_state(),
         configuration=given.configuration,
@@ -284,7 +295,7 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
     dataset = Dataset.from_dict({name: [[each[name] for each in row] for row in rows] for name in names})
     trainer = AdapterTrainer(
         objective=given.objective,
-        micro_rows=spec.batch_size,
+        fitting=setting.fitting,
         schedule=given.schedule,
         spec=spec,
         device=given.device,
@@ -296,7 +307,6 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
             spec=spec,
             device=given.device,
             total_steps=given.schedule.total_steps,
-            checkpointing=setting.checkpointing,
         ),
         train_dataset=dataset,
         processing_class=given.tokenizer,
@@ -332,40 +342,3 @@ def _check_not_zero(tensors: dict[str, Any]) -> None:
             f"{len(zero)} matrices B of the trained adapter are all zero (first: {zero[0]}), so it changes nothing;"
             " raise lr or the number of steps.",
         )
-
-
-def _evaluate(given: Inputs, model: Any, on_progress: Callable[[Progress], None]) -> dict[str, float]:
-    """Return the loss of held-out rows, in nats a supervised token, a label or a preference, and the scores of the latter two.
-
-    Empty where there are no held-out rows.
-    """
-    if given.held_out is None:
-        return {}
-    examples, rows, found = given.held_out.examples, given.spec.batch_size, {"loss": math.nan}
-    model.eval()
-    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
-
-    total = len(examples) // given.objective.sequences
-
-    def done(batch: int) -> None:
-        on_progress(Progress(phase="evaluate", step=min(batch * rows, total), total=total, unit="rows"))
-
-    if given.objective.name == "dpo":
-        pairs: list[Pair] = []
-        for batch, judgement in enumerate(judged(model, examples, pad_id, rows, place), start=1):
-            pairs += judgement
-            done(batch)
-        found = {"loss": preference_loss(pairs, given.spec.beta), **preference_scores(pairs)}
-    elif given.objective is SFT:
-        # The last running mean is the result.
-        for batch, found["loss"] in enumerate(mean_loss(model, examples, pad_id, rows, place), start=1):
-            done(batch)
-    else:
-        all_of_them: list[Guess] = []
-        for batch, part in enumerate(guesses(model, examples, pad_id, rows, place), start=1):
-            all_of_them += part
-            done(batch)
-        found = scores(all_of_them)
-    if not math.isfinite(found["loss"]):
-        raise diverged(given.spec, f"the held-out loss is {found['loss']}")
-    return found

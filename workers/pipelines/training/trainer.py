@@ -20,12 +20,21 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.batches import Objective, micro_batches
+from workers.pipelines.data.batches import Batch, Objective
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.device import Device
+from workers.pipelines.model.device import Device, is_out_of_memory
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
-from workers.pipelines.training.optimising import Schedule
-from workers.pipelines.training.states import States, restore_generators, restore_optimizer, restore_schedule, states_of
+from workers.pipelines.training.fitting import Fitting
+from workers.pipelines.training.optimising import Schedule, diverged
+from workers.pipelines.training.states import (
+    States,
+    generator_states,
+    restore_generators,
+    restore_optimizer,
+    restore_schedule,
+    set_generators,
+    states_of,
+)
 
 
 @dataclass
@@ -51,16 +60,16 @@ class StepRecord:
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
     """Trains an adapter over already tokenised rows.
 
-    The trainer's batch is the effective batch. `training_step` computes it in parts of `micro_rows` rows of like length
-    and sums their gradients, normalised once by the supervised tokens, or the labels, of the whole step, so that the
-    split changes memory and speed but not what is learnt.
+    The trainer's batch is the effective batch. `training_step` computes it in parts of so many rows of like length as
+    `fitting` says and sums their gradients, normalised once by the supervised tokens, or the labels, of the whole step, so that
+    the split changes memory and speed but not what is learnt. Where memory runs out in a step, it is taken again in smaller parts.
     """
 
     def __init__(
         self,
         *,
         objective: Objective,
-        micro_rows: int,
+        fitting: Fitting,
         schedule: Schedule,
         spec: TrainingSpec,
         device: Device,
@@ -70,7 +79,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
     ) -> None:
         super().__init__(**options)
         self._objective = objective
-        self._micro_rows = micro_rows
+        self._fitting = fitting
         self._schedule = schedule
         self._spec = spec
         self._device = device
@@ -149,11 +158,11 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         model.train()
         inputs = self._prepare_inputs(inputs)
         counted = self._objective.counted(inputs)
-        loss = torch.zeros((), device=self._device.torch_device)
-        for part in micro_batches(inputs, self._micro_rows * self._objective.sequences):
-            share = self._objective.loss_sum(model, part) / counted
-            self.accelerator.backward(share)
-            loss += share.detach()
+        generators = generator_states()
+        while (loss := self._add_gradients(model, inputs, counted)) is None:
+            self._fitting.lower(model, f"step {self.state.global_step + 1}")
+            model.zero_grad(set_to_none=True)
+            set_generators(generators)
         value = float(loss)
         if not math.isfinite(value):
             raise diverged(self._spec, f"the loss is {value} at step {self.state.global_step + 1}")
@@ -161,6 +170,20 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         self.record.losses.append(value)
         self.record.rates.append(self._spec.lr * self._schedule.share(self.state.global_step))
         self.record.tokens += int(inputs["attention_mask"].sum())
+        return loss
+
+    def _add_gradients(self, model: Any, inputs: Batch, counted: int) -> Any | None:
+        """Add the gradients of one effective batch; return its mean loss, or None where memory ran out, with nothing of it held."""
+        loss = torch.zeros((), device=self._device.torch_device)
+        try:
+            for part in self._fitting.parts(inputs, self._objective.sequences):
+                share = self._objective.loss_sum(model, part, self._fitting.losses) / counted
+                self.accelerator.backward(share)
+                loss += share.detach()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
         return loss
 
     def end_step(self) -> None:
@@ -222,9 +245,7 @@ class _StepEnd(TrainerCallback):  # type: ignore[misc]  # transformers' types ar
         self._trainer.end_step()
 
 
-def training_arguments(
-    scratch: str, *, spec: TrainingSpec, device: Device, total_steps: int, checkpointing: bool
-) -> Any:
+def training_arguments(scratch: str, *, spec: TrainingSpec, device: Device, total_steps: int) -> Any:
     """Return the SFTConfig of a run: nothing is saved, logged, reported or sent by the trainer itself."""
     arguments = SFTConfig(
         output_dir=scratch,
@@ -235,8 +256,8 @@ def training_arguments(
         learning_rate=spec.lr,
         max_grad_norm=spec.max_grad_norm,
         neftune_noise_alpha=spec.neftune_noise_alpha,
-        gradient_checkpointing=checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        # It is the model that is told, when it is needed.
+        gradient_checkpointing=False,
         # Without autocast the adapters are computed in float32; the base brings its own 16-bit weights. Only
         # float16, whose gradients vanish below 6e-8, needs the scaler that comes with its flag.
         bf16=False,
@@ -259,14 +280,3 @@ def training_arguments(
         assert arguments.device is not None
         arguments._n_gpu = min(arguments._n_gpu, 1)
     return arguments
-
-
-def diverged(spec: TrainingSpec, what: str) -> PipelineError:
-    """Return the error of a training whose numbers are no longer finite, with what to try, in order."""
-    return PipelineError(
-        FailureReason.DIVERGED,
-        f"The training diverged: {what}; try, in this order: a lower learning rate ({spec.lr:g} → {spec.lr / 2:g}), a"
-        f" longer warm-up (warmup_ratio {spec.warmup_ratio:g} → {max(0.1, 2 * spec.warmup_ratio):g}), a smaller batch"
-        f" with more accumulation (batch_size {spec.batch_size} → {max(1, spec.batch_size // 2)}, grad_accum"
-        f" {spec.grad_accum} → {spec.grad_accum * 2}), a look at the data.",
-    )

@@ -18,6 +18,7 @@ from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.training.checkpointing import adapter_in, blueprint_in, needs_checkpointing
+from workers.pipelines.training.order import Fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -67,4 +68,5 @@ def test_a_classification_has_no_logits_of_the_vocabulary(objective: Any, checkp
         device=SimpleNamespace(kind="cpu", available_memory_bytes=lambda: free),
     )
     loaded: Any = SimpleNamespace(model=model, dtype="float32")
-    assert needs_checkpointing(given, loaded, model) is checkpointing
+    fit = Fit(micro_rows=4, checkpointing=False)
+    assert needs_checkpointing(given, loaded, model, fit) is checkpointing

@@ -15,6 +15,7 @@ import pytest
 import torch
 from support import tiny
 
+from sdk.lora.logit_chunks import chunk_tokens
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
@@ -115,7 +116,9 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bytes(place: Place, phase
 
 
 def test_so_does_a_preference_training_that_is_made_again(preferring: Place) -> None:
-    preferring.like = RecordedTraining(ref="tone@v1", ran_with={"base_weights": "native", "threads": 8})
+    vocabulary = json.loads((preferring.base / "config.json").read_text())["vocab_size"]
+    recorded = {"base_weights": "native", "threads": 8, "logit_chunk_tokens": chunk_tokens(vocabulary, "cpu")}
+    preferring.like = RecordedTraining(ref="tone@v1", ran_with=recorded)
     kill_and_go_on(preferring, "train", 3, 2)
 
 

@@ -236,17 +236,16 @@ def test_rows_that_are_all_masked_are_refused_before_the_base_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
-def minimise(monkeypatch: pytest.MonkeyPatch, loss: Callable[[Any, Any], Any]) -> None:
+def minimise(monkeypatch: pytest.MonkeyPatch, loss: Callable[[Any, Any, Any], Any]) -> None:
     """Let trainings minimise something else."""
     changed = replace(SFT, loss_sum=loss)
-    for module in ("inputs", "train"):
-        monkeypatch.setattr(f"workers.pipelines.training.{module}.SFT", changed)
+    monkeypatch.setattr("workers.pipelines.training.inputs.SFT", changed)
 
 
 def test_a_loss_that_is_no_number_ends_the_job_with_advice(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    minimise(monkeypatch, lambda model, batch: loss_sum(model, batch) * math.nan)
+    minimise(monkeypatch, lambda model, batch, losses: loss_sum(model, batch, losses) * math.nan)
     with pytest.raises(PipelineError, match="loss is nan at step 1") as caught:
         train(llama_base, pairs, tmp_path / "out")
     assert caught.value.reason == "diverged"
@@ -259,12 +258,12 @@ def test_a_loss_that_is_no_number_ends_the_job_with_advice(
 def test_gradients_that_reach_no_matrix_end_the_job(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(model: Any, batch: Any) -> Any:
+    def cut(model: Any, batch: Any, losses: Any) -> Any:
         """The gradient of the second layer only, as when a layer's backward pass stops."""
         layer = model.get_base_model().model.layers[1]
         hook = layer.register_forward_pre_hook(lambda module, args: (args[0].detach(), *args[1:]))
         try:
-            return loss_sum(model, batch)
+            return loss_sum(model, batch, losses)
         finally:
             hook.remove()
 

@@ -1,0 +1,304 @@
+"""Memory that runs out in a training: less is computed at once, it is said and recorded, and what is learnt is the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sdk.lora.logit_chunks import chunk_tokens
+from sdk.schemas.events import Progress
+from sdk.schemas.recorded import RAN_WITH, RecordedTraining
+from sdk.schemas.training import TrainingReport, TrainingSpec
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Record
+from workers.pipelines.training.order import Fit, Rung
+
+pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
+
+SPEC = TrainingSpec(
+    method="lora", rank=4, dropout=0.0, max_steps=3, lr=0.01, batch_size=4, grad_accum=1, warmup_ratio=0.5, seed=3
+)
+
+
+class Short:
+    """Memory for passes of so many rows and, where that is asked for, only with activations that are not kept or chunks of so many tokens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, from_step: int = 1, **enough: Any) -> None:
+        from workers.pipelines.training import trainer
+
+        self.from_step, self.enough, self.passes = from_step, enough, 0
+        true = trainer.AdapterTrainer._add_gradients
+
+        def add(training: Any, model: Any, inputs: Any, counted: int) -> Any:
+            if training.state.global_step + 1 < self.from_step:
+                return true(training, model, inputs, counted)
+            fit = training._fitting.fit
+            with monkeypatch.context() as patched:
+                for name, least in self.enough.items():
+                    found = getattr(fit, name)
+                    if (found > least) if type(least) is int else found != least:
+                        patched.setattr(torch.Tensor, "backward", _out_of_memory)
+                return true(training, model, inputs, counted)
+
+        monkeypatch.setattr(trainer.AdapterTrainer, "_add_gradients", add)
+
+
+_BACKWARD = torch.Tensor.backward
+
+
+def _out_of_memory(*given: Any, **rest: Any) -> Any:
+    """Fail late: gradients are there already."""
+    _BACKWARD(*given, **rest)
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried …")
+
+
+def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> TrainingReport:
+    from workers.pipelines.training.train import train as run
+
+    options = {"eval_data": data, "on_progress": lambda progress: None, "base_revision": None, **rest}
+    return run(base=base, base_name="org/tiny", data=data, out=out, spec=spec, **options)
+
+
+def matrices(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = load_file(folder / "adapter_model.safetensors")
+    return found
+
+
+def require_close(ours: Path, theirs: Path) -> None:
+    found, expected = matrices(ours), matrices(theirs)
+    for name, matrix in expected.items():
+        torch.testing.assert_close(found[name], matrix, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(llama_base: Path, tmp_path_factory: pytest.TempPathFactory, pair_file: Path) -> Path:
+    """What a training makes that has memory enough."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    report = train(llama_base, pair_file, out)
+    assert (report.training["micro_batch"], report.training["memory_steps"]) == (4, None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "pairs.jsonl"
+    rows = [{"prompt": "count " + "and " * number, "completion": "abc"[: 1 + number % 3]} for number in range(12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("enough", "steps"),
+    [
+        ({"micro_rows": 1}, "step 2: 2 rows a pass; step 2: 1 row a pass"),
+        (
+            {"micro_rows": 1, "checkpointing": True},
+            "step 2: 2 rows a pass; step 2: 1 row a pass; step 2: activations computed twice",
+        ),
+    ],
+)
+def test_a_training_goes_on_with_less_and_learns_the_same(
+    llama_base: Path,
+    pair_file: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    enough: dict[str, Any],
+    steps: str,
+) -> None:
+    Short(monkeypatch, from_step=2, **enough)
+    seen: list[Progress] = []
+    report = train(llama_base, pair_file, tmp_path / "out", on_progress=seen.append)
+    assert report.training["memory_steps"] == steps
+    assert report.training["micro_batch"] == 1
+    assert report.training["gradient_checkpointing"] is ("checkpointing" in enough)
+    assert report.training["effective_batch"] == 4
+    assert report.metrics["steps"] == 3
+    require_close(tmp_path / "out", whole)
+    said = [progress.message or "" for progress in seen if progress.phase == "fit"]
+    assert said[0] == "memory ran out in step 2; it goes on with 2 rows a pass, same effective batch"
+    assert len(said) == len(steps.split(";"))
+
+
+def test_what_nothing_helps_fails_and_names_what_was_tried(
+    llama_base: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Short(monkeypatch, micro_rows=0)
+    with pytest.raises(PipelineError, match="least that can be computed at once") as caught:
+        train(llama_base, pair_file, tmp_path / "out")
+    assert caught.value.reason == "oom"
+    assert (
+        "(tried: step 1: 2 rows a pass; step 1: 1 row a pass; step 1: activations computed twice; step 1: logits of "
+        in caught.value.message
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_dropout_is_named_where_its_masks_are_others(
+    llama_base: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Short(monkeypatch, micro_rows=2)
+    spec = SPEC.model_copy(update={"dropout": 0.1, "max_steps": 1})
+    report = train(llama_base, pair_file, tmp_path / "out", spec)
+    assert report.training["memory_steps"] == "step 1: 2 rows a pass (other dropout masks)"
+
+
+def test_an_evaluation_is_taken_again_in_smaller_parts(
+    llama_base: Path, pair_file: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.pipelines.training import evaluating
+
+    true = evaluating.mean_loss
+
+    def mean_loss(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
+        if rows > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return true(model, examples, pad_id, rows, *rest)
+
+    monkeypatch.setattr(evaluating, "mean_loss", mean_loss)
+    report = train(llama_base, pair_file, tmp_path / "out")
+    assert report.training["memory_steps"] == "the evaluation: 2 rows a pass"
+    require_close(tmp_path / "out", whole)
+
+
+def kept(folder: Path, **options: Any) -> Checkpoints:
+    given: dict[str, Any] = {
+        "every_steps": 1,
+        "every_s": None,
+        "written": lambda step, total, path: None,
+        "must_stop": lambda: False,
+        "resume": None,
+        **options,
+    }
+    return Checkpoints(folder=folder, **given)
+
+
+def test_a_training_that_goes_on_takes_up_the_rung_it_was_on(
+    llama_base: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        Short(patched, micro_rows=1)
+        broken = train(llama_base, pair_file, tmp_path / "broken", checkpoints=kept(tmp_path / "kept"))
+    record = Record.model_validate_json((tmp_path / "kept" / "step-00000002" / "record.json").read_bytes())
+    assert record.fit is not None
+    assert record.fit.micro_rows == 1
+    # There is memory enough now, and yet the bytes are those of the one that did not stop.
+    resume = kept(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
+    report = train(llama_base, pair_file, tmp_path / "out", checkpoints=resume)
+    for name in ("micro_batch", "memory_steps", "logit_chunk_tokens"):
+        assert report.training[name] == broken.training[name]
+    read = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("broken", "out")]
+    assert read[0] == read[1]
+
+
+def test_the_process_after_a_killed_one_goes_on_with_less(
+    llama_base: Path, pair_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "rung.json"
+    with pytest.raises(Interrupted):
+        train(
+            llama_base,
+            pair_file,
+            tmp_path / "first",
+            rung_file=file,
+            checkpoints=kept(tmp_path / "kept", must_stop=_after(2)),
+        )
+    rung = Rung.model_validate_json(file.read_bytes())
+    assert (rung.fit.micro_rows, rung.steps) == (4, [])
+    assert rung.below == rung.fit.model_copy(update={"micro_rows": 2})
+    resume = kept(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
+    report = train(llama_base, pair_file, tmp_path / "out", rung_file=file, killed_on=rung, checkpoints=resume)
+    assert (report.training["micro_batch"], report.training["memory_steps"]) == (2, "killed: 2 rows a pass")
+    assert report.metrics["resumed_from_step"] == 2
+    assert Rung.model_validate_json(file.read_bytes()).fit.micro_rows == 2
+    require_close(tmp_path / "out", whole)
+
+
+def _after(step: int) -> Callable[[], bool]:
+    """Must stop once so many steps are done; it is asked four times before the first one."""
+    asked = [0]
+
+    def must_stop() -> bool:
+        asked[0] += 1
+        return asked[0] >= step + 3
+
+    return must_stop
+
+
+def test_a_training_made_again_computes_as_its_record_says(llama_base: Path, pair_file: Path, tmp_path: Path) -> None:
+    def again(**ran_with: Any) -> TrainingReport:
+        like = RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with=ran_with)
+        return train(llama_base, pair_file, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1}), like=like)
+
+    made = again(micro_batch=2, logit_chunk_tokens=3, gradient_checkpointing=True)
+    assert [made.training[name] for name in ("micro_batch", "logit_chunk_tokens", "gradient_checkpointing")] == [
+        2,
+        3,
+        True,
+    ]
+    # A record of an earlier release says none of it, and had all logits at once.
+    made = again(threads=1)
+    assert (made.training["micro_batch"], made.training["logit_chunk_tokens"]) == (4, None)
+    assert set(RAN_WITH) <= made.training.keys()
+
+
+def test_a_checkpoint_of_an_earlier_release_goes_on_with_all_logits_at_once(
+    llama_base: Path, pair_file: Path, tmp_path: Path
+) -> None:
+    train(llama_base, pair_file, tmp_path / "first", checkpoints=kept(tmp_path / "kept"))
+    folder = tmp_path / "kept" / "step-00000002"
+    record = Record.model_validate_json((folder / "record.json").read_bytes())
+    vocabulary = json.loads((llama_base / "config.json").read_text())["vocab_size"]
+    assert record.fit == Fit(micro_rows=4, checkpointing=False, chunk_tokens=chunk_tokens(vocabulary, "cpu"))
+    (folder / "record.json").write_text(record.model_copy(update={"fit": None}).model_dump_json())
+    assert '"fit"' not in (folder / "record.json").read_text()
+    report = train(llama_base, pair_file, tmp_path / "out", checkpoints=kept(tmp_path / "again", resume=folder))
+    assert report.training["logit_chunk_tokens"] is None
+
+
+#: Trains with a limit on the data that the process may hold, so that the allocator refuses what would be too much.
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.training import trainer
+from workers.pipelines.training.train import train
+base, data, out, spare = sys.argv[1:]
+spec = TrainingSpec(method="lora", rank=2, dropout=0.0, max_steps=2, lr=0.01, batch_size=48, grad_accum=1, max_length=250)
+torch.set_num_threads(1)
+def limit(progress):
+    if progress.phase == "load" and "held as" in (progress.message or ""):
+        held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (held + int(spare), held + int(spare)))
+    if progress.phase == "fit":
+        print(progress.message, flush=True)
+report = train(base=Path(base), base_name="tiny", base_revision=None, data=Path(data), eval_data=None, out=Path(out), spec=spec,
+               on_progress=limit)
+print("steps:", report.training["memory_steps"])
+"""
+
+
+@pytest.mark.slow
+def test_a_limit_on_data_leaves_a_training_with_smaller_passes(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    from support import processes
+
+    data = write_jsonl([{"prompt": f"{number:03d} ", "completion": "x" * 240} for number in range(48)])
+    given = [str(path) for path in (llama_base, data)]
+    done = {}
+    for name, spare_bytes in (("short", 120 * 2**20), ("enough", 2**40)):
+        command = ["python", "-c", LIMITED, *given, str(tmp_path / name), str(spare_bytes)]
+        done[name] = processes.run(*command, env=processes.environment(OMP_NUM_THREADS="1"))
+        assert done[name].returncode == 0, done[name].stderr
+    assert "steps: None" in done["enough"].stdout
+    assert "steps: step 1: 24 rows a pass" in done["short"].stdout
+    assert done["short"].stdout.startswith("memory ran out in step 1; it goes on with 24 rows a pass")
+    require_close(tmp_path / "short", tmp_path / "enough")

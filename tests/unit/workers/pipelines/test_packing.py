@@ -1,0 +1,208 @@
+"""Rows packed into one sequence: the same losses and gradients as alone, over bases that keep them apart, and never over others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from support.architectures import config_of, save_model
+
+from sdk.schemas.events import Progress
+from sdk.schemas.recorded import RecordedTraining
+from sdk.schemas.training import TrainingReport, TrainingSpec
+from workers.pipelines.data.batches import collate, loss_sum, token_losses
+from workers.pipelines.data.heads import head_of
+from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
+from workers.pipelines.data.tokenise import IGNORED
+from workers.pipelines.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EPS = torch.finfo(torch.float32).eps
+ROWS = [
+    {"input_ids": [5, 6, 7, 8, 9, 4, 3], "labels": [IGNORED, IGNORED, 7, 8, 9, 4, 3]},
+    # Its first token is a label, of which nothing is learnt where the row is alone.
+    {"input_ids": [9, 8, 7, 11], "labels": [9, 8, 7, 11]},
+    {"input_ids": [20, 21, 22], "labels": [IGNORED, 21, IGNORED]},
+    {"input_ids": [30, 31], "labels": [IGNORED, 31]},
+]
+APART = ["llama", "mistral", "qwen3", "gemma2", "gemma3", "gpt2", "phi3", "mixtral", "qwen3-moe"]
+WITH_EXPERTS = ["mixtral", "qwen3-moe"]
+LEAKING = ["opt", "qwen3.5"]
+
+
+@given(st.lists(st.integers(1, 40), max_size=30).map(lambda found: sorted(found, reverse=True)), st.integers(1, 60))
+def test_each_row_is_in_one_pack_and_none_is_too_long(lengths: list[int], room: int) -> None:
+    packs = best_fit(lengths, room)
+    assert sorted(row for pack in packs for row in pack) == list(range(len(lengths)))
+    filled = [sum(lengths[row] for row in pack) for pack in packs]
+    assert all(tokens <= room for tokens, pack in zip(filled, packs, strict=True) if len(pack) > 1)
+    # No two of them would have gone together.
+    assert all(a + b > room for at, a in enumerate(filled) for b in filled[at + 1 :])
+
+
+def model_of(name: str) -> Any:
+    torch.manual_seed(1)
+    base = transformers.AutoModelForCausalLM.from_config(config_of(name), dtype=torch.float32)
+    lora = peft.LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    return peft.get_peft_model(base, lora).eval()
+
+
+def gradients(model: Any) -> dict[str, Any]:
+    found = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+@pytest.mark.parametrize("name", APART)
+def test_gradients_of_packed_rows_are_those_of_rows_alone(name: str) -> None:
+    model, batch = model_of(name), collate(ROWS, 1)
+    head = head_of(model, batch, EPS)
+    assert keeps_apart(model, batch, token_losses, EPS, experts=name in WITH_EXPERTS)
+    total = loss_sum(model, batch)
+    total.backward()
+    expected = gradients(model)
+    passes = list(packed(batch, 9))
+    assert [part["input_ids"].shape for part in passes] == [(1, 9), (1, 7)]
+    for losses in (token_losses, head.losses(3)):
+        found = 0.0
+        for part in passes:
+            loss = loss_sum(model, part, losses)
+            loss.backward()
+            found += float(loss)
+        assert found == pytest.approx(float(total), rel=1e-5)
+        largest = max(float(each.abs().max()) for each in expected.values())
+        for parameter, gradient in gradients(model).items():
+            assert torch.allclose(gradient, expected[parameter], rtol=1e-5, atol=1e-5 * largest), parameter
+
+
+def test_a_model_that_takes_no_positions_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("llama")
+    decoder = model.get_base_model().model
+    true = decoder.forward
+    monkeypatch.setattr(
+        decoder,
+        "forward",
+        lambda input_ids, **rest: (
+            true(input_ids, use_cache=rest["use_cache"]) if rest["position_ids"] is None else 1 / 0
+        ),
+    )
+    assert not keeps_apart(model, collate(ROWS, 1), token_losses, EPS)
+
+
+@pytest.mark.parametrize("name", LEAKING)
+def test_bases_that_let_rows_see_one_another_are_found_out(name: str) -> None:
+    assert not keeps_apart(model_of(name), collate(ROWS, 1), token_losses, EPS, experts=True)
+
+
+def test_a_model_that_counts_positions_on_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows don't see one another, but stand where they don't alone."""
+    model, batch = model_of("gpt2"), collate(ROWS, 1)
+    wpe = model.get_base_model().transformer.wpe
+    true = wpe.forward
+    monkeypatch.setattr(wpe, "forward", lambda ids: true(torch.arange(ids.shape[1])[None].expand_as(ids)))
+    assert not keeps_apart(model, batch, token_losses, EPS)
+
+
+def test_what_passes_cost() -> None:
+    # Eight tokens in two passes of two rows: 2·3 + 2·2 padded ones, or 8 packed.
+    assert computed([3, 2, 2, 1], batch=4, rows=2, room=4, linear=1, attention=0) == (10.0, 8.0)
+    # A token is held against half of its own row, or under a mask against all of its sequence.
+    assert computed([4, 4], batch=2, rows=2, room=8, linear=0, attention=1) == (8 * 2.0, 8 * 8.0)
+    assert computed([4], batch=2, rows=2, room=8, linear=0, attention=1) == (4 * 2.0, 4 * 2.0)
+
+
+SPEC = TrainingSpec(
+    method="lora", rank=4, dropout=0.0, max_steps=3, lr=0.01, batch_size=4, grad_accum=2, packing="on", seed=3
+)
+
+
+def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> tuple[TrainingReport, str]:
+    """The report, and what is said of packing."""
+    from workers.pipelines.training.train import train as run
+
+    seen: list[Progress] = []
+    report = run(
+        base=base,
+        base_name="tiny",
+        base_revision=None,
+        data=data,
+        eval_data=None,
+        out=out,
+        spec=spec,
+        on_progress=seen.append,
+        **rest,
+    )
+    said = [progress.message or "" for progress in seen if progress.phase == "fit"]
+    return report, "; ".join(line for line in said if "packed" in line)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_training_learns_the_same_of_packed_rows(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+    report, said = train(llama_base, pairs, tmp_path / "on")
+    assert (report.training["packing"], report.training["packed"], said) == ("on", True, "rows are packed")
+    plain, said = train(llama_base, pairs, tmp_path / "off", SPEC.model_copy(update={"packing": "off"}))
+    assert (plain.training["packed"], said) == (False, "")
+    assert report.metrics["tokens"] == plain.metrics["tokens"]
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("on", "off"))
+    for name, matrix in theirs.items():
+        torch.testing.assert_close(ours[name], matrix, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_that_lets_rows_see_one_another_trains_without(pairs: Path, tmp_path: Path) -> None:
+    base = save_model(tmp_path / "opt", "opt")
+    report, said = train(base, pairs, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "max_length": 128}))
+    assert (report.training["packed"], report.training["micro_batch"]) == (False, 4)
+    assert said == "rows are not packed: opt does not keep rows of one sequence apart"
+
+
+@pytest.mark.parametrize(("longest", "is_packed"), [(200, True), (12, False)])
+def test_auto_packs_where_that_is_less_to_compute(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, longest: int, is_packed: bool
+) -> None:
+    lengths = [longest if number % 8 == 0 else 12 for number in range(16)]
+    data = write_jsonl(
+        [{"prompt": f"{number:02d} ", "completion": "x" * length} for number, length in enumerate(lengths)]
+    )
+    report, said = train(
+        llama_base, data, tmp_path / "out", SPEC.model_copy(update={"packing": "auto", "max_steps": 1})
+    )
+    assert report.training["packed"] is is_packed
+    assert said == (
+        "rows are packed"
+        if is_packed
+        else "rows are not packed: that would not be less to compute than with rows sorted by length"
+    )
+
+
+def test_whoever_goes_on_or_trains_again_packs_as_it_was(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+    whole, _ = train(llama_base, pairs, tmp_path / "whole", checkpoints=_kept(tmp_path / "kept"))
+    resume = _kept(tmp_path / "again", tmp_path / "kept" / "step-00000002")
+    train(llama_base, pairs, tmp_path / "gone on", checkpoints=resume)
+    assert weights(tmp_path / "gone on") == weights(tmp_path / "whole")
+    said = {name: whole.training[name] for name in ("packed", "micro_batch", "logit_chunk_tokens")}
+    like = RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with=said)
+    train(llama_base, pairs, tmp_path / "like", SPEC.model_copy(update={"packing": "off"}), like=like)
+    assert weights(tmp_path / "like") == weights(tmp_path / "whole")
+
+
+def _kept(folder: Path, resume: Path | None = None) -> Checkpoints:
+    return Checkpoints(
+        folder=folder,
+        every_steps=1,
+        every_s=None,
+        written=lambda step, total, path: None,
+        must_stop=lambda: False,
+        resume=resume,
+    )

@@ -1,0 +1,111 @@
+"""Rows beside each other in one sequence, without padding: packed by best fit, and told apart by the positions of their tokens.
+
+>>> best_fit([5, 4, 3, 2], 7)
+[[0, 3], [1, 2]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches
+from workers.pipelines.data.tokenise import IGNORED
+from workers.pipelines.model.device import is_out_of_memory
+
+#: Losses of rows that are packed, and alone, may differ by so many roundings of the largest.
+_ROUNDINGS = 16
+#: And by so many with other tokens at the same experts.
+_BESIDE = 4
+
+
+def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Return which of some lengths, the longest first, go together within `room`: each where the least is left.
+
+    One that is longer than `room` is alone. Best-fit decreasing takes at most 11/9 of the fewest, and one more.
+    """
+    packs: list[list[int]] = []
+    left: list[int] = []
+    for number, length in enumerate(lengths):
+        fits = [pack for pack, free in enumerate(left) if free >= length]
+        if fits:
+            best = min(fits, key=lambda pack: left[pack])
+            packs[best].append(number)
+            left[best] -= length
+        else:
+            packs.append([number])
+            left.append(room - length)
+    return packs
+
+
+def packed(batch: Batch, room: int) -> Iterator[Batch]:
+    """Yield the rows of a batch, the longest first, in sequences of up to `room` tokens: input_ids, labels, and where there are
+    several rows position_ids, each (1, tokens).
+
+    No row's first token is learnt, as it isn't where it is alone.
+    """
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    for rows in best_fit(lengths, room):
+        parts = [(row, lengths[row]) for row in rows]
+        joined = {
+            name: torch.cat([batch[name][row, :length] for row, length in parts])[None]
+            for name in ("input_ids", "labels")
+        }
+        if len(parts) > 1:
+            joined["position_ids"] = torch.cat([torch.arange(length) for _, length in parts])[None].to(
+                joined["input_ids"].device
+            )
+            joined["labels"] = joined["labels"].masked_fill(joined["position_ids"] == 0, IGNORED)
+        yield joined
+
+
+def keeps_apart(model: Any, batch: Batch, losses: TokenLosses, rounding: float, *, experts: bool = False) -> bool:
+    """Say whether a model has, for the first two rows of a batch in one sequence, the losses that it has of each alone.
+
+    What the second row is told of the first one would change with it: with another first row it must be the same, bit by bit.
+    Only experts are given other tokens beside it, and multiply them together, so there it may differ by roundings.
+    """
+    was = model.training
+    model.eval()
+    pair = {name: tensor[:2] for name, tensor in batch.items()}
+    other = {**pair, "input_ids": pair["input_ids"].clone()}
+    other["input_ids"][0] = (pair["input_ids"][0] + 1) % (pair["input_ids"].max() + 1)
+    room = int(pair["attention_mask"].sum())
+    try:
+        with torch.no_grad():
+            alone = torch.cat([losses(model, row)[0] for row in micro_batches(pair, 1)])
+            together, moved = (losses(model, next(packed(each, room)))[0] for each in (pair, other))
+    except Exception as error:
+        # It takes no positions, or of another shape.
+        if is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        model.train(was)
+    second = int((pair["labels"][1, 1:] != IGNORED).sum())
+    largest = max(1.0, float(alone.abs().max()))
+    leak = float((together - moved)[-second:].abs().max())
+    allowed = _BESIDE * rounding * largest if experts else 0.0
+    return leak <= allowed and float((together - alone).abs().max()) <= _ROUNDINGS * rounding * largest
+
+
+def computed(
+    lengths: Sequence[int], *, batch: int, rows: int, room: int, linear: int, attention: int
+) -> tuple[float, float]:
+    """Return what passes over rows cost, sorted into passes of `rows` rows each, and packed into `room` tokens.
+
+    `batch` rows at a time are what a step has, in the order given. A token costs the `linear` numbers that it is multiplied by,
+    and `attention` ones for each token that it is held against: all of its sequence where a mask tells packed rows apart, and half of
+    them otherwise.
+    """
+    apart = together = 0.0
+    for start in range(0, len(lengths), batch):
+        step = sorted(lengths[start : start + batch], reverse=True)
+        for at in range(0, len(step), rows):
+            apart += step[at] * len(step[at : at + rows]) * (linear + attention * step[at] / 2)
+        for pack in best_fit(step, room):
+            tokens = sum(step[row] for row in pack)
+            together += tokens * (linear + attention * tokens / (2 if len(pack) == 1 else 1))
+    return apart, together

@@ -1,0 +1,162 @@
+"""How much of a step a training begins to compute at once: as a checkpoint or a record has it, or by its rows, its model and memory."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdk.lora.logit_chunks import chunk_tokens
+from sdk.lora.planning.families import ConfigError
+from sdk.schemas.events import Progress
+from workers.pipelines.data.batches import Batch, TokenLosses, example_batches, of_sequences, token_losses
+from workers.pipelines.data.heads import Head, OnePieceError, head_of
+from workers.pipelines.data.packing import computed, keeps_apart
+from workers.pipelines.model.device import DTYPES
+from workers.pipelines.model.loading import LoadedBase
+from workers.pipelines.training.checkpointing import blueprint_in, needs_checkpointing
+from workers.pipelines.training.fitting import Fitting, Say
+from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.ladder import Limits
+from workers.pipelines.training.order import Fit, Rung
+
+#: Packed passes must be so much cheaper by what is computed, for their masks are computed too, and attention with one is slower.
+_CHEAPER = 0.95
+#: Rows that this is estimated of.
+_MOST_ROWS = 4096
+
+
+def fitting_of(
+    given: Inputs,
+    loaded: LoadedBase,
+    model: Any,
+    say: Say,
+    *,
+    killed_on: Rung | None,
+    rung_file: Path | None,
+    base_dropout: float,
+) -> Fitting:
+    """Return how much is computed at once: what the checkpoint or the record to repeat has, or else what is chosen here."""
+    spec, place = given.spec, given.device.kind
+    head = None if given.objective.name == "classify" else _head(given, loaded, model, say)
+    vocabulary = int(getattr(loaded.model.config.get_text_config(), "vocab_size", 0) or 1)
+    chunk = None if head is None else chunk_tokens(vocabulary, place)
+    base = model.get_base_model()
+    limits = Limits(
+        checkpointing=bool(base.supports_gradient_checkpointing),
+        chunk_tokens=chunk,
+        offloading=place == "cuda" and hasattr(base, "activation_checkpointing_enable"),
+    )
+    fit = _recorded(given)
+    if fit is None:
+        # Where something of the head is trained, logits in chunks would be computed twice.
+        chunk = None if head is None or head.trained else chunk
+        fit = Fit(micro_rows=spec.batch_size, checkpointing=False, chunk_tokens=chunk)
+        losses = token_losses if head is None or chunk is None else head.losses(chunk)
+        # Of a long sequence with a mask, attention on a CPU takes more than many short passes.
+        in_packs = fit.model_copy(update={"packed": True, **({"micro_rows": 1} if place == "cpu" else {})})
+        if _packs(given, loaded, model, losses, in_packs, say):
+            fit = in_packs
+    if head is None:
+        fit = fit.model_copy(update={"chunk_tokens": None})
+    fitting = Fitting(
+        fit,
+        steps=[] if given.resumed is None else list(given.resumed.record.memory_steps),
+        limits=limits,
+        head=head,
+        draws=spec.dropout > 0 or base_dropout > 0 or spec.neftune_noise_alpha is not None,
+        longest_tokens=max(len(example.input_ids) for example in given.rows.examples),
+        on_cuda=place == "cuda",
+        say=say,
+        rung_file=rung_file,
+    )
+    if killed_on is not None:
+        fitting.go_on_after(killed_on)
+    fit = fitting.fit
+    if not fit.checkpointing and limits.checkpointing and needs_checkpointing(given, loaded, model, fit):
+        fitting.fit = fit.model_copy(update={"checkpointing": True})
+    return fitting
+
+
+def _recorded(given: Inputs) -> Fit | None:
+    """Return what a training had that this one repeats or goes on from; None: it is for this one to choose."""
+    if given.resumed is not None:
+        # Earlier releases did not write it, and had all logits at once.
+        return given.resumed.record.fit or Fit(micro_rows=given.spec.batch_size, checkpointing=False)
+    if given.like is None:
+        return None
+    said = given.like.ran_with
+    rows, chunk = said.get("micro_batch"), said.get("logit_chunk_tokens")
+    return Fit(
+        micro_rows=rows if type(rows) is int and 1 <= rows <= given.spec.effective_batch else given.spec.batch_size,
+        checkpointing=said.get("gradient_checkpointing") is True,
+        chunk_tokens=chunk if type(chunk) is int and chunk > 0 else None,
+        offloading=given.device.kind == "cuda" and said.get("activation_offloading") is True,
+        packed=said.get("packed") is True,
+    )
+
+
+def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | None:
+    """Return the head of a model where it can be told from its decoder; two short rows have the same losses by it as by the model."""
+    try:
+        return head_of(model, _short_rows(given), _rounding(loaded))
+    except OnePieceError:
+        kind = loaded.model.config.model_type
+        said = f"logits of all supervised tokens are there at once, since {kind} has no head that takes some of them"
+        say(Progress(phase="fit", message=said))
+        return None
+
+
+def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, fit: Fit, say: Say) -> bool:
+    """Say whether rows are packed, as `fit` has it: where that is asked for, is less to compute, and keeps rows apart."""
+    if given.spec.packing == "off":
+        return False
+    why = None
+    if given.objective.name != "sft":
+        why = f"{given.objective.name} looks at whole sequences"
+    elif len(given.rows.examples) < 2:
+        why = "there is one alone"
+    elif given.spec.packing == "auto" and not _is_cheaper(given, loaded, fit):
+        why = "that would not be less to compute than with rows sorted by length"
+    elif not keeps_apart(model, _short_rows(given), losses, _rounding(loaded), experts=_has_experts(loaded)):
+        why = f"{loaded.model.config.model_type} does not keep rows of one sequence apart"
+    say(Progress(phase="fit", message="rows are packed" if why is None else f"rows are not packed: {why}"))
+    return why is None
+
+
+def _is_cheaper(given: Inputs, loaded: LoadedBase, fit: Fit) -> bool:
+    try:
+        blueprint = blueprint_in(loaded.model)
+    except ConfigError:
+        return False
+    lengths = [len(example.input_ids) for example in given.rows.examples]
+    apart, together = computed(
+        lengths[:_MOST_ROWS],
+        batch=given.spec.effective_batch,
+        rows=given.spec.batch_size,
+        room=fit.micro_rows * max(lengths),
+        linear=sum(math.prod(shape) for shape in blueprint.linear.values()),
+        # Scores of queries by keys, and the values weighted by them.
+        attention=2 * blueprint.layers * blueprint.queries,
+    )
+    return together < _CHEAPER * apart
+
+
+def _has_experts(loaded: LoadedBase) -> bool:
+    try:
+        return blueprint_in(loaded.model).experts > 0
+    except ConfigError:
+        return False
+
+
+def _short_rows(given: Inputs) -> Batch:
+    """Return the two shortest rows as a batch."""
+    shortest = sorted(given.rows.examples, key=lambda example: len(example.input_ids))[:2]
+    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
+    return next(example_batches(shortest, of_sequences(given.objective), pad_id, 2, place))
+
+
+def _rounding(loaded: LoadedBase) -> float:
+    return float(torch.finfo(DTYPES[loaded.dtype]).eps)

@@ -1,0 +1,70 @@
+"""The held-out rows of a training, scored before its first step and after its last one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from sdk.schemas.events import Progress
+from workers.pipelines.data.batches import mean_loss
+from workers.pipelines.data.classify import Guess, guesses, scores
+from workers.pipelines.data.preferences import Pair, judged, preference_loss, preference_scores
+from workers.pipelines.model.device import is_out_of_memory
+from workers.pipelines.training.fitting import Fitting
+from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.optimising import diverged
+
+
+def held_out_scores(
+    given: Inputs, model: Any, fitting: Fitting, on_progress: Callable[[Progress], None]
+) -> dict[str, float]:
+    """Return the loss of held-out rows, in nats a supervised token, a label or a preference, and the scores of the latter two.
+
+    Empty where there are no held-out rows. Where memory runs out, they are scored again in smaller parts. Raises PipelineError
+    ("diverged", "oom").
+    """
+    if given.held_out is None:
+        return {}
+    while (found := _scores(given, model, fitting, on_progress)) is None:
+        fitting.lower(model, "the evaluation")
+    if not math.isfinite(found["loss"]):
+        raise diverged(given.spec, f"the held-out loss is {found['loss']}")
+    return found
+
+
+def _scores(
+    given: Inputs, model: Any, fitting: Fitting, on_progress: Callable[[Progress], None]
+) -> dict[str, float] | None:
+    """Return the scores; None where memory ran out, with nothing of it held."""
+    assert given.held_out is not None
+    examples, rows = given.held_out.examples, fitting.fit.micro_rows
+    total = len(examples) // given.objective.sequences
+    how = (model, examples, given.tokenizer.pad_token_id, rows, given.device.torch_device)
+    model.eval()
+
+    def done(batch: int) -> None:
+        on_progress(Progress(phase="evaluate", step=min(batch * rows, total), total=total, unit="rows"))
+
+    try:
+        if given.objective.name == "dpo":
+            pairs: list[Pair] = []
+            for batch, judgement in enumerate(judged(*how, fitting.losses), start=1):
+                pairs += judgement
+                done(batch)
+            return {"loss": preference_loss(pairs, given.spec.beta), **preference_scores(pairs)}
+        if given.objective.name == "sft":
+            # The last running mean is the result.
+            found = {"loss": math.nan}
+            for batch, found["loss"] in enumerate(mean_loss(*how, fitting.losses), start=1):
+                done(batch)
+            return found
+        all_of_them: list[Guess] = []
+        for batch, part in enumerate(guesses(*how), start=1):
+            all_of_them += part
+            done(batch)
+        return scores(all_of_them)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None

@@ -1,0 +1,114 @@
+"""How much of a step a training computes at once, and less of it where memory runs out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches, token_losses
+from workers.pipelines.data.heads import Head
+from workers.pipelines.data.packing import packed
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.training.ladder import Limits, change
+from workers.pipelines.training.order import Fit, Rung
+
+#: What is told of how a training fits.
+Say = Callable[[Progress], None]
+
+
+@dataclass
+class Fitting:
+    """How much is computed at once, now, and how it came to that."""
+
+    fit: Fit
+    #: What memory has run out with so far, and what came after it, in words.
+    steps: list[str]
+    limits: Limits
+    head: Head | None
+    #: Whether anything is drawn at random in a forward pass.
+    draws: bool
+    #: The longest row of the training, in tokens.
+    longest_tokens: int
+    on_cuda: bool
+    say: Say
+    #: Where a worker reads the rung once this process was killed.
+    rung_file: Path | None = None
+
+    @property
+    def losses(self) -> TokenLosses:
+        """What computes the losses of tokens."""
+        if self.head is None or self.fit.chunk_tokens is None:
+            return token_losses
+        return self.head.losses(self.fit.chunk_tokens)
+
+    def parts(self, batch: Batch, sequences: int) -> Iterator[Batch]:
+        """Yield what passes are over, of a batch whose longest row comes first and of whose rows each has so many sequences."""
+        if self.fit.packed:
+            return packed(batch, self.fit.micro_rows * self.longest_tokens)
+        return micro_batches(batch, self.fit.micro_rows * sequences)
+
+    def begin(self, model: Any) -> None:
+        """Let a model compute like this, and write down that it does."""
+        _let_compute(model, self.fit)
+        self._write()
+
+    def lower(self, model: Any, where: str) -> None:
+        """Let a model compute with less memory, since it ran out in `where`. Raises PipelineError ("oom") where nothing takes less."""
+        gc.collect()
+        if self.on_cuda:
+            torch.cuda.empty_cache()
+        below = self.limits.below(self.fit)
+        if below is None:
+            tried = "; ".join(self.steps) or "nothing could be made smaller"
+            raise PipelineError(
+                FailureReason.OOM,
+                f"Memory ran out in {where} with the least that can be computed at once (tried: {tried}); shorten max_length, lower"
+                " rank, or choose method qlora.",
+            )
+        self._go_on(below, f"memory ran out in {where}", where)
+        self.begin(model)
+
+    def go_on_after(self, killed: Rung) -> None:
+        """Take up a training whose process was killed on a rung: with less, where that is possible."""
+        self.fit, self.steps = killed.fit, list(killed.steps)
+        if killed.below is not None:
+            self._go_on(killed.below, "the system killed the process for lack of memory", "killed")
+
+    def _go_on(self, below: Fit, why: str, where: str) -> None:
+        changed = change(self.fit, below)
+        if self.draws and below.micro_rows != self.fit.micro_rows:
+            # They are drawn for a pass, so they depend on its rows.
+            changed += " (other dropout masks)"
+        self.steps.append(f"{where}: {changed}")
+        self.say(Progress(phase="fit", message=f"{why}; it goes on with {changed}, same effective batch"))
+        self.fit = below
+
+    def record(self) -> str | None:
+        """Return what a record has of what memory ran out with; None: it never did."""
+        return "; ".join(self.steps) or None
+
+    def _write(self) -> None:
+        if self.rung_file is None:
+            return
+        rung = Rung(fit=self.fit, steps=self.steps, below=self.limits.below(self.fit))
+        partial = self.rung_file.with_suffix(".partial")
+        partial.write_text(rung.model_dump_json(), encoding="utf-8")
+        partial.replace(self.rung_file)
+
+
+def _let_compute(model: Any, fit: Fit) -> None:
+    base = model.get_base_model()
+    if not fit.checkpointing:
+        return
+    how = {"use_reentrant": False}
+    if hasattr(base, "activation_checkpointing_enable"):
+        base.activation_checkpointing_enable(how, offload=fit.offloading)
+    else:
+        base.gradient_checkpointing_enable(how)

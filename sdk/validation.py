@@ -75,10 +75,12 @@ def check_data(
     param: str = "data",
     known_labels: Collection[str] | None = None,
     hold_out: HoldOut | None = None,
+    alone: bool = True,
 ) -> CheckedData:
     """Look at every row of a JSONL, JSON or CSV file; where `known_labels` are given, each label is one of them.
 
-    `columns` is which columns are which keys of a row. With `hold_out`, some of the rows can be held out of the others. Raises NotFound, InvalidInput, InvalidData with the bad lines.
+    `columns` is which columns are which keys of a row. With `hold_out`, some of the rows can be held out of the
+    others, where the file is `alone`. Raises NotFound, InvalidInput, InvalidData with the bad lines.
     """
     columns, keys = check_columns(columns)
     file = check_data_file(path, param=param)
@@ -95,12 +97,12 @@ def check_data(
             rows.text_values(file, keys), columns=keys, known_labels=known_labels, group_by=group_by
         ):
             count += 1
-            if hold_out is not None:
+            if hold_out is not None and alone:
                 units.append(split_unit(row))
             shape = row.shape
             if shape == "text-label":
                 labels.add(row.fields["label"])
-        if hold_out is not None:
+        if hold_out is not None and alone:
             held_out(units, hold_out)
     except (rows.RowsError, HoldoutError) as error:
         raise InvalidData(f"{file}: {error}", param=param) from None
@@ -158,23 +160,28 @@ class Rows(Protocol):
         """Which columns are which keys of a row; None: the keys are called as the columns."""
 
 
-def check_objective(asked: Objective | None, rows: Rows, held_out: Rows | None = None) -> Objective | None:
-    """Return what rows are for; None if neither the caller nor they say, for only the job looks into Parquet.
+def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Rows | None = None) -> Objective | None:
+    """Return what the rows of datasets are for; None if neither the caller nor they say, for only the job looks into Parquet.
 
     Raises InvalidInput if they are for something else than was asked for, InvalidData for labels that can't be learnt.
     """
-    for data in (rows,) if held_out is None else (rows, held_out):
+    for data in rows if held_out is None else (*rows, held_out):
         if data.shape is not None:
             try:
                 asked = resolve_objective(asked, data.shape)
             except ObjectiveError as error:
                 raise InvalidInput(f"{data.label}: {error}", param="objective") from None
-    if rows.labels:
+    if labels := known_labels_of(rows):
         try:
-            classes_of(rows.labels)
+            classes_of(labels)
         except ValueError as error:
-            raise InvalidData(f"{rows.label}: {error}", param="data") from None
+            raise InvalidData(f"{', '.join(one.label for one in rows)}: {error}", param="data") from None
     return asked
+
+
+def known_labels_of(rows: Sequence[Rows]) -> frozenset[str]:
+    """Return the labels of datasets together; none where only the job sees those of one."""
+    return frozenset().union(*(one.labels for one in rows)) if all(one.labels for one in rows) else frozenset()
 
 
 def check_held_out(spec: TrainingSpec, *, eval_data: object) -> None:

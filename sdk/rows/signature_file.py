@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sdk.formats.rows import BadRow, Row, RowsError, judge_rows
+from sdk.rows.data_files import DataFile, as_files, values_of
 from sdk.rows.grams import Texts, least_hashes
 from sdk.rows.holdout import HoldOut, Unit, digest_of_digests, held_out, split_unit
-from sdk.rows.reading import file_values
 from sdk.rows.spool import Column
 from sdk.rows.texts import normalised_row, row_digest, row_key, said
 
@@ -70,14 +70,14 @@ class SignatureFile:
 
 
 def make_signatures(
-    data: Path,
+    data: Path | Sequence[DataFile],
     target: Path,
     *,
     columns: Mapping[str, str] | None = None,
     how: HoldOut | None = None,
     training_digest: str | None = None,
 ) -> int:
-    """Write the signatures of the usable rows of a file; with `how` only of those that are not held out, which must have
+    """Write the signatures of the usable rows of a file, or of several together; with `how` only of those that are not held out, which must have
     the digest that the training recorded. Return how many rows these are.
 
     Raises SplitDiffers, HoldoutError, RowsError, ImportError for Parquet without pyarrow.
@@ -113,10 +113,12 @@ def make_signatures(
         return int(kept.sum())
 
 
-def _batches(data: Path, columns: Mapping[str, str] | None, group_by: str | None) -> Iterator[list[Row]]:
+def _batches(
+    data: Path | Sequence[DataFile], columns: Mapping[str, str] | None, group_by: str | None
+) -> Iterator[list[Row]]:
     batch: list[Row] = []
     characters = 0
-    for row in judge_rows(file_values(data, columns), columns=columns, group_by=group_by):
+    for row in judge_rows(values_of(as_files(data), columns), columns=columns, group_by=group_by):
         if isinstance(row, BadRow):
             continue
         batch.append(row)

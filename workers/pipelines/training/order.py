@@ -7,7 +7,17 @@ from typing import Literal
 from sdk.schemas.jobs import CheckpointPolicy
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import Day, QuantizationRecipe, TrainingSpec
+from sdk.schemas.wire import Wire
 from workers.pipelines.orders import Order
+
+
+class OrderedSource(Wire):
+    """One of several files of rows."""
+
+    path: str
+    #: What messages call it.
+    name: str
+    weight: float | None = None
 
 
 class TrainingOrder(Order):
@@ -18,6 +28,8 @@ class TrainingOrder(Order):
     base_name: str
     base_revision: str | None
     data: str
+    #: Where rows are of several files, all of them; `data` is the first.
+    sources: list[OrderedSource] | None = None
     eval_data: str | None
     spec: TrainingSpec
     #: What chat templates are told that the date is.

@@ -253,6 +253,8 @@ def training_arguments(
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        # The dataset has the numbers of rows alone.
+        remove_unused_columns=False,
     )
     # Reading the device settles the count of GPUs, which the trainer would otherwise all wrap in DataParallel.
     with contextlib.suppress(AttributeError):

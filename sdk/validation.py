@@ -39,8 +39,10 @@ def build(model: type[M], **values: Any) -> M:
     try:
         return model.model_validate(values, context=BY_HAND)
     except ValidationError as error:
-        message, param = explain_validation(list(error.errors()))
-        raise InvalidInput(f"{message}; correct it, then try again", param=param) from None
+        message, param = explain_validation(list(error.errors()), model)
+        # One that says what to give says all.
+        advice = "" if "; give " in message else "; correct it, then try again"
+        raise InvalidInput(f"{message}{advice}", param=param) from None
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Row
             try:
                 asked = resolve_objective(asked, data.shape)
             except ObjectiveError as error:
-                raise InvalidInput(f"{data.label}: {error}", param="objective") from None
+                others = "give other rows" if asked is None else "leave objective out, or give other rows"
+                raise InvalidInput(f"{data.label}: {error}; {others}", param="objective") from None
     if labels := known_labels_of(rows):
         try:
             classes_of(labels)

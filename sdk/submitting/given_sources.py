@@ -30,7 +30,7 @@ def sources_of(data: TrainingData) -> list[Source]:
     [Source(given='a.jsonl', weight=3.0), Source(given='reviews@v2', weight=1.0)]
     """
     if isinstance(data, (str, Path)) or not isinstance(data, Iterable):
-        return [Source(_named(data))]
+        return [Source(data)]
     pairs: list[tuple[Any, Any]]
     pairs = list(data.items()) if isinstance(data, Mapping) else [(one, None) for one in data]
     if not 0 < len(pairs) <= MOST_SOURCES:
@@ -39,17 +39,7 @@ def sources_of(data: TrainingData) -> list[Source]:
         )
     if len(pairs) == 1 and pairs[0][1] is not None:
         raise InvalidInput("a weight is against those of other datasets, and there is one; leave it out", param="data")
-    return [Source(_named(one), None if weight is None else _weight(weight, one)) for one, weight in pairs]
-
-
-def _named(one: Any) -> str | Path:
-    if isinstance(one, (str, Path)) and str(one):
-        return one
-    raise InvalidInput(
-        f"{str(one)[:80]!a} is no dataset; give files, names or digests, as with data: [a.jsonl, reviews@v2], or each with its weight, "
-        "as with data: {a.jsonl: 3, reviews@v2: 1}",
-        param="data",
-    )
+    return [Source(one, None if weight is None else _weight(weight, one)) for one, weight in pairs]
 
 
 def _weight(weight: Any, one: Any) -> float:

@@ -207,7 +207,8 @@ def data_list(style: str) -> None:
     if style != "json":
         rows = [{**row, "name": view.exact_name or view.name} for row, view in zip(rows, views, strict=True)]
     columns = ["digest", "name", "namespace", "rows", "shape", "created_at"]
-    print_rows(style, rows, columns, key="digest", empty="no datasets yet; add one with: adapterctl data add FILE")
+    empty = "no datasets yet; add one with: adapterctl data add FILE"
+    print_rows(style, rows, columns, key="digest", empty=empty, spare=("created_at", "namespace", "shape", "rows"))
 
 
 @data_command.command(name="rm")

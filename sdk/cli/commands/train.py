@@ -32,6 +32,10 @@ _JOB_KEYS = (
 )
 
 
+#: Those of them that YAML may read as something else, such as a name of digits.
+_TEXTS = ("base", "parent", "like", "from_checkpoint")
+
+
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
@@ -276,6 +280,9 @@ def _read_config(name: str) -> dict[str, Any]:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "see: adapterctl train --help"
             raise InvalidInput(f"{path}: there is no option {key!a}; {hint}", param=key)
+    for key in _TEXTS:
+        if not isinstance(value := options.get(key), str | None):
+            raise InvalidInput(f"{path}: {key} is {str(value)[:40]!a}, which is no text; put it in quotes", param=key)
     numbers = [name for name, field in TrainingSpec.model_fields.items() if "float" in str(field.annotation)]
     for key in numbers:
         options[key] = _as_float(options[key]) if key in options else None

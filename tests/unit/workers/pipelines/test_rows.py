@@ -42,7 +42,7 @@ def test_parquet_is_told_by_its_first_bytes(tmp_path: Path) -> None:
     [
         ({"prompt": "a", "completion": " "}, "empty `completion`"),
         ({"prompt": "a"}, "no `completion`"),
-        ({"prompt": 3, "completion": "b"}, "`prompt` that is not text but a int"),
+        ({"prompt": 3, "completion": "b"}, "`prompt` that is not text but a whole number"),
         ({"prompt": "\ud800", "completion": "b"}, "half a surrogate pair"),
         ({"messages": []}, "or is empty"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "without a role"),
@@ -90,6 +90,6 @@ def test_labels_of_parquet_are_numbers_or_texts(tmp_path: Path) -> None:
         read_rows(path)
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [0.5]}), path)
     with pytest.raises(
-        PipelineError, match="row 1 has a `label` that is neither a text nor a whole number but a float"
+        PipelineError, match="row 1 has a `label` that is neither a text nor a whole number but a number"
     ):
         read_rows(path)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from sdk.formats import objectives
@@ -84,9 +85,9 @@ def example_batches(
 
 def longest_first(examples: Sequence[Example], sequences: int) -> list[int]:
     """Return the numbers of all rows, of so many examples each, those with the longest example first."""
-    lengths = lengths_of(examples)
-    longest = [max(lengths[start : start + sequences]) for start in range(0, len(lengths), sequences)]
-    return sorted(range(len(longest)), key=lambda row: -longest[row])
+    lengths = lengths_of(examples).astype(np.int64)
+    found: list[int] = np.argsort(-lengths.reshape(-1, sequences).max(axis=1), kind="stable").tolist()
+    return found
 
 
 def tokens_of(examples: Sequence[Example], row: int, objective: Objective) -> list[Tokens]:

@@ -97,12 +97,11 @@ class StoredExamples(Sequence[Example]):
         return np.frombuffer(os.pread(self._numbers.fileno(), count * size, start * size), _NUMBER)
 
 
-def lengths_of(examples: Sequence[Example]) -> Sequence[int]:
-    """Return how many tokens each example has."""
+def lengths_of(examples: Sequence[Example]) -> npt.NDArray[Any]:
+    """Return how many tokens each example has, (examples,) of whole numbers."""
     if isinstance(examples, StoredExamples):
-        found: list[int] = examples.lengths().tolist()
-        return found
-    return [len(example.input_ids) for example in examples]
+        return examples.lengths()
+    return np.array([len(example.input_ids) for example in examples], np.uint32)
 
 
 def _example(entry: Any, numbers: npt.NDArray[Any], start: int) -> Example:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
@@ -86,8 +86,8 @@ def _start_magnitudes(model: Any) -> None:
 def require_equal_to_base(given: Inputs, model: Any) -> None:
     """Check that y = W·x + s·B·(A·x) with B = 0 gives the base's logits exactly, on a batch of rows."""
     model.eval()
-    lengths = lengths_of(given.rows.examples)
-    shortest = [given.rows.examples[at] for at in heapq.nsmallest(2, range(len(lengths)), key=lengths.__getitem__)]
+    order = np.argsort(lengths_of(given.rows.examples), kind="stable")
+    shortest = [given.rows.examples[at] for at in order[:2].tolist()]
     pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
     objective = of_sequences(given.objective)
     batch = next(example_batches(shortest, objective, pad_id, 2, place))

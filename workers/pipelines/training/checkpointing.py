@@ -23,7 +23,7 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any) -> bool:
     `model` has its adapters. This only chooses between speed and memory.
     """
     lengths = lengths_of(given.rows.examples)
-    longest = max(lengths)
+    longest = int(lengths.max())
     try:
         blueprint = blueprint_in(loaded.model)
     except ConfigError:

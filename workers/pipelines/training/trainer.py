@@ -21,6 +21,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Objective, micro_batches
+from workers.pipelines.data.shuffling import ShuffledRows
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
@@ -87,6 +88,10 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
 
     def _send_telemetry(self) -> None:
         """Send nothing: a training tells nobody outside that it happened."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> ShuffledRows:
+        """Called by the trainer once: its own sampler has the numbers of all rows in a list."""
+        return ShuffledRows(len(self.train_dataset), self._spec.seed)
 
     def run(self, resumed: Resumed | None) -> None:
         """Take all the steps, or those that were left when the checkpoint `resumed` was written."""

@@ -100,7 +100,12 @@ def check_data(
         ):
             count += 1
             if hold_out is not None and alone:
-                units.append(split_unit(row))
+                unit = split_unit(row)
+                if unit.group is not None or unit.label is not None:
+                    units.append(unit)
+                elif len(units) < 2 and unit not in units:
+                    # Of texts alone, two that differ can be split.
+                    units.append(unit)
             shape = row.shape
             if shape == "text-label":
                 labels.add(row.fields["label"])

@@ -1,6 +1,6 @@
 """The audit of a file of rows before a training: what can't be used, what is there twice, what contradicts itself.
 
-Its memory does not grow with the file, but for 200 bytes a row where some are held out of the others: what is kept of each
+Its memory grows by a byte a row, and by some 60 where some are held out of the others (by groups or of each label, some 500): what is kept of each
 row lies in a scratch folder, about as much as the rows themselves and 150 bytes for each.
 """
 
@@ -20,8 +20,7 @@ from sdk.rows.characters import scripts_of
 from sdk.rows.data_files import DataFile, as_files, values_of
 from sdk.rows.grams import Texts, in_most, jaccard
 from sdk.rows.held_out import HeldOutRows, held_out_findings
-from sdk.rows.holdout import HoldOut, split_unit
-from sdk.rows.holdout import held_out as chosen
+from sdk.rows.holdout import HoldOut, Splitter, split_unit
 from sdk.rows.near import NearPair, near_rows
 from sdk.rows.spool import equal_rows
 from sdk.rows.table import Noted, RowTable
@@ -70,7 +69,10 @@ def audit_rows(
         if held_out is not None:
             apart = judge_rows(values_of(as_files(held_out), columns), columns=columns)
         elif hold_out is not None:
-            out = chosen([split_unit(row) for row in _usable(files, columns, group_by)], hold_out)
+            splitter = Splitter(hold_out)
+            for row in _usable(files, columns, group_by):
+                splitter.add(split_unit(row))
+            out = splitter.out()
             found, apart = HeldOutRows(out), compress(_usable(files, columns, group_by), out)
         if apart is not None:
             held = table_of("held", found.learn)

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from sdk.formats.rows import BadRow, Row, RowsError, judge_rows
 from sdk.rows.data_files import DataFile, as_files, values_of
 from sdk.rows.grams import Texts, least_hashes
-from sdk.rows.holdout import HoldOut, Unit, digest_of_digests, held_out, split_unit
+from sdk.rows.holdout import HoldOut, Splitter, digest_of_digests, split_unit
 from sdk.rows.spool import Column
 from sdk.rows.texts import normalised_row, row_digest, row_key, said
 
@@ -90,8 +90,8 @@ def make_signatures(
             stack.enter_context(closing(Column(scratch, name, "u8"))) for name in ("exact", "normalised")
         )
         buckets = stack.enter_context(closing(_Buckets(scratch)))
-        units: list[Unit] = []
-        digests: list[bytes] = []
+        splitter = None if how is None else Splitter(how)
+        digests = bytearray()
         for batch in _batches(data, columns, None if how is None else how.by):
             texts = [normalised_row(row) for row in batch]
             if exact.rows + len(batch) > MOST_ROWS:
@@ -100,13 +100,14 @@ def make_signatures(
             buckets.add(hashes, owners + exact.rows)
             exact.append([row_key(said(row)) for row in batch])
             normalised.append([row_key(text.encode()) for text in texts])
-            if how is not None:
-                units += [split_unit(row) for row in batch]
-                digests += [row_digest(row) for row in batch]
+            if splitter is not None:
+                for row in batch:
+                    splitter.add(split_unit(row))
+                    digests += row_digest(row)
         kept = np.ones(exact.rows, bool)
-        if how is not None:
-            kept = ~np.array(held_out(units, how), bool)
-            found = digest_of_digests(digest for digest, stays in zip(digests, kept, strict=True) if stays)
+        if splitter is not None:
+            kept = ~splitter.out()
+            found = digest_of_digests(np.frombuffer(digests, "V32")[kept].tolist())
             if found != training_digest:
                 raise SplitDiffers("the rows that the training recorded are not found again")
         _write(target, exact, normalised, buckets, kept, scratch)

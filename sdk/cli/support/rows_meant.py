@@ -12,9 +12,11 @@ from sdk.schemas.jobs import JobView
 
 def say_rows(view: JobView, **given: Any) -> None:
     """Say which registered dataset each text was taken for that is no file: by the job's own field, such as `data`."""
-    sources = view.request.get("sources") or ()
-    if sources and not isinstance(data := given.pop("data"), str):
-        for text, source in zip(data, sources, strict=True):
+    if isinstance(given.get("data"), (list, dict)):
+        # Several, or one alone in a list.
+        several = list(given.pop("data"))
+        sources = view.request.get("sources") or [view.request]
+        for text, source in zip(several, sources, strict=True):
             _say("data", text, source.get("data"), source.get("data_name"))
     for field, text in given.items():
         _say(field, text, view.request.get(field), view.request.get(f"{field}_name"))

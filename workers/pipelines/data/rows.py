@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, RowsError, Shape, check_rows
 from sdk.rows.data_files import DataFile, as_files, values_of
-from sdk.rows.holdout import Unit, split_unit
+from sdk.rows.holdout import Splitter, split_unit
 from sdk.rows.texts import row_digest
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
@@ -75,9 +75,9 @@ def check_files(
     columns: str | None = None,
     known_labels: Collection[str] | None = None,
     group_by: str | None = None,
-    units: list[Unit] | None = None,
+    splitter: Splitter | None = None,
 ) -> CheckedRows:
-    """Return the rows of files once all were looked at; see `read_rows`. Takes down in `units` what decides where each would be held out."""
+    """Return the rows of files once all were looked at; see `read_rows`. Each row is shown to a `splitter`."""
     files = as_files(data)
     found = [0] * len(files)
     at = 0
@@ -92,8 +92,8 @@ def check_files(
         values = values_of(files, keys, on_file=begun)
         for row in check_rows(values, columns=keys, known_labels=known_labels, group_by=group_by):
             found[at] += 1
-            if units is not None:
-                units.append(split_unit(row))
+            if splitter is not None:
+                splitter.add(split_unit(row))
         for file, rows in zip(files, found, strict=True):
             if not rows:
                 raise RowsError(f"{file.name} has no rows; leave it out, or give it some")

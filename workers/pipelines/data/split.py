@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdk.rows.data_files import DataFile
-from sdk.rows.holdout import HoldOut, HoldoutError, Unit, held_out
+from sdk.rows.holdout import HoldOut, HoldoutError, Splitter
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.rows import CheckedRows, check_files
 from workers.pipelines.errors import PipelineError
@@ -22,14 +22,12 @@ class Split(NamedTuple):
 
 def read_split(data: Path | Sequence[DataFile], how: HoldOut | None, *, columns: str | None) -> Split:
     """Return the rows of files, and those of them that are held out; none without `how`. Raises PipelineError ("data")."""
-    import numpy as np
-
     if how is None:
         return Split(check_files(data, columns=columns), None)
-    units: list[Unit] = []
-    rows = check_files(data, columns=columns, group_by=how.by, units=units)
+    splitter = Splitter(how)
+    rows = check_files(data, columns=columns, group_by=how.by, splitter=splitter)
     try:
-        out = np.array(held_out(units, how), bool)
+        out = splitter.out()
     except HoldoutError as error:
         raise PipelineError(FailureReason.DATA, f"The rows can't be split: {error}.") from error
     sides = Split(rows.coming(~out), rows.coming(out))

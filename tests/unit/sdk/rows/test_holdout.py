@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sdk.errors import InvalidData, InvalidInput
 from sdk.formats.rows import Row, check_rows
-from sdk.rows.holdout import HoldOut, HoldoutError, held_out, hold_out_of, rows_digest, split_unit
+from sdk.rows.holdout import HoldOut, HoldoutError, Splitter, held_out, hold_out_of, rows_digest, split_unit
 from sdk.rows.texts import normalised_row
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build, check_data
@@ -56,6 +56,10 @@ def test_no_text_and_no_group_is_on_both_sides(
     training, held = sides
     assert training
     assert held
+    splitter = Splitter(how)
+    for row in rows:
+        splitter.add(split_unit(row))
+    assert splitter.out().tolist() == held_out([split_unit(row) for row in rows], how)
     assert len(training) + len(held) == len(rows)
     assert {normalised_row(row) for row in training}.isdisjoint(normalised_row(row) for row in held)
     if grouped:

@@ -20,7 +20,7 @@ def upgrade() -> None:
         "version_datasets",
         sa.Column("version_pk", sa.Integer, sa.ForeignKey("versions.pk"), primary_key=True),
         sa.Column("digest", sa.String(64), primary_key=True),
-        sa.Column("weight", sa.Float),
+        sa.Column("weight", sa.Double),
     )
     op.create_index("ix_version_datasets_digest", "version_datasets", ["digest"])
 

@@ -9,7 +9,7 @@ import torch
 _PART_ROWS = 1 << 16
 
 
-class ShuffledRows(torch.utils.data.Sampler[int]):
+class ShuffledRows(torch.utils.data.Sampler[int]):  # type: ignore[misc]  # torch's types are not followed
     """The numbers of so many rows, shuffled as accelerate's SeedableRandomSampler does it.
 
     That one makes a list of Python's numbers of each order, 40 bytes a row; here a row takes 8.

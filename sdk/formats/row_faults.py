@@ -10,7 +10,7 @@ class EmptyField(ValueError):  # noqa: N818 - a fault of a row, as the other Val
 _KINDS = {
     bool: "true or false",
     int: "a whole number",
-    float: "a number",
+    float: "a decimal number",
     str: "a text",
     list: "a list",
     dict: "an object",

@@ -188,7 +188,7 @@ def train_command(
       adapterctl train sql --from sql@v3 --data more.csv
       adapterctl train sql --like sql@v3
       adapterctl train sql --base ./b --data sql.csv --holdout 0.1
-      adapterctl train sql --base ./b --data a.csv --weight 3 --data faq --weight 1
+      adapterctl train sql --base ./b --data a.csv --weight 3 --data b --weight 1
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train tone --base ./b --data preferences.jsonl --lr 5e-6
       adapterctl train sql --config sql.yaml --dry-run --explain

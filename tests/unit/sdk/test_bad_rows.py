@@ -60,7 +60,7 @@ BAD: list[tuple[Any, str]] = [
     ({"text": "a", "label": "\ud800"}, "has a `label` with characters that can't be shown"),
     ({"text": "a", "label": "x" * 101}, "has a `label` of more than 100 characters"),
     ({"text": "a", "label": True}, "neither a text nor a whole number but true or false"),
-    ({"text": "a", "label": 0.5}, "neither a text nor a whole number but a number"),
+    ({"text": "a", "label": 0.5}, "neither a text nor a whole number but a decimal number"),
     ({"text": "a", "label": ["x"]}, "neither a text nor a whole number but a list"),
     ({"text": "a", "label": "x", "id": 7}, "keys beside `text` and `label` that would be lost: `id`"),
     ({"prompt": "p", "completion": "c", "label": "x"}, "that would be lost: `label`"),

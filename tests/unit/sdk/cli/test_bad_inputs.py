@@ -83,7 +83,7 @@ FILES = [
         '{"text": "a", "label": "x"}\n',
         "all rows have the label 'x', which teaches nothing; add rows with another label",
     ),
-    file("a.jsonl", '{"text": "a", "label": 0.5}\n', "neither a text nor a whole number but a number"),
+    file("a.jsonl", '{"text": "a", "label": 0.5}\n', "neither a text nor a whole number but a decimal number"),
     file(
         "a.jsonl",
         '{"prompt": "p", "choices": ["a", "b"], "answer": 0}\n',

@@ -49,7 +49,7 @@ def test_columns_say_which_they_are(tmp_path: Path) -> None:
         ({"answer": -1}, "has the `answer` -1"),
         ({"answer": "4"}, "has the `answer` '4', which is none of its choices"),
         ({"answer": True}, "neither a number nor a text but true or false"),
-        ({"answer": 1.0}, "neither a number nor a text but a number"),
+        ({"answer": 1.0}, "neither a number nor a text but a decimal number"),
         ({"answer": None}, "has no `answer`; give the number"),
         ({"choices": ["a"]}, "no list of 2 to 100 texts"),
         ({"choices": "a,b"}, "no list of 2 to 100 texts"),

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from sdk.schemas.search import SortKey, VersionBrief
     from sdk.schemas.training_options import TrainingOptions
     from sdk.schemas.workers import QueueCapacity, WorkerView
+    from sdk.submitting.given_sources import TrainingData
 
 __all__ = [
     "AdapterctlError",
@@ -166,7 +167,7 @@ def capacity() -> list[QueueCapacity]:
 
 
 def check_data(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     *,
     base: str | Path | None = None,
     eval_data: str | Path | None = None,
@@ -451,7 +452,7 @@ def submit_training(
     base: str | Path | None = None,
     parent: str | None = None,
     like: str | None = None,
-    data: str | Path | None = None,
+    data: TrainingData | None = None,
     eval_data: str | Path | None = None,
     checkpoint_every: str | None = None,
     from_checkpoint: str | None = None,

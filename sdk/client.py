@@ -123,6 +123,7 @@ from sdk.schemas.training_options import TrainingOptions
 from sdk.schemas.workers import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
+from sdk.submitting.given_sources import TrainingData
 from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import build, check_data, check_data_name, require_adapter
@@ -342,7 +343,7 @@ class Client:
 
     def check_data(
         self,
-        data: str | Path,
+        data: str | Path | Sequence[str | Path],
         *,
         base: str | Path | None = None,
         eval_data: str | Path | None = None,
@@ -355,7 +356,7 @@ class Client:
         sample: int | None = None,
         examples: int = 5,
     ) -> DataAudit:
-        """What is wrong with the rows of a file, or of a registered dataset, before a training: those that can't be used,
+        """What is wrong with the rows of a file, or of a registered dataset, or of several together, before a training: those that can't be used,
         are there twice, nearly twice or with another answer, have odd characters, or are among `eval_data`, or what `holdout` holds
         out of them, too. `holdout_by` may be given alone, for a column that is no key of a row.
 
@@ -390,7 +391,7 @@ class Client:
         base: str | Path | None = None,
         parent: str | None = None,
         like: str | None = None,
-        data: str | Path | None = None,
+        data: TrainingData | None = None,
         eval_data: str | Path | None = None,
         checkpoint_every: str | None = None,
         from_checkpoint: str | None = None,
@@ -404,7 +405,8 @@ class Client:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
         `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`); `data` and
-        `eval_data` are files, digests of datasets or 12 digits of them, or names, as "reviews" or "reviews@v2". A training that
+        `eval_data` are files, digests of datasets or 12 digits of them, or names, as "reviews" or "reviews@v2". `data` may be
+        several of these, or each with its weight, {"a.jsonl": 3, "reviews@v2": 1}: three rows in four are of the first. A training that
         continues the version `parent`, "code-review@v3", starts with its matrices, over its base and with its LoRA
         configuration. With `like`, a version that was trained, its training is made again from its record, and nothing else is
         given but where it runs. It saves a

@@ -39,8 +39,10 @@ def build(model: type[M], **values: Any) -> M:
     try:
         return model.model_validate(values, context=BY_HAND)
     except ValidationError as error:
-        message, param = explain_validation(list(error.errors()))
-        raise InvalidInput(f"{message}; correct it, then try again", param=param) from None
+        message, param = explain_validation(list(error.errors()), model)
+        # One that says what to give says all.
+        advice = "" if "; give " in message else "; correct it, then try again"
+        raise InvalidInput(f"{message}{advice}", param=param) from None
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,12 @@ def check_data(
     param: str = "data",
     known_labels: Collection[str] | None = None,
     hold_out: HoldOut | None = None,
+    alone: bool = True,
 ) -> CheckedData:
     """Look at every row of a JSONL, JSON or CSV file; where `known_labels` are given, each label is one of them.
 
-    `columns` is which columns are which keys of a row. With `hold_out`, some of the rows can be held out of the others. Raises NotFound, InvalidInput, InvalidData with the bad lines.
+    `columns` is which columns are which keys of a row. With `hold_out`, some of the rows can be held out of the
+    others, where the file is `alone`. Raises NotFound, InvalidInput, InvalidData with the bad lines.
     """
     columns, keys = check_columns(columns)
     file = check_data_file(path, param=param)
@@ -95,12 +99,17 @@ def check_data(
             rows.text_values(file, keys), columns=keys, known_labels=known_labels, group_by=group_by
         ):
             count += 1
-            if hold_out is not None:
-                units.append(split_unit(row))
+            if hold_out is not None and alone:
+                unit = split_unit(row)
+                if unit.group is not None or unit.label is not None:
+                    units.append(unit)
+                elif len(units) < 2 and unit not in units:
+                    # Of texts alone, two that differ can be split.
+                    units.append(unit)
             shape = row.shape
             if shape == "text-label":
                 labels.add(row.fields["label"])
-        if hold_out is not None:
+        if hold_out is not None and alone:
             held_out(units, hold_out)
     except (rows.RowsError, HoldoutError) as error:
         raise InvalidData(f"{file}: {error}", param=param) from None
@@ -158,23 +167,29 @@ class Rows(Protocol):
         """Which columns are which keys of a row; None: the keys are called as the columns."""
 
 
-def check_objective(asked: Objective | None, rows: Rows, held_out: Rows | None = None) -> Objective | None:
-    """Return what rows are for; None if neither the caller nor they say, for only the job looks into Parquet.
+def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Rows | None = None) -> Objective | None:
+    """Return what the rows of datasets are for; None if neither the caller nor they say, for only the job looks into Parquet.
 
     Raises InvalidInput if they are for something else than was asked for, InvalidData for labels that can't be learnt.
     """
-    for data in (rows,) if held_out is None else (rows, held_out):
+    for data in rows if held_out is None else (*rows, held_out):
         if data.shape is not None:
             try:
                 asked = resolve_objective(asked, data.shape)
             except ObjectiveError as error:
-                raise InvalidInput(f"{data.label}: {error}", param="objective") from None
-    if rows.labels:
+                others = "give other rows" if asked is None else "leave objective out, or give other rows"
+                raise InvalidInput(f"{data.label}: {error}; {others}", param="objective") from None
+    if labels := known_labels_of(rows):
         try:
-            classes_of(rows.labels)
+            classes_of(labels)
         except ValueError as error:
-            raise InvalidData(f"{rows.label}: {error}", param="data") from None
+            raise InvalidData(f"{', '.join(one.label for one in rows)}: {error}", param="data") from None
     return asked
+
+
+def known_labels_of(rows: Sequence[Rows]) -> frozenset[str]:
+    """Return the labels of datasets together; none where only the job sees those of one."""
+    return frozenset().union(*(one.labels for one in rows)) if all(one.labels for one in rows) else frozenset()
 
 
 def check_held_out(spec: TrainingSpec, *, eval_data: object) -> None:

@@ -208,6 +208,16 @@ class VersionTarget(Model):
     module: Mapped[str] = mapped_column(String(200), primary_key=True)
 
 
+class VersionDataset(Model):
+    """One of several datasets that a version was trained on, for lineage and search; `Origin.dataset` holds the same."""
+
+    __tablename__ = "version_datasets"
+
+    version_pk: Mapped[int] = mapped_column(ForeignKey("versions.pk"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    weight: Mapped[float | None]
+
+
 class VersionNote(Model):
     """What somebody wrote to a version later; only appended to."""
 

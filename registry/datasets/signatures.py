@@ -23,6 +23,7 @@ from registry.db.statements import upsert
 from registry.errors import Verification
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import RowsError
+from sdk.rows.data_files import DataFile
 from sdk.rows.holdout import HoldOut, HoldoutError
 from sdk.rows.signature_file import SignatureFile, SplitDiffers, make_signatures
 from sdk.schemas.wire import digest_of
@@ -49,12 +50,15 @@ class Reading:
     how: HoldOut | None = None
     #: Of the rows that are not held out, as the training recorded it.
     training_digest: str | None = None
+    #: Digests of the datasets whose rows come behind these, where some were held out of all of them together.
+    beside: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """What tells it from other readings of the same bytes."""
         how = None if self.how is None else [self.how.share, self.how.seed, self.how.by, self.training_digest]
-        return digest_of({"columns": self.columns, "held_out": how})
+        beside = {"beside": list(self.beside)} if self.beside else {}
+        return digest_of({"columns": self.columns, "held_out": how, **beside})
 
 
 class SignedDatasets:
@@ -93,7 +97,7 @@ class SignedDatasets:
             if row is not None and blob is not None and blob.collected_at is None:
                 kept, effort = blob.sha256, row.size_bytes
             else:
-                kept, effort = None, session.get_one(Dataset, digest).size_bytes * _MAKING
+                kept, effort = None, self._size(session, digest, reading) * _MAKING
         if most is not None and effort > most:
             raise TooLongForNow
         return kept
@@ -125,25 +129,34 @@ class SignedDatasets:
 
     def _sign(self, digest: str, reading: Reading, target: Path) -> None:
         with self._db.read() as session:
-            size_bytes = session.get_one(Dataset, digest).size_bytes
+            size_bytes = self._size(session, digest, reading)
         most = MOST_BYTES if reading.how is None else MOST_SPLIT_BYTES
         if size_bytes > most:
             raise RowsError(f"it has more than {most // 1000**2} MB, which are not read for this")
-        data = target.with_name("rows")
+        files = [
+            DataFile(target.with_name(f"rows-{number}"), one[:12])
+            for number, one in enumerate((digest, *reading.beside))
+        ]
         try:
-            self._artifacts.copy(digest, data)
+            for one, file in zip((digest, *reading.beside), files, strict=True):
+                self._artifacts.copy(one, file.path)
         except Verification as error:
             raise NotSigned("its rows can't be read any more") from error
         try:
             make_signatures(
-                data,
+                files,
                 target,
                 columns=None if reading.columns is None else parse_columns(reading.columns),
                 how=reading.how,
                 training_digest=reading.training_digest,
             )
         finally:
-            data.unlink()
+            for file in files:
+                file.path.unlink()
+
+    @staticmethod
+    def _size(session: Session, digest: str, reading: Reading) -> int:
+        return sum(session.get_one(Dataset, one).size_bytes for one in (digest, *reading.beside))
 
     def _keep(self, digest: str, reading: Reading, *, refusal: str) -> None:
         with self._db.write() as session:

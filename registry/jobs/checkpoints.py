@@ -201,12 +201,18 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
 
 def other_than(theirs: TrainingRequest, request: TrainingRequest) -> list[str]:
     """Name what a training is asked for otherwise than another; no day means that of the other."""
-    others = [
-        name for name in ("base", "data", "eval_data", "parent") if getattr(theirs, name) != getattr(request, name)
-    ]
+    named = ("base", "data", "eval_data", "parent")
+    others = [name for name in named if getattr(theirs, name) != getattr(request, name)]
+    if _weighed(theirs) != _weighed(request) and "data" not in others:
+        others.append("data")
     if request.template_date not in (None, theirs.template_date):
         others.append("template_date")
     return others + [name for name, value in request.spec if getattr(theirs.spec, name) != value]
+
+
+def _weighed(request: TrainingRequest) -> list[tuple[str, float | None]]:
+    """Return what several datasets a training is on, whatever they are called."""
+    return [(source.data, source.weight) for source in request.sources or ()]
 
 
 def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principal) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from registry.jobs.kinds.known import read_request, rules_of
 from registry.jobs.kinds.rules import CompletionServices, HandedIn
 from registry.jobs.lifecycle import may_become
 from registry.jobs.models import Job
+from registry.jobs.pins import digests_in
 from registry.jobs.present import present
 from registry.jobs.time_limits import OVERTIME_S, TimeLimits
 from registry.jobs.workers import remember, seen
@@ -181,7 +182,6 @@ class Claims:
         rules = rules_of(job.kind)
         request: Any = read_request(job.kind, job.request, job_id=job.id)
         given = rules.assign(session, request, job)
-        named = [getattr(request, field) for field in rules.datasets]
         return Assignment(
             job=job.id,
             attempt=job.attempt,
@@ -192,8 +192,7 @@ class Claims:
             targets=[target.model_copy(update={"base": _told_by(who, target.base)}) for target in given.targets],
             datasets={
                 digest: find_for_job(session, digest, namespace=job.namespace, submitted_at=job.created_at).format
-                for digest in named
-                if digest is not None
+                for _, digest in digests_in(request.model_dump(mode="json"), rules.datasets)
             },
             checkpoint=given.checkpoint,
             timeout_s=self._limits.of_job(job.timeout_s),

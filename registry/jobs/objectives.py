@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -18,11 +18,11 @@ from sdk.schemas.training import TrainingSpec
 
 
 def pin_objective(
-    session: Session, spec: TrainingSpec, digests: dict[str, str], who: Principal, namespace: str
+    session: Session, spec: TrainingSpec, digests: Iterable[tuple[str, str]], who: Principal, namespace: str
 ) -> Objective | None:
-    """Return what a training on datasets is for; None if neither it nor they say. Raises Invalid if they disagree."""
+    """Return what a training on datasets, given with the fields that name them, is for; None if neither it nor they say. Raises Invalid if they disagree."""
     asked = spec.objective
-    for field, digest in digests.items():
+    for field, digest in digests:
         shape = _shape(session, digest, spec.columns, who, namespace, param=field)
         if shape is not None:
             try:

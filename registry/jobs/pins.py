@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from registry.jobs.available_workers import FORGOTTEN_AFTER, works_in
 from registry.jobs.models import Worker
 from registry.principal import Principal
 from sdk.lora.architectures import is_encoder, no_next_token
-from sdk.schemas.jobs import BaseChoice
+from sdk.schemas.jobs import BaseChoice, DataSource, TrainingRequest
 from sdk.schemas.wire import Wire
 
 R = TypeVar("R", bound=Wire)
@@ -58,6 +58,34 @@ def pin_data(session: Session, request: Wire, fields: Iterable[str], who: Princi
     }
 
 
+def pin_sources(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> list[DataSource] | None:
+    """Return the datasets of a training, where there are several, with the names that the job's own namespace has for them.
+
+    Raises NotFound for one that the caller may not use.
+    """
+    if request.sources is None:
+        return None
+    found = []
+    for source in request.sources:
+        digest = find_dataset(session, source.data, who, prefer=namespace, param="data").digest
+        name = source.data_name
+        known = name is not None and is_named(session, digest, namespace, name)
+        found.append(source.model_copy(update={"data": digest, "data_name": name if known else None}))
+    return found
+
+
+def digests_in(request: Mapping[str, Any], fields: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the digests of the datasets that fields of a stored request name, each with its field: one, or a list of several."""
+    for name in fields:
+        value = request.get(name)
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, list):
+            yield from (
+                (name, one["data"]) for one in value if isinstance(one, dict) and isinstance(one.get("data"), str)
+            )
+
+
 def pin_data_names(
     session: Session, request: Wire, digests: Mapping[str, str], namespace: str
 ) -> dict[str, str | None]:
@@ -79,9 +107,8 @@ def require_data(
 
     That a stranger has the same bytes is no permission to use them, nor anybody's to know.
     """
-    for name in fields:
-        if isinstance(digest := request.get(name), str):
-            find_dataset(session, digest, who, prefer=namespace, param=name)
+    for name, digest in digests_in(request, fields):
+        find_dataset(session, digest, who, prefer=namespace, param=name)
 
 
 def today(session: Session) -> str:

@@ -36,6 +36,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("holdout_by",), None, 1),
     (("holdout_seed",), None, 1),
     (("spec", "columns"), None, 1),
+    (("sources",), None, 1),
     (("parent",), None, 1),
     (("parent", "ref"), None, 1),
     (("parent", "digest"), None, 1),

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Row, Select, case, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, load_only, raiseload
 
-from registry.catalog.models import Adapter, Alias, BaseModelRow, NamedBase, Origin, Version, VersionParent
+from registry.catalog.models import (
+    Adapter,
+    Alias,
+    BaseModelRow,
+    NamedBase,
+    Origin,
+    Version,
+    VersionDataset,
+    VersionParent,
+)
 from registry.catalog.versions.finding import exact_ref
 from registry.datasets.finding import spoken_for
 from registry.datasets.models import DatasetAccess
@@ -75,7 +84,9 @@ class Walk:
     def below_dataset(self, digest: str) -> list[Version]:
         """Take in the versions that were trained on a dataset, and the scores on it; return the versions."""
         trained = select(Origin.version_pk).where(Origin.dataset_digest == digest)
-        found = self._add_versions(Version.pk.in_(trained), Version.number.is_not(None))
+        among = select(VersionDataset.version_pk).where(VersionDataset.digest == digest)
+        found = self._add_versions(Version.pk.in_(trained.union(among)), Version.number.is_not(None))
+        self._link_sources({version.pk: exact_ref(version) for version in found}, VersionDataset.digest == digest)
         for version in found:
             self.graph.link(exact_ref(version), f"data:{digest}", "trained-on")
         scores = self._add_evaluations(Evaluation.dataset_digest == digest)
@@ -174,10 +185,18 @@ class Walk:
         for row in self._rows(jobs.where(self._who.within(Job.namespace))):
             self.graph.add(JobNode(key=f"job:{row.id}", id=row.id, job_kind=row.kind))
         digests = {row.dataset_digest for row in makings if row.dataset_digest is not None}
-        self._add_datasets(DatasetAccess.digest.in_(digests))
+        among = select(VersionDataset.digest).where(VersionDataset.version_pk.in_(refs))
+        self._add_datasets(DatasetAccess.digest.in_(digests) | DatasetAccess.digest.in_(among))
+        self._link_sources(refs)
         for row in makings:
             self.graph.link(refs[row.version_pk], f"data:{row.dataset_digest}", "trained-on")
             self.graph.link(refs[row.version_pk], f"job:{row.job}", "made-by", attempt=row.attempt)
+
+    def _link_sources(self, refs: Mapping[int, str], *conditions: ColumnElement[bool]) -> None:
+        """Link versions, by key and ref, with those of several datasets that they were trained on, by weight."""
+        query = select(VersionDataset).where(VersionDataset.version_pk.in_(refs), *conditions)
+        for (row,) in self._rows(query.order_by(VersionDataset.version_pk, VersionDataset.digest)):
+            self.graph.link(refs[row.version_pk], f"data:{row.digest}", "trained-on", weight=row.weight)
 
     def _add_merged(self, versions: Sequence[Version]) -> None:
         # A version that was quarantined when it was merged was named by its digest.

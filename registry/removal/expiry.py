@@ -31,6 +31,7 @@ from registry.catalog.models import (
     NamedBase,
     Origin,
     Version,
+    VersionDataset,
     VersionDocument,
     VersionNote,
     VersionParent,
@@ -61,7 +62,15 @@ _DAY_S = 86_400.0
 _AT_ONCE_S, _GOES_ON_S = 5.0, 60.0
 
 #: Where something may be said of a version; publishing writes these together with it.
-_PARTS_OF_VERSION = (Origin, VersionDocument, VersionNote, VersionParent, VersionTag, VersionTarget)
+_PARTS_OF_VERSION = (
+    Origin,
+    VersionDataset,
+    VersionDocument,
+    VersionNote,
+    VersionParent,
+    VersionTag,
+    VersionTarget,
+)
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,17 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, false, not_, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from registry.catalog.models import Adapter, Alias, BaseModelRow, NamedBase, Origin, Version, VersionTag, VersionTarget
+from registry.catalog.models import (
+    Adapter,
+    Alias,
+    BaseModelRow,
+    NamedBase,
+    Origin,
+    Version,
+    VersionDataset,
+    VersionTag,
+    VersionTarget,
+)
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
 from registry.datasets.models import DatasetNumber
 from registry.errors import Forbidden
@@ -123,7 +133,10 @@ class _Compiler:
                 named = VersionTag.key == given.field.key
                 return _has(VersionTag.version_pk, named, self._compare(VersionTag.value, given))
             case "dataset":
-                return _has(Origin.version_pk, self._trained_on(given))
+                return or_(
+                    _has(Origin.version_pk, self._trained_on(Origin.dataset_digest, given)),
+                    _has(VersionDataset.version_pk, self._trained_on(VersionDataset.digest, given)),
+                )
             case "eval":
                 return self._scored(given)
         raise AssertionError(f"no condition for {given.field}")
@@ -157,11 +170,11 @@ class _Compiler:
         some: Condition = column.in_(query if len(found) > _FEW else found)
         return some if found else false()
 
-    def _trained_on(self, given: Comparison) -> Condition:
-        """The condition that an origin is of a dataset, by a name that the caller may see, or by its digest."""
+    def _trained_on(self, column: Any, given: Comparison) -> Condition:
+        """The condition that a column is of a dataset, by a name that the caller may see, or by its digest."""
         if given.operator == "~":
-            return self._of_names(Origin.dataset_digest, self._compare(DatasetNumber.name, given))
-        return self._of_dataset(Origin.dataset_digest, given.values)
+            return self._of_names(column, self._compare(DatasetNumber.name, given))
+        return self._of_dataset(column, given.values)
 
     def _scored(self, given: Comparison) -> Condition:
         """The condition that an evaluation that the caller may see has such a score."""

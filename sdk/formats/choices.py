@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sdk.formats.row_faults import kind_of
+
 #: The keys of such a row.
 CHOICES = ("prompt", "choices", "answer")
 #: Choices of a row.
@@ -40,7 +42,7 @@ def choices(
             )
         answer = texts.index(answer)
     if type(answer) is not int:
-        raise ValueError(f"has an `answer` that is neither a number nor a text but a {type(answer).__name__}")
+        raise ValueError(f"has an `answer` that is neither a number nor a text but {kind_of(answer)}")
     if not 0 <= answer < len(texts):
         raise ValueError(
             f"has the `answer` {answer}, and its {len(texts)} choices are numbered from 0 to {len(texts) - 1}"

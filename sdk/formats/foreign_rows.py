@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdk.formats.messages import check_messages, check_tools, parse_json
-from sdk.formats.row_faults import EmptyField
+from sdk.formats.row_faults import EmptyField, kind_of
 
 ALPACA = ("instruction", "input", "output", "system")
 SHAREGPT = ("conversations", "system", "tools")
@@ -38,7 +38,7 @@ def alpaca(given: Mapping[str, Any]) -> dict[str, Any]:
     asked = _text(given, "instruction")
     below = given.get("input", "")
     if not isinstance(below, str):
-        raise ValueError(f"has an `input` that is not text but a {type(below).__name__}")
+        raise ValueError(f"has an `input` that is not text but {kind_of(below)}")
     prompt = [*_system(given), {"role": "user", "content": f"{asked}\n{below}" if below.strip() else asked}]
     answer = [{"role": "assistant", "content": _text(given, "output")}]
     return {"prompt": check_messages("prompt", prompt), "completion": check_messages("completion", answer)}
@@ -59,7 +59,7 @@ def sharegpt(given: Mapping[str, Any]) -> dict[str, Any]:
 def _system(given: Mapping[str, Any]) -> list[dict[str, Any]]:
     said = given.get("system", "")
     if not isinstance(said, str):
-        raise ValueError(f"has a `system` that is not text but a {type(said).__name__}")
+        raise ValueError(f"has a `system` that is not text but {kind_of(said)}")
     return [{"role": "system", "content": said}] if said.strip() else []
 
 
@@ -98,7 +98,7 @@ def _text(given: Mapping[str, Any], key: str) -> str:
     if value is None:
         raise EmptyField(f"has no `{key}`")
     if not isinstance(value, str):
-        raise ValueError(f"has a `{key}` that is not text but a {type(value).__name__}")
+        raise ValueError(f"has a `{key}` that is not text but {kind_of(value)}")
     if not value.strip():
         raise EmptyField(f"has an empty `{key}`")
     return value

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Collection
 from typing import Any
 
-from sdk.formats.row_faults import EmptyField
+from sdk.formats.row_faults import EmptyField, kind_of
 
 MAX_LABELS, MAX_LABEL_CHARACTERS = 1000, 100
 #: Characters that one of the form NFC may be written with at most.
@@ -30,7 +30,7 @@ def label_name(value: Any) -> str:
     if type(value) is int:
         return _checked(str(value))
     if not isinstance(value, str):
-        raise ValueError(f"has a `label` that is neither a text nor a whole number but a {type(value).__name__}")
+        raise ValueError(f"has a `label` that is neither a text nor a whole number but {kind_of(value)}")
     if len(value.strip()) > _SPELT * MAX_LABEL_CHARACTERS:
         # Whatever its form is; to make it may take the length squared.
         raise ValueError(_TOO_LONG)

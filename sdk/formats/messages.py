@@ -16,7 +16,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-from sdk.formats.row_faults import EmptyField
+from sdk.formats.row_faults import EmptyField, kind_of
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 #: Names that reasoning goes by; templates are given the first.
@@ -172,7 +172,7 @@ def _reasoning(where: str, given: dict[str, Any]) -> str | None:
         raise ValueError(f"has {' and '.join(f'`{key}`' for key in said)} in {where}, one of which would be lost")
     ((key, value),) = said.items()
     if not isinstance(value, str):
-        raise ValueError(f"has a `{key}` in {where} that is not text but a {type(value).__name__}")
+        raise ValueError(f"has a `{key}` in {where} that is not text but {kind_of(value)}")
     return value if value.strip() else None
 
 
@@ -184,7 +184,7 @@ def _calls(where: str, value: Any) -> list[dict[str, Any]]:
 
 def _call(where: str, call: Any) -> dict[str, Any]:
     if not isinstance(call, dict):
-        raise ValueError(f"has a {where} that is not an object but a {type(call).__name__}")
+        raise ValueError(f"has a {where} that is not an object but {kind_of(call)}")
     given = {key: value for key, value in call.items() if value is not None}
     if "function" not in given and "name" in given:
         # The short form: the function itself.

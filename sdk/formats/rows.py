@@ -8,16 +8,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Literal
 
 from sdk.formats.choices import CHOICES, choices
 from sdk.formats.columns import KEYS, advice, named, picked
+from sdk.formats.foreign_files import foreign
 from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
 from sdk.formats.json_list import json_list
 from sdk.formats.labels import label_name
 from sdk.formats.messages import check_messages, check_tools, parse_json
-from sdk.formats.row_faults import EmptyField
+from sdk.formats.row_faults import EmptyField, kind_of
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 Shape = Literal["prompt", "messages", "text", "text-label", "preference", "choices"]
@@ -147,6 +149,8 @@ def detect_format(path: Path) -> Format:
             head = file.read(4096)
     except OSError as error:
         raise RowsError(f"the dataset can't be read ({error.strerror}); check its path") from error
+    if (said := foreign(head)) is not None:
+        raise RowsError(f"the dataset {said}")
     if head[:4] == b"PAR1":
         return "parquet"
     if path.suffix.lower() in _JSONL_SUFFIXES:
@@ -188,7 +192,13 @@ def _why(line: bytes, error: Exception) -> str:
     """Say what is wrong with a line; one that only begins a value is of a file that is written over several lines."""
     if line.strip() in (b"{", b"["):
         return f"only its beginning, {line.strip().decode()}: write each row in one line, or all in one list as a .json file"
-    return first_line(error)
+    if isinstance(error, JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}"
+    return _no_text(error) if isinstance(error, UnicodeDecodeError) else first_line(error)
+
+
+def _no_text(error: UnicodeDecodeError) -> str:
+    return f"byte {error.start + 1} is no UTF-8"
 
 
 def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -197,7 +207,7 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            header = next(reader, [])
+            header = _header(next(reader, []))
             last = reader.line_num
             for fields in reader:
                 # A quoted field may hold line feeds: a row is named by the line that it starts on.
@@ -212,9 +222,17 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
                 # A column without a text is a key that this row doesn't have.
                 yield f"line {start}", {key: text for key, text in row.items() if text != "" or key in text_keys}
     except (csv.Error, UnicodeDecodeError) as error:
-        raise RowsError(
-            f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({first_line(error)}); convert it"
-        ) from error
+        why = "some bytes are no UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
+        raise RowsError(f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({why}); convert it") from error
+
+
+def _header(columns: list[str]) -> list[str]:
+    """Return the names of columns. Raises RowsError for those of which a row would lose one, or that are one name for a reader of CSV."""
+    if twice := next((name for name in columns if columns.count(name) > 1), None):
+        raise RowsError(f"the dataset has the column {twice[:80]!r} twice; give each column its own name")
+    if len(columns) == 1 and (other := next((mark for mark in (";", "\t", "|") if mark in columns[0]), None)):
+        raise RowsError(f"the columns of the dataset are separated by {other!r}; separate them by commas")
+    return columns
 
 
 def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by: str | None) -> Row:
@@ -248,7 +266,7 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
     if isinstance(value, ValueError):
         raise value
     if not isinstance(value, dict):
-        raise ValueError(f"is not an object but a {type(value).__name__}")
+        raise ValueError(f"is not an object but {kind_of(value)}")
     if columns is not None:
         value = picked(value, columns)
     if "label" in value and value["label"] is None:
@@ -361,7 +379,7 @@ def _text(name: str, value: Any) -> str:
     if value is None:
         raise EmptyField(f"has no `{name}`")
     if not isinstance(value, str):
-        raise ValueError(f"has a `{name}` that is not text but a {type(value).__name__}")
+        raise ValueError(f"has a `{name}` that is not text but {kind_of(value)}")
     if not value.strip():
         raise EmptyField(f"has an empty `{name}`")
     try:

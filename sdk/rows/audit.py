@@ -1,14 +1,15 @@
 """The audit of a file of rows before a training: what can't be used, what is there twice, what contradicts itself.
 
-Its memory does not grow with the file, but for 200 bytes a row where some are held out of the others: what is kept of each
-row lies in a scratch folder, about as much as the rows themselves and 150 bytes for each.
+Its memory grows by a byte a row, by 8 for each row that repeats another, and by up to 250 MB where very many rows are nearly the same; by
+some 60 a row where some are held out of the others (by groups or of each label, some 500). What is kept of each row lies in a
+scratch folder, about as much as the rows themselves and 150 bytes for each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import compress
 from pathlib import Path
@@ -17,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 from sdk.formats.labels import MAX_LABELS, classes_of
 from sdk.formats.rows import NAMED_ROWS, SHAPES, BadRow, Row, RowsError, judge_rows
 from sdk.rows.characters import scripts_of
+from sdk.rows.data_files import DataFile, as_files, values_of
 from sdk.rows.grams import Texts, in_most, jaccard
 from sdk.rows.held_out import HeldOutRows, held_out_findings
-from sdk.rows.holdout import HoldOut, split_unit
-from sdk.rows.holdout import held_out as chosen
+from sdk.rows.holdout import HoldOut, Splitter, split_unit
 from sdk.rows.near import NearPair, near_rows
-from sdk.rows.reading import file_values
 from sdk.rows.spool import equal_rows
 from sdk.rows.table import Noted, RowTable
 from sdk.schemas.data_audit import AuditExample, AuditFinding, DataAudit, Kind, LengthBucket
@@ -38,7 +38,7 @@ _SAMPLED_ROWS, _SAMPLED_CHARACTERS = 100, 2_000
 
 
 def audit_rows(
-    path: Path,
+    data: Path | Sequence[DataFile],
     *,
     label: str,
     columns: Mapping[str, str] | None = None,
@@ -49,13 +49,14 @@ def audit_rows(
     most_examples: int = NAMED_ROWS,
     on_progress: OnProgress | None = None,
 ) -> DataAudit:
-    """Return what is found out about the rows of a file, and of held-out rows among them: those of the file `held_out`, or those
-    that `hold_out` takes from the others. `group_by` is a column beside those of a row, where no `hold_out` names it. Needs
+    """Return what is found out about the rows of a file, or of several together, and of held-out rows among them: those of the file
+    `held_out`, or those that `hold_out` takes from the others. `group_by` is a column beside those of a row, where no `hold_out` names it. Needs
     numpy.
 
     Raises RowsError for a file that has no rows of which any could be told apart, such as one that is no JSON list, and
     HoldoutError.
     """
+    files = as_files(data)
     group_by = group_by if hold_out is None else hold_out.by
     tell = on_progress or (lambda _doing, _count, _total: None)
     with ExitStack() as stack:
@@ -67,17 +68,20 @@ def audit_rows(
         held, found = None, HeldOutRows()
         apart: Iterable[Row | BadRow] | None = None
         if held_out is not None:
-            apart = judge_rows(file_values(held_out, columns), columns=columns)
+            apart = judge_rows(values_of(as_files(held_out), columns), columns=columns)
         elif hold_out is not None:
-            out = chosen([split_unit(row) for row in _usable(path, columns, group_by)], hold_out)
-            found, apart = HeldOutRows(out), compress(_usable(path, columns, group_by), out)
+            splitter = Splitter(hold_out)
+            for row in _usable(files, columns, group_by):
+                splitter.add(split_unit(row))
+            out = splitter.out()
+            found, apart = HeldOutRows(out), compress(_usable(files, columns, group_by), out)
         if apart is not None:
             held = table_of("held", found.learn)
             _read(apart, held, lambda _count: None)
             found.ready()
         table = table_of("rows", None if held is None else found.look)
-        size_bytes = path.stat().st_size
-        rows = _judged(path, columns, group_by)
+        size_bytes = sum(file.path.stat().st_size for file in files)
+        rows = _judged(files, columns, group_by)
         _read(rows, table, lambda count: tell("reading rows", count, size_bytes))
         if not table.rows + table.unusable.rows + table.empty.rows:
             raise RowsError(f"the dataset has no rows; give rows of {SHAPES}")
@@ -93,7 +97,7 @@ def audit_rows(
         findings += _noted(("control_characters", table.odd))
         return DataAudit(
             data=label,
-            digest=_digest(path),
+            digest=_digest(files),
             rows=table.rows + table.unusable.rows + table.empty.rows,
             usable_rows=table.rows,
             # As datasets are registered.
@@ -108,12 +112,14 @@ def audit_rows(
         )
 
 
-def _judged(path: Path, columns: Mapping[str, str] | None, group_by: str | None) -> Iterator[Row | BadRow]:
-    return judge_rows(file_values(path, columns), columns=columns, group_by=group_by)
+def _judged(
+    files: Sequence[DataFile], columns: Mapping[str, str] | None, group_by: str | None
+) -> Iterator[Row | BadRow]:
+    return judge_rows(values_of(files, columns), columns=columns, group_by=group_by)
 
 
-def _usable(path: Path, columns: Mapping[str, str] | None, group_by: str | None) -> Iterator[Row]:
-    return (row for row in _judged(path, columns, group_by) if isinstance(row, Row))
+def _usable(files: Sequence[DataFile], columns: Mapping[str, str] | None, group_by: str | None) -> Iterator[Row]:
+    return (row for row in _judged(files, columns, group_by) if isinstance(row, Row))
 
 
 def _read(rows: Iterable[Row | BadRow], table: RowTable, tell: Callable[[int], object]) -> None:
@@ -127,9 +133,15 @@ def _read(rows: Iterable[Row | BadRow], table: RowTable, tell: Callable[[int], o
     tell(done)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(files: Sequence[DataFile]) -> str:
+    """Return the SHA-256 of a file, or that of the digests of several, each as a line."""
+    digests = []
+    for each in files:
+        with each.path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(f"{one}\n" for one in digests).encode()).hexdigest()
+    )
 
 
 def _noted(*noted: tuple[Kind, Noted]) -> list[AuditFinding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from sdk.rows.grams import Texts, contained, jaccard, signatures
@@ -32,14 +32,12 @@ _MOST_PAIRS = 1 << 20
 class HeldOutRows:
     """The signatures of held-out rows, and for each the training row that has most of it.
 
-    `out` says of each row of the training's file whether it is one of those that are held out; without it, none is.
+    `out`, (rows,) of bool, says of each row of the training's file whether it is one of those that are held out; without it, none is.
     """
 
-    def __init__(self, out: Sequence[bool] | None = None) -> None:
-        import numpy as np
-
+    def __init__(self, out: npt.NDArray[Any] | None = None) -> None:
         #: Which rows of the training's file are not held out, (rows,) of bool; None for all.
-        self.others = None if out is None else ~np.array(out, bool)
+        self.others = None if out is None else ~out
         self._signatures: dict[bytes, int] = {}
         self._texts: list[int] = []
         self._ready = False

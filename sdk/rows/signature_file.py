@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sdk.formats.rows import BadRow, Row, RowsError, judge_rows
+from sdk.rows.data_files import DataFile, as_files, values_of
 from sdk.rows.grams import Texts, least_hashes
-from sdk.rows.holdout import HoldOut, Unit, digest_of_digests, held_out, split_unit
-from sdk.rows.reading import file_values
+from sdk.rows.holdout import HoldOut, Splitter, digest_of_digests, split_unit
 from sdk.rows.spool import Column
 from sdk.rows.texts import normalised_row, row_digest, row_key, said
 
@@ -70,14 +70,14 @@ class SignatureFile:
 
 
 def make_signatures(
-    data: Path,
+    data: Path | Sequence[DataFile],
     target: Path,
     *,
     columns: Mapping[str, str] | None = None,
     how: HoldOut | None = None,
     training_digest: str | None = None,
 ) -> int:
-    """Write the signatures of the usable rows of a file; with `how` only of those that are not held out, which must have
+    """Write the signatures of the usable rows of a file, or of several together; with `how` only of those that are not held out, which must have
     the digest that the training recorded. Return how many rows these are.
 
     Raises SplitDiffers, HoldoutError, RowsError, ImportError for Parquet without pyarrow.
@@ -90,8 +90,8 @@ def make_signatures(
             stack.enter_context(closing(Column(scratch, name, "u8"))) for name in ("exact", "normalised")
         )
         buckets = stack.enter_context(closing(_Buckets(scratch)))
-        units: list[Unit] = []
-        digests: list[bytes] = []
+        splitter = None if how is None else Splitter(how)
+        digests = bytearray()
         for batch in _batches(data, columns, None if how is None else how.by):
             texts = [normalised_row(row) for row in batch]
             if exact.rows + len(batch) > MOST_ROWS:
@@ -100,23 +100,26 @@ def make_signatures(
             buckets.add(hashes, owners + exact.rows)
             exact.append([row_key(said(row)) for row in batch])
             normalised.append([row_key(text.encode()) for text in texts])
-            if how is not None:
-                units += [split_unit(row) for row in batch]
-                digests += [row_digest(row) for row in batch]
+            if splitter is not None:
+                for row in batch:
+                    splitter.add(split_unit(row))
+                    digests += row_digest(row)
         kept = np.ones(exact.rows, bool)
-        if how is not None:
-            kept = ~np.array(held_out(units, how), bool)
-            found = digest_of_digests(digest for digest, stays in zip(digests, kept, strict=True) if stays)
+        if splitter is not None:
+            kept = ~splitter.out()
+            found = digest_of_digests(np.frombuffer(digests, "V32")[kept].tolist())
             if found != training_digest:
                 raise SplitDiffers("the rows that the training recorded are not found again")
         _write(target, exact, normalised, buckets, kept, scratch)
         return int(kept.sum())
 
 
-def _batches(data: Path, columns: Mapping[str, str] | None, group_by: str | None) -> Iterator[list[Row]]:
+def _batches(
+    data: Path | Sequence[DataFile], columns: Mapping[str, str] | None, group_by: str | None
+) -> Iterator[list[Row]]:
     batch: list[Row] = []
     characters = 0
-    for row in judge_rows(file_values(data, columns), columns=columns, group_by=group_by):
+    for row in judge_rows(values_of(as_files(data), columns), columns=columns, group_by=group_by):
         if isinstance(row, BadRow):
             continue
         batch.append(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,8 @@ class RowTable:
         self.bands = [column(f"band{number}", "u4") for number in range(BANDS)]
         self.texts = TextSpool(folder, name)
         self._numbers = column("where", "u4")
-        self._word = "line"
+        #: The first row of each run of rows that are named alike but for their number, and what is before and behind that.
+        self._runs: list[tuple[int, str, str]] = []
         self._on_texts = on_texts
         self.unusable, self.empty, self.odd = Noted(most_examples), Noted(most_examples), Noted(most_examples)
         self.shape: str | None = None
@@ -91,7 +93,9 @@ class RowTable:
         asked, answered = normalised(parts[0]), normalised(parts[1])
         text = joined(asked, answered)
         whole = said(row)
-        self._word, _, number = row.where.partition(" ")
+        word, number, *of = row.where.split(" ", 2)
+        if not self._runs or self._runs[-1][1:] != (word, "".join(of)):
+            self._runs.append((self.rows - 1, word, "".join(of)))
         self._batch.append((int(number), whole, text.encode(), asked.encode(), answered.encode()))
         self._batch_texts.append(text)
         self._batch_characters += len(text)
@@ -126,7 +130,8 @@ class RowTable:
 
     def where(self, row: int) -> str:
         """Return how messages name a row."""
-        return f"{self._word} {self._numbers.at(row)}"
+        _, word, of = self._runs[bisect_right(self._runs, row, key=lambda run: run[0]) - 1]
+        return f"{word} {self._numbers.at(row)} {of}".rstrip()
 
     def points(self) -> dict[int, int]:
         """Return how often each character stands in the texts, by its number."""

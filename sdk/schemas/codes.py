@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from sdk.formats.error_codes import ErrorCode as ErrorCode
+from sdk.schemas.ranges import unfit
 from sdk.schemas.wire import Wire
 
 
@@ -23,8 +26,10 @@ class ErrorReply(Wire):
     error: ErrorBody
 
 
-def explain_validation(errors: list[Any]) -> tuple[str, str | None]:
-    """Turn pydantic's list of errors into one sentence and the dotted name of the first field."""
+def explain_validation(errors: list[Any], model: type[BaseModel] | None = None) -> tuple[str, str | None]:
+    """Turn pydantic's list of errors into one sentence and the dotted name of the first field; of a known `model` it says what
+    the fields may be.
+    """
     parts = []
     first: str | None = None
     for error in errors[:5]:
@@ -35,6 +40,11 @@ def explain_validation(errors: list[Any]) -> tuple[str, str | None]:
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
             message = "there is no such field"
+        elif error["type"] == "missing":
+            message = "it is missing; give it"
+        else:
+            field = None if model is None or len(error["loc"]) != 1 else model.model_fields.get(error["loc"][0])
+            message = unfit(error, field) or message
         parts.append(f"{where}: {message}" if where else message)
     if len(errors) > 5:
         parts.append(f"and {len(errors) - 5} more")

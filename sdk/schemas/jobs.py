@@ -25,6 +25,8 @@ QueueName = Literal["gpu", "cpu"]
 
 
 #: A dataset's name and number, as "reviews@v2".
+#: Datasets of one training.
+MOST_SOURCES = 32
 DataName = Annotated[str, Field(min_length=1, max_length=211)]
 
 
@@ -95,8 +97,19 @@ class ParentChoice(Wire):
         return str(Ref.parse(value))
 
 
+class DataSource(Wire):
+    """One of several datasets of a training."""
+
+    #: Digest of the dataset.
+    data: Sha256
+    #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
+    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Its share of the rows of an epoch, against those of the others; None: all of its rows come once.
+    weight: Annotated[float, Field(gt=0, le=1e6)] | None = None
+
+
 class TrainingRequest(Wire):
-    """Train an adapter over `base` on `data`."""
+    """Train an adapter over `base` on `data`, or on several datasets."""
 
     kind: Literal["training"] = "training"
     adapter: str
@@ -105,6 +118,12 @@ class TrainingRequest(Wire):
     data: Sha256
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
     data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
+    #: All datasets, where there are several; `data` and `data_name` are the first's. Earlier registries don't know this field, so
+    #: it is sent only if it is set.
+    sources: Annotated[
+        Annotated[list[DataSource], Field(min_length=2, max_length=MOST_SOURCES)] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
     eval_data: Sha256 | None = None
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
     eval_data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
@@ -125,6 +144,22 @@ class TrainingRequest(Wire):
     @classmethod
     def _name(cls, value: str) -> str:
         return parse_name(value)
+
+    @model_validator(mode="after")
+    def _sources_go_together(self) -> TrainingRequest:
+        if self.sources is not None:
+            if self.sources[0].data != self.data:
+                raise ValueError("data is not the first of sources")
+            if len({source.data for source in self.sources}) < len(self.sources):
+                raise ValueError("two of sources are the same dataset; give it once, with a weight")
+            if len({source.weight is None for source in self.sources}) > 1:
+                raise ValueError("either each of sources has a weight, or none has")
+        return self
+
+    @property
+    def digests(self) -> list[str]:
+        """Those of all datasets that are trained on."""
+        return [self.data] if self.sources is None else [source.data for source in self.sources]
 
 
 class EvaluationTarget(Wire):

@@ -320,8 +320,20 @@ Labels = Annotated[
 ]
 
 
+class SourceUse(Wire):
+    """How a training used one of several datasets."""
+
+    digest: str
+    #: Its share of the rows of an epoch, against those of the others; None: all of its rows come once.
+    weight: Annotated[float, Field(gt=0)] | None = None
+    #: Rows of it that are not held out.
+    rows: Annotated[int, Field(ge=0)]
+    #: Rows of it in one epoch, before those with nothing to learn from are dropped.
+    epoch_rows: Annotated[int, Field(ge=0)]
+
+
 class DatasetUse(Wire):
-    """How a training used its dataset."""
+    """How a training used its dataset, or its datasets, of which `digest` is the first."""
 
     digest: str
     #: Rows left after dropping those with nothing to learn from.
@@ -332,6 +344,13 @@ class DatasetUse(Wire):
     rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
     #: The labels of a classification.
     labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Each dataset, where there were several; None: the one.
+    sources: Annotated[list[SourceUse] | None, Field(exclude_if=lambda value: value is None)] = None
+
+    @property
+    def digests(self) -> list[str]:
+        """Those of all datasets."""
+        return [self.digest] if self.sources is None else [source.digest for source in self.sources]
 
 
 class LossPoint(Wire):
@@ -367,6 +386,8 @@ class TrainingReport(Wire):
     rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
     #: The labels of a classification.
     labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Each dataset, where there were several.
+    sources: Annotated[list[SourceUse] | None, Field(exclude_if=lambda value: value is None)] = None
 
     def dataset_use(self, digest: str) -> DatasetUse:
         """Return how the training used the dataset with a digest."""
@@ -376,6 +397,7 @@ class TrainingReport(Wire):
             supervised_tokens=self.supervised_tokens,
             rendering=self.rendering,
             labels=self.labels,
+            sources=self.sources,
         )
 
     @model_validator(mode="after")

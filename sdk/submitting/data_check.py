@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from sdk.pulling.cached_file import cached_file
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
 from sdk.rows.audit import audit_rows
+from sdk.rows.data_files import DataFile
 from sdk.rows.holdout import HoldoutError, hold_out_of
 from sdk.schemas.data_audit import AuditFinding, DataAudit, TokenCountRequest, TokenCounts
 from sdk.schemas.option_clashes import both_held_out
@@ -48,7 +49,7 @@ class _Rows(NamedTuple):
 
 
 def check_rows_of(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     *,
     base: str | Path | None,
     eval_data: str | Path | None,
@@ -63,7 +64,7 @@ def check_rows_of(
     registry: Callable[[], Registry],
     on_transfer: OnTransfer | None,
 ) -> DataAudit:
-    """Return the audit of rows; see `Client.check_data`. The registry is asked for only if something is no file."""
+    """Return the audit of rows, of several files together; see `Client.check_data`. The registry is asked for only if something is no file."""
     require_numpy("checking rows", "or install numpy alone")
     if base is None and (loss_on, max_length, sample) != (None, None, None):
         raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
@@ -82,19 +83,30 @@ def check_rows_of(
         raise InvalidInput(
             "examples and sample are numbers of rows; give 1 or more", param="examples" if examples < 1 else "sample"
         )
-    rows = _rows(data, columns, "data", registry, on_transfer)
+    every = [
+        _rows(one, columns, "data", registry, on_transfer)
+        for one in ([data] if isinstance(data, (str, Path)) else data)
+    ]
+    if not every or (base is not None and len(every) > 1):
+        raise InvalidInput(
+            "tokens are counted of one file at a time; leave base out, or check each alone", param="data"
+        )
+    rows = every[0]
+    if any(one.columns != rows.columns for one in every):
+        raise InvalidInput("the datasets have other columns; say which are meant with --columns", param="columns")
+    label = ", ".join(one.label for one in every)
     held_out = None if eval_data is None else _rows(eval_data, rows.columns, "eval_data", registry, on_transfer)
     found = None if base is None else _base(base, registry)
     if found is not None:
         require_libraries(LIBRARIES, doing="counting tokens")
     try:
-        for each in (rows, held_out):
+        for each in (*every, held_out):
             if each is not None and detect_format(each.path) == "parquet":
                 require_libraries(("pyarrow",), doing="reading Parquet")
-        with disk_explained(f"checking the rows of {rows.label}"):
+        with disk_explained(f"checking the rows of {label}"):
             audit = audit_rows(
-                rows.path,
-                label=rows.label,
+                [DataFile(one.path, _brief(one, every)) for one in every],
+                label=label,
                 columns=check_columns(rows.columns)[1],
                 held_out=None if held_out is None else held_out.path,
                 held_out_label=None if held_out is None else held_out.label,
@@ -104,7 +116,7 @@ def check_rows_of(
                 on_progress=on_transfer,
             )
     except (RowsError, HoldoutError) as error:
-        raise InvalidData(f"{rows.label}: {error}", param="data") from None
+        raise InvalidData(f"{label}: {error}", param="data") from None
     if found is None or not audit.usable_rows:
         return audit
     counted = {"sample": SAMPLE_ROWS if sample is None else sample, "examples": examples}
@@ -178,6 +190,13 @@ def _rows(
         watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
     )
     return _Rows(path, data.label, data.columns)
+
+
+def _brief(rows: _Rows, every: Sequence[_Rows]) -> str:
+    """Return what rows of one of several files are said to be of: its name without folders, where no other is called so."""
+    names = [Path(one.label).name for one in every]
+    name = Path(rows.label).name
+    return name if names.count(name) == 1 else rows.label
 
 
 def _base(base: str | Path, registry: Callable[[], Registry]) -> Path:

@@ -184,6 +184,13 @@ def trained_on(version: VersionView) -> str:
         f"it was trained on no rows; preview those of its adapter, which is named by: adapterctl lineage {version.ref} --up",
         param="of",
     )
+    if version.dataset is not None and version.dataset.sources is not None:
+        named = ", ".join(source.digest[:12] for source in version.dataset.sources)
+        raise InvalidInput(
+            f"{version.ref} was trained on several datasets ({named}); preview one of them with: adapterctl data preview DIGEST "
+            f"--base {version.base.id}",
+            param="of",
+        )
     if version.dataset is not None:
         with suppress(BadRefError):
             return parse_digest(version.dataset.digest)

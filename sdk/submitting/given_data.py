@@ -53,15 +53,23 @@ def find_data(
     param: str = "data",
     known_labels: Collection[str] | None = None,
     hold_out: HoldOut | None = None,
+    alone: bool = True,
 ) -> GivenData:
     """Return the rows that `given` means: a digest or 12 digits of one, else a file that is there, else a name.
 
     A `Path`, and a text with a `/`, is always a file; its rows are checked. A name is first looked up in `namespace`.
     `columns` is which columns are which keys of a row; None: as was said of a registered dataset. With `hold_out`, some of
-    a file's rows can be held out of the others. Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets.
+    a file's rows can be held out of the others, where it is `alone`. Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets, or is no text.
     """
+    if not isinstance(given, (str, Path)) or not str(given):
+        raise InvalidInput(
+            f"{str(given)[:80]!a} is no dataset; give a file, a name or a digest, which is put in quotes in YAML",
+            param=param,
+        )
     if isinstance(given, Path) or means_file(given):
-        return check_data(given, columns=columns, param=param, known_labels=known_labels, hold_out=hold_out)
+        return check_data(
+            given, columns=columns, param=param, known_labels=known_labels, hold_out=hold_out, alone=alone
+        )
     if looks_like_digest(given):
         return _registered(_by_digest(transport, given, namespace, param), columns)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sdk.schemas.jobs import (
     BaseChoice,
     CheckpointPolicy,
     CheckpointRef,
+    DataSource,
     EvaluationRequest,
     EvaluationTarget,
     JobRequest,
@@ -41,8 +42,9 @@ from sdk.submitting.again import recorded_request, refuse_options
 from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, holdout_options, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
+from sdk.submitting.given_sources import Source, TrainingData, check_alike, sources_of
 from sdk.submitting.job_options import JobTerms
-from sdk.validation import build, check_held_out, check_loss_on, check_objective, check_together
+from sdk.validation import build, check_held_out, check_loss_on, check_objective, check_together, known_labels_of
 
 
 class JobSubmitter:
@@ -62,7 +64,7 @@ class JobSubmitter:
         base: str | Path | None,
         parent: str | None,
         like: str | None,
-        data: str | Path | None,
+        data: TrainingData | None,
         eval_data: str | Path | None,
         checkpoint: CheckpointPolicy,
         from_checkpoint: CheckpointRef | None,
@@ -83,10 +85,19 @@ class JobSubmitter:
             raise InvalidInput("a training needs a base, or a parent to continue", param="base")
         namespace = namespace_of(adapter) or "-"
         check_held_out(spec, eval_data=eval_data)
-        rows = find_data(self._transport, data, namespace, columns=spec.columns, hold_out=hold_out_of(spec))
-        if spec.holdout is not None and isinstance(rows, RegisteredData) and rows.view.rows == 1:
+        given = sources_of(data)
+        how: dict[str, Any] = {"columns": spec.columns, "hold_out": hold_out_of(spec), "alone": len(given) == 1}
+        rows = [find_data(self._transport, source.given, namespace, **how) for source in given]
+        check_alike(rows)
+        columns = rows[0].columns
+        if (
+            spec.holdout is not None
+            and len(rows) == 1
+            and isinstance(rows[0], RegisteredData)
+            and rows[0].view.rows == 1
+        ):
             raise InvalidInput(
-                f"{rows.label} has one row, so none can be held out of the others; give more rows", param="holdout"
+                f"{rows[0].label} has one row, so none can be held out of the others; give more rows", param="holdout"
             )
         held_out = None
         if eval_data is not None:
@@ -94,22 +105,23 @@ class JobSubmitter:
                 self._transport,
                 eval_data,
                 namespace,
-                columns=rows.columns,
+                columns=columns,
                 param="eval_data",
-                known_labels=rows.labels or None,
+                known_labels=known_labels_of(rows) or None,
             )
         objective = check_objective(spec.objective, rows, held_out)
-        check_loss_on(spec.loss_on, rows)
+        for one in rows:
+            check_loss_on(spec.loss_on, one)
         if held_out is not None:
-            if held_out.columns != rows.columns:
+            if held_out.columns != columns:
                 raise InvalidInput(
-                    f"the columns of {held_out.label} are {held_out.columns}, and those of {rows.label} {rows.columns}; say "
+                    f"the columns of {held_out.label} are {held_out.columns}, and those of {rows[0].label} {columns}; say "
                     "which are meant with --columns, or give held-out rows like the others",
                     param="columns",
                 )
             check_loss_on(spec.loss_on, held_out)
-        if rows.columns != spec.columns:
-            spec = spec.model_copy(update={"columns": rows.columns})
+        if columns != spec.columns:
+            spec = spec.model_copy(update={"columns": columns})
         if objective is not None:
             check_together(spec, objective)
         if objective not in (None, "sft"):
@@ -118,13 +130,14 @@ class JobSubmitter:
         if objective == "dpo" and continued is not None:
             raise InvalidInput(no_reference(continued.ref), param="parent")
         chosen = self._base(base, continued, namespace, spec, causal=objective in ("sft", "dpo"))
-        sent = self._sent(rows, namespace)
+        sent = [self._sent(one, namespace) for one in rows]
         kept = None if held_out is None else self._sent(held_out, namespace)
         request = TrainingRequest(
             adapter=adapter,
             base=chosen,
-            data=sent.digest,
-            data_name=sent.exact_name,
+            data=sent[0].digest,
+            data_name=sent[0].exact_name,
+            sources=_sources(sent, given),
             eval_data=None if kept is None else kept.digest,
             eval_data_name=None if kept is None else kept.exact_name,
             spec=spec,
@@ -268,6 +281,24 @@ def _known_kind(what: str, advice: str) -> Iterator[None]:
         if error.param != "request":
             raise
         raise Incompatible(f"this registry's release has no {what}; {advice}") from None
+
+
+def _sources(sent: Sequence[DatasetView], given: Sequence[Source]) -> list[DataSource] | None:
+    """Return several datasets as a request has them. Raises InvalidInput for the same rows twice."""
+    if len(sent) == 1:
+        return None
+    by_digest: dict[str, Source] = {}
+    for view, source in zip(sent, given, strict=True):
+        if (other := by_digest.setdefault(view.digest, source)) is not source:
+            raise InvalidInput(
+                f"{str(other.given)[:200]} and {str(source.given)[:200]} are the same rows; give them once, with a weight where they are "
+                "to come more often",
+                param="data",
+            )
+    return [
+        DataSource(data=view.digest, data_name=view.exact_name, weight=source.weight)
+        for view, source in zip(sent, given, strict=True)
+    ]
 
 
 def _number(weight: Any, *, of: str) -> float:

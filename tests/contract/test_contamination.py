@@ -28,8 +28,8 @@ from sdk.pushing.pack import pack_adapter
 from sdk.rows.holdout import held_out, hold_out_of, rows_digest, split_unit
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.contamination import Contamination, said
-from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.jobs import BaseChoice, DataSource, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.training import SourceUse, TrainingSpec
 from sdk.schemas.work import Completion
 from sdk.transfer import hash_file
 
@@ -73,14 +73,18 @@ class Trainer:
             adapter=self.desk.named(name), upload=upload, manifest=pack.manifest, lora=pack.lora, **about
         )
 
-    def train(self, data: Path, name: str = "a", *, recorded: str | None = None, **options: Any) -> str:
-        """Train a version; return its ref."""
+    def train(self, data: Path, *others: Path, name: str = "a", recorded: str | None = None, **options: Any) -> str:
+        """Train a version, on several files together where there are others; return its ref."""
         desk = self.desk
-        view = desk.writer.add_data(data, name=data.stem, namespace=desk.space, columns=options.get("columns"))
+        views = [
+            desk.writer.add_data(each, name=each.stem, namespace=desk.space, columns=options.get("columns"))
+            for each in (data, *others)
+        ]
+        view = views[0]
         spec = TrainingSpec(method="lora", rank=2, alpha=4.0, dropout=0.0, targets="q_proj,v_proj", **options)
         said: dict[str, Any] = {}
         if (how := hold_out_of(spec)) is not None:
-            rows = list(check_rows(text_values(data)))
+            rows = [row for each in (data, *others) for row in check_rows(text_values(each))]
             out = held_out([split_unit(one) for one in rows], how)
             left = rows_digest(one for one, is_out in zip(rows, out, strict=True) if not is_out)
             said = {**spec.further(), "training_digest": recorded or left}
@@ -88,11 +92,16 @@ class Trainer:
             adapter=desk.named(name),
             base=BaseChoice(id="tiny", fingerprint=desk.base.fingerprint),
             data=view.digest,
+            sources=[DataSource(data=each.digest, weight=1.0) for each in views] if others else None,
             spec=spec,
         )
         desk.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
         held = desk.claim()
-        version = self.publication(desk.worker, name, dataset=use_of(view.digest), training=said, metrics={"loss": 1.0})
+        use = use_of(view.digest)
+        if others:
+            sources = [SourceUse(digest=each.digest, weight=1.0, rows=9, epoch_rows=9) for each in views]
+            use = use.model_copy(update={"sources": sources})
+        version = self.publication(desk.worker, name, dataset=use, training=said, metrics={"loss": 1.0})
         body = Completion(attempt=held.attempt, version=version)
         done = desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
         assert done.result is not None
@@ -139,7 +148,7 @@ class TestTold:
 
     def test_rows_of_everything_that_it_came_from_each_counted_once(self, trainer: Trainer) -> None:
         first = trainer.train(trainer.file(TRAINING[:30]))
-        other = trainer.train(trainer.file([*TRAINING[2:4], *map(near, TRAINING[:1])]), "b")
+        other = trainer.train(trainer.file([*TRAINING[2:4], *map(near, TRAINING[:1])]), name="b")
         mix = trainer.push("mix", (first, "combined-from"), (other, "combined-from"))
         last = trainer.push("merged", (mix, "merged-from"))
         for ref in (mix, last):
@@ -162,6 +171,25 @@ class TestTold:
         assert 10 < len(left) < 30
         assert counts(trainer.found(trainer.score(ref, left))) == (len(left), 0, 0, 0)
         assert counts(trainer.found(trainer.score(ref, data))) == (60, 60 - len(left), 0, 0)
+
+    def test_rows_of_each_of_several_datasets(self, trainer: Trainer) -> None:
+        files = [trainer.file(TRAINING[at : at + 20]) for at in (0, 20, 40)]
+        ref = trainer.train(*files)
+        found = trainer.found(trainer.score(ref, HELD))
+        assert (counts(found), found.not_checked) == ((20, 3, 2, 4), [])
+        assert found.of == [f"{file.stem}@v1" for file in files]
+        assert counts(trainer.found(trainer.score(ref, files[2]))) == (20, 20, 0, 0)
+        trainer.desk.writer.remove_data(f"{files[0].stem}@v1")
+        found = trainer.found(trainer.score(ref, [*HELD, row(720)]))
+        assert (found.found, found.not_checked) == (0, [f"the rows {files[0].stem}@v1 were removed"])
+
+    def test_rows_that_were_held_out_of_several_datasets_together(self, trainer: Trainer) -> None:
+        files = [trainer.file(TRAINING[at : at + 20]) for at in (0, 20, 40)]
+        ref = trainer.train(*files, holdout=0.3)
+        whole = trainer.score(ref, trainer.file(TRAINING))
+        found = trainer.found(whole)
+        assert (counts(found), found.not_checked) == ((60, 42, 0, 0), [])
+        assert found.of == [", ".join(f"{file.stem}@v1" for file in files)]
 
     def test_columns_are_those_of_the_training_and_of_the_evaluation(self, trainer: Trainer) -> None:
         named = [{"q": one["prompt"], "a": one["completion"], "id": at} for at, one in enumerate(TRAINING)]

@@ -21,7 +21,7 @@ from support.working import Held, line
 from registry.access.audit.models import AuditEntry
 from registry.access.models import Token
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
-from registry.catalog.models import Origin, Version, VersionParent, VersionTag, VersionTarget
+from registry.catalog.models import Origin, Version, VersionDataset, VersionParent, VersionTag, VersionTarget
 from registry.db.clock import utc_now
 from registry.db.types import Model
 from registry.http.idempotency.models import KeyedRequest
@@ -111,6 +111,7 @@ def test_failed_pushes_go_and_numbers_of_deleted_versions_stay(
         session.add(Origin(version_pk=failed.pk, metrics={}, libraries={}, created_by="ann"))
         session.add(VersionTag(version_pk=failed.pk, key="team", value="a"))
         session.add(VersionTarget(version_pk=failed.pk, module="q_proj"))
+        session.add(VersionDataset(version_pk=failed.pk, digest="d" * 64, weight=1.0))
         session.add(VersionParent(version_pk=failed.pk, parent_pk=row.pk, relation="resumed"))
     of = Version.digest == "f" * 64
     people.services.expiry.run()

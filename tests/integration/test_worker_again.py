@@ -51,6 +51,8 @@ TRAININGS: dict[str, tuple[Any, list[str]]] = {
             *("--rank-pattern", "q_proj=4", "--loraplus-lr-ratio", "4", "--holdout", "0.3"),
         ],
     ),
+    # Beside a registered dataset.
+    "mixed": (PAIRS, ["--weight", "3", "--data", "extra", "--weight", "1", "--holdout", "0.3"]),
     **(FURTHER if SOAKING else {}),
     "more": ([{"instruction": f"say {word}", "output": word} for word in WORDS], ["--from", "chats@v1"]),
 }
@@ -80,6 +82,8 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         quick = ("--max-steps", "2", "--batch-size", "2", "--grad-accum", "1", "--lr", "0.01")
         with monkeypatch.context() as then, place.worker(ADAPTER_WORKER_WARM="1", PYTHONHASHSEED="0"):
             then.setattr("registry.jobs.kinds.training.today", lambda session: DAY)
+            extra = write(tmp_path / "rows", "extra", [{"prompt": f"{word}: ", "completion": "said"} for word in WORDS])
+            assert run("data", "add", str(extra), "--name", "extra").exit_code == 0
             for name, (rows, options) in TRAININGS.items():
                 data = write(tmp_path / "rows", name, rows)
                 over = () if "--from" in options else ("--base", base, "--method", "lora", "--rank", "2")
@@ -107,6 +111,10 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert recorded.dataset.rendering.template_date == DAY
         assert recorded.job is not None
         assert "libraries, device and samples are those of chats@v1" in place.said(recorded.job.id)
+        mixed = place.client.get("mixed-again@v1").info.dataset
+        assert mixed is not None
+        assert mixed.sources is not None
+        assert [(source.weight, source.epoch_rows > 0) for source in mixed.sources] == [(3.0, True), (1.0, True)]
         found = place.client.get("preferences-again@v1").info.training
         assert found is not None
         assert (found["objective"], found["beta"]) == ("dpo", 0.3)

@@ -22,7 +22,7 @@ from workers.kinds.checkpoints import CheckpointSender
 from workers.kinds.pins import of_base, of_manifest, of_targets, today
 from workers.kinds.rules import KindOfWork
 from workers.lease.stop_signal import Stopped, StopReason
-from workers.pipelines.training.order import Rung, TrainingOrder
+from workers.pipelines.training.order import OrderedSource, Rung, TrainingOrder
 
 #: How files of checkpoints end that torch pickled, as earlier releases did.
 _PICKLES = (".pt", ".pth")
@@ -64,6 +64,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         base_name=base.registration.id,
         base_revision=base.registration.revision,
         data=str(attempt.inputs.dataset(request.data)),
+        sources=_sources(attempt, request),
         eval_data=None if eval_data is None else str(attempt.inputs.dataset(eval_data)),
         spec=request.spec,
         template_date=request.template_date or today(),
@@ -79,6 +80,20 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
     if (said := held_out_warning(report.training)) is not None:
         attempt.lease.log(f"warning: {said}")
     _publish(attempt, request, base, report)
+
+
+def _sources(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource] | None:
+    """Fetch all datasets, where there are several."""
+    if request.sources is None:
+        return None
+    return [
+        OrderedSource(
+            path=str(attempt.inputs.dataset(source.data)),
+            name=source.data_name or source.data[:12],
+            weight=source.weight,
+        )
+        for source in request.sources
+    ]
 
 
 def _fetch_checkpoint(attempt: Attempt) -> str | None:

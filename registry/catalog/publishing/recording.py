@@ -11,7 +11,16 @@ from registry.access.audit.service import record
 from registry.artifacts.manifests import Recorded, record_manifest
 from registry.artifacts.models import ManifestAccess
 from registry.artifacts.uploads import finish_upload
-from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, VersionParent, VersionTag, VersionTarget
+from registry.catalog.models import (
+    LIVE_ROWS,
+    Adapter,
+    Origin,
+    Version,
+    VersionDataset,
+    VersionParent,
+    VersionTag,
+    VersionTarget,
+)
 from registry.catalog.publishing.new_version import Ancestry, NewVersion
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.kinds import is_merged_only
@@ -56,6 +65,7 @@ def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings
         )
     if version.state != VersionState.PENDING:
         append(session, Origin, _origin(version, new))
+        _add_datasets(session, version, new)
         return Published(version=present(session, version, new.who), existing=True)
     _charge(session, new, recorded)
     _describe(version, new, VersionState.READY, manifest_digest=recorded.digest, warnings=warnings)
@@ -209,7 +219,15 @@ def _add_parts(session: Session, version: Version, new: NewVersion, ancestry: An
     append(session, VersionTarget, *[{"version_pk": pk, "module": module} for module in modules])
     origin = _origin(version, new)
     append(session, Origin, origin)
+    _add_datasets(session, version, new)
     return origin
+
+
+def _add_datasets(session: Session, version: Version, new: NewVersion) -> None:
+    """Record each of several datasets; one alone is in the origin."""
+    dataset = new.publication.dataset
+    for source in (None if dataset is None else dataset.sources) or ():
+        insert_if_new(session, VersionDataset, version_pk=version.pk, digest=source.digest, weight=source.weight)
 
 
 def _write_document(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import select
@@ -74,23 +74,39 @@ def _look_at(session: Session, version: Version, namespace: str, found: TrainedO
 
 
 def _add(session: Session, origin: Origin, label: str, own: bool, namespace: str, found: TrainedOn) -> Iterator[str]:
-    """Take the rows of one training in; yield why they can't be."""
-    digest = origin.dataset_digest or ""
-    rows = f"the rows {digest[:12]} of {label}" if own else f"the rows of {label}"
-    access = session.get(DatasetAccess, (digest, namespace))
-    if access is None:
-        yield f"{rows} are not in this namespace"
-        return
-    given = names_of(session, [access]).get((digest, namespace), [])
-    name = f"{given[0].name}@v{given[0].number}" if given else digest[:12]
-    if access.removed_at is not None:
-        yield f"the rows {name} were removed"
-        return
+    """Take the rows of one training in, which may be of several datasets; yield why they can't be."""
+    digests = _digests(origin)
+    names: dict[str, str] = {}
+    for digest in digests:
+        rows = f"the rows {digest[:12]} of {label}" if own else f"the rows of {label}"
+        access = session.get(DatasetAccess, (digest, namespace))
+        if access is None:
+            yield f"{rows} are not in this namespace"
+            continue
+        given = names_of(session, [access]).get((digest, namespace), [])
+        name = f"{given[0].name}@v{given[0].number}" if given else digest[:12]
+        if access.removed_at is not None:
+            yield f"the rows {name} were removed"
+            continue
+        names[digest] = name
     reading = _reading(table(origin.training), table(table(origin.dataset).get("rendering")))
-    if reading is None:
-        yield f"the record of {label} does not say which of the rows {name} it was trained on"
-        return
-    found.rows[digest, reading] = name
+    for digest, name in names.items():
+        if reading is None:
+            yield f"the record of {label} does not say which of the rows {name} it was trained on"
+        elif reading.how is None:
+            found.rows[digest, reading] = name
+    if reading is not None and reading.how is not None and names:
+        if len(names) < len(digests):
+            yield f"rows were held out of all datasets of {label} together, so the others are not looked at alone"
+        else:
+            found.rows[digests[0], replace(reading, beside=tuple(digests[1:]))] = ", ".join(names.values())
+
+
+def _digests(origin: Origin) -> list[str]:
+    """Return the digests of all datasets of a training."""
+    sources = table(origin.dataset).get("sources")
+    named = [one.get("digest") for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
+    return [one for one in named if isinstance(one, str)] or [origin.dataset_digest or ""]
 
 
 def _reading(training: dict[str, Any], rendering: dict[str, Any]) -> Reading | None:

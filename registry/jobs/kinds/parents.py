@@ -90,7 +90,7 @@ def pin_parent(
 def _require_unlearnt(session: Session, version: Version, request: TrainingRequest) -> None:
     """Raise Invalid where rows would be held out that the parent has learnt: their loss would be that of rows known by heart."""
     use = dataset_use(session, version)
-    if request.spec.holdout is None or use is None or use.digest != request.data:
+    if request.spec.holdout is None or use is None or set(use.digests).isdisjoint(request.digests):
         return
     made = select(Origin.job).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
     job = session.get(Job, session.scalars(made).first() or "")
@@ -99,11 +99,14 @@ def _require_unlearnt(session: Session, version: Version, request: TrainingReque
         if job is None
         else hold_out_of(read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}").spec)
     )
-    if theirs == hold_out_of(request.spec):
+    # Of other rows together, others are held out.
+    if theirs == hold_out_of(request.spec) and use.digests == request.digests:
         return
     held = (
         "none of its rows"
         if theirs is None
+        else "rows of other datasets beside it"
+        if use.digests != request.digests
         else f"another share of its rows (holdout {theirs.share:g}, seed {theirs.seed})"
     )
     raise Invalid(

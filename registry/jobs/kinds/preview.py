@@ -33,6 +33,8 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
         use = dataset_use(session, version)
         if use is None or use.digest != request.data:
             raise Invalid(f"{of} was not trained on these rows; preview the rows in its record", param="data")
+        if use.sources is not None:
+            raise Invalid(f"{of} was trained on several datasets; preview one of them without it", param="of")
         row: NamedBase | None = base_of(session, version, embedded)
         if request.base is not None and request.base.fingerprint != version.base.fingerprint:
             raise Invalid(f"{of} was not trained over this base; leave it out", param="base")

@@ -20,7 +20,7 @@ from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
-from registry.jobs.pins import Pinned, pin_base, pin_data, pin_data_names, require_causal, today
+from registry.jobs.pins import Pinned, pin_base, pin_data, pin_data_names, pin_sources, require_causal, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source, version_source
 from registry.jobs.stored_bases import require_fitting
@@ -34,7 +34,7 @@ from sdk.schemas.jobs import Needs, TrainingRequest
 from sdk.schemas.option_clashes import both_held_out, clash_of
 from sdk.schemas.training import TrainingSpec, held_out_warning
 
-_DATASETS = ("data", "eval_data")
+_DATASETS = ("data", "eval_data", "sources")
 _DEFAULT_LENGTH = TrainingSpec().max_length
 
 
@@ -45,8 +45,10 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     require_name_of_kind(session, request.adapter, "adapter")
     if request.eval_data is not None and request.spec.holdout is not None:
         raise Invalid(both_held_out(), param="spec.holdout")
-    digests = pin_data(session, request, _DATASETS, who, namespace)
-    objective = pin_objective(session, request.spec, digests, who, namespace)
+    digests = pin_data(session, request, ("data", "eval_data"), who, namespace)
+    sources = pin_sources(session, request, who, namespace)
+    every = [*digests.items(), *(("data", source.data) for source in sources or ())]
+    objective = pin_objective(session, request.spec, every, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
     if objective in ("sft", "dpo"):
         require_causal(base)
@@ -61,7 +63,7 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
             spec = spec.model_copy(update={"objective": objective})
     parent = pin_parent(session, request.model_copy(update={"spec": spec}), who, namespace, base)
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
-    settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, **named})
+    settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, "sources": sources, **named})
     exact = pin_checkpoint(session, pin_like(session, settled, who, namespace), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
     fits = partial(require_method, method=spec.method, quant_type=spec.quant_type, double_quant=spec.double_quant)

@@ -187,6 +187,10 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
     used = None if publication.dataset is None else publication.dataset.digest
     if used != request.data:
         yield Difference("dataset", request.data, used)
+    asked = [(source.data, source.weight) for source in request.sources or ()]
+    sources = (None if publication.dataset is None else publication.dataset.sources) or ()
+    if asked != (given := [(source.digest, source.weight) for source in sources]):
+        yield Difference("dataset.sources", asked, given)
     rendering = None if publication.dataset is None else publication.dataset.rendering
     day = None if rendering is None else rendering.template_date
     if day is not None and request.template_date not in (None, day):
@@ -211,6 +215,8 @@ def _reported(publication: Publication, asked: dict[str, JsonScalar], *, named: 
         found += [
             f"dataset.{name}" for name in ("rendering", "labels") if getattr(publication.dataset, name) is not None
         ]
+        if publication.dataset.sources is not None:
+            found += ["dataset.sources.rows", "dataset.sources.epoch_rows"]
     if not named:
         found.append("lora.target_modules")
     found += [name for name in ("libraries", "metrics", "quantization") if getattr(publication, name)]

@@ -84,7 +84,9 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("size", human_bytes(sum(file["size_bytes"] for file in shown["files"]))),
     ]
     if data is not None:
-        facts.append(("data", f"{data['digest'][:12]}, {data['rows']} rows, {_learnt(data)}"))
+        which = data["digest"][:12] if not data.get("sources") else f"{len(data['sources'])} datasets"
+        facts.append(("data", f"{which}, {data['rows']} rows, {_learnt(data)}"))
+        facts += [("", _source(source)) for source in data.get("sources") or ()]
     if "loss" in metrics:
         facts.append(("train loss", metrics["loss"]))
     if "eval_accuracy" in metrics:
@@ -196,6 +198,11 @@ def _merged(shown: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f"{said.get('read_back_tensors')} tensors, {said.get('read_back_copied')} of them the base's bytes; prompts "
         + (str(prompts) if kl is None else f"at a KL of {kl:.3g} nats a token"),
     )
+
+
+def _source(source: dict[str, Any]) -> str:
+    weight = "" if source["weight"] is None else f"weight {source['weight']:g}, "
+    return f"{source['digest'][:12]}, {weight}{source['epoch_rows']} of {source['rows']} rows an epoch"
 
 
 def _learnt(data: dict[str, Any]) -> str:

@@ -146,7 +146,7 @@ def _follow(job: Job[Preview]) -> None:
 
 
 @data_command.command(name="check")
-@click.argument("data")
+@click.argument("data", nargs=-1, required=True)
 @click.option(
     "--base", help="Count tokens over this base: a folder (./base), or a registered base whose files are here."
 )
@@ -160,8 +160,8 @@ def _follow(job: Job[Preview]) -> None:
 )
 @click.option("--examples", type=int, default=5, show_default=True, help="Rows of each kind that are named.")
 @format_option
-def data_check(data: str, style: str, **given: Any) -> None:
-    """Look for what is wrong with the rows of DATA (a file, or a dataset's name or digest) before a training.
+def data_check(data: tuple[str, ...], style: str, **given: Any) -> None:
+    """Look for what is wrong with the rows of DATA (a file, or a dataset's name or digest; or several together) before a training.
 
     Names rows that can't be used, lack a text, are there twice (exactly, in another spelling, or nearly), answer the same
     prompt otherwise, or have characters that are not seen. With --eval-data also those that are held out, with --holdout
@@ -172,6 +172,7 @@ def data_check(data: str, style: str, **given: Any) -> None:
     \b
     Examples:
       adapterctl data check reviews.jsonl
+      adapterctl data check reviews.jsonl faq@v2
       adapterctl data check reviews.jsonl --eval-data held.jsonl --base ./base
       adapterctl data check faq.csv --columns prompt=question,completion=answer
       adapterctl data check reviews.jsonl --holdout 0.1 --holdout-by customer
@@ -206,7 +207,8 @@ def data_list(style: str) -> None:
     if style != "json":
         rows = [{**row, "name": view.exact_name or view.name} for row, view in zip(rows, views, strict=True)]
     columns = ["digest", "name", "namespace", "rows", "shape", "created_at"]
-    print_rows(style, rows, columns, key="digest", empty="no datasets yet; add one with: adapterctl data add FILE")
+    empty = "no datasets yet; add one with: adapterctl data add FILE"
+    print_rows(style, rows, columns, key="digest", empty=empty, spare=("created_at", "namespace", "shape", "rows"))
 
 
 @data_command.command(name="rm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -31,6 +32,10 @@ _JOB_KEYS = (
 )
 
 
+#: Those of them that YAML may read as something else, such as a name of digits.
+_TEXTS = ("base", "parent", "like", "from_checkpoint")
+
+
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
@@ -40,7 +45,14 @@ _JOB_KEYS = (
 )
 @click.option(
     "--data",
-    help="Rows to train on: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
+    multiple=True,
+    help="Rows to train on: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest; several together.",
+)
+@click.option(
+    "--weight",
+    type=float,
+    multiple=True,
+    help="One for each --data, in their order: its share of the rows, against the others. [default: all rows of each]",
 )
 @click.option(
     "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
@@ -159,7 +171,15 @@ _JOB_KEYS = (
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def train_command(
-    name: str, config_file: str | None, dry_run: bool, explain: bool, detach: bool, style: str, **given: Any
+    name: str,
+    config_file: str | None,
+    data: tuple[str, ...],
+    weight: tuple[float, ...],
+    dry_run: bool,
+    explain: bool,
+    detach: bool,
+    style: str,
+    **given: Any,
 ) -> None:
     """Train an adapter NAME over a base and publish it as the next version.
 
@@ -173,6 +193,7 @@ def train_command(
       adapterctl train sql --from sql@v3 --data more.csv
       adapterctl train sql --like sql@v3
       adapterctl train sql --base ./b --data sql.csv --holdout 0.1
+      adapterctl train sql --base ./b --data a.csv --weight 3 --data b --weight 1
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train tone --base ./b --data preferences.jsonl --lr 5e-6
       adapterctl train sql --config sql.yaml --dry-run --explain
@@ -180,6 +201,7 @@ def train_command(
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """
     in_file = _read_config(config_file) if config_file else {}
+    given["data"] = _data_given(data, weight)
     on_command_line = {key: value for key, value in given.items() if value is not None}
     options = in_file | on_command_line
     if "memory" in options:
@@ -224,6 +246,21 @@ def train_command(
         say(f"see it: adapterctl show {result['ref']}")
 
 
+def _data_given(data: Sequence[str], weights: Sequence[float]) -> Any:
+    """Return the rows that are given: one file, several, or several with their weights. Raises InvalidInput."""
+    if weights and len(weights) != len(data):
+        raise InvalidInput(
+            f"there are {len(weights)} weights for {len(data)} datasets; give one --weight for each --data, or none",
+            param="weight",
+        )
+    if len(set(data)) < len(data):
+        twice = next(one for one in data if data.count(one) > 1)
+        raise InvalidInput(f"--data {twice[:200]} is given twice; give it once, with a weight", param="data")
+    if weights:
+        return dict(zip(data, weights, strict=True))
+    return list(data) if len(data) > 1 else next(iter(data), None)
+
+
 def _read_config(name: str) -> dict[str, Any]:
     """Read a YAML file of options. Raises NotFound, InvalidInput for an option that there is not."""
     import yaml
@@ -248,6 +285,9 @@ def _read_config(name: str) -> dict[str, Any]:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "see: adapterctl train --help"
             raise InvalidInput(f"{path}: there is no option {key!a}; {hint}", param=key)
+    for key in _TEXTS:
+        if not isinstance(value := options.get(key), str | None):
+            raise InvalidInput(f"{path}: {key} is {str(value)[:40]!a}, which is no text; put it in quotes", param=key)
     numbers = [name for name, field in TrainingSpec.model_fields.items() if "float" in str(field.annotation)]
     for key in numbers:
         options[key] = _as_float(options[key]) if key in options else None

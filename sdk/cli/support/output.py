@@ -98,11 +98,19 @@ def _can_be_written(text: str) -> bool:
 
 
 def print_rows(
-    style: str, rows: Sequence[dict[str, Any]], columns: Sequence[str], *, key: str, empty: str, cut: str | None = None
+    style: str,
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[str],
+    *,
+    key: str,
+    empty: str,
+    cut: str | None = None,
+    spare: Sequence[str] = (),
 ) -> None:
     """Print a list: as a table of `columns` within the terminal, as JSON with every field, or one `key` a line.
 
-    `cut` is the column that is cut before all others where the terminal is too narrow.
+    Where the terminal is too narrow, the column `cut` is cut before all others, and those of `spare` are left out, the first one
+    first.
     """
     if style == "json":
         print_json(list(rows))
@@ -113,7 +121,8 @@ def print_rows(
         say(empty)
     else:
         cells = [[_brief(row.get(column)) for column in columns] for row in rows]
-        click.echo(render(columns, cells, cut=None if cut is None else columns.index(cut)))
+        left_out = [columns.index(column) for column in spare]
+        click.echo(render(columns, cells, cut=None if cut is None else columns.index(cut), spare=left_out))
 
 
 def _brief(value: Any) -> Any:
@@ -121,16 +130,25 @@ def _brief(value: Any) -> Any:
     return value[:12] if isinstance(value, str) and _DIGEST.fullmatch(value) else value
 
 
-def render(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, cut: int | None = None) -> str:
+def render(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], *, cut: int | None = None, spare: Sequence[int] = ()
+) -> str:
     """Lay out a table in at most 80 columns where it is piped, or the terminal's width; long cells are cut with '…'.
 
-    The column `cut` is cut first, the others by their width.
+    The column `cut` is cut first, then those of `spare` are left out, the first one first, and then the others are cut by their width.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([_columns(header), *(_columns(row[i]) for row in cells)]) for i, header in enumerate(headers)]
     room = _terminal_width() - 2 * (len(widths) - 1)
     if cut is not None and sum(widths) > room:
         widths[cut] = max(min(widths[cut], _CUT_TO), widths[cut] - (sum(widths) - room))
+    for at, column in enumerate(spare):
+        if sum(widths) > room:
+            # A name that is cut is none.
+            kept = [i for i in range(len(headers)) if i != column]
+            later = [i - (i > column) for i in spare[at + 1 :]]
+            least = None if cut in (None, column) else cut - (cut > column)
+            return render([headers[i] for i in kept], [[row[i] for i in kept] for row in rows], cut=least, spare=later)
     # None can keep more than there is, and a row may be megabytes long.
     widths = [min(width, max(room, _NARROWEST)) for width in widths]
     while sum(widths) > room and max(widths) > _NARROWEST:

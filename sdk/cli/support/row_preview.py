@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import click
@@ -17,11 +18,11 @@ _MOST_CUT_CHARACTERS = 200
 
 def print_preview(preview: Preview, *, quiet: bool = False) -> None:
     """Print the texts with what is learnt marked, then what is said of all of them; `quiet`: only what is learnt."""
-    for text in preview.rows:
+    for text, answer in zip(preview.rows, _answers(preview), strict=True):
         if quiet:
             click.echo(writable(_lines(text.supervised_text if text.label is None else text.label)))
             continue
-        click.echo(_bold(_headline(text)))
+        click.echo(_bold(_headline(text, answer)))
         click.echo(writable(_marked(text)))
         if text.cut_tokens:
             click.echo(writable(_cut_off(text, preview.max_length)))
@@ -32,9 +33,18 @@ def print_preview(preview: Preview, *, quiet: bool = False) -> None:
         print_facts(_facts(preview))
 
 
-def _headline(text: PreviewText) -> str:
+def _answers(preview: Preview) -> list[str | None]:
+    """Return which answer of its row each text has: of a preference comes the chosen one, then the rejected one."""
+    if preview.shape != "preference":
+        return [None] * len(preview.rows)
+    rows = [None, *(text.row for text in preview.rows)]
+    return ["rejected" if row == before else "chosen" for before, row in itertools.pairwise(rows)]
+
+
+def _headline(text: PreviewText, answer: str | None) -> str:
     said = [
         f"row {text.row} ({text.where})",
+        *([] if answer is None else [answer]),
         *(
             [f"{text.tokens} tokens, {text.supervised_tokens} learnt"]
             if text.label is None

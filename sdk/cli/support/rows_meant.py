@@ -12,8 +12,16 @@ from sdk.schemas.jobs import JobView
 
 def say_rows(view: JobView, **given: Any) -> None:
     """Say which registered dataset each text was taken for that is no file: by the job's own field, such as `data`."""
+    if isinstance(given.get("data"), (list, dict)):
+        # Several, or one alone in a list.
+        several = list(given.pop("data"))
+        sources = view.request.get("sources") or [view.request]
+        for text, source in zip(several, sources, strict=True):
+            _say("data", text, source.get("data"), source.get("data_name"))
     for field, text in given.items():
-        digest = view.request.get(field)
-        if isinstance(text, str) and isinstance(digest, str) and not os.path.isfile(user_path(text)):  # noqa: PTH113
-            name = view.request.get(f"{field}_name") or digest[:12]
-            say(f"{field} is the registered dataset {plain(str(name))}")
+        _say(field, text, view.request.get(field), view.request.get(f"{field}_name"))
+
+
+def _say(field: str, text: Any, digest: Any, name: Any) -> None:
+    if isinstance(text, str) and isinstance(digest, str) and not os.path.isfile(user_path(text)):  # noqa: PTH113
+        say(f"{field} is the registered dataset {plain(str(name or digest[:12]))}")

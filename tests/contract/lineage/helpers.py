@@ -18,11 +18,13 @@ from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
-from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.jobs import BaseChoice, DataSource, JobSubmission, JobView, TrainingRequest
 from sdk.schemas.lineage import Lineage
 from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.training import SourceUse
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, MergeResult, WorkerInfo
 from sdk.transfer import hash_file
+from sdk.version import VERSION
 
 SEEDS = itertools.count(10_000)
 
@@ -63,7 +65,7 @@ class Maker:
         return self.world.writer.call("POST", "/versions", Published, body=body).version.ref
 
     def claimed(self, job_id: str) -> Assignment:
-        worker = WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
+        worker = WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, version=VERSION)
         body = ClaimRequest(worker=worker, hint=job_id)
         held = self.world.worker.call("POST", "/jobs/claim", Assignment | None, body=body)  # type: ignore[arg-type]
         assert held is not None
@@ -74,11 +76,22 @@ class Maker:
         body = Completion(attempt=held.attempt, **result)
         return self.world.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
 
-    def train(self, name: str, rows: DatasetView, folder: Path) -> JobView:
+    def train(self, name: str, rows: DatasetView, folder: Path, *others: DatasetView) -> JobView:
+        """Train on rows, or with others on several datasets with the weights 1, 2 …"""
         base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
-        request = TrainingRequest(adapter=name, base=base, data=rows.digest, spec=SPEC)
+        weights = {view.digest: float(weight) for weight, view in enumerate((rows, *others), start=1)}
+        request = TrainingRequest(
+            adapter=name,
+            base=base,
+            data=rows.digest,
+            sources=[DataSource(data=one, weight=weight) for one, weight in weights.items()] if others else None,
+            spec=SPEC,
+        )
         job = self.world.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
         use = use_of(rows.digest)
+        if others:
+            sources = [SourceUse(digest=one, weight=weight, rows=1, epoch_rows=1) for one, weight in weights.items()]
+            use = use.model_copy(update={"sources": sources})
         body = self.publication(self.world.worker, name, folder, dataset=use, metrics={"loss": 1.0})
         return self.complete(self.claimed(job.id), version=body)
 

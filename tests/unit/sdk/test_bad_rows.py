@@ -31,7 +31,7 @@ def calling(call: Any, **rest: Any) -> dict[str, Any]:
 BAD: list[tuple[Any, str]] = [
     # The whole row.
     ([USER, ANSWER], "is not an object but a list"),
-    ("text", "is not an object but a str"),
+    ("text", "is not an object but a text"),
     ({}, "has none of the shapes"),
     (
         {"question": "q", "answer": "a"},
@@ -59,8 +59,8 @@ BAD: list[tuple[Any, str]] = [
     ({"text": "a", "label": "a\nb"}, "has a `label` with characters that can't be shown"),
     ({"text": "a", "label": "\ud800"}, "has a `label` with characters that can't be shown"),
     ({"text": "a", "label": "x" * 101}, "has a `label` of more than 100 characters"),
-    ({"text": "a", "label": True}, "neither a text nor a whole number but a bool"),
-    ({"text": "a", "label": 0.5}, "neither a text nor a whole number but a float"),
+    ({"text": "a", "label": True}, "neither a text nor a whole number but true or false"),
+    ({"text": "a", "label": 0.5}, "neither a text nor a whole number but a decimal number"),
     ({"text": "a", "label": ["x"]}, "neither a text nor a whole number but a list"),
     ({"text": "a", "label": "x", "id": 7}, "keys beside `text` and `label` that would be lost: `id`"),
     ({"prompt": "p", "completion": "c", "label": "x"}, "that would be lost: `label`"),
@@ -85,7 +85,7 @@ BAD: list[tuple[Any, str]] = [
     ),
     ({"prompt": "p", "chosen": " ", "rejected": "c"}, "has an empty `chosen`"),
     ({"prompt": "p", "chosen": "c", "rejected": ""}, "has an empty `rejected`"),
-    ({"prompt": "p", "chosen": 7, "rejected": "c"}, "has a `chosen` that is not text but a int"),
+    ({"prompt": "p", "chosen": 7, "rejected": "c"}, "has a `chosen` that is not text but a whole number"),
     (
         {"prompt": "p", "chosen": [ANSWER], "rejected": "c"},
         "has a `prompt` that is a text and a `chosen` that is a list of",
@@ -115,7 +115,7 @@ BAD: list[tuple[Any, str]] = [
     ({"prompt": "p"}, "has no `completion`"),
     ({"completion": "c"}, "has no `prompt`"),
     ({"prompt": "p", "completion": " "}, "has an empty `completion`"),
-    ({"prompt": 3, "completion": "c"}, "has a `prompt` that is not text but a int"),
+    ({"prompt": 3, "completion": "c"}, "has a `prompt` that is not text but a whole number"),
     ({"prompt": [USER], "completion": "c"}, "has a `prompt` that is not text but a list"),
     ({"text": "\ud800"}, "has a `text` with half a surrogate pair"),
     # Messages.
@@ -186,8 +186,8 @@ BAD: list[tuple[Any, str]] = [
     ({"instruction": " ", "output": "o"}, "has an empty `instruction`"),
     ({"instruction": "i", "output": ""}, "has an empty `output`"),
     ({"instruction": "i", "output": ["o"]}, "has a `output` that is not text but a list"),
-    ({"instruction": "i", "input": 3, "output": "o"}, "has an `input` that is not text but a int"),
-    ({"instruction": "i", "output": "o", "system": 3}, "has a `system` that is not text but a int"),
+    ({"instruction": "i", "input": 3, "output": "o"}, "has an `input` that is not text but a whole number"),
+    ({"instruction": "i", "output": "o", "system": 3}, "has a `system` that is not text but a whole number"),
     ({"instruction": "i", "output": "o", "history": [["a", "b"]]}, "that would be lost: `history`"),
     (
         {"instruction": "i", "output": "o", "text": "t"},
@@ -353,7 +353,7 @@ FILES: list[tuple[str, bytes, str | None, str]] = [
         "a.json",
         b'[{"text": "a"}, 7, null]',
         None,
-        "row 2 is not an object but a int; row 3 is not an object but a NoneType",
+        "row 2 is not an object but a whole number; row 3 is not an object but null",
     ),
     ("a.json", b'[{"text": "\xff"}]', None, "is not a JSON list of rows"),
     ("a.json", b"[" * 100_000, None, "nested too deeply"),

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from sdk.formats import objectives
+from workers.pipelines.data.stored_examples import lengths_of
 from workers.pipelines.data.tokenise import IGNORED, Example
 
 #: `input_ids` and `labels` of an example.
@@ -76,16 +78,30 @@ def example_batches(
     examples: Sequence[Example], objective: Objective, pad_id: int, rows: int, device: Any
 ) -> Iterator[Batch]:
     """Yield all examples in batches of `rows` rows of like length, the longest first."""
-    ordered = sorted(rows_of(examples, objective), key=lambda row: -max(len(each["input_ids"]) for each in row))
-    for start in range(0, len(ordered), rows):
-        batch = objective.collate(list(itertools.chain.from_iterable(ordered[start : start + rows])), pad_id)
+    order = longest_first(examples, objective.sequences)
+    for start in range(0, len(order), rows):
+        some = [tokens_of(examples, row, objective) for row in order[start : start + rows]]
+        batch = objective.collate(list(itertools.chain.from_iterable(some)), pad_id)
         yield {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def rows_of(examples: Sequence[Example], objective: Objective) -> list[list[Tokens]]:
-    """Return the examples of each row."""
-    found = [{"input_ids": example.input_ids, "labels": example.labels} for example in examples]
-    return [found[start : start + objective.sequences] for start in range(0, len(found), objective.sequences)]
+def longest_first(examples: Sequence[Example], sequences: int) -> list[int]:
+    """Return the numbers of all rows, of so many examples each, those with the longest example first."""
+    lengths = lengths_of(examples).astype(np.int64)
+    found: list[int] = np.argsort(-lengths.reshape(-1, sequences).max(axis=1), kind="stable").tolist()
+    return found
+
+
+def tokens_of(examples: Sequence[Example], row: int, objective: Objective) -> list[Tokens]:
+    """Return the examples of one row, by its number."""
+    found = examples[row * objective.sequences : (row + 1) * objective.sequences]
+    return [{"input_ids": example.input_ids, "labels": example.labels} for example in found]
+
+
+def rows_of(examples: Sequence[Example], objective: Objective) -> Iterator[list[Tokens]]:
+    """Yield the examples of each row."""
+    for row in range(len(examples) // objective.sequences):
+        yield tokens_of(examples, row, objective)
 
 
 def supervised_tokens(batch: Batch) -> int:
@@ -137,14 +153,14 @@ def example_losses(
     model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
 ) -> Iterator[list[tuple[Example, float]]]:
     """Yield each example with its summed loss in nats, batch by batch, the longest first."""
-    ordered = sorted(examples, key=lambda example: -len(example.input_ids))
+    order = longest_first(examples, 1)
     start = 0
-    for batch in example_batches(ordered, SFT, pad_id, rows, device):
+    for batch in example_batches(examples, SFT, pad_id, rows, device):
         with torch.no_grad():
             found, kept = losses(model, batch)
         # Added up on the CPU in float64: in one order, whatever the card.
         sums = [math.fsum(part.tolist()) for part in found.double().cpu().split(kept.sum(dim=1).tolist())]
-        yield list(zip(ordered[start : start + len(sums)], sums, strict=True))
+        yield [(examples[at], loss) for at, loss in zip(order[start : start + len(sums)], sums, strict=True)]
         start += len(sums)
 
 

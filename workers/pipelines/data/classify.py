@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from workers.pipelines.data.batches import Batch, Objective, TokenLosses, example_batches, token_losses
+from workers.pipelines.data.batches import Batch, Objective, TokenLosses, example_batches, longest_first, token_losses
 from workers.pipelines.data.tokenise import Example
 
 
@@ -69,14 +69,14 @@ class Guess(NamedTuple):
 
 def guesses(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[list[Guess]]:
     """Yield what a model makes of rows, batch by batch, the longest first."""
-    ordered = sorted(examples, key=lambda example: -len(example.input_ids))
+    order = longest_first(examples, 1)
     start = 0
-    for batch in example_batches(ordered, CLASSIFY, pad_id, rows, device):
+    for batch in example_batches(examples, CLASSIFY, pad_id, rows, device):
         with torch.no_grad():
             logits = label_logits(model, batch)
         losses = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
         surest = logits.softmax(-1).amax(-1)
-        part = ordered[start : start + len(losses)]
+        part = [examples[at] for at in order[start : start + len(losses)]]
         start += len(losses)
         yield [
             Guess(example, guessed, loss, min(confidence, 1.0))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdk.formats.labels import classes_of
-from sdk.formats.rows import Row
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Rendering
+from workers.pipelines.data.rows import Rows
 from workers.pipelines.data.tokenise import Example, LossOn, Tokenised
 from workers.pipelines.errors import PipelineError
 
+if TYPE_CHECKING:
+    from workers.pipelines.data.stored_examples import StoredExamples
 
-def class_names(rows: Sequence[Row]) -> tuple[str, ...]:
+
+def class_names(rows: Rows) -> tuple[str, ...]:
     """Return what a training on rows tells apart, in the order that numbers it. Raises PipelineError ("data")."""
     try:
         return tuple(classes_of({row.fields["label"] for row in rows}))
@@ -44,14 +47,17 @@ def pad_token_id(config: Any, tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id)
 
 
-def label_rows(rows: Sequence[Row], tokenizer: Any, names: Sequence[str], *, max_length: int) -> Tokenised:
-    """Return texts as the tokenizer writes them, special tokens included, each with the number of its label.
+def label_rows(
+    rows: Rows, tokenizer: Any, names: Sequence[str], *, max_length: int, into: StoredExamples | None = None
+) -> Tokenised:
+    """Return texts as the tokenizer writes them, special tokens included, each with the number of its label; the examples are put
+    `into` a file where one is given.
 
     A text of more than `max_length` tokens is cut at its end, before the special token that may stand there. Raises
     PipelineError ("data") for texts of which nothing is left.
     """
     numbers = {name: number for number, name in enumerate(names)}
-    examples: list[Example] = []
+    examples: list[Example] | StoredExamples = [] if into is None else into
     cut, empty = 0, []
     # Others may have set it to the beginning.
     tokenizer.truncation_side = "right"

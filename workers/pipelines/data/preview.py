@@ -54,7 +54,7 @@ def preview(request: PreviewRequest) -> Preview:
     """
     base, day = Path(request.base), date.fromisoformat(request.day)
     # What is held out of a training it doesn't learn.
-    rows = read_split(Path(request.data), hold_out_of(request), columns=request.columns).training
+    rows = list(read_split(Path(request.data), hold_out_of(request), columns=request.columns).training)
     if (shape := rows[0].shape) == "text-label":
         return _of_labels(request, rows)
     loss_on = resolve_loss_on(shape, request.loss_on)

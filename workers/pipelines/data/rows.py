@@ -1,19 +1,103 @@
-"""Rows of a dataset file, read by the rules that the client checked texts by."""
+"""Rows of dataset files, read by the rules that the client checked texts by."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, RowsError, Shape, check_rows
-from sdk.rows.reading import file_values
-from sdk.rows.texts import said
+from sdk.rows.data_files import DataFile, as_files, values_of
+from sdk.rows.holdout import Splitter, split_unit
+from sdk.rows.texts import row_digest
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 
-__all__ = ["Row", "Shape", "count_equal", "read_rows"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["CheckedRows", "Row", "Rows", "Shape", "check_files", "count_equal", "read_rows"]
+
+
+class Rows(Protocol):
+    """Rows of one shape, in memory or in files; there is one at least."""
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield each row, in its order."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Rows of files that were checked. Each pass reads the files anew, so that one row is in memory at a time."""
+
+    files: tuple[DataFile, ...]
+    columns: Mapping[str, str] | None
+    group_by: str | None
+    #: Usable rows of each file.
+    rows: tuple[int, ...]
+    #: How often each of these rows comes, (rows of all files,) of whole numbers; None: once.
+    times: npt.NDArray[Any] | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        values = values_of(self.files, self.columns)
+        for number, row in enumerate(check_rows(values, columns=self.columns, group_by=self.group_by)):
+            if self.times is None:
+                yield row
+            else:
+                yield from repeat(row, int(self.times[number]))
+
+    def __len__(self) -> int:
+        return sum(self.rows) if self.times is None else int(self.times.sum())
+
+    def coming(self, times: npt.NDArray[Any]) -> CheckedRows:
+        """Return the same rows, each as often as is said, (rows of all files,)."""
+        return replace(self, times=times)
+
+    def by_file(self) -> list[int]:
+        """Return how many rows come of each file."""
+        import numpy as np
+
+        if self.times is None:
+            return list(self.rows)
+        return [int(part.sum()) for part in np.split(self.times, np.cumsum(self.rows)[:-1])]
+
+
+def check_files(
+    data: Path | Sequence[DataFile],
+    *,
+    columns: str | None = None,
+    known_labels: Collection[str] | None = None,
+    group_by: str | None = None,
+    splitter: Splitter | None = None,
+) -> CheckedRows:
+    """Return the rows of files once all were looked at; see `read_rows`. Each row is shown to a `splitter`."""
+    files = as_files(data)
+    found = [0] * len(files)
+    at = 0
+
+    def begun(number: int) -> None:
+        # A row is checked as soon as its value is there.
+        nonlocal at
+        at = number
+
+    with _named():
+        keys = None if columns is None else parse_columns(columns)
+        values = values_of(files, keys, on_file=begun)
+        for row in check_rows(values, columns=keys, known_labels=known_labels, group_by=group_by):
+            found[at] += 1
+            if splitter is not None:
+                splitter.add(split_unit(row))
+        for file, rows in zip(files, found, strict=True):
+            if not rows:
+                raise RowsError(f"{file.name} has no rows; leave it out, or give it some")
+    return CheckedRows(files, keys, group_by, tuple(found))
 
 
 def read_rows(
@@ -25,18 +109,23 @@ def read_rows(
 
     Raises PipelineError ("data") that names the first bad rows and what is wrong with each.
     """
-    try:
+    with _named():
         keys = None if columns is None else parse_columns(columns)
-        return list(check_rows(file_values(path, keys), columns=keys, known_labels=known_labels, group_by=group_by))
+        values = values_of(as_files(path), keys)
+        return list(check_rows(values, columns=keys, known_labels=known_labels, group_by=group_by))
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
     except RowsError as error:
         raise PipelineError(FailureReason.DATA, str(error)) from error
 
 
-def count_equal(rows: Sequence[Row], others: Sequence[Row]) -> int:
-    """Return how many rows say the same as one of the others."""
-    known = {_digest(other) for other in others}
-    return sum(_digest(row) in known for row in rows)
-
-
-def _digest(row: Row) -> bytes:
-    return hashlib.sha256(said(row)).digest()
+def count_equal(rows: Rows, others: Rows) -> int:
+    """Return how many rows say the same as one of the others, of which there may be many more."""
+    wanted = [row_digest(row) for row in rows]
+    known = set(wanted)
+    found = {digest for digest in map(row_digest, others) if digest in known}
+    return sum(digest in found for digest in wanted)

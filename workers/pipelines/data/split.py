@@ -1,32 +1,40 @@
-"""The rows of a file as a training and its held-out loss are given them."""
+"""The rows of files as a training and its held-out loss are given them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sdk.formats.rows import Row
-from sdk.rows.holdout import HoldOut, HoldoutError, held_out, split_unit
+from sdk.rows.data_files import DataFile
+from sdk.rows.holdout import HoldOut, HoldoutError, Splitter
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.rows import CheckedRows, check_files
 from workers.pipelines.errors import PipelineError
 
 
 class Split(NamedTuple):
-    """Both sides, each in the order of the file."""
+    """Both sides, each in the order of the files."""
 
-    training: list[Row]
-    held_out: list[Row]
+    training: CheckedRows
+    held_out: CheckedRows | None
 
 
-def read_split(path: Path, how: HoldOut | None, *, columns: str | None) -> Split:
-    """Return the rows of a file, and those of them that are held out; none without `how`. Raises PipelineError ("data")."""
-    rows = read_rows(path, columns=columns, group_by=None if how is None else how.by)
+def read_split(data: Path | Sequence[DataFile], how: HoldOut | None, *, columns: str | None) -> Split:
+    """Return the rows of files, and those of them that are held out; none without `how`. Raises PipelineError ("data")."""
     if how is None:
-        return Split(rows, [])
+        return Split(check_files(data, columns=columns), None)
+    splitter = Splitter(how)
+    rows = check_files(data, columns=columns, group_by=how.by, splitter=splitter)
     try:
-        out = held_out([split_unit(row) for row in rows], how)
+        out = splitter.out()
     except HoldoutError as error:
         raise PipelineError(FailureReason.DATA, f"The rows can't be split: {error}.") from error
-    sides = list(zip(rows, out, strict=True))
-    return Split([row for row, is_out in sides if not is_out], [row for row, is_out in sides if is_out])
+    sides = Split(rows.coming(~out), rows.coming(out))
+    for file, left in zip(rows.files, sides.training.by_file(), strict=True):
+        if not left:
+            raise PipelineError(
+                FailureReason.DATA,
+                f"All rows of {file.name} are held out; give it more rows, a smaller holdout, or another holdout_seed.",
+            )
+    return sides

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sdk.formats import objectives
 from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE
@@ -22,9 +22,13 @@ from sdk.formats.rows import Row, Shape, name_faults
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import Rendering
 from workers.pipelines.data.conversation import Conversation, RowRefused
+from workers.pipelines.data.rows import Rows
 from workers.pipelines.data.spans import ChatTemplate, Method, Sample
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.references import require_self_contained
+
+if TYPE_CHECKING:
+    from workers.pipelines.data.stored_examples import StoredExamples
 
 #: "label" of a row, and none of its tokens.
 LossOn = Literal["completion", "assistant", "all", "label"]
@@ -61,7 +65,7 @@ class Tokenised:
     """The usable rows of a dataset."""
 
     #: One of each row, or of a conversation one for each answer.
-    examples: list[Example]
+    examples: list[Example] | StoredExamples
     shape: Shape
     loss_on: LossOn
     #: Rows that there are examples of.
@@ -79,11 +83,15 @@ class Tokenised:
     @property
     def supervised_tokens(self) -> int:
         """Tokens that the loss is taken on, in one pass."""
+        if not isinstance(self.examples, list):
+            return self.examples.supervised_tokens
         return sum(example.supervised_tokens for example in self.examples)
 
     @property
     def tokens(self) -> int:
         """All tokens of all examples, without padding."""
+        if not isinstance(self.examples, list):
+            return self.examples.tokens
         return sum(len(example.input_ids) for example in self.examples)
 
 
@@ -186,7 +194,7 @@ def longest_row(base: Path, max_length: int) -> int:
 
 
 def tokenise(
-    rows: Sequence[Row],
+    rows: Rows,
     tokenizer: Any,
     *,
     loss_on: LossOn | None,
@@ -194,8 +202,9 @@ def tokenise(
     day: date | None = None,
     stop_ids: Sequence[int] = (),
     split_texts: bool = False,
+    into: StoredExamples | None = None,
 ) -> Tokenised:
-    """Return rows as tokens, each with the tokens that the loss is taken on.
+    """Return rows as tokens, each with the tokens that the loss is taken on; the examples are put `into` a file where one is given.
 
     Prompt and completion are texts that are joined as they are, with the end-of-text token after the completion, or
     lists of messages, which the base's chat template renders as on `day`. Generation stops at `stop_ids` and at the end of
@@ -204,10 +213,10 @@ def tokenise(
     Raises PipelineError ("data") that names the rows that can't be used, or when no token is left that a loss could be
     taken on.
     """
-    shape = rows[0].shape
+    shape = next(iter(rows)).shape
     resolved = resolve_loss_on(shape, loss_on)
     maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
-    examples: list[Example] = []
+    examples: list[Example] | StoredExamples = [] if into is None else into
     used, dropped, cut, split, refused = 0, 0, 0, 0, list[tuple[str, str]]()
     for number, row in enumerate(rows):
         try:
@@ -222,7 +231,8 @@ def tokenise(
         cut += longer and not whole
         used += bool(kept)
         dropped += not kept
-        examples += [replace(example, row=number) for example in kept]
+        for example in kept:
+            examples.append(replace(example, row=number))
     require_usable(refused, len(rows))
     if not examples:
         raise PipelineError(

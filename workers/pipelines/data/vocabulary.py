@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdk.schemas.failures import FailureReason
+from workers.pipelines.data.stored_examples import StoredExamples
 from workers.pipelines.data.tokenise import Example
 from workers.pipelines.errors import PipelineError
 
 
 def require_embedded(examples: Sequence[Example], tokenizer: Any, *, words: int) -> None:
     """Raise PipelineError ("data") for rows with a token beyond the `words` that the model has an embedding for."""
-    largest = max((max(example.input_ids, default=0) for example in examples), default=0)
+    if isinstance(examples, StoredExamples):
+        largest = examples.largest
+    else:
+        largest = max((max(example.input_ids, default=0) for example in examples), default=0)
     if largest >= words:
         text = tokenizer.decode([largest])
         raise PipelineError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
@@ -14,6 +15,7 @@ from transformers import set_seed
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.batches import example_batches, of_sequences, rows_of
 from workers.pipelines.data.preferences import log_likelihoods
+from workers.pipelines.data.stored_examples import lengths_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.dropout import SixteenBitDropout
 from workers.pipelines.model.loading import LoadedBase
@@ -84,7 +86,8 @@ def _start_magnitudes(model: Any) -> None:
 def require_equal_to_base(given: Inputs, model: Any) -> None:
     """Check that y = W·x + s·B·(A·x) with B = 0 gives the base's logits exactly, on a batch of rows."""
     model.eval()
-    shortest = sorted(given.rows.examples, key=lambda example: len(example.input_ids))[:2]
+    order = np.argsort(lengths_of(given.rows.examples), kind="stable")
+    shortest = [given.rows.examples[at] for at in order[:2].tolist()]
     pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
     objective = of_sequences(given.objective)
     batch = next(example_batches(shortest, objective, pad_id, 2, place))

@@ -11,17 +11,23 @@ from sdk.rows.audit import audit_rows
 from sdk.rows.holdout import hold_out_of
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
+from workers.pipelines.data.mixing import Mixture
 
 
 def audit(
-    data: Path, eval_data: Path | None, spec: TrainingSpec, on_progress: Callable[[Progress], None]
+    data: Path | Mixture, eval_data: Path | None, spec: TrainingSpec, on_progress: Callable[[Progress], None]
 ) -> dict[str, int]:
     """Return how many rows have something wrong, by kind, and say so. Without room for it on the disk or in memory nothing is looked for."""
     on_progress(Progress(phase="data", message="auditing rows"))
     keys = None if spec.columns is None else parse_columns(spec.columns)
     try:
         audited = audit_rows(
-            data, label="", columns=keys, held_out=eval_data, hold_out=hold_out_of(spec), most_examples=1
+            data.files if isinstance(data, Mixture) else data,
+            label="",
+            columns=keys,
+            held_out=eval_data,
+            hold_out=hold_out_of(spec),
+            most_examples=1,
         )
     except (OSError, MemoryError) as error:
         why = "the memory is too small" if isinstance(error, MemoryError) else error.strerror or error

@@ -6,8 +6,10 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from sdk.rows.data_files import DataFile
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingReport
+from workers.pipelines.data.mixing import Mixture
 from workers.pipelines.orders import Host
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
 from workers.pipelines.training.continuing import Continued
@@ -43,7 +45,7 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
             base=Path(order.base),
             base_name=order.base_name,
             base_revision=order.base_revision,
-            data=Path(order.data),
+            data=_data_of(order),
             eval_data=None if order.eval_data is None else Path(order.eval_data),
             out=host.out,
             spec=order.spec,
@@ -57,3 +59,11 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
         )
     except Interrupted:
         return None
+
+
+def _data_of(order: TrainingOrder) -> Path | Mixture:
+    if order.sources is None:
+        return Path(order.data)
+    weights = [source.weight for source in order.sources if source.weight is not None]
+    files = tuple(DataFile(Path(source.path), source.name) for source in order.sources)
+    return Mixture(files, tuple(weights) or None)

@@ -11,6 +11,7 @@ from sdk.lora.planning.blueprint import Blueprint, blueprint_of
 from sdk.lora.planning.checkpointing import keeps_activations
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.footprint import pass_parts
+from workers.pipelines.data.stored_examples import lengths_of
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.training.inputs import Inputs
@@ -22,7 +23,8 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit)
 
     `model` has its adapters. This only chooses between speed and memory.
     """
-    lengths = sorted((len(example.input_ids) for example in given.rows.examples), reverse=True)
+    lengths = lengths_of(given.rows.examples)
+    longest = int(lengths.max())
     try:
         blueprint = blueprint_in(loaded.model)
     except ConfigError:
@@ -31,8 +33,8 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit)
     parts = pass_parts(
         blueprint,
         adapter_in(model),
-        tokens=lengths[0] * min(fit.micro_rows * given.objective.sequences, len(lengths)),
-        length=lengths[0],
+        tokens=longest * min(fit.micro_rows * given.objective.sequences, len(lengths)),
+        length=longest,
         checkpointing=False,
         width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
         attention="eager" if loaded.model.config.get_text_config()._attn_implementation == "eager" else "sdpa",

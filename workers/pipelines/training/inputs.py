@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -15,18 +15,22 @@ from typing import Any
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
+from sdk.rows.data_files import as_files
 from sdk.rows.holdout import hold_out_of, rows_digest
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.option_clashes import both_held_out, no_reference
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import JsonScalar, LoraConfig, TrainingSpec
+from sdk.schemas.training import JsonScalar, LoraConfig, SourceUse, TrainingSpec
+from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
+from workers.pipelines.data.mixing import Mixture, weighted
 from workers.pipelines.data.preferences import preference
-from workers.pipelines.data.rows import Row, Shape, count_equal, read_rows
+from workers.pipelines.data.rows import CheckedRows, Rows, Shape, check_files, count_equal
 from workers.pipelines.data.split import Split, read_split
+from workers.pipelines.data.stored_examples import StoredExamples
 from workers.pipelines.data.tokenise import (
     Example,
     Tokenised,
@@ -78,6 +82,8 @@ class Inputs:
     like: RecordedTraining | None
     #: Rows and digests of the two sides, where some of the rows are held out.
     split: dict[str, JsonScalar]
+    #: How many rows came of each file, where there are several.
+    sources: list[SourceUse] | None = None
     #: What the audit found in the rows: how many rows by kind.
     audit: Mapping[str, int] = field(default_factory=dict)
 
@@ -87,7 +93,7 @@ def read_inputs(
     base: Path,
     base_name: str,
     base_revision: str | None,
-    data: Path,
+    data: Path | Mixture,
     eval_data: Path | None,
     spec: TrainingSpec,
     checkpoints: Checkpoints | None,
@@ -98,9 +104,10 @@ def read_inputs(
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     device = choose_device()
     require_card(spec, device.kind)
-    split = _read_split(data, eval_data, spec)
-    given = split.training
-    objective = _objective(spec, given[0].shape)
+    mixture = data if isinstance(data, Mixture) else Mixture(as_files(data))
+    split = _read_split(mixture, eval_data, spec)
+    given = split.training if mixture.weights is None else weighted(split.training, mixture.weights, spec.seed)
+    objective = _objective(spec, _shape(given))
     if objective.name == "dpo" and parent is not None:
         raise PipelineError(
             FailureReason.SPEC, f"The training can't continue a version: {no_reference('that version')}."
@@ -118,12 +125,12 @@ def read_inputs(
     rows = replace(rows, rendering=rows.rendering.model_copy(update={**_told_by(base), "columns": spec.columns}))
     require_tokens(spec, rows.examples)
     held, seen = None, 0
-    kept: Sequence[Row] = split.held_out
+    kept = split.held_out
     if eval_data is not None:
-        kept = read_rows(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
-    if kept:
-        seen = count_equal(kept, given)
-        _objective(spec.model_copy(update={"objective": objective.name}), kept[0].shape)
+        kept = check_files(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
+    if kept is not None:
+        seen = count_equal(kept, split.training)
+        _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
         held = _tokens(base, kept, tokenizer, spec, classes, day)
     schedule = _schedule(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
@@ -132,7 +139,7 @@ def read_inputs(
         "base_revision": base_revision,
         "base_config": _config_digest(base),
         "target_modules": ",".join([*lora.target_modules, *lora.target_parameters]),
-        "data": file_digest(data),
+        "data": _data_digest(mixture),
         "tokens": _token_digest(rows.examples),
         "eval_data": None if eval_data is None else file_digest(eval_data),
     }
@@ -168,19 +175,46 @@ def read_inputs(
         parent=parent,
         like=like,
         split=_sides(split),
+        sources=_sources(mixture, split.training, given),
     )
 
 
-def _read_split(data: Path, eval_data: Path | None, spec: TrainingSpec) -> Split:
-    """Return the rows of a file, and those that are held out of it. Raises PipelineError ("data", "spec")."""
+def _read_split(data: Mixture, eval_data: Path | None, spec: TrainingSpec) -> Split:
+    """Return the rows of files, and those that are held out of them. Raises PipelineError ("data", "spec")."""
     if spec.holdout is not None and eval_data is not None:
         raise PipelineError(FailureReason.SPEC, f"The rows can't be split: {both_held_out()}.")
-    return read_split(data, hold_out_of(spec), columns=spec.columns)
+    return read_split(data.files, hold_out_of(spec), columns=spec.columns)
+
+
+def _shape(rows: Rows) -> Shape:
+    return next(iter(rows)).shape
+
+
+def _data_digest(data: Mixture) -> str:
+    """Return the SHA-256 of a file, or of the digests and weights of several."""
+    digests = [file_digest(file.path) for file in data.files]
+    return digests[0] if len(digests) == 1 else digest_of({"files": digests, "weights": data.weights})
+
+
+def _sources(data: Mixture, training: CheckedRows, drawn: CheckedRows) -> list[SourceUse] | None:
+    """Return what is recorded of several files."""
+    if len(data.files) == 1:
+        return None
+    return [
+        SourceUse(digest=file_digest(file.path), weight=weight, rows=rows, epoch_rows=epoch_rows)
+        for file, weight, rows, epoch_rows in zip(
+            data.files,
+            data.weights or [None] * len(data.files),
+            training.by_file(),
+            drawn.by_file(),
+            strict=True,
+        )
+    ]
 
 
 def _sides(split: Split) -> dict[str, JsonScalar]:
     """Return what is recorded of a split."""
-    if not split.held_out:
+    if split.held_out is None:
         return {}
     return {
         "training_rows": len(split.training),
@@ -200,16 +234,16 @@ def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
 
 
 def _tokens(
-    base: Path, rows: Sequence[Row], tokenizer: Any, spec: TrainingSpec, classes: Classes | None, day: date | None
+    base: Path, rows: Rows, tokenizer: Any, spec: TrainingSpec, classes: Classes | None, day: date | None
 ) -> Tokenised:
     max_length = longest_row(base, spec.max_length)
     if classes is not None:
         refuse_loss_on(spec.loss_on)
-        found = label_rows(rows, tokenizer, classes.names, max_length=max_length)
+        found = label_rows(rows, tokenizer, classes.names, max_length=max_length, into=StoredExamples())
     else:
         stops = configured_stops(base)
         how: dict[str, Any] = {"max_length": max_length, "day": day, "stop_ids": stops, "split_texts": True}
-        found = tokenise(rows, tokenizer, loss_on=spec.loss_on, **how)
+        found = tokenise(rows, tokenizer, loss_on=spec.loss_on, into=StoredExamples(), **how)
     words = getattr(read_config(base).get_text_config(), "vocab_size", None)
     if type(words) is int:
         require_embedded(found.examples, tokenizer, words=words)
@@ -238,7 +272,7 @@ def _told_by(base: Path) -> dict[str, str | None]:
     }
 
 
-def _token_digest(examples: Sequence[Example]) -> str:
+def _token_digest(examples: Iterable[Example]) -> str:
     """Return the SHA-256 of what the model sees: the same rows under another tokenizer are other tokens."""
     digest = hashlib.sha256()
     for example in examples:

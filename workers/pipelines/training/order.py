@@ -38,6 +38,15 @@ class Rung(Wire):
     below: Fit | None = None
 
 
+class OrderedSource(Wire):
+    """One of several files of rows."""
+
+    path: str
+    #: What messages call it.
+    name: str
+    weight: float | None = None
+
+
 class TrainingOrder(Order):
     """Train; the adapter's files go to the host's `out`."""
 
@@ -46,6 +55,8 @@ class TrainingOrder(Order):
     base_name: str
     base_revision: str | None
     data: str
+    #: Where rows are of several files, all of them; `data` is the first.
+    sources: list[OrderedSource] | None = None
     eval_data: str | None
     spec: TrainingSpec
     #: What chat templates are told that the date is.

@@ -74,6 +74,7 @@ def training_report(
         libraries=library_versions(),
         curve=_curve(steps.losses, steps.rates),
         rendering=given.rows.rendering,
+        sources=given.sources,
         labels=None if given.classes is None else list(given.classes.names),
     )
 

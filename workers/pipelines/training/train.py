@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import get_peft_model_state_dict
@@ -19,8 +21,9 @@ from sdk.schemas.probe import TEXTS_KEY
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.batches import Tokens, rows_of
+from workers.pipelines.data.batches import Batch, tokens_of
 from workers.pipelines.data.classify import CLASSIFY
+from workers.pipelines.data.mixing import Mixture
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
@@ -49,7 +52,7 @@ def train(
     base: Path,
     base_name: str,
     base_revision: str | None,
-    data: Path,
+    data: Path | Mixture,
     eval_data: Path | None,
     out: Path,
     spec: TrainingSpec,
@@ -289,10 +292,14 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
     given, spec = setting.given, setting.given.spec
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     fresh = {name: parameter.detach().clone() for name, parameter in trainable.items()}
-    # A row has one example, or of a preference two.
-    names = ("input_ids", "labels")
-    rows = rows_of(given.rows.examples, given.objective)
-    dataset = Dataset.from_dict({name: [[each[name] for each in row] for row in rows] for name in names})
+    # The trainer chooses rows by number, and a batch is read when its turn comes.
+    examples, objective = given.rows.examples, given.objective
+    dataset = Dataset.from_dict({"row": np.arange(len(examples) // objective.sequences)})
+
+    def collated(batch: Sequence[Mapping[str, int]]) -> Batch:
+        some = [tokens_of(examples, each["row"], objective) for each in batch]
+        return objective.collate(list(itertools.chain.from_iterable(some)), given.tokenizer.pad_token_id)
+
     trainer = AdapterTrainer(
         objective=given.objective,
         fitting=setting.fitting,
@@ -310,22 +317,13 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
         ),
         train_dataset=dataset,
         processing_class=given.tokenizer,
-        data_collator=lambda batch: given.objective.collate(_examples_of(batch), given.tokenizer.pad_token_id),
+        data_collator=collated,
         optimizers=optimizer_and_scheduler(trainable, spec, given.schedule),
     )
     # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
     for name, parameter in trainable.items():
         parameter.data = fresh[name]
     return trainer
-
-
-def _examples_of(rows: Sequence[Mapping[str, Any]]) -> list[Tokens]:
-    """Return the examples of rows of a dataset, those of one row beside each other."""
-    return [
-        {"input_ids": ids, "labels": labels}
-        for row in rows
-        for ids, labels in zip(row["input_ids"], row["labels"], strict=True)
-    ]
 
 
 def _check_finite(tensors: dict[str, Any], spec: TrainingSpec) -> None:

@@ -21,6 +21,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective
+from workers.pipelines.data.shuffling import ShuffledRows
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device, is_out_of_memory
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
@@ -96,6 +97,10 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
 
     def _send_telemetry(self) -> None:
         """Send nothing: a training tells nobody outside that it happened."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> ShuffledRows:
+        """Called by the trainer once: its own sampler has the numbers of all rows in a list."""
+        return ShuffledRows(len(self.train_dataset), self._spec.seed)
 
     def run(self, resumed: Resumed | None) -> None:
         """Take all the steps, or those that were left when the checkpoint `resumed` was written."""
@@ -274,6 +279,8 @@ def training_arguments(scratch: str, *, spec: TrainingSpec, device: Device, tota
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        # The dataset has the numbers of rows alone.
+        remove_unused_columns=False,
     )
     # Reading the device settles the count of GPUs, which the trainer would otherwise all wrap in DataParallel.
     with contextlib.suppress(AttributeError):

@@ -58,7 +58,8 @@ def _print_table(views: Sequence[JobView]) -> None:
         ]
         for view in views
     ]
-    header, *lines = render(headers, rows).splitlines()
+    spare = [headers.index(name) for name in ("tries", "kind", "age", "note")]
+    header, *lines = render(headers, rows, cut=headers.index("note"), spare=spare).splitlines()
     click.echo(header)
     for view, line in zip(views, lines, strict=True):
         click.echo(_coloured(line, view.state.value))

@@ -121,6 +121,19 @@ def test_json_is_one_document_of_every_field(capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == {"name": "\ud800"}
 
 
+def test_columns_are_left_out_before_a_name_is_cut() -> None:
+    name = "a-namespace/with-an-adapter-of-a-long-name@v12"
+    row = ["3f1c2a9b7d20", "running", "training", name, "1, 2 bad", "12 min ago", "step 12 of 1000, loss 1.23"]
+    headers = ["id", "state", "kind", "subject", "tries", "age", "note"]
+    header, line = render(headers, [row], cut=6, spare=[4, 2, 5, 6]).split("\n")
+    assert header.split() == ["ID", "STATE", "SUBJECT"]
+    assert name in line
+    assert len(line) <= 80
+    # As long as there is room, all are there.
+    whole = render(headers, [[*row[:3], "a@v1", *row[4:]]], cut=6, spare=[4, 2, 5, 6]).split("\n")
+    assert whole[0].split() == [name.upper() for name in headers]
+
+
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (5e12, "5.0 TB")]
 )

@@ -66,7 +66,7 @@ def test_each_option_is_explained(base: str) -> None:
 
 
 def test_what_is_wrong_is_said_as_at_submit(base: str) -> None:
-    with pytest.raises(InvalidInput, match="alpha: Input should be greater than 0"):
+    with pytest.raises(InvalidInput, match=r"alpha: 0\.0 can't be; give a number above 0 and at most 65536"):
         run("--base", base, "--alpha", "0", "--dry-run")
     with pytest.raises(InvalidInput, match="give --base"):
         run("--explain")

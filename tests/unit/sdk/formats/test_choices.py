@@ -48,15 +48,15 @@ def test_columns_say_which_they_are(tmp_path: Path) -> None:
         ({"answer": 2}, "has the `answer` 2, and its 2 choices are numbered from 0 to 1"),
         ({"answer": -1}, "has the `answer` -1"),
         ({"answer": "4"}, "has the `answer` '4', which is none of its choices"),
-        ({"answer": True}, "neither a number nor a text but a bool"),
-        ({"answer": 1.0}, "neither a number nor a text but a float"),
+        ({"answer": True}, "neither a number nor a text but true or false"),
+        ({"answer": 1.0}, "neither a number nor a text but a decimal number"),
         ({"answer": None}, "has no `answer`; give the number"),
         ({"choices": ["a"]}, "no list of 2 to 100 texts"),
         ({"choices": "a,b"}, "no list of 2 to 100 texts"),
         ({"choices": ["a"] * 101}, "no list of 2 to 100 texts"),
         ({"choices": ["a", "a"]}, "has two choices that are the same"),
         ({"choices": ["a", ""]}, r"has an empty `choices\[1\]`"),
-        ({"choices": ["a", 7]}, r"has a `choices\[1\]` that is not text but a int"),
+        ({"choices": ["a", 7]}, r"has a `choices\[1\]` that is not text but a whole number"),
         ({"prompt": None}, "has no `prompt`"),
         ({"completion": "a"}, "has keys beside `prompt` and `choices` and `answer` that would be lost: `completion`"),
     ],
@@ -68,4 +68,4 @@ def test_what_is_wrong_is_said_before_anything_is_sent(change: dict[str, Any], s
 
 def test_nothing_is_trained_on_them(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="are for evaluations, and nothing is learnt of them"):
-        check_objective(None, check_data(write(tmp_path / "rows.jsonl", ROW)))
+        check_objective(None, [check_data(write(tmp_path / "rows.jsonl", ROW))])

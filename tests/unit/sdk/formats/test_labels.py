@@ -99,15 +99,15 @@ class TestFiles:
     def test_the_objective_follows_from_the_rows_and_agrees_with_them(self, tmp_path: Path) -> None:
         labelled = check_data(self.rows(tmp_path / "l", {"text": "a", "label": 1}, {"text": "b", "label": 2}))
         texts = check_data(self.rows(tmp_path / "t", {"text": "a"}))
-        assert check_objective(None, labelled) == check_objective("classify", labelled, labelled) == "classify"
-        assert check_objective(None, texts) == check_objective("sft", texts) == "sft"
+        assert check_objective(None, [labelled]) == check_objective("classify", [labelled], labelled) == "classify"
+        assert check_objective(None, [texts]) == check_objective("sft", [texts]) == "sft"
         for asked, rows, held_out in (("sft", labelled, None), ("classify", texts, None), (None, labelled, texts)):
             with pytest.raises(InvalidInput, match="needs rows of") as caught:
-                check_objective(asked, rows, held_out)  # type: ignore[arg-type]
+                check_objective(asked, [rows], held_out)  # type: ignore[arg-type]
             assert caught.value.param == "objective"
         alone = check_data(self.rows(tmp_path / "o", {"text": "a", "label": 1}))
         with pytest.raises(InvalidData, match="all rows have the label '1'"):
-            check_objective(None, alone)
+            check_objective(None, [alone])
 
 
 @pytest.mark.parametrize("label", ["می‌خواهم", "👨‍👩‍👧"])

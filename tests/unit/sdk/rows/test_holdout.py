@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sdk.errors import InvalidData, InvalidInput
 from sdk.formats.rows import Row, check_rows
-from sdk.rows.holdout import HoldOut, HoldoutError, held_out, hold_out_of, rows_digest, split_unit
+from sdk.rows.holdout import HoldOut, HoldoutError, Splitter, held_out, hold_out_of, rows_digest, split_unit
 from sdk.rows.texts import normalised_row
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build, check_data
@@ -56,6 +56,10 @@ def test_no_text_and_no_group_is_on_both_sides(
     training, held = sides
     assert training
     assert held
+    splitter = Splitter(how)
+    for row in rows:
+        splitter.add(split_unit(row))
+    assert splitter.out().tolist() == held_out([split_unit(row) for row in rows], how)
     assert len(training) + len(held) == len(rows)
     assert {normalised_row(row) for row in training}.isdisjoint(normalised_row(row) for row in held)
     if grouped:
@@ -164,13 +168,13 @@ def test_the_column_of_groups_may_be_one_that_rows_are_made_of(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"holdout": 0}, "greater than 0"),
-        ({"holdout": 1}, "less than 1"),
-        ({"holdout": True}, "valid number"),
+        ({"holdout": 0}, "give a number above 0 and below 1"),
+        ({"holdout": 1}, "give a number above 0 and below 1"),
+        ({"holdout": True}, "give a number above 0 and below 1"),
         ({"holdout_by": "g"}, "give holdout, such as 0.1"),
         ({"holdout_seed": 3}, "give holdout, such as 0.1"),
-        ({"holdout": 0.1, "holdout_by": ""}, "at least 1 character"),
-        ({"holdout": 0.1, "holdout_seed": -1}, "greater than or equal to 0"),
+        ({"holdout": 0.1, "holdout_by": ""}, "give a text of 1 to 200 characters"),
+        ({"holdout": 0.1, "holdout_seed": -1}, "give a whole number from 0 to 4294967295"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message: str) -> None:

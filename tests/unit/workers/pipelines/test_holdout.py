@@ -18,6 +18,7 @@ from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.train import train
@@ -33,18 +34,25 @@ def inputs(base: Path, data: Path, **options: Any) -> Inputs:
     )
 
 
+def said(given: Inputs, side: Tokenised | None) -> list[str]:
+    """What the examples of a side say, read off their tokens."""
+    assert side is not None
+    return [given.tokenizer.decode(example.input_ids, skip_special_tokens=True) for example in side.examples]
+
+
 def test_what_is_held_out_is_scored_recorded_and_never_trained_on(
     llama_base: Path, pairs: Path, tmp_path: Path
 ) -> None:
     given = inputs(llama_base, pairs)
     assert given.held_out is not None
     assert (len(given.rows.examples), len(given.held_out.examples)) == (9, 3)
-    trained = {example.prompt for example in given.rows.examples}
-    held = {example.prompt for example in given.held_out.examples}
+    trained, held = set(said(given, given.rows)), set(said(given, given.held_out))
     assert trained.isdisjoint(held)
     report = _train(llama_base, pairs, tmp_path / "one")
     rows = read_rows(pairs)
-    sides = [[row for row in rows if row.fields["prompt"] in those] for those in (trained, held)]
+    sides = [
+        [row for row in rows if row.fields["prompt"] + row.fields["completion"] in those] for those in (trained, held)
+    ]
     assert report.training["holdout"] == 0.25
     assert (report.training["training_rows"], report.training["held_out_rows"]) == (9, 3)
     assert rows_digest(sides[0]) == report.training["training_digest"]
@@ -90,8 +98,8 @@ def test_groups_stay_whole_and_each_label_is_learnt(llama_base: Path, write_json
     given = inputs(llama_base, write_jsonl(rows), holdout_by="by", targets="attention")
     assert given.held_out is not None
     assert given.classes is not None
-    assert sorted(example.reference for example in given.held_out.examples) == ["x", "y", "z"]
     assert given.classes.names == ("only here", "x", "y", "z")
+    assert sorted(example.labels for example in given.held_out.examples) == [[1], [2], [3]]
     with pytest.raises(PipelineError, match="of no row is there a second one with its label"):
         inputs(llama_base, write_jsonl([{"text": f"{n}", "label": f"{n}"} for n in range(4)]), targets="attention")
 
@@ -117,11 +125,12 @@ def test_no_held_out_row_is_a_row_of_the_training_in_another_spelling(
     path = write_jsonl([{"text": text} for text in (*texts, *(text.upper() for text in texts))])
     given = inputs(llama_base, path, holdout=0.3)
     assert given.held_out is not None
-    said = [
-        {normalised_row(Row("", "text", {"text": example.reference})) for example in side.examples}
+    sides = [
+        {normalised_row(Row("", "text", {"text": text})) for text in said(given, side)}
         for side in (given.rows, given.held_out)
     ]
-    assert said[0].isdisjoint(said[1])
+    assert all(sides)
+    assert sides[0].isdisjoint(sides[1])
 
 
 def test_a_training_says_and_records_what_is_wrong_with_its_rows(

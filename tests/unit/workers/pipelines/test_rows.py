@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.errors import PipelineError
 
@@ -42,7 +44,7 @@ def test_parquet_is_told_by_its_first_bytes(tmp_path: Path) -> None:
     [
         ({"prompt": "a", "completion": " "}, "empty `completion`"),
         ({"prompt": "a"}, "no `completion`"),
-        ({"prompt": 3, "completion": "b"}, "`prompt` that is not text but a int"),
+        ({"prompt": 3, "completion": "b"}, "`prompt` that is not text but a whole number"),
         ({"prompt": "\ud800", "completion": "b"}, "half a surrogate pair"),
         ({"messages": []}, "or is empty"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "without a role"),
@@ -90,6 +92,40 @@ def test_labels_of_parquet_are_numbers_or_texts(tmp_path: Path) -> None:
         read_rows(path)
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [0.5]}), path)
     with pytest.raises(
-        PipelineError, match="row 1 has a `label` that is neither a text nor a whole number but a float"
+        PipelineError, match="row 1 has a `label` that is neither a text nor a whole number but a decimal number"
     ):
         read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"prompt": ["a", "b"], "completion": ["c", ""]}, "1 of 2 rows can't be used: row 2 has an empty `completion`"),
+        ({"prompt": ["a"], "completion": [7]}, "row 1 has a `completion` that is not text but a whole number"),
+        ({"question": ["a"], "answer": ["b"]}, "as with --columns prompt=question,completion=answer"),
+        ({"prompt": ["a"], "completion": ["b"], "id": [1]}, "row 1 has keys .* that would be lost: `id`"),
+        ({"text": []}, "the dataset has no rows"),
+        ({"text": ["a"], "label": ["x"]}, "all rows have the label 'x'"),
+        (b"PAR1 and nothing else", "the Parquet file can't be read"),
+    ],
+)
+def test_bad_parquet_is_refused_before_the_base_is_loaded(
+    columns: dict[str, Any] | bytes, said: str, llama_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    from workers.pipelines.training import train as training
+
+    path = tmp_path / "rows"
+    if isinstance(columns, bytes):
+        path.write_bytes(columns)
+    else:
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    monkeypatch.setattr(training, "load_base", lambda *_given, **_named: pytest.fail("the base is loaded"))
+    with pytest.raises(PipelineError, match=said) as caught:
+        training.train(
+            base=llama_base, base_name="tiny", base_revision=None, data=path, eval_data=None, out=tmp_path / "out",
+            spec=TrainingSpec(method="lora", max_steps=1), on_progress=lambda _progress: None,
+        )  # fmt: skip
+    assert caught.value.reason == "data"

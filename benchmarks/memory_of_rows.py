@@ -1,0 +1,131 @@
+"""How much memory rows take on their way into a training, against the size of their file.
+
+    python -m benchmarks.memory_of_rows --megabytes 100 1000
+    python -m benchmarks.memory_of_rows --megabytes 10000 --steps submit training --scratch /var/tmp
+
+Each step runs in a process of its own, over a file that is written for it: what a submit checks ("submit"), the audit ("audit"), the
+signatures ("signatures"), and a training of five steps over a tiny base ("training"; "holdout" holds a hundredth out). Printed are the
+most resident memory, what of it is Python's and the libraries', and the seconds. Rows are prompts and answers of random words, of some
+600 bytes. It needs 8 times the largest size on the disk that `--scratch` is on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+STEPS = ("submit", "audit", "signatures", "training", "holdout")
+_WORDS = 20_000
+_MAKE = Path(__file__).parents[1] / "examples" / "tiny" / "make.py"
+
+
+def main() -> None:
+    """Print the figures as JSON, a line for each step and size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child is not None:
+        _run(given.child[0], Path(given.child[1]))
+        return
+    with tempfile.TemporaryDirectory(dir=given.scratch, prefix="adapterctl-rows-") as name:
+        folder = Path(name)
+        subprocess.run([sys.executable, _MAKE, folder], check=True, stdout=subprocess.DEVNULL)
+        os.environ["TMPDIR"] = name
+        for step in given.steps:
+            idle = _measured("idle-" + step, folder)["peak_rss_mb"]
+            for megabytes in given.megabytes:
+                rows = _write(folder / "rows.jsonl", megabytes * 1000**2)
+                found = _measured(step, folder)
+                print(
+                    json.dumps({"step": step, "file_mb": megabytes, "rows": rows, "idle_rss_mb": idle, **found}),
+                    flush=True,
+                )
+
+
+def _measured(step: str, folder: Path) -> dict[str, Any]:
+    """Run one step in a process of its own; return its most resident memory and its time."""
+    begun = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", "benchmarks.memory_of_rows", "--child", step, folder])
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{step} failed")
+    return {"peak_rss_mb": round(usage.ru_maxrss * 1024 / 1e6), "wall_s": round(time.perf_counter() - begun, 1)}
+
+
+def _run(step: str, folder: Path) -> None:
+    idle, data = step.startswith("idle-"), folder / "rows.jsonl"
+    match step.removeprefix("idle-"):
+        case "submit":
+            from sdk.validation import check_data
+
+            if not idle:
+                check_data(data)
+        case "audit":
+            from sdk.rows.audit import audit_rows
+
+            if not idle:
+                audit_rows(data, label="")
+        case "signatures":
+            from sdk.rows.signature_file import make_signatures
+
+            if not idle:
+                make_signatures(data, folder / "signatures")
+        case name:
+            _train(folder, holdout=0.01 if name == "holdout" else None, data=folder / "train.jsonl" if idle else data)
+
+
+def _train(folder: Path, *, data: Path, holdout: float | None) -> None:
+    from sdk.schemas.training import TrainingSpec
+    from workers.pipelines.training import train as training
+
+    # The audit is a step of its own.
+    training.audit = lambda *_given: {}  # type: ignore[assignment]
+    training.train(
+        base=folder / "tiny-llama",
+        base_name="tiny",
+        base_revision=None,
+        data=data,
+        eval_data=None,
+        out=folder / f"out-{os.getpid()}",
+        spec=TrainingSpec(
+            method="lora", rank=4, targets="qv", max_steps=5, batch_size=4, grad_accum=1, holdout=holdout
+        ),
+        on_progress=lambda _progress: None,
+    )
+
+
+def _write(path: Path, size_bytes: int) -> int:
+    """Write rows of so many bytes together; return how many."""
+    rows = written = 0
+    with path.open("w") as file:
+        for row in _rows():
+            written += file.write(row)
+            rows += 1
+            if written >= size_bytes:
+                return rows
+    raise AssertionError
+
+
+def _rows() -> Iterator[str]:
+    chosen = random.Random(1)  # noqa: S311 - the same rows each time
+    words = ["".join(chosen.choices("abcdefghijklmnopqrstuvwxyz", k=chosen.randint(2, 9))) for _ in range(_WORDS)]
+    while True:
+        prompt, completion = " ".join(chosen.choices(words, k=40)), " ".join(chosen.choices(words, k=45))
+        yield f'{{"prompt": "{prompt} ", "completion": "{completion}"}}\n'
+
+
+if __name__ == "__main__":
+    main()

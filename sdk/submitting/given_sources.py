@@ -1,0 +1,69 @@
+"""The rows of a training that is given several datasets, and what is checked of them together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sdk.errors import InvalidInput
+from sdk.schemas.jobs import MOST_SOURCES
+from sdk.submitting.given_data import GivenData
+
+#: A file, a digest or a name; several of them; or each with its weight.
+TrainingData = str | Path | Iterable[str | Path] | Mapping[str | Path, float] | Mapping[str, float]
+
+
+class Source(NamedTuple):
+    """One of the datasets, as it is given."""
+
+    given: str | Path
+    #: Its share of the rows, against those of the others; None: all of its rows come once.
+    weight: float | None = None
+
+
+def sources_of(data: TrainingData) -> list[Source]:
+    """Return the datasets that are given. Raises InvalidInput for none, too many, and for weights that are no numbers above 0.
+
+    >>> sources_of({"a.jsonl": 3, "reviews@v2": 1})
+    [Source(given='a.jsonl', weight=3.0), Source(given='reviews@v2', weight=1.0)]
+    """
+    if isinstance(data, (str, Path)) or not isinstance(data, Iterable):
+        return [Source(data)]
+    pairs: list[tuple[Any, Any]]
+    pairs = list(data.items()) if isinstance(data, Mapping) else [(one, None) for one in data]
+    if not 0 < len(pairs) <= MOST_SOURCES:
+        raise InvalidInput(
+            f"a training has 1 to {MOST_SOURCES} datasets, not {len(pairs)}; give that many", param="data"
+        )
+    if len(pairs) == 1 and pairs[0][1] is not None:
+        raise InvalidInput("a weight is against those of other datasets, and there is one; leave it out", param="data")
+    return [Source(one, None if weight is None else _weight(weight, one)) for one, weight in pairs]
+
+
+def _weight(weight: Any, one: Any) -> float:
+    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if number and math.isfinite(weight) and 0 < weight <= 1e6:
+        return float(weight)
+    raise InvalidInput(
+        f"the weight of {str(one)[:80]} is {str(weight)[:40]!a}; give a number above 0, up to 1000000, such as 0.5",
+        param="data",
+    )
+
+
+def check_alike(rows: Iterable[GivenData]) -> None:
+    """Raise InvalidInput for datasets that can't be trained on together: of other shapes or columns than the first."""
+    first, *others = rows
+    for other in others:
+        if other.columns != first.columns:
+            raise InvalidInput(
+                f"the columns of {other.label} are {other.columns}, and those of {first.label} {first.columns}; say which are meant "
+                "with --columns, or give rows alike",
+                param="columns",
+            )
+        if None not in (first.shape, other.shape) and other.shape != first.shape:
+            raise InvalidInput(
+                f"{other.label} has {other.shape} rows, and {first.label} {first.shape} rows; give rows of one shape",
+                param="data",
+            )

@@ -1,0 +1,273 @@
+"""Files and options that no training can be made of: each is refused at submit, in one sentence that names what is wrong and where, and
+says what to write instead. Rows alone are in `tests/unit/sdk/test_bad_rows.py`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+from click.testing import CliRunner
+from support.adapters import base_registration
+
+from sdk.cli import cli
+from sdk.client import Client
+from sdk.errors import AdapterctlError
+
+GOOD = b'{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n'
+
+
+class Case(NamedTuple):
+    """What is given to `train NAME --base tiny`, and what is said of it."""
+
+    name: str
+    files: dict[str, bytes]
+    given: list[str]
+    exit_code: int
+    code: str
+    says: str
+
+
+def file(
+    name: str, content: bytes | str, says: str, *options: str, exit_code: int = 2, code: str = "invalid_data"
+) -> Case:
+    """A file that is given as the data."""
+    data = content.encode() if isinstance(content, str) else content
+    return Case(
+        f"{name}: {data[:24]!r} {' '.join(options)}", {name: data}, ["--data", name, *options], exit_code, code, says
+    )
+
+
+def options(given: str, says: str, *, exit_code: int = 2, code: str = "invalid") -> Case:
+    """Options beside good rows."""
+    return Case(
+        given or "nothing", {"good.jsonl": GOOD}, ["--data", "good.jsonl", *given.split()], exit_code, code, says
+    )
+
+
+def config(text: str, says: str, *, exit_code: int = 2, code: str = "invalid") -> Case:
+    """A file of options, beside good rows."""
+    files = {"good.jsonl": GOOD, "a.yaml": text.encode()}
+    return Case(f"yaml: {text[:30]!r}", files, ["--config", "a.yaml"], exit_code, code, says)
+
+
+FILES = [
+    file("a.jsonl", b"", "a.jsonl is empty; give rows of {prompt, completion}"),
+    file("a.jsonl", b"\n \n", "the dataset has no rows; give rows of"),
+    file("a.jsonl", '{"prompt": "a"}\n', "line 1 has no `completion`"),
+    file("a.jsonl", '{"prompt": "a", "completion": ""}\n', "line 1 has an empty `completion`"),
+    file(
+        "a.jsonl", '{"prompt": "a", "completion": 7}\n', "line 1 has a `completion` that is not text but a whole number"
+    ),
+    file("a.jsonl", '{"question": "a", "answer": "b"}\n', "--columns prompt=question,completion=answer"),
+    file("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"text": "c"}\n', "line 2 is a text row among prompt rows"),
+    file(
+        "a.jsonl",
+        '{"prompt": "a", "completion": "b", "id": 7}\n',
+        "that would be lost: `id`; leave them out with --columns",
+    ),
+    file("a.jsonl", '{"messages": []}\n', "line 1"),
+    file("a.jsonl", '{"messages": [{"role": "user"}]}\n', "line 1"),
+    file("a.jsonl", '{"messages": [{"role": "robot", "content": "a"}]}\n', "line 1"),
+    file(
+        "a.jsonl", '{"prompt": "p", "chosen": "c", "rejected": "c"}\n', "line 1 has a `chosen` equal to its `rejected`"
+    ),
+    file(
+        "a.jsonl",
+        '{"text": "a", "label": "x"}\n',
+        "all rows have the label 'x', which teaches nothing; add rows with another label",
+    ),
+    file("a.jsonl", '{"text": "a", "label": 0.5}\n', "neither a text nor a whole number but a decimal number"),
+    file(
+        "a.jsonl",
+        '{"prompt": "p", "choices": ["a", "b"], "answer": 0}\n',
+        "are for evaluations, and nothing is learnt of them; give other rows",
+        code="invalid",
+    ),
+    file("a.jsonl", '{"prompt": "a", "completion": "b"\n', "line 1 is not a JSON object"),
+    file("a.jsonl", '{\n"prompt": "a"\n}\n', "write each row in one line, or all in one list as a .json file"),
+    file("a.jsonl", "prompt,completion\na,b\n", "line 1 is not a JSON object"),
+    file("a.jsonl", b'{"text": "\xff"}\n', "line 1 is not a JSON object (byte 11 is no UTF-8)"),
+    file("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "is in UTF-16; write it in UTF-8"),
+    file("a.jsonl", gzip.compress(GOOD), "is compressed"),
+    file("a.jsonl.gz", gzip.compress(GOOD), "is compressed"),
+    file("a.zip", b"PK\x03\x04" + bytes(60), "is compressed"),
+    file("a.jsonl.zst", b"\x28\xb5\x2f\xfd" + bytes(60), "is compressed"),
+    file("a.arrow", b"ARROW1\x00\x00" + bytes(60), "neither JSONL, CSV in UTF-8 nor Parquet"),
+    file("a.sqlite", b"SQLite format 3\x00" + bytes(60), "neither JSONL, CSV in UTF-8 nor Parquet"),
+    file("a.xlsx", b"PK\x03\x04\x14\x00\x06\x00" + bytes(60), "is compressed"),
+    file("a.json", "[]", "the dataset has no rows"),
+    file("a.json", '[{"text": "a"}', "is not a JSON list of rows"),
+    file("a.json", '[{"text": "a"}, 7]', "row 2 is not an object but a whole number"),
+    file("a.json", '{"data": [{"text": "a"}]}', "line 1 has none of the shapes"),
+    file("a.csv", "prompt,completion\n", "the dataset has no rows"),
+    file("a.csv", "question,answer\na,b\n", "--columns prompt=question,completion=answer"),
+    file("a.csv", "prompt,completion\na\n", "line 2 has another number of fields than the header"),
+    file("a.csv", "prompt;completion\na;b\n", "separated by ';'; separate them by commas"),
+    file("a.tsv", "prompt\tcompletion\na\tb\n", "separated by '\\t'; separate them by commas"),
+    file("a.csv", "prompt,completion\na,\n", "line 2 has an empty `completion`"),
+    file("a.csv", "prompt,prompt\na,b\n", "has the column 'prompt' twice"),
+    file("a.csv", b"prompt,completion\n\xe9,b\n", "neither JSONL, CSV in UTF-8 nor Parquet"),
+    file("a.txt", "just some words\n", "the dataset has no rows"),
+    file(
+        "a.jsonl",
+        GOOD,
+        "line 1 has no column `question` for `prompt`",
+        "--columns",
+        "prompt=question,completion=answer",
+    ),
+    file("a.jsonl", GOOD, "line 1 has nothing in the column `repo`", "--holdout", "0.5", "--holdout-by", "repo"),
+    file("a.jsonl", '{"text": "a"}\n{"text": "A"}\n', "all rows are the same text", "--holdout", "0.5"),
+]
+
+GIVEN = [
+    Case("no data", {}, [], 2, "invalid", "a training needs --data"),
+    Case("no file", {}, ["--data", "none.jsonl"], 3, "not_found", "there is no file and no dataset 'none.jsonl'"),
+    Case("a path", {}, ["--data", "./none.jsonl"], 3, "not_found", "there is no file none.jsonl"),
+    Case(
+        "a folder",
+        {"d/a": b""},
+        ["--data", "d"],
+        2,
+        "invalid_data",
+        "d is a folder; give a JSONL, JSON, CSV or Parquet file",
+    ),
+    *(
+        Case(
+            url,
+            {},
+            ["--data", url],
+            2,
+            "invalid_data",
+            "is a URL, and only files are read; fetch it first, as with: curl -L",
+        )
+        for url in ("https://example.org/a.jsonl", "s3://bucket/a.jsonl", "hf://datasets/org/a")
+    ),
+    Case("a digest", {}, ["--data", "3f1c2a9b7d20"], 3, "not_found", "there is no dataset '3f1c2a9b7d20'"),
+    Case(
+        "half a digest",
+        {},
+        ["--data", "3F1C2A9B7D20"],
+        2,
+        "invalid",
+        "give 12 to 64 lower-case hexadecimal digits",
+    ),
+    options("--data good.jsonl", "--data good.jsonl is given twice; give it once, with a weight"),
+    options("--weight 1", "a weight is against those of other datasets, and there is one; leave it out"),
+    options(
+        "--data b.jsonl --weight 1", "there are 1 weights for 2 datasets; give one --weight for each --data, or none"
+    ),
+    options("--data b.jsonl --weight 1 --weight 0", "the weight of b.jsonl is '0.0'; give a number above 0"),
+    options("--columns prompt", "'prompt' is no KEY=COLUMN; write columns as prompt=question,completion=answer"),
+    options("--holdout 1.5", "holdout: 1.5 can't be; give a number above 0 and below 1"),
+    options("--holdout 0.5 --eval-data good.jsonl", "leave out holdout, or eval_data"),
+    options("--holdout-by repo", "no share is; give holdout, such as 0.1"),
+    options("--eval-data none.jsonl", "no file and no dataset 'none.jsonl'", exit_code=3, code="not_found"),
+    options(
+        "--objective dpo",
+        "needs rows of {prompt, chosen, rejected}, and these are prompt-completion rows; leave objective out",
+    ),
+    options(
+        "--objective classify", "needs rows of {text, label}, and these are prompt-completion rows; leave objective out"
+    ),
+    options("--loss-on assistant", "nothing for a loss on 'assistant'; set loss_on to completion or all"),
+    options("--rank 0", "rank: 0 can't be; give a whole number from 1 to 1024"),
+    options("--rank many", "'many' is not a valid integer", code=""),
+    options("--alpha 0", "alpha: 0.0 can't be; give a number above 0 and at most 65536"),
+    options("--dropout 1", "dropout: 1.0 can't be; give a number of at least 0 and at most 0.9"),
+    options("--lr 2", "lr: 2.0 can't be; give a number above 0 and at most 1"),
+    options("--lr nan", "lr: nan can't be; give a number above 0 and at most 1"),
+    options("--epochs 0", "epochs: 0.0 can't be; give a number above 0 and at most 1000"),
+    options("--max-steps 0", "max_steps: 0 can't be; give a whole number from 1 to 10000000"),
+    options("--batch-size 0", "batch_size: 0 can't be; give a whole number from 1 to 4096"),
+    options("--max-length 4", "max_length: 4 can't be; give a whole number from 8 to 1048576"),
+    options("--seed -1", "seed: -1 can't be; give a whole number from 0 to 4294967295"),
+    options("--schedule step", "'step' is not one of 'cosine', 'linear', 'constant'", code=""),
+    options("--targets nope", "has no linear module 'nope'; name some of these as targets: ", code="invalid_targets"),
+    options("--targets q_proj,", "'' is not a module name; give one of qv, attention, all-linear"),
+    options(
+        "--rank-pattern q_proj", "rank_pattern: 'q_proj' is no module and its value; write them as 'q_proj=16,v_proj=4'"
+    ),
+    options("--rank-pattern q_proj=0", "q_proj=0 can't be; give a whole number from 1 to"),
+    options("--layers-to-transform 3-1", "write them as '0-3,8'"),
+    options("--use-rslora", "give alpha, such as 6 for the scale 2"),
+    options("--memory much", "'much' is not a size; write 16GB, 24GiB or plain bytes"),
+    options("--timeout soon", "'soon' is not a duration"),
+    options("--priority 101", "priority: 101 can't be; give a whole number from -100 to 100"),
+    options("--checkpoint-every 10", "'10' is not an interval"),
+    options("--from-checkpoint a@last", "is not a checkpoint"),
+    options("--base ./none", "there is no folder none", exit_code=3, code="not_found"),
+]
+
+YAML = [
+    config("", "a.yaml holds no options; write lines such as 'rank: 16'"),
+    config("- rank", "a.yaml holds no options"),
+    config("rank: [", "a.yaml can't be read as YAML in line"),
+    config("rnak: 8", "there is no option 'rnak'; did you mean rank?"),
+    config("data: good.jsonl\nrank: '8'", "rank: '8' can't be; give a whole number from 1 to 1024"),
+    config("data: good.jsonl\nrank: 8.5", "rank: 8.5 can't be; give a whole number from 1 to 1024"),
+    config("data: good.jsonl\nlr: fast", "lr: 'fast' can't be; give a number above 0 and at most 1"),
+    config("data: good.jsonl\nschedule: step", "schedule: 'step' can't be; give cosine, linear or constant"),
+    config("data: good.jsonl\nuse_dora: maybe", "use_dora: 'maybe' can't be; give true or false"),
+    config("data: good.jsonl\nmethod: full", "method: 'full' can't be; give qlora or lora"),
+    config("data: 7", "'7' is no dataset; give a file, a name or a digest, which is put in quotes in YAML"),
+    config("data: [good.jsonl, 7]", "'7' is no dataset"),
+    config("data: {good.jsonl: much, b.jsonl: 1}", "the weight of good.jsonl is 'much'; give a number above 0"),
+    config("data: {good.jsonl: -1, b.jsonl: 1}", "the weight of good.jsonl is '-1'; give a number above 0"),
+    config("data: []", "a training needs --data"),
+    config("data: good.jsonl\neval_data: 7", "'7' is no dataset"),
+    config("data: good.jsonl\nmemory: [1]", "is not a size"),
+    config("data: good.jsonl\ntimeout: [1]", "is not a duration"),
+    config("data: good.jsonl\npriority: high", "priority: 'high' can't be; give a whole number from -100 to 100"),
+    config("base: 7", "a.yaml: base is '7', which is no text; put it in quotes"),
+    config("like: true", "a.yaml: like is 'True', which is no text; put it in quotes"),
+    config("data: good.jsonl\ncheckpoint_every: 7", "is not an interval"),
+]
+
+CASES = [*FILES, *GIVEN, *YAML]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry in a folder, with a base."""
+    url = f"local:{tmp_path_factory.mktemp('bad') / 'home'}"
+    client = Client(url)
+    client.register_base(base_registration())
+    yield url
+    client.close()
+
+
+def refusal(args: list[str], url: str) -> tuple[int, str, str]:
+    """Exit code, code and sentence of a command that is refused."""
+    done = CliRunner().invoke(cli, args, env={"ADAPTERCTL_URL": url}, standalone_mode=False)
+    error: Any = done.exception
+    if isinstance(error, AdapterctlError):
+        return error.exit_code, error.code, error.message
+    assert isinstance(error, click.UsageError), (done.output, error)
+    return error.exit_code, "", error.format_message()
+
+
+def test_there_are_many_kinds() -> None:
+    assert len({(str(case.files), str(case.given)) for case in CASES}) == len(CASES) >= 60
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_is_refused_in_one_sentence(case: Case, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in case.files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    args = ["train", "a", *([] if "--base" in case.given else ["--base", "tiny"]), *case.given, "--detach"]
+    exit_code, code, message = refusal(args, home)
+    assert case.says in message
+    assert (exit_code, code) == (case.exit_code, case.code)
+    # No library speaks for us.
+    assert not re.search(r"Input should|Value error|Traceback|NoneType|<class|\bpydantic\b", message)
+    assert "\n" not in message
+    assert json.loads(json.dumps(message)) == message

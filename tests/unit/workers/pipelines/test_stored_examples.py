@@ -1,0 +1,57 @@
+"""Examples in a file are what they were, in whatever order they are asked for, and take no memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.pipelines.data import stored_examples
+from workers.pipelines.data.stored_examples import StoredExamples, lengths_of
+from workers.pipelines.data.tokenise import IGNORED, Example
+
+IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20)
+EXAMPLES = st.builds(
+    lambda ids, learnt, stop, row: Example(
+        ids, [token if learnt else IGNORED for token in ids], [], "", "", stop, row=row
+    ),
+    IDS,
+    st.booleans(),
+    st.none() | st.integers(0, 2**31 - 1),
+    st.integers(0, 2**32 - 1),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(EXAMPLES, max_size=30), st.slices(30), st.randoms(use_true_random=False))
+def test_they_are_what_they_were(examples: list[Example], part: slice, shuffle: object) -> None:
+    stored = StoredExamples(examples)
+    assert list(stored) == examples
+    assert len(stored) == len(examples)
+    assert stored[part] == examples[part]
+    order = list(range(len(examples)))
+    shuffle.shuffle(order)  # type: ignore[attr-defined]
+    assert [stored[at] for at in order] == [examples[at] for at in order]
+    assert list(lengths_of(stored)) == list(lengths_of(examples))
+    assert stored.supervised_tokens == sum(example.supervised_tokens for example in examples)
+    assert stored.tokens == sum(len(example.input_ids) for example in examples)
+    if examples:
+        assert stored[-1] == examples[-1]
+
+
+def test_a_label_is_kept_beside_more_tokens() -> None:
+    labelled = Example([5, 6, 7], [2], [], "", "", row=3)
+    assert list(StoredExamples([labelled])) == [labelled]
+
+
+def test_they_take_a_part_of_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_examples, "_CHUNK_BYTES", 1 << 16)
+    stored = StoredExamples(Example(list(range(1000, 1400)), list(range(1000, 1400)), [], "", "") for _ in range(400))
+    tracemalloc.start()
+    assert sum(len(example.labels) for example in stored) == 400 * 400
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # As lists they are 2.5 MB.
+    assert peak_bytes < 2**19

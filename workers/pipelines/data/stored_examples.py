@@ -1,0 +1,130 @@
+"""Examples in a file: a training has one batch of its rows in memory, however many there are."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.pipelines.data.tokenise import Example
+
+#: Of each example: where its numbers begin in the other file, how many of them are tokens and how many labels, the token that
+#: ends it or -1, and its row.
+_ENTRY = np.dtype([("start", "<u8"), ("tokens", "<u4"), ("labels", "<u4"), ("stop", "<i4"), ("row", "<u4")])
+_NUMBER = np.dtype("<i4")
+#: Entries, and bytes of tokens and labels, that are read at once on a way through all of them.
+_CHUNK_ENTRIES, _CHUNK_BYTES = 4096, 1 << 22
+
+
+class StoredExamples(Sequence[Example]):
+    """What a training needs of examples, in two files without a name: 8 bytes a token and 24 an example.
+
+    Their texts, and what generation would start from, are left out.
+    """
+
+    def __init__(self, examples: Iterable[Example] = ()) -> None:
+        self._numbers, self._entries = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+        for file in (self._numbers, self._entries):
+            weakref.finalize(self, file.close)
+        self._written = self._count = 0
+        #: Tokens that the loss is taken on, all tokens, and the largest of these.
+        self.supervised_tokens = self.tokens = self.largest = 0
+        for example in examples:
+            self.append(example)
+
+    def append(self, example: Example) -> None:
+        """Add an example behind the others."""
+        numbers = np.array([*example.input_ids, *example.labels], _NUMBER)
+        stop = -1 if example.stop is None else example.stop
+        entry = (self._written, len(example.input_ids), len(example.labels), stop, example.row)
+        self._numbers.write(numbers.tobytes())
+        self._entries.write(np.array(entry, _ENTRY).tobytes())
+        self._written += len(numbers)
+        self._count += 1
+        self.tokens += len(example.input_ids)
+        self.supervised_tokens += example.supervised_tokens
+        self.largest = max(self.largest, *example.input_ids)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Example]: ...
+    def __getitem__(self, at: int | slice) -> Example | list[Example]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        place = at + len(self) if at < 0 else at
+        if not 0 <= place < len(self):
+            raise IndexError(at)
+        (entry,) = self._read_entries(place, place + 1)
+        return _example(entry, self._read_numbers(entry, entry), int(entry["start"]))
+
+    def __iter__(self) -> Iterator[Example]:
+        for first in range(0, len(self), _CHUNK_ENTRIES):
+            entries = self._read_entries(first, min(len(self), first + _CHUNK_ENTRIES))
+            for begin, end in _parts(entries):
+                numbers, start = self._read_numbers(entries[begin], entries[end - 1]), int(entries["start"][begin])
+                for entry in entries[begin:end]:
+                    yield _example(entry, numbers, start)
+
+    def lengths(self) -> npt.NDArray[Any]:
+        """Return how many tokens each has, (examples,) of uint32."""
+        return np.concatenate(
+            [
+                self._read_entries(first, min(len(self), first + _CHUNK_ENTRIES))["tokens"]
+                for first in range(0, len(self), _CHUNK_ENTRIES)
+            ]
+            or [np.empty(0, "<u4")]
+        )
+
+    def _read_entries(self, first: int, end: int) -> npt.NDArray[Any]:
+        self._entries.flush()
+        size = _ENTRY.itemsize
+        return np.frombuffer(os.pread(self._entries.fileno(), (end - first) * size, first * size), _ENTRY)
+
+    def _read_numbers(self, first: Any, last: Any) -> npt.NDArray[Any]:
+        """Return tokens and labels from those of one entry to those of another."""
+        self._numbers.flush()
+        size, start = _NUMBER.itemsize, int(first["start"])
+        count = int(last["start"]) + int(last["tokens"]) + int(last["labels"]) - start
+        return np.frombuffer(os.pread(self._numbers.fileno(), count * size, start * size), _NUMBER)
+
+
+def lengths_of(examples: Sequence[Example]) -> npt.NDArray[Any]:
+    """Return how many tokens each example has, (examples,) of whole numbers."""
+    if isinstance(examples, StoredExamples):
+        return examples.lengths()
+    return np.array([len(example.input_ids) for example in examples], np.uint32)
+
+
+def _example(entry: Any, numbers: npt.NDArray[Any], start: int) -> Example:
+    """Return the example of an entry; `numbers` begin at the place `start`."""
+    first = int(entry["start"]) - start
+    middle = first + int(entry["tokens"])
+    stop = int(entry["stop"])
+    return Example(
+        numbers[first:middle].tolist(),
+        numbers[middle : middle + int(entry["labels"])].tolist(),
+        [],
+        "",
+        "",
+        None if stop < 0 else stop,
+        row=int(entry["row"]),
+    )
+
+
+def _parts(entries: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Yield [begin, end) of entries whose tokens and labels are few enough to be in memory, or of one alone."""
+    begin = 0
+    while begin < len(entries):
+        room = int(entries["start"][begin]) + _CHUNK_BYTES // _NUMBER.itemsize
+        end = max(begin + 1, int(np.searchsorted(entries["start"], room)))
+        yield begin, end
+        begin = end

@@ -436,15 +436,19 @@ class Client:
         data: str | Path,
         priority: int = 0,
         idempotency_key: str | None = None,
+        only: bool = False,
         again: bool = False,
         **spec: Unpack[EvaluationOptions],
     ) -> Job[list[Evaluation]]:
         """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once.
 
+        Their bare bases, and the versions in production, are scored beside them and come last, unless `only`.
         What was scored before, on the same rows under the same conditions, is taken from the record, unless `again`.
         """
         terms, checked = JobTerms(priority), build(EvaluationSpec, **spec)
-        view = self._submitter.evaluation(refs, checked, data=data, again=again, terms=terms, key=idempotency_key)
+        view = self._submitter.evaluation(
+            refs, checked, data=data, only=only, again=again, terms=terms, key=idempotency_key
+        )
         return Job(view, self)
 
     def submit_merge(

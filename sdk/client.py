@@ -47,6 +47,7 @@ from sdk.exporting import gguf, plain
 from sdk.exporting.cards import merged_card
 from sdk.exporting.model_card import CARD_FILE
 from sdk.exporting.modelfile import OllamaOptions
+from sdk.exporting.row_parquet import write_row_parquet
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import is_folder, namespace_of
@@ -827,6 +828,13 @@ class Client:
     def evaluation_labels(self, ident: str) -> LabelCounts:
         """Which labels were taken for which, and how sure a classifier was, counted over its rows. Raises as `evaluation_rows`."""
         return count_labels(self.evaluation_rows(ident))
+
+    def export_evaluation_rows(self, ident: str, output: str | Path) -> Path:
+        """Write `evaluation_rows` to a new file of Parquet, with the columns of `evaluation_frame`; return its path.
+
+        Raises as `evaluation_rows`, Conflict if the file exists, InvalidInput for its name, Unavailable without pyarrow.
+        """
+        return write_row_parquet(lambda: self.evaluation_rows(ident), output)
 
     def evaluation_frame(self, ident: str) -> pandas.DataFrame:
         """`evaluation_rows` as a DataFrame: a line for each row, a column for each metric. Raises Unavailable without pandas."""

@@ -309,6 +309,25 @@ class TestRows:
         assert (found["labels"], found["counts"]) == (["a", "b"], [[2, 0], [2, 0]])
         assert "EXPECTED" in run("evals", "show", ident, "--rows").stdout
 
+    def test_rows_are_written_as_parquet_on_request(
+        self, desk: MergingDesk, run: Run, rows: Path, tmp_path: Path
+    ) -> None:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        ident, file = scored_rows.evaluated(desk, desk.push(), rows, scored_rows.fresh()), tmp_path / "rows.parquet"
+        asked = ("evals", "show", ident, "--rows", "--format", "parquet")
+        shown = run(*asked, "-o", str(file))
+        assert (shown.exit_code, shown.stdout) == (0, f"{file}\n"), shown.output
+        assert parquet.read_table(file).num_rows == len(scored_rows.ROWS)
+        for wrong in (
+            asked,
+            ("evals", "show", ident, "--format", "parquet", "-o", "x.parquet"),
+            ("evals", "show", ident, "--rows", "-o", "x.parquet"),
+            (*asked, "-o", "x.parquet", "--worst", "2"),
+        ):
+            refused = run(*wrong)
+            assert refused.exit_code == 2, refused.output
+            assert ("--format parquet -o FILE" in refused.stderr) != ("leave out --worst" in refused.stderr)
+
     def test_scores_without_rows_say_so(self, desk: MergingDesk, run: Run, rows: Path) -> None:
         ref = desk.push()
         evaluated(desk, [ref], rows)

@@ -42,12 +42,12 @@ from sdk.examining.label_counts import LabelCounts, count_labels
 from sdk.examining.planning import plan_training
 from sdk.examining.probe_replay import replay_probe, require_probed
 from sdk.examining.row_frames import row_frame
+from sdk.examining.row_parquet import write_row_parquet
 from sdk.examining.version_comparison import compare
 from sdk.exporting import gguf, plain
 from sdk.exporting.cards import merged_card
 from sdk.exporting.model_card import CARD_FILE
 from sdk.exporting.modelfile import OllamaOptions
-from sdk.exporting.row_parquet import write_row_parquet
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import is_folder, namespace_of

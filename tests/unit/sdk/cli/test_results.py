@@ -61,6 +61,12 @@ def rows(tmp_path: Path) -> Path:
 def evaluated(desk: MergingDesk, refs: list[str], rows: Path, *, fails: int | None = None) -> str:
     """Evaluate refs and the desk's base, hand scores in, and return the job; the target `fails` has none."""
     job = desk.writer.submit_evaluation([*refs, f"base:{desk.base.fingerprint}"], data=rows, precision="native")
+    hand_in(desk, fails=fails)
+    return job.id
+
+
+def hand_in(desk: MergingDesk, *, fails: int | None = None) -> None:
+    """Claim the job that waits, and hand in scores of all its targets but one."""
     held = desk.claim()
     sample = Sample(prompt="two and\ntwo?", reference="four", completion="fo\x1bur")
     results = []
@@ -93,7 +99,27 @@ def evaluated(desk: MergingDesk, refs: list[str], rows: Path, *, fails: int | No
         )
     body = Completion(attempt=held.attempt, evaluations=results)
     desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
-    return job.id
+
+
+def test_what_is_scored_beside_is_marked(desk: MergingDesk, run: Run, rows: Path, world: World) -> None:
+    old, new, base = desk.push("marked"), desk.push("marked"), f"base:{desk.base.id}"
+    world.admin.promote(old, "production")
+    asked = ("--data", str(rows), "--precision", "native", "--detach", "--format", "json")
+    only = json.loads(run("eval", new, "--only", *asked).stdout)["job"]
+    assert [target["ref"] for target in world.writer.job_view(only).request["targets"]] == [new]
+    assert "beside" not in run("jobs", "show", only).stdout
+    world.writer.job(only).cancel()
+    job = json.loads(run("eval", new, *asked).stdout)["job"]
+    assert f"{base} (base), {old} (production)" in run("jobs", "show", job).stdout
+    hand_in(desk, fails=1)
+    shown = run("jobs", "result", job)
+    assert shown.exit_code == 0, shown.output
+    first, second = (line.split("float32")[0].strip() for line in shown.stdout.splitlines()[1:3])
+    assert (first, second) == (new, f"{old} (production)")
+    assert f"{base} has no scores: its files don't fit" in shown.stderr
+    found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
+    assert [(one["ref"], one["beside"]) for one in found] == [(new, None), (old, "production")]
+    assert run("jobs", "result", job, "--format", "quiet").stdout.split()[::2] == [new, old]
 
 
 class TestResults:

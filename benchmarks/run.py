@@ -23,6 +23,7 @@ SUITES = {
     "artifacts": "Artifacts beside aws, MLflow and curl",
     "training": "Training beside the common script",
     "merging": "Merging beside PEFT and cp",
+    "evaluating": "Evaluating many adapters over one base",
     "comparing": "Comparing by rows",
     "jobs": "Jobs",
 }

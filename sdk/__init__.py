@@ -389,6 +389,7 @@ def submit_evaluation(
     data: str | Path,
     priority: int = 0,
     idempotency_key: str | None = None,
+    only: bool = False,
     again: bool = False,
     **spec: Unpack[EvaluationOptions],
 ) -> Job[list[Evaluation]]:
@@ -396,7 +397,7 @@ def submit_evaluation(
     `Client.submit_evaluation`.
     """
     return _client().submit_evaluation(
-        refs, data=data, priority=priority, idempotency_key=idempotency_key, again=again, **spec
+        refs, data=data, priority=priority, idempotency_key=idempotency_key, only=only, again=again, **spec
     )
 
 

@@ -42,6 +42,7 @@ from sdk.examining.label_counts import LabelCounts, count_labels
 from sdk.examining.planning import plan_training
 from sdk.examining.probe_replay import replay_probe, require_probed
 from sdk.examining.row_frames import row_frame
+from sdk.examining.row_parquet import write_row_parquet
 from sdk.examining.version_comparison import compare
 from sdk.exporting import gguf, plain
 from sdk.exporting.cards import merged_card
@@ -438,15 +439,19 @@ class Client:
         data: str | Path,
         priority: int = 0,
         idempotency_key: str | None = None,
+        only: bool = False,
         again: bool = False,
         **spec: Unpack[EvaluationOptions],
     ) -> Job[list[Evaluation]]:
         """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once.
 
+        Their bare bases, and the versions in production, are scored beside them and come last, unless `only`.
         What was scored before, on the same rows under the same conditions, is taken from the record, unless `again`.
         """
         terms, checked = JobTerms(priority), build(EvaluationSpec, **spec)
-        view = self._submitter.evaluation(refs, checked, data=data, again=again, terms=terms, key=idempotency_key)
+        view = self._submitter.evaluation(
+            refs, checked, data=data, only=only, again=again, terms=terms, key=idempotency_key
+        )
         return Job(view, self)
 
     def submit_merge(
@@ -825,6 +830,13 @@ class Client:
     def evaluation_labels(self, ident: str) -> LabelCounts:
         """Which labels were taken for which, and how sure a classifier was, counted over its rows. Raises as `evaluation_rows`."""
         return count_labels(self.evaluation_rows(ident))
+
+    def export_evaluation_rows(self, ident: str, output: str | Path) -> Path:
+        """Write `evaluation_rows` to a new file of Parquet, with the columns of `evaluation_frame`; return its path.
+
+        Raises as `evaluation_rows`, Conflict if the file exists, InvalidInput for its name, Unavailable without pyarrow.
+        """
+        return write_row_parquet(lambda: self.evaluation_rows(ident), output)
 
     def evaluation_frame(self, ident: str) -> pandas.DataFrame:
         """`evaluation_rows` as a DataFrame: a line for each row, a column for each metric. Raises Unavailable without pandas."""

@@ -311,17 +311,30 @@ def scores_of(view: JobView, registry: Registry) -> list[Evaluation]:
     return sorted(found, key=lambda one: order.index(one.id) if one.id in order else len(order))
 
 
+def scored_beside(view: JobView) -> dict[str, str]:
+    """Return what the registry added to the targets of an evaluation, by ref: "base", or "production"."""
+    targets = [one for one in view.request.get("targets", []) if isinstance(one, dict) and one.get("beside")]
+    return {one.get("ref") or f"base:{one['base']['id']}": one["beside"] for one in targets}
+
+
+def failed_targets(view: JobView, *, beside: bool) -> list[tuple[str, str, str]]:
+    """Return the ref, reason and message of each target without scores: of those that were asked for, or that are beside them."""
+    added = scored_beside(view)
+    failed = [one for one in (view.result or {}).get("failed", []) if isinstance(one, dict)]
+    told = [(str(one.get("ref")), str(one.get("reason")), str(one.get("message"))) for one in failed]
+    return [one for one in told if (one[0] in added) == beside]
+
+
 def unscored(view: JobView) -> JobFailed | None:
-    """Return an error that names the targets of an evaluation that have no scores, or None where all have."""
-    result = view.result or {}
-    failed = [one for one in result.get("failed", []) if isinstance(one, dict)]
+    """Return an error that names the targets that were asked for and have no scores, or None where all have."""
+    failed = failed_targets(view, beside=False)
     if not failed:
         return None
-    said = "; ".join(f"{one.get('ref')}: {one.get('message')}" for one in failed)
-    scored = len(result.get("evaluations", []))
+    said = "; ".join(f"{ref}: {message}" for ref, _, message in failed)
+    scored = len((view.result or {}).get("evaluations", []))
     return JobFailed(
         f"job {view.id} scored {scored} of {scored + len(failed)} targets, whose scores are kept; {said}",
-        reason=str(failed[0].get("reason")),
+        reason=failed[0][1],
     )
 
 

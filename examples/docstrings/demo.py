@@ -29,7 +29,7 @@ ADAPTER = "docstring-writer"
 OUT = Path("build/demo")
 #: 20 optimiser steps of 16 rows: one pass over the 320 training rows.
 TRAINING = ("--epochs", "1", "--lr", "5e-4", "--batch-size", "4", "--grad-accum", "4", "--max-length", "512")
-EVALUATION = ("--generate-rows", "16", "--max-new-tokens", "24", "--keep-samples", "3")
+EVALUATION = ("--only", "--generate-rows", "16", "--max-new-tokens", "24", "--keep-samples", "3")
 
 console = Console(stderr=True)
 

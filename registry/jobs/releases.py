@@ -24,6 +24,9 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("template_date",), None, 0),
     # A worker that passes over it computes, as it did before.
     (("again",), False, 0),
+    # The registry adds targets, or leaves them out; a worker scores those that it is given.
+    (("only",), False, 0),
+    (("targets", "beside"), None, 0),
     # For people: the digest is what counts.
     (("data_name",), None, 0),
     (("eval_data_name",), None, 0),

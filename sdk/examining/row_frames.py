@@ -1,9 +1,9 @@
-"""Scores by row as a table of pandas."""
+"""Scores by row as columns, and as a table of pandas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from sdk.errors import Unavailable
 from sdk.schemas.evaluation import RowScore
@@ -23,19 +23,27 @@ def row_frame(rows: Sequence[RowScore]) -> pandas.DataFrame:
         raise Unavailable(
             "a DataFrame needs pandas, which is not installed; run: pip install pandas, or use the list of evaluation_rows"
         ) from error
+    columns = row_columns(rows)
+    types = {name: "float64" for name, (kind, _) in columns.items() if kind == "float"}
+    return pandas.DataFrame({name: values for name, (_, values) in columns.items()}).astype(types).set_index("row")
+
+
+def row_columns(rows: Sequence[RowScore]) -> dict[str, tuple[Literal["int", "float", "str"], list[Any]]]:
+    """Return the columns of a table of rows, in their order, each with what its values are; None where a row has none.
+
+    `expected` and `confidence` are columns where some row has them, as is each metric.
+    """
+    fields: dict[str, Literal["int", "float", "str"]] = {
+        "row": "int",
+        "loss_sum": "float",
+        "tokens": "int",
+        "prediction": "str",
+        "expected": "str",
+        "confidence": "float",
+    }
+    found = {name: (kind, [getattr(row, name) for row in rows]) for name, kind in fields.items()}
+    for name in ("expected", "confidence"):
+        if all(value is None for value in found[name][1]):
+            del found[name]
     names = sorted({name for row in rows for name in row.scores})
-    told = {
-        name: [getattr(row, name) for row in rows]
-        for name in ("expected", "confidence")
-        if any(getattr(row, name) is not None for row in rows)
-    }
-    columns = {
-        "row": [row.row for row in rows],
-        "loss_sum": [row.loss_sum for row in rows],
-        "tokens": [row.tokens for row in rows],
-        "prediction": [row.prediction for row in rows],
-        **told,
-        **{name: [row.scores.get(name) for row in rows] for name in names},
-    }
-    types = {"loss_sum": "float64", **dict.fromkeys(names, "float64")}
-    return pandas.DataFrame(columns).astype(types).set_index("row")
+    return {**found, **{name: ("float", [row.scores.get(name) for row in rows]) for name in names}}

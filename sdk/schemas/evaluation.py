@@ -81,7 +81,7 @@ class EvaluationSpec(Wire):
         BeforeValidator(_named),
         Field(exclude_if=lambda value: value is None),
     ] = None
-    #: The base's precision; a bare base under "as-trained" is loaded as the first adapter of the job was trained. A
+    #: The base's precision; a bare base under "as-trained" is loaded as the first adapter of the job over it was trained. A
     #: base that is stored in 4 bits is always loaded as it is stored.
     precision: BasePrecision = "as-trained"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

@@ -162,11 +162,20 @@ class TrainingRequest(Wire):
         return [self.data] if self.sources is None else [source.data for source in self.sources]
 
 
+#: Targets of one evaluation.
+MOST_TARGETS = 64
+
+
 class EvaluationTarget(Wire):
     """What is evaluated: a version (ref) or a bare base. Exactly one of the two."""
 
     ref: str | None = None
     base: BaseChoice | None = None
+    #: What the registry added it as, where nobody named it: the bare base of a version that was asked for, or the version of its
+    #: name that is in production. Ignored in what is submitted.
+    beside: Annotated[
+        Annotated[Literal["base", "production"], Open] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
 
     @model_validator(mode="after")
     def _one(self) -> EvaluationTarget:
@@ -186,7 +195,10 @@ class EvaluationRequest(Wire):
     """Score every target on the same rows."""
 
     kind: Literal["evaluation"] = "evaluation"
-    targets: Annotated[list[EvaluationTarget], Field(min_length=1, max_length=64)]
+    targets: Annotated[list[EvaluationTarget], Field(min_length=1, max_length=MOST_TARGETS)]
+    #: Whether to score these targets alone. Else the bare base of each version is scored too, and the version of its name that
+    #: is in production when the job is accepted.
+    only: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     #: Digest of the dataset.
     data: Sha256
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.

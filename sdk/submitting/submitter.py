@@ -174,6 +174,7 @@ class JobSubmitter:
         spec: EvaluationSpec,
         *,
         data: str | Path,
+        only: bool,
         again: bool,
         terms: JobTerms,
         key: str | None,
@@ -196,7 +197,7 @@ class JobSubmitter:
         ]
         sent = self._sent(rows, namespace)
         named = {"data": sent.digest, "data_name": sent.exact_name}
-        request = build(EvaluationRequest, targets=targets, spec=spec, again=again, **named)
+        request = build(EvaluationRequest, targets=targets, only=only, spec=spec, again=again, **named)
         return self._submit(request, terms, key)
 
     def merge(self, ref: str, spec: MergeSpec, *, register: str | None, terms: JobTerms, key: str | None) -> JobView:

@@ -14,7 +14,7 @@ from support.usage import by_kind, differing
 
 from registry.principal import LOCAL, Role
 from sdk.client import Client
-from sdk.errors import AdapterctlError, InvalidInput, NotFound, VerificationFailed
+from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
 from sdk.schemas.evaluation import RowFile, RowScore
 from sdk.schemas.wire import digest_of
 from sdk.transfer import hash_file
@@ -51,6 +51,39 @@ class TestKept:
         assert hash_file(path) == (found[0].rows_digest, found[0].rows_size_bytes)
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
         assert [RowScore.model_validate_json(line) for line in lines] == handed_in
+
+    def test_as_parquet_for_other_programs(
+        self, desk: MergingDesk, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        last = RowScore(row=5, loss_sum=0.5, tokens=1, prediction="b", expected="a", confidence=0.1)
+        handed_in = [*fresh(), last]
+        ident = evaluated(desk, desk.push(), rows, handed_in)
+        written = desk.writer.export_evaluation_rows(ident, tmp_path / "new" / "rows.parquet")
+        table = parquet.read_table(written)
+        fields = {name: str(table.schema.field(name).type) for name in table.column_names}
+        text, number = ("prediction", "expected"), ("loss_sum", "confidence", "chrf", "rouge_l")
+        assert fields == {
+            "row": "int64",
+            "tokens": "int64",
+            **dict.fromkeys(text, "string"),
+            **dict.fromkeys(number, "double"),
+        }
+        found = [
+            RowScore(
+                scores={name: each.pop(name) for name in ("chrf", "rouge_l") if each[name] is not None},
+                **{name: value for name, value in each.items() if name not in ("chrf", "rouge_l")},
+            )
+            for each in table.to_pylist()
+        ]
+        assert found == handed_in
+        with pytest.raises(Conflict, match="already exists"):
+            desk.writer.export_evaluation_rows(ident, written)
+        with pytest.raises(InvalidInput, match=r"call it rows\.csv\.parquet"):
+            desk.writer.export_evaluation_rows(ident, tmp_path / "rows.csv")
+        monkeypatch.setattr("sdk.worker_program.missing_libraries", lambda names: list(names))
+        with pytest.raises(Unavailable, match=r"writing Parquet needs pyarrow, .* pip install 'adapterctl\[worker\]'"):
+            desk.writer.export_evaluation_rows(ident, tmp_path / "other.parquet")
 
     def test_of_a_bare_base_too(self, desk: MergingDesk, rows: Path) -> None:
         handed_in = fresh()

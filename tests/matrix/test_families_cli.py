@@ -63,7 +63,7 @@ def test_a_family_through_the_command_line(family: str, targets: str, tmp_path: 
         *("train", "counter", "--base", str(base), "--data", str(rows), "--method", case.method),
         *("--targets", case.targets, *TRAINING),
     )["ref"]
-    (scored,) = home.json("eval", ref, "--data", str(rows), "--generate-rows", "0")
+    (scored,) = home.json("eval", ref, "--only", "--data", str(rows), "--generate-rows", "0")
     home.json("merge", ref, "--onto", "original", "-o", str(tmp_path / "merged"))
     home.json("pull", ref, "-o", str(tmp_path / "pulled"))
     truth = Truth(base, tmp_path / "pulled", rows)

@@ -74,7 +74,7 @@ def evaluated(
     **said: Any,
 ) -> str:
     """Evaluate a target and hand in its scores with those of its rows; return the id of the record."""
-    job = desk.writer.submit_evaluation([ref], data=data, precision="native", **(spec or {}))
+    job = desk.writer.submit_evaluation([ref], data=data, precision="native", only=True, **(spec or {}))
     held = desk.claim()
     (target,) = held.targets
     path = desk.tmp_path / f"rows-{next(SEEDS)}"

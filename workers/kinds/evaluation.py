@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sdk.errors import InvalidBase, NotFound, QuotaExceeded, VerificationFailed
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport
@@ -10,7 +10,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import EvaluationRequest
 from sdk.schemas.row_file import row_file_name
 from sdk.schemas.training import QuantizationRecipe
-from sdk.schemas.work import Assignment, Completion, EvaluationResult
+from sdk.schemas.work import Assignment, Completion, EvaluationResult, TargetSource
 from workers.child.protocol import OUT_FOLDER
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, of_error
@@ -32,14 +32,14 @@ def _differences(given: Assignment, request: EvaluationRequest) -> Iterator[str]
 def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     """Carry out an evaluation and hand its scores in. Raises AttemptFailed, Stopped, AdapterctlError."""
     targets = attempt.assignment.targets
-    as_trained = next((target.quantization for target in targets if target.digest is not None), None)
+    asked = {number for number, target in enumerate(request.targets) if target.beside is None}
     items, failures, fingerprints = [], dict[int, EvaluationFailure](), list[str]()
     for number, target in enumerate(targets):
         try:
             base = attempt.inputs.base(target.base)
             adapter = None if target.manifest is None else str(attempt.inputs.adapter(target.manifest))
         except _OF_THE_TARGET as error:
-            if target.base.fingerprint is None or len(failures) == len(targets) - 1:
+            if target.base.fingerprint is None or asked <= {*failures, number}:
                 raise
             failures[number] = EvaluationFailure(reason=of_error(error).reason.value, message=error.message)
             fingerprints.append(target.base.fingerprint)
@@ -48,7 +48,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         recipe = {
             "native": None,
             "nf4": _NF4,
-            "as-trained": target.quantization if target.digest is not None else as_trained,
+            "as-trained": _as_trained(target, targets),
         }[request.spec.precision]
         items.append(
             EvaluationItem(
@@ -75,8 +75,8 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
             recorded[number] = outcome.id
         else:
             found[number] = next(kept)
-    if not found and not recorded:
-        # Some could not be had, and the rest not be scored.
+    if asked <= failures.keys():
+        # Some could not be had, and the rest not be scored; what is beside them is no answer.
         failure = failures[min(failures)]
         raise AttemptFailed(FailureReason(failure.reason), failure.message)
     upload = _send_rows(attempt, found)
@@ -93,6 +93,15 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         for number, target in enumerate(targets)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
+
+
+def _as_trained(target: TargetSource, targets: Sequence[TargetSource]) -> QuantizationRecipe | None:
+    """How the base of a target is held; a bare one as that of the first adapter over it, or else of the first."""
+    if target.digest is not None:
+        return target.quantization
+    adapters = [each for each in targets if each.digest is not None]
+    over = [each for each in adapters if each.base.fingerprint == target.base.fingerprint] or adapters
+    return over[0].quantization if over else None
 
 
 def _send_rows(attempt: Attempt, found: dict[int, EvaluationReport]) -> str | None:

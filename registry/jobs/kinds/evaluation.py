@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from sqlalchemy.orm import Session
 
 from registry.catalog.bases.finding import find_base
-from registry.catalog.models import NamedBase
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
-from registry.catalog.versions.kinds import require_adapter
+from registry.catalog.versions.finding import find_version, parse_ref
 from registry.datasets.finding import is_given
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
 from registry.jobs.kinds.evaluation_rows import verify_rows
+from registry.jobs.kinds.evaluation_targets import Rows, scored_beside, versions_of
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
-from registry.jobs.objectives import is_classifier, require_rows_for
-from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, require_causal, today
+from registry.jobs.pins import Pinned, pin_data, pin_data_names, today
 from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, bare_base_source, version_source
-from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
-from sdk.lora.stored_quantization import StoredQuantizationError, require_precision, stored_recipe
+from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, Needs
@@ -38,13 +34,7 @@ _WIDE = ("bfloat16", "float16", "float32")
 
 def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded: bool) -> Pinned[EvaluationRequest]:
     """Raises Invalid for an evaluation over several namespaces."""
-    versions = {
-        target.ref: find_version(session, parse_ref(target.ref), who, action="write")
-        for target in request.targets
-        if target.ref is not None
-    }
-    for adapter in versions.values():
-        require_adapter(session, adapter, "evaluated", param="targets")
+    versions = versions_of(session, request.targets, who)
     namespaces = {version.adapter.namespace for version in versions.values()}
     if len(namespaces) > 1:
         # Whoever may see one of them would see the others' names in the job.
@@ -54,33 +44,25 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     namespace = namespaces.pop() if namespaces else who.home()
     digests = pin_data(session, request, _DATASETS, who, namespace)
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
-    targets: list[EvaluationTarget] = []
-    known: list[NamedBase | None] = []
-    fits = partial(require_precision, precision=request.spec.precision)
-    for target in request.targets:
-        if target.ref is not None:
-            known.append(base_of(session, versions[target.ref], embedded))
-            targets.append(EvaluationTarget(ref=exact_ref(versions[target.ref])))
-        elif target.base is not None:
-            choice, row = pin_base(session, target.base, namespace, embedded)
-            targets.append(EvaluationTarget(base=choice))
-            known.append(row)
-    chosen = [None if target.ref is None else versions[target.ref] for target in request.targets]
-    require_rows_for(session, chosen, digests["data"], request.spec, who, namespace)
-    for version, base in zip(chosen, known, strict=True):
-        if version is None or not is_classifier(version):
-            require_causal(base)
-    bases = [base for base in known if base is not None]
-    packed = [require_fitting(base, fits) for base in bases]
+    rows = Rows(digests["data"], request.spec, who, namespace, embedded)
+    asked = [rows.choose(session, target, versions) for target in request.targets]
+    packed = rows.require(session, asked)
+    beside = [] if request.only else scored_beside(session, asked, rows)
     # Of rows of another namespace no text is kept, which readers of this one would see.
     kept = request.spec.keep_samples if is_given(session, digests["data"], namespace) else 0
     spec = request.spec.model_copy(update={"keep_samples": kept})
+    bases = [one.base for one in asked if one.base is not None]
     return Pinned(
         request.model_copy(
-            update={"targets": targets, "spec": spec, "template_date": request.template_date or today(session), **named}
+            update={
+                "targets": [one.target for one in (*asked, *beside)],
+                "spec": spec,
+                "template_date": request.template_date or today(session),
+                **named,
+            }
         ),
         namespace,
-        " ".join(target.label for target in targets)[:300],
+        " ".join(one.target.label for one in asked)[:300],
         bases[0] if bases else None,
         packed=bool(packed) and packed[0],
     )
@@ -163,7 +145,7 @@ def _require_asked(
         None if target.ref is None else find_version(session, parse_ref(target.ref), SYSTEM)
         for target in request.targets
     ]
-    first = next((version.quantization for version in versions if version is not None), None)
+    adapters = [version for version in versions if version is not None]
     for target, version, result in zip(request.targets, versions, results, strict=True):
         digest, fingerprint = None, None if target.base is None else target.base.fingerprint
         if version is not None:
@@ -179,7 +161,9 @@ def _require_asked(
             )
         if result.report is None:
             continue
-        recipe = first if version is None else version.quantization
+        over = [each for each in adapters if each.base.fingerprint == result.base_fingerprint] or adapters
+        like = version or next(iter(over), None)
+        recipe = None if like is None else like.quantization
         trained = None if recipe is None else read_stored(QuantizationRecipe, recipe, of=target.label)
         trained = _packing(session, result.base_fingerprint, namespace) or trained
         require_none(_differences(target.label, request.spec, trained, result.report))
@@ -198,7 +182,7 @@ def _differences(
 ) -> Iterator[Difference]:
     """What of the scores of a target was taken otherwise than was asked for.
 
-    `recipe` is how an adapter's base was quantised in training; of a bare base that of the job's first adapter.
+    `recipe` is how an adapter's base was quantised in training; of a bare base that of the job's first adapter over it.
     """
     quantized = {"native": None, "nf4": "nf4", "as-trained": None if recipe is None else recipe.type}[spec.precision]
     wanted = _WIDE if quantized is None else (quantized,)

@@ -86,8 +86,18 @@ def _of(client: Client, target: str) -> list[Evaluation]:
 @click.option("--worst", type=click.IntRange(min=1), help="How many rows. [default: 20 in a table, else all]")
 @click.option("--metric", help="The score by which rows are the worst, such as rouge_l. [default: loss]")
 @click.option("--by", metavar="COLUMN", help="Show the scores by the value that rows have in this column instead.")
-@format_option
-def evals_show(ident: str, rows: bool, worst: int | None, metric: str | None, by: str | None, style: str) -> None:
+@click.option("-o", "--output", metavar="FILE", help="Where --format parquet writes: a new file.")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["table", "json", "quiet", "parquet"]),
+    default="table",
+    show_default=True,
+    help="json: one document on stdout; quiet: bare refs, ids or paths; parquet: a file of all rows, with --rows and -o.",
+)
+def evals_show(
+    ident: str, rows: bool, worst: int | None, metric: str | None, by: str | None, output: str | None, style: str
+) -> None:
     """Show one set of scores: all metrics, what they depend on, and samples of what was generated; of labels also which
     were taken for which, and whether the adapter is right as often as it is sure.
 
@@ -99,13 +109,21 @@ def evals_show(ident: str, rows: bool, worst: int | None, metric: str | None, by
       adapterctl evals show 3f1c2a9b7d20
       adapterctl evals show 3f1c2a9b7d20 --rows --worst 20 --metric rouge_l
       adapterctl evals show 3f1c2a9b7d20 --rows --format json
+      adapterctl evals show 3f1c2a9b7d20 --rows --format parquet -o rows.parquet
       adapterctl evals show 3f1c2a9b7d20 --by language
     """
     if not rows and (worst is not None or metric is not None):
         raise click.UsageError("--worst and --metric say which rows; add --rows")
     if rows and by is not None:
         raise click.UsageError("--by sums rows up; leave out --rows")
+    if (style == "parquet") != (output is not None) or (output is not None and not rows):
+        raise click.UsageError("a file is written of rows, as Parquet: --rows --format parquet -o FILE.parquet")
+    if output is not None and (worst, metric) != (None, None):
+        raise click.UsageError("a file has all rows, in their order; leave out --worst and --metric")
     with open_client() as client:
+        if output is not None:
+            click.echo(client.export_evaluation_rows(ident, output))
+            return
         if by is not None:
             _print_slices(client.evaluation_slices(ident, by=by), style)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +13,7 @@ from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, 
 from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import general_line, scores_table
 from sdk.cli.support.session import open_client
-from sdk.objects import Job, scores_of, unscored
+from sdk.objects import Job, failed_targets, scored_beside, scores_of, unscored
 from sdk.schemas.contamination import briefly, warning
 
 if TYPE_CHECKING:
@@ -44,12 +44,15 @@ if TYPE_CHECKING:
     type=click.Choice(["as-trained", "nf4", "native"]),
     help="How to load the base; a 4-bit base is always loaded as it is stored. [default: as-trained]",
 )
+@click.option("--only", is_flag=True, help="Leave out the bare base, and the version in production.")
 @click.option("--again", is_flag=True, help="Compute scores that are recorded already.")
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
     """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, completions; accuracy and
     macro-F1 of labels.
+
+    The bare base, and the version of each name that is in production, are scored too, unless with --only.
 
     On general texts, the same for all, it also says what an adapter changed beside its task: the loss, and how far
     predictions are from those of the bare base (KL).
@@ -71,6 +74,8 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
             print_detached(style, job.id, job.view.state.value)
             return
         say(f"job {job.id} evaluates {job.view.subject}")
+        if beside := scored_beside(job.view):
+            say(f"beside that, unless with --only: {', '.join(_marked(ref, beside) for ref in beside)}")
         watch(job)
         if job.error is not None:
             raise job.error
@@ -79,8 +84,10 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
 
 def print_scores(client: Client, job: Job[Any], style: str) -> None:
     """Print the scores of an evaluation that has succeeded. Raises JobFailed after them where a target has none."""
-    scores = scores_of(job.view, client)
-    found = [item.model_dump(mode="json") for item in scores]
+    scores, beside = scores_of(job.view, client), scored_beside(job.view)
+    found = [{**item.model_dump(mode="json"), "beside": beside.get(item.ref)} for item in scores]
+    for ref, _, message in failed_targets(job.view, beside=True):
+        say(f"{_marked(ref, beside)} has no scores: {message}")
     for item in scores:
         if item.job != job.id:
             say(f"{item.ref}: as recorded on {item.created_at:%Y-%m-%d} ({item.id}); to compute it again, add --again")
@@ -90,14 +97,19 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
         for each in found:
             click.echo(f"{each['ref']} {each['metrics']['loss']:.4f}")
     else:
-        _print_table(found, scores)
+        _print_table(found, scores, beside)
     if (error := unscored(job.view)) is not None:
         raise error
 
 
-def _print_table(found: list[dict[str, Any]], scores: Sequence[Evaluation]) -> None:
+def _marked(ref: str, beside: Mapping[str, str]) -> str:
+    """A ref with what it was added as; that a base is one, its ref says."""
+    return f"{ref} ({beside[ref]})" if beside.get(ref) not in (None, "base") else ref
+
+
+def _print_table(found: list[dict[str, Any]], scores: Sequence[Evaluation], beside: Mapping[str, str]) -> None:
     table, left_out = scores_table(
-        [(one.ref, one.precision, one.metrics, briefly(one.contamination)) for one in scores]
+        [(_marked(one.ref, beside), one.precision, one.metrics, briefly(one.contamination)) for one in scores]
     )
     click.echo(table)
     if left_out is not None:

@@ -96,7 +96,7 @@ class Maker:
         return self.complete(self.claimed(job.id), version=body)
 
     def evaluate(self, refs: list[str], heldout: Path, **metrics: float) -> list[str]:
-        job = self.world.writer.submit_evaluation(refs, data=heldout)
+        job = self.world.writer.submit_evaluation(refs, data=heldout, only=True)
         held = self.claimed(job.id)
         report = EvaluationReport(metrics=metrics, precision="float32")
         results = [

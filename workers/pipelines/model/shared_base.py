@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,8 +31,20 @@ class SharedBase:
     def __init__(self) -> None:
         self._key: object = None
         self._bare: _Bare | None = None
+        #: Whether the base was found as it was loaded, and nothing was put on since.
+        self._untouched = False
+        self._tokenizer: tuple[Path, Any] | None = None
         #: How often a base was loaded.
         self.loads = 0
+
+    def tokenizer(self, base: Path, load: Callable[[Path], Any]) -> Any:
+        """Return the tokenizer that `load` gives of a base's folder, loaded once as long as no other is asked for.
+
+        Each caller has a copy, whose chat template it may set. Raises what `load` does.
+        """
+        if self._tokenizer is None or self._tokenizer[0] != base:
+            self._tokenizer = base, load(base)
+        return copy.copy(self._tokenizer[1])
 
     @contextmanager
     def wearing(
@@ -43,6 +56,7 @@ class SharedBase:
         """
         bare = self._base(key, load)
         model = bare.loaded.model
+        self._untouched = False
         if adapter is None:
             yield bare.loaded, model
             return
@@ -64,13 +78,14 @@ class SharedBase:
 
     def _base(self, key: object, load: Callable[[], LoadedBase]) -> _Bare:
         bare = self._bare
-        if bare is None or key != self._key or not bare.is_as_loaded():
+        if bare is None or key != self._key or not (self._untouched or bare.is_as_loaded()):
             # The one before goes first: two would not fit.
             self._bare = bare = None
             loaded = load()
             self.loads += 1
             require_causal(loaded.model)
             self._key, self._bare = key, (bare := _Bare(loaded))
+        self._untouched = True
         return bare
 
 

@@ -79,7 +79,8 @@ def evaluate(
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
     with stored_quantization_named():
         require_precision(read_blueprint(base).packing, spec.precision)
-    tokenizer = load_tokenizer(base)
+    shared, key = bases or SharedBase(), (base, quantization)
+    tokenizer = shared.tokenizer(base, load_tokenizer)
     if adapter is not None:
         serve_by(tokenizer, adapter)
     max_length = longest_row(base, spec.max_length)
@@ -134,7 +135,6 @@ def evaluate(
 
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         set_seed(spec.seed)
-        shared, key = bases or SharedBase(), (base, quantization)
         general = shared.bare(key=key, load=load, read=lambda model: read_bare(model, tokenizer, base))
         with shared.wearing(adapter, key=key, load=load) as (loaded, model):
             require_embedded([*rows.examples, *every], tokenizer, words=words_of(model))

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from workers.pipelines.data.batches import SFT, example_batches, supervised_logits
-from workers.pipelines.data.divergence import kl_sum
+from workers.pipelines.data.divergence import divergence
 from workers.pipelines.data.general_texts import GENERAL_TEXTS, MOST_TOKENS
+from workers.pipelines.data.held_logits import HeldLogits
 from workers.pipelines.data.tokenise import IGNORED, Example, longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
 
 #: Texts in one forward pass, whatever the size of an evaluation's own batches, so that it moves no digit.
-_TOGETHER = 8
+_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class BareTexts:
 
     examples: Sequence[Example]
     pad_id: int
-    #: Tokens that are predicted, all but the first of each text.
-    tokens: int
-    #: Nats a token.
-    loss: float
-    #: (tokens, vocabulary) of each batch, with all digits that the model gave them, in the machine's memory.
-    logits: Sequence[Any]
+    #: Nats of each token that is predicted, all but the first of each text, by batch.
+    losses: Sequence[Any]
+    #: (tokens, vocabulary) of each batch.
+    logits: HeldLogits
+
+    @property
+    def tokens(self) -> int:
+        """How many are predicted."""
+        return sum(map(len, self.losses))
 
 
 def read_bare(model: Any, tokenizer: Any, base: Path) -> BareTexts:
@@ -43,15 +47,11 @@ def read_bare(model: Any, tokenizer: Any, base: Path) -> BareTexts:
         ids = embedded(tokenizer(text)["input_ids"], words=words)[:cut]
         if len(ids) > 1:
             examples.append(Example(ids, [IGNORED, *ids[1:]], [], "", ""))
-    read = list(_read(model, examples, tokenizer.pad_token_id))
-    losses = [loss for _, part in read for loss in part]
-    return BareTexts(
-        examples=examples,
-        pad_id=tokenizer.pad_token_id,
-        tokens=len(losses),
-        loss=math.fsum(losses) / max(len(losses), 1),
-        logits=[_narrow(logits).cpu() for logits, _ in read],
-    )
+    held, losses = HeldLogits(), []
+    for logits, targets in _read(model, examples, tokenizer.pad_token_id):
+        held.append(logits)
+        losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none").double().cpu())
+    return BareTexts(examples=examples, pad_id=tokenizer.pad_token_id, losses=losses, logits=held)
 
 
 def general_scores(bare: BareTexts, model: Any | None) -> dict[str, float]:
@@ -60,36 +60,47 @@ def general_scores(bare: BareTexts, model: Any | None) -> dict[str, float]:
 
     Nothing where one of them is no number.
     """
-    begun, losses, divergence = time.perf_counter(), list[float](), 0.0
+    begun = time.perf_counter()
+    losses, kl = _numbers(bare.losses), [0.0]
+    loss_base = _mean(losses, bare.tokens)
     if model is not None:
-        for held, (logits, part) in zip(bare.logits, _read(model, bare.examples, bare.pad_id), strict=True):
-            losses += part
-            divergence += kl_sum(held.to(logits.device), logits)
-    loss = bare.loss if model is None else math.fsum(losses) / max(bare.tokens, 1)
-    if not bare.tokens or not all(map(math.isfinite, (bare.loss, loss, divergence))):
-        return {}
-    return {
-        "general_loss": loss,
-        "general_loss_base": bare.loss,
-        # Of like predictions rounding may leave less than nothing.
-        "general_kl": max(0.0, divergence / bare.tokens),
-        "general_tokens": float(bare.tokens),
-        "general_s": time.perf_counter() - begun,
+        losses = []
+        read = _read(model, bare.examples, bare.pad_id)
+        for before, held, (logits, targets) in zip(bare.losses, bare.logits, read, strict=True):
+            there = held.to(logits.device)
+            far = divergence(there, logits)
+            kl += far.kl.tolist()
+            # ln Σeᶻ - z of the right token: the bare base's, and what the adapter added to both.
+            losses += (before + far.normaliser - (_at(logits, targets) - _at(there, targets))).tolist()
+    found = {
+        "general_loss": _mean(losses, bare.tokens),
+        "general_loss_base": loss_base,
+        "general_kl": _mean(kl, bare.tokens),
     }
+    if not bare.tokens or not all(map(math.isfinite, found.values())):
+        return {}
+    # Of like predictions rounding may leave less than nothing.
+    found["general_kl"] = max(0.0, found["general_kl"])
+    return {**found, "general_tokens": float(bare.tokens), "general_s": time.perf_counter() - begun}
 
 
-def _read(model: Any, examples: Sequence[Example], pad_id: int) -> Iterator[tuple[Any, list[float]]]:
-    """Yield the logits of each batch, (tokens, vocabulary), and the loss of each of its tokens in nats."""
+def _numbers(batches: Sequence[Any]) -> list[float]:
+    return [number for batch in batches for number in batch.tolist()]
+
+
+def _mean(numbers: Sequence[float], count: int) -> float:
+    """Return the mean; NaN where one is no number."""
+    return math.fsum(numbers) / max(count, 1) if all(map(math.isfinite, numbers)) else math.nan
+
+
+def _at(logits: Any, targets: Any) -> Any:
+    """Return the logit of each target, (tokens,) in float64 on the CPU."""
+    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1).double().cpu()
+
+
+def _read(model: Any, examples: Sequence[Example], pad_id: int) -> Iterator[tuple[Any, Any]]:
+    """Yield the logits of each batch, (tokens, vocabulary), and these tokens, (tokens,)."""
     for batch in example_batches(examples, SFT, pad_id, _TOGETHER, model.device):
         with torch.no_grad():
             logits, targets, _ = supervised_logits(model, batch)
-            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        yield logits, losses.double().cpu().tolist()
-
-
-def _narrow(logits: Any) -> Any:
-    """Return float32 in 16 bits where that is what it was widened from."""
-    for dtype in (torch.bfloat16, torch.float16):
-        if torch.equal((narrow := logits.to(dtype)).float(), logits):
-            return narrow
-    return logits
+        yield logits, targets

@@ -12,6 +12,7 @@ from sdk.cli.commands.watch import COLOURS, count_of, standing_of
 from sdk.cli.support.ages import age_of, human_duration
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render, say
 from sdk.cli.support.session import open_client
+from sdk.objects import scored_beside
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 
 #: Checkpoints that `show` lists.
@@ -135,6 +136,7 @@ def _facts(view: JobView) -> list[tuple[str, Any]]:
         ("id", view.id),
         ("kind", view.kind),
         ("subject", view.subject),
+        ("beside", ", ".join(f"{ref} ({role})" for ref, role in scored_beside(view).items())),
         ("state", view.state.value),
         ("stops", running and view.cancel_requested),
         ("place", note_of(view) if view.state is JobState.QUEUED else None),

@@ -61,6 +61,12 @@ def rows(tmp_path: Path) -> Path:
 def evaluated(desk: MergingDesk, refs: list[str], rows: Path, *, fails: int | None = None) -> str:
     """Evaluate refs and the desk's base, hand scores in, and return the job; the target `fails` has none."""
     job = desk.writer.submit_evaluation([*refs, f"base:{desk.base.fingerprint}"], data=rows, precision="native")
+    hand_in(desk, fails=fails)
+    return job.id
+
+
+def hand_in(desk: MergingDesk, *, fails: int | None = None) -> None:
+    """Claim the job that waits, and hand in scores of all its targets but one."""
     held = desk.claim()
     sample = Sample(prompt="two and\ntwo?", reference="four", completion="fo\x1bur")
     results = []
@@ -93,7 +99,27 @@ def evaluated(desk: MergingDesk, refs: list[str], rows: Path, *, fails: int | No
         )
     body = Completion(attempt=held.attempt, evaluations=results)
     desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
-    return job.id
+
+
+def test_what_is_scored_beside_is_marked(desk: MergingDesk, run: Run, rows: Path, world: World) -> None:
+    old, new, base = desk.push("marked"), desk.push("marked"), f"base:{desk.base.id}"
+    world.admin.promote(old, "production")
+    asked = ("--data", str(rows), "--precision", "native", "--detach", "--format", "json")
+    only = json.loads(run("eval", new, "--only", *asked).stdout)["job"]
+    assert [target["ref"] for target in world.writer.job_view(only).request["targets"]] == [new]
+    assert "beside" not in run("jobs", "show", only).stdout
+    world.writer.job(only).cancel()
+    job = json.loads(run("eval", new, *asked).stdout)["job"]
+    assert f"{base} (base), {old} (production)" in run("jobs", "show", job).stdout
+    hand_in(desk, fails=1)
+    shown = run("jobs", "result", job)
+    assert shown.exit_code == 0, shown.output
+    first, second = (line.split("float32")[0].strip() for line in shown.stdout.splitlines()[1:3])
+    assert (first, second) == (new, f"{old} (production)")
+    assert f"{base} has no scores: its files don't fit" in shown.stderr
+    found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
+    assert [(one["ref"], one["beside"]) for one in found] == [(new, None), (old, "production")]
+    assert run("jobs", "result", job, "--format", "quiet").stdout.split()[::2] == [new, old]
 
 
 class TestResults:
@@ -308,6 +334,25 @@ class TestRows:
         found = json.loads(run("evals", "show", ident, "--format", "json").stdout)["labels"]
         assert (found["labels"], found["counts"]) == (["a", "b"], [[2, 0], [2, 0]])
         assert "EXPECTED" in run("evals", "show", ident, "--rows").stdout
+
+    def test_rows_are_written_as_parquet_on_request(
+        self, desk: MergingDesk, run: Run, rows: Path, tmp_path: Path
+    ) -> None:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        ident, file = scored_rows.evaluated(desk, desk.push(), rows, scored_rows.fresh()), tmp_path / "rows.parquet"
+        asked = ("evals", "show", ident, "--rows", "--format", "parquet")
+        shown = run(*asked, "-o", str(file))
+        assert (shown.exit_code, shown.stdout) == (0, f"{file}\n"), shown.output
+        assert parquet.read_table(file).num_rows == len(scored_rows.ROWS)
+        for wrong in (
+            asked,
+            ("evals", "show", ident, "--format", "parquet", "-o", "x.parquet"),
+            ("evals", "show", ident, "--rows", "-o", "x.parquet"),
+            (*asked, "-o", "x.parquet", "--worst", "2"),
+        ):
+            refused = run(*wrong)
+            assert refused.exit_code == 2, refused.output
+            assert ("--format parquet -o FILE" in refused.stderr) != ("leave out --worst" in refused.stderr)
 
     def test_scores_without_rows_say_so(self, desk: MergingDesk, run: Run, rows: Path) -> None:
         ref = desk.push()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.architectures import save_model
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
@@ -80,6 +81,30 @@ def test_batched_generation_is_that_of_each_row_alone(llama_base: Path, pairs: P
     assert len({sample.completion for sample in alone.samples}) > 1
     assert [sample.reference for sample in together.samples][:3] == ["one", "two", "three"]
     assert together.metrics["rouge_l"] == alone.metrics["rouge_l"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "qwen3.5", "gpt-neox"])
+def test_padding_moves_no_token_in_any_architecture(
+    name: str, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Whether positions are learnt, turned or none, or a state is carried along."""
+    base = save_model(tmp_path / name, name)
+    asked = [
+        "the cat",
+        "one",
+        "two and two and two and two",
+        "a",
+        "the cat sat on the mat and sat",
+        "four",
+        "one two three",
+    ]
+    data = write_jsonl([{"prompt": f"{text}: ", "completion": "four"} for text in asked])
+    spec = SPEC.model_copy(update={"generate_rows": 7, "keep_samples": 7, "batch_size": 7})
+    together = evaluate(base, data, spec)
+    alone = evaluate(base, data, spec.model_copy(update={"batch_size": 1}))
+    assert [sample.completion for sample in together.samples] == [sample.completion for sample in alone.samples]
+    assert [sample.prompt for sample in together.samples] == [f"{text}: " for text in asked]
+    assert len({sample.completion for sample in alone.samples}) > 1
 
 
 def test_an_adapter_is_better_on_what_it_learnt_and_says_it(

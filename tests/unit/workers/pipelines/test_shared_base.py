@@ -21,6 +21,7 @@ from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
+from workers.pipelines.data.tokenise import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.causality import fixed_texts, logits_of
 from workers.pipelines.model.device import choose_device
@@ -133,6 +134,49 @@ def test_a_changed_weight_that_no_fixed_text_reads_is_seen(base: Path) -> None:
         model.get_input_embeddings().weight[min(unread)] = 0.0
     put_on(shared, base, None)
     assert shared.loads == 2
+
+
+def test_a_base_is_checked_once_for_each_that_is_put_on(
+    base: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, checks = SharedBase(), list[bool]()
+    put_on(shared, base, adapters["lora"])
+    bare = shared._bare
+    assert bare is not None
+    real = bare.is_as_loaded
+
+    def check() -> bool:
+        checks.append(real())
+        return checks[-1]
+
+    monkeypatch.setattr(bare, "is_as_loaded", check)
+
+    def load() -> Any:
+        raise AssertionError("it is there")
+
+    key = shared._key
+    for _ in range(2):
+        shared.bare(key=key, load=load, read=lambda model: 1)
+        with shared.wearing(adapters["dora"], key=key, load=load):
+            pass
+    assert checks == [True, True]
+
+
+def test_a_tokenizer_is_loaded_once_and_a_template_is_its_user_s_own(base: Path, tmp_path: Path) -> None:
+    shared, loaded = SharedBase(), list[Path]()
+
+    def load(folder: Path) -> Any:
+        loaded.append(folder)
+        return load_tokenizer(folder)
+
+    first = shared.tokenizer(base, load)
+    first.chat_template = "{{ 'of an adapter' }}"
+    second = shared.tokenizer(base, load)
+    assert second.chat_template == load_tokenizer(base).chat_template != first.chat_template
+    assert second("two and two")["input_ids"] == first("two and two")["input_ids"]
+    assert loaded == [base]
+    shared.tokenizer(shutil.copytree(base, tmp_path / "other"), load)
+    assert len(loaded) == 2
 
 
 # A job.

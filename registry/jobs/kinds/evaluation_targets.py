@@ -1,0 +1,123 @@
+"""The targets of an evaluation, made exact: those that were asked for, and what is scored beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy.orm import Session
+
+from registry.catalog.models import NamedBase, Version
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.catalog.versions.kinds import require_adapter
+from registry.errors import Invalid, NotFound
+from registry.jobs.objectives import is_classifier, require_rows_for
+from registry.jobs.pins import base_of, pin_base, require_causal
+from registry.jobs.stored_bases import require_fitting
+from registry.principal import Principal
+from sdk.formats.refs import Ref
+from sdk.lora.stored_quantization import require_precision
+from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.jobs import MOST_TARGETS, BaseChoice, EvaluationTarget
+
+#: The alias of the version that is in use.
+_PRODUCTION = "production"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A target made exact."""
+
+    target: EvaluationTarget
+    #: None of a bare base.
+    version: Version | None
+    #: None of a base that nobody has registered yet.
+    base: NamedBase | None
+
+
+def versions_of(session: Session, targets: Sequence[EvaluationTarget], who: Principal) -> dict[str, Version]:
+    """Return the versions that targets name now, by ref. Raises NotFound, Forbidden, and Invalid for a merged model."""
+    found = {
+        target.ref: find_version(session, parse_ref(target.ref), who, action="write")
+        for target in targets
+        if target.ref is not None
+    }
+    for version in found.values():
+        require_adapter(session, version, "evaluated", param="targets")
+    return found
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that are scored, how, and in whose job."""
+
+    digest: str
+    spec: EvaluationSpec
+    who: Principal
+    namespace: str
+    #: Whether every folder is a shared path.
+    embedded: bool
+
+    def choose(self, session: Session, target: EvaluationTarget, versions: Mapping[str, Version]) -> Chosen:
+        """Return a target made exact. Raises NotFound for a base that is gone, InvalidBase for one that no worker reaches."""
+        if target.ref is not None:
+            version = versions[target.ref]
+            return Chosen(EvaluationTarget(ref=exact_ref(version)), version, base_of(session, version, self.embedded))
+        if target.base is None:
+            raise Invalid("an evaluation target without ref and base")
+        choice, row = pin_base(session, target.base, self.namespace, self.embedded)
+        return Chosen(EvaluationTarget(base=choice), None, row)
+
+    def require(self, session: Session, chosen: Sequence[Chosen]) -> list[bool]:
+        """Return of each base that is registered whether it is stored in 4 bits. Raises Invalid, InvalidBase for a target that
+        these rows, or this precision, are not for.
+        """
+        versions = [one.version for one in chosen]
+        require_rows_for(session, versions, self.digest, self.spec, self.who, self.namespace)
+        for one in chosen:
+            if one.version is None or not is_classifier(one.version):
+                require_causal(one.base)
+        fits = partial(require_precision, precision=self.spec.precision)
+        return [require_fitting(one.base, fits) for one in chosen if one.base is not None]
+
+
+def scored_beside(session: Session, asked: Sequence[Chosen], rows: Rows) -> list[Chosen]:
+    """Return what nobody named: the bare bases of versions, and of each name the version in production, pinned.
+
+    What can't be scored on these rows is left out, as is what no longer fits among the targets of one job. Of a classifier the bare
+    base has no labels.
+    """
+    found = [_bare(one) for one in asked if one.version is not None and not is_classifier(one.version)]
+    for name in dict.fromkeys(one.version.adapter.name for one in asked if one.version is not None):
+        with suppress(NotFound, Invalid):
+            found.append(_in_production(session, name, rows))
+    known, new = {one.target.label for one in asked}, dict[str, Chosen]()
+    bases = {one.base.base.fingerprint for one in asked if one.version is None and one.base is not None}
+    for one in found:
+        if one.target.label not in known and _fingerprint(one) not in bases:
+            new.setdefault(one.target.label, one)
+    return list(new.values())[: MOST_TARGETS - len(asked)]
+
+
+def _bare(of: Chosen) -> Chosen:
+    if of.base is None:
+        raise Invalid("a version without a base")
+    row = of.base
+    choice = BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint)
+    return Chosen(EvaluationTarget(base=choice, beside="base"), None, row)
+
+
+def _fingerprint(of: Chosen) -> str | None:
+    """Of a bare base, which may have been asked for by another of its names."""
+    return of.base.base.fingerprint if of.version is None and of.base is not None else None
+
+
+def _in_production(session: Session, name: str, rows: Rows) -> Chosen:
+    """Raises NotFound where there is none, Invalid where it can't be scored."""
+    ref = str(Ref(name, _PRODUCTION))
+    versions = versions_of(session, [EvaluationTarget(ref=ref)], rows.who)
+    found = rows.choose(session, EvaluationTarget(ref=ref), versions)
+    rows.require(session, [found])
+    return Chosen(found.target.model_copy(update={"beside": "production"}), found.version, found.base)

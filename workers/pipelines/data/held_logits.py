@@ -1,0 +1,49 @@
+"""Logits that are needed again later, on the disk: of a large vocabulary they would take a gigabyte of memory."""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+class HeldLogits:
+    """Batches of logits with all their digits, in a file that has no name and ends with this object.
+
+    >>> held = HeldLogits()
+    >>> held.append(torch.tensor([[0.5, 0.1], [2.0, 3.0]]))
+    >>> [batch.tolist() for batch in held] == [torch.tensor([[0.5, 0.1], [2.0, 3.0]]).tolist()]
+    True
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is read as long as this object is there
+        weakref.finalize(self, self._file.close)
+        #: Of each batch its shape, its type, and where in the file it begins and how long it is, in bytes.
+        self._batches: list[tuple[tuple[int, ...], Any, int, int]] = []
+
+    def append(self, logits: Any) -> None:
+        """Hold a batch, (tokens, vocabulary), in 16 bits where that is what it was widened from. Raises OSError where the disk is full."""
+        narrow = _narrow(logits).cpu().contiguous()
+        self._batches.append((tuple(narrow.shape), narrow.dtype, self._file.tell(), narrow.nbytes))
+        self._file.write(memoryview(narrow.view(torch.uint8).numpy()))
+        self._file.flush()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches in their order, each read when it is its turn, on the CPU."""
+        for shape, dtype, start, length in self._batches:
+            buffer = bytearray(length)
+            self._file.seek(start)
+            self._file.readinto(buffer)
+            yield torch.frombuffer(buffer, dtype=dtype).reshape(shape) if length else torch.empty(shape, dtype=dtype)
+
+
+def _narrow(logits: Any) -> Any:
+    """Return float32 in 16 bits where that is what it was widened from."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal((narrow := logits.to(dtype)).float(), logits):
+            return narrow
+    return logits

@@ -41,6 +41,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.INVALID_BASE: 422,
     ErrorCode.INVALID_DATA: 422,
     ErrorCode.INVALID_TARGETS: 422,
+    ErrorCode.DOES_NOT_FIT: 422,
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.CONFLICT: 409,
     ErrorCode.STALE_ATTEMPT: 409,
@@ -118,6 +119,12 @@ class InvalidTargets(Invalid):
     """Target modules that match nothing in the base, or what can't be trained."""
 
     code = ErrorCode.INVALID_TARGETS
+
+
+class DoesNotFit(Invalid):
+    """A job that needs more memory than any worker has that could run it."""
+
+    code = ErrorCode.DOES_NOT_FIT
 
 
 class TooLarge(Invalid):

@@ -23,19 +23,16 @@ def main() -> None:
 
     training.needs_checkpointing = lambda *_: asked["checkpointing"]
     folder, stop = Path(sys.argv[1]), threading.Event()
-    before, phase = _anonymous_bytes(), ["start"]
-    peaks: dict[str, int] = {}
+    before, imported = _bytes("RssAnon"), _bytes("VmRSS")
+    peak = [0]
 
     def watch() -> None:
         while not stop.is_set():
-            peaks[phase[0]] = max(peaks.get(phase[0], 0), _anonymous_bytes() - before)
+            peak[0] = max(peak[0], _bytes("RssAnon") - before)
             time.sleep(_EVERY_S)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-
-    def note(progress: object) -> None:
-        phase[0] = f"{progress.phase} {progress.step or 0}"  # type: ignore[attr-defined]
 
     report = training.train(
         base=folder / "base",
@@ -45,17 +42,17 @@ def main() -> None:
         eval_data=None,
         out=folder / "out",
         spec=TrainingSpec.model_validate(asked["spec"]),
-        on_progress=note,
+        on_progress=lambda progress: None,
     )
     stop.set()
     watcher.join()
-    said = {"peak_bytes": max(peaks.values()), "by_phase": peaks, "import_bytes": before}
+    said = {"peak_bytes": peak[0], "import_bytes": imported}
     print(json.dumps({**said, "metrics": report.metrics, "training": report.training}))
 
 
-def _anonymous_bytes() -> int:
+def _bytes(name: str) -> int:
     with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 - read fifty times a second
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
     │   ├── InvalidBase     a base without usable weights
     │   ├── InvalidData     a dataset that can't be trained or scored on
     │   ├── InvalidTargets  modules that a base lacks, or that rows of text don't train
+    │   ├── DoesNotFit      a job that needs more memory than any worker has
     │   ├── TooLarge        a body that is longer than any that is read
     │   └── WrongMediaType  a body that is not called JSON
     ├── NotFound            nothing of that name, or nothing that the caller may see

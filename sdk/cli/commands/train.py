@@ -147,7 +147,7 @@ _JOB_KEYS = (
 )
 @click.option("--device", type=click.Choice(["any", "cuda"]), help="The device its worker must have. [default: any]")
 @click.option(
-    "--memory", metavar="SIZE", help="The memory its worker must have free: 16GB. [default: what the base needs]"
+    "--memory", metavar="SIZE", help="The memory its worker must have free: 16GB. [default: by its forecast]"
 )
 @click.option("--dry-run", is_flag=True, help="Print the options and the plan of the training, without a job.")
 @click.option("--explain", is_flag=True, help="Print each option, its default and where it is from, without a job.")

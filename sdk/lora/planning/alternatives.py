@@ -5,7 +5,7 @@
 ...           "intermediate_size": 11008, "vocab_size": 32000}
 >>> wide = TrainingSpec(method="lora", batch_size=16, grad_accum=1)
 >>> [each.said for each in alternatives(config, {}, wide, available_bytes=17 * 10**9, place="cuda")]
-['--batch-size 2 --grad-accum 8 (15.7 GB)', '--method qlora (16.7 GB)', '--max-length 128 (15.7 GB)']
+['--batch-size 4 --grad-accum 4 (16.9 GB)', '--method qlora (15.6 GB)', '--max-length 256 (16.9 GB)']
 """
 
 from __future__ import annotations

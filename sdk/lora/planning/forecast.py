@@ -9,7 +9,7 @@
 >>> run = Run(spec=spec, method="qlora", batch_size=4, max_length=1024, checkpointing=True)
 >>> found = forecast_of(llama, adapter_of(llama, spec), run)
 >>> f"{found.card_bytes / 1e9:.1f} GB, of which {found.fixed_bytes / 1e9:.1f} GB whatever the rows are"
-'7.6 GB, of which 4.6 GB whatever the rows are'
+'7.4 GB, of which 4.6 GB whatever the rows are'
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from sdk.schemas.training import TrainingSpec
 _CHECKED_ROWS = 2
 #: What a CUDA context and cuBLAS' workspaces take; a customary figure, not measured here.
 CONTEXT_BYTES = 512 * 2**20
-#: Interpreter and libraries, without any weights: 553 MiB were seen after a training of a tiny model, 594 with bitsandbytes.
-PROCESS_BYTES = 576 * 2**20
+#: Interpreter and libraries, without any weights: so much was resident after the training of a tiny model.
+PROCESS_BYTES = 553 * 2**20
 
 
 @dataclass(frozen=True)

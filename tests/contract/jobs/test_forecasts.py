@@ -33,7 +33,7 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.work import Farewell
 
 GB = 10**9
-#: Some 24 GB on a card, of which 7.3 GB are logits.
+#: Some 24 GB on a card, of which 6.3 GB are logits.
 LARGE = TrainingSpec(method="lora", batch_size=16, grad_accum=1, targets="qv")
 
 
@@ -67,7 +67,7 @@ class TestRefusal:
         assert (caught.value.code, caught.value.exit_code, caught.value.param) == ("does_not_fit", 2, "spec")
         assert re.search(r"this training needs \d\d\.\d GB \(\d{11} bytes\) with 16 × 1024 tokens", said)
         assert (
-            "logits take 7.3 GB, and the largest worker that may run it has 17.0 GB (17000000000 bytes) on its card"
+            "logits take 6.3 GB, and the largest worker that may run it has 17.0 GB (17000000000 bytes) on its card"
             in said
         )
         assert len(list(crew.writer.jobs())) == before

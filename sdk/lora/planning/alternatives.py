@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.planning.footprint import HALF, Place
 from sdk.lora.planning.forecast import Run, forecast_of
-from sdk.lora.planning.job_forecasts import known_blueprint, training_run, without_head
+from sdk.lora.planning.job_forecasts import Tensors, known_blueprint, training_run, without_head
 from sdk.schemas.training import TrainingSpec
 
 #: Rows are not made shorter than this.
@@ -41,7 +41,7 @@ class Alternative:
 
 def alternatives(
     config: Mapping[str, Any],
-    tensors: Mapping[str, Sequence[int]],
+    tensors: Tensors,
     spec: TrainingSpec,
     *,
     available_bytes: int,

@@ -29,6 +29,7 @@ from sdk.lora.planning.footprint import (
     adapter_parts,
     checked_bytes,
     full_parts,
+    kernel_bytes,
     layer_bytes,
     pass_parts,
     weights_parts,
@@ -148,6 +149,10 @@ class _Parts:
             yield self.part("CUDA context", CONTEXT_BYTES, "customary, not measured")
         else:
             yield self.part("kept by malloc", KEPT_BY_MALLOC_BYTES, "of what was freed, by glibc")
+            steps = self.run.spec.max_steps
+            passes = None if steps is None else steps * self.run.spec.grad_accum
+            if kernels := kernel_bytes(self.base, width=self.run.width, passes=passes):
+                yield self.part("kernels", kernels, "of oneDNN, for each number of tokens that an expert gets")
         yield self.part("process", PROCESS_BYTES, "interpreter and libraries", machine=True)
 
     def _trained(self) -> Iterator[PlanPart]:

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,7 @@ _WIDE = 4
 _WIDTHS = {"float32": _WIDE, "bfloat16": HALF, "float16": HALF}
 #: NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are.
 _QUANTIZED_SHARE = 0.3
-Tensors = Mapping[str, Sequence[int]]
+Tensors = Mapping[str, list[int]]
 
 
 class NotKnownError(ValueError):

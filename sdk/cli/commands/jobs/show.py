@@ -12,8 +12,8 @@ from sdk.cli.commands.watch import COLOURS, count_of, standing_of
 from sdk.cli.support.ages import age_of, human_duration
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render, say
 from sdk.cli.support.session import open_client
-from sdk.schemas.planning import Forecast
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
+from sdk.schemas.planning import Forecast
 
 #: Checkpoints that `show` lists.
 _SHOWN = 5

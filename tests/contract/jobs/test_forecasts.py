@@ -29,7 +29,7 @@ from sdk.schemas.jobs import (
     MergeRequest,
     Needs,
 )
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.schemas.work import Farewell
 
 GB = 10**9
@@ -206,8 +206,8 @@ class TestOtherKinds:
         ref = crew.writer.push(new_adapter(crew.tmp_path), f"{crew.space}/m", base="tiny").ref
         hello(crew, "small", 8 * GB)
 
-        def evaluate(**spec: Any) -> JobView:
-            target = EvaluationTarget(base=BaseChoice(id=base))
+        def evaluate(target: EvaluationTarget | None = None, **spec: Any) -> JobView:
+            target = target or EvaluationTarget(base=BaseChoice(id=base))
             request = EvaluationRequest(targets=[target], data=crew.data, spec=EvaluationSpec(**spec))
             return crew.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
 
@@ -217,6 +217,17 @@ class TestOtherKinds:
         assert forecast is not None
         assert forecast.card is not None
         assert 4 * GB < forecast.card.needed_bytes < 8 * GB
+        # An adapter that was trained over 4 bits is scored over them.
+        for method, recipe in (("qlora", QuantizationRecipe(compute_dtype="bfloat16")), ("lora", None)):
+            name = f"{crew.space}/{method}"
+            told: dict[str, Any] = {"method": method, "quantization": recipe}
+            trained = crew.writer.push(new_adapter(crew.tmp_path), name, base=base, **told)
+            target = EvaluationTarget(ref=trained.ref)
+            if recipe is None:
+                with pytest.raises(DoesNotFit):
+                    evaluate(target)
+            else:
+                assert evaluate(target).forecast == forecast
         merge = crew.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=MergeRequest(ref=ref)))
         assert merge.forecast is None
 

@@ -117,7 +117,7 @@ _FORECAST_ONLY = (
     Case("gemma3_text", {"vocab_size": 262144}, "bfloat16", length=256),
     Case("mixtral", {"vocab_size": 24000, **_MIXTRAL_EXPERTS}, rows=4),
     Case("mixtral", {"vocab_size": 64000, **_MIXTRAL_EXPERTS}, "bfloat16", 4, checkpointing=True),
-    Case("llama", {"vocab_size": 48000}, kind="pairs"),
+    Case("llama", {"vocab_size": 56000}, kind="pairs"),
     Case("qwen3", {"vocab_size": 96000}, "bfloat16", 2, kind="pairs", checkpointing=True),
     Case("gpt2", rows=3),
     Case("phi3", {"num_hidden_layers": 10}, "bfloat16", 4),

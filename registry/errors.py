@@ -9,6 +9,7 @@
     │   ├── InvalidBase     a base without usable weights
     │   ├── InvalidData     a dataset that can't be trained or scored on
     │   ├── InvalidTargets  modules that a base lacks, or that rows of text don't train
+    │   ├── DoesNotFit      a job that needs more memory than any worker has
     │   ├── TooLarge        a body that is longer than any that is read
     │   └── WrongMediaType  a body that is not called JSON
     ├── NotFound            nothing of that name, or nothing that the caller may see
@@ -41,6 +42,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.INVALID_BASE: 422,
     ErrorCode.INVALID_DATA: 422,
     ErrorCode.INVALID_TARGETS: 422,
+    ErrorCode.DOES_NOT_FIT: 422,
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.CONFLICT: 409,
     ErrorCode.STALE_ATTEMPT: 409,
@@ -118,6 +120,12 @@ class InvalidTargets(Invalid):
     """Target modules that match nothing in the base, or what can't be trained."""
 
     code = ErrorCode.INVALID_TARGETS
+
+
+class DoesNotFit(Invalid):
+    """A job that needs more memory than any worker has that could run it."""
+
+    code = ErrorCode.DOES_NOT_FIT
 
 
 class TooLarge(Invalid):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sdk.errors import (
         AdapterctlError,
         Conflict,
+        DoesNotFit,
         Incompatible,
         InvalidBase,
         InvalidData,
@@ -72,6 +73,7 @@ __all__ = [
     "AdapterctlError",
     "Client",
     "Conflict",
+    "DoesNotFit",
     "Evaluation",
     "Incompatible",
     "InvalidBase",

@@ -114,7 +114,7 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.planning import Plan, PlanMethod, PlanOptions, Task
+from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, PlanOptions, Task
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
@@ -725,6 +725,16 @@ class Client:
     def capacity(self) -> list[QueueCapacity]:
         """Each queue as it is now: waiting and running jobs, and workers that could take them; ages in seconds."""
         return workers.capacity(self.transport)
+
+    def devices(self) -> list[DeviceForecasts]:
+        """What past trainings took of their forecasts, and how fast they were, by device; a device with fewer than five is left out.
+
+        Empty from a registry of an earlier release, which knows none.
+        """
+        try:
+            return workers.devices(self.transport)
+        except NotFound:
+            return []
 
     # Versions.
 

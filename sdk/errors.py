@@ -9,6 +9,7 @@
     │   ├── InvalidData                      a dataset that is empty, of unknown shape, or has bad rows
     │   ├── InvalidTargets
     │   ├── InvalidBase
+    │   ├── DoesNotFit                       a job that needs more memory than any worker has
     │   ├── TooLarge                         a request that is longer than any that is read
     │   └── UnsupportedMediaType             a request whose body is not called JSON
     ├── NotFound                    exit 3
@@ -99,6 +100,12 @@ class InvalidBase(InvalidInput):
     """A base without usable weights."""
 
     code = ErrorCode.INVALID_BASE
+
+
+class DoesNotFit(InvalidInput):
+    """A job that needs more memory than any worker has that could run it."""
+
+    code = ErrorCode.DOES_NOT_FIT
 
 
 class TooLarge(InvalidInput):

@@ -35,6 +35,7 @@ class AvailableWorker:
     device: str
     #: 0 where its system does not say.
     memory_bytes: int
+    free_memory_bytes: int
     queues: list[str]
     version: str
     #: The namespaces in which its token may work; "*" is all of them.
@@ -42,7 +43,11 @@ class AvailableWorker:
 
     def takes(self, job: Job) -> bool:
         """Whether jobs of this queue and namespace are given to it at all."""
-        return job.queue in self.queues and not self.spaces.isdisjoint((job.namespace, EVERYWHERE))
+        return self.serves(job.queue, job.namespace)
+
+    def serves(self, queue: str, namespace: str) -> bool:
+        """Whether jobs of a queue and a namespace are given to it at all."""
+        return queue in self.queues and not self.spaces.isdisjoint((namespace, EVERYWHERE))
 
 
 def works_in(namespaces: Iterable[str]) -> ColumnElement[bool]:
@@ -59,11 +64,25 @@ def seen_by(who: Principal) -> ColumnElement[bool]:
 
 def available_workers(session: Session, who: Principal = SYSTEM) -> list[AvailableWorker]:
     """Return the workers that were heard from recently, take jobs, and are visible to the caller."""
-    columns = (Worker.owner, Worker.name, Worker.device, Worker.memory_bytes, Worker.queues, Worker.version)
-    query = select(*columns).where(
-        Worker.seen_at > db_now(session) - SILENT_AFTER, Worker.draining.is_(False), seen_by(who)
+    return _workers(session, Worker.seen_at > db_now(session) - SILENT_AFTER, Worker.draining.is_(False), seen_by(who))
+
+
+def lately_seen_workers(session: Session) -> list[AvailableWorker]:
+    """Return those of the last week, also where they have left or are silent: they may come back."""
+    return _workers(session, Worker.seen_at > db_now(session) - FORGOTTEN_AFTER)
+
+
+def _workers(session: Session, *which: ColumnElement[bool]) -> list[AvailableWorker]:
+    columns = (
+        Worker.owner,
+        Worker.name,
+        Worker.device,
+        Worker.memory_bytes,
+        Worker.free_memory_bytes,
+        Worker.queues,
+        Worker.version,
     )
-    rows = session.execute(query.order_by(Worker.name, Worker.owner)).all()
+    rows = session.execute(select(*columns).where(*which).order_by(Worker.name, Worker.owner)).all()
     spaces = spaces_of(session, {row.owner for row in rows})
     return [AvailableWorker(*row, spaces=spaces[row.owner]) for row in rows]
 

@@ -46,7 +46,13 @@ class Job(Model):
     queue: Mapped[str] = mapped_column(String(10), server_default="gpu")
     #: "any" or "cuda".
     needs_device: Mapped[str] = mapped_column(String(10), server_default="any")
+    #: What must be free.
     needs_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: What a worker must have in all: on its card, or in its machine if it has none. None: any worker may try.
+    least_card_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    least_machine_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: A `JobForecast`; None of a kind that has none, and from before schema 0017.
+    forecast: Mapped[dict[str, Any] | None] = mapped_column(JSON, deferred=True)
     #: The least release, as `registry.jobs.releases` counts them, that understands all that is asked for; 0: any.
     needs_release: Mapped[int] = mapped_column(default=0, server_default="0")
     #: How long one attempt may run.
@@ -133,6 +139,24 @@ class JobEvent(Model):
     state: Mapped[str | None] = mapped_column(String(20))
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     message: Mapped[str | None] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class Peak(Model):
+    """What a training took, beside what its worker forecast once it had read the rows. Both are the worker's word."""
+
+    __tablename__ = "job_peaks"
+    __table_args__ = (Index("ix_job_peaks_device_at", "device", "at"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    #: What the device calls itself; "cpu" without a card.
+    device: Mapped[str] = mapped_column(String(100))
+    forecast_bytes: Mapped[int] = mapped_column(BigInteger)
+    measured_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: Parameters of the base, tokens without padding, and the seconds that they took.
+    parameters: Mapped[int | None] = mapped_column(BigInteger)
+    tokens: Mapped[int | None] = mapped_column(BigInteger)
+    train_s: Mapped[float | None] = mapped_column(Float)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 

@@ -15,6 +15,7 @@ from registry.jobs.models import Attempt, Checkpoint, Job
 from registry.jobs.requirements import why_waiting
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import AttemptView, JobState, JobView, Needs
+from sdk.schemas.planning import JobForecast
 from sdk.schemas.wire import member_of
 
 #: Jobs of a queue that have a place in it; those behind them wait long in any case.
@@ -45,6 +46,11 @@ def present(job: Job) -> JobView:
         started_at=job.started_at,
         finished_at=job.finished_at,
     )
+
+
+def forecast_of(job: Job) -> JobForecast | None:
+    """Return what a job was forecast to take; lists go without it."""
+    return None if job.forecast is None else readable(JobForecast, job.forecast)
 
 
 def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:

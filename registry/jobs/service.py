@@ -20,11 +20,13 @@ from registry.jobs.attempts import count_end
 from registry.jobs.checkpoints import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.finding import find_job
+from registry.jobs.forecasts import require_memory
 from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.lifecycle import FINAL, UNFINISHED, move
 from registry.jobs.models import Job
+from registry.jobs.peaks import peak_of
 from registry.jobs.pins import require_data
-from registry.jobs.present import present, present_attempts, present_in_queue
+from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
 from registry.jobs.releases import needed_by
 from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
@@ -46,6 +48,9 @@ _REPEATED = (
     "queue",
     "needs_device",
     "needs_memory_bytes",
+    "least_card_bytes",
+    "least_machine_bytes",
+    "forecast",
     "needs_release",
     "timeout_s",
     "base_fingerprint",
@@ -66,7 +71,8 @@ class Jobs:
         """Accept a job, its refs pinned to exact versions; then tell the queue.
 
         The same key with the same request gives the same job; with another request it raises Conflict. Raises
-        NotFound for a base, dataset or ref, Forbidden, InvalidBase for a base that no worker can reach, QuotaExceeded.
+        NotFound for a base, dataset or ref, Forbidden, InvalidBase for a base that no worker can reach, DoesNotFit for a job
+        that every worker is too small for, QuotaExceeded.
         """
         asked = digest_of(submission.model_dump(mode="json"))
         examine = rules_of(submission.request.kind).examine
@@ -93,10 +99,15 @@ class Jobs:
             pinned = rules.pin(session, submission.request, who, self._embedded)
             request = pinned.request
             require_priority(submission.priority, pinned.namespace, who)
-            needs = rules.needs(pinned)
+            estimate = rules.estimate(pinned)
+            needs = estimate.needs
             if submission.needs is not None:
                 # What is said counts; what isn't is estimated.
                 needs = needs.model_copy(update=submission.needs.model_dump(exclude_none=True))
+            by_forecast = submission.needs is None or submission.needs.memory_bytes is None
+            if by_forecast:
+                where = {"namespace": pinned.namespace, "queue": rules.queue, "device": needs.device}
+                require_memory(session, estimate, kind=rules.name, **where)
             job = self._new(
                 session,
                 who,
@@ -111,10 +122,13 @@ class Jobs:
                 needs_release=needed_by(request),
                 needs_device=needs.device,
                 needs_memory_bytes=needs.memory_bytes,
+                least_card_bytes=estimate.least_card_bytes if by_forecast else None,
+                least_machine_bytes=estimate.least_machine_bytes if by_forecast else None,
+                forecast=None if estimate.forecast is None else estimate.forecast.model_dump(mode="json"),
                 timeout_s=self._limits.of_submission(submission.timeout_s),
                 base_fingerprint=pinned.base_fingerprint,
             )
-            return present(job), True
+            return present(job).model_copy(update={"forecast": forecast_of(job)}), True
 
     def _new(self, session: Session, who: Principal, **values: Any) -> Job:
         """Add a queued job. Raises QuotaExceeded."""
@@ -165,8 +179,9 @@ class Jobs:
     def get(self, job_id: str, *, who: Principal) -> JobView:
         """Return a job. Raises NotFound."""
         with self._db.read() as session:
-            (found,) = present_in_queue(session, [find_job(session, job_id, who)])
-            return found
+            job = find_job(session, job_id, who)
+            (found,) = present_in_queue(session, [job])
+            return found.model_copy(update={"forecast": forecast_of(job), "peak": peak_of(session, job, who)})
 
     def attempts(self, job_id: str, *, who: Principal) -> list[AttemptView]:
         """The attempts at a job, oldest first. Raises NotFound."""

@@ -8,6 +8,7 @@ from fastapi import Response
 
 from registry.http.routes import Reader, WorkerToken, room, service
 from registry.jobs.workers import Workers
+from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.work import Farewell, WorkerInfo
 from sdk.schemas.workers import QueueCapacity, WorkerView
 
@@ -26,6 +27,12 @@ def list_workers(workers: WorkersDep, who: Reader) -> list[WorkerView]:
 def read_capacity(workers: WorkersDep, who: Reader) -> list[QueueCapacity]:
     """Each queue as it is now: waiting and running jobs, and workers that could take them."""
     return workers.capacity(who=who)
+
+
+@router.get("/devices")
+def list_devices(workers: WorkersDep, who: Reader) -> list[DeviceForecasts]:
+    """What past trainings that the caller may read took of their forecasts, and how fast they were, by device."""
+    return workers.devices(who=who)
 
 
 @router.post("/workers/hello", status_code=204)

@@ -24,9 +24,11 @@ from registry.jobs.available_workers import (
     spaces_of,
 )
 from registry.jobs.models import Job, Worker
+from registry.jobs.peaks import learnt_forecasts
 from registry.jobs.requirements import obstacle
 from registry.principal import Principal
 from sdk.schemas.jobs import JobState
+from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.work import WorkerInfo
 from sdk.schemas.workers import QueueCapacity, WorkerView
 
@@ -93,6 +95,11 @@ class Workers:
                     )
                 )
             return found
+
+    def devices(self, *, who: Principal) -> list[DeviceForecasts]:
+        """What the past trainings that the caller may read say of forecasts, by device."""
+        with self._db.read() as session:
+            return learnt_forecasts(session, who)
 
     def list(self, *, who: Principal) -> list[WorkerView]:
         """The workers of the last week that work where the caller reads, by name.

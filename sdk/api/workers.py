@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
+from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.workers import QueueCapacity, WorkerView
 
 
@@ -14,3 +15,8 @@ def heard_of(transport: Transport) -> list[WorkerView]:
 def capacity(transport: Transport) -> list[QueueCapacity]:
     """Return each queue as it is now: waiting and running jobs, and workers that could take them."""
     return transport.call("GET", "/capacity", list[QueueCapacity])
+
+
+def devices(transport: Transport) -> list[DeviceForecasts]:
+    """Return what past trainings took of their forecasts, by device. Raises NotFound from a registry that doesn't know the route."""
+    return transport.call("GET", "/devices", list[DeviceForecasts])

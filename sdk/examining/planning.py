@@ -16,6 +16,7 @@ from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.cards import CardError, card_of
 from sdk.lora.planning.families import ConfigError
+from sdk.lora.planning.job_forecasts import stored_width
 from sdk.lora.planning.plan import plan_of
 from sdk.lora.planning.recommending import task_options
 from sdk.lora.stored_quantization import StoredQuantizationError, require_method, stored_recipe
@@ -24,7 +25,7 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import read_base_config, read_shapes
 from sdk.pushing.bases_here import files_here
 from sdk.schemas.catalog import BaseView
-from sdk.schemas.planning import Plan, PlanMethod, Task
+from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 from sdk.validation import build
 from sdk.worker_program import missing_libraries, run_program
@@ -44,6 +45,9 @@ class Registry(Protocol):
 
     def base(self, name: str, *, namespace: str | None = None) -> BaseView:
         """Return a base by id or fingerprint, with its config."""
+
+    def devices(self) -> list[DeviceForecasts]:
+        """Return what past trainings took of their forecasts, by device."""
 
 
 def is_file_or_folder(base: str | Path) -> bool:
@@ -100,12 +104,16 @@ def plan_training(
         gradient_checkpointing=gradient_checkpointing,
         attention=attention,
         logit_chunk_tokens=logit_chunk_tokens,
+        width=stored_width(config),
         stored=recipe,
     )
     try:
-        return plan_of(_blueprint(base, config, shapes), asked)
+        plan = plan_of(_blueprint(base, config, shapes), asked)
     except TargetsError as error:
         raise InvalidTargets(str(error), param="targets") from error
+    # A folder is planned without asking anybody.
+    learnt = [] if registry is None or is_file_or_folder(base) else registry.devices()
+    return plan.model_copy(update={"learnt": learnt})
 
 
 def _stored(

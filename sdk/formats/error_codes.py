@@ -23,6 +23,8 @@ class ErrorCode(StrEnum):
     INVALID_TARGETS = "invalid_targets"
     #: A base that has no weights, or weights of a kind that is not read.
     INVALID_BASE = "invalid_base"
+    #: A job that needs more memory than any worker has that could run it.
+    DOES_NOT_FIT = "does_not_fit"
     #: The thing that was named does not exist, or may not be seen.
     NOT_FOUND = "not_found"
     #: Another state than the caller assumed: a lost compare-and-set, foreign files, a name that is taken.

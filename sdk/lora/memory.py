@@ -1,19 +1,14 @@
-"""How much memory work over a base needs, in bytes, from what is known before any weights are loaded.
+"""How much memory a merge needs, in bytes, from what is known before any weights are loaded.
 
-What a job asks of a worker is what it surely takes, not what it would like: one that asks for more waits for no reason. What a
-training takes in full, activations among it, `sdk.lora.planning.footprint` says.
+What trainings and evaluations need, `sdk.lora.planning` says.
 
->>> f"{loading_bytes(14_000_000_000, quantized=True) / 1e9:.1f} GB"
-'4.7 GB'
 >>> f"{merge_bytes(quantized=False) / 1e9:.1f} GB"
 '0.6 GB'
 """
 
 from __future__ import annotations
 
-#: Interpreter and libraries, without any weights.
-PROCESS_BYTES = 512 * 2**20
-#: Likewise of a merge, without what is mapped of files: 330 MiB were seen, and more with a torch that is built for cards.
+#: Interpreter and libraries, without what is mapped of files: 330 MiB were seen, and more with a torch that is built for cards.
 _MERGE_PROCESS_BYTES = 384 * 2**20
 #: Blocks of rows, the matrices of one module, and what the read-back holds of both in float64: 150 MiB were seen.
 _MERGE_BLOCKS_BYTES = 160 * 2**20
@@ -27,16 +22,6 @@ _QUANTIZED_SHARE = 0.3
 #: it holds at a time to compare two of them.
 _PROBE_TOKENS = 4 * 128
 _PROBE_MATRICES = 4
-
-
-def loading_bytes(weights_bytes: int, *, quantized: bool, kept_share: float = 0.0) -> int:
-    """Return the least that a training or an evaluation takes: the base as it is held, and the process.
-
-    process + S, where S is the size of the weights as they are stored; where they are quantised to 4 bits, process + 0.3·S of
-    what is packed, and all of `kept_share`, the experts of a mixture, which stay in 16 bit.
-    """
-    packed = weights_bytes * (1 - kept_share) * _QUANTIZED_SHARE + weights_bytes * kept_share
-    return PROCESS_BYTES + int(packed if quantized else weights_bytes)
 
 
 def merge_bytes(*, quantized: bool) -> int:

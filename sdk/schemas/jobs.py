@@ -15,6 +15,7 @@ from sdk.schemas.contamination import Contamination
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.option_types import Columns
+from sdk.schemas.planning import JobForecast, JobPeak
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import Day, TrainingSpec
@@ -344,6 +345,10 @@ class JobView(Wire):
     priority: int = 0
     queue: str = "gpu"
     needs: Needs = Needs()
+    #: What it was forecast to take, where its kind has a forecast; shown of one job, and not in lists.
+    forecast: JobForecast | None = None
+    #: What a training took beside its worker's forecast; likewise.
+    peak: JobPeak | None = None
     #: How many attempts failed or were lost; attempts that a worker gave back don't count.
     failures: int = 0
     #: Step of the last checkpoint.

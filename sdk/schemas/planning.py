@@ -10,6 +10,8 @@ from sdk.schemas.wire import Wire
 #: "fits" takes at most 70 % of the card, "tight" more of it, and "no" more than there is.
 Verdict = Literal["fits", "tight", "no"]
 PlanMethod = Literal["qlora", "lora", "full"]
+#: The parts that grow with the rows of a pass.
+ROW_PARTS = ("activations", "logits")
 Task = Literal["instruct", "summarise", "code", "format"]
 
 
@@ -65,9 +67,61 @@ class Forecast(Wire):
         return sum(part.size_bytes for part in self.parts if part.where == "card")
 
     @property
+    def place(self) -> Literal["card", "machine"]:
+        """The memory that limits it: that of the card, or of a machine without one."""
+        return "card" if any(part.where == "card" for part in self.parts) else "machine"
+
+    @property
+    def needed_bytes(self) -> int:
+        """What the memory must have that limits it."""
+        return sum(part.size_bytes for part in self.parts if part.where == self.place)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What of that is needed whatever the rows are."""
+        return self.needed_bytes - sum(part.size_bytes for part in self.parts if part.name in ROW_PARTS)
+
+    @property
     def largest(self) -> PlanPart:
-        """The part that takes most of the card."""
-        return max((part for part in self.parts if part.where == "card"), key=lambda part: part.size_bytes)
+        """The part that takes most of the memory that limits it."""
+        return max((part for part in self.parts if part.where == self.place), key=lambda part: part.size_bytes)
+
+
+class JobForecast(Wire):
+    """What a job was forecast to take when it was submitted, with rows as long as its `max_length` allows."""
+
+    #: On a worker with a card, and on one without; None where that is not known, or no such worker may have the job.
+    card: Forecast | None = None
+    machine: Forecast | None = None
+    #: Why nothing is forecast but the base's weights, in one sentence; None where it is.
+    unknown: str | None = None
+
+
+#: Past jobs of a device below which nothing is learnt of them.
+LEAST_JOBS = 5
+
+
+class DeviceForecasts(Wire):
+    """What past trainings on a device have taken of their forecasts, and how fast they were."""
+
+    #: What the device calls itself; "cpu" without a card.
+    device: str
+    jobs: int
+    #: The median of measured over forecast, and their standard deviation.
+    ratio: float
+    spread: float
+    #: Median of parameters of the base · tokens a second; None where too few jobs say it.
+    parameter_tokens_per_s: float | None = None
+
+
+class JobPeak(Wire):
+    """What a training took, beside what its worker forecast with the rows that it had read."""
+
+    device: str
+    forecast_bytes: int
+    measured_bytes: int
+    #: What the caller's past jobs on that device say, where there are enough.
+    learnt: DeviceForecasts | None = None
 
 
 class CardFit(Wire):
@@ -117,3 +171,5 @@ class Plan(Wire):
     cards: list[CardFit]
     recommendation: list[Choice]
     notes: list[str]
+    #: What the registry's past trainings say, by device; empty without a registry, or where there are too few.
+    learnt: list[DeviceForecasts] = []

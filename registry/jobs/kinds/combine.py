@@ -17,6 +17,7 @@ from registry.catalog.versions.kinds import require_adapter, require_name_of_kin
 from registry.db.database import Database
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase
+from registry.jobs.forecasts import Estimate
 from registry.jobs.kinds.combine_outcome import Ancestor, require_made_of, settle
 from registry.jobs.kinds.combine_shapes import MOST_LETTERS, require_shapes_fit, weight_facts
 from registry.jobs.kinds.combine_weights import known_weights
@@ -29,7 +30,6 @@ from registry.principal import SYSTEM, Principal
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, taken_whole
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.combination import MOST_WEIGHT, CombineParent, CombineRequest
-from sdk.schemas.jobs import Needs
 from sdk.schemas.training import QuantizationRecipe
 
 #: What is left of weights that cancel, as 0.1 + 0.2 - 0.3 do, is below this share of them.
@@ -139,9 +139,9 @@ def _added(weights: Sequence[float], ref: str) -> float:
     return weight
 
 
-def _needs(_: Pinned[CombineRequest]) -> Needs:
+def _estimate(_: Pinned[CombineRequest]) -> Estimate:
     # Factors alone are read, and no base.
-    return Needs()
+    return Estimate()
 
 
 def _assign(session: Session, request: CombineRequest, job: Job) -> Inputs:
@@ -206,7 +206,7 @@ COMBINE = JobKindRules(
     datasets=(),
     examine=_examine,
     pin=_pin,
-    needs=_needs,
+    estimate=_estimate,
     assign=_assign,
     complete=_publish,
     long_parts=("kept_energy",),

@@ -7,23 +7,24 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.orm import Session
 
 from registry.catalog.bases.finding import find_base
+from registry.catalog.models import Version
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.datasets.finding import is_given
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
+from registry.jobs.forecasts import Estimate, of_evaluation
 from registry.jobs.kinds.evaluation_rows import verify_rows
 from registry.jobs.kinds.evaluation_targets import Rows, scored_beside, versions_of
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, pin_data, pin_data_names, today
-from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, bare_base_source, version_source
 from registry.principal import SYSTEM, Principal
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, Needs
+from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import EvaluationResult, TargetSource
 
@@ -64,12 +65,20 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         namespace,
         " ".join(one.target.label for one in asked)[:300],
         bases[0] if bases else None,
+        quantized=_quantizes(request.spec, list(versions.values())),
         packed=bool(packed) and packed[0],
     )
 
 
-def _needs(pinned: Pinned[EvaluationRequest]) -> Needs:
-    return needs_to_load(pinned.base, quantized=pinned.request.spec.precision == "nf4" and not pinned.packed)
+def _quantizes(spec: EvaluationSpec, versions: Sequence[Version]) -> bool:
+    """Whether every target is scored over a base in 4 bits; bare ones go with the versions beside them."""
+    if spec.precision != "as-trained":
+        return spec.precision == "nf4"
+    return bool(versions) and all(version.quantization is not None for version in versions)
+
+
+def _estimate(pinned: Pinned[EvaluationRequest]) -> Estimate:
+    return of_evaluation(pinned.base, pinned.request.spec, quantized=pinned.quantized, packed=pinned.packed)
 
 
 def _assign(session: Session, request: EvaluationRequest, job: Job) -> Inputs:
@@ -216,7 +225,7 @@ EVALUATION = JobKindRules(
     queue="gpu",
     datasets=_DATASETS,
     pin=_pin,
-    needs=_needs,
+    estimate=_estimate,
     assign=_assign,
     complete=_keep,
 )

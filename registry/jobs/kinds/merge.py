@@ -16,6 +16,7 @@ from registry.catalog.versions.kinds import require_adapter
 from registry.catalog.versions.norms import norms_of, record_of
 from registry.db.database import Database
 from registry.errors import Invalid
+from registry.jobs.forecasts import Estimate
 from registry.jobs.kinds.merge_outcome import require_registrable, settle
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
@@ -29,7 +30,7 @@ from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
 from sdk.lora.stored_quantization import require_onto
 from sdk.schemas.catalog import JobRef
-from sdk.schemas.jobs import MergeRequest, Needs
+from sdk.schemas.jobs import MergeRequest
 from sdk.schemas.work import Assignment, MergeResult
 
 #: Of a report what is held against the request.
@@ -58,8 +59,8 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
     )
 
 
-def _needs(pinned: Pinned[MergeRequest]) -> Needs:
-    return needs_to_merge(pinned.base, quantized=pinned.quantized or pinned.packed)
+def _estimate(pinned: Pinned[MergeRequest]) -> Estimate:
+    return Estimate(needs=needs_to_merge(pinned.base, quantized=pinned.quantized or pinned.packed))
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
@@ -154,7 +155,7 @@ MERGE = JobKindRules(
     queue="cpu",
     datasets=(),
     pin=_pin,
-    needs=_needs,
+    estimate=_estimate,
     assign=_assign,
     complete=_keep,
     complement=_with_norms,

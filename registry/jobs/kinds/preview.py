@@ -11,13 +11,14 @@ from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
 from registry.datasets.finding import is_given
 from registry.errors import Invalid
+from registry.jobs.forecasts import Estimate
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, today
 from registry.jobs.sources import Inputs, base_source, dataset_use
 from registry.principal import Principal
-from sdk.schemas.jobs import BaseChoice, Needs, PreviewJobRequest
+from sdk.schemas.jobs import BaseChoice, PreviewJobRequest
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview
 
 _DATASETS = ("data",)
@@ -101,9 +102,9 @@ def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Diffe
             yield Difference(f"supervised_text of row {text.row}", parts, text.supervised_text)
 
 
-def _needs(_: Pinned[PreviewJobRequest]) -> Needs:
+def _estimate(_: Pinned[PreviewJobRequest]) -> Estimate:
     # Of the base, only the tokenizer is loaded.
-    return Needs()
+    return Estimate()
 
 
 PREVIEW = JobKindRules(
@@ -111,7 +112,7 @@ PREVIEW = JobKindRules(
     queue="cpu",
     datasets=_DATASETS,
     pin=_pin,
-    needs=_needs,
+    estimate=_estimate,
     assign=_assign,
     complete=_keep,
     long_parts=("preview",),

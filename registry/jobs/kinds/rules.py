@@ -12,12 +12,13 @@ from registry.artifacts.service import Artifacts
 from registry.catalog.publishing.publisher import Publisher
 from registry.db.database import Database
 from registry.jobs import attempts
+from registry.jobs.forecasts import Estimate
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
 from registry.jobs.sources import Inputs
 from registry.principal import Principal
 from sdk.schemas.contamination import Contamination
-from sdk.schemas.jobs import EvaluationRequest, JobView, Needs, QueueName
+from sdk.schemas.jobs import EvaluationRequest, JobView, QueueName
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 
@@ -86,8 +87,8 @@ class JobKindRules(Generic[R]):
     #: Makes every name exact; the last argument says whether every folder is a shared path. Raises NotFound for what is not
     #: there or may not be seen, Forbidden, InvalidBase for a base that no worker reaches.
     pin: Callable[[Session, R, Principal, bool], Pinned[R]]
-    #: What a worker surely needs for it, as far as the base is known.
-    needs: Callable[[Pinned[R]], Needs]
+    #: What it takes, as far as the base is known.
+    estimate: Callable[[Pinned[R]], Estimate]
     #: What a worker is given. Raises NotFound if something is gone by now, Unreadable.
     assign: Callable[[Session, R, Job], Inputs]
     #: Checks the result against the request and applies its effects; calls `succeed` in its last transaction. Raises a

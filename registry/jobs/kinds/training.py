@@ -14,14 +14,15 @@ from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
 from registry.jobs.checkpoints import pin_checkpoint, resume_point
+from registry.jobs.forecasts import Estimate, of_training
 from registry.jobs.kinds.again import pin_like
 from registry.jobs.kinds.parents import pin_parent
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
+from registry.jobs.peaks import note_peak
 from registry.jobs.pins import Pinned, pin_base, pin_data, pin_data_names, pin_sources, require_causal, today
-from registry.jobs.requirements import needs_to_load
 from registry.jobs.sources import Inputs, base_source, version_source
 from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
@@ -30,7 +31,7 @@ from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
-from sdk.schemas.jobs import Needs, TrainingRequest
+from sdk.schemas.jobs import TrainingRequest
 from sdk.schemas.option_clashes import both_held_out, clash_of
 from sdk.schemas.training import TrainingSpec, held_out_warning
 
@@ -91,10 +92,10 @@ def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
         raise Invalid(f"{unfit.param} {unfit.said}", param=f"spec.{unfit.param}")
 
 
-def _needs(pinned: Pinned[TrainingRequest]) -> Needs:
+def _estimate(pinned: Pinned[TrainingRequest]) -> Estimate:
     spec = pinned.request.spec
-    needs = needs_to_load(pinned.base, quantized=spec.method == "qlora" and not pinned.packed)
-    return needs if spec.optim == "adamw" else needs.model_copy(update={"device": "cuda"})
+    found = of_training(pinned.base, spec, packed=pinned.packed)
+    return found if spec.optim == "adamw" else found.on_cards()
 
 
 def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
@@ -123,6 +124,7 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         reported=reported,
         action="work",
     ) as (session, published):
+        note_peak(session, job.id, settled.metrics, settled.training or {})
         result: dict[str, Any] = {
             "ref": published.version.ref,
             "digest": published.version.digest,
@@ -144,7 +146,7 @@ TRAINING = JobKindRules(
     queue="gpu",
     datasets=_DATASETS,
     pin=_pin,
-    needs=_needs,
+    estimate=_estimate,
     assign=_assign,
     complete=_publish,
 )

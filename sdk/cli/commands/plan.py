@@ -10,7 +10,7 @@ import click
 from sdk.cli.support.output import WIDTH, format_option, human_bytes, plain, print_json, render
 
 if TYPE_CHECKING:
-    from sdk.schemas.planning import Plan
+    from sdk.schemas.planning import DeviceForecasts, Plan
 
 
 @click.command(name="plan")
@@ -131,8 +131,24 @@ def print_plan(found: Plan) -> None:
     click.echo(f"recommended for {found.card or 'no card of the table'} ({found.verdict}):")
     for choice in found.recommendation:
         _fill(f"{choice.option} {choice.value}: {choice.reason}", indent="  ")
+    for device in found.learnt:
+        _fill(learnt_of(device, found))
     for note in found.notes:
         _fill(f"! {note}")
+
+
+def learnt_of(device: DeviceForecasts, plan: Plan) -> str:
+    """Say what past trainings on a device mean for a plan."""
+    about = f"{device.jobs} trainings on {device.device} took {_of_forecast(device)} of their forecasts"
+    if device.parameter_tokens_per_s is None:
+        return about
+    tokens_per_s = device.parameter_tokens_per_s / plan.parameters
+    hours = 10**6 / tokens_per_s / 3600
+    return f"{about}; at their speed, a million tokens take {hours:.2g} h of it"
+
+
+def _of_forecast(device: DeviceForecasts) -> str:
+    return f"{100 * device.ratio:.0f} ± {100 * device.spread:.0f} %"
 
 
 def _fill(text: str, *, indent: str = "") -> None:

@@ -163,9 +163,7 @@ _TEXTS = ("base", "parent", "like", "from_checkpoint")
     "--timeout", metavar="90s|10m|2h", help="An attempt that runs longer fails. [default: the registry's, 24h]"
 )
 @click.option("--device", type=click.Choice(["any", "cuda"]), help="The device its worker must have. [default: any]")
-@click.option(
-    "--memory", metavar="SIZE", help="The memory its worker must have free: 16GB. [default: what the base needs]"
-)
+@click.option("--memory", metavar="SIZE", help="The memory its worker must have free: 16GB. [default: by its forecast]")
 @click.option("--dry-run", is_flag=True, help="Print the options and the plan of the training, without a job.")
 @click.option("--explain", is_flag=True, help="Print each option, its default and where it is from, without a job.")
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")

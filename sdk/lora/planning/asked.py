@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from sdk.lora.planning.footprint import Attention
+from sdk.lora.planning.footprint import HALF, Attention
 from sdk.schemas.planning import PlanMethod, Task
 from sdk.schemas.training import QuantizationRecipe, TrainingSpec
 
@@ -32,5 +32,7 @@ class Asked:
     attention: Attention = "sdpa"
     #: Tokens whose logits are there at a time; None: all of a pass.
     logit_chunk_tokens: int | None = None
+    #: Bytes of a number of the base, where a training has it as it is stored.
+    width: int = HALF
     #: How the base is stored in 4 bits already, where it is.
     stored: QuantizationRecipe | None = None

@@ -59,6 +59,8 @@ class Blueprint:
     norms: int
     #: Whether queries and keys are normalised too.
     normed_queries: bool
+    #: Whether queries, keys and values are made by one matrix and stay whole, beside those that are rotated.
+    joined_qkv: bool = False
     #: Whether attention can do without a matrix of all scores.
     sdpa: bool = True
     #: Experts that each token goes through; 0: the layers have none.
@@ -149,6 +151,7 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
         mlp_kept=3 if family is None else family.mlp_kept,
         norms=2 if family is None else family.norms,
         normed_queries=family is not None and family.normed_queries,
+        joined_qkv=family is not None and family.joined_qkv,
         sdpa=family is None or family.sdpa,
         experts=numbers.active_experts if experts else 0,
         known=family is not None,

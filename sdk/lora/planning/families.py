@@ -134,6 +134,8 @@ class Family:
     mlp_kept: int = 3
     norms: int = 2
     normed_queries: bool = False
+    #: Whether one matrix makes queries, keys and values, of which the first two are rotated.
+    joined_qkv: bool = False
     #: Whether transformers has such a model's attention without a matrix of all scores; Gemma 2 cuts them softly.
     sdpa: bool = True
     #: Whether a token chooses experts.
@@ -360,14 +362,17 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3_text": _GEMMA3,
     "olmo2": Family(_olmo2, normed_queries=True, defaults={"intermediate_size": 11008}),
-    "phi3": Family(_phi3, defaults={"intermediate_size": 8192}),
+    "phi3": Family(_phi3, joined_qkv=True, defaults={"intermediate_size": 8192}),
     "gpt_neox": Family(
         _gpt_neox,
         path="gpt_neox.layers",
         embedding="gpt_neox.embed_in",
         last_norm="gpt_neox.final_layer_norm",
         defaults={"intermediate_size": 24576},
-        mlp_kept=2,
+        # Attention and MLP normalise the same input, and a GELU keeps what goes in.
+        mlp_kept=1,
+        norms=1,
+        joined_qkv=True,
         norm_bias=True,
     ),
     "gpt2": Family(

@@ -2,9 +2,9 @@
 
 >>> f"{nf4_bits(double_quant=False)} {nf4_bits(double_quant=True):.3f} bits a weight"
 '4.5 4.127 bits a weight'
->>> whole = logits_bytes(tokens=4096, vocabulary=32000, width=2)
->>> f"{whole / 1e9:.2f} GB of logits, {logits_bytes(tokens=4096, vocabulary=32000, width=2, chunk_tokens=256) / 1e9:.2f} GB in chunks"
-'1.84 GB of logits, 0.11 GB in chunks'
+>>> whole = logits_bytes(tokens=4096, vocabulary=32000)
+>>> f"{whole / 1e9:.2f} GB of logits, {logits_bytes(tokens=4096, vocabulary=32000, chunk_tokens=256) / 1e9:.2f} GB in chunks"
+'1.57 GB of logits, 0.10 GB in chunks'
 """
 
 from __future__ import annotations
@@ -24,8 +24,19 @@ Optim = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 HALF = 2
 #: Weights that share a scale, and scales that share one in turn (QLoRA, arXiv:2305.14314, section 3).
 BLOCK, NESTED_BLOCK = 64, 256
-#: Bytes a number of a dropout's mask: one on a card, and on a CPU a number of float32.
-_DROPOUT_MASK: dict[Place, int] = {"cuda": 1, "cpu": 4}
+#: Bytes a number of a dropout's mask; a worker without a card has one of its own (`workers.pipelines.model.dropout`).
+_DROPOUT_MASK = 1
+#: Of bytes in pieces that glibc takes from its heap, so much lies between them in pieces that are too small for what comes
+#: next: beside weights of 16 bits, where each A makes a copy of its input in float32 and gives it back.
+_GAPS = 0.1
+#: glibc gives free memory at the end of its heap back beyond twice the threshold above which a piece is mapped by itself, and
+#: raises that to 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
+KEPT_BY_MALLOC_BYTES = 2 * 32 * 2**20
+#: oneDNN, which multiplies numbers of 16 bits on a CPU, keeps what it made for each shape of a product, of the last 1,024 shapes (its
+#: primitive cache): 567 to 581 KiB each with torch 2.13.
+_KERNEL_BYTES, _MOST_KERNELS = 580 * 2**10, 1024
+#: Three numbers of 64 bits for each token of an expert.
+_PLACES = 24
 #: bitsandbytes keeps moments of fewer numbers in 32 bits, and a scale for each 256 of the others.
 _SMALL_TENSOR, _MOMENT_BLOCK = 4096, 256
 #: It pages the moments of tensors of at least so many numbers.
@@ -91,34 +102,39 @@ def layer_bytes(
     width: int = HALF,
     attention: Attention = "sdpa",
     mask: int = 0,
+    masked: bool = False,
 ) -> int:
     """Return what one layer keeps of a forward pass of `tokens` for its backward pass, rows of `length`; the largest layer.
 
     Counted tensor by tensor as autograd saves them in transformers' models (the way of arXiv:2205.05198, section 4). A frozen
     linear module keeps nothing of its input; A keeps a float32 copy of it, and `mask` bytes a number for the dropout. `adapter` None: everything
-    is trained, and each linear module keeps its input too.
+    is trained, and each linear module keeps its input too. Rows that are padded on the right need no mask in a causal model, so that
+    trainings give none, and then attention takes keys and values as they are; `masked` ones are repeated for each head of queries.
     """
     # RMSNorm works on a float32 copy of its input.
     kept = 4 * base.norms * base.hidden
     if base.normed_queries:
         kept += 4 * (base.queries + base.keys)
     # Queries, keys and values as attention takes them, and what it gives; the sum of exponents is a float32 per head.
-    repeated = base.keys if attention == "flash" else base.queries
+    repeated = base.queries if attention == "eager" or (attention == "sdpa" and masked) else base.keys
     kept += width * (2 * base.queries + 2 * repeated) + 4 * base.heads
+    if base.joined_qkv:
+        # The values are a part of what one matrix makes, which stays whole.
+        kept += width * (base.queries + base.keys)
     if attention == "eager":
         # The softmax in float32, and again in the type of the values.
         kept += base.heads * length * (4 + (width if width < 4 else 0))
         if not base.sdpa:
             # The softly cut scores, tanh(S/c)·c.
             kept += base.heads * length * width
-    elif attention == "sdpa":
+    elif attention == "sdpa" and masked:
         # A row of the mask, made anew in each layer.
         kept += width * length
     # Of SwiGLU gate, its activation and up; of a GELU that is composed of operations their factors.
     mlp = width * base.inner * base.mlp_kept
     if base.experts:
-        # Each expert has its own copy of the input and of the product, and its weighted output.
-        mlp = base.experts * (mlp + width * (2 * base.hidden + base.inner))
+        # Each expert keeps its output until it is weighted, and where its tokens are: their order, and back.
+        mlp = base.experts * (mlp + width * base.hidden + _PLACES)
     kept += mlp
     if adapter is None:
         kept += width * (base.norms * base.hidden + 2 * base.hidden + base.inner * max(1, base.experts))
@@ -153,14 +169,20 @@ def _adapter_bytes(adapter: AdapterPlan, *, width: int, mask: int) -> int:
     return max((sum(inputs.values()) for inputs in found.values()), default=0)
 
 
-def logits_bytes(*, tokens: int, vocabulary: int, width: int = HALF, chunk_tokens: int | None = None) -> int:
-    """Return the logits, (tokens, vocabulary), as cross-entropy has them in the backward pass: an upper estimate.
+def logits_bytes(*, tokens: int, vocabulary: int, chunk_tokens: int | None = None, capped_width: int = 0) -> int:
+    """Return the logits of supervised tokens, (tokens, vocabulary), as cross-entropy has them in the backward pass.
 
-    That is once as computed, and three times in float32: their log-softmax, its gradient, and that of the loss by the
-    log-softmax. Whether all four are there at once was not seen; with less, forecasts were too low on a CPU
-    (`benchmarks/planning.py`). In chunks only those of one chunk are there at a time.
+    That is three times in float32: their log-softmax, the gradient of the loss by that, and by the logits. In the forward pass there
+    is less: the logits as computed beside those of supervised positions, or these in float32 beside their log-softmax
+    (`workers.pipelines.data.batches`). Logits that are cut softly keep what tanh made of them too, in numbers of `capped_width`. In chunks
+    only those of one chunk are there at a time.
     """
-    return min(tokens, chunk_tokens or tokens) * vocabulary * (width + 12)
+    return min(tokens, chunk_tokens or tokens) * vocabulary * (12 + capped_width)
+
+
+def checked_bytes(*, tokens: int, vocabulary: int, width: int) -> int:
+    """Return the logits of the two rows on which the fresh adapter is held against its base, of both, at every position."""
+    return 2 * tokens * vocabulary * width
 
 
 def pass_parts(
@@ -175,22 +197,64 @@ def pass_parts(
     dropout: float = 0.0,
     place: Place = "cuda",
     chunk_tokens: int | None = None,
+    supervised_tokens: int | None = None,
     predicts_tokens: bool = True,
 ) -> dict[str, int]:
     """Return what a forward pass of `tokens` keeps: activations, and logits, of which a classification has next to none.
 
     With checkpointing each layer keeps its input alone, (tokens, hidden), and one layer at a time is computed again
-    (arXiv:1604.06174), when of the logits only those as computed are left: what it takes beyond the logits is added. After the
-    last layer one more normalisation is kept.
+    (arXiv:1604.06174), when the logits are gone: what it takes beyond them is added. After the last layer one more normalisation is
+    kept. In main memory what a layer has freed stays in malloc's heap beside the logits, which are mapped by themselves, so there nothing
+    is gone, and the gradients of an MLP count too.
     """
-    mask = _DROPOUT_MASK[place] if dropout else 0
-    layer = layer_bytes(base, adapter, tokens=tokens, length=length, width=width, attention=attention, mask=mask)
-    vocabulary = base.vocabulary if predicts_tokens else 0
-    logits = logits_bytes(tokens=tokens, vocabulary=vocabulary, width=width, chunk_tokens=chunk_tokens)
+    mask = _DROPOUT_MASK if dropout else 0
+    layer = layer_bytes(
+        base,
+        adapter,
+        tokens=tokens,
+        length=length,
+        width=width,
+        attention=attention,
+        mask=mask,
+        # What is told apart are whole rows, whose end a classifier finds by the mask.
+        masked=not predicts_tokens,
+    )
+    logits = 0
+    if predicts_tokens:
+        counted = tokens if supervised_tokens is None else supervised_tokens
+        capped = 0 if base.sdpa else width
+        logits = logits_bytes(
+            tokens=counted, vocabulary=base.vocabulary, chunk_tokens=chunk_tokens, capped_width=capped
+        )
     inputs = width * tokens * base.hidden
-    gone = logits - width * min(tokens, chunk_tokens or tokens) * vocabulary
-    held = base.layers * inputs + max(0, layer - gone) if checkpointing else base.layers * layer
-    return {"activations": held + inputs + 4 * tokens * base.hidden, "logits": logits}
+    last = inputs + 4 * tokens * base.hidden
+    if place == "cpu":
+        held = base.layers * inputs + layer if checkpointing else base.layers * layer
+        gaps = _GAPS if width < 4 else 0.0
+        gradients = tokens * (_gradients(base, width) + _adapter_gradients(adapter))
+        return {"activations": int((held + last) * (1 + gaps)) + gradients, "logits": logits}
+    held = base.layers * inputs + max(0, layer - logits) if checkpointing else base.layers * layer
+    return {"activations": held + last, "logits": logits}
+
+
+def _gradients(base: Blueprint, width: int) -> int:
+    """Return those of a token while an MLP is differentiated: of its product, of both factors, and of what goes in and out.
+
+    Of each expert there are two more of what goes out and two of what comes in: weighted or not, and in the order of the tokens or of the
+    experts.
+    """
+    mlp = base.experts * (3 * base.inner + 4 * base.hidden) if base.experts else 3 * base.inner
+    return width * (mlp + 2 * base.hidden)
+
+
+def _adapter_gradients(adapter: AdapterPlan | None) -> int:
+    """Return those of a token while the widest A and B are differentiated, in float32.
+
+    Of what goes in and comes out: as they come, scaled, and with the mask of the dropout. DoRA has five more of what comes out, of both
+    products, of both factors, and of their sum, and its forward pass leaves the room of as many behind.
+    """
+    modules = adapter.modules.values() if adapter else ()
+    return max((12 * (module.into + module.out) + 40 * module.out * module.dora for module in modules), default=0)
 
 
 def widened_matrix_bytes(base: Blueprint, adapter: AdapterPlan | None, method: Method, *, width: int = HALF) -> int:
@@ -211,6 +275,17 @@ def adapter_parts(adapter: AdapterPlan, optim: Optim) -> dict[str, int]:
     own = ADAPTER_BYTES * adapter.trainable
     card, paged = moment_bytes(adapter, optim)
     return {"adapter": own, "gradients": own, "optimizer": card, "paged optimizer": paged}
+
+
+def kernel_bytes(base: Blueprint, *, width: int, passes: int | None) -> int:
+    """Return what oneDNN keeps of products of experts, each of which has tokens of a number of its own, forward and backward.
+
+    `passes`: forward passes in all; None: many. Products of all tokens have few shapes, as long as rows are of few lengths.
+    """
+    if width >= 4:
+        return 0
+    shapes = 2 * sum(count for count, _, _ in base.stacked.values())
+    return _KERNEL_BYTES * (min(_MOST_KERNELS, shapes * passes) if passes is not None else _MOST_KERNELS * bool(shapes))
 
 
 def full_parts(base: Blueprint, *, width: int = HALF) -> dict[str, int]:

@@ -15,26 +15,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from sdk.formats.objectives import SEQUENCES
-from sdk.lora.memory import PROCESS_BYTES
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.planning.cards import CARDS, Card, card_of
 from sdk.lora.planning.checkpointing import keeps_activations
-from sdk.lora.planning.footprint import (
-    adapter_parts,
-    full_parts,
-    pass_parts,
-    weights_parts,
-    widened_matrix_bytes,
-)
+from sdk.lora.planning.footprint import HALF
+from sdk.lora.planning.forecast import Run, forecast_of
 from sdk.lora.planning.recommending import recommended
-from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, PlanPart, Verdict
+from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, Verdict
 from sdk.schemas.training import TrainingSpec
 
-#: What a CUDA context and cuBLAS' workspaces take; a customary figure, not measured here.
-CONTEXT_BYTES = 512 * 2**20
 #: What takes at most this share of the card fits it.
 ROOMY = 0.7
 #: Rows are shortened where more than this share would be taken: the allocator leaves gaps.
@@ -54,10 +45,18 @@ class _Planner:
 
     def forecast(self, method: PlanMethod, *, batch: int, length: int, checkpointing: bool) -> Forecast:
         """Return the parts of one configuration."""
-        parts = list(self._parts(method, batch, length, checkpointing))
-        return Forecast(
-            method=method, batch_size=batch, max_length=length, gradient_checkpointing=checkpointing, parts=parts
+        asked = self.asked
+        run = Run(
+            spec=asked.spec,
+            method=method,
+            batch_size=batch,
+            max_length=length,
+            checkpointing=checkpointing,
+            width=asked.width if method == "lora" else HALF,
+            attention=asked.attention,
+            logit_chunk_tokens=asked.logit_chunk_tokens,
         )
+        return forecast_of(self.base, self.adapter, run)
 
     def asked_for(self, method: PlanMethod) -> Forecast:
         """Return the forecast with the batch and length asked for, and with checkpointing unless it is asked to be off."""
@@ -76,60 +75,6 @@ class _Planner:
                 sizes["activations"] + sizes.get("logits", 0), free_bytes=card.memory_bytes - loaded
             )
         return self.forecast(method, batch=batch, length=length, checkpointing=checkpointing)
-
-    def _parts(self, method: PlanMethod, batch: int, length: int, checkpointing: bool) -> Iterator[PlanPart]:
-        spec, base = self.asked.spec, self.base
-        adapter = None if method == "full" else self.adapter
-
-        def part(name: str, size_bytes: int, of: str, *, machine: bool = False) -> PlanPart:
-            return PlanPart(name=name, where="machine" if machine else "card", size_bytes=size_bytes, of=of)
-
-        weights = weights_parts(base, method, double_quant=spec.double_quant)
-        if method == "qlora":
-            nested = "with 8-bit scales" if spec.double_quant else "with 32-bit scales"
-            yield part(
-                "weights in 4 bits", weights["packed"], f"linear modules of the layers, {spec.quant_type} {nested}"
-            )
-            yield part(
-                "weights in 16 bits", weights["kept"], "embedding, head, norms" + ", experts" * bool(base.stacked)
-            )
-        else:
-            yield part("weights", weights["weights"], "2 bytes a parameter")
-        if adapter is None:
-            full = full_parts(base)
-            yield part("gradients", full["gradients"], "2 bytes a parameter")
-            yield part("optimizer", full["optimizer"], "Adam's two moments in 16 bits")
-        else:
-            own = adapter_parts(adapter, spec.optim)
-            yield part("adapter", own["adapter"], "float32")
-            yield part("gradients", own["gradients"], "of the adapter, float32")
-            yield part("optimizer", own["optimizer"], f"{spec.optim}, two moments")
-            if paged := own["paged optimizer"]:
-                yield part("paged optimizer", paged, "of large tensors, paged out where the card is full", machine=True)
-        attention = self.asked.attention if base.sdpa else "eager"
-        sequences = SEQUENCES[spec.objective or "sft"]
-        kept = pass_parts(
-            base,
-            adapter,
-            tokens=batch * sequences * length,
-            length=length,
-            checkpointing=checkpointing,
-            attention=attention,
-            dropout=spec.dropout,
-            chunk_tokens=self.asked.logit_chunk_tokens,
-            predicts_tokens=spec.objective != "classify",
-        )
-        how = "checkpointed" if checkpointing else "all kept"
-        rows = f"{batch} × {sequences}" if sequences > 1 else f"{batch}"
-        yield part("activations", kept["activations"], f"{rows} × {length} tokens, {how}, {attention}")
-        chunk = self.asked.logit_chunk_tokens
-        said = f"in chunks of {chunk} tokens" if chunk else "of all tokens at once"
-        if kept["logits"]:
-            yield part("logits", kept["logits"], f"vocabulary {base.vocabulary}, {said}")
-        if widened := widened_matrix_bytes(base, adapter, method):
-            yield part("widened matrix", widened, "the largest, for its product")
-        yield part("CUDA context", CONTEXT_BYTES, "customary, not measured")
-        yield part("process", PROCESS_BYTES, "interpreter and libraries", machine=True)
 
 
 def plan_of(base: Blueprint, asked: Asked) -> Plan:

@@ -33,6 +33,7 @@ EXIT_OF = {
     ErrorCode.QUOTA_EXCEEDED: 5,
     ErrorCode.RATE_LIMITED: 9,
     ErrorCode.READ_ONLY: 9,
+    ErrorCode.DOES_NOT_FIT: 2,
     ErrorCode.TOO_LARGE: 2,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 2,
     ErrorCode.JOB_FAILED: 6,

@@ -16,6 +16,7 @@ from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.precision import measured
 from workers.pipelines.training.fitting import Fitting
+from workers.pipelines.training.forecasting import forecast_bytes
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.optimising import EPSILON
 from workers.pipelines.training.trainer import StepRecord
@@ -63,6 +64,7 @@ def training_report(
         "base_parameters": float(loaded.parameters),
         **measured(loaded.shares),
         "peak_memory_bytes": float(given.device.peak_memory_bytes()),
+        "forecast_bytes": forecast_bytes(given, loaded, checkpointing=setting.checkpointing),
     }
     return TrainingReport(
         lora=given.lora,
@@ -70,7 +72,7 @@ def training_report(
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
         training=_hyperparameters(setting),
-        metrics={name: value for name, value in metrics.items() if value is not None},
+        metrics={name: float(value) for name, value in metrics.items() if value is not None},
         libraries=library_versions(),
         curve=_curve(steps.losses, steps.rates),
         rendering=given.rows.rendering,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -14,9 +14,12 @@ from sdk.cli.support.output import format_option, human_bytes, print_facts, prin
 from sdk.cli.support.session import open_client
 from sdk.objects import scored_beside
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
+from sdk.schemas.planning import Forecast
 
 #: Checkpoints that `show` lists.
 _SHOWN = 5
+#: Parts of a forecast, the largest ones.
+_PARTS = 3
 
 
 @click.command(name="list")
@@ -147,9 +150,32 @@ def _facts(view: JobView) -> list[tuple[str, Any]]:
         ("queue", view.queue),
         ("priority", view.priority),
         ("needs", ", ".join(part for part in (device, memory) if part)),
+        *_memory_facts(view),
         ("retry of", view.retry_of),
         ("created", view.created_at.isoformat()),
     ]
+
+
+def _memory_facts(view: JobView) -> Iterator[tuple[str, str]]:
+    """What a job was forecast to take, and what it took."""
+    if view.forecast is not None and view.forecast.unknown is not None:
+        yield "forecast", f"none: {view.forecast.unknown}"
+    elif view.forecast is not None:
+        for where, found in (("with a card", view.forecast.card), ("without one", view.forecast.machine)):
+            if found is not None:
+                yield "forecast", f"{human_bytes(found.needed_bytes)} {where}: {_parts_of(found)}"
+    if (peak := view.peak) is not None:
+        forecast, took = human_bytes(peak.forecast_bytes), human_bytes(peak.measured_bytes)
+        share = 100 * peak.measured_bytes / peak.forecast_bytes
+        yield "took", f"{took}, {share:.0f} % of the {forecast} that its worker forecast on {peak.device}"
+        if (learnt := peak.learnt) is not None:
+            yield "usually", f"{100 * learnt.ratio:.0f} ± {100 * learnt.spread:.0f} % there, by {learnt.jobs} trainings"
+
+
+def _parts_of(found: Forecast) -> str:
+    largest = sorted((part for part in found.parts if part.where == found.place), key=lambda part: -part.size_bytes)
+    parts = ", ".join(f"{part.name} {human_bytes(part.size_bytes)}" for part in largest[:_PARTS])
+    return f"{parts}; for {found.batch_size} × {found.max_length} tokens"
 
 
 def _attempts_table(attempts: Sequence[AttemptView]) -> str:

@@ -6,8 +6,8 @@ import pytest
 
 from registry.catalog.models import NamedBase
 from registry.errors import Verification
+from registry.jobs.forecasts import of_training
 from registry.jobs.kinds.training_outcome import require_asked
-from registry.jobs.requirements import needs_to_load
 from sdk.schemas.jobs import BaseChoice, TrainingRequest
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training import LoraConfig, TrainingReport, TrainingSpec
@@ -74,5 +74,6 @@ def test_experts_stay_in_16_bit_where_the_rest_is_packed(config: dict[str, objec
     tensors = {f"model.layers.0.mlp.experts.{expert}.w.weight": [3, 8] for expert in range(4)}
     tensors |= {"model.layers.0.mlp.shared_experts.w.weight": [2, 8], "model.layers.0.self_attn.q_proj.weight": [2, 8]}
     base = NamedBase(config=config, tensors=tensors, facts="hashed", size_bytes=10**9)
-    packed, wide = (needs_to_load(base, quantized=quantized).memory_bytes or 0 for quantized in (True, False))
+    specs = (TrainingSpec(method=method) for method in ("qlora", "lora"))
+    packed, wide = (of_training(base, spec, packed=False).needs.memory_bytes or 0 for spec in specs)
     assert wide - packed == pytest.approx(10**9 * (1 - share), abs=2)

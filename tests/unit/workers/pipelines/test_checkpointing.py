@@ -59,7 +59,9 @@ def test_what_a_model_adapts_is_what_a_plan_says() -> None:
 @pytest.mark.parametrize(("objective", "checkpointing"), [(SFT, True), (CLASSIFY, False)])
 def test_a_classification_has_no_logits_of_the_vocabulary(objective: Any, checkpointing: bool) -> None:
     model = _model(config_of("llama"))
-    kept = pass_parts(blueprint_in(model), adapter_in(model), tokens=8, length=8, checkpointing=False, width=4)
+    kept = pass_parts(
+        blueprint_in(model), adapter_in(model), tokens=8, length=8, checkpointing=False, width=4, place="cpu"
+    )
     free = 2 * kept["activations"] + kept["logits"]
     given: Any = SimpleNamespace(
         rows=SimpleNamespace(examples=[SimpleNamespace(input_ids=[1] * 8)]),

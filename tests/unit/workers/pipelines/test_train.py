@@ -59,6 +59,8 @@ def test_a_training_writes_an_adapter_that_loads_in_peft_and_changes_the_model(
     # r·(N + D) of each matrix: q and o are 64×64, k and v 32×64, in two layers.
     assert report.metrics["trainable_parameters"] == 2 * 4 * (2 * (64 + 64) + 2 * (32 + 64))
     assert report.metrics["steps"] == 3
+    # It is of the whole process, of which such a base is next to nothing.
+    assert 5e8 < report.metrics["forecast_bytes"] < 1e9
     assert [point.step for point in report.curve] == [1, 2, 3]
     assert report.training["effective_batch"] == 4
     assert report.training["warmup_steps"] == 2

@@ -78,9 +78,10 @@ def test_experts_stay_in_16_bit() -> None:
 
 def test_logits_are_there_whole_or_in_chunks() -> None:
     whole = logits_bytes(tokens=4096, vocabulary=262_208)
-    assert whole == 4096 * 262_208 * 14
+    assert whole == 4096 * 262_208 * 12
     assert logits_bytes(tokens=4096, vocabulary=262_208, chunk_tokens=512) == whole // 8
-    assert logits_bytes(tokens=100, vocabulary=10, chunk_tokens=512) == 100 * 10 * 14
+    assert logits_bytes(tokens=100, vocabulary=10, chunk_tokens=512) == 100 * 10 * 12
+    assert logits_bytes(tokens=100, vocabulary=10, capped_width=2) == 100 * 10 * 14
 
 
 def test_checkpointing_keeps_the_inputs_of_layers_and_one_layer_beyond_the_logits() -> None:
@@ -165,6 +166,7 @@ def test_a_layer_keeps_what_autograd_keeps(
         width=2 if dtype == "bfloat16" else 4,
         attention=attention,
         mask=4 if spec.dropout and adapter else 0,
+        masked=True,
     )
     assert 0.98 <= ours / kept <= most
 

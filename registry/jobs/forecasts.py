@@ -1,0 +1,137 @@
+"""What a job is forecast to take, as plans compute it, and its refusal where no worker that could have it is large enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.catalog.bases.finding import tensors_of
+from registry.catalog.models import NamedBase
+from registry.db.stored_json import table
+from registry.errors import DoesNotFit
+from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
+from sdk.lora.planning.alternatives import alternatives
+from sdk.lora.planning.footprint import Place
+from sdk.lora.planning.job_forecasts import evaluation_forecast, least_bytes, training_forecast, weights_needs
+from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.jobs import MOST_MEMORY_BYTES, Needs
+from sdk.schemas.planning import ROW_PARTS, Forecast, JobForecast
+from sdk.schemas.training import TrainingSpec
+
+#: Says what would fit so many bytes of a place, as options.
+WhatFits = Callable[[int, Place], list[str]]
+_NOT_REGISTERED = "the base is fetched from the hub by the worker, so nothing of it is known here"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job takes."""
+
+    forecast: JobForecast | None = None
+    #: What must be free on any worker, whatever the rows are.
+    needs: Needs = field(default_factory=Needs)
+    what_fits: WhatFits = field(default=lambda available_bytes, place: [])
+
+    def on_cards(self) -> Estimate:
+        """Return the estimate of a job that only a worker with a card may have."""
+        return replace(self, needs=self.needs.model_copy(update={"device": "cuda"}))
+
+    @property
+    def least_card_bytes(self) -> int | None:
+        """What a worker with a card must have in all."""
+        return None if self.forecast is None else _least(self.forecast.card)
+
+    @property
+    def least_machine_bytes(self) -> int | None:
+        """What a worker without a card must have in all."""
+        return None if self.forecast is None else _least(self.forecast.machine)
+
+
+def of_training(base: NamedBase | None, spec: TrainingSpec, *, packed: bool) -> Estimate:
+    """Return what a training takes; `packed`: its base is stored in 4 bits."""
+    if base is None:
+        return Estimate(JobForecast(unknown=_NOT_REGISTERED))
+    config, tensors = table(base.config), tensors_of(base)
+    found = training_forecast(config, tensors, spec)
+
+    def what_fits(available_bytes: int, place: Place) -> list[str]:
+        fitting = alternatives(
+            config, tensors, spec, available_bytes=available_bytes, place=place, may_quantize=not packed
+        )
+        return [each.said for each in fitting]
+
+    return Estimate(found, _needs(base, config, found, quantized=spec.method == "qlora" and not packed), what_fits)
+
+
+def of_evaluation(base: NamedBase | None, spec: EvaluationSpec, *, quantized: bool, packed: bool) -> Estimate:
+    """Return what an evaluation takes; `quantized`: its base is quantised to 4 bits, or `packed`, stored so."""
+    if base is None:
+        return Estimate(JobForecast(unknown=_NOT_REGISTERED))
+    config = table(base.config)
+    found = evaluation_forecast(config, tensors_of(base), spec, quantized=quantized or packed)
+    return Estimate(found, _needs(base, config, found, quantized=quantized and not packed))
+
+
+def _needs(base: NamedBase, config: Mapping[str, Any], found: JobForecast, *, quantized: bool) -> Needs:
+    fixed = [forecast.fixed_bytes for forecast in (found.card, found.machine) if forecast is not None]
+    # Names by the thousand, which are read of a base of which nothing else is known.
+    weights = partial(weights_needs, base.size_bytes, config, tensors_of(base), quantized=quantized)
+    # A base of any size may be claimed, and no worker has what this much asks for.
+    return Needs(memory_bytes=min(min(fixed) if fixed else weights(), MOST_MEMORY_BYTES))
+
+
+def _least(forecast: Forecast | None) -> int | None:
+    return None if forecast is None else min(least_bytes(forecast), MOST_MEMORY_BYTES)
+
+
+def require_memory(session: Session, estimate: Estimate, *, namespace: str, queue: str, kind: str, device: str) -> None:
+    """Raise DoesNotFit where none of the workers that could have the job is large enough.
+
+    Without one that is there now, nobody knows what will come. One that was there within the week may come back, so that a
+    restart refuses nothing.
+    """
+    there = [worker for worker in available_workers(session) if _could(worker, queue, namespace, device)]
+    if estimate.forecast is None or not there:
+        return
+    known = [worker for worker in lately_seen_workers(session) if _could(worker, queue, namespace, device)]
+    lacking = [(worker, _forecast_for(worker, estimate.forecast)) for worker in known]
+    found = [(worker, forecast) for worker, forecast in lacking if not _has_room(worker, forecast)]
+    if len(found) < len(known):
+        return
+    worker, forecast = max(found, key=lambda each: each[0].memory_bytes)
+    assert forecast is not None
+    place: Place = "cuda" if worker.device == "cuda" else "cpu"
+    raise DoesNotFit(_said(worker, forecast, estimate.what_fits(worker.memory_bytes, place), kind), param="spec")
+
+
+def _could(worker: AvailableWorker, queue: str, namespace: str, device: str) -> bool:
+    return worker.serves(queue, namespace) and (device != "cuda" or worker.device == "cuda")
+
+
+def _forecast_for(worker: AvailableWorker, forecast: JobForecast) -> Forecast | None:
+    return forecast.card if worker.device == "cuda" else forecast.machine
+
+
+def _has_room(worker: AvailableWorker, forecast: Forecast | None) -> bool:
+    # A system that does not say how much memory it has is taken at its word that it is a worker.
+    return forecast is None or not worker.memory_bytes or least_bytes(forecast) <= worker.memory_bytes
+
+
+def _said(worker: AvailableWorker, forecast: Forecast, fitting: list[str], kind: str) -> str:
+    needed, has = forecast.needed_bytes, worker.memory_bytes
+    # What doesn't depend on rows may be too much already; else it is what they make of it.
+    of_rows = forecast.fixed_bytes <= has
+    parts = [part for part in forecast.parts if (part.name in ROW_PARTS) == of_rows and part.where == forecast.place]
+    largest = max(parts, key=lambda part: part.size_bytes)
+    where = "on its card" if worker.device == "cuda" else "of memory"
+    advice = f"what fits: {', or '.join(fitting)}" if fitting else "start a larger worker"
+    return (
+        f"this {kind} needs {needed / 1e9:.1f} GB ({needed} bytes) with {forecast.batch_size} × {forecast.max_length} tokens, "
+        f"of which {largest.name} take {largest.size_bytes / 1e9:.1f} GB, and the largest worker that may run it has "
+        f"{has / 1e9:.1f} GB ({has} bytes) {where}; {advice}; where rows are shorter than that, say so with --max-length, or give a "
+        "figure of your own with --memory"
+    )

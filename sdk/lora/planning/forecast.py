@@ -1,0 +1,202 @@
+"""The memory of a training, part by part: the one estimate of plans, of what a job needs of its worker, and of the worker itself.
+
+>>> from sdk.lora.planning.adapter import adapter_of
+>>> from sdk.lora.planning.blueprint import blueprint_of
+>>> from sdk.schemas.training import TrainingSpec
+>>> llama = blueprint_of({"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+...                       "intermediate_size": 11008, "vocab_size": 32000})
+>>> spec = TrainingSpec()
+>>> run = Run(spec=spec, method="qlora", batch_size=4, max_length=1024, checkpointing=True)
+>>> found = forecast_of(llama, adapter_of(llama, spec), run)
+>>> f"{found.card_bytes / 1e9:.1f} GB, of which {found.fixed_bytes / 1e9:.1f} GB whatever the rows are"
+'7.4 GB, of which 4.6 GB whatever the rows are'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from sdk.formats.objectives import SEQUENCES
+from sdk.lora.planning.adapter import AdapterPlan
+from sdk.lora.planning.blueprint import Blueprint
+from sdk.lora.planning.footprint import (
+    HALF,
+    KEPT_BY_MALLOC_BYTES,
+    Attention,
+    Place,
+    adapter_parts,
+    checked_bytes,
+    full_parts,
+    kernel_bytes,
+    layer_bytes,
+    pass_parts,
+    weights_parts,
+    widened_matrix_bytes,
+)
+from sdk.schemas.planning import Forecast, PlanMethod, PlanPart
+from sdk.schemas.training import TrainingSpec
+
+_CHECKED_ROWS = 2
+#: What a CUDA context and cuBLAS' workspaces take; a customary figure, not measured here.
+CONTEXT_BYTES = 512 * 2**20
+#: Interpreter and libraries, without any weights: so much was resident after the training of a tiny model.
+PROCESS_BYTES = 553 * 2**20
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a training runs, as far as its memory depends on it."""
+
+    spec: TrainingSpec
+    method: PlanMethod
+    #: Rows in a forward pass, and the tokens of the longest.
+    batch_size: int
+    max_length: int
+    checkpointing: bool
+    place: Place = "cuda"
+    #: Bytes of a number of what is not in 4 bits.
+    width: int = HALF
+    attention: Attention = "sdpa"
+    #: Tokens whose logits are there at a time; None: all of a pass.
+    logit_chunk_tokens: int | None = None
+    #: Tokens of the two rows on which the fresh adapter is held against its base; None: as long as the others.
+    checked_tokens: int | None = None
+    #: Tokens of a pass that the loss is taken on; None: all.
+    supervised_tokens: int | None = None
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a row: of a preference there are two."""
+        return SEQUENCES[self.spec.objective or "sft"]
+
+
+def forecast_of(base: Blueprint, adapter: AdapterPlan, run: Run) -> Forecast:
+    """Return the parts of one configuration; `adapter` is left out of full fine-tuning."""
+    return Forecast(
+        method=run.method,
+        batch_size=run.batch_size,
+        max_length=run.max_length,
+        gradient_checkpointing=run.checkpointing,
+        parts=list(_Parts(base, None if run.method == "full" else adapter, run).all()),
+    )
+
+
+def evaluation_of(base: Blueprint, run: Run) -> Forecast:
+    """Return the parts of an evaluation: nothing is trained, and nothing kept but what one layer holds and the logits.
+
+    Of the logits there are two copies at a time, 8 bytes a number: as computed and those of supervised positions, or those
+    in float32 and their log-softmax (`workers.pipelines.data.batches.example_losses`).
+    """
+    made = _Parts(base, None, run)
+    tokens = run.batch_size * run.max_length
+    layer = layer_bytes(
+        base,
+        AdapterPlan({}, {}, []),
+        tokens=tokens,
+        length=run.max_length,
+        width=run.width,
+        attention="sdpa" if base.sdpa else "eager",
+    )
+    return Forecast(
+        method=run.method,
+        batch_size=run.batch_size,
+        max_length=run.max_length,
+        gradient_checkpointing=False,
+        parts=[
+            *made.weights(),
+            made.part("activations", layer, f"{run.batch_size} × {run.max_length} tokens, of one layer"),
+            made.part("logits", 8 * tokens * base.vocabulary, f"vocabulary {base.vocabulary}, of all tokens at once"),
+            *made.around(),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    base: Blueprint
+    adapter: AdapterPlan | None
+    run: Run
+
+    def all(self) -> Iterator[PlanPart]:
+        yield from self.weights()
+        yield from self._trained()
+        yield from self._pass()
+        yield from self.around()
+
+    def part(self, name: str, size_bytes: int, of: str, *, machine: bool = False) -> PlanPart:
+        where: Literal["card", "machine"] = "machine" if machine or self.run.place == "cpu" else "card"
+        return PlanPart(name=name, where=where, size_bytes=size_bytes, of=of)
+
+    def weights(self) -> Iterator[PlanPart]:
+        base, run = self.base, self.run
+        weights = weights_parts(base, run.method, double_quant=run.spec.double_quant, width=run.width)
+        if run.method != "qlora":
+            yield self.part("weights", weights["weights"], f"{run.width} bytes a parameter")
+            return
+        nested = "with 8-bit scales" if run.spec.double_quant else "with 32-bit scales"
+        linear = f"linear modules of the layers, {run.spec.quant_type} {nested}"
+        yield self.part("weights in 4 bits", weights["packed"], linear)
+        kept = "embedding, head, norms" + ", experts" * bool(base.stacked)
+        yield self.part(f"weights in {8 * run.width} bits", weights["kept"], kept)
+
+    def around(self) -> Iterator[PlanPart]:
+        run = self.run
+        if widened := widened_matrix_bytes(self.base, self.adapter, run.method, width=run.width):
+            yield self.part("widened matrix", widened, "the largest, for its product")
+        if run.place == "cuda":
+            yield self.part("CUDA context", CONTEXT_BYTES, "customary, not measured")
+        else:
+            yield self.part("kept by malloc", KEPT_BY_MALLOC_BYTES, "of what was freed, by glibc")
+            steps = self.run.spec.max_steps
+            passes = None if steps is None else steps * self.run.spec.grad_accum
+            if kernels := kernel_bytes(self.base, width=self.run.width, passes=passes):
+                yield self.part("kernels", kernels, "of oneDNN, for each number of tokens that an expert gets")
+        yield self.part("process", PROCESS_BYTES, "interpreter and libraries", machine=True)
+
+    def _trained(self) -> Iterator[PlanPart]:
+        run = self.run
+        if self.adapter is None:
+            full = full_parts(self.base, width=run.width)
+            yield self.part("gradients", full["gradients"], f"{run.width} bytes a parameter")
+            yield self.part("optimizer", full["optimizer"], f"Adam's two moments in {8 * run.width} bits")
+            return
+        own = adapter_parts(self.adapter, run.spec.optim)
+        yield self.part("adapter", own["adapter"], "float32")
+        yield self.part("gradients", own["gradients"], "of the adapter, float32")
+        yield self.part("optimizer", own["optimizer"], f"{run.spec.optim}, two moments")
+        if paged := own["paged optimizer"]:
+            said = "of large tensors, paged out where the card is full"
+            yield self.part("paged optimizer", paged, said, machine=True)
+
+    def _pass(self) -> Iterator[PlanPart]:
+        base, run = self.base, self.run
+        attention = run.attention if base.sdpa else "eager"
+        kept = pass_parts(
+            base,
+            self.adapter,
+            tokens=run.batch_size * run.sequences * run.max_length,
+            length=run.max_length,
+            checkpointing=run.checkpointing,
+            width=run.width,
+            attention=attention,
+            dropout=run.spec.dropout,
+            place=run.place,
+            chunk_tokens=run.logit_chunk_tokens,
+            supervised_tokens=run.supervised_tokens,
+            predicts_tokens=run.spec.objective != "classify",
+        )
+        how = "checkpointed" if run.checkpointing else "all kept"
+        rows = f"{run.batch_size} × {run.sequences}" if run.sequences > 1 else f"{run.batch_size}"
+        yield self.part("activations", kept["activations"], f"{rows} × {run.max_length} tokens, {how}, {attention}")
+        chunk = run.logit_chunk_tokens
+        said = f"in chunks of {chunk} tokens" if chunk else "of all tokens at once"
+        if not kept["logits"]:
+            return
+        checked = run.checked_tokens or _CHECKED_ROWS * run.max_length
+        # Nothing is kept for a backward pass then.
+        of_check = checked_bytes(tokens=checked, vocabulary=base.vocabulary, width=run.width) - kept["activations"]
+        if of_check > kept["logits"]:
+            said = "of the rows on which the fresh adapter is held against its base"
+        yield self.part("logits", max(kept["logits"], of_check), f"vocabulary {base.vocabulary}, {said}")

@@ -1,0 +1,137 @@
+"""What a job takes of the worker that gets it: a forecast for a worker with a card, and one for a worker without.
+
+>>> from sdk.schemas.training import TrainingSpec
+>>> config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+...           "intermediate_size": 11008, "vocab_size": 32000}
+>>> found = training_forecast(config, {}, TrainingSpec(method="lora", batch_size=8))
+>>> found.card is not None and f"{found.card.needed_bytes / 1e9:.1f} GB, most of it {found.card.largest.name}"
+'19.6 GB, most of it weights'
+>>> training_forecast({"model_type": "llama"}, {}, TrainingSpec()).unknown
+"the base's config says no vocab_size"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sdk.formats.base_files import positions_of
+from sdk.formats.packed_weights import shows_bytes
+from sdk.lora.experts import experts_share
+from sdk.lora.planning.adapter import adapter_of
+from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
+from sdk.lora.planning.families import ConfigError
+from sdk.lora.planning.footprint import HALF
+from sdk.lora.planning.forecast import PROCESS_BYTES, Run, evaluation_of, forecast_of
+from sdk.lora.targets import TargetsError
+from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.planning import Forecast, JobForecast
+from sdk.schemas.training import TrainingSpec
+
+#: Forecasts were up to so many times what was measured (docs/planning.md). A job is kept from a worker only where that worker
+#: would lack memory even then.
+MOST_TOO_HIGH = 1.2
+_HEAD = "lm_head.weight"
+_WIDE = 4
+_WIDTHS = {"float32": _WIDE, "bfloat16": HALF, "float16": HALF}
+#: NF4 keeps 4 bits of 16 and a scale for each 64 weights; embeddings and norms stay as they are.
+_QUANTIZED_SHARE = 0.3
+Tensors = Mapping[str, list[int]]
+
+
+class NotKnownError(ValueError):
+    """A base of which no shapes are known; a sentence."""
+
+
+def training_forecast(config: Mapping[str, Any], tensors: Tensors, spec: TrainingSpec) -> JobForecast:
+    """Return what a training takes, with its activations computed twice, as a worker does that lacks memory for them."""
+    try:
+        base = known_blueprint(config, tensors)
+        run = training_run(config, spec)
+        base = without_head(base) if spec.objective == "classify" else base
+        adapter = adapter_of(base, spec)
+    except (NotKnownError, TargetsError) as error:
+        return JobForecast(unknown=str(error))
+    card, machine = (forecast_of(base, adapter, each) for each in (run, replace(run, place="cpu")))
+    return JobForecast(card=card, machine=machine if spec.optim == "adamw" else None)
+
+
+def evaluation_forecast(
+    config: Mapping[str, Any], tensors: Tensors, spec: EvaluationSpec, *, quantized: bool
+) -> JobForecast:
+    """Return what an evaluation takes over one base."""
+    try:
+        base = known_blueprint(config, tensors)
+    except NotKnownError as error:
+        return JobForecast(unknown=str(error))
+    run = Run(
+        spec=TrainingSpec(),
+        method="qlora" if quantized else "lora",
+        batch_size=spec.batch_size,
+        max_length=min(spec.max_length, positions_of(config) or spec.max_length),
+        checkpointing=False,
+        width=HALF if quantized else stored_width(config),
+    )
+    return JobForecast(card=evaluation_of(base, run), machine=evaluation_of(base, replace(run, place="cpu")))
+
+
+def training_run(config: Mapping[str, Any], spec: TrainingSpec) -> Run:
+    """Return how a training of exactly this spec runs on a card, where it lacks memory for its activations."""
+    return Run(
+        spec=spec,
+        method=spec.method,
+        batch_size=spec.batch_size,
+        max_length=min(spec.max_length, positions_of(config) or spec.max_length),
+        checkpointing=True,
+        width=HALF if spec.method == "qlora" else stored_width(config),
+    )
+
+
+def known_blueprint(config: Mapping[str, Any], tensors: Tensors) -> Blueprint:
+    """Return the shapes of a base by its config, or by those of its files where its family is not known. Raises NotKnownError."""
+    try:
+        try:
+            return blueprint_of(config)
+        except UnknownFamilyError:
+            if not tensors or shows_bytes(tensors):
+                raise
+            return blueprint_of(config, tensors)
+    except ConfigError as error:
+        raise NotKnownError(f"the base's config {error}") from error
+    except UnknownFamilyError as error:
+        raise NotKnownError(f"{error}, and the base was registered without the shapes of its files") from error
+
+
+def weights_needs(size_bytes: int, config: Mapping[str, Any], tensors: Tensors, *, quantized: bool) -> int:
+    """Return what surely is needed over a base of which only the size is known: the process, and the weights as they are held.
+
+    Quantised to NF4, 0.3 of them: 4 bits of 16 with their scales, and embeddings as they are; stacked experts stay whole.
+    """
+    kept = 1.0
+    if quantized:
+        experts = experts_share(tensors) if counts_experts(config) and stored_width(config, _WIDE) == HALF else 0.0
+        kept = experts + _QUANTIZED_SHARE * (1 - experts)
+    return PROCESS_BYTES + int(kept * size_bytes)
+
+
+def counts_experts(config: Mapping[str, Any]) -> bool:
+    """Whether a config, or its text model's, says that there are experts."""
+    text = config.get("text_config")
+    return any("expert" in key for part in (config, text if isinstance(text, dict) else {}) for key in part)
+
+
+def without_head(base: Blueprint) -> Blueprint:
+    """Return the base of a classification, whose head is another, of a row for each class."""
+    return replace(base, tensors={name: shape for name, shape in base.tensors.items() if name != _HEAD})
+
+
+def stored_width(config: Mapping[str, Any], default: int = HALF) -> int:
+    """Return the bytes of a number as a config says that it is stored, by its key now or before."""
+    said = config.get("dtype", config.get("torch_dtype"))
+    return _WIDTHS.get(said, default) if isinstance(said, str) else default
+
+
+def least_bytes(forecast: Forecast) -> int:
+    """Return the memory below which there is no use in trying."""
+    return int(forecast.needed_bytes / MOST_TOO_HIGH)

@@ -1,0 +1,82 @@
+"""What people see of forecasts: of a job, and of past trainings in a plan."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from sdk.cli.commands.jobs import show
+from sdk.cli.commands.plan import learnt_of, print_plan
+from sdk.lora.planning.asked import Asked
+from sdk.lora.planning.blueprint import blueprint_of
+from sdk.lora.planning.common_bases import LLAMA_2_7B
+from sdk.lora.planning.job_forecasts import training_forecast
+from sdk.lora.planning.plan import plan_of
+from sdk.schemas.jobs import JobState, JobView
+from sdk.schemas.planning import DeviceForecasts, JobForecast, JobPeak
+from sdk.schemas.training import TrainingSpec
+
+GB = 10**9
+H100 = DeviceForecasts(device="H100", jobs=12, ratio=0.94, spread=0.031, parameter_tokens_per_s=2e13)
+
+
+def facts(**known: Any) -> dict[str, list[str]]:
+    job = JobView(
+        id="j1",
+        kind="training",
+        state=JobState.SUCCEEDED,
+        subject="x",
+        attempt=1,
+        reason=None,
+        message=None,
+        cancel_requested=False,
+        progress=None,
+        result=None,
+        request={},
+        worker=None,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        started_at=None,
+        finished_at=None,
+        **known,
+    )
+    found: dict[str, list[str]] = {}
+    for name, value in show._facts(job):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def test_a_job_shows_its_forecast_by_its_largest_parts() -> None:
+    said = facts(forecast=training_forecast(LLAMA_2_7B, {}, TrainingSpec(method="lora")))["forecast"]
+    assert len(said) == 2
+    assert said[0].startswith("16.9 GB with a card: weights 13.5 GB, logits 1.6 GB, activations 1.2 GB; for 4 × 1024")
+    assert " without one: weights 13.5 GB" in said[1]
+
+
+def test_where_nothing_is_forecast_it_says_why() -> None:
+    unknown = "the base's config says no vocab_size"
+    assert facts(forecast=JobForecast(unknown=unknown))["forecast"] == [f"none: {unknown}"]
+    assert "forecast" not in facts()
+
+
+def test_what_it_took_stands_beside_what_is_usual_there() -> None:
+    peak = JobPeak(device="H100", forecast_bytes=10 * GB, measured_bytes=9 * GB)
+    assert facts(peak=peak)["took"] == ["9.0 GB, 90 % of the 10.0 GB that its worker forecast on H100"]
+    assert "usually" not in facts(peak=peak)
+    usual = facts(peak=peak.model_copy(update={"learnt": H100}))["usually"]
+    assert usual == ["94 ± 3 % there, by 12 trainings"]
+
+
+def test_a_plan_says_what_past_trainings_mean_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_of(blueprint_of(LLAMA_2_7B), Asked())
+    assert learnt_of(H100, plan) == (
+        "12 trainings on H100 took 94 ± 3 % of their forecasts; at their speed, a million tokens take 0.094 h of it"
+    )
+    slow = H100.model_copy(update={"parameter_tokens_per_s": None})
+    assert learnt_of(slow, plan) == "12 trainings on H100 took 94 ± 3 % of their forecasts"
+    print_plan(plan.model_copy(update={"learnt": [H100.model_copy(update={"device": "a\x1b[31m card"})]}))
+    said = capsys.readouterr().out
+    assert "94 ± 3 %" in said
+    assert "\x1b" not in said
+    assert max(map(len, said.splitlines())) <= 80

@@ -1,0 +1,137 @@
+"""What jobs are forecast to take, and what of a training that is too large would fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sdk.lora.planning import common_bases as configs
+from sdk.lora.planning.alternatives import alternatives
+from sdk.lora.planning.asked import Asked
+from sdk.lora.planning.blueprint import blueprint_of
+from sdk.lora.planning.job_forecasts import evaluation_forecast, training_forecast
+from sdk.lora.planning.plan import plan_of
+from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.planning import Forecast
+from sdk.schemas.training import TrainingSpec
+
+GB = 10**9
+
+
+def on_card(config: dict[str, Any], **options: Any) -> Forecast:
+    found = training_forecast(config, {}, TrainingSpec(**options)).card
+    assert found is not None
+    return found
+
+
+def sizes(forecast: Forecast | None) -> dict[str, int]:
+    assert forecast is not None
+    return {part.name: part.size_bytes for part in forecast.parts}
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("name", ["LLAMA_2_7B", "QWEN3_30B_A3B", "GEMMA_3_27B"])
+def test_a_job_takes_what_its_plan_says(name: str, method: Any) -> None:
+    config = getattr(configs, name)
+    spec = TrainingSpec(method=method, batch_size=2)
+    plan = plan_of(blueprint_of(config), Asked(spec=spec, method=method, as_given=True))
+    assert on_card(config, method=method, batch_size=2).card_bytes == plan.card_bytes[method]
+
+
+def test_what_a_machine_without_a_card_needs_is_in_one_place() -> None:
+    found = training_forecast(configs.LLAMA_2_7B, {}, TrainingSpec())
+    assert found.machine is not None
+    assert {part.where for part in found.machine.parts} == {"machine"}
+    assert found.machine.needed_bytes == sum(sizes(found.machine).values())
+    assert "CUDA context" not in sizes(found.machine)
+    # An optimiser that only cards have is for no such worker.
+    assert training_forecast(configs.LLAMA_2_7B, {}, TrainingSpec(optim="adamw_8bit")).machine is None
+
+
+def test_a_base_is_counted_as_it_is_stored() -> None:
+    for key in ("dtype", "torch_dtype"):
+        wide = on_card({**configs.LLAMA_2_7B, key: "float32"}, method="lora")
+        assert sizes(wide)["weights"] == 2 * sizes(on_card(configs.LLAMA_2_7B, method="lora"))["weights"]
+    # Quantised, what is left of it is in the dtype that is computed in.
+    assert on_card({**configs.LLAMA_2_7B, "dtype": "float32"}) == on_card(configs.LLAMA_2_7B)
+
+
+def test_rows_are_no_longer_than_the_base_has_positions_for() -> None:
+    short = {**configs.LLAMA_2_7B, "max_position_embeddings": 256}
+    assert on_card(short).max_length == 256
+    assert sizes(on_card(short))["logits"] == sizes(on_card(configs.LLAMA_2_7B, max_length=256))["logits"]
+
+
+def test_kinds_of_rows() -> None:
+    sft, dpo, classify = (
+        sizes(on_card(configs.LLAMA_2_7B, objective=objective)) for objective in ("sft", "dpo", "classify")
+    )
+    assert dpo["logits"] == 2 * sft["logits"]
+    assert "logits" not in classify
+
+
+def test_experts_on_a_cpu_keep_kernels_of_16_bits() -> None:
+    moe: dict[str, Any] = configs.QWEN3_30B_A3B
+    found = training_forecast(moe, {}, TrainingSpec(method="lora"))
+    assert sizes(found.machine)["kernels"] == 1024 * 580 * 2**10
+    assert "kernels" not in sizes(found.card)
+    assert "kernels" not in sizes(
+        training_forecast({**moe, "dtype": "float32"}, {}, TrainingSpec(method="lora")).machine
+    )
+
+
+def test_the_shapes_of_files_do_where_the_family_is_not_known() -> None:
+    unknown = {**configs.LLAMA_2_7B, "model_type": "mystery"}
+    assert "mystery" in (training_forecast(unknown, {}, TrainingSpec()).unknown or "")
+    shapes = {name: list(shape) for name, shape in blueprint_of(configs.LLAMA_2_7B).tensors.items()}
+    found = training_forecast(unknown, shapes, TrainingSpec())
+    assert found.card is not None
+    assert found.unknown is None
+    # Of packed bytes no shape is known.
+    packed = {
+        f"model.layers.0.mlp.up_proj.weight{end}": [8, 1]
+        for end in ("", ".absmax", ".quant_map", ".quant_state.bitsandbytes__nf4")
+    }
+    assert training_forecast(unknown, packed, TrainingSpec()).card is None
+
+
+def test_an_evaluation_trains_nothing() -> None:
+    found = evaluation_forecast(configs.LLAMA_2_7B, {}, EvaluationSpec(), quantized=True)
+    assert set(sizes(found.card)) == {
+        "weights in 4 bits", "weights in 16 bits", "activations", "logits", "widened matrix", "CUDA context", "process"
+    }  # fmt: skip
+    assert sizes(found.card)["logits"] == 8 * 4 * 1024 * 32000
+    wide = evaluation_forecast(configs.LLAMA_2_7B, {}, EvaluationSpec(), quantized=False)
+    assert sizes(wide.card)["weights"] == 2 * 6_738_415_616
+
+
+class TestAlternatives:
+    def said(self, available_bytes: float, **options: Any) -> list[str]:
+        spec = TrainingSpec(**options)
+        found = alternatives(configs.LLAMA_2_7B, {}, spec, available_bytes=int(available_bytes), place="cuda")
+        for each in found:
+            changed = {name.replace("-", "_"): value for name, value in each.options.items()}
+            again = on_card(configs.LLAMA_2_7B, **{**options, **changed})
+            assert again.needed_bytes == each.needed_bytes <= available_bytes
+            assert again.batch_size * changed.get("grad_accum", spec.grad_accum) == spec.effective_batch
+        return [" ".join(each.options) for each in found]
+
+    def test_each_by_itself_where_that_is_enough(self) -> None:
+        wide = {"method": "lora", "batch_size": 16, "grad_accum": 1}
+        assert self.said(17 * GB, **wide) == ["batch_size grad_accum", "method", "max_length"]
+
+    def test_several_together_where_one_is_not(self) -> None:
+        assert self.said(6 * GB, method="lora", batch_size=16, grad_accum=1) == ["method batch_size grad_accum"]
+        long = {"method": "lora", "batch_size": 4, "max_length": 32768}
+        assert self.said(5.2 * GB, **long) == ["method batch_size grad_accum max_length"]
+        assert self.said(4 * GB, method="lora") == []
+
+    def test_a_base_that_is_stored_in_4_bits_is_not_quantised_once_more(self) -> None:
+        spec = TrainingSpec(method="lora", batch_size=16, grad_accum=1)
+        how: dict[str, Any] = {"available_bytes": 17 * GB, "place": "cuda"}
+        found = alternatives(configs.LLAMA_2_7B, {}, spec, may_quantize=False, **how)
+        assert not any("method" in each.options for each in found)
+
+    def test_a_batch_of_a_prime_is_split_whole(self) -> None:
+        assert self.said(17 * GB, method="lora", batch_size=13, grad_accum=1)[0] == "batch_size grad_accum"

@@ -1,0 +1,66 @@
+"""What a training was bound to take by the planner's formulas, with the rows that it has read and the base as it is held."""
+
+from __future__ import annotations
+
+import torch
+
+from sdk.lora.planning.adapter import adapter_of
+from sdk.lora.planning.forecast import CONTEXT_BYTES, Run, forecast_of
+from sdk.lora.planning.job_forecasts import NotKnownError, known_blueprint, without_head
+from sdk.lora.targets import TargetsError
+from sdk.schemas.planning import Forecast
+from workers.pipelines.data.tokenise import Example
+from workers.pipelines.model.device import DTYPES
+from workers.pipelines.model.loading import LoadedBase, read_blueprint
+from workers.pipelines.training.inputs import Inputs
+
+
+def forecast_bytes(given: Inputs, loaded: LoadedBase, *, checkpointing: bool) -> int | None:
+    """Return what the device's own count of the peak should be; None for a base that nothing can be forecast of.
+
+    On a card the allocator counts tensors and not the context; in main memory the process counts too.
+    """
+    found = forecast(given, loaded, checkpointing=checkpointing)
+    if found is None:
+        return None
+    return found.needed_bytes - (CONTEXT_BYTES if given.device.kind == "cuda" else 0)
+
+
+def forecast(given: Inputs, loaded: LoadedBase, *, checkpointing: bool) -> Forecast | None:
+    """Return the parts of that, for the longest rows."""
+    config = loaded.model.config.get_text_config()
+    spec = given.spec.model_copy(update={"objective": given.objective.name})
+    try:
+        base = known_blueprint(config.to_dict(), {})
+    except NotKnownError:
+        shapes = read_blueprint(given.base, given.classes).shapes
+        try:
+            base = known_blueprint(config.to_dict(), shapes)
+        except NotKnownError:
+            return None
+    base = without_head(base) if spec.objective == "classify" else base
+    try:
+        adapter = adapter_of(base, spec)
+    except TargetsError:
+        return None
+    rows = _longest_rows(given)
+    length = max(len(example.input_ids) for example in rows)
+    run = Run(
+        spec=spec,
+        # Made wide, a base is held as without quantisation.
+        method="qlora" if loaded.held == "packed" else "lora",
+        batch_size=max(1, len(rows) // given.objective.sequences),
+        max_length=length,
+        checkpointing=checkpointing,
+        place="cuda" if given.device.kind == "cuda" else "cpu",
+        width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
+        attention="eager" if config._attn_implementation == "eager" else "sdpa",
+        supervised_tokens=sum(example.supervised_tokens for example in rows),
+    )
+    return forecast_of(base, adapter, run)
+
+
+def _longest_rows(given: Inputs) -> list[Example]:
+    """Return the sequences of a pass that takes most: of each training there is one with the longest rows together."""
+    each = sorted(given.rows.examples, key=lambda example: len(example.input_ids), reverse=True)
+    return each[: given.spec.batch_size * given.objective.sequences]

@@ -32,6 +32,8 @@ class Estimate:
     """What a job takes."""
 
     forecast: JobForecast | None = None
+    #: With the least that a worker computes at once, where it may compute less than was asked for; None: `forecast` is the least.
+    least: JobForecast | None = None
     #: What must be free on any worker, whatever the rows are.
     needs: Needs = field(default_factory=Needs)
     what_fits: WhatFits = field(default=lambda available_bytes, place: [])
@@ -41,14 +43,19 @@ class Estimate:
         return replace(self, needs=self.needs.model_copy(update={"device": "cuda"}))
 
     @property
+    def lowest(self) -> JobForecast | None:
+        """What is taken with the least that a worker computes at once."""
+        return self.least or self.forecast
+
+    @property
     def least_card_bytes(self) -> int | None:
         """What a worker with a card must have in all."""
-        return None if self.forecast is None else _least(self.forecast.card)
+        return None if self.lowest is None else _least(self.lowest.card)
 
     @property
     def least_machine_bytes(self) -> int | None:
         """What a worker without a card must have in all."""
-        return None if self.forecast is None else _least(self.forecast.machine)
+        return None if self.lowest is None else _least(self.lowest.machine)
 
 
 def of_training(base: NamedBase | None, spec: TrainingSpec, *, packed: bool) -> Estimate:
@@ -57,14 +64,17 @@ def of_training(base: NamedBase | None, spec: TrainingSpec, *, packed: bool) -> 
         return Estimate(JobForecast(unknown=_NOT_REGISTERED))
     config, tensors = table(base.config), tensors_of(base)
     found = training_forecast(config, tensors, spec)
+    # Where memory runs out, a worker goes down to one row a pass.
+    one_row = spec.model_copy(update={"batch_size": 1})
 
     def what_fits(available_bytes: int, place: Place) -> list[str]:
         fitting = alternatives(
-            config, tensors, spec, available_bytes=available_bytes, place=place, may_quantize=not packed
+            config, tensors, one_row, available_bytes=available_bytes, place=place, may_quantize=not packed
         )
         return [each.said for each in fitting]
 
-    return Estimate(found, _needs(base, config, found, quantized=spec.method == "qlora" and not packed), what_fits)
+    needs = _needs(base, config, found, quantized=spec.method == "qlora" and not packed)
+    return Estimate(found, training_forecast(config, tensors, one_row), needs, what_fits)
 
 
 def of_evaluation(base: NamedBase | None, spec: EvaluationSpec, *, quantized: bool, packed: bool) -> Estimate:
@@ -73,7 +83,7 @@ def of_evaluation(base: NamedBase | None, spec: EvaluationSpec, *, quantized: bo
         return Estimate(JobForecast(unknown=_NOT_REGISTERED))
     config = table(base.config)
     found = evaluation_forecast(config, tensors_of(base), spec, quantized=quantized or packed)
-    return Estimate(found, _needs(base, config, found, quantized=quantized and not packed))
+    return Estimate(found, needs=_needs(base, config, found, quantized=quantized and not packed))
 
 
 def _needs(base: NamedBase, config: Mapping[str, Any], found: JobForecast, *, quantized: bool) -> Needs:
@@ -95,10 +105,10 @@ def require_memory(session: Session, estimate: Estimate, *, namespace: str, queu
     restart refuses nothing.
     """
     there = [worker for worker in available_workers(session) if _could(worker, queue, namespace, device)]
-    if estimate.forecast is None or not there:
+    if estimate.lowest is None or not there:
         return
     known = [worker for worker in lately_seen_workers(session) if _could(worker, queue, namespace, device)]
-    lacking = [(worker, _forecast_for(worker, estimate.forecast)) for worker in known]
+    lacking = [(worker, _forecast_for(worker, estimate.lowest)) for worker in known]
     found = [(worker, forecast) for worker, forecast in lacking if not _has_room(worker, forecast)]
     if len(found) < len(known):
         return
@@ -130,7 +140,8 @@ def _said(worker: AvailableWorker, forecast: Forecast, fitting: list[str], kind:
     where = "on its card" if worker.device == "cuda" else "of memory"
     advice = f"what fits: {', or '.join(fitting)}" if fitting else "start a larger worker"
     return (
-        f"this {kind} needs {needed / 1e9:.1f} GB ({needed} bytes) with {forecast.batch_size} × {forecast.max_length} tokens, "
+        f"this {kind} needs {needed / 1e9:.1f} GB ({needed} bytes) with no more than {forecast.batch_size} × {forecast.max_length} "
+        f"tokens at once, "
         f"of which {largest.name} take {largest.size_bytes / 1e9:.1f} GB, and the largest worker that may run it has "
         f"{has / 1e9:.1f} GB ({has} bytes) {where}; {advice}; where rows are shorter than that, say so with --max-length, or give a "
         "figure of your own with --memory"

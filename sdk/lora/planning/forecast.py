@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdk.formats.objectives import SEQUENCES
+from sdk.lora.logit_chunks import chunk_tokens
 from sdk.lora.planning.adapter import AdapterPlan
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.planning.footprint import (
@@ -59,7 +60,7 @@ class Run:
     #: Bytes of a number of what is not in 4 bits.
     width: int = HALF
     attention: Attention = "sdpa"
-    #: Tokens whose logits are there at a time; None: all of a pass.
+    #: Tokens whose logits are there at a time; None: as a training chooses them.
     logit_chunk_tokens: int | None = None
     #: Tokens of the two rows on which the fresh adapter is held against its base; None: as long as the others.
     checked_tokens: int | None = None
@@ -170,6 +171,14 @@ class _Parts:
             said = "of large tensors, paged out where the card is full"
             yield self.part("paged optimizer", paged, said, machine=True)
 
+    def _chunk_tokens(self) -> int | None:
+        """Tokens whose logits are there at a time: all, where something of the head is trained, which would be computed twice."""
+        if self.run.logit_chunk_tokens is not None:
+            return self.run.logit_chunk_tokens
+        if self.adapter is None or any(_is_head(name) for name in (*self.adapter.modules, *self.adapter.whole)):
+            return None
+        return chunk_tokens(self.base.vocabulary, self.run.place)
+
     def _pass(self) -> Iterator[PlanPart]:
         base, run = self.base, self.run
         attention = run.attention if base.sdpa else "eager"
@@ -183,14 +192,14 @@ class _Parts:
             attention=attention,
             dropout=run.spec.dropout,
             place=run.place,
-            chunk_tokens=run.logit_chunk_tokens,
+            chunk_tokens=self._chunk_tokens(),
             supervised_tokens=run.supervised_tokens,
             predicts_tokens=run.spec.objective != "classify",
         )
         how = "checkpointed" if run.checkpointing else "all kept"
         rows = f"{run.batch_size} × {run.sequences}" if run.sequences > 1 else f"{run.batch_size}"
         yield self.part("activations", kept["activations"], f"{rows} × {run.max_length} tokens, {how}, {attention}")
-        chunk = run.logit_chunk_tokens
+        chunk = self._chunk_tokens()
         said = f"in chunks of {chunk} tokens" if chunk else "of all tokens at once"
         if not kept["logits"]:
             return
@@ -200,3 +209,7 @@ class _Parts:
         if of_check > kept["logits"]:
             said = "of the rows on which the fresh adapter is held against its base"
         yield self.part("logits", max(kept["logits"], of_check), f"vocabulary {base.vocabulary}, {said}")
+
+
+def _is_head(name: str) -> bool:
+    return "lm_head" in name.split(".") or "embed_out" in name.split(".")

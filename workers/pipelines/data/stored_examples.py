@@ -104,6 +104,11 @@ def lengths_of(examples: Sequence[Example]) -> npt.NDArray[Any]:
     return np.array([len(example.input_ids) for example in examples], np.uint32)
 
 
+def shortest_of(examples: Sequence[Example], count: int) -> list[Example]:
+    """Return the shortest examples, the first of those that are as long."""
+    return [examples[at] for at in np.argsort(lengths_of(examples), kind="stable")[:count].tolist()]
+
+
 def _example(entry: Any, numbers: npt.NDArray[Any], start: int) -> Example:
     """Return the example of an entry; `numbers` begin at the place `start`."""
     first = int(entry["start"]) - start

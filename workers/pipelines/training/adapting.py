@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
@@ -15,7 +14,7 @@ from transformers import set_seed
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.batches import example_batches, of_sequences, rows_of
 from workers.pipelines.data.preferences import log_likelihoods
-from workers.pipelines.data.stored_examples import lengths_of
+from workers.pipelines.data.stored_examples import shortest_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.dropout import SixteenBitDropout
 from workers.pipelines.model.loading import LoadedBase
@@ -86,8 +85,7 @@ def _start_magnitudes(model: Any) -> None:
 def require_equal_to_base(given: Inputs, model: Any) -> None:
     """Check that y = W·x + s·B·(A·x) with B = 0 gives the base's logits exactly, on a batch of rows."""
     model.eval()
-    order = np.argsort(lengths_of(given.rows.examples), kind="stable")
-    shortest = [given.rows.examples[at] for at in order[:2].tolist()]
+    shortest = shortest_of(given.rows.examples, 2)
     pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
     objective = of_sequences(given.objective)
     batch = next(example_batches(shortest, objective, pad_id, 2, place))

@@ -14,6 +14,7 @@ from sdk.schemas.events import Progress
 from workers.pipelines.data.batches import Batch, TokenLosses, example_batches, of_sequences, token_losses
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
 from workers.pipelines.data.packing import computed, keeps_apart
+from workers.pipelines.data.stored_examples import lengths_of, shortest_of
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.training.checkpointing import blueprint_in, needs_checkpointing
@@ -67,7 +68,7 @@ def fitting_of(
         limits=limits,
         head=head,
         draws=spec.dropout > 0 or base_dropout > 0 or spec.neftune_noise_alpha is not None,
-        longest_tokens=max(len(example.input_ids) for example in given.rows.examples),
+        longest_tokens=int(lengths_of(given.rows.examples).max()),
         on_cuda=place == "cuda",
         say=say,
         rung_file=rung_file,
@@ -131,12 +132,12 @@ def _is_cheaper(given: Inputs, loaded: LoadedBase, fit: Fit) -> bool:
         blueprint = blueprint_in(loaded.model)
     except ConfigError:
         return False
-    lengths = [len(example.input_ids) for example in given.rows.examples]
+    lengths = lengths_of(given.rows.examples)
     apart, together = computed(
-        lengths[:_MOST_ROWS],
+        lengths[:_MOST_ROWS].tolist(),
         batch=given.spec.effective_batch,
         rows=given.spec.batch_size,
-        room=fit.micro_rows * max(lengths),
+        room=fit.micro_rows * int(lengths.max()),
         linear=sum(math.prod(shape) for shape in blueprint.linear.values()),
         # Scores of queries by keys, and the values weighted by them.
         attention=2 * blueprint.layers * blueprint.queries,
@@ -153,7 +154,7 @@ def _has_experts(loaded: LoadedBase) -> bool:
 
 def _short_rows(given: Inputs) -> Batch:
     """Return the two shortest rows as a batch."""
-    shortest = sorted(given.rows.examples, key=lambda example: len(example.input_ids))[:2]
+    shortest = shortest_of(given.rows.examples, 2)
     pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
     return next(example_batches(shortest, of_sequences(given.objective), pad_id, 2, place))
 

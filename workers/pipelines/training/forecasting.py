@@ -9,24 +9,28 @@ from sdk.lora.planning.forecast import CONTEXT_BYTES, Run, forecast_of
 from sdk.lora.planning.job_forecasts import NotKnownError, known_blueprint, without_head
 from sdk.lora.targets import TargetsError
 from sdk.schemas.planning import Forecast
+from workers.pipelines.data.batches import longest_first
 from workers.pipelines.data.tokenise import Example
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase, read_blueprint
+from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.order import Fit
 
 
-def forecast_bytes(given: Inputs, loaded: LoadedBase, *, checkpointing: bool) -> int | None:
-    """Return what the device's own count of the peak should be; None for a base that nothing can be forecast of.
+def forecast_bytes(given: Inputs, loaded: LoadedBase, fitting: Fitting) -> int | None:
+    """Return what the device's own count of the peak should be; None for a base that nothing can be forecast of, and where memory ran
+    out, so that the peak is that of another pass.
 
     On a card the allocator counts tensors and not the context; in main memory the process counts too.
     """
-    found = forecast(given, loaded, checkpointing=checkpointing)
+    found = None if fitting.steps else forecast(given, loaded, fitting.fit)
     if found is None:
         return None
     return found.needed_bytes - (CONTEXT_BYTES if given.device.kind == "cuda" else 0)
 
 
-def forecast(given: Inputs, loaded: LoadedBase, *, checkpointing: bool) -> Forecast | None:
+def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
     """Return the parts of that, for the longest rows."""
     config = loaded.model.config.get_text_config()
     spec = given.spec.model_copy(update={"objective": given.objective.name})
@@ -35,7 +39,7 @@ def forecast(given: Inputs, loaded: LoadedBase, *, checkpointing: bool) -> Forec
     except NotKnownError:
         shapes = read_blueprint(given.base, given.classes).shapes
         try:
-            base = known_blueprint(config.to_dict(), shapes)
+            base = known_blueprint(config.to_dict(), {name: list(shape) for name, shape in shapes.items()})
         except NotKnownError:
             return None
     base = without_head(base) if spec.objective == "classify" else base
@@ -43,7 +47,7 @@ def forecast(given: Inputs, loaded: LoadedBase, *, checkpointing: bool) -> Forec
         adapter = adapter_of(base, spec)
     except TargetsError:
         return None
-    rows = _longest_rows(given)
+    rows = _longest_rows(given, fit.micro_rows)
     length = max(len(example.input_ids) for example in rows)
     run = Run(
         spec=spec,
@@ -51,16 +55,17 @@ def forecast(given: Inputs, loaded: LoadedBase, *, checkpointing: bool) -> Forec
         method="qlora" if loaded.held == "packed" else "lora",
         batch_size=max(1, len(rows) // given.objective.sequences),
         max_length=length,
-        checkpointing=checkpointing,
+        checkpointing=fit.checkpointing,
         place="cuda" if given.device.kind == "cuda" else "cpu",
         width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
         attention="eager" if config._attn_implementation == "eager" else "sdpa",
+        logit_chunk_tokens=fit.chunk_tokens or sum(len(example.input_ids) for example in rows),
         supervised_tokens=sum(example.supervised_tokens for example in rows),
     )
     return forecast_of(base, adapter, run)
 
 
-def _longest_rows(given: Inputs) -> list[Example]:
+def _longest_rows(given: Inputs, micro_rows: int) -> list[Example]:
     """Return the sequences of a pass that takes most: of each training there is one with the longest rows together."""
-    each = sorted(given.rows.examples, key=lambda example: len(example.input_ids), reverse=True)
-    return each[: given.spec.batch_size * given.objective.sequences]
+    order = longest_first(given.rows.examples, 1)
+    return [given.rows.examples[at] for at in order[: micro_rows * given.objective.sequences]]

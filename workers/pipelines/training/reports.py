@@ -64,7 +64,7 @@ def training_report(
         "base_parameters": float(loaded.parameters),
         **measured(loaded.shares),
         "peak_memory_bytes": float(given.device.peak_memory_bytes()),
-        "forecast_bytes": forecast_bytes(given, loaded, checkpointing=setting.checkpointing),
+        "forecast_bytes": forecast_bytes(given, loaded, setting.fitting),
     }
     return TrainingReport(
         lora=given.lora,

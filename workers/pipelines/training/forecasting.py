@@ -33,7 +33,7 @@ def forecast(given: Inputs, loaded: LoadedBase, *, checkpointing: bool) -> Forec
     try:
         base = known_blueprint(config.to_dict(), {})
     except NotKnownError:
-        shapes = read_blueprint(given.base, given.classes).shapes
+        shapes = {name: list(shape) for name, shape in read_blueprint(given.base, given.classes).shapes.items()}
         try:
             base = known_blueprint(config.to_dict(), shapes)
         except NotKnownError:

@@ -70,7 +70,7 @@ def table(measured: dict[str, Any]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     off = [abs(error) for error in errors]
-    said = f"{len(errors)} cases, none tuned on: median {statistics.median(off):.1f} %, worst {max(off):.1f} %"
+    said = f"Over the {len(errors)} cases that nothing was tuned on: median {statistics.median(off):.1f} %, worst {max(off):.1f} %"
     return "\n".join([*lines, "", f"{said}, lowest {min(errors):+.1f} %."])
 
 

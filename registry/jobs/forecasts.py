@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -16,7 +15,7 @@ from registry.errors import DoesNotFit
 from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
 from sdk.lora.planning.alternatives import alternatives
 from sdk.lora.planning.footprint import Place
-from sdk.lora.planning.job_forecasts import evaluation_forecast, least_bytes, training_forecast, weights_needs
+from sdk.lora.planning.job_forecasts import MOST_TOO_HIGH, evaluation_forecast, training_forecast, weights_needs
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.jobs import MOST_MEMORY_BYTES, Needs
 from sdk.schemas.planning import ROW_PARTS, Forecast, JobForecast
@@ -37,6 +36,8 @@ class Estimate:
     #: What must be free on any worker, whatever the rows are.
     needs: Needs = field(default_factory=Needs)
     what_fits: WhatFits = field(default=lambda available_bytes, place: [])
+    #: Whether a job is kept from workers by its rows too, whose length its spec bounds.
+    counts_rows: bool = True
 
     def on_cards(self) -> Estimate:
         """Return the estimate of a job that only a worker with a card may have."""
@@ -50,12 +51,20 @@ class Estimate:
     @property
     def least_card_bytes(self) -> int | None:
         """What a worker with a card must have in all."""
-        return None if self.lowest is None else _least(self.lowest.card)
+        return None if self.lowest is None else self.least_of(self.lowest.card)
 
     @property
     def least_machine_bytes(self) -> int | None:
         """What a worker without a card must have in all."""
-        return None if self.lowest is None else _least(self.lowest.machine)
+        return None if self.lowest is None else self.least_of(self.lowest.machine)
+
+    def needed(self, forecast: Forecast) -> int:
+        """What of a forecast a job is held to."""
+        return forecast.needed_bytes if self.counts_rows else forecast.fixed_bytes
+
+    def least_of(self, forecast: Forecast | None) -> int | None:
+        """What a worker must have, as far as that forecast goes, even if it is too high."""
+        return None if forecast is None else min(int(self.needed(forecast) / MOST_TOO_HIGH), MOST_MEMORY_BYTES)
 
 
 def of_training(base: NamedBase | None, spec: TrainingSpec, *, packed: bool) -> Estimate:
@@ -78,24 +87,31 @@ def of_training(base: NamedBase | None, spec: TrainingSpec, *, packed: bool) -> 
 
 
 def of_evaluation(base: NamedBase | None, spec: EvaluationSpec, *, quantized: bool, packed: bool) -> Estimate:
-    """Return what an evaluation takes; `quantized`: its base is quantised to 4 bits, or `packed`, stored so."""
+    """Return what an evaluation takes; `quantized`: its base is quantised to 4 bits, or `packed`, stored so.
+
+    It is refused for its weights alone: how long its rows are, nobody has said.
+    """
     if base is None:
         return Estimate(JobForecast(unknown=_NOT_REGISTERED))
-    config = table(base.config)
-    found = evaluation_forecast(config, tensors_of(base), spec, quantized=quantized or packed)
-    return Estimate(found, needs=_needs(base, config, found, quantized=quantized and not packed))
+    config, tensors = table(base.config), tensors_of(base)
+    found = evaluation_forecast(config, tensors, spec, quantized=quantized or packed)
+
+    def what_fits(available_bytes: int, place: Place) -> list[str]:
+        packs = evaluation_forecast(config, tensors, spec, quantized=True)
+        four_bits = packs.card if place == "cuda" else packs.machine
+        if quantized or packed or four_bits is None or four_bits.fixed_bytes > available_bytes:
+            return []
+        return [f"--precision nf4 ({four_bits.fixed_bytes / 1e9:.1f} GB)"]
+
+    needs = _needs(base, config, found, quantized=quantized and not packed)
+    return Estimate(found, needs=needs, what_fits=what_fits, counts_rows=False)
 
 
 def _needs(base: NamedBase, config: Mapping[str, Any], found: JobForecast, *, quantized: bool) -> Needs:
     fixed = [forecast.fixed_bytes for forecast in (found.card, found.machine) if forecast is not None]
-    # Names by the thousand, which are read of a base of which nothing else is known.
-    weights = partial(weights_needs, base.size_bytes, config, tensors_of(base), quantized=quantized)
+    least = min(fixed) if fixed else weights_needs(base.size_bytes, config, tensors_of(base), quantized=quantized)
     # A base of any size may be claimed, and no worker has what this much asks for.
-    return Needs(memory_bytes=min(min(fixed) if fixed else weights(), MOST_MEMORY_BYTES))
-
-
-def _least(forecast: Forecast | None) -> int | None:
-    return None if forecast is None else min(least_bytes(forecast), MOST_MEMORY_BYTES)
+    return Needs(memory_bytes=min(least, MOST_MEMORY_BYTES))
 
 
 def require_memory(session: Session, estimate: Estimate, *, namespace: str, queue: str, kind: str, device: str) -> None:
@@ -109,13 +125,12 @@ def require_memory(session: Session, estimate: Estimate, *, namespace: str, queu
         return
     known = [worker for worker in lately_seen_workers(session) if _could(worker, queue, namespace, device)]
     lacking = [(worker, _forecast_for(worker, estimate.lowest)) for worker in known]
-    found = [(worker, forecast) for worker, forecast in lacking if not _has_room(worker, forecast)]
+    found = [(worker, forecast) for worker, forecast in lacking if not _has_room(worker, estimate.least_of(forecast))]
     if len(found) < len(known):
         return
     worker, forecast = max(found, key=lambda each: each[0].memory_bytes)
     assert forecast is not None
-    place: Place = "cuda" if worker.device == "cuda" else "cpu"
-    raise DoesNotFit(_said(worker, forecast, estimate.what_fits(worker.memory_bytes, place), kind), param="spec")
+    raise DoesNotFit(_said(worker, forecast, estimate, kind), param="spec")
 
 
 def _could(worker: AvailableWorker, queue: str, namespace: str, device: str) -> bool:
@@ -126,23 +141,30 @@ def _forecast_for(worker: AvailableWorker, forecast: JobForecast) -> Forecast | 
     return forecast.card if worker.device == "cuda" else forecast.machine
 
 
-def _has_room(worker: AvailableWorker, forecast: Forecast | None) -> bool:
+def _has_room(worker: AvailableWorker, least_bytes: int | None) -> bool:
     # A system that does not say how much memory it has is taken at its word that it is a worker.
-    return forecast is None or not worker.memory_bytes or least_bytes(forecast) <= worker.memory_bytes
+    return least_bytes is None or not worker.memory_bytes or least_bytes <= worker.memory_bytes
 
 
-def _said(worker: AvailableWorker, forecast: Forecast, fitting: list[str], kind: str) -> str:
-    needed, has = forecast.needed_bytes, worker.memory_bytes
+def _said(worker: AvailableWorker, forecast: Forecast, estimate: Estimate, kind: str) -> str:
+    needed, has = estimate.needed(forecast), worker.memory_bytes
     # What doesn't depend on rows may be too much already; else it is what they make of it.
     of_rows = forecast.fixed_bytes <= has
     parts = [part for part in forecast.parts if (part.name in ROW_PARTS) == of_rows and part.where == forecast.place]
     largest = max(parts, key=lambda part: part.size_bytes)
-    where = "on its card" if worker.device == "cuda" else "of memory"
+    rows = (
+        f"with {forecast.batch_size} × {forecast.max_length} tokens at once"
+        if estimate.counts_rows
+        else "whatever its rows"
+    )
+    fitting = estimate.what_fits(has, "cuda" if worker.device == "cuda" else "cpu")
     advice = f"what fits: {', or '.join(fitting)}" if fitting else "start a larger worker"
+    if estimate.counts_rows:
+        advice += (
+            "; where rows are shorter than that, say so with --max-length, or give a figure of your own with --memory"
+        )
     return (
-        f"this {kind} needs {needed / 1e9:.1f} GB ({needed} bytes) with no more than {forecast.batch_size} × {forecast.max_length} "
-        f"tokens at once, "
-        f"of which {largest.name} take {largest.size_bytes / 1e9:.1f} GB, and the largest worker that may run it has "
-        f"{has / 1e9:.1f} GB ({has} bytes) {where}; {advice}; where rows are shorter than that, say so with --max-length, or give a "
-        "figure of your own with --memory"
+        f"this {kind} needs {needed / 1e9:.1f} GB ({needed} bytes) {rows}, {largest.size_bytes / 1e9:.1f} GB of it {largest.name}, "
+        f"and the largest worker that may run it has {has / 1e9:.1f} GB ({has} bytes) "
+        f"{'on its card' if worker.device == 'cuda' else 'of memory'}; {advice}"
     )

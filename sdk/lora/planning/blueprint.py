@@ -61,6 +61,8 @@ class Blueprint:
     normed_queries: bool
     #: Whether queries, keys and values are made by one matrix and stay whole, beside those that are rotated.
     joined_qkv: bool = False
+    #: Whether the base drops a part of what is attended to while it is trained, as GPT-2 does.
+    drops_attention: bool = False
     #: Whether attention can do without a matrix of all scores.
     sdpa: bool = True
     #: Experts that each token goes through; 0: the layers have none.
@@ -152,12 +154,19 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
         norms=2 if family is None else family.norms,
         normed_queries=family is not None and family.normed_queries,
         joined_qkv=family is not None and family.joined_qkv,
+        drops_attention=_drops_attention(text, False if family is None else family.drops_attention),
         sdpa=family is None or family.sdpa,
         experts=numbers.active_experts if experts else 0,
         known=family is not None,
         shapes_from="files" if tensors else "config",
         left_out="" if tensors or text is config or family is None else family.beside or "",
     )
+
+
+def _drops_attention(config: Mapping[str, Any], default: bool) -> bool:
+    """Whether a config, or else its family, drops a part of what is attended to."""
+    said = [config[key] for key in ("attn_pdrop", "attention_dropout") if config.get(key) is not None]
+    return bool(said[0]) if said else default
 
 
 def _model_type(config: Mapping[str, Any]) -> str | None:

@@ -136,6 +136,8 @@ class Family:
     normed_queries: bool = False
     #: Whether one matrix makes queries, keys and values, of which the first two are rotated.
     joined_qkv: bool = False
+    #: Whether a part of what is attended to is dropped where the config doesn't say.
+    drops_attention: bool = False
     #: Whether transformers has such a model's attention without a matrix of all scores; Gemma 2 cuts them softly.
     sdpa: bool = True
     #: Whether a token chooses experts.
@@ -377,6 +379,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gpt2": Family(
         _gpt2,
+        drops_attention=True,
         path="transformer.h",
         embedding="transformer.wte",
         last_norm="transformer.ln_f",

@@ -103,6 +103,7 @@ def layer_bytes(
     attention: Attention = "sdpa",
     mask: int = 0,
     masked: bool = False,
+    place: Place = "cuda",
 ) -> int:
     """Return what one layer keeps of a forward pass of `tokens` for its backward pass, rows of `length`; the largest layer.
 
@@ -130,6 +131,9 @@ def layer_bytes(
     elif attention == "sdpa" and masked:
         # A row of the mask, made anew in each layer.
         kept += width * length
+    if base.drops_attention and place == "cpu" and attention == "sdpa":
+        # torch has no such kernel for CPUs that drops: the softmax, its mask and what is left, and masks of what goes into the residuals.
+        kept += 12 * base.heads * length + 4 * base.norms * base.hidden
     # Of SwiGLU gate, its activation and up; of a GELU that is composed of operations their factors.
     mlp = width * base.inner * base.mlp_kept
     if base.experts:
@@ -218,6 +222,7 @@ def pass_parts(
         mask=mask,
         # What is told apart are whole rows, whose end a classifier finds by the mask.
         masked=not predicts_tokens,
+        place=place,
     )
     logits = 0
     if predicts_tokens:

@@ -26,7 +26,7 @@ from sdk.lora.planning.footprint import HALF
 from sdk.lora.planning.forecast import PROCESS_BYTES, Run, evaluation_of, forecast_of
 from sdk.lora.targets import TargetsError
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.planning import Forecast, JobForecast
+from sdk.schemas.planning import JobForecast
 from sdk.schemas.training import TrainingSpec
 
 #: Forecasts were up to so many times what was measured (docs/planning.md). A job is kept from a worker only where that worker
@@ -130,8 +130,3 @@ def stored_width(config: Mapping[str, Any], default: int = HALF) -> int:
     """Return the bytes of a number as a config says that it is stored, by its key now or before."""
     said = config.get("dtype", config.get("torch_dtype"))
     return _WIDTHS.get(said, default) if isinstance(said, str) else default
-
-
-def least_bytes(forecast: Forecast) -> int:
-    """Return the memory below which there is no use in trying."""
-    return int(forecast.needed_bytes / MOST_TOO_HIGH)

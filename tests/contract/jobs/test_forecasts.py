@@ -67,7 +67,7 @@ class TestRefusal:
         assert (caught.value.code, caught.value.exit_code, caught.value.param) == ("does_not_fit", 2, "spec")
         assert re.search(r"this training needs \d\d\.\d GB \(\d{11} bytes\) with 16 × 1024 tokens", said)
         assert (
-            "logits take 6.3 GB, and the largest worker that may run it has 17.0 GB (17000000000 bytes) on its card"
+            "6.3 GB of it logits, and the largest worker that may run it has 17.0 GB (17000000000 bytes) on its card"
             in said
         )
         assert len(list(crew.writer.jobs())) == before
@@ -87,7 +87,7 @@ class TestRefusal:
 
     def test_weights_that_are_too_large_are_named(self, crew: Crew, base: str) -> None:
         hello(crew, "small", 6 * GB)
-        with pytest.raises(DoesNotFit, match=r"weights take 13\.5 GB.*what fits: --method qlora \("):
+        with pytest.raises(DoesNotFit, match=r"13\.5 GB of it weights.*what fits: --method qlora \("):
             crew.submit(base=base, spec=TrainingSpec(method="lora", max_length=256, targets="qv"))
 
     def test_a_client_is_told_so(self, crew: Crew, base: str) -> None:
@@ -211,8 +211,13 @@ class TestOtherKinds:
             request = EvaluationRequest(targets=[target], data=crew.data, spec=EvaluationSpec(**spec))
             return crew.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
 
-        with pytest.raises(DoesNotFit, match=r"this evaluation needs .* of which weights take 13\.5 GB"):
+        with pytest.raises(
+            DoesNotFit,
+            match=r"needs 14\.\d GB \(\d+ bytes\) whatever its rows, 13\.5 GB of it weights.* what fits: --precision nf4 \(4\.\d GB\)$",
+        ):
             evaluate(precision="native")
+        # How long its rows are, nobody has said.
+        evaluate(precision="nf4", batch_size=256)
         forecast = evaluate(precision="nf4").forecast
         assert forecast is not None
         assert forecast.card is not None

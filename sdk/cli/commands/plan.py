@@ -62,7 +62,10 @@ if TYPE_CHECKING:
     help="eager keeps all scores, (length, length) a head.",
 )
 @click.option(
-    "--logit-chunk-tokens", type=int, metavar="N", help="Logits of so many tokens at a time. [default: of all]"
+    "--logit-chunk-tokens",
+    type=int,
+    metavar="N",
+    help="Logits of so many tokens at a time. [default: as a training does]",
 )
 @format_option
 def plan_command(base: str, style: str, **given: Any) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from sdk.formats.objectives import SEQUENCES
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint
@@ -43,9 +44,12 @@ class _Planner:
     asked: Asked
     adapter: AdapterPlan
 
-    def forecast(self, method: PlanMethod, *, batch: int, length: int, checkpointing: bool) -> Forecast:
-        """Return the parts of one configuration."""
+    def forecast(
+        self, method: PlanMethod, *, batch: int, length: int, checkpointing: bool, at_once: bool = False
+    ) -> Forecast:
+        """Return the parts of one configuration; `at_once`: with the logits of all tokens, as most trainers have them."""
         asked = self.asked
+        whole = batch * SEQUENCES[asked.spec.objective or "sft"] * length if at_once else None
         run = Run(
             spec=asked.spec,
             method=method,
@@ -54,15 +58,17 @@ class _Planner:
             checkpointing=checkpointing,
             width=asked.width if method == "lora" else HALF,
             attention=asked.attention,
-            logit_chunk_tokens=asked.logit_chunk_tokens,
+            logit_chunk_tokens=asked.logit_chunk_tokens or whole,
         )
         return forecast_of(self.base, self.adapter, run)
 
     def asked_for(self, method: PlanMethod) -> Forecast:
-        """Return the forecast with the batch and length asked for, and with checkpointing unless it is asked to be off."""
+        """Return the customary forecast: with the batch and length asked for, and with checkpointing unless it is asked to be off."""
         spec = self.asked.spec
         checkpointing = self.asked.gradient_checkpointing is not False
-        return self.forecast(method, batch=spec.batch_size, length=spec.max_length, checkpointing=checkpointing)
+        return self.forecast(
+            method, batch=spec.batch_size, length=spec.max_length, checkpointing=checkpointing, at_once=True
+        )
 
     def as_run(self, method: PlanMethod, card: Card, *, batch: int, length: int) -> Forecast:
         """Return the forecast with checkpointing as it was asked for, or else as a worker with that card chooses it."""

@@ -35,8 +35,8 @@ def sizes(forecast: Forecast | None) -> dict[str, int]:
 def test_a_job_takes_what_its_plan_says(name: str, method: Any) -> None:
     config = getattr(configs, name)
     spec = TrainingSpec(method=method, batch_size=2)
-    plan = plan_of(blueprint_of(config), Asked(spec=spec, method=method, as_given=True))
-    assert on_card(config, method=method, batch_size=2).card_bytes == plan.card_bytes[method]
+    asked = Asked(spec=spec, method=method, as_given=True, gpu="H200", gradient_checkpointing=True)
+    assert on_card(config, method=method, batch_size=2) == plan_of(blueprint_of(config), asked).forecast
 
 
 def test_what_a_machine_without_a_card_needs_is_in_one_place() -> None:
@@ -67,7 +67,9 @@ def test_kinds_of_rows() -> None:
     sft, dpo, classify = (
         sizes(on_card(configs.LLAMA_2_7B, objective=objective)) for objective in ("sft", "dpo", "classify")
     )
-    assert dpo["logits"] == 2 * sft["logits"]
+    assert dpo["activations"] > 1.9 * sft["activations"]
+    # Of a chunk, whatever there is of them.
+    assert dpo["logits"] == sft["logits"]
     assert "logits" not in classify
 
 
@@ -114,24 +116,19 @@ class TestAlternatives:
             changed = {name.replace("-", "_"): value for name, value in each.options.items()}
             again = on_card(configs.LLAMA_2_7B, **{**options, **changed})
             assert again.needed_bytes == each.needed_bytes <= available_bytes
-            assert again.batch_size * changed.get("grad_accum", spec.grad_accum) == spec.effective_batch
         return [" ".join(each.options) for each in found]
 
     def test_each_by_itself_where_that_is_enough(self) -> None:
-        wide = {"method": "lora", "batch_size": 16, "grad_accum": 1}
-        assert self.said(17 * GB, **wide) == ["batch_size grad_accum", "method", "max_length"]
+        long = {"method": "lora", "batch_size": 1, "max_length": 8192}
+        assert self.said(17 * GB, **long) == ["method", "max_length"]
 
-    def test_several_together_where_one_is_not(self) -> None:
-        assert self.said(6 * GB, method="lora", batch_size=16, grad_accum=1) == ["method batch_size grad_accum"]
-        long = {"method": "lora", "batch_size": 4, "max_length": 32768}
-        assert self.said(5.2 * GB, **long) == ["method batch_size grad_accum max_length"]
-        assert self.said(4 * GB, method="lora") == []
+    def test_both_together_where_one_is_not(self) -> None:
+        long = {"method": "lora", "batch_size": 1, "max_length": 32768}
+        assert self.said(6 * GB, **long) == ["method max_length"]
+        assert self.said(4 * GB, method="lora", batch_size=1) == []
 
     def test_a_base_that_is_stored_in_4_bits_is_not_quantised_once_more(self) -> None:
         spec = TrainingSpec(method="lora", batch_size=16, grad_accum=1)
         how: dict[str, Any] = {"available_bytes": 17 * GB, "place": "cuda"}
         found = alternatives(configs.LLAMA_2_7B, {}, spec, may_quantize=False, **how)
         assert not any("method" in each.options for each in found)
-
-    def test_a_batch_of_a_prime_is_split_whole(self) -> None:
-        assert self.said(17 * GB, method="lora", batch_size=13, grad_accum=1)[0] == "batch_size grad_accum"

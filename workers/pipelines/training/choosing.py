@@ -60,8 +60,9 @@ def fitting_of(
         in_packs = fit.model_copy(update={"packed": True, **({"micro_rows": 1} if place == "cpu" else {})})
         if _packs(given, loaded, model, losses, in_packs, say):
             fit = in_packs
-    if head is None:
-        fit = fit.model_copy(update={"chunk_tokens": None})
+    # What was written down on another machine may be more than this one can do.
+    chunk, offloading = None if head is None else fit.chunk_tokens, fit.offloading and limits.offloading
+    fit = fit.model_copy(update={"chunk_tokens": chunk, "offloading": offloading})
     fitting = Fitting(
         fit,
         steps=[] if given.resumed is None else list(given.resumed.record.memory_steps),
@@ -94,7 +95,7 @@ def _recorded(given: Inputs) -> Fit | None:
         micro_rows=rows if type(rows) is int and 1 <= rows <= given.spec.effective_batch else given.spec.batch_size,
         checkpointing=said.get("gradient_checkpointing") is True,
         chunk_tokens=chunk if type(chunk) is int and chunk > 0 else None,
-        offloading=given.device.kind == "cuda" and said.get("activation_offloading") is True,
+        offloading=said.get("activation_offloading") is True,
         packed=said.get("packed") is True,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Record
+from workers.pipelines.training.ladder import Limits, change
 from workers.pipelines.training.order import Fit, Rung
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
@@ -236,7 +238,9 @@ def test_a_training_made_again_computes_as_its_record_says(llama_base: Path, pai
         like = RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with=ran_with)
         return train(llama_base, pair_file, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1}), like=like)
 
-    made = again(micro_batch=2, logit_chunk_tokens=3, gradient_checkpointing=True)
+    made = again(micro_batch=2, logit_chunk_tokens=3, gradient_checkpointing=True, activation_offloading=True)
+    # There is no other memory here.
+    assert made.training["activation_offloading"] is False
     assert [made.training[name] for name in ("micro_batch", "logit_chunk_tokens", "gradient_checkpointing")] == [
         2,
         3,
@@ -302,3 +306,18 @@ def test_a_limit_on_data_leaves_a_training_with_smaller_passes(
     assert "steps: step 1: 24 rows a pass" in done["short"].stdout
     assert done["short"].stdout.startswith("memory ran out in step 1; it goes on with 24 rows a pass")
     require_close(tmp_path / "short", tmp_path / "enough")
+
+
+def test_rungs_end_with_activations_in_other_memory_where_there_is_some() -> None:
+    limits = Limits(checkpointing=True, chunk_tokens=400, offloading=True)
+    rungs = [Fit(micro_rows=3, checkpointing=False, chunk_tokens=None)]
+    while (below := limits.below(rungs[-1])) is not None:
+        rungs.append(below)
+    assert [change(*each) for each in itertools.pairwise(rungs)] == [
+        "1 row a pass",
+        "activations computed twice",
+        "logits of 50 tokens at a time",
+        "activations in main memory",
+    ]
+    # What a model can't do is passed over.
+    assert Limits(checkpointing=False, chunk_tokens=None, offloading=True).below(rungs[1]) is None

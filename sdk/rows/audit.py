@@ -1,7 +1,8 @@
 """The audit of a file of rows before a training: what can't be used, what is there twice, what contradicts itself.
 
-Its memory grows by a byte a row, by 8 for each row that repeats another, and by up to 250 MB where very many rows are nearly the same; by
-some 60 a row where some are held out of the others (by groups or of each label, some 500). What is kept of each row lies in a
+Its memory grows by a byte a row, by 8 for each row that repeats another, by some 4,000 for each held-out row, whose signature is kept, and
+by up to 250 MB where very many rows are nearly the same; by some 60 a row where some are held out of the others (by groups or of each
+label, some 500). What is kept of each row lies in a
 scratch folder, about as much as the rows themselves and 150 bytes for each.
 """
 

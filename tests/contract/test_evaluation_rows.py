@@ -139,7 +139,7 @@ class TestRefused:
             (gzip.compress(b'{"row": 0, "tokens": 1, "scores": {"a": "b"}}\n'), "line 1: scores.a"),
             (
                 gzip.compress(b'{"row": 9007199254740992, "tokens": 1}\n'),
-                "line 1: row: 9007199254740992 can't be; give a number at most",
+                "line 1: row: 9007199254740992 can't be; give a number below",
             ),
             (gzip.compress(b'{"row": 0, "tokens": 1e300}\n'), "line 1: tokens: 1e\\+300 can't be"),
             (

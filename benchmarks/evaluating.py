@@ -136,7 +136,7 @@ def run(cache: Path | None = None, rounds: int = ROUNDS) -> list[Row]:
     ]
 
 
-def _loss(report: EvaluationReport) -> tuple[float, float, float]:
+def _loss(report: EvaluationReport) -> tuple[float, ...]:
     return tuple(report.metrics[name] for name in ("loss", "general_loss", "general_kl"))
 
 

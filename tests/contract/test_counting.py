@@ -174,7 +174,7 @@ class Play:
         self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
 
     def score(self) -> None:
-        self.admin.submit_evaluation(self.random.choice(self.refs), data=self.random.choice(self.files))
+        self.admin.submit_evaluation(self.random.choice(self.refs), data=self.random.choice(self.files), only=True)
         held = Held.claim(self.worker, self.tmp_path, name=f"w{next(SEEDS)}")
         rows = fresh()
         file = write_file(path := self.tmp_path / "scored", rows)

@@ -90,6 +90,13 @@ def test_show_has_the_whole_lineage(home: Home) -> None:
     )
     assert {"torch", "transformers", "peft", "trl", "bitsandbytes"} <= set(shown["libraries"])
     assert shown["job"]["attempt"] == 1
+    job = home.json("jobs", "show", shown["job"]["id"])
+    assert job["peak"]["forecast_bytes"] == shown["metrics"]["forecast_bytes"]
+    assert job["peak"]["measured_bytes"] == shown["metrics"]["peak_memory_bytes"]
+    assert job["peak"]["device"] == shown["training"]["device_name"]
+    assert job["forecast"]["unknown"] is None
+    # The base is tiny, so that all of it is the process and what malloc keeps.
+    assert 0.8 < job["peak"]["measured_bytes"] / job["peak"]["forecast_bytes"] < 1.25
     assert [file["path"] for file in shown["files"]] == [
         "adapter_config.json",
         "adapter_model.safetensors",

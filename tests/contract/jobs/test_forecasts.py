@@ -36,6 +36,9 @@ GB = 10**9
 #: Some 29 GB on a card, also where a worker computes one row at a time; 14.3 GB of it are activations.
 LARGE = TrainingSpec(method="lora", batch_size=16, grad_accum=1, targets="qv", max_length=32768)
 
+#: Its weights fit 8 GB, its rows do not.
+LONG = LARGE.model_copy(update={"method": "qlora"})
+
 
 @pytest.fixture
 def base(crew: Crew) -> str:
@@ -125,7 +128,7 @@ class TestRefusal:
         else:
             gone(crew, "large", minutes=5)
         hello(crew, "small", 8 * GB)
-        job = crew.submit(base=base, spec=LARGE)
+        job = crew.submit(base=base, spec=LONG)
         assert re.match(
             r"it needs .* of memory, and the largest worker that may run it has 7\.5 GiB; start a larger",
             crew.view(job.id).waits or "",
@@ -133,15 +136,15 @@ class TestRefusal:
         assert crew.claim(name="small", device="cuda", memory_bytes=8 * GB, free_memory_bytes=8 * GB) is None
         gone(crew, "large", days=8)
         with pytest.raises(DoesNotFit):
-            crew.submit(base=base, spec=LARGE)
+            crew.submit(base=base, spec=LONG)
 
     def test_of_several_kinds_of_workers_the_one_that_is_large_enough_gets_it(self, crew: Crew, base: str) -> None:
         hello(crew, "card", 8 * GB)
         hello(crew, "machine", 64 * GB, device="cpu")
-        job = crew.submit(base=base, spec=LARGE)
+        job = crew.submit(base=base, spec=LONG)
         assert crew.claim(name="card", device="cuda", memory_bytes=8 * GB, free_memory_bytes=8 * GB) is None
         with pytest.raises(DoesNotFit, match=r"8\.0 GB .* on its card"):
-            crew.submit(base=base, spec=LARGE, needs=Needs(device="cuda"))
+            crew.submit(base=base, spec=LONG, needs=Needs(device="cuda"))
         held = crew.hold(name="machine", memory_bytes=64 * GB, free_memory_bytes=40 * GB)
         assert held.job == job.id
 

@@ -24,6 +24,7 @@ SUITES = {
     "training": "Training beside the common script",
     "merging": "Merging beside PEFT and cp",
     "comparing": "Comparing by rows",
+    "log_likelihoods": "Log-likelihoods beside lm-eval",
     "jobs": "Jobs",
 }
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")

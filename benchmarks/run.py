@@ -25,6 +25,7 @@ SUITES = {
     "merging": "Merging beside PEFT and cp",
     "evaluating": "Evaluating many adapters over one base",
     "comparing": "Comparing by rows",
+    "log_likelihoods": "Log-likelihoods beside lm-eval",
     "jobs": "Jobs",
 }
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")

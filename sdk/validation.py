@@ -20,13 +20,20 @@ from sdk.errors import InvalidBase, InvalidData, InvalidInput, InvalidName, Inva
 from sdk.formats import rows
 from sdk.formats.columns import canonical_columns, parse_columns
 from sdk.formats.labels import classes_of
-from sdk.formats.objectives import Objective, ObjectiveError, resolve_loss_on, resolve_objective
+from sdk.formats.objectives import (
+    WITHOUT_COMPLETIONS,
+    Objective,
+    ObjectiveError,
+    resolve_loss_on,
+    resolve_objective,
+)
 from sdk.formats.refs import no_dataset_name
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.rows.holdout import HoldOut, HoldoutError, Unit, held_out, split_unit
 from sdk.schemas.codes import explain_validation
+from sdk.schemas.evaluation import EvaluationSpec, no_completions
 from sdk.schemas.option_clashes import both_held_out, clash_of
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import BY_HAND
@@ -211,6 +218,12 @@ def check_loss_on(loss_on: str | None, rows: Rows) -> None:
             resolve_loss_on(loss_on, rows.shape)
         except ObjectiveError as error:
             raise InvalidInput(f"{rows.label}: {error}", param="loss_on") from None
+
+
+def check_scorable(spec: EvaluationSpec, rows: Rows) -> None:
+    """Raise InvalidInput if completions are to be scored, and rows of this shape have none."""
+    if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
+        raise InvalidInput(f"{rows.label}: {no_completions(asked)}", param="metrics")
 
 
 def check_data_name(name: str) -> str:

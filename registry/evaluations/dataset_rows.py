@@ -139,6 +139,9 @@ def _asked(row: Row) -> tuple[str, str]:
             return _shown(fields["text"]), _shown(str(fields.get("label", "")))
         case "choices":
             return _shown(fields["prompt"]), _shown(fields["choices"][fields["answer"]])
+        case "references":
+            asked, first = fields["prompt"], fields["references"][0]
+            return _shown(asked) if isinstance(asked, str) else _content(asked[-1]), _shown(first)
     prompt, answer = fields["prompt"], fields["chosen" if row.shape == "preference" else "completion"]
     if isinstance(prompt, list):
         return _last_answer([*prompt, *answer])

@@ -12,8 +12,15 @@ from registry.db.stored_json import table
 from registry.errors import Invalid
 from registry.jobs.sources import dataset_use
 from registry.principal import Principal
-from sdk.formats.objectives import Objective, ObjectiveError, objective_of, resolve_loss_on, resolve_objective
-from sdk.schemas.evaluation import EvaluationSpec
+from sdk.formats.objectives import (
+    WITHOUT_COMPLETIONS,
+    Objective,
+    ObjectiveError,
+    objective_of,
+    resolve_loss_on,
+    resolve_objective,
+)
+from sdk.schemas.evaluation import EvaluationSpec, no_completions
 from sdk.schemas.training import TrainingSpec
 
 
@@ -78,6 +85,8 @@ def require_rows_for(
     shape = _shape(session, digest, spec.columns, who, namespace)
     if shape is not None:
         require_loss_on(spec.loss_on, shape)
+    if (shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
+        raise Invalid(no_completions(asked), param="metrics")
     for version in versions:
         classifier = version is not None and is_classifier(version)
         if version is not None and classifier:

@@ -71,6 +71,8 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("spec", "quantize"), None, 1),
     (("register_as",), None, 1),
     (("spec", "metrics"), None, 1),
+    (("spec", "regex"), None, 1),
+    (("spec", "scorers"), None, 1),
 )
 
 

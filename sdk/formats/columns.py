@@ -16,7 +16,7 @@ from typing import Any
 #: The keys that rows of some shape have, in the order in which they are written.
 KEYS = (
     "prompt", "completion", "chosen", "rejected", "messages", "tools", "text", "label",
-    "instruction", "input", "output", "conversations", "system", "choices", "answer",
+    "instruction", "input", "output", "conversations", "system", "choices", "answer", "references",
 )  # fmt: skip
 #: Keys that some rows of a file have and others don't.
 _OPTIONAL = frozenset({"tools", "input", "system"})

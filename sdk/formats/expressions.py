@@ -8,6 +8,8 @@ expression becomes a set of states that move on together, letter by letter, so t
 True
 >>> Automaton([r"(a+)+b", r"layers\.\d+"]).first("layers.12", budget)
 1
+>>> Automaton([r"(?i)answer:\s*\d+$"], within=True).first("So it is.\nANSWER: 42", budget)
+0
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
+
+from sdk.formats.letter_case import same_letters
 
 # The library's own parser, so that what is understood here is what `re` understands: public only under a name that warns.
 from re import _constants as _re  # type: ignore[attr-defined]  # isort: skip
@@ -28,6 +32,8 @@ _MAX_STATES = 4000
 MAX_DEPTH = 30
 #: States that are kept from one name to the next, all lists of them together.
 _MAX_KEPT = 500_000
+#: Flags at the beginning of an expression that is looked for within texts: "(?ims)".
+_FLAGS = re.IGNORECASE | re.MULTILINE | re.DOTALL
 
 #: What it is, by the constants of the library, and what belongs to it.
 Node = tuple[Any, Any]
@@ -54,9 +60,17 @@ class Budget:
             raise BudgetError
 
 
-@lru_cache(maxsize=64)
 def parsed(expression: str) -> list[Node]:
-    """Return an expression as the library's parser understands it. Raises ExpressionError."""
+    """Return an expression as the library's parser understands it, without flags. Raises ExpressionError."""
+    nodes, flags = _parsed(expression)
+    if flags:
+        raise ExpressionError("it sets flags")
+    return nodes
+
+
+@lru_cache(maxsize=64)
+def _parsed(expression: str) -> tuple[list[Node], int]:
+    """Return an expression with the flags that it sets."""
     if len(expression) > MAX_CHARACTERS:
         raise ExpressionError(f"it is longer than {MAX_CHARACTERS} characters")
     if _nests_sets(expression):
@@ -65,9 +79,7 @@ def parsed(expression: str) -> list[Node]:
         found = _parser.parse(expression)
     except (re.error, OverflowError, RecursionError) as error:
         raise ExpressionError("it is not a regular expression") from error
-    if found.state.flags & ~re.UNICODE:
-        raise ExpressionError("it sets flags")
-    return list(found)
+    return list(found), found.state.flags & ~re.UNICODE
 
 
 def _nests_sets(expression: str) -> bool:
@@ -93,18 +105,24 @@ def _nests_sets(expression: str) -> bool:
     return False
 
 
-def character_test(node: Node) -> Callable[[str], bool]:
+def character_test(node: Node, flags: int = 0) -> Callable[[str], bool]:
     """Return what tells whether one character is meant."""
     op, argument = node
-    if op is _re.LITERAL:
-        return chr(argument).__eq__
-    if op is _re.NOT_LITERAL:
-        return chr(argument).__ne__
     if op is _re.ANY:
-        return "\n".__ne__
-    negated = bool(argument) and argument[0][0] is _re.NEGATE
-    parts = [_part(part) for part in argument[negated:]]
+        return _anything if flags & re.DOTALL else "\n".__ne__
+    negated = op is _re.NOT_LITERAL
+    if op is _re.IN:
+        negated = bool(argument) and argument[0][0] is _re.NEGATE
+        parts = [_part(part) for part in argument[negated:]]
+    else:
+        parts = [chr(argument).__eq__]
+    if flags & re.IGNORECASE:
+        return lambda letter: any(part(same) for same in same_letters(letter) for part in parts) is not negated
     return lambda letter: any(part(letter) for part in parts) is not negated
+
+
+def _anything(_letter: str) -> bool:
+    return True
 
 
 _CATEGORIES: dict[Any, Callable[[str], bool]] = {
@@ -149,21 +167,29 @@ def group_of(argument: Any) -> list[Node]:
 class Automaton:
     """Several expressions as one machine, which says which of them is the first to be all of a text.
 
-    `after_dot` lets each also be what follows any of the text's dots. Alternatives, repetitions, groups, anchors, word
-    boundaries and looking ahead are understood. Raises ExpressionError for what is none, or has more than that.
+    `after_dot` lets each also be what follows any of the text's dots. With `within` it is enough that a text contains it,
+    as for `re.search`, and it may begin with the flags i, m and s; otherwise a text with a line break is none of them.
+    Alternatives, repetitions, groups, anchors, word boundaries and looking ahead are understood. Raises ExpressionError for
+    what is none, or has more than that.
     """
 
-    def __init__(self, expressions: Sequence[str], *, after_dot: bool = False) -> None:
-        #: By state: a test of one character, or a place ("^", "$", "b", "B", ("ahead", state), ("not ahead", state)),
-        #: or the number of the expression that is done; None for a state that only leads on.
+    def __init__(self, expressions: Sequence[str], *, after_dot: bool = False, within: bool = False) -> None:
+        #: By state: a test of one character, or a place ("^", "$", "Z", "b", "B", in each line "^m", "$m", ("ahead", state),
+        #: ("not ahead", state)), or the number of the expression that is done; None for a state that only leads on.
         self._what: list[Callable[[str], bool] | str | tuple[str, int] | int | None] = []
         self._next: list[tuple[int, ...]] = []
-        self._depends_on_place = False
+        self._depends_on_place = self._has_end = False
+        self._within = within
         begins = []
         for number, expression in enumerate(expressions):
-            first = len(self._what)
-            begins.append(self._sequence(parsed(expression), self._add(number, ()), first, 0))
+            nodes, self._flags = _parsed(expression)
+            if self._flags & ~(_FLAGS if within else 0):
+                raise ExpressionError("it sets flags other than i, m and s" if within else "it sets flags")
+            first, done = len(self._what), self._add(number, ())
+            begins.append(self._sequence(nodes, self._anywhere(done) if within else done, first, 0))
         start = tuple(begins)
+        if within:
+            start = tuple(self._anywhere(begin) for begin in begins)
         if after_dot:
             # (.*\.)? before each.
             loop = self._add(None, ())
@@ -175,18 +201,20 @@ class Automaton:
         self._kept = 0
 
     def first(self, text: str, budget: Budget) -> int | None:
-        """Return the number of the first expression that is all of a text, or None. Raises BudgetError."""
-        if "\n" in text:
+        """Return the number of the first expression that is all of a text, or within it; None. Raises BudgetError."""
+        if "\n" in text and not self._within:
             # Where a line ends, `$` and `.` have other meanings.
             return None
         ahead: dict[tuple[int, int], bool] = {}
+        # `$` is also before a line break that ends the text.
+        keeps = not (self._depends_on_place or (self._has_end and text.endswith("\n")))
         state = self._closed(self._start, text, 0, budget, ahead)
         for at, letter in enumerate(text):
-            moves = self._moves.get(state)
+            moves = self._moves.get(state) if keeps else None
             moved = moves.get(letter) if moves is not None else None
             if moved is None:
                 moved = self._moved(state, letter, text, at + 1, budget, ahead)
-                if not self._depends_on_place:
+                if keeps:
                     self._keep(state, letter, moved)
             budget.spend(1)
             if not moved:
@@ -235,7 +263,10 @@ class Automaton:
             if (
                 what is None
                 or (what == "^" and at == 0)
-                or (what == "$" and at_end)
+                or (what in ("$", "Z", "$m") and at_end)
+                or (what == "$" and at == len(text) - 1 and text[at] == "\n")
+                or (what == "^m" and (at == 0 or text[at - 1] == "\n"))
+                or (what == "$m" and text[at : at + 1] == "\n")
                 or (what in ("b", "B") and (_is_word(text, at - 1) != _is_word(text, at)) is (what == "b"))
                 or (isinstance(what, tuple) and self._goes_on(what, text, at, budget, ahead))
             ):
@@ -264,6 +295,12 @@ class Automaton:
 
     # --- Building ---
 
+    def _anywhere(self, after: int) -> int:
+        """Add states for any text; return where it begins."""
+        loop = self._add(None, ())
+        self._next[loop] = (self._add(_anything, (loop,)), after)
+        return loop
+
     def _add(self, what: Callable[[str], bool] | str | tuple[str, int] | int | None, to: tuple[int, ...]) -> int:
         self._what.append(what)
         self._next.append(to)
@@ -282,7 +319,7 @@ class Automaton:
     def _node(self, node: Node, after: int, first: int, depth: int) -> int:
         op, argument = node
         if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
-            return self._add(character_test(node), (after,))
+            return self._add(character_test(node, self._flags), (after,))
         if op is _re.SUBPATTERN:
             return self._sequence(group_of(argument), after, first, depth + 1)
         if op is _re.BRANCH:
@@ -294,16 +331,18 @@ class Automaton:
         if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
             return self._repeated(argument, after, first, depth)
         if op is _re.AT:
+            by_line = "m" if self._flags & re.MULTILINE else ""
             places = {
-                _re.AT_BEGINNING: "^",
+                _re.AT_BEGINNING: f"^{by_line}",
                 _re.AT_BEGINNING_STRING: "^",
-                _re.AT_END: "$",
-                _re.AT_END_STRING: "$",
+                _re.AT_END: f"${by_line}",
+                _re.AT_END_STRING: "Z",
                 _re.AT_BOUNDARY: "b",
                 _re.AT_NON_BOUNDARY: "B",
             }
             place = places[argument]
-            self._depends_on_place |= place in ("b", "B")
+            self._has_end |= place == "$"
+            self._depends_on_place |= place in ("b", "B", "^m", "$m")
             return self._add(place, (after,))
         if op in (_re.ASSERT, _re.ASSERT_NOT) and argument[0] == 1:
             self._depends_on_place = True

@@ -38,7 +38,15 @@ LOSS_ON: dict[str, tuple[str, ...]] = {
     "text-label": ("label",),
     "preference": ("completion",),
     "choices": ("completion",),
+    "references": ("completion", "all"),
 }
+
+
+#: Rows that are for evaluations alone, and their keys.
+ONLY_SCORED = {"choices": "{prompt, choices, answer}", "references": "{prompt, references}"}
+
+#: Rows that no completion is generated for.
+WITHOUT_COMPLETIONS = frozenset({"text", "text-label", "choices"})
 
 
 class ObjectiveError(ValueError):
@@ -52,8 +60,8 @@ def objective_of(shape: str) -> Objective:
 
 def resolve_objective(asked: Objective | None, shape: str) -> Objective:
     """Return what rows of a shape are for. Raises ObjectiveError if something else was asked for."""
-    if shape == "choices":
-        raise ObjectiveError("rows of {prompt, choices, answer} are for evaluations, and nothing is learnt of them")
+    if shape in ONLY_SCORED:
+        raise ObjectiveError(f"rows of {ONLY_SCORED[shape]} are for evaluations, and nothing is learnt of them")
     found = objective_of(shape)
     if asked not in (None, found):
         raise ObjectiveError(f"the objective {asked!r} needs rows of {_ROWS[asked]}, and these are {shape} rows")

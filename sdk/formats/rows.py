@@ -19,10 +19,11 @@ from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
 from sdk.formats.json_list import json_list
 from sdk.formats.labels import label_name
 from sdk.formats.messages import check_messages, check_tools, parse_json
+from sdk.formats.references import REFERENCES, references
 from sdk.formats.row_faults import EmptyField, kind_of
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
-Shape = Literal["prompt", "messages", "text", "text-label", "preference", "choices"]
+Shape = Literal["prompt", "messages", "text", "text-label", "preference", "choices", "references"]
 
 PREFERENCE = ("prompt", "chosen", "rejected")
 #: Bad rows that an error names before it only counts the rest.
@@ -35,7 +36,7 @@ _BY_FIRST: dict[bytes, Format] = {b"{": "jsonl", b"[": "json"}
 #: The shapes of rows, for errors.
 SHAPES = (
     "{prompt, completion}, {messages}, {text}, {text, label}, {prompt, chosen, rejected}, {prompt, choices, answer}, "
-    "{instruction, input, output} or {conversations}"
+    "{prompt, references}, {instruction, input, output} or {conversations}"
 )
 
 
@@ -278,6 +279,9 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
     if "choices" in given:
         _only(given, *CHOICES)
         return Row(where, "choices", choices(given, _text))
+    if "references" in given:
+        _only(given, *REFERENCES)
+        return Row(where, "references", references(given, _text))
     if "prompt" in given or "completion" in given:
         return _pair(where, given)
     if "messages" in given:
@@ -378,6 +382,8 @@ def _mapped(given: dict[str, Any], missing: str, further: list[str]) -> str:
 def _text(name: str, value: Any) -> str:
     if value is None:
         raise EmptyField(f"has no `{name}`")
+    if name == "completion" and isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        raise ValueError("has a `completion` that is a list of texts; several right answers are called `references`")
     if not isinstance(value, str):
         raise ValueError(f"has a `{name}` that is not text but {kind_of(value)}")
     if not value.strip():

@@ -69,7 +69,7 @@ def row_key(text: bytes) -> int:
 
 def asked_and_answered(row: Row) -> tuple[str, str]:
     """Return what a row asks and what it answers; of a text all is answer, of a labelled one the label, of choices
-    the right one.
+    the right one, of several references the first.
 
     A preference asks which of two answers is better, and answers with its number among both in one order.
     """
@@ -88,6 +88,8 @@ def asked_and_answered(row: Row) -> tuple[str, str]:
         return "\n".join([_text(fields["prompt"]), *answers]), str(answers.index(chosen) + 1)
     if row.shape == "choices":
         return fields["prompt"], fields["choices"][fields["answer"]]
+    if row.shape == "references":
+        return _text(fields["prompt"]), fields["references"][0]
     return _text(fields["prompt"]), _text(fields["completion"])
 
 

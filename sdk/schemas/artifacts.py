@@ -101,7 +101,9 @@ class DatasetRegistration(Wire):
     format: Literal["jsonl", "json", "csv", "parquet"]
     rows: Annotated[int, Field(ge=1)] | None = None
     #: As detected by `sdk.formats.rows`.
-    shape: Literal["prompt-completion", "messages", "text", "text-label", "preference", "choices"] | None = None
+    shape: (
+        Literal["prompt-completion", "messages", "text", "text-label", "preference", "choices", "references"] | None
+    ) = None
     #: Which columns are which keys of a row, where `shape` holds for them so.
     columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Whether its rows are read as they are from now on, whatever columns were said before; an earlier registry knows no such field.

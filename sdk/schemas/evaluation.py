@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict, get_args
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
+from sdk.formats.expressions import Automaton, ExpressionError
 from sdk.schemas.option_types import Columns
 from sdk.schemas.training import Day, JsonScalar
 from sdk.schemas.wire import BY_HAND, Sha256, Wire
@@ -19,8 +20,23 @@ Onto = Literal["auto", "original", "dequantized"]
 
 #: Scores of generated texts.
 TextMetric = Literal[
-    "rouge_l", "rouge_1", "rouge_2", "exact_match", "contains", "token_f1", "json_valid", "bleu", "chrf"
+    "rouge_l",
+    "rouge_1",
+    "rouge_2",
+    "exact_match",
+    "contains",
+    "token_f1",
+    "json_valid",
+    "bleu",
+    "chrf",
+    "regex",
+    "code_parses",
 ]
+#: How the scores of a scorer NAME that is installed on the workers begin: `scorer.NAME`, or `scorer.NAME.KEY` of each that it has.
+SCORER_PREFIX = "scorer."
+ScorerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+
+_TEXT_METRICS = frozenset(get_args(TextMetric))
 
 #: Those that are no mean over rows: of one row there is the score that it would have alone, or none.
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
@@ -45,6 +61,20 @@ def is_score(metric: str) -> bool:
     return _MEASURE.fullmatch(metric) is None
 
 
+def is_of_texts(metric: str) -> bool:
+    """Tell whether generated texts are scored by a metric.
+
+    >>> [name for name in ("loss", "rouge_l", "scorer.politeness") if is_of_texts(name)]
+    ['rouge_l', 'scorer.politeness']
+    """
+    return metric in _TEXT_METRICS or is_scorer(metric)
+
+
+def is_scorer(metric: str) -> bool:
+    """Tell whether it is a score by a scorer of somebody's own."""
+    return metric.startswith(SCORER_PREFIX)
+
+
 def _named(value: object, info: ValidationInfo) -> object:
     """Names with commas as a list, each once, where a person wrote them."""
     if info.context is not BY_HAND:
@@ -56,6 +86,35 @@ def _named(value: object, info: ValidationInfo) -> object:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _computed(value: object) -> object:
+    """Refuse what is known elsewhere, and is computed by programs in Java."""
+    for name in value if isinstance(value, list) else ():
+        if isinstance(name, str) and name.lower() in ("meteor", "cider"):
+            raise ValueError(
+                f"{name} needs Java and is not computed here; choose rouge_l, chrf or a scorer of your own"
+            )
+    return value
+
+
+def _searched(value: str) -> str:
+    """Refuse what can't be looked for in texts in a time that grows with their length."""
+    try:
+        Automaton([value], within=True)
+    except ExpressionError as error:
+        raise ValueError(
+            f"{value[:80]!r} can't be looked for, because {error}; write it as for Python's re, without looking back or referring back"
+        ) from error
+    return value
+
+
+def no_completions(asked: list[str]) -> str:
+    """Say that completions are to be scored where there are none, without the end of the sentence."""
+    return (
+        f"{', '.join(asked)} {'is a score' if len(asked) == 1 else 'are scores'} of completions, and of these rows none is"
+        " generated; leave out metrics, regex and scorers, or give rows with a prompt and an answer, and generate_rows above 0"
+    )
 
 
 class EvaluationSpec(Wire):
@@ -70,7 +129,7 @@ class EvaluationSpec(Wire):
     #: Rows in one forward pass.
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     #: Rows whose completion is generated (greedy) and scored; 0 for none.
-    generate_rows: Annotated[int, Field(ge=0, le=1_000_000)] = 16
+    generate_rows: Annotated[int, Field(ge=0, le=1_000_000)] = 32
     #: Longest generated completion in tokens.
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 48
     #: How many generated completions to keep as samples.
@@ -78,6 +137,18 @@ class EvaluationSpec(Wire):
     #: Scores of the generated completions; None: ROUGE-L.
     metrics: Annotated[
         Annotated[list[TextMetric], Field(min_length=1, max_length=20)] | None,
+        BeforeValidator(_computed),
+        BeforeValidator(_named),
+        Field(exclude_if=lambda value: value is None),
+    ] = None
+    #: The regular expression that `regex` looks for in each completion, as Python's `re.search`; flags (?ims) may begin it.
+    regex: Annotated[
+        Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_searched)] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
+    #: Scorers of one's own that are installed on the workers, by name.
+    scorers: Annotated[
+        Annotated[list[ScorerName], Field(min_length=1, max_length=20)] | None,
         BeforeValidator(_named),
         Field(exclude_if=lambda value: value is None),
     ] = None
@@ -85,6 +156,24 @@ class EvaluationSpec(Wire):
     #: base that is stored in 4 bits is always loaded as it is stored.
     precision: BasePrecision = "as-trained"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+    @model_validator(mode="after")
+    def _has_expression(self) -> EvaluationSpec:
+        if self.regex is None and "regex" in (self.metrics or ()):
+            raise ValueError("the metric regex needs an expression; give one with --regex")
+        return self
+
+    @property
+    def text_metrics(self) -> list[TextMetric]:
+        """The scores of the generated completions, by name: those that are asked for, and `regex` where there is an expression."""
+        named: list[TextMetric] = list(self.metrics or ["rouge_l"])
+        return named if self.regex is None or "regex" in named else [*named, "regex"]
+
+    @property
+    def asked_of_texts(self) -> list[str]:
+        """All by which completions are scored that is asked for by name: metrics, and scorers as scores of theirs begin."""
+        metrics = self.text_metrics if self.metrics is not None or self.regex is not None else []
+        return [*metrics, *(SCORER_PREFIX + name for name in self.scorers or ())]
 
 
 class EvaluationOptions(TypedDict, total=False):
@@ -98,6 +187,8 @@ class EvaluationOptions(TypedDict, total=False):
     max_new_tokens: int
     keep_samples: int
     metrics: list[TextMetric] | None
+    regex: str | None
+    scorers: list[str] | None
     precision: BasePrecision
     seed: int
 
@@ -138,7 +229,8 @@ class Conditions(Wire):
     prompt_tokens: int = 0
     #: SHA-256 of the base's `generation_config.json`, which may hold penalties; None if it has none, or nothing was generated.
     generation: Sha256 | None = None
-    #: What scores of completions are defined by: "words" is the definition of a word, the rest are releases of libraries.
+    #: What scores of completions are defined by: "words" is the definition of a word, "regex" the expression, "python" whose
+    #: grammar code is parsed by, "scorer.NAME" the distribution that a scorer is of; the rest are releases of libraries.
     metrics: dict[str, str] = {}
     #: Which scoring of adapterctl's own it was: masks, cutting, labels, sums. The first is left out, as its records have none.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1

@@ -44,7 +44,15 @@ from sdk.submitting.data_preview import RowsOfFile, asked_of, holdout_options, l
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.given_sources import Source, TrainingData, check_alike, sources_of
 from sdk.submitting.job_options import JobTerms
-from sdk.validation import build, check_held_out, check_loss_on, check_objective, check_together, known_labels_of
+from sdk.validation import (
+    build,
+    check_held_out,
+    check_loss_on,
+    check_objective,
+    check_scorable,
+    check_together,
+    known_labels_of,
+)
 
 
 class JobSubmitter:
@@ -188,6 +196,7 @@ class JobSubmitter:
         namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
         rows = find_data(self._transport, data, namespace, columns=spec.columns)
         check_loss_on(spec.loss_on, rows)
+        check_scorable(spec, rows)
         spec = spec.model_copy(update={"columns": rows.columns})
         targets = [
             EvaluationTarget(ref=str(by_ref[ref]))

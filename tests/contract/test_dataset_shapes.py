@@ -16,7 +16,8 @@ from support.tenants import Tenant
 from registry.jobs.models import Job as JobRow
 from registry.principal import Role
 from sdk.errors import InvalidData, InvalidInput
-from sdk.schemas.jobs import JobSubmission, TrainingRequest
+from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, TrainingRequest
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
 from sdk.version import VERSION
@@ -178,6 +179,30 @@ class TestChoices:
             submit(ours.client, training(f"{ours.space}/a", view.digest))
         with pytest.raises(InvalidInput, match="nothing for a loss on 'all'"):
             ours.client.submit_evaluation("base:tiny", data="mc", loss_on="all")
+
+    def test_several_references_score_and_teach_nothing(self, ours: Tenant) -> None:
+        row = {"prompt": uuid.uuid4().hex, "references": ["a", "b"]}
+        view = ours.client.add_data(write(ours, "several.jsonl", row), name="several", namespace=ours.space)
+        assert view.shape == "references"
+        assert ours.client.submit_evaluation("base:tiny", data="several").view.request["data"] == view.digest
+        with pytest.raises(InvalidInput, match=r"\{prompt, references\} are for evaluations, and nothing is learnt"):
+            train(ours, "several")
+
+    def test_scores_of_completions_are_refused_where_none_is_generated(self, ours: Tenant) -> None:
+        row = {"prompt": uuid.uuid4().hex, "choices": [" a", " b"], "answer": " b"}
+        view = ours.client.add_data(write(ours, "mc.jsonl", row), name="mc", namespace=ours.space)
+        every: list[dict[str, Any]] = [{"metrics": ["bleu"]}, {"regex": "a"}, {"scorers": ["mine"]}]
+        for options in every:
+            with pytest.raises(InvalidInput, match=r"scores? of completions, and of these rows none is generated"):
+                ours.client.submit_evaluation("base:tiny", data="mc", **options)
+            # Whoever asks the registry itself is told the same.
+            request = EvaluationRequest(
+                targets=[EvaluationTarget(base=BaseChoice(id="tiny"))],
+                data=view.digest,
+                spec=EvaluationSpec.model_validate(options),
+            )
+            with pytest.raises(InvalidInput, match=r"scores? of completions"):
+                submit(ours.client, JobSubmission(request=request))
 
     def test_a_wrong_form_is_refused_at_submit(self, ours: Tenant) -> None:
         rows = write(ours, "mc.jsonl", {"prompt": uuid.uuid4().hex, "choices": [" a", " b"], "answer": 2})

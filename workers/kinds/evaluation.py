@@ -12,6 +12,7 @@ from sdk.schemas.row_file import row_file_name
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, Completion, EvaluationResult, TargetSource
 from workers.child.protocol import OUT_FOLDER
+from workers.installed_scorers import NoScorerError, installed_scorers
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, of_error
 from workers.kinds.pins import of_targets, today
@@ -31,6 +32,11 @@ def _differences(given: Assignment, request: EvaluationRequest) -> Iterator[str]
 
 def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     """Carry out an evaluation and hand its scores in. Raises AttemptFailed, Stopped, AdapterctlError."""
+    try:
+        # Before anything is fetched.
+        installed_scorers(request.spec.scorers or ())
+    except NoScorerError as error:
+        raise AttemptFailed(FailureReason.SPEC, str(error)) from error
     targets = attempt.assignment.targets
     asked = {number for number, target in enumerate(request.targets) if target.beside is None}
     items, failures, fingerprints = [], dict[int, EvaluationFailure](), list[str]()

@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from registry.errors import Conflict, Invalid, NotFound
-from registry.evaluations.comparing.row_values import OF_TEXTS
+from sdk.schemas.evaluation import SCORER_PREFIX, is_of_texts, is_scorer
 from sdk.schemas.jobs import EvaluationView
 
 #: Datasets that a message names.
@@ -68,7 +68,7 @@ def _complete_at(alike: Sequence[EvaluationView]) -> datetime:
 def _generated(alike: Sequence[EvaluationView], metric: str) -> int:
     """Of how many rows texts were generated, where the metric is one of texts."""
     count = alike[0].conditions.get("generated_rows")
-    return count if metric in OF_TEXTS and isinstance(count, int) else 0
+    return count if is_of_texts(metric) and isinstance(count, int) else 0
 
 
 def _dataset(targets: Sequence[Target], data: str | None) -> str:
@@ -105,10 +105,17 @@ def _unlike(targets: Sequence[Target], found: Sequence[EvaluationView]) -> str:
 def _as_before(found: Sequence[EvaluationView]) -> str:
     """The options by which rows were read and texts scored."""
     columns = next((one.conditions.get("columns") for one in found if one.conditions.get("columns")), None)
-    metrics = sorted({name for one in found for name in one.metrics.keys() & OF_TEXTS})
-    return (f" --columns {shlex.quote(str(columns))}" if columns else "") + (
-        f" --metrics {','.join(metrics)}" if metrics not in ([], ["rouge_l"]) else ""
-    )
+    defined = [one.conditions.get("metrics") or {} for one in found]
+    named = {name for one in found for name in one.metrics if is_of_texts(name) and not is_scorer(name)}
+    metrics = sorted(named - {"regex"})
+    scorers = {name.removeprefix(SCORER_PREFIX) for each in defined for name in each if is_scorer(name)}
+    given = {
+        "columns": columns,
+        "metrics": "" if metrics == ["rouge_l"] else ",".join(metrics),
+        "regex": next((each["regex"] for each in defined if "regex" in each), None),
+        "scorers": ",".join(sorted(scorers)),
+    }
+    return "".join(f" --{option} {shlex.quote(str(value))}" for option, value in given.items() if value)
 
 
 def _over_one_base(targets: Sequence[Target], found: list[EvaluationView]) -> list[EvaluationView]:

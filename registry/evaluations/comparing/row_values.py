@@ -6,13 +6,12 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from registry.errors import Conflict, Invalid, NotFound
-from sdk.schemas.evaluation import CORPUS_METRICS, RowScore, TextMetric
+from sdk.schemas.evaluation import CORPUS_METRICS, SCORER_PREFIX, RowScore, is_of_texts, is_scorer
 
 Floats = npt.NDArray[np.float64]
 
@@ -20,8 +19,6 @@ Floats = npt.NDArray[np.float64]
 LOSS = "loss"
 #: What is made of the loss, which is compared itself.
 _OF_LOSS = ("perplexity", "bits_per_byte")
-#: What generated texts are scored by, of as many rows as somebody asked for.
-OF_TEXTS = frozenset(get_args(TextMetric))
 #: Rows times pairs that are compared at once: some 20 seconds of one core, and half a gigabyte.
 MOST_WORK = 2_000_000
 
@@ -108,9 +105,17 @@ def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read
                 )
     if not found.rows:
         names = ", ".join([LOSS, *sorted(found.names)])
-        how = f"; score all by it in one job: adapterctl eval REF REF --metrics {metric}" if metric in OF_TEXTS else ""
+        how = (
+            f"; score all by it in one job: adapterctl eval REF REF{_asking_for(metric)}" if is_of_texts(metric) else ""
+        )
         raise Invalid(f"the rows of {ref} have no {metric[:80]!a}; they have: {names}{how}", param="metric")
     return found
+
+
+def _asking_for(metric: str) -> str:
+    if is_scorer(metric):
+        return f" --scorers {metric.removeprefix(SCORER_PREFIX).partition('.')[0]}"
+    return " --regex EXPRESSION" if metric == "regex" else f" --metrics {metric}"
 
 
 def notes_on(values: RowValues, metric: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from sqlalchemy.orm import Session
 
@@ -22,7 +22,7 @@ from registry.jobs.pins import Pinned, pin_data, pin_data_names, today
 from registry.jobs.sources import Inputs, bare_base_source, version_source
 from registry.principal import SYSTEM, Principal
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
-from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec
+from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec, is_scorer
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget
 from sdk.schemas.training import QuantizationRecipe
@@ -209,15 +209,18 @@ def _differences(
             yield Difference(f"generate_rows of {label}", spec.generate_rows, found.generated_rows)
         if found.generated_rows and found.max_new_tokens != spec.max_new_tokens:
             yield Difference(f"max_new_tokens of {label}", spec.max_new_tokens, found.max_new_tokens)
-        lacking = (
-            sorted(set(spec.metrics or ()) - report.metrics.keys() - found.failed.keys())
-            if found.generated_rows
-            else []
-        )
-        if lacking:
-            yield Difference(f"metrics of {label}", ",".join(spec.metrics or ()), "none of " + ",".join(lacking))
+        asked = spec.asked_of_texts if found.generated_rows else []
+        if lacking := [name for name in asked if not _is_there(name, report.metrics.keys() | found.failed.keys())]:
+            yield Difference(f"metrics of {label}", ",".join(asked), "none of " + ",".join(lacking))
+        if found.generated_rows and found.metrics.get("regex") != spec.regex:
+            yield Difference(f"regex of {label}", spec.regex, found.metrics.get("regex"))
     if len(report.samples) > spec.keep_samples:
         yield Difference(f"keep_samples of {label}", spec.keep_samples, len(report.samples))
+
+
+def _is_there(asked: str, names: Set[str]) -> bool:
+    """Whether there is a score; a scorer may have several, whose names begin with its own."""
+    return any(name == asked or (is_scorer(asked) and name.startswith(f"{asked}.")) for name in names)
 
 
 EVALUATION = JobKindRules(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.support.ages import age_of
+from sdk.cli.support.condition_rows import condition_rows
 from sdk.cli.support.label_table import label_lines
-from sdk.cli.support.output import format_option, plain, print_facts, print_json, print_rows, render, say
+from sdk.cli.support.output import WIDTH, format_option, plain, print_facts, print_json, print_rows, render, say
 from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst_first
-from sdk.cli.support.scores import score_names
+from sdk.cli.support.scores import metric_text, score_names
 from sdk.cli.support.session import open_client
 from sdk.cli.support.slice_table import slice_table
 from sdk.schemas.contamination import briefly, said
@@ -186,22 +188,31 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
             ("job", found.job),
             ("base in", found.precision),
             ("grader", found.grader),
-            ("trained on", said(found.contamination)),
             ("created", found.created_at.isoformat()),
             ("rows", None if found.rows_digest is None else f"adapterctl evals show {found.id} --rows"),
         ]
     )
+    click.echo(_wrapped("trained on  ", said(found.contamination)))
     click.echo()
-    click.echo(render(["metric", "value"], [[name, value] for name, value in sorted(found.metrics.items())]))
+    metrics = sorted(found.metrics.items())
+    click.echo(render(["metric", "value"], [[name, metric_text(name, value)] for name, value in metrics]))
     click.echo()
-    conditions = [[name, _said(value)] for name, value in found.conditions.items() if value not in (None, [], {}, 0)]
+    conditions = condition_rows(found.conditions)
     click.echo(render(["condition", "value"], conditions) if conditions else "its conditions were not recorded")
     if labels is not None:
         click.echo("\n" + "\n".join(label_lines(labels)).rstrip())
     for sample in found.samples:
-        click.echo(f"\n— {_said(sample.get('prompt', ''))}")
-        click.echo(f"  expected:  {_said(sample.get('reference', ''))}")
-        click.echo(f"  generated: {_said(sample.get('completion', ''))}")
+        click.echo()
+        for label, key in (("— ", "prompt"), ("  expected:  ", "reference"), ("  generated: ", "completion")):
+            click.echo(_wrapped(label, _said(sample.get(key, ""))))
+
+
+def _wrapped(label: str, text: str) -> str:
+    """Return a text after its label, in lines that 80 columns have room for."""
+    return (
+        textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False)
+        or label.rstrip()
+    )
 
 
 def _said(value: object) -> str:

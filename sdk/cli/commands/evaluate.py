@@ -29,13 +29,19 @@ if TYPE_CHECKING:
     help="Held-out rows: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
 )
 @click.option("--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys, as of `train`.")
-@click.option("--generate-rows", type=int, help="How many rows to generate completions for and to score. [default: 16]")
+@click.option("--generate-rows", type=int, help="How many rows to generate completions for and to score. [default: 32]")
 @click.option(
     "--metrics",
     metavar="NAMES",
     help="Scores of completions, with commas: rouge_l, rouge_1, rouge_2, exact_match, contains, token_f1, json_valid,"
-    " bleu, chrf. [default: rouge_l]",
+    " code_parses (as Python), bleu, chrf. [default: rouge_l]",
 )
+@click.option(
+    "--regex",
+    metavar="EXPRESSION",
+    help="Score by regex: how many completions it is found in, as by Python's re.search; (?ims) may begin it.",
+)
+@click.option("--scorers", metavar="NAMES", help="Scorers of your own that are installed on the workers, with commas.")
 @click.option("--max-new-tokens", type=int, help="Longest generated completion, in tokens. [default: 48]")
 @click.option("--keep-samples", type=int, help="How many generated completions to keep and show. [default: 4]")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
@@ -64,6 +70,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
       adapterctl eval code-review@v3 base:SmolLM2-135M --data heldout.jsonl
       adapterctl eval code-review@v2 code-review@v3 --data new.jsonl --format json
       adapterctl eval sql@v4 --data heldout.jsonl --metrics exact_match,chrf
+      adapterctl eval sql@v4 --data heldout.jsonl --regex '(?i)^select '
     """
     with open_client() as client:
         job = client.submit_evaluation(

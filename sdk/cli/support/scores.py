@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
-from sdk.cli.support.output import WIDTH, render
-from sdk.schemas.evaluation import TextMetric
+from sdk.cli.support.output import WIDTH, human_bytes, render
+from sdk.schemas.evaluation import TextMetric, is_score, is_scorer
 
 
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -16,9 +16,23 @@ def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     (('loss', 'accuracy', 'macro_f1'), ('loss', 'perplexity'))
     >>> score_names([{"loss": 1.2, "perplexity": 3.3, "exact_match": 0.5, "rouge_l": 0.5}])
     ('loss', 'perplexity', 'rouge_l', 'exact_match')
+    >>> score_names([{"loss": 1.2, "scorer.politeness": 0.5, "scorer.politeness_rows": 3}])
+    ('loss', 'scorer.politeness')
     """
     known = {name for one in metrics for name in one}
-    return tuple(name for name in _COLUMNS if name in known) or ("loss",)
+    own = sorted(name for name in known if is_scorer(name) and is_score(name))
+    return (*(name for name in _COLUMNS if name in known), *own) or ("loss",)
+
+
+def metric_text(name: str, value: float) -> str:
+    """Return a metric as people read it: counts in whole numbers, sizes with their unit, all else to four digits.
+
+    >>> [metric_text(*each) for each in (("loss", 1.23456), ("tokens", 123456.0), ("peak_memory_bytes", 512e6), ("eval_s", 12345.6))]
+    ['1.235', '123456', '512.0 MB', '12346']
+    """
+    if name.endswith("_bytes"):
+        return human_bytes(value)
+    return f"{value:.0f}" if not is_score(name) and (value == int(value) or value >= 1000) else f"{value:.4g}"
 
 
 def general_line(ref: str, metrics: Mapping[str, float]) -> str | None:

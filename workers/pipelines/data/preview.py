@@ -58,7 +58,8 @@ def preview(request: PreviewRequest) -> Preview:
     if (shape := rows[0].shape) == "text-label":
         return _of_labels(request, rows)
     loss_on = resolve_loss_on(shape, request.loss_on)
-    assert shape != "choices"  # which nothing is learnt of
+    assert shape != "choices"  # nothing is learnt of these
+    assert shape != "references"
     tokenizer = load_tokenizer(base)
     max_length, stops = longest_row(base, request.max_length), configured_stops(base)
     chosen = list(enumerate(rows, start=1))

@@ -301,10 +301,10 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
             FailureReason.DATA,
             "Rows of {text, label} teach labels of whole texts, not the texts themselves; give rows of another shape.",
         )
-    if shape == "choices":
+    if shape in objectives.ONLY_SCORED:
         raise PipelineError(
             FailureReason.DATA,
-            "Rows of {prompt, choices, answer} are for evaluations, and nothing is learnt of them; give rows of another shape.",
+            f"Rows of {objectives.ONLY_SCORED[shape]} are for evaluations, and nothing is learnt of them; give rows of another shape.",
         )
     try:
         return cast("LossOn", objectives.resolve_loss_on(loss_on, shape))

@@ -22,6 +22,7 @@ from workers.pipelines.data.batches import example_losses
 from workers.pipelines.data.choices import Question, tokenise_choices
 from workers.pipelines.data.digests import generation_of, tokenizer_of
 from workers.pipelines.data.general_texts import GENERAL_DIGEST
+from workers.pipelines.data.references import by_first_reference
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import (
     IGNORED,
@@ -35,20 +36,19 @@ from workers.pipelines.data.tokenise import (
 )
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.libraries import library_versions, versions_of
+from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
 from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.choices import CHOICES_VERSION, score_choices
 from workers.pipelines.scoring.forgetting import general_scores, read_bare
+from workers.pipelines.scoring.grading import grading_of, require_scorable
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
-from workers.pipelines.scoring.texts import SCORING_LIBRARIES, score_texts
 from workers.pipelines.scoring.version import SCORING_VERSION
-from workers.pipelines.scoring.words import WORDS_VERSION
 
 
 def evaluate(
@@ -70,7 +70,7 @@ def evaluate(
     `quantization` None loads the base as it is stored. The loss is in nats a supervised token, weighted by
     tokens; perplexity is exp(loss), and bits_per_byte the same loss by the length of the texts, which models of other
     tokenizers have in common. The completions of the first `generate_rows` rows that have a prompt, decoded greedily,
-    are scored by `metrics`. General texts say what the adapter changed beside that. `day` is what chat templates are told that the date is. A completion ends at
+    are scored by `metrics` and `scorers`, each against all references of its row; the loss is that of the first. General texts say what the adapter changed beside that. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls.
     What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
     on, loses only that, and is counted. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
@@ -85,12 +85,14 @@ def evaluate(
         serve_by(tokenizer, adapter)
     max_length = longest_row(base, spec.max_length)
     configured = configured_stops(base)
+    grading = grading_of(spec)
     given = read_rows(data, columns=spec.columns)
-    questions: list[Question] = []
+    questions, further = list[Question](), dict[int, list[str]]()
     if given[0].shape == "choices":
         rows, questions = tokenise_choices(given, tokenizer, loss_on=spec.loss_on, max_length=max_length)
     else:
-        rows = tokenise(given, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=configured)
+        answered, further = by_first_reference(given)
+        rows = tokenise(answered, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=configured)
     device = choose_device()
     device.forget_peak()
     # Of a preference, the chosen answer is what a model should say.
@@ -103,8 +105,9 @@ def evaluate(
     prompts = [example.prompt_ids[-room:] for example in asked]
     taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
     stops = all_stops(base, tokenizer, taught)
-    metrics_asked = (spec.metrics or ["rouge_l"]) if asked else []
-    definitions = {"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)} if asked else {}
+    require_scorable(spec, len(asked))
+    metrics_asked = grading.metrics if asked else []
+    definitions = grading.definitions() if asked else {}
     definitions |= {"choices": str(CHOICES_VERSION)} if questions else {}
     conditions = Conditions(
         loss_on=rows.loss_on,
@@ -168,7 +171,11 @@ def evaluate(
     if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
         metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
     if asked:
-        found = score_texts(metrics_asked, answers, [example.reference for example in asked])
+        found = grading.score(
+            answers,
+            [[example.reference, *further.get(example.row, ())] for example in asked],
+            [given[example.row].fields for example in asked],
+        )
         scored.add_answers([example.row for example in asked], answers, found)
         metrics |= found.metrics
         metrics["generate_s"] = generate_s

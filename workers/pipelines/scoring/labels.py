@@ -27,6 +27,7 @@ from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device, memory_errors_named
 from workers.pipelines.model.loading import held_as, load_base, read_blueprint, read_config, stored_quantization_named
+from workers.pipelines.scoring.grading import require_scorable
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
@@ -54,6 +55,7 @@ def evaluate_labels(
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
     refuse_loss_on(spec.loss_on)
+    require_scorable(spec, 0)
     rows = read_rows(data, columns=spec.columns, known_labels=labels)
     try:
         resolve_objective("classify", rows[0].shape)

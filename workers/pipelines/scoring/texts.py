@@ -1,7 +1,8 @@
-"""Scores of generated texts against what was expected."""
+"""Scores of generated texts against what was expected, of which a row may have several."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import traceback
@@ -12,14 +13,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args
 
+from sdk.formats.expressions import Automaton, Budget
 from sdk.rows.texts import stream_safe
 from sdk.schemas.evaluation import CORPUS_METRICS, TextMetric
+from workers.pipelines.scoring.code_texts import code_parses
 from workers.pipelines.scoring.words import words
 
 #: What defines the scores beside `words`.
 SCORING_LIBRARIES = ("rouge-score", "sacrebleu")
-#: Each answer with its reference.
-_Pairs = Sequence[tuple[str, str]]
+#: Steps that looking for an expression may take, a letter and at least: to generate a text takes longer.
+_STEPS_A_LETTER, _STEPS = 1_000, 1_000_000
+#: Each answer with its references.
+_Pairs = Sequence[tuple[str, Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Metric:
     """A score of answers against references."""
 
     #: Of one answer alone.
-    row: Callable[[str, str], float]
+    row: Callable[[str, Sequence[str]], float]
     #: Of all answers together; None: the mean over the rows.
     corpus: Callable[[_Pairs], float] | None = None
 
@@ -44,32 +49,40 @@ class TextScores:
     failed: dict[str, list[int]]
 
 
-def score_texts(metrics: Sequence[TextMetric], answers: Sequence[str], references: Sequence[str]) -> TextScores:
-    """Score answers: from 0 to 1 by the mean over the rows, by `bleu` and `chrf` from 0 to 100 over the corpus.
+def score_texts(
+    metrics: Sequence[TextMetric],
+    answers: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    regex: str | None = None,
+) -> TextScores:
+    """Score answers, each against its references: from 0 to 1 by the mean over the rows, by `bleu` and `chrf` from 0 to 100
+    over the corpus. Of several references the one counts by which the answer scores best; BLEU and chrF take them as sacrebleu
+    does. `regex` is the expression of the metric of that name.
 
     Where a metric raises, or its score is no number, only that row is without it.
     """
     pairs = list(zip(answers, references, strict=True))
     found = TextScores({}, [{} for _ in pairs], {})
     for name in metrics:
+        metric = _SCORES[name] if name != "regex" else _looking_for(regex or "")
         scored = []
-        for place, (answer, reference) in enumerate(pairs):
-            if (score := _score(name, answer, reference)) is None:
+        for place, (answer, expected) in enumerate(pairs):
+            if (score := _score(metric, answer, expected)) is None:
                 found.failed.setdefault(name, []).append(place)
                 continue
             found.rows[place][name] = score
             scored.append(place)
-        corpus = _SCORES[name].corpus
-        if scored and corpus is not None:
-            found.metrics[name] = corpus([pairs[place] for place in scored])
+        if scored and metric.corpus is not None:
+            found.metrics[name] = metric.corpus([pairs[place] for place in scored])
         elif scored:
             found.metrics[name] = math.fsum(found.rows[place][name] for place in scored) / len(scored)
     return found
 
 
-def _score(name: TextMetric, answer: str, reference: str) -> float | None:
+def _score(metric: Metric, answer: str, references: Sequence[str]) -> float | None:
     try:
-        score = float(_SCORES[name].row(answer, reference))
+        score = float(metric.row(answer, references))
     except Exception:  # noqa: BLE001  # whatever a metric stumbles over, the other rows have their scores
         # The job's log has it.
         traceback.print_exc()
@@ -91,7 +104,7 @@ def contains(answer: str, reference: str) -> float:
     return float(_plain(reference) in _plain(answer))
 
 
-def json_valid(answer: str, _reference: str = "") -> float:
+def json_valid(answer: str) -> float:
     """Return 1 for an answer that is one JSON value, by RFC 8259, else 0."""
     try:
         json.loads(answer, parse_constant=_refuse)
@@ -113,13 +126,34 @@ def token_f1(answer: str, reference: str) -> float:
     return 2 * common / (said.total() + expected.total())
 
 
+def _best(of_one: Callable[[str, str], float]) -> Metric:
+    """A score against one reference: of several it is the greatest."""
+    return Metric(lambda answer, references: max(of_one(answer, reference) for reference in references))
+
+
+def _alone(of_answer: Callable[[str], float]) -> Metric:
+    """A score that asks no reference."""
+    return Metric(lambda answer, _references: of_answer(answer))
+
+
+def _looking_for(expression: str) -> Metric:
+    """1 for an answer that the expression is found in, else 0; none for one in which that takes too many steps."""
+    automaton = Automaton([expression], within=True)
+
+    def found_in(answer: str) -> float:
+        return float(automaton.first(answer, Budget(_STEPS + _STEPS_A_LETTER * len(answer))) is not None)
+
+    return _alone(found_in)
+
+
 def _rouge(kind: str) -> Metric:
-    def row(answer: str, reference: str) -> float:
+    def of_one(answer: str, reference: str) -> float:
         said, expected = words(answer), words(reference)
         # A single word has no pair of words: equal texts are right all the same.
         return 1.0 if said == expected else float(_rouge_scorer(kind).score(reference, answer)[kind].fmeasure)
 
-    return Metric(row)
+    # As the package's `score_multi`.
+    return _best(of_one)
 
 
 @cache
@@ -147,12 +181,13 @@ def _sacrebleu(name: str, **options: bool) -> Any:
 def _of_sacrebleu(name: str, **of_a_row: bool) -> Metric:
     """A metric with its defaults over the corpus; of one answer with what suits a single sentence."""
 
-    def row(answer: str, reference: str) -> float:
-        return float(_sacrebleu(name, **of_a_row).sentence_score(answer, [reference]).score)
+    def row(answer: str, references: Sequence[str]) -> float:
+        return float(_sacrebleu(name, **of_a_row).sentence_score(answer, list(references)).score)
 
     def corpus(pairs: _Pairs) -> float:
-        answers, references = [answer for answer, _ in pairs], [reference for _, reference in pairs]
-        return float(_sacrebleu(name).corpus_score(answers, [references]).score)
+        # The first reference of each answer, the second of each that has one, and so on.
+        ranked = [list(each) for each in itertools.zip_longest(*(references for _, references in pairs))]
+        return float(_sacrebleu(name).corpus_score([answer for answer, _ in pairs], ranked).score)
 
     return Metric(row, corpus)
 
@@ -162,14 +197,15 @@ _SCORES: dict[TextMetric, Metric] = {
     "rouge_l": _rouge("rougeL"),
     "rouge_1": _rouge("rouge1"),
     "rouge_2": _rouge("rouge2"),
-    "exact_match": Metric(exact_match),
-    "contains": Metric(contains),
-    "token_f1": Metric(token_f1),
-    "json_valid": Metric(json_valid),
+    "exact_match": _best(exact_match),
+    "contains": _best(contains),
+    "token_f1": _best(token_f1),
+    "json_valid": _alone(json_valid),
+    "code_parses": _alone(code_parses),
     # Papineni et al. 2002 and Popović 2015, as by sacrebleu (Post 2018). A short answer has no 4-grams, so a row's BLEU
     # is over those that it has.
     "bleu": _of_sacrebleu("BLEU", effective_order=True),
     "chrf": _of_sacrebleu("CHRF"),
 }
-assert set(_SCORES) == set(get_args(TextMetric))
+assert {*_SCORES, "regex"} == set(get_args(TextMetric))
 assert {name for name, metric in _SCORES.items() if metric.corpus} <= CORPUS_METRICS

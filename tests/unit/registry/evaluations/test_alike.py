@@ -120,6 +120,24 @@ def test_what_differs_is_named(said: dict[str, Any], names: str) -> None:
     assert ("--precision native" in caught.value.message) == ("precision" in names)
 
 
+def test_the_advice_asks_for_what_they_were_scored_by() -> None:
+    defined = {"words": "2", "regex": "a b", "scorer.mine": "dist 1"}
+    metrics = {"loss": 1.0, "rouge_l": 0.5, "regex": 0.5, "scorer.mine.key": 1.0}
+    conditions = {"tokenizer": "c" * 64, "max_length": 64, "columns": "prompt=q", "metrics": defined}
+    one = evaluation(1, metrics=metrics, conditions=conditions)
+    other = evaluation(2, metrics=metrics, conditions={**conditions, "metrics": {**defined, "scorer.mine": "dist 2"}})
+    with pytest.raises(Conflict, match="since they differ in metrics") as caught:
+        scored_alike([Target("a@v1", [one]), Target("a@v2", [other])], data=None, metric="scorer.mine.key")
+    assert caught.value.message.endswith(" --columns prompt=q --regex 'a b' --scorers mine")
+    chosen = {"metrics": {"loss": 1.0, "bleu": 0.5}}
+    with pytest.raises(Conflict, match=r"--metrics bleu$"):
+        scored_alike(
+            [Target("a@v1", [evaluation(1, **chosen)]), Target("a@v2", [evaluation(2, **chosen, grader="x")])],
+            data=None,
+            metric="loss",
+        )
+
+
 def test_scores_of_an_earlier_release_are_compared_within_a_job() -> None:
     old = {"conditions": {"max_length": 512}}
     targets = [Target("a@v1", [evaluation(1, **old)]), Target("a@v2", [evaluation(2, **old, job="j2")])]
@@ -141,6 +159,12 @@ def test_by_what_was_generated_the_scores_of_most_rows_are_compared() -> None:
         conditions = {"tokenizer": "c" * 64, "max_length": 512, "generated_rows": rows}
         return evaluation(ident, conditions=conditions, metrics={"loss": 1.0, "rouge_l": 0.5})
 
+    def mine(ident: int, rows: int) -> EvaluationView:
+        return of(ident, rows).model_copy(update={"metrics": {"scorer.mine": 0.5}})
+
+    most = [mine(1, 200), mine(2, 200)]
+    targets = [Target("a@v1", [most[0], mine(3, 16)]), Target("a@v2", [most[1], mine(4, 16)])]
+    assert scored_alike(targets, data=None, metric="scorer.mine") == most
     many, few = [of(1, 200), of(2, 200)], [of(3, 16), of(4, 16)]
     targets = [Target("a@v1", [many[0], few[0], of(5, 900)]), Target("a@v2", [many[1], few[1]])]
     assert scored_alike(targets, data=None, metric="rouge_l") == many

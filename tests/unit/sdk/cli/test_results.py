@@ -58,14 +58,24 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def evaluated(desk: MergingDesk, refs: list[str], rows: Path, *, fails: int | None = None) -> str:
+def evaluated(
+    desk: MergingDesk,
+    refs: list[str],
+    rows: Path,
+    *,
+    fails: int | None = None,
+    conditions: Conditions = CONDITIONS,
+    **metrics: float,
+) -> str:
     """Evaluate refs and the desk's base, hand scores in, and return the job; the target `fails` has none."""
     job = desk.writer.submit_evaluation([*refs, f"base:{desk.base.fingerprint}"], data=rows, precision="native")
-    hand_in(desk, fails=fails)
+    hand_in(desk, fails=fails, conditions=conditions, **metrics)
     return job.id
 
 
-def hand_in(desk: MergingDesk, *, fails: int | None = None) -> None:
+def hand_in(
+    desk: MergingDesk, *, fails: int | None = None, conditions: Conditions = CONDITIONS, **metrics: float
+) -> None:
     """Claim the job that waits, and hand in scores of all its targets but one."""
     held = desk.claim()
     sample = Sample(prompt="two and\ntwo?", reference="four", completion="fo\x1bur")
@@ -82,10 +92,11 @@ def hand_in(desk: MergingDesk, *, fails: int | None = None) -> None:
                 "general_loss_base": 3.0,
                 "general_kl": 0.125,
                 "rows": 1.0,
+                **metrics,
             },
             precision="float32",
             samples=[sample],
-            conditions=CONDITIONS,
+            conditions=conditions,
         )
         failed = EvaluationFailure(reason="adapter", message="its files don't fit")
         results.append(
@@ -230,10 +241,40 @@ class TestEvals:
         shown = run("evals", "show", ident)
         assert shown.exit_code == 0, shown.output
         assert f"not checked: what {ref} was trained on is not known" in shown.stdout
-        for said in ("perplexity", "max_new_tokens", "[7]", "two and two?", "generated: fo?ur"):
+        for said in ("perplexity", "max_new_tokens", "stop_ids", "two and two?", "generated: fo?ur"):
             assert said in shown.stdout
         assert json.loads(run("evals", "show", ident, "--format", "json").stdout)["ref"] == ref
         assert isinstance(run("evals", "show", "nothing").exception, NotFound)
+
+    def test_it_fits_80_columns_with_figures_that_people_read(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        ref = desk.push("wide")
+        digest = "ab" * 32
+        conditions = CONDITIONS.model_copy(
+            update={
+                "stop_ids": list(range(100, 140)),
+                "templates": [digest],
+                "metrics": {"words": "2", "scorer.own": "x" * 300},
+                "failed": {"rouge_l": digest},
+                "quantization": {"type": "nf4", "double_quant": True},
+            }
+        )
+        evaluated(desk, [ref], rows, conditions=conditions, peak_memory_bytes=512_345_678.0, tokens=123_456.0)
+        ident = run("evals", "list", ref, "--format", "quiet").stdout.strip()
+        shown = run("evals", "show", ident).stdout
+        assert all(len(line) <= 80 for line in shown.splitlines()), shown
+        for name, value in (
+            ("peak_memory_bytes", "512.3 MB"),
+            ("tokens", "123456"),
+            ("metrics.words", "2"),
+            ("failed.rouge_l", digest[:12]),
+            ("quantization.double_quant", "yes"),
+            ("templates", digest[:12]),
+        ):
+            assert any(line.split(None, 1) == [name, value] for line in shown.splitlines()), name
+        assert "{" not in shown
+        exact = json.loads(run("evals", "show", ident, "--format", "json").stdout)
+        assert exact["metrics"]["peak_memory_bytes"] == 512_345_678.0
+        assert exact["conditions"]["metrics"]["scorer.own"] == "x" * 300
 
 
 class TestRows:

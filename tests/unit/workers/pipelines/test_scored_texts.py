@@ -15,7 +15,11 @@ from workers.pipelines.scoring.words import words
 
 
 def rouge_l(answers: list[str], references: list[str]) -> float:
-    return score_texts(["rouge_l"], answers, references).metrics["rouge_l"]
+    return score_texts(["rouge_l"], answers, alone(references)).metrics["rouge_l"]
+
+
+def alone(references: list[str]) -> list[list[str]]:
+    return [[reference] for reference in references]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def test_a_word_may_be_long() -> None:
     # In time that grows with the marks and not with their square, which would be minutes.
     marks = "x" + "\u0301" * 200_000 + "\u0316" * 200_000
     assert len(words(marks)) == 1
-    assert score_texts(["exact_match"], [marks], [marks]).metrics["exact_match"] == 1.0
+    assert score_texts(["exact_match"], [marks], [[marks]]).metrics["exact_match"] == 1.0
 
 
 @given(st.text())
@@ -88,7 +92,7 @@ def test_plain_latin_words_score_as_by_the_reference_implementation(answer: list
 
 
 def one(metric: str, answer: str, reference: str) -> float:
-    return score_texts([metric], [answer], [reference]).metrics[metric]
+    return score_texts([metric], [answer], [[reference]]).metrics[metric]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_what_sacrebleu_scores_is_the_corpus_with_the_answers_as_hypotheses(metr
 
     answers, references = ["the cat sat on the mat", "a dog"], ["the cat sat on a mat today", "a dog barks loudly"]
     said = {"bleu": sacrebleu.corpus_bleu, "chrf": sacrebleu.corpus_chrf}[metric]
-    found = score_texts([metric], answers, references).metrics[metric]
+    found = score_texts([metric], answers, alone(references)).metrics[metric]
     assert found == pytest.approx(said(answers, [references]).score, abs=1e-6)
     assert found != pytest.approx(said(references, [answers]).score, abs=1e-3)
 
@@ -137,7 +141,64 @@ def test_what_sacrebleu_scores_is_the_corpus_with_the_answers_as_hypotheses(metr
 @given(st.lists(st.text(), min_size=1, max_size=3))
 def test_whatever_is_generated_is_scored_and_a_perfect_answer_is_perfect(texts: list[str]) -> None:
     metrics = get_args(TextMetric)
-    found = score_texts(metrics, texts, texts).metrics
+    found = score_texts(metrics, texts, alone(texts), regex="[a-z]+").metrics
     for name in ("rouge_l", "rouge_1", "rouge_2", "exact_match", "contains", "token_f1"):
         assert found[name] == 1.0
-    assert all(0 <= score_texts(metrics, texts, ["x"] * len(texts)).metrics[name] <= 100 + 1e-9 for name in metrics)
+    others = score_texts(metrics, texts, [["x"]] * len(texts), regex="^.$").metrics
+    assert all(0 <= others[name] <= 100 + 1e-9 for name in metrics)
+
+
+REFERENCES = [["the cat sat on a mat today", "a cat was sitting on the mat", "cat"], ["a dog barks loudly", "a dog!"]]
+ANSWERS = ["the cat sat on the mat", "a dog"]
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_several_references_are_taken_as_sacrebleu_takes_them(metric: str) -> None:
+    from sacrebleu.metrics import BLEU, CHRF
+
+    found = score_texts([metric], ANSWERS, REFERENCES)
+    corpus, row = (BLEU(), BLEU(effective_order=True)) if metric == "bleu" else (CHRF(), CHRF())
+    ranked = [[REFERENCES[0][0], REFERENCES[1][0]], [REFERENCES[0][1], REFERENCES[1][1]], [REFERENCES[0][2], None]]
+    assert found.metrics[metric] == pytest.approx(corpus.corpus_score(ANSWERS, ranked).score, abs=1e-6)
+    for each, answer, references in zip(found.rows, ANSWERS, REFERENCES, strict=True):
+        assert each[metric] == pytest.approx(row.sentence_score(answer, references).score, abs=1e-6)
+    assert found.metrics[metric] > score_texts([metric], ANSWERS, [each[:1] for each in REFERENCES]).metrics[metric]
+
+
+@pytest.mark.parametrize(("metric", "kind"), [("rouge_l", "rougeL"), ("rouge_1", "rouge1"), ("rouge_2", "rouge2")])
+def test_of_several_references_the_best_counts_as_for_rouge_score(metric: str, kind: str) -> None:
+    said = RougeScorer([kind]).score_multi(REFERENCES[0], ANSWERS[0])[kind].fmeasure
+    assert score_texts([metric], ANSWERS[:1], REFERENCES[:1]).metrics[metric] == pytest.approx(said, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "references", "expected"),
+    [
+        ("exact_match", "4", ["four", "4"], 1.0),
+        ("exact_match", "5", ["four", "4"], 0.0),
+        ("contains", "it is 4.", ["four", "4"], 1.0),
+        # 1 of 2 words and 1 of 3, or 2 of 2 and 2 of 3.
+        ("token_f1", "a cat", ["the white cat", "a cat sat"], 4 / 5),
+    ],
+)
+def test_the_best_of_several_references_by_hand(
+    metric: str, answer: str, references: list[str], expected: float
+) -> None:
+    for order in (references, references[::-1]):
+        assert score_texts([metric], [answer], [order]).metrics[metric] == pytest.approx(expected)
+
+
+def test_a_regular_expression_is_looked_for_in_each_answer() -> None:
+    answers = ["So it is.\nANSWER: 42", "answer 42", "", "a" * 40 + "!"]
+    found = score_texts(["regex"], answers, [[""]] * 4, regex=r"(?im)^answer:\s*\d+$")
+    assert [each["regex"] for each in found.rows] == [1.0, 0.0, 0.0, 0.0]
+    assert found.metrics["regex"] == 0.25
+    # Which would keep `re` for minutes.
+    assert score_texts(["regex"], answers, [[""]] * 4, regex="^(a+)+$").metrics["regex"] == 0.0
+
+
+def test_an_answer_in_which_looking_takes_too_long_has_no_score_and_the_others_do() -> None:
+    ahead = "(?=" + "a*" * 200 + "c)b"
+    found = score_texts(["regex"], ["b", "a" * 1000], [[""]] * 2, regex=ahead)
+    assert found.failed == {"regex": [1]}
+    assert found.metrics["regex"] == 0.0

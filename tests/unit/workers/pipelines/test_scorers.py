@@ -1,0 +1,181 @@
+"""Scorers of a user's own: installed as distributions, and whatever they do loses only their own scores."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdk.schemas.evaluation import EvaluationSpec, RowScore
+from sdk.schemas.row_file import read_rows, row_file_name
+from workers.installed_scorers import installed_scorers
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.scoring import evaluate as evaluating
+from workers.pipelines.scoring.scorers import Scorer, add_scores, load_scorers
+from workers.pipelines.scoring.texts import TextScores
+
+DOCS = Path(__file__).parents[4] / "docs" / "evaluation.md"
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Build and install a distribution as in the documentation, by another name or version, or with code at its beginning."""
+    from hatchling.build import build_wheel
+
+    text = DOCS.read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```\w+\n# ([\w.]+)\n(.*?)```", text, re.DOTALL))
+
+    def installed(name: str = "house-scorers", *, version: str = "1.0", before: str = "") -> None:
+        folder = tmp_path / f"{name}-{version}"
+        folder.mkdir()
+        module = name.replace("-", "_")
+        (folder / f"{module}.py").write_text(before + blocks["house_scorers.py"])
+        project = blocks["pyproject.toml"].replace("house-scorers", name).replace("house_scorers", module)
+        (folder / "pyproject.toml").write_text(project.replace('"1.0"', f'"{version}"'))
+        monkeypatch.chdir(folder)
+        with zipfile.ZipFile(folder / build_wheel(str(folder))) as file:
+            file.extractall(folder / "site")
+        monkeypatch.syspath_prepend(folder / "site")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return installed
+
+
+def run(base: Path, data: Path, out: Path, **spec: Any) -> tuple[Any, list[RowScore]]:
+    report = evaluating.evaluate(
+        base=base,
+        adapter=None,
+        quantization=None,
+        data=data,
+        spec=EvaluationSpec(batch_size=4, max_new_tokens=3, **spec),
+        on_progress=lambda progress: None,
+        rows_to=out,
+    )
+    assert report.rows is not None
+    with (out / row_file_name(report.rows.digest)).open("rb") as file:
+        return report, list(read_rows(file))
+
+
+def test_the_example_of_the_documentation_scores_each_row(
+    install: Callable[..., None], llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install()
+    report, rows = run(llama_base, pairs, tmp_path, generate_rows=3, scorers=["politeness"])
+    scored = [row for row in rows if row.scores]
+    assert len(scored) == 3
+    for row in scored:
+        assert set(row.scores) == {"rouge_l", "scorer.politeness.please", "scorer.politeness.words"}
+        assert row.scores["scorer.politeness.words"] == len((row.prediction or "").split())
+    assert report.metrics["scorer.politeness.words"] == pytest.approx(
+        sum(row.scores["scorer.politeness.words"] for row in scored) / 3
+    )
+    assert report.conditions is not None
+    assert report.conditions.metrics["scorer.politeness"] == "house-scorers 1.0"
+    assert report.conditions.failed == {}
+
+    def no_base(*given: Any, **options: Any) -> Any:
+        raise AssertionError("a base is loaded")
+
+    monkeypatch.setattr(evaluating, "load_base", no_base)
+    with pytest.raises(PipelineError, match=r"This worker has no scorer 'rudeness' \(it has politeness\); install"):
+        run(llama_base, pairs, tmp_path, scorers=["politeness", "rudeness"])
+
+
+def test_a_new_version_is_another_condition_and_two_distributions_are_one_too_many(
+    install: Callable[..., None],
+) -> None:
+    install()
+    assert load_scorers(["politeness"])[0].made_by == "house-scorers 1.0"
+    install(version="1.1")
+    assert load_scorers(["politeness"])[0].made_by == "house-scorers 1.1"
+    install("other")
+    with pytest.raises(PipelineError, match=r"more than once, of house-scorers 1.1, other 1.0|of other 1.0, house"):
+        load_scorers(["politeness"])
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("raise SystemExit('no')", "SystemExit: no"),
+        ("import no_such_module_at_all", "ModuleNotFoundError"),
+    ],
+)
+def test_one_that_can_not_be_loaded_is_refused(install: Callable[..., None], code: str, fault: str) -> None:
+    install("broken", before=f"{code}\n")
+    with pytest.raises(PipelineError, match=rf"of broken 1.0 can't be loaded \(.*{fault}") as raised:
+        load_scorers(["politeness"])
+    assert raised.value.reason == "spec"
+
+
+def scores(*made: Any) -> TextScores:
+    """What a scorer adds that returns, or raises, one of these for each answer."""
+    answers = [str(number) for number in range(len(made))]
+
+    def score(prediction: str, references: list[str], row: dict[str, Any]) -> Any:
+        row.clear()
+        references.clear()
+        found = made[int(prediction)]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    found = TextScores({"rouge_l": 0.5}, [{"rouge_l": 0.5} for _ in answers], {})
+    references, rows = [["four"] for _ in answers], [{"prompt": "p"} for _ in answers]
+    add_scores(found, Scorer("mine", "dist 1", score), answers, references, rows)
+    assert references == [["four"]] * len(answers)
+    assert rows == [{"prompt": "p"}] * len(answers)
+    return found
+
+
+def test_rows_that_it_fails_on_are_counted_and_the_others_have_their_scores(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    bad = [
+        ValueError("no"),
+        SystemExit(1),
+        None,
+        "1",
+        math.nan,
+        math.inf,
+        1e300,
+        [1.0],
+        {},
+        {"A": 1},
+        {1: 1},
+        {"a": ""},
+    ]
+    found = scores(1, *bad, np.float32(0.5), True)
+    assert found.metrics == {"rouge_l": 0.5, "scorer.mine": pytest.approx(2.5 / 3)}
+    assert found.failed == {"scorer.mine": list(range(1, len(bad) + 1))}
+    assert [row.get("scorer.mine") for row in found.rows] == [1.0, *[None] * len(bad), 0.5, 1.0]
+    assert all(row["rouge_l"] == 0.5 for row in found.rows)
+    # The log has the first, and not each of a million.
+    assert capfd.readouterr().err.count("Traceback") == 1
+
+
+def test_a_dict_has_a_score_for_each_key() -> None:
+    found = scores({"a": 1, "b": 2}, {"a": 3}, ValueError())
+    assert found.metrics == {"rouge_l": 0.5, "scorer.mine.a": 2.0, "scorer.mine.b": 2.0}
+    assert found.failed == {"scorer.mine.a": [2], "scorer.mine.b": [1, 2]}
+    many = scores(*({f"key{number}": 1} for number in range(30)))
+    assert len(many.metrics) == 21
+    assert many.failed["scorer.mine.key0"] == list(range(1, 30))
+
+
+def test_one_that_always_fails_has_no_score_and_all_rows_are_counted() -> None:
+    found = scores(ValueError(), ValueError())
+    assert found.metrics == {"rouge_l": 0.5}
+    assert found.failed == {"scorer.mine": [0, 1]}
+
+
+def test_the_worker_looks_for_them_without_importing_any(install: Callable[..., None]) -> None:
+    install("broken", before="raise SystemExit('imported')\n")
+    assert [entry.name for entry in installed_scorers(["politeness"])] == ["politeness"]
+    assert installed_scorers([]) == []

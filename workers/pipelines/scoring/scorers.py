@@ -1,0 +1,119 @@
+"""Scorers of a user's own: functions that a distribution on the worker offers as entry points of the group `adapterctl.scorers`.
+
+A scorer is called with the answer, its references and the row's fields, and returns a number, or a dict of some. It runs in the
+job's process. Where it raises, or returns anything else, only that row is without its scores.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from numbers import Real
+from typing import Any
+
+from sdk.schemas.evaluation import MOST_SCORE, SCORER_PREFIX
+from sdk.schemas.failures import FailureReason
+from workers.installed_scorers import NoScorerError, installed_scorers, made_by
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.scoring.texts import TextScores
+
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,39}")
+#: Different keys of a scorer, over all rows.
+_MOST_KEYS = 20
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One function that scores texts."""
+
+    name: str
+    #: "DISTRIBUTION VERSION".
+    made_by: str
+    score: Callable[[str, list[str], dict[str, Any]], object]
+
+
+def load_scorers(names: Iterable[str]) -> list[Scorer]:
+    """Return the scorers with these names. Raises PipelineError ("spec") for one that is not there or can't be loaded."""
+    try:
+        return [_load(entry) for entry in installed_scorers(names)]
+    except NoScorerError as error:
+        raise PipelineError(FailureReason.SPEC, str(error)) from error
+
+
+def _load(entry: EntryPoint) -> Scorer:
+    try:
+        score = entry.load()
+        if not callable(score):
+            raise TypeError(f"{entry.value} is no function")
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"The scorer {entry.name!r} of {made_by(entry)} can't be loaded ({type(error).__name__}: {first}); correct it on the"
+            " worker, or leave it out.",
+        ) from error
+    return Scorer(entry.name, made_by(entry), score)
+
+
+def add_scores(
+    found: TextScores,
+    scorer: Scorer,
+    answers: Sequence[str],
+    references: Sequence[Sequence[str]],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
+    """Add what a scorer makes of each answer to `found`: its mean, the scores of the rows, and the places that have none."""
+    whole = SCORER_PREFIX + scorer.name
+    scored: list[dict[str, float]] = []
+    names: set[str] = set()
+    for place, (answer, expected, row) in enumerate(zip(answers, references, rows, strict=True)):
+        try:
+            # It may change what it is given.
+            given = scorer.score(answer, list(expected), copy.deepcopy(dict(row)))
+            numbers = _numbers(whole, given)
+            if len(names | numbers.keys()) > _MOST_KEYS:
+                raise ValueError(f"it has more than {_MOST_KEYS} keys over all rows")
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it stumbles over, the other rows have their scores
+            if all(scored):
+                # The job's log has the first of them.
+                error.add_note(f"{scorer.name} has no score of the completion {place}, or of others that it failed on.")
+                traceback.print_exc()
+            scored.append({})
+            continue
+        names |= numbers.keys()
+        scored.append(numbers)
+    for name in sorted(names or {whole}):
+        values = [each[name] for each in scored if name in each]
+        for own, each in zip(found.rows, scored, strict=True):
+            own.update({name: each[name]} if name in each else {})
+        if len(values) < len(scored):
+            found.failed[name] = [place for place, each in enumerate(scored) if name not in each]
+        if values:
+            found.metrics[name] = math.fsum(values) / len(values)
+
+
+def _numbers(name: str, given: object) -> dict[str, float]:
+    """Return what a scorer returned as scores by their names. Raises TypeError, ValueError for what is none."""
+    if not isinstance(given, Mapping):
+        return {name: _number(given)}
+    if not given:
+        raise ValueError("an empty dict")
+    for key in given:
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise ValueError(f"the key {key!r} is not of lower-case letters, digits and _")
+    return {f"{name}.{key}": _number(value) for key, value in given.items()}
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"{type(value).__name__} is no number")
+    number = float(value)
+    if not abs(number) <= MOST_SCORE:
+        raise ValueError(f"{number} is no score")
+    return number

@@ -105,7 +105,7 @@ def test_plain_peft_gives_the_logits_of_the_training(
             seen.append(model(**batch_of(tokenizer, texts)).logits)
         return classify.guesses(model, *given)
 
-    monkeypatch.setattr("workers.pipelines.training.train.guesses", spy)
+    monkeypatch.setattr("workers.pipelines.training.evaluating.guesses", spy)
     report = trained(folder, base, tmp_path / "out")
     assert report.metrics["eval_accuracy"] >= 0.8
     assert report.metrics["eval_loss"] < 0.8 * report.metrics["eval_loss_base"]

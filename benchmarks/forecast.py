@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.forecast_cases import CASES, Case
 from sdk.lora.planning.adapter import adapter_of
 from sdk.lora.planning.blueprint import blueprint_of
-from sdk.lora.planning.footprint import weights_parts
+from sdk.lora.planning.footprint import MOST_KERNELS, weights_parts
 from sdk.lora.planning.forecast import Run, forecast_of
 from sdk.lora.planning.job_forecasts import without_head
 from sdk.schemas.training import TrainingSpec
@@ -118,7 +118,14 @@ def _measured(case: Case) -> dict[str, Any]:
             input=json.dumps({"spec": case.asked, "checkpointing": case.checkpointing}),
             capture_output=True,
             text=True,
-            env={**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env={
+                **os.environ,
+                "MALLOC_ARENA_MAX": "1",
+                "OMP_NUM_THREADS": "1",
+                "HF_HUB_OFFLINE": "1",
+                # As a worker tells its children.
+                "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
+            },
         )
         if done.returncode:
             raise RuntimeError(f"{case.name} failed: {done.stderr[-1500:]}")

@@ -1,6 +1,6 @@
 """Speed at a given memory: QLoRA beside Unsloth's CPU backend and the common script, over the same base, rows and steps.
 
-    python benchmarks/memory_curve.py CACHE PYTHON_WITH_UNSLOTH
+    python -m benchmarks.memory_curve CACHE PYTHON_WITH_UNSLOTH
 
 Unsloth (AGPL and LGPL) is a peer alone: it is installed in an environment of its own, as by
 `python -m venv V && V/bin/pip install --no-deps unsloth unsloth_zoo`, with torch and transformers shared. Each runs in one thread
@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sdk.lora.planning.footprint import MOST_KERNELS
+
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, STEPS, LR, ROWS_A_STEP = 3, 4, 1e-3, 8
 #: How a worker with less and less free memory holds the base, and whether it computes activations twice.
@@ -32,12 +34,13 @@ from pathlib import Path
 from peaks import Peak
 from sdk.schemas.training import TrainingSpec
 import bitsandbytes
+import workers.pipelines.training.choosing as choosing
 import workers.pipelines.training.train as module
 from workers.pipelines.training.trainer import AdapterTrainer
 base, data, out, steps, lr, held, checkpointing = sys.argv[1:]
 load, run, spent = module.load_base, AdapterTrainer.run, {}
 module.load_base = lambda *given, **named: load(*given, **{**named, "held": held})
-module.needs_checkpointing = lambda *given: checkpointing == "True"
+choosing.needs_checkpointing = lambda *given: checkpointing == "True"
 def timed(self, *given):
     begun, computed = time.perf_counter(), time.process_time()
     run(self, *given)
@@ -134,6 +137,8 @@ def _said(command: list[str]) -> Any:
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "1",
+        # As a worker tells its children; a peer is run as it is.
+        **({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS)} if command[1:3] == ["-c", _OURS] else {}),
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -19,6 +19,7 @@ from typing import IO, Protocol
 
 from pydantic import ValidationError
 
+from sdk.lora.planning.footprint import MOST_KERNELS
 from workers.child import process_group
 from workers.child.output import Output
 from workers.child.protocol import News
@@ -35,8 +36,13 @@ _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 _DRAIN_S = 5.0
 
 #: Settings for libraries, unless already set. Nothing is compiled here: with torch's compiler at hand,
-#: importing bitsandbytes would load all of it, a quarter of the time that a child needs to come up.
-_LIBRARIES = {"TOKENIZERS_PARALLELISM": "false", "TORCHDYNAMO_DISABLE": "1"}
+#: importing bitsandbytes would load all of it, a quarter of the time that a child needs to come up. Of the kernels that oneDNN
+#: makes for each shape of a product in 16 bits, it would keep 1,024: rows of many lengths come to 0.6 GB of them.
+_LIBRARIES = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCHDYNAMO_DISABLE": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
+}
 
 #: The child needs no network, so it gets no credentials, and can't leak any.
 _SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASS|KEY|CREDENTIALS?|AUTH|DSN)(_|$)|_PROXY$", re.I)

@@ -32,9 +32,10 @@ _GAPS = 0.1
 #: glibc gives free memory at the end of its heap back beyond twice the threshold above which a piece is mapped by itself, and
 #: raises that to 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
 KEPT_BY_MALLOC_BYTES = 2 * 32 * 2**20
-#: oneDNN, which multiplies numbers of 16 bits on a CPU, keeps what it made for each shape of a product, of the last 1,024 shapes (its
-#: primitive cache): 567 to 581 KiB each with torch 2.13.
-_KERNEL_BYTES, _MOST_KERNELS = 580 * 2**10, 1024
+#: oneDNN, which multiplies numbers of 16 bits on a CPU, keeps what it made for each shape of a product (its primitive cache): 567 to
+#: 581 KiB each with torch 2.13, of the last 1,024 shapes, or of as many as workers tell it.
+_KERNEL_BYTES = 580 * 2**10
+MOST_KERNELS = 64
 #: Three numbers of 64 bits for each token of an expert.
 _PLACES = 24
 #: bitsandbytes keeps moments of fewer numbers in 32 bits, and a scale for each 256 of the others.
@@ -290,7 +291,7 @@ def kernel_bytes(base: Blueprint, *, width: int, passes: int | None) -> int:
     if width >= 4:
         return 0
     shapes = 2 * sum(count for count, _, _ in base.stacked.values())
-    return _KERNEL_BYTES * (min(_MOST_KERNELS, shapes * passes) if passes is not None else _MOST_KERNELS * bool(shapes))
+    return _KERNEL_BYTES * (min(MOST_KERNELS, shapes * passes) if passes is not None else MOST_KERNELS * bool(shapes))
 
 
 def full_parts(base: Blueprint, *, width: int = HALF) -> dict[str, int]:

@@ -10,6 +10,7 @@ from sdk.lora.planning import common_bases as configs
 from sdk.lora.planning.alternatives import alternatives
 from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import blueprint_of
+from sdk.lora.planning.footprint import MOST_KERNELS
 from sdk.lora.planning.job_forecasts import evaluation_forecast, training_forecast
 from sdk.lora.planning.plan import plan_of
 from sdk.schemas.evaluation import EvaluationSpec
@@ -76,7 +77,7 @@ def test_kinds_of_rows() -> None:
 def test_experts_on_a_cpu_keep_kernels_of_16_bits() -> None:
     moe: dict[str, Any] = configs.QWEN3_30B_A3B
     found = training_forecast(moe, {}, TrainingSpec(method="lora"))
-    assert sizes(found.machine)["kernels"] == 1024 * 580 * 2**10
+    assert sizes(found.machine)["kernels"] == MOST_KERNELS * 580 * 2**10
     assert "kernels" not in sizes(found.card)
     assert "kernels" not in sizes(
         training_forecast({**moe, "dtype": "float32"}, {}, TrainingSpec(method="lora")).machine

@@ -19,6 +19,7 @@ from support.architectures import config_of, save_model
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingReport, TrainingSpec
+from workers.pipelines.data import batches
 from workers.pipelines.data.batches import collate, loss_sum, token_losses
 from workers.pipelines.data.heads import head_of
 from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
@@ -226,7 +227,7 @@ def test_held_out_rows_are_scored_by_the_batch_beside_packed_ones(
     passes: list[int],
     steps: str | None,
 ) -> None:
-    true, asked = evaluating.mean_loss, list[int]()
+    true, asked = batches.mean_loss, list[int]()
 
     def mean_loss(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
         asked.append(rows)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdk.errors import InvalidInput
 from sdk.schemas.jobs import MOST_SOURCES
-from sdk.submitting.given_data import GivenData
+from sdk.submitting.given_data import GivenData, RegisteredData
+from sdk.transfer import hash_file
 
 #: A file, a digest or a name; several of them; or each with its weight.
 TrainingData = str | Path | Iterable[str | Path] | Mapping[str | Path, float] | Mapping[str, float]
@@ -24,7 +26,8 @@ class Source(NamedTuple):
 
 
 def sources_of(data: TrainingData) -> list[Source]:
-    """Return the datasets that are given. Raises InvalidInput for none, too many, and for weights that are no numbers above 0.
+    """Return the datasets that are given. Raises InvalidInput for none, too many, one twice, and for weights that are
+    no numbers above 0.
 
     >>> sources_of({"a.jsonl": 3, "reviews@v2": 1})
     [Source(given='a.jsonl', weight=3.0), Source(given='reviews@v2', weight=1.0)]
@@ -37,9 +40,33 @@ def sources_of(data: TrainingData) -> list[Source]:
         raise InvalidInput(
             f"a training has 1 to {MOST_SOURCES} datasets, not {len(pairs)}; give that many", param="data"
         )
+    by_path: dict[str, Any] = {}
+    for one, _ in pairs:
+        # However it is written: the same path, or the same name.
+        if (path := os.path.normpath(str(one))) in by_path:
+            raise _the_same(by_path[path], one)
+        by_path[path] = one
     if len(pairs) == 1 and pairs[0][1] is not None:
         raise InvalidInput("a weight is against those of other datasets, and there is one; leave it out", param="data")
     return [Source(one, None if weight is None else _weight(weight, one)) for one, weight in pairs]
+
+
+def check_different(rows: Sequence[GivenData], given: Sequence[Source]) -> None:
+    """Raise InvalidInput for the same bytes twice. Files are read for it where there are several."""
+    if len(rows) == 1:
+        return
+    by_digest: dict[str, Source] = {}
+    for one, source in zip(rows, given, strict=True):
+        digest = one.view.digest if isinstance(one, RegisteredData) else hash_file(one.path)[0]
+        if (other := by_digest.setdefault(digest, source)) is not source:
+            raise _the_same(other.given, source.given)
+
+
+def _the_same(one: Any, other: Any) -> InvalidInput:
+    return InvalidInput(
+        f"{str(one)[:200]} and {str(other)[:200]} are the same rows; give them once, with a weight where they are to come more often",
+        param="data",
+    )
 
 
 def _weight(weight: Any, one: Any) -> float:

@@ -42,7 +42,7 @@ from sdk.submitting.again import recorded_request, refuse_options
 from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, holdout_options, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
-from sdk.submitting.given_sources import Source, TrainingData, check_alike, sources_of
+from sdk.submitting.given_sources import Source, TrainingData, check_alike, check_different, sources_of
 from sdk.submitting.job_options import JobTerms
 from sdk.validation import (
     build,
@@ -97,6 +97,7 @@ class JobSubmitter:
         how: dict[str, Any] = {"columns": spec.columns, "hold_out": hold_out_of(spec), "alone": len(given) == 1}
         rows = [find_data(self._transport, source.given, namespace, **how) for source in given]
         check_alike(rows)
+        check_different(rows, given)
         columns = rows[0].columns
         if (
             spec.holdout is not None
@@ -294,17 +295,9 @@ def _known_kind(what: str, advice: str) -> Iterator[None]:
 
 
 def _sources(sent: Sequence[DatasetView], given: Sequence[Source]) -> list[DataSource] | None:
-    """Return several datasets as a request has them. Raises InvalidInput for the same rows twice."""
+    """Return several datasets as a request has them."""
     if len(sent) == 1:
         return None
-    by_digest: dict[str, Source] = {}
-    for view, source in zip(sent, given, strict=True):
-        if (other := by_digest.setdefault(view.digest, source)) is not source:
-            raise InvalidInput(
-                f"{str(other.given)[:200]} and {str(source.given)[:200]} are the same rows; give them once, with a weight where they are "
-                "to come more often",
-                param="data",
-            )
     return [
         DataSource(data=view.digest, data_name=view.exact_name, weight=source.weight)
         for view, source in zip(sent, given, strict=True)

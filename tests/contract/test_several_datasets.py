@@ -75,7 +75,7 @@ class TestGiven:
             ({"reviews": 2}, "a weight is against those of other datasets, and there is one; leave it out"),
             ([], "a training has 1 to 32 datasets, not 0"),
             (["reviews"] * 33, "a training has 1 to 32 datasets, not 33"),
-            (["reviews", 7], "'7' is no dataset; give files, names or digests, as with data: "),
+            (["reviews", 7], "'7' is no dataset; give a file, a name or a digest"),
             (7, "'7' is no dataset"),
             (["reviews", "reviews@v1"], "reviews and reviews@v1 are the same rows; give them once, with a weight"),
             (["reviews", "labels"], "the dataset labels@v1 has text-label rows, and the dataset reviews@v1 prompt-completion rows"),
@@ -94,6 +94,17 @@ class TestGiven:
         assert said in caught.value.message
         assert caught.value.param == "data"
         assert ours.client.jobs() == []
+
+    def test_files_of_the_same_bytes_are_refused_before_anything_is_registered(
+        self, ours: Tenant, tmp_path: Path
+    ) -> None:
+        for name in ("one", "two"):
+            (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
+        with pytest.raises(InvalidInput, match="are the same rows; give them once"):
+            submitted(ours, [tmp_path / "one.jsonl", tmp_path / "two.jsonl"])
+        for name in ("one", "two"):
+            with pytest.raises(NotFound):
+                ours.client.dataset(f"{name}.jsonl")
 
     def test_each_must_be_the_caller_s_to_use(self, ours: Tenant, theirs: Tenant) -> None:
         mine, other = named(ours, "reviews"), named(theirs, "secret")

@@ -14,6 +14,7 @@ from sdk.errors import InvalidInput
 from sdk.names import check_name
 from sdk.schemas.planning import PlanOptions
 from sdk.schemas.training import TrainingSpec
+from sdk.submitting.given_sources import sources_of
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_terms
 from sdk.validation import build, check_held_out
 
@@ -64,6 +65,8 @@ def _checked(name: str, options: Mapping[str, Any], fields: Mapping[str, Any]) -
             )
     check_name(name)
     spec = build(TrainingSpec, **fields)
+    if options.get("data") is not None:
+        sources_of(options["data"])
     check_held_out(spec, eval_data=options.get("eval_data"))
     job_terms(options.get("priority", 0), options.get("timeout"), options.get("device"), options.get("memory"))
     checkpoint_policy(options.get("checkpoint_every"))

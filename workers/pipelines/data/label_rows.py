@@ -54,7 +54,7 @@ def label_rows(
     `into` a file where one is given.
 
     A text of more than `max_length` tokens is cut at its end, before the special token that may stand there. Raises
-    PipelineError ("data") for texts of which nothing is left.
+    PipelineError ("data") for texts of which nothing is left, and for labels that are none of the names.
     """
     numbers = {name: number for number, name in enumerate(names)}
     examples: list[Example] | StoredExamples = [] if into is None else into
@@ -63,6 +63,11 @@ def label_rows(
     tokenizer.truncation_side = "right"
     for number, row in enumerate(rows):
         text, label = row.fields["text"], row.fields["label"]
+        if label not in numbers:
+            raise PipelineError(
+                FailureReason.DATA,
+                f"{row.where} has the label {label!r}, which no training row has; correct it, or train on rows that have it.",
+            )
         ids = tokenizer(text)["input_ids"]
         if len(ids) > max_length:
             ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]

@@ -71,6 +71,19 @@ def weighted(rows: CheckedRows, weights: Sequence[float], seed: int) -> CheckedR
     return rows.coming(np.concatenate(parts))
 
 
+def require_labels(rows: CheckedRows, drawn: CheckedRows, weights: Sequence[float]) -> None:
+    """Raise PipelineError ("data") for a label of the rows that none of those has which are drawn of them by weight."""
+    there = {row.fields["label"] for row in drawn}
+    files = (file for file, count in enumerate(rows.by_file()) for _ in range(count))
+    for file, row in zip(files, rows, strict=True):
+        if row.fields["label"] not in there:
+            raise PipelineError(
+                FailureReason.DATA,
+                f"The weight {weights[file]:g} of {rows.files[file].name} leaves no row of the label {row.fields['label']!r} in an "
+                "epoch; raise it.",
+            )
+
+
 def _chosen(rows: int, more: int, file: int, seed: int) -> npt.NDArray[Any]:
     """Return which `more` of so many rows of a file come once more, by the least digests of seed, file and row."""
     import numpy as np

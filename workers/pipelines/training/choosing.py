@@ -11,6 +11,7 @@ import torch
 from sdk.lora.logit_chunks import chunk_tokens
 from sdk.lora.planning.families import ConfigError
 from sdk.schemas.events import Progress
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Batch, TokenLosses, example_batches, of_sequences, token_losses
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
 from workers.pipelines.data.packing import computed, keeps_apart
@@ -54,12 +55,23 @@ def fitting_of(
     if fit is None:
         # Where something of the head is trained, logits in chunks would be computed twice.
         chunk = None if head is None or head.trained else chunk
-        fit = Fit(micro_rows=spec.batch_size, checkpointing=False, chunk_tokens=chunk)
-        losses = token_losses if head is None or chunk is None else head.losses(chunk)
+        # No pass has more rows than there are: half of what is not there takes no less memory.
+        rows = min(spec.batch_size, given.training_rows)
+        fit = Fit(micro_rows=rows, checkpointing=False, chunk_tokens=chunk)
+        losses = _losses(head, chunk)
         # Of a long sequence with a mask, attention on a CPU takes more than many short passes.
         in_packs = fit.model_copy(update={"packed": True, **({"micro_rows": 1} if place == "cpu" else {})})
         if _packs(given, loaded, model, losses, in_packs, say):
             fit = in_packs
+    elif fit.packed and not _apart(given, loaded, model, _losses(head, fit.chunk_tokens)):
+        # It was packed with other versions of the libraries; losses are the same either way.
+        kind = loaded.model.config.model_type
+        say(
+            Progress(
+                phase="fit", message=f"rows are no longer packed: {kind} does not keep rows of one sequence apart here"
+            )
+        )
+        fit = fit.model_copy(update={"packed": False})
     # What was written down on another machine may be more than this one can do.
     chunk, offloading = None if head is None else fit.chunk_tokens, fit.offloading and limits.offloading
     fit = fit.model_copy(update={"chunk_tokens": chunk, "offloading": offloading})
@@ -68,7 +80,7 @@ def fitting_of(
         steps=[] if given.resumed is None else list(given.resumed.record.memory_steps),
         limits=limits,
         head=head,
-        draws=spec.dropout > 0 or base_dropout > 0 or spec.neftune_noise_alpha is not None,
+        draws=_draws(spec, base_dropout),
         longest_tokens=int(lengths_of(given.rows.examples).max()),
         on_cuda=place == "cuda",
         say=say,
@@ -122,10 +134,25 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
         why = "there is one alone"
     elif given.spec.packing == "auto" and not _is_cheaper(given, loaded, fit):
         why = "rows sorted by length take less time"
-    elif not keeps_apart(model, _short_rows(given), losses, _rounding(loaded), experts=_has_experts(loaded)):
+    elif not _apart(given, loaded, model, losses):
         why = f"{loaded.model.config.model_type} does not keep rows of one sequence apart"
     say(Progress(phase="fit", message="rows are packed" if why is None else f"rows are not packed: {why}"))
     return why is None
+
+
+def _apart(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses) -> bool:
+    return keeps_apart(model, _short_rows(given), losses, _rounding(loaded), experts=_has_experts(loaded))
+
+
+def _losses(head: Head | None, chunk: int | None) -> TokenLosses:
+    return token_losses if head is None or chunk is None else head.losses(chunk)
+
+
+def _draws(spec: TrainingSpec, base_dropout: float) -> tuple[str, ...]:
+    """Return what is drawn at random in a pass, by its rows."""
+    masks = spec.dropout > 0 or base_dropout > 0
+    noise = spec.neftune_noise_alpha is not None
+    return (*(["dropout masks"] if masks else []), *(["noise"] if noise else []))
 
 
 def _is_cheaper(given: Inputs, loaded: LoadedBase, fit: Fit) -> bool:

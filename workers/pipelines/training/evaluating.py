@@ -26,19 +26,31 @@ def held_out_scores(
     """
     if given.held_out is None:
         return {}
-    while (found := _scores(given, model, fitting, on_progress)) is None:
-        fitting.lower(model, "the evaluation")
+    rows = _rows_a_pass(given, fitting)
+    while (found := _scores(given, model, fitting, on_progress, rows)) is None:
+        if rows > fitting.fit.micro_rows:
+            fitting.fewer_rows("the evaluation")
+        else:
+            fitting.lower(model, "the evaluation")
+        rows = fitting.fit.micro_rows
     if not math.isfinite(found["loss"]):
         raise diverged(given.spec, f"the held-out loss is {found['loss']}")
     return found
 
 
+def _rows_a_pass(given: Inputs, fitting: Fitting) -> int:
+    """Return how many rows are scored at once: as many as were asked for, until memory has run out with that many."""
+    fit, asked = fitting.fit, given.spec.batch_size
+    fewer = not fit.packed and fit.micro_rows < min(asked, given.training_rows)
+    return fit.micro_rows if fewer or fitting.steps else asked
+
+
 def _scores(
-    given: Inputs, model: Any, fitting: Fitting, on_progress: Callable[[Progress], None]
+    given: Inputs, model: Any, fitting: Fitting, on_progress: Callable[[Progress], None], rows: int
 ) -> dict[str, float] | None:
     """Return the scores; None where memory ran out, with nothing of it held."""
     assert given.held_out is not None
-    examples, rows = given.held_out.examples, fitting.fit.micro_rows
+    examples = given.held_out.examples
     total = len(examples) // given.objective.sequences
     how = (model, examples, given.tokenizer.pad_token_id, rows, given.device.torch_device)
     model.eval()

@@ -16,7 +16,7 @@ from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches, to
 from workers.pipelines.data.heads import Head
 from workers.pipelines.data.packing import packed
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.ladder import Limits, change
+from workers.pipelines.training.ladder import Limits, change, rows_a_pass
 from workers.pipelines.training.order import Fit, Rung
 
 #: What is told of how a training fits.
@@ -32,8 +32,8 @@ class Fitting:
     steps: list[str]
     limits: Limits
     head: Head | None
-    #: Whether anything is drawn at random in a forward pass.
-    draws: bool
+    #: What is drawn at random in a forward pass: "dropout masks", "noise".
+    draws: tuple[str, ...]
     #: The longest row of the training, in tokens.
     longest_tokens: int
     on_cuda: bool
@@ -75,6 +75,11 @@ class Fitting:
         self._go_on(below, f"memory ran out in {where}", where)
         self.begin(model)
 
+    def fewer_rows(self, where: str) -> None:
+        """Write down that memory ran out in `where`, where passes had more rows than those of a step."""
+        self._go_on(self.fit, f"memory ran out in {where}", where)
+        self._write()
+
     def go_on_after(self, killed: Rung) -> None:
         """Take up a training whose process was killed on a rung: with less, where that is possible."""
         self.fit, self.steps = killed.fit, list(killed.steps)
@@ -82,10 +87,10 @@ class Fitting:
             self._go_on(killed.below, "the system killed the process for lack of memory", "killed")
 
     def _go_on(self, below: Fit, why: str, where: str) -> None:
-        changed = change(self.fit, below)
+        changed = change(self.fit, below) or rows_a_pass(below)
         if self.draws and below.micro_rows != self.fit.micro_rows:
             # They are drawn for a pass, so they depend on its rows.
-            changed += " (other dropout masks)"
+            changed += f" (other {' and '.join(self.draws)})"
         self.steps.append(f"{where}: {changed}")
         self.say(Progress(phase="fit", message=f"{why}; it goes on with {changed}, same effective batch"))
         self.fit = below

@@ -26,7 +26,7 @@ from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
-from workers.pipelines.data.mixing import Mixture, weighted
+from workers.pipelines.data.mixing import Mixture, require_labels, weighted
 from workers.pipelines.data.preferences import preference
 from workers.pipelines.data.rows import CheckedRows, Rows, Shape, check_files, count_equal
 from workers.pipelines.data.split import Split, read_split
@@ -87,6 +87,11 @@ class Inputs:
     #: What the audit found in the rows: how many rows by kind.
     audit: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def training_rows(self) -> int:
+        """How many rows an epoch has."""
+        return len(self.rows.examples) // self.objective.sequences
+
 
 def read_inputs(
     *,
@@ -116,7 +121,9 @@ def read_inputs(
     tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
     if objective is CLASSIFY:
         pad = pad_token_id(read_config(base), tokenizer)
-        classes = Classes(class_names(given), pad, spec.seed)
+        classes = Classes(class_names(split.training), pad, spec.seed)
+        if mixture.weights is not None:
+            require_labels(split.training, given, mixture.weights)
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
@@ -129,7 +136,7 @@ def read_inputs(
     if eval_data is not None:
         kept = check_files(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
     if kept is not None:
-        seen = count_equal(kept, split.training)
+        seen = count_equal(kept, given)
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
         held = _tokens(base, kept, tokenizer, spec, classes, day)
     schedule = _schedule(spec, len(rows.examples) // objective.sequences)

@@ -45,11 +45,16 @@ class Limits:
         return None
 
 
+def rows_a_pass(fit: Fit) -> str:
+    """Say in words how many rows a pass has."""
+    return f"{fit.micro_rows} row{'s' if fit.micro_rows > 1 else ''} a pass"
+
+
 def change(before: Fit, after: Fit) -> str:
     """Say in words what is otherwise in a lower rung."""
     said = []
     if after.micro_rows != before.micro_rows:
-        said.append(f"{after.micro_rows} row{'s' if after.micro_rows > 1 else ''} a pass")
+        said.append(rows_a_pass(after))
     if after.checkpointing and not before.checkpointing:
         said.append("activations computed twice")
     if after.chunk_tokens != before.chunk_tokens:

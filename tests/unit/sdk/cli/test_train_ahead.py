@@ -98,3 +98,16 @@ def test_what_a_submit_refuses_without_rows_is_refused_ahead(
 ) -> None:
     with pytest.raises(InvalidInput, match=said):
         run("--base", base, *options, ahead)
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "1e308"])
+def test_weights_that_a_submit_refuses_are_refused(base: str, weight: str) -> None:
+    with pytest.raises(InvalidInput, match=r"the weight of a\.jsonl is"):
+        run("--base", base, "--data", "a.jsonl", "--weight", weight, "--data", "b.jsonl", "--weight", "1", "--dry-run")
+
+
+def test_a_weight_of_one_file_and_a_file_given_twice_are_refused(base: str) -> None:
+    with pytest.raises(InvalidInput, match="there is one; leave it out"):
+        run("--base", base, "--data", "a.jsonl", "--weight", "1", "--dry-run")
+    with pytest.raises(InvalidInput, match=r"a\.jsonl and \./a\.jsonl are the same rows"):
+        run("--base", base, "--data", "a.jsonl", "--data", "./a.jsonl", "--dry-run")

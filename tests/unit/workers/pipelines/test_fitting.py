@@ -151,6 +151,25 @@ def test_dropout_is_named_where_its_masks_are_others(
     assert report.training["memory_steps"] == "step 1: 2 rows a pass (other dropout masks)"
 
 
+def test_noise_is_named_where_it_is_other(
+    llama_base: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Short(monkeypatch, micro_rows=2)
+    spec = SPEC.model_copy(update={"neftune_noise_alpha": 5.0, "max_steps": 1})
+    report = train(llama_base, pair_file, tmp_path / "out", spec)
+    assert report.training["memory_steps"] == "step 1: 2 rows a pass (other noise)"
+
+
+def test_the_first_rung_is_below_the_rows_that_there_are(
+    llama_base: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = len(pair_file.read_text().splitlines())
+    spec = SPEC.model_copy(update={"batch_size": 64, "grad_accum": 1, "max_steps": 1})
+    Short(monkeypatch, micro_rows=rows // 2)
+    report = train(llama_base, pair_file, tmp_path / "out", spec)
+    assert report.training["memory_steps"] == f"step 1: {rows // 2} rows a pass"
+
+
 def test_an_evaluation_is_taken_again_in_smaller_parts(
     llama_base: Path, pair_file: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

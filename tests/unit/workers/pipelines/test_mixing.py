@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.mixtures import files
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.rows.audit import audit_rows
-from sdk.rows.data_files import DataFile
 from sdk.rows.holdout import HoldOut, rows_digest
 from sdk.rows.texts import normalised_row
 from sdk.schemas.training import TrainingReport, TrainingSpec
@@ -26,17 +24,6 @@ from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
 from workers.pipelines.training.train import train
 
 SPEC = TrainingSpec(method="lora", rank=2, targets="qv", max_steps=4, batch_size=2, grad_accum=1)
-
-
-def files(tmp_path: Path, *texts: Sequence[Any]) -> tuple[DataFile, ...]:
-    """A file called "a", "b" … of each of some lists of texts, or rows."""
-    made = []
-    for name, some in zip("abcdef", texts, strict=False):
-        path = tmp_path / f"{name}.jsonl"
-        rows = [{"prompt": "say ", "completion": each} if isinstance(each, str) else each for each in some]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        made.append(DataFile(path, name))
-    return tuple(made)
 
 
 def texts_of(rows: Any) -> list[str]:

@@ -19,10 +19,12 @@ from support.architectures import config_of, save_model
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingReport, TrainingSpec
+from workers.pipelines.data import batches
 from workers.pipelines.data.batches import collate, loss_sum, token_losses
 from workers.pipelines.data.heads import head_of
 from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
 from workers.pipelines.data.tokenise import IGNORED
+from workers.pipelines.training import evaluating
 from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.choosing import _is_cheaper
 from workers.pipelines.training.order import Fit
@@ -194,6 +196,50 @@ def test_whoever_goes_on_or_trains_again_packs_as_it_was(llama_base: Path, pairs
     like = RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with=said)
     train(llama_base, pairs, tmp_path / "like", SPEC.model_copy(update={"packing": "off"}), like=like)
     assert weights(tmp_path / "like") == weights(tmp_path / "whole")
+
+
+def test_a_record_that_says_packed_is_looked_at_again(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other versions of the libraries rows of one sequence may see one another."""
+    like = RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with={"packed": True, "micro_batch": 1})
+    short = SPEC.model_copy(update={"max_steps": 1, "max_length": 128})
+    report, said = train(save_model(tmp_path / "opt", "opt"), pairs, tmp_path / "like", short, like=like)
+    assert report.training["packed"] is False
+    assert said == "rows are no longer packed: opt does not keep rows of one sequence apart here"
+    train(llama_base, pairs, tmp_path / "whole", checkpoints=_kept(tmp_path / "kept"))
+    monkeypatch.setattr("workers.pipelines.training.choosing.keeps_apart", lambda *_, **__: False)
+    resume = _kept(tmp_path / "again", tmp_path / "kept" / "step-00000002")
+    gone_on, said = train(llama_base, pairs, tmp_path / "gone on", checkpoints=resume)
+    assert gone_on.training["packed"] is False
+    assert said == "rows are no longer packed: llama does not keep rows of one sequence apart here"
+
+
+@pytest.mark.parametrize(
+    ("most", "passes", "steps"), [(4, [4, 4], None), (1, [4, 1, 1], "the evaluation: 1 row a pass")]
+)
+def test_held_out_rows_are_scored_by_the_batch_beside_packed_ones(
+    llama_base: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    passes: list[int],
+    steps: str | None,
+) -> None:
+    true, asked = batches.mean_loss, list[int]()
+
+    def mean_loss(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
+        asked.append(rows)
+        if rows > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return true(model, examples, pad_id, rows, *rest)
+
+    monkeypatch.setattr(evaluating, "mean_loss", mean_loss)
+    report, _ = train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "holdout": 0.3}))
+    assert asked == passes
+    assert (report.training["packed"], report.training["memory_steps"]) == (True, steps)
+    assert report.training["gradient_checkpointing"] is False
 
 
 def _kept(folder: Path, resume: Path | None = None) -> Checkpoints:

@@ -78,7 +78,7 @@ class TestVerdicts:
         (pair,) = compare(bench, one, two, detect=1e-9).pairs
         assert pair.detectable is not None
         assert pair.rows_needed is None
-        with pytest.raises(InvalidInput, match=r"detect: 1e-200 can't be; give a number of at least 1e-09"):
+        with pytest.raises(InvalidInput, match=r"detect: '1e-200' can't be; give a number of at least 1e-09"):
             compare(bench, one, two, detect=1e-200)
 
     def test_equal_rows(self, bench: Bench) -> None:

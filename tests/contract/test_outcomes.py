@@ -122,7 +122,7 @@ def desk(people: World, acting: Callable[..., Client], space: str, rows: Path, t
 RENDERING = Rendering(templates=["a" * 64], methods={"turns": 2}, template_date="2026-01-31", stop_ids=[7])
 NF4 = QuantizationRecipe()
 CONDITIONS = Conditions(
-    loss_on="completion", max_length=1024, generated_rows=16, max_new_tokens=48, stop_ids=[7], tokenizer="b" * 64
+    loss_on="completion", max_length=1024, generated_rows=32, max_new_tokens=48, stop_ids=[7], tokenizer="b" * 64
 )
 
 
@@ -396,7 +396,7 @@ class TestEvaluations:
         [
             ("max_length", 2048),
             ("loss_on", "all"),
-            ("generated_rows", 17),
+            ("generated_rows", 33),
             ("max_new_tokens", 47),
             ("columns", "text=t"),
         ],
@@ -405,7 +405,7 @@ class TestEvaluations:
         self, desk: Desk, rows: Path, name: str, value: object
     ) -> None:
         held = self.evaluate(desk, rows, None, "native", loss_on="completion")
-        said = {"generated_rows": 16, name: value}
+        said = {"generated_rows": 32, name: value}
         conditions = CONDITIONS.model_copy(update=said)
         label = held.targets[0].label
         asked = {"generated_rows": "generate_rows"}.get(name, name)

@@ -9,7 +9,7 @@
 >>> run = Run(spec=spec, method="qlora", batch_size=4, max_length=1024, checkpointing=True)
 >>> found = forecast_of(llama, adapter_of(llama, spec), run)
 >>> f"{found.card_bytes / 1e9:.1f} GB, of which {found.fixed_bytes / 1e9:.1f} GB whatever the rows are"
-'7.4 GB, of which 4.6 GB whatever the rows are'
+'6.7 GB, of which 4.6 GB whatever the rows are'
 """
 
 from __future__ import annotations

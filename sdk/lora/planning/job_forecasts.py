@@ -5,7 +5,7 @@
 ...           "intermediate_size": 11008, "vocab_size": 32000}
 >>> found = training_forecast(config, {}, TrainingSpec(method="lora", batch_size=8))
 >>> found.card is not None and f"{found.card.needed_bytes / 1e9:.1f} GB, most of it {found.card.largest.name}"
-'19.6 GB, most of it weights'
+'18.2 GB, most of it weights'
 >>> training_forecast({"model_type": "llama"}, {}, TrainingSpec()).unknown
 "the base's config says no vocab_size"
 """

@@ -32,7 +32,8 @@ LIBRARIES = """
 import workers.pipelines.training.train, bitsandbytes
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmPeak")))
 """
-FILE_BYTES = 700_000
+#: More than the tokens of all rows, and less than the adapter of the widest training.
+FILE_BYTES = 5_500_000
 #: Rows and tokens of a batch whose activations take more than that.
 BATCH, TOKENS = 2048, 250
 
@@ -83,7 +84,7 @@ def test_memory_that_runs_out_leaves_a_training_with_smaller_passes(stack: Stack
 
 
 def test_a_full_disk_fails_one_job_and_the_next_one_succeeds(stack: Stack, worker: Running, data: str) -> None:
-    large = stack.train(f"{SPACE}/wide", data=data, steps=1, rank=512)
+    large = stack.train(f"{SPACE}/wide", data=data, steps=1, rank=1024, targets="all-linear")
     small = stack.train(f"{SPACE}/narrow", data=data, steps=1)
     stack.wait_for_end([large, small])
     said = f"{stack.explain(large)}\n{stack.explain(small)}\n{worker.text}"

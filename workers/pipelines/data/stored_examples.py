@@ -6,7 +6,8 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from contextlib import suppress
+from typing import IO, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ class StoredExamples(Sequence[Example]):
     def __init__(self, examples: Iterable[Example] = ()) -> None:
         self._numbers, self._entries = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed below
         for file in (self._numbers, self._entries):
-            weakref.finalize(self, file.close)
+            weakref.finalize(self, _close, file)
         self._written = self._count = 0
         #: Tokens that the loss is taken on, all tokens, and the largest of these.
         self.supervised_tokens = self.tokens = self.largest = 0
@@ -95,6 +96,12 @@ class StoredExamples(Sequence[Example]):
         size, start = _NUMBER.itemsize, int(first["start"])
         count = int(last["start"]) + int(last["tokens"]) + int(last["labels"]) - start
         return np.frombuffer(os.pread(self._numbers.fileno(), count * size, start * size), _NUMBER)
+
+
+def _close(file: IO[bytes]) -> None:
+    # What could not be written for lack of room is not needed any more.
+    with suppress(OSError):
+        file.close()
 
 
 def lengths_of(examples: Sequence[Example]) -> npt.NDArray[Any]:

@@ -62,7 +62,7 @@ def _print_table(views: Sequence[JobView]) -> None:
         ]
         for view in views
     ]
-    spare = [headers.index(name) for name in ("tries", "kind", "age", "note")]
+    spare = [headers.index(name) for name in ("tries", "kind", "age")]
     header, *lines = render(headers, rows, cut=headers.index("note"), spare=spare).splitlines()
     click.echo(header)
     for view, line in zip(views, lines, strict=True):

@@ -48,7 +48,7 @@ def test_columns_may_be_called_otherwise(tmp_path: Path) -> None:
         ({"references": []}, "has `references` that are no list of 1 to 100 texts"),
         ({"references": ["a"] * 101}, "has `references` that are no list of 1 to 100 texts"),
         ({"references": ["a", ""]}, r"has an empty `references\[1\]`"),
-        ({"references": ["a", 7]}, r"has a `references\[1\]` that is not text but a int"),
+        ({"references": ["a", 7]}, r"has a `references\[1\]` that is not text but a whole number"),
         ({"prompt": None}, "has no `prompt`"),
         ({"prompt": []}, "`prompt`"),
         ({"tools": []}, "has `tools` for a prompt that is a text"),

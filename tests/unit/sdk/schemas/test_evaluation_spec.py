@@ -17,8 +17,8 @@ from sdk.validation import build
     [
         ({"regex": "("}, r"regex: '\(' can't be looked for, because it is not a regular expression"),
         ({"regex": r"(a)\1"}, "because it looks back, refers back, or uses rare syntax; write it as for Python's re"),
-        ({"regex": ""}, "at least 1 character"),
-        ({"regex": "a" * 1001}, "at most 1000 characters"),
+        ({"regex": ""}, "give a text of 1 to 1000 characters"),
+        ({"regex": "a" * 1001}, "give a text of 1 to 1000 characters"),
         ({"metrics": "rouge_l,regex"}, "the metric regex needs an expression; give one with --regex"),
         (
             {"metrics": "METEOR"},

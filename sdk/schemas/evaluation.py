@@ -40,6 +40,8 @@ _TEXT_METRICS = frozenset(get_args(TextMetric))
 
 #: Those that are no mean over rows: of one row there is the score that it would have alone, or none.
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
+#: What is made of the loss, over the same rows.
+MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
 #: What a prediction may take in a file of scores by row, as UTF-8 or as JSON.
 MOST_PREDICTION_BYTES = 16 * 1024
 #: Counts are whole numbers that a double holds.
@@ -237,6 +239,7 @@ class Conditions(Wire):
     #: SHA-256 over the general texts that losses and divergence from the bare base were taken on; None: on none.
     general_texts: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.
+    #: An outcome of one metric, and no setting: the scores of others, and of the rows that both have, are compared still.
     failed: Annotated[dict[str, Sha256], Field(exclude_if=lambda value: not value)] = {}
 
 

@@ -46,7 +46,9 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     digests = pin_data(session, request, _DATASETS, who, namespace)
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
     rows = Rows(digests["data"], request.spec, who, namespace, embedded)
-    asked = [rows.choose(session, target, versions) for target in request.targets]
+    chosen = [rows.choose(session, target, versions) for target in request.targets]
+    # A version by its number and by an alias is one target.
+    asked = list({one.target.label: one for one in reversed(chosen)}.values())[::-1]
     packed = rows.require(session, asked)
     beside = [] if request.only else scored_beside(session, asked, rows)
     # Of rows of another namespace no text is kept, which readers of this one would see.

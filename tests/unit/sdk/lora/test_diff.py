@@ -209,6 +209,17 @@ class TestScores:
         notes = [note for note in found.notes if "not compared" in note]
         assert len(notes) == (1 if ours and theirs and not common else 0)
 
+    def test_a_score_is_not_subtracted_where_it_failed_on_other_rows(self) -> None:
+        metrics = {"loss": 1.0, "perplexity": 3.0, "regex": 0.5, "regex_rows": 3.0}
+        ours = [evaluation("a", conditions={"max_length": 512, "failed": {"regex": digest("row 2")}}, metrics=metrics)]
+        theirs = [evaluation("b", conditions={"max_length": 512}, metrics=metrics)]
+        found = compare_versions(view(), view("x@v2"), ours, theirs)
+        (both,) = found.scores.evaluations
+        differences = {one.name: one.difference for one in both.metrics}
+        assert differences == {"loss": 0.0, "perplexity": 0.0, "regex": None, "regex_rows": 0.0}
+        (note,) = [note for note in found.notes if "failed" in note]
+        assert note.endswith(f"adapterctl compare A B --data {digest('rows')[:12]} --metric regex")
+
     def test_a_note_names_what_differs_and_what_would_help(self) -> None:
         ours = [evaluation("a", conditions={"max_length": 512, "loss_on": "all"})]
         theirs = [evaluation("b", conditions={"max_length": 1024, "loss_on": "all"})]

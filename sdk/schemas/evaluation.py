@@ -34,7 +34,17 @@ TextMetric = Literal[
 ]
 #: How the scores of a scorer NAME that is installed on the workers begin: `scorer.NAME`, or `scorer.NAME.KEY` of each that it has.
 SCORER_PREFIX = "scorer."
-ScorerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+#: How the count of the rows that a score is over is called: `rouge_l_rows`. No score has a name that ends so.
+COUNTED = "_rows"
+
+
+def _is_no_count(name: str) -> str:
+    if name.endswith(COUNTED):
+        raise ValueError(f"{name} ends with {COUNTED}, as counts of rows do; call the scorer otherwise")
+    return name
+
+
+ScorerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$"), AfterValidator(_is_no_count)]
 
 _TEXT_METRICS = frozenset(get_args(TextMetric))
 
@@ -59,7 +69,11 @@ def is_score(metric: str) -> bool:
 
     >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "tokens_per_s") if is_score(name)]
     ['loss', 'rouge_l']
+    >>> [name for name in ("scorer.style.bad_tokens", "scorer.ok", "scorer.ok_rows") if is_score(name)]
+    ['scorer.style.bad_tokens', 'scorer.ok']
     """
+    if is_scorer(metric):
+        return not metric.endswith(COUNTED)
     return _MEASURE.fullmatch(metric) is None
 
 

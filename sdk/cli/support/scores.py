@@ -29,8 +29,10 @@ def metric_text(name: str, value: float) -> str:
 
     >>> [metric_text(*each) for each in (("loss", 1.23456), ("tokens", 123456.0), ("peak_memory_bytes", 512e6), ("eval_s", 12345.6))]
     ['1.235', '123456', '512.0 MB', '12346']
+    >>> metric_text("scorer.style.n_bytes", 3.25)
+    '3.25'
     """
-    if name.endswith("_bytes"):
+    if name.endswith("_bytes") and not is_score(name):
         return human_bytes(value)
     return f"{value:.0f}" if not is_score(name) and (value == int(value) or value >= 1000) else f"{value:.4g}"
 

@@ -33,7 +33,9 @@ def code_parses(answer: str) -> float:
     blocks = _fenced(answer) or [("", textwrap.dedent(answer))]
     code = [text for _, text in blocks]
     return float(
-        all(_PYTHON.fullmatch(language) for language, _ in blocks) and any(map(str.strip, code)) and all(map(_parses, code))
+        all(_PYTHON.fullmatch(language) for language, _ in blocks)
+        and any(map(str.strip, code))
+        and all(map(_parses, code))
     )
 
 

@@ -178,6 +178,8 @@ class TestScores:
                     "template_date": [None, "2026-01-02"],
                     "tokenizer": [digest("tokenizer"), digest("another")],
                     "metrics": [{"rouge_l": 1}, {"rouge_l": 2}],
+                    # An outcome, and no setting: it keeps its own metric alone from being subtracted.
+                    "failed": [{}, {"loss": digest("row 2")}, {"rouge_l": digest("row 2")}],
                 }.items()
             }
             day = data.draw(st.integers(1, 28))
@@ -189,8 +191,11 @@ class TestScores:
         theirs = [drawn(f"b{n}") for n in range(data.draw(st.integers(0, 4)))]
         found = compare_versions(view(), view("x@v2"), ours, theirs)
 
+        def settings(one: EvaluationView) -> dict[str, Any]:
+            return {name: value for name, value in one.conditions.items() if name != "failed"}
+
         def last(given: list[EvaluationView], like: EvaluationView) -> EvaluationView:
-            alike = [one for one in given if (one.precision, one.conditions) == (like.precision, like.conditions)]
+            alike = [one for one in given if (one.precision, settings(one)) == (like.precision, settings(like))]
             return max(alike, key=lambda one: one.created_at.day)
 
         common = {one.key for one in ours} & {one.key for one in theirs}
@@ -205,6 +210,10 @@ class TestScores:
             days = [one.created_at.day for one in ours if one.key == like.key]
             if len(set(days)) == len(days):
                 assert score.a == last(ours, like).metrics["loss"]
+                others = [one for one in theirs if one.key == like.key]
+                if len({one.created_at.day for one in others}) == len(others):
+                    both_failed = [last(given_, like).conditions["failed"].get("loss") for given_ in (ours, theirs)]
+                    assert (score.difference is None) == (both_failed[0] != both_failed[1])
         # Where none is compared, and both were scored on these rows, a note says what differs.
         notes = [note for note in found.notes if "not compared" in note]
         assert len(notes) == (1 if ours and theirs and not common else 0)

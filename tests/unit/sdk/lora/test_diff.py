@@ -167,20 +167,23 @@ class TestScores:
     @given(st.data())
     def test_scores_of_unlike_conditions_are_never_subtracted(self, data: Any) -> None:
         def drawn(ident: str) -> EvaluationView:
+            values = {
+                "loss_on": ["completion", "all"],
+                "max_length": [512, 1024],
+                "max_new_tokens": [16, 48],
+                "stop_ids": [[1], [1, 2]],
+                "templates": [[], [digest("t")]],
+                "template_date": [None, "2026-01-02"],
+                "tokenizer": [digest("tokenizer"), digest("another")],
+                "metrics": [{"rouge_l": 1}, {"rouge_l": 2}],
+                # An outcome, and no setting: it keeps its own metric alone from being subtracted.
+                "failed": [{}, {"loss": digest("row 2")}, {"rouge_l": digest("row 2")}],
+            }
+            # Most differ in little, so that some are alike.
+            drawn_too = {"failed", *data.draw(st.lists(st.sampled_from(sorted(values)), max_size=1))}
             conditions = {
-                name: data.draw(st.sampled_from(values))
-                for name, values in {
-                    "loss_on": ["completion", "all"],
-                    "max_length": [512, 1024],
-                    "max_new_tokens": [16, 48],
-                    "stop_ids": [[1], [1, 2]],
-                    "templates": [[], [digest("t")]],
-                    "template_date": [None, "2026-01-02"],
-                    "tokenizer": [digest("tokenizer"), digest("another")],
-                    "metrics": [{"rouge_l": 1}, {"rouge_l": 2}],
-                    # An outcome, and no setting: it keeps its own metric alone from being subtracted.
-                    "failed": [{}, {"loss": digest("row 2")}, {"rouge_l": digest("row 2")}],
-                }.items()
+                name: data.draw(st.sampled_from(each)) if name in drawn_too else each[0]
+                for name, each in values.items()
             }
             day = data.draw(st.integers(1, 28))
             precision = data.draw(st.sampled_from(["nf4", "float32"]))

@@ -111,14 +111,16 @@ def give_up_of_base(session: Session, base: NamedBase) -> None:
 
 
 def give_up_earlier(session: Session, newest: Evaluation) -> None:
-    """Give the rows up of what was scored again: earlier scores of the same target under the same conditions, whose metrics
-    the newest has all.
+    """Give the rows up of what was scored again: scores of the same target by earlier jobs under the same conditions, whose
+    metrics the newest has all.
+
+    Two versions of a job may have the same bytes: neither is earlier than the other.
     """
     if newest.rows_digest is None or newest.spec_digest is None:
         return
     alike = ("namespace", "digest", "base_fingerprint", "dataset_digest", "grader", "precision", "spec_digest")
     of = [getattr(Evaluation, name) == getattr(newest, name) for name in alike]
-    earlier = select(Evaluation).where(*of, *_KEPT, Evaluation.id != newest.id)
+    earlier = select(Evaluation).where(*of, *_KEPT, Evaluation.job_id != newest.job_id)
     has = set(newest.metrics)
     same = [row.id for row in session.scalars(earlier) if {name for name in row.metrics if is_score(name)} <= has]
     if same:

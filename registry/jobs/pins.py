@@ -17,6 +17,7 @@ from registry.db.clock import db_now
 from registry.db.stored_json import table
 from registry.errors import InvalidBase
 from registry.jobs.available_workers import FORGOTTEN_AFTER, works_in
+from registry.jobs.forecasts import Estimate
 from registry.jobs.models import Worker
 from registry.principal import Principal
 from sdk.lora.architectures import is_encoder, no_next_token
@@ -41,6 +42,8 @@ class Pinned(Generic[R]):
     quantized: bool = False
     #: Whether the base is stored in 4 bits.
     packed: bool = False
+    #: What an evaluation takes, of those of its bases that take most.
+    estimate: Estimate | None = None
 
     @property
     def base_fingerprint(self) -> str | None:

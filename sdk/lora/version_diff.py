@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sdk.schemas.diff import (
     Side,
     WeightsDiff,
 )
-from sdk.schemas.evaluation import is_score
+from sdk.schemas.evaluation import MADE_OF_LOSS, is_score
 from sdk.schemas.jobs import EvaluationView
 
 
@@ -142,7 +143,9 @@ def _scores(
                 dataset=one.dataset,
                 grader=one.grader,
                 precision=one.precision,
-                metrics=scored(one.metrics, last_b[key].metrics),
+                metrics=scored(
+                    one.metrics, last_b[key].metrics, comparable=partial(_over_the_same_rows, one, last_b[key])
+                ),
             )
             for key, one in last_a.items()
             if key in last_b
@@ -150,6 +153,10 @@ def _scores(
         only_a=[_brief(one) for key, one in last_a.items() if key not in last_b],
         only_b=[_brief(one) for key, one in last_b.items() if key not in last_a],
     )
+
+
+def _over_the_same_rows(one: EvaluationView, other: EvaluationView, name: str) -> bool:
+    return not is_score(name) or one.has_rows_of(other, name)
 
 
 def _last(evaluations: Sequence[EvaluationView]) -> dict[str, EvaluationView]:
@@ -164,8 +171,16 @@ _ASKED = frozenset(
 
 
 def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]) -> list[str]:
-    """Say of each dataset on which both were scored, and never alike, what differs."""
+    """Say of each dataset on which both were scored, and never alike, what differs; and of which scores rows differ."""
     last_a, last_b = _last(evaluations_a), _last(evaluations_b)
+    failed = {
+        f"{name} on {one.dataset[:12]} is over other rows in one than in the other, since it failed on some; compare the rows"
+        f" that both have: adapterctl compare A B --data {one.dataset[:12]} --metric {'loss' if name in MADE_OF_LOSS else name}"
+        for key, one in last_a.items()
+        if key in last_b
+        for name in one.metrics.keys() & last_b[key].metrics.keys()
+        if not _over_the_same_rows(one, last_b[key], name)
+    }
     alike = {last_a[key].dataset for key in last_a.keys() & last_b.keys()}
     notes = {}
     for one in last_a.values():
@@ -178,7 +193,7 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
                     f"; score both in one job: adapterctl eval A B --data {rows}{how}" if set(names) <= _ASKED else ""
                 )
                 notes[rows] = f"their scores on {rows} are not compared, since they differ in {', '.join(names)}{again}"
-    return list(notes.values())
+    return [*notes.values(), *sorted(failed)]
 
 
 def _trained_on(ref: str, evaluations: Sequence[EvaluationView]) -> list[str]:

@@ -34,12 +34,24 @@ TextMetric = Literal[
 ]
 #: How the scores of a scorer NAME that is installed on the workers begin: `scorer.NAME`, or `scorer.NAME.KEY` of each that it has.
 SCORER_PREFIX = "scorer."
-ScorerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+#: How the count of the rows that a score is over is called: `rouge_l_rows`. No score has a name that ends so.
+COUNTED = "_rows"
+
+
+def _is_no_count(name: str) -> str:
+    if name.endswith(COUNTED):
+        raise ValueError(f"{name} ends with {COUNTED}, as counts of rows do; call the scorer otherwise")
+    return name
+
+
+ScorerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$"), AfterValidator(_is_no_count)]
 
 _TEXT_METRICS = frozenset(get_args(TextMetric))
 
 #: Those that are no mean over rows: of one row there is the score that it would have alone, or none.
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
+#: What is made of the loss, over the same rows.
+MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
 #: What a prediction may take in a file of scores by row, as UTF-8 or as JSON.
 MOST_PREDICTION_BYTES = 16 * 1024
 #: Counts are whole numbers that a double holds.
@@ -57,7 +69,11 @@ def is_score(metric: str) -> bool:
 
     >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "tokens_per_s") if is_score(name)]
     ['loss', 'rouge_l']
+    >>> [name for name in ("scorer.style.bad_tokens", "scorer.ok", "scorer.ok_rows") if is_score(name)]
+    ['scorer.style.bad_tokens', 'scorer.ok']
     """
+    if is_scorer(metric):
+        return not metric.endswith(COUNTED)
     return _MEASURE.fullmatch(metric) is None
 
 
@@ -237,6 +253,7 @@ class Conditions(Wire):
     #: SHA-256 over the general texts that losses and divergence from the bare base were taken on; None: on none.
     general_texts: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.
+    #: An outcome of one metric, and no setting: the scores of others, and of the rows that both have, are compared still.
     failed: Annotated[dict[str, Sha256], Field(exclude_if=lambda value: not value)] = {}
 
 

@@ -12,7 +12,7 @@ from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.catalog import Tags
 from sdk.schemas.combination import CombineRequest
 from sdk.schemas.contamination import Contamination
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.evaluation import MADE_OF_LOSS, EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.option_types import Columns
 from sdk.schemas.planning import JobForecast, JobPeak
@@ -428,11 +428,22 @@ class EvaluationView(Wire):
         Of an earlier release, which recorded less, scores are alike only within a job, over one base.
         """
         unknown = {} if "tokenizer" in self.conditions else {"job": self.job, "base": self.base_fingerprint}
-        alike = self.model_dump(include={"dataset", "grader", "precision", "conditions"})
-        return digest_of({**alike, **unknown})
+        alike = self.model_dump(include={"dataset", "grader", "precision"})
+        return digest_of({**alike, "conditions": self._set, **unknown})
+
+    @property
+    def _set(self) -> dict[str, Any]:
+        """The conditions that were set. On which rows a score failed is an outcome, of each metric by itself."""
+        return {name: value for name, value in self.conditions.items() if name != "failed"}
+
+    def has_rows_of(self, other: EvaluationView, metric: str) -> bool:
+        """Tell whether a metric's means of two evaluations of one key are over the same rows, because it failed on the same."""
+        made_of = "loss" if metric in MADE_OF_LOSS else metric
+        failed = [(one.conditions.get("failed") or {}).get(made_of) for one in (self, other)]
+        return failed[0] == failed[1]
 
     def unlike(self, other: EvaluationView) -> list[str]:
         """Name what two evaluations on the same rows differ in, so that their scores say nothing of one another."""
         found = [name for name in ("grader", "precision") if getattr(self, name) != getattr(other, name)]
-        names = dict.fromkeys([*self.conditions, *other.conditions])
-        return found + [name for name in names if self.conditions.get(name) != other.conditions.get(name)]
+        one, another = self._set, other._set
+        return found + [name for name in dict.fromkeys([*one, *another]) if one.get(name) != another.get(name)]

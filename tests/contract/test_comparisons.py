@@ -19,6 +19,7 @@ from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound
 from sdk.schemas.comparison import Comparison
 from sdk.schemas.evaluation import RowScore
+from sdk.schemas.wire import digest_of
 
 
 @pytest.fixture
@@ -80,6 +81,18 @@ class TestVerdicts:
         assert pair.rows_needed is None
         with pytest.raises(InvalidInput, match=r"detect: '1e-200' can't be; give a number of at least 1e-09"):
             compare(bench, one, two, detect=1e-200)
+
+    def test_rows_that_a_score_failed_on_are_left_out_and_no_other_score_minds(self, bench: Bench) -> None:
+        failing = [
+            row.model_copy(update={"scores": {"rouge_l": row.scores["rouge_l"]}}) if row.row == 5 else row
+            for row in scored(48)
+        ]
+        one = bench.score(failing, failed={"exact_match": digest_of([5])})
+        two = bench.score(scored(48))
+        found = compare(bench, one, two)
+        assert (found.rows, found.notes) == (48, [])
+        found = compare(bench, one, two, metric="exact_match")
+        assert (found.rows, found.notes) == (47, ["1 row is left out, since not every target has a score of it"])
 
     def test_equal_rows(self, bench: Bench) -> None:
         one, two = bench.score(scored(48, seed=3)), bench.score(scored(48, seed=3))

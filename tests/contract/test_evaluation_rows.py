@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from support.merging_desk import MergingDesk
 from support.registries import World
-from support.scored_rows import CONDITIONS, ROWS, evaluated, fresh
+from support.scored_rows import CONDITIONS, ROWS, evaluated, fresh, report_of, write_file
 from support.usage import by_kind, differing
 
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
 from sdk.schemas.evaluation import RowFile, RowScore
+from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import digest_of
+from sdk.schemas.work import Completion, EvaluationResult
 from sdk.transfer import hash_file
 
 
@@ -251,6 +253,37 @@ class TestPaidFor:
         assert admin.quota(space).evaluations_bytes == sum(size or 0 for size in kept)
         assert len(desk.writer.evaluation_rows(more)) == 4
         assert differing(people) == {}
+
+    def test_targets_of_one_job_keep_theirs_though_their_bytes_are_the_same(
+        self, desk: MergingDesk, rows: Path, space: str, acting: Callable[..., Client]
+    ) -> None:
+        one = desk.push()
+        pulled = desk.writer.pull(one, desk.tmp_path / "pulled")
+        two = desk.writer.push(pulled, f"{space}/b", base=desk.base.fingerprint).ref
+        acting(**{space: Role.PROMOTER}).set_alias(one.partition("@")[0], "candidate", 1)
+        named = [one, one, f"{one.partition('@')[0]}@candidate", two]
+        job = desk.writer.submit_evaluation(named, data=rows, precision="native", only=True)
+        held = desk.claim()
+        assert [target.label for target in held.targets] == [one, two]
+        assert held.targets[0].digest == held.targets[1].digest
+        handed_in = fresh()
+        path = desk.tmp_path / "the rows of both"
+        file = write_file(path, handed_in)
+        upload = desk.worker.upload({file.digest: path}, "sending", desk.space)
+        results = [
+            EvaluationResult(
+                label=target.label,
+                digest=target.digest,
+                base_fingerprint=desk.base.fingerprint,
+                report=report_of(handed_in, file),
+                upload=upload,
+            )
+            for target in held.targets
+        ]
+        body = Completion(attempt=held.attempt, evaluations=results)
+        desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        for scores in job.result():
+            assert desk.writer.evaluation_rows(scores.id) == handed_in
 
     def test_those_of_a_bare_base_go_with_it(
         self, people: World, admin: Client, desk: MergingDesk, rows: Path, space: str

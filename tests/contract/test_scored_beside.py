@@ -11,12 +11,13 @@ from support.merging_desk import MergingDesk, value
 from support.scored_rows import fresh, report_of
 from support.small import write_adapter
 
+from registry.jobs.kinds import evaluation_targets
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, JobFailed
 from sdk.objects import failed_targets, scored_beside
 from sdk.schemas.evaluation import EvaluationFailure
-from sdk.schemas.jobs import MOST_TARGETS, EvaluationRequest, EvaluationTarget, JobSubmission, JobView
+from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, JobSubmission, JobView
 from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 
@@ -122,13 +123,14 @@ def test_production_that_can_t_be_scored_is_left_out(desk: MergingDesk, rows: Pa
     assert targets(desk, [new], rows) == [(new, None), (base, "base")]
 
 
-def test_they_give_way_where_a_job_has_no_room(desk: MergingDesk, rows: Path) -> None:
+def test_they_give_way_where_a_job_has_no_room(desk: MergingDesk, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_targets, "MOST_TARGETS", 3)
     refs = [desk.push(f"n{number}") for number in range(2)]
     promote(desk, refs[0])
-    other = desk.push("n0")
+    others = [desk.push("n0") for _ in range(3)]
     data = desk.writer.add_data(rows, namespace=desk.space).digest
-    for asked, added in ((MOST_TARGETS, []), (MOST_TARGETS - 1, [(f"base:{desk.base.id}", "base")])):
-        request = EvaluationRequest(targets=[EvaluationTarget(ref=other)] * asked, data=data)
+    for asked, added in ((3, []), (2, [(f"base:{desk.base.id}", "base")])):
+        request = EvaluationRequest(targets=[EvaluationTarget(ref=other) for other in others[:asked]], data=data)
         view = desk.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
         assert marked(view)[asked:] == added
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from registry.errors import Conflict, Invalid, NotFound
+from registry.evaluations.comparing.row_values import asking_for
 from sdk.schemas.evaluation import SCORER_PREFIX, is_of_texts, is_scorer
 from sdk.schemas.jobs import EvaluationView
 
@@ -33,7 +34,7 @@ def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) ->
 
     Of those with rows and the metric the newest; by a metric of generated texts those that have it of most rows. Where
     none have the metric, the newest, whose rows say what they have. Raises NotFound for a target without scores, or scores
-    without rows, Invalid where several datasets are meant, Conflict where no two were taken alike.
+    without rows, Invalid where several datasets are meant, or a target alone lacks the metric, Conflict where no two were taken alike.
     """
     for target in targets:
         if not target.evaluations:
@@ -43,8 +44,9 @@ def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) ->
     with_rows = [[one for one in found if one.rows_digest is not None] for found in on_these]
     if found := _alike([[one for one in some if metric in one.metrics] for some in with_rows]):
         return _over_one_base(targets, max(found, key=lambda some: (_generated(some, metric), _complete_at(some))))
-    # Nothing can be compared. What rows have instead, they say themselves.
+    # Nothing can be compared. Where nobody has the metric, the rows say themselves what they have instead.
     if found := _alike(with_rows):
+        _require_metric(targets, with_rows, metric)
         return _over_one_base(targets, max(found, key=_complete_at))
     if found := _alike(on_these):
         without = [one.ref for one in max(found, key=_complete_at) if one.rows_digest is None]
@@ -53,6 +55,21 @@ def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) ->
             f"{_score_all(targets, dataset)}"
         )
     raise Conflict(_unlike(targets, [max(found, key=lambda one: one.created_at) for found in on_these]))
+
+
+def _require_metric(targets: Sequence[Target], with_rows: Sequence[Sequence[EvaluationView]], metric: str) -> None:
+    """Raise Invalid where some targets alone have the metric, Conflict where all have it, and never alike."""
+    having = [[one for one in found if metric in one.metrics] for found in with_rows]
+    if all(having):
+        raise Conflict(_unlike(targets, [max(found, key=lambda one: one.created_at) for found in having]))
+    if any(having):
+        lacking = [target.ref for target, found in zip(targets, having, strict=True) if not found]
+        how = asking_for(metric) if is_of_texts(metric) else ""
+        raise Invalid(
+            f"no scores of {' and '.join(lacking)} on these rows have {metric}, or all rows failed; compare by another metric, or "
+            f"{_score_all(targets, with_rows[0][0].dataset)}{how}",
+            param="metric",
+        )
 
 
 def _alike(many: Sequence[Sequence[EvaluationView]]) -> list[list[EvaluationView]]:

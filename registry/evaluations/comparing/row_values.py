@@ -11,14 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.errors import Conflict, Invalid, NotFound
-from sdk.schemas.evaluation import CORPUS_METRICS, SCORER_PREFIX, RowScore, is_of_texts, is_scorer
+from sdk.schemas.evaluation import CORPUS_METRICS, MADE_OF_LOSS, SCORER_PREFIX, RowScore, is_of_texts, is_scorer
 
 Floats = npt.NDArray[np.float64]
 
 #: Its rows are weighed by their tokens, and less is better.
 LOSS = "loss"
-#: What is made of the loss, which is compared itself.
-_OF_LOSS = ("perplexity", "bits_per_byte")
 #: Rows times pairs that are compared at once: some 20 seconds of one core, and half a gigabyte.
 MOST_WORK = 2_000_000
 
@@ -63,7 +61,7 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
     Raises Invalid for a metric that rows don't have and for too many rows, NotFound where the targets have no row in
     common, Conflict where a row has other tokens in one than in another.
     """
-    if metric in _OF_LOSS:
+    if metric in MADE_OF_LOSS:
         raise Invalid(f"{metric} is made of the loss; compare that instead: --metric {LOSS}", param="metric")
     most = MOST_WORK // comb(len(targets), 2)
     read = [_read(ref, rows, metric, most) for ref, rows in targets]
@@ -73,7 +71,7 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
         common = np.intersect1d(common, more, assume_unique=True)
     if not len(common):
         raise NotFound(
-            f"no row has a {metric} of all of them; score them again in one job: adapterctl eval REF REF --again"
+            f"no row has a {metric} of all of them; compare them by another score, or score them on more rows"
         )
     places = [np.searchsorted(one, common) for one in numbers]
     sums = np.stack([np.frombuffer(one.sums)[place] for one, place in zip(read, places, strict=True)])
@@ -106,13 +104,14 @@ def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read
     if not found.rows:
         names = ", ".join([LOSS, *sorted(found.names)])
         how = (
-            f"; score all by it in one job: adapterctl eval REF REF{_asking_for(metric)}" if is_of_texts(metric) else ""
+            f"; score all by it in one job: adapterctl eval REF REF{asking_for(metric)}" if is_of_texts(metric) else ""
         )
         raise Invalid(f"the rows of {ref} have no {metric[:80]!a}; they have: {names}{how}", param="metric")
     return found
 
 
-def _asking_for(metric: str) -> str:
+def asking_for(metric: str) -> str:
+    """The option by which a score of texts is asked for."""
     if is_scorer(metric):
         return f" --scorers {metric.removeprefix(SCORER_PREFIX).partition('.')[0]}"
     return " --regex EXPRESSION" if metric == "regex" else f" --metrics {metric}"

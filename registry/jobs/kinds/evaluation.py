@@ -14,7 +14,7 @@ from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
 from registry.jobs.forecasts import Estimate, of_evaluation
 from registry.jobs.kinds.evaluation_rows import verify_rows
-from registry.jobs.kinds.evaluation_targets import Rows, scored_beside, versions_of
+from registry.jobs.kinds.evaluation_targets import Chosen, Rows, scored_beside, versions_of
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
 from registry.jobs.models import Job
@@ -46,9 +46,14 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     digests = pin_data(session, request, _DATASETS, who, namespace)
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
     rows = Rows(digests["data"], request.spec, who, namespace, embedded)
-    asked = [rows.choose(session, target, versions) for target in request.targets]
-    packed = rows.require(session, asked)
+    chosen = [rows.choose(session, target, versions) for target in request.targets]
+    # A version by its number and by an alias is one target.
+    asked = list({one.target.label: one for one in reversed(chosen)}.values())[::-1]
+    rows.require(session, asked)
+    estimate = _most(asked, rows)
     beside = [] if request.only else scored_beside(session, asked, rows)
+    # A job is held to what was asked for: production over a larger base is no reason for a larger worker.
+    beside = [one for one in beside if one.version is None or _needed(_most([one], rows)) <= _needed(estimate)]
     # Of rows of another namespace no text is kept, which readers of this one would see.
     kept = request.spec.keep_samples if is_given(session, digests["data"], namespace) else 0
     spec = request.spec.model_copy(update={"keep_samples": kept})
@@ -65,9 +70,30 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         namespace,
         " ".join(one.target.label for one in asked)[:300],
         bases[0] if bases else None,
-        quantized=_quantizes(request.spec, list(versions.values())),
-        packed=bool(packed) and packed[0],
+        estimate=estimate,
     )
+
+
+def _most(targets: Sequence[Chosen], rows: Rows) -> Estimate:
+    """What the targets take over the base that takes most: they are held one after another."""
+    over: dict[str, list[Chosen]] = {}
+    for one in targets:
+        if one.base is not None:
+            over.setdefault(one.base.base.fingerprint, []).append(one)
+    found = [
+        of_evaluation(
+            each[0].base,
+            rows.spec,
+            quantized=_quantizes(rows.spec, [one.version for one in each if one.version is not None]),
+            packed=rows.is_packed(each[0]),
+        )
+        for each in over.values()
+    ]
+    return max(found, key=_needed) if found else of_evaluation(None, rows.spec, quantized=False, packed=False)
+
+
+def _needed(estimate: Estimate) -> int:
+    return estimate.needs.memory_bytes or 0
 
 
 def _quantizes(spec: EvaluationSpec, versions: Sequence[Version]) -> bool:
@@ -78,7 +104,8 @@ def _quantizes(spec: EvaluationSpec, versions: Sequence[Version]) -> bool:
 
 
 def _estimate(pinned: Pinned[EvaluationRequest]) -> Estimate:
-    return of_evaluation(pinned.base, pinned.request.spec, quantized=pinned.quantized, packed=pinned.packed)
+    assert pinned.estimate is not None
+    return pinned.estimate
 
 
 def _assign(session: Session, request: EvaluationRequest, job: Job) -> Inputs:

@@ -11,7 +11,7 @@ from registry.artifacts.manifests import blob_of
 from registry.artifacts.service import Artifacts
 from registry.errors import Invalid, Verification
 from registry.principal import Principal
-from sdk.schemas.evaluation import CORPUS_METRICS, EvaluationReport, EvaluationSpec, RowFile, RowScore
+from sdk.schemas.evaluation import CORPUS_METRICS, COUNTED, EvaluationReport, EvaluationSpec, RowFile, RowScore
 from sdk.schemas.row_file import RowFileError, read_rows
 from sdk.schemas.work import EvaluationResult
 from sdk.statistics.calibration import Calibration
@@ -109,7 +109,7 @@ def differences(
     """What a report says that does not follow from its rows: name, what it says, and what they give."""
     said = report.metrics
     counted = {"rows": sums.rows - sums.failed, "failed_rows": sums.failed, "supervised_tokens": sums.tokens}
-    counted |= {f"{name}_rows": count for name, count in sums.scored.items()}
+    counted |= {f"{name}{COUNTED}": count for name, count in sums.scored.items()}
     for name, count in counted.items():
         if name in said and said[name] != count:
             yield name, said[name], count

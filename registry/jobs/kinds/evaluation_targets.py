@@ -70,17 +70,19 @@ class Rows:
         choice, row = pin_base(session, target.base, self.namespace, self.embedded)
         return Chosen(EvaluationTarget(base=choice), None, row)
 
-    def require(self, session: Session, chosen: Sequence[Chosen]) -> list[bool]:
-        """Return of each base that is registered whether it is stored in 4 bits. Raises Invalid, InvalidBase for a target that
-        these rows, or this precision, are not for.
-        """
+    def require(self, session: Session, chosen: Sequence[Chosen]) -> None:
+        """Raise Invalid, InvalidBase for a target that these rows, or this precision, are not for."""
         versions = [one.version for one in chosen]
         require_rows_for(session, versions, self.digest, self.spec, self.who, self.namespace)
         for one in chosen:
             if one.version is None or not is_classifier(one.version):
                 require_causal(one.base)
+            self.is_packed(one)
+
+    def is_packed(self, chosen: Chosen) -> bool:
+        """Whether a target's base is stored in 4 bits. Raises InvalidBase for one that this precision is not for."""
         fits = partial(require_precision, precision=self.spec.precision)
-        return [require_fitting(one.base, fits) for one in chosen if one.base is not None]
+        return chosen.base is not None and require_fitting(chosen.base, fits)
 
 
 def scored_beside(session: Session, asked: Sequence[Chosen], rows: Rows) -> list[Chosen]:

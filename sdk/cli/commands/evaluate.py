@@ -11,7 +11,7 @@ import click
 from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, say
 from sdk.cli.support.rows_meant import say_rows
-from sdk.cli.support.scores import general_line, scores_table
+from sdk.cli.support.scores import failed_lines, general_line, scores_table
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, failed_targets, scored_beside, scores_of, unscored
 from sdk.schemas.contamination import briefly, warning
@@ -98,10 +98,19 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
     for item in scores:
         if item.job != job.id:
             say(f"{item.ref}: as recorded on {item.created_at:%Y-%m-%d} ({item.id}); to compute it again, add --again")
+    failed = [
+        line
+        for one in scores
+        for line in failed_lines(_marked(one.ref, beside), one.metrics, one.conditions.get("failed") or ())
+    ]
+    for line in failed:
+        say(line)
+    if any("scorer." in line for line in failed):
+        say(f"the first error of each scorer: adapterctl jobs logs {job.id}")
     if style == "json":
         print_json(found)
     elif style == "quiet":
-        for each in found:
+        for each in (each for each in found if each["beside"] is None):
             click.echo(f"{each['ref']} {each['metrics']['loss']:.4f}")
     else:
         _print_table(found, scores, beside)

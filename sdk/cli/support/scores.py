@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
 from sdk.cli.support.output import WIDTH, human_bytes, render
-from sdk.schemas.evaluation import TextMetric, is_score, is_scorer
+from sdk.schemas.evaluation import COUNTED, TextMetric, is_of_texts, is_score, is_scorer
 
 
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -29,10 +29,33 @@ def metric_text(name: str, value: float) -> str:
 
     >>> [metric_text(*each) for each in (("loss", 1.23456), ("tokens", 123456.0), ("peak_memory_bytes", 512e6), ("eval_s", 12345.6))]
     ['1.235', '123456', '512.0 MB', '12346']
+    >>> metric_text("scorer.style.n_bytes", 3.25)
+    '3.25'
     """
-    if name.endswith("_bytes"):
+    if name.endswith("_bytes") and not is_score(name):
         return human_bytes(value)
     return f"{value:.0f}" if not is_score(name) and (value == int(value) or value >= 1000) else f"{value:.4g}"
+
+
+def failed_lines(ref: str, metrics: Mapping[str, float], failed: Iterable[str]) -> list[str]:
+    """Say of each score that it failed on rows, and over how many it is. `failed` are their names.
+
+    >>> failed_lines("a@v1", {"generated_rows": 8.0, "regex": 0.5, "regex_rows": 7.0}, ["regex", "scorer.boom"])
+    ['a@v1: regex is over 7 of 8 answers, since it failed on the others', 'a@v1: scorer.boom has no score of any of 8 answers']
+    >>> failed_lines("a@v1", {"loss": 1.5, "rows": 2.0, "failed_rows": 1.0}, ["loss"])
+    ['a@v1: loss is over 2 of 3 rows, since it failed on the others']
+    """
+    lines = []
+    rows = metrics.get("rows", 0.0) + metrics.get("failed_rows", 0.0)
+    for name in sorted(failed):
+        of_texts = is_of_texts(name)
+        all_ = f"{metrics.get('generated_rows', 0.0) if of_texts else rows:.0f} {'answers' if of_texts else 'rows'}"
+        over = metrics.get("rows" if name == "loss" else f"{name}{COUNTED}", 0.0)
+        if name in metrics:
+            lines.append(f"{ref}: {name} is over {over:.0f} of {all_}, since it failed on the others")
+        else:
+            lines.append(f"{ref}: {name} has no score of any of {all_}")
+    return lines
 
 
 def general_line(ref: str, metrics: Mapping[str, float]) -> str | None:

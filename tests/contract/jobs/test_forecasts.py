@@ -238,6 +238,26 @@ class TestOtherKinds:
         merge = crew.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=MergeRequest(ref=ref)))
         assert merge.forecast is None
 
+    def test_of_several_bases_the_one_that_takes_most_counts(self, crew: Crew, base: str) -> None:
+        hello(crew, "small", 8 * GB)
+
+        def evaluate(*targets: EvaluationTarget) -> JobView:
+            request = EvaluationRequest(targets=list(targets), data=crew.data)
+            return crew.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
+
+        small, large = (EvaluationTarget(base=BaseChoice(id=name)) for name in ("tiny", base))
+        for asked in ((small, large), (large, small)):
+            with pytest.raises(DoesNotFit, match=r"13\.5 GB of it weights"):
+                evaluate(*asked)
+        # Nobody asked for production over the large one.
+        name = f"{crew.space}/two"
+        for over in (base, "tiny"):
+            ref = crew.writer.push(new_adapter(crew.tmp_path), name, base=over).ref
+            if over == base:
+                crew.world.admin.set_alias(name, "production", 1)
+        job = evaluate(EvaluationTarget(ref=ref))
+        assert [one.get("ref") for one in job.request["targets"]] == [ref, None]
+
 
 class TestPeaks:
     def _train(self, crew: Crew, measured: float, device: str = "H100") -> JobView:

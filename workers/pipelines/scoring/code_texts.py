@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import platform
 import re
+import textwrap
 import warnings
 
 #: A fence of Markdown on a line of its own, with the language of what follows.
-_FENCE = re.compile(r"^ {0,3}+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^\n`]*+$", re.MULTILINE)
+_FENCE = re.compile(r"^( {0,3}+)(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^\n`]*+$", re.MULTILINE)
 #: How the language is called.
-_PYTHON = frozenset({"", "python", "python3", "py"})
+_PYTHON = re.compile(r"(?:\{?\.?py(?:thon)?(?:[23](?:\.[0-9]+)*)?\}?)?")
 #: Longer texts are no answers, and the parser of deeply nested ones may take the process down.
 _MOST_CHARACTERS = 200_000
 
@@ -24,29 +25,38 @@ def code_parses(answer: str) -> float:
     Where an answer has fenced blocks, they are the code: each must be Python by its name, or have none, and parse. A block that
     is not closed goes on to the end. Nothing at all is no code.
 
+    An answer that is indented as a whole is a block out of its place.
+
     >>> code_parses("return x + 1"), code_parses("Here it is:\\n```python\\nx = 1\\n```"), code_parses("```sql\\nx\\n```")
     (1.0, 1.0, 0.0)
     """
-    blocks = _fenced(answer) or [("", answer)]
+    blocks = _fenced(answer) or [("", textwrap.dedent(answer))]
     code = [text for _, text in blocks]
     return float(
-        all(language in _PYTHON for language, _ in blocks) and any(map(str.strip, code)) and all(map(_parses, code))
+        all(_PYTHON.fullmatch(language) for language, _ in blocks)
+        and any(map(str.strip, code))
+        and all(map(_parses, code))
     )
 
 
 def _fenced(text: str) -> list[tuple[str, str]]:
-    """Return the language and the text of each block between fences."""
+    """Return the language and the text of each block between fences, without the blanks that its fence begins with."""
     blocks: list[tuple[str, str]] = []
     opened: re.Match[str] | None = None
     for fence in _FENCE.finditer(text):
         if opened is None:
             opened = fence
-        elif fence[1].startswith(opened[1]) and not fence[2]:
-            blocks.append((opened[2].lower(), text[opened.end() + 1 : fence.start()]))
+        elif fence[2].startswith(opened[2]) and not fence[3]:
+            blocks.append((opened[3].lower(), _inside(opened, text[opened.end() + 1 : fence.start()])))
             opened = None
     if opened is not None:
-        blocks.append((opened[2].lower(), text[opened.end() + 1 :]))
+        blocks.append((opened[3].lower(), _inside(opened, text[opened.end() + 1 :])))
     return blocks
+
+
+def _inside(fence: re.Match[str], text: str) -> str:
+    """As in Markdown, each line loses as many blanks as its fence has, where it has them."""
+    return re.sub(rf"^ {{1,{len(fence[1])}}}", "", text, flags=re.MULTILINE) if fence[1] else text
 
 
 def _parses(text: str) -> bool:

@@ -148,7 +148,7 @@ def evaluate(
             chosen = score_choices(questions, losses, scored)
             preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device)
             begun = time.perf_counter()
-            answers = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
+            written = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
             generate_s = time.perf_counter() - begun
             changed = general_scores(general, None if adapter is None else model)
     if not changed:
@@ -170,9 +170,10 @@ def evaluate(
     with_loss = [example for example in expected_texts if example.row in scored.loss_sums]
     if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
         metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
+    answers = [text.strip() for text in written]
     if asked:
         found = grading.score(
-            answers,
+            written,
             [[example.reference, *further.get(example.row, ())] for example in asked],
             [given[example.row].fields for example in asked],
         )
@@ -285,7 +286,7 @@ def _generate(
         for index, text in zip(
             part, tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True), strict=True
         ):
-            answers[index] = text.strip()
+            answers[index] = text
         done = start + len(part)
         left_s = (time.perf_counter() - started) / done * (len(order) - done)
         on_progress(Progress(phase="generate", step=done, total=len(order), unit="rows", eta_s=left_s))

@@ -34,10 +34,10 @@ class Grading:
     def score(
         self, answers: Sequence[str], references: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]]
     ) -> TextScores:
-        """Score answers, each against its references; `rows` are the fields of their rows."""
+        """Score answers as they were generated, each against its references; `rows` are the fields of their rows."""
         found = score_texts(self.metrics, answers, references, regex=self.regex)
         for scorer in self.scorers:
-            add_scores(found, scorer, answers, references, rows)
+            add_scores(found, scorer, [answer.strip() for answer in answers], references, rows)
         return found
 
 

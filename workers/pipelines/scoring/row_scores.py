@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdk.formats.canonical_json import digest_of
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
-from sdk.schemas.evaluation import MOST_PREDICTION_BYTES, MOST_SCORE, RowFile, RowScore
+from sdk.schemas.evaluation import COUNTED, MOST_PREDICTION_BYTES, MOST_SCORE, RowFile, RowScore
 from sdk.schemas.row_file import row_file_name, write_rows
 from workers.pipelines.data.tokenise import Example
 from workers.pipelines.scoring.texts import TextScores
@@ -70,7 +70,7 @@ class RowScores:
     def counted(self) -> dict[str, float]:
         """How many rows the loss is over, how many it failed on, and how many each metric is over that failed on some."""
         over = {
-            f"{name}_rows": float(sum(name in scores for scores in self.scores.values()))
+            f"{name}{COUNTED}": float(sum(name in scores for scores in self.scores.values()))
             for name in self.failed
             if name != "loss"
         }

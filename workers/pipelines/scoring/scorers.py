@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint
 from numbers import Real
 from typing import Any
 
-from sdk.schemas.evaluation import MOST_SCORE, SCORER_PREFIX
+from sdk.schemas.evaluation import COUNTED, MOST_SCORE, SCORER_PREFIX
 from sdk.schemas.failures import FailureReason
 from workers.installed_scorers import NoScorerError, installed_scorers, made_by
 from workers.pipelines.errors import PipelineError
@@ -79,7 +79,7 @@ def add_scores(
             numbers = _numbers(whole, given)
             if len(names | numbers.keys()) > _MOST_KEYS:
                 raise ValueError(f"it has more than {_MOST_KEYS} keys over all rows")
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it stumbles over, the other rows have their scores
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # whatever it stumbles over, the other rows have their scores
             if all(scored):
                 # The job's log has the first of them.
                 error.add_note(f"{scorer.name} has no score of the completion {place}, or of others that it failed on.")
@@ -107,6 +107,8 @@ def _numbers(name: str, given: object) -> dict[str, float]:
     for key in given:
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise ValueError(f"the key {key!r} is not of lower-case letters, digits and _")
+        if key.endswith(COUNTED):
+            raise ValueError(f"the key {key!r} ends with {COUNTED}, as counts of rows do; call it otherwise")
     return {f"{name}.{key}": _number(value) for key, value in given.items()}
 
 

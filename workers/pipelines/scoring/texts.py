@@ -35,6 +35,8 @@ class Metric:
     row: Callable[[str, Sequence[str]], float]
     #: Of all answers together; None: the mean over the rows.
     corpus: Callable[[_Pairs], float] | None = None
+    #: Whether blanks around an answer count; else it is stripped.
+    as_written: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,15 @@ def score_texts(
 ) -> TextScores:
     """Score answers, each against its references: from 0 to 1 by the mean over the rows, by `bleu` and `chrf` from 0 to 100
     over the corpus. Of several references the one counts by which the answer scores best; BLEU and chrF take them as sacrebleu
-    does. `regex` is the expression of the metric of that name.
+    does. Answers are as they were generated: but for their blanks, which begin code, they are scored stripped. `regex` is the expression of the metric of that name.
 
     Where a metric raises, or its score is no number, only that row is without it.
     """
-    pairs = list(zip(answers, references, strict=True))
-    found = TextScores({}, [{} for _ in pairs], {})
+    stripped = list(zip(map(str.strip, answers), references, strict=True))
+    found = TextScores({}, [{} for _ in answers], {})
     for name in metrics:
         metric = _SCORES[name] if name != "regex" else _looking_for(regex or "")
+        pairs = list(zip(answers, references, strict=True)) if metric.as_written else stripped
         scored = []
         for place, (answer, expected) in enumerate(pairs):
             if (score := _score(metric, answer, expected)) is None:
@@ -107,7 +110,8 @@ def contains(answer: str, reference: str) -> float:
 def json_valid(answer: str) -> float:
     """Return 1 for an answer that is one JSON value, by RFC 8259, else 0."""
     try:
-        json.loads(answer, parse_constant=_refuse)
+        # Python limits the digits of an int, and JSON does not.
+        json.loads(answer, parse_constant=_refuse, parse_int=str)
     except (ValueError, RecursionError):
         return 0.0
     return 1.0
@@ -201,7 +205,7 @@ _SCORES: dict[TextMetric, Metric] = {
     "contains": _best(contains),
     "token_f1": _best(token_f1),
     "json_valid": _alone(json_valid),
-    "code_parses": _alone(code_parses),
+    "code_parses": Metric(lambda answer, _: code_parses(answer), as_written=True),
     # Papineni et al. 2002 and Popović 2015, as by sacrebleu (Post 2018). A short answer has no 4-grams, so a row's BLEU
     # is over those that it has.
     "bleu": _of_sacrebleu("BLEU", effective_order=True),

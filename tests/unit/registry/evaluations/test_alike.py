@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.errors import Conflict, RegistryError
+from registry.errors import Conflict, Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
 from sdk.schemas.jobs import EvaluationView
 
@@ -37,7 +37,12 @@ def evaluation(ident: int, **said: Any) -> EvaluationView:
 
 CONDITIONS = st.fixed_dictionaries(
     {"max_length": st.sampled_from([512, 1024])},
-    optional={"tokenizer": st.sampled_from(["c" * 64, "d" * 64]), "loss_on": st.sampled_from(["all", "completion"])},
+    optional={
+        # On which rows a score failed is no setting.
+        "failed": st.sampled_from([{"rouge_l": "1" * 64}, {"loss": "2" * 64}]),
+        "tokenizer": st.sampled_from(["c" * 64, "d" * 64]),
+        "loss_on": st.sampled_from(["all", "completion"]),
+    },
 )
 SAID = st.fixed_dictionaries(
     {
@@ -92,7 +97,9 @@ def test_unlike_scores_are_never_put_side_by_side(
     found = _found(targets, data, metric)
     if isinstance(found, RegistryError):
         # One that was complete would have been found, unless several datasets were meant, or bases differ.
-        assert data is None or "over the base" in found.message or not _complete(targets, data, None)
+        lacks = "have rouge_l, or" in found.message or (metric == "rouge_l" and "they differ in" in found.message)
+        wanted = metric if lacks else None
+        assert data is None or "over the base" in found.message or not _complete(targets, data, wanted)
         return
     assert len({one.key for one in found}) == 1
     assert len({one.dataset for one in found}) == len({one.base_fingerprint for one in found}) == 1
@@ -169,3 +176,28 @@ def test_by_what_was_generated_the_scores_of_most_rows_are_compared() -> None:
     targets = [Target("a@v1", [many[0], few[0], of(5, 900)]), Target("a@v2", [many[1], few[1]])]
     assert scored_alike(targets, data=None, metric="rouge_l") == many
     assert scored_alike(targets, data=None, metric="loss") == few
+
+
+def test_a_metric_that_failed_on_rows_keeps_no_score_from_being_compared() -> None:
+    conditions = {"tokenizer": "c" * 64, "max_length": 512}
+    one = evaluation(1, conditions={**conditions, "failed": {"scorer.mine": "e" * 64}})
+    other = evaluation(2, conditions={**conditions, "failed": {"regex": "f" * 64}})
+    third = evaluation(3, conditions=conditions)
+    targets = [Target("a@v1", [one]), Target("a@v2", [other]), Target("a@v3", [third])]
+    assert scored_alike(targets, data=None, metric="loss") == [one, other, third]
+    assert one.unlike(other) == []
+    assert one.has_rows_of(other, "loss")
+    assert not one.has_rows_of(third, "scorer.mine")
+    failed = evaluation(4, conditions={**conditions, "failed": {"loss": "e" * 64}})
+    assert not failed.has_rows_of(third, "perplexity")
+
+
+def test_the_target_that_lacks_the_metric_is_named() -> None:
+    has = {"metrics": {"loss": 1.0, "rouge_1": 0.5}}
+    unlike = {"conditions": {"tokenizer": "c" * 64, "max_length": 64}}
+    targets = [Target("a@v1", [evaluation(1, **has), evaluation(3)]), Target("a@v2", [evaluation(2)])]
+    with pytest.raises(Invalid, match=r"no scores of a@v2 on these rows have rouge_1, .* --metrics rouge_1$"):
+        scored_alike(targets, data=None, metric="rouge_1")
+    targets[1] = Target("a@v2", [evaluation(2), evaluation(1, **has, **unlike)])
+    with pytest.raises(Conflict, match="since they differ in max_length"):
+        scored_alike(targets, data=None, metric="rouge_1")

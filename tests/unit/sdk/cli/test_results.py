@@ -130,7 +130,7 @@ def test_what_is_scored_beside_is_marked(desk: MergingDesk, run: Run, rows: Path
     assert f"{base} has no scores: its files don't fit" in shown.stderr
     found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
     assert [(one["ref"], one["beside"]) for one in found] == [(new, None), (old, "production")]
-    assert run("jobs", "result", job, "--format", "quiet").stdout.split()[::2] == [new, old]
+    assert run("jobs", "result", job, "--format", "quiet").stdout.split()[::2] == [new]
 
 
 class TestResults:
@@ -153,6 +153,18 @@ class TestResults:
         found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         assert [item["ref"] for item in found] == [ref, f"base:{desk.base.id}"]
         assert f"adapterctl jobs result {job}" in run("jobs", "show", job).output
+
+    def test_scores_that_failed_on_rows_are_named(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        failed = {"scorer.boom": "1" * 64, "regex": "2" * 64}
+        conditions = CONDITIONS.model_copy(update={"failed": failed})
+        said = {"regex": 0.5, "regex_rows": 23.0, "scorer.boom_rows": 0.0, "generated_rows": 24.0}
+        ref = desk.push()
+        job = evaluated(desk, [ref], rows, conditions=conditions, **said)
+        shown = run("jobs", "result", job)
+        assert shown.exit_code == 0, shown.output
+        assert f"{ref}: regex is over 23 of 24 answers, since it failed on the others" in shown.stderr
+        assert f"{ref}: scorer.boom has no score of any of 24 answers" in shown.stderr
+        assert f"adapterctl jobs logs {job}" in shown.stderr
 
     def test_a_target_without_scores_is_named_after_those_of_the_others(
         self, desk: MergingDesk, run: Run, rows: Path

@@ -167,18 +167,23 @@ class TestScores:
     @given(st.data())
     def test_scores_of_unlike_conditions_are_never_subtracted(self, data: Any) -> None:
         def drawn(ident: str) -> EvaluationView:
+            values = {
+                "loss_on": ["completion", "all"],
+                "max_length": [512, 1024],
+                "max_new_tokens": [16, 48],
+                "stop_ids": [[1], [1, 2]],
+                "templates": [[], [digest("t")]],
+                "template_date": [None, "2026-01-02"],
+                "tokenizer": [digest("tokenizer"), digest("another")],
+                "metrics": [{"rouge_l": 1}, {"rouge_l": 2}],
+                # An outcome, and no setting: it keeps its own metric alone from being subtracted.
+                "failed": [{}, {"loss": digest("row 2")}, {"rouge_l": digest("row 2")}],
+            }
+            # Most differ in little, so that some are alike.
+            drawn_too = {"failed", *data.draw(st.lists(st.sampled_from(sorted(values)), max_size=1))}
             conditions = {
-                name: data.draw(st.sampled_from(values))
-                for name, values in {
-                    "loss_on": ["completion", "all"],
-                    "max_length": [512, 1024],
-                    "max_new_tokens": [16, 48],
-                    "stop_ids": [[1], [1, 2]],
-                    "templates": [[], [digest("t")]],
-                    "template_date": [None, "2026-01-02"],
-                    "tokenizer": [digest("tokenizer"), digest("another")],
-                    "metrics": [{"rouge_l": 1}, {"rouge_l": 2}],
-                }.items()
+                name: data.draw(st.sampled_from(each)) if name in drawn_too else each[0]
+                for name, each in values.items()
             }
             day = data.draw(st.integers(1, 28))
             precision = data.draw(st.sampled_from(["nf4", "float32"]))
@@ -189,8 +194,11 @@ class TestScores:
         theirs = [drawn(f"b{n}") for n in range(data.draw(st.integers(0, 4)))]
         found = compare_versions(view(), view("x@v2"), ours, theirs)
 
+        def settings(one: EvaluationView) -> dict[str, Any]:
+            return {name: value for name, value in one.conditions.items() if name != "failed"}
+
         def last(given: list[EvaluationView], like: EvaluationView) -> EvaluationView:
-            alike = [one for one in given if (one.precision, one.conditions) == (like.precision, like.conditions)]
+            alike = [one for one in given if (one.precision, settings(one)) == (like.precision, settings(like))]
             return max(alike, key=lambda one: one.created_at.day)
 
         common = {one.key for one in ours} & {one.key for one in theirs}
@@ -205,9 +213,24 @@ class TestScores:
             days = [one.created_at.day for one in ours if one.key == like.key]
             if len(set(days)) == len(days):
                 assert score.a == last(ours, like).metrics["loss"]
+                others = [one for one in theirs if one.key == like.key]
+                if len({one.created_at.day for one in others}) == len(others):
+                    both_failed = [last(given_, like).conditions["failed"].get("loss") for given_ in (ours, theirs)]
+                    assert (score.difference is None) == (both_failed[0] != both_failed[1])
         # Where none is compared, and both were scored on these rows, a note says what differs.
         notes = [note for note in found.notes if "not compared" in note]
         assert len(notes) == (1 if ours and theirs and not common else 0)
+
+    def test_a_score_is_not_subtracted_where_it_failed_on_other_rows(self) -> None:
+        metrics = {"loss": 1.0, "perplexity": 3.0, "regex": 0.5, "regex_rows": 3.0}
+        ours = [evaluation("a", conditions={"max_length": 512, "failed": {"regex": digest("row 2")}}, metrics=metrics)]
+        theirs = [evaluation("b", conditions={"max_length": 512}, metrics=metrics)]
+        found = compare_versions(view(), view("x@v2"), ours, theirs)
+        (both,) = found.scores.evaluations
+        differences = {one.name: one.difference for one in both.metrics}
+        assert differences == {"loss": 0.0, "perplexity": 0.0, "regex": None, "regex_rows": 0.0}
+        (note,) = [note for note in found.notes if "failed" in note]
+        assert note.endswith(f"adapterctl compare A B --data {digest('rows')[:12]} --metric regex")
 
     def test_a_note_names_what_differs_and_what_would_help(self) -> None:
         ours = [evaluation("a", conditions={"max_length": 512, "loss_on": "all"})]

@@ -34,6 +34,18 @@ from workers.pipelines.scoring.code_texts import code_parses
         ("````python\n'''\n```\n'''\n````", 1),
         ("```python\n```", 0),
         ("привет = 'мир'", 1),
+        # A block in a list, and one that goes further in than its fence.
+        ("1. Do\n\n   ```python\n   def f(x):\n       return x\n   ```", 1),
+        ("  ```\n  x = 1\n y = 2\n  ```", 1),
+        ("  ```\n  x = 1\n    y = 2\n  ```", 0),
+        ("```py3\nx = 1\n```", 1),
+        ("```python3.11\nx = 1\n```", 1),
+        ("```{python}\nx = 1\n```", 1),
+        ("```{.python .numberLines}\nx = 1\n```", 1),
+        ("```pyrex\nx = 1\n```", 0),
+        # The body of a function.
+        ("    y = x\n    return y", 1),
+        ("    y = x\n  return y", 0),
         # Python warns of it; and what is parsed is not run.
         ("'\\d'", 1),
         ("raise SystemExit", 1),

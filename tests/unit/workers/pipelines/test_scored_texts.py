@@ -114,6 +114,7 @@ def one(metric: str, answer: str, reference: str) -> float:
         ("json_valid", '{"a": [1, null]}', "anything", 1.0),
         ("json_valid", "{'a': 1}", "", 0.0),
         ("json_valid", "NaN", "", 0.0),
+        ("json_valid", '{"a": ' + "1" * 5000 + "}", "", 1.0),
         ("json_valid", "[" * 100_000, "", 0.0),
         ("json_valid", "", "", 0.0),
         # 2 of 3 words and 2 of 2; one pair of words of two, and of one.
@@ -202,3 +203,12 @@ def test_an_answer_in_which_looking_takes_too_long_has_no_score_and_the_others_d
     found = score_texts(["regex"], ["b", "a" * 1000], [[""]] * 2, regex=ahead)
     assert found.failed == {"regex": [1]}
     assert found.metrics["regex"] == 0.0
+
+
+def test_blanks_around_an_answer_count_in_code_alone() -> None:
+    answers = ["    y = x\n    return y", " y = x\n"]
+    found = score_texts(["code_parses", "regex", "exact_match"], answers, [["y = x"]] * 2, regex=r"^y = x$")
+    assert found.rows == [
+        {"code_parses": 1.0, "regex": 0.0, "exact_match": 0.0},
+        {"code_parses": 1.0, "regex": 1.0, "exact_match": 1.0},
+    ]

@@ -140,6 +140,7 @@ def test_rows_that_it_fails_on_are_counted_and_the_others_have_their_scores(
     bad = [
         ValueError("no"),
         SystemExit(1),
+        KeyboardInterrupt(),
         None,
         "1",
         math.nan,
@@ -149,6 +150,7 @@ def test_rows_that_it_fails_on_are_counted_and_the_others_have_their_scores(
         {},
         {"A": 1},
         {1: 1},
+        {"a": 1, "a_rows": 1},
         {"a": ""},
     ]
     found = scores(1, *bad, np.float32(0.5), True)
@@ -179,3 +181,8 @@ def test_the_worker_looks_for_them_without_importing_any(install: Callable[..., 
     install("broken", before="raise SystemExit('imported')\n")
     assert [entry.name for entry in installed_scorers(["politeness"])] == ["politeness"]
     assert installed_scorers([]) == []
+
+
+def test_a_name_like_that_of_a_count_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(ValueError, match=r"long_rows ends with _rows, as counts of rows do; call the scorer otherwise"):
+        EvaluationSpec(scorers=["long_rows"])

@@ -51,6 +51,8 @@ class Stage:
 
     def explain(self, history: Sequence[Step]) -> str:
         """The shortest history that still fails, and what differs in it."""
+        # Should it take too long to find that.
+        print("differs:", *self.compare(history), sep="\n")
         left = shrink(history, lambda shorter: bool(self.compare(shorter)), most=_SHRINKING)
         steps = "\n".join(f"    {step}" for step in left)
         found = "\n".join(map(str, self.compare(left)))
@@ -61,7 +63,12 @@ class Stage:
 def stage() -> Iterator[Stage]:
     # Where there is a file system in memory, since hundreds of registries would mostly wait for a disk.
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="adapterctl-tenancy-", dir=memory if memory.is_dir() else None) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="adapterctl-tenancy-", dir=memory if memory.is_dir() else None) as folder,
+        pytest.MonkeyPatch.context() as patched,
+    ):
+        # Asking again and again for a hub that is out of reach takes half a minute, in which leases run out.
+        patched.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield Stage(Path(folder))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from workers.pipelines.data.batches import Batch, TokenLosses, example_batches, 
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
 from workers.pipelines.data.packing import computed, keeps_apart
 from workers.pipelines.data.stored_examples import lengths_of, shortest_of
+from workers.pipelines.data.tokenise import IGNORED, Example
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.training.checkpointing import blueprint_in, needs_checkpointing
@@ -26,6 +28,8 @@ from workers.pipelines.training.order import Fit, Rung
 
 #: Packed passes must be so much cheaper by what is computed, for their masks are computed too, and attention with one is slower.
 _CHEAPER = 0.95
+#: Tokens of a row that a model is tested with.
+_TESTED_TOKENS = 32
 #: Rows that this is estimated of.
 _MOST_ROWS = 4096
 
@@ -184,10 +188,17 @@ def _has_experts(loaded: LoadedBase) -> bool:
 
 
 def _short_rows(given: Inputs) -> Batch:
-    """Return the two shortest rows as a batch."""
-    shortest = shortest_of(given.rows.examples, 2)
+    """Return the ends of the two shortest rows as a batch: all logits of it are there at once."""
+    ends = [_end_of(example) for example in shortest_of(given.rows.examples, 2)]
     pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
-    return next(example_batches(shortest, of_sequences(given.objective), pad_id, 2, place))
+    return next(example_batches(ends, of_sequences(given.objective), pad_id, 2, place))
+
+
+def _end_of(example: Example) -> Example:
+    """Return some tokens of an example, up to the last one that is supervised."""
+    last = max((at for at, label in enumerate(example.labels) if label != IGNORED), default=len(example.labels) - 1)
+    kept = slice(max(0, last + 1 - _TESTED_TOKENS), last + 1)
+    return replace(example, input_ids=example.input_ids[kept], labels=example.labels[kept])
 
 
 def _rounding(loaded: LoadedBase) -> float:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from startup import Row
-from training import _example
+from training import example
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.wire import read_json
@@ -93,7 +93,7 @@ class Job:
 def run(cache: Path | None = None, rounds: int = ROUNDS) -> list[Row]:
     """Score all adapters in one job, and each in its own, in turn; the median of the rounds counts."""
     cache = cache or Path(tempfile.gettempdir()) / "adapterctl-benchmarks"
-    base = _example("base").make_base(cache)
+    base = example("base").make_base(cache)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         rows = _rows(scratch / "rows.jsonl")

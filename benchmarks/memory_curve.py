@@ -10,7 +10,6 @@ run it, and as one with little.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -22,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from examples.docstrings.base import make_base
+from examples.docstrings.dataset import write_dataset
 from sdk.lora.planning.footprint import MOST_KERNELS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,8 +58,8 @@ print(json.dumps({**spent, "peak_bytes": peak.bytes_above, "tokens": report.metr
 def main() -> None:
     """Run all in turn, and print a table for each kind of rows."""
     cache, with_unsloth = Path(sys.argv[1]), sys.argv[2]
-    base = _example("base").make_base(cache)
-    train, _ = _example("dataset").write_dataset(cache / "docstrings")
+    base = make_base(cache)
+    train, _ = write_dataset(cache / "docstrings")
     with tempfile.TemporaryDirectory() as scratch:
         for kind, rows in _rows(train).items():
             data = Path(scratch) / f"{kind}.jsonl"
@@ -168,15 +169,6 @@ def _table(kind: str, found: dict[str, list[dict[str, float]]]) -> str:
         figures = [f"{tokens / seconds:.0f}", f"{seconds:.1f}", f"{of(name, 'train_cpu_s'):.1f}", f"{peak / 1e6:.0f}"]
         lines.append(f"| {' | '.join([name, *figures, *ratios])} |")
     return "\n".join(lines) + "\n"
-
-
-def _example(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"docstrings_{name}", ROOT / "examples" / "docstrings" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from training import _example
+from training import example
 
 ADAPTER = "docstring-writer"
 #: The first becomes v1, and is promoted.
@@ -30,8 +30,8 @@ def main() -> int:
     out = Path(sys.argv[1]).resolve()
     cache, options = Path(sys.argv[2]) if len(sys.argv) > 2 else out / "cache", sys.argv[3:]
     out.mkdir(parents=True, exist_ok=True)
-    base = cache if (cache / "config.json").is_file() else _example("base").make_base(cache)
-    train, heldout = _example("dataset").write_dataset(out)
+    base = cache if (cache / "config.json").is_file() else example("base").make_base(cache)
+    train, heldout = example("dataset").write_dataset(out)
     for rank in RANKS:
         _run(out, "train", ADAPTER, "--base", str(base), "--data", train.name, "--rank", str(rank), *TRAINING, *options)
     _run(out, "promote", f"{ADAPTER}@v1", "production")

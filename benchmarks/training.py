@@ -61,8 +61,8 @@ def run(cache: Path | None = None, *, steps: int = STEPS, rounds: int = ROUNDS) 
     or under the peer's, give or take 1 %.
     """
     cache = cache or Path(tempfile.gettempdir()) / "adapterctl-benchmarks"
-    base = _example("base").make_base(cache)
-    train, heldout = _example("dataset").write_dataset(cache / "docstrings")
+    base = example("base").make_base(cache)
+    train, heldout = example("dataset").write_dataset(cache / "docstrings")
     ours: list[dict[str, Any]] = []
     peer: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -145,7 +145,7 @@ def _json(*arguments: object) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _example(name: str) -> Any:
+def example(name: str) -> Any:
     """Import a module of the docstring example by its path; examples are no package."""
     spec = importlib.util.spec_from_file_location(f"docstrings_{name}", ROOT / "examples" / "docstrings" / f"{name}.py")
     assert spec is not None

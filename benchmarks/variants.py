@@ -9,7 +9,6 @@ the imports. It prints the table of `docs/training-options.md`.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from training import example
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, SEEDS = 10, (0, 1)
@@ -52,8 +53,8 @@ print(json.dumps({**said, "cpu_s": time.process_time() - computed, "peak_bytes":
 def main() -> None:
     """Train all variants with each seed, and print the table."""
     cache = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.gettempdir()) / "adapterctl-benchmarks"
-    base = _example("base").make_base(cache)
-    train, held_out = _example("dataset").write_dataset(cache / "docstrings")
+    base = example("base").make_base(cache)
+    train, held_out = example("dataset").write_dataset(cache / "docstrings")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in SEEDS:
@@ -96,15 +97,6 @@ def _said(*arguments: object) -> dict[str, float]:
         raise RuntimeError(f"{arguments[-1]} failed:\n{done.stderr[-2000:]}")
     said: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return said
-
-
-def _example(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"docstrings_{name}", ROOT / "examples" / "docstrings" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

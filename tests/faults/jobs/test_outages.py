@@ -7,6 +7,7 @@ import time
 import pytest
 from faults.jobs.ledger import Ledger
 from faults.jobs.stack import STEPS, Stack
+from faults.plans import Head
 from support.soak import SOAKING
 from support.workplace import wait_until
 
@@ -29,16 +30,27 @@ def test_the_database_is_restarted_amid_a_training(stack: Stack) -> None:
 
 
 def test_the_store_is_away_while_checkpoints_and_the_adapter_are_stored(stack: Stack) -> None:
-    job = stack.train("unstored", steps=2 * STEPS)
-    wait_until(lambda: len(stack.checkpoints(job)) > 0, lambda: stack.explain(job))
-    stack.seaweed.stop()
-    if SOAKING:
-        time.sleep(AWAY_S)
-    # A checkpoint that can't be sent costs nothing, an adapter that can't be sent an attempt.
-    wait_until(lambda: "could not be sent yet and will be tried again" in stack.said(job), lambda: stack.explain(job))
-    wait_until(lambda: stack.attempts(job)[0].reason == "unavailable", lambda: stack.explain(job))
-    assert not stack.row(job).state.is_final, stack.explain(job)
-    stack.start(stack.seaweed)
+    away: list[Head] = []
+
+    def take_the_store_away(request: Head) -> None:
+        if not away:
+            away.append(request)
+            stack.seaweed.stop()
+
+    try:
+        # However fast it trains: the first checkpoint finds no store, nor does what comes after it.
+        with stack.gates.before("/uploads", take_the_store_away):
+            job = stack.train("unstored", steps=2 * STEPS)
+            wait_until(lambda: bool(away), lambda: stack.explain(job))
+        if SOAKING:
+            time.sleep(AWAY_S)
+        # A checkpoint that can't be sent costs nothing, an adapter that can't be sent an attempt.
+        said = "could not be sent yet and will be tried again"
+        wait_until(lambda: said in stack.said(job), lambda: stack.explain(job))
+        wait_until(lambda: stack.attempts(job)[0].reason == "unavailable", lambda: stack.explain(job))
+        assert not stack.row(job).state.is_final, stack.explain(job)
+    finally:
+        stack.start(stack.seaweed)
     stack.wait_for_end([job])
     assert stack.row(job).state == JobState.SUCCEEDED, stack.explain(job)
     Ledger().check(stack, "unstored", [job])

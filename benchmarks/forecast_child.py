@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 _EVERY_S = 0.02
 
@@ -19,9 +20,10 @@ def main() -> None:
     import trl  # noqa: F401
 
     from sdk.schemas.training import TrainingSpec
+    from workers.pipelines.training import choosing
     from workers.pipelines.training import train as training
 
-    training.needs_checkpointing = lambda *_: asked["checkpointing"]
+    mock.patch.object(choosing, "needs_checkpointing", lambda *_: asked["checkpointing"]).start()
     folder, stop = Path(sys.argv[1]), threading.Event()
     before, imported = _bytes("RssAnon"), _bytes("VmRSS")
     peak = [0]

@@ -23,7 +23,7 @@ def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool
 
     Texts are tokenised as the tokenizer of the base in a folder does by itself, without tokens that the model has no
     embedding for, cut, and go through the model alone, without
-    padding. Logits are compared in float32. The generators of random numbers are left alone. Raises PipelineError
+    padding. Logits are compared in float32, a token at a time. The generators of random numbers are left alone. Raises PipelineError
     ("diverged") for logits that are not finite.
     """
     cut, words = longest_row(base, MOST_TOKENS), words_of(model)
@@ -41,13 +41,18 @@ def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool
                     f"The logits of fixed text {number} are not finite; lower lr, and see whether the base computes in this"
                     " precision.",
                 )
-            gap, kl = float((adapted - bare).abs().max()), max(0.0, kl_sum(bare, adapted) / len(bare))
+            kl = max(0.0, kl_sum(bare, adapted) / len(bare))
             largest = max(largest, float(bare.abs().max()))
-            found.append(ProbeText(tokens=ids.shape[1], logit_gap=gap, kl=kl))
+            found.append(ProbeText(tokens=ids.shape[1], logit_gap=_largest_gap(adapted, bare), kl=kl))
     return ProbeReport(texts_digest=TEXTS_DIGEST, texts=found, largest_logit=largest)
 
 
 def _logits(model: Any, ids: Any, *, labelled: bool) -> Any:
-    """Return (seq, vocab) logits in float32 of a text of (1, seq) tokens, or (1, labels)."""
+    """Return (seq, vocab) logits, as computed, of a text of (1, seq) tokens, or (1, labels)."""
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return label_logits(model, batch) if labelled else model(**batch, use_cache=False).logits[0].float()
+    return label_logits(model, batch) if labelled else model(**batch, use_cache=False).logits[0]
+
+
+def _largest_gap(adapted: Any, bare: Any) -> float:
+    """Return how far a logit has moved at most. A token at a time is widened: of a wide vocabulary all would be gigabytes."""
+    return max(float((after.float() - before.float()).abs().max()) for after, before in zip(adapted, bare, strict=True))

@@ -12,15 +12,15 @@ from peft.utils.integrations import dequantize_module_weight
 from transformers import set_seed
 
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.data.batches import example_batches, of_sequences, rows_of
+from workers.pipelines.data.batches import of_sequences, rows_of
 from workers.pipelines.data.preferences import log_likelihoods
-from workers.pipelines.data.stored_examples import shortest_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.dropout import SixteenBitDropout
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.trained_whole import biases_of, keep_biases, widen_trained, without_adapter
 from workers.pipelines.training.eva import start_at_inputs
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.short_rows import short_rows
 
 
 def adapted(given: Inputs, loaded: LoadedBase) -> Any:
@@ -83,12 +83,9 @@ def _start_magnitudes(model: Any) -> None:
 
 
 def require_equal_to_base(given: Inputs, model: Any) -> None:
-    """Check that y = W·x + s·B·(A·x) with B = 0 gives the base's logits exactly, on a batch of rows."""
+    """Check that y = W·x + s·B·(A·x) with B = 0 gives the base's logits exactly, on a batch of short rows."""
     model.eval()
-    shortest = shortest_of(given.rows.examples, 2)
-    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
-    objective = of_sequences(given.objective)
-    batch = next(example_batches(shortest, objective, pad_id, 2, place))
+    objective, batch = of_sequences(given.objective), short_rows(given)
     with torch.no_grad():
         ours = objective.logits(model, batch)
         with without_adapter(model):

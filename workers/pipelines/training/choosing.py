@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ from sdk.lora.logit_chunks import chunk_tokens
 from sdk.lora.planning.families import ConfigError
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.batches import Batch, TokenLosses, example_batches, of_sequences, token_losses
+from workers.pipelines.data.batches import TokenLosses, token_losses
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
 from workers.pipelines.data.packing import computed, keeps_apart
-from workers.pipelines.data.stored_examples import lengths_of, shortest_of
-from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.data.stored_examples import lengths_of
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.training.checkpointing import blueprint_in, needs_checkpointing
@@ -25,11 +23,10 @@ from workers.pipelines.training.fitting import Fitting, Say
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.ladder import Limits
 from workers.pipelines.training.order import Fit, Rung
+from workers.pipelines.training.short_rows import short_rows
 
 #: Packed passes must be so much cheaper by what is computed, for their masks are computed too, and attention with one is slower.
 _CHEAPER = 0.95
-#: Tokens of a row that a model is tested with.
-_TESTED_TOKENS = 32
 #: Rows that this is estimated of.
 _MOST_ROWS = 4096
 
@@ -119,7 +116,7 @@ def _recorded(given: Inputs) -> Fit | None:
 def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | None:
     """Return the head of a model where it can be told from its decoder; two short rows have the same losses by it as by the model."""
     try:
-        return head_of(model, _short_rows(given), _rounding(loaded))
+        return head_of(model, short_rows(given), _rounding(loaded))
     except OnePieceError:
         kind = loaded.model.config.model_type
         said = f"logits of all supervised tokens are there at once, since {kind} has no head that takes some of them"
@@ -145,7 +142,7 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
 
 
 def _apart(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses) -> bool:
-    return keeps_apart(model, _short_rows(given), losses, _rounding(loaded), experts=_has_experts(loaded))
+    return keeps_apart(model, short_rows(given), losses, _rounding(loaded), experts=_has_experts(loaded))
 
 
 def _losses(head: Head | None, chunk: int | None) -> TokenLosses:
@@ -185,20 +182,6 @@ def _has_experts(loaded: LoadedBase) -> bool:
         return blueprint_in(loaded.model).experts > 0
     except ConfigError:
         return False
-
-
-def _short_rows(given: Inputs) -> Batch:
-    """Return the ends of the two shortest rows as a batch: all logits of it are there at once."""
-    ends = [_end_of(example) for example in shortest_of(given.rows.examples, 2)]
-    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
-    return next(example_batches(ends, of_sequences(given.objective), pad_id, 2, place))
-
-
-def _end_of(example: Example) -> Example:
-    """Return some tokens of an example, up to the last one that is supervised."""
-    last = max((at for at, label in enumerate(example.labels) if label != IGNORED), default=len(example.labels) - 1)
-    kept = slice(max(0, last + 1 - _TESTED_TOKENS), last + 1)
-    return replace(example, input_ids=example.input_ids[kept], labels=example.labels[kept])
 
 
 def _rounding(loaded: LoadedBase) -> float:

@@ -22,6 +22,8 @@ from sdk.schemas.wire import Sha256, Wire
 
 #: A training that moves no logit by as much has learnt nothing.
 LEAST_LOGIT_GAP = 1e-6
+#: Tokens of a fixed text at most.
+MOST_TOKENS = 128
 #: Key of a training's record for the digest of the texts.
 TEXTS_KEY = "probe_texts"
 _TOKENS = "probe_tokens_"

@@ -14,6 +14,7 @@ from typing import Literal
 
 from sdk.lora.planning.adapter import ADAPTER_BYTES, AdapterPlan
 from sdk.lora.planning.blueprint import Blueprint
+from sdk.schemas.probe import MOST_TOKENS
 
 Method = Literal["qlora", "lora", "full"]
 Attention = Literal["sdpa", "flash", "eager"]
@@ -27,7 +28,7 @@ BLOCK, NESTED_BLOCK = 64, 256
 #: Bytes a number of a dropout's mask; a worker without a card has one of its own (`workers.pipelines.model.dropout`).
 _DROPOUT_MASK = 1
 #: Of bytes in pieces that glibc takes from its heap, so much lies between them in pieces that are too small for what comes
-#: next: beside weights of 16 bits, where each A makes a copy of its input in float32 and gives it back.
+#: next.
 _GAPS = 0.1
 #: glibc gives free memory at the end of its heap back beyond twice the threshold above which a piece is mapped by itself, and
 #: raises that to 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
@@ -185,9 +186,14 @@ def logits_bytes(*, tokens: int, vocabulary: int, chunk_tokens: int | None = Non
     return min(tokens, chunk_tokens or tokens) * vocabulary * (12 + capped_width)
 
 
-def checked_bytes(*, tokens: int, vocabulary: int, width: int) -> int:
-    """Return the logits of the two rows on which the fresh adapter is held against its base, of both, at every position."""
-    return 2 * tokens * vocabulary * width
+def looked_at_bytes(base: Blueprint, *, width: int) -> int:
+    """Return the most that is there before the first step and after the last one, without a backward pass.
+
+    Before it, the head is tested for causality in float32 (`workers.pipelines.model.causality`); after it, a fixed text is predicted with
+    the adapter and without (`workers.pipelines.data.probe`), where softly cut logits are there three times.
+    """
+    widened = 4 * base.vocabulary * base.hidden if width < 4 else 0
+    return max(widened, (2 if base.sdpa else 4) * MOST_TOKENS * base.vocabulary * width)
 
 
 def pass_parts(
@@ -236,9 +242,8 @@ def pass_parts(
     last = inputs + 4 * tokens * base.hidden
     if place == "cpu":
         held = base.layers * inputs + layer if checkpointing else base.layers * layer
-        gaps = _GAPS if width < 4 else 0.0
         gradients = tokens * (_gradients(base, width) + _adapter_gradients(adapter))
-        return {"activations": int((held + last) * (1 + gaps)) + gradients, "logits": logits}
+        return {"activations": int((held + last) * (1 + _GAPS)) + gradients, "logits": logits}
     held = base.layers * inputs + max(0, layer - logits) if checkpointing else base.layers * layer
     return {"activations": held + last, "logits": logits}
 

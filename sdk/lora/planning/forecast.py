@@ -28,10 +28,10 @@ from sdk.lora.planning.footprint import (
     Attention,
     Place,
     adapter_parts,
-    checked_bytes,
     full_parts,
     kernel_bytes,
     layer_bytes,
+    looked_at_bytes,
     pass_parts,
     weights_parts,
     widened_matrix_bytes,
@@ -39,7 +39,6 @@ from sdk.lora.planning.footprint import (
 from sdk.schemas.planning import Forecast, PlanMethod, PlanPart
 from sdk.schemas.training import TrainingSpec
 
-_CHECKED_ROWS = 2
 #: What a CUDA context and cuBLAS' workspaces take; a customary figure, not measured here.
 CONTEXT_BYTES = 512 * 2**20
 #: Interpreter and libraries, without any weights: so much was resident after the training of a tiny model.
@@ -62,8 +61,6 @@ class Run:
     attention: Attention = "sdpa"
     #: Tokens whose logits are there at a time; None: as a training chooses them.
     logit_chunk_tokens: int | None = None
-    #: Tokens of the two rows on which the fresh adapter is held against its base; None: as long as the others.
-    checked_tokens: int | None = None
     #: Tokens of a pass that the loss is taken on; None: all.
     supervised_tokens: int | None = None
 
@@ -203,12 +200,11 @@ class _Parts:
         said = f"in chunks of {chunk} tokens" if chunk else "of all tokens at once"
         if not kept["logits"]:
             return
-        checked = run.checked_tokens or _CHECKED_ROWS * run.max_length
         # Nothing is kept for a backward pass then.
-        of_check = checked_bytes(tokens=checked, vocabulary=base.vocabulary, width=run.width) - kept["activations"]
-        if of_check > kept["logits"]:
-            said = "of the rows on which the fresh adapter is held against its base"
-        yield self.part("logits", max(kept["logits"], of_check), f"vocabulary {base.vocabulary}, {said}")
+        looked_at = looked_at_bytes(base, width=run.width) - kept["activations"]
+        if looked_at > kept["logits"]:
+            said = "of the looks before the first step and after the last one"
+        yield self.part("logits", max(kept["logits"], looked_at), f"vocabulary {base.vocabulary}, {said}")
 
 
 def _is_head(name: str) -> bool:

@@ -24,5 +24,3 @@ PROBE_TEXTS = (
 )
 #: SHA-256 over the texts as a JSON list.
 TEXTS_DIGEST = digest_of(list(PROBE_TEXTS))
-#: Tokens of each at most.
-MOST_TOKENS = 128

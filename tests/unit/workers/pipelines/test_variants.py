@@ -240,7 +240,8 @@ def _gap(base: Path, adapter: Path) -> float:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from workers.pipelines.data.probe_texts import MOST_TOKENS, PROBE_TEXTS
+    from sdk.schemas.probe import MOST_TOKENS
+    from workers.pipelines.data.probe_texts import PROBE_TEXTS
     from workers.pipelines.data.tokenise import longest_row
 
     tokenizer, cut = AutoTokenizer.from_pretrained(base), longest_row(base, MOST_TOKENS)

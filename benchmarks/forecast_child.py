@@ -23,7 +23,7 @@ def main() -> None:
     from workers.pipelines.training import choosing
     from workers.pipelines.training import train as training
 
-    mock.patch.object(choosing, "needs_checkpointing", lambda *_: asked["checkpointing"]).start()
+    mock.patch.object(choosing, "needs_checkpointing", return_value=asked["checkpointing"]).start()
     folder, stop = Path(sys.argv[1]), threading.Event()
     before, imported = _bytes("RssAnon"), _bytes("VmRSS")
     peak = [0]

@@ -32,19 +32,24 @@ def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool
     with torch.no_grad():
         for number, text in enumerate(PROBE_TEXTS, start=1):
             ids = torch.tensor([embedded(tokenizer(text)["input_ids"], words=words)[:cut]], device=device)
-            adapted = _logits(model, ids, labelled=labelled)
-            with without_adapter(model):
-                bare = _logits(model, ids, labelled=labelled)
-            if not bool(adapted.isfinite().all() and bare.isfinite().all()):
-                raise PipelineError(
-                    FailureReason.DIVERGED,
-                    f"The logits of fixed text {number} are not finite; lower lr, and see whether the base computes in this"
-                    " precision.",
-                )
-            kl = max(0.0, kl_sum(bare, adapted) / len(bare))
-            largest = max(largest, float(bare.abs().max()))
-            found.append(ProbeText(tokens=ids.shape[1], logit_gap=_largest_gap(adapted, bare), kl=kl))
+            measured, most = _measured(model, ids, number, labelled=labelled)
+            found.append(measured)
+            largest = max(largest, most)
     return ProbeReport(texts_digest=TEXTS_DIGEST, texts=found, largest_logit=largest)
+
+
+def _measured(model: Any, ids: Any, number: int, *, labelled: bool) -> tuple[ProbeText, float]:
+    """Return what is said of one text, and the largest logit of the base. No other text's logits are there then."""
+    adapted = _logits(model, ids, labelled=labelled)
+    with without_adapter(model):
+        bare = _logits(model, ids, labelled=labelled)
+    if not bool(adapted.isfinite().all() and bare.isfinite().all()):
+        raise PipelineError(
+            FailureReason.DIVERGED,
+            f"The logits of fixed text {number} are not finite; lower lr, and see whether the base computes in this precision.",
+        )
+    kl = max(0.0, kl_sum(bare, adapted) / len(bare))
+    return ProbeText(tokens=ids.shape[1], logit_gap=_largest_gap(adapted, bare), kl=kl), float(bare.abs().max())
 
 
 def _logits(model: Any, ids: Any, *, labelled: bool) -> Any:

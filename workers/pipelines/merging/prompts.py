@@ -6,7 +6,6 @@ folder as anybody reads it. One of them is in memory at a time.
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device
+from workers.pipelines.model.freed import give_back
 from workers.pipelines.model.loading import load_base, load_written
 
 #: Tokens of each text at most; a small batch keeps the logits of a large vocabulary small.
@@ -72,7 +72,7 @@ def as_trained(
     model = load_adapter(loaded.model, adapter)
     logits, kept = _logits(model, probe, classes)
     del model, loaded
-    gc.collect()
+    give_back()
     return Expected(logits, kept, probe)
 
 
@@ -86,7 +86,7 @@ def distance_of(folder: Path, expected: Expected, *, classes: Classes | None, de
         ) from error
     found = distance(expected.logits, _logits(model, expected.probe, classes)[0], expected.kept)
     del model
-    gc.collect()
+    give_back()
     return found
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
@@ -16,6 +13,7 @@ from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches, to
 from workers.pipelines.data.heads import Head
 from workers.pipelines.data.packing import packed
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.freed import give_back
 from workers.pipelines.training.ladder import Limits, change, rows_a_pass
 from workers.pipelines.training.order import Fit, Rung
 
@@ -61,9 +59,7 @@ class Fitting:
 
     def lower(self, model: Any, where: str) -> None:
         """Let a model compute with less memory, since it ran out in `where`. Raises PipelineError ("oom") where nothing takes less."""
-        gc.collect()
-        if self.on_cuda:
-            torch.cuda.empty_cache()
+        give_back()
         below = self.limits.below(self.fit)
         if below is None:
             tried = "; ".join(self.steps) or "nothing could be made smaller"

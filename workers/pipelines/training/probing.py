@@ -13,6 +13,7 @@ from sdk.schemas.probe import LEAST_LOGIT_GAP, ProbeReport
 from workers.pipelines.data.probe import probe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.freed import give_back
 from workers.pipelines.model.trained_whole import restore_base
 from workers.pipelines.training.inputs import Inputs
 
@@ -23,6 +24,8 @@ def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
     The model is of no use for training afterwards; the generators of random numbers are as they were. Raises PipelineError
     where the saved files don't reach the base.
     """
+    # Activations are gone, and logits of a text are of another size.
+    give_back()
     devices = [given.device.torch_device] if given.device.kind == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         saved = load_adapter(_bare(model), out)

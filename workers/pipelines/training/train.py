@@ -30,6 +30,7 @@ from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import memory_errors_named
 from workers.pipelines.model.dropout import drop_nothing, own_dropout
+from workers.pipelines.model.freed import give_back
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
 from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
@@ -166,6 +167,7 @@ def _train(
     _name_differences(setting, on_progress)
     with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
         trainer = _trainer(setting, model, scratch, on_progress)
+        give_back()
         trainer.run(resumed)
         train_s = trainer.record.train_s()
     if device.kind == "cuda":

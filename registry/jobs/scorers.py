@@ -45,7 +45,9 @@ def without_scorers(needed: str | None, workers: Sequence[AvailableWorker]) -> s
     lacking = sorted(asked - set().union(*map(_names, workers)))
     if not lacking:
         return f"no worker has all of the scorers {', '.join(sorted(asked))}; install them on one, and start it again"
-    found = {f"{each['name']} of {each['distribution']} {each['version']}" for one in workers for each in one.scorers or ()}
+    found = {
+        f"{each['name']} of {each['distribution']} {each['version']}" for one in workers for each in one.scorers or ()
+    }
     known = sorted(found)[:_NAMED]
     there = f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none"
     said = f"the scorer {lacking[0]}" if len(lacking) == 1 else f"any of the scorers {', '.join(lacking)}"

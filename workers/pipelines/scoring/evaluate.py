@@ -172,7 +172,7 @@ def evaluate(
     with_loss = [example for example in expected_texts if example.row in scored.loss_sums]
     if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
         metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
-    answers = [text.strip() for text in written]
+    answers, errors = [text.strip() for text in written], dict[str, str]()
     if asked:
         found = grading.score(
             written,
@@ -180,6 +180,8 @@ def evaluate(
             [given[example.row].fields for example in asked],
         )
         scored.add_answers([example.row for example in asked], answers, found)
+        # An error may quote its row.
+        errors = {name: said if spec.keep_samples else said.partition(":")[0] for name, said in found.errors.items()}
         metrics |= found.metrics
         metrics["generate_s"] = generate_s
     metrics |= {**scored.counted(), "generated_rows": float(len(asked))}
@@ -205,6 +207,7 @@ def evaluate(
             }
         ),
         rows=file,
+        scorer_errors=errors,
     )
 
 

@@ -106,7 +106,7 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
     errors = [line for one in scores for line in error_lines(_marked(one.ref, beside), one.scorer_errors)]
     for line in (*failed, *errors):
         say(line)
-    if errors:
+    if any("scorer." in line for line in (*failed, *errors)):
         say(f"the first error of each scorer, in full: adapterctl jobs logs {job.id}")
     if style == "json":
         print_json(found)

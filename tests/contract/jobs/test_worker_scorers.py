@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from contract.jobs.helpers import Crew
 
+from registry.jobs.models import Job
+from registry.principal import LOCAL
 from sdk.errors import InvalidInput
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, JobView
@@ -14,13 +16,17 @@ from sdk.schemas.work import ScorerInfo
 from sdk.version import VERSION
 
 
-def evaluate(crew: Crew, *scorers: str) -> JobView:
+def asking(crew: Crew, *scorers: str) -> JobSubmission:
     request = EvaluationRequest(
         targets=[EvaluationTarget(base=BaseChoice(id="tiny"))],
         data=crew.data,
         spec=EvaluationSpec(scorers=list(scorers) or None),
     )
-    return crew.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
+    return JobSubmission(request=request)
+
+
+def evaluate(crew: Crew, *scorers: str) -> JobView:
+    return crew.writer.call("POST", "/jobs", JobView, body=asking(crew, *scorers))
 
 
 def of(*names: str) -> dict[str, Any]:
@@ -73,6 +79,15 @@ class TestScorers:
         again = crew.writer.call("POST", f"/jobs/{job.id}/retry", JobView)
         assert crew.claim(**of()) is None
         assert crew.hold(**of("polite")).job == again.id
+
+    def test_the_runner_of_an_embedded_registry_is_given_it_and_says_what_it_lacks(self, crew: Crew) -> None:
+        # It ends where it is given nothing, and the job would wait for ever.
+        home = crew.services(embedded_home=str(crew.tmp_path))
+        found = home.jobs.submit(submission=asking(crew, "polite"), who=LOCAL)
+        with home.db.write() as session:
+            job = session.get_one(Job, found.id)
+            assert job.needs_scorers is None
+            session.delete(job)
 
     def test_workers_show_what_they_have(self, crew: Crew) -> None:
         crew.claim(name="says", **of("polite"))

@@ -12,6 +12,7 @@ import torch
 
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import fixed_texts, logits_of
+from workers.pipelines.model.kept_adapter import KeptAdapter
 from workers.pipelines.model.loading import LoadedBase
 
 #: What a tensor of the base is known by: name, type, shape, place in memory, and how often it was written to.
@@ -31,6 +32,8 @@ class SharedBase:
     def __init__(self) -> None:
         self._key: object = None
         self._bare: _Bare | None = None
+        #: The last adapter over it that is no more than its matrices.
+        self._kept: KeptAdapter | None = None
         #: Whether the base was found as it was loaded, and nothing was put on since.
         self._untouched = False
         #: The folder that was read last, and what each reader found there.
@@ -74,13 +77,21 @@ class SharedBase:
             yield bare.loaded, model
             return
         try:
-            worn = load_adapter(model, adapter)
+            kept = self._kept
+            worn = None if kept is None else kept.put_on(adapter)
+            if worn is None:
+                worn = load_adapter(model, adapter)
+                kept = KeptAdapter.of(worn, model, adapter)
             yield bare.loaded, worn
         except BaseException:
             # An adapter that is half on can't be taken off.
-            self._bare = None
+            self._bare = self._kept = None
             raise
-        _take_off(worn, model)
+        if kept is None:
+            _take_off(worn, model)
+        else:
+            kept.take_off()
+            self._kept = kept
 
     def bare(self, *, key: object, load: Callable[[], LoadedBase], read: Callable[[Any], _Read]) -> _Read:
         """Return what `read` finds of the bare language model, found once as long as this base is held. Raises PipelineError."""
@@ -93,7 +104,7 @@ class SharedBase:
         bare = self._bare
         if bare is None or key != self._key or not (self._untouched or bare.is_as_loaded()):
             # The one before goes first: two would not fit.
-            self._bare = bare = None
+            self._bare = self._kept = bare = None
             loaded = load()
             self.loads += 1
             self._key, self._bare = key, (bare := _Bare(loaded, logits))

@@ -53,7 +53,10 @@ class WorkerInfo(Wire):
     queues: Annotated[list[QueueName], Field(min_length=1, max_length=2)] = ["gpu", "cpu"]
     version: Annotated[str, Field(max_length=40)] = ""
     #: Those that jobs may ask for; None: it does not say, as earlier releases.
-    scorers: Annotated[list[ScorerInfo], Field(max_length=MOST_SCORERS)] | None = None
+    scorers: Annotated[
+        Annotated[list[ScorerInfo], Field(max_length=MOST_SCORERS)] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
 
 
 class ClaimRequest(Wire):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -87,6 +88,8 @@ class Job:
 
     #: From the start of the process to its end.
     wall_s: float
+    #: Of all its threads.
+    processor_s: float
     reports: list[EvaluationReport]
 
 
@@ -112,6 +115,8 @@ def run(cache: Path | None = None, rounds: int = ROUNDS) -> list[Row]:
         assert [_loss(one) for one in job.reports] == [_loss(one) for other in others for one in other.reports]
     ours = statistics.median(job.wall_s for job in together)
     theirs = statistics.median(sum(job.wall_s for job in jobs) for jobs in apart)
+    ours_processor = statistics.median(job.processor_s for job in together)
+    theirs_processor = statistics.median(sum(job.processor_s for job in jobs) for jobs in apart)
     further = [report.metrics for job in together for report in job.reports[1:]]
     beyond = statistics.median(one["eval_s"] - one["tokens"] / one["tokens_per_s"] for one in further)
     own = statistics.median(one["tokens"] / one["tokens_per_s"] for one in further)
@@ -127,6 +132,14 @@ def run(cache: Path | None = None, rounds: int = ROUNDS) -> list[Row]:
             "note": note,
         },
         {
+            # Which other work on the machine changes less.
+            "what": "the same in seconds of processor",
+            "ours": f"{ours_processor:.1f} s",
+            "peer": f"{theirs_processor:.1f} s",
+            "ratio": f"{theirs_processor / ours_processor:.2f}",
+            "note": note,
+        },
+        {
             "what": "each further adapter, beyond its own tokens",
             "ours": f"{beyond:.2f} s (≤ {TARGET_S})",
             "peer": f"{own:.2f} s its own tokens",
@@ -134,6 +147,12 @@ def run(cache: Path | None = None, rounds: int = ROUNDS) -> list[Row]:
             "note": f"{general:.2f} s of it on the general texts ({further[0]['general_tokens']:.0f} tokens)",
         },
     ]
+
+
+def _processor_s() -> float:
+    """What the children that have ended took of the processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _loss(report: EvaluationReport) -> tuple[float, ...]:
@@ -161,12 +180,12 @@ def _job(folder: Path, base: Path, rows: Path, adapters: list[Path]) -> Job:
     ]
     spec = EvaluationSpec(generate_rows=0, precision="native")
     (folder / ORDER_FILE).write_text(EvaluationOrder(items=items, data=str(rows), spec=spec).model_dump_json())
-    begun = time.perf_counter()
+    begun, spent = time.perf_counter(), _processor_s()
     command = [sys.executable, "-m", "workers.child.main", str(folder)]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     wall_s = time.perf_counter() - begun
     found = read_json(EvaluationScores, (folder / RESULT_FILE).read_bytes())
-    return Job(wall_s, [one for one in found.outcomes if isinstance(one, EvaluationReport)])
+    return Job(wall_s, _processor_s() - spent, [one for one in found.outcomes if isinstance(one, EvaluationReport)])
 
 
 if __name__ == "__main__":

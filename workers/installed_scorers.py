@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+
+from pydantic import ValidationError
+
+from sdk.schemas.work import MOST_SCORERS, ScorerInfo
 
 GROUP = "adapterctl.scorers"
 
@@ -17,9 +22,7 @@ def installed_scorers(names: Iterable[str]) -> list[EntryPoint]:
     asked = list(names)
     if not asked:
         return []
-    found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=GROUP):
-        found.setdefault(entry.name, []).append(entry)
+    found = _by_name()
     for name in asked:
         if name not in found:
             known = ", ".join(sorted(found)) or "none"
@@ -31,6 +34,28 @@ def installed_scorers(names: Iterable[str]) -> list[EntryPoint]:
             by = ", ".join(sorted(map(made_by, found[name])))
             raise NoScorerError(f"This worker has the scorer {name!r} more than once, of {by}; uninstall all but one.")
     return [found[name][0] for name in asked]
+
+
+@cache
+def announced_scorers() -> list[ScorerInfo]:
+    """Return what a worker says that jobs may ask for, as it was when its process began: names that no two distributions offer."""
+    found = []
+    for name, (entry, *more) in sorted(_by_name().items()):
+        if more or entry.dist is None:
+            continue
+        try:
+            found.append(ScorerInfo(name=name, distribution=entry.dist.name, version=entry.dist.version))
+        except ValidationError:
+            # Of a name that no job may have.
+            continue
+    return found[:MOST_SCORERS]
+
+
+def _by_name() -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=GROUP):
+        found.setdefault(entry.name, []).append(entry)
+    return found
 
 
 def made_by(entry: EntryPoint) -> str:

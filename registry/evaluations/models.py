@@ -45,6 +45,8 @@ class Evaluation(Model):
     #: The blob with the scores of each row, and its length; None where there was none.
     rows_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     rows_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: `EvaluationReport.scorer_errors`; None where there were none.
+    scorer_errors: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     #: `Contamination`; None where nobody has looked yet.
     contamination: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     #: When the file was given up: with the version or the base, or for newer scores of the same.

@@ -133,6 +133,7 @@ def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationR
         spec_digest=None if conditions is None else digest_of(conditions),
         rows_digest=None if report.rows is None else report.rows.digest,
         rows_size_bytes=None if report.rows is None else report.rows.size_bytes,
+        scorer_errors=report.scorer_errors or None,
         job_id=job.id,
         attempt=attempt,
     )
@@ -205,6 +206,7 @@ def _present(row: Evaluation) -> EvaluationView | None:
             "rows_digest": None if row.rows_removed_at is not None else row.rows_digest,
             "rows_size_bytes": None if row.rows_removed_at is not None else row.rows_size_bytes,
             "contamination": readable(Contamination, row.contamination) if row.contamination else None,
+            "scorer_errors": {name: said for name, said in table(row.scorer_errors).items() if isinstance(said, str)},
             "job": row.job_id,
             "created_at": row.created_at,
         },

@@ -38,6 +38,8 @@ class AvailableWorker:
     free_memory_bytes: int
     queues: list[str]
     version: str
+    #: Each `ScorerInfo` that it has; None where it doesn't say.
+    scorers: list[dict[str, str]] | None
     #: The namespaces in which its token may work; "*" is all of them.
     spaces: frozenset[str]
 
@@ -81,6 +83,7 @@ def _workers(session: Session, *which: ColumnElement[bool]) -> list[AvailableWor
         Worker.free_memory_bytes,
         Worker.queues,
         Worker.version,
+        Worker.scorers,
     )
     rows = session.execute(select(*columns).where(*which).order_by(Worker.name, Worker.owner)).all()
     spaces = spaces_of(session, {row.owner for row in rows})

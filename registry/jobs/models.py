@@ -55,6 +55,8 @@ class Job(Model):
     forecast: Mapped[dict[str, Any] | None] = mapped_column(JSON, deferred=True)
     #: The least release, as `registry.jobs.releases` counts them, that understands all that is asked for; 0: any.
     needs_release: Mapped[int] = mapped_column(default=0, server_default="0")
+    #: Scorers of a user's own that an evaluation asks for, as `registry.jobs.scorers` writes them; None: any worker may have it.
+    needs_scorers: Mapped[str | None] = mapped_column(Text)
     #: How long one attempt may run.
     timeout_s: Mapped[float | None] = mapped_column(Float)
     #: Of a queued job that is tried again: on the database's clock, as the lease.
@@ -200,4 +202,6 @@ class Worker(Model):
     #: Whether it has said that it takes no more jobs.
     draining: Mapped[bool] = mapped_column(default=False, server_default=false())
     version: Mapped[str] = mapped_column(String(40))
+    #: Each `ScorerInfo` that it has; None where it doesn't say.
+    scorers: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

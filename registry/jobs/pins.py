@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -44,6 +44,8 @@ class Pinned(Generic[R]):
     packed: bool = False
     #: What an evaluation takes, of those of its bases that take most.
     estimate: Estimate | None = None
+    #: Scorers of a user's own that an evaluation asks for.
+    scorers: Sequence[str] = ()
 
     @property
     def base_fingerprint(self) -> str | None:

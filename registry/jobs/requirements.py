@@ -10,6 +10,7 @@ from registry.catalog.models import NamedBase
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
+from registry.jobs.scorers import has_all, without_scorers
 from sdk.lora.memory import merge_bytes
 from sdk.schemas.jobs import JOB_KINDS, Needs
 from sdk.schemas.work import WorkerInfo
@@ -31,6 +32,7 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
         Job.kind.in_([kind for kind in worker.kinds if kind in JOB_KINDS]),
         Job.needs_device.in_(devices),
         Job.needs_release <= min(OURS, number_of(worker.version)),
+        has_all(worker),
         # A system that does not say how much memory it has is taken at its word that it is a worker.
         *([enough, roomy] if worker.memory_bytes else []),
     )
@@ -52,6 +54,8 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
     listening = [worker for worker in listening if number_of(worker.version) >= job.needs_release]
     if not listening:
         return f"it needs workers of release {name_of(job.needs_release)}, and there is none; upgrade them"
+    if (said := without_scorers(job.needs_scorers, listening)) is not None:
+        return said
     lacking = [(worker, least) for worker in listening if (least := _lacks(worker, job)) is not None]
     if len(lacking) == len(listening):
         worker, wanted = max(lacking, key=lambda each: each[0].memory_bytes)

@@ -28,6 +28,7 @@ from registry.jobs.peaks import peak_of
 from registry.jobs.pins import require_data
 from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
 from registry.jobs.releases import needed_by
+from registry.jobs.scorers import require_scorers, written
 from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
@@ -52,6 +53,7 @@ _REPEATED = (
     "least_machine_bytes",
     "forecast",
     "needs_release",
+    "needs_scorers",
     "timeout_s",
     "base_fingerprint",
 )
@@ -108,6 +110,9 @@ class Jobs:
             if by_forecast:
                 where = {"namespace": pinned.namespace, "queue": rules.queue, "device": needs.device}
                 require_memory(session, estimate, kind=rules.name, **where)
+            # The runner of an embedded registry ends where it is given nothing, so it is given the job and says what it lacks.
+            scorers = None if self._embedded else written(pinned.scorers)
+            require_scorers(session, scorers, namespace=pinned.namespace, queue=rules.queue)
             job = self._new(
                 session,
                 who,
@@ -120,6 +125,7 @@ class Jobs:
                 priority=submission.priority,
                 queue=rules.queue,
                 needs_release=needed_by(request),
+                needs_scorers=scorers,
                 needs_device=needs.device,
                 needs_memory_bytes=needs.memory_bytes,
                 least_card_bytes=estimate.least_card_bytes if by_forecast else None,

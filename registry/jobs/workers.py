@@ -126,6 +126,7 @@ class Workers:
                 "cached_bases": [] if elsewhere else worker.cached_bases,
                 "queues": worker.queues,
                 "version": worker.version,
+                "scorers": None if elsewhere else worker.scorers,
                 "state": _state_of(worker, now, busy=job is not None),
                 "job": job if job is not None and who.may("read", namespace) else None,
                 "seen_at": worker.seen_at,
@@ -145,6 +146,7 @@ def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
         "queues": list(worker.queues),
         "draining": False,
         "version": worker.version,
+        "scorers": None if worker.scorers is None else [scorer.model_dump() for scorer in worker.scorers],
         "seen_at": db_now(session),
     }
     if insert_if_new(session, Worker, owner=who.owner, name=worker.name, **values):

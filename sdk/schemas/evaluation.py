@@ -46,6 +46,10 @@ def _is_no_count(name: str) -> str:
 
 ScorerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$"), AfterValidator(_is_no_count)]
 
+#: What an error of a scorer may say, in characters.
+MOST_ERROR = 200
+ScorerErrors = Annotated[dict[ScorerName, Annotated[str, Field(max_length=MOST_ERROR)]], Field(max_length=20)]
+
 _TEXT_METRICS = frozenset(get_args(TextMetric))
 
 #: Those that are no mean over rows: of one row there is the score that it would have alone, or none.
@@ -304,6 +308,8 @@ class EvaluationReport(Wire):
     conditions: Annotated[Conditions | None, Field(exclude_if=lambda value: value is None)] = None
     #: The scores of each row; None where they were not stored.
     rows: Annotated[RowFile | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Scorer of a user's own → the first error that it raised on a row, in a line; of rows of which no text is kept, its kind alone.
+    scorer_errors: Annotated[ScorerErrors, Field(exclude_if=lambda value: not value)] = {}
 
 
 class EvaluationFailure(Wire):

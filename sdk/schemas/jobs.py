@@ -418,6 +418,8 @@ class EvaluationView(Wire):
     rows_size_bytes: int | None = None
     #: Rows that the target was trained on, or why that is not known; None where nobody has looked yet.
     contamination: Contamination | None = None
+    #: Scorer of a user's own → the first error that it raised on a row.
+    scorer_errors: dict[str, str] = {}
     job: str
     created_at: datetime
 

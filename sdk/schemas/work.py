@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.catalog import Publication
 from sdk.schemas.combination import CombineReport
-from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, MergeReport
+from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, MergeReport, ScorerName
 from sdk.schemas.events import NewEvent
 from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
 from sdk.schemas.labels import WorkerName
@@ -21,6 +21,19 @@ from sdk.schemas.wire import Sha256, Wire
 
 #: How many bases of its cache a worker reports; with more, it is just less likely to get jobs for a base that it has.
 MOST_CACHED = 256
+
+
+#: Scorers that a worker names, more than anybody has.
+MOST_SCORERS = 100
+
+
+class ScorerInfo(Wire):
+    """A scorer of a user's own that is installed on a worker."""
+
+    name: ScorerName
+    #: The distribution that offers it, and its version.
+    distribution: Annotated[str, Field(max_length=200)]
+    version: Annotated[str, Field(max_length=100)]
 
 
 class WorkerInfo(Wire):
@@ -39,6 +52,11 @@ class WorkerInfo(Wire):
     kinds: Annotated[list[Annotated[str, Field(pattern=r"^[a-z_-]{1,20}$")]], Field(max_length=32)] = list(JOB_KINDS)
     queues: Annotated[list[QueueName], Field(min_length=1, max_length=2)] = ["gpu", "cpu"]
     version: Annotated[str, Field(max_length=40)] = ""
+    #: Those that jobs may ask for; None: it does not say, as earlier releases.
+    scorers: Annotated[
+        Annotated[list[ScorerInfo], Field(max_length=MOST_SCORERS)] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
 
 
 class ClaimRequest(Wire):

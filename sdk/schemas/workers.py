@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sdk.schemas.wire import Wire
+from sdk.schemas.work import ScorerInfo
 
 
 class WorkerView(Wire):
@@ -20,6 +21,8 @@ class WorkerView(Wire):
     cached_bases: list[str]
     queues: list[str]
     version: str
+    #: Scorers of a user's own that it has; None where it doesn't say, or also works in namespaces that the caller may not read.
+    scorers: list[ScorerInfo] | None = None
     #: "busy", "idle", "draining" while it shuts down, or "silent" if nothing was heard from it for a while.
     state: str
     job: str | None

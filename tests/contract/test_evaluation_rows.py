@@ -30,8 +30,10 @@ def desk(acting: Callable[..., Client], space: str, tmp_path: Path) -> MergingDe
 class TestKept:
     def test_they_are_read_as_they_were_handed_in(self, people: World, desk: MergingDesk, rows: Path) -> None:
         handed_in = fresh()
-        ident = evaluated(desk, desk.push(), rows, handed_in)
+        errors = {"polite": "ValueError: no words"}
+        ident = evaluated(desk, desk.push(), rows, handed_in, errors=errors)
         found = desk.writer.evaluation(ident)
+        assert found.scorer_errors == errors
         assert desk.writer.evaluation_rows(ident) == handed_in
         assert list(people.services.evaluation_rows.read(ident, who=LOCAL)) == handed_in
         assert found.spec_digest == digest_of(CONDITIONS.model_dump(mode="json"))

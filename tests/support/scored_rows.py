@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,13 @@ def fresh(rows: Sequence[RowScore] = ROWS) -> list[RowScore]:
 
 
 def report_of(
-    rows: Sequence[RowScore], file: RowFile | None, /, *, conditions: Conditions = CONDITIONS, **said: Any
+    rows: Sequence[RowScore],
+    file: RowFile | None,
+    /,
+    *,
+    conditions: Conditions = CONDITIONS,
+    errors: Mapping[str, str] | None = None,
+    **said: Any,
 ) -> EvaluationReport:
     """What a worker reports of rows."""
     good = [row for row in rows if row.loss_sum is not None]
@@ -50,7 +56,9 @@ def report_of(
         **{name: 40.0 if name in CORPUS_METRICS else sum(found) / len(found) for name, found in scores.items()},
         **said,
     }
-    return EvaluationReport(metrics=metrics, precision="float32", conditions=conditions, rows=file)
+    return EvaluationReport(
+        metrics=metrics, precision="float32", conditions=conditions, rows=file, scorer_errors=dict(errors or {})
+    )
 
 
 def write_file(path: Path, rows: Sequence[RowScore]) -> RowFile:

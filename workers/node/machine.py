@@ -9,6 +9,7 @@ import subprocess
 from sdk.api.transport import VERSION
 from sdk.pulling.cache import Cache
 from sdk.schemas.work import MOST_CACHED, WorkerInfo
+from workers.installed_scorers import announced_scorers
 from workers.main_memory import main_memory
 from workers.settings import WorkerSettings
 
@@ -28,6 +29,7 @@ def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
         shared_paths=list(settings.shared_paths),
         queues=list(settings.queues),
         version=VERSION,
+        scorers=announced_scorers(),
     )
 
 

@@ -71,6 +71,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         " ".join(one.target.label for one in asked)[:300],
         bases[0] if bases else None,
         estimate=estimate,
+        scorers=request.spec.scorers or (),
     )
 
 

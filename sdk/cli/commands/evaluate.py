@@ -11,7 +11,7 @@ import click
 from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, say
 from sdk.cli.support.rows_meant import say_rows
-from sdk.cli.support.scores import failed_lines, general_line, scores_table
+from sdk.cli.support.scores import error_lines, failed_lines, general_line, scores_table
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, failed_targets, scored_beside, scores_of, unscored
 from sdk.schemas.contamination import briefly, warning
@@ -103,10 +103,11 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
         for one in scores
         for line in failed_lines(_marked(one.ref, beside), one.metrics, one.conditions.get("failed") or ())
     ]
-    for line in failed:
+    errors = [line for one in scores for line in error_lines(_marked(one.ref, beside), one.scorer_errors)]
+    for line in (*failed, *errors):
         say(line)
-    if any("scorer." in line for line in failed):
-        say(f"the first error of each scorer: adapterctl jobs logs {job.id}")
+    if any("scorer." in line for line in (*failed, *errors)):
+        say(f"the first error of each scorer, in full: adapterctl jobs logs {job.id}")
     if style == "json":
         print_json(found)
     elif style == "quiet":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
 from sdk.cli.support.output import WIDTH, human_bytes, render
-from sdk.schemas.evaluation import COUNTED, TextMetric, is_of_texts, is_score, is_scorer
+from sdk.schemas.evaluation import COUNTED, SCORER_PREFIX, TextMetric, is_of_texts, is_score, is_scorer
 
 
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -56,6 +56,15 @@ def failed_lines(ref: str, metrics: Mapping[str, float], failed: Iterable[str]) 
         else:
             lines.append(f"{ref}: {name} has no score of any of {all_}")
     return lines
+
+
+def error_lines(ref: str, errors: Mapping[str, str]) -> list[str]:
+    """Say what each scorer stumbled over first.
+
+    >>> error_lines("a@v1", {"politeness": "ValueError: no words"})
+    ['a@v1: the first error of scorer.politeness: ValueError: no words']
+    """
+    return [f"{ref}: the first error of {SCORER_PREFIX}{name}: {said}" for name, said in sorted(errors.items())]
 
 
 def general_line(ref: str, metrics: Mapping[str, float]) -> str | None:

@@ -130,9 +130,22 @@ def passed(batch: Batch) -> dict[str, Any]:
     return {"input_ids": batch["input_ids"], **positions, "use_cache": False}
 
 
+def without_last(batch: Batch) -> Batch:
+    """Return a batch whose longest row ends before its last token, by which nothing is predicted that has a loss."""
+    seen = max(1, batch["input_ids"].shape[1] - 1)
+    return {**batch, "input_ids": batch["input_ids"][:, :seen]}
+
+
 def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
     """Return the logits that supervised tokens are predicted by, (supervised, vocab) in float32, these tokens, (supervised,), and
     where they stand, (batch, positions).
+    """
+    logits, targets, kept = said_logits(model, batch)
+    return logits.float(), targets, kept
+
+
+def said_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
+    """Return what `supervised_logits` does, the logits in the type that the model says them in.
 
     The logits are computed only at positions where some row of the batch has a supervised next token: with a
     vocabulary of 49,152 the head is otherwise a third of the work, most of it for prompt tokens.
@@ -144,9 +157,10 @@ def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
         logits = model(**inputs, logits_to_keep=positions).logits
         targets = targets[:, positions]
     else:
-        logits = model(**inputs).logits[:, :-1]
+        logits = model(**inputs).logits[:, : targets.shape[1]]
     kept = targets != IGNORED
-    return logits[kept].float(), targets[kept], kept
+    # Of rows of one length that are supervised throughout, nothing is copied.
+    return logits.flatten(0, 1) if bool(kept.all()) else logits[kept], targets[kept], kept
 
 
 def example_losses(
@@ -157,7 +171,7 @@ def example_losses(
     start = 0
     for batch in example_batches(examples, SFT, pad_id, rows, device):
         with torch.no_grad():
-            found, kept = losses(model, batch)
+            found, kept = losses(model, without_last(batch))
         # Added up on the CPU in float64: in one order, whatever the card.
         sums = [math.fsum(part.tolist()) for part in found.double().cpu().split(kept.sum(dim=1).tolist())]
         yield [(examples[at], loss) for at, loss in zip(order[start : start + len(sums)], sums, strict=True)]

@@ -34,6 +34,12 @@ def label_logits(model: Any, batch: Batch) -> Any:
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
 
 
+def logits_of(model: Any, texts: Any) -> Any:
+    """Return (batch, labels) logits in float32 of tokens, (batch, seq), none of which is there for its length."""
+    with torch.no_grad():
+        return label_logits(model, {"input_ids": texts, "attention_mask": torch.ones_like(texts)})
+
+
 def _loss_sum(model: Any, batch: Batch, _losses: TokenLosses = token_losses) -> Any:
     """Return the summed cross-entropy in nats over a batch's rows, a float32 scalar with its graph."""
     return torch.nn.functional.cross_entropy(label_logits(model, batch), batch["labels"], reduction="sum")

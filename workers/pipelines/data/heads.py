@@ -61,7 +61,7 @@ class Head:
         targets = batch["labels"][:, 1:]
         kept = targets != IGNORED
         said = self._decoded(model, batch)
-        hidden, wanted = said.hidden[:, :-1][kept], targets[kept]
+        hidden, wanted = said.hidden[:, : kept.shape[1]][kept], targets[kept]
         if not len(wanted):
             return hidden.float().sum(dim=1), kept
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar, cast
 import torch
 
 from workers.pipelines.model.adapters import load_adapter
-from workers.pipelines.model.causality import fixed_texts, logits_of, require_causal
+from workers.pipelines.model.causality import fixed_texts, logits_of
+from workers.pipelines.model.kept_adapter import KeptAdapter
 from workers.pipelines.model.loading import LoadedBase
 
 #: What a tensor of the base is known by: name, type, shape, place in memory, and how often it was written to.
@@ -31,60 +32,82 @@ class SharedBase:
     def __init__(self) -> None:
         self._key: object = None
         self._bare: _Bare | None = None
+        #: The last adapter over it that is no more than its matrices.
+        self._kept: KeptAdapter | None = None
         #: Whether the base was found as it was loaded, and nothing was put on since.
         self._untouched = False
-        self._tokenizer: tuple[Path, Any] | None = None
+        #: The folder that was read last, and what each reader found there.
+        self._folder: Path | None = None
+        self._found: dict[object, Any] = {}
         #: How often a base was loaded.
         self.loads = 0
 
-    def tokenizer(self, base: Path, load: Callable[[Path], Any]) -> Any:
-        """Return the tokenizer that `load` gives of a base's folder, loaded once as long as no other is asked for.
+    def of_folder(self, base: Path, read: Callable[[Path], _Read]) -> _Read:
+        """Return what `read` finds in a base's folder, read once as long as no other is asked for. Raises what `read` does."""
+        if self._folder != base:
+            self._folder, self._found = base, {}
+        if read not in self._found:
+            self._found[read] = read(base)
+        return cast("_Read", self._found[read])
 
-        Each caller has a copy, whose chat template it may set. Raises what `load` does.
+    def tokenizer(self, base: Path, load: Callable[[Path], Any]) -> Any:
+        """Return the tokenizer that `load` gives of a base's folder, as `of_folder` does, to each caller a copy, whose chat
+        template it may set.
         """
-        if self._tokenizer is None or self._tokenizer[0] != base:
-            self._tokenizer = base, load(base)
-        return copy.copy(self._tokenizer[1])
+        return copy.copy(self.of_folder(base, load))
 
     @contextmanager
     def wearing(
-        self, adapter: Path | None, *, key: object, load: Callable[[], LoadedBase]
+        self,
+        adapter: Path | None,
+        *,
+        key: object,
+        load: Callable[[], LoadedBase],
+        logits: Callable[[Any, Any], Any] = logits_of,
     ) -> Iterator[tuple[LoadedBase, Any]]:
         """Yield the base that `load` gives, or that is held under `key`, and a model of it with the adapter of a folder, or bare.
 
-        Raises PipelineError for a base that sees what it should predict, and an adapter that does not fit.
+        `logits` are what the model says of tokens, (batch, seq). Raises PipelineError for an adapter that does not fit, and what
+        `load` raises.
         """
-        bare = self._base(key, load)
+        bare = self._base(key, load, logits)
         model = bare.loaded.model
         self._untouched = False
         if adapter is None:
             yield bare.loaded, model
             return
         try:
-            worn = load_adapter(model, adapter)
+            kept = self._kept
+            worn = None if kept is None else kept.put_on(adapter)
+            if worn is None:
+                worn = load_adapter(model, adapter)
+                kept = KeptAdapter.of(worn, model, adapter)
             yield bare.loaded, worn
         except BaseException:
             # An adapter that is half on can't be taken off.
-            self._bare = None
+            self._bare = self._kept = None
             raise
-        _take_off(worn, model)
+        if kept is None:
+            _take_off(worn, model)
+        else:
+            kept.take_off()
+            self._kept = kept
 
     def bare(self, *, key: object, load: Callable[[], LoadedBase], read: Callable[[Any], _Read]) -> _Read:
-        """Return what `read` finds of the bare model, found once as long as this base is held. Raises PipelineError."""
-        bare = self._base(key, load)
+        """Return what `read` finds of the bare language model, found once as long as this base is held. Raises PipelineError."""
+        bare = self._base(key, load, logits_of)
         if bare.read is None:
             bare.read = read(bare.loaded.model)
         return cast("_Read", bare.read)
 
-    def _base(self, key: object, load: Callable[[], LoadedBase]) -> _Bare:
+    def _base(self, key: object, load: Callable[[], LoadedBase], logits: Callable[[Any, Any], Any]) -> _Bare:
         bare = self._bare
         if bare is None or key != self._key or not (self._untouched or bare.is_as_loaded()):
             # The one before goes first: two would not fit.
-            self._bare = bare = None
+            self._bare = self._kept = bare = None
             loaded = load()
             self.loads += 1
-            require_causal(loaded.model)
-            self._key, self._bare = key, (bare := _Bare(loaded))
+            self._key, self._bare = key, (bare := _Bare(loaded, logits))
         self._untouched = True
         return bare
 
@@ -92,10 +115,11 @@ class SharedBase:
 class _Bare:
     """A base as it was loaded."""
 
-    def __init__(self, loaded: LoadedBase) -> None:
+    def __init__(self, loaded: LoadedBase, logits: Callable[[Any, Any], Any]) -> None:
         self.loaded = loaded
+        self._logits_of = logits
         self._texts = fixed_texts(loaded.model)[:1]
-        self._logits = logits_of(loaded.model, self._texts)
+        self._logits = logits(loaded.model, self._texts)
         self._held = _held(loaded.model)
         #: What was found of it bare.
         self.read: object = None
@@ -105,7 +129,7 @@ class _Bare:
         return (
             hasattr(model, "peft_config") is False
             and _held(model) == self._held
-            and torch.equal(logits_of(model, self._texts), self._logits)
+            and torch.equal(self._logits_of(model, self._texts), self._logits)
         )
 
 
@@ -118,9 +142,16 @@ def _held(model: Any) -> list[_Held]:
 
 def _take_off(worn: Any, model: Any) -> None:
     """Take an adapter off its base, as far as PEFT can; whether the base is as before is seen where it is used next."""
+    from peft.utils import ModulesToSaveWrapper
+
+    # PEFT leaves what an adapter has whole, as a classification's head, in the place of the base's own.
+    own = {name: each.original_module for name, each in model.named_modules() if isinstance(each, ModulesToSaveWrapper)}
     # What PEFT can't take off is loaded afresh.
     with suppress(AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         worn.unload()
+        for name, module in own.items():
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module)
     if hasattr(model, "peft_config"):
         # PEFT adds the next adapter to those that it still finds named here.
         del model.peft_config

@@ -57,8 +57,8 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
 
 
 def _first_over(order: EvaluationOrder, index: int) -> tuple[int, int]:
-    """The number of the first item over the same base, and its own."""
-    loaded = [(item.base, item.quantization) for item in order.items]
+    """The number of the first item for which the same is loaded, and its own."""
+    loaded = [(item.base, item.quantization, item.labels if item.adapter else None) for item in order.items]
     return loaded.index(loaded[index]), index
 
 
@@ -74,6 +74,7 @@ def _score(order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, host
             on_progress=host.report,
             rows_to=host.out,
             recorded=item.recorded,
+            bases=bases,
         )
     return evaluate(
         base=Path(item.base),

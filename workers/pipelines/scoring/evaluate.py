@@ -37,6 +37,7 @@ from workers.pipelines.data.tokenise import (
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
 from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
 from workers.pipelines.model.precision import described, measured
@@ -77,9 +78,9 @@ def evaluate(
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
-    with stored_quantization_named():
-        require_precision(read_blueprint(base).packing, spec.precision)
     shared, key = bases or SharedBase(), (base, quantization)
+    with stored_quantization_named():
+        require_precision(shared.of_folder(base, read_blueprint).packing, spec.precision)
     tokenizer = shared.tokenizer(base, load_tokenizer)
     if adapter is not None:
         serve_by(tokenizer, adapter)
@@ -134,6 +135,7 @@ def evaluate(
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
         loaded = load_base(base, device, quantization=quantization)
         on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
+        require_causal(loaded.model)
         return loaded
 
     with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
@@ -170,7 +172,7 @@ def evaluate(
     with_loss = [example for example in expected_texts if example.row in scored.loss_sums]
     if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
         metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
-    answers = [text.strip() for text in written]
+    answers, errors = [text.strip() for text in written], dict[str, str]()
     if asked:
         found = grading.score(
             written,
@@ -178,6 +180,8 @@ def evaluate(
             [given[example.row].fields for example in asked],
         )
         scored.add_answers([example.row for example in asked], answers, found)
+        # An error may quote its row.
+        errors = {name: said if spec.keep_samples else said.partition(":")[0] for name, said in found.errors.items()}
         metrics |= found.metrics
         metrics["generate_s"] = generate_s
     metrics |= {**scored.counted(), "generated_rows": float(len(asked))}
@@ -203,6 +207,7 @@ def evaluate(
             }
         ),
         rows=file,
+        scorer_errors=errors,
     )
 
 

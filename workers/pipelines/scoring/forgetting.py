@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from workers.pipelines.data.batches import SFT, example_batches, supervised_logits
+from workers.pipelines.data.batches import SFT, example_batches, said_logits, without_last
 from workers.pipelines.data.divergence import divergence
 from workers.pipelines.data.general_texts import GENERAL_TEXTS, MOST_TOKENS
 from workers.pipelines.data.held_logits import HeldLogits
@@ -49,7 +49,7 @@ def read_bare(model: Any, tokenizer: Any, base: Path) -> BareTexts:
             examples.append(Example(ids, [IGNORED, *ids[1:]], [], "", ""))
     held, losses = HeldLogits(), []
     for logits, targets in _read(model, examples, tokenizer.pad_token_id):
-        held.append(logits)
+        held.append(logits := logits.float())
         losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none").double().cpu())
     return BareTexts(examples=examples, pad_id=tokenizer.pad_token_id, losses=losses, logits=held)
 
@@ -99,8 +99,8 @@ def _at(logits: Any, targets: Any) -> Any:
 
 
 def _read(model: Any, examples: Sequence[Example], pad_id: int) -> Iterator[tuple[Any, Any]]:
-    """Yield the logits of each batch, (tokens, vocabulary), and these tokens, (tokens,)."""
+    """Yield the logits of each batch, (tokens, vocabulary) as the model says them, and these tokens, (tokens,)."""
     for batch in example_batches(examples, SFT, pad_id, _TOGETHER, model.device):
         with torch.no_grad():
-            logits, targets, _ = supervised_logits(model, batch)
+            logits, targets, _ = said_logits(model, without_last(batch))
         yield logits, targets

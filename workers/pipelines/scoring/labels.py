@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import set_seed
 
@@ -15,7 +16,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import QuantizationRecipe
 from sdk.statistics.calibration import Calibration
-from workers.pipelines.data.classify import Guess, guesses, scores
+from workers.pipelines.data.classify import Guess, guesses, logits_of, scores
 from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.label_rows import label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import read_rows
@@ -23,10 +24,17 @@ from workers.pipelines.data.tokenise import load_tokenizer, longest_row
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
-from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device, memory_errors_named
-from workers.pipelines.model.loading import held_as, load_base, read_blueprint, read_config, stored_quantization_named
+from workers.pipelines.model.loading import (
+    LoadedBase,
+    held_as,
+    load_base,
+    read_blueprint,
+    read_config,
+    stored_quantization_named,
+)
+from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.grading import require_scorable
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
@@ -45,12 +53,13 @@ def evaluate_labels(
     on_progress: Callable[[Progress], None],
     rows_to: Path | None = None,
     recorded: Sequence[RecordedScores] = (),
+    bases: SharedBase | None = None,
 ) -> EvaluationReport:
     """Score an adapter that tells `labels` apart on the rows of `data`, whose labels are among them.
 
     The loss is in nats a row; accuracy, macro-F1 and the expected calibration error are from 0 to 1. The first rows are kept as samples, with the label
     that was found as their completion. What each row scores is written to a file in the folder `rows_to`. A row whose loss is no
-    number is in no score, and is counted. Raises PipelineError, and AlreadyRecorded as `evaluate`.
+    number is in no score, and is counted. `bases` holds the base between calls. Raises PipelineError, and AlreadyRecorded as `evaluate`.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -61,7 +70,8 @@ def evaluate_labels(
         resolve_objective("classify", rows[0].shape)
     except ObjectiveError as error:
         raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
-    tokenizer = load_tokenizer(base, ends=False)
+    shared = bases or SharedBase()
+    tokenizer = shared.tokenizer(base, _tokenizer)
     classes = Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
     with stored_quantization_named():
         require_precision(read_blueprint(base, classes).packing, spec.precision)
@@ -78,18 +88,21 @@ def evaluate_labels(
     )
     expected = held_in(base, quantization, device, conditions, own=spec.precision == "as-trained")
     require_unrecorded(recorded, expected, [], min(spec.keep_samples, len(found.examples)))
-    with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
+
+    def load() -> LoadedBase:
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
+        return load_base(base, device, quantization=quantization, classes=classes)
+
+    with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
         set_seed(spec.seed)
-        loaded = load_base(base, device, quantization=quantization, classes=classes)
-        model = load_adapter(loaded.model, adapter)
-        require_embedded(found.examples, tokenizer, words=words_of(model))
-        begun, guessed, total = time.perf_counter(), list[Guess](), len(found.examples)
-        for part in guesses(model, found.examples, classes.pad_token_id, spec.batch_size, device.torch_device):
-            guessed += part
-            left_s = (time.perf_counter() - begun) / len(guessed) * (total - len(guessed))
-            on_progress(Progress(phase="evaluate", step=len(guessed), total=total, unit="rows", eta_s=left_s))
-        took_s = time.perf_counter() - begun
+        with shared.wearing(adapter, key=(base, quantization, classes), load=load, logits=logits_of) as (loaded, model):
+            require_embedded(found.examples, tokenizer, words=words_of(model))
+            begun, guessed, total = time.perf_counter(), list[Guess](), len(found.examples)
+            for part in guesses(model, found.examples, classes.pad_token_id, spec.batch_size, device.torch_device):
+                guessed += part
+                left_s = (time.perf_counter() - begun) / len(guessed) * (total - len(guessed))
+                on_progress(Progress(phase="evaluate", step=len(guessed), total=total, unit="rows", eta_s=left_s))
+            took_s = time.perf_counter() - begun
     scored = RowScores()
     scored.add_losses([(guess.example, guess.loss) for guess in guessed])
     good = [guess for guess in guessed if guess.example.row in scored.loss_sums]
@@ -139,3 +152,8 @@ def evaluate_labels(
         ),
         rows=file,
     )
+
+
+def _tokenizer(base: Path) -> Any:
+    """Return the tokenizer of a base's folder, which ends no row of a classification."""
+    return load_tokenizer(base, ends=False)

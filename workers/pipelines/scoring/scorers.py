@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint
 from numbers import Real
 from typing import Any
 
-from sdk.schemas.evaluation import COUNTED, MOST_SCORE, SCORER_PREFIX
+from sdk.schemas.evaluation import COUNTED, MOST_ERROR, MOST_SCORE, SCORER_PREFIX
 from sdk.schemas.failures import FailureReason
 from workers.installed_scorers import NoScorerError, installed_scorers, made_by
 from workers.pipelines.errors import PipelineError
@@ -52,10 +52,9 @@ def _load(entry: EntryPoint) -> Scorer:
             raise TypeError(f"{entry.value} is no function")
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        first = (str(error).splitlines() or [""])[0][:200]
         raise PipelineError(
             FailureReason.SPEC,
-            f"The scorer {entry.name!r} of {made_by(entry)} can't be loaded ({type(error).__name__}: {first}); correct it on the"
+            f"The scorer {entry.name!r} of {made_by(entry)} can't be loaded ({_said(error)}); correct it on the"
             " worker, or leave it out.",
         ) from error
     return Scorer(entry.name, made_by(entry), score)
@@ -82,6 +81,7 @@ def add_scores(
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # whatever it stumbles over, the other rows have their scores
             if all(scored):
                 # The job's log has the first of them.
+                found.errors[scorer.name] = _said(error)
                 error.add_note(f"{scorer.name} has no score of the completion {place}, or of others that it failed on.")
                 traceback.print_exc()
             scored.append({})
@@ -96,6 +96,18 @@ def add_scores(
             found.failed[name] = [place for place, each in enumerate(scored) if name not in each]
         if values:
             found.metrics[name] = math.fsum(values) / len(values)
+
+
+def _said(error: BaseException) -> str:
+    """Return the kind of an error, and what it says first, in one line."""
+    kind = type(error).__name__
+    try:
+        first = next(filter(None, map(str.strip, str(error).splitlines())), "")
+    except Exception:  # noqa: BLE001  # what an error of a user's own says may fail, too
+        first = ""
+    line = f"{kind}: {first}" if first else kind
+    plain = "".join(character if character.isprintable() else " " for character in line)
+    return plain if len(plain) <= MOST_ERROR else plain[: MOST_ERROR - 1] + "…"
 
 
 def _numbers(name: str, given: object) -> dict[str, float]:

@@ -9,7 +9,7 @@ import traceback
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, get_args
 
@@ -49,6 +49,8 @@ class TextScores:
     rows: list[dict[str, float]]
     #: Metric → the places of the answers that it could not score.
     failed: dict[str, list[int]]
+    #: Scorer of a user's own → the first error that it raised, in a line.
+    errors: dict[str, str] = field(default_factory=dict)
 
 
 def score_texts(

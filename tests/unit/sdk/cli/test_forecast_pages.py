@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from support.job_views import job_view
 
 from sdk.cli.commands.jobs import show
 from sdk.cli.commands.plan import learnt_of, print_plan
@@ -14,7 +14,6 @@ from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.common_bases import LLAMA_2_7B
 from sdk.lora.planning.job_forecasts import training_forecast
 from sdk.lora.planning.plan import plan_of
-from sdk.schemas.jobs import JobState, JobView
 from sdk.schemas.planning import DeviceForecasts, JobForecast, JobPeak
 from sdk.schemas.training import TrainingSpec
 
@@ -23,24 +22,7 @@ H100 = DeviceForecasts(device="H100", jobs=12, ratio=0.94, spread=0.031, paramet
 
 
 def facts(**known: Any) -> dict[str, list[str]]:
-    job = JobView(
-        id="j1",
-        kind="training",
-        state=JobState.SUCCEEDED,
-        subject="x",
-        attempt=1,
-        reason=None,
-        message=None,
-        cancel_requested=False,
-        progress=None,
-        result=None,
-        request={},
-        worker=None,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        started_at=None,
-        finished_at=None,
-        **known,
-    )
+    job = job_view(**known)
     found: dict[str, list[str]] = {}
     for name, value in show._facts(job):
         found.setdefault(name, []).append(value)

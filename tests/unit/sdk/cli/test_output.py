@@ -13,6 +13,7 @@ from unicodedata import combining, east_asian_width
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.job_views import job_view
 
 from sdk.cli.commands.watch import count_of, describe, left_of, watch
 from sdk.cli.support.output import _cut, fit, human_bytes, plain, print_facts, print_json, print_rows, render, say
@@ -188,23 +189,7 @@ class Registry:
 
 
 def view(state: JobState) -> JobView:
-    return JobView(
-        id="j1",
-        kind="training",
-        state=state,
-        subject="x",
-        attempt=1,
-        reason=None,
-        message=None,
-        cancel_requested=False,
-        progress=None,
-        result=None,
-        request={},
-        worker=None,
-        created_at=NOW,
-        started_at=None,
-        finished_at=None,
-    )
+    return job_view(state=state, created_at=NOW)
 
 
 def event(seq: int, *, state: str | None = None, message: str | None = None, progress: Progress | None = None) -> Event:

@@ -65,16 +65,22 @@ def evaluated(
     *,
     fails: int | None = None,
     conditions: Conditions = CONDITIONS,
+    errors: dict[str, str] | None = None,
     **metrics: float,
 ) -> str:
     """Evaluate refs and the desk's base, hand scores in, and return the job; the target `fails` has none."""
     job = desk.writer.submit_evaluation([*refs, f"base:{desk.base.fingerprint}"], data=rows, precision="native")
-    hand_in(desk, fails=fails, conditions=conditions, **metrics)
+    hand_in(desk, fails=fails, conditions=conditions, errors=errors, **metrics)
     return job.id
 
 
 def hand_in(
-    desk: MergingDesk, *, fails: int | None = None, conditions: Conditions = CONDITIONS, **metrics: float
+    desk: MergingDesk,
+    *,
+    fails: int | None = None,
+    conditions: Conditions = CONDITIONS,
+    errors: dict[str, str] | None = None,
+    **metrics: float,
 ) -> None:
     """Claim the job that waits, and hand in scores of all its targets but one."""
     held = desk.claim()
@@ -97,6 +103,7 @@ def hand_in(
             precision="float32",
             samples=[sample],
             conditions=conditions,
+            scorer_errors=errors or {},
         )
         failed = EvaluationFailure(reason="adapter", message="its files don't fit")
         results.append(
@@ -159,12 +166,17 @@ class TestResults:
         conditions = CONDITIONS.model_copy(update={"failed": failed})
         said = {"regex": 0.5, "regex_rows": 23.0, "scorer.boom_rows": 0.0, "generated_rows": 24.0}
         ref = desk.push()
-        job = evaluated(desk, [ref], rows, conditions=conditions, **said)
+        errors = {"boom": "ZeroDivisionError: division by zero"}
+        job = evaluated(desk, [ref], rows, conditions=conditions, errors=errors, **said)
         shown = run("jobs", "result", job)
         assert shown.exit_code == 0, shown.output
         assert f"{ref}: regex is over 23 of 24 answers, since it failed on the others" in shown.stderr
         assert f"{ref}: scorer.boom has no score of any of 24 answers" in shown.stderr
+        first = f"{ref}: the first error of scorer.boom: ZeroDivisionError: division by zero"
+        assert first in shown.stderr
         assert f"adapterctl jobs logs {job}" in shown.stderr
+        (found, *_) = json.loads(run("jobs", "result", job, "--format", "json").stdout)
+        assert first in run("evals", "show", found["id"]).stdout
 
     def test_a_target_without_scores_is_named_after_those_of_the_others(
         self, desk: MergingDesk, run: Run, rows: Path

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.evaluated import evaluated
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
-from sdk.schemas.row_file import read_rows, row_file_name
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring import evaluate as evaluating
 
@@ -25,18 +25,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def run(base: Path, data: Path, out: Path, **spec: Any) -> tuple[EvaluationReport, list[RowScore]]:
-    report = evaluating.evaluate(
-        base=base,
-        adapter=None,
-        quantization=None,
-        data=data,
-        spec=EvaluationSpec(batch_size=5, **spec),
-        on_progress=lambda progress: None,
-        rows_to=out,
-    )
-    assert report.rows is not None
-    with (out / row_file_name(report.rows.digest)).open("rb") as file:
-        return report, list(read_rows(file))
+    return evaluated(base, data, out, EvaluationSpec(batch_size=5, **spec))
 
 
 def by_hand(base: Path, row: dict[str, Any]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ from sdk.schemas.row_file import read_rows, row_file_name
 from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
+from workers.pipelines.model.adapters import save_tensors
+from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.labels import evaluate_labels
 from workers.pipelines.training.train import train
@@ -68,11 +71,19 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Trained(base, folder / "out", report, folder)
 
 
-def score(made: Trained, data: Path, rows_to: Path | None = None, **spec: Any) -> EvaluationReport:
+def score(
+    made: Trained,
+    data: Path,
+    rows_to: Path | None = None,
+    adapter: Path | None = None,
+    bases: SharedBase | None = None,
+    **spec: Any,
+) -> EvaluationReport:
     assert made.report.labels is not None
     return evaluate_labels(
         base=made.base,
-        adapter=made.adapter,
+        adapter=adapter or made.adapter,
+        bases=bases,
         quantization=made.report.quantization,
         labels=made.report.labels,
         data=data,
@@ -92,6 +103,20 @@ def test_an_evaluation_finds_the_scores_of_the_training(made: Trained) -> None:
         (row["text"], row["label"]) for row in rows
     ]
     assert {sample.completion for sample in report.samples} <= set(made.report.labels or ())
+
+
+def test_several_share_one_base_and_score_as_each_alone(made: Trained, tmp_path: Path) -> None:
+    other = shutil.copytree(made.adapter, tmp_path / "other")
+    # Also its head is another one.
+    tensors = {name: 0.5 * tensor for name, tensor in load_file(other / "adapter_model.safetensors").items()}
+    save_tensors(tensors, other / "adapter_model.safetensors", labels=made.report.labels or ())
+    data, shared = made.folder / "heldout.jsonl", SharedBase()
+    adapters = [made.adapter, other, made.adapter]
+    alone = [score(made, data, adapter=adapter).metrics["loss"] for adapter in adapters]
+    together = [score(made, data, adapter=adapter, bases=shared).metrics["loss"] for adapter in adapters]
+    assert together == alone
+    assert alone[0] != alone[1]
+    assert shared.loads == 1
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,10 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.evaluated import evaluated
 
 from sdk.schemas.evaluation import EvaluationSpec, RowScore
-from sdk.schemas.row_file import read_rows, row_file_name
-from workers.pipelines.scoring.evaluate import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -41,18 +40,7 @@ def folders(making: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def scored(folders: tuple[Path, Path], data: Path, out: Path) -> list[RowScore]:
     base, adapter = folders
-    report = evaluate(
-        base=base,
-        adapter=adapter,
-        quantization=None,
-        data=data,
-        spec=EvaluationSpec(batch_size=2, generate_rows=0),
-        on_progress=lambda progress: None,
-        rows_to=out,
-    )
-    assert report.rows is not None
-    with (out / row_file_name(report.rows.digest)).open("rb") as file:
-        return list(read_rows(file))
+    return evaluated(base, data, out, EvaluationSpec(batch_size=2, generate_rows=0), adapter)[1]
 
 
 def test_the_loss_of_each_row_is_its_log_likelihood(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from workers.pipelines.data.batches import collate, loss_sum, supervised_tokens
-from workers.pipelines.data.tokenise import IGNORED
+from workers.pipelines.data.batches import collate, example_losses, loss_sum, supervised_tokens
+from workers.pipelines.data.tokenise import IGNORED, Example
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
 
@@ -48,3 +48,20 @@ def test_the_loss_is_that_of_each_supervised_token(base: str, wrap: Any, request
         found = float(loss_sum(wrap(model), batch))
     assert supervised_tokens(batch) == 4
     assert math.isclose(found, expected, rel_tol=1e-4), (found, expected)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, AllLogits], ids=["some logits", "all logits"])
+def test_an_evaluation_reads_no_token_by_which_nothing_is_predicted(llama_base: Path, wrap: Any) -> None:
+    device = choose_device()
+    model = load_base(llama_base, device, quantization=None).model.eval()
+    rows = [*ROWS, {"input_ids": [5], "labels": [IGNORED]}]
+    examples = [Example(row["input_ids"], row["labels"], [], "", "") for row in rows]
+    read: list[int] = []
+    with model.get_input_embeddings().register_forward_hook(
+        lambda module, given, found: read.append(given[0].shape[1])
+    ):
+        found = [loss for part in example_losses(wrap(model), examples, 0, 1, device.torch_device) for _, loss in part]
+    assert read == [4, 2, 1]
+    with torch.no_grad():
+        whole = [float(loss_sum(model, collate([row], 0))) for row in ROWS]
+    assert found == pytest.approx([*whole, 0.0], rel=1e-5)

@@ -7,28 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.evaluated import evaluated
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
-from sdk.schemas.row_file import read_rows, row_file_name
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.scoring.evaluate import evaluate
 
 METRICS: list[Any] = ["exact_match", "contains", "rouge_l", "bleu"]
 
 
 def run(base: Path, data: Path, out: Path, **spec: Any) -> tuple[EvaluationReport, list[RowScore]]:
-    report = evaluate(
-        base=base,
-        adapter=None,
-        quantization=None,
-        data=data,
-        spec=EvaluationSpec(batch_size=4, max_new_tokens=4, **spec),
-        on_progress=lambda progress: None,
-        rows_to=out,
-    )
-    assert report.rows is not None
-    with (out / row_file_name(report.rows.digest)).open("rb") as file:
-        return report, list(read_rows(file))
+    return evaluated(base, data, out, EvaluationSpec(batch_size=4, max_new_tokens=4, **spec))
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.evaluated import evaluated
 
 from sdk.formats.cut_texts import CUT
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
@@ -25,12 +26,7 @@ SPEC = EvaluationSpec(batch_size=3, generate_rows=2, max_new_tokens=4, metrics=[
 
 
 def run(base: Path, data: Path, out: Path, spec: EvaluationSpec = SPEC) -> tuple[EvaluationReport, list[RowScore]]:
-    report = evaluating.evaluate(
-        base=base, adapter=None, quantization=None, data=data, spec=spec, on_progress=lambda progress: None, rows_to=out
-    )
-    assert report.rows is not None
-    with (out / row_file_name(report.rows.digest)).open("rb") as file:
-        return report, list(read_rows(file))
+    return evaluated(base, data, out, spec)
 
 
 def test_each_row_has_the_loss_that_transformers_gives_it(

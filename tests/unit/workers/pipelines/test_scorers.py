@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -12,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.evaluated import evaluated
 
 from sdk.schemas.evaluation import EvaluationSpec, RowScore
-from sdk.schemas.row_file import read_rows, row_file_name
-from workers.installed_scorers import installed_scorers
+from workers.installed_scorers import announced_scorers, installed_scorers
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring import evaluate as evaluating
+from workers.pipelines.scoring import grading
 from workers.pipelines.scoring.scorers import Scorer, add_scores, load_scorers
 from workers.pipelines.scoring.texts import TextScores
 
@@ -49,18 +51,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
 
 def run(base: Path, data: Path, out: Path, **spec: Any) -> tuple[Any, list[RowScore]]:
-    report = evaluating.evaluate(
-        base=base,
-        adapter=None,
-        quantization=None,
-        data=data,
-        spec=EvaluationSpec(batch_size=4, max_new_tokens=3, **spec),
-        on_progress=lambda progress: None,
-        rows_to=out,
-    )
-    assert report.rows is not None
-    with (out / row_file_name(report.rows.digest)).open("rb") as file:
-        return report, list(read_rows(file))
+    return evaluated(base, data, out, EvaluationSpec(batch_size=4, max_new_tokens=3, **spec))
 
 
 def test_the_example_of_the_documentation_scores_each_row(
@@ -158,8 +149,60 @@ def test_rows_that_it_fails_on_are_counted_and_the_others_have_their_scores(
     assert found.failed == {"scorer.mine": list(range(1, len(bad) + 1))}
     assert [row.get("scorer.mine") for row in found.rows] == [1.0, *[None] * len(bad), 0.5, 1.0]
     assert all(row["rouge_l"] == 0.5 for row in found.rows)
+    assert found.errors == {"mine": "ValueError: no"}
     # The log has the first, and not each of a million.
     assert capfd.readouterr().err.count("Traceback") == 1
+
+
+class MuteError(Exception):
+    """An error that can't be said."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("\n  first\x1b[2J\0 line\nsecond"), "ValueError: first [2J  line"),
+        (ValueError("x" * 1000), f"ValueError: {'x' * 187}…"),
+        (KeyError(), "KeyError"),
+        (MuteError(), "MuteError"),
+        (None, "TypeError: NoneType is no number"),
+    ],
+)
+def test_the_first_error_is_said_in_a_line(error: Any, said: str) -> None:
+    assert scores(1, error, ZeroDivisionError()).errors == {"mine": said}
+
+
+def test_the_report_has_the_first_error_and_no_text_of_rows_that_keep_none(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(prediction: str, references: list[str], row: dict[str, Any]) -> float:
+        raise ValueError(f"asked {row['prompt']}")
+
+    monkeypatch.setattr(grading, "load_scorers", lambda names: [Scorer("mine", "dist 1", fail)])
+    asked: dict[str, Any] = {"scorers": ["mine"], "generate_rows": 2}
+    prompt = json.loads(pairs.read_text().splitlines()[0])["prompt"]
+    report, _ = run(llama_base, pairs, tmp_path, **asked)
+    assert report.scorer_errors == {"mine": f"ValueError: asked {prompt}".strip()}
+    silent, _ = run(llama_base, pairs, tmp_path, keep_samples=0, **asked)
+    assert silent.scorer_errors == {"mine": "ValueError"}
+
+
+def test_a_worker_says_which_it_has_that_jobs_may_ask_for(install: Callable[..., None]) -> None:
+    install()
+    announced_scorers.cache_clear()
+    try:
+        assert [(one.name, one.distribution, one.version) for one in announced_scorers()] == [
+            ("politeness", "house-scorers", "1.0")
+        ]
+        announced_scorers.cache_clear()
+        # Nobody can tell which of two is meant.
+        install("other")
+        assert announced_scorers() == []
+    finally:
+        announced_scorers.cache_clear()
 
 
 def test_a_dict_has_a_score_for_each_key() -> None:

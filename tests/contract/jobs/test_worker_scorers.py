@@ -1,0 +1,97 @@
+"""Scorers of a user's own, on both databases: a job goes to a worker that has them, and is refused where none of those known has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from contract.jobs.helpers import Crew
+
+from registry.jobs.models import Job
+from registry.principal import LOCAL
+from sdk.errors import InvalidInput
+from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, JobView
+from sdk.schemas.work import ScorerInfo
+from sdk.version import VERSION
+
+
+def asking(crew: Crew, *scorers: str) -> JobSubmission:
+    request = EvaluationRequest(
+        targets=[EvaluationTarget(base=BaseChoice(id="tiny"))],
+        data=crew.data,
+        spec=EvaluationSpec(scorers=list(scorers) or None),
+    )
+    return JobSubmission(request=request)
+
+
+def evaluate(crew: Crew, *scorers: str) -> JobView:
+    return crew.writer.call("POST", "/jobs", JobView, body=asking(crew, *scorers))
+
+
+def of(*names: str) -> dict[str, Any]:
+    """What a worker says of itself that has these scorers."""
+    return {
+        "version": VERSION,
+        "scorers": [ScorerInfo(name=name, distribution="house-scorers", version="1.0") for name in names],
+    }
+
+
+class TestScorers:
+    def test_a_job_goes_to_a_worker_that_has_all_of_them(self, crew: Crew) -> None:
+        crew.claim(name="old", version=VERSION)
+        job = evaluate(crew, "polite", "polite_long")
+        assert crew.claim(name="none", **of()) is None
+        assert crew.claim(name="part", **of("polite", "long")) is None
+        assert crew.claim(name="other", **of("polite_long")) is None
+        assert crew.hold(name="both", **of("long", "polite_long", "polite")).job == job.id
+
+    def test_a_worker_that_does_not_say_what_it_has_is_given_any(self, crew: Crew) -> None:
+        assert crew.claim(name="old", version=VERSION) is None
+        job = evaluate(crew, "polite")
+        assert crew.hold(name="old", version=VERSION).job == job.id
+
+    def test_a_job_that_asks_for_none_goes_anywhere(self, crew: Crew) -> None:
+        job = evaluate(crew)
+        assert crew.hold(**of()).job == job.id
+
+    def test_one_that_no_known_worker_has_is_refused_with_those_that_there_are(self, crew: Crew) -> None:
+        # Nobody knows which workers will come.
+        waiting = evaluate(crew, "rude")
+        assert crew.claim(name="one", **of("polite")) is None
+        assert crew.view(waiting.id).waits == (
+            "no worker has the scorer rude (there is polite of house-scorers 1.0); install what brings it on the workers, and"
+            " start them again"
+        )
+        assert crew.claim(name="two", **of("brief")) is None
+        with pytest.raises(
+            InvalidInput, match=r"no worker has the scorer rude \(there are brief of house-scorers 1\.0, polite of"
+        ) as caught:
+            evaluate(crew, "polite", "rude")
+        assert caught.value.param == "spec.scorers"
+        with pytest.raises(InvalidInput, match=r"no worker has all of the scorers brief, polite; install them on one"):
+            evaluate(crew, "polite", "brief")
+        evaluate(crew, "polite")
+
+    def test_what_is_tried_again_asks_for_the_same(self, crew: Crew) -> None:
+        job = evaluate(crew, "polite")
+        crew.writer.cancel_job(job.id)
+        again = crew.writer.call("POST", f"/jobs/{job.id}/retry", JobView)
+        assert crew.claim(**of()) is None
+        assert crew.hold(**of("polite")).job == again.id
+
+    def test_the_runner_of_an_embedded_registry_is_given_it_and_says_what_it_lacks(self, crew: Crew) -> None:
+        # It ends where it is given nothing, and the job would wait for ever.
+        home = crew.services(embedded_home=str(crew.tmp_path))
+        found = home.jobs.submit(submission=asking(crew, "polite"), who=LOCAL)
+        with home.db.write() as session:
+            job = session.get_one(Job, found.id)
+            assert job.needs_scorers is None
+            session.delete(job)
+
+    def test_workers_show_what_they_have(self, crew: Crew) -> None:
+        crew.claim(name="says", **of("polite"))
+        crew.claim(name="silent", version=VERSION)
+        shown = {worker.name: worker.scorers for worker in crew.world.admin.workers()}
+        assert shown["says"] == of("polite")["scorers"]
+        assert shown["silent"] is None

@@ -106,7 +106,7 @@ _TUNED_ON = (
     Case("llama", rows=14, options=_DORA),
     Case("qwen3_moe", {"vocab_size": 24000, **_QWEN_EXPERTS}, rows=12),
     Case("llama", {"num_hidden_layers": 16, "vocab_size": 8000}, rows=8, kind="labels"),
-    Case("gemma3_text", {"vocab_size": 262144}, rows=8, length=384, kind="prompts"),
+    Case("gemma3_text", {"num_hidden_layers": 14, "vocab_size": 262144}, rows=8, length=384, kind="prompts"),
 )
 _FORECAST_ONLY = (
     Case(
@@ -118,8 +118,14 @@ _FORECAST_ONLY = (
         options={"dropout": 0.0},
     ),
     Case("qwen3", {"vocab_size": 64000, **_TIED}, rows=12),
-    Case("gemma3_text", {"num_hidden_layers": 4, "vocab_size": 262144}, rows=16, checkpointing=True, options=_ALL),
-    Case("gemma3_text", {"vocab_size": 262144}, "bfloat16", rows=12, length=256),
+    Case(
+        "gemma3_text",
+        {"num_hidden_layers": 3, "intermediate_size": 8192, "vocab_size": 262144},
+        rows=8,
+        checkpointing=True,
+        options=_ALL,
+    ),
+    Case("gemma3_text", {"num_hidden_layers": 16, "vocab_size": 262144}, "bfloat16", rows=18, length=256),
     Case("mixtral", {"vocab_size": 24000, **_MIXTRAL_EXPERTS}, rows=12),
     Case(
         "mixtral", {"num_hidden_layers": 4, "vocab_size": 32000, **_MIXTRAL_EXPERTS}, "bfloat16", 48, checkpointing=True
@@ -127,9 +133,15 @@ _FORECAST_ONLY = (
     Case("llama", {"vocab_size": 56000}, rows=8, kind="pairs"),
     Case("qwen3", {"num_hidden_layers": 4, "vocab_size": 48000}, "bfloat16", 32, kind="pairs", checkpointing=True),
     Case("phi3", {"num_hidden_layers": 10}, "bfloat16", 20),
-    Case("gemma2", {"num_hidden_layers": 4, "vocab_size": 256000}, "bfloat16", 12, checkpointing=True),
+    Case(
+        "gemma2",
+        {"num_hidden_layers": 4, "intermediate_size": 2816, "vocab_size": 256000},
+        "bfloat16",
+        16,
+        checkpointing=True,
+    ),
     Case("llama", {"vocab_size": 64000}, kind="prompts", rows=16),
-    Case("qwen2", {"num_hidden_layers": 4, "vocab_size": 152000}, "bfloat16", 48, kind="prompts", checkpointing=True),
+    Case("qwen2", {"num_hidden_layers": 4, "vocab_size": 152000}, "bfloat16", 64, kind="prompts", checkpointing=True),
     Case("llama", {"vocab_size": 49152}, "bfloat16", 24, options={"method": "qlora"}),
     Case("llama", {"num_hidden_layers": 4, "vocab_size": 32000}, rows=12, length=2048, checkpointing=True),
     Case("llama", {"num_hidden_layers": 12}, "bfloat16", 4, length=2048, options=_ALL),

@@ -254,7 +254,9 @@ def _gradients(base: Blueprint, width: int) -> int:
     Of each expert there are two more of what goes out and two of what comes in: weighted or not, and in the order of the tokens or of the
     experts.
     """
-    mlp = base.experts * (3 * base.inner + 4 * base.hidden) if base.experts else 3 * base.inner
+    # Without a gate it is two: of the activation, and of what it is of.
+    inner = min(3, base.mlp_kept + 1) * base.inner
+    mlp = base.experts * (inner + 4 * base.hidden) if base.experts else inner
     return width * (mlp + 2 * base.hidden)
 
 

@@ -26,6 +26,8 @@ class PlanOptions(TypedDict, total=False):
     exclude: str | None
     use_rslora: bool
     use_dora: bool
+    init_lora_weights: Literal["eva"] | None
+    eva_rho: float
     rank_pattern: str | None
     layers_to_transform: str | None
     bias: Literal["none", "all", "lora_only"]

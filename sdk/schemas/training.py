@@ -13,6 +13,7 @@ from sdk.formats.objectives import Objective
 from sdk.formats.option_texts import parse_numbers, parse_values
 from sdk.schemas.option_clashes import clash_of
 from sdk.schemas.option_types import (
+    MOST_RANK,
     TARGET_PRESETS,
     UNUSED,
     Alphas,
@@ -47,7 +48,7 @@ class TrainingSpec(Wire):
     #: the rows. Earlier releases don't know this field, so it is sent only if it is set.
     objective: Annotated[Objective | None, Field(exclude_if=lambda value: value is None)] = None
     #: Rank r of A (r, in) and B (out, r).
-    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    rank: Annotated[int, Field(ge=1, le=MOST_RANK)] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
     #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
@@ -63,9 +64,11 @@ class TrainingSpec(Wire):
     use_rslora: Annotated[bool, UNUSED] = False
     #: DoRA: the norm of each row of W + s·BA is learnt apart from its direction (arXiv:2402.09353).
     use_dora: Annotated[bool, UNUSED] = False
-    #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170, each module with its own rank);
-    #: None: at random. B starts at zero either way.
+    #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170); None: at random. B starts at zero
+    #: either way.
     init_lora_weights: Annotated[Literal["eva"] | None, UNUSED] = None
+    #: EVA: a module may get so many times `rank`, of ranks that others lose: those whose inputs vary in more directions. 1: each keeps its own.
+    eva_rho: Annotated[float, Field(ge=1, le=64, exclude_if=lambda value: value == 1.0)] = 1.0
     #: Ranks of modules that differ from `rank`: "q_proj=16,layers.0.mlp.up_proj=4".
     rank_pattern: Annotated[Ranks | None, UNUSED] = None
     #: α of modules that differ from `alpha`, written alike. Without alpha, modules of rank_pattern have 2·rank of theirs.

@@ -20,6 +20,7 @@ class TrainingOptions(TypedDict, total=False):
     use_rslora: bool
     use_dora: bool
     init_lora_weights: Literal["eva"] | None
+    eva_rho: float
     rank_pattern: str | None
     alpha_pattern: str | None
     layers_to_transform: str | None

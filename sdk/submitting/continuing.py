@@ -32,6 +32,7 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
         "use_rslora": lora.use_rslora,
         "use_dora": lora.use_dora,
         "init_lora_weights": None,
+        "eva_rho": 1.0,
         "rank_pattern": lora.rank_pattern or None,
         "alpha_pattern": lora.alpha_pattern or None,
         "layers_to_transform": None,

@@ -52,7 +52,13 @@ TRAININGS: dict[str, tuple[Any, list[str]]] = {
         ],
     ),
     # Beside a registered dataset.
-    "mixed": (PAIRS, ["--weight", "3", "--data", "extra", "--weight", "1", "--holdout", "0.3"]),
+    "mixed": (
+        PAIRS,
+        [
+            *("--weight", "3", "--data", "extra", "--weight", "1", "--holdout", "0.3"),
+            *("--init-lora-weights", "eva", "--eva-rho", "2", "--targets", "all-linear"),
+        ],
+    ),
     **(FURTHER if SOAKING else {}),
     "more": ([{"instruction": f"say {word}", "output": word} for word in WORDS], ["--from", "chats@v1"]),
 }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from registry.errors import Verification
 from registry.jobs.kinds.outcomes import Difference, require_none
 from sdk.formats.objectives import TASK_TYPES, Objective
+from sdk.lora.redistribution import is_redistribution
 from sdk.lora.targets import mean_all
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.jobs import TrainingRequest
@@ -23,6 +24,7 @@ _ONLY_SAID = frozenset(
         "adam_beta1",
         "adam_beta2",
         "beta",
+        "eva_rho",
         "holdout",
         "holdout_by",
         "holdout_seed",
@@ -162,14 +164,16 @@ def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Differenc
     targets = named - parameters if exact else set(lora.target_modules)
     if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules, layers=spec.layers):
         yield Difference("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
+    moved = spec.eva_rho > 1 and is_redistribution(spec, lora)
     asked = LoraConfig(
         rank=spec.rank,
         alpha=spec.resolved_alpha,
         dropout=spec.dropout,
         target_modules=sorted(targets),
         target_parameters=sorted(parameters),
-        rank_pattern=spec.ranks,
-        alpha_pattern=spec.alphas,
+        # Which module has which rank, EVA finds in the rows.
+        rank_pattern=lora.rank_pattern if moved else spec.ranks,
+        alpha_pattern=lora.alpha_pattern if moved else spec.alphas,
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
         bias=spec.bias,

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 @click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
 @click.option("--targets", help="qv, attention, all-linear, names with commas, or one pattern.")
 @click.option("--exclude", help="Modules among the targets to leave out.")
+@click.option("--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA).")
+@click.option("--eva-rho", type=float, help="EVA: a module may get so many times --rank. [default: 1]")
 @click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
 @click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted.")
 @click.option("--use-rslora", is_flag=True, default=None, help="Scale by alpha/√rank; needs --alpha.")

@@ -97,6 +97,9 @@ _TEXTS = ("base", "parent", "like", "from_checkpoint")
 @click.option(
     "--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA). [default: random]"
 )
+@click.option(
+    "--eva-rho", type=float, help="EVA: a module may get so many times --rank, of ranks that others lose. [default: 1]"
+)
 @click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
 @click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules that differ from --alpha.")
 @click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted. [default: all]")

@@ -48,7 +48,7 @@ from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.continuing import Continued, require_same_config
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
 from workers.pipelines.training.optimising import Schedule, require_card
-from workers.pipelines.training.resuming import read_checkpoint
+from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
 
 #: Parts of a config that say how it was stored and not what the model is.
 _NO_PART_OF_THE_MODEL = ("transformers_version", "_name_or_path")
@@ -162,6 +162,8 @@ def read_inputs(
     resumed = None
     if checkpoints is not None and checkpoints.resume is not None:
         resumed = read_checkpoint(checkpoints.resume, configuration=configuration, spec=spec, schedule=schedule)
+        if spec.eva_rho > 1:
+            lora = moved_ranks(checkpoints.resume, lora, spec)
     return Inputs(
         base=base,
         base_name=base_name,

@@ -37,6 +37,7 @@ from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.choosing import fitting_of
 from workers.pipelines.training.continuing import Continued, load_parent, require_moved
+from workers.pipelines.training.eva import resolved_lora
 from workers.pipelines.training.evaluating import held_out_scores
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.optimising import diverged, optimizer_and_scheduler
@@ -146,6 +147,8 @@ def _train(
     on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
     reference = reference_of(given, loaded.model) if prefers else None
     model = adapted(given, loaded)
+    if spec.eva_rho > 1 and resumed is None:
+        given = replace(given, lora=resolved_lora(given.lora, model, spec))
     require_equal_to_base(given, model)
     if reference is not None:
         require_reference(given, model, reference)

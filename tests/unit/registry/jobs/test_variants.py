@@ -77,6 +77,27 @@ def test_a_report_that_says_another_option_is_refused() -> None:
         hand_in(asked(**ASKED), {"rank_pattern": "q_proj=3"}, **MADE)
 
 
+MOVED: dict[str, Any] = {
+    "rank_pattern": {"h.0.q_proj": 7, "h.1.q_proj": 1},
+    "alpha_pattern": {"h.0.q_proj": 14.0, "h.1.q_proj": 2.0},
+}
+
+
+def test_ranks_that_eva_moved_are_taken_within_rho_and_at_the_scale_asked_for() -> None:
+    eva = {"init_lora_weights": "eva", "eva_rho": 1.75}
+    hand_in(asked(**eva), {"eva_rho": 1.75, "init_lora_weights": "eva"}, alpha=8.0, **MOVED)
+    hand_in(asked(**eva), alpha=8.0)
+    with pytest.raises(Verification, match=r"lora\.rank_pattern"):
+        hand_in(asked(init_lora_weights="eva"), alpha=8.0, **MOVED)
+    with pytest.raises(Verification, match=r"lora\.rank_pattern"):
+        hand_in(asked(init_lora_weights="eva", eva_rho=1.5), alpha=8.0, **MOVED)
+    with pytest.raises(Verification, match=r"lora\.rank_pattern"):
+        hand_in(asked(**eva), alpha=8.0, rank_pattern=MOVED["rank_pattern"], alpha_pattern={"h.0.q_proj": 14.0})
+    # A worker that passes over it moves none, and says so by its silence.
+    with pytest.raises(Verification, match="eva_rho"):
+        hand_in(asked(**eva), {"init_lora_weights": "eva"}, alpha=8.0)
+
+
 def test_modules_are_those_of_the_layers_that_were_asked_for() -> None:
     request = asked(targets="attention", layers_to_transform="1-2")
     whole = [f"model.layers.{n}.self_attn.q_proj" for n in (1, 2)]

@@ -51,11 +51,3 @@ def clash_of(spec: TrainingSpec) -> str | None:
     if embedding and spec.trainable_token_indices is not None:
         return f"modules_to_save trains all of {embedding}, and trainable_token_indices some of its rows; give one of the two"
     return None
-
-
-def no_reference(ref: str) -> str:
-    """Say why a version can't be continued by a preference training, and what to do."""
-    return (
-        f"dpo starts at the base that it compares with, and not at {ref}; merge it with: adapterctl merge {ref} --register NAME, and "
-        "train over that"
-    )

@@ -87,8 +87,8 @@ class TrainingSpec(Wire):
     double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
-    #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base; the larger, the closer
-    #: the model stays to the base (arXiv:2305.18290).
+    #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base, or to the version that is continued;
+    #: the larger, the closer the model stays to that (arXiv:2305.18290).
     beta: Annotated[float, Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA)] = DEFAULT_BETA
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
     #: out. None: the keys are called as the columns. Earlier releases don't know this field.

@@ -60,6 +60,10 @@ TRAININGS: dict[str, tuple[Any, list[str]]] = {
         ],
     ),
     **(FURTHER if SOAKING else {}),
+    "preferred": (
+        [{"prompt": f"say {word}: ", "chosen": word, "rejected": word.upper()} for word in WORDS],
+        ["--from", "chats@v1", "--beta", "0.3"],
+    ),
     "more": ([{"instruction": f"say {word}", "output": word} for word in WORDS], ["--from", "chats@v1"]),
 }
 
@@ -127,3 +131,7 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         shown = run("show", "preferences-again@v1").stdout
         assert "dpo" in shown
         assert "chosen answer preferred in " in shown
+        continued = place.client.get("preferred-again@v1").info.training
+        assert continued is not None
+        assert continued["reference"].endswith("chats@v1")
+        assert continued["reference"] in run("show", "preferred-again@v1").stdout.partition("continues")[0]

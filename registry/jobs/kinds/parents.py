@@ -18,7 +18,6 @@ from registry.principal import Principal
 from sdk.formats.peft_unusable import changes_base
 from sdk.rows.holdout import hold_out_of
 from sdk.schemas.jobs import ParentChoice, TrainingRequest
-from sdk.schemas.option_clashes import no_reference
 from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingSpec
 
 #: What may be done about a parent that is in another state.
@@ -120,8 +119,6 @@ def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
     """Raise Invalid where the options say another LoRA configuration than the parent has."""
     if lora.task_type == "SEQ_CLS" or spec.objective == "classify":
         raise Invalid(f"{ref} can't be continued: classifications are trained anew; leave parent out", param="parent")
-    if spec.objective == "dpo":
-        raise Invalid(no_reference(ref), param="parent")
     if spec.init_lora_weights is not None:
         raise Invalid(
             f"the training starts with the matrices of {ref}; leave init_lora_weights out",

@@ -53,6 +53,9 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     if request.eval_data is not None:
         # Two losses say something of one another only where they were taken on the same rows.
         asked["eval_data"] = request.eval_data
+    if request.parent is not None and asked["objective"] == "dpo":
+        # The worker says that it is the parent, and the record which one that is.
+        asked["reference"] = request.parent.ref
     parents = [] if request.parent is None else [Parent(ref=request.parent.ref, relation="continued-from")]
     settled = publication.model_copy(
         update={"method": request.spec.method, "training": {**said, **asked}, "parents": parents}

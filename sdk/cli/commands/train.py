@@ -79,7 +79,7 @@ _TEXTS = ("base", "parent", "like", "from_checkpoint")
     help="Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
     " chosen, rejected} rows (dpo). [default: by the rows]",
 )
-@click.option("--beta", type=float, help="dpo: how close the model stays to the base. [default: 0.1]")
+@click.option("--beta", type=float, help="dpo: how close the model stays to the base, or to --from. [default: 0.1]")
 @click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")

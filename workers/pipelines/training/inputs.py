@@ -18,7 +18,7 @@ from sdk.lora.stored_quantization import require_method
 from sdk.rows.data_files import as_files
 from sdk.rows.holdout import hold_out_of, rows_digest
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.option_clashes import both_held_out, no_reference
+from sdk.schemas.option_clashes import both_held_out
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import JsonScalar, LoraConfig, SourceUse, TrainingSpec
 from sdk.schemas.wire import digest_of
@@ -113,10 +113,6 @@ def read_inputs(
     split = _read_split(mixture, eval_data, spec)
     given = split.training if mixture.weights is None else weighted(split.training, mixture.weights, spec.seed)
     objective = _objective(spec, _shape(given))
-    if objective.name == "dpo" and parent is not None:
-        raise PipelineError(
-            FailureReason.SPEC, f"The training can't continue a version: {no_reference('that version')}."
-        )
     classes = None
     tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
     if objective is CLASSIFY:

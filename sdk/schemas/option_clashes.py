@@ -24,6 +24,8 @@ def clash_of(spec: TrainingSpec) -> str | None:
         )
     if spec.method == "lora" and (spec.quant_type != "nf4" or not spec.double_quant):
         return "quant_type and double_quant say how qlora quantises the base, and the method is lora; leave them out, or choose qlora"
+    if spec.quant_type == "int8" and not spec.double_quant:
+        return "int8 has a scale for each row, and none of these is quantised; leave double_quant out"
     if spec.eva_rho != 1 and spec.init_lora_weights is None:
         return "eva_rho moves ranks between modules whose A starts by EVA; give init_lora_weights eva, or leave eva_rho out"
     if spec.eva_rho != 1 and (spec.rank_pattern is not None or spec.alpha_pattern is not None):

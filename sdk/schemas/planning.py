@@ -33,7 +33,7 @@ class PlanOptions(TypedDict, total=False):
     bias: Literal["none", "all", "lora_only"]
     modules_to_save: str | None
     trainable_token_indices: str | None
-    quant_type: Literal["nf4", "fp4"]
+    quant_type: Literal["nf4", "fp4", "int8"]
     double_quant: bool
     optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
     lr: float

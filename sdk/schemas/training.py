@@ -42,7 +42,7 @@ DEFAULT_BETA = 0.1
 class TrainingSpec(Wire):
     """One training, as asked for. Defaults are the starting points of common practice; None is resolved by the job."""
 
-    #: "qlora" trains over a 4-bit base, "lora" over a 16- or 32-bit one.
+    #: "qlora" trains over a base in 4 bits, or 8, "lora" over a 16- or 32-bit one.
     method: Literal["qlora", "lora"] = "qlora"
     #: What is learnt: "sft" the next token, "classify" which label a text has, "dpo" which of two answers is preferred. None: by
     #: the rows. Earlier releases don't know this field, so it is sent only if it is set.
@@ -81,9 +81,9 @@ class TrainingSpec(Wire):
     modules_to_save: Annotated[ModuleNames | None, UNUSED] = None
     #: Tokens whose rows of the input embedding are trained, by id: "5,100-103".
     trainable_token_indices: Annotated[Numbers | None, UNUSED] = None
-    #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights.
-    quant_type: Annotated[Literal["nf4", "fp4"], Field(exclude_if=lambda value: value == "nf4")] = "nf4"
-    #: Whether the scales are quantised too, to 8 bits: 4.127 bits a weight instead of 4.5.
+    #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights; "int8", 8 bits with one scale per row.
+    quant_type: Annotated[Literal["nf4", "fp4", "int8"], Field(exclude_if=lambda value: value == "nf4")] = "nf4"
+    #: Whether the scales of 4 bits are quantised too, to 8 bits: 4.127 bits a weight instead of 4.5.
     double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
@@ -169,6 +169,11 @@ class TrainingSpec(Wire):
     def resolved_alpha(self) -> float:
         """α of the modules that no pattern names."""
         return float(self.alpha if self.alpha is not None else 2 * self.rank)
+
+    @property
+    def packs_scales(self) -> bool:
+        """Whether scales are quantised too; int8 has so few that they never are."""
+        return self.double_quant and self.quant_type != "int8"
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -262,11 +267,11 @@ class QuantizationRecipe(Wire):
     """How the base was quantised during training, or is stored; needed to merge correctly."""
 
     method: Annotated[Literal["bitsandbytes"], Open] = "bitsandbytes"
-    type: Annotated[Literal["nf4", "fp4"], Open] = "nf4"
+    type: Annotated[Literal["nf4", "fp4", "int8"], Open] = "nf4"
     double_quant: bool = True
     compute_dtype: Annotated[Literal["bfloat16", "float16", "float32"], Open] = "bfloat16"
-    #: Weights that share one scale.
-    block_size: Annotated[int, Field(ge=1)] = 64
+    #: Weights that share one scale; None: those of a row.
+    block_size: Annotated[int, Field(ge=1)] | None = 64
     skipped_modules: list[str] = []
     library_version: str | None = None
     #: The type of the tensors with the packed weights, if the base is stored packed; None: the training packed it.

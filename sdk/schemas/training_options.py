@@ -27,7 +27,7 @@ class TrainingOptions(TypedDict, total=False):
     bias: Literal["none", "all", "lora_only"]
     modules_to_save: str | None
     trainable_token_indices: str | None
-    quant_type: Literal["nf4", "fp4"]
+    quant_type: Literal["nf4", "fp4", "int8"]
     double_quant: bool
     loss_on: Literal["completion", "assistant", "all"] | None
     beta: float

@@ -30,6 +30,8 @@ def variants(family: str, token: int, method: str = "lora") -> dict[str, dict[st
         found["FP4"] = {"quant_type": "fp4", "double_quant": False}
     if family in BIASED:
         found |= {"bias": {"bias": "all"}, "bias of LoRA": {"bias": "lora_only"}}
+    if method == "qlora":
+        found["8 bits"] = {"quant_type": "int8"}
     return found
 
 

@@ -152,15 +152,16 @@ def _require_recipe(version: Version, spec: TrainingSpec) -> None:
             param="parent",
         )
     if (found is not None) != (spec.method == "qlora"):
-        trained = "over a base in 4 bits" if found is not None else "not over a base in 4 bits"
+        trained = "over a base in 4 bits, or 8" if found is not None else "not over a base in 4 bits, or 8"
         raise Invalid(
             f"{ref} was trained {trained}, so that it is continued alike; leave method out", param="spec.method"
         )
     if found is None or found.storage_dtype is not None:
         return
-    if (found.type, found.double_quant, found.block_size) != (spec.quant_type, spec.double_quant, _BLOCK_SIZE):
+    block_size = None if spec.quant_type == "int8" else _BLOCK_SIZE
+    if (found.type, found.double_quant, found.block_size) != (spec.quant_type, spec.packs_scales, block_size):
         raise Invalid(
             f"{ref} was trained over a base in {found.type}, {'with' if found.double_quant else 'without'} double quantisation and "
-            f"{found.block_size} weights to a scale; leave quant_type and double_quant out, or continue one with {_BLOCK_SIZE}",
+            f"{found.block_size or 'a row of'} weights to a scale; leave quant_type and double_quant out, or continue one with {_BLOCK_SIZE}",
             param="spec.quant_type",
         )

@@ -138,8 +138,8 @@ def _of_training(
         # The training quantised the base itself.
         if recipe.type != spec.quant_type:
             yield Difference("quantization.type", spec.quant_type, recipe.type)
-        if recipe.double_quant != spec.double_quant:
-            yield Difference("quantization.double_quant", spec.double_quant, recipe.double_quant)
+        if recipe.double_quant != spec.packs_scales:
+            yield Difference("quantization.double_quant", spec.packs_scales, recipe.double_quant)
     yield from lora_differences(spec, lora)
     for name, value in _asked(spec, lora, training).items():
         if name in training and training[name] != value:

@@ -71,7 +71,7 @@ _TEXTS = ("base", "parent", "like", "from_checkpoint")
 @click.option(
     "--method",
     type=click.Choice(["qlora", "lora"]),
-    help="Train over the base in 4 bits (qlora) or 16 (lora). [default: qlora]",
+    help="Train over the base in 4 bits, or 8 (qlora), or in 16 (lora). [default: qlora]",
 )
 @click.option(
     "--objective",
@@ -89,7 +89,9 @@ _TEXTS = ("base", "parent", "like", "from_checkpoint")
 )
 @click.option("--exclude", help="Modules among the targets to leave out: names with commas, or one pattern.")
 @click.option(
-    "--quant-type", type=click.Choice(["nf4", "fp4"]), help="The 4 bits that qlora has the base in. [default: nf4]"
+    "--quant-type",
+    type=click.Choice(["nf4", "fp4", "int8"]),
+    help="What qlora has the base in: 4 bits, or 8 (int8). [default: nf4]",
 )
 @click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: they are]")
 @click.option("--use-rslora", is_flag=True, default=None, help="Scale the update by alpha/√rank; needs --alpha.")

@@ -34,7 +34,7 @@ FULL_ENOUGH = 0.9
 _SHORTEST = 256
 _HEAD = "lm_head.weight"
 #: The parts that are on the card when a worker chooses checkpointing.
-_LOADED = ("weights", "weights in 4 bits", "weights in 16 bits", "adapter", "CUDA context")
+_LOADED = ("weights", "weights in 4 bits", "weights in 8 bits", "weights in 16 bits", "adapter", "CUDA context")
 METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
 
 

@@ -113,6 +113,8 @@ def test_files_may_lack_what_a_library_puts_before_their_names() -> None:
         ({"method": "lora", "quant_type": "fp4"}, "the method is lora"),
         ({"method": "lora", "double_quant": False}, "the method is lora"),
         ({"loraplus_lr_ratio": 0.5}, "greater than or equal to 1"),
+        ({"quant_type": "int8", "double_quant": False}, "leave double_quant out"),
+        ({"quant_type": "int8", "method": "lora"}, "the method is lora"),
         ({"eva_rho": 2.0}, "give init_lora_weights eva, or leave eva_rho out"),
         ({"eva_rho": 0.5, "init_lora_weights": "eva"}, "greater than or equal to 1"),
         ({"eva_rho": 2.0, "init_lora_weights": "eva", "rank_pattern": "q_proj=4"}, "give one of the two"),

@@ -69,7 +69,9 @@ class TestContinuing:
             InvalidInput, match="over a base in int8, without double quantisation and a row of weights to a scale"
         ):
             self.submit(crew, parent.ref, spec=SPEC.model_copy(update={"method": "qlora"}))
-        with pytest.raises(InvalidInput, match=r"was quantised to int8 by the training.*merge onto original") as refused:
+        with pytest.raises(
+            InvalidInput, match=r"was quantised to int8 by the training.*merge onto original"
+        ) as refused:
             crew.writer.submit_merge(parent.ref, onto="dequantized")
         assert refused.value.param == "onto"
         assert crew.writer.submit_merge(parent.ref).view.request["spec"]["onto"] == "auto"

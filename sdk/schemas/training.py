@@ -280,6 +280,12 @@ class QuantizationRecipe(Wire):
         Field(exclude_if=lambda value: value is None),
     ] = None
 
+    @property
+    def four_bit_block(self) -> int:
+        """Weights that share one scale, of a recipe in 4 bits."""
+        assert self.block_size is not None
+        return self.block_size
+
 
 def _require_day(value: str) -> str:
     date.fromisoformat(value)

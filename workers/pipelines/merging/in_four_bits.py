@@ -136,7 +136,7 @@ def _parts(
     weight = source.read(name)
     code, state = quantize_4bit(
         (weight.T if name in across else weight).contiguous(),
-        blocksize=recipe.block_size,
+        blocksize=recipe.four_bit_block,
         compress_statistics=recipe.double_quant,
         quant_type=recipe.type,
     )

@@ -307,7 +307,7 @@ class _Merging:
         return found.digests, FourBitWeights(
             type="nf4",
             double_quant=recipe.double_quant,
-            block_size=recipe.block_size,
+            block_size=recipe.four_bit_block,
             weights=len(found.weights),
             kept=found.kept[:_MOST_NORMS],
             furthest=found.furthest,

@@ -66,9 +66,9 @@ def require_gradients(model: Any, dtype: torch.dtype) -> None:
             errors = _errors(module, dtype)
         except (RuntimeError, NotImplementedError, AttributeError) as error:
             raise _unable(name, (str(error).splitlines() or [type(error).__name__])[0][:200]) from error
-        for what, error in errors.items():
-            if not error <= _ALLOWED:
-                raise _unable(name, f"{what} are {error:.0%} from those of its weights")
+        for what, far in errors.items():
+            if not far <= _ALLOWED:
+                raise _unable(name, f"{what} are {far:.0%} from those of its weights")
 
 
 def _errors(module: Any, dtype: torch.dtype) -> dict[str, float]:

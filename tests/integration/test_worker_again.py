@@ -36,6 +36,7 @@ FURTHER: dict[str, tuple[Any, list[str]]] = {
     "texts": ([{"text": f"{word} and {word}"} for word in WORDS], ["--init-lora-weights", "eva", "--targets", "qv"]),
     "labels": (topic_rows(seed=1, count=6), ["--schedule", "linear"]),
     "qlora": (PAIRS, ["--method", "qlora", "--quant-type", "fp4"]),
+    "int8": (PAIRS, ["--method", "qlora", "--quant-type", "int8"]),
     "rslora": (PAIRS, ["--use-rslora", "--alpha", "4", "--layers-to-transform", "1", "--weight-decay", "0.1"]),
     "noise": (SHARED, ["--neftune-noise-alpha", "5", "--seed", "7", "--modules-to-save", "model.norm"]),
     "tokens": ([{"text": f"{word} abc"} for word in WORDS], ["--trainable-token-indices", "71"]),

@@ -182,7 +182,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         loss = torch.zeros((), device=self._device.torch_device)
         try:
             for part in self._fitting.parts(inputs, self._objective.sequences):
-                share = self._objective.loss_sum(model, part, self._fitting.losses) / counted
+                with self._fitting.saving():
+                    share = self._objective.loss_sum(model, part, self._fitting.losses) / counted
                 self.accelerator.backward(share)
                 loss += share.detach()
         except (MemoryError, RuntimeError) as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import platform
 import re
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +69,11 @@ class Device:
         # Linux counts in KiB, macOS in bytes.
         return peak if sys.platform == "darwin" else peak * 1024
 
+    def give_back_freed(self) -> None:
+        """Give main memory that was freed back to the system, where its library can: what lies between other pieces it keeps for itself."""
+        if self.kind == "cpu" and (trim := _malloc_trim()) is not None:
+            trim(0)
+
     def forget_peak(self) -> None:
         """Let the peak be measured from now on, where the system can: on the GPU, and on Linux."""
         if self.kind == "cuda":
@@ -74,6 +81,16 @@ class Device:
             return
         with contextlib.suppress(OSError):
             _CLEAR_REFS.write_text("5")
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Return glibc's malloc_trim(3); None for another library."""
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found
 
 
 def _said(path: Path) -> str:

@@ -43,7 +43,7 @@ def narrow_saved(dtype: Any) -> Iterator[None]:
     latest: deque[weakref.ref[Any]] = deque(maxlen=_LATEST)
 
     def pack(saved: Any) -> Any:
-        if saved.dtype != torch.float32 or saved.numel() < _LEAST_NUMBERS or saved.requires_grad and saved.is_leaf:
+        if saved.dtype != torch.float32 or saved.numel() < _LEAST_NUMBERS or (saved.requires_grad and saved.is_leaf):
             return saved
         narrow = saved.detach().to(dtype)
         if not _is_equal(narrow.float(), saved):

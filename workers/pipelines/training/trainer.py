@@ -161,6 +161,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         `inputs` are (batch, seq), the longest row first. Raises PipelineError ("diverged", "untrained").
         """
         model.train()
+        # Passes are of many lengths, so what one of them freed has gaps that the next one doesn't fill.
+        self._device.give_back_freed()
         inputs = self._prepare_inputs(inputs)
         counted = self._objective.counted(inputs)
         generators = generator_states()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from workers.pipelines.model.device import Device
+from workers.pipelines.model.device import Device, _malloc_trim
 
 GB = 10**9
 
@@ -22,3 +24,20 @@ def test_a_process_that_may_take_a_share_of_the_card_counts_on_no_more(
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved * GB)
     assert Device("cuda", "a card", "bfloat16").available_memory_bytes() == expected * GB
+
+
+def test_what_was_freed_between_other_pieces_is_given_back() -> None:
+    if _malloc_trim() is None:
+        pytest.skip("another library than glibc")
+    pieces = [bytearray(b"x" * 2**16) for _ in range(1024)]
+    kept = pieces[::8]
+    del pieces
+    before = _anonymous_bytes()
+    Device("cpu", "cpu", "float32").give_back_freed()
+    assert before - _anonymous_bytes() > 32 * 2**20
+    assert all(piece[-1:] == b"x" for piece in kept)
+
+
+def _anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))

@@ -29,7 +29,12 @@ ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, STEPS, LR, ROWS_A_STEP = 3, 4, 1e-3, 8
 #: How a worker with less and less free memory holds the base, the most rows of its passes where it packs them, and whether it computes
 #: activations twice.
-OURS = {"roomy": ("wide", 4, False), "less": ("packed", 4, False), "short": ("packed", 1, False), "tight": ("packed", 2, True)}
+OURS = {
+    "roomy": ("wide", 4, False),
+    "less": ("packed", 4, False),
+    "short": ("packed", 1, False),
+    "tight": ("packed", 2, True),
+}
 _OURS = """
 import json, sys, time
 from pathlib import Path

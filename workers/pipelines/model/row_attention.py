@@ -64,11 +64,12 @@ def _attend(
 ) -> tuple[Any, Any | None]:
     """Return (1, tokens, heads, width) of queries, keys and values, (1, heads, tokens, width) each."""
     if attention_mask is None or attention_mask.ndim > 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
+        found: tuple[Any, Any | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
+        return found
     lengths = attention_mask.tolist()
     rows = zip(*(each.split(lengths, dim=2) for each in (query, key, value)), strict=True)
-    found = [sdpa_attention_forward(module, *row, None, **{**rest, "is_causal": True})[0] for row in rows]
-    return torch.cat(found, dim=1), None
+    alone = [sdpa_attention_forward(module, *row, None, **{**rest, "is_causal": True})[0] for row in rows]
+    return torch.cat(alone, dim=1), None
 
 
 AttentionInterface.register(ROW_ATTENTION, _attend)

@@ -125,6 +125,7 @@ def _measured(case: Case) -> dict[str, Any]:
                 "HF_HUB_OFFLINE": "1",
                 # As a worker tells its children.
                 "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
+                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
             },
         )
         if done.returncode:

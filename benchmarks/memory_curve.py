@@ -27,8 +27,14 @@ from sdk.lora.planning.footprint import MOST_KERNELS
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, STEPS, LR, ROWS_A_STEP = 3, 4, 1e-3, 8
-#: How a worker with less and less free memory holds the base, and whether it computes activations twice.
-OURS = {"roomy": ("wide", False), "less": ("packed", False), "tight": ("packed", True)}
+#: How a worker with less and less free memory holds the base, the most rows of its passes where it packs them, and whether it computes
+#: activations twice.
+OURS = {
+    "roomy": ("wide", 4, False),
+    "less": ("packed", 4, False),
+    "short": ("packed", 1, False),
+    "tight": ("packed", 2, True),
+}
 _OURS = """
 import json, sys, time
 from pathlib import Path
@@ -38,10 +44,17 @@ import bitsandbytes
 import workers.pipelines.training.choosing as choosing
 import workers.pipelines.training.train as module
 from workers.pipelines.training.trainer import AdapterTrainer
-base, data, out, steps, lr, held, checkpointing = sys.argv[1:]
+base, data, out, steps, lr, held, rows, checkpointing = sys.argv[1:]
 load, run, spent = module.load_base, AdapterTrainer.run, {}
 module.load_base = lambda *given, **named: load(*given, **{**named, "held": held})
-choosing.needs_checkpointing = lambda *given: checkpointing == "True"
+choosing.needs_checkpointing = lambda *given: False
+fitting_of = module.fitting_of
+def fitting(*given, **named):
+    found = fitting_of(*given, **named)
+    passes = {"micro_rows": int(rows)} if found.fit.packed else {}
+    found.fit = found.fit.model_copy(update={"checkpointing": checkpointing == "True", **passes})
+    return found
+module.fitting_of = fitting
 def timed(self, *given):
     begun, computed = time.perf_counter(), time.process_time()
     run(self, *given)
@@ -90,7 +103,7 @@ def _rows(train: Path) -> dict[str, list[dict[str, str]]]:
 def _measured(base: str, data: str, out: Path, with_unsloth: str) -> dict[str, list[dict[str, float]]]:
     scripts = ROOT / "benchmarks"
     runs: dict[str, Callable[[str], list[str]]] = {
-        f"ours, {name}": lambda to, held=held, twice=twice: [  # type: ignore[misc]
+        f"ours, {name}": lambda to, held=held, rows=rows, twice=twice: [  # type: ignore[misc]
             sys.executable,
             "-c",
             _OURS,
@@ -100,9 +113,10 @@ def _measured(base: str, data: str, out: Path, with_unsloth: str) -> dict[str, l
             str(STEPS),
             str(LR),
             held,
+            str(rows),
             str(twice),
         ]
-        for name, (held, twice) in OURS.items()
+        for name, (held, rows, twice) in OURS.items()
     }
     runs["Unsloth"] = lambda to: [
         with_unsloth,

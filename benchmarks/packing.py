@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-WAYS = ("padded, all logits", "padded", "sorted, all logits", "sorted", "one row a pass", "packed")
+WAYS = (
+    "padded, all logits",
+    "padded",
+    "sorted, all logits",
+    "sorted",
+    "one row a pass",
+    "packed under a mask",
+    "packed, short passes",
+    "packed",
+)
 DTYPES = ("float32", "bfloat16")
 #: Rows of a step and of a pass, and their lengths: lognormal, as those of instructions are (mean, spread, longest).
 STEP, PASS = 16, 4
@@ -53,19 +62,25 @@ def measure(kind: str, dtype: str, way: str) -> dict[str, Any]:
     from sdk.lora.logit_chunks import chunk_tokens
     from workers.pipelines.data.batches import collate, loss_sum, token_losses
     from workers.pipelines.data.heads import head_of
+    from workers.pipelines.model.row_attention import take_rows_alone
+    from workers.pipelines.model.saved_tensors import narrow_saved
 
     torch.set_num_threads(1)
     rows = _rows(*LENGTHS[kind])
     model = _model(getattr(torch, dtype))
     head = head_of(model, collate(rows[-2:], 0), torch.finfo(getattr(torch, dtype)).eps)
     losses = token_losses if "all logits" in way else head.losses(chunk_tokens(model.config.vocab_size, "cpu"))
+    if way.startswith("packed") and "mask" not in way:
+        take_rows_alone(model.get_base_model())
     useful = sum(len(row["input_ids"]) for row in rows)
     before, peak, times = _anonymous_bytes(), 0, []
     for _ in range(3):
         _forget_peak()
         began, passes, tokens = time.process_time(), 0, 0
         for part in _passes(rows, way)():
-            loss_sum(model, part, losses).backward()
+            with narrow_saved(getattr(torch, dtype)):
+                loss = loss_sum(model, part, losses)
+            loss.backward()
             passes += 1
             tokens += part["input_ids"].numel()
         times.append(time.process_time() - began)
@@ -87,8 +102,8 @@ def _passes(rows: list[dict[str, list[int]]], way: str) -> Callable[[], Iterator
         # As they come.
         return lambda: (padded(rows[at::PASS], 0) for at in range(PASS))
     batch = collate(rows, 0)
-    if way == "packed":
-        return lambda: packed(batch, len(rows[0]["input_ids"]))
+    if way.startswith("packed"):
+        return lambda: packed(batch, (PASS if way == "packed" else 1) * len(rows[0]["input_ids"]))
     return lambda: micro_batches(batch, 1 if way.startswith("one") else PASS)
 
 

@@ -43,9 +43,9 @@ def clash_of(spec: TrainingSpec) -> str | None:
         return f"a classification has a head in modules_to_save, of which PEFT saves biases twice; leave bias {spec.bias!r} out"
     if spec.objective == "dpo" and spec.neftune_noise_alpha is not None:
         return "neftune_noise_alpha puts noise on what dpo compares with the base; leave it out"
-    if spec.packing != "off" and spec.objective in ("classify", "dpo"):
+    if spec.packing in ("auto", "on") and spec.objective in ("classify", "dpo"):
         return f"packing puts rows into one sequence, and {spec.objective} looks at whole sequences; leave it out"
-    if spec.packing != "off" and spec.neftune_noise_alpha is not None:
+    if spec.packing in ("auto", "on") and spec.neftune_noise_alpha is not None:
         return "the noise of neftune_noise_alpha depends on the length of a sequence, which packing changes; leave one of the two out"
     if spec.objective not in (None, "dpo") and "beta" in spec.further():
         return f"beta is an option of the objective dpo, and this is {spec.objective}; leave it out, or give rows of prompt, chosen and rejected"

@@ -23,6 +23,7 @@ RAN_WITH = (
     "logit_chunk_tokens",
     "activation_offloading",
     "packed",
+    "row_attention",
     "memory_steps",
     "max_length",
     "samples",

@@ -132,8 +132,8 @@ class TrainingSpec(Wire):
     #: Forward passes summed into one optimiser step.
     grad_accum: Annotated[int, Field(ge=1, le=4096)] = 4
     #: Whether short rows share a sequence, without padding: "on"; "auto" where that is less to compute than rows sorted by length. It is left
-    #: out over bases that don't keep such rows apart.
-    packing: Annotated[Literal["off", "auto", "on"], Field(exclude_if=lambda value: value == "off")] = "off"
+    #: out over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
+    packing: Annotated[Literal["off", "auto", "on"] | None, Field(exclude_if=lambda value: value is None)] = None
     #: Longest row in tokens; longer ones are cut at the end, and rows of {text} split.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     #: Seed of initialisation, order and dropout.

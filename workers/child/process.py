@@ -42,6 +42,8 @@ _LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHDYNAMO_DISABLE": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
+    # Memory in larger pages, where the system has them: each is made in one go.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
 #: The child needs no network, so it gets no credentials, and can't leak any.

@@ -145,7 +145,7 @@ _TEXTS = ("base", "parent", "like", "from_checkpoint")
 @click.option(
     "--packing",
     type=click.Choice(["off", "auto", "on"]),
-    help="Short rows share a sequence, without padding; auto: where that is less to compute. [default: off]",
+    help="Short rows share a sequence, without padding; auto: where that is less to compute. [default: auto on a CPU, off on a card]",
 )
 @click.option(
     "--max-length", type=int, help="Longest row, in tokens; longer ones are cut, or texts split. [default: 1024]"

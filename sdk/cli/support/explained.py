@@ -35,7 +35,7 @@ def explained(
 
 
 #: Fields of which None means that rows or base decide.
-_RESOLVED = ("objective", "loss_on")
+_RESOLVED = ("objective", "loss_on", "packing")
 
 
 def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:

@@ -88,7 +88,8 @@ class Head:
                 raise OnePieceError
             others = {name: value for name, value in said.items() if name != _HIDDEN}
             found.append(_Decoded(type(said), others, said[_HIDDEN]))
-            return type(said)(**others, **{_HIDDEN: said[_HIDDEN][:1, :1].detach()})
+            # As a whole tensor: for a part of one, torch multiplies in batches and copies the head's transposed weight.
+            return type(said)(**others, **{_HIDDEN: said[_HIDDEN][0, 0].detach()[None, None]})
 
         with _standing_in(self.decoder, listen):
             model(**passed(batch))

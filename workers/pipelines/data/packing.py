@@ -92,13 +92,13 @@ def keeps_apart(model: Any, batch: Batch, losses: TokenLosses, rounding: float, 
 
 
 def computed(
-    lengths: Sequence[int], *, batch: int, rows: int, room: int, linear: int, attention: int
+    lengths: Sequence[int], *, batch: int, rows: int, room: int, linear: int, attention: int, masked: bool = True
 ) -> tuple[float, float]:
     """Return what passes over rows cost, sorted into passes of `rows` rows each, and packed into `room` tokens.
 
     `batch` rows at a time are what a step has, in the order given. A token costs the `linear` numbers that it is multiplied by,
-    and `attention` ones for each token that it is held against: all of its sequence where a mask tells packed rows apart, and half of
-    them otherwise.
+    and `attention` ones for each token that it is held against: all of its sequence where packed rows are told apart under a mask
+    (`masked`), and half of its row otherwise.
     """
     apart = together = 0.0
     for start in range(0, len(lengths), batch):
@@ -107,5 +107,7 @@ def computed(
             apart += step[at] * len(step[at : at + rows]) * (linear + attention * step[at] / 2)
         for pack in best_fit(step, room):
             tokens = sum(step[row] for row in pack)
-            together += tokens * (linear + attention * tokens / (2 if len(pack) == 1 else 1))
+            under_mask = masked and len(pack) > 1
+            held_against = tokens**2 if under_mask else sum(step[row] ** 2 for row in pack) / 2
+            together += tokens * linear + attention * held_against
     return apart, together

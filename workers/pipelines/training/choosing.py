@@ -18,6 +18,7 @@ from workers.pipelines.data.packing import computed, keeps_apart
 from workers.pipelines.data.stored_examples import lengths_of
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
+from workers.pipelines.model.row_attention import take_rows_alone
 from workers.pipelines.training.checkpointing import blueprint_in, needs_checkpointing
 from workers.pipelines.training.fitting import Fitting, Say
 from workers.pipelines.training.inputs import Inputs
@@ -60,11 +61,10 @@ def fitting_of(
         rows = min(spec.batch_size, given.training_rows)
         fit = Fit(micro_rows=rows, checkpointing=False, chunk_tokens=chunk)
         losses = _losses(head, chunk)
-        # Of a long sequence with a mask, attention on a CPU takes more than many short passes.
-        in_packs = fit.model_copy(update={"packed": True, **({"micro_rows": 1} if place == "cpu" else {})})
+        in_packs = fit.model_copy(update={"packed": True, **({} if place == "cuda" else _on_a_cpu(base))})
         if _packs(given, loaded, model, losses, in_packs, say):
             fit = in_packs
-    elif fit.packed and not _apart(given, loaded, model, _losses(head, fit.chunk_tokens)):
+    elif fit.packed and not _apart(given, loaded, model, _losses(head, fit.chunk_tokens), fit):
         # It was packed with other versions of the libraries; losses are the same either way.
         kind = loaded.model.config.model_type
         say(
@@ -72,7 +72,7 @@ def fitting_of(
                 phase="fit", message=f"rows are no longer packed: {kind} does not keep rows of one sequence apart here"
             )
         )
-        fit = fit.model_copy(update={"packed": False})
+        fit = fit.model_copy(update={"packed": False, "row_attention": False})
     # What was written down on another machine may be more than this one can do.
     chunk, offloading = None if head is None else fit.chunk_tokens, fit.offloading and limits.offloading
     fit = fit.model_copy(update={"chunk_tokens": chunk, "offloading": offloading})
@@ -84,6 +84,7 @@ def fitting_of(
         draws=_draws(spec, base_dropout),
         longest_tokens=int(lengths_of(given.rows.examples).max()),
         on_cuda=place == "cuda",
+        dtype=DTYPES[loaded.dtype],
         say=say,
         rung_file=rung_file,
     )
@@ -91,8 +92,21 @@ def fitting_of(
         fitting.go_on_after(killed_on)
     fit = fitting.fit
     if not fit.checkpointing and limits.checkpointing and needs_checkpointing(given, loaded, model, fit):
-        fitting.fit = fit.model_copy(update={"checkpointing": True})
+        fitting.fit = _with_less(given, loaded, model, fit)
     return fitting
+
+
+def _with_less(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit) -> Fit:
+    """Return what takes less memory: shorter passes where packed rows fill them as well, and otherwise activations computed twice.
+
+    A pass of one row that keeps its activations took 1.2 times as long as one of four, and one of four that computes them twice 1.3 times.
+    """
+    rows = fit.micro_rows
+    while fit.row_attention and (rows := rows // 2):
+        shorter = fit.model_copy(update={"micro_rows": rows})
+        if not needs_checkpointing(given, loaded, model, shorter):
+            return shorter
+    return fit.model_copy(update={"checkpointing": True})
 
 
 def _recorded(given: Inputs) -> Fit | None:
@@ -110,6 +124,7 @@ def _recorded(given: Inputs) -> Fit | None:
         chunk_tokens=chunk if type(chunk) is int and chunk > 0 else None,
         offloading=said.get("activation_offloading") is True,
         packed=said.get("packed") is True,
+        row_attention=said.get("row_attention") is True,
     )
 
 
@@ -126,23 +141,43 @@ def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | Non
 
 def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, fit: Fit, say: Say) -> bool:
     """Say whether rows are packed, as `fit` has it: where that is asked for, is less to compute, and keeps rows apart."""
-    if given.spec.packing == "off":
+    asked = given.spec.packing or ("auto" if fit.row_attention else "off")
+    if asked == "off":
         return False
     why = None
     if given.objective.name != "sft":
         why = f"{given.objective.name} looks at whole sequences"
     elif len(given.rows.examples) < 2:
         why = "there is one alone"
-    elif given.spec.packing == "auto" and not _is_cheaper(given, loaded, fit):
+    elif asked == "auto" and not _is_cheaper(given, loaded, fit):
         why = "rows sorted by length take less time"
-    elif not _apart(given, loaded, model, losses):
+    elif not _apart(given, loaded, model, losses, fit):
         why = f"{loaded.model.config.model_type} does not keep rows of one sequence apart"
-    say(Progress(phase="fit", message="rows are packed" if why is None else f"rows are not packed: {why}"))
+    if why is None or given.spec.packing is not None:
+        say(Progress(phase="fit", message="rows are packed" if why is None else f"rows are not packed: {why}"))
     return why is None
 
 
-def _apart(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses) -> bool:
-    return keeps_apart(model, short_rows(given), losses, _rounding(loaded), experts=_has_experts(loaded))
+def _on_a_cpu(base: Any) -> dict[str, bool | int]:
+    """Return how packed rows are computed there: each by itself in attention, or where a model has another kind, in short passes.
+
+    Of a long sequence with a mask, attention on a CPU takes more than many short passes.
+    """
+    if take_rows_alone(base):
+        take_rows_alone(base, False)
+        return {"row_attention": True}
+    return {"micro_rows": 1}
+
+
+def _apart(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, fit: Fit) -> bool:
+    """Say whether a model keeps packed rows apart, and attends to each by itself where `fit` has it so."""
+    base = model.get_base_model()
+    if take_rows_alone(base, fit.row_attention) != fit.row_attention:
+        return False
+    try:
+        return keeps_apart(model, short_rows(given), losses, _rounding(loaded), experts=_has_experts(loaded))
+    finally:
+        take_rows_alone(base, False)
 
 
 def _losses(head: Head | None, chunk: int | None) -> TokenLosses:
@@ -157,7 +192,7 @@ def _draws(spec: TrainingSpec, base_dropout: float) -> tuple[str, ...]:
 
 
 def _is_cheaper(given: Inputs, loaded: LoadedBase, fit: Fit) -> bool:
-    if given.device.kind == "cpu" and loaded.dtype != "float32":
+    if given.device.kind == "cpu" and loaded.dtype != "float32" and not fit.row_attention:
         # Under a mask, and with few rows, a CPU is so slow in 16 bit that packing took 1.15 times as long (`benchmarks/packing.py`).
         return False
     try:
@@ -173,6 +208,7 @@ def _is_cheaper(given: Inputs, loaded: LoadedBase, fit: Fit) -> bool:
         linear=sum(math.prod(shape) for shape in blueprint.linear.values()),
         # Scores of queries by keys, and the values weighted by them.
         attention=2 * blueprint.layers * blueprint.queries,
+        masked=not fit.row_attention,
     )
     return together < _CHEAPER * apart
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches, to
 from workers.pipelines.data.heads import Head
 from workers.pipelines.data.packing import packed
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.freed import give_back
+from workers.pipelines.model.freed import give_back, map_large_pieces
+from workers.pipelines.model.row_attention import take_rows_alone
+from workers.pipelines.model.saved_tensors import narrow_saved
 from workers.pipelines.training.ladder import Limits, change, rows_a_pass
 from workers.pipelines.training.order import Fit, Rung
 
@@ -35,6 +38,8 @@ class Fitting:
     #: The longest row of the training, in tokens.
     longest_tokens: int
     on_cuda: bool
+    #: The type that the model computes in, which is kept for a backward pass.
+    dtype: Any
     say: Say
     #: Where a worker reads the rung once this process was killed.
     rung_file: Path | None = None
@@ -52,9 +57,16 @@ class Fitting:
             return packed(batch, self.fit.micro_rows * self.longest_tokens)
         return micro_batches(batch, self.fit.micro_rows * sequences)
 
+    def saving(self) -> AbstractContextManager[None]:
+        """What forward passes are computed in, so that nothing is kept in more bits than it has. A card would wait for each look at a tensor."""
+        return nullcontext() if self.on_cuda else narrow_saved(self.dtype)
+
     def begin(self, model: Any) -> None:
         """Let a model compute like this, and write down that it does."""
         _let_compute(model, self.fit)
+        if not self.on_cuda and (self.fit.checkpointing or self.steps):
+            # Memory is short, and time is not.
+            map_large_pieces()
         self._write()
 
     def lower(self, model: Any, where: str) -> None:
@@ -106,6 +118,7 @@ class Fitting:
 
 def _let_compute(model: Any, fit: Fit) -> None:
     base = model.get_base_model()
+    take_rows_alone(base, fit.row_attention)
     if not fit.checkpointing:
         return
     how = {"use_reentrant": False}

@@ -26,6 +26,8 @@ class Fit(Wire):
     offloading: bool = False
     #: Whether rows are packed beside each other: a pass has as many tokens as `micro_rows` of the longest rows.
     packed: bool = False
+    #: Whether attention takes each packed row by itself, and not all under a mask, as earlier releases had it.
+    row_attention: bool = False
 
 
 class Rung(Wire):

@@ -139,6 +139,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "logit_chunk_tokens": fit.chunk_tokens,
         "activation_offloading": fit.offloading,
         "packed": fit.packed,
+        "row_attention": fit.row_attention,
         "memory_steps": setting.fitting.record(),
         "base_dropout": setting.base_dropout,
         "base_weights": loaded.held,

@@ -24,6 +24,7 @@ from workers.pipelines.data.batches import Batch, Objective
 from workers.pipelines.data.shuffling import ShuffledRows
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import Device, is_out_of_memory
+from workers.pipelines.model.freed import give_pages_back
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.optimising import Schedule, diverged
@@ -161,6 +162,9 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         `inputs` are (batch, seq), the longest row first. Raises PipelineError ("diverged", "untrained").
         """
         model.train()
+        # Passes are of many lengths, so what one of them freed has gaps that the next one doesn't fill.
+        if self._device.kind == "cpu":
+            give_pages_back()
         inputs = self._prepare_inputs(inputs)
         counted = self._objective.counted(inputs)
         generators = generator_states()
@@ -182,7 +186,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         loss = torch.zeros((), device=self._device.torch_device)
         try:
             for part in self._fitting.parts(inputs, self._objective.sequences):
-                share = self._objective.loss_sum(model, part, self._fitting.losses) / counted
+                with self._fitting.saving():
+                    share = self._objective.loss_sum(model, part, self._fitting.losses) / counted
                 self.accelerator.backward(share)
                 loss += share.detach()
         except (MemoryError, RuntimeError) as error:

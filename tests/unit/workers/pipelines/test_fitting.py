@@ -24,7 +24,16 @@ from workers.pipelines.training.order import Fit, Rung
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
 
 SPEC = TrainingSpec(
-    method="lora", rank=4, dropout=0.0, max_steps=3, lr=0.01, batch_size=4, grad_accum=1, warmup_ratio=0.5, seed=3
+    packing="off",
+    method="lora",
+    rank=4,
+    dropout=0.0,
+    max_steps=3,
+    lr=0.01,
+    batch_size=4,
+    grad_accum=1,
+    warmup_ratio=0.5,
+    seed=3,
 )
 
 

@@ -24,7 +24,8 @@ from workers.pipelines.data.batches import collate, loss_sum, token_losses
 from workers.pipelines.data.heads import head_of
 from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
 from workers.pipelines.data.tokenise import IGNORED
-from workers.pipelines.training import evaluating
+from workers.pipelines.model.row_attention import row_lengths, take_rows_alone
+from workers.pipelines.training import choosing, evaluating
 from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.choosing import _is_cheaper
 from workers.pipelines.training.order import Fit
@@ -192,7 +193,7 @@ def test_whoever_goes_on_or_trains_again_packs_as_it_was(llama_base: Path, pairs
     resume = _kept(tmp_path / "again", tmp_path / "kept" / "step-00000002")
     train(llama_base, pairs, tmp_path / "gone on", checkpoints=resume)
     assert weights(tmp_path / "gone on") == weights(tmp_path / "whole")
-    said = {name: whole.training[name] for name in ("packed", "micro_batch", "logit_chunk_tokens")}
+    said = {name: whole.training[name] for name in ("packed", "row_attention", "micro_batch", "logit_chunk_tokens")}
     like = RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with=said)
     train(llama_base, pairs, tmp_path / "like", SPEC.model_copy(update={"packing": "off"}), like=like)
     assert weights(tmp_path / "like") == weights(tmp_path / "whole")
@@ -236,6 +237,8 @@ def test_held_out_rows_are_scored_by_the_batch_beside_packed_ones(
         return true(model, examples, pad_id, rows, *rest)
 
     monkeypatch.setattr(evaluating, "mean_loss", mean_loss)
+    # Steps have passes of one row.
+    monkeypatch.setattr(choosing, "_on_a_cpu", lambda base: {"micro_rows": 1})
     report, _ = train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "holdout": 0.3}))
     assert asked == passes
     assert (report.training["packed"], report.training["memory_steps"]) == (True, steps)
@@ -253,7 +256,7 @@ def _kept(folder: Path, resume: Path | None = None) -> Checkpoints:
     )
 
 
-def test_auto_does_not_pack_on_a_cpu_in_16_bit() -> None:
+def test_auto_does_not_pack_under_a_mask_on_a_cpu_in_16_bit() -> None:
     """There it was slower, whatever there is less to compute."""
     given: Any = SimpleNamespace(
         device=SimpleNamespace(kind="cpu"),
@@ -261,7 +264,118 @@ def test_auto_does_not_pack_on_a_cpu_in_16_bit() -> None:
         rows=SimpleNamespace(examples=[SimpleNamespace(input_ids=[1] * length) for length in [200, 12, 12, 12] * 4]),
     )
     model, fit = model_of("llama").get_base_model(), Fit(micro_rows=1, checkpointing=False, packed=True)
-    found = {
-        dtype: _is_cheaper(given, SimpleNamespace(model=model, dtype=dtype), fit) for dtype in ("float32", "bfloat16")
-    }  # type: ignore[arg-type]
-    assert found == {"float32": True, "bfloat16": False}
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        loaded: Any = SimpleNamespace(model=model, dtype=dtype)
+        rows = fit.model_copy(update={"row_attention": True})
+        found[dtype] = (_is_cheaper(given, loaded, fit), _is_cheaper(given, loaded, rows))
+    assert found == {"float32": (True, True), "bfloat16": (False, True)}
+
+
+ROW_BY_ROW = [name for name in APART if name != "gemma2"]
+
+
+@pytest.mark.parametrize("name", ROW_BY_ROW)
+def test_attention_takes_each_row_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses and gradients are those of rows alone, and no kernel is given a mask."""
+    model, batch, seen = model_of(name), collate(ROWS, 1), list[bool]()
+    total = loss_sum(model, batch)
+    total.backward()
+    expected = gradients(model)
+    assert take_rows_alone(model.get_base_model())
+    assert keeps_apart(model, batch, token_losses, EPS, experts=name in WITH_EXPERTS)
+    true = torch.nn.functional.scaled_dot_product_attention
+
+    def listen(*given: Any, **named: Any) -> Any:
+        seen.append(named["attn_mask"] is None)
+        return true(*given, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", listen)
+    (part,) = packed(batch, 16)
+    loss = loss_sum(model, part)
+    loss.backward()
+    assert all(seen)
+    assert len(seen) == len(ROWS) * model.config.num_hidden_layers
+    assert float(loss) == pytest.approx(float(total), rel=1e-5)
+    largest = max(float(each.abs().max()) for each in expected.values())
+    for parameter, gradient in gradients(model).items():
+        assert torch.allclose(gradient, expected[parameter], rtol=1e-5, atol=1e-5 * largest), parameter
+
+
+@pytest.mark.parametrize("name", LEAKING)
+def test_row_by_row_they_are_found_out_as_well(name: str) -> None:
+    model = model_of(name)
+    take_rows_alone(model.get_base_model())
+    assert not keeps_apart(model, collate(ROWS, 1), token_losses, EPS, experts=True)
+
+
+def test_a_model_of_another_attention_keeps_it() -> None:
+    base = model_of("gemma2").get_base_model()
+    assert take_rows_alone(base) is False
+    assert base.config._attn_implementation == "eager"
+
+
+def lengths(mask: Any) -> list[int] | None:
+    found = row_lengths(mask)
+    return None if found is None else found.tolist()
+
+
+def test_masks_of_another_kind_are_used_as_they_are() -> None:
+    """A window, a row that is padded, and one whose tokens look ahead."""
+    at = torch.arange(6)
+    causal = at[:, None] >= at
+    assert lengths(causal) == [6]
+    assert lengths(causal & (at[:, None] - at < 3)) is None
+    assert lengths(causal & (at >= 2)) is None
+    assert lengths(torch.ones(6, 6, dtype=torch.bool)) is None
+    # The second of three rows sees the first.
+    rows = torch.tensor([0, 0, 1, 1, 2, 2])
+    apart = causal & (rows[:, None] == rows)
+    assert lengths(apart) == [2, 2, 2]
+    leaking = apart.clone()
+    leaking[3, 1] = True
+    assert lengths(leaking) is None
+
+
+def test_a_window_shorter_than_a_row_is_kept() -> None:
+    """transformers' mask says both, rows and window; it is passed on."""
+    config = config_of("mistral")
+    config.sliding_window = 3
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    (part,) = packed(collate(ROWS, 1), 16)
+    expected = token_losses(model, part)[0]
+    assert take_rows_alone(model)
+    torch.testing.assert_close(token_losses(model, part)[0], expected)
+
+
+def test_packed_by_default_on_a_cpu_and_recorded(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    lengths = [200 if number % 8 == 0 else 12 for number in range(16)]
+    data = write_jsonl(
+        [{"prompt": f"{number:02d} ", "completion": "x" * length} for number, length in enumerate(lengths)]
+    )
+    spec = SPEC.model_copy(update={"packing": None, "max_steps": 2})
+    report, said = train(llama_base, data, tmp_path / "out", spec)
+    names = ("packed", "row_attention", "micro_batch", "logit_chunk_tokens")
+    assert [report.training[name] for name in names[:3]] == [True, True, 4]
+    assert said == "rows are packed"
+    # What an earlier release recorded of packed rows was computed under a mask, in passes of one row.
+    old = RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with={"packed": True, "micro_batch": 1})
+    again, _ = train(llama_base, data, tmp_path / "old", spec, like=old)
+    assert [again.training[name] for name in names[:3]] == [True, False, 1]
+    like = old.model_copy(update={"ran_with": {name: report.training[name] for name in names}})
+    train(llama_base, data, tmp_path / "like", spec, like=like)
+    assert weights(tmp_path / "like") == weights(tmp_path / "out")
+
+
+def test_with_little_memory_packed_passes_are_shorter_before_anything_is_computed_twice(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for most in (4, 2, 0):
+        monkeypatch.setattr(choosing, "needs_checkpointing", lambda *given, most=most: given[3].micro_rows > most)
+        report, _ = train(llama_base, pairs, tmp_path / str(most), SPEC.model_copy(update={"max_steps": 1}))
+        found.append((report.training["micro_batch"], report.training["gradient_checkpointing"]))
+    assert found == [(4, False), (2, False), (4, True)]

@@ -1,0 +1,72 @@
+"""What is kept for a backward pass in 32 bits and is really of 16 takes half as much, and what is kept twice is kept once.
+
+A and B are computed in float32, so each keeps a float32 copy of its input, and a norm one of the hidden states: of numbers
+that the base has in 16 bits. Here the 16 bits are kept, once for all copies, and widened again when their turn comes. No number changes.
+
+>>> with narrow_saved(torch.bfloat16):
+...     x = torch.tensor([1.5, 2.5] * 4096, requires_grad=True)
+...     loss = (x.clone() ** 2).sum()
+>>> loss.backward()
+>>> x.grad[:2].tolist()
+[3.0, 5.0]
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+#: Tensors of fewer numbers are kept as they are.
+_LEAST_NUMBERS = 4096
+#: So many of the latest tensors are looked at for an equal one: the inputs of a layer's attention, and of its norm.
+_LATEST = 4
+
+
+class _Narrow:
+    """A tensor of 16 bits that stands for one of 32."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+
+@contextmanager
+def narrow_saved(dtype: Any) -> Iterator[None]:
+    """Keep what a forward pass saves in float32 as `dtype`, of 16 bits, where that loses nothing. `dtype` float32: as it is."""
+    if dtype.itemsize >= torch.float32.itemsize:
+        yield
+        return
+    latest: deque[weakref.ref[Any]] = deque(maxlen=_LATEST)
+
+    def pack(saved: Any) -> Any:
+        if saved.dtype != torch.float32 or saved.numel() < _LEAST_NUMBERS or (saved.requires_grad and saved.is_leaf):
+            return saved
+        narrow = saved.detach().to(dtype)
+        if not _is_equal(narrow.float(), saved):
+            return saved
+        for each in latest:
+            held = each()
+            if held is not None and held.tensor.shape == narrow.shape and _is_equal(held.tensor, narrow):
+                return held
+        found = _Narrow(narrow)
+        latest.append(weakref.ref(found))
+        return found
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
+        yield
+
+
+def _unpack(kept: Any) -> Any:
+    return kept.tensor.float() if isinstance(kept, _Narrow) else kept
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    """Say whether two tensors are the same bits at the same places, looked at eight bytes at a time."""
+    if one.stride() != other.stride():
+        return False
+    wide = one.is_contiguous() and one.nbytes % 8 == 0
+    return bool(torch.equal(*(each.detach().view(-1).view(torch.int64) if wide else each for each in (one, other))))

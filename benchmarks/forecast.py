@@ -23,10 +23,11 @@ from typing import Any
 from benchmarks.forecast_cases import CASES, Case
 from sdk.lora.planning.adapter import adapter_of
 from sdk.lora.planning.blueprint import blueprint_of
-from sdk.lora.planning.footprint import MOST_KERNELS, weights_parts
+from sdk.lora.planning.footprint import weights_parts
 from sdk.lora.planning.forecast import Run, forecast_of
 from sdk.lora.planning.job_forecasts import without_head
 from sdk.schemas.training import TrainingSpec
+from workers.child.process import LIBRARIES
 
 _SEED = 7
 _GB = 10**9
@@ -124,8 +125,7 @@ def _measured(case: Case) -> dict[str, Any]:
                 "OMP_NUM_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
                 # As a worker tells its children.
-                "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
-                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+                **LIBRARIES,
             },
         )
         if done.returncode:

@@ -23,7 +23,7 @@ from typing import Any
 
 from examples.docstrings.base import make_base
 from examples.docstrings.dataset import write_dataset
-from sdk.lora.planning.footprint import MOST_KERNELS
+from workers.child.process import LIBRARIES
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, STEPS, LR, ROWS_A_STEP = 3, 4, 1e-3, 8
@@ -153,7 +153,7 @@ def _said(command: list[str]) -> Any:
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "1",
         # As a worker tells its children; a peer is run as it is.
-        **({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS)} if command[1:3] == ["-c", _OURS] else {}),
+        **(LIBRARIES if command[1:3] == ["-c", _OURS] else {}),
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

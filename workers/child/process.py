@@ -38,7 +38,7 @@ _DRAIN_S = 5.0
 #: Settings for libraries, unless already set. Nothing is compiled here: with torch's compiler at hand,
 #: importing bitsandbytes would load all of it, a quarter of the time that a child needs to come up. Of the kernels that oneDNN
 #: makes for each shape of a product in 16 bits, it would keep 1,024: rows of many lengths come to 0.6 GB of them.
-_LIBRARIES = {
+LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHDYNAMO_DISABLE": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
@@ -197,4 +197,4 @@ def _environment() -> dict[str, str]:
         and not name.startswith(("REGISTRY_", "AWS_", "CELERY_"))
         and not _SECRET_VALUE.search(value)
     }
-    return {**_LIBRARIES, **kept, PARENT_VARIABLE: str(os.getpid())}
+    return {**LIBRARIES, **kept, PARENT_VARIABLE: str(os.getpid())}

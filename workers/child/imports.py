@@ -46,7 +46,7 @@ def nothing_searched() -> Iterator[None]:
     finder, all_of_them = _ShortSearch(), metadata.packages_distributions
     leave_out = _UNUSED not in sys.modules
     sys.meta_path.insert(0, finder)
-    metadata.packages_distributions = lambda: _Distributions(all_of_them)  # type: ignore[assignment]
+    metadata.packages_distributions = lambda: _Distributions(all_of_them)
     if leave_out:
         # It is found by nobody.
         sys.modules[_UNUSED] = None  # type: ignore[assignment]

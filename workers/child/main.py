@@ -21,7 +21,7 @@ from typing import IO
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.wire import Wire, read_json
-from workers.child.imports import import_libraries, nothing_collected, nothing_searched
+from workers.child.imports import import_libraries
 from workers.child.protocol import (
     DISK_FULL_STATUS,
     FAULT_FILE,
@@ -33,6 +33,7 @@ from workers.child.protocol import (
     News,
     Written,
 )
+from workers.pipelines.imports import nothing_collected, nothing_searched
 from workers.pipelines.orders import Order
 from workers.pipelines.sandbox import die_with_parent
 

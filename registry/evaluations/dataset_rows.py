@@ -7,10 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from registry.artifacts.service import Artifacts
 from registry.datasets.finding import find_dataset
@@ -18,6 +15,10 @@ from registry.db.database import Database
 from registry.errors import Invalid, InvalidData, NotFound
 from registry.principal import Principal
 from sdk.formats.rows import Row, RowsError, detect_format, judge_rows, text_values
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 #: The longest dataset that is read for it.
 MOST_BYTES = 2 * 1000**3
@@ -87,6 +88,9 @@ def groups_of(
     `value_of` returns the value of a row, or raises ValueError, the rest of a sentence, for one that has none. Raises Invalid
     then, and where there are more than `most` values; InvalidData where the file can't be read.
     """
+
+    import numpy as np
+
     groups = np.empty(len(rows), dtype=np.int64)
     numbers: dict[str, int] = {}
     for place, where, value in _values(path, rows.tolist()):

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from registry.artifacts.service import Artifacts
 from registry.db.database import Database
 from registry.errors import Invalid, NotFound
@@ -60,6 +58,8 @@ class Slicing:
         return page.items[0].dataset
 
     def _groups(self, dataset: str, by: str, numbers: array[int], who: Principal) -> Groups:
+        import numpy as np
+
         try:
             with rows_of(self._db, self._artifacts, dataset, who) as path:
                 return groups_of(path, by, np.frombuffer(numbers, dtype=np.int64), value_of=_value_of, most=MOST_SLICES)

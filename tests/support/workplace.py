@@ -35,6 +35,8 @@ PlaceT = TypeVar("PlaceT", bound="Workplace")
 
 #: Longer than any wait for something that does happen.
 PATIENCE_S = 240.0
+#: How many times as long as a look took is waited until the next one.
+_REST = 9
 #: A training that no test waits for the end of.
 ENDLESS_STEPS = 1_000_000
 
@@ -207,9 +209,14 @@ class Running:
 def wait_until(there: Callable[[], bool], otherwise: Callable[[], str], timeout_s: float = PATIENCE_S) -> None:
     """Wait until something is so, or fail with what `otherwise` says."""
     deadline = time.monotonic() + timeout_s
-    while not there():
-        assert time.monotonic() < deadline, otherwise()
-        time.sleep(0.1)
+    while True:
+        began = time.monotonic()
+        if there():
+            return
+        ended = time.monotonic()
+        assert ended < deadline, otherwise()
+        # Looking costs a call or more, and what is waited for may want the same core.
+        time.sleep(min(1.0, max(0.1, _REST * (ended - began))))
 
 
 def descendants(root: int) -> dict[int, str]:

@@ -12,8 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from support import processes
@@ -76,6 +74,10 @@ def test_an_image_installs_what_was_tested(image: str) -> None:
 
 
 def test_the_list_of_a_release_names_all_that_images_install() -> None:
+    # It parses forty grammars when it is imported: two seconds of each process that collects tests.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = sbom.bill()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     assert sbom.bill() == text

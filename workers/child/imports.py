@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
 #: Pipelines that do without torch.
 _LIGHT = frozenset({"data"})
-
-
-@contextmanager
-def nothing_collected() -> Iterator[None]:
-    """Let nothing be looked through for garbage while the block imports, nor ever again what it has imported.
-
-    What these libraries define are half a million objects that stay as long as the process: looking through them takes a
-    fifth of the imports, and a quarter of a second whenever a trainer or a merge asks for its memory back.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def import_libraries(pipeline: str | None = None) -> None:

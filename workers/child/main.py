@@ -21,7 +21,7 @@ from typing import IO
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.wire import Wire, read_json
-from workers.child.imports import import_libraries, nothing_collected
+from workers.child.imports import import_libraries
 from workers.child.protocol import (
     DISK_FULL_STATUS,
     FAULT_FILE,
@@ -33,6 +33,7 @@ from workers.child.protocol import (
     News,
     Written,
 )
+from workers.pipelines.imports import nothing_collected, nothing_searched
 from workers.pipelines.orders import Order
 from workers.pipelines.sandbox import die_with_parent
 
@@ -81,7 +82,7 @@ def _take_stdout() -> IO[str]:
 
 def _wait_warm() -> Path:
     """Import what takes longest, then return the folder of the next order; exit if the worker has none."""
-    with nothing_collected():
+    with nothing_collected(), nothing_searched():
         import_libraries()
         for name in ("training.train", "scoring.evaluate"):
             importlib.import_module(f"workers.pipelines.{name}")
@@ -94,7 +95,7 @@ def _wait_warm() -> Path:
 def _carry_out(text: bytes, host: _Process) -> Wire | None:
     """Return what a pipeline found; None if it was told to stop and has written a checkpoint."""
     pipeline = read_json(Order, text).pipeline
-    with nothing_collected():
+    with nothing_collected(), nothing_searched():
         import_libraries(pipeline)
         room = importlib.import_module(f"workers.pipelines.{pipeline}.carry_out")
     found: Wire | None = room.carry_out(room.ORDER.model_validate_json(text), host)

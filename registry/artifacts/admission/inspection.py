@@ -15,10 +15,8 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, Literal, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
 from registry.artifacts.admission.norms import PassingNorms, stacked_by
@@ -30,6 +28,9 @@ from sdk.formats.safetensors import ITEM_BYTES, Header, Kind, SafetensorsError, 
 from sdk.lora.adapter_config import recorded
 from sdk.schemas.training import LoraConfig
 from sdk.schemas.wire import Wire
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _CHUNK_BYTES = 1024 * 1024
 #: Where NaN and infinity begin among the bits of each type without the sign: at an exponent of ones.
@@ -228,6 +229,9 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig) -> We
 
     Raises Verification where it is not a safetensors file of floating-point tensors, or holds NaN or infinity.
     """
+
+    import numpy as np
+
     try:
         header = read_header(file, size_bytes)
         passing = PassingNorms(header, lora)
@@ -253,6 +257,9 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig) -> We
 
 def _exponents(greatest: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
     """Return the power of two below which the magnitude with these bits lies, by tensor."""
+
+    import numpy as np
+
     dtypes = np.array([kind.dtype for kind in header.kinds], dtype="U4")[np.asarray(header.kind_of)]
     found = np.zeros(len(greatest), dtype=np.int16)
     for dtype in set(dtypes.tolist()):
@@ -273,6 +280,9 @@ def _greatest(file: IO[bytes], header: Header, passing: PassingNorms) -> npt.NDA
     A value's bits without its sign, taken as a whole number, order as its magnitude does: the greatest of a tensor tells
     all. Neighbours of one item size are read together, however small each is.
     """
+
+    import numpy as np
+
     item_of = np.array([ITEM_BYTES[kind.dtype] for kind in header.kinds], dtype=np.uint8)
     limit_of = np.array([_LIMITS[kind.dtype] for kind in header.kinds], dtype=np.uint64)
     found = np.zeros(len(header), dtype=np.uint64)

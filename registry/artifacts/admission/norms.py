@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from sdk.formats.adapter_files import LoraKey, lora_key
 from sdk.formats.safetensors import Header, Kind
@@ -21,6 +19,10 @@ from sdk.lora.low_rank import QR_COST, product_norm, triangle, triangular_norm
 from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, as_rows
 from sdk.schemas.training import LoraConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 #: Of a half that is read whole, and of all that wait as triangles for their other half.
 _MOST_HALF_BYTES = 64 * 1024 * 1024
@@ -83,6 +85,9 @@ class _Half:
 
     def triangles(self) -> _Half:
         """Return the same with the triangle of each expert's columns in their place."""
+
+        import numpy as np
+
         found = np.hstack([triangle(columns).raw for columns in self.each()])
         return replace(self, columns=Columns(found, "F64"), by_rank=False)
 
@@ -91,6 +96,8 @@ class PassingNorms:
     """The norms of the modules of a file whose bytes pass in order."""
 
     def __init__(self, header: Header, lora: LoraConfig) -> None:
+        import numpy as np
+
         self._header = header
         #: By tensor: ‖B·A‖ of the module whose B it is, NaN where there is none.
         self.found = np.full(len(header), np.nan)
@@ -122,6 +129,9 @@ class PassingNorms:
 
     def _room(self, index: int, kind: Kind) -> npt.NDArray[np.uint8] | None:
         """Return room for a tensor that is half of a product; None for any other, and for one that is too large."""
+
+        import numpy as np
+
         key = None if len(kind.shape) < 2 else lora_key(self._header.name(index))
         if key is None or key.part not in _HALVES:
             return None

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from math import ceil
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from registry.evaluations.comparing.row_values import LOSS, RowValues
 from registry.evaluations.comparing.verdicts import short_names, verdict_on
 from sdk.schemas.comparison import ComparedPair
 from sdk.statistics.comparison import ALPHA, LEAST_CLUSTERS, RowsComparison, compare_rows, paired_ratio
 from sdk.statistics.power import holm, least_difference, rows_needed
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def compare_pairs(

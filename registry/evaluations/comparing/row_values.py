@@ -6,14 +6,17 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import comb
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from registry.errors import Conflict, Invalid, NotFound
 from sdk.schemas.evaluation import CORPUS_METRICS, MADE_OF_LOSS, SCORER_PREFIX, RowScore, is_of_texts, is_scorer
 
-Floats = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
 
 #: Its rows are weighed by their tokens, and less is better.
 LOSS = "loss"
@@ -61,6 +64,9 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
     Raises Invalid for a metric that rows don't have and for too many rows, NotFound where the targets have no row in
     common, Conflict where a row has other tokens in one than in another.
     """
+
+    import numpy as np
+
     if metric in MADE_OF_LOSS:
         raise Invalid(f"{metric} is made of the loss; compare that instead: --metric {LOSS}", param="metric")
     most = MOST_WORK // comb(len(targets), 2)

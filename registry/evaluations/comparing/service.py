@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.service import Bases
@@ -27,6 +25,10 @@ from sdk.formats.columns import parse_columns
 from sdk.formats.rows import group_of
 from sdk.schemas.comparison import ChangedRow, Compared, Comparison
 from sdk.schemas.jobs import EvaluationView
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _PAGE = 1000
 _BASE = "base:"
@@ -166,6 +168,9 @@ class Comparisons:
         self, found: Sequence[EvaluationView], values: RowValues, path: Path | None, most: int, who: Principal
     ) -> list[ChangedRow]:
         """The rows whose scores are furthest apart, with what each target made of them."""
+
+        import numpy as np
+
         scores = values.scores()
         apart = scores.max(axis=0) - scores.min(axis=0)
         order = np.argsort(-apart, kind="stable")[:most]

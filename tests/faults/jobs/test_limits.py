@@ -65,8 +65,12 @@ def _library_bytes() -> int:
 @pytest.fixture(scope="module")
 def data(stack: Stack) -> str:
     """Rows enough for the largest batch."""
-    path = stack.folder / "many-rows.jsonl"
-    rows = ({"prompt": f"{number:05d} ", "completion": "x" * TOKENS} for number in range(BATCH))
+    return _add_rows(stack, BATCH)
+
+
+def _add_rows(stack: Stack, count: int) -> str:
+    path = stack.folder / f"{count}-rows.jsonl"
+    rows = ({"prompt": f"{number:05d} ", "completion": "x" * TOKENS} for number in range(count))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return stack.client.add_data(path, namespace=SPACE).digest
 
@@ -83,7 +87,8 @@ def test_memory_that_runs_out_leaves_a_training_with_smaller_passes(stack: Stack
     Ledger().check(stack, f"{SPACE}/large", [job])
 
 
-def test_a_full_disk_fails_one_job_and_the_next_one_succeeds(stack: Stack, worker: Running, data: str) -> None:
+def test_a_full_disk_fails_one_job_and_the_next_one_succeeds(stack: Stack, worker: Running) -> None:
+    data = _add_rows(stack, 8)
     large = stack.train(f"{SPACE}/wide", data=data, steps=1, rank=1024, targets="all-linear")
     small = stack.train(f"{SPACE}/narrow", data=data, steps=1)
     stack.wait_for_end([large, small])

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from sdk.schemas.wire import read_json
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.imports import nothing_collected, nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
 #: It writes nothing; libraries keep this and that.
@@ -42,7 +43,9 @@ def answer(
     leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import transformers  # noqa: F401 - loaded before the limits are set
+    with nothing_collected(), nothing_searched():
+        # Loaded before the limits are set: torch, too.
+        from transformers import AutoTokenizer  # noqa: F401
 
     size_bytes = Path(data(request)).stat().st_size
     limit(
@@ -51,7 +54,9 @@ def answer(
         file_bytes=_MOST_WRITTEN_BYTES,
     )
     try:
-        said = make(request).model_dump_json()
+        # It imports more of them.
+        with nothing_searched():
+            said = make(request).model_dump_json()
     except PipelineError as error:
         said = json.dumps({"refused": error.message, "reason": error.reason.value})
     sys.stdout.write(said + "\n")

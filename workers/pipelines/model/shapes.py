@@ -15,6 +15,7 @@ from pathlib import Path
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.imports import nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network
 
 
@@ -36,7 +37,8 @@ def main() -> int:
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        said: dict[str, object] = {"shapes": shapes_of_config(config)}
+        with nothing_searched():
+            said: dict[str, object] = {"shapes": shapes_of_config(config)}
     except PipelineError as error:
         said = {"refused": error.message}
     sys.stdout.write(json.dumps(said) + "\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,8 @@ def test_a_home_with_waiting_jobs_gets_a_runner_unless_one_is_at_work(tmp_path: 
         assert queue._started == [first]  # type: ignore[attr-defined]
         assert services.jobs.get(job.id, who=LOCAL).state == "cancelled"
     services.db.close()
+
+
+def test_no_command_imports_numpy_with_the_registry() -> None:
+    program = "import sys, registry.app.embedded, registry.app.application; print('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

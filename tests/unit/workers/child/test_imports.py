@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
 from support.processes import environment
 
 from workers.child.imports import _when_called
 
-pytest.importorskip("bitsandbytes")
+# Importing it here would load the compiler that a child does without, into each process that collects tests.
+if find_spec("bitsandbytes") is None:
+    pytest.skip("needs bitsandbytes", allow_module_level=True)
 
 
 def _run(program: str) -> list[str]:

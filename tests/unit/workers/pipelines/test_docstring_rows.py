@@ -26,9 +26,14 @@ def read(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return list(load("dataset").write_dataset(tmp_path_factory.mktemp("rows")))
+
+
 @pytest.mark.slow
-def test_rows_are_short_whole_and_in_one_of_the_files_only(tmp_path: Path) -> None:
-    train, heldout = (read(path) for path in load("dataset").write_dataset(tmp_path))
+def test_rows_are_short_whole_and_in_one_of_the_files_only(files: list[Path]) -> None:
+    train, heldout = (read(path) for path in files)
     assert (len(train), len(heldout)) == (320, 48)
     for row in train + heldout:
         assert set(row) == {"prompt", "completion"}
@@ -44,8 +49,8 @@ def test_rows_are_short_whole_and_in_one_of_the_files_only(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_files_are_the_same_bytes_in_another_process(tmp_path: Path) -> None:
-    here = [path.read_bytes() for path in load("dataset").write_dataset(tmp_path / "here")]
+def test_the_files_are_the_same_bytes_in_another_process(files: list[Path], tmp_path: Path) -> None:
+    here = [path.read_bytes() for path in files]
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
     command = [sys.executable, str(EXAMPLE / "dataset.py"), str(tmp_path / "there")]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)

@@ -121,13 +121,15 @@ def layer_bytes(
 
     Counted tensor by tensor as autograd saves them in transformers' models (the way of arXiv:2205.05198, section 4). A frozen
     linear module keeps nothing of its input; A keeps a float32 copy of it, and `mask` bytes a number for the dropout. `adapter` None: everything
-    is trained, and each linear module keeps its input too. Rows that are padded on the right need no mask in a causal model, so that
+    is trained, and each linear module keeps its input too. On a CPU what is really of 16 bits is kept in 16, and once
+    (`workers.pipelines.model.saved_tensors`). Rows that are padded on the right need no mask in a causal model, so that
     trainings give none, and then attention takes keys and values as they are; `masked` ones are repeated for each head of queries.
     """
     # RMSNorm works on a float32 copy of its input.
-    kept = 4 * base.norms * base.hidden
+    copied = width if place == "cpu" else 4
+    kept = copied * base.norms * base.hidden
     if base.normed_queries:
-        kept += 4 * (base.queries + base.keys)
+        kept += copied * (base.queries + base.keys)
     # Queries, keys and values as attention takes them, and what it gives; the sum of exponents is a float32 per head.
     repeated = base.queries if attention == "eager" or (attention == "sdpa" and masked) else base.keys
     kept += width * (2 * base.queries + 2 * repeated) + 4 * base.heads
@@ -155,7 +157,8 @@ def layer_bytes(
     if adapter is None:
         kept += width * (base.norms * base.hidden + 2 * base.hidden + base.inner * max(1, base.experts))
     else:
-        kept += _adapter_bytes(adapter, width=width, mask=mask)
+        # What a dropout has scaled has more bits than it had.
+        kept += _adapter_bytes(adapter, copied=4 if mask else copied, mask=mask, shared=width >= 4 or place == "cpu")
     return tokens * kept + (0 if adapter is None else _dora_bytes(adapter, width=width, mask=mask))
 
 
@@ -172,14 +175,14 @@ def _layer(name: str) -> str:
     return next((part for part in name.split(".") if part.isdecimal()), "")
 
 
-def _adapter_bytes(adapter: AdapterPlan, *, width: int, mask: int) -> int:
-    """Return what A and B keep for a token in the layer where they keep most."""
+def _adapter_bytes(adapter: AdapterPlan, *, copied: int, mask: int, shared: bool) -> int:
+    """Return what A and B keep for a token in the layer where they keep most; `shared`: inputs that are the same are kept once."""
     found: dict[str, dict[tuple[str, int], int]] = {}
     for name, module in adapter.modules.items():
-        # A float32 copy for each A; of float32 numbers there is none without dropout, and what modules share is kept once.
-        own = name if width < 4 or mask else name.rpartition(".")[0]
+        # A float32 copy for each A; of float32 numbers there is none without dropout.
+        own = name.rpartition(".")[0] if shared and not mask else name
         inputs = found.setdefault(_layer(name), {})
-        inputs[own, module.into] = (4 + mask) * module.into
+        inputs[own, module.into] = (copied + mask) * module.into
         # DoRA multiplies the base's product, and the adapter's, by the magnitudes.
         inputs[name, 0] = 4 * module.rank + (8 * module.out if module.dora else 0)
     return max((sum(inputs.values()) for inputs in found.values()), default=0)

@@ -32,7 +32,6 @@ from workers.pipelines.model.device import memory_errors_named
 from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.freed import give_back
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
-from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
@@ -64,6 +63,7 @@ def train(
     like: RecordedTraining | None = None,
     killed_on: Rung | None = None,
     rung_file: Path | None = None,
+    kept: Path | None = None,
 ) -> TrainingReport:
     """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts as `parent` is, if there is one.
 
@@ -72,7 +72,8 @@ def train(
     arguments give the same bytes on the same machine and libraries. Each run checks itself: the base predicts no token that it
     sees, before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, no B is zero at
     the end, and the saved adapter moves what the base predicts on fixed texts. Where memory runs out, less is computed at once; `rung_file` says how much it
-    is, and `killed_on` how much it was when the process before this one was killed for that. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
+    is, and `killed_on` how much it was when the process before this one was killed for that. `kept` is the folder that weights of the base in 4 bits are kept in between attempts.
+    With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
     ends with the same bytes as one that never stopped, on a like machine. Raises PipelineError, and Interrupted where
     it was told to stop.
     """
@@ -102,7 +103,7 @@ def train(
             + _of_split(given),
         )
     )
-    given = replace(given, audit=audit(data, eval_data, spec, on_progress))
+    given = replace(given, audit=audit(data, eval_data, spec, on_progress), kept=kept)
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
         return _train(given, out, on_progress, killed_on, rung_file)
@@ -144,7 +145,7 @@ def _train(
     base_dropout = own_dropout(loaded.model)
     if base_dropout:
         on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
-    on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
+    on_progress(Progress(phase="load", message=f"the base is held as {loaded.said}"))
     reference = reference_of(given, loaded.model) if prefers else None
     model = adapted(given, loaded)
     require_equal_to_base(given, model)
@@ -215,7 +216,9 @@ def _load(given: Inputs) -> LoadedBase:
     held: Literal["packed", "wide"] | None = (
         "packed" if recorded == "packed" else "wide" if recorded == "wide" else None
     )
-    return load_base(given.base, given.device, quantization=quantization, held=held, classes=given.classes)
+    return load_base(
+        given.base, given.device, quantization=quantization, held=held, classes=given.classes, kept=given.kept
+    )
 
 
 def _stop_if_asked(given: Inputs) -> None:

@@ -63,7 +63,9 @@ def entries(cache: Cache) -> list[Entry]:
         refs = all_refs(cache)
         found = [_version(path, refs.get(path.name, [])) for path in _folders(cache.versions)]
         found += [_base("base", path.name, path) for path in _folders(cache.bases)]
-        found += [_base("quantized", base.name, path) for base in _folders(cache.quantized_bases) for path in _folders(base)]
+        found += [
+            _base("quantized", base.name, path) for base in _folders(cache.quantized_bases) for path in _folders(base)
+        ]
         held = {sha256 for entry in found for sha256, _ in entry.blobs}
         for path in _blobs(cache):
             if path.name not in held:

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from sdk.errors import AdapterctlError
 from sdk.formats.base_files import CONFIG_FILE
-from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.wire import digest_of
 from sdk.transfer import folder_whole
 from workers.pipelines.libraries import versions_of
@@ -135,16 +134,18 @@ class KeptWeights:
             yield True
 
 
-def kept_weights(folder: Path, recipe: QuantizationRecipe, dtype: str, device: Device, packing: Any) -> KeptWeights:
+def kept_weights(folder: Path, packing: Any, packed: Sequence[str], dtype: str, device: Device) -> KeptWeights:
     """Return the entry below a base's folder for a recipe, the dtype of the rest, and this machine and its libraries.
 
-    `packing` is the recipe as transformers takes it.
+    `packing` is the recipe as transformers takes it, `packed` are the names of the modules that are in 4 bits under it: what
+    one asks to leave out, another leaves out by itself.
     """
-    asked = recipe.model_dump(mode="json", exclude={"compute_dtype", "library_version"})
     key = digest_of(
         {
-            **{name: json.dumps(value) for name, value in asked.items()},
             **versions_of(*_LIBRARIES),
+            "type": packing.bnb_4bit_quant_type,
+            "double_quant": packing.bnb_4bit_use_double_quant,
+            "packed": digest_of(sorted(packed)),
             "dtype": dtype,
             "device": device.name,
             "instructions": torch.backends.cpu.get_cpu_capability(),

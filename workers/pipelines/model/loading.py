@@ -225,7 +225,7 @@ def load_base(
     config = four_bit_config(quantization, resolved, head)
     entry = None
     if kept is not None and packing is None and classes is None:
-        entry = kept_weights(kept, quantization, resolved, device, config)
+        entry = kept_weights(kept, config, quantised_names(base, quantization, classes), resolved, device)
     model = entry and entry.read(base, lambda view: _from_pretrained(view, device, resolved, None, None))
     if model is None:
         model = _from_pretrained(base, device, resolved, config if packing is None else None, classes)

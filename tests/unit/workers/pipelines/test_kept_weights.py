@@ -21,6 +21,7 @@ from support.architectures import save_model
 from support.processes import environment
 from support.quantised import pack_base
 
+from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
 from workers.pipelines.model import kept_weights
 from workers.pipelines.model.classifier import Classes
@@ -111,6 +112,25 @@ def test_a_training_ends_with_the_same_bytes_and_says_the_same(
         assert other.training == reports[0].training
         left_out = {name for name in other.metrics if name in measured or name.endswith("_per_s")}
         assert {**other.metrics, **dict.fromkeys(left_out, 0)} == {**reports[0].metrics, **dict.fromkeys(left_out, 0)}
+
+
+def test_evaluations_and_merges_read_what_a_training_kept(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+    from workers.pipelines.merging.merge import merge
+    from workers.pipelines.scoring.evaluate import evaluate
+
+    kept, adapter, said = tmp_path / "kept", tmp_path / "adapter", list[str]()
+    report = train(llama_base, pairs, adapter, kept, said.append)
+    given: dict[str, Any] = {"base": llama_base, "adapter": adapter, "quantization": report.quantization, "kept": kept}
+    evaluate(
+        **given,
+        data=pairs,
+        spec=EvaluationSpec(generate_rows=0),
+        on_progress=lambda progress: said.append(progress.message or ""),
+    )
+    assert sum(READ in each for each in said) == 1
+    os.utime(entry_of(kept), (0, 0))
+    merge(**given, out=tmp_path / "merged", spec=MergeSpec(), on_progress=lambda progress: None)
+    assert entry_of(kept).stat().st_mtime > 0
 
 
 def train(base: Path, data: Path, out: Path, kept: Path | None, say: Callable[[str], None]) -> TrainingReport:
@@ -273,8 +293,11 @@ def test_each_that_moves_a_bit_has_an_entry_of_its_own(
     assert origin(QuantizationRecipe(double_quant=False)) == WRITTEN
     assert origin(QuantizationRecipe(skipped_modules=["lm_head", "o_proj"])) == WRITTEN
     assert origin(dtype="float32") == WRITTEN
-    # What a record says of the library is of the one that is there.
-    assert origin(NF4.model_copy(update={"library_version": "0.1"})) == READ
+    # What a record has of a base that was held so is the same.
+    recorded = load(llama_base).quantization
+    assert recorded is not None
+    assert recorded != NF4
+    assert origin(recorded.model_copy(update={"library_version": "0.1"})) == READ
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
     assert origin() == WRITTEN

@@ -75,7 +75,7 @@ class KeptWeights:
                     os.utime(self.folder)
                 self.said = "read in 4 bits from the node's cache"
                 return model
-        except Exception as error:  # noqa: BLE001  # whatever a damaged file breaks, the base itself is there
+        except Exception as error:  # whatever a damaged file breaks, the base itself is there
             if is_out_of_memory(error):
                 raise
         self.said = "the entry in the node's cache was damaged"

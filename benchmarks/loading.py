@@ -1,6 +1,6 @@
 """Bases that are loaded in 4 bits: quantised anew, quantised and kept in the node's cache, and read from there.
 
-    python benchmarks/loading.py BASE [BASE …]
+    python benchmarks/loading.py [--rounds N] BASE [BASE …]
 
 BASE is a base's folder, or `random` for one in the shape of a small Llama of 0.9 billion parameters. Each load is in a process of its own;
 importing the libraries is not counted. Prints JSON.
@@ -8,6 +8,7 @@ importing the libraries is not counted. Prints JSON.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -66,11 +67,14 @@ def run(bases: list[Path], rounds: int = ROUNDS) -> dict[str, Any]:
                 for how in HOW:
                     taken[how].append(_load(base, () if how == "anew" else (f"{cache}/kept",)))
                 kept_bytes = sum(path.stat().st_size for path in Path(cache).rglob("*.safetensors"))
+        print(base.name, json.dumps(taken), file=sys.stderr)
         found[base.name] = {
             "stored_bytes": sum(path.stat().st_size for path in base.glob("*.safetensors")),
             "kept_bytes": kept_bytes,
             **{
-                how: {what: statistics.median(each[what] for each in some) for what in ("wall_s", "cpu_s", "peak_bytes")}
+                how: {
+                    what: statistics.median(each[what] for each in some) for what in ("wall_s", "cpu_s", "peak_bytes")
+                }
                 for how, some in taken.items()
             },
         }
@@ -90,9 +94,13 @@ def _load(base: Path, kept: tuple[str, ...]) -> dict[str, Any]:
 
 def main() -> None:
     """Load the bases that are named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("bases", nargs="+")
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bases = [make_random(Path(folder) / name) if name == "random" else Path(name) for name in sys.argv[1:]]
-        print(json.dumps(run(bases), indent=2))
+        bases = [make_random(Path(folder) / name) if name == "random" else Path(name) for name in asked.bases]
+        print(json.dumps(run(bases, asked.rounds), indent=2))
 
 
 if __name__ == "__main__":

@@ -24,12 +24,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from sdk.errors import AdapterctlError
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.schemas.wire import digest_of
-from sdk.transfer import folder_whole
 from workers.pipelines.libraries import versions_of
 from workers.pipelines.model.device import Device, is_out_of_memory
 
@@ -38,8 +35,8 @@ _LIBRARIES = ("accelerate", "bitsandbytes", "safetensors", "torch", "transformer
 _WEIGHTS_FILE = "model.safetensors"
 _GENERATION_FILE = "generation_config.json"
 _DIGEST_FILE = "sha256"
-#: Held by who writes below a base's folder.
-_LOCK = ".lock"
+#: Held by who writes below a base's folder, and what that writes until it is whole.
+_LOCK, _PARTIAL = ".lock", ".partial"
 #: An entry is written only where so many times its size is free: the job needs the disk, too.
 _ROOM = 2
 _READ_ONLY = 0o444
@@ -92,26 +89,32 @@ class KeptWeights:
                 if alone and not self.folder.is_dir():
                     self._write(model)
                     self._say("kept in 4 bits in the node's cache")
-        except (OSError, SafetensorError, AdapterctlError) as error:
+        except (OSError, SafetensorError) as error:
             self._say(f"not kept in the node's cache ({(str(error).splitlines() or [type(error).__name__])[0][:200]})")
 
     def _say(self, said: str) -> None:
         self.said = f"{self.said}; {said}" if self.said else said
 
     def _write(self, model: Any) -> None:
-        # What a killed process left, under whichever key.
-        for leftover in self.folder.parent.glob(".*.partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        stored = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        stored = remove_tied_weights_from_state_dict(stored, model)
+        partial = self.folder.with_name(_PARTIAL)
+        # What a killed process left.
+        shutil.rmtree(partial, ignore_errors=True)
+        # What is tied is there once, under the name that comes first.
+        tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        tied -= {name for name, _ in model.named_parameters()}
+        stored = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
         size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
         if shutil.disk_usage(self.folder.parent).free < _ROOM * size_bytes:
             raise OSError(errno.ENOSPC, "too little room on its disk")
-        with folder_whole(self.folder) as partial:
+        partial.mkdir()
+        try:
             save_file(stored, partial / _WEIGHTS_FILE, metadata={"format": "pt"})
             (partial / _DIGEST_FILE).write_text(digest_of_model(model), encoding="ascii")
             for path in partial.iterdir():
                 path.chmod(_READ_ONLY)
+            partial.rename(self.folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _lay_out(self, base: Path, view: Path) -> None:
         """Put into a folder what a model is made of: all but the weights is the base's."""

@@ -23,6 +23,7 @@ from workers.pipelines.training.fitting import Fitting, Say
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.ladder import Limits
 from workers.pipelines.training.order import Fit, Rung
+from workers.pipelines.training.short_of_memory import looked_twice
 from workers.pipelines.training.short_rows import short_rows
 
 #: Packed passes must be so much cheaper by what is computed, for their masks are computed too, and attention with one is slower.
@@ -116,7 +117,7 @@ def _recorded(given: Inputs) -> Fit | None:
 def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | None:
     """Return the head of a model where it can be told from its decoder; two short rows have the same losses by it as by the model."""
     try:
-        return head_of(model, short_rows(given), _rounding(loaded))
+        return looked_twice(lambda: head_of(model, short_rows(given), _rounding(loaded)))
     except OnePieceError:
         kind = loaded.model.config.model_type
         said = f"logits of all supervised tokens are there at once, since {kind} has no head that takes some of them"
@@ -142,7 +143,8 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
 
 
 def _apart(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses) -> bool:
-    return keeps_apart(model, short_rows(given), losses, _rounding(loaded), experts=_has_experts(loaded))
+    rows, experts = short_rows(given), _has_experts(loaded)
+    return looked_twice(lambda: keeps_apart(model, rows, losses, _rounding(loaded), experts=experts))
 
 
 def _losses(head: Head | None, chunk: int | None) -> TokenLosses:

@@ -44,6 +44,7 @@ from workers.pipelines.training.order import Rung
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.serving import write_serving
+from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.trainer import AdapterTrainer, training_arguments
 
 
@@ -134,9 +135,10 @@ def _train(
     spec, device, resumed = given.spec, given.device, given.resumed
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
-    loaded = _load(given)
-    if given.objective is not CLASSIFY:
-        require_causal(loaded.model)
+    with before_the_first_step(spec):
+        loaded = _load(given)
+        if given.objective is not CLASSIFY:
+            looked_twice(lambda: require_causal(loaded.model))
     prefers = given.objective.name == "dpo"
     if prefers:
         # The base is compared with as it is.
@@ -147,14 +149,16 @@ def _train(
         on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
     on_progress(Progress(phase="load", message=f"the base is held as {loaded.said}"))
     reference = reference_of(given, loaded.model) if prefers else None
-    model = adapted(given, loaded)
-    require_equal_to_base(given, model)
+    with before_the_first_step(spec):
+        model = adapted(given, loaded)
+        looked_twice(lambda: require_equal_to_base(given, model))
     if reference is not None:
         require_reference(given, model, reference)
     _stop_if_asked(given)
-    fitting = fitting_of(
-        given, loaded, model, on_progress, killed_on=killed_on, rung_file=rung_file, base_dropout=base_dropout
-    )
+    with before_the_first_step(spec):
+        fitting = fitting_of(
+            given, loaded, model, on_progress, killed_on=killed_on, rung_file=rung_file, base_dropout=base_dropout
+        )
     fitting.begin(model)
     if resumed is not None:
         bare = resumed.record.eval_loss_base
@@ -178,11 +182,12 @@ def _train(
     _check_not_zero(tensors)
     if given.parent is not None:
         require_moved(tensors, given.parent)
-    held_out = held_out_scores(given, model, fitting, on_progress)
-    on_progress(Progress(phase="save", message="writing the adapter"))
-    _write(given, tensors, out)
-    report = training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
-    found = probe_saved(given, model, out)
+    with after_the_last_step(lambda: _keep_last(setting, trainer, tensors)):
+        held_out = held_out_scores(given, model, fitting, on_progress)
+        on_progress(Progress(phase="save", message="writing the adapter"))
+        _write(given, tensors, out)
+        report = training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
+        found = probe_saved(given, model, out)
     require_learnt(found, loaded.dtype)
     return report.model_copy(
         update={
@@ -239,7 +244,7 @@ def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
         must_stop = checkpoints.must_stop()
         if not must_stop and not pace.is_due(step):
             return
-        folder = _write_checkpoint(setting, checkpoints.folder, trainer)
+        folder = _write_checkpoint(setting, checkpoints.folder, trainer, get_peft_model_state_dict(trainer.model))
         pace.wrote()
         checkpoints.written(step, total, folder)
         if must_stop:
@@ -248,9 +253,19 @@ def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
     return keep
 
 
-def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer) -> Path:
+def _keep_last(setting: Setting, trainer: AdapterTrainer, tensors: dict[str, Any]) -> int | None:
+    """Write the checkpoint of the last step, if it isn't the one that the training went on from; return its step."""
+    checkpoints, last = setting.given.checkpoints, setting.given.schedule.total_steps
+    if trainer.record.resumed_from == last:
+        return last
+    if checkpoints is None:
+        return None
+    checkpoints.written(last, last, _write_checkpoint(setting, checkpoints.folder, trainer, tensors))
+    return last
+
+
+def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer, tensors: dict[str, Any]) -> Path:
     given, steps = setting.given, trainer.record
-    tensors = get_peft_model_state_dict(trainer.model)
     # No training could go on from such a checkpoint, and this one can't either.
     _check_finite(tensors, given.spec)
     train_s = steps.train_s()

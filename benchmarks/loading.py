@@ -2,7 +2,7 @@
 
     python benchmarks/loading.py [--rounds N] BASE [BASE …]
 
-BASE is a base's folder, or `random` for one in the shape of a small Llama of 0.9 billion parameters. Each load is in a process of its own;
+BASE is a base's folder, or `random` for one in the shape of a small Llama of 0.99 billion parameters. Each load is in a process of its own;
 importing the libraries is not counted. Prints JSON.
 """
 

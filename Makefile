@@ -64,7 +64,7 @@ coverage: $(VENV)/.dev ## Run every test and show what lines and branches none o
 soak: $(VENV)/.dev ## Run the long tests in full length.
 	ADAPTERCTL_SOAK=1 $(PYTEST) -m soak
 
-matrix: $(VENV)/.dev ## Try all families, methods, targets and types; writes the tables in docs/models.md and docs/merging.md.
+matrix: $(VENV)/.dev ## Try all families, methods, targets and types; writes the tables in docs/models.md, merging.md and training-options.md.
 	rm -rf build/matrix
 	ADAPTERCTL_MATRIX=1 $(PYTEST_PARALLEL) tests/matrix tests/unit/workers/pipelines/merging/test_families.py && PYTHONPATH=tests $(BIN)/python -m matrix.table
 

@@ -49,6 +49,7 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     (("spec", "use_rslora"), None, 1),
     (("spec", "use_dora"), None, 1),
     (("spec", "init_lora_weights"), None, 1),
+    (("spec", "eva_rho"), None, 1),
     (("spec", "rank_pattern"), None, 1),
     (("spec", "alpha_pattern"), None, 1),
     (("spec", "layers_to_transform"), None, 1),

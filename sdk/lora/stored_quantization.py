@@ -75,16 +75,16 @@ def stored_recipe(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Qua
 def require_method(
     recipe: QuantizationRecipe | None,
     method: Literal["qlora", "lora"],
-    quant_type: Literal["nf4", "fp4"] = "nf4",
+    quant_type: Literal["nf4", "fp4", "int8"] = "nf4",
     double_quant: bool = True,
 ) -> None:
     """Raise StoredQuantizationError if a base is stored in 4 bits, and a training is not a QLoRA or asks for others than these.
 
-    A training that asks for neither FP4 nor scales that are kept as they are takes whatever is stored.
+    A training that asks for neither FP4 nor 8 bits, nor scales that are kept as they are, takes whatever is stored.
     """
     if recipe is None:
         return
-    if quant_type == "fp4" and recipe.type != "fp4":
+    if quant_type not in ("nf4", recipe.type):
         raise StoredQuantizationError(
             f"is stored in 4 bits ({recipe.type}), and is trained over as it is stored; leave quant_type out",
             param="quant_type",
@@ -116,6 +116,16 @@ def require_onto(recipe: QuantizationRecipe | None, onto: Onto) -> None:
         raise StoredQuantizationError(
             f"is stored in {recipe.type}, and has no 16-bit weights to merge onto; merge onto dequantized, which writes its "
             "weights in 16 bit",
+            param="onto",
+        )
+
+
+def require_unpacking(recipe: QuantizationRecipe | None, onto: Onto) -> None:
+    """Raise StoredQuantizationError if a merge is onto the dequantised base of a training in 8 bits, which merges don't make."""
+    if recipe is not None and recipe.type == "int8" and onto == "dequantized":
+        raise StoredQuantizationError(
+            "was quantised to int8 by the training, and merges dequantise 4 bits alone; merge onto original, whose distance from what was "
+            "trained is measured",
             param="onto",
         )
 

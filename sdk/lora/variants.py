@@ -118,7 +118,7 @@ def _saved(
         if spec.method == "qlora" and (packed := next((full for full in linear if _means(full, name, exact)), None)):
             return Unfit(
                 "modules_to_save",
-                f"names {name}, which is held in 4 bits ({packed}) and can't be trained whole; adapt it by targets, or train with the "
+                f"names {name}, which is held in {8 if spec.quant_type == 'int8' else 4} bits ({packed}) and can't be trained whole; adapt it by targets, or train with the "
                 "method lora",
             )
         if tied and _last(name) in (*INPUT_EMBEDDINGS, *HEADS):

@@ -7,6 +7,7 @@ folder as large, and some 100 bytes a row of memory.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ _BATCH_ROWS, _BATCH_CHARACTERS = 8192, 1 << 19
 #: Files that hashes are sorted in, by their first bits.
 _BUCKET_BITS = 6
 _BUCKETS = 1 << _BUCKET_BITS
+#: Hashes that are sorted at once. The least of a long row lie in the first buckets, which are sorted in parts then.
+_MOST_AT_ONCE = 1 << 20
 
 
 class SplitDiffers(ValueError):  # noqa: N818 - it is an answer
@@ -163,6 +166,14 @@ def _write(
         file.write(np.array([_MAGIC, _LAYOUT, len(first), grams], "<u8").tobytes())
 
 
+def _within(hashes: npt.NDArray[Any], begin: int, end: int | None) -> npt.NDArray[Any]:
+    """Return which hashes are at least `begin` and below `end`; None: there is no end."""
+    import numpy as np
+
+    found: npt.NDArray[Any] = hashes >= np.uint64(begin)
+    return found if end is None else found & (hashes < np.uint64(end))
+
+
 class _Buckets:
     """Hashes with their rows, in files by the first bits of the hash."""
 
@@ -189,10 +200,33 @@ class _Buckets:
 
         for file in self._files:
             file.flush()
-            file.seek(0)
-            found = np.fromfile(file, self._dtype)
-            order = np.argsort(found["hash"], kind="stable")
-            yield found["hash"][order], found["row"][order].astype(np.int64)
+            begins = self._begins(file)
+            for begin, end in zip(begins, [*begins[1:], None], strict=True):
+                found = np.concatenate([part[_within(part["hash"], begin, end)] for part in self._parts(file)])
+                order = np.argsort(found["hash"], kind="stable")
+                yield found["hash"][order], found["row"][order].astype(np.int64)
+
+    def _begins(self, file: IO[bytes]) -> list[int]:
+        """Return the hashes at which the parts of a bucket begin that are sorted at once, by a sample of them."""
+        import numpy as np
+
+        count = file.seek(0, os.SEEK_END) // self._dtype.itemsize
+        parts = -(-count // _MOST_AT_ONCE)
+        if parts < 2:
+            return [0]
+        sample = np.sort(np.concatenate([part["hash"][:: 8 * parts] for part in self._parts(file)]))
+        borders = sample[np.arange(1, parts) * len(sample) // parts]
+        return [0, *np.unique(borders[borders > 0]).tolist()]
+
+    def _parts(self, file: IO[bytes]) -> Iterator[npt.NDArray[Any]]:
+        import numpy as np
+
+        file.seek(0)
+        while True:
+            part = np.fromfile(file, self._dtype, _MOST_AT_ONCE)
+            yield part
+            if len(part) < _MOST_AT_ONCE:
+                return
 
     def close(self) -> None:
         """Close the files; the folder is its owner's."""

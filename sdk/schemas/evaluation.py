@@ -301,7 +301,7 @@ class EvaluationReport(Wire):
     #: supervised_tokens, generated_rows, eval_s …
     metrics: dict[str, float]
     #: The precision that the base actually had.
-    precision: Literal["nf4", "fp4", "bfloat16", "float16", "float32"]
+    precision: Literal["nf4", "fp4", "int8", "bfloat16", "float16", "float32"]
     samples: list[Sample] = []
     libraries: dict[str, str] = {}
     #: None of an earlier worker.

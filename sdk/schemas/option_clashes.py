@@ -24,6 +24,12 @@ def clash_of(spec: TrainingSpec) -> str | None:
         )
     if spec.method == "lora" and (spec.quant_type != "nf4" or not spec.double_quant):
         return "quant_type and double_quant say how qlora quantises the base, and the method is lora; leave them out, or choose qlora"
+    if spec.quant_type == "int8" and not spec.double_quant:
+        return "int8 has a scale for each row, and none of these is quantised; leave double_quant out"
+    if spec.eva_rho != 1 and spec.init_lora_weights is None:
+        return "eva_rho moves ranks between modules whose A starts by EVA; give init_lora_weights eva, or leave eva_rho out"
+    if spec.eva_rho != 1 and (spec.rank_pattern is not None or spec.alpha_pattern is not None):
+        return "eva_rho chooses the ranks of modules, and rank_pattern and alpha_pattern say them; give one of the two"
     alphas = spec.alphas
     for name in alphas:
         if other := next((longer for longer in alphas if longer.endswith(f".{name}")), None):
@@ -47,11 +53,3 @@ def clash_of(spec: TrainingSpec) -> str | None:
     if embedding and spec.trainable_token_indices is not None:
         return f"modules_to_save trains all of {embedding}, and trainable_token_indices some of its rows; give one of the two"
     return None
-
-
-def no_reference(ref: str) -> str:
-    """Say why a version can't be continued by a preference training, and what to do."""
-    return (
-        f"dpo starts at the base that it compares with, and not at {ref}; merge it with: adapterctl merge {ref} --register NAME, and "
-        "train over that"
-    )

@@ -16,6 +16,9 @@ from sdk.schemas.wire import BY_HAND
 #: Named sets of target modules; they are resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
 
+#: The largest rank of a module.
+MOST_RANK = 1024
+
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
 #: Characters that no list of names has, but every pattern that is more than one name.
 _PATTERN_SIGNS = frozenset("\\*+?()[]|^$")
@@ -74,17 +77,19 @@ def _within(values: dict[str, float], most: int, *, whole: bool) -> dict[str, fl
 UNUSED = Field(exclude_if=lambda value: not value)
 #: A text; by hand, lists and tables are taken for the text that says the same.
 OptionText = Annotated[str, Field(min_length=1, max_length=16_000), BeforeValidator(joined)]
+#: Where ranks were moved, a value for each module by its full name.
+_ValueText = Annotated[str, Field(min_length=1, max_length=65_536), BeforeValidator(joined)]
 #: "lm_head,model.norm".
 ModuleNames = Annotated[OptionText, AfterValidator(_require_names)]
 #: "0-3,8".
 Numbers = Annotated[OptionText, AfterValidator(lambda value: write_numbers(parse_numbers(value)))]
 #: "q_proj=16,v_proj=4".
 Ranks = Annotated[
-    OptionText, AfterValidator(lambda value: write_values(_within(parse_values(value), 1024, whole=True)))
+    _ValueText, AfterValidator(lambda value: write_values(_within(parse_values(value), MOST_RANK, whole=True)))
 ]
 #: "q_proj=16,v_proj=4.5".
 Alphas = Annotated[
-    OptionText, AfterValidator(lambda value: write_values(_within(parse_values(value), 65536, whole=False)))
+    _ValueText, AfterValidator(lambda value: write_values(_within(parse_values(value), 65536, whole=False)))
 ]
 #: A column for each key of a row, in one order: "prompt=question,completion=answer".
 Columns = Annotated[

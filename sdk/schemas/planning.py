@@ -26,12 +26,14 @@ class PlanOptions(TypedDict, total=False):
     exclude: str | None
     use_rslora: bool
     use_dora: bool
+    init_lora_weights: Literal["eva"] | None
+    eva_rho: float
     rank_pattern: str | None
     layers_to_transform: str | None
     bias: Literal["none", "all", "lora_only"]
     modules_to_save: str | None
     trainable_token_indices: str | None
-    quant_type: Literal["nf4", "fp4"]
+    quant_type: Literal["nf4", "fp4", "int8"]
     double_quant: bool
     optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
     lr: float

@@ -13,6 +13,7 @@ from sdk.formats.objectives import Objective
 from sdk.formats.option_texts import parse_numbers, parse_values
 from sdk.schemas.option_clashes import clash_of
 from sdk.schemas.option_types import (
+    MOST_RANK,
     TARGET_PRESETS,
     UNUSED,
     Alphas,
@@ -41,13 +42,13 @@ DEFAULT_BETA = 0.1
 class TrainingSpec(Wire):
     """One training, as asked for. Defaults are the starting points of common practice; None is resolved by the job."""
 
-    #: "qlora" trains over a 4-bit base, "lora" over a 16- or 32-bit one.
+    #: "qlora" trains over a base in 4 bits, or 8, "lora" over a 16- or 32-bit one.
     method: Literal["qlora", "lora"] = "qlora"
     #: What is learnt: "sft" the next token, "classify" which label a text has, "dpo" which of two answers is preferred. None: by
     #: the rows. Earlier releases don't know this field, so it is sent only if it is set.
     objective: Annotated[Objective | None, Field(exclude_if=lambda value: value is None)] = None
     #: Rank r of A (r, in) and B (out, r).
-    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    rank: Annotated[int, Field(ge=1, le=MOST_RANK)] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
     #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
@@ -63,9 +64,11 @@ class TrainingSpec(Wire):
     use_rslora: Annotated[bool, UNUSED] = False
     #: DoRA: the norm of each row of W + s·BA is learnt apart from its direction (arXiv:2402.09353).
     use_dora: Annotated[bool, UNUSED] = False
-    #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170, each module with its own rank);
-    #: None: at random. B starts at zero either way.
+    #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170); None: at random. B starts at zero
+    #: either way.
     init_lora_weights: Annotated[Literal["eva"] | None, UNUSED] = None
+    #: EVA: a module may get so many times `rank`, of ranks that others lose: those whose inputs vary in more directions. 1: each keeps its own.
+    eva_rho: Annotated[float, Field(ge=1, le=64, exclude_if=lambda value: value == 1.0)] = 1.0
     #: Ranks of modules that differ from `rank`: "q_proj=16,layers.0.mlp.up_proj=4".
     rank_pattern: Annotated[Ranks | None, UNUSED] = None
     #: α of modules that differ from `alpha`, written alike. Without alpha, modules of rank_pattern have 2·rank of theirs.
@@ -78,14 +81,14 @@ class TrainingSpec(Wire):
     modules_to_save: Annotated[ModuleNames | None, UNUSED] = None
     #: Tokens whose rows of the input embedding are trained, by id: "5,100-103".
     trainable_token_indices: Annotated[Numbers | None, UNUSED] = None
-    #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights.
-    quant_type: Annotated[Literal["nf4", "fp4"], Field(exclude_if=lambda value: value == "nf4")] = "nf4"
-    #: Whether the scales are quantised too, to 8 bits: 4.127 bits a weight instead of 4.5.
+    #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights; "int8", 8 bits with one scale per row.
+    quant_type: Annotated[Literal["nf4", "fp4", "int8"], Field(exclude_if=lambda value: value == "nf4")] = "nf4"
+    #: Whether the scales of 4 bits are quantised too, to 8 bits: 4.127 bits a weight instead of 4.5.
     double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
-    #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base; the larger, the closer
-    #: the model stays to the base (arXiv:2305.18290).
+    #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base, or to the version that is continued;
+    #: the larger, the closer the model stays to that (arXiv:2305.18290).
     beta: Annotated[float, Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA)] = DEFAULT_BETA
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
     #: out. None: the keys are called as the columns. Earlier releases don't know this field.
@@ -166,6 +169,11 @@ class TrainingSpec(Wire):
     def resolved_alpha(self) -> float:
         """α of the modules that no pattern names."""
         return float(self.alpha if self.alpha is not None else 2 * self.rank)
+
+    @property
+    def packs_scales(self) -> bool:
+        """Whether scales are quantised too; int8 has so few that they never are."""
+        return self.double_quant and self.quant_type != "int8"
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -259,11 +267,11 @@ class QuantizationRecipe(Wire):
     """How the base was quantised during training, or is stored; needed to merge correctly."""
 
     method: Annotated[Literal["bitsandbytes"], Open] = "bitsandbytes"
-    type: Annotated[Literal["nf4", "fp4"], Open] = "nf4"
+    type: Annotated[Literal["nf4", "fp4", "int8"], Open] = "nf4"
     double_quant: bool = True
     compute_dtype: Annotated[Literal["bfloat16", "float16", "float32"], Open] = "bfloat16"
-    #: Weights that share one scale.
-    block_size: Annotated[int, Field(ge=1)] = 64
+    #: Weights that share one scale; None: those of a row.
+    block_size: Annotated[int, Field(ge=1)] | None = 64
     skipped_modules: list[str] = []
     library_version: str | None = None
     #: The type of the tensors with the packed weights, if the base is stored packed; None: the training packed it.
@@ -271,6 +279,12 @@ class QuantizationRecipe(Wire):
         Annotated[Literal["uint8", "bfloat16", "float16", "float32"], Open] | None,
         Field(exclude_if=lambda value: value is None),
     ] = None
+
+    @property
+    def four_bit_block(self) -> int:
+        """Weights that share one scale, of a recipe in 4 bits."""
+        assert self.block_size is not None
+        return self.block_size
 
 
 def _require_day(value: str) -> str:

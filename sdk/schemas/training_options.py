@@ -20,13 +20,14 @@ class TrainingOptions(TypedDict, total=False):
     use_rslora: bool
     use_dora: bool
     init_lora_weights: Literal["eva"] | None
+    eva_rho: float
     rank_pattern: str | None
     alpha_pattern: str | None
     layers_to_transform: str | None
     bias: Literal["none", "all", "lora_only"]
     modules_to_save: str | None
     trainable_token_indices: str | None
-    quant_type: Literal["nf4", "fp4"]
+    quant_type: Literal["nf4", "fp4", "int8"]
     double_quant: bool
     loss_on: Literal["completion", "assistant", "all"] | None
     beta: float

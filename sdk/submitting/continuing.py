@@ -32,6 +32,7 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
         "use_rslora": lora.use_rslora,
         "use_dora": lora.use_dora,
         "init_lora_weights": None,
+        "eva_rho": 1.0,
         "rank_pattern": lora.rank_pattern or None,
         "alpha_pattern": lora.alpha_pattern or None,
         "layers_to_transform": None,
@@ -40,7 +41,7 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
         "trainable_token_indices": lora.trainable_token_indices or None,
     }
     if recipe is not None and recipe.storage_dtype is None:
-        theirs |= {"quant_type": recipe.type, "double_quant": recipe.double_quant}
+        theirs |= {"quant_type": recipe.type, "double_quant": recipe.double_quant or recipe.type == "int8"}
     own, asked = (
         build(TrainingSpec, **values) for values in ({**theirs}, {"dropout": lora.dropout, **theirs, **given})
     )

@@ -35,7 +35,6 @@ from sdk.schemas.jobs import (
     PreviewJobRequest,
     TrainingRequest,
 )
-from sdk.schemas.option_clashes import no_reference
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.again import recorded_request, refuse_options
@@ -136,8 +135,9 @@ class JobSubmitter:
         if objective not in (None, "sft"):
             # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
             spec = spec.model_copy(update={"objective": objective})
-        if objective == "dpo" and continued is not None:
-            raise InvalidInput(no_reference(continued.ref), param="parent")
+        if objective == "dpo" and continued is not None and "dropout" not in options:
+            # What it is compared with drops nothing, and is what it starts as.
+            spec = spec.model_copy(update={"dropout": 0.0})
         chosen = self._base(base, continued, namespace, spec, causal=objective in ("sft", "dpo"))
         sent = [self._sent(one, namespace) for one in rows]
         kept = None if held_out is None else self._sent(held_out, namespace)

@@ -36,6 +36,7 @@ FURTHER: dict[str, tuple[Any, list[str]]] = {
     "texts": ([{"text": f"{word} and {word}"} for word in WORDS], ["--init-lora-weights", "eva", "--targets", "qv"]),
     "labels": (topic_rows(seed=1, count=6), ["--schedule", "linear"]),
     "qlora": (PAIRS, ["--method", "qlora", "--quant-type", "fp4"]),
+    "int8": (PAIRS, ["--method", "qlora", "--quant-type", "int8"]),
     "rslora": (PAIRS, ["--use-rslora", "--alpha", "4", "--layers-to-transform", "1", "--weight-decay", "0.1"]),
     "noise": (SHARED, ["--neftune-noise-alpha", "5", "--seed", "7", "--modules-to-save", "model.norm"]),
     "tokens": ([{"text": f"{word} abc"} for word in WORDS], ["--trainable-token-indices", "71"]),
@@ -52,8 +53,18 @@ TRAININGS: dict[str, tuple[Any, list[str]]] = {
         ],
     ),
     # Beside a registered dataset.
-    "mixed": (PAIRS, ["--weight", "3", "--data", "extra", "--weight", "1", "--holdout", "0.3"]),
+    "mixed": (
+        PAIRS,
+        [
+            *("--weight", "3", "--data", "extra", "--weight", "1", "--holdout", "0.3"),
+            *("--init-lora-weights", "eva", "--eva-rho", "2", "--targets", "all-linear"),
+        ],
+    ),
     **(FURTHER if SOAKING else {}),
+    "preferred": (
+        [{"prompt": f"say {word}: ", "chosen": word, "rejected": word.upper()} for word in WORDS],
+        ["--from", "chats@v1", "--beta", "0.3"],
+    ),
     "more": ([{"instruction": f"say {word}", "output": word} for word in WORDS], ["--from", "chats@v1"]),
 }
 
@@ -121,3 +132,7 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         shown = run("show", "preferences-again@v1").stdout
         assert "dpo" in shown
         assert "chosen answer preferred in " in shown
+        continued = place.client.get("preferred-again@v1").info.training
+        assert continued is not None
+        assert continued["reference"].endswith("chats@v1")
+        assert continued["reference"] in run("show", "preferred-again@v1").stdout.partition("continues")[0]

@@ -1,6 +1,8 @@
-"""The tables of families in docs/models.md and docs/merging.md, from what `make matrix` found; run as a program it writes them down.
+"""The tables in docs/models.md, docs/merging.md and docs/training-options.md, from what `make matrix` found; run as a program it writes
+them down.
 
-What each case found lies in `build/matrix`, and summaries of it in `results.json` and `merges.json` beside this file.
+What each case found lies in `build/matrix`, and summaries of it in `results.json`, `merges.json` and `variants.json` beside this file. A table
+of which nothing was found stays as it is.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from typing import Any
 from support.families import DTYPES, FAMILIES, TARGETS, Case, Found, whole_product
 from support.merges import FAMILIES as MERGED
 from support.merges import variants
+from support.variants import FAMILIES as VARIED
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = ROOT / "build" / "matrix"
 RESULTS = Path(__file__).with_name("results.json")
 MERGES = Path(__file__).with_name("merges.json")
+VARIANTS = Path(__file__).with_name("variants.json")
 PAGE = ROOT / "docs" / "models.md"
 MERGING_PAGE = ROOT / "docs" / "merging.md"
+VARIANTS_PAGE = ROOT / "docs" / "training-options.md"
 BEGIN, END = "<!-- families: written by make matrix -->\n", "<!-- end of families -->\n"
 
 
@@ -42,6 +47,41 @@ def keep_merged(cell: tuple[str, str, str, int], last_digits: float) -> None:
     FOUND.mkdir(parents=True, exist_ok=True)
     said = {"merged": cell, "last_digits": last_digits}
     (FOUND / f"merged {' '.join(map(str, cell))}.json").write_text(json.dumps(said))
+
+
+def keep_varied(name: str, found: Found) -> None:
+    """Keep what a case of a variant found."""
+    FOUND.mkdir(parents=True, exist_ok=True)
+    (FOUND / f"variant {name} {found.case}.json").write_text(json.dumps({"variant": name, **asdict(found)}))
+
+
+def varied(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return, by variant and family, over what it was trained and how far loss and merge were from plain PEFT's."""
+    by_variant: dict[str, Any] = {}
+    for each in found:
+        if "variant" in each:
+            case = Case(**each["case"])
+            errors = {error: float(f"{each[error]:.1e}") for error in ("loss_error", "merge_error")}
+            by_variant.setdefault(each["variant"], {})[case.family] = {
+                "method": case.method,
+                "dtype": case.dtype,
+                **errors,
+            }
+    return dict(sorted(by_variant.items()))
+
+
+def varied_table(results: dict[str, Any]) -> str:
+    """Return the table of variants as the page has it."""
+    lines = [f"| | {' | '.join(VARIED)} |", "|---" * (len(VARIED) + 1) + "|"]
+    for name, row in results.items():
+        cells = [
+            f"{one['method']}, {one['dtype']}: {one['loss_error']:.0e}, {one['merge_error']:.0e}"
+            if (one := row.get(family))
+            else ""
+            for family in VARIED
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def merges(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -75,7 +115,7 @@ def summary(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
         if "cli" in each:
             by_family[each["cli"]]["cli"] = True
             continue
-        if "merged" in each:
+        if "merged" in each or "variant" in each:
             continue
         case, row = Case(**each["case"]), by_family[each["case"]["family"]]
         row["cases"] += 1
@@ -115,10 +155,14 @@ def show(page: Path, lines: str) -> None:
 def main() -> int:
     """Write the summaries and the pages' tables."""
     found = [json.loads(path.read_text()) for path in sorted(FOUND.glob("*.json"))]
-    for path, page, results, written in (
-        (RESULTS, PAGE, summary(found), table),
-        (MERGES, MERGING_PAGE, merges(found), merges_table),
+    kinds = {"merged" if "merged" in each else "variant" if "variant" in each else "family" for each in found}
+    for kind, path, page, results, written in (
+        ("family", RESULTS, PAGE, summary(found), table),
+        ("merged", MERGES, MERGING_PAGE, merges(found), merges_table),
+        ("variant", VARIANTS, VARIANTS_PAGE, varied(found), varied_table),
     ):
+        if kind not in kinds:
+            continue
         path.write_text(json.dumps(results, indent=1) + "\n")
         show(page, written(results))
     return 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from matrix import table
 from support.families import DTYPES, METHODS, Case, walk
 from support.soak import MATRIX
 from support.variants import BIASED, FAMILIES, token_of, variants
@@ -27,7 +29,15 @@ def _cells() -> list[tuple[Case, str]]:
 
 @pytest.mark.parametrize(("case", "name"), _cells(), ids=str)
 def test_what_is_trained_is_what_plain_peft_loads_and_what_is_merged(case: Case, name: str, tmp_path: Path) -> None:
-    walk(case, tmp_path, lambda base: variants(case.family, token_of(base), case.method)[name])
+    found = walk(case, tmp_path, lambda base: variants(case.family, token_of(base), case.method)[name])
+    if MATRIX:
+        table.keep_varied(name, found)
+
+
+def test_the_page_shows_what_was_found() -> None:
+    results = json.loads(table.VARIANTS.read_text())
+    assert results.keys() == {name for family in BIASED for name in variants(family, 0, "qlora")}
+    assert table.shown(table.VARIANTS_PAGE) == table.varied_table(results)
 
 
 def test_every_family_and_every_variant_is_met() -> None:

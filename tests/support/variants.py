@@ -20,6 +20,7 @@ def variants(family: str, token: int, method: str = "lora") -> dict[str, dict[st
         "rsLoRA": {"use_rslora": True, "alpha": 4.0},
         "DoRA": {"use_dora": True},
         "EVA": {"init_lora_weights": "eva"},
+        "EVA, rho 2": {"init_lora_weights": "eva", "eva_rho": 2.0},
         "patterns": {"rank_pattern": {module: 2}, "alpha_pattern": f"{module}=3"},
         "layers": {"layers_to_transform": [1]},
         "whole": {"modules_to_save": norm},
@@ -29,6 +30,8 @@ def variants(family: str, token: int, method: str = "lora") -> dict[str, dict[st
         found["FP4"] = {"quant_type": "fp4", "double_quant": False}
     if family in BIASED:
         found |= {"bias": {"bias": "all"}, "bias of LoRA": {"bias": "lora_only"}}
+    if method == "qlora":
+        found["8 bits"] = {"quant_type": "int8"}
     return found
 
 

@@ -98,10 +98,11 @@ def _needed(estimate: Estimate) -> int:
 
 
 def _quantizes(spec: EvaluationSpec, versions: Sequence[Version]) -> bool:
-    """Whether every target is scored over a base in 4 bits; bare ones go with the versions beside them."""
+    """Whether every target is scored over a base in 4 bits; bare ones go with the versions beside them. 8 bits are counted as 16."""
     if spec.precision != "as-trained":
         return spec.precision == "nf4"
-    return bool(versions) and all(version.quantization is not None for version in versions)
+    recipes = [version.quantization for version in versions]
+    return bool(recipes) and all(recipe is not None and recipe.get("type") != "int8" for recipe in recipes)
 
 
 def _estimate(pinned: Pinned[EvaluationRequest]) -> Estimate:

@@ -10,11 +10,13 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.uploads import finish_upload
+from registry.catalog.models import Version
 from registry.catalog.publishing.inspecting import refuse_code
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
 from registry.catalog.versions.kinds import require_adapter
 from registry.catalog.versions.norms import norms_of, record_of
 from registry.db.database import Database
+from registry.db.stored_json import read_stored
 from registry.errors import Invalid
 from registry.jobs.forecasts import Estimate
 from registry.jobs.kinds.merge_outcome import require_registrable, settle
@@ -28,9 +30,10 @@ from registry.jobs.sources import Inputs, version_source
 from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
-from sdk.lora.stored_quantization import require_onto
+from sdk.lora.stored_quantization import StoredQuantizationError, require_onto, require_unpacking
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.jobs import MergeRequest
+from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, MergeResult
 
 #: Of a report what is held against the request.
@@ -48,6 +51,7 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
     else:
         require_causal(base)
     packed = require_fitting(base, partial(require_onto, onto=request.spec.onto))
+    _require_unpacking(version, request)
     ref = exact_ref(version)
     return Pinned(
         request.model_copy(update={"ref": ref}),
@@ -57,6 +61,17 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
         quantized=version.quantization is not None,
         packed=packed,
     )
+
+
+def _require_unpacking(version: Version, request: MergeRequest) -> None:
+    """Raise Invalid for a merge onto a dequantised base that none makes."""
+    if version.quantization is None:
+        return
+    recipe = read_stored(QuantizationRecipe, version.quantization, of=f"the quantisation of {exact_ref(version)}")
+    try:
+        require_unpacking(recipe, request.spec.onto)
+    except StoredQuantizationError as error:
+        raise Invalid(f"the base of {exact_ref(version)} {error}", param=error.param) from error
 
 
 def _estimate(pinned: Pinned[MergeRequest]) -> Estimate:

@@ -18,7 +18,6 @@ from registry.principal import Principal
 from sdk.formats.peft_unusable import changes_base
 from sdk.rows.holdout import hold_out_of
 from sdk.schemas.jobs import ParentChoice, TrainingRequest
-from sdk.schemas.option_clashes import no_reference
 from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingSpec
 
 #: What may be done about a parent that is in another state.
@@ -120,8 +119,6 @@ def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
     """Raise Invalid where the options say another LoRA configuration than the parent has."""
     if lora.task_type == "SEQ_CLS" or spec.objective == "classify":
         raise Invalid(f"{ref} can't be continued: classifications are trained anew; leave parent out", param="parent")
-    if spec.objective == "dpo":
-        raise Invalid(no_reference(ref), param="parent")
     if spec.init_lora_weights is not None:
         raise Invalid(
             f"the training starts with the matrices of {ref}; leave init_lora_weights out",
@@ -155,15 +152,16 @@ def _require_recipe(version: Version, spec: TrainingSpec) -> None:
             param="parent",
         )
     if (found is not None) != (spec.method == "qlora"):
-        trained = "over a base in 4 bits" if found is not None else "not over a base in 4 bits"
+        trained = "over a base in 4 bits, or 8" if found is not None else "not over a base in 4 bits, or 8"
         raise Invalid(
             f"{ref} was trained {trained}, so that it is continued alike; leave method out", param="spec.method"
         )
     if found is None or found.storage_dtype is not None:
         return
-    if (found.type, found.double_quant, found.block_size) != (spec.quant_type, spec.double_quant, _BLOCK_SIZE):
+    block_size = None if spec.quant_type == "int8" else _BLOCK_SIZE
+    if (found.type, found.double_quant, found.block_size) != (spec.quant_type, spec.packs_scales, block_size):
         raise Invalid(
             f"{ref} was trained over a base in {found.type}, {'with' if found.double_quant else 'without'} double quantisation and "
-            f"{found.block_size} weights to a scale; leave quant_type and double_quant out, or continue one with {_BLOCK_SIZE}",
+            f"{found.block_size or 'a row of'} weights to a scale; leave quant_type and double_quant out, or continue one with {_BLOCK_SIZE}",
             param="spec.quant_type",
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from registry.errors import Verification
 from registry.jobs.kinds.outcomes import Difference, require_none
 from sdk.formats.objectives import TASK_TYPES, Objective
+from sdk.lora.redistribution import is_redistribution
 from sdk.lora.targets import mean_all
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.jobs import TrainingRequest
@@ -23,6 +24,7 @@ _ONLY_SAID = frozenset(
         "adam_beta1",
         "adam_beta2",
         "beta",
+        "eva_rho",
         "holdout",
         "holdout_by",
         "holdout_seed",
@@ -51,6 +53,9 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     if request.eval_data is not None:
         # Two losses say something of one another only where they were taken on the same rows.
         asked["eval_data"] = request.eval_data
+    if request.parent is not None and asked["objective"] == "dpo":
+        # The worker says that it is the parent, and the record which one that is.
+        asked["reference"] = request.parent.ref
     parents = [] if request.parent is None else [Parent(ref=request.parent.ref, relation="continued-from")]
     settled = publication.model_copy(
         update={"method": request.spec.method, "training": {**said, **asked}, "parents": parents}
@@ -133,8 +138,8 @@ def _of_training(
         # The training quantised the base itself.
         if recipe.type != spec.quant_type:
             yield Difference("quantization.type", spec.quant_type, recipe.type)
-        if recipe.double_quant != spec.double_quant:
-            yield Difference("quantization.double_quant", spec.double_quant, recipe.double_quant)
+        if recipe.double_quant != spec.packs_scales:
+            yield Difference("quantization.double_quant", spec.packs_scales, recipe.double_quant)
     yield from lora_differences(spec, lora)
     for name, value in _asked(spec, lora, training).items():
         if name in training and training[name] != value:
@@ -162,14 +167,16 @@ def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Differenc
     targets = named - parameters if exact else set(lora.target_modules)
     if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules, layers=spec.layers):
         yield Difference("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
+    moved = spec.eva_rho > 1 and is_redistribution(spec, lora)
     asked = LoraConfig(
         rank=spec.rank,
         alpha=spec.resolved_alpha,
         dropout=spec.dropout,
         target_modules=sorted(targets),
         target_parameters=sorted(parameters),
-        rank_pattern=spec.ranks,
-        alpha_pattern=spec.alphas,
+        # Which module has which rank, EVA finds in the rows.
+        rank_pattern=lora.rank_pattern if moved else spec.ranks,
+        alpha_pattern=lora.alpha_pattern if moved else spec.alphas,
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
         bias=spec.bias,

@@ -73,6 +73,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
         *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
+        *([("reference", said)] if (said := (shown["training"] or {}).get("reference")) else []),
         *(("continues", one["ref"]) for one in shown["parents"] if one["relation"] == "continued-from"),
         *(("combined", said) for said in _combined(shown)),
         *_merged(shown),
@@ -93,8 +94,9 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         facts.append(
             ("held-out rows", f"accuracy {metrics['eval_accuracy']:.4g}, macro-F1 {metrics['eval_macro_f1']:.4g}")
         )
-    if {"eval_preference_accuracy", "eval_chosen_loss", "eval_chosen_loss_base"} <= metrics.keys():
-        before, after = metrics["eval_chosen_loss_base"], metrics["eval_chosen_loss"]
+    before = metrics.get("eval_chosen_loss_parent", metrics.get("eval_chosen_loss_base"))
+    if before is not None and {"eval_preference_accuracy", "eval_chosen_loss"} <= metrics.keys():
+        after = metrics["eval_chosen_loss"]
         preferred = (
             f"chosen answer preferred in {metrics['eval_preference_accuracy']:.0%}, its loss {before:.4g} → {after:.4g}"
         )

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 @click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
 @click.option("--targets", help="qv, attention, all-linear, names with commas, or one pattern.")
 @click.option("--exclude", help="Modules among the targets to leave out.")
+@click.option("--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA).")
+@click.option("--eva-rho", type=float, help="EVA: a module may get so many times --rank. [default: 1]")
 @click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
 @click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted.")
 @click.option("--use-rslora", is_flag=True, default=None, help="Scale by alpha/√rank; needs --alpha.")
@@ -43,6 +45,11 @@ if TYPE_CHECKING:
 @click.option("--bias", type=click.Choice(["none", "all", "lora_only"]), help="Biases that are trained too.")
 @click.option("--modules-to-save", metavar="NAMES", help="Modules to train and store whole.")
 @click.option("--trainable-token-indices", metavar="5,100-103", help="Tokens whose embedding is trained.")
+@click.option(
+    "--quant-type",
+    type=click.Choice(["nf4", "fp4", "int8"]),
+    help="What qlora has the base in: 4 bits, or 8 (int8). [default: nf4]",
+)
 @click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: they are]")
 @click.option("--optim", type=click.Choice(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]))
 @click.option("--lr", type=float, help="Peak learning rate; it takes no memory, and is checked.")

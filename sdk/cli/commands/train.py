@@ -71,7 +71,7 @@ _TEXTS = ("base", "parent", "like", "from_checkpoint")
 @click.option(
     "--method",
     type=click.Choice(["qlora", "lora"]),
-    help="Train over the base in 4 bits (qlora) or 16 (lora). [default: qlora]",
+    help="Train over the base in 4 bits, or 8 (qlora), or in 16 (lora). [default: qlora]",
 )
 @click.option(
     "--objective",
@@ -79,7 +79,7 @@ _TEXTS = ("base", "parent", "like", "from_checkpoint")
     help="Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
     " chosen, rejected} rows (dpo). [default: by the rows]",
 )
-@click.option("--beta", type=float, help="dpo: how close the model stays to the base. [default: 0.1]")
+@click.option("--beta", type=float, help="dpo: how close the model stays to the base, or to --from. [default: 0.1]")
 @click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
 @click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
 @click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
@@ -89,13 +89,18 @@ _TEXTS = ("base", "parent", "like", "from_checkpoint")
 )
 @click.option("--exclude", help="Modules among the targets to leave out: names with commas, or one pattern.")
 @click.option(
-    "--quant-type", type=click.Choice(["nf4", "fp4"]), help="The 4 bits that qlora has the base in. [default: nf4]"
+    "--quant-type",
+    type=click.Choice(["nf4", "fp4", "int8"]),
+    help="What qlora has the base in: 4 bits, or 8 (int8). [default: nf4]",
 )
 @click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: they are]")
 @click.option("--use-rslora", is_flag=True, default=None, help="Scale the update by alpha/√rank; needs --alpha.")
 @click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")
 @click.option(
     "--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA). [default: random]"
+)
+@click.option(
+    "--eva-rho", type=float, help="EVA: a module may get so many times --rank, of ranks that others lose. [default: 1]"
 )
 @click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
 @click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules that differ from --alpha.")

@@ -24,6 +24,7 @@ from sdk.formats.peft_patterns import Budget, ModuleValues
 from sdk.lora.experts import stacked_targets
 from sdk.lora.linear_modules import layer_of
 from sdk.lora.planning.blueprint import Blueprint
+from sdk.lora.redistribution import most_parameters
 from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.schemas.training import TrainingSpec
 
@@ -72,6 +73,12 @@ class AdapterPlan:
     def trainable(self) -> int:
         """Parameters that are trained."""
         return sum(module.parameters for module in self.modules.values()) + sum(map(math.prod, self.whole.values()))
+
+    def most_trainable(self, spec: TrainingSpec) -> int:
+        """Return the parameters that are trained at most, however EVA moves ranks between modules."""
+        counted = sum(module.rank * (module.out + module.into) for module in self.modules.values())
+        most = most_parameters(((module.out, module.into) for module in self.modules.values()), spec)
+        return self.trainable - counted + most
 
     def by_target(self) -> dict[str, int]:
         """Trainable parameters by the last part of the modules' names, and of what is trained whole."""

@@ -57,7 +57,14 @@ def packed_bytes(numbers: int, *, double_quant: bool) -> int:
     return math.ceil(numbers / 2) + scales
 
 
-def weights_parts(base: Blueprint, method: Method, *, double_quant: bool = True, width: int = HALF) -> dict[str, int]:
+def int8_bytes(out: int, into: int) -> int:
+    """Return the bytes of one matrix in 8 bits, with a float32 scale for each row."""
+    return out * into + 4 * out
+
+
+def weights_parts(
+    base: Blueprint, method: Method, *, double_quant: bool = True, eight_bits: bool = False, width: int = HALF
+) -> dict[str, int]:
     """Return the bytes of the base as a training holds it, by what they are.
 
     For "qlora" bitsandbytes packs the linear modules of the layers; embedding, head, norms, biases and stacked experts stay.
@@ -67,7 +74,10 @@ def weights_parts(base: Blueprint, method: Method, *, double_quant: bool = True,
     packed = {name: math.prod(shape) for name, shape in base.linear.items()}
     rest = base.parameters - sum(packed.values())
     return {
-        "packed": sum(packed_bytes(numbers, double_quant=double_quant) for numbers in packed.values()),
+        "packed": sum(
+            int8_bytes(*base.linear[name]) if eight_bits else packed_bytes(numbers, double_quant=double_quant)
+            for name, numbers in packed.items()
+        ),
         "kept": width * rest,
     }
 

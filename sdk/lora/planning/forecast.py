@@ -129,13 +129,16 @@ class _Parts:
 
     def weights(self) -> Iterator[PlanPart]:
         base, run = self.base, self.run
-        weights = weights_parts(base, run.method, double_quant=run.spec.double_quant, width=run.width)
+        eight_bits = run.spec.quant_type == "int8"
+        weights = weights_parts(
+            base, run.method, double_quant=run.spec.double_quant, eight_bits=eight_bits, width=run.width
+        )
         if run.method != "qlora":
             yield self.part("weights", weights["weights"], f"{run.width} bytes a parameter")
             return
-        nested = "with 8-bit scales" if run.spec.double_quant else "with 32-bit scales"
+        nested = "with 8-bit scales" if run.spec.packs_scales else "with 32-bit scales"
         linear = f"linear modules of the layers, {run.spec.quant_type} {nested}"
-        yield self.part("weights in 4 bits", weights["packed"], linear)
+        yield self.part(f"weights in {8 if eight_bits else 4} bits", weights["packed"], linear)
         kept = "embedding, head, norms" + ", experts" * bool(base.stacked)
         yield self.part(f"weights in {8 * run.width} bits", weights["kept"], kept)
 

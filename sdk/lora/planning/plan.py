@@ -34,7 +34,7 @@ FULL_ENOUGH = 0.9
 _SHORTEST = 256
 _HEAD = "lm_head.weight"
 #: The parts that are on the card when a worker chooses checkpointing.
-_LOADED = ("weights", "weights in 4 bits", "weights in 16 bits", "adapter", "CUDA context")
+_LOADED = ("weights", "weights in 4 bits", "weights in 8 bits", "weights in 16 bits", "adapter", "CUDA context")
 METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
 
 
@@ -120,7 +120,7 @@ def plan_of(base: Blueprint, asked: Asked) -> Plan:
             for each in (*CARDS, *([card] if card is not None and card not in CARDS else []))
         ],
         recommendation=recommended(asked, chosen, customary, card, roomy=ROOMY),
-        notes=list(_notes(base, asked, chosen, card)),
+        notes=list(_notes(planner, chosen, card)),
     )
 
 
@@ -169,7 +169,8 @@ def _configured(planner: _Planner, method: PlanMethod, card: Card | None) -> For
     return each[-1]
 
 
-def _notes(base: Blueprint, asked: Asked, chosen: Forecast, card: Card | None) -> Iterator[str]:
+def _notes(planner: _Planner, chosen: Forecast, card: Card | None) -> Iterator[str]:
+    base, asked = planner.base, planner.asked
     if not base.known:
         yield "the family is not known: counts are exact, and activations are those of a Llama of this size, so memory may be off"
     if asked.spec.objective is None:
@@ -179,6 +180,11 @@ def _notes(base: Blueprint, asked: Asked, chosen: Forecast, card: Card | None) -
         )
     elif asked.spec.objective == "classify":
         yield f"the head that classifies is not counted: it has {base.hidden} numbers for each class"
+    if asked.spec.eva_rho > 1 and chosen.method != "full":
+        yield (
+            f"eva_rho moves ranks between modules: counted is each at its rank, and the rows may make it up to "
+            f"{planner.adapter.most_trainable(asked.spec):,} parameters"
+        )
     if asked.stored is not None:
         yield f"the base is stored in 4 bits ({asked.stored.type}), so only qlora trains over it; lora and full are here to compare with"
     if asked.gradient_checkpointing is not None:

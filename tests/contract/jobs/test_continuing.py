@@ -11,6 +11,7 @@ from support.people import new_adapter
 
 from sdk.errors import InvalidBase, InvalidInput, NotFound
 from sdk.schemas.jobs import JobState, JobView, ParentChoice
+from sdk.schemas.training import QuantizationRecipe
 from sdk.version import VERSION
 
 
@@ -57,6 +58,23 @@ class TestContinuing:
         crew.writer.archive(parent.ref)
         with pytest.raises(InvalidInput, match="is archived, and only ready versions are continued; restore it with"):
             self.submit(crew, parent.ref)
+
+    def test_a_base_in_8_bits_is_continued_so_and_merged_onto_the_original_alone(self, crew: Crew) -> None:
+        recipe = QuantizationRecipe(type="int8", double_quant=False, block_size=None)
+        parent = self.push(crew, method="qlora", quantization=recipe)
+        assert parent.info.quantization == recipe
+        over = SPEC.model_copy(update={"method": "qlora", "quant_type": "int8"})
+        assert self.submit(crew, parent.ref, spec=over).request["spec"]["quant_type"] == "int8"
+        with pytest.raises(
+            InvalidInput, match="over a base in int8, without double quantisation and a row of weights to a scale"
+        ):
+            self.submit(crew, parent.ref, spec=SPEC.model_copy(update={"method": "qlora"}))
+        with pytest.raises(
+            InvalidInput, match=r"was quantised to int8 by the training.*merge onto original"
+        ) as refused:
+            crew.writer.submit_merge(parent.ref, onto="dequantized")
+        assert refused.value.param == "onto"
+        assert crew.writer.submit_merge(parent.ref).view.request["spec"]["onto"] == "auto"
 
     def test_no_row_is_held_out_that_the_parent_has_learnt(self, crew: Crew) -> None:
         crew.submit(spec=SPEC.model_copy(update={"holdout": 0.1}))

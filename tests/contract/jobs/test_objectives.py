@@ -16,7 +16,7 @@ from sdk.errors import InvalidBase, InvalidData, InvalidInput, VerificationFaile
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import EvaluationReport
-from sdk.schemas.jobs import JobView, ParentChoice
+from sdk.schemas.jobs import JobView
 from sdk.schemas.training import DatasetUse, TrainingSpec
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 from sdk.version import VERSION
@@ -135,17 +135,31 @@ class TestSubmissions:
         with pytest.raises(InvalidInput, match="beta is an option of the objective dpo, and this is sft"):
             crew.writer.submit_training(f"{crew.space}/a", base="tiny", data=rows, beta=0.3, **ASKED)
 
-    def test_a_preference_training_continues_no_version(self, crew: Crew, tmp_path: Path) -> None:
-        ref = crew.writer.push(save_adapter(tmp_path / "sft", next(SEEDS)), f"{crew.space}/sft", base="tiny").ref
+    def test_a_preference_training_continues_a_version_and_is_recorded_against_it(
+        self, crew: Crew, tmp_path: Path
+    ) -> None:
+        sft = crew.writer.push(
+            save_adapter(tmp_path / "sft", next(SEEDS)), f"{crew.space}/sft", base="tiny", method="lora"
+        )
         data = preferences(tmp_path)
-        with pytest.raises(InvalidInput, match="dpo starts at the base that it compares with") as caught:
-            crew.writer.submit_training(f"{crew.space}/a", parent=ref, data=data, method="lora")
-        assert caught.value.param == "parent"
         crew.data = crew.writer.add_data(data, namespace=crew.space).digest
-        asked = crew.body(spec=TrainingSpec(method="lora", rank=4, targets="qv"))
-        request = asked.request.model_copy(update={"parent": ParentChoice(ref=ref)})
-        with pytest.raises(InvalidInput, match="dpo starts at the base that it compares with"):
-            crew.writer.call("POST", "/jobs", JobView, body=asked.model_copy(update={"request": request}))
+
+        def dropout_of(**given: Any) -> float:
+            job = crew.writer.submit_training(f"{crew.space}/b", parent=sft.ref, data=data, **given)
+            crew.writer.cancel_job(job.id)
+            found: float = job.view.request["spec"]["dropout"]
+            return found
+
+        # What it is compared with drops nothing; whoever asks for it drops all the same.
+        assert (dropout_of(), dropout_of(dropout=0.1)) == (0.0, 0.1)
+        crew.writer.submit_training(f"{crew.space}/a", parent=sft.ref, data=data)
+        held = crew.hold(version=VERSION)
+        crew.complete(held, training={"objective": "dpo", "reference": "parent"})
+        version = crew.writer.get(f"{crew.space}/a@v1").info
+        assert version.training is not None
+        assert (version.training["objective"], version.training["reference"]) == ("dpo", sft.ref)
+        assert [(one.ref, one.relation) for one in version.parents] == [(sft.ref, "continued-from")]
+        assert "training.reference" not in (version.reported or [])
 
     def test_labels_of_held_out_rows_are_those_of_the_training(
         self, crew: Crew, labelled: Path, tmp_path: Path

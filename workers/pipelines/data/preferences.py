@@ -1,7 +1,7 @@
-"""Direct preference optimisation (arXiv:2305.18290): of two answers, one becomes likelier against what the base makes of both.
+"""Direct preference optimisation (arXiv:2305.18290): of two answers, one becomes likelier against what a reference makes of both.
 
-The reference is the same model without its adapter, so no second one is held. It sees the same batch by the same code, before the policy does:
-what is not trained yet has the log-ratio 0 exactly.
+The reference is the base, or the version that is continued: the same model (`workers.pipelines.model.compared_with`). It sees the same batch by
+the same code, before the policy does: what is not trained yet has the log-ratio 0 exactly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workers.pipelines.data.batches import (
     token_losses,
 )
 from workers.pipelines.data.tokenise import IGNORED, Example
-from workers.pipelines.model.trained_whole import without_adapter
+from workers.pipelines.model.compared_with import as_reference
 
 
 def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
@@ -42,7 +42,7 @@ def log_likelihoods(model: Any, batch: Batch, losses: TokenLosses = token_losses
 
 def log_ratios(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> tuple[Any, Any]:
     """Return log π/π_ref of each sequence with its graph, and log π_ref, (sequences,) each."""
-    with torch.no_grad(), without_adapter(model):
+    with torch.no_grad(), as_reference(model):
         reference = log_likelihoods(model, batch, losses)
     return log_likelihoods(model, batch, losses) - reference, reference
 
@@ -102,9 +102,9 @@ def judged(
         ]
 
 
-def preference_scores(found: Sequence[Pair]) -> dict[str, float]:
+def preference_scores(found: Sequence[Pair], reference: str = "base") -> dict[str, float]:
     """Return how often, and by how much in nats a row, the chosen answers gained more than the rejected ones, and the losses of both,
-    in nats a token, by the model and by its base.
+    in nats a token, by the model and by its `reference`.
     """
     chosen, rejected = (
         sum(each) for each in zip(*((pair.chosen_tokens, pair.rejected_tokens) for pair in found), strict=True)
@@ -113,9 +113,9 @@ def preference_scores(found: Sequence[Pair]) -> dict[str, float]:
         "preference_accuracy": sum(pair.margin > 0 for pair in found) / len(found),
         "preference_margin": math.fsum(pair.margin for pair in found) / len(found),
         "chosen_loss": -math.fsum(pair.chosen + pair.chosen_ratio for pair in found) / chosen,
-        "chosen_loss_base": -math.fsum(pair.chosen for pair in found) / chosen,
+        f"chosen_loss_{reference}": -math.fsum(pair.chosen for pair in found) / chosen,
         "rejected_loss": -math.fsum(pair.rejected + pair.rejected_ratio for pair in found) / rejected,
-        "rejected_loss_base": -math.fsum(pair.rejected for pair in found) / rejected,
+        f"rejected_loss_{reference}": -math.fsum(pair.rejected for pair in found) / rejected,
     }
 
 

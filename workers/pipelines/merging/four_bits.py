@@ -73,7 +73,7 @@ def stored_in_four_bits(base: StoredBase, name: str) -> FourBits:
 
 def quantised(weight: Any, recipe: QuantizationRecipe, dtype: Any) -> FourBits:
     """Return a weight of (out, in) as a training under a recipe loads it; `weight` may be a view of a mapped file."""
-    size = recipe.block_size
+    size = recipe.four_bit_block
     shape = (weight.shape[0], weight.shape[1])
     # Whole blocks of whole rows.
     step = size // math.gcd(size, shape[1]) * 2

@@ -32,7 +32,7 @@ from workers.pipelines.merging.stored_base import FORMAT_TYPES, StoredBase, open
 from workers.pipelines.merging.writing import digest_in
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import DtypeName, one_thread
-from workers.pipelines.model.loading import blank_model, four_bit_config, quantised_names, read_blueprint
+from workers.pipelines.model.loading import blank_model, packing_config, quantised_names, read_blueprint
 
 _CHUNK_BYTES = 8 * 2**20
 _BLOCK_ROWS, _BLOCK_NUMBERS = 256, 2**20
@@ -136,7 +136,7 @@ def _parts(
     weight = source.read(name)
     code, state = quantize_4bit(
         (weight.T if name in across else weight).contiguous(),
-        blocksize=recipe.block_size,
+        blocksize=recipe.four_bit_block,
         compress_statistics=recipe.double_quant,
         quant_type=recipe.type,
     )
@@ -196,7 +196,7 @@ def _write_small_files(merged: Path, out: Path, found: FourBitFiles, recipe: Qua
         if path.name not in (*found.digests, CONFIG_FILE, INDEX_FILE):
             shutil.copyfile(path, out / path.name)
     config = json.loads((merged / CONFIG_FILE).read_bytes())
-    config["quantization_config"] = four_bit_config(recipe, recipe.compute_dtype, []).to_dict()
+    config["quantization_config"] = packing_config(recipe, recipe.compute_dtype, []).to_dict()
     (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if (merged / INDEX_FILE).is_file():
         where = {name: file for file, digests in found.digests.items() for name in digests}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sdk.formats.canonical_json import digest_of
 from sdk.lora.memory import prompts_bytes
-from sdk.lora.stored_quantization import require_onto
+from sdk.lora.stored_quantization import require_onto, require_unpacking
 from sdk.schemas.evaluation import FourBitWeights, MergeReport, MergeSpec
 from sdk.schemas.evaluation import ReadBack as ReadBackReport
 from sdk.schemas.events import Progress
@@ -83,6 +83,7 @@ def merge(
     packing = read_packing(base)
     with stored_quantization_named():
         require_onto(packing, spec.onto)
+        require_unpacking(quantization, spec.onto)
     quantization = packing or quantization
     if spec.onto == "dequantized" and quantization is None:
         raise PipelineError(
@@ -93,7 +94,8 @@ def merge(
     if packing is not None:
         candidates = ("dequantized",)
     elif quantization is not None:
-        candidates = ("dequantized", "original") if spec.onto == "auto" else (spec.onto,)
+        both: tuple[Onto, ...] = ("original",) if quantization.type == "int8" else ("dequantized", "original")
+        candidates = both if spec.onto == "auto" else (spec.onto,)
     merging = _Merging(base, adapter, out, quantization, classes, spec, tokenizer, norms, on_progress, kept)
     with memory_errors_named("merge on a machine with more of it."):
         plans = [merging.planned(onto) for onto in candidates]
@@ -309,7 +311,7 @@ class _Merging:
         return found.digests, FourBitWeights(
             type="nf4",
             double_quant=recipe.double_quant,
-            block_size=recipe.block_size,
+            block_size=recipe.four_bit_block,
             weights=len(found.weights),
             kept=found.kept[:_MOST_NORMS],
             furthest=found.furthest,

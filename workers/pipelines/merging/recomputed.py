@@ -332,7 +332,7 @@ class Recomputed:
         elif written.four_bits:
             assert recipe is not None
             weight = base.read(source).T if written.turned else base.read(source)
-            if width % recipe.block_size == 0:
+            if width % recipe.four_bit_block == 0:
                 return BaseNumbers(base, written, codes=_whole_codes(weight, recipe))
             held = quantised(weight, recipe, DTYPES[recipe.compute_dtype])
         else:
@@ -370,7 +370,7 @@ def _whole_codes(weight: Any, recipe: Any) -> Codes:
     dtype = DTYPES[recipe.compute_dtype]
     codes, state = quantize_4bit(
         weight.to(dtype).contiguous(),
-        blocksize=recipe.block_size,
+        blocksize=recipe.four_bit_block,
         compress_statistics=recipe.double_quant,
         quant_type=recipe.type,
     )
@@ -380,5 +380,5 @@ def _whole_codes(weight: Any, recipe: Any) -> Codes:
         scales = state.state2.code.numpy()[scales] * nested + np.float32(state.offset)
     book = get_4bit_type(recipe.type, device="cpu").numpy()
     return Codes(
-        codes.reshape(-1).numpy(), scales.astype("<f4"), recipe.block_size, book, FORMATS[recipe.compute_dtype]
+        codes.reshape(-1).numpy(), scales.astype("<f4"), recipe.four_bit_block, book, FORMATS[recipe.compute_dtype]
     )

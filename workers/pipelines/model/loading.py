@@ -1,10 +1,9 @@
-"""A base's folder to a model: in native precision, or quantised in 4 bits as QLoRA trains over it."""
+"""A base's folder to a model: in native precision, or quantised in 4 bits, or 8, as QLoRA trains over it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from sdk.schemas.training import JsonScalar, QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head, start_head
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
+from workers.pipelines.model.eight_bits import keep_scales, require_gradients, wide_weight
 from workers.pipelines.model.kept_weights import kept_weights
 from workers.pipelines.model.precision import Share, cast, described, shares_of
 from workers.pipelines.model.references import require_self_contained
@@ -211,7 +211,8 @@ def load_base(
     one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype, but what transformers keeps
     in float32. A base that is stored
     in 4 bits is loaded as it is stored, whatever is asked for. `kept` is the folder that weights of this base in 4 bits are kept
-    in between attempts; below a head of classes they are always made anew.
+    in between attempts; those in 8 bits, and those below a head of classes, are always made anew. Raises PipelineError ("base") also where
+    this processor can't compute in 8 bits.
     """
     silence()
     packing = read_packing(base)
@@ -222,9 +223,9 @@ def load_base(
         return LoadedBase(_frozen(model), resolved, None, "native", shares_of(model))
     resolved = dtype or dtype_to_be(base, quantization, device)
     head = [] if classes is None else read_blueprint(base, classes).head
-    config = four_bit_config(quantization, resolved, head)
+    config = packing_config(quantization, resolved, head)
     entry = None
-    if kept is not None and packing is None and classes is None:
+    if kept is not None and packing is None and classes is None and quantization.type != "int8":
         entry = kept_weights(kept, config, quantised_names(base, quantization, classes), resolved, device)
     model = entry and entry.read(base, lambda view: _from_pretrained(view, device, resolved, None, None))
     if model is None:
@@ -236,8 +237,8 @@ def load_base(
         # What lies beside packed weights is loaded as it is stored, whatever is asked for.
         cast(model, DTYPES[resolved], but=lambda name: is_in_head(name, head))
     shares = shares_of(model)
-    states = [module.weight.quant_state for _, module in packed_modules(model)]
-    numbers = sum(math.prod(state.shape) for state in states)
+    states = [module.weight.quant_state for _, module in packed_modules(model) if _is_in_four_bits(module)]
+    numbers = sum(module.in_features * module.out_features for _, module in packed_modules(model))
     skipped = _skipped(model, head)
     if held is None:
         held = (
@@ -248,7 +249,9 @@ def load_base(
     if device.kind != "cpu":
         held = "packed"
     if held == "wide":
-        widen(model)
+        widen(model, DTYPES[resolved])
+    keep_scales(model)
+    require_gradients(model, DTYPES[resolved])
     recipe = quantization.model_copy(
         update={
             "compute_dtype": resolved,
@@ -265,24 +268,27 @@ def load_base(
     return LoadedBase(model, resolved, recipe, held, shares, "" if entry is None else entry.said)
 
 
-def four_bit_config(quantization: QuantizationRecipe, dtype: DtypeName, head: Sequence[str]) -> Any:
-    """Return the configuration by which transformers has a model in 4 bits, but for the modules of a head."""
+def packing_config(quantization: QuantizationRecipe, dtype: DtypeName, head: Sequence[str]) -> Any:
+    """Return the configuration by which transformers has a model in 4 bits, or 8, but for the modules of a head."""
+    skipped = sorted({*quantization.skipped_modules, *head}) or None
+    if quantization.type == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.type,
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=DTYPES[dtype],
-        llm_int8_skip_modules=sorted({*quantization.skipped_modules, *head}) or None,
+        llm_int8_skip_modules=skipped,
     )
 
 
 def quantised_names(base: Path, quantization: QuantizationRecipe, classes: Classes | None) -> list[str]:
-    """Return the full names of the modules that a training under a recipe has in 4 bits. No weights are loaded."""
+    """Return the full names of the modules that a training under a recipe has quantised. No weights are loaded."""
     from transformers.quantizers import AutoHfQuantizer
 
     head = [] if classes is None else read_blueprint(base, classes).head
     model = blank_model(base, classes)
-    config = four_bit_config(quantization, quantization.compute_dtype, head)
+    config = packing_config(quantization, quantization.compute_dtype, head)
     quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=DTYPES[quantization.compute_dtype])
     return [name for name, _ in packed_modules(model)]
@@ -327,9 +333,13 @@ def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
 
 
 def default_recipe(
-    device: Device, quant_type: Literal["nf4", "fp4"] = "nf4", *, double_quant: bool = True
+    device: Device, quant_type: Literal["nf4", "fp4", "int8"] = "nf4", *, double_quant: bool = True
 ) -> QuantizationRecipe:
-    """Return 4 bits, by default NF4 with double quantisation, and the dtype that the device computes in."""
+    """Return 4 bits, by default NF4 with double quantisation, or 8 with a scale a row, and the dtype that the device computes in."""
+    if quant_type == "int8":
+        return QuantizationRecipe(
+            type=quant_type, double_quant=False, block_size=None, compute_dtype=device.compute_dtype
+        )
     return QuantizationRecipe(type=quant_type, double_quant=double_quant, compute_dtype=device.compute_dtype)
 
 
@@ -344,21 +354,25 @@ def dtype_to_be(base: Path, recipe: QuantizationRecipe | None, device: Device) -
 
 
 def packed_modules(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (full name, module) of the 4-bit linear modules."""
+    """Yield (full name, module) of the linear modules in 4 bits, or 8."""
     for name, module in model.named_modules():
         if _is_packed(module):
             yield name, module
 
 
-def widen(model: Any) -> None:
-    """Replace each 4-bit linear module by a plain one that holds the same, dequantised values.
+def widen(model: Any, dtype: torch.dtype) -> None:
+    """Replace each packed linear module by a plain one that holds the same, dequantised values in `dtype`.
 
-    `Linear4bit` unpacks its weight in every forward and every backward pass; the products are the same numbers.
+    `Linear4bit` unpacks its weight in every forward and every backward pass; the products are the same numbers. `Linear8bitLt` does so
+    in training, and rounds its inputs to 8 bits otherwise, which a plain module does not.
     """
     from bitsandbytes.functional import dequantize_4bit
 
     for name, module in list(packed_modules(model)):
-        weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(module.compute_dtype)
+        if _is_in_four_bits(module):
+            weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(module.compute_dtype)
+        else:
+            weight = wide_weight(module, dtype)
         with torch.device("meta"):
             plain = torch.nn.Linear(module.in_features, module.out_features, bias=False)
         plain.weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -367,7 +381,7 @@ def widen(model: Any) -> None:
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, plain.train(module.training))
     # The model is a plain one now, and libraries that ask should be told so.
-    for attribute in ("is_loaded_in_4bit", "is_quantized", "hf_quantizer", "quantization_method"):
+    for attribute in ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "hf_quantizer", "quantization_method"):
         if attribute in vars(model):
             delattr(model, attribute)
     if hasattr(model.config, "quantization_config"):
@@ -462,7 +476,7 @@ def _maker(config: Any, classes: Classes | None) -> Any:
 def _frozen(model: Any) -> Any:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    for _, module in packed_modules(model):
+    for module in (each for _, each in packed_modules(model) if _is_in_four_bits(each)):
         # On CPUs with AVX512-BF16 a forward pass in evaluation mode repacks the weight in place, after which the
         # backward pass stops there and nothing is learnt.
         module.support_avx512bf16_for_cpu = False
@@ -470,6 +484,12 @@ def _frozen(model: Any) -> Any:
 
 
 def _is_packed(module: Any) -> bool:
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    return isinstance(module, Linear4bit | Linear8bitLt)
+
+
+def _is_in_four_bits(module: Any) -> bool:
     from bitsandbytes.nn import Linear4bit
 
     return isinstance(module, Linear4bit)

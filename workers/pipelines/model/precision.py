@@ -17,7 +17,7 @@ import torch
 from transformers.core_model_loading import build_glob_alternation
 
 #: Parameters of the model that are packed, by their type.
-_PACKED = ("nf4", "fp4")
+_PACKED = ("nf4", "fp4", "int8")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ def shares_of(model: Any) -> dict[str, Share]:
         if state is None:
             name, numbers = str(parameter.dtype).removeprefix("torch."), parameter.numel()
             size_bytes = parameter.numel() * parameter.element_size()
+            if (rows := getattr(parameter, "SCB", None)) is not None:
+                size_bytes += rows.numel() * rows.element_size()
         else:
             name, numbers = state.quant_type, math.prod(state.shape)
             scales = [state.absmax, *([state.state2.absmax] if state.nested else [])]

@@ -17,6 +17,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import LoraConfig, QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import mismatch, peft_config_of
+from workers.pipelines.model.compared_with import compare_with_this
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,16 @@ def require_moved(tensors: Mapping[str, Any], parent: Continued) -> None:
             "The training has left every matrix of the version that it continues as it was, so nothing was learnt; raise lr or the"
             " number of steps.",
         )
+
+
+def compare_with_parent(model: Any, parent: Continued) -> None:
+    """Let preferences be learnt against the parent; the fresh PeftModel stays as it is. Raises PipelineError ("adapter")."""
+    trained = [each for each in model.parameters() if each.requires_grad]
+    fresh = [each.detach().clone() for each in trained]
+    load_parent(model, parent)
+    compare_with_this(model)
+    for parameter, data in zip(trained, fresh, strict=True):
+        parameter.data = data
 
 
 def load_parent(model: Any, parent: Continued) -> None:

@@ -1,20 +1,23 @@
 """EVA: each A starts at the directions that its inputs have on the rows (arXiv:2410.07170), and B at zero.
 
 The r right singular vectors of X, (tokens, in), are found by subspace iteration on XᵀX, which needs passes over the rows and memory for
-2r vectors a module. PEFT's own search ends once two neighbouring batches agree, and never where a batch has fewer tokens than r.
+2r vectors a module. PEFT's own search ends once two neighbouring batches agree, and never where a batch has fewer tokens than r; it
+takes the mean of X away first, so that its directions are others where that is far from zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 
+from sdk.formats.adapter_files import base_parameter
+from sdk.lora.redistribution import alpha_at, most_rank, patterns_of, ranks_by_variance
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective, example_batches
 from workers.pipelines.data.tokenise import IGNORED, Example
 from workers.pipelines.errors import PipelineError
@@ -32,25 +35,57 @@ def start_at_inputs(
 ) -> None:
     """Give each A of a fresh PeftModel, (r, in), the right singular vectors of its inputs, the largest first.
 
-    Raises PipelineError ("spec") for a rank above a module's inputs.
+    With `eva_rho` above 1 modules get other ranks before, and alphas with which their scale stays. Raises PipelineError ("spec") for a
+    rank above a module's inputs.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    found = {name: _fresh(name, module, spec.seed) for name, module in layers.items()}
+    found = {name: _fresh(name, module, spec) for name, module in layers.items()}
     chosen = _spread(examples)
     model.eval()
     for _ in range(_PASSES):
         sums = {name: torch.zeros_like(directions) for name, directions in found.items()}
+        squares = dict.fromkeys(layers, 0.0)
         for batch in example_batches(chosen, objective, pad_id, spec.batch_size, model.device):
-            with torch.no_grad(), _summing(layers, found, sums, _learnt(batch, objective)):
+            with torch.no_grad(), _summing(layers, found, sums, squares, _learnt(batch, objective)):
                 objective.loss_sum(model, batch)
         # Orthonormal, and in a subspace that XᵀX leaves alone its eigenvectors, the one with the most of X first.
-        found = {name: torch.linalg.svd(total, full_matrices=False).U for name, total in sums.items()}
+        parts = {name: torch.linalg.svd(total, full_matrices=False) for name, total in sums.items()}
+        found = {name: part.U for name, part in parts.items()}
+    if spec.eva_rho > 1:
+        # σ² of each direction, of all of X: the share that it explains.
+        shares = {name: (parts[name].S / max(squares[name], 1e-300)).tolist() for name in layers}
+        _redistribute(model, layers, shares, spec)
     for name, module in layers.items():
         matrix = module.lora_A["default"].weight
         matrix.data = _signed(found[name].T[: matrix.shape[0]]).float().contiguous()
 
 
-def _fresh(name: str, module: Any, seed: int) -> Any:
+def resolved_lora(lora: LoraConfig, model: Any, spec: TrainingSpec) -> LoraConfig:
+    """Return the configuration of a model whose modules have the ranks that EVA gave them."""
+    ranks = {
+        str(base_parameter(name)): module.r["default"]
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+    rank_pattern, alpha_pattern = patterns_of(spec, ranks)
+    return lora.model_copy(update={"rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern})
+
+
+def _redistribute(
+    model: Any, layers: Mapping[str, Any], shares: Mapping[str, Sequence[float]], spec: TrainingSpec
+) -> None:
+    """Give modules the ranks that their shares make, with a B of zeros, in float32."""
+    allowed = {name: values[: min(most_rank(spec), layers[name].in_features)] for name, values in shares.items()}
+    config = model.peft_config["default"]
+    for name, rank in ranks_by_variance(allowed, budget=spec.rank * len(layers)).items():
+        module = layers[name]
+        if rank != module.r["default"]:
+            module.update_layer("default", r=rank, lora_alpha=alpha_at(spec, rank), config=config)
+            for part in (module.lora_A, module.lora_B):
+                part["default"].weight.data = part["default"].weight.data.float()
+
+
+def _fresh(name: str, module: Any, spec: TrainingSpec) -> Any:
     """Return orthonormal vectors to begin with, (in, q), in float64."""
     rank, width = module.lora_A["default"].weight.shape
     if rank > width:
@@ -59,7 +94,8 @@ def _fresh(name: str, module: Any, seed: int) -> Any:
             f"EVA can't start an A of rank {rank} at the inputs of {name}, which are {width} wide; give a smaller rank, or leave"
             " init_lora_weights out.",
         )
-    drawn = torch.randn(width, min(width, 2 * rank + _BESIDE), generator=torch.Generator().manual_seed(seed))
+    most = max(rank, most_rank(spec)) if spec.eva_rho > 1 else rank
+    drawn = torch.randn(width, min(width, 2 * most + _BESIDE), generator=torch.Generator().manual_seed(spec.seed))
     return torch.linalg.qr(drawn.double()).Q.to(module.lora_A["default"].weight.device)
 
 
@@ -82,8 +118,10 @@ def _learnt(batch: Batch, objective: Objective) -> Any:
 
 
 @contextmanager
-def _summing(layers: dict[str, Any], found: dict[str, Any], sums: dict[str, Any], learnt: Any) -> Iterator[None]:
-    """Add XᵀX·V to the sums while a batch goes through."""
+def _summing(
+    layers: dict[str, Any], found: dict[str, Any], sums: dict[str, Any], squares: dict[str, float], learnt: Any
+) -> Iterator[None]:
+    """Add XᵀX·V to the sums, and ‖X‖² to the squares, while a batch goes through."""
 
     def hook(name: str) -> Any:
         def add(module: Any, given: tuple[Any, ...]) -> None:
@@ -92,6 +130,7 @@ def _summing(layers: dict[str, Any], found: dict[str, Any], sums: dict[str, Any]
             mask = learnt if inputs.shape[:2] == learnt.shape else learnt.flatten()
             inputs = (inputs[mask] if inputs.shape[: mask.ndim] == mask.shape else inputs.flatten(0, -2)).double()
             sums[name] += inputs.T @ (inputs @ found[name])
+            squares[name] += float(inputs.square().sum())
 
         return add
 

@@ -64,7 +64,8 @@ def _scores(
             for batch, judgement in enumerate(judged(*how, fitting.losses), start=1):
                 pairs += judgement
                 done(batch)
-            return {"loss": preference_loss(pairs, given.spec.beta), **preference_scores(pairs)}
+            reference = "base" if given.parent is None else "parent"
+            return {"loss": preference_loss(pairs, given.spec.beta), **preference_scores(pairs, reference)}
         if given.objective.name == "sft":
             # The last running mean is the result.
             found = {"loss": math.nan}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sdk.formats.option_texts import write_values
 from sdk.lora.planning.adapter import adapter_of
 from sdk.lora.planning.forecast import CONTEXT_BYTES, Run, forecast_of
 from sdk.lora.planning.job_forecasts import NotKnownError, known_blueprint, without_head
@@ -33,7 +34,8 @@ def forecast_bytes(given: Inputs, loaded: LoadedBase, fitting: Fitting) -> int |
 def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
     """Return the parts of that, for the longest rows."""
     config = loaded.model.config.get_text_config()
-    spec = given.spec.model_copy(update={"objective": given.objective.name})
+    moved = {"rank_pattern": write_values(given.lora.rank_pattern)} if given.lora.rank_pattern else {}
+    spec = given.spec.model_copy(update={"objective": given.objective.name, **moved})
     try:
         base = known_blueprint(config.to_dict(), {})
     except NotKnownError:

@@ -18,7 +18,7 @@ from sdk.lora.stored_quantization import require_method
 from sdk.rows.data_files import as_files
 from sdk.rows.holdout import hold_out_of, rows_digest
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.option_clashes import both_held_out, no_reference
+from sdk.schemas.option_clashes import both_held_out
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import JsonScalar, LoraConfig, SourceUse, TrainingSpec
 from sdk.schemas.wire import digest_of
@@ -48,7 +48,7 @@ from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.continuing import Continued, require_same_config
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
 from workers.pipelines.training.optimising import Schedule, require_card
-from workers.pipelines.training.resuming import read_checkpoint
+from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
 
 #: Parts of a config that say how it was stored and not what the model is.
 _NO_PART_OF_THE_MODEL = ("transformers_version", "_name_or_path")
@@ -115,10 +115,6 @@ def read_inputs(
     split = _read_split(mixture, eval_data, spec)
     given = split.training if mixture.weights is None else weighted(split.training, mixture.weights, spec.seed)
     objective = _objective(spec, _shape(given))
-    if objective.name == "dpo" and parent is not None:
-        raise PipelineError(
-            FailureReason.SPEC, f"The training can't continue a version: {no_reference('that version')}."
-        )
     classes = None
     tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
     if objective is CLASSIFY:
@@ -164,6 +160,8 @@ def read_inputs(
     resumed = None
     if checkpoints is not None and checkpoints.resume is not None:
         resumed = read_checkpoint(checkpoints.resume, configuration=configuration, spec=spec, schedule=schedule)
+        if spec.eva_rho > 1:
+            lora = moved_ranks(checkpoints.resume, lora, spec)
     return Inputs(
         base=base,
         base_name=base_name,

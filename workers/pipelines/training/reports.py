@@ -104,6 +104,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
         "dropout": lora.dropout,
         "targets": spec.targets,
         **({"beta": spec.beta} if given.objective.name == "dpo" else {}),
+        **({"reference": "parent"} if given.objective.name == "dpo" and given.parent is not None else {}),
         "loss_on": given.rows.loss_on,
         "epochs": None if spec.max_steps else spec.epochs,
         "max_steps": spec.max_steps,

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from transformers import TrainerState
 
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
+from sdk.lora.redistribution import is_redistribution
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import JsonScalar, TrainingReport, TrainingSpec
+from sdk.schemas.training import JsonScalar, LoraConfig, TrainingReport, TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import (
     FILES,
@@ -84,6 +85,14 @@ def read_checkpoint(
     if record.total != schedule.total_steps:
         raise broken_checkpoint(f"{RECORD_NAME} counts {record.total} steps in all, not {schedule.total_steps}")
     return Resumed(folder, record, _check_states(folder, record, spec, schedule))
+
+
+def moved_ranks(folder: Path, lora: LoraConfig, spec: TrainingSpec) -> LoraConfig:
+    """Return the configuration with the ranks that EVA gave modules before the first step. Raises PipelineError ("checkpoint")."""
+    with _read(REPORT_NAME):
+        theirs = TrainingReport.model_validate_json((folder / REPORT_NAME).read_bytes()).lora
+        _require(is_redistribution(spec, theirs), "its ranks are none that eva_rho allows")
+    return lora.model_copy(update={"rank_pattern": theirs.rank_pattern, "alpha_pattern": theirs.alpha_pattern})
 
 
 def check_files(folder: Path) -> None:

@@ -36,7 +36,8 @@ from workers.pipelines.training.adapting import adapted, reference_of, require_e
 from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.choosing import fitting_of
-from workers.pipelines.training.continuing import Continued, load_parent, require_moved
+from workers.pipelines.training.continuing import Continued, compare_with_parent, load_parent, require_moved
+from workers.pipelines.training.eva import resolved_lora
 from workers.pipelines.training.evaluating import held_out_scores
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.optimising import diverged, optimizer_and_scheduler
@@ -151,9 +152,13 @@ def _train(
     reference = reference_of(given, loaded.model) if prefers else None
     with before_the_first_step(spec):
         model = adapted(given, loaded)
+        if spec.eva_rho > 1 and resumed is None:
+            given = replace(given, lora=resolved_lora(given.lora, model, spec))
         looked_twice(lambda: require_equal_to_base(given, model))
     if reference is not None:
         require_reference(given, model, reference)
+        if given.parent is not None:
+            compare_with_parent(model, given.parent)
     _stop_if_asked(given)
     with before_the_first_step(spec):
         fitting = fitting_of(
@@ -163,7 +168,7 @@ def _train(
     if resumed is not None:
         bare = resumed.record.eval_loss_base
     else:
-        # B is zero, so this is the loss of the bare base.
+        # B is zero, so this is the loss of the bare base, of preferences against what they are learnt against.
         bare = held_out_scores(given, model, fitting, on_progress).get("loss")
         _stop_if_asked(given)
         if given.parent is not None:

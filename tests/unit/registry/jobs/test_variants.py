@@ -11,7 +11,7 @@ from registry.jobs.kinds.training_outcome import require_asked
 from registry.jobs.releases import needed_by
 from sdk.schemas.jobs import BaseChoice, TrainingRequest
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import LoraConfig, TrainingReport, TrainingSpec
+from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingReport, TrainingSpec
 
 MANIFEST = Manifest(
     kind="checkpoint", base_fingerprint="b" * 64, files=[ManifestFile(path="a", size_bytes=1, sha256="a" * 64)]
@@ -75,6 +75,40 @@ def test_another_one_is_refused(name: str) -> None:
 def test_a_report_that_says_another_option_is_refused() -> None:
     with pytest.raises(Verification, match="rank_pattern is q_proj=3, not q_proj=2"):
         hand_in(asked(**ASKED), {"rank_pattern": "q_proj=3"}, **MADE)
+
+
+MOVED: dict[str, Any] = {
+    "rank_pattern": {"h.0.q_proj": 7, "h.1.q_proj": 1},
+    "alpha_pattern": {"h.0.q_proj": 14.0, "h.1.q_proj": 2.0},
+}
+
+
+def test_ranks_that_eva_moved_are_taken_within_rho_and_at_the_scale_asked_for() -> None:
+    eva = {"init_lora_weights": "eva", "eva_rho": 1.75}
+    hand_in(asked(**eva), {"eva_rho": 1.75, "init_lora_weights": "eva"}, alpha=8.0, **MOVED)
+    hand_in(asked(**eva), alpha=8.0)
+    with pytest.raises(Verification, match=r"lora\.rank_pattern"):
+        hand_in(asked(init_lora_weights="eva"), alpha=8.0, **MOVED)
+    with pytest.raises(Verification, match=r"lora\.rank_pattern"):
+        hand_in(asked(init_lora_weights="eva", eva_rho=1.5), alpha=8.0, **MOVED)
+    with pytest.raises(Verification, match=r"lora\.rank_pattern"):
+        hand_in(asked(**eva), alpha=8.0, rank_pattern=MOVED["rank_pattern"], alpha_pattern={"h.0.q_proj": 14.0})
+    # A worker that passes over it moves none, and says so by its silence.
+    with pytest.raises(Verification, match="eva_rho"):
+        hand_in(asked(**eva), {"init_lora_weights": "eva"}, alpha=8.0)
+
+
+def test_a_training_in_8_bits_hands_in_8_bits() -> None:
+    request = asked(method="qlora", quant_type="int8")
+    recipe = QuantizationRecipe(type="int8", double_quant=False, block_size=None)
+    report = TrainingReport(
+        lora=LoraConfig(rank=4, alpha=8.0, dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+        quantization=recipe, rows=1, supervised_tokens=1, training={}, metrics={"loss": 1.0}, libraries={},
+    )  # fmt: skip
+    require_asked(request, MANIFEST, report)
+    for other in (QuantizationRecipe(), recipe.model_copy(update={"double_quant": True})):
+        with pytest.raises(Verification, match="quantization"):
+            require_asked(request, MANIFEST, report.model_copy(update={"quantization": other}))
 
 
 def test_modules_are_those_of_the_layers_that_were_asked_for() -> None:

@@ -154,6 +154,31 @@ class TestFile:
         with pytest.raises(RowsError, match="more than 3 rows"):
             signed(tmp_path, "rows", [{"text": f"t{number}"} for number in range(4)])
 
+    def test_buckets_that_are_sorted_in_parts_make_the_same_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The least hashes of long rows lie in the first buckets, which would be sorted at once."""
+        chosen = random.Random(3)
+        rows = [{"text": text} for text in texts(chosen, 400, LETTERS["latin"], words=(60, 90))]
+        signed(tmp_path, "rows", [*rows, *rows[:40]])
+        whole = (tmp_path / "rows.signatures").read_bytes()
+        sizes: list[int] = []
+        true_sorted = signature_file._Buckets.sorted
+
+        def counted(buckets: Any) -> Any:
+            for hashes, owners in true_sorted(buckets):
+                sizes.append(len(hashes))
+                yield hashes, owners
+
+        monkeypatch.setattr(signature_file._Buckets, "sorted", counted)
+        make_signatures(tmp_path / "rows.jsonl", tmp_path / "s")
+        assert max(sizes) > 2_000
+        sizes.clear()
+        monkeypatch.setattr(signature_file, "_MOST_AT_ONCE", 500)
+        make_signatures(tmp_path / "rows.jsonl", tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == whole
+        assert max(sizes) < 1_000
+
     def test_unusable_rows_are_left_out(self, tmp_path: Path) -> None:
         (tmp_path / "rows.jsonl").write_text('{"text": "a"}\nno json\n{"text": ""}\n{"text": "b"}\n')
         assert make_signatures(tmp_path / "rows.jsonl", tmp_path / "s") == 2

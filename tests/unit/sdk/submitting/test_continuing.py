@@ -32,6 +32,9 @@ def test_the_configuration_is_the_parents_and_the_rest_is_chosen() -> None:
     recipe = QuantizationRecipe(type="fp4", double_quant=False)
     over = continued_spec(parent(method="qlora", quantization=recipe), {})
     assert (over.method, over.quant_type, over.double_quant) == ("qlora", "fp4", False)
+    eight = QuantizationRecipe(type="int8", double_quant=False, block_size=None)
+    spec = continued_spec(parent(method="qlora", quantization=eight), {})
+    assert (spec.quant_type, spec.packs_scales) == ("int8", False)
     # The base is stored so.
     stored = recipe.model_copy(update={"storage_dtype": "uint8"})
     assert continued_spec(parent(method="qlora", quantization=stored), {}).quant_type == "nf4"

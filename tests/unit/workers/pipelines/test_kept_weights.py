@@ -26,7 +26,7 @@ from workers.pipelines.model import kept_weights
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.kept_weights import digest_of_model
-from workers.pipelines.model.loading import LoadedBase, load_base
+from workers.pipelines.model.loading import LoadedBase, default_recipe, load_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
 
@@ -299,11 +299,12 @@ def test_each_that_moves_a_bit_has_an_entry_of_its_own(
     assert len([path for path in kept.iterdir() if path.is_dir()]) == 7
 
 
-def test_what_is_stored_in_4_bits_or_not_quantised_is_not_kept(llama_base: Path, tmp_path: Path) -> None:
+def test_what_is_stored_in_4_bits_in_8_bits_or_not_quantised_is_not_kept(llama_base: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     assert load(pack_base(llama_base, tmp_path / "packed"), kept).origin == ""
     assert load(llama_base, kept, classes=Classes(("yes", "no"), 0)).origin == ""
     assert load_base(llama_base, choose_device(), quantization=None, kept=kept).origin == ""
+    assert load(llama_base, kept, default_recipe(choose_device(), "int8")).origin == ""
     assert not kept.exists()
 
 

@@ -283,10 +283,3 @@ def test_a_preview_shows_both_answers(llama: Path, rows: Path) -> None:
         (1, True),
         (1, True),
     ]
-
-
-def test_a_version_is_not_continued(llama: Path, rows: Path, tmp_path: Path) -> None:
-    from workers.pipelines.training.continuing import Continued
-
-    with pytest.raises(PipelineError, match="dpo starts at the base"):
-        run(llama, rows, tmp_path / "out", parent=Continued(tmp_path, None))

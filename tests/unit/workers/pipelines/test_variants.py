@@ -201,6 +201,7 @@ def test_eva_refuses_a_rank_above_the_inputs(llama: Path, rows: Path, tmp_path: 
 
 ALL: list[dict[str, Any]] = [
     {"use_rslora": True, "alpha": 4.0, "rank_pattern": "c_attn=2", "alpha_pattern": "c_attn=3"},
+    {"init_lora_weights": "eva", "eva_rho": 2.0, "use_dora": True, "targets": "all-linear"},
     {"use_dora": True, "layers_to_transform": "1", "modules_to_save": "ln_1"},
     {"bias": "all", "trainable_token_indices": "count"},
     {"bias": "lora_only", "method": "qlora", "quant_type": "fp4", "double_quant": False, "neftune_noise_alpha": 5.0},

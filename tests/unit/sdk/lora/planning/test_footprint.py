@@ -13,6 +13,7 @@ from sdk.lora.planning.adapter import adapter_of
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.footprint import (
     full_parts,
+    int8_bytes,
     layer_bytes,
     logits_bytes,
     nf4_bits,
@@ -21,6 +22,7 @@ from sdk.lora.planning.footprint import (
     pass_parts,
     weights_parts,
 )
+from sdk.lora.planning.job_forecasts import training_forecast
 from sdk.schemas.training import TrainingSpec
 
 LLAMA = blueprint_of(configs.LLAMA_2_7B)
@@ -62,6 +64,18 @@ def test_bitsandbytes_packs_a_matrix_into_as_many_bytes(shape: tuple[int, int], 
     assert packed_bytes(math.prod(shape), double_quant=double_quant) == sum(
         tensor.numel() * tensor.element_size() for tensor in kept
     )
+
+
+def test_bitsandbytes_has_8_bits_in_as_many_bytes_and_a_plan_says_so() -> None:
+    torch, functional = pytest.importorskip("torch"), pytest.importorskip("bitsandbytes.functional")
+    codes, scales, _ = functional.int8_vectorwise_quant(torch.randn(100, 48, dtype=torch.float16))
+    assert int8_bytes(100, 48) == sum(tensor.numel() * tensor.element_size() for tensor in (codes, scales))
+    four, eight = weights_parts(LLAMA, "qlora"), weights_parts(LLAMA, "qlora", eight_bits=True)
+    assert eight["packed"] == sum(out * into + 4 * out for out, into in LLAMA.linear.values())
+    assert four["kept"] == eight["kept"]
+    found = training_forecast(configs.LLAMA_2_7B, {}, TrainingSpec(quant_type="int8")).card
+    assert found is not None
+    assert [part.size_bytes for part in found.parts if part.name == "weights in 8 bits"] == [eight["packed"]]
 
 
 def test_moments_of_the_optimizer() -> None:

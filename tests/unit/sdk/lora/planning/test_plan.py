@@ -120,6 +120,17 @@ def test_full_fine_tuning_says_that_the_optimiser_is_not_the_one_asked_for() -> 
     assert any("not with adamw_8bit" in note for note in notes)
 
 
+def test_ranks_that_eva_moves_are_counted_as_asked_and_their_most_is_said() -> None:
+    """32 layers: 128 modules of rank 8 over 96 of (4096, 4096) and, as all-linear, 96 of 4096 by 11008, whose sides together are 15104."""
+    eva = {"init_lora_weights": "eva", "eva_rho": 2.0}
+    found = plan(configs.LLAMA_2_7B, method="lora", options={**eva, "targets": "all-linear"})
+    assert found.trainable == plan(configs.LLAMA_2_7B, method="lora", options={"targets": "all-linear"}).trainable
+    # All ranks but one of each of 128 square modules could go to the 96 wide ones, up to 16 there: 96·8 of them.
+    wide, square = 96 * 16, 128 * 8 - 96 * 8
+    assert any(f"up to {wide * 15104 + square * 8192:,} parameters" in note for note in found.notes)
+    assert not any("eva_rho" in note for note in plan(configs.LLAMA_2_7B, options={"targets": "all-linear"}).notes)
+
+
 def test_parts_add_up_and_chunks_save_logits() -> None:
     found = plan(configs.GEMMA_3_27B, "80GB")
     assert found.forecast.card_bytes == sum(part.size_bytes for part in found.forecast.parts if part.where == "card")

@@ -1,0 +1,72 @@
+"""Ranks that EVA moves between the modules of an adapter (arXiv:2410.07170, section 3.3; `EvaConfig.rho` of PEFT).
+
+>>> from sdk.schemas.training import TrainingSpec
+>>> spec = TrainingSpec(rank=2, init_lora_weights="eva", eva_rho=2)
+>>> ranks_by_variance({"q": [0.9, 0.05, 0.0, 0.0], "up": [0.4, 0.3, 0.2, 0.1]}, budget=4)
+{'q': 1, 'up': 3}
+>>> patterns_of(spec, {"q": 1, "up": 3})
+({'q': 1, 'up': 3}, {'q': 2.0, 'up': 6.0})
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from sdk.schemas.option_types import MOST_RANK
+from sdk.schemas.training import LoraConfig, TrainingSpec
+
+
+def most_rank(spec: TrainingSpec) -> int:
+    """Return the largest rank that a module may get: rank · rho, rounded as PEFT rounds it."""
+    return min(MOST_RANK, round(spec.rank * spec.eva_rho))
+
+
+def ranks_by_variance(shares: Mapping[str, Sequence[float]], budget: int) -> dict[str, int]:
+    """Return the rank of each module: directions are given out by the share of its inputs' variance that each explains, the largest first.
+
+    `shares` are those of a module's directions, the largest first, as many as it may have; `budget` is the sum of all ranks. Unlike in PEFT,
+    each module keeps one direction, so that what is adapted is what was asked for.
+    """
+    names = list(shares)
+    further = [
+        (-share, number, place)
+        for place, name in enumerate(names)
+        for number, share in enumerate(shares[name])
+        # A module's first direction is given out already.
+        if number
+    ]
+    ranks = dict.fromkeys(names, 1)
+    for _, _, place in sorted(further)[: budget - len(names)]:
+        ranks[names[place]] += 1
+    return ranks
+
+
+def alpha_at(spec: TrainingSpec, rank: int) -> float:
+    """Return the alpha with which a module of another rank has the scale that was asked for."""
+    ratio = rank / spec.rank
+    return spec.resolved_alpha * (math.sqrt(ratio) if spec.use_rslora else ratio)
+
+
+def patterns_of(spec: TrainingSpec, ranks: Mapping[str, int]) -> tuple[dict[str, int], dict[str, float]]:
+    """Return the rank pattern and the alpha pattern of modules by their full names: those that differ from the spec's rank."""
+    moved = {name: rank for name, rank in sorted(ranks.items()) if rank != spec.rank}
+    return moved, {name: alpha_at(spec, rank) for name, rank in moved.items()}
+
+
+def is_redistribution(spec: TrainingSpec, lora: LoraConfig) -> bool:
+    """Whether the patterns of a record are what a training of `spec` may have moved: within its bounds, and at its scale."""
+    ranks = lora.rank_pattern
+    if any(not 1 <= rank <= most_rank(spec) for rank in ranks.values()):
+        return False
+    return patterns_of(spec, ranks) == (ranks, lora.alpha_pattern)
+
+
+def most_parameters(shapes: Iterable[tuple[int, int]], spec: TrainingSpec) -> int:
+    """Return how many parameters A and B of modules (out, in) have at most, however their ranks are moved."""
+    sizes = sorted((out + into for out, into in shapes), reverse=True)
+    left, found = len(sizes) * (spec.rank - 1), 0
+    for size in sizes:
+        more = min(left, most_rank(spec) - 1)
+        found, left = found + (1 + more) * size, left - more
+    return found

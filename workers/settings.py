@@ -29,6 +29,7 @@ _VARIABLES = {
     "queues": "ADAPTER_WORKER_QUEUES",
     "grace_s": "ADAPTER_WORKER_GRACE_S",
     "warm": "ADAPTER_WORKER_WARM",
+    "quantized_cache": "ADAPTER_WORKER_QUANTIZED_CACHE",
     "log_level": "ADAPTER_WORKER_LOG_LEVEL",
     "log_format": "ADAPTER_WORKER_LOG_FORMAT",
 }
@@ -98,6 +99,8 @@ class WorkerSettings:
     grace_s: Annotated[Positive, Field(lt=86_400)] = 30.0
     #: Whether a warm child waits, its libraries imported, so that the next job begins sooner.
     warm: Switch = False
+    #: Whether weights of bases in 4 bits are kept in the cache, so that the next attempt doesn't quantise them anew.
+    quantized_cache: Switch = True
     log_level: LogLevel = "INFO"
     log_format: Literal["text", "json"] = "text"
 

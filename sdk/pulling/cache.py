@@ -6,6 +6,7 @@ Layout under `ADAPTERCTL_CACHE`::
     versions/DIGEST/          a version's folder, complete once it has its name: links to blobs, and its manifest
     refs/…                    what refs named when they were pulled, by registry
     bases/FINGERPRINT/        a base that a worker fetched
+    quantized/FINGERPRINT/…   weights of a base in 4 bits, as a worker quantised them
     hashes/…                  SHA-256 of local files by path, size, times and inode
     hub/…                     what a worker fetched from a model hub without a token
     jobs/…                    what attempts of a worker work with
@@ -38,7 +39,7 @@ MARKER = ".adapterctl/manifest.json"
 #: Nothing in the cache is edited.
 READ_ONLY = 0o444
 _PRIVATE = 0o700
-_PARTS = ("bases", "blobs", "hashes", "hub", "jobs", "locks", "refs", "versions")
+_PARTS = ("bases", "blobs", "hashes", "hub", "jobs", "locks", "quantized", "refs", "versions")
 
 
 class Cache:
@@ -71,6 +72,18 @@ class Cache:
     def base(self, fingerprint: str) -> Path:
         """Where a fetched base is, or will be."""
         return self.bases / parse_digest(fingerprint)
+
+    def quantized(self, fingerprint: str) -> Path:
+        """Where weights of a base in 4 bits are, or will be: a folder for each recipe, device and set of libraries.
+
+        Whoever holds the base's lock, holds these too.
+        """
+        return self.quantized_bases / parse_digest(fingerprint)
+
+    @property
+    def quantized_bases(self) -> Path:
+        """Where folders of bases with weights in 4 bits are."""
+        return self.root / "quantized"
 
     @property
     def parts(self) -> list[Path]:

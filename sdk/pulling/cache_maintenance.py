@@ -20,14 +20,14 @@ from sdk.pulling.partial_file import is_leaving
 from sdk.pulling.pins import all_refs
 from sdk.transfer import hash_file
 
-Kind = Literal["version", "base", "blob"]
+Kind = Literal["version", "base", "quantized", "blob"]
 #: A blob without a version may be one that a job is reading, or whose version is about to be assembled.
 _LOOSE_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One version, base, or blob that is in no version."""
+    """One version, base, base in 4 bits, or blob that is in no version."""
 
     kind: Kind
     digest: str
@@ -62,7 +62,10 @@ def entries(cache: Cache) -> list[Entry]:
     with disk_explained("reading the cache"):
         refs = all_refs(cache)
         found = [_version(path, refs.get(path.name, [])) for path in _folders(cache.versions)]
-        found += [_base(path) for path in _folders(cache.bases)]
+        found += [_base("base", path.name, path) for path in _folders(cache.bases)]
+        found += [
+            _base("quantized", base.name, path) for base in _folders(cache.quantized_bases) for path in _folders(base)
+        ]
         held = {sha256 for entry in found for sha256, _ in entry.blobs}
         for path in _blobs(cache):
             if path.name not in held:
@@ -89,8 +92,8 @@ def _version(path: Path, refs: Iterable[str]) -> Entry:
     return Entry("version", path.name, path, _size(path), used_s, tuple(refs), blobs)
 
 
-def _base(path: Path) -> Entry:
-    return Entry("base", path.name, path, _size(path), path.stat().st_mtime)
+def _base(kind: Kind, fingerprint: str, path: Path) -> Entry:
+    return Entry(kind, fingerprint, path, _size(path), path.stat().st_mtime)
 
 
 def _size(folder: Path) -> int:

@@ -108,6 +108,18 @@ class TestCache:
         assert inputs.adapter(manifest) == folder
         assert weights.read_bytes() == (adapter / weights.name).read_bytes()
 
+    def test_weights_in_4_bits_are_kept_by_what_the_files_of_a_base_are(
+        self, people: World, node: Client, inputs: Inputs, tmp_path: Path
+    ) -> None:
+        source = uploaded_base(people, tmp_path)
+        # Whatever a registry calls it.
+        base = inputs.base(source.model_copy(update={"id": "another"}))
+        assert inputs.kept(base) == str(node.cache.root / "quantized" / str(source.fingerprint))
+        with Inputs(
+            node, Transfers(), folder=tmp_path, namespace=None, settings=WorkerSettings("node", quantized_cache=False)
+        ) as others:
+            assert others.kept(base) is None
+
     def test_a_shared_folder_that_was_changed_is_refused(self, people: World, inputs: Inputs, tmp_path: Path) -> None:
         source = uploaded_base(people, tmp_path)
         folder = small.write_base(tmp_path / "shared", value=0.125)

@@ -64,6 +64,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
                 template_date=target.template_date or request.template_date or today(),
                 stop_ids=target.stop_ids,
                 labels=target.labels,
+                kept=attempt.inputs.kept(base),
                 recorded=recorded_scores(attempt.client, request, target, namespace=attempt.assignment.namespace),
             )
         )

@@ -36,6 +36,7 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
         quantization=target.quantization,
         labels=target.labels,
         spec=request.spec,
+        kept=attempt.inputs.kept(base),
         norms=target.delta_norms,
     )
     report = attempt.run_child(order, MergeReport)

@@ -74,6 +74,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         checkpoint=request.checkpoint,
         checkpoints=str(attempt.folder / "checkpoints"),
         resume=_fetch_checkpoint(attempt),
+        kept=attempt.inputs.kept(base),
         rung_file=str(attempt.folder / _RUNG_FILE),
     )
     report = _run(attempt, order, base)

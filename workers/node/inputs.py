@@ -63,6 +63,12 @@ class Inputs:
         self._kept.enter_context(self._client.cache.lock(f"base-{scanned.registration.fingerprint}", shared=True))
         return scanned
 
+    def kept(self, base: ScannedBase) -> str | None:
+        """Return the folder in which weights in 4 bits of a base are kept, which nobody prunes while the base is held; None: nowhere."""
+        if not self._settings.quantized_cache:
+            return None
+        return str(self._client.cache.quantized(base.registration.fingerprint))
+
     def adapter(self, manifest: Manifest) -> Path:
         """Return the folder of a version's files."""
         # A lock that this attempt holds already would be in its own way.

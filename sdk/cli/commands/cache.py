@@ -37,7 +37,8 @@ def _row(entry: Entry) -> dict[str, Any]:
 def cache_list(style: str) -> None:
     """List the versions, bases and loose blobs in the cache, most recently used first.
 
-    Versions may share blobs, so together they may take less than the sum.
+    Versions may share blobs, so together they may take less than the sum. "quantized" are weights of a base in 4 bits, by the base's
+    fingerprint, which a worker keeps for its next attempts.
 
     \b
     Example:
@@ -93,7 +94,8 @@ def cache_prune(
     """Remove versions and bases that have not been used, and blobs that no version has; anything another process is
     using stays.
 
-    --keep counts versions; --keep-days and --max-size count bases too. Anything removed can be pulled again.
+    --keep counts versions; --keep-days and --max-size count bases too, and their weights in 4 bits. Anything removed can be pulled, or
+    made, again.
 
     \b
     Examples:

@@ -53,6 +53,7 @@ def test_the_defaults() -> None:
         ("ADAPTER_WORKER_GRACE_S", "0"),
         ("ADAPTER_WORKER_GRACE_S", "nan"),
         ("ADAPTER_WORKER_WARM", "yes"),
+        ("ADAPTER_WORKER_QUANTIZED_CACHE", "small"),
         ("ADAPTER_WORKER_LOG_FORMAT", "xml"),
         ("ADAPTER_WORKER_LOG_LEVEL", "LOUD"),
         ("ADAPTER_WORKER_QUEUES", "gpu,tpu"),
@@ -81,6 +82,7 @@ def test_all_that_is_set_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "ADAPTER_WORKER_QUEUES": "cpu",
         "ADAPTER_WORKER_GRACE_S": "12.5",
         "ADAPTER_WORKER_WARM": "0",
+        "ADAPTER_WORKER_QUANTIZED_CACHE": "0",
         "ADAPTER_WORKER_LOG_LEVEL": "DEBUG",
         "ADAPTER_WORKER_LOG_FORMAT": "json",
     }
@@ -95,6 +97,7 @@ def test_all_that_is_set_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         queues=("cpu",),
         grace_s=12.5,
         warm=False,
+        quantized_cache=False,
         log_level="DEBUG",
         log_format="json",
     )

@@ -23,4 +23,5 @@ def carry_out(order: MergeOrder, host: Host) -> MergeReport:
         spec=order.spec,
         on_progress=host.report,
         norms=order.norms,
+        kept=None if order.kept is None else Path(order.kept),
     )

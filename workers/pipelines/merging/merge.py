@@ -61,6 +61,7 @@ def merge(
     on_progress: Callable[[Progress], None],
     labels: Sequence[str] | None = None,
     norms: Mapping[str, float | None] | None = None,
+    kept: Path | None = None,
 ) -> MergeReport:
     """Merge the adapter of a folder into the base of a folder and write a complete model folder `out`.
 
@@ -68,7 +69,8 @@ def merge(
     the original and the dequantised base are merged and measured against the base as trained with the adapter beside
     it, and the nearer one is kept; a base that is stored in 4 bits is dequantised. The sum is made in float32, block by block
     from mapped files, and rounded once. Of a classification, which tells `labels` apart, the head that was trained
-    goes with it, and the config has their names. `norms` are those of ΔW by module that were stored at publication.
+    goes with it, and the config has their names. `norms` are those of ΔW by module that were stored at publication,
+    `kept` is the folder that weights of the base in 4 bits are kept in between attempts.
 
     What is written lies beside `out` until it was read again and found right; then it gets its name. A run that was killed
     is gone on with. Raises PipelineError, after which there is nothing at `out`.
@@ -94,7 +96,7 @@ def merge(
     elif quantization is not None:
         both: tuple[Onto, ...] = ("original",) if quantization.type == "int8" else ("dequantized", "original")
         candidates = both if spec.onto == "auto" else (spec.onto,)
-    merging = _Merging(base, adapter, out, quantization, classes, spec, tokenizer, norms, on_progress)
+    merging = _Merging(base, adapter, out, quantization, classes, spec, tokenizer, norms, on_progress, kept)
     with memory_errors_named("merge on a machine with more of it."):
         plans = [merging.planned(onto) for onto in candidates]
         if (report := finished(out, [plan.digest for plan in plans])) is not None:
@@ -140,6 +142,7 @@ class _Merging:
     tokenizer: Any
     norms: Mapping[str, float | None] | None
     on_progress: Callable[[Progress], None]
+    kept: Path | None
     device: Device = field(default_factory=choose_device)
     started_s: float = field(default_factory=time.perf_counter)
 
@@ -203,6 +206,7 @@ class _Merging:
                 classes=self.classes,
                 device=self.device,
                 tokenizer=self.tokenizer,
+                kept=self.kept,
             )
         )
 

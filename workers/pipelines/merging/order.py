@@ -20,5 +20,7 @@ class MergeOrder(Order):
     #: What the adapter tells apart, where it is a classification.
     labels: Labels | None
     spec: MergeSpec
+    #: The folder that weights of the base in 4 bits are kept in between attempts; None: nowhere.
+    kept: str | None = None
     #: Of ΔW by module, as they were stored at publication; None of a version that an earlier release published.
     norms: Norms | None = None

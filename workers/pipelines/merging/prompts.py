@@ -63,9 +63,10 @@ def as_trained(
     classes: Classes | None,
     device: Device,
     tokenizer: Any,
+    kept: Path | None = None,
 ) -> Expected:
     """Return what the base as it was trained over says with the adapter beside it. Raises PipelineError."""
-    loaded = load_base(base, device, quantization=quantization, classes=classes)
+    loaded = load_base(base, device, quantization=quantization, classes=classes, kept=kept)
     if classes is None:
         require_causal(loaded.model)
     probe = _probe(base, tokenizer, device, words=words_of(loaded.model))

@@ -32,7 +32,8 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head, start_head
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
 from workers.pipelines.model.eight_bits import keep_scales, require_gradients, wide_weight
-from workers.pipelines.model.precision import Share, cast, shares_of
+from workers.pipelines.model.kept_weights import kept_weights
+from workers.pipelines.model.precision import Share, cast, described, shares_of
 from workers.pipelines.model.references import require_self_contained
 
 #: On a CPU the 4-bit weights are kept in 16 bit as well if that takes at most this share of the available memory.
@@ -54,6 +55,13 @@ class LoadedBase:
     held: Literal["native", "packed", "wide"]
     #: What of it is in which precision, before it was made wide.
     shares: Mapping[str, Share]
+    #: What came of the weights that are kept on disk, in words; empty where they have no part in it.
+    origin: str = ""
+
+    @property
+    def said(self) -> str:
+        """What it is held as, and where it comes from, in words."""
+        return f"{described(self.shares)}{self.origin and f', {self.origin}'}"
 
     @property
     def parameters(self) -> int:
@@ -194,6 +202,7 @@ def load_base(
     dtype: DtypeName | None = None,
     held: Literal["packed", "wide"] | None = None,
     classes: Classes | None = None,
+    kept: Path | None = None,
 ) -> LoadedBase:
     """Load a base, frozen and in evaluation mode; with `classes` under a fresh head that tells them apart, in float32.
 
@@ -201,7 +210,9 @@ def load_base(
     the last digits of each product; None: wide, where that leaves room. Under `quantization` the linear modules are in 4 bits with
     one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype, but what transformers keeps
     in float32. A base that is stored
-    in 4 bits is loaded as it is stored, whatever is asked for. Raises PipelineError ("base") also where this processor can't compute in 8 bits.
+    in 4 bits is loaded as it is stored, whatever is asked for. `kept` is the folder that weights of this base in 4 bits are kept
+    in between attempts; those in 8 bits, and those below a head of classes, are always made anew. Raises PipelineError ("base") also where
+    this processor can't compute in 8 bits.
     """
     silence()
     packing = read_packing(base)
@@ -213,7 +224,15 @@ def load_base(
     resolved = dtype or dtype_to_be(base, quantization, device)
     head = [] if classes is None else read_blueprint(base, classes).head
     config = packing_config(quantization, resolved, head)
-    model = _frozen(_from_pretrained(base, device, resolved, config if packing is None else None, classes))
+    entry = None
+    if kept is not None and packing is None and classes is None and quantization.type != "int8":
+        entry = kept_weights(kept, config, quantised_names(base, quantization, classes), resolved, device)
+    model = entry and entry.read(base, lambda view: _from_pretrained(view, device, resolved, None, None))
+    if model is None:
+        model = _from_pretrained(base, device, resolved, config if packing is None else None, classes)
+        if entry is not None:
+            entry.write(model)
+    model = _frozen(model)
     if packing is not None:
         # What lies beside packed weights is loaded as it is stored, whatever is asked for.
         cast(model, DTYPES[resolved], but=lambda name: is_in_head(name, head))
@@ -246,7 +265,7 @@ def load_base(
             ),
         }
     )
-    return LoadedBase(model, resolved, recipe, held, shares)
+    return LoadedBase(model, resolved, recipe, held, shares, "" if entry is None else entry.said)
 
 
 def packing_config(quantization: QuantizationRecipe, dtype: DtypeName, head: Sequence[str]) -> Any:

@@ -88,4 +88,5 @@ def _score(order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, host
         rows_to=host.out,
         recorded=item.recorded,
         bases=bases,
+        kept=None if item.kept is None else Path(item.kept),
     )

@@ -40,7 +40,7 @@ from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
 from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
-from workers.pipelines.model.precision import described, measured
+from workers.pipelines.model.precision import measured
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.choices import CHOICES_VERSION, score_choices
 from workers.pipelines.scoring.forgetting import general_scores, read_bare
@@ -65,6 +65,7 @@ def evaluate(
     bases: SharedBase | None = None,
     rows_to: Path | None = None,
     recorded: Sequence[RecordedScores] = (),
+    kept: Path | None = None,
 ) -> EvaluationReport:
     """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
 
@@ -72,7 +73,7 @@ def evaluate(
     tokens; perplexity is exp(loss), and bits_per_byte the same loss by the length of the texts, which models of other
     tokenizers have in common. The completions of the first `generate_rows` rows that have a prompt, decoded greedily,
     are scored by `metrics` and `scorers`, each against all references of its row; the loss is that of the first. General texts say what the adapter changed beside that. `day` is what chat templates are told that the date is. A completion ends at
-    `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls.
+    `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls, `kept` is the folder that its weights in 4 bits are kept in between attempts.
     What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
     on, loses only that, and is counted. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
     """
@@ -133,8 +134,8 @@ def evaluate(
 
     def load() -> LoadedBase:
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
-        loaded = load_base(base, device, quantization=quantization)
-        on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
+        loaded = load_base(base, device, quantization=quantization, kept=kept)
+        on_progress(Progress(phase="load", message=f"the base is held as {loaded.said}"))
         require_causal(loaded.model)
         return loaded
 

@@ -38,6 +38,8 @@ class EvaluationItem(Wire):
     stop_ids: list[int]
     #: What the adapter tells apart, where it is a classification.
     labels: Labels | None
+    #: The folder that weights of the base in 4 bits are kept in between attempts; None: nowhere.
+    kept: str | None = None
     #: The newest first; empty: compute in any case.
     recorded: list[RecordedScores] = Field(default_factory=list)
 

@@ -56,6 +56,7 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
             checkpoints=checkpoints,
             killed_on=order.killed_on,
             rung_file=None if order.rung_file is None else Path(order.rung_file),
+            kept=None if order.kept is None else Path(order.kept),
         )
     except Interrupted:
         return None

@@ -24,6 +24,7 @@ from workers.pipelines.training.fitting import Fitting, Say
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.ladder import Limits
 from workers.pipelines.training.order import Fit, Rung
+from workers.pipelines.training.short_of_memory import looked_twice
 from workers.pipelines.training.short_rows import short_rows
 
 #: Packed passes must be so much cheaper by what is computed, for their masks are computed too, and attention with one is slower.
@@ -131,7 +132,7 @@ def _recorded(given: Inputs) -> Fit | None:
 def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | None:
     """Return the head of a model where it can be told from its decoder; two short rows have the same losses by it as by the model."""
     try:
-        return head_of(model, short_rows(given), _rounding(loaded))
+        return looked_twice(lambda: head_of(model, short_rows(given), _rounding(loaded)))
     except OnePieceError:
         kind = loaded.model.config.model_type
         said = f"logits of all supervised tokens are there at once, since {kind} has no head that takes some of them"
@@ -171,11 +172,11 @@ def _on_a_cpu(base: Any) -> dict[str, bool | int]:
 
 def _apart(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, fit: Fit) -> bool:
     """Say whether a model keeps packed rows apart, and attends to each by itself where `fit` has it so."""
-    base = model.get_base_model()
+    base, rows, experts = model.get_base_model(), short_rows(given), _has_experts(loaded)
     if take_rows_alone(base, fit.row_attention) != fit.row_attention:
         return False
     try:
-        return keeps_apart(model, short_rows(given), losses, _rounding(loaded), experts=_has_experts(loaded))
+        return looked_twice(lambda: keeps_apart(model, rows, losses, _rounding(loaded), experts=experts))
     finally:
         take_rows_alone(base, False)
 

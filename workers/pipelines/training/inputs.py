@@ -86,6 +86,8 @@ class Inputs:
     sources: list[SourceUse] | None = None
     #: What the audit found in the rows: how many rows by kind.
     audit: Mapping[str, int] = field(default_factory=dict)
+    #: The folder that weights of the base in 4 bits are kept in.
+    kept: Path | None = None
 
     @property
     def training_rows(self) -> int:

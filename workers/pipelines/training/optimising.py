@@ -16,6 +16,7 @@ import torch
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.training.short_of_memory import name_optimizer
 
 #: AdamW's ε, as common practice has it.
 EPSILON = 1e-8
@@ -48,7 +49,10 @@ def optimizer_and_scheduler(trainable: Mapping[str, Any], spec: TrainingSpec, sc
     optimizer = _maker(spec)(
         parameter_groups(trainable, spec), lr=spec.lr, betas=(spec.adam_beta1, spec.adam_beta2), eps=EPSILON
     )
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
+    # Once the scheduler has put itself around the step.
+    name_optimizer(optimizer, spec)
+    return optimizer, scheduler
 
 
 def require_card(spec: TrainingSpec, kind: str) -> None:

@@ -74,6 +74,8 @@ class TrainingOrder(Order):
     like: RecordedTraining | None = None
     #: The folder of a checkpoint to resume from; the worker has checked its files' digests.
     resume: str | None
+    #: The folder that weights of the base in 4 bits are kept in between attempts; None: nowhere.
+    kept: str | None = None
     #: The file that says, while it trains, on which rung.
     rung_file: str | None = None
     #: The rung that it was on when the system killed the process before this one for lack of memory.

@@ -16,6 +16,7 @@ from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.freed import give_back
 from workers.pipelines.model.trained_whole import restore_base
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.short_of_memory import looked_twice
 
 
 def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
@@ -29,7 +30,10 @@ def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
     devices = [given.device.torch_device] if given.device.kind == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         saved = load_adapter(_bare(model), out)
-        return probe(saved, given.tokenizer, given.base, given.device.torch_device, labelled=given.classes is not None)
+        labelled = given.classes is not None
+        return looked_twice(
+            lambda: probe(saved, given.tokenizer, given.base, given.device.torch_device, labelled=labelled)
+        )
 
 
 def _bare(model: Any) -> Any:

@@ -32,7 +32,6 @@ from workers.pipelines.model.device import memory_errors_named
 from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.freed import give_back
 from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
-from workers.pipelines.model.precision import described
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
@@ -46,6 +45,7 @@ from workers.pipelines.training.order import Rung
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.serving import write_serving
+from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.trainer import AdapterTrainer, training_arguments
 
 
@@ -65,6 +65,7 @@ def train(
     like: RecordedTraining | None = None,
     killed_on: Rung | None = None,
     rung_file: Path | None = None,
+    kept: Path | None = None,
 ) -> TrainingReport:
     """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts as `parent` is, if there is one.
 
@@ -73,7 +74,8 @@ def train(
     arguments give the same bytes on the same machine and libraries. Each run checks itself: the base predicts no token that it
     sees, before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, no B is zero at
     the end, and the saved adapter moves what the base predicts on fixed texts. Where memory runs out, less is computed at once; `rung_file` says how much it
-    is, and `killed_on` how much it was when the process before this one was killed for that. With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
+    is, and `killed_on` how much it was when the process before this one was killed for that. `kept` is the folder that weights of the base in 4 bits are kept in between attempts.
+    With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
     ends with the same bytes as one that never stopped, on a like machine. Raises PipelineError, and Interrupted where
     it was told to stop.
     """
@@ -103,7 +105,7 @@ def train(
             + _of_split(given),
         )
     )
-    given = replace(given, audit=audit(data, eval_data, spec, on_progress))
+    given = replace(given, audit=audit(data, eval_data, spec, on_progress), kept=kept)
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
         return _train(given, out, on_progress, killed_on, rung_file)
@@ -134,9 +136,10 @@ def _train(
     spec, device, resumed = given.spec, given.device, given.resumed
     _stop_if_asked(given)
     on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
-    loaded = _load(given)
-    if given.objective is not CLASSIFY:
-        require_causal(loaded.model)
+    with before_the_first_step(spec):
+        loaded = _load(given)
+        if given.objective is not CLASSIFY:
+            looked_twice(lambda: require_causal(loaded.model))
     prefers = given.objective.name == "dpo"
     if prefers:
         # The base is compared with as it is.
@@ -145,20 +148,22 @@ def _train(
     base_dropout = own_dropout(loaded.model)
     if base_dropout:
         on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
-    on_progress(Progress(phase="load", message=f"the base is held as {described(loaded.shares)}"))
+    on_progress(Progress(phase="load", message=f"the base is held as {loaded.said}"))
     reference = reference_of(given, loaded.model) if prefers else None
-    model = adapted(given, loaded)
-    if spec.eva_rho > 1 and resumed is None:
-        given = replace(given, lora=resolved_lora(given.lora, model, spec))
-    require_equal_to_base(given, model)
+    with before_the_first_step(spec):
+        model = adapted(given, loaded)
+        if spec.eva_rho > 1 and resumed is None:
+            given = replace(given, lora=resolved_lora(given.lora, model, spec))
+        looked_twice(lambda: require_equal_to_base(given, model))
     if reference is not None:
         require_reference(given, model, reference)
         if given.parent is not None:
             compare_with_parent(model, given.parent)
     _stop_if_asked(given)
-    fitting = fitting_of(
-        given, loaded, model, on_progress, killed_on=killed_on, rung_file=rung_file, base_dropout=base_dropout
-    )
+    with before_the_first_step(spec):
+        fitting = fitting_of(
+            given, loaded, model, on_progress, killed_on=killed_on, rung_file=rung_file, base_dropout=base_dropout
+        )
     fitting.begin(model)
     if resumed is not None:
         bare = resumed.record.eval_loss_base
@@ -182,11 +187,12 @@ def _train(
     _check_not_zero(tensors)
     if given.parent is not None:
         require_moved(tensors, given.parent)
-    held_out = held_out_scores(given, model, fitting, on_progress)
-    on_progress(Progress(phase="save", message="writing the adapter"))
-    _write(given, tensors, out)
-    report = training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
-    found = probe_saved(given, model, out)
+    with after_the_last_step(lambda: _keep_last(setting, trainer, tensors)):
+        held_out = held_out_scores(given, model, fitting, on_progress)
+        on_progress(Progress(phase="save", message="writing the adapter"))
+        _write(given, tensors, out)
+        report = training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
+        found = probe_saved(given, model, out)
     require_learnt(found, loaded.dtype)
     return report.model_copy(
         update={
@@ -220,7 +226,9 @@ def _load(given: Inputs) -> LoadedBase:
     held: Literal["packed", "wide"] | None = (
         "packed" if recorded == "packed" else "wide" if recorded == "wide" else None
     )
-    return load_base(given.base, given.device, quantization=quantization, held=held, classes=given.classes)
+    return load_base(
+        given.base, given.device, quantization=quantization, held=held, classes=given.classes, kept=given.kept
+    )
 
 
 def _stop_if_asked(given: Inputs) -> None:
@@ -241,7 +249,7 @@ def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
         must_stop = checkpoints.must_stop()
         if not must_stop and not pace.is_due(step):
             return
-        folder = _write_checkpoint(setting, checkpoints.folder, trainer)
+        folder = _write_checkpoint(setting, checkpoints.folder, trainer, get_peft_model_state_dict(trainer.model))
         pace.wrote()
         checkpoints.written(step, total, folder)
         if must_stop:
@@ -250,9 +258,19 @@ def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
     return keep
 
 
-def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer) -> Path:
+def _keep_last(setting: Setting, trainer: AdapterTrainer, tensors: dict[str, Any]) -> int | None:
+    """Write the checkpoint of the last step, if it isn't the one that the training went on from; return its step."""
+    checkpoints, last = setting.given.checkpoints, setting.given.schedule.total_steps
+    if trainer.record.resumed_from == last:
+        return last
+    if checkpoints is None:
+        return None
+    checkpoints.written(last, last, _write_checkpoint(setting, checkpoints.folder, trainer, tensors))
+    return last
+
+
+def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer, tensors: dict[str, Any]) -> Path:
     given, steps = setting.given, trainer.record
-    tensors = get_peft_model_state_dict(trainer.model)
     # No training could go on from such a checkpoint, and this one can't either.
     _check_finite(tensors, given.spec)
     train_s = steps.train_s()

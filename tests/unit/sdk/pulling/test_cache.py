@@ -113,7 +113,7 @@ class TestPrivacy:
         assert {mode(root), mode(root / "blobs")} == {0o777}
         with Cache(root).lock("something"):
             closed = {path.name for path in root.iterdir() if mode(path) == 0o700}
-        assert closed == {"bases", "blobs", "hashes", "hub", "jobs", "locks", "refs", "versions"}
+        assert closed == {"bases", "blobs", "hashes", "hub", "jobs", "locks", "quantized", "refs", "versions"}
         # It may be anybody's folder, with other things in it.
         assert mode(root) == 0o777
 
@@ -300,6 +300,29 @@ def test_what_is_in_the_cache(shop: Shop) -> None:
     ]
     assert {entry.kind for entry in found} == {"version", "base", "blob"}
     assert (found[-1].kind, found[-1].last_used) == ("blob", "1970-01-01T00:00:00Z")
+
+
+def test_weights_in_4_bits_are_listed_one_by_one_and_go_like_bases(shop: Shop) -> None:
+    fingerprint = "b" * 64
+    for key, age_s in (("1", 40 * 86_400), ("2", 0)):
+        entry = shop.cache.quantized(fingerprint) / (key * 64)
+        entry.mkdir(parents=True)
+        (entry / "model.safetensors").write_bytes(b"4" * 1000)
+        os.utime(entry, (time.time() - age_s,) * 2)
+    (shop.cache.quantized(fingerprint) / ".lock").touch()
+    (shop.cache.quantized(fingerprint) / ".partial").mkdir()
+    assert [(entry.kind, entry.digest, entry.size_bytes) for entry in entries(shop.cache)] == [
+        ("quantized", fingerprint, 1000)
+    ] * 2
+    plan = plan_prune(entries(shop.cache), keep_days=30)
+    assert plan.size_bytes == 1000
+    # An attempt holds the base as long as it lasts, and its weights in 4 bits with it.
+    with shop.cache.lock(f"base-{fingerprint}", shared=True):
+        assert prune(shop.cache, plan) == ([], plan.removed)
+    assert prune(shop.cache, plan) == (plan.removed, [])
+    assert [entry.path.name for entry in entries(shop.cache)] == ["2" * 64]
+    assert prune(shop.cache, plan_prune(entries(shop.cache), max_bytes=0))[1] == []
+    assert entries(shop.cache) == []
 
 
 def test_use_is_remembered(shop: Shop) -> None:

@@ -67,7 +67,7 @@ class Bench:
                 raise NotFound(f"the files of {label} are gone")
             return label
 
-        return SimpleNamespace(base=base, adapter=adapter, dataset=lambda digest: "rows")
+        return SimpleNamespace(base=base, adapter=adapter, dataset=lambda digest: "rows", kept=lambda found: None)
 
     def run_child(self, order: EvaluationOrder, _report: type[EvaluationScores]) -> EvaluationScores:
         self.orders.append(order)

@@ -1,0 +1,102 @@
+"""Memory that runs out elsewhere than in the passes of a step, where the ladder has no rung: what helps there is done, or named."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.device import is_out_of_memory, memory_errors_named
+from workers.pipelines.model.freed import give_back
+
+_Found = TypeVar("_Found")
+
+#: Bytes that an optimiser keeps for each number that is trained: two moments, in 32 or in 8 bits.
+_STATE_BYTES = {"adamw": 8, "paged_adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}
+#: What on a card keeps less there, by the optimiser that there was.
+_SMALLER = {
+    "adamw": "choose optim adamw_8bit, which keeps a quarter of that, or paged_adamw_8bit, whose state can move to main memory",
+    "paged_adamw": "choose optim paged_adamw_8bit, which keeps a quarter of that",
+    "adamw_8bit": "choose optim paged_adamw_8bit, whose state can move to main memory",
+}
+_FEWER = "lower rank, or choose fewer targets"
+
+
+def looked_twice(look: Callable[[], _Found]) -> _Found:
+    """Return what `look` finds, which changes nothing. Where memory runs out it looks once more, after what is free went back."""
+    try:
+        return look()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Out here the error holds no tensors any more.
+    give_back()
+    return look()
+
+
+def before_the_first_step(spec: TrainingSpec) -> Any:
+    """Name what helps, as a PipelineError ("oom"), where memory runs out in the block before anything of a step was computed."""
+    smaller = "method qlora, a smaller base" if spec.method != "qlora" else "a smaller base"
+    by_rows = spec.init_lora_weights == "eva"
+    return memory_errors_named(
+        "this was before the first step, when the base was loaded"
+        + (", the adapter began by the rows" if by_rows else "")
+        + " or the model was tested on a few tokens"
+        + (
+            "; leave out init_lora_weights eva, or choose "
+            if by_rows
+            else ", where shorter or fewer rows don't help; choose "
+        )
+        + f"{smaller} or a machine with more memory."
+    )
+
+
+def name_optimizer(optimizer: Any, spec: TrainingSpec) -> None:
+    """Let an optimiser's step raise PipelineError ("oom") with what takes less, where memory runs out in it.
+
+    Some parameters have taken the step by then, and others not, so that it can't be taken again.
+    """
+    step = optimizer.step
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers, on_card = sum(parameter.numel() for parameter in trained), any(each.is_cuda for each in trained)
+    advice = f"{_SMALLER[spec.optim]}, or {_FEWER}" if on_card and spec.optim in _SMALLER else _FEWER
+    needs = f"{numbers * _STATE_BYTES[spec.optim] / 2**20:,.1f} MiB for {numbers:,} trained numbers"
+
+    @functools.wraps(step)
+    def named(*given: Any, **options: Any) -> Any:
+        with memory_errors_named(f"this was in a step of the optimiser {spec.optim}, which keeps {needs}; {advice}."):
+            return step(*given, **options)
+
+    optimizer.step = named
+
+
+@contextlib.contextmanager
+def after_the_last_step(keep: Callable[[], int | None]) -> Iterator[None]:
+    """Let `keep` write a checkpoint of a training that has all its steps, where memory runs out in the block.
+
+    `keep` returns the step of the checkpoint, None where there can be none. Raises PipelineError ("oom") then.
+    """
+    try:
+        yield
+        return
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failed = PipelineError(FailureReason.OOM, "Memory ran out in the last look at the trained adapter.")
+    except PipelineError as error:
+        if error.reason is not FailureReason.OOM:
+            raise
+        failed = PipelineError(error.reason, error.message)
+    # Out here the error holds no tensors any more.
+    give_back()
+    step = keep()
+    if step is not None:
+        failed.message += (
+            f" All steps are done, and the checkpoint of step {step} is kept: a retry of the job only has the last look left,"
+            " so let it go on where more memory is free."
+        )
+    raise PipelineError(failed.reason, failed.message)

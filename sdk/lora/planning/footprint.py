@@ -29,7 +29,7 @@ BLOCK, NESTED_BLOCK = 64, 256
 _DROPOUT_MASK = 1
 #: Of bytes in pieces that glibc takes from its heap, so much lies between them in pieces that are too small for what comes
 #: next.
-_GAPS = 0.1
+_GAPS = 0.12
 #: glibc gives free memory at the end of its heap back beyond twice the threshold above which a piece is mapped by itself, and
 #: raises that to 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
 KEPT_BY_MALLOC_BYTES = 2 * 32 * 2**20
@@ -116,17 +116,18 @@ def layer_bytes(
     mask: int = 0,
     masked: bool = False,
     place: Place = "cuda",
+    narrowed: bool = False,
 ) -> int:
     """Return what one layer keeps of a forward pass of `tokens` for its backward pass, rows of `length`; the largest layer.
 
     Counted tensor by tensor as autograd saves them in transformers' models (the way of arXiv:2205.05198, section 4). A frozen
     linear module keeps nothing of its input; A keeps a float32 copy of it, and `mask` bytes a number for the dropout. `adapter` None: everything
-    is trained, and each linear module keeps its input too. On a CPU what is really of 16 bits is kept in 16, and once
+    is trained, and each linear module keeps its input too. `narrowed`: what is really of 16 bits is kept in 16, and once
     (`workers.pipelines.model.saved_tensors`). Rows that are padded on the right need no mask in a causal model, so that
     trainings give none, and then attention takes keys and values as they are; `masked` ones are repeated for each head of queries.
     """
     # RMSNorm works on a float32 copy of its input.
-    copied = width if place == "cpu" else 4
+    copied = width if narrowed else 4
     kept = copied * base.norms * base.hidden
     if base.normed_queries:
         kept += copied * (base.queries + base.keys)
@@ -158,7 +159,7 @@ def layer_bytes(
         kept += width * (base.norms * base.hidden + 2 * base.hidden + base.inner * max(1, base.experts))
     else:
         # What a dropout has scaled has more bits than it had.
-        kept += _adapter_bytes(adapter, copied=4 if mask else copied, mask=mask, shared=width >= 4 or place == "cpu")
+        kept += _adapter_bytes(adapter, copied=4 if mask else copied, mask=mask, shared=width >= 4 or narrowed)
     return tokens * kept + (0 if adapter is None else _dora_bytes(adapter, width=width, mask=mask))
 
 
@@ -229,7 +230,7 @@ def pass_parts(
     With checkpointing each layer keeps its input alone, (tokens, hidden), and one layer at a time is computed again
     (arXiv:1604.06174), when the logits are gone: what it takes beyond them is added. After the last layer one more normalisation is
     kept. In main memory what a layer has freed stays in malloc's heap beside the logits, which are mapped by themselves, so there nothing
-    is gone, and the gradients of an MLP count too.
+    is gone, and the gradients of an MLP count too; with checkpointing all that is large is mapped (`workers.pipelines.model.freed`).
     """
     mask = _DROPOUT_MASK if dropout else 0
     layer = layer_bytes(
@@ -243,6 +244,8 @@ def pass_parts(
         # What is told apart are whole rows, whose end a classifier finds by the mask.
         masked=not predicts_tokens,
         place=place,
+        # What is computed again is kept as it comes.
+        narrowed=place == "cpu" and not checkpointing,
     )
     logits = 0
     if predicts_tokens:
@@ -253,10 +256,12 @@ def pass_parts(
         )
     inputs = width * tokens * base.hidden
     last = inputs + 4 * tokens * base.hidden
+    if place == "cpu" and checkpointing:
+        again = layer + tokens * _gradients_again(base, adapter, width=width, mask=mask)
+        return {"activations": base.layers * inputs + max(last, again - logits), "logits": logits}
     if place == "cpu":
-        held = base.layers * inputs + layer if checkpointing else base.layers * layer
         gradients = tokens * (_gradients(base, width) + _adapter_gradients(adapter))
-        return {"activations": int((held + last) * (1 + _GAPS)) + gradients, "logits": logits}
+        return {"activations": int((base.layers * layer + last) * (1 + _GAPS)) + gradients, "logits": logits}
     held = base.layers * inputs + max(0, layer - logits) if checkpointing else base.layers * layer
     return {"activations": held + last, "logits": logits}
 
@@ -271,6 +276,16 @@ def _gradients(base: Blueprint, width: int) -> int:
     inner = min(3, base.mlp_kept + 1) * base.inner
     mlp = base.experts * (inner + 4 * base.hidden) if base.experts else inner
     return width * (mlp + 2 * base.hidden)
+
+
+def _gradients_again(base: Blueprint, adapter: AdapterPlan | None, *, width: int, mask: int) -> int:
+    """Return the gradients of a token beside all that its layer keeps, where what is freed is gone at once: those of the widest A and B, or
+    of the MLP, whose last module has given back the input of its A by then.
+    """
+    modules = adapter.modules.values() if adapter else ()
+    of_adapter = max((8 * (module.into + module.out) + 20 * module.out * module.dora for module in modules), default=0)
+    given_back = max(((4 + mask) * module.into for module in modules if module.into >= base.inner), default=0)
+    return max(of_adapter, _gradients(base, width) - given_back)
 
 
 def _adapter_gradients(adapter: AdapterPlan | None) -> int:

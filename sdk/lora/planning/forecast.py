@@ -42,7 +42,7 @@ from sdk.schemas.training import TrainingSpec
 #: What a CUDA context and cuBLAS' workspaces take; a customary figure, not measured here.
 CONTEXT_BYTES = 512 * 2**20
 #: Interpreter and libraries, without any weights: so much was resident after the training of a tiny model.
-PROCESS_BYTES = 553 * 2**20
+PROCESS_BYTES = 490 * 2**20
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class _Parts:
         if run.place == "cuda":
             yield self.part("CUDA context", CONTEXT_BYTES, "customary, not measured")
         else:
-            yield self.part("kept by malloc", KEPT_BY_MALLOC_BYTES, "of what was freed, by glibc")
+            if not run.checkpointing:
+                yield self.part("kept by malloc", KEPT_BY_MALLOC_BYTES, "of what was freed, by glibc")
             steps = self.run.spec.max_steps
             passes = None if steps is None else steps * self.run.spec.grad_accum
             if kernels := kernel_bytes(self.base, width=self.run.width, passes=passes):

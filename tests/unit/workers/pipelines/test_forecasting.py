@@ -27,6 +27,7 @@ def given(*lengths: int, supervised: int | None = None, kind: str = "cpu", **cha
         for length in lengths
     ]
     known = {"spec": SPEC, "objective": SFT, "device": SimpleNamespace(kind=kind), "base": None, "classes": None}
+    known["lora"] = SimpleNamespace(rank_pattern={})
     return SimpleNamespace(rows=SimpleNamespace(examples=examples), **(known | changed))
 
 

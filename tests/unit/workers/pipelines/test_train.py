@@ -322,7 +322,7 @@ def test_memory_that_runs_out_is_named(
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: …")
 
     monkeypatch.setattr(module, "load_base", full)
-    with pytest.raises(PipelineError, match="halve batch_size") as caught:
+    with pytest.raises(PipelineError, match="a smaller base") as caught:
         train(llama_base, pairs, tmp_path / "out")
     assert caught.value.reason == "oom"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, func, or_, true
+from sqlalchemy import ColumnElement, case, func, literal, or_, true
 from sqlalchemy.orm import Session
 
 from registry.errors import Invalid
@@ -29,10 +29,13 @@ def has_all(worker: WorkerInfo) -> ColumnElement[bool]:
     """The condition that a worker has what a job asks for, or doesn't say what it has."""
     if worker.scorers is None:
         return true()
-    left: ColumnElement[str] = func.coalesce(Job.needs_scorers, "")
-    for scorer in worker.scorers:
-        left = func.replace(left, f",{scorer.name},", "")
-    return or_(Job.needs_scorers.is_(None), left == "")
+    # Its length is that of the names which the worker has. Names within one another, as `replace` takes them, would be too deep.
+    held = (
+        case((Job.needs_scorers.contains(written([name]), autoescape=True), len(name) + 2), else_=0)
+        for name in sorted({scorer.name for scorer in worker.scorers})
+    )
+    found: ColumnElement[int] = sum(held, start=literal(0))
+    return or_(Job.needs_scorers.is_(None), func.length(Job.needs_scorers) == found)
 
 
 def without_scorers(needed: str | None, workers: Sequence[AvailableWorker]) -> str | None:

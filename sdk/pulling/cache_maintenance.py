@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,9 +64,7 @@ def entries(cache: Cache) -> list[Entry]:
         refs = all_refs(cache)
         found = [_version(path, refs.get(path.name, [])) for path in _folders(cache.versions)]
         found += [_base("base", path.name, path) for path in _folders(cache.bases)]
-        found += [
-            _base("quantized", base.name, path) for base in _folders(cache.quantized_bases) for path in _folders(base)
-        ]
+        found += [entry for base in _folders(cache.quantized_bases) for entry in _quantized(base)]
         held = {sha256 for entry in found for sha256, _ in entry.blobs}
         for path in _blobs(cache):
             if path.name not in held:
@@ -94,6 +93,15 @@ def _version(path: Path, refs: Iterable[str]) -> Entry:
 
 def _base(kind: Kind, fingerprint: str, path: Path) -> Entry:
     return Entry(kind, fingerprint, path, _size(path), path.stat().st_mtime)
+
+
+def _quantized(base: Path) -> Iterator[Entry]:
+    """Yield a base's weights in 4 bits, and what a killed process had half written of them, which may be gigabytes."""
+    for path in sorted(base.iterdir()):
+        # An attempt that is writing them gives them their name.
+        with suppress(FileNotFoundError):
+            if path.is_dir():
+                yield _base("quantized", base.name, path)
 
 
 def _size(folder: Path) -> int:

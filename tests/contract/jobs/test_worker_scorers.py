@@ -12,7 +12,7 @@ from registry.principal import LOCAL
 from sdk.errors import InvalidInput
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, JobView
-from sdk.schemas.work import ScorerInfo
+from sdk.schemas.work import MOST_SCORERS, ScorerInfo
 from sdk.version import VERSION
 
 
@@ -45,6 +45,12 @@ class TestScorers:
         assert crew.claim(name="part", **of("polite", "long")) is None
         assert crew.claim(name="other", **of("polite_long")) is None
         assert crew.hold(name="both", **of("long", "polite_long", "polite")).job == job.id
+
+    def test_a_worker_may_have_as_many_as_it_can_say(self, crew: Crew) -> None:
+        job = evaluate(crew, "polite", "polite_long")
+        many = [f"s{number}" for number in range(MOST_SCORERS - 2)]
+        assert crew.claim(name="none", **of(*many, "polite", "politexlong")) is None
+        assert crew.hold(name="both", **of(*many, "polite_long", "polite")).job == job.id
 
     def test_a_worker_that_does_not_say_what_it_has_is_given_any(self, crew: Crew) -> None:
         assert crew.claim(name="old", version=VERSION) is None

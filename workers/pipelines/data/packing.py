@@ -19,6 +19,9 @@ from workers.pipelines.model.device import is_out_of_memory
 _ROUNDINGS = 16
 #: And by so many with other tokens at the same experts.
 _BESIDE = 4
+#: Layers that do the same wherever in a sequence a row stands. Beside others, which attend in chunks or to keys that are chosen, are things
+#: that begin beyond two short rows: Llama 4 scales queries by their place in the whole sequence, in steps of 8192.
+_ALIKE_ANYWHERE = frozenset({"full_attention", "sliding_attention"})
 
 
 def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -65,8 +68,11 @@ def keeps_apart(model: Any, batch: Batch, losses: TokenLosses, rounding: float, 
     """Say whether a model has, for the first two rows of a batch in one sequence, the losses that it has of each alone.
 
     What the second row is told of the first one would change with it: with another first row it must be the same, bit by bit.
-    Only experts are given other tokens beside it, and multiply them together, so there it may differ by roundings.
+    Only experts are given other tokens beside it, and multiply them together, so there it may differ by roundings. False too where
+    its config names layers of which two short rows show too little.
     """
+    if not _ALIKE_ANYWHERE.issuperset(getattr(model.config.get_text_config(), "layer_types", None) or ()):
+        return False
     was = model.training
     model.eval()
     pair = {name: tensor[:2] for name, tensor in batch.items()}

@@ -68,5 +68,10 @@ def _is_equal(one: Any, other: Any) -> bool:
     """Say whether two tensors are the same bits at the same places, looked at eight bytes at a time."""
     if one.stride() != other.stride():
         return False
-    wide = one.is_contiguous() and one.nbytes % 8 == 0
+    wide = one.is_contiguous() and one.nbytes % 8 == 0 and not any(_offset_bytes(each) % 8 for each in (one, other))
     return bool(torch.equal(*(each.detach().view(-1).view(torch.int64) if wide else each for each in (one, other))))
+
+
+def _offset_bytes(tensor: Any) -> int:
+    """Return where a tensor begins in the storage that it is a part of."""
+    return int(tensor.storage_offset() * tensor.element_size())

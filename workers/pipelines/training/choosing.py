@@ -29,6 +29,9 @@ from workers.pipelines.training.short_rows import short_rows
 
 #: Packed passes must be so much cheaper by what is computed, for their masks are computed too, and attention with one is slower.
 _CHEAPER = 0.95
+#: Of packed rows that attention takes by themselves there is still a mask of all tokens by all, in which they are found: of so many, about
+#: 256 MiB beside its copies. Longer passes save nothing more.
+_MOST_MASKED = 8192
 #: Rows that this is estimated of.
 _MOST_ROWS = 4096
 
@@ -48,7 +51,7 @@ def fitting_of(
     head = None if given.objective.name == "classify" else _head(given, loaded, model, say)
     vocabulary = int(getattr(loaded.model.config.get_text_config(), "vocab_size", 0) or 1)
     chunk = None if head is None else chunk_tokens(vocabulary, place)
-    base = model.get_base_model()
+    base, longest = model.get_base_model(), int(lengths_of(given.rows.examples).max())
     limits = Limits(
         checkpointing=bool(base.supports_gradient_checkpointing),
         chunk_tokens=chunk,
@@ -62,7 +65,9 @@ def fitting_of(
         rows = min(spec.batch_size, given.training_rows)
         fit = Fit(micro_rows=rows, checkpointing=False, chunk_tokens=chunk)
         losses = _losses(head, chunk)
-        in_packs = fit.model_copy(update={"packed": True, **({} if place == "cuda" else _on_a_cpu(base))})
+        in_packs = fit.model_copy(
+            update={"packed": True, **({} if place == "cuda" else _on_a_cpu(base, rows, longest))}
+        )
         if _packs(given, loaded, model, losses, in_packs, say):
             fit = in_packs
     elif fit.packed and not _apart(given, loaded, model, _losses(head, fit.chunk_tokens), fit):
@@ -83,7 +88,7 @@ def fitting_of(
         limits=limits,
         head=head,
         draws=_draws(spec, base_dropout),
-        longest_tokens=int(lengths_of(given.rows.examples).max()),
+        longest_tokens=longest,
         on_cuda=place == "cuda",
         dtype=DTYPES[loaded.dtype],
         say=say,
@@ -148,8 +153,12 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
     why = None
     if given.objective.name != "sft":
         why = f"{given.objective.name} looks at whole sequences"
+    elif given.spec.neftune_noise_alpha is not None:
+        why = "the noise of neftune_noise_alpha depends on the length of a sequence"
     elif len(given.rows.examples) < 2:
         why = "there is one alone"
+    elif asked == "auto" and fit.row_attention and int(lengths_of(given.rows.examples).max()) > _MOST_MASKED:
+        why = f"of a row of more than {_MOST_MASKED:,} tokens beside others the mask is too large"
     elif asked == "auto" and not _is_cheaper(given, loaded, fit):
         why = "rows sorted by length take less time"
     elif not _apart(given, loaded, model, losses, fit):
@@ -159,14 +168,15 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
     return why is None
 
 
-def _on_a_cpu(base: Any) -> dict[str, bool | int]:
-    """Return how packed rows are computed there: each by itself in attention, or where a model has another kind, in short passes.
+def _on_a_cpu(base: Any, rows: int, longest: int) -> dict[str, bool | int]:
+    """Return how packed rows are computed there: each by itself in attention, in passes of up to so many of the longest ones, or where a
+    model has another kind, in short passes.
 
     Of a long sequence with a mask, attention on a CPU takes more than many short passes.
     """
     if take_rows_alone(base):
         take_rows_alone(base, False)
-        return {"row_attention": True}
+        return {"row_attention": True, "micro_rows": max(1, min(rows, _MOST_MASKED // longest))}
     return {"micro_rows": 1}
 
 

@@ -304,18 +304,18 @@ def test_what_is_in_the_cache(shop: Shop) -> None:
 
 def test_weights_in_4_bits_are_listed_one_by_one_and_go_like_bases(shop: Shop) -> None:
     fingerprint = "b" * 64
-    for key, age_s in (("1", 40 * 86_400), ("2", 0)):
-        entry = shop.cache.quantized(fingerprint) / (key * 64)
+    # A killed process left a half of one.
+    for name, age_s in (("1" * 64, 40 * 86_400), (".partial", 50 * 86_400), ("2" * 64, 0)):
+        entry = shop.cache.quantized(fingerprint) / name
         entry.mkdir(parents=True)
         (entry / "model.safetensors").write_bytes(b"4" * 1000)
         os.utime(entry, (time.time() - age_s,) * 2)
     (shop.cache.quantized(fingerprint) / ".lock").touch()
-    (shop.cache.quantized(fingerprint) / ".partial").mkdir()
     assert [(entry.kind, entry.digest, entry.size_bytes) for entry in entries(shop.cache)] == [
         ("quantized", fingerprint, 1000)
-    ] * 2
+    ] * 3
     plan = plan_prune(entries(shop.cache), keep_days=30)
-    assert plan.size_bytes == 1000
+    assert plan.size_bytes == 2000
     # An attempt holds the base as long as it lasts, and its weights in 4 bits with it.
     with shop.cache.lock(f"base-{fingerprint}", shared=True):
         assert prune(shop.cache, plan) == ([], plan.removed)

@@ -109,6 +109,34 @@ def test_bases_that_let_rows_see_one_another_are_found_out(name: str) -> None:
     assert not keeps_apart(model_of(name), collate(ROWS, 1), token_losses, EPS, experts=True)
 
 
+@pytest.mark.parametrize("by_row", [False, True])
+def test_a_base_that_counts_on_far_into_a_sequence_is_not_packed(by_row: bool) -> None:
+    """Llama 4 scales queries by their place in the whole sequence, whichever row stands there, in steps longer than two short rows."""
+    config = transformers.Llama4TextConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        intermediate_size_mlp=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        initializer_range=0.2,
+        no_rope_layers=[1, 0],
+        floor_scale=8,
+        pad_token_id=1,
+    )
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    long = [{"input_ids": list(range(3, 3 + length)), "labels": list(range(3, 3 + length))} for length in (12, 11)]
+    assert take_rows_alone(model, by_row) is by_row
+    batch = collate(long, 1)
+    alone = torch.cat([token_losses(model, row)[0] for row in batches.micro_batches(batch, 1)])
+    assert float((token_losses(model, next(packed(batch, 23)))[0] - alone).abs().max()) > 0.01
+    assert not keeps_apart(model, collate(ROWS[2:], 1), token_losses, EPS, experts=True)
+
+
 def test_a_model_that_counts_positions_on_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rows don't see one another, but stand where they don't alone."""
     model, batch = model_of("gpt2"), collate(ROWS, 1)
@@ -238,7 +266,7 @@ def test_held_out_rows_are_scored_by_the_batch_beside_packed_ones(
 
     monkeypatch.setattr(evaluating, "mean_loss", mean_loss)
     # Steps have passes of one row.
-    monkeypatch.setattr(choosing, "_on_a_cpu", lambda base: {"micro_rows": 1})
+    monkeypatch.setattr(choosing, "_on_a_cpu", lambda *_: {"micro_rows": 1})
     report, _ = train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "holdout": 0.3}))
     assert asked == passes
     assert (report.training["packed"], report.training["memory_steps"]) == (True, steps)
@@ -368,6 +396,29 @@ def test_packed_by_default_on_a_cpu_and_recorded(
     like = old.model_copy(update={"ran_with": {name: report.training[name] for name in names}})
     train(llama_base, data, tmp_path / "like", spec, like=like)
     assert weights(tmp_path / "like") == weights(tmp_path / "out")
+
+
+def test_rows_with_noise_on_their_embeddings_are_not_packed_by_themselves(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The noise is divided by the length of the sequence, so that packed rows would have less of it."""
+    data = write_jsonl([{"prompt": f"{at:02d} ", "completion": "x" * (12 if at % 8 else 200)} for at in range(16)])
+    spec = SPEC.model_copy(update={"packing": None, "max_steps": 1, "neftune_noise_alpha": 5.0})
+    report, said = train(llama_base, data, tmp_path / "out", spec)
+    assert (report.training["packed"], report.training["row_attention"], said) == (False, False, "")
+
+
+def test_passes_end_where_their_mask_grows_large(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are found in a mask of all tokens by all, which no forecast has."""
+    data = write_jsonl([{"prompt": f"{at:02d} ", "completion": "x" * (12 if at % 8 else 200)} for at in range(16)])
+    spec, found = SPEC.model_copy(update={"packing": None, "max_steps": 1, "batch_size": 8, "grad_accum": 1}), []
+    for most in (8192, 450, 100):
+        monkeypatch.setattr(choosing, "_MOST_MASKED", most)
+        report, _ = train(llama_base, data, tmp_path / str(most), spec)
+        found.append((report.training["packed"], report.training["micro_batch"]))
+    assert found == [(True, 8), (True, 2), (False, 8)]
 
 
 def test_with_little_memory_packed_passes_are_shorter_before_anything_is_computed_twice(

@@ -78,3 +78,11 @@ def test_what_has_more_bits_and_what_is_trained_stay_as_they_are() -> None:
     model = model_of("llama", torch.float32)
     plain, narrow = gradients(model, torch.float32), gradients(model, torch.bfloat16)
     assert all(torch.equal(narrow[each], gradient) for each, gradient in plain.items())
+
+
+def test_a_part_that_begins_between_two_times_eight_bytes_is_kept() -> None:
+    weight = torch.ones(8192, requires_grad=True)
+    part = torch.arange(8193.0).bfloat16().float()[1:]
+    with narrow_saved(torch.bfloat16):
+        (weight * part + (weight * 2) * part).sum().backward()
+    assert torch.equal(weight.grad, 3 * part)

@@ -280,6 +280,13 @@ class QuantizationRecipe(Wire):
         Field(exclude_if=lambda value: value is None),
     ] = None
 
+    @classmethod
+    def usual(cls, quant_type: Literal["nf4", "fp4", "int8"], *, double_quant: bool = True, **more: Any) -> Self:
+        """Return the recipe by which a training quantises: 4 bits with 64 weights to a scale, or 8 with a scale a row."""
+        if quant_type == "int8":
+            return cls(type=quant_type, double_quant=False, block_size=None, **more)
+        return cls(type=quant_type, double_quant=double_quant, **more)
+
     @property
     def four_bit_block(self) -> int:
         """Weights that share one scale, of a recipe in 4 bits."""

@@ -15,6 +15,12 @@ from sdk.cli.support.values import take_tags
 from sdk.pushing.hub import is_url
 from sdk.schemas.training import QuantizationRecipe
 
+_RECIPES = {
+    "nf4": QuantizationRecipe.usual("nf4"),
+    "fp4": QuantizationRecipe.usual("fp4"),
+    "int8": QuantizationRecipe.usual("int8"),
+}
+
 
 @click.command(name="push")
 @click.argument("folder")
@@ -24,7 +30,7 @@ from sdk.schemas.training import QuantizationRecipe
 )
 @click.option(
     "--quantized",
-    type=click.Choice(["nf4", "fp4", "none"]),
+    type=click.Choice(["nf4", "fp4", "int8", "none"]),
     help="How the base was quantised in training. [default: unknown]",
 )
 @click.option("--base-revision", help="The base's commit that it was trained over, if you know it.")
@@ -77,7 +83,7 @@ def push_command(
     given: dict[str, Any] = {
         "base": base,
         "method": {"none": "lora", None: None}.get(quantized, "qlora"),
-        "quantization": None if quantized in (None, "none") else QuantizationRecipe.model_validate({"type": quantized}),
+        "quantization": _RECIPES.get(quantized or "none"),
         "base_revision": base_revision,
         "description": description,
         "tags": tags,

@@ -161,6 +161,11 @@ class TrainingSpec(Wire):
         return self
 
     @property
+    def most_rank(self) -> int:
+        """The largest rank that EVA may give a module: rank · eva_rho, rounded as PEFT rounds it."""
+        return min(MOST_RANK, round(self.rank * self.eva_rho))
+
+    @property
     def effective_batch(self) -> int:
         """Rows in one optimiser step."""
         return self.batch_size * self.grad_accum

@@ -285,12 +285,12 @@ class QuantizationRecipe(Wire):
         Field(exclude_if=lambda value: value is None),
     ] = None
 
+    @model_validator(mode="before")
     @classmethod
-    def usual(cls, quant_type: Literal["nf4", "fp4", "int8"], *, double_quant: bool = True, **more: Any) -> Self:
-        """Return the recipe by which a training quantises: 4 bits with 64 weights to a scale, or 8 with a scale a row."""
-        if quant_type == "int8":
-            return cls(type=quant_type, double_quant=False, block_size=None, **more)
-        return cls(type=quant_type, double_quant=double_quant, **more)
+    def _int8_is_by_rows(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("type") == "int8":
+            return {"double_quant": False, "block_size": None, **given}
+        return given
 
     @property
     def four_bit_block(self) -> int:

@@ -15,12 +15,6 @@ from sdk.cli.support.values import take_tags
 from sdk.pushing.hub import is_url
 from sdk.schemas.training import QuantizationRecipe
 
-_RECIPES = {
-    "nf4": QuantizationRecipe.usual("nf4"),
-    "fp4": QuantizationRecipe.usual("fp4"),
-    "int8": QuantizationRecipe.usual("int8"),
-}
-
 
 @click.command(name="push")
 @click.argument("folder")
@@ -83,7 +77,7 @@ def push_command(
     given: dict[str, Any] = {
         "base": base,
         "method": {"none": "lora", None: None}.get(quantized, "qlora"),
-        "quantization": _RECIPES.get(quantized or "none"),
+        "quantization": None if quantized in (None, "none") else QuantizationRecipe.model_validate({"type": quantized}),
         "base_revision": base_revision,
         "description": description,
         "tags": tags,

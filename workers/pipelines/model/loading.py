@@ -336,7 +336,9 @@ def default_recipe(
     device: Device, quant_type: Literal["nf4", "fp4", "int8"] = "nf4", *, double_quant: bool = True
 ) -> QuantizationRecipe:
     """Return 4 bits, by default NF4 with double quantisation, or 8 with a scale a row, and the dtype that the device computes in."""
-    return QuantizationRecipe.usual(quant_type, double_quant=double_quant, compute_dtype=device.compute_dtype)
+    if quant_type == "int8":
+        return QuantizationRecipe(type=quant_type, compute_dtype=device.compute_dtype)
+    return QuantizationRecipe(type=quant_type, double_quant=double_quant, compute_dtype=device.compute_dtype)
 
 
 def native_dtype(base: Path, device: Device) -> DtypeName:

@@ -194,7 +194,7 @@ class TestDora:
         over = {"rank": 4, "base": str(bases["llama"])}
         plain, packed = (
             export(adapter, tmp_path / name, **over, quantization=given)
-            for name, given in (("plain", None), ("packed", QuantizationRecipe.usual("int8")))
+            for name, given in (("plain", None), ("packed", QuantizationRecipe(type="int8")))
         )
         assert plain.kept_by_module == packed.kept_by_module
         assert packed.notes == [

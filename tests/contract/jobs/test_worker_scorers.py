@@ -14,7 +14,7 @@ from sdk.client import Client
 from sdk.errors import InvalidInput
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, JobView, Needs
-from sdk.schemas.work import ScorerInfo
+from sdk.schemas.work import MOST_SCORERS, ScorerInfo
 from sdk.version import VERSION
 
 
@@ -47,6 +47,12 @@ class TestScorers:
         assert crew.claim(name="part", **of("polite", "long")) is None
         assert crew.claim(name="other", **of("polite_long")) is None
         assert crew.hold(name="both", **of("long", "polite_long", "polite")).job == job.id
+
+    def test_a_worker_may_have_as_many_as_it_can_say(self, crew: Crew) -> None:
+        job = evaluate(crew, "polite", "scorer7")
+        many = [f"scorer{number}" for number in range(MOST_SCORERS - 1)]
+        assert crew.claim(name="without", **of(*many)) is None
+        assert crew.hold(name="with", **of(*many, "polite")).job == job.id
 
     def test_a_worker_that_does_not_say_what_it_has_is_given_any(self, crew: Crew) -> None:
         assert crew.claim(name="old", version=VERSION) is None

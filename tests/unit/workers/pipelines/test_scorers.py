@@ -163,6 +163,13 @@ class MuteError(Exception):
         raise RuntimeError
 
 
+class EndingError(Exception):
+    """An error that ends the process where it is said."""
+
+    def __str__(self) -> str:
+        sys.exit(3)
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -170,6 +177,7 @@ class MuteError(Exception):
         (ValueError("x" * 1000), f"ValueError: {'x' * 187}…"),
         (KeyError(), "KeyError"),
         (MuteError(), "MuteError"),
+        (EndingError(), "EndingError"),
         (None, "TypeError: NoneType is no number"),
     ],
 )

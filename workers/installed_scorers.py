@@ -37,8 +37,11 @@ def installed_scorers(names: Iterable[str]) -> list[EntryPoint]:
 
 
 @cache
-def announced_scorers() -> list[ScorerInfo]:
-    """Return what a worker says that jobs may ask for, as it was when its process began: names that no two distributions offer."""
+def announced_scorers() -> list[ScorerInfo] | None:
+    """Return what a worker says that jobs may ask for, as it was when its process began: names that no two distributions offer.
+
+    None where there are more than can be said: a worker that says a part of them would never be given the others.
+    """
     found = []
     for name, (entry, *more) in sorted(_by_name().items()):
         if more or entry.dist is None:
@@ -48,7 +51,7 @@ def announced_scorers() -> list[ScorerInfo]:
         except ValidationError:
             # Of a name that no job may have.
             continue
-    return found[:MOST_SCORERS]
+    return found if len(found) <= MOST_SCORERS else None
 
 
 def _by_name() -> dict[str, list[EntryPoint]]:

@@ -10,7 +10,7 @@ from registry.catalog.models import NamedBase
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
-from registry.jobs.scorers import has_all, without_scorers
+from registry.jobs.scorers import has_all, may_have_all, without_scorers
 from sdk.lora.memory import merge_bytes
 from sdk.schemas.jobs import JOB_KINDS, Needs
 from sdk.schemas.work import WorkerInfo
@@ -54,8 +54,10 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
     listening = [worker for worker in listening if number_of(worker.version) >= job.needs_release]
     if not listening:
         return f"it needs workers of release {name_of(job.needs_release)}, and there is none; upgrade them"
-    if (said := without_scorers(job.needs_scorers, listening)) is not None:
+    # Whoever reads the job reads in its namespace.
+    if (said := without_scorers(job.needs_scorers, listening, reads=(job.namespace,))) is not None:
         return said
+    listening = [worker for worker in listening if may_have_all(worker, job.needs_scorers)]
     lacking = [(worker, least) for worker in listening if (least := _lacks(worker, job)) is not None]
     if len(lacking) == len(listening):
         worker, wanted = max(lacking, key=lambda each: each[0].memory_bytes)
@@ -91,7 +93,8 @@ def why_waiting(
         return found
     if ahead:
         return f"{ahead} {'job goes' if ahead == 1 else 'jobs go'} first"
-    idle = [worker for worker in workers if worker.takes(job) and (worker.owner, worker.name) not in busy]
+    able = [worker for worker in workers if worker.takes(job) and may_have_all(worker, job.needs_scorers)]
+    idle = [worker for worker in able if (worker.owner, worker.name) not in busy]
     if not idle:
         return "every worker that may run it is busy"
     wanted = job.needs_memory_bytes or 0

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import ColumnElement, case, func, literal, or_, true
 from sqlalchemy.orm import Session
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from registry.errors import Invalid
 from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
 from registry.jobs.models import Job
+from registry.principal import Principal
 from sdk.schemas.work import WorkerInfo
 
 #: Of those that workers have, so many are named at most.
@@ -38,35 +39,54 @@ def has_all(worker: WorkerInfo) -> ColumnElement[bool]:
     return or_(Job.needs_scorers.is_(None), func.length(Job.needs_scorers) == found)
 
 
-def without_scorers(needed: str | None, workers: Sequence[AvailableWorker]) -> str | None:
-    """Say what none of some workers has of the scorers that a job asks for, in a sentence's end; None where one may have it all."""
-    asked = {name for name in (needed or "").split(",") if name}
-    if not asked or not workers or any(asked <= _names(worker) for worker in workers if worker.scorers is not None):
-        return None
-    if any(worker.scorers is None for worker in workers):
+def may_have_all(worker: AvailableWorker, needed: str | None) -> bool:
+    """Whether a worker has what a job asks for, or doesn't say what it has."""
+    return worker.scorers is None or _asked(needed) <= _names(worker)
+
+
+def without_scorers(
+    needed: str | None, workers: Sequence[AvailableWorker], *, reads: Collection[str] | None
+) -> str | None:
+    """Say what none of some workers has of the scorers that a job asks for, in a sentence's end; None where one may have it all.
+
+    What there is instead is named of workers that work in the namespaces `reads` alone, as in the list of workers; None: of all.
+    """
+    asked = _asked(needed)
+    if not asked or not workers or any(may_have_all(worker, needed) for worker in workers):
         return None
     lacking = sorted(asked - set().union(*map(_names, workers)))
     if not lacking:
         return f"no worker has all of the scorers {', '.join(sorted(asked))}; install them on one, and start it again"
-    found = {
-        f"{each['name']} of {each['distribution']} {each['version']}" for one in workers for each in one.scorers or ()
-    }
-    known = sorted(found)[:_NAMED]
-    there = f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none"
     said = f"the scorer {lacking[0]}" if len(lacking) == 1 else f"any of the scorers {', '.join(lacking)}"
-    return f"no worker has {said} ({there}); install what brings it on the workers, and start them again"
+    shown = [worker for worker in workers if reads is None or worker.spaces <= set(reads)]
+    there = _there(shown, all_of_them=len(shown) == len(workers))
+    return f"no worker has {said}{there}; install what brings it on the workers, and start them again"
 
 
-def require_scorers(session: Session, needed: str | None, *, namespace: str, queue: str) -> None:
-    """Raise Invalid where none of the workers that could have a job has the scorers that it asks for.
+def require_scorers(session: Session, needed: str | None, who: Principal, *, namespace: str, queue: str) -> None:
+    """Raise Invalid where none of the workers that could have a job of the caller's has the scorers that it asks for.
 
     Without one that is there now, nobody knows what will come; one that was there within the week may come back.
     """
     if needed is None or not any(worker.serves(queue, namespace) for worker in available_workers(session)):
         return
     known = [worker for worker in lately_seen_workers(session) if worker.serves(queue, namespace)]
-    if (said := without_scorers(needed, known)) is not None:
+    if (said := without_scorers(needed, known, reads=who.namespaces())) is not None:
         raise Invalid(f"{said}, or leave it out", param="spec.scorers")
+
+
+def _there(workers: Sequence[AvailableWorker], *, all_of_them: bool) -> str:
+    found = {
+        f"{each['name']} of {each['distribution']} {each['version']}" for one in workers for each in one.scorers or ()
+    }
+    if not found:
+        return " (there is none)" if all_of_them else ""
+    known = sorted(found)[:_NAMED]
+    return f" (there {'is' if len(known) == 1 else 'are'} {', '.join(known)})"
+
+
+def _asked(needed: str | None) -> set[str]:
+    return {name for name in (needed or "").split(",") if name}
 
 
 def _names(worker: AvailableWorker) -> set[str]:

@@ -112,7 +112,7 @@ class Jobs:
                 require_memory(session, estimate, kind=rules.name, **where)
             # The runner of an embedded registry ends where it is given nothing, so it is given the job and says what it lacks.
             scorers = None if self._embedded else written(pinned.scorers)
-            require_scorers(session, scorers, namespace=pinned.namespace, queue=rules.queue)
+            require_scorers(session, scorers, who, namespace=pinned.namespace, queue=rules.queue)
             job = self._new(
                 session,
                 who,

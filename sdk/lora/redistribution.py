@@ -13,13 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from sdk.schemas.option_types import MOST_RANK
 from sdk.schemas.training import LoraConfig, TrainingSpec
-
-
-def most_rank(spec: TrainingSpec) -> int:
-    """Return the largest rank that a module may get: rank · rho, rounded as PEFT rounds it."""
-    return min(MOST_RANK, round(spec.rank * spec.eva_rho))
 
 
 def ranks_by_variance(shares: Mapping[str, Sequence[float]], budget: int) -> dict[str, int]:
@@ -57,7 +51,7 @@ def patterns_of(spec: TrainingSpec, ranks: Mapping[str, int]) -> tuple[dict[str,
 def is_redistribution(spec: TrainingSpec, lora: LoraConfig) -> bool:
     """Whether the patterns of a record are what a training of `spec` may have moved: within its bounds, and at its scale."""
     ranks = lora.rank_pattern
-    if any(not 1 <= rank <= most_rank(spec) for rank in ranks.values()):
+    if any(not 1 <= rank <= spec.most_rank for rank in ranks.values()):
         return False
     return patterns_of(spec, ranks) == (ranks, lora.alpha_pattern)
 
@@ -67,6 +61,6 @@ def most_parameters(shapes: Iterable[tuple[int, int]], spec: TrainingSpec) -> in
     sizes = sorted((out + into for out, into in shapes), reverse=True)
     left, found = len(sizes) * (spec.rank - 1), 0
     for size in sizes:
-        more = min(left, most_rank(spec) - 1)
+        more = min(left, spec.most_rank - 1)
         found, left = found + (1 + more) * size, left - more
     return found

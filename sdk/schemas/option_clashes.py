@@ -30,6 +30,11 @@ def clash_of(spec: TrainingSpec) -> str | None:
         return "eva_rho moves ranks between modules whose A starts by EVA; give init_lora_weights eva, or leave eva_rho out"
     if spec.eva_rho != 1 and (spec.rank_pattern is not None or spec.alpha_pattern is not None):
         return "eva_rho chooses the ranks of modules, and rank_pattern and alpha_pattern say them; give one of the two"
+    if spec.eva_rho != 1 and (spec.rank == 1 or spec.most_rank <= spec.rank):
+        return (
+            f"with rank {spec.rank} and eva_rho {spec.eva_rho:g} each module has the rank {spec.rank}: none may have less than 1, or more than "
+            f"{spec.most_rank}; give a larger rank or eva_rho, or leave eva_rho out"
+        )
     alphas = spec.alphas
     for name in alphas:
         if other := next((longer for longer in alphas if longer.endswith(f".{name}")), None):

@@ -161,6 +161,11 @@ class TrainingSpec(Wire):
         return self
 
     @property
+    def most_rank(self) -> int:
+        """The largest rank that EVA may give a module: rank · eva_rho, rounded as PEFT rounds it."""
+        return min(MOST_RANK, round(self.rank * self.eva_rho))
+
+    @property
     def effective_batch(self) -> int:
         """Rows in one optimiser step."""
         return self.batch_size * self.grad_accum
@@ -279,6 +284,13 @@ class QuantizationRecipe(Wire):
         Annotated[Literal["uint8", "bfloat16", "float16", "float32"], Open] | None,
         Field(exclude_if=lambda value: value is None),
     ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _int8_is_by_rows(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("type") == "int8":
+            return {"double_quant": False, "block_size": None, **given}
+        return given
 
     @property
     def four_bit_block(self) -> int:

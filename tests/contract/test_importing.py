@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from support import registries
@@ -15,6 +15,7 @@ from support.registries import World
 
 from sdk.cli import cli
 from sdk.errors import InvalidInput, NotFound, Unavailable
+from sdk.submitting.continuing import continued_spec
 
 
 @pytest.fixture
@@ -174,6 +175,31 @@ def test_the_command_reports_what_was_refused(tree: Path, tmp_path: Path, monkey
     assert quiet.stdout.split() == ["code-review@v1", "team/code-review@v1", "team/deep.er@v1"]
     for wrong in (["push", str(tree)], ["push", str(tree), "x", "--tree"], ["push", str(tree), "x", "--versions"]):
         assert CliRunner().invoke(cli, wrong).exit_code == 2
+
+
+@pytest.mark.parametrize("quant_type", ["nf4", "fp4", "int8"])
+def test_how_the_base_was_quantised_is_said_as_a_training_quantises_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quant_type: Literal["nf4", "fp4", "int8"]
+) -> None:
+    from click.testing import CliRunner
+
+    monkeypatch.setenv("ADAPTERCTL_URL", f"local:{tmp_path / 'other'}")
+    monkeypatch.setenv("ADAPTERCTL_CACHE", str(tmp_path / "cache"))
+    from sdk.client import Client
+
+    folder = save_adapter(tmp_path / "adapter", 3)
+    client = Client()
+    client.register_base(base_registration())
+    said = CliRunner().invoke(cli, ["push", str(folder), "tone", "--base", "tiny", "--quantized", quant_type])
+    assert said.exit_code == 0, said.output
+    version = client.get("tone@v1").info
+    client.close()
+    recipe, wide = version.quantization, quant_type == "int8"
+    assert version.method == "qlora"
+    assert recipe is not None
+    assert (recipe.type, recipe.double_quant, recipe.block_size) == (quant_type, not wide, None if wide else 64)
+    # So it is continued over the same.
+    assert continued_spec(version, {}).quant_type == quant_type
 
 
 def test_names_are_written_in_place_of_patterns(world: World, tmp_path: Path) -> None:

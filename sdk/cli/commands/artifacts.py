@@ -24,7 +24,7 @@ from sdk.schemas.training import QuantizationRecipe
 )
 @click.option(
     "--quantized",
-    type=click.Choice(["nf4", "fp4", "none"]),
+    type=click.Choice(["nf4", "fp4", "int8", "none"]),
     help="How the base was quantised in training. [default: unknown]",
 )
 @click.option("--base-revision", help="The base's commit that it was trained over, if you know it.")

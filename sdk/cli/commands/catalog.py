@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
-from sdk.cli.support.scores import score_names
+from sdk.cli.support.scores import held_out_loss, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
 from sdk.schemas.contamination import Contamination, briefly
@@ -101,12 +101,10 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
             f"chosen answer preferred in {metrics['eval_preference_accuracy']:.0%}, its loss {before:.4g} → {after:.4g}"
         )
         facts.append(("held-out rows", preferred))
-    if "eval_loss" in metrics:
+    if (losses := held_out_loss(metrics)) is not None:
         rows = shown["training"].get("held_out_rows")
         over = "" if rows is None else f" over {rows} rows"
-        facts.append(
-            ("held-out loss", f"{metrics.get('eval_loss_base', float('nan')):.4g} → {metrics['eval_loss']:.4g}{over}")
-        )
+        facts.append(("held-out loss", f"{losses}{over}"))
     facts += [*_added(shown), *(("probe", said) for said in _moved(metrics))]
     if "train_s" in metrics:
         facts.append(

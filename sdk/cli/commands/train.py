@@ -11,6 +11,7 @@ import click
 from sdk.cli.commands.watch import watch
 from sdk.cli.support.output import format_option, print_detached, print_json, say
 from sdk.cli.support.rows_meant import say_rows
+from sdk.cli.support.scores import held_out_loss
 from sdk.cli.support.session import open_client
 from sdk.cli.support.values import parse_size
 from sdk.config import user_path
@@ -241,9 +242,8 @@ def train_command(
     click.echo(result["ref"])
     if style == "table":
         metrics = result.get("metrics", {})
-        before, after = metrics.get("eval_loss_base"), metrics.get("eval_loss")
-        if before is not None and after is not None:
-            say(f"held-out loss {before:.3f} → {after:.3f}")
+        if (losses := held_out_loss(metrics)) is not None:
+            say(f"held-out loss {losses}")
         if (share := metrics.get("eval_preference_accuracy")) is not None:
             say(f"the chosen answer is preferred in {share:.0%} of the held-out rows")
         say(f"see it: adapterctl show {result['ref']}")

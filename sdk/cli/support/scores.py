@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
@@ -22,6 +23,23 @@ def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     known = {name for one in metrics for name in one}
     own = sorted(name for name in known if is_scorer(name) and is_score(name))
     return (*(name for name in _COLUMNS if name in known), *own) or ("loss",)
+
+
+def held_out_loss(metrics: Mapping[str, float]) -> str | None:
+    """Return the loss of the held-out rows before a training and after it; None where none were.
+
+    Preferences that are learnt against a version begin there, at log 2: what the bare base has is no loss of theirs.
+
+    >>> held_out_loss({"eval_loss": 0.75, "eval_loss_base": 1.9}), held_out_loss({"loss": 1.0})
+    ('1.9 → 0.75', None)
+    >>> held_out_loss({"eval_loss": 0.75, "eval_loss_base": 1.9, "eval_chosen_loss_parent": 3.2})
+    '0.6931 → 0.75'
+    """
+    if "eval_loss" not in metrics:
+        return None
+    of_parent = "eval_chosen_loss_parent" in metrics
+    before = math.log(2) if of_parent else metrics.get("eval_loss_base", math.nan)
+    return f"{before:.4g} → {metrics['eval_loss']:.4g}"
 
 
 def metric_text(name: str, value: float) -> str:

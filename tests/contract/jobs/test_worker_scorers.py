@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from contract.jobs.helpers import Crew
 
 from registry.jobs.models import Job
-from registry.principal import LOCAL
+from registry.principal import LOCAL, Role
+from sdk.client import Client
 from sdk.errors import InvalidInput
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, JobView
+from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, JobView, Needs
 from sdk.schemas.work import MOST_SCORERS, ScorerInfo
 from sdk.version import VERSION
 
 
-def asking(crew: Crew, *scorers: str) -> JobSubmission:
+def asking(crew: Crew, *scorers: str, **how: Any) -> JobSubmission:
     request = EvaluationRequest(
         targets=[EvaluationTarget(base=BaseChoice(id="tiny"))],
         data=crew.data,
         spec=EvaluationSpec(scorers=list(scorers) or None),
     )
-    return JobSubmission(request=request)
+    return JobSubmission(request=request, **how)
 
 
-def evaluate(crew: Crew, *scorers: str) -> JobView:
-    return crew.writer.call("POST", "/jobs", JobView, body=asking(crew, *scorers))
+def evaluate(crew: Crew, *scorers: str, **how: Any) -> JobView:
+    return crew.writer.call("POST", "/jobs", JobView, body=asking(crew, *scorers, **how))
 
 
 def of(*names: str) -> dict[str, Any]:
@@ -78,6 +80,36 @@ class TestScorers:
         with pytest.raises(InvalidInput, match=r"no worker has all of the scorers brief, polite; install them on one"):
             evaluate(crew, "polite", "brief")
         evaluate(crew, "polite")
+
+    def test_of_a_worker_that_works_elsewhere_too_nothing_else_is_named(
+        self, crew: Crew, acting: Callable[..., Client]
+    ) -> None:
+        shared = acting(**{crew.space: Role.WORKER, f"{crew.space}-next": Role.WORKER})
+        assert crew.claim(shared, name="shared", **of("house_secret")) is None
+        said = "no worker has the scorer rude; install what brings it on the workers, and start them again"
+        with pytest.raises(InvalidInput, match=f"{said}, or leave it out"):
+            evaluate(crew, "rude")
+        waiting = evaluate(crew, "house_secret")
+        crew.claim(shared, name="shared", **of("polite"))
+        assert crew.view(waiting.id).waits == said.replace("rude", "house_secret")
+        # Whoever reads in both is told what there is, as in the list of workers.
+        both = acting(**{crew.space: Role.WRITER, f"{crew.space}-next": Role.READER})
+        with pytest.raises(InvalidInput, match=r"rude \(there is polite of house-scorers 1\.0\)"):
+            both.call("POST", "/jobs", JobView, body=asking(crew, "rude"))
+
+    def test_what_is_said_of_a_job_that_waits_is_of_workers_that_have_them(self, crew: Crew) -> None:
+        job = evaluate(crew, "polite", needs=Needs(memory_bytes=2**35))
+        assert crew.claim(name="has", **of("polite")) is None
+        assert crew.claim(name="large", memory_bytes=2**36, free_memory_bytes=2**36, **of()) is None
+        assert crew.view(job.id).waits == (
+            "it needs 32.0 GiB of memory, and the largest worker that may run it has 16.0 GiB"
+        )
+        crew.writer.cancel_job(job.id)
+        first = evaluate(crew, "polite")
+        second = evaluate(crew, "polite")
+        assert crew.hold(name="has", **of("polite")).job == first.id
+        assert crew.claim(name="idle", **of()) is None
+        assert crew.view(second.id).waits == "every worker that may run it is busy"
 
     def test_what_is_tried_again_asks_for_the_same(self, crew: Crew) -> None:
         job = evaluate(crew, "polite")

@@ -59,8 +59,8 @@ class MagnitudeDeltas:
         assert request.base is not None
         base = Path(request.base)
         recipe = read_packing(base) or request.quantization
-        # What was trained over: 4-bit weights, made wide again.
-        onto: Onto = "original" if recipe is None else "dequantized"
+        # What was trained over: 4-bit weights, made wide again. Those in 8 bits nothing here makes.
+        onto: Onto = "original" if recipe is None or recipe.type == "int8" else "dequantized"
         self._prepared = prepare(base, adapter, classes=None, onto=onto, dtype="float32", recipe=recipe)
         self._blocks = self._prepared.blocks()
         self._changes = {change.module: (parameter, change) for parameter, change in self._prepared.adapted()}

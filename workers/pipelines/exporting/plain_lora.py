@@ -85,7 +85,7 @@ def export_plain_lora(request: PlainLoraRequest) -> PlainLoraReport:
         kept_energy=energy,
         kept_by_module=kept if cut else {},
         error=error,
-        notes=_notes(kept),
+        notes=[*_notes(kept), *_notes_of_base(request, plan)],
     )
 
 
@@ -103,6 +103,12 @@ def _notes(kept: dict[str, float]) -> list[str]:
     if kept[least] >= _LITTLE:
         return []
     return [f"{least} keeps {kept[least]:.0%} of the energy of its ΔW; a higher rank keeps more, and a merge all of it"]
+
+
+def _notes_of_base(request: PlainLoraRequest, plan: PlainPlan) -> list[str]:
+    if not plan.lora.use_dora or request.quantization is None or request.quantization.type != "int8":
+        return []
+    return ["it was trained over the base in int8, and its ΔW is over the weights as they are stored, as a merge's"]
 
 
 def _own_dtype(plan: PlainPlan, source: AdapterFactors) -> GgufDtype:

@@ -337,9 +337,7 @@ def default_recipe(
 ) -> QuantizationRecipe:
     """Return 4 bits, by default NF4 with double quantisation, or 8 with a scale a row, and the dtype that the device computes in."""
     if quant_type == "int8":
-        return QuantizationRecipe(
-            type=quant_type, double_quant=False, block_size=None, compute_dtype=device.compute_dtype
-        )
+        return QuantizationRecipe(type=quant_type, compute_dtype=device.compute_dtype)
     return QuantizationRecipe(type=quant_type, double_quant=double_quant, compute_dtype=device.compute_dtype)
 
 

@@ -103,7 +103,7 @@ def _said(error: BaseException) -> str:
     kind = type(error).__name__
     try:
         first = next(filter(None, map(str.strip, str(error).splitlines())), "")
-    except Exception:  # noqa: BLE001  # what an error of a user's own says may fail, too
+    except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001  # what an error of a user's own says may fail, too
         first = ""
     line = f"{kind}: {first}" if first else kind
     plain = "".join(character if character.isprintable() else " " for character in line)

@@ -15,7 +15,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from sdk.formats.adapter_files import base_parameter
-from sdk.lora.redistribution import alpha_at, most_rank, patterns_of, ranks_by_variance
+from sdk.lora.redistribution import alpha_at, patterns_of, ranks_by_variance
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective, example_batches
@@ -75,7 +75,7 @@ def _redistribute(
     model: Any, layers: Mapping[str, Any], shares: Mapping[str, Sequence[float]], spec: TrainingSpec
 ) -> None:
     """Give modules the ranks that their shares make, with a B of zeros, in float32."""
-    allowed = {name: values[: min(most_rank(spec), layers[name].in_features)] for name, values in shares.items()}
+    allowed = {name: values[: min(spec.most_rank, layers[name].in_features)] for name, values in shares.items()}
     config = model.peft_config["default"]
     for name, rank in ranks_by_variance(allowed, budget=spec.rank * len(layers)).items():
         module = layers[name]
@@ -94,7 +94,7 @@ def _fresh(name: str, module: Any, spec: TrainingSpec) -> Any:
             f"EVA can't start an A of rank {rank} at the inputs of {name}, which are {width} wide; give a smaller rank, or leave"
             " init_lora_weights out.",
         )
-    most = max(rank, most_rank(spec)) if spec.eva_rho > 1 else rank
+    most = max(rank, spec.most_rank) if spec.eva_rho > 1 else rank
     drawn = torch.randn(width, min(width, 2 * most + _BESIDE), generator=torch.Generator().manual_seed(spec.seed))
     return torch.linalg.qr(drawn.double()).Q.to(module.lora_A["default"].weight.device)
 

@@ -116,6 +116,11 @@ def test_files_may_lack_what_a_library_puts_before_their_names() -> None:
         ({"quant_type": "int8", "double_quant": False}, "leave double_quant out"),
         ({"quant_type": "int8", "method": "lora"}, "the method is lora"),
         ({"eva_rho": 2.0}, "give init_lora_weights eva, or leave eva_rho out"),
+        (
+            {"eva_rho": 4.0, "init_lora_weights": "eva", "rank": 1},
+            "each module has the rank 1: none may have less than 1",
+        ),
+        ({"eva_rho": 1.1, "init_lora_weights": "eva", "rank": 4}, "or more than 4; give a larger rank or eva_rho"),
         ({"eva_rho": 0.5, "init_lora_weights": "eva"}, "greater than or equal to 1"),
         ({"eva_rho": 2.0, "init_lora_weights": "eva", "rank_pattern": "q_proj=4"}, "give one of the two"),
         ({"adam_beta2": 1.0}, "less than 1"),

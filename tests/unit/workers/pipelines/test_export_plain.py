@@ -189,6 +189,19 @@ class TestDora:
         )
         assert plain.kept_by_module != packed.kept_by_module
 
+    def test_over_eight_bits_it_is_over_the_stored_weights(self, bases: dict[str, Path], tmp_path: Path) -> None:
+        adapter = merges.save_adapter(bases["llama"], tmp_path / "a", **LINEAR, use_dora=True)
+        over = {"rank": 4, "base": str(bases["llama"])}
+        plain, packed = (
+            export(adapter, tmp_path / name, **over, quantization=given)
+            for name, given in (("plain", None), ("packed", QuantizationRecipe(type="int8")))
+        )
+        assert plain.kept_by_module == packed.kept_by_module
+        assert packed.notes == [
+            *plain.notes,
+            "it was trained over the base in int8, and its ΔW is over the weights as they are stored, as a merge's",
+        ]
+
     def test_without_a_rank_it_is_refused(self, bases: dict[str, Path], tmp_path: Path) -> None:
         adapter = merges.save_adapter(bases["llama"], tmp_path / "a", **LINEAR, use_dora=True)
         with pytest.raises(InvalidInput, match=r"a DoRA, whose ΔW has no low rank; say .* with --rank"):

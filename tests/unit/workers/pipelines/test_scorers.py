@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from support.evaluated import evaluated
 
 from sdk.schemas.evaluation import EvaluationSpec, RowScore
+from sdk.schemas.work import MOST_SCORERS
 from workers.installed_scorers import announced_scorers, installed_scorers
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring import evaluate as evaluating
@@ -161,6 +163,13 @@ class MuteError(Exception):
         raise RuntimeError
 
 
+class EndingError(Exception):
+    """An error that ends the process where it is said."""
+
+    def __str__(self) -> str:
+        sys.exit(3)
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -168,6 +177,7 @@ class MuteError(Exception):
         (ValueError("x" * 1000), f"ValueError: {'x' * 187}…"),
         (KeyError(), "KeyError"),
         (MuteError(), "MuteError"),
+        (EndingError(), "EndingError"),
         (None, "TypeError: NoneType is no number"),
     ],
 )
@@ -194,13 +204,28 @@ def test_a_worker_says_which_it_has_that_jobs_may_ask_for(install: Callable[...,
     install()
     announced_scorers.cache_clear()
     try:
-        assert [(one.name, one.distribution, one.version) for one in announced_scorers()] == [
+        assert [(one.name, one.distribution, one.version) for one in announced_scorers() or ()] == [
             ("politeness", "house-scorers", "1.0")
         ]
         announced_scorers.cache_clear()
         # Nobody can tell which of two is meant.
         install("other")
         assert announced_scorers() == []
+    finally:
+        announced_scorers.cache_clear()
+
+
+def test_a_worker_with_more_than_can_be_said_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A part of them would keep all jobs away that ask for the rest.
+    dist = SimpleNamespace(name="house-scorers", version="1.0")
+    entries = [SimpleNamespace(name=f"scorer{number}", dist=dist) for number in range(MOST_SCORERS + 1)]
+    monkeypatch.setattr("workers.installed_scorers.entry_points", lambda group: entries)
+    announced_scorers.cache_clear()
+    try:
+        assert announced_scorers() is None
+        announced_scorers.cache_clear()
+        entries.pop()
+        assert len(announced_scorers() or ()) == MOST_SCORERS
     finally:
         announced_scorers.cache_clear()
 

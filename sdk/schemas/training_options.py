@@ -49,6 +49,6 @@ class TrainingOptions(TypedDict, total=False):
     neftune_noise_alpha: float | None
     batch_size: int
     grad_accum: int
-    packing: Literal["off", "auto", "on"]
+    packing: Literal["off", "auto", "on"] | None
     max_length: int
     seed: int

@@ -122,6 +122,13 @@ _TUNED_ON = (
         checkpointing=True,
         options=_ALL,
     ),
+    Case(
+        "mistral",
+        {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4},
+        rows=12,
+        options={"rank": 64, **_ALL},
+    ),
+    Case("mixtral", {"vocab_size": 48000, **_MIXTRAL_EXPERTS}, "bfloat16", 16),
 )
 _FORECAST_ONLY = (
     Case("qwen3", {"vocab_size": 64000, **_TIED}, rows=12),
@@ -159,13 +166,6 @@ _FORECAST_ONLY = (
         checkpointing=True,
     ),
     Case("olmo2", {"vocab_size": 50000}, rows=16, length=384),
-    Case(
-        "mistral",
-        {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4},
-        rows=12,
-        options={"rank": 64, **_ALL},
-    ),
-    Case("mixtral", {"vocab_size": 48000, **_MIXTRAL_EXPERTS}, "bfloat16", 16),
     Case("qwen2", {"vocab_size": 64000, **_TIED}, "bfloat16", 24, options={"bias": "all", "rank": 32}),
     Case("mistral", {"vocab_size": 40000}, rows=10, options=_DORA | _ALL),
     Case(
@@ -175,6 +175,13 @@ _FORECAST_ONLY = (
         76,
         checkpointing=True,
         options=_DORA | {"rank": 16},
+    ),
+    Case("qwen3_moe", {"vocab_size": 24000, **_QWEN_EXPERTS}, "bfloat16", 14),
+    Case(
+        "qwen2",
+        {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 3},
+        rows=14,
+        options={"rank": 32, **_ALL},
     ),
 )
 CASES: tuple[Case, ...] = (*(replace(case, tuned_on=True) for case in _TUNED_ON), *_FORECAST_ONLY)

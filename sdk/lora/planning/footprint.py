@@ -30,6 +30,10 @@ _DROPOUT_MASK = 1
 #: Of bytes in pieces that glibc takes from its heap, so much lies between them in pieces that are too small for what comes
 #: next.
 _GAPS = 0.12
+#: Beside weights of 16 bits experts leave more, which compute in pieces of ever other sizes.
+_GAPS_OF_EXPERTS = 0.2
+#: Larger pieces are mapped by themselves, and leave none.
+_LARGEST_IN_HEAP_BYTES = 32 * 2**20
 #: glibc gives free memory at the end of its heap back beyond twice the threshold above which a piece is mapped by itself, and
 #: raises that to 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
 KEPT_BY_MALLOC_BYTES = 2 * 32 * 2**20
@@ -254,14 +258,22 @@ def pass_parts(
         logits = logits_bytes(
             tokens=counted, vocabulary=base.vocabulary, chunk_tokens=chunk_tokens, capped_width=capped
         )
+        if place == "cpu" and width < 4:
+            # oneDNN copies the head into an order of its own for each product.
+            logits += width * base.vocabulary * base.hidden
     inputs = width * tokens * base.hidden
     last = inputs + 4 * tokens * base.hidden
     if place == "cpu" and checkpointing:
         again = layer + tokens * _gradients_again(base, adapter, width=width, mask=mask)
         return {"activations": base.layers * inputs + max(last, again - logits), "logits": logits}
     if place == "cpu":
-        gradients = tokens * (_gradients(base, width) + _adapter_gradients(adapter))
-        return {"activations": int((base.layers * layer + last) * (1 + _GAPS)) + gradients, "logits": logits}
+        piece = tokens * width * base.inner
+        mapped = 0 if base.experts or piece <= _LARGEST_IN_HEAP_BYTES else base.mlp_kept * piece
+        gradients = _gradients(base, width) + _adapter_gradients(adapter)
+        if mapped:
+            gradients = _gradients_again(base, adapter, width=width, mask=mask)
+        gaps = (_GAPS_OF_EXPERTS if base.experts and width < 4 else _GAPS) * (base.layers * (layer - mapped) + last)
+        return {"activations": int(base.layers * layer + last + gaps) + tokens * gradients, "logits": logits}
     held = base.layers * inputs + max(0, layer - logits) if checkpointing else base.layers * layer
     return {"activations": held + last, "logits": logits}
 

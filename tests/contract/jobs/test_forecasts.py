@@ -19,6 +19,7 @@ from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import DoesNotFit
 from sdk.lora.planning.common_bases import LLAMA_2_7B, QWEN3_8B
+from sdk.lora.planning.forecast import PROCESS_BYTES
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.jobs import (
     BaseChoice,
@@ -179,7 +180,7 @@ class TestRefusal:
         assert (forecast.card, forecast.machine) == (None, None)
         assert why in (forecast.unknown or "")
         # What its files say is still waited for.
-        assert "it needs 37.8 GiB of memory" in (crew.view(job.id).waits or "")
+        assert f"it needs {(40 * GB + PROCESS_BYTES) / 2**30:.1f} GiB of memory" in (crew.view(job.id).waits or "")
 
     def test_the_figure_that_a_person_gives_is_gone_by(self, crew: Crew, base: str) -> None:
         hello(crew, "small", 8 * GB)

@@ -129,14 +129,14 @@ _TUNED_ON = (
         options={"rank": 64, **_ALL},
     ),
     Case("mixtral", {"vocab_size": 48000, **_MIXTRAL_EXPERTS}, "bfloat16", 16),
-)
-_FORECAST_ONLY = (
-    Case("qwen3", {"vocab_size": 64000, **_TIED}, rows=12),
-    Case("gemma3_text", {"num_hidden_layers": 16, "vocab_size": 262144}, "bfloat16", rows=18, length=256),
-    Case("mixtral", {"vocab_size": 24000, **_MIXTRAL_EXPERTS}, rows=12),
     Case(
         "mixtral", {"num_hidden_layers": 3, "vocab_size": 32000, **_MIXTRAL_EXPERTS}, "bfloat16", 80, checkpointing=True
     ),
+    Case("gemma3_text", {"num_hidden_layers": 16, "vocab_size": 262144}, "bfloat16", rows=18, length=256),
+)
+_FORECAST_ONLY = (
+    Case("qwen3", {"vocab_size": 64000, **_TIED}, rows=12),
+    Case("mixtral", {"vocab_size": 24000, **_MIXTRAL_EXPERTS}, rows=12),
     Case("llama", {"vocab_size": 56000}, rows=8, kind="pairs"),
     Case("qwen3", {"num_hidden_layers": 3, "vocab_size": 48000}, "bfloat16", 60, kind="pairs", checkpointing=True),
     Case("phi3", {"num_hidden_layers": 10}, "bfloat16", 20),
@@ -182,6 +182,12 @@ _FORECAST_ONLY = (
         {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 3},
         rows=14,
         options={"rank": 32, **_ALL},
+    ),
+    Case(
+        "qwen3_moe", {"num_hidden_layers": 3, "vocab_size": 24000, **_QWEN_EXPERTS}, "bfloat16", 40, checkpointing=True
+    ),
+    Case(
+        "gemma3_text", {"num_hidden_layers": 20, "vocab_size": 262144}, "bfloat16", rows=14, length=256, kind="prompts"
     ),
 )
 CASES: tuple[Case, ...] = (*(replace(case, tuned_on=True) for case in _TUNED_ON), *_FORECAST_ONLY)

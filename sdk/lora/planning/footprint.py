@@ -297,7 +297,9 @@ def _gradients_again(base: Blueprint, adapter: AdapterPlan | None, *, width: int
     modules = adapter.modules.values() if adapter else ()
     of_adapter = max((8 * (module.into + module.out) + 20 * module.out * module.dora for module in modules), default=0)
     given_back = max(((4 + mask) * module.into for module in modules if module.into >= base.inner), default=0)
-    return max(of_adapter, _gradients(base, width) - given_back)
+    # Outputs of experts are weighted in float32, in the order of experts and of tokens: seen, and not derived.
+    of_experts = 6 * width * base.experts * base.hidden
+    return max(of_adapter, _gradients(base, width) - given_back) + of_experts
 
 
 def _adapter_gradients(adapter: AdapterPlan | None) -> int:

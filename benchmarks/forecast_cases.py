@@ -133,6 +133,7 @@ _TUNED_ON = (
         "mixtral", {"num_hidden_layers": 3, "vocab_size": 32000, **_MIXTRAL_EXPERTS}, "bfloat16", 80, checkpointing=True
     ),
     Case("gemma3_text", {"num_hidden_layers": 16, "vocab_size": 262144}, "bfloat16", rows=18, length=256),
+    Case("qwen3_moe", {"vocab_size": 24000, **_QWEN_EXPERTS}, "bfloat16", 14),
 )
 _FORECAST_ONLY = (
     Case("qwen3", {"vocab_size": 64000, **_TIED}, rows=12),
@@ -176,7 +177,6 @@ _FORECAST_ONLY = (
         checkpointing=True,
         options=_DORA | {"rank": 16},
     ),
-    Case("qwen3_moe", {"vocab_size": 24000, **_QWEN_EXPERTS}, "bfloat16", 14),
     Case(
         "qwen2",
         {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 3},
@@ -188,6 +188,15 @@ _FORECAST_ONLY = (
     ),
     Case(
         "gemma3_text", {"num_hidden_layers": 20, "vocab_size": 262144}, "bfloat16", rows=14, length=256, kind="prompts"
+    ),
+    Case("mixtral", {"vocab_size": 16000, **_MIXTRAL_EXPERTS, "intermediate_size": 640}, "bfloat16", 12),
+    Case(
+        "llama",
+        {"num_hidden_layers": 3, "vocab_size": 32000},
+        "bfloat16",
+        88,
+        checkpointing=True,
+        options={"method": "qlora"},
     ),
 )
 CASES: tuple[Case, ...] = (*(replace(case, tuned_on=True) for case in _TUNED_ON), *_FORECAST_ONLY)

@@ -264,8 +264,7 @@ def pass_parts(
             logits += width * base.vocabulary * base.hidden
     inputs = width * tokens * base.hidden
     last = inputs + 4 * tokens * base.hidden
-    # Over experts in 16 bits a CPU was seen with as much as if all were kept, and why is not known.
-    if place == "cpu" and checkpointing and not (base.experts and width < 4):
+    if place == "cpu" and checkpointing:
         again = layer + tokens * _gradients_again(base, adapter, width=width, mask=mask)
         return {"activations": base.layers * inputs + max(last, again - logits), "logits": logits}
     if place == "cpu":

@@ -266,6 +266,8 @@ def training_arguments(scratch: str, *, spec: TrainingSpec, device: Device, tota
         learning_rate=spec.lr,
         max_grad_norm=spec.max_grad_norm,
         neftune_noise_alpha=spec.neftune_noise_alpha,
+        # Experts' routers are no part of the loss here. Their logits, which would be handed out, hold on to all that is computed twice.
+        router_aux_loss_coef=0.0,
         # It is the model that is told, when it is needed.
         gradient_checkpointing=False,
         # Without autocast the adapters are computed in float32; the base brings its own 16-bit weights. Only

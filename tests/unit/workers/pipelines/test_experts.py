@@ -99,6 +99,25 @@ def weights(folder: Path) -> dict[str, Any]:
     return load_file(folder / "model.safetensors")
 
 
+def test_no_pass_of_a_training_hands_out_what_routers_said(
+    base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With it, all that a layer computes twice would stay until the whole backward pass is over."""
+    from workers.pipelines.data.heads import Head
+
+    decoded, handed = Head._decoded, []
+
+    def listening(self: Head, model: Any, batch: Any) -> Any:
+        said = decoded(self, model, batch)
+        if model.training:
+            handed.append(sorted(name for name, value in said.rest.items() if value is not None))
+        return said
+
+    monkeypatch.setattr(Head, "_decoded", listening)
+    train(base, pairs, tmp_path / "out")
+    assert handed == [[]] * SPEC.max_steps
+
+
 @pytest.mark.parametrize("targets", [SPEC.targets, "experts.down_proj"])
 def test_a_training_of_experts_reloads_in_plain_peft_passes_the_gate_and_merges(
     base: Path, pairs: Path, tmp_path: Path, targets: str

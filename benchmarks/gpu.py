@@ -1,4 +1,4 @@
-"""What needs a card: speed, peaks against forecasts, 7B in 8 GB, memory that runs out, a kill, evaluation and merge.
+"""What needs a card: speed, peaks against forecasts, 7B in 8 GB, memory that runs out, a kill, evaluation, merge, compiled and offloaded steps.
 
     python benchmarks/gpu.py OUT.json            # on a machine with CUDA, in under nine minutes
     python benchmarks/gpu.py OUT.json --tiny     # the same parts over tiny bases, also on a CPU, to see that it works
@@ -67,7 +67,15 @@ FORECASTS: tuple[dict[str, Any], ...] = (
     {"method": "qlora", "batch_size": 2, "max_length": 512, "use_dora": True},
 )
 #: Seconds that a part may take; together nine minutes with the minute in which bases are made.
-DEADLINES_S = {"speed": 120, "forecast": 90, "seven": 90, "ladder": 60, "resume": 60, "evaluate_and_merge": 60}
+DEADLINES_S = {
+    "speed": 100,
+    "forecast": 80,
+    "seven": 80,
+    "ladder": 55,
+    "resume": 50,
+    "evaluate_and_merge": 55,
+    "steps": 60,
+}
 #: The memory that a 7B QLoRA may take, and what is left to a training of 64 rows a pass that should find too little.
 SEVEN_BYTES, LADDER_BYTES = 8 * 10**9, 4 * 10**9
 
@@ -208,13 +216,41 @@ def _size_of(folder: Path) -> int:
 
 
 _TRAIN = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.training.checkpoints import Checkpoints
-from workers.pipelines.training.train import train
+import workers.pipelines.training.train as module
 import torch
+from contextlib import nullcontext
+from workers.pipelines.training.fitting import Fitting
+from workers.pipelines.training.trainer import AdapterTrainer
 base, data, out, options, every, resume, share = sys.argv[1:]
+asked, times = json.loads(options), []
+compiled, offloaded = asked.pop("compiled", False), asked.pop("offloaded", False)
+run, step, fitting_of = AdapterTrainer.run, AdapterTrainer.training_step, module.fitting_of
+def offloading(*given, **named):
+    found = fitting_of(*given, **named)
+    found.fit = found.fit.model_copy(update={"checkpointing": True, "offloading": torch.cuda.is_available()})
+    return found
+if offloaded:
+    module.fitting_of = offloading
+def running(self, *given, **named):
+    # The checks before the first step look at the layers as they are.
+    for layer in self.model.get_base_model().model.layers if compiled else ():
+        layer.compile(dynamic=True)
+    return run(self, *given, **named)
+def stepping(self, *given, **named):
+    begun = time.perf_counter()
+    found = step(self, *given, **named)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    times.append(time.perf_counter() - begun)
+    return found
+AdapterTrainer.run, AdapterTrainer.training_step = running, stepping
+if compiled:
+    # Of a CPU alone; torch can't compile what looks at tensors.
+    Fitting.saving = lambda fitting: nullcontext()
 if float(share) < 1:
     torch.cuda.set_per_process_memory_fraction(float(share))
 checkpoints = None
@@ -224,11 +260,11 @@ if int(every):
                               must_stop=lambda: False, resume=Path(resume) if resume else None)
     checkpoints.folder.mkdir(exist_ok=True)
 said = []
-report = train(base=Path(base), base_name="base", base_revision=None, data=Path(data), eval_data=None, out=Path(out),
-               spec=TrainingSpec.model_validate_json(options), checkpoints=checkpoints,
+report = module.train(base=Path(base), base_name="base", base_revision=None, data=Path(data), eval_data=None, out=Path(out),
+               spec=TrainingSpec.model_validate(asked), checkpoints=checkpoints,
                on_progress=lambda progress: said.append(progress.message))
 reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
-print(json.dumps({**report.metrics, "training": report.training, "reserved_bytes": reserved,
+print(json.dumps({**report.metrics, "training": report.training, "reserved_bytes": reserved, "steps_s": times,
                   "said": [line for line in said if line]}))
 """
 
@@ -276,6 +312,26 @@ def speed(folder: Path, tiny: bool) -> dict[str, Any]:
         mine, other = (statistics.median(each[name] for each in figures) for figures in (ours, theirs))
         found[name] = {"ours": mine, "common script": other, "ratio": round(mine / other, 2)}
     found["gradient_checkpointing"] = ours[0]["training"]["gradient_checkpointing"]
+    return found
+
+
+def steps(folder: Path, tiny: bool) -> dict[str, Any]:
+    """Steps over rows of one length as they are, with each layer compiled by torch, and with what is computed twice waiting in main memory.
+
+    The first half of each warms up.
+    """
+    options = {"batch_size": 4, "grad_accum": 1, "max_length": 512, "max_steps": 4 if tiny else 12, "lr": 5e-4}
+    found: dict[str, Any] = {}
+    for name in ("as it is", "compiled", "offloaded"):
+        asked = options | ({name: True} if found else {})
+        done = _train(folder / _smaller(tiny), folder / "even.jsonl", folder / f"steps-{len(found)}", asked)
+        times = done["steps_s"]
+        found[name] = {
+            "step_s": statistics.median(times[len(times) // 2 :]),
+            "first_step_s": times[0],
+            "peak_memory_bytes": done["peak_memory_bytes"],
+            "loss": done["loss"],
+        }
     return found
 
 
@@ -422,7 +478,7 @@ def evaluate_and_merge(folder: Path, tiny: bool) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
-    each.__name__: each for each in (bases, speed, forecast, seven, ladder, resume, evaluate_and_merge)
+    each.__name__: each for each in (bases, speed, forecast, seven, ladder, resume, evaluate_and_merge, steps)
 }
 
 

@@ -184,7 +184,7 @@ _FORECAST_ONLY = (
         options={"rank": 32, **_ALL},
     ),
     Case(
-        "qwen3_moe", {"num_hidden_layers": 3, "vocab_size": 24000, **_QWEN_EXPERTS}, "bfloat16", 40, checkpointing=True
+        "qwen3_moe", {"num_hidden_layers": 3, "vocab_size": 24000, **_QWEN_EXPERTS}, "bfloat16", 60, checkpointing=True
     ),
     Case(
         "gemma3_text", {"num_hidden_layers": 20, "vocab_size": 262144}, "bfloat16", rows=14, length=256, kind="prompts"
@@ -194,7 +194,7 @@ _FORECAST_ONLY = (
         "llama",
         {"num_hidden_layers": 3, "vocab_size": 32000},
         "bfloat16",
-        88,
+        112,
         checkpointing=True,
         options={"method": "qlora"},
     ),

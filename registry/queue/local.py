@@ -10,8 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-#: The runner of a home holds this file's lock while it works.
+#: The runner of a home holds this file's lock from before its process is there until it has looked for the last time.
 LOCK_FILE = "runner.lock"
+#: There while somebody has asked for a runner and none has looked for jobs since.
+ASKED_FILE = "runner.asked"
 
 #: Addressed by name, so that the registry imports no worker.
 RUNNER_MODULE = "workers.entry.local_runner"
@@ -20,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class LocalQueue:
-    """Starts the runner of a home. One that finds another at work ends at once, so starting is always safe."""
+    """Starts the runner of a home, unless one is at work or being started: that one sees that it was asked again."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -28,31 +30,19 @@ class LocalQueue:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def revive(self) -> None:
-        """Start a runner unless one holds this home's lock: one that was killed loses nothing."""
-        if not self._is_running():
-            self.announce("", "")
-
-    def _is_running(self) -> bool:
-        path = self._home / LOCK_FILE
-        if not path.exists():
-            return False
-        with path.open("rb") as file:
-            try:
-                # A runner that begins at this very moment tries again, so this look does not send it away.
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        """Start a runner unless there is one: one that was killed loses nothing."""
+        self.announce("", "")
 
     def announce(self, job_id: str, queue: str) -> None:
-        """Start a runner in a session of its own, so that it outlives the terminal."""
+        """Ask for a runner, in a session of its own, so that it outlives the terminal."""
         try:
-            process = self._start()
+            process = self._ask()
         except OSError as error:
             # The job is in the table, and the next command in this home looks there again.
             _log.warning("no runner could be started (%s); job %s keeps waiting", error.strerror, job_id)
             return
-        self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
+        if process is not None:
+            self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
         """Start a runner where jobs wait and none is at work."""
@@ -60,17 +50,30 @@ class LocalQueue:
             self.revive()
         return 0
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        logs = self._home / "logs"
-        logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def _ask(self) -> subprocess.Popen[bytes] | None:
+        """Start a runner with the lock, which it holds from now on; None where another has it.
+
+        The file says so before the lock is tried: whoever holds that looks for the file once it has given the lock up.
+        """
+        (self._home / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self._home / ASKED_FILE).touch()
+        with (self._home / LOCK_FILE).open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            return self._start(lock.fileno())
+
+    def _start(self, lock: int) -> subprocess.Popen[bytes]:
         environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}
         environment["ADAPTERCTL_URL"] = f"local:{self._home}"
         # Whoever submits jobs here is whose folders and whose hub token it is.
         environment.setdefault("ADAPTER_WORKER_SHARED_PATHS", "/")
         environment.setdefault("ADAPTER_WORKER_HUB_REPOSITORIES", "*")
-        with (logs / "runner.log").open("ab") as log:
+        with (self._home / "logs" / "runner.log").open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", RUNNER_MODULE],
+                [sys.executable, "-m", RUNNER_MODULE, str(lock)],
+                pass_fds=(lock,),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

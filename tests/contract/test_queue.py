@@ -19,8 +19,9 @@ import redis
 
 from registry.queue import NoQueue, Queue, open_queue
 from registry.queue.broker import TASK, CeleryQueue
-from registry.queue.local import LOCK_FILE, RUNNER_MODULE, LocalQueue
+from registry.queue.local import ASKED_FILE, LOCK_FILE, RUNNER_MODULE, LocalQueue
 from workers.entry import hints
+from workers.node.shutdown import Shutdown
 
 
 def messages(url: str, queue: str) -> list[dict[str, Any]]:
@@ -114,6 +115,10 @@ class TestLocal:
         while RUNNER_MODULE not in (shown := command.read_text()) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert shown.split("\0")[1:3] == ["-m", RUNNER_MODULE]
+        # Whoever asks while that one starts, or works, starts no other.
+        for ask in (lambda: queue.announce("another", "gpu"), queue.revive, LocalQueue(tmp_path).revive):
+            ask()
+        assert queue._started == [process]
         given = Path(f"/proc/{process.pid}/environ").read_text()
         assert f"ADAPTERCTL_URL=local:{tmp_path}" in given.split("\0")
         # Folders and hub token are those of who submits.
@@ -123,18 +128,37 @@ class TestLocal:
         assert process.wait(60) == 0, (tmp_path / "logs" / "runner.log").read_text()
         assert (tmp_path / "registry.sqlite3").exists()
 
-    def test_a_runner_is_replaced_only_where_none_is_at_work(self, tmp_path: Path) -> None:
-        queue = LocalQueue(tmp_path)
-        with (tmp_path / LOCK_FILE).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            queue.revive()
-            assert queue._started == []
-        queue.revive()
-        (process,) = queue._started
-        assert process.wait(60) == 0
-
-    def test_runner_and_registry_look_at_one_lock(self) -> None:
+    def test_a_job_that_comes_as_the_runner_ends_is_seen_by_it(self, tmp_path: Path) -> None:
         from workers.entry import local_runner
 
-        assert local_runner.LOCK_FILE == LOCK_FILE
+        queue = LocalQueue(tmp_path)
+        jobs, done = ["first"], []
+
+        class OfJobs:
+            """A worker that is announced a job after its last look, three times over."""
+
+            def sweep(self) -> None:
+                pass
+
+            def work_once(self, _hint: str | None) -> bool:
+                done.extend(jobs)
+                found = bool(jobs)
+                jobs.clear()
+                if not found and len(done) < 4:
+                    jobs.append("another")
+                    queue.announce("another", "gpu")
+                return found
+
+        worker: Any = OfJobs()
+        with (tmp_path / LOCK_FILE).open("ab") as given:
+            fcntl.flock(given, fcntl.LOCK_EX)
+            lock = os.dup(given.fileno())
+        assert local_runner._work(tmp_path, worker, Shutdown(grace_s=1.0), lock=lock) == 0
+        assert done == ["first", "another", "another", "another"]
+        assert queue._started == []
+
+    def test_runner_and_registry_look_at_the_same_files(self) -> None:
+        from workers.entry import local_runner
+
+        assert (local_runner.LOCK_FILE, local_runner.ASKED_FILE) == (LOCK_FILE, ASKED_FILE)
         assert local_runner.__name__ == RUNNER_MODULE

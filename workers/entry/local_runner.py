@@ -1,12 +1,14 @@
 """The runner of an embedded registry: one per home, detached; drains the job table and exits.
 
-Started by name as `python -m workers.entry.local_runner`, with the registry's URL in `ADAPTERCTL_URL`.
+Started by name as `python -m workers.entry.local_runner LOCK`, with the registry's URL in `ADAPTERCTL_URL`. LOCK is the
+descriptor of the home's lock, which whoever starts it has taken for it; without one it takes the lock itself.
 """
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import signal
 import sys
 import time
@@ -24,8 +26,9 @@ from workers.node import logs
 from workers.node.shutdown import Shutdown
 from workers.settings import WorkerSettings
 
-#: The same file that `registry.queue.local` looks at.
+#: The same files that `registry.queue.local` looks at.
 LOCK_FILE = "runner.lock"
+ASKED_FILE = "runner.asked"
 _TRIES = 5
 _TRY_EVERY_S = 0.1
 #: How often in a row asking for work may fail, and the first pause after a failure in seconds.
@@ -36,14 +39,20 @@ _log = logging.getLogger("workers.entry.local_runner")
 
 
 @contextmanager
-def _only_runner(home: Path) -> Iterator[bool]:
-    """Whether this process is the home's only runner, for the length of the block."""
+def _only_runner(home: Path, lock: int | None = None) -> Iterator[bool]:
+    """Whether this process is the home's only runner, for the length of the block: always, if it was given the lock."""
+    if lock is not None:
+        # Nothing that it starts keeps the lock after it.
+        os.set_inheritable(lock, False)
+        with os.fdopen(lock, "ab"):
+            yield True
+        return
     with (home / LOCK_FILE).open("ab") as file:
         for _ in range(_TRIES):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # Somebody may only be looking whether there is a runner.
+                # An earlier release may only be looking whether there is a runner.
                 time.sleep(_TRY_EVERY_S)
             else:
                 yield True
@@ -65,45 +74,49 @@ def main() -> int:
     worker = Worker(settings, shutdown)
     with shutdown.on_signals(signal.SIGTERM, signal.SIGINT):
         try:
-            return _work(home, worker, shutdown)
+            return _work(home, worker, shutdown, lock=int(sys.argv[1]) if len(sys.argv) > 1 else None)
         finally:
             worker.end()
 
 
-def _work(home: Path, worker: Worker, shutdown: Shutdown) -> int:
+def _work(home: Path, worker: Worker, shutdown: Shutdown, *, lock: int | None = None) -> int:
     """Work until there is no work.
 
-    The table is looked at again after the lock was given up: a job whose own runner found the lock taken, in
-    the moment between the last look and its release, is not left lying.
+    Whoever finds the lock taken, in the moment between the last look and its release, starts no runner: that somebody
+    asked is seen after the release, and the table is looked at again.
     """
     while True:
-        with _only_runner(home) as alone:
+        with _only_runner(home, lock) as alone:
             if not alone:
                 return 0
+            (home / ASKED_FILE).unlink(missing_ok=True)
             worker.sweep()
-            worked = _drain(worker, shutdown)
+            _drain(worker, shutdown)
             if shutdown.asked:
                 worker.leave()
                 return 0
-        if not worked:
+        lock = None
+        if not (home / ASKED_FILE).exists():
             return 0
 
 
-def _drain(worker: Worker, shutdown: Shutdown) -> int:
+def _drain(worker: Worker, shutdown: Shutdown) -> None:
     """Do all available jobs. Raises an error that occurs `_FAILURES` times in a row; the next command starts another
     runner.
     """
     failures = 0
     while True:
         try:
-            return drain(worker, shutdown)
+            drain(worker, shutdown)
         except Exception as error:
             failures += 1
             if failures >= _FAILURES:
                 raise
             tell(error)
             if shutdown.wait(pause_s(_AGAIN_S, failures)):
-                return 0
+                return
+        else:
+            return
 
 
 if __name__ == "__main__":

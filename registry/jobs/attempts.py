@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, select, true
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from registry.db.clock import db_epoch_s, db_now, utc_now
@@ -44,6 +44,16 @@ def overdue() -> ColumnElement[bool]:
     """The condition that the last attempt of a job is still held after its deadline."""
     last = exists().where(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt, Attempt.deadline_s < db_epoch_s())
     return last.correlate(Job)
+
+
+def silent() -> ColumnElement[bool]:
+    """The condition that nobody has been heard of for as long as a job's lease."""
+    return Job.lease_until_s < db_epoch_s()
+
+
+def lapsed() -> ColumnElement[bool]:
+    """The condition that a job runs whose worker fell silent or overran its time."""
+    return and_(Job.state == JobState.RUNNING, or_(silent(), overdue()))
 
 
 def stale(job_id: str, attempt: int) -> StaleAttempt:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -264,10 +264,7 @@ class Claims:
 
         Return how many.
         """
-        silent = Job.lease_until_s < db_epoch_s()
-        ended = select(Job.id, Job.attempt, silent).where(
-            Job.state == JobState.RUNNING, or_(silent, attempts.overdue())
-        )
+        ended = select(Job.id, Job.attempt, attempts.silent()).where(attempts.lapsed())
         with self._db.read() as session:
             expired = session.execute(ended.limit(1000)).all()
         moved = 0

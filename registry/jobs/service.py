@@ -16,7 +16,7 @@ from registry.db.paging import Paged, page_of
 from registry.db.stored_json import table
 from registry.errors import Conflict
 from registry.jobs import events
-from registry.jobs.attempts import count_end
+from registry.jobs.attempts import count_end, lapsed
 from registry.jobs.checkpoints import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.finding import find_job
@@ -259,10 +259,14 @@ class Jobs:
         return self._queue.remind(first)
 
     def revive(self) -> None:
-        """Have the queue see to it that somebody works, where any job still waits or runs."""
+        """Have the queue see to it that somebody works, where a job may be claimed, or its worker fell silent.
+
+        What runs, or is to be tried again later, gives nobody work now: who follows it calls this again.
+        """
+        given = or_(and_(Job.state == JobState.QUEUED, due()), lapsed())
         with self._db.read() as session:
-            unfinished = session.scalars(select(Job.id).where(Job.state.not_in(FINAL)).limit(1)).first()
-        if unfinished is not None:
+            found = session.scalars(select(Job.id).where(given).limit(1)).first()
+        if found is not None:
             self._queue.revive()
 
 

@@ -23,7 +23,7 @@ class Queue(Protocol):
         """Say again that these jobs, (id, queue), wait, unless that is known; return how many were said."""
 
     def revive(self) -> None:
-        """Ensure that somebody works. Called while jobs are unfinished and nothing is heard of them."""
+        """Ensure that somebody works. Called while jobs may be claimed and nothing is heard of them."""
 
 
 class NoQueue:

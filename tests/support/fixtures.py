@@ -73,7 +73,7 @@ def run_server() -> Iterator[Callable[[Callable[[Path], ServerT]], ServerT]]:
 @pytest.fixture(scope="session")
 def postgres_server(request: pytest.FixtureRequest) -> TestPostgres:
     """The run's PostgreSQL."""
-    return servers.of_run(request.config).use(TestPostgres)
+    return servers.of_run(request.config).use(TestPostgres, prepare=TestPostgres.shorten_logins)
 
 
 @pytest.fixture

@@ -52,9 +52,19 @@ class TestPostgres(PostgresServer):
             yield
 
     def create_database(self, name: str, *, template: str = "template0") -> str:
-        """Create a database as a copy of another, and return its URL."""
-        self._execute("CREATE DATABASE {} TEMPLATE {}", name, template)
+        """Create a database as a copy of another, and return its URL.
+
+        Its files are copied: to log each of their pages, as is usual, takes four times as much of the processor.
+        """
+        self._execute("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
         return self.url_of(name)
+
+    def shorten_logins(self) -> None:
+        """Have a connection's password hashed once and not 4,096 times, most of what it takes to connect."""
+        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute("SET scram_iterations = 1")
+            password = sql.Literal(self.kept["password"])
+            connection.execute(sql.SQL("ALTER ROLE CURRENT_USER PASSWORD {}").format(password))
 
     def rename_database(self, name: str, new_name: str) -> None:
         """Give a database that nobody uses another name."""

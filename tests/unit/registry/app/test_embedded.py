@@ -6,6 +6,7 @@ import fcntl
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,14 +78,22 @@ def test_a_home_with_waiting_jobs_gets_a_runner_unless_one_is_at_work(
         fcntl.flock(lock, fcntl.LOCK_UN)
         services.jobs.revive()
         assert queue._started == []  # type: ignore[attr-defined]
-        with services.db.write() as session:
-            session.execute(update(Job).values(state="queued"))
         started: list[int] = []
         monkeypatch.setattr(queue, "_start", started.append)
-        services.jobs.revive()
-        assert len(started) == 1
-        with services.db.write() as session:
-            session.execute(update(Job).values(state="cancelled"))
+        for state, lease_until_s, not_before_s, starts in (
+            ("queued", None, None, True),
+            ("queued", None, time.time() + 60, False),
+            ("queued", None, time.time() - 60, True),
+            # The one at work may have been killed, which is known only once its lease is over.
+            ("running", time.time() + 60, None, False),
+            ("running", time.time() - 60, None, True),
+            ("cancelled", None, None, False),
+        ):
+            with services.db.write() as session:
+                session.execute(update(Job).values(state=state, lease_until_s=lease_until_s, not_before_s=not_before_s))
+            started.clear()
+            services.jobs.revive()
+            assert len(started) == starts, (state, lease_until_s, not_before_s)
         assert services.jobs.get(job.id, who=LOCAL).state == "cancelled"
     services.db.close()
 

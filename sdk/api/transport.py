@@ -16,6 +16,7 @@ from sdk.api.answers import VERSION_HEADER as VERSION_HEADER
 from sdk.api.answers import check_version, raise_error, require_json
 from sdk.config import Config
 from sdk.errors import Incompatible, Unavailable, raise_for
+from sdk.imports import nothing_collected
 from sdk.schemas.wire import Wire, read_json
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ def _embedded(config: Config) -> httpx.BaseTransport:
             f"a registry in a folder ({config.url}) needs the extra that is not installed: pip install 'adapterctl[local]'; "
             "or set ADAPTERCTL_URL to a server's URL"
         )
-    embedded = importlib.import_module("registry.app.embedded")
+    with nothing_collected():
+        embedded = importlib.import_module("registry.app.embedded")
     errors = importlib.import_module("registry.errors")
     try:
         app = embedded.open_embedded(config.home)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from sdk.imports import nothing_collected
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.wire import Wire, read_json
@@ -33,7 +34,7 @@ from workers.child.protocol import (
     News,
     Written,
 )
-from workers.pipelines.imports import nothing_collected, nothing_searched
+from workers.pipelines.imports import nothing_searched
 from workers.pipelines.orders import Order
 from workers.pipelines.sandbox import die_with_parent
 
@@ -82,7 +83,7 @@ def _take_stdout() -> IO[str]:
 
 def _wait_warm() -> Path:
     """Import what takes longest, then return the folder of the next order; exit if the worker has none."""
-    with nothing_collected(), nothing_searched():
+    with nothing_collected(ever=True), nothing_searched():
         import_libraries()
         for name in ("training.train", "scoring.evaluate"):
             importlib.import_module(f"workers.pipelines.{name}")
@@ -95,7 +96,7 @@ def _wait_warm() -> Path:
 def _carry_out(text: bytes, host: _Process) -> Wire | None:
     """Return what a pipeline found; None if it was told to stop and has written a checkpoint."""
     pipeline = read_json(Order, text).pipeline
-    with nothing_collected(), nothing_searched():
+    with nothing_collected(ever=True), nothing_searched():
         import_libraries(pipeline)
         room = importlib.import_module(f"workers.pipelines.{pipeline}.carry_out")
     found: Wire | None = room.carry_out(room.ORDER.model_validate_json(text), host)

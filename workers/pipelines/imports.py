@@ -1,12 +1,11 @@
 """How a process imports transformers and what stands on it: without what nothing asks for.
 
-with nothing_collected(), nothing_searched():
+with nothing_collected(ever=True), nothing_searched():
     import transformers
 """
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,21 +17,6 @@ from types import ModuleType
 
 #: Asked for by accelerate's command line alone, which imports it with the library where it is installed.
 _UNUSED = "boto3"
-
-
-@contextmanager
-def nothing_collected() -> Iterator[None]:
-    """Let nothing be looked through for garbage while the block imports, nor ever again what it has imported.
-
-    What these libraries define are half a million objects that stay as long as the process: looking through them takes a
-    fifth of the imports, and a quarter of a second whenever a trainer or a merge asks for its memory back.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from sdk.imports import nothing_collected
 from sdk.schemas.wire import read_json
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.imports import nothing_collected, nothing_searched
+from workers.pipelines.imports import nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
 #: It writes nothing; libraries keep this and that.
@@ -43,7 +44,7 @@ def answer(
     leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    with nothing_collected(), nothing_searched():
+    with nothing_collected(ever=True), nothing_searched():
         # Loaded before the limits are set: torch, too.
         from transformers import AutoTokenizer  # noqa: F401
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def shell(script: str, venv: Path, cwd: Path) -> subprocess.CompletedProcess[str
     env = processes.environment(
         PIP_DISABLE_PIP_VERSION_CHECK="1",
         PIP_NO_COMPILE="1",
+        PIP_PROGRESS_BAR="off",
         PATH=os.pathsep.join([str(venv / "bin"), os.environ["PATH"]]),
     )
     done = subprocess.run(["sh", "-euc", script], cwd=cwd, env=env, capture_output=True, text=True, check=False)
@@ -34,8 +36,15 @@ def shell(script: str, venv: Path, cwd: Path) -> subprocess.CompletedProcess[str
 
 
 def new_environment(folder: Path) -> Path:
-    """Make a virtual environment with nothing but pip."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    """Make a virtual environment with nothing but pip: the one that runs here, compiled as it is."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    pip = metadata.distribution("pip")
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name in dict.fromkeys(file.parts[0] for file in pip.files or () if file.parts[0] != ".."):
+        shutil.copytree(str(pip.locate_file(name)), packages / name)
+    program = folder / "bin/pip"
+    program.write_text(f'#!/bin/sh\nexec {folder}/bin/python -m pip "$@"\n')
+    program.chmod(0o755)
     return folder
 
 
@@ -116,6 +125,7 @@ def test_the_registry_image_serves_and_says_that_it_is_healthy(registry_image: P
     try:
         deadline = time.monotonic() + 60
         while not healthy():
+            time.sleep(0.2)
             assert server.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
     finally:

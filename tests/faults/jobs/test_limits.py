@@ -25,17 +25,22 @@ pytestmark = pytest.mark.slow
 #: Whose jobs go to the small machine alone.
 SPACE = "small"
 #: What a training may take beside its libraries, as addresses.
-MEMORY_BYTES = 2**30
+MEMORY_BYTES = 2**29
 #: Says how many addresses the libraries of a training take, in KiB: some builds of torch take several times as many as
 #: others.
 LIBRARIES = """
-import workers.pipelines.training.train, bitsandbytes
+from sdk.imports import nothing_collected
+from workers.child.imports import import_libraries
+from workers.pipelines.imports import nothing_searched
+with nothing_collected(), nothing_searched():
+    import_libraries()
+    import workers.pipelines.training.train
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmPeak")))
 """
 #: More than the tokens of all rows, and less than the adapter of the widest training.
 FILE_BYTES = 5_500_000
 #: Rows and tokens of a batch whose activations take more than that.
-BATCH, TOKENS = 2048, 250
+BATCH, TOKENS = 1024, 250
 
 
 @pytest.fixture(scope="module")

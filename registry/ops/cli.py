@@ -17,6 +17,7 @@ import click
 from registry.db.database import Database
 from registry.errors import Invalid, RegistryError, Unavailable
 from registry.settings import Settings
+from sdk.imports import nothing_collected
 
 if TYPE_CHECKING:
     from registry.server.limits import Limits
@@ -94,14 +95,14 @@ def serve(host: str, port: int, workers: int) -> None:
 
 def app_from_env() -> Any:
     """What each server process serves."""
-    from gc import collect, freeze
+    from gc import collect
 
-    from registry.app.application import create_app
+    # What a server is made of lives as long as it does: no collection need look through it.
+    with nothing_collected(ever=True):
+        from registry.app.application import create_app
 
-    app = create_app(Settings.from_env())
-    # What a server is made of lives as long as it does: no collection need look through it again.
-    collect()
-    freeze()
+        app = create_app(Settings.from_env())
+        collect()
     return app
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sqlite3
+import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -24,6 +25,7 @@ from faults.proxy import FaultProxy
 from support import processes, registries, tiny
 from support.adapters import base_registration, lora_tensors, save_adapter
 from support.fixtures import S3Place
+from support.forks import ForkServer
 from support.registries import World
 
 from sdk.client import Client
@@ -46,11 +48,17 @@ class Run:
     proxy: FaultProxy
     secrets: dict[str, str]
     env: dict[str, str]
+    #: Forks of a process that talks.
+    forks: ForkServer
     said: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *args: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run `adapterctl` to its end."""
+        return self.forks.run(["adapterctl", *args], env={**self.env, **more}, cwd=None, timeout_s=300)
 
     def command(self, *args: str, ends: int = 0) -> str:
         """Run `adapterctl` and keep all that it says; return its standard output."""
-        done = processes.run("adapterctl", *args, env=self.env)
+        done = self.run(*args)
         self.said[f"{len(self.said)}: adapterctl {' '.join(args[:2])}"] = done.stdout + done.stderr
         assert done.returncode == ends, f"{args}: {done.stderr}\n{self.tail()}"
         return done.stdout
@@ -60,7 +68,7 @@ class Run:
         self.proxy.plan = plan
         try:
             with ThreadPoolExecutor() as pool:
-                done = list(pool.map(lambda args: processes.run("adapterctl", *args, env=self.env), commands))
+                done = list(pool.map(lambda args: self.run(*args), commands))
         finally:
             self.proxy.plan = None
         for args, process in zip(commands, done, strict=True):
@@ -141,18 +149,21 @@ def seaweed(s3: S3Place, tmp_path: Path) -> Iterator[Run]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Run]:
-    """Over a folder that the registry serves."""
+    """Over a folder that the registry serves, in one process."""
     root = tmp_path / "artifacts"
     with ExitStack() as stack:
         proxy = stack.enter_context(FaultProxy())
-        run = _start(stack, tmp_path, proxy, {"REGISTRY_STORAGE_URL": root.as_uri(), "REGISTRY_PUBLIC_URL": proxy.url})
+        given = {"REGISTRY_STORAGE_URL": root.as_uri(), "REGISTRY_PUBLIC_URL": proxy.url}
+        run = _start(stack, tmp_path, proxy, given, processes_count=1)
         served = urlsplit(run.url)
         proxy.upstream = (served.hostname or "", served.port or 0)
         run.secrets["the signing key"] = (root / "signing.key").read_text().strip()
         yield run
 
 
-def _start(stack: ExitStack, folder: Path, proxy: FaultProxy, given: dict[str, str]) -> Run:
+def _start(
+    stack: ExitStack, folder: Path, proxy: FaultProxy, given: dict[str, str], *, processes_count: int = 2
+) -> Run:
     (folder / "talk").mkdir()
     port = processes.free_port()
     url = f"http://127.0.0.1:{port}"
@@ -162,14 +173,19 @@ def _start(stack: ExitStack, folder: Path, proxy: FaultProxy, given: dict[str, s
         REGISTRY_DATABASE_URL=f"sqlite:///{folder / 'registry.sqlite3'}",
         **{"REGISTRY_PUBLIC_URL": url, **talk, **given},
     )
-    assert processes.run("adapter-registry", "db", "upgrade", env=env).returncode == 0
-    made = processes.run("adapter-registry", "token", "create", "--role", "admin", env=env)
+    forks = ForkServer(env)
+    stack.callback(forks.close)
+
+    def manage(*args: str) -> subprocess.CompletedProcess[str]:
+        return forks.run(["adapter-registry", *args], env=env, cwd=None, timeout_s=300)
+
+    assert manage("db", "upgrade").returncode == 0
+    made = manage("token", "create", "--role", "admin")
     assert made.returncode == 0, made.stderr
     secrets = {"admin": made.stdout.strip()}
     log = folder / "server.log"
-    stack.enter_context(
-        processes.running("adapter-registry", "serve", "--port", str(port), "--workers", "2", env=env, log=log)
-    )
+    serve = ("adapter-registry", "serve", "--port", str(port), "--workers", str(processes_count))
+    stack.enter_context(processes.running(*serve, env=env, log=log))
     processes.wait_until_healthy(url, log=log)
     for role in ("writer", "worker"):
         secrets[role] = _new_token(url, secrets["admin"], role)
@@ -180,7 +196,7 @@ def _start(stack: ExitStack, folder: Path, proxy: FaultProxy, given: dict[str, s
         HOME=str(folder),
         **talk,
     )
-    return Run(folder, url, proxy, secrets, user)
+    return Run(folder, url, proxy, secrets, user, forks)
 
 
 def _new_token(url: str, admin: str, role: str) -> str:
@@ -229,8 +245,7 @@ def fetch(run: Run) -> None:
     run.command("list", "--format", "json")
     run.command("versions", "team/small")
     run.command("show", "team/small@v1", "--format", "json")
-    strangers = run.env | {"ADAPTERCTL_TOKEN": "actl_" + "0" * 43}
-    done = processes.run("adapterctl", "list", env=strangers)
+    done = run.run("list", ADAPTERCTL_TOKEN="actl_" + "0" * 43)
     run.said["list by a stranger"] = done.stdout + done.stderr
     assert done.returncode == 5
 

@@ -59,12 +59,16 @@ def can_fork(command: Sequence[str], env: Mapping[str, str]) -> bool:
 
 
 class ForkServer:
-    """The process that forks; it ends with the process that started it."""
+    """The process that forks; it ends with the process that started it.
+
+    One that is started with an environment of its own runs what the interpreter reads there, such as a `sitecustomize`,
+    and is for commands of that environment alone.
+    """
 
     _started: ForkServer | None = None
     _lock = threading.Lock()
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forks-")
         self._address = str(Path(self._folder.name) / "socket")
         self._process = subprocess.Popen(
@@ -72,6 +76,7 @@ class ForkServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parent.parent,
+            env=environment,
             start_new_session=True,
         )
         assert self._process.stdout is not None
@@ -90,13 +95,17 @@ class ForkServer:
         """End the one of this process, if it was started."""
         with cls._lock:
             if cls._started is not None:
-                assert cls._started._process.stdin is not None
-                assert cls._started._process.stdout is not None
-                cls._started._process.stdin.close()
-                cls._started._process.stdout.close()
-                cls._started._process.wait()
-                cls._started._folder.cleanup()
+                cls._started.close()
                 cls._started = None
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+        self._folder.cleanup()
 
     def run(
         self,

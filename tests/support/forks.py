@@ -8,6 +8,7 @@ a fork can't have is what the interpreter reads when it starts, so that `can_for
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -24,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 #: `python` takes `-c`, a program and its arguments.
 PROGRAMS = {
@@ -233,7 +234,24 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         setattr(sys, f"__{stream_name}__", opened)
     module, _, function = PROGRAMS[name].partition(":")
     run: Callable[[], Any] = getattr(importlib.import_module(module), function)
-    sys.exit(run())
+    try:
+        code = run()
+    except SystemExit as left:
+        code = left.code
+    _leave(code)
+
+
+def _leave(code: Any) -> NoReturn:
+    """End as the interpreter does, but without freeing all that was imported: that takes longer than most commands."""
+    if code is None or isinstance(code, int):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        gc.collect()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit((code or 0) & 0xFF)
+    sys.exit(code)
 
 
 def run_text() -> None:

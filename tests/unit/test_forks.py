@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,29 @@ def test_a_program_s_text_is_run_as_by_python(env: dict[str, str], tmp_path: Pat
     text = "import os, sys; print(__name__, sys.argv, os.getcwd(), sys.stdin.read()); sys.exit(3)"
     said = processes.run("python", "-c", text, "a b", env=env, cwd=tmp_path, stdin="given")
     assert (said.returncode, said.stdout, said.stderr) == (3, f"__main__ ['-c', 'a b'] {tmp_path} given\n", "")
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["sys.exit(3)", "sys.exit()", "sys.exit(-1)", "sys.exit('why')", "1 / 0", "os.kill(os.getpid(), 9)", "pass"],
+)
+def test_it_ends_as_by_python(end: str, env: dict[str, str], tmp_path: Path) -> None:
+    text = f"""
+import atexit, os, sys, tempfile, threading, time
+class Loop:
+    def __del__(self): os.write(1, b"collected\\n")
+loop = Loop(); loop.loop = loop; del loop
+kept = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})
+atexit.register(print, "at exit")
+threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+sys.stdout.write("begun\\n")
+sys.stdout.flush()
+{end}"""
+    forked = processes.run("python", "-c", text, env=env)
+    new = subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True, check=False)
+    assert (forked.returncode, sorted(forked.stdout.split())) == (new.returncode, sorted(new.stdout.split()))
+    assert forked.stderr.splitlines()[-1:] == new.stderr.splitlines()[-1:]
+    assert (list(tmp_path.glob("tmp*")) == []) == ("kill" not in end)
 
 
 def test_what_the_interpreter_reads_at_its_start_takes_a_new_process(env: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 
 #: Distributions whose version can change what a pipeline computes.
@@ -25,10 +26,13 @@ def library_versions() -> dict[str, str]:
 
 def versions_of(*names: str) -> dict[str, str]:
     """Return the versions of some distributions, by name, for those that are installed. Nothing is imported."""
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {name: version for name in names if (version := _version_of(name)) is not None}
+
+
+@cache
+def _version_of(name: str) -> str | None:
+    """Look it up once: that reads all that a distribution says of itself, a millisecond or two."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -36,14 +35,10 @@ def shell(script: str, venv: Path, cwd: Path) -> subprocess.CompletedProcess[str
 
 
 def new_environment(folder: Path) -> Path:
-    """Make a virtual environment with nothing but pip: the one that runs here, compiled as it is."""
+    """Make an empty virtual environment, whose `pip` is the one that runs here, compiled as it is."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    pip = metadata.distribution("pip")
-    (packages,) = folder.glob("lib/python*/site-packages")
-    for name in dict.fromkeys(file.parts[0] for file in pip.files or () if file.parts[0] != ".."):
-        shutil.copytree(str(pip.locate_file(name)), packages / name)
     program = folder / "bin/pip"
-    program.write_text(f'#!/bin/sh\nexec {folder}/bin/python -m pip "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pip --python {folder}/bin/python "$@"\n')
     program.chmod(0o755)
     return folder
 

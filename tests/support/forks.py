@@ -250,7 +250,7 @@ def _leave(code: Any) -> NoReturn:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit((code or 0) & 0xFF)
+            os._exit(code or 0)
     sys.exit(code)
 
 

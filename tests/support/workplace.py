@@ -36,7 +36,7 @@ PlaceT = TypeVar("PlaceT", bound="Workplace")
 #: Longer than any wait for something that does happen.
 PATIENCE_S = 240.0
 #: How many times as long as a look took is waited until the next one.
-_REST = 9
+_REST = 19
 #: A training that no test waits for the end of.
 ENDLESS_STEPS = 1_000_000
 

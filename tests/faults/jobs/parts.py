@@ -20,7 +20,7 @@ from sdk.stack.valkey import ValkeyServer
 
 #: Beside other tests a heartbeat may be seconds late, which must not cost an attempt; a soak has the machine to itself.
 LEASE_S = 4.0 if SOAKING else 8.0
-SWEEP_S = 0.5
+SWEEP_S = 0.5 if SOAKING else 1.0
 #: So short a lease is over before a server that was killed is up again: an outage costs an attempt here, as a worker's
 #: death does, and a job whose worker died once must not be given up for the server's deaths.
 MAX_ATTEMPTS = 5

@@ -6,7 +6,7 @@
 Each step runs in a process of its own, over a file that is written for it: what a submit checks ("submit"), the audit ("audit"), the
 signatures ("signatures"), and a training of five steps over a tiny base ("training"; "holdout" holds a hundredth out). Printed are the
 most resident memory, what of it is Python's and the libraries', and the seconds. Rows are prompts and answers of random words, of some
-600 bytes. It needs 8 times the largest size on the disk that `--scratch` is on.
+600 bytes. It needs 5 times the largest size on the disk that `--scratch` is on.
 """
 
 from __future__ import annotations

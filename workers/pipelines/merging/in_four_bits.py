@@ -30,9 +30,10 @@ from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_f
 from workers.pipelines.merging.placement import place
 from workers.pipelines.merging.stored_base import FORMAT_TYPES, StoredBase, open_files, open_stored_base
 from workers.pipelines.merging.writing import digest_in
+from workers.pipelines.model.blueprint import blank_model, read_blueprint
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import DtypeName, one_thread
-from workers.pipelines.model.loading import blank_model, packing_config, quantised_names, read_blueprint
+from workers.pipelines.model.packed import packing_config, quantised_names
 
 _CHUNK_BYTES = 8 * 2**20
 _BLOCK_ROWS, _BLOCK_NUMBERS = 256, 2**20

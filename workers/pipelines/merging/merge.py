@@ -41,9 +41,10 @@ from workers.pipelines.merging.writing import (
     require_room,
     write_shards,
 )
+from workers.pipelines.model.base_config import read_config, read_packing, stored_quantization_named
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device, dtype_name, memory_errors_named
-from workers.pipelines.model.loading import native_dtype, read_config, read_packing, stored_quantization_named
+from workers.pipelines.model.loading import native_dtype
 
 T = TypeVar("T")
 

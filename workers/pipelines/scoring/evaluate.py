@@ -37,9 +37,12 @@ from workers.pipelines.data.tokenise import (
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.base_config import stored_quantization_named
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
-from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
+from workers.pipelines.model.loading import LoadedBase, load_base
+from workers.pipelines.model.packed import held_as
 from workers.pipelines.model.precision import measured
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.choices import CHOICES_VERSION, score_choices

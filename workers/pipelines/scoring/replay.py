@@ -27,7 +27,8 @@ def replay(request: ProbeRequest) -> ProbeAnswer:
     from workers.pipelines.model.adapters import load_adapter
     from workers.pipelines.model.classifier import Classes
     from workers.pipelines.model.device import choose_device, memory_errors_named
-    from workers.pipelines.model.loading import deprecations_silenced, load_base
+    from workers.pipelines.model.loading import load_base
+    from workers.pipelines.model.silencing import deprecations_silenced
 
     base, device, classes = Path(request.base), choose_device(), None
     tokenizer = load_tokenizer(base, ends=request.labels is None)

@@ -31,19 +31,13 @@ from workers.pipelines.data.preferences import preference
 from workers.pipelines.data.rows import CheckedRows, Rows, Shape, check_files, count_equal
 from workers.pipelines.data.split import Split, read_split
 from workers.pipelines.data.stored_examples import StoredExamples
-from workers.pipelines.data.tokenise import (
-    Example,
-    Tokenised,
-    configured_stops,
-    load_tokenizer,
-    longest_row,
-    tokenise,
-)
+from workers.pipelines.data.tokenise import Example, Tokenised, configured_stops, load_tokenizer, longest_row, tokenise
 from workers.pipelines.data.vocabulary import require_embedded
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.base_config import read_config, stored_quantization_named
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device
-from workers.pipelines.model.loading import read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.continuing import Continued, require_same_config
 from workers.pipelines.training.lora_configs import lora_config, require_tokens

@@ -13,7 +13,7 @@ from sdk.schemas.training import LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import Objective
 from workers.pipelines.data.tokenise import Example
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.loading import Blueprint
+from workers.pipelines.model.blueprint import Blueprint
 
 
 def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) -> LoraConfig:

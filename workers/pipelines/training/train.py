@@ -31,7 +31,9 @@ from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import memory_errors_named
 from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.freed import give_back
-from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
+from workers.pipelines.model.loading import LoadedBase, load_base
+from workers.pipelines.model.packed import default_recipe
+from workers.pipelines.model.silencing import deprecations_silenced
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint

@@ -19,7 +19,8 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import eight_bits, loading
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.eight_bits import eight_bit_modules, wide_weight
-from workers.pipelines.model.loading import default_recipe, load_base
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import default_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

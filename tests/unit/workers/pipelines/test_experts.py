@@ -26,8 +26,9 @@ from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingReport,
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
 from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.base_config import read_packing
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base, read_packing
+from workers.pipelines.model.loading import load_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

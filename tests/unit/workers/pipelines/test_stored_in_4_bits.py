@@ -21,8 +21,10 @@ from sdk.schemas.events import Progress
 from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import packed_modules
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from sdk.formats.adapter_files import GENERATION_FILE, TEMPLATE_FILE
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_index
-from workers.pipelines.data.tokenise import all_stops, configured_stops, read_object
+from workers.pipelines.data.tokenizer import all_stops, configured_stops, read_object
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.stored_base import StoredBase
 from workers.pipelines.model.device import DtypeName

@@ -21,19 +21,12 @@ from sdk.schemas.training import QuantizationRecipe
 from workers.pipelines.data.batches import example_losses
 from workers.pipelines.data.choices import Question, tokenise_choices
 from workers.pipelines.data.digests import generation_of, tokenizer_of
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.general_texts import GENERAL_DIGEST
 from workers.pipelines.data.references import by_first_reference
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import (
-    IGNORED,
-    Example,
-    all_stops,
-    configured_stops,
-    load_tokenizer,
-    longest_row,
-    serve_by,
-    tokenise,
-)
+from workers.pipelines.data.tokenise import tokenise
+from workers.pipelines.data.tokenizer import all_stops, configured_stops, load_tokenizer, longest_row, serve_by
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions

@@ -20,7 +20,7 @@ from workers.pipelines.data.classify import Guess, guesses, logits_of, scores
 from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.label_rows import label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import load_tokenizer, longest_row
+from workers.pipelines.data.tokenizer import load_tokenizer, longest_row
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions

@@ -23,7 +23,7 @@ from workers.pipelines.sandbox import die_with_parent, leave_network
 def replay(request: ProbeRequest) -> ProbeAnswer:
     """Measure the adapter of a folder on the base of a folder. Raises PipelineError."""
     from workers.pipelines.data.probe import probe
-    from workers.pipelines.data.tokenise import load_tokenizer
+    from workers.pipelines.data.tokenizer import load_tokenizer
     from workers.pipelines.model.adapters import load_adapter
     from workers.pipelines.model.classifier import Classes
     from workers.pipelines.model.device import choose_device, memory_errors_named

@@ -19,7 +19,7 @@ from sdk.lora.redistribution import alpha_at, patterns_of, ranks_by_variance
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective, example_batches
-from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.errors import PipelineError
 
 #: Tokens that the loss is computed on, of rows from all over the file.

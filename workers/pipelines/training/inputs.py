@@ -25,13 +25,15 @@ from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
+from workers.pipelines.data.examples import Example
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.mixing import Mixture, require_labels, weighted
 from workers.pipelines.data.preferences import preference
 from workers.pipelines.data.rows import CheckedRows, Rows, Shape, check_files, count_equal
 from workers.pipelines.data.split import Split, read_split
 from workers.pipelines.data.stored_examples import StoredExamples
-from workers.pipelines.data.tokenise import Example, Tokenised, configured_stops, load_tokenizer, longest_row, tokenise
+from workers.pipelines.data.tokenise import Tokenised, tokenise
+from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.data.vocabulary import require_embedded
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.base_config import read_config, stored_quantization_named

@@ -11,7 +11,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.option_clashes import clash_of
 from sdk.schemas.training import LoraConfig, TrainingSpec
 from workers.pipelines.data.batches import Objective
-from workers.pipelines.data.tokenise import Example
+from workers.pipelines.data.examples import Example
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.blueprint import Blueprint
 

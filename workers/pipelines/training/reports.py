@@ -11,7 +11,7 @@ import torch
 
 from sdk.schemas.recorded import RAN_WITH
 from sdk.schemas.training import JsonScalar, LossPoint, TrainingReport
-from workers.pipelines.data.tokenise import longest_row
+from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.precision import measured

@@ -22,10 +22,11 @@ from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from workers.pipelines.data import classify
 from workers.pipelines.data.classify import Guess, scores
+from workers.pipelines.data.examples import Example
 from workers.pipelines.data.label_rows import label_rows
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import Row
-from workers.pipelines.data.tokenise import Example, load_tokenizer
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
 from workers.pipelines.model.adapters import save_tensors

@@ -17,10 +17,12 @@ from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingReport, TrainingSpec
 from sdk.validation import build
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.preferences import collate, preference
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import IGNORED, Example, load_tokenizer, tokenise
+from workers.pipelines.data.tokenise import tokenise
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -44,7 +44,7 @@ _LOSS = """
 import json, sys
 from pathlib import Path
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.scoring.evaluate import evaluate
 base, data, *adapters = sys.argv[1:]
 reports = [evaluate(base=Path(base), adapter=Path(adapter) if adapter else None, quantization=QuantizationRecipe(),

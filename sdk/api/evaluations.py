@@ -9,7 +9,7 @@ from sdk.api.transport import Transport
 from sdk.names import segment
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.comparison import Comparison
-from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.scores import EvaluationView
 from sdk.schemas.slices import SlicedScores
 
 #: Many rows are read, and drawn from some thousand times.

@@ -15,7 +15,7 @@ from sdk.lora.adapter_folders import harmless, read_adapter_config
 from sdk.lora.plain_lora import plan_plain
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.export import GgufDtype, PlainLoraReport, PlainLoraRequest
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.wire import read
 from sdk.worker_program import require_libraries
 

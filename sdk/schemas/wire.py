@@ -32,6 +32,8 @@ from sdk.formats.canonical_json import digest_of as digest_of
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
+JsonScalar = str | int | float | bool | None
+
 #: A whole SHA-256 in lower-case hexadecimal, 64 characters, without a prefix.
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 

@@ -22,7 +22,7 @@ from registry.principal import EVERYWHERE, Principal
 from sdk.formats.packed_weights import block_size_of, shows_bytes
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.catalog import BaseBrief
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import BaseSource
 
 _FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")

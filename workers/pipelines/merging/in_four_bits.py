@@ -23,7 +23,7 @@ from bitsandbytes.functional import quantize_4bit
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE
 from sdk.formats.safetensors import Kind
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.found import wrong
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits

@@ -18,7 +18,7 @@ from sdk.schemas.evaluation import FourBitWeights, MergeReport, MergeSpec
 from sdk.schemas.evaluation import ReadBack as ReadBackReport
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.label_rows import pad_token_id
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError

@@ -10,7 +10,7 @@ from typing import Any
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.changes import Changes, LowRank, read_changes

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.references import require_self_contained
 

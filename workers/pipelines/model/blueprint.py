@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.base_config import first_line, read_config, read_packing
 from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head

@@ -12,7 +12,7 @@ import torch
 
 from sdk.lora.memory import widened_bytes
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.base_config import first_line, read_config, read_packing
 from workers.pipelines.model.blueprint import maker_of, read_blueprint

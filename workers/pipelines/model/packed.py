@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from transformers import BitsAndBytesConfig
 
-from sdk.schemas.training import JsonScalar, QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.wire import JsonScalar
 from workers.pipelines.model.blueprint import blank_model, read_blueprint
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import DTYPES, Device, DtypeName

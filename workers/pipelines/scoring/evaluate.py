@@ -17,7 +17,7 @@ from sdk.lora.stored_quantization import require_precision
 from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.batches import example_losses
 from workers.pipelines.data.choices import Question, tokenise_choices
 from workers.pipelines.data.digests import generation_of, tokenizer_of

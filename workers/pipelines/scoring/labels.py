@@ -14,7 +14,7 @@ from sdk.lora.stored_quantization import require_precision
 from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.statistics.calibration import Calibration
 from workers.pipelines.data.classify import Guess, guesses, logits_of, scores
 from workers.pipelines.data.digests import tokenizer_of

@@ -18,10 +18,12 @@ from sdk.lora.stored_quantization import require_method
 from sdk.rows.data_files import as_files
 from sdk.rows.holdout import hold_out_of, rows_digest
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.option_clashes import both_held_out
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import JsonScalar, LoraConfig, SourceUse, TrainingSpec
-from sdk.schemas.wire import digest_of
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import SourceUse
+from sdk.schemas.wire import JsonScalar, digest_of
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of

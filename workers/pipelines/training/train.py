@@ -19,7 +19,8 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import TEXTS_KEY
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import Batch, tokens_of
 from workers.pipelines.data.classify import CLASSIFY

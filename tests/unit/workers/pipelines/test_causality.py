@@ -15,7 +15,8 @@ from transformers.models.auto import modeling_auto
 
 from sdk.lora.architectures import ENCODERS, is_encoder
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import blueprint, causality, loading
 from workers.pipelines.model.blueprint import read_blueprint

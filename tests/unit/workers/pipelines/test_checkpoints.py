@@ -23,7 +23,8 @@ from support import tiny
 from support.soak import SOAKING, scale
 
 from sdk.schemas.events import Progress
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Pace, Record
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.

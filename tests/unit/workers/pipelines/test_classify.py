@@ -19,7 +19,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import PreviewRequest
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data import classify
 from workers.pipelines.data.classify import Guess, scores
 from workers.pipelines.data.examples import Example

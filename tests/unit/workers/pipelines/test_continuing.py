@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from support.architectures import save_model
 from support.families import Case, save_base, save_rows
 
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.continuing import Continued

@@ -13,7 +13,9 @@ from support.architectures import save_model
 from support.families import save_rows
 
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from sdk.validation import build
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import eight_bits, loading

@@ -22,7 +22,9 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.schemas.evaluation import EvaluationSpec, MergeReport, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
 from workers.pipelines.model.adapters import load_adapter

@@ -21,7 +21,9 @@ from support.processes import environment
 from support.quantised import pack_base
 
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.model import kept_weights
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device

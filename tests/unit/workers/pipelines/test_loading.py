@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
 from workers.pipelines.model.blueprint import read_blueprint

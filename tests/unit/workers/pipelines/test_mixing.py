@@ -15,7 +15,8 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.rows.audit import audit_rows
 from sdk.rows.holdout import HoldOut, rows_digest
 from sdk.rows.texts import normalised_row
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.mixing import Mixture, drawn_rows, weighted
 from workers.pipelines.data.rows import check_files
 from workers.pipelines.data.split import read_split

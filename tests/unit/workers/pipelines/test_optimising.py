@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from support.architectures import save_model
 from support.families import save_rows
 
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.training.optimising import Schedule, optimizer_and_scheduler, parameter_groups
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -18,7 +18,8 @@ from support.architectures import config_of, save_model
 
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data import batches
 from workers.pipelines.data.batches import collate, loss_sum, token_losses
 from workers.pipelines.data.examples import IGNORED

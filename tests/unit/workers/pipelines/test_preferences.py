@@ -15,7 +15,8 @@ from support.architectures import save_model
 
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.preview import PreviewRequest
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from sdk.validation import build
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.preferences import collate, preference

@@ -13,7 +13,8 @@ import torch
 from support.architectures import save_model
 
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from sdk.validation import build
 from workers.pipelines.data.preferences import collate, log_likelihoods, preference
 from workers.pipelines.data.rows import read_rows

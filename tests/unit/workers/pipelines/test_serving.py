@@ -16,7 +16,9 @@ from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import Rendering, TrainingReport, TrainingSpec
+from sdk.schemas.rendering import Rendering
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from sdk.transfer import hash_file
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge

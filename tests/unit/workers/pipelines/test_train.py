@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sdk.schemas.events import Progress
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.errors import PipelineError
 

@@ -14,7 +14,8 @@ from support.architectures import save_model
 from support.families import Case, save_base, save_rows
 from support.variants import token_of
 
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from sdk.validation import build
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints

@@ -13,7 +13,7 @@ from support.merges import FAMILIES, loaded, save_adapter
 from support.quantised import pack_base
 
 from sdk.schemas.evaluation import MergeSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.four_bits import quantised
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.device import choose_device

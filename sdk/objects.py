@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sdk.errors import JobCancelled, JobFailed, NotFound
-from sdk.exporting.model_card import CARD_FILE
+from sdk.formats.base_files import CARD_FILE
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import Published, VersionView
 from sdk.schemas.events import Event

@@ -7,10 +7,9 @@ from pathlib import Path
 from sdk.errors import InvalidInput, NotFound, disk_explained
 from sdk.exporting.cards import plain_card
 from sdk.exporting.gguf import require_dtype
-from sdk.exporting.model_card import CARD_FILE
 from sdk.exporting.placing import beside, free, give_name, require_utf8
 from sdk.exporting.running import ExportedLora, run
-from sdk.formats.base_files import CONFIG_FILE
+from sdk.formats.base_files import CARD_FILE, CONFIG_FILE
 from sdk.lora.adapter_folders import harmless, read_adapter_config
 from sdk.lora.plain_lora import plan_plain
 from sdk.schemas.catalog import VersionView

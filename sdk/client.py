@@ -106,13 +106,13 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, PlanOptions, Task
+from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.slices import SlicedScores
-from sdk.schemas.training_options import TrainingOptions
+from sdk.schemas.training_options import PlanOptions, TrainingOptions
 from sdk.schemas.workers import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
 from sdk.submitting.data_preview import preview_asked

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from sdk.schemas.diff import Diff
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
     from sdk.schemas.lineage import Direction, Lineage
-    from sdk.schemas.planning import Plan, PlanMethod, PlanOptions, Task
+    from sdk.schemas.planning import Plan, PlanMethod, Task
     from sdk.schemas.preview import Preview
     from sdk.schemas.search import SortKey, VersionBrief
-    from sdk.schemas.training_options import TrainingOptions
+    from sdk.schemas.training_options import PlanOptions, TrainingOptions
     from sdk.schemas.workers import QueueCapacity, WorkerView
     from sdk.submitting.given_sources import TrainingData
 

@@ -46,7 +46,7 @@ import json, sys
 from pathlib import Path
 from sdk.formats.peft_config import DROPPED_KEYS
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.scoring.evaluate import evaluate
 base, data, *adapters = sys.argv[1:]
 for adapter in filter(None, adapters):

@@ -25,8 +25,9 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import read_base_config, read_shapes
 from sdk.pushing.bases_here import files_here
 from sdk.schemas.catalog import BaseView
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.training import TrainingSpec
 from sdk.validation import build
 from sdk.worker_program import missing_libraries, run_program
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from sdk.formats import objectives
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.stored_examples import lengths_of
-from workers.pipelines.data.tokenise import IGNORED, Example
 from workers.pipelines.model.rotary import parts, turns_at
 
 #: `input_ids` and `labels` of an example.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from workers.pipelines.data.batches import Batch, Objective, TokenLosses, example_batches, longest_first, token_losses
-from workers.pipelines.data.tokenise import Example
+from workers.pipelines.data.examples import Example
 from workers.pipelines.model.rotary import turns_at
 
 

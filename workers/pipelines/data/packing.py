@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches
-from workers.pipelines.data.tokenise import IGNORED
+from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.model.device import is_out_of_memory
 from workers.pipelines.model.rotary import follows_each_length, parts
 

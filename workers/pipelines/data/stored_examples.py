@@ -12,7 +12,7 @@ from typing import IO, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.data.examples import IGNORED, Example
 
 #: Of each example: where its numbers begin in the other file, how many of them are tokens and how many labels (`_WHERE`: where tokens are
 #: labels), the token that ends it or -1, and its row.

@@ -13,9 +13,10 @@ import torch
 
 from workers.pipelines.data.batches import SFT, example_batches, said_logits, without_last
 from workers.pipelines.data.divergence import divergence
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.general_texts import GENERAL_TEXTS, MOST_TOKENS
 from workers.pipelines.data.held_logits import HeldLogits
-from workers.pipelines.data.tokenise import IGNORED, Example, longest_row
+from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
 
 #: Texts in one forward pass, whatever the size of an evaluation's own batches, so that it moves no digit.

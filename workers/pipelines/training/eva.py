@@ -17,9 +17,10 @@ from peft.tuners.lora import LoraLayer
 from sdk.formats.adapter_files import base_parameter
 from sdk.lora.redistribution import alpha_at, patterns_of, ranks_by_variance
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import LoraConfig, TrainingSpec
+from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective, example_batches
-from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.rotary import turns_at
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from registry.errors import Conflict, Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
-from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.scores import EvaluationView
 
 DATASETS = ("1" * 64, "2" * 64)
 

@@ -25,7 +25,7 @@ from sdk.errors import NotFound, Unavailable
 from sdk.lora.version_diff import compare_versions, differing, scored
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.diff import Diff, Difference
-from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.scores import EvaluationView
 
 Run = Callable[..., Result]
 

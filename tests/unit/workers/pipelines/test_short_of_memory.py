@@ -10,7 +10,8 @@ import pytest
 import torch
 from support import tiny
 
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.batches import mean_loss
 from workers.pipelines.data.probe import probe
 from workers.pipelines.errors import PipelineError

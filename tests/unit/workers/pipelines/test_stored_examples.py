@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.pipelines.data import stored_examples
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.stored_examples import StoredExamples, lengths_of
-from workers.pipelines.data.tokenise import IGNORED, Example
 
 IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=70)
 #: What is learnt of a token: itself, nothing, or another one, which no row of a training has.

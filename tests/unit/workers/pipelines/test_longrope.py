@@ -14,8 +14,8 @@ from support.architectures import config_of
 
 from sdk.schemas.evaluation import EvaluationSpec
 from workers.pipelines.data.batches import collate, example_losses, loss_sum, micro_batches, token_losses
-from workers.pipelines.data.packing import keeps_apart, packed
 from workers.pipelines.data.examples import Example
+from workers.pipelines.data.packing import keeps_apart, packed
 from workers.pipelines.model.rotary import turns_at
 from workers.pipelines.scoring import evaluate
 

@@ -23,7 +23,7 @@ from sdk.pulling.cache import Cache
 from sdk.pulling.puller import Puller
 from sdk.pulling.source import Resolved
 from sdk.pushing.base_folder import ScannedBase, scan_base
-from sdk.pushing.bases_here import files_here, registered_base
+from sdk.pushing.bases_here import Places, files_here, registered_base
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import (
@@ -55,16 +55,8 @@ RELATIVE = 1e-3
 ROUNDING = {"float32": 64 * 2.0**-23, "float16": 8 * 2.0**-11, "bfloat16": 8 * 2.0**-8}
 
 
-class Registry(Protocol):
+class Registry(Places, Protocol):
     """What is asked of a registry; a client answers it."""
-
-    @property
-    def transport(self) -> Transport:
-        """How requests reach it."""
-
-    @property
-    def cache(self) -> Cache:
-        """Where the files of bases may lie."""
 
     def norms(self, ref: str) -> VersionNorms | None:
         """Return what a version adds to its base."""

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sdk import objects
-from sdk.api.transport import Transport
 from sdk.objects import Job
-from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
+from sdk.pushing.bases_here import Places
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.preview import Preview
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_file, preview_version
@@ -18,16 +17,8 @@ from sdk.submitting.job_options import JobTerms
 from sdk.submitting.submitter import JobSubmitter
 
 
-class Registry(objects.Registry, Protocol):
+class Registry(Places, objects.Registry, Protocol):
     """What is asked of a registry; a client answers it."""
-
-    @property
-    def transport(self) -> Transport:
-        """How requests reach it."""
-
-    @property
-    def cache(self) -> Cache:
-        """Where the files of bases may lie."""
 
     @property
     def http(self) -> HttpClient:

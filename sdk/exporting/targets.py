@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput
 from sdk.exporting import gguf, plain
@@ -15,23 +14,14 @@ from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.refs import is_folder, namespace_of
 from sdk.names import means_folder, or_folder
 from sdk.objects import Version
-from sdk.pulling.cache import Cache
-from sdk.pushing.bases_here import files_here, registered_base
+from sdk.pushing.bases_here import Places, files_here, registered_base
 from sdk.schemas.catalog import BaseView, VersionView
 from sdk.schemas.export import GgufDtype
 from sdk.validation import require_adapter
 
 
-class Registry(Protocol):
+class Registry(Places, Protocol):
     """What is asked of a registry; a client answers it."""
-
-    @property
-    def transport(self) -> Transport:
-        """How requests reach it."""
-
-    @property
-    def cache(self) -> Cache:
-        """Where the files of bases may lie."""
 
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""
@@ -145,7 +135,7 @@ def export_plain(
         base=_base_folder(registry, base, version.info) if plain.needs_base(folder, rank) else None,
         quantization=version.info.quantization,
         version=version.info,
-        licensed=folder_with_card(registry.transport, registry.cache, version.info),
+        licensed=folder_with_card(registry, version.info),
     )
 
 

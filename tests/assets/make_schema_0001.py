@@ -24,8 +24,9 @@ from registry.db.schema_version import head_revision  # noqa: E402
 from registry.queue import NoQueue  # noqa: E402
 from registry.settings import Settings  # noqa: E402
 from sdk.pushing.pack import pack_adapter  # noqa: E402
+from sdk.schemas.aliases import AliasMove  # noqa: E402
 from sdk.schemas.artifacts import BlobSpec, DatasetRegistration  # noqa: E402
-from sdk.schemas.catalog import AliasMove, JobRef, Publication  # noqa: E402
+from sdk.schemas.catalog import JobRef, Publication  # noqa: E402
 from sdk.schemas.evaluation import EvaluationReport  # noqa: E402
 from sdk.schemas.events import NewEvent, Progress  # noqa: E402
 from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget, TrainingRequest  # noqa: E402

@@ -26,8 +26,8 @@ from registry.access.audit import views as audit
 from registry.access.authentication import Gatekeeper
 from registry.access.read_only.middleware import KeepReadOnly
 from registry.access.read_only.service import ReadOnlySwitch
-from registry.app import openapi
-from registry.app.health import add_health
+from registry.app import health, openapi
+from registry.app.health import Readiness, readiness_of
 from registry.app.services import build
 from registry.artifacts import views as artifacts
 from registry.catalog import resolve_view
@@ -56,6 +56,8 @@ from registry.storage.views import blob_routes
 
 #: How often a process adds what it refused to what is counted, in seconds.
 _KEEP_REFUSALS_S = 5.0
+
+_TITLE = "adapterctl registry"
 
 _log = logging.getLogger(__name__)
 
@@ -94,19 +96,20 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
                 yield
             document.cancel()
 
-    # Its page of the API loads nothing from other hosts: many who run a registry let its users reach none.
-    app = FastAPIOffline(
+    app = FastAPI(
         lifespan=sweeping,
-        title="adapterctl registry",
+        title=_TITLE,
         version=VERSION,
         description=openapi.DESCRIPTION,
         openapi_tags=openapi.TAGS,
         generate_unique_id_function=openapi.operation_id,
+        docs_url=None,
         redoc_url=None,
     )
+    app.router.routes.extend(_pages())
     openapi.describe(app)
     app.state.services = services
-    provide(app, services.by_class())
+    provide(app, {**services.by_class(), Readiness: readiness_of(services)})
     install_error_handlers(app)
     # The last is the outermost: nothing of a request is read before its token was looked at.
     app.add_middleware(AnswerOnce, keyed=services.keyed)
@@ -123,8 +126,18 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.include_router(blob_routes(services.artifacts.storage))
     app.include_router(metrics.router)
-    add_health(app, services)
+    app.include_router(health.router)
     return app
+
+
+@functools.cache
+def _pages() -> list[BaseRoute]:
+    """The page of the API. It loads nothing from other hosts: many who run a registry let its users reach none.
+
+    It is made once in a process, too: FastAPI remembers the function of each route, and this one would keep its application.
+    """
+    offline = FastAPIOffline(title=_TITLE, redoc_url=None)
+    return [route for route in offline.router.routes if getattr(route, "path", None) != offline.openapi_url]
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -89,12 +90,8 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
         every_s = 0.0 if settings.embedded_home is not None else settings.reconcile_s
         with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
-            # Made once, which takes a while; whoever asks for it first, or for a method that is none, must not stop
-            # everybody.
-            document = asyncio.create_task(run_in_threadpool(app.openapi))
             async with _keeping_refusals(services.metrics, services.read_only):
                 yield
-            document.cancel()
 
     app = FastAPI(
         lifespan=sweeping,
@@ -109,6 +106,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     app.router.routes.extend(_pages())
     openapi.describe(app)
     app.state.services = services
+    app.state.documented = _documented()
     provide(app, {**services.by_class(), Readiness: readiness_of(services)})
     install_error_handlers(app)
     # The last is the outermost: nothing of a request is read before its token was looked at.
@@ -147,6 +145,13 @@ def _routes() -> list[BaseRoute]:
     for room in ROOMS:
         rooms.include_router(room.router)
     return rooms.routes
+
+
+@functools.cache
+def _documented() -> list[APIRoute]:
+    """What the document describes: every route but those of blobs, which only signed URLs lead to."""
+    routers = [*(room.router for room in ROOMS), metrics.router, health.router]
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
 @asynccontextmanager

@@ -206,9 +206,8 @@ class SayVersion:
 def _documented_methods(request: Request) -> str:
     """The methods of all routes that a path is one of."""
     routes: list[APIRoute] = request.app.state.documented
-    return ", ".join(
-        sorted({method for route in routes if route.path_regex.match(request.url.path) for method in route.methods})
-    )
+    found = [route.methods or () for route in routes if route.path_regex.match(request.url.path)]
+    return ", ".join(sorted({method for methods in found for method in methods}))
 
 
 def _reply(status: int, code: ErrorCode, message: str, param: str | None = None) -> JSONResponse:

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.openapi.utils import get_openapi
 from fastapi.testclient import TestClient
 from support import registries
 
-from registry.app import openapi
 from registry.app.application import create_app
 from registry.http.paths import HEALTHZ
 from registry.settings import Settings
@@ -42,15 +42,14 @@ def test_its_document_is_made_once_when_it_is_asked_for_and_stops_nobody(
 ) -> None:
     made: list[str] = []
     began, go_on = threading.Event(), threading.Event()
-    make = openapi.get_openapi
 
     def make_slowly(**given: Any) -> dict[str, Any]:
         made.append("once")
         began.set()
         assert go_on.wait(30)
-        return make(**given)
+        return get_openapi(**given)
 
-    monkeypatch.setattr(openapi, "get_openapi", make_slowly)
+    monkeypatch.setattr("registry.app.openapi.get_openapi", make_slowly)
     url, storage = f"sqlite:///{tmp_path / 'registry.sqlite3'}", (tmp_path / "artifacts").as_uri()
     with registries.served(tmp_path, database_url=url, storage_url=storage) as world, ThreadPoolExecutor(2) as pool:
         # Nor for a method that is none.

@@ -16,6 +16,10 @@ LOCK_FILE = "runner.lock"
 #: Addressed by name, so that the registry imports no worker.
 RUNNER_MODULE = "workers.entry.local_runner"
 
+#: What this process has started. A runner that is still at work is not reported as forgotten when its queue is, and is
+#: waited for once it has ended.
+_RUNNERS: list[subprocess.Popen[bytes]] = []
+
 _log = logging.getLogger(__name__)
 
 
@@ -24,7 +28,6 @@ class LocalQueue:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        # Kept, so that a runner that is still at work is not reported as forgotten when this process ends.
         self._started: list[subprocess.Popen[bytes]] = []
 
     def revive(self) -> None:
@@ -52,6 +55,7 @@ class LocalQueue:
             # The job is in the table, and the next command in this home looks there again.
             _log.warning("no runner could be started (%s); job %s keeps waiting", error.strerror, job_id)
             return
+        _RUNNERS[:] = [*(earlier for earlier in _RUNNERS if earlier.poll() is None), process]
         self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:

@@ -1,9 +1,9 @@
 """The script that people write for a QLoRA training when they have no tool for it: the peer of `training.py`.
 
-    python benchmarks/common_script.py BASE TRAIN.jsonl OUT [STEPS] [LR] [ACCUMULATION]
+    python benchmarks/common_script.py BASE TRAIN.jsonl OUT [STEPS] [LR] [ACCUMULATION] [SCHEDULE] [DROPOUT]
 
 4-bit base, `prepare_model_for_kbit_training`, `get_peft_model`, `transformers.Trainer` with batches of 4 × 4 rows, each row
-padded to the longest row of the dataset. It uses nothing of this project but `peaks.py`. It prints one line of JSON.
+padded to the longest row of the dataset. A cosine schedule has one step of warm-up, at a rate of 0; a constant one has none. It uses nothing of this project but `peaks.py`. It prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -50,7 +50,16 @@ def rows(path: str, tokenizer: Any) -> list[dict[str, list[int]]]:
     ]
 
 
-def main(base: str, train: str, out: str, steps: int, lr: float, accumulation: int) -> None:
+def main(
+    base: str,
+    train: str,
+    out: str,
+    steps: int,
+    lr: float,
+    accumulation: int,
+    schedule: str = "cosine",
+    dropout: float = 0.05,
+) -> None:
     """Train and save an adapter; print wall time, useful tokens and peak memory."""
     started = time.perf_counter()
     watched = Peak()
@@ -69,7 +78,7 @@ def main(base: str, train: str, out: str, steps: int, lr: float, accumulation: i
     )
     model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    config = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=targets, task_type="CAUSAL_LM")
+    config = LoraConfig(r=8, lora_alpha=16, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
     model = get_peft_model(model, config)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
@@ -80,8 +89,8 @@ def main(base: str, train: str, out: str, steps: int, lr: float, accumulation: i
                 gradient_accumulation_steps=accumulation,
                 max_steps=steps,
                 learning_rate=lr,
-                lr_scheduler_type="cosine",
-                warmup_steps=1,
+                lr_scheduler_type=schedule,
+                warmup_steps=int(schedule != "constant"),
                 seed=0,
                 save_strategy="no",
                 logging_strategy="no",
@@ -120,5 +129,5 @@ if __name__ == "__main__":
     if len(arguments) < 3:
         sys.exit(__doc__)
     base, train, out, *rest = arguments
-    steps, lr, accumulation = (*rest, *("20", "5e-4", "4")[len(rest) :])
-    main(base, train, out, int(steps), float(lr), int(accumulation))
+    steps, lr, accumulation, schedule, dropout = (*rest, *("20", "5e-4", "4", "cosine", "0.05")[len(rest) :])
+    main(base, train, out, int(steps), float(lr), int(accumulation), schedule, float(dropout))

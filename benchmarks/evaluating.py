@@ -1,10 +1,11 @@
-"""Eight adapters over one base scored on 16 rows in one job, beside eight jobs that load the base each.
+"""Eight adapters over one base scored on 16 rows in one job, beside eight jobs that load the base each, and eight runs of a plain script.
 
     python benchmarks/evaluating.py [CACHE ROUNDS]
 
 Every job is a process of its own, as a worker starts it. What a further adapter takes is the time of its evaluation within the one
 job, without that of its own rows in the model: taking the last adapter off, the check that the base is as it was, putting the
-next one on, the general texts, writing its rows.
+next one on, the general texts, writing its rows. The script is what is written for one adapter by hand, with transformers and PEFT: it loads
+the base, puts the adapter on and prints the loss of the rows, in one pass, and nothing of general texts.
 """
 
 from __future__ import annotations
@@ -82,6 +83,27 @@ for seed in range(count):
 """
 
 
+_SCRIPT = """
+import json, sys, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+base, adapter, rows = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), adapter).eval()
+examples = []
+for row in map(json.loads, open(rows)):
+    prompt = tokenizer(row["prompt"])["input_ids"]
+    said = [*tokenizer(row["completion"])["input_ids"], tokenizer.eos_token_id]
+    examples.append((prompt + said, [-100] * len(prompt) + said))
+longest = max(len(ids) for ids, _ in examples)
+ids = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in examples])
+labels = torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in examples])
+with torch.no_grad():
+    logits = model(input_ids=ids).logits[:, :-1].float()
+print(float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())))
+"""
+
+
 @dataclass(frozen=True)
 class Job:
     """One evaluation in a process of its own."""
@@ -105,10 +127,18 @@ def run(cache: Path | None = None, rounds: int = ROUNDS) -> list[Row]:
         adapters = [scratch / "adapters" / str(number) for number in range(ADAPTERS)]
         together: list[Job] = []
         apart: list[list[Job]] = []
+        scripts: list[float] = []
         for number in range(rounds):
             together.append(_job(scratch / f"{number}", base, rows, adapters))
             apart.append(
                 [_job(scratch / f"{number}-{at}", base, rows, [adapter]) for at, adapter in enumerate(adapters)]
+            )
+            begun = time.perf_counter()
+            losses = [_plain(base, rows, adapter) for adapter in adapters]
+            scripts.append(time.perf_counter() - begun)
+            # In bfloat16, and padded otherwise.
+            assert all(
+                abs(loss - _loss(one)[0]) < 0.02 * loss for loss, one in zip(losses, together[-1].reports, strict=True)
             )
     for job, others in zip(together, apart, strict=True):
         # The same numbers, or there is nothing to compare.
@@ -130,6 +160,13 @@ def run(cache: Path | None = None, rounds: int = ROUNDS) -> list[Row]:
             "peer": f"{theirs:.1f} s",
             "ratio": f"{theirs / ours:.2f} (≥ {TARGET_RATIO:.0f})",
             "note": note,
+        },
+        {
+            "what": f"{ADAPTERS} adapters in one job, beside {ADAPTERS} runs of a plain script",
+            "ours": f"{ours:.1f} s",
+            "peer": f"{statistics.median(scripts):.1f} s",
+            "ratio": f"{statistics.median(scripts) / ours:.2f} (≥ {TARGET_RATIO:.0f})",
+            "note": "transformers and PEFT: loads the base, puts an adapter on, prints the loss of the same rows; nothing of general texts",
         },
         {
             # Which other work on the machine changes less.
@@ -162,6 +199,11 @@ def _loss(report: EvaluationReport) -> tuple[float, ...]:
 def _rows(path: Path) -> Path:
     path.write_text("".join(json.dumps({"prompt": prompt, "completion": said}) + "\n" for prompt, said in ROWS))
     return path
+
+
+def _plain(base: Path, rows: Path, adapter: Path) -> float:
+    command = [sys.executable, "-c", _SCRIPT, str(base), str(adapter), str(rows)]
+    return float(subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout)
 
 
 def _job(folder: Path, base: Path, rows: Path, adapters: list[Path]) -> Job:

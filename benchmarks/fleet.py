@@ -18,7 +18,8 @@ from adapters import seed
 from servers import RegistryServer, environment_of, registry_server
 
 from sdk.client import Client
-from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, JobSubmission
+from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
+from sdk.schemas.jobs import JobSubmission
 from sdk.stack.postgres import PostgresServer
 from sdk.stack.valkey import ValkeyServer
 

@@ -448,7 +448,7 @@ def _difference(first: Path, second: Path) -> dict[str, Any]:
 def evaluate_and_merge(folder: Path, tiny: bool) -> dict[str, Any]:
     """Score a trained adapter over the base, merge it, and score the merged model, which is read back from its files."""
     from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-    from sdk.schemas.training import QuantizationRecipe
+    from sdk.schemas.lora_config import QuantizationRecipe
     from workers.pipelines.merging.merge import merge
     from workers.pipelines.scoring.evaluate import evaluate
 

@@ -27,7 +27,8 @@ from pathlib import Path
 import workers.pipelines.training.train
 from bitsandbytes.functional import dequantize_4bit
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import default_recipe, load_base
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import default_recipe
 
 device, kept = choose_device(), Path(sys.argv[2]) if len(sys.argv) > 2 else None
 device.forget_peak()

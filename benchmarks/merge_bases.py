@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qw
 from examples.docstrings.base import make_base
 from examples.docstrings.dataset import write_dataset
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec, Onto
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.scoring.evaluate import evaluate
 

@@ -26,6 +26,7 @@ SUITES = {
     "evaluating": "Evaluating many adapters over one base",
     "comparing": "Comparing by rows",
     "log_likelihoods": "Log-likelihoods beside lm-eval",
+    "memory_of_rows": "Memory of rows",
     "jobs": "Jobs",
 }
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")

@@ -40,13 +40,20 @@ report = train(base=Path(base), base_name="base", base_revision=None, data=Path(
                spec=spec, on_progress=lambda progress: None)
 print(json.dumps({**report.metrics, "wall_s": time.perf_counter() - started, "training": report.training}))
 """
-_LOSS = """
+#: Prints the held-out loss of each folder of an adapter, over the NF4 base; that of the base alone where it is empty.
+LOSS = """
 import json, sys
 from pathlib import Path
+from sdk.formats.peft_config import DROPPED_KEYS
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.scoring.evaluate import evaluate
 base, data, *adapters = sys.argv[1:]
+for adapter in filter(None, adapters):
+    # What PEFT itself writes there names code, which no adapter of a registry does.
+    path = Path(adapter) / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if key not in DROPPED_KEYS}))
 reports = [evaluate(base=Path(base), adapter=Path(adapter) if adapter else None, quantization=QuantizationRecipe(),
                     data=Path(data), spec=EvaluationSpec(generate_rows=0), on_progress=lambda progress: None)
            for adapter in adapters]
@@ -70,7 +77,7 @@ def run(cache: Path | None = None, *, steps: int = STEPS, rounds: int = ROUNDS) 
         for _ in range(rounds):
             ours.append(_json("-c", _OURS, base, train, mine, steps, LR))
             peer.append(_json(ROOT / "benchmarks" / "common_script.py", base, train, theirs, steps, LR))
-        bare, our_loss, peer_loss = _json("-c", _LOSS, base, heldout, "", mine, theirs)
+        bare, our_loss, peer_loss = _json("-c", LOSS, base, heldout, "", mine, theirs)
         matched = _fewer_steps(base, train, heldout, scratch, steps, our_loss, peer_loss, ours)
     note = (
         f"SmolLM2-135M, NF4, r=8 attention, {steps} steps of 16 rows, {os.cpu_count()} cores, median of {rounds} interleaved;"
@@ -128,7 +135,7 @@ def _fewer_steps(
             break
         folder = f"{scratch}/steps-{fewer}"
         report = _json("-c", _OURS, base, train, folder, fewer, LR)
-        (loss,) = _json("-c", _LOSS, base, heldout, folder)
+        (loss,) = _json("-c", LOSS, base, heldout, folder)
         if loss > 1.01 * peer_loss:
             break
         found = {"steps": fewer, "loss": loss, "wall_s": float(report["wall_s"])}

@@ -1,6 +1,6 @@
 """A QLoRA training as Unsloth's notebooks write it: a peer of `memory_curve.py`, run by an interpreter that has Unsloth.
 
-    PYTHON benchmarks/unsloth_script.py BASE TRAIN.jsonl OUT STEPS LR
+    PYTHON benchmarks/unsloth_script.py BASE TRAIN.jsonl OUT STEPS LR SCHEDULE
 
 It uses nothing of this project but `peaks.py`. It prints one line of JSON.
 """
@@ -20,7 +20,7 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 
-def main(base: str, train: str, out: str, steps: int, lr: float) -> None:
+def main(base: str, train: str, out: str, steps: int, lr: float, schedule: str) -> None:
     """Train and save an adapter; print seconds in the loop and the peak above the imports."""
     started = time.perf_counter()
     set_seed(0)
@@ -46,8 +46,8 @@ def main(base: str, train: str, out: str, steps: int, lr: float) -> None:
                 max_steps=steps,
                 max_length=1024,
                 learning_rate=lr,
-                lr_scheduler_type="cosine",
-                warmup_steps=1,
+                lr_scheduler_type=schedule,
+                warmup_steps=int(schedule != "constant"),
                 optim="adamw_torch",
                 seed=0,
                 save_strategy="no",
@@ -69,4 +69,4 @@ def main(base: str, train: str, out: str, steps: int, lr: float) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5]))
+    main(*sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5]), sys.argv[6])

@@ -36,22 +36,21 @@ from sdk.api import (
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.errors import InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.examining.engine_compatibility import facts_of, judged
 from sdk.examining.label_counts import LabelCounts, count_labels
 from sdk.examining.planning import plan_training
-from sdk.examining.probe_replay import replay_probe, require_probed
+from sdk.examining.probe_replay import replay_version
 from sdk.examining.row_frames import row_frame
 from sdk.examining.row_parquet import write_row_parquet
+from sdk.examining.row_previews import preview_rows, submit_preview
+from sdk.examining.score_comparison import compare_scores
 from sdk.examining.version_comparison import compare
-from sdk.exporting import gguf, plain
-from sdk.exporting.cards import merged_card
-from sdk.exporting.model_card import CARD_FILE
-from sdk.exporting.modelfile import OllamaOptions
+from sdk.examining.version_norms import norms_of
+from sdk.exporting.merged_cards import card_of
 from sdk.exporting.running import Exported, ExportedLora
+from sdk.exporting.targets import export_gguf, export_plain
 from sdk.formats.manifest import HasFiles
-from sdk.formats.refs import is_folder, namespace_of
-from sdk.names import check_alias, check_name, check_number, means_folder, or_folder, parse_ref
+from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
@@ -61,20 +60,16 @@ from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Pulled, Puller, PullPlan
-from sdk.pushing.bases_here import files_here, places_of, registered_base
 from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import Pusher, PushKeywords, PushOptions, PushReport
 from sdk.pushing.signatures import check_signing_key, sign_manifest, sign_version
 from sdk.schemas.access import (
     AuditView,
-    GrantView,
     NamespaceRevocation,
     NewToken,
     QuotaLimits,
     QuotaView,
     RevocationView,
-    TokenReplacement,
-    TokenRequest,
     TokenView,
     Whoami,
 )
@@ -96,16 +91,13 @@ from sdk.schemas.catalog import (
     BaseSelector,
     BaseView,
     Published,
-    VersionMove,
-    VersionView,
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
-from sdk.schemas.comparison import MOST_TARGETS, Comparison
+from sdk.schemas.comparison import Comparison
 from sdk.schemas.data_audit import DataAudit
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec, RowScore
 from sdk.schemas.events import Event
-from sdk.schemas.export import GgufDtype
 from sdk.schemas.jobs import (
     AttemptView,
     CheckpointPublication,
@@ -114,20 +106,28 @@ from sdk.schemas.jobs import (
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, PlanOptions, Task
+from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.search import SortKey, VersionBrief
 from sdk.schemas.slices import SlicedScores
-from sdk.schemas.training_options import TrainingOptions
+from sdk.schemas.training_options import PlanOptions, TrainingOptions
 from sdk.schemas.workers import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
-from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_file, preview_version
+from sdk.submitting.data_preview import preview_asked
 from sdk.submitting.given_sources import TrainingData
 from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
 from sdk.submitting.submitter import JobSubmitter
-from sdk.validation import build, check_data, check_data_name, require_adapter
+from sdk.validation import (
+    alias_change,
+    build,
+    check_data,
+    check_data_name,
+    require_numbered,
+    token_request,
+    version_move,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -330,17 +330,9 @@ class Client:
             holdout_seed=holdout_seed,
             max_length=max_length,
         )
-        found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
-        if self.config.home is None and not can_be_here(self.transport, self.cache, found):
-            view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(0), key=None)
-            job: Job[Preview] = Job(view, self)
-            if on_job is not None:
-                on_job(job)
-            return job.result()
-        how: Any = {"rows": rows, "row": row, "http": self.http, "on_transfer": self._on_transfer}
-        if isinstance(found, RowsOfFile):
-            return preview_file(self.transport, self.cache, found, **how)
-        return preview_version(self.transport, self.cache, found, **how)
+        return preview_rows(
+            self, self._submitter, asked, rows=rows, row=row, on_job=on_job, on_transfer=self._on_transfer
+        )
 
     def check_data(
         self,
@@ -526,9 +518,7 @@ class Client:
             holdout_seed=holdout_seed,
             max_length=max_length,
         )
-        found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
-        view = self._submitter.preview(found, rows=rows, row=row, terms=JobTerms(priority), key=idempotency_key)
-        return Job(view, self)
+        return submit_preview(self, self._submitter, asked, rows=rows, row=row, priority=priority, key=idempotency_key)
 
     def export(
         self,
@@ -550,57 +540,15 @@ class Client:
         what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
         the worker's extra.
         """
-        _require_target(target)
-        if ollama_base is not None and not modelfile:
-            raise InvalidInput("a base in Ollama is for a Modelfile; give --modelfile too", param="modelfile")
-        beside: OllamaOptions = {"modelfile": modelfile, "ollama_base": ollama_base}
-        folder = user_path(target)
-        if not means_folder(target):
-            return self._export_version(str(target), output, base, dtype, tokenizer_from, beside)
-        if gguf.is_adapter(folder):
-            if base is None:
-                raise InvalidInput(
-                    f"{folder} is an adapter; say which base it was trained over with --base", param="base"
-                )
-            _no_tokenizer(tokenizer_from)
-            config, base_name = self._base_config(base)
-            name = folder.resolve().name
-            return gguf.export_adapter(
-                folder, output, base_config=config, name=name, base_name=base_name, dtype=dtype, **beside
-            )
-        if base is not None:
-            raise InvalidInput(f"{folder} is a whole model, which needs no base; leave --base out", param="base")
-        return gguf.export_model(folder, output, dtype=dtype, tokenizer_from=tokenizer_from, **beside)
-
-    def _export_version(
-        self,
-        ref: str,
-        output: str | Path,
-        base: str | Path | None,
-        dtype: GgufDtype | None,
-        tokenizer_from: str | Path | None,
-        beside: OllamaOptions,
-    ) -> Exported:
-        with or_folder(ref):
-            version = self.get(ref)
-        if version.info.kind == "merged":
-            if base is not None:
-                raise InvalidInput(
-                    f"{version.ref} is a whole model, which needs no base; leave --base out", param="base"
-                )
-            model = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
-            return gguf.export_model(
-                model, output, name=version.ref, dtype=dtype, tokenizer_from=tokenizer_from, **beside
-            )
-        _no_tokenizer(tokenizer_from)
-        if base is not None:
-            self.require_base(version, base)
-        config, base_name = self._base_config(
-            version.info.base.fingerprint if base is None else base, namespace_of(version.info.adapter) or "-"
-        )
-        folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
-        return gguf.export_adapter(
-            folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype, **beside
+        return export_gguf(
+            self,
+            target,
+            output,
+            base=base,
+            dtype=dtype,
+            tokenizer_from=tokenizer_from,
+            modelfile=modelfile,
+            ollama_base=ollama_base,
         )
 
     def export_plain(
@@ -620,50 +568,7 @@ class Client:
         machine. Raises InvalidInput for what no plain LoRA can hold, Conflict if `output` exists, NotFound, InvalidBase,
         VerificationFailed, Unavailable without the worker's extra.
         """
-        _require_target(target)
-        if means_folder(target):
-            folder = user_path(target)
-            if not gguf.is_adapter(folder):
-                raise InvalidInput(f"{folder} is a model; give a ref, or the folder of an adapter", param="target")
-            known = None if base is None else self._base_folder(base, None)
-            return plain.export_plain_lora(folder, output, rank=rank, dtype=dtype, base=known)
-        with or_folder(str(target)):
-            version = self.get(str(target))
-        require_adapter(
-            version.ref,
-            version.info.kind,
-            f"there is no LoRA of it; export its adapter: adapterctl lineage {version.ref} --up",
-            param="target",
-        )
-        if base is not None:
-            self.require_base(version, base)
-        folder = self.pull(f"{version.info.adapter}@sha256:{version.digest}")
-        return plain.export_plain_lora(
-            folder,
-            output,
-            rank=rank,
-            dtype=dtype,
-            base=self._base_folder(base, version.info) if plain.needs_base(folder, rank) else None,
-            quantization=version.info.quantization,
-            version=version.info,
-            licensed=self._carded(version.info),
-        )
-
-    def _base_folder(self, base: str | Path | None, version: VersionView | None) -> Path | None:
-        """Return the folder of a base, by default that of a version; None where its files don't lie on this machine."""
-        if isinstance(base, Path) or (base is not None and is_folder(base)):
-            return user_path(base)
-        if version is not None:
-            return files_here(self.cache, version.base.fingerprint, registered_base(self.transport, version))
-        view = self.base(str(base))
-        return files_here(self.cache, view.fingerprint, view)
-
-    def _base_config(self, base: str | Path, namespace: str | None = None) -> tuple[dict[str, Any], str]:
-        """Return the config of a base and what it is called. Raises NotFound, InvalidBase."""
-        if isinstance(base, Path) or is_folder(base):
-            return gguf.config_of(user_path(base)), user_path(base).resolve().name
-        view = self.base(base, namespace=namespace)
-        return view.config or {}, view.id
+        return export_plain(self, target, output, rank=rank, base=base, dtype=dtype)
 
     def job(self, job_id: str) -> Job[Result]:
         """Return a job by its id. Raises NotFound."""
@@ -731,10 +636,7 @@ class Client:
 
         Empty from a registry of an earlier release, which knows none.
         """
-        try:
-            return workers.devices(self.transport)
-        except NotFound:
-            return []
+        return workers.devices(self.transport)
 
     # Versions.
 
@@ -775,13 +677,7 @@ class Client:
 
         None from a registry of an earlier release, or of a version that one published. Raises InvalidName, InvalidRef.
         """
-        try:
-            found = versions.norms(self.transport, str(parse_ref(ref)))
-        except NotFound:
-            # A registry of before has no such route; of one that has, the version is missing here too.
-            versions.resolve(self.transport, str(parse_ref(ref)))
-            return None
-        return None if found.norms is None else found
+        return norms_of(self.transport, ref)
 
     def evaluations(
         self, *, digest: str | None = None, job: str | None = None, base: str | None = None
@@ -791,10 +687,7 @@ class Client:
 
     def evaluation(self, ident: str) -> Evaluation:
         """Scores by their id. Raises NotFound."""
-        found = next(evaluations.iterate(self.transport, ident=ident), None)
-        if found is None or found.id != ident:
-            raise NotFound(f"there are no scores {ident!a}; list those of a version with: adapterctl evals list REF")
-        return found
+        return evaluations.get(self.transport, ident)
 
     def compare(
         self,
@@ -813,15 +706,7 @@ class Client:
         `detect` it is said how many rows show it. Raises NotFound, InvalidInput, Conflict for scores that were not taken
         alike.
         """
-        if isinstance(refs, str) or not 2 <= len(refs) <= MOST_TARGETS:
-            raise InvalidInput(
-                f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
-                param="refs",
-            )
-        targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
-        return evaluations.compare(
-            self.transport, targets, metric=metric, data=data, by=by, examples=examples, detect=detect
-        )
+        return compare_scores(self.transport, refs, metric=metric, data=data, by=by, examples=examples, detect=detect)
 
     def evaluation_rows(self, ident: str) -> list[RowScore]:
         """What each row scored, by the id of the scores, in the order of the rows.
@@ -912,19 +797,19 @@ class Client:
 
     def archive(self, ref: str, *, reason: str = "") -> Version:
         """Hide a version from lists and `latest`; its number still finds it. Raises Conflict that names its aliases."""
-        return Version(versions.archive(self.transport, _move(ref, reason)), self)
+        return Version(versions.archive(self.transport, version_move(ref, reason)), self)
 
     def restore(self, ref: str, *, reason: str = "") -> Version:
         """Bring an archived version back."""
-        return Version(versions.restore(self.transport, _move(ref, reason)), self)
+        return Version(versions.restore(self.transport, version_move(ref, reason)), self)
 
     def delete(self, ref: str, *, reason: str = "") -> Version:
         """Delete a version for good; its number stays taken. Raises Conflict that names its aliases."""
-        return Version(versions.delete(self.transport, _move(ref, reason)), self)
+        return Version(versions.delete(self.transport, version_move(ref, reason)), self)
 
     def release(self, ref: str, *, reason: str = "") -> Version:
         """Release a quarantined version, with the next number."""
-        return Version(versions.release(self.transport, _move(ref, reason)), self)
+        return Version(versions.release(self.transport, version_move(ref, reason)), self)
 
     def annotate(
         self,
@@ -955,26 +840,23 @@ class Client:
 
         Raises NotFound, NotAllowed for a protected alias, Conflict.
         """
-        number = check_number(version)
-        change = build(AliasMove, **_alias(adapter, alias, expect, reason), number=number)
+        change = build(AliasMove, **alias_change(adapter, alias, expect, reason), number=check_number(version))
         return aliases.move(self.transport, change)
 
     def promote(self, ref: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
         """Point an alias of the adapter at the version that `ref` names now; see `set_alias`."""
-        number = self.get(ref).number
-        if number is None:
-            raise InvalidInput(f"{ref} has no number, so no alias can name it; an admin has to release it", param="ref")
+        number = require_numbered(ref, self.get(ref).number)
         return self.set_alias(parse_ref(ref).adapter, alias, number, expect=expect, reason=reason)
 
     def rollback(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
         """Point an alias back at what it named before its last move; call it again to go back another move. Raises
         Conflict.
         """
-        return aliases.roll_back(self.transport, build(AliasRollback, **_alias(adapter, alias, expect, reason)))
+        return aliases.roll_back(self.transport, build(AliasRollback, **alias_change(adapter, alias, expect, reason)))
 
     def remove_alias(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> None:
         """Remove an alias; its history stays. Raises NotFound, NotAllowed, Conflict."""
-        aliases.remove(self.transport, build(AliasRemoval, **_alias(adapter, alias, expect, reason)))
+        aliases.remove(self.transport, build(AliasRemoval, **alias_change(adapter, alias, expect, reason)))
 
     def aliases(self, adapter: str) -> list[AliasView]:
         """The aliases of an adapter."""
@@ -1123,14 +1005,7 @@ class Client:
         model, VerificationFailed for altered bytes and for another base than the version's, InvalidBase, Unavailable where numpy is missing, or, with
         `base`, the worker's libraries.
         """
-        version = self._puller.resolve(ref)
-        require_probed(version)
-        manifest = self._puller.check_cached(version.contents)
-        exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
-        view = versions.resolve(self.transport, exact)
-        folder = self._puller.fill_cache(manifest)
-        place = None if base is None else user_path(base)
-        return replay_probe(self.transport, self.cache, view, self.norms(exact), folder, base=place)
+        return replay_version(self, self._puller, ref, base=None if base is None else user_path(base))
 
     def require_base(self, version: Version, base: str | Path) -> None:
         """Raise VerificationFailed unless `version` was trained over the weights of `base`."""
@@ -1162,17 +1037,7 @@ class Client:
 
     def model_card(self, merged: MergedModel) -> str:
         """Return the model card of a merged model, as `MergedModel.save` writes it."""
-        try:
-            version = self.get(merged.ref).info
-            return merged_card(merged.ref, merged.report, version, self._carded(version))
-        except (NotFound, NotAllowed, VerificationFailed):
-            # It was removed, or may no longer be seen: the model is there all the same.
-            return merged_card(merged.ref, merged.report, None, None)
-
-    def _carded(self, version: VersionView) -> Path | None:
-        """Return a folder of a version's base that has a card of its own; its weights are not looked at."""
-        places = places_of(self.cache, version.base.fingerprint, registered_base(self.transport, version))
-        return next((place for place in places if (place / CARD_FILE).is_file()), None)
+        return card_of(self, merged)
 
     def fetch_manifest(self, manifest: Manifest, folder: Path) -> None:
         """Fetch a manifest's files into an existing folder, each checked against its digest."""
@@ -1227,14 +1092,7 @@ class Client:
         With `replace` the token in use with that name ends `overlap_hours` later. Raises InvalidInput, Conflict for a
         name that is in use there, NotAllowed for roles that this client does not administer.
         """
-        given = [build(GrantView, namespace=namespace, role=role) for namespace, role in grants.items()]
-        about = {"name": name, "grants": given, "days": days}
-        # A server of the previous release can't replace tokens, and refuses unknown fields.
-        request = (
-            build(TokenReplacement, **about, replace=True, overlap_hours=overlap_hours)
-            if replace
-            else build(TokenRequest, **about)
-        )
+        request = token_request(name, grants, days=days, replace=replace, overlap_hours=overlap_hours)
         return tokens.create(self.transport, request)
 
     def tokens(self) -> list[TokenView]:
@@ -1326,28 +1184,3 @@ class Client:
         """
         request = build(GcRequest, dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
         return removal.collect_garbage(self.transport, request)
-
-
-def _alias(adapter: str, alias: str, expect: str | int | None, reason: str) -> dict[str, Any]:
-    return {
-        "adapter": check_name(adapter),
-        "alias": check_alias(alias),
-        "expect": None if expect is None else check_number(expect),
-        "reason": reason,
-    }
-
-
-def _move(ref: str, reason: str) -> VersionMove:
-    return build(VersionMove, ref=str(parse_ref(ref)), reason=reason)
-
-
-def _require_target(target: str | Path) -> None:
-    if target == "":
-        raise InvalidInput(
-            "nothing is named to export; give a ref, or the folder of an adapter or model", param="target"
-        )
-
-
-def _no_tokenizer(given: str | Path | None) -> None:
-    if given is not None:
-        raise InvalidInput("an adapter's file has no tokenizer; leave --tokenizer-from out", param="tokenizer_from")

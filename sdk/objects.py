@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sdk.errors import JobCancelled, JobFailed, NotFound
-from sdk.exporting.model_card import CARD_FILE
+from sdk.formats.base_files import CARD_FILE
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import Published, VersionView
 from sdk.schemas.events import Event
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import AttemptView, CheckpointView, EvaluationView, JobState, JobView
+from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import VersionNorms
+from sdk.schemas.scores import EvaluationView
 from sdk.schemas.wire import read
 from sdk.submitting import job_output
 

@@ -31,7 +31,10 @@ from sdk.formats.refs import no_dataset_name
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
+from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.rows.holdout import HoldOut, HoldoutError, Unit, held_out, split_unit
+from sdk.schemas.access import GrantView, TokenReplacement, TokenRequest
+from sdk.schemas.catalog import VersionMove
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.evaluation import EvaluationSpec, no_completions
 from sdk.schemas.option_clashes import both_held_out, clash_of
@@ -270,3 +273,37 @@ def check_options(spec: TrainingSpec, tensors: Mapping[str, Sequence[int]]) -> N
     """Raise InvalidInput for options that a base can't be trained with, by its weight files."""
     if unfit := unfit_options(spec, tensors):
         raise InvalidInput(f"{unfit.param} {unfit.said}", param=unfit.param)
+
+
+def alias_change(adapter: str, alias: str, expect: str | int | None, reason: str) -> dict[str, Any]:
+    """Return what every change of an alias says. Raises InvalidName, InvalidRef."""
+    return {
+        "adapter": check_name(adapter),
+        "alias": check_alias(alias),
+        "expect": None if expect is None else check_number(expect),
+        "reason": reason,
+    }
+
+
+def version_move(ref: str, reason: str) -> VersionMove:
+    """Return the request to move a version to another state. Raises InvalidName, InvalidRef."""
+    return build(VersionMove, ref=str(parse_ref(ref)), reason=reason)
+
+
+def require_numbered(ref: str, number: int | None) -> int:
+    """Return the number of the version that a ref names. Raises InvalidInput for one in quarantine, which has none."""
+    if number is None:
+        raise InvalidInput(f"{ref} has no number, so no alias can name it; an admin has to release it", param="ref")
+    return number
+
+
+def token_request(
+    name: str, grants: Mapping[str, str], *, days: int | None, replace: bool, overlap_hours: int
+) -> TokenRequest | TokenReplacement:
+    """Return the request for a token with a role in each namespace. Raises InvalidInput."""
+    given = [build(GrantView, namespace=namespace, role=role) for namespace, role in grants.items()]
+    about = {"name": name, "grants": given, "days": days}
+    # A server of the previous release can't replace tokens, and refuses unknown fields.
+    if replace:
+        return build(TokenReplacement, **about, replace=True, overlap_hours=overlap_hours)
+    return build(TokenRequest, **about)

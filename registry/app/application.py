@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -26,8 +27,8 @@ from registry.access.audit import views as audit
 from registry.access.authentication import Gatekeeper
 from registry.access.read_only.middleware import KeepReadOnly
 from registry.access.read_only.service import ReadOnlySwitch
-from registry.app import openapi
-from registry.app.health import add_health
+from registry.app import health, openapi
+from registry.app.health import Readiness, readiness_of
 from registry.app.services import build
 from registry.artifacts import views as artifacts
 from registry.catalog import resolve_view
@@ -56,6 +57,8 @@ from registry.storage.views import blob_routes
 
 #: How often a process adds what it refused to what is counted, in seconds.
 _KEEP_REFUSALS_S = 5.0
+
+_TITLE = "adapterctl registry"
 
 _log = logging.getLogger(__name__)
 
@@ -87,26 +90,24 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
         every_s = 0.0 if settings.embedded_home is not None else settings.reconcile_s
         with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
-            # Made once, which takes a while; whoever asks for it first, or for a method that is none, must not stop
-            # everybody.
-            document = asyncio.create_task(run_in_threadpool(app.openapi))
             async with _keeping_refusals(services.metrics, services.read_only):
                 yield
-            document.cancel()
 
-    # Its page of the API loads nothing from other hosts: many who run a registry let its users reach none.
-    app = FastAPIOffline(
+    app = FastAPI(
         lifespan=sweeping,
-        title="adapterctl registry",
+        title=_TITLE,
         version=VERSION,
         description=openapi.DESCRIPTION,
         openapi_tags=openapi.TAGS,
         generate_unique_id_function=openapi.operation_id,
+        docs_url=None,
         redoc_url=None,
     )
+    app.router.routes.extend(_pages())
     openapi.describe(app)
     app.state.services = services
-    provide(app, services.by_class())
+    app.state.documented = _documented()
+    provide(app, {**services.by_class(), Readiness: readiness_of(services)})
     install_error_handlers(app)
     # The last is the outermost: nothing of a request is read before its token was looked at.
     app.add_middleware(AnswerOnce, keyed=services.keyed)
@@ -123,8 +124,18 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.include_router(blob_routes(services.artifacts.storage))
     app.include_router(metrics.router)
-    add_health(app, services)
+    app.include_router(health.router)
     return app
+
+
+@functools.cache
+def _pages() -> list[BaseRoute]:
+    """The page of the API. It loads nothing from other hosts: many who run a registry let its users reach none.
+
+    It is made once in a process, too: FastAPI remembers the function of each route, and this one would keep its application.
+    """
+    offline = FastAPIOffline(title=_TITLE, redoc_url=None)
+    return [route for route in offline.router.routes if getattr(route, "path", None) != offline.openapi_url]
 
 
 @functools.cache
@@ -134,6 +145,13 @@ def _routes() -> list[BaseRoute]:
     for room in ROOMS:
         rooms.include_router(room.router)
     return rooms.routes
+
+
+@functools.cache
+def _documented() -> list[APIRoute]:
+    """What the document describes: every route but those of blobs, which only signed URLs lead to."""
+    routers = [*(room.router for room in ROOMS), metrics.router, health.router]
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
 @asynccontextmanager

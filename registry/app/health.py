@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import APIRouter
 
 from registry.app.services import Services
 from registry.errors import RegistryError, Unavailable
 from registry.http.paths import HEALTHZ, READYZ
-from registry.http.routes import VERSION
+from registry.http.routes import VERSION, service
 from registry.storage import StorageError
 
 #: How long an answer is good for, in seconds.
@@ -90,22 +91,28 @@ def _run(look: Callable[[], None], done: Future[str | None]) -> None:
         done.set_result(None)
 
 
-def add_health(app: FastAPI, services: Services) -> None:
-    """Add the routes that ask for no token."""
+def readiness_of(services: Services) -> Readiness:
+    """What looks at the database and the storage of a registry."""
 
     def look_at_database() -> None:
         services.db.require_current(or_newer=True)
         services.db.require_room()
 
-    readiness = Readiness({"database": look_at_database, "storage": services.artifacts.storage.check})
+    return Readiness({"database": look_at_database, "storage": services.artifacts.storage.check})
 
-    @app.get(HEALTHZ, tags=["health"])
-    async def healthz() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "ok", "version": VERSION}
 
-    @app.get(READYZ, tags=["health"], responses={503: {"description": "Database or storage can't be used."}})
-    async def readyz() -> dict[str, str]:
-        """Say whether database and storage can be used, as it was within the last second."""
-        await readiness.require()
-        return {"status": "ready", "version": VERSION}
+#: The routes that ask for no token.
+router = APIRouter(tags=["health"])
+
+
+@router.get(HEALTHZ)
+async def healthz() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok", "version": VERSION}
+
+
+@router.get(READYZ, responses={503: {"description": "Database or storage can't be used."}})
+async def readyz(readiness: Annotated[Readiness, service(Readiness)]) -> dict[str, str]:
+    """Say whether database and storage can be used, as it was within the last second."""
+    await readiness.require()
+    return {"status": "ready", "version": VERSION}

@@ -6,12 +6,15 @@ Descriptions of fields are the `#:` comments of the schemas, so that each is wri
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.routing import Route
 
 from registry.app.openapi_examples import BODIES, PARAMETERS
 from registry.http.idempotency.middleware import HEADER, MAX_KEY_CHARS, OWN_KEY, REPLAYED
@@ -69,9 +72,18 @@ def operation_id(route: APIRoute) -> str:
 
 
 def describe(app: FastAPI) -> None:
-    """Let the application's document say all that a client's author needs."""
+    """Let the application's document say all that a client's author needs.
+
+    It takes a second to make, and most servers are never asked for it: it is made once somebody asks, in a thread, so that
+    others are answered meanwhile.
+    """
+    making = threading.Lock()
 
     def document() -> dict[str, Any]:
+        with making:
+            return made_once()
+
+    def made_once() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(
                 title=app.title,
@@ -89,6 +101,17 @@ def describe(app: FastAPI) -> None:
 
     # FastAPI's documented way to extend the document.
     app.openapi = document  # type: ignore[method-assign]
+    (made_in_the_loop,) = [route for route in app.router.routes if getattr(route, "path", None) == app.openapi_url]
+    assert isinstance(made_in_the_loop, Route)
+    answer = made_in_the_loop.endpoint
+
+    async def openapi(request: Request) -> Response:
+        await run_in_threadpool(document)
+        response: Response = await answer(request)
+        return response
+
+    place = app.router.routes.index(made_in_the_loop)
+    app.router.routes[place] = Route(made_in_the_loop.path, openapi, include_in_schema=False)
 
 
 def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

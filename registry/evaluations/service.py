@@ -20,7 +20,8 @@ from registry.evaluations.rows import give_up_earlier, take_in
 from registry.jobs.models import Job
 from registry.principal import Principal
 from sdk.schemas.contamination import Contamination
-from sdk.schemas.jobs import EvaluationRequest, EvaluationView
+from sdk.schemas.job_requests import EvaluationRequest
+from sdk.schemas.scores import EvaluationView
 from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
 

@@ -13,8 +13,8 @@ from registry.evaluations.slicing import Slicing
 from registry.http.routes import Cursor, Limit, Reader, apart, room, service
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.comparison import MOST_EXAMPLES, MOST_TARGETS, Comparison
-from sdk.schemas.jobs import EvaluationView
 from sdk.schemas.pages import Page
+from sdk.schemas.scores import EvaluationView
 from sdk.schemas.slices import SlicedScores
 
 router = room("/evaluations", "evaluations")

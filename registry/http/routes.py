@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +17,6 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import STATUS, Forbidden, Invalid, RegistryError, Unavailable
@@ -205,19 +203,11 @@ class SayVersion:
         await self._app(scope, receive, say if scope["type"] == "http" else send)
 
 
-def _patterns(app: FastAPI) -> list[tuple[re.Pattern[str], list[str]]]:
-    """Every path that is documented, as a pattern, and its methods; made once."""
-    found: list[tuple[re.Pattern[str], list[str]]] | None = getattr(app.state, "patterns", None)
-    if found is None:
-        found = [(compile_path(path)[0], list(methods)) for path, methods in app.openapi()["paths"].items()]
-        app.state.patterns = found
-    return found
-
-
 def _documented_methods(request: Request) -> str:
     """The methods of all routes that a path is one of."""
-    found = [methods for pattern, methods in _patterns(request.app) if pattern.match(request.url.path)]
-    return ", ".join(sorted({method.upper() for methods in found for method in methods}))
+    routes: list[APIRoute] = request.app.state.documented
+    found = [route.methods or () for route in routes if route.path_regex.match(request.url.path)]
+    return ", ".join(sorted({method for methods in found for method in methods}))
 
 
 def _reply(status: int, code: ErrorCode, message: str, param: str | None = None) -> JSONResponse:

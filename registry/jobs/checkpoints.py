@@ -27,9 +27,10 @@ from registry.principal import Principal
 from registry.usage.charging import charge
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
-from sdk.schemas.jobs import CheckpointPublication, CheckpointRef, CheckpointView, TrainingRequest
+from sdk.schemas.job_requests import CheckpointRef, TrainingRequest
+from sdk.schemas.jobs import CheckpointPublication, CheckpointView
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.training import TrainingReport
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import CheckpointRecord, CheckpointSource
 

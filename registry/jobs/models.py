@@ -118,7 +118,7 @@ class Checkpoint(Model):
     attempt: Mapped[int]
     manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    #: `sdk.schemas.training.TrainingReport`, as if the training had ended there.
+    #: `sdk.schemas.training_report.TrainingReport`, as if the training had ended there.
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     #: Whether a job that has not ended resumes from it, or had not when that was last looked at.

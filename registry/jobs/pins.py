@@ -21,7 +21,7 @@ from registry.jobs.forecasts import Estimate
 from registry.jobs.models import Worker
 from registry.principal import Principal
 from sdk.lora.architectures import is_encoder, no_next_token
-from sdk.schemas.jobs import BaseChoice, DataSource, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest
 from sdk.schemas.wire import Wire
 
 R = TypeVar("R", bound=Wire)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sdk.schemas.jobs import JobRequest
+from sdk.schemas.job_requests import JobRequest
 from sdk.version import VERSION
 
 #: Path within a request, what it is where nobody uses it, and the release that understands it first.

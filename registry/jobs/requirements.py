@@ -12,7 +12,8 @@ from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
 from registry.jobs.scorers import has_all, may_have_all, without_scorers
 from sdk.lora.memory import merge_bytes
-from sdk.schemas.jobs import JOB_KINDS, Needs
+from sdk.schemas.job_requests import JOB_KINDS
+from sdk.schemas.jobs import Needs
 from sdk.schemas.work import WorkerInfo
 
 

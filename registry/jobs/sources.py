@@ -13,8 +13,10 @@ from registry.catalog.models import Origin, Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.db.stored_json import read_stored, salvage
 from registry.principal import SYSTEM
-from sdk.schemas.jobs import BaseChoice
-from sdk.schemas.training import DatasetUse, QuantizationRecipe, Rendering
+from sdk.schemas.job_requests import BaseChoice
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.rendering import Rendering
+from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.work import BaseSource, CheckpointSource, TargetSource
 
 

@@ -9,7 +9,7 @@ from registry.catalog.models import NamedBase
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidBase
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 
 
 def require_fitting(base: NamedBase | None, fits: Callable[[QuantizationRecipe | None], None]) -> bool:

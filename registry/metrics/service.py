@@ -19,7 +19,8 @@ from registry.jobs.models import Job
 from registry.jobs.sweepers import sweepers
 from registry.jobs.workers import QUEUES, Workers
 from registry.principal import SYSTEM
-from sdk.schemas.jobs import JOB_KINDS, JobState
+from sdk.schemas.job_requests import JOB_KINDS
+from sdk.schemas.jobs import JobState
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.db.database import Database
 from registry.errors import Invalid, RegistryError, Unavailable
+from registry.ops.database import current_database, database_of, settings_at_home
+from registry.ops.tokens import token
 from registry.settings import Settings
 from sdk.imports import nothing_collected
 
@@ -69,7 +70,7 @@ def serve(host: str, port: int, workers: int) -> None:
             param="REGISTRY_AUTH",
         )
     limits = Limits.of(settings)
-    _database_of(settings).require_current()
+    database_of(settings).require_current()
     _require_free(host, port)
     limits = _within_files(limits)
     uvicorn.run(
@@ -148,7 +149,7 @@ def db() -> None:
 @db.command()
 def upgrade() -> None:
     """Upgrade the schema to this program's revision."""
-    database = _database_of(Settings.from_env())
+    database = database_of(Settings.from_env())
     database.upgrade()
     click.echo(database.revision())
 
@@ -156,7 +157,7 @@ def upgrade() -> None:
 @db.command()
 def check() -> None:
     """Fail unless the schema is the one that this program needs."""
-    database = _database_of(Settings.from_env())
+    database = database_of(Settings.from_env())
     database.require_current()
     from registry.ops.schema import drift
 
@@ -186,72 +187,11 @@ def backup(file: Path, timeout_s: float) -> None:
     """
     from registry.ops.backup import back_up
 
-    back_up(_database_of(Settings.from_env()), file, within_s=timeout_s)
+    back_up(database_of(Settings.from_env()), file, within_s=timeout_s)
     click.echo(file)
 
 
-@cli.group()
-def token() -> None:
-    """API tokens."""
-
-
-@token.command()
-@click.option("--role", required=True, type=click.Choice(["reader", "writer", "promoter", "worker", "admin"]))
-@click.option(
-    "--namespace", default="*", show_default=True, help="Where: a namespace, '-' for names without one, '*' for all."
-)
-@click.option("--name", default="admin", show_default=True, help="Who holds it; shown in histories.")
-@click.option(
-    "--days", default=None, type=click.IntRange(1, 3650), help="Expire after this many days. [default: never]"
-)
-@click.option("--replace", is_flag=True, help="Replace the token in use that has this name, at once.")
-def create(role: str, namespace: str, name: str, days: int | None, replace: bool) -> None:
-    """Create a token and print it; it can't be shown again.
-
-    \b
-    Example:
-      adapter-registry token create --role admin
-    """
-    from registry.access.tokens import Tokens
-    from registry.principal import SYSTEM, Role
-
-    grants = {namespace: Role(role)}
-    made = Tokens(_database()).create(name=name, grants=grants, days=days, replace=replace, who=SYSTEM)
-    click.echo(f"token {made.id} for {name} ({role} of {namespace}); keep it; it is not shown again:", err=True)
-    click.echo(made.secret)
-
-
-@token.command(name="list")
-def list_tokens() -> None:
-    """List tokens, without their secrets, as JSON."""
-    from registry.access.tokens import Tokens
-    from registry.principal import SYSTEM
-
-    rows = [view.model_dump(mode="json") for view in Tokens(_database()).list(who=SYSTEM)]
-    click.echo(json.dumps(rows, indent=2))
-
-
-@token.command()
-@click.argument("token_id", required=False)
-@click.option("--namespace", help="Instead of one token: take away every token's role in this namespace.")
-def revoke(token_id: str | None, namespace: str | None) -> None:
-    """Revoke a token, within a second on every server process.
-
-    \b
-    Examples:
-      adapter-registry token revoke 9f86d081884c7d65
-      adapter-registry token revoke --namespace team
-    """
-    from registry.access.tokens import Tokens
-    from registry.principal import SYSTEM
-
-    if (token_id is None) == (namespace is None):
-        raise Invalid("say which: a token's ID, or --namespace NAMESPACE for all of its tokens", param="token_id")
-    tokens = Tokens(_database())
-    if token_id is not None:
-        tokens.revoke(token_id, who=SYSTEM)
-    elif namespace is not None:
-        click.echo(json.dumps(tokens.revoke_namespace(namespace, who=SYSTEM).model_dump(mode="json"), indent=2))
+cli.add_command(token)
 
 
 @cli.command(name="read-only")
@@ -273,7 +213,7 @@ def read_only(to: str, reason: str) -> None:
 
     if len(reason) > _MAX_REASON:
         raise Invalid(f"the reason is longer than {_MAX_REASON} characters; shorten it", param="reason")
-    switch = ReadOnlySwitch(_database())
+    switch = ReadOnlySwitch(current_database())
     if to == "on":
         switch.turn_on(reason=reason, who=SYSTEM)
     elif to == "off":
@@ -298,7 +238,7 @@ def reconcile(once: bool) -> None:
 
     from registry.app.services import build
 
-    services = build(_settings_at_home())
+    services = build(settings_at_home())
     services.db.require_current()
     if once:
         click.echo(json.dumps(services.reconciler.sweep()))
@@ -335,7 +275,7 @@ def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
     from registry.principal import SYSTEM
     from sdk.schemas.removal import GcRequest
 
-    services = build(_settings_at_home())
+    services = build(settings_at_home())
     services.db.require_current()
     if not dry_run:
         services.read_only.require_off()
@@ -374,22 +314,6 @@ def doctor(style: str) -> None:
         raise Unavailable(
             f"{failed} of {len(findings)} checks failed; fix what they name, then run: adapter-registry doctor"
         )
-
-
-def _settings_at_home() -> Settings:
-    """The settings of a command that gives out no locations: how clients would reach a folder's bytes is no matter."""
-    os.environ.setdefault("REGISTRY_PUBLIC_URL", "http://127.0.0.1")
-    return Settings.from_env()
-
-
-def _database_of(settings: Settings) -> Database:
-    return Database(settings.database_url, settings.timeouts, logs_causes=False)
-
-
-def _database() -> Database:
-    database = _database_of(Settings.from_env())
-    database.require_current()
-    return database
 
 
 def main() -> None:

@@ -18,6 +18,10 @@ ASKED_FILE = "runner.asked"
 #: Addressed by name, so that the registry imports no worker.
 RUNNER_MODULE = "workers.entry.local_runner"
 
+#: What this process has started. A runner that is still at work is not reported as forgotten when its queue is, and is
+#: waited for once it has ended.
+_RUNNERS: list[subprocess.Popen[bytes]] = []
+
 _log = logging.getLogger(__name__)
 
 
@@ -26,7 +30,6 @@ class LocalQueue:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        # Kept, so that a runner that is still at work is not reported as forgotten when this process ends.
         self._started: list[subprocess.Popen[bytes]] = []
 
     def revive(self) -> None:
@@ -42,6 +45,7 @@ class LocalQueue:
             _log.warning("no runner could be started (%s); job %s keeps waiting", error.strerror, job_id)
             return
         if process is not None:
+            _RUNNERS[:] = [*(earlier for earlier in _RUNNERS if earlier.poll() is None), process]
             self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:

@@ -7,21 +7,16 @@ the next day.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import delete, exists, func, null, or_, select, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Exists, delete, exists, null, or_, select, tuple_, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.access.audit.models import AuditEntry
-from registry.access.audit.service import record
 from registry.access.models import Grant, Token
 from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, UploadBlob, UploadPart
@@ -43,20 +38,18 @@ from registry.datasets.models import Dataset, DatasetAccess, DatasetSignatures
 from registry.db.clock import db_epoch_s, utc_now
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
-from registry.errors import RegistryError, Unavailable
+from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
 from registry.http.idempotency.models import KeyedRequest
 from registry.jobs.lifecycle import FINAL
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
-from registry.principal import EVERYWHERE, SYSTEM
 from registry.quotas.recount import recount
-from registry.removal.models import AuditExport, DailyWork
+from registry.removal.audit_files import export_oldest, last_exported
+from registry.removal.models import DailyWork
 from registry.removal.row_lifetimes import Lifetimes
 
 #: What one transaction removes: nobody waits for more than that.
 _BATCH = 500
-#: Entries of one file of the audit trail.
-_MOST_EXPORTED = 20_000
 _DAY_S = 86_400.0
 #: A run that is due holds up whoever called for it no longer than this, and goes on so much later.
 _AT_ONCE_S, _GOES_ON_S = 5.0, 60.0
@@ -272,8 +265,10 @@ class Expiry:
         return 0 if self._late() else recount(self._db, within_s=self._statement_s)
 
     def _manifests(self) -> int:
-        """Manifests whose files were given up, but for those by which a version, a base or scores are still known."""
-        old = ManifestRow.collected_at < self._before(self._lifetimes.collected_days)
+        """Manifests whose files were given up, but for those by which a version, a base or scores are still known.
+
+        What they consisted of, and who signed them, go with them.
+        """
         named = (
             exists().where(Version.digest == ManifestRow.digest),
             exists().where(Version.manifest_digest == ManifestRow.digest),
@@ -282,35 +277,31 @@ class Expiry:
             exists().where(Checkpoint.manifest_digest == ManifestRow.digest),
             exists().where(Evaluation.digest == ManifestRow.digest),
         )
-
-        def batch(session: Session) -> int:
-            # Nobody records one of them meanwhile.
-            hold_blobs(session, alone=True)
-            query = select(ManifestRow.digest).where(old, *(~one for one in named))
-            digests = session.scalars(query.limit(_BATCH)).all()
-            if digests:
-                # What it consisted of, and who signed it, go with it.
-                session.execute(delete(ManifestRow).where(ManifestRow.digest.in_(digests)))
-            return len(digests)
-
-        return self._in_batches(batch)
+        return self._given_up(ManifestRow, ManifestRow.digest, named)
 
     def _blobs(self) -> int:
         """What is known of bytes that were given up, once no manifest, dataset and scores have them. Bytes of no row are strays."""
-        old = Blob.collected_at < self._before(self._lifetimes.collected_days)
         named = (
             exists().where(ManifestBlob.sha256 == Blob.sha256),
             exists().where(Dataset.digest == Blob.sha256),
             exists().where(Evaluation.rows_digest == Blob.sha256),
             exists().where(DatasetSignatures.blob == Blob.sha256),
         )
+        return self._given_up(Blob, Blob.sha256, named)
+
+    def _given_up(
+        self, rows: type[ManifestRow | Blob], digest: InstrumentedAttribute[str], named: Sequence[Exists]
+    ) -> int:
+        """Rows that were given up long ago, and whose digest is named nowhere."""
+        old = rows.collected_at < self._before(self._lifetimes.collected_days)
 
         def batch(session: Session) -> int:
+            # Nobody records one of them meanwhile.
             hold_blobs(session, alone=True)
-            query = select(Blob.sha256).where(old, *(~one for one in named))
+            query = select(digest).where(old, *(~one for one in named))
             digests = session.scalars(query.limit(_BATCH)).all()
             if digests:
-                session.execute(delete(Blob).where(Blob.sha256.in_(digests)))
+                session.execute(delete(rows).where(digest.in_(digests)))
             return len(digests)
 
         return self._in_batches(batch)
@@ -326,33 +317,12 @@ class Expiry:
         total = self._drop_exported()
         before = self._before(self._lifetimes.audit_days)
         # One moment for all files: that something was written out is told by an entry, too.
-        while not self._late() and self._export(Path(folder), before):
+        while not self._late() and export_oldest(self._db, Path(folder), before):
             total += self._drop_exported()
         return total
 
-    def _export(self, folder: Path, before: datetime) -> bool:
-        """Write the oldest entries that are due to one file; say whether there were any. Raises Unavailable."""
-        with self._db.read() as session:
-            # Entries carry several servers' clocks: a file ends before the first that is young, and skips none.
-            young = session.scalar(select(func.min(AuditEntry.pk)).where(AuditEntry.at >= before))
-            query = select(AuditEntry) if young is None else select(AuditEntry).where(AuditEntry.pk < young)
-            rows = session.scalars(query.order_by(AuditEntry.pk).limit(_MOST_EXPORTED)).all()
-            content = "".join(_line(row) for row in rows).encode()
-        if not rows:
-            return False
-        first, last = rows[0].pk, rows[-1].pk
-        file = f"audit-{first:012d}-{last:012d}.jsonl"
-        _keep(folder / file, content)
-        export = {"first_pk": first, "last_pk": last, "entries": len(rows), "file": file}
-        export |= {"sha256": hashlib.sha256(content).hexdigest()}
-        with self._db.write() as session:
-            if insert_if_new(session, AuditExport, **export, exported_at=utc_now()):
-                record(session, SYSTEM, "audit.export", EVERYWHERE, file, after=export)
-        return True
-
     def _drop_exported(self) -> int:
-        with self._db.read() as session:
-            last = session.scalar(select(func.max(AuditExport.last_pk)))
+        last = last_exported(self._db)
         if last is None:
             return 0
 
@@ -364,40 +334,3 @@ class Expiry:
             return len(pks)
 
         return self._in_batches(batch)
-
-
-def _line(row: AuditEntry) -> str:
-    values: dict[str, Any] = {
-        "pk": row.pk,
-        "at": row.at.isoformat(),
-        "actor": row.actor,
-        "token_id": row.token_id,
-        "action": row.action,
-        "namespace": row.namespace,
-        "subject": row.subject,
-        "before": row.before,
-        "after": row.after,
-    }
-    return json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n"
-
-
-def _keep(path: Path, content: bytes) -> None:
-    """Write a file whole, and make sure that it lies on the disk. Raises Unavailable."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = path.with_name(f"{path.name}.partial")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise Unavailable(
-            f"the audit trail can't be written to {path.parent} ({error.strerror}); nothing was removed. "
-            "Set REGISTRY_AUDIT_FOLDER to a writable folder"
-        ) from error

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
+from sdk.errors import NotFound
 from sdk.names import segment
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.comparison import Comparison
-from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.scores import EvaluationView
 from sdk.schemas.slices import SlicedScores
 
 #: Many rows are read, and drawn from some thousand times.
@@ -32,6 +33,14 @@ def iterate(
     """
     of = {"digest": digest, "job": job, "base": base, "id": ident, "dataset": dataset, "namespace": namespace}
     return pages(transport, "/evaluations", EvaluationView, params=of)
+
+
+def get(transport: Transport, ident: str) -> EvaluationView:
+    """Return scores by their id. Raises NotFound."""
+    found = next(iterate(transport, ident=ident), None)
+    if found is None or found.id != ident:
+        raise NotFound(f"there are no scores {ident!a}; list those of a version with: adapterctl evals list REF")
+    return found
 
 
 def compare(

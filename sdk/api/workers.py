@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
+from sdk.errors import NotFound
 from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.workers import QueueCapacity, WorkerView
 
@@ -18,5 +19,8 @@ def capacity(transport: Transport) -> list[QueueCapacity]:
 
 
 def devices(transport: Transport) -> list[DeviceForecasts]:
-    """Return what past trainings took of their forecasts, by device. Raises NotFound from a registry that doesn't know the route."""
-    return transport.call("GET", "/devices", list[DeviceForecasts])
+    """Return what past trainings took of their forecasts, by device; none from a registry of an earlier release, which has no such route."""
+    try:
+        return transport.call("GET", "/devices", list[DeviceForecasts])
+    except NotFound:
+        return []

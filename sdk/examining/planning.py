@@ -21,12 +21,12 @@ from sdk.lora.planning.plan import plan_of
 from sdk.lora.planning.recommending import task_options
 from sdk.lora.stored_quantization import StoredQuantizationError, require_method, stored_recipe
 from sdk.lora.targets import TargetsError
-from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import read_base_config, read_shapes
-from sdk.pushing.bases_here import files_here
+from sdk.pushing.bases_here import Places, files_here
 from sdk.schemas.catalog import BaseView
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.training import TrainingSpec
 from sdk.validation import build
 from sdk.worker_program import missing_libraries, run_program
 
@@ -36,12 +36,8 @@ _LIBRARIES = ("torch", "transformers")
 _TIMEOUT_S = 180.0
 
 
-class Registry(Protocol):
+class Registry(Places, Protocol):
     """What is asked of a registry; a client answers it."""
-
-    @property
-    def cache(self) -> Cache:
-        """Where the files of bases may lie."""
 
     def base(self, name: str, *, namespace: str | None = None) -> BaseView:
         """Return a base by id or fingerprint, with its config."""

@@ -12,15 +12,18 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from sdk.api import versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidBase, TimedOut, Unavailable, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE
+from sdk.names import parse_ref
 from sdk.pulling.cache import Cache
+from sdk.pulling.puller import Puller
 from sdk.pulling.source import Resolved
 from sdk.pushing.base_folder import ScannedBase, scan_base
-from sdk.pushing.bases_here import files_here, registered_base
+from sdk.pushing.bases_here import Places, files_here, registered_base
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import (
@@ -52,6 +55,13 @@ RELATIVE = 1e-3
 ROUNDING = {"float32": 64 * 2.0**-23, "float16": 8 * 2.0**-11, "bfloat16": 8 * 2.0**-8}
 
 
+class Registry(Places, Protocol):
+    """What is asked of a registry; a client answers it."""
+
+    def norms(self, ref: str) -> VersionNorms | None:
+        """Return what a version adds to its base."""
+
+
 def require_probed(version: Resolved) -> None:
     """Raise InvalidInput for a merged model, before its gigabytes are fetched."""
     require_adapter(
@@ -59,6 +69,17 @@ def require_probed(version: Resolved) -> None:
         version.contents.kind,
         f"it has no probe; replay that of its adapter, which is named by: adapterctl lineage {version.ref} --up",
     )
+
+
+def replay_version(registry: Registry, puller: Puller, ref: str, *, base: Path | None) -> ProbeReplay:
+    """Fetch a version, and find norms and probe again by its verified bytes; see `Client.replay_probe`."""
+    version = puller.resolve(ref)
+    require_probed(version)
+    manifest = puller.check_cached(version.contents)
+    exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
+    view = versions.resolve(registry.transport, exact)
+    folder = puller.fill_cache(manifest)
+    return replay_probe(registry.transport, registry.cache, view, registry.norms(exact), folder, base=base)
 
 
 def replay_probe(

@@ -9,7 +9,7 @@ from typing import Any
 from sdk.exporting.model_card import Card, license_of, render
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.export import PlainLoraReport
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 from sdk.version import VERSION
 
 _MADE_BY = ("made by", f"adapterctl {VERSION}")

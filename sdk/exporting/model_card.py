@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CARD_FILE = "README.md"
+from sdk.formats.base_files import CARD_FILE
+
 #: What the Hub takes for the name of a model.
 _HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})")
 #: A base's own card: its first lines, and what the Hub calls a licence.

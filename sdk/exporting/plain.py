@@ -7,15 +7,14 @@ from pathlib import Path
 from sdk.errors import InvalidInput, NotFound, disk_explained
 from sdk.exporting.cards import plain_card
 from sdk.exporting.gguf import require_dtype
-from sdk.exporting.model_card import CARD_FILE
 from sdk.exporting.placing import beside, free, give_name, require_utf8
 from sdk.exporting.running import ExportedLora, run
-from sdk.formats.base_files import CONFIG_FILE
+from sdk.formats.base_files import CARD_FILE, CONFIG_FILE
 from sdk.lora.adapter_folders import harmless, read_adapter_config
 from sdk.lora.plain_lora import plan_plain
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.export import GgufDtype, PlainLoraReport, PlainLoraRequest
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.wire import read
 from sdk.worker_program import require_libraries
 

@@ -27,6 +27,8 @@ INPUT_EMBEDDINGS = ("embed_tokens", "embed_in", "tok_embeddings", "word_embeddin
 HEADS = ("lm_head", "embed_out")
 
 CONFIG_FILE = "config.json"
+#: The model card.
+CARD_FILE = "README.md"
 INDEX_FILE = "model.safetensors.index.json"
 #: What a model's weights are called that lie in one file: transformers prefers it to an index.
 SINGLE_FILE = "model.safetensors"

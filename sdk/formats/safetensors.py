@@ -20,7 +20,6 @@ import codecs
 import itertools
 import json
 import math
-import re
 import struct
 from array import array
 from collections.abc import Iterator
@@ -28,6 +27,20 @@ from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
+from sdk.formats.safetensors_grammar import (
+    ANY_KEY,
+    ANY_NAME,
+    BETWEEN,
+    CLOSE,
+    ENTRY,
+    FIELD,
+    KEY,
+    METADATUM,
+    NAME,
+    NEXT,
+    OPEN,
+    TRAILING,
+)
 
 #: The largest published mixtures of experts have 140,000 matrices of LoRA, which is a header of 25 MiB.
 MAX_HEADER_BYTES = 32 * 1024 * 1024
@@ -50,33 +63,6 @@ _OTHER_BITS = {
     "F6_E2M3": 6,
     "F6_E3M2": 6,
 }
-_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
-#: Who saves a base calls its tensors as they like.
-_ANY_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-/:]{0,499}")
-
-# The grammar. Repetitions are possessive: nothing is ever tried a second way, so that time grows with the length alone.
-_W = rb"[ \t\n\r]*+"
-_INT = rb"(?:0|[1-9][0-9]{0,18})"
-_COLON, _COMMA = _W + rb":" + _W, _W + rb"," + _W
-_DTYPE = rb'"dtype"' + _COLON + rb'"([A-Za-z0-9_]{1,20})"'
-_SHAPE = rb'"shape"' + _COLON + rb"\[" + _W + rb"((?:" + _INT + rb"(?:" + _COMMA + _INT + rb")*+)?)" + _W + rb"\]"
-_OFFSETS = (
-    rb'"data_offsets"' + _COLON + rb"\[" + _W + rb"(" + _INT + rb")" + _COMMA + rb"(" + _INT + rb")" + _W + rb"\]"
-)
-_KEY = re.compile(_W + rb'"([^"\\\x00-\x1f]*+)"' + _COLON)
-#: In the order in which the library writes the fields, which nearly every file has.
-_ENTRY = re.compile(rb"\{" + _W + _DTYPE + _COMMA + _SHAPE + _COMMA + _OFFSETS + _W + rb"\}")
-_FIELD = re.compile(rb"(?:" + _DTYPE + rb"|" + _SHAPE + rb"|" + _OFFSETS + rb")" + _W)
-_OPEN, _NEXT, _CLOSE = re.compile(rb"\{" + _W), re.compile(rb"," + _W), re.compile(rb"\}")
-_BETWEEN = re.compile(_W + rb"([,}])")
-_TRAILING = re.compile(_W)
-#: A JSON text; halves of surrogate pairs stand for no character, and are refused.
-_TEXT = (
-    rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u(?:[0-9a-cefA-CEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
-    rb'|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))*+"'
-)
-_METADATUM = re.compile(_W + rb"(" + _TEXT + rb")" + _COLON + _TEXT + _W)
-
 _SAVE_AGAIN = "save the adapter again with PEFT"
 
 
@@ -230,10 +216,10 @@ def _parse(raw: bytes, found: _Found) -> _Found:
     if not raw.startswith(b"{"):
         raise _no_json(found.called)
     position, seen_metadata = 1, False
-    if (end := _BETWEEN.match(raw, position)) and end[1] == b"}":
+    if (end := BETWEEN.match(raw, position)) and end[1] == b"}":
         return _finished(raw, end.end(), found)
     while True:
-        key = _KEY.match(raw, position)
+        key = KEY.match(raw, position)
         if key is None:
             raise _no_key(raw, position, found.called)
         if key[1] == b"__metadata__":
@@ -243,7 +229,7 @@ def _parse(raw: bytes, found: _Found) -> _Found:
             position = _skip_metadata(raw, key.end(), found.called)
         else:
             position = _read_entry(raw, key[1], key.start(1), key.end(), found)
-        between = _BETWEEN.match(raw, position)
+        between = BETWEEN.match(raw, position)
         if between is None:
             raise _no_json(found.called)
         position = between.end()
@@ -253,7 +239,7 @@ def _parse(raw: bytes, found: _Found) -> _Found:
 
 def _no_key(raw: bytes, position: int, called: str) -> SafetensorsError:
     """Say why there is no key here: a name with a backslash is JSON, and none that PEFT writes."""
-    text = re.compile(_W + rb"(" + _TEXT + rb")" + _COLON).match(raw, position, position + 4096)
+    text = ANY_KEY.match(raw, position, position + 4096)
     return _bad_name(text[1]) if text else _no_json(called)
 
 
@@ -266,7 +252,7 @@ def _twice(name: str, called: str) -> SafetensorsError:
 
 
 def _finished(raw: bytes, position: int, found: _Found) -> _Found:
-    trailing = _TRAILING.match(raw, position)
+    trailing = TRAILING.match(raw, position)
     if trailing is None or trailing.end() != len(raw):
         raise _no_json(found.called)
     return found
@@ -274,9 +260,9 @@ def _finished(raw: bytes, position: int, found: _Found) -> _Found:
 
 def _read_entry(raw: bytes, name: bytes, at: int, position: int, found: _Found) -> int:
     """Read what follows a name; return where it ends."""
-    if not (_ANY_NAME if found.any_dtype else _NAME).fullmatch(name) or b".." in name:
+    if not (ANY_NAME if found.any_dtype else NAME).fullmatch(name) or b".." in name:
         raise _bad_name(name)
-    if match := _ENTRY.match(raw, position):
+    if match := ENTRY.match(raw, position):
         dtype, shape, begin, end = match.groups()
         position = match.end()
     else:
@@ -297,16 +283,16 @@ def _read_entry(raw: bytes, name: bytes, at: int, position: int, found: _Found) 
 def _read_fields(raw: bytes, name: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
     """Read an entry whose fields come in another order."""
     wrong = SafetensorsError(f"tensor {name.decode()!r} is described wrongly in the safetensors header", _SAVE_AGAIN)
-    opened = _OPEN.match(raw, position)
+    opened = OPEN.match(raw, position)
     values: list[bytes | None] = [None] * 4
     for number in range(3):
-        separator = _NEXT.match(raw, position) if number else opened
-        matched = _FIELD.match(raw, separator.end()) if separator else None
+        separator = NEXT.match(raw, position) if number else opened
+        matched = FIELD.match(raw, separator.end()) if separator else None
         if matched is None:
             raise wrong
         values = [new if old is None else old for old, new in zip(values, matched.groups(), strict=True)]
         position = matched.end()
-    closed = _CLOSE.match(raw, position)
+    closed = CLOSE.match(raw, position)
     complete = tuple(value for value in values if value is not None)
     # Three fields that give all four values are three different ones.
     if closed is None or len(complete) != 4:
@@ -340,22 +326,22 @@ def _skip_metadata(raw: bytes, position: int, called: str) -> int:
         f"{called} has metadata that is not text, has a key twice, or is longer than 1 MiB", _SAVE_AGAIN
     )
     last = position + _MAX_METADATA_BYTES
-    opened = _OPEN.match(raw, position)
+    opened = OPEN.match(raw, position)
     if opened is None:
         raise wrong
     position = opened.end()
-    if closed := _CLOSE.match(raw, position):
+    if closed := CLOSE.match(raw, position):
         return closed.end()
     seen: set[str] = set()
     while len(seen) < _MAX_METADATA:
-        pair = _METADATUM.match(raw, position, last)
+        pair = METADATUM.match(raw, position, last)
         if pair is None or (name := json.loads(pair[1])) in seen:
             raise wrong
         seen.add(name)
         position = pair.end()
-        if closed := _CLOSE.match(raw, position):
+        if closed := CLOSE.match(raw, position):
             return closed.end()
-        following = _NEXT.match(raw, position)
+        following = NEXT.match(raw, position)
         if following is None:
             raise wrong
         position = following.end()

@@ -20,7 +20,8 @@ from sdk.errors import InvalidInput
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.peft_config import DROPPED_KEYS
 from sdk.schemas.codes import explain_validation
-from sdk.schemas.training import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, JsonScalar, LoraConfig
+from sdk.schemas.lora_config import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, LoraConfig
+from sdk.schemas.wire import JsonScalar
 
 #: Keys that differ between equal trainings.
 _UNSTABLE_KEYS = ("peft_version",)

@@ -19,7 +19,7 @@ from sdk.formats.peft_patterns import suffixes
 from sdk.formats.peft_unusable import changes_base
 from sdk.lora.module_outlines import AdapterOutline, ModuleOutline, OutlineError
 from sdk.schemas.combination import CombineSpec
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: Settings without a field of their own that are of the training alone: what they did is in A and B, or in the patterns.
 OF_THE_TRAINING = (

@@ -23,7 +23,7 @@ from sdk.lora.experts import MAX_EXPERTS
 from sdk.lora.low_rank import product_norm, triangular_norm
 from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: A rank beyond this is memory without bound: of stacked experts that of each.
 MAX_RANK = 2048

@@ -8,7 +8,7 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.factors import Factors, of_each_expert
 from sdk.lora.module_outlines import AdapterOutline, ModuleOutline
 from sdk.lora.tensors import open_tensors
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 
 class AdapterFactors:

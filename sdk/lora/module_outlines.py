@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sdk.formats.adapter_files import base_module, lora_key
 from sdk.lora.experts import MAX_EXPERTS, OwnedParameters
 from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 Shape = tuple[int, ...]
 #: As safetensors names the type.

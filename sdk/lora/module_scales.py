@@ -15,7 +15,7 @@ from typing import TypeVar
 from sdk.formats.adapter_files import base_module
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 from sdk.lora.experts import OwnedParameters
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: For the patterns of an adapter; all are some two seconds.
 _PATTERN_STEPS = 10_000_000

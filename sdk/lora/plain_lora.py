@@ -26,7 +26,7 @@ from sdk.lora.combining import OF_THE_TRAINING
 from sdk.lora.module_outlines import AdapterOutline, ModuleOutline, OutlineError
 from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.lora.tensors import read_tensors
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: Beyond every base's rows that a LoRA was seen on: what is more is a slip.
 MAX_RANK = 8192

@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from sdk.schemas.training import LoraConfig, TrainingSpec
+from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.training import TrainingSpec
 
 
 def ranks_by_variance(shares: Mapping[str, Sequence[float]], budget: int) -> dict[str, int]:

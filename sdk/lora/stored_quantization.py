@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from sdk.formats.packed_weights import packs_single_experts
 from sdk.schemas.evaluation import BasePrecision, Onto
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 
 #: Where a config says how its weights are quantised; the last is what compressed-tensors wrote first.
 _KEYS = ("quantization_config", "compression_config")

@@ -29,7 +29,7 @@ from sdk.schemas.diff import (
     WeightsDiff,
 )
 from sdk.schemas.evaluation import MADE_OF_LOSS, is_score
-from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.scores import EvaluationView
 
 
 def compare_versions(

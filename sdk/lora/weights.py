@@ -19,7 +19,7 @@ from sdk.lora.experts import sum_of_products
 from sdk.lora.low_rank import product_norm, triangular_norm
 from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors, require_numpy
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: The products compared are (rank, rank), so that a rank without bound would be memory without bound.
 _MAX_RANK = 4096

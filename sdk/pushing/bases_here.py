@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from sdk.api import bases
@@ -13,6 +14,18 @@ from sdk.formats.refs import namespace_of
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.schemas.catalog import BaseView, VersionView
+
+
+class Places(Protocol):
+    """Where bases are looked for: in a registry, and in the cache of this machine. A client has both."""
+
+    @property
+    def transport(self) -> Transport:
+        """How requests reach it."""
+
+    @property
+    def cache(self) -> Cache:
+        """Where the files of bases may lie."""
 
 
 def registered_base(transport: Transport, version: VersionView) -> BaseView | None:

@@ -25,8 +25,9 @@ from sdk.pushing.signatures import sign_manifest
 from sdk.pushing.upload import Uploader
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import BaseRegistration, BaseView, Method, Publication, VersionView
-from sdk.schemas.jobs import BaseChoice
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.job_requests import BaseChoice
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
 from sdk.validation import CheckedData, build, check_causal, check_options, check_targets
 
 #: A registration with the shapes of more tensors would exceed the registry's limit for bodies.

@@ -9,9 +9,10 @@ from pydantic import Field, field_validator, model_validator
 
 from sdk.formats.refs import parse_name
 from sdk.schemas.artifacts import SignedManifest
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import DatasetUse, JsonScalar, LoraConfig, QuantizationRecipe
-from sdk.schemas.wire import Open, Sha256, Wire
+from sdk.schemas.training_report import DatasetUse
+from sdk.schemas.wire import JsonScalar, Open, Sha256, Wire
 
 BaseId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 

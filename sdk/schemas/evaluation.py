@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 
 from sdk.formats.expressions import Automaton, ExpressionError
 from sdk.schemas.option_types import Columns
-from sdk.schemas.training import Day, JsonScalar
-from sdk.schemas.wire import BY_HAND, Sha256, Wire
+from sdk.schemas.rendering import Day
+from sdk.schemas.wire import BY_HAND, JsonScalar, Sha256, Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
 BasePrecision = Literal["as-trained", "nf4", "native"]

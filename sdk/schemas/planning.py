@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal
 
-from sdk.formats.objectives import Objective
 from sdk.schemas.wire import Wire
 
 #: "fits" takes at most 70 % of the card, "tight" more of it, and "no" more than there is.
@@ -13,33 +12,6 @@ PlanMethod = Literal["qlora", "lora", "full"]
 #: The parts that grow with the rows of a pass.
 ROW_PARTS = ("activations", "logits")
 Task = Literal["instruct", "summarise", "code", "format"]
-
-
-class PlanOptions(TypedDict, total=False):
-    """The fields of `TrainingSpec` that a plan depends on, or that it checks, as keywords of a function."""
-
-    objective: Objective | None
-    rank: int
-    alpha: float | None
-    dropout: float
-    targets: str
-    exclude: str | None
-    use_rslora: bool
-    use_dora: bool
-    init_lora_weights: Literal["eva"] | None
-    eva_rho: float
-    rank_pattern: str | None
-    layers_to_transform: str | None
-    bias: Literal["none", "all", "lora_only"]
-    modules_to_save: str | None
-    trainable_token_indices: str | None
-    quant_type: Literal["nf4", "fp4", "int8"]
-    double_quant: bool
-    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
-    lr: float
-    batch_size: int
-    grad_accum: int
-    max_length: int
 
 
 class PlanPart(Wire):

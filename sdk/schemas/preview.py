@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sdk.schemas.option_types import Columns
-from sdk.schemas.training import Day, Rendering
+from sdk.schemas.rendering import Day, Rendering
 from sdk.schemas.wire import Wire
 
 #: Limits of a job's result: rows that may be asked for, and bytes of the whole as JSON.

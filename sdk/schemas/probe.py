@@ -17,8 +17,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from sdk.schemas.training import JsonScalar, Labels, QuantizationRecipe
-from sdk.schemas.wire import Sha256, Wire
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training_report import Labels
+from sdk.schemas.wire import JsonScalar, Sha256, Wire
 
 #: A training that moves no logit by as much has learnt nothing.
 LEAST_LOGIT_GAP = 1e-6

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from sdk.formats.refs import Ref
-from sdk.schemas.training import JsonScalar
-from sdk.schemas.wire import Sha256, Wire
+from sdk.schemas.wire import JsonScalar, Sha256, Wire
 
 #: What of a training's record says where it ran and what its rows became, and can change what it computes.
 RAN_WITH = (

@@ -7,10 +7,9 @@ from typing import Literal, TypedDict
 from sdk.formats.objectives import Objective
 
 
-class TrainingOptions(TypedDict, total=False):
-    """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
+class PlanOptions(TypedDict, total=False):
+    """The fields of `TrainingSpec` that a plan depends on, or that it checks, as keywords of a function."""
 
-    method: Literal["qlora", "lora"]
     objective: Objective | None
     rank: int
     alpha: float | None
@@ -22,13 +21,24 @@ class TrainingOptions(TypedDict, total=False):
     init_lora_weights: Literal["eva"] | None
     eva_rho: float
     rank_pattern: str | None
-    alpha_pattern: str | None
     layers_to_transform: str | None
     bias: Literal["none", "all", "lora_only"]
     modules_to_save: str | None
     trainable_token_indices: str | None
     quant_type: Literal["nf4", "fp4", "int8"]
     double_quant: bool
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+    lr: float
+    batch_size: int
+    grad_accum: int
+    max_length: int
+
+
+class TrainingOptions(PlanOptions, total=False):
+    """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
+
+    method: Literal["qlora", "lora"]
+    alpha_pattern: str | None
     loss_on: Literal["completion", "assistant", "all"] | None
     beta: float
     columns: str | None
@@ -37,18 +47,13 @@ class TrainingOptions(TypedDict, total=False):
     holdout_seed: int
     epochs: float
     max_steps: int | None
-    lr: float
     warmup_ratio: float
     schedule: Literal["cosine", "linear", "constant"]
-    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
     loraplus_lr_ratio: float | None
     weight_decay: float
     max_grad_norm: float
     adam_beta1: float
     adam_beta2: float
     neftune_noise_alpha: float | None
-    batch_size: int
-    grad_accum: int
     packing: Literal["off", "auto", "on"] | None
-    max_length: int
     seed: int

@@ -8,7 +8,7 @@ doesn't understand.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast
@@ -31,6 +31,8 @@ from sdk.formats.canonical_json import digest_of as digest_of
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
+
+JsonScalar = str | int | float | bool | None
 
 #: A whole SHA-256 in lower-case hexadecimal, 64 characters, without a prefix.
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -72,6 +74,22 @@ def _is_open_ended(info: ValidationInfo) -> bool:
     return info.context is _OPEN_ENDED
 
 
+def _or_in_showing(
+    of: type[T], otherwise: Callable[[T, ValidatorFunctionWrapHandler], Any]
+) -> Callable[[Any, ValidatorFunctionWrapHandler, ValidationInfo], Any]:
+    """Return a validator that takes what its schema takes, and what is `of` a type as `otherwise` says, where it is read to be shown."""
+
+    def validate(value: Any, known: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return known(value)
+        except ValidationError:
+            if not isinstance(value, of) or not _is_open_ended(info):
+                raise
+            return otherwise(value, known)
+
+    return validate
+
+
 class Open:
     """Marks an enumeration that a newer release may know more members of, as in `Annotated[Literal["a", "b"],
     Open]`.
@@ -81,16 +99,12 @@ class Open:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """The enumeration's own schema, extended for unknown members."""
 
-        def validate(value: Any, known: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-            try:
-                return known(value)
-            except ValidationError:
-                if not isinstance(value, str) or not _is_open_ended(info):
-                    raise
-                return member_of(source, value) if isinstance(source, type) else value
+        def unknown(value: str, _: ValidatorFunctionWrapHandler) -> Any:
+            return member_of(source, value) if isinstance(source, type) else value
 
         # An unknown member is written as it was read.
         written = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        validate = _or_in_showing(str, unknown)
         return core_schema.with_info_wrap_validator_function(validate, handler(source), serialization=written)
 
     @classmethod
@@ -108,15 +122,10 @@ class Known:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """The list's own schema, tried item by item if it doesn't hold for all."""
 
-        def validate(value: Any, known: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-            try:
-                return known(value)
-            except ValidationError:
-                if not isinstance(value, list) or not _is_open_ended(info):
-                    raise
-                return [item for each in value for item in _readable(known, each)]
+        def readable(value: list[Any], known: ValidatorFunctionWrapHandler) -> list[Any]:
+            return [item for each in value for item in _readable(known, each)]
 
-        return core_schema.with_info_wrap_validator_function(validate, handler(source))
+        return core_schema.with_info_wrap_validator_function(_or_in_showing(list, readable), handler(source))
 
 
 def _readable(known: ValidatorFunctionWrapHandler, item: Any) -> Any:

@@ -11,12 +11,15 @@ from sdk.schemas.catalog import Publication
 from sdk.schemas.combination import CombineReport
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, MergeReport, ScorerName
 from sdk.schemas.events import NewEvent
-from sdk.schemas.jobs import JOB_KINDS, JobRequest, QueueName
+from sdk.schemas.job_requests import JOB_KINDS, JobRequest
+from sdk.schemas.jobs import QueueName
 from sdk.schemas.labels import WorkerName
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import Norms
-from sdk.schemas.training import Day, Labels, QuantizationRecipe, TrainingReport
+from sdk.schemas.rendering import Day
+from sdk.schemas.training_report import Labels, TrainingReport
 from sdk.schemas.wire import Sha256, Wire
 
 #: How many bases of its cache a worker reports; with more, it is just less likely to get jobs for a base that it has.

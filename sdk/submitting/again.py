@@ -13,7 +13,7 @@ from sdk.api.transport import Transport
 from sdk.errors import Incompatible, InvalidInput, NotFound
 from sdk.pushing.bases_here import registered_base
 from sdk.schemas.catalog import VersionView
-from sdk.schemas.jobs import BaseChoice, CheckpointPolicy, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingRequest
 from sdk.schemas.recorded import RecordedTraining
 from sdk.submitting.data_preview import locate_rows
 from sdk.validation import require_adapter

@@ -7,7 +7,7 @@ from typing import Any
 
 from sdk.errors import InvalidInput
 from sdk.schemas.catalog import VersionView
-from sdk.schemas.jobs import BaseChoice
+from sdk.schemas.job_requests import BaseChoice
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build, require_adapter
 

@@ -32,7 +32,8 @@ from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest
-from sdk.schemas.training import Rendering, TrainingSpec
+from sdk.schemas.rendering import Rendering
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import read
 from sdk.submitting.given_data import find_data
 from sdk.validation import CheckedData, build, require_adapter

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdk.errors import InvalidInput
-from sdk.schemas.jobs import MOST_SOURCES
+from sdk.schemas.job_requests import MOST_SOURCES
 from sdk.submitting.given_data import GivenData, RegisteredData
 from sdk.transfer import hash_file
 

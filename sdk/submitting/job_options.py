@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 
 from sdk.errors import InvalidInput
 from sdk.names import check_job_id
-from sdk.schemas.jobs import CheckpointPolicy, CheckpointRef, JobSettings, Needs
+from sdk.schemas.job_requests import CheckpointPolicy, CheckpointRef
+from sdk.schemas.jobs import JobSettings, Needs
 from sdk.validation import build
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([smhd]?)", re.ASCII)

@@ -20,7 +20,7 @@ from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-from sdk.schemas.jobs import (
+from sdk.schemas.job_requests import (
     BaseChoice,
     CheckpointPolicy,
     CheckpointRef,
@@ -28,13 +28,12 @@ from sdk.schemas.jobs import (
     EvaluationRequest,
     EvaluationTarget,
     JobRequest,
-    JobSubmission,
-    JobView,
     MergeRequest,
     ParentChoice,
     PreviewJobRequest,
     TrainingRequest,
 )
+from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.again import recorded_request, refuse_options

@@ -18,7 +18,7 @@ sys.path[:0] = [str(HERE.parent.parent)]
 from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec  # noqa: E402
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec  # noqa: E402
 from sdk.schemas.events import Progress  # noqa: E402
-from sdk.schemas.jobs import (  # noqa: E402
+from sdk.schemas.job_requests import (  # noqa: E402
     BaseChoice,
     CheckpointRef,
     EvaluationRequest,
@@ -27,7 +27,9 @@ from sdk.schemas.jobs import (  # noqa: E402
     PreviewJobRequest,
     TrainingRequest,
 )
-from sdk.schemas.training import LoraConfig, LossPoint, QuantizationRecipe, TrainingReport, TrainingSpec  # noqa: E402
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe  # noqa: E402
+from sdk.schemas.training import TrainingSpec  # noqa: E402
+from sdk.schemas.training_report import LossPoint, TrainingReport  # noqa: E402
 from sdk.schemas.wire import Wire  # noqa: E402
 from sdk.version import VERSION  # noqa: E402
 

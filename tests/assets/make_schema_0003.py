@@ -36,9 +36,11 @@ from sdk.schemas.artifacts import BlobSpec, DatasetRegistration  # noqa: E402
 from sdk.schemas.catalog import Annotation, Parent, Publication, VersionMove  # noqa: E402
 from sdk.schemas.evaluation import EvaluationReport  # noqa: E402
 from sdk.schemas.events import NewEvent, Progress  # noqa: E402
-from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, TrainingRequest  # noqa: E402
+from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget, TrainingRequest  # noqa: E402
+from sdk.schemas.jobs import JobSubmission  # noqa: E402
+from sdk.schemas.lora_config import QuantizationRecipe  # noqa: E402
 from sdk.schemas.removal import GcRequest, RetentionRule  # noqa: E402
-from sdk.schemas.training import DatasetUse, QuantizationRecipe  # noqa: E402
+from sdk.schemas.training_report import DatasetUse  # noqa: E402
 from sdk.schemas.work import ClaimRequest, Completion, EvaluationResult, Heartbeat, WorkerInfo  # noqa: E402
 
 TARGET = HERE / "schema_0003.sqlite3"

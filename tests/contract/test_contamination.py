@@ -28,8 +28,10 @@ from sdk.pushing.pack import pack_adapter
 from sdk.rows.holdout import held_out, hold_out_of, rows_digest, split_unit
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.contamination import Contamination, said
-from sdk.schemas.jobs import BaseChoice, DataSource, JobSubmission, JobView, TrainingRequest
-from sdk.schemas.training import SourceUse, TrainingSpec
+from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest
+from sdk.schemas.jobs import JobSubmission, JobView
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import SourceUse
 from sdk.schemas.work import Completion
 from sdk.transfer import hash_file
 

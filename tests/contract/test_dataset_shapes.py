@@ -17,7 +17,8 @@ from registry.jobs.models import Job as JobRow
 from registry.principal import Role
 from sdk.errors import InvalidData, InvalidInput
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget, TrainingRequest
+from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
 from sdk.version import VERSION

@@ -25,7 +25,8 @@ from registry.jobs.models import Job, Turn
 from registry.principal import LOCAL, Principal, Role
 from sdk.client import Client
 from sdk.errors import NotAllowed
-from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.work import Assignment, ClaimRequest, Failure, WorkerInfo
 
 _NUMBERS = itertools.count()

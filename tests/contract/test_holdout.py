@@ -16,7 +16,8 @@ from support.tenants import Tenant
 from registry.jobs.releases import OURS, needed_by
 from sdk.cli import cli
 from sdk.errors import InvalidData, InvalidInput
-from sdk.schemas.jobs import BaseChoice, JobSubmission, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.training import TrainingSpec
 
 OPTIONS: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}

@@ -26,7 +26,8 @@ from registry.queue import NoQueue
 from registry.settings import Settings
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput
-from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission, JobView
 
 
 class Desk:

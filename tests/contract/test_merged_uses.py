@@ -16,7 +16,8 @@ from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound
 from sdk.exporting import gguf
 from sdk.schemas.catalog import Parent, Published
-from sdk.schemas.jobs import JobSubmission, PreviewJobRequest
+from sdk.schemas.job_requests import PreviewJobRequest
+from sdk.schemas.jobs import JobSubmission
 
 
 @pytest.fixture

@@ -22,17 +22,14 @@ from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidTargets, JobFailed, VerificationFailed
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
-from sdk.schemas.evaluation import (
-    Conditions,
-    EvaluationFailure,
-    EvaluationReport,
-    FourBitWeights,
-    MergeReport,
-    Sample,
-)
-from sdk.schemas.jobs import BaseChoice, CheckpointPublication, CheckpointView, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, FourBitWeights, MergeReport, Sample
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import CheckpointPublication, CheckpointView, JobSubmission, JobView
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import QuantizationRecipe, Rendering, TrainingReport, TrainingSpec
+from sdk.schemas.rendering import Rendering
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import (
     Assignment,
     CheckpointRecord,

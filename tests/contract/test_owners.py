@@ -25,13 +25,8 @@ from registry.jobs.models import Attempt, Job, Worker
 from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import Conflict, NotFound, QuotaExceeded, StaleAttempt
-from sdk.schemas.jobs import (
-    AttemptView,
-    BaseChoice,
-    JobSubmission,
-    JobView,
-    TrainingRequest,
-)
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import AttemptView, JobSubmission, JobView
 from sdk.schemas.work import Farewell, WorkerInfo
 from sdk.schemas.workers import QueueCapacity, WorkerView
 

@@ -21,7 +21,7 @@ from sdk.api.transport import Transport
 from sdk.client import Client
 from sdk.config import load
 from sdk.errors import InvalidBase, VerificationFailed
-from sdk.schemas.jobs import (
+from sdk.schemas.job_requests import (
     BaseChoice,
     CheckpointRef,
     EvaluationRequest,

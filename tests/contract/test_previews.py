@@ -33,9 +33,11 @@ from sdk.errors import (
 from sdk.objects import Job
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
-from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, PreviewJobRequest, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, PreviewJobRequest, TrainingRequest
+from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewText
-from sdk.schemas.training import Rendering, TrainingSpec
+from sdk.schemas.rendering import Rendering
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, Failure, WorkerInfo
 from sdk.version import VERSION

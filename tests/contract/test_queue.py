@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 import redis
 
-from registry.queue import NoQueue, Queue, open_queue
+from registry.queue import NoQueue, Queue, local, open_queue
 from registry.queue.broker import TASK, CeleryQueue
 from registry.queue.local import ASKED_FILE, LOCK_FILE, RUNNER_MODULE, LocalQueue
 from workers.entry import hints
@@ -124,6 +124,10 @@ class TestLocal:
         # Folders and hub token are those of who submits.
         assert {"ADAPTER_WORKER_SHARED_PATHS=/", "ADAPTER_WORKER_HUB_REPOSITORIES=*"} <= set(given.split("\0"))
         assert "actl_secret" not in given
+        # A registry that is closed meanwhile takes its queue along, which is no reason for a warning.
+        pid = process.pid
+        del queue, process
+        (process,) = [each for each in local._RUNNERS if each.pid == pid]
         # There is no job, so it looks once and ends well.
         assert process.wait(60) == 0, (tmp_path / "logs" / "runner.log").read_text()
         assert (tmp_path / "registry.sqlite3").exists()

@@ -14,7 +14,8 @@ from support.scored_rows import CONDITIONS, evaluated, fresh, report_of, write_f
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput
-from sdk.schemas.jobs import EvaluationRequest, JobView
+from sdk.schemas.job_requests import EvaluationRequest
+from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import read
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 from workers.kinds.recorded_scores import recorded_scores

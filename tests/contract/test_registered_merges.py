@@ -29,7 +29,8 @@ from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, InvalidName, NotFound, VerificationFailed
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.catalog import Published
-from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.work import Release
 from sdk.transfer import hash_file
 

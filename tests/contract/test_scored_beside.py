@@ -17,8 +17,9 @@ from sdk.client import Client
 from sdk.errors import InvalidBase, JobFailed
 from sdk.objects import failed_targets, scored_beside
 from sdk.schemas.evaluation import EvaluationFailure
-from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, JobSubmission, JobView
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
+from sdk.schemas.jobs import JobSubmission, JobView
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 
 

@@ -15,7 +15,8 @@ from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound
 from sdk.schemas.artifacts import DatasetView
-from sdk.schemas.jobs import DataSource, JobView
+from sdk.schemas.job_requests import DataSource
+from sdk.schemas.jobs import JobView
 from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
 from sdk.version import VERSION
 

@@ -28,9 +28,10 @@ from sdk.errors import AdapterctlError
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.combination import CombineRequest
 from sdk.schemas.events import Event, Progress
-from sdk.schemas.jobs import EvaluationRequest, JobState, JobView, MergeRequest, PreviewJobRequest, TrainingRequest
+from sdk.schemas.job_requests import EvaluationRequest, MergeRequest, PreviewJobRequest, TrainingRequest
+from sdk.schemas.jobs import JobState, JobView
 from sdk.schemas.lineage import Lineage
-from sdk.schemas.training import TrainingReport
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import Wire, read, read_json
 from sdk.schemas.work import ClaimRequest, WorkerInfo
 

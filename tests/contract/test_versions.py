@@ -22,7 +22,7 @@ from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication, Published
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 
 SEEDS = itertools.count(70_000)
 

@@ -24,7 +24,7 @@ from registry.principal import LOCAL, SYSTEM, Principal, Role
 from registry.queue import NoQueue
 from registry.settings import Settings
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector
-from sdk.schemas.jobs import BaseChoice, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
 
 TEAM = Principal("ana", {"team": Role.ADMIN}, "t1")

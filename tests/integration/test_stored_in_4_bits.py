@@ -11,7 +11,7 @@ from support import tiny
 from support.quantised import pack_base
 from support.workplace import Workplace, opened
 
-from sdk.schemas.jobs import BaseChoice
+from sdk.schemas.job_requests import BaseChoice
 
 pytestmark = pytest.mark.slow
 

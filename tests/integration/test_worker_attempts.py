@@ -15,8 +15,9 @@ from support.workplace import Running, Workplace, is_alive, opened, wait_until
 from registry.principal import Role
 from sdk.api.work import claim
 from sdk.client import Client
-from sdk.schemas.jobs import CheckpointRef, CheckpointView, JobView
-from sdk.schemas.training import TrainingReport
+from sdk.schemas.job_requests import CheckpointRef
+from sdk.schemas.jobs import CheckpointView, JobView
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import CheckpointRecord, ClaimRequest, Release, WorkerInfo
 from workers.kinds.packing import pack
 

@@ -24,15 +24,10 @@ from sdk.client import Client
 from sdk.schemas.catalog import BaseView
 from sdk.schemas.events import Event as JobEvent
 from sdk.schemas.events import Progress
-from sdk.schemas.jobs import (
-    BaseChoice,
-    CheckpointPolicy,
-    CheckpointView,
-    JobSubmission,
-    JobView,
-    TrainingRequest,
-)
-from sdk.schemas.training import LoraConfig, TrainingReport
+from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingRequest
+from sdk.schemas.jobs import CheckpointView, JobSubmission, JobView
+from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import Assignment, ClaimRequest, Release, WorkerInfo
 from workers.child.protocol import Written
 from workers.child.warm import WarmChild

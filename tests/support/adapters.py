@@ -11,7 +11,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from sdk.schemas.catalog import BaseRegistration
-from sdk.schemas.training import DatasetUse, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import DatasetUse
 
 #: Tensor name to shape (out, in), as the headers of the base's weight files say.
 BASE_TENSORS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 
 import pytest
 
@@ -15,7 +16,11 @@ import pytest
 _MANY = 100
 #: The generation of a collection that looks through everything.
 _ALL = 2
+#: A collection that takes longer goes through a hoard that some test has left.
+_LONG_S = 0.1
 _seen = 0
+_began_s = 0.0
+_was_long = False
 
 
 def pytest_configure() -> None:
@@ -33,18 +38,28 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """What a test has imported stays, too."""
+    """What a test has imported stays, too, and what it or one before it has left for good."""
     if len(sys.modules) >= _seen + _MANY:
         gc.collect()
+    if _was_long:
+        gc.collect()
+        _keep()
 
 
 def _collected(phase: str, about: dict[str, int]) -> None:
     """Keep what has been imported since, once everything was looked through and only what is used is left."""
-    if phase == "stop" and about["generation"] == _ALL and len(sys.modules) >= _seen + _MANY:
+    global _began_s, _was_long
+    if about["generation"] != _ALL:
+        return
+    if phase == "start":
+        _began_s = time.thread_time()
+        return
+    _was_long = _was_long or time.thread_time() - _began_s > _LONG_S
+    if len(sys.modules) >= _seen + _MANY:
         _keep()
 
 
 def _keep() -> None:
-    global _seen
+    global _seen, _was_long
     gc.freeze()
-    _seen = len(sys.modules)
+    _seen, _was_long = len(sys.modules), False

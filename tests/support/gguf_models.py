@@ -37,7 +37,7 @@ def write_gemma(folder: Path, out: Path) -> Path:
     import gguf
     from safetensors.numpy import load_file
 
-    from workers.pipelines.data.tokenise import load_tokenizer
+    from workers.pipelines.data.tokenizer import load_tokenizer
 
     config = json.loads((folder / "config.json").read_text())
     arch = {"gemma2": "gemma2", "gemma3_text": "gemma3"}[config["model_type"]]

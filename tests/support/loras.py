@@ -11,7 +11,7 @@ import numpy as np
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.weights import WeightDiff, compare_weights
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
 TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}

@@ -14,7 +14,8 @@ import httpx
 from sdk.client import Client
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
-from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
 from support.adapters import SPEC, digest, save_adapter
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
 from registry.artifacts.admission.rules import judge
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 from support.adapters import BASE_TENSORS, lora_config, lora_tensors
 
 PREFIX = "base_model.model.model.layers.0.self_attn"

@@ -12,7 +12,7 @@ from sdk.schemas.catalog import Publication
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.jobs import CheckpointView, JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import TrainingReport
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import (
     Assignment,
     CheckpointRecord,

@@ -16,16 +16,8 @@ from typing import Any, TypeVar
 from registry.principal import Role
 from sdk.client import Client
 from sdk.schemas.events import Event
-from sdk.schemas.jobs import (
-    AttemptView,
-    BaseChoice,
-    CheckpointPolicy,
-    CheckpointRef,
-    CheckpointView,
-    JobSubmission,
-    JobView,
-    TrainingRequest,
-)
+from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, CheckpointRef, TrainingRequest
+from sdk.schemas.jobs import AttemptView, CheckpointView, JobSubmission, JobView
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.workers import WorkerView
 from support import processes, registries, tiny

@@ -17,7 +17,7 @@ from types import TracebackType
 from sdk.api import work
 from sdk.client import Client
 from sdk.errors import AdapterctlError, QuotaExceeded, StaleAttempt, Unavailable, VerificationFailed
-from sdk.schemas.training import TrainingReport
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import CheckpointRecord
 from workers.child.protocol import Written
 from workers.kinds.attempt import Attempt

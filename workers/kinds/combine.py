@@ -8,7 +8,7 @@ from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.combination import CombineReport, CombineRequest
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import EvaluationTarget
+from sdk.schemas.job_requests import EvaluationTarget
 from sdk.schemas.work import Assignment, CombineResult, Completion
 from workers.child.protocol import OUT_FOLDER
 from workers.kinds.attempt import Attempt

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from sdk.errors import InvalidBase, NotFound, QuotaExceeded, VerificationFailed
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import EvaluationRequest
+from sdk.schemas.job_requests import EvaluationRequest
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.row_file import row_file_name
-from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, Completion, EvaluationResult, TargetSource
 from workers.child.protocol import OUT_FOLDER
 from workers.installed_scorers import NoScorerError, installed_scorers

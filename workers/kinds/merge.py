@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sdk.schemas.evaluation import MergeReport
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import EvaluationTarget, MergeRequest
+from sdk.schemas.job_requests import EvaluationTarget, MergeRequest
 from sdk.schemas.work import Assignment, Completion, MergeResult
 from workers.child.protocol import OUT_FOLDER
 from workers.kinds.attempt import Attempt

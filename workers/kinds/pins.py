@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from sdk.formats.refs import Ref
-from sdk.schemas.jobs import BaseChoice, EvaluationTarget
+from sdk.schemas.job_requests import BaseChoice, EvaluationTarget
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource, TargetSource
 

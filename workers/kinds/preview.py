@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import PreviewJobRequest
+from sdk.schemas.job_requests import PreviewJobRequest
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewRequest, PreviewText
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion

@@ -8,7 +8,8 @@ from sdk.api import evaluations
 from sdk.client import Client
 from sdk.errors import NotAllowed
 from sdk.schemas.evaluation import Conditions
-from sdk.schemas.jobs import EvaluationRequest, EvaluationView
+from sdk.schemas.job_requests import EvaluationRequest
+from sdk.schemas.scores import EvaluationView
 from sdk.schemas.wire import read
 from sdk.schemas.work import TargetSource
 from workers.pipelines.scoring.order import RecordedScores

@@ -12,8 +12,8 @@ from sdk.pushing.base_folder import ScannedBase
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import EvaluationTarget, TrainingRequest
-from sdk.schemas.training import TrainingReport, held_out_warning
+from sdk.schemas.job_requests import EvaluationTarget, TrainingRequest
+from sdk.schemas.training_report import TrainingReport, held_out_warning
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt

@@ -13,7 +13,7 @@ from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
 from sdk.formats.base_files import HEADS
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: A hundred thousand modules with a long pattern need a tenth of it; all are some two seconds.
 _PATTERN_STEPS = 10_000_000

@@ -26,7 +26,7 @@ from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, 
 from sdk.formats.peft_unusable import unusable
 from sdk.formats.safetensors import ITEM_BYTES, Header, Kind, SafetensorsError, read_exactly, read_header
 from sdk.lora.adapter_config import recorded
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.wire import Wire
 
 if TYPE_CHECKING:

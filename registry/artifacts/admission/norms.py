@@ -18,7 +18,7 @@ from sdk.lora.experts import MAX_EXPERTS
 from sdk.lora.low_rank import QR_COST, product_norm, triangle, triangular_norm
 from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, as_rows
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 if TYPE_CHECKING:
     import numpy as np

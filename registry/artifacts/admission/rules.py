@@ -18,11 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Module, judge_module
-from registry.artifacts.admission.expected_modules import (
-    ConfigTargets,
-    require_complete,
-    require_whole,
-)
+from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete, require_whole
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
 from registry.artifacts.admission.heads import is_head, judge_head
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
@@ -40,7 +36,7 @@ from sdk.formats.adapter_files import (
 )
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.architectures import is_encoder, no_next_token
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: As PEFT calls models that tell labels apart.
 _CLASSIFICATION = "SEQ_CLS"

@@ -22,7 +22,7 @@ from registry.principal import EVERYWHERE, Principal
 from sdk.formats.packed_weights import block_size_of, shows_bytes
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.catalog import BaseBrief
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import BaseSource
 
 _FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")
@@ -230,12 +230,17 @@ def source_of(session: Session, row: NamedBase) -> BaseSource:
 
 def brief_base(row: NamedBase) -> BaseBrief:
     """Return a base as a version names it that is made over it now."""
+    return _brief(row, row.base.fingerprint)
+
+
+def _brief(said: NamedBase | BaseModelRow, fingerprint: str) -> BaseBrief:
+    """Return a base as a namespace calls it, or as a server of the previous release called it for all."""
     return BaseBrief(
-        id=row.id,
-        revision=row.revision,
-        fingerprint=row.base.fingerprint,
-        weights_digest=row.weights_digest,
-        architecture=row.architecture,
+        id=said.id,
+        revision=said.revision,
+        fingerprint=fingerprint,
+        weights_digest=said.weights_digest,
+        architecture=said.architecture,
     )
 
 
@@ -243,14 +248,7 @@ def base_of(version: Version) -> BaseBrief:
     """Return a version's base, as its namespace called it when the version was made."""
     if not version.base_id:
         # A server of the previous release has written it, which knew one name for all.
-        base = version.base
-        return BaseBrief(
-            id=base.id,
-            revision=base.revision,
-            fingerprint=base.fingerprint,
-            weights_digest=base.weights_digest,
-            architecture=base.architecture,
-        )
+        return _brief(version.base, version.base.fingerprint)
     return BaseBrief(
         id=version.base_id,
         revision=version.base_revision,

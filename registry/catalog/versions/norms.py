@@ -18,8 +18,8 @@ from registry.db.stored_json import read_stored
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.lora.delta_norms import other_product, replaced_by
 from sdk.lora.module_scales import ModuleScales, ScalesError
+from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.probe import Norms, VersionNorms
-from sdk.schemas.training import LoraConfig
 
 #: What was found of the versions that were asked for last: the same bytes and record have the same norms for ever.
 _found: OrderedDict[tuple[str, str], tuple[Norms | None, list[str]]] = OrderedDict()

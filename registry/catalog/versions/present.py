@@ -19,8 +19,9 @@ from registry.db.stored_json import salvage, table
 from registry.errors import Unreadable
 from registry.principal import SYSTEM, Principal
 from sdk.schemas.catalog import BaseBrief, JobRef, NoteView, Parent, VersionView
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import ManifestFile
-from sdk.schemas.training import DatasetUse, LoraConfig, QuantizationRecipe
+from sdk.schemas.training_report import DatasetUse
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from registry.errors import Conflict, Invalid, NotFound
 from registry.evaluations.comparing.row_values import asking_for
 from sdk.schemas.evaluation import SCORER_PREFIX, is_of_texts, is_scorer
-from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.scores import EvaluationView
 
 #: Datasets that a message names.
 _NAMED = 4

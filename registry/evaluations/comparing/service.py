@@ -24,7 +24,7 @@ from registry.principal import Principal
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import group_of
 from sdk.schemas.comparison import ChangedRow, Compared, Comparison
-from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.scores import EvaluationView
 
 if TYPE_CHECKING:
     import numpy as np

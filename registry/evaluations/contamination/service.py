@@ -19,7 +19,7 @@ from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
 from sdk.rows.contamination import rows_among
 from sdk.schemas.contamination import Contamination
-from sdk.schemas.jobs import EvaluationRequest
+from sdk.schemas.job_requests import EvaluationRequest
 
 #: What a worker waits for while it hands scores in: signatures of so many bytes, or a sixteenth of rows, half a second's work.
 _AT_ONCE_BYTES = 64 * 1000**2

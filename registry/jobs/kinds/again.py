@@ -15,7 +15,7 @@ from registry.jobs.checkpoints import other_than
 from registry.jobs.models import Job
 from registry.jobs.sources import dataset_use
 from registry.principal import Principal
-from sdk.schemas.jobs import TrainingRequest
+from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 
 #: A worker names fewer than ten.

@@ -30,7 +30,7 @@ from registry.principal import SYSTEM, Principal
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, taken_whole
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.combination import MOST_WEIGHT, CombineParent, CombineRequest
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 
 #: What is left of weights that cancel, as 0.1 + 0.2 - 0.3 do, is below this share of them.
 _ROUNDING = 1e-12

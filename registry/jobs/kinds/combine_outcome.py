@@ -13,7 +13,9 @@ from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.combining import Ingredient, greatest_rank, taken_whole
 from sdk.schemas.catalog import Method, Parent, Publication
 from sdk.schemas.combination import CombineRequest
-from sdk.schemas.training import DatasetUse, JsonScalar, LoraConfig, QuantizationRecipe
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+from sdk.schemas.training_report import DatasetUse
+from sdk.schemas.wire import JsonScalar
 from sdk.schemas.work import CombineResult
 
 #: What no combination is asked for, so that no worker may say it in its name.

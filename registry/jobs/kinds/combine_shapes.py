@@ -14,7 +14,7 @@ from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.formats.peft_patterns import is_name
 from sdk.lora.combining import CombiningError, Ingredient, require_fitting
 from sdk.lora.module_outlines import AdapterOutline, OutlineError
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: Of all parents together, that are looked at when a job is accepted: names by the hundred thousand take seconds.
 _MOST_TENSORS = 50_000

@@ -15,8 +15,8 @@ from registry.catalog.versions.norms import scaled_norms
 from registry.jobs.kinds.combine_shapes import MOST_LETTERS, letters_tried
 from registry.jobs.kinds.outcomes import Difference, require_none
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
+from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.probe import Norms
-from sdk.schemas.training import LoraConfig
 
 #: How far norms may be beyond what they can be, relatively: a few roundings of both factors to bfloat16.
 _TOLERANCE = 0.02

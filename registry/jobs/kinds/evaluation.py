@@ -24,8 +24,8 @@ from registry.principal import SYSTEM, Principal
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec, is_scorer
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import EvaluationResult, TargetSource
 
 _DATASETS = ("data",)

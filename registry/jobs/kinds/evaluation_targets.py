@@ -20,7 +20,7 @@ from registry.principal import Principal
 from sdk.formats.refs import Ref
 from sdk.lora.stored_quantization import require_precision
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.jobs import MOST_TARGETS, BaseChoice, EvaluationTarget
+from sdk.schemas.job_requests import MOST_TARGETS, BaseChoice, EvaluationTarget
 
 #: The alias of the version that is in use.
 _PRODUCTION = "production"

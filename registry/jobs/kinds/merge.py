@@ -32,8 +32,8 @@ from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
 from sdk.lora.stored_quantization import StoredQuantizationError, require_onto, require_unpacking
 from sdk.schemas.catalog import JobRef
-from sdk.schemas.jobs import MergeRequest
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.job_requests import MergeRequest
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import Assignment, MergeResult
 
 #: Of a report what is held against the request.

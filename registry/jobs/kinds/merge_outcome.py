@@ -25,9 +25,9 @@ from sdk.formats.adapter_files import HOLDS_EMBEDDINGS
 from sdk.formats.base_files import TOKENIZER_FILES
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.evaluation import ReadBack
-from sdk.schemas.jobs import MergeRequest
+from sdk.schemas.job_requests import MergeRequest
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.training import JsonScalar
+from sdk.schemas.wire import JsonScalar
 from sdk.schemas.work import MergeResult
 
 #: Kinds of job whose subject is the name that gets a version, and what they are called.

@@ -17,8 +17,9 @@ from registry.jobs.sources import dataset_use
 from registry.principal import Principal
 from sdk.formats.peft_unusable import changes_base
 from sdk.rows.holdout import hold_out_of
-from sdk.schemas.jobs import ParentChoice, TrainingRequest
-from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingSpec
+from sdk.schemas.job_requests import ParentChoice, TrainingRequest
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
 
 #: What may be done about a parent that is in another state.
 _ADVICE = {

@@ -18,7 +18,7 @@ from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, today
 from registry.jobs.sources import Inputs, base_source, dataset_use
 from registry.principal import Principal
-from sdk.schemas.jobs import BaseChoice, PreviewJobRequest
+from sdk.schemas.job_requests import BaseChoice, PreviewJobRequest
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview
 
 _DATASETS = ("data",)

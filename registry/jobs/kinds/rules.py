@@ -18,7 +18,8 @@ from registry.jobs.pins import Pinned
 from registry.jobs.sources import Inputs
 from registry.principal import Principal
 from sdk.schemas.contamination import Contamination
-from sdk.schemas.jobs import EvaluationRequest, JobView, QueueName
+from sdk.schemas.job_requests import EvaluationRequest
+from sdk.schemas.jobs import JobView, QueueName
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 

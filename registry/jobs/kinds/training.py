@@ -31,9 +31,10 @@ from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
-from sdk.schemas.jobs import TrainingRequest
+from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.option_clashes import both_held_out, clash_of
-from sdk.schemas.training import TrainingSpec, held_out_warning
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import held_out_warning
 
 _DATASETS = ("data", "eval_data", "sources")
 _DEFAULT_LENGTH = TrainingSpec().max_length

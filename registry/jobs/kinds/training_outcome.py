@@ -10,11 +10,14 @@ from sdk.formats.objectives import TASK_TYPES, Objective
 from sdk.lora.redistribution import is_redistribution
 from sdk.lora.targets import mean_all
 from sdk.schemas.catalog import Parent, Publication
-from sdk.schemas.jobs import TrainingRequest
+from sdk.schemas.job_requests import TrainingRequest
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 from sdk.schemas.probe import LEAST_LOGIT_GAP
-from sdk.schemas.training import JsonScalar, LoraConfig, QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.wire import JsonScalar
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")

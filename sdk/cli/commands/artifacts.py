@@ -13,7 +13,7 @@ from sdk.cli.support.output import format_option, print_json, print_rows, say
 from sdk.cli.support.session import counting, open_client
 from sdk.cli.support.values import take_tags
 from sdk.pushing.hub import is_url
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 
 
 @click.command(name="push")

@@ -14,7 +14,7 @@ from sdk.cli.support.scores import held_out_loss, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
 from sdk.schemas.contamination import Contamination, briefly
-from sdk.schemas.training import held_out_warning
+from sdk.schemas.training_report import held_out_warning
 
 
 @click.command(name="show")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.commands.watch import watch
+from sdk.cli.commands.watch import result_of
 from sdk.cli.support.output import format_option, print_detached, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
@@ -44,10 +44,7 @@ def combine_command(name: str, parents: tuple[str, ...], detach: bool, style: st
             print_detached(style, job.id, job.view.state.value)
             return
         say(f"job {job.id} combines {len(pairs)} {'version' if len(pairs) == 1 else 'versions'} into {name}")
-        watch(job)
-        if job.error is not None:
-            raise job.error
-        result = job.view.result or {}
+        result = result_of(job)
     if style == "json":
         print_json({name: result.get(name) for name in ("ref", "existing", "metrics", "kept_energy")} | {"job": job.id})
         return

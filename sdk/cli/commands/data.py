@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sdk.cli.commands.watch import watch
+from sdk.cli.commands.watch import result_of
 from sdk.cli.support.data_audit import print_audit
 from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, format_option, print_json, print_rows, say
 from sdk.cli.support.row_preview import print_preview
@@ -140,9 +140,7 @@ def data_preview(file: str | None, rows: int | None, row: int | None, style: str
 
 def _follow(job: Job[Preview]) -> None:
     say(f"job {job.id} previews {job.view.subject}")
-    watch(job)
-    if job.error is not None:
-        raise job.error
+    result_of(job)
 
 
 @data_command.command(name="check")

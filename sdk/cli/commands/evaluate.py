@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.commands.watch import watch
+from sdk.cli.commands.watch import result_of
 from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, say
 from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import error_lines, failed_lines, general_line, scores_table
@@ -83,9 +83,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
         say(f"job {job.id} evaluates {job.view.subject}")
         if beside := scored_beside(job.view):
             say(f"beside that, unless with --only: {', '.join(_marked(ref, beside) for ref in beside)}")
-        watch(job)
-        if job.error is not None:
-            raise job.error
+        result_of(job)
         print_scores(client, job, style)
 
 

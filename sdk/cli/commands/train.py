@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.commands.watch import watch
+from sdk.cli.commands.watch import result_of
 from sdk.cli.support.output import format_option, print_detached, print_json, say
 from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import held_out_loss
@@ -226,10 +226,7 @@ def train_command(
             print_detached(style, job.id, job.view.state.value)
             return
         say(f"job {job.id} trains {name}")
-        watch(job)
-        if job.error is not None:
-            raise job.error
-        result = job.view.result or {}
+        result = result_of(job)
     if style == "json":
         print_json({"ref": result["ref"], "job": job.id, "existing": result["existing"]})
         return

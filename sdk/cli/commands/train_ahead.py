@@ -12,8 +12,8 @@ from sdk.cli.support.explained import explained, print_explained
 from sdk.cli.support.output import print_json
 from sdk.errors import InvalidInput
 from sdk.names import check_name
-from sdk.schemas.planning import PlanOptions
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_options import PlanOptions
 from sdk.submitting.given_sources import sources_of
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_terms
 from sdk.validation import build, check_held_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -33,6 +33,14 @@ def watch(job: Job[R], *, timeout_s: float | None = None) -> Job[R]:
     """Follow a job to its end and return it; see `watch_all`."""
     watch_all([job], timeout_s=timeout_s)
     return job
+
+
+def result_of(job: Job[Result]) -> dict[str, Any]:
+    """Follow a job to its end and return its result, as the registry shows it. Raises JobFailed, JobCancelled."""
+    watch(job)
+    if job.error is not None:
+        raise job.error
+    return job.view.result or {}
 
 
 def watch_all(jobs: Sequence[Job[Result]], *, timeout_s: float | None = None) -> None:

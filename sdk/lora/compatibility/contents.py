@@ -20,7 +20,7 @@ from sdk.lora.experts import OwnedParameters
 from sdk.lora.gguf_adapters import text_module
 from sdk.lora.gguf_models import GgufModel, adapted_model
 from sdk.lora.linear_modules import is_text
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 Shape = tuple[int, ...]
 

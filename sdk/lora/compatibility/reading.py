@@ -30,7 +30,7 @@ from sdk.lora.compatibility.facts import EMBEDDINGS, Facts
 from sdk.lora.compatibility.words import quoted
 from sdk.lora.tensors import read_tensors
 from sdk.schemas.catalog import VersionView
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: Settings that say how A and B began, or how they were trained, and nothing of what they are.
 _HARMLESS = ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "runtime_config", "qalora_group_size")

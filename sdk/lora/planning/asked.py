@@ -10,8 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from sdk.lora.planning.footprint import HALF, Attention
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.planning import PlanMethod, Task
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.training import TrainingSpec
 
 
 @dataclass(frozen=True)

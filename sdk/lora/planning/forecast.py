@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -43,6 +44,9 @@ from sdk.schemas.training import TrainingSpec
 CONTEXT_BYTES = 512 * 2**20
 #: Interpreter and libraries, without any weights: so much was resident after the training of a tiny model.
 PROCESS_BYTES = 490 * 2**20
+#: Texts in one pass, and tokens of each, of the general texts that an evaluation reads however short its rows are
+#: (`workers.pipelines.scoring.forgetting`).
+GENERAL_PASS = (16, 12)
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,16 @@ def evaluation_of(base: Blueprint, run: Run) -> Forecast:
     """Return the parts of an evaluation: nothing is trained, and nothing kept but what one layer holds and the logits.
 
     Of the logits there are two copies at a time, 8 bytes a number: as computed and those of supervised positions, or those
-    in float32 and their log-softmax (`workers.pipelines.data.batches.example_losses`).
+    in float32 and their log-softmax (`workers.pipelines.data.batches.example_losses`); of general texts, the bare and the adapted ones.
     """
     made = _Parts(base, None, run)
-    tokens = run.batch_size * run.max_length
+    rows, length = max((run.batch_size, run.max_length), GENERAL_PASS, key=math.prod)
+    tokens = rows * length
     layer = layer_bytes(
         base,
         AdapterPlan({}, {}, []),
         tokens=tokens,
-        length=run.max_length,
+        length=length,
         width=run.width,
         attention="sdpa" if base.sdpa else "eager",
     )
@@ -104,7 +109,7 @@ def evaluation_of(base: Blueprint, run: Run) -> Forecast:
         gradient_checkpointing=False,
         parts=[
             *made.weights(),
-            made.part("activations", layer, f"{run.batch_size} × {run.max_length} tokens, of one layer"),
+            made.part("activations", layer, f"{rows} × {length} tokens, of one layer"),
             made.part("logits", 8 * tokens * base.vocabulary, f"vocabulary {base.vocabulary}, of all tokens at once"),
             *made.around(),
         ],

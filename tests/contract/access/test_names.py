@@ -21,7 +21,8 @@ from registry.principal import LOCAL, SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotAllowed, Unauthenticated
 from sdk.schemas.catalog import Publication
-from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, JobSubmission, MergeRequest
+from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, MergeRequest
+from sdk.schemas.jobs import JobSubmission
 
 
 @dataclass

@@ -22,8 +22,8 @@ from sdk.formats import packed_weights
 from sdk.formats.packed_weights import WeightFile
 from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.jobs import JobView
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.manifest import ManifestFile
-from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, WorkerInfo
 
 FP4 = {**QUANTIZATION, "bnb_4bit_quant_type": "fp4"}

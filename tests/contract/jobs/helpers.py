@@ -17,25 +17,11 @@ from registry.queue import NoQueue
 from sdk.client import Client
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
-from sdk.schemas.jobs import (
-    AttemptView,
-    BaseChoice,
-    CheckpointView,
-    JobSubmission,
-    JobView,
-    TrainingRequest,
-)
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import AttemptView, CheckpointView, JobSubmission, JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import TrainingReport
-from sdk.schemas.work import (
-    Assignment,
-    CheckpointRecord,
-    ClaimRequest,
-    Completion,
-    Failure,
-    Release,
-    WorkerInfo,
-)
+from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.work import Assignment, CheckpointRecord, ClaimRequest, Completion, Failure, Release, WorkerInfo
 from sdk.transfer import hash_file
 
 

@@ -13,7 +13,8 @@ from support.people import SEEDS, new_adapter
 from sdk.errors import InvalidInput, NotFound
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
-from sdk.schemas.jobs import JobView, ParentChoice
+from sdk.schemas.job_requests import ParentChoice
+from sdk.schemas.jobs import JobView
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.work import Assignment, Completion
 from sdk.version import VERSION

@@ -18,11 +18,8 @@ from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotAllowed, NotFound, StaleAttempt, VerificationFailed
 from sdk.schemas.catalog import Published
-from sdk.schemas.jobs import (
-    CheckpointPublication,
-    CheckpointRef,
-    JobView,
-)
+from sdk.schemas.job_requests import CheckpointRef
+from sdk.schemas.jobs import CheckpointPublication, JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.removal import GcRequest
 

@@ -23,18 +23,11 @@ from sdk.errors import Conflict, InvalidInput, JobFailed, NotAllowed, NotFound, 
 from sdk.lora.memory import merge_bytes
 from sdk.schemas.catalog import Published
 from sdk.schemas.evaluation import MergeSpec
-from sdk.schemas.jobs import (
-    CheckpointPublication,
-    JobSubmission,
-    JobView,
-    MergeRequest,
-    Needs,
-)
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
-from sdk.schemas.work import (
-    Farewell,
-    Release,
-)
+from sdk.schemas.job_requests import MergeRequest
+from sdk.schemas.jobs import CheckpointPublication, JobSubmission, JobView, Needs
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.work import Farewell, Release
 from sdk.schemas.workers import QueueCapacity, WorkerView
 from sdk.version import VERSION
 

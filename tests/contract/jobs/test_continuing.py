@@ -10,8 +10,9 @@ from support.adapters import SPEC, base_registration
 from support.people import new_adapter
 
 from sdk.errors import InvalidBase, InvalidInput, NotFound
-from sdk.schemas.jobs import JobState, JobView, ParentChoice
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.job_requests import ParentChoice
+from sdk.schemas.jobs import JobState, JobView
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.version import VERSION
 
 

@@ -21,16 +21,10 @@ from sdk.errors import DoesNotFit
 from sdk.lora.planning.common_bases import LLAMA_2_7B, QWEN3_8B
 from sdk.lora.planning.forecast import PROCESS_BYTES
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.jobs import (
-    BaseChoice,
-    EvaluationRequest,
-    EvaluationTarget,
-    JobSubmission,
-    JobView,
-    MergeRequest,
-    Needs,
-)
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget, MergeRequest
+from sdk.schemas.jobs import JobSubmission, JobView, Needs
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.work import Farewell
 
 GB = 10**9

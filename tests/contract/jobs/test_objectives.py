@@ -17,7 +17,8 @@ from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.jobs import JobView
-from sdk.schemas.training import DatasetUse, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 from sdk.version import VERSION
 

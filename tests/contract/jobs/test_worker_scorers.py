@@ -13,7 +13,8 @@ from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidInput
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget, JobSubmission, JobView, Needs
+from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget
+from sdk.schemas.jobs import JobSubmission, JobView, Needs
 from sdk.schemas.work import MOST_SCORERS, ScorerInfo
 from sdk.version import VERSION
 

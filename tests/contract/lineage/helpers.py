@@ -18,10 +18,11 @@ from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
-from sdk.schemas.jobs import BaseChoice, DataSource, JobSubmission, JobView, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest
+from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.lineage import Lineage
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import SourceUse
+from sdk.schemas.training_report import SourceUse
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, MergeResult, WorkerInfo
 from sdk.transfer import hash_file
 from sdk.version import VERSION

@@ -18,12 +18,9 @@ from sdk.client import Client
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Publication
-from sdk.schemas.jobs import BaseChoice, JobSubmission, JobView, TrainingRequest
-from sdk.schemas.work import (
-    Assignment,
-    ClaimRequest,
-    WorkerInfo,
-)
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission, JobView
+from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
 
 #: Each adapter of the run has bytes of its own.
 SEEDS = itertools.count(1)

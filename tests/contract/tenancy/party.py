@@ -24,7 +24,7 @@ from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
-from sdk.schemas.jobs import BaseChoice
+from sdk.schemas.job_requests import BaseChoice
 from sdk.schemas.manifest import Manifest
 
 #: Ids that nothing has, for who names what is not there.

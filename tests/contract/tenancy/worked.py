@@ -13,14 +13,8 @@ from support.registries import World
 from sdk.client import Client
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.events import NewEvent
-from sdk.schemas.jobs import (
-    CheckpointRef,
-    EvaluationRequest,
-    EvaluationTarget,
-    JobSubmission,
-    JobView,
-    TrainingRequest,
-)
+from sdk.schemas.job_requests import CheckpointRef, EvaluationRequest, EvaluationTarget, TrainingRequest
+from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.work import (
     Assignment,

@@ -29,7 +29,8 @@ from registry.jobs.present import present_attempts
 from registry.jobs.reconcile import LEADER_LOCK
 from registry.principal import SYSTEM, Role
 from sdk.client import Client
-from sdk.schemas.jobs import CheckpointPolicy, JobState, JobSubmission, JobView, Needs, TrainingRequest
+from sdk.schemas.job_requests import CheckpointPolicy, TrainingRequest
+from sdk.schemas.jobs import JobState, JobSubmission, JobView, Needs
 from sdk.schemas.training import TrainingSpec
 from sdk.stack.local_process import LocalProcess
 from sdk.stack.postgres import PostgresServer

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from support.workplace import wait_until
 
 from registry.jobs.models import Checkpoint
-from sdk.schemas.training import LossPoint, TrainingReport
+from sdk.schemas.training_report import LossPoint, TrainingReport
 
 pytestmark = pytest.mark.slow
 

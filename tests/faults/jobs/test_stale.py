@@ -23,7 +23,8 @@ from registry.catalog.models import Adapter, Origin, Version
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
 from sdk.client import Client
 from sdk.errors import StaleAttempt
-from sdk.schemas.jobs import BaseChoice, JobState, JobSubmission, JobView, Needs, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobState, JobSubmission, JobView, Needs
 
 pytestmark = [pytest.mark.soak, pytest.mark.slow]
 

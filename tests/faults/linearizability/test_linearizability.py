@@ -33,7 +33,8 @@ from registry.access.tokens import Tokens
 from registry.db.database import Database
 from registry.principal import SYSTEM, Role
 from sdk.client import Client
-from sdk.schemas.jobs import EvaluationRequest, EvaluationTarget, JobSubmission, JobView
+from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
+from sdk.schemas.jobs import JobSubmission, JobView
 
 pytestmark = [pytest.mark.soak, pytest.mark.slow]
 

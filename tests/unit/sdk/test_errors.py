@@ -129,4 +129,4 @@ def test_importing_the_sdk_imports_next_to_nothing() -> None:
         "or m.startswith('sdk.')))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "['sdk.default_client']"

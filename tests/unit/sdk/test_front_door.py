@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 
 import sdk
+from sdk import default_client
 from sdk.pushing.pusher import PushKeywords, PushOptions
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
@@ -22,7 +23,7 @@ FUNCTIONS = [name for name in sdk.__all__ if inspect.isfunction(getattr(sdk, nam
 
 @pytest.fixture(autouse=True)
 def _no_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdk, "_default", None)
+    monkeypatch.setattr(default_client, "_default", None)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -41,7 +42,7 @@ def test_a_function_passes_on_what_it_is_given(name: str, monkeypatch: pytest.Mo
         seen.update(list(bound.arguments.items())[1:])
         return "answered"
 
-    monkeypatch.setattr(sdk, "_default", type("Recorder", (), {name: staticmethod(method)})())
+    monkeypatch.setattr(default_client, "_default", type("Recorder", (), {name: staticmethod(method)})())
     function = getattr(sdk, name)
     parameters = inspect.signature(function).parameters.values()
     given = {each.name: f"a {each.name}" for each in parameters if each.kind is not each.VAR_KEYWORD}
@@ -87,7 +88,7 @@ def test_a_function_that_was_imported_follows_a_later_connect(tmp_path: Path) ->
         client = sdk.connect(f"local:{tmp_path / name}")
         with pytest.raises(sdk.NotFound):
             versions("nothing")
-        assert sdk._client() is client
+        assert default_client._client() is client
         assert (tmp_path / name / "registry.sqlite3").is_file()
         client.close()
 
@@ -101,4 +102,4 @@ def test_importing_the_module_loads_next_to_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-c", said], capture_output=True, text=True, cwd=Path(sdk.__file__).parents[1]
     )
-    assert done.stdout == "[] []\n", done.stderr
+    assert done.stdout == "[] ['sdk.default_client']\n", done.stderr

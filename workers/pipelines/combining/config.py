@@ -13,7 +13,7 @@ from sdk.lora.combining import is_single_expert
 from sdk.lora.experts import OwnedParameters
 from sdk.lora.module_scales import ModuleScales
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.combining.parents import OpenParent
 from workers.pipelines.errors import PipelineError
 

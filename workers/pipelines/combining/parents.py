@@ -17,7 +17,7 @@ from sdk.lora.module_factors import AdapterFactors
 from sdk.lora.module_outlines import Layout, OutlineError
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.combining.order import ParentFolder
 from workers.pipelines.errors import PipelineError
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from sdk.formats import objectives
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.stored_examples import lengths_of
-from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.model.rotary import parts, turns_at
 
 #: `input_ids` and `labels` of an example.
 Tokens = dict[str, list[int]]
@@ -63,24 +64,26 @@ def padded(ordered: Sequence[Tokens], pad_id: int) -> Batch:
     return {"input_ids": input_ids, "labels": labels, "attention_mask": mask}
 
 
-def micro_batches(batch: Batch, rows: int) -> Iterator[Batch]:
-    """Split a batch whose rows are sorted by length into parts of `rows` rows, each cut to its own longest row.
+def micro_batches(batch: Batch, rows: int, turns: int | None = None) -> Iterator[Batch]:
+    """Split a batch whose rows are sorted by length into parts of up to `rows` rows, each cut to its own longest row.
 
-    The sum of the parts' losses, and so the gradient, is that of the whole batch, with less padding computed.
+    Rows of `turns` tokens and more share no part with others (see `turns_at`). The sum of the parts' losses, and so the gradient, is that
+    of the whole batch, with less padding computed.
     """
-    for start in range(0, batch["input_ids"].shape[0], rows):
-        part = {name: tensor[start : start + rows] for name, tensor in batch.items()}
+    for chosen in parts(batch["attention_mask"].sum(dim=1).tolist(), rows, turns):
+        part = {name: tensor[chosen] for name, tensor in batch.items()}
         longest = int(part["attention_mask"].sum(dim=1).max())
         yield {name: tensor[:, :longest] if tensor.dim() > 1 else tensor for name, tensor in part.items()}
 
 
 def example_batches(
-    examples: Sequence[Example], objective: Objective, pad_id: int, rows: int, device: Any
+    examples: Sequence[Example], objective: Objective, pad_id: int, rows: int, device: Any, turns: int | None = None
 ) -> Iterator[Batch]:
-    """Yield all examples in batches of `rows` rows of like length, the longest first."""
+    """Yield all examples in batches of up to `rows` rows of like length, the longest first; those of `turns` tokens and more by themselves."""
     order = longest_first(examples, objective.sequences)
-    for start in range(0, len(order), rows):
-        some = [tokens_of(examples, row, objective) for row in order[start : start + rows]]
+    lengths = lengths_of(examples).reshape(-1, objective.sequences).max(axis=1)[order].tolist()
+    for chosen in parts(lengths, rows, turns):
+        some = [tokens_of(examples, row, objective) for row in order[chosen]]
         batch = objective.collate(list(itertools.chain.from_iterable(some)), pad_id)
         yield {name: tensor.to(device) for name, tensor in batch.items()}
 
@@ -169,7 +172,9 @@ def example_losses(
     """Yield each example with its summed loss in nats, batch by batch, the longest first."""
     order = longest_first(examples, 1)
     start = 0
-    for batch in example_batches(examples, SFT, pad_id, rows, device):
+    # Its last token is left out of a batch's longest row.
+    turns = None if (whole := turns_at(model)) is None else whole + 1
+    for batch in example_batches(examples, SFT, pad_id, rows, device, turns):
         with torch.no_grad():
             found, kept = losses(model, without_last(batch))
         # Added up on the CPU in float64: in one order, whatever the card.

@@ -8,10 +8,11 @@ from typing import Any
 
 from sdk.formats.objectives import ObjectiveError, resolve_loss_on
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import Rendering
+from sdk.schemas.rendering import Rendering
 from workers.pipelines.data.conversation import RowRefused
+from workers.pipelines.data.examples import IGNORED, Example, continued, unended
 from workers.pipelines.data.rows import Row
-from workers.pipelines.data.tokenise import IGNORED, Example, Tokenised, continued, require_usable, unended
+from workers.pipelines.data.tokenise import Tokenised, require_usable
 from workers.pipelines.errors import PipelineError
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from workers.pipelines.data.batches import Batch, Objective, TokenLosses, example_batches, longest_first, token_losses
-from workers.pipelines.data.tokenise import Example
+from workers.pipelines.data.examples import Example
+from workers.pipelines.model.rotary import turns_at
 
 
 def collate(rows: Sequence[dict[str, list[int]]], pad_id: int) -> Batch:
@@ -77,7 +78,7 @@ def guesses(model: Any, examples: Sequence[Example], pad_id: int, rows: int, dev
     """Yield what a model makes of rows, batch by batch, the longest first."""
     order = longest_first(examples, 1)
     start = 0
-    for batch in example_batches(examples, CLASSIFY, pad_id, rows, device):
+    for batch in example_batches(examples, CLASSIFY, pad_id, rows, device, turns_at(model)):
         with torch.no_grad():
             logits = label_logits(model, batch)
         losses = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")

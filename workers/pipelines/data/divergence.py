@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 
-#: Logits that are compared at a time: what is computed of them in float64 stays in a processor's cache.
+#: Logits that are looked at in one piece: what is computed of them in float64 stays in a processor's cache.
 _TOGETHER = 2**18
 #: How far a logit may rise, in nats, for the probability that float32 has of it to be a weight.
 _MOST_RISE = 60.0
@@ -33,9 +34,14 @@ def divergence(bare: Any, adapted: Any) -> Divergence:
     """
     if not len(bare):
         return Divergence(*(torch.zeros(bare.shape[:-1], dtype=torch.float64) for _ in range(2)))
-    rows = max(1, _TOGETHER // bare[0].numel())
-    parts = [_of(p, q) for p, q in zip(bare.split(rows), adapted.split(rows), strict=True)]
+    parts = [_of(p, q) for p, q in few_rows(bare, adapted)]
     return Divergence(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
+
+
+def few_rows(logits: Any, *beside: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield a few rows of logits, (rows, …, vocabulary), at a time, and as many of each tensor beside them, (rows, …)."""
+    rows = max(1, _TOGETHER // max(1, logits[:1].numel()))
+    yield from zip(*(each.split(rows) for each in (logits, *beside)), strict=True)
 
 
 def _of(bare: Any, adapted: Any) -> Divergence:

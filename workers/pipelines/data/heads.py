@@ -16,7 +16,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from workers.pipelines.data.batches import Batch, TokenLosses, passed, supervised_logits
-from workers.pipelines.data.tokenise import IGNORED
+from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.model.device import is_out_of_memory
 
 #: The losses of both ways may differ by so many roundings of the largest logit.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from workers.pipelines.data.divergence import few_rows
 
 
 class HeldLogits:
@@ -15,7 +16,7 @@ class HeldLogits:
 
     >>> held = HeldLogits()
     >>> held.append(torch.tensor([[0.5, 0.1], [2.0, 3.0]]))
-    >>> [batch.tolist() for batch in held] == [torch.tensor([[0.5, 0.1], [2.0, 3.0]]).tolist()]
+    >>> torch.equal(held.read(0), torch.tensor([[0.5, 0.1], [2.0, 3.0]]))
     True
     """
 
@@ -26,24 +27,25 @@ class HeldLogits:
         self._batches: list[tuple[tuple[int, ...], Any, int, int]] = []
 
     def append(self, logits: Any) -> None:
-        """Hold a batch, (tokens, vocabulary), in 16 bits where that is what it was widened from. Raises OSError where the disk is full."""
+        """Hold the next batch, (tokens, vocabulary), in 16 bits where that is what it was widened from. Raises OSError where the disk is full."""
         narrow = _narrow(logits).cpu().contiguous()
         self._batches.append((tuple(narrow.shape), narrow.dtype, self._file.tell(), narrow.nbytes))
         self._file.write(memoryview(narrow.view(torch.uint8).numpy()))
         self._file.flush()
 
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the batches in their order, each read when it is its turn, on the CPU."""
-        for shape, dtype, start, length in self._batches:
-            buffer = bytearray(length)
-            self._file.seek(start)
-            self._file.readinto(buffer)
-            yield torch.frombuffer(buffer, dtype=dtype).reshape(shape) if length else torch.empty(shape, dtype=dtype)
+    def read(self, number: int) -> Any:
+        """Return a batch by its number, from 0, on the CPU."""
+        shape, dtype, start, length = self._batches[number]
+        buffer = bytearray(length)
+        self._file.seek(start)
+        self._file.readinto(buffer)
+        return torch.frombuffer(buffer, dtype=dtype).reshape(shape) if length else torch.empty(shape, dtype=dtype)
 
 
 def _narrow(logits: Any) -> Any:
     """Return float32 in 16 bits where that is what it was widened from."""
-    for dtype in (torch.bfloat16, torch.float16):
-        if torch.equal((narrow := logits.to(dtype)).float(), logits):
-            return narrow
+    if logits.dtype == torch.float32:
+        for dtype in (torch.bfloat16, torch.float16):
+            if all(torch.equal(part.to(dtype).float(), part) for (part,) in few_rows(logits)):
+                return logits.to(dtype)
     return logits

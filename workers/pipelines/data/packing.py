@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches
-from workers.pipelines.data.tokenise import IGNORED
+from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.model.device import is_out_of_memory
+from workers.pipelines.model.rotary import follows_each_length, parts
 
 #: Losses of rows that are packed, and alone, may differ by so many roundings of the largest.
 _ROUNDINGS = 16
@@ -43,21 +44,24 @@ def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
     return packs
 
 
-def packed(batch: Batch, room: int) -> Iterator[Batch]:
+def packed(batch: Batch, room: int, turns: int | None = None) -> Iterator[Batch]:
     """Yield the rows of a batch, the longest first, in sequences of up to `room` tokens: input_ids, labels, and where there are
-    several rows position_ids, each (1, tokens).
+    several rows position_ids, each (1, tokens). Rows of `turns` tokens and more share no sequence with others (see `turns_at`).
 
     No row's first token is learnt, as it isn't where it is alone.
     """
     lengths = batch["attention_mask"].sum(dim=1).tolist()
-    for rows in best_fit(lengths, room):
-        parts = [(row, lengths[row]) for row in rows]
+    alike = [range(len(lengths))[chosen] for chosen in parts(lengths, len(lengths), turns)]
+    for rows in (
+        [some[row] for row in pack] for some in alike for pack in best_fit([lengths[row] for row in some], room)
+    ):
+        beside = [(row, lengths[row]) for row in rows]
         joined = {
-            name: torch.cat([batch[name][row, :length] for row, length in parts])[None]
+            name: torch.cat([batch[name][row, :length] for row, length in beside])[None]
             for name in ("input_ids", "labels")
         }
-        if len(parts) > 1:
-            joined["position_ids"] = torch.cat([torch.arange(length) for _, length in parts])[None].to(
+        if len(beside) > 1:
+            joined["position_ids"] = torch.cat([torch.arange(length) for _, length in beside])[None].to(
                 joined["input_ids"].device
             )
             joined["labels"] = joined["labels"].masked_fill(joined["position_ids"] == 0, IGNORED)
@@ -69,9 +73,11 @@ def keeps_apart(model: Any, batch: Batch, losses: TokenLosses, rounding: float, 
 
     What the second row is told of the first one would change with it: with another first row it must be the same, bit by bit.
     Only experts are given other tokens beside it, and multiply them together, so there it may differ by roundings. False too where
-    its config names layers of which two short rows show too little.
+    its config names layers of which two short rows show too little, or frequencies that follow the length of a sequence.
     """
-    if not _ALIKE_ANYWHERE.issuperset(getattr(model.config.get_text_config(), "layer_types", None) or ()):
+    if follows_each_length(model) or not _ALIKE_ANYWHERE.issuperset(
+        getattr(model.config.get_text_config(), "layer_types", None) or ()
+    ):
         return False
     was = model.training
     model.eval()

@@ -23,7 +23,7 @@ from workers.pipelines.data.batches import (
     padded,
     token_losses,
 )
-from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.model.compared_with import as_reference
 
 

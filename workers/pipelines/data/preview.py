@@ -20,23 +20,19 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
 from workers.pipelines.data.answering import answer
 from workers.pipelines.data.conversation import RowRefused
+from workers.pipelines.data.examples import IGNORED, Example, ExampleMaker
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row
 from workers.pipelines.data.split import read_split
 from workers.pipelines.data.tokenise import (
-    IGNORED,
-    Example,
-    ExampleMaker,
     Tokenised,
-    configured_stops,
     cut_example,
-    load_tokenizer,
-    longest_row,
     require_usable,
     resolve_loss_on,
     split_text,
     tokenise,
 )
+from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 
 #: A file of more rows is not counted: each conversation is rendered several times, which takes milliseconds.

@@ -16,6 +16,7 @@ from datetime import date
 from functools import cached_property
 from typing import Any, Literal
 
+from workers.pipelines.data.control_tokens import ControlTokens, TurnEnds
 from workers.pipelines.data.conversation import Conversation, Form, Probed, RowRefused, forms, missing_from, probe
 from workers.pipelines.data.render import Rendered, Renderer, TemplateRefusal, has_marks
 
@@ -51,18 +52,8 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._renderer = Renderer(tokenizer.special_tokens_map, day)
         self._eos = str(tokenizer.eos_token)
-        self._known_ends: dict[tuple[str, Form], _Ends] = {}
-        #: The tokens that no text is tokenised to piecemeal; those of blanks alone, which some tokenizers add, control
-        #: nothing.
-        self._controls = {
-            text
-            for text in (
-                *(str(token.content) for token in tokenizer.added_tokens_decoder.values()),
-                *tokenizer.all_special_tokens,
-            )
-            if text.strip()
-        }
-        self._stop_tokens = {self._eos, *tokenizer.convert_ids_to_tokens(list(stop_ids))}
+        self._controls = ControlTokens(tokenizer, stop_ids)
+        self._known_ends: dict[tuple[str, Form], TurnEnds] = {}
 
     def whole(self, conversation: Conversation) -> Sample:
         """Return a conversation of which every token is learnt."""
@@ -259,8 +250,8 @@ class ChatTemplate:
                 return None
             start, end = found[answer]
             start = self._after_header(fitting, answer, text, start, end)
-            end = self._end_of_turn(text, start, end, ends)
-            if not self._stops(text[start:end], ends):
+            end = self._controls.end_of_turn(text, start, end, ends)
+            if not self._controls.stops(text[start:end], ends):
                 if answer != fitting.conversation.learnt[-1] or text[end:].strip():
                     problems.add("the template writes no end of turn after the answer")
                     return None
@@ -279,46 +270,21 @@ class ChatTemplate:
         prompt = self._prompt(fitting, answer)
         if text.startswith(prompt) and start <= len(prompt) < end:
             return len(prompt)
-        header = re.match(rf"(?:{self._pattern})+", text[start:end])
+        header = re.match(rf"(?:{self._controls.pattern})+", text[start:end])
         if header is None:
             return start
-        for token in re.findall(self._pattern, header[0]):
+        for token in re.findall(self._controls.pattern, header[0]):
             if prompt[: start + len(token)] != text[: start + len(token)]:
                 break
             start += len(token)
         return start
 
-    def _end_of_turn(self, text: str, start: int, end: int, ends: _Ends) -> int:
-        """Return where an answer's end of turn ends: what a template writes after it, to end the whole text, is not
-        learnt.
-        """
-        end = start + len(text[start:end].rstrip())
-        if not ends.turn:
-            return end
-        last = text.rfind(ends.turn, start, end)
-        if last >= 0 and re.fullmatch(rf"(?:\s|{self._pattern})*+", text[last + len(ends.turn) : end]):
-            return last + len(ends.turn)
-        return end + len(ends.turn) if text.startswith(ends.turn, end) else end
-
-    def _stops(self, answer: str, ends: _Ends) -> bool:
-        """Say whether an answer ends in a token that generation stops at.
-
-        Not each control token does: the end of a tool call, or of the reasoning, ends no turn.
-        """
-        last = re.search(rf"({self._pattern})\Z", answer)
-        return last is not None and (last[1] in self._stop_tokens or last[1] in ends.tokens)
-
-    @cached_property
-    def _pattern(self) -> str:
-        longest_first = sorted(self._controls, key=len, reverse=True)
-        return "|".join(map(re.escape, longest_first)) or r"(?!)"
-
-    def _ends(self, template: str, form: Form) -> _Ends:
+    def _ends(self, template: str, form: Form) -> TurnEnds:
         if (template, form) not in self._known_ends:
             self._known_ends[template, form] = self._find_ends(template, form)
         return self._known_ends[template, form]
 
-    def _find_ends(self, template: str, form: Form) -> _Ends:
+    def _find_ends(self, template: str, form: Form) -> TurnEnds:
         """Return what the template writes after a plain answer, whether it is the last message or not."""
         word = "zqendz"
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": word}]
@@ -327,29 +293,9 @@ class ChatTemplate:
             try:
                 text = self._render(template, Conversation(messages, None, ()), form).text
             except TemplateRefusal:
-                return _Ends("", frozenset())
+                return TurnEnds("", frozenset())
             tails.append(text.rpartition(word)[2])
-        tokens = set(re.findall(self._pattern, tails[0].rstrip())[-1:])
-        turn_end = self._common(*tails)
-        return _Ends(turn_end, frozenset({*tokens, *re.findall(self._pattern, turn_end)[-1:]}))
-
-    def _common(self, last: str, followed: str) -> str:
-        """Return the control tokens with which both texts begin."""
-        pieces = [re.findall(rf"\s+|{self._pattern}|.", text, re.DOTALL) for text in (last, followed)]
-        common = []
-        for one, other in zip(*pieces, strict=False):
-            if one != other or not (one.isspace() or one in self._controls):
-                break
-            common.append(one)
-        return "".join(common).rstrip()
-
-
-@dataclass(frozen=True)
-class _Ends:
-    #: What ends each turn; "" where the last one ends otherwise than the others.
-    turn: str
-    #: Tokens that end a turn.
-    tokens: frozenset[str]
+        return self._controls.turn_ends(*tails)
 
 
 @dataclass(frozen=True)

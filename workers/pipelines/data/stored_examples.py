@@ -12,18 +12,20 @@ from typing import IO, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from workers.pipelines.data.tokenise import Example
+from workers.pipelines.data.examples import IGNORED, Example
 
-#: Of each example: where its numbers begin in the other file, how many of them are tokens and how many labels, the token that
-#: ends it or -1, and its row.
+#: Of each example: where its numbers begin in the other file, how many of them are tokens and how many labels (`_WHERE`: where tokens are
+#: labels), the token that ends it or -1, and its row.
 _ENTRY = np.dtype([("start", "<u8"), ("tokens", "<u4"), ("labels", "<u4"), ("stop", "<i4"), ("row", "<u4")])
 _NUMBER = np.dtype("<i4")
+#: Instead of labels that are all tokens themselves there is a bit for each token, in whole numbers: set where it is learnt.
+_WHERE = 2**32 - 1
 #: Entries, and bytes of tokens and labels, that are read at once on a way through all of them.
 _CHUNK_ENTRIES, _CHUNK_BYTES = 4096, 1 << 22
 
 
 class StoredExamples(Sequence[Example]):
-    """What a training needs of examples, in two files without a name: 8 bytes a token and 24 an example.
+    """What a training needs of examples, in two files without a name: 4.1 bytes a token and 24 an example.
 
     Their texts, and what generation would start from, are left out.
     """
@@ -40,9 +42,11 @@ class StoredExamples(Sequence[Example]):
 
     def append(self, example: Example) -> None:
         """Add an example behind the others."""
-        numbers = np.array([*example.input_ids, *example.labels], _NUMBER)
+        tokens, labels = np.array(example.input_ids, _NUMBER), np.array(example.labels, _NUMBER)
+        where = _where(tokens, labels)
+        numbers = np.concatenate([tokens, labels if where is None else where])
         stop = -1 if example.stop is None else example.stop
-        entry = (self._written, len(example.input_ids), len(example.labels), stop, example.row)
+        entry = (self._written, len(tokens), len(labels) if where is None else _WHERE, stop, example.row)
         self._numbers.write(numbers.tobytes())
         self._entries.write(np.array(entry, _ENTRY).tobytes())
         self._written += len(numbers)
@@ -94,7 +98,7 @@ class StoredExamples(Sequence[Example]):
         """Return tokens and labels from those of one entry to those of another."""
         self._numbers.flush()
         size, start = _NUMBER.itemsize, int(first["start"])
-        count = int(last["start"]) + int(last["tokens"]) + int(last["labels"]) - start
+        count = int(last["start"]) + int(last["tokens"]) + _numbers_of_labels(last) - start
         return np.frombuffer(os.pread(self._numbers.fileno(), count * size, start * size), _NUMBER)
 
 
@@ -121,15 +125,35 @@ def _example(entry: Any, numbers: npt.NDArray[Any], start: int) -> Example:
     first = int(entry["start"]) - start
     middle = first + int(entry["tokens"])
     stop = int(entry["stop"])
+    tokens, labels = numbers[first:middle], numbers[middle : middle + _numbers_of_labels(entry)]
+    if int(entry["labels"]) == _WHERE:
+        learnt = np.unpackbits(labels.view(np.uint8), count=len(tokens))
+        labels = np.where(learnt, tokens, IGNORED)
     return Example(
-        numbers[first:middle].tolist(),
-        numbers[middle : middle + int(entry["labels"])].tolist(),
+        tokens.tolist(),
+        labels.tolist(),
         [],
         "",
         "",
         None if stop < 0 else stop,
         row=int(entry["row"]),
     )
+
+
+def _where(tokens: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """Return a bit for each token, in whole numbers; None where labels are more than tokens and places that are not learnt."""
+    if tokens.shape != labels.shape:
+        return None
+    learnt = labels != IGNORED
+    if not np.array_equal(labels[learnt], tokens[learnt]):
+        return None
+    bits = np.packbits(learnt)
+    return np.pad(bits, (0, -len(bits) % _NUMBER.itemsize)).view(_NUMBER)
+
+
+def _numbers_of_labels(entry: Any) -> int:
+    count = int(entry["labels"])
+    return count if count != _WHERE else -(-int(entry["tokens"]) // (8 * _NUMBER.itemsize))
 
 
 def _parts(entries: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:

@@ -19,14 +19,9 @@ from sdk.schemas.data_audit import AuditExample, LengthBucket, TokenCountRequest
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.answering import answer
 from workers.pipelines.data.conversation import RowRefused
-from workers.pipelines.data.tokenise import (
-    ExampleMaker,
-    configured_stops,
-    kept_of_row,
-    load_tokenizer,
-    longest_row,
-    resolve_loss_on,
-)
+from workers.pipelines.data.examples import ExampleMaker
+from workers.pipelines.data.tokenise import kept_of_row, resolve_loss_on
+from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 
 #: Beside the libraries; TRL's, which some templates need, are loaded later.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdk.schemas.failures import FailureReason
+from workers.pipelines.data.examples import Example
 from workers.pipelines.data.stored_examples import StoredExamples
-from workers.pipelines.data.tokenise import Example
 from workers.pipelines.errors import PipelineError
 
 

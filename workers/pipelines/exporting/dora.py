@@ -21,7 +21,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import LowRank
 from workers.pipelines.merging.plan import Onto
 from workers.pipelines.merging.prepare import prepare
-from workers.pipelines.model.loading import read_packing
+from workers.pipelines.model.base_config import read_packing
 
 #: A matrix whose shorter side is no longer has all of its singular values computed; of others those that are kept are found by
 #: powers of random combinations (Halko, Martinsson and Tropp, 2011), which keep a little less, and the share is that of what is kept.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import gguf
 
 from sdk.errors import InvalidBase, InvalidInput
-from workers.pipelines.data.tokenise import all_stops, load_tokenizer
+from workers.pipelines.data.tokenizer import all_stops, load_tokenizer
 from workers.pipelines.exporting.gguf_file import UnreadableError, Value, Written, flag, number, text
 
 _KEYS = gguf.Keys.Tokenizer

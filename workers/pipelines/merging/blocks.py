@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.changes import Changes, Factor, LowRank, Rows, Shift, Whole, low_rank
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
 from workers.pipelines.merging.plan import Window, Written, parameter_grid

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from sdk.formats.adapter_files import GENERATION_FILE, TEMPLATE_FILE
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_index
-from workers.pipelines.data.tokenise import all_stops, configured_stops, read_object
+from workers.pipelines.data.tokenizer import all_stops, configured_stops, read_object
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.stored_base import StoredBase
 from workers.pipelines.model.device import DtypeName
@@ -123,7 +123,7 @@ def stop_as_taught(out: Path, base: Path, adapter: Path, tokenizer: Any) -> None
                 json.dumps(said | {"eos_token_id": taught}, indent=2) + "\n", encoding="utf-8"
             )
             return
-        from workers.pipelines.model.loading import read_config
+        from workers.pipelines.model.base_config import read_config
 
         config = GenerationConfig.from_model_config(read_config(base))
         config.eos_token_id = taught

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise, quantize_4bit, quantize_blockwise
 
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.stored_base import StoredBase
 
 #: Weights that are quantised at a time; a multiple of every block size.

@@ -23,16 +23,17 @@ from bitsandbytes.functional import quantize_4bit
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE
 from sdk.formats.safetensors import Kind
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.found import wrong
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
 from workers.pipelines.merging.placement import place
 from workers.pipelines.merging.stored_base import FORMAT_TYPES, StoredBase, open_files, open_stored_base
 from workers.pipelines.merging.writing import digest_in
+from workers.pipelines.model.blueprint import blank_model, read_blueprint
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import DtypeName, one_thread
-from workers.pipelines.model.loading import blank_model, packing_config, quantised_names, read_blueprint
+from workers.pipelines.model.packed import packing_config, quantised_names
 
 _CHUNK_BYTES = 8 * 2**20
 _BLOCK_ROWS, _BLOCK_NUMBERS = 256, 2**20

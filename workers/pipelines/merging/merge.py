@@ -18,9 +18,9 @@ from sdk.schemas.evaluation import FourBitWeights, MergeReport, MergeSpec
 from sdk.schemas.evaluation import ReadBack as ReadBackReport
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.label_rows import pad_token_id
-from workers.pipelines.data.tokenise import load_tokenizer
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
@@ -41,9 +41,10 @@ from workers.pipelines.merging.writing import (
     require_room,
     write_shards,
 )
+from workers.pipelines.model.base_config import read_config, read_packing, stored_quantization_named
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device, dtype_name, memory_errors_named
-from workers.pipelines.model.loading import native_dtype, read_config, read_packing, stored_quantization_named
+from workers.pipelines.model.loading import native_dtype
 
 T = TypeVar("T")
 

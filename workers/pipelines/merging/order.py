@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from sdk.schemas.evaluation import MergeSpec
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.probe import Norms
-from sdk.schemas.training import Labels, QuantizationRecipe
+from sdk.schemas.training_report import Labels
 from workers.pipelines.orders import Order
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sdk.formats.safetensors import Kind
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import Change, Changes, LowRank, Whole
 from workers.pipelines.merging.peft_layers import inexact

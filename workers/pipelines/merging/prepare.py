@@ -10,7 +10,7 @@ from typing import Any
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.changes import Changes, LowRank, read_changes
@@ -20,15 +20,11 @@ from workers.pipelines.merging.plan import Onto, Target, Written, plan_tensors
 from workers.pipelines.merging.scales import require_scales
 from workers.pipelines.merging.stored_base import StoredBase, open_stored_base
 from workers.pipelines.merging.writing import plan_digest
+from workers.pipelines.model.base_config import read_config
+from workers.pipelines.model.blueprint import blank_model, blank_model_of, read_blueprint
 from workers.pipelines.model.classifier import Classes, configure
 from workers.pipelines.model.device import DTYPES, DtypeName, dtype_name
-from workers.pipelines.model.loading import (
-    blank_model,
-    blank_model_of,
-    quantised_names,
-    read_blueprint,
-    read_config,
-)
+from workers.pipelines.model.packed import quantised_names
 from workers.pipelines.model.precision import dtypes_in
 
 #: Of what is written for a plan: a run of another release must not go on with its files.

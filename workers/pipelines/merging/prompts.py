@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.classify import label_logits
 from workers.pipelines.data.probe_texts import PROBE_TEXTS
-from workers.pipelines.data.tokenise import longest_row
+from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter

@@ -19,7 +19,7 @@ from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
 from sdk.formats.peft_unusable import changes_base
 from sdk.lora.adapter_config import canonical_text, config_of
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.trained_whole import biases_of, keep_biases
 

@@ -21,7 +21,7 @@ from workers.pipelines.sandbox import die_with_parent, leave_network
 
 def shapes_of_config(config: bytes) -> dict[str, list[int]]:
     """Return name and shape of each parameter, what is tied once. Raises PipelineError."""
-    from workers.pipelines.model.loading import blank_model
+    from workers.pipelines.model.blueprint import blank_model
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CONFIG_FILE).write_bytes(config)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from workers.pipelines.data.choices import Question
-from workers.pipelines.data.tokenise import Example
+from workers.pipelines.data.examples import Example
 from workers.pipelines.scoring.row_scores import RowScores
 
 #: Goes up when a score would be another number.

@@ -17,30 +17,27 @@ from sdk.lora.stored_quantization import require_precision
 from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.batches import example_losses
 from workers.pipelines.data.choices import Question, tokenise_choices
 from workers.pipelines.data.digests import generation_of, tokenizer_of
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.general_texts import GENERAL_DIGEST
 from workers.pipelines.data.references import by_first_reference
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import (
-    IGNORED,
-    Example,
-    all_stops,
-    configured_stops,
-    load_tokenizer,
-    longest_row,
-    serve_by,
-    tokenise,
-)
+from workers.pipelines.data.tokenise import tokenise
+from workers.pipelines.data.tokenizer import all_stops, configured_stops, load_tokenizer, longest_row, serve_by
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.base_config import stored_quantization_named
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
-from workers.pipelines.model.loading import LoadedBase, held_as, load_base, read_blueprint, stored_quantization_named
+from workers.pipelines.model.loading import LoadedBase, load_base
+from workers.pipelines.model.packed import held_as
 from workers.pipelines.model.precision import measured
+from workers.pipelines.model.rotary import parts, turns_at
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.choices import CHOICES_VERSION, score_choices
 from workers.pipelines.scoring.forgetting import general_scores, read_bare
@@ -268,8 +265,11 @@ def _generate(
     started = time.perf_counter()
     if order:
         on_progress(Progress(phase="generate", step=0, total=len(order), unit="rows"))
-    for start in range(0, len(order), spec.batch_size):
-        part = order[start : start + spec.batch_size]
+    lengths = [len(prompts[index]) for index in order]
+    # On its way an answer can come to where it is turned otherwise, and others with it.
+    turns = None if (whole := turns_at(model)) is None else whole - spec.max_new_tokens
+    for chosen in parts(lengths, spec.batch_size, turns, beyond=1):
+        part = order[chosen]
         longest = len(prompts[part[0]])
         input_ids = torch.full((len(part), longest), tokenizer.pad_token_id)
         mask = torch.zeros((len(part), longest), dtype=torch.int64)
@@ -293,7 +293,7 @@ def _generate(
             part, tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True), strict=True
         ):
             answers[index] = text
-        done = start + len(part)
+        done = chosen.stop
         left_s = (time.perf_counter() - started) / done * (len(order) - done)
         on_progress(Progress(phase="generate", step=done, total=len(order), unit="rows", eta_s=left_s))
     return answers

@@ -14,26 +14,22 @@ from sdk.lora.stored_quantization import require_precision
 from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.statistics.calibration import Calibration
 from workers.pipelines.data.classify import Guess, guesses, logits_of, scores
 from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.label_rows import label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import load_tokenizer, longest_row
+from workers.pipelines.data.tokenizer import load_tokenizer, longest_row
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.base_config import read_config, stored_quantization_named
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device, memory_errors_named
-from workers.pipelines.model.loading import (
-    LoadedBase,
-    held_as,
-    load_base,
-    read_blueprint,
-    read_config,
-    stored_quantization_named,
-)
+from workers.pipelines.model.loading import LoadedBase, load_base
+from workers.pipelines.model.packed import held_as
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.grading import require_scorable
 from workers.pipelines.scoring.order import RecordedScores

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sdk.schemas.evaluation import Conditions
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.libraries import library_versions
+from workers.pipelines.model.base_config import read_packing
 from workers.pipelines.model.device import Device
-from workers.pipelines.model.loading import dtype_to_be, held_as, read_packing
+from workers.pipelines.model.loading import dtype_to_be
+from workers.pipelines.model.packed import held_as
 from workers.pipelines.scoring.order import RecordedScores
 
 

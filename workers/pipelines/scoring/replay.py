@@ -23,11 +23,12 @@ from workers.pipelines.sandbox import die_with_parent, leave_network
 def replay(request: ProbeRequest) -> ProbeAnswer:
     """Measure the adapter of a folder on the base of a folder. Raises PipelineError."""
     from workers.pipelines.data.probe import probe
-    from workers.pipelines.data.tokenise import load_tokenizer
+    from workers.pipelines.data.tokenizer import load_tokenizer
     from workers.pipelines.model.adapters import load_adapter
     from workers.pipelines.model.classifier import Classes
     from workers.pipelines.model.device import choose_device, memory_errors_named
-    from workers.pipelines.model.loading import deprecations_silenced, load_base
+    from workers.pipelines.model.loading import load_base
+    from workers.pipelines.model.silencing import deprecations_silenced
 
     base, device, classes = Path(request.base), choose_device(), None
     tokenizer = load_tokenizer(base, ends=request.labels is None)

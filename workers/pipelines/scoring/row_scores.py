@@ -12,7 +12,7 @@ from sdk.formats.canonical_json import digest_of
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
 from sdk.schemas.evaluation import COUNTED, MOST_PREDICTION_BYTES, MOST_SCORE, RowFile, RowScore
 from sdk.schemas.row_file import row_file_name, write_rows
-from workers.pipelines.data.tokenise import Example
+from workers.pipelines.data.examples import Example
 from workers.pipelines.scoring.texts import TextScores
 
 #: What all predictions of a file may take.

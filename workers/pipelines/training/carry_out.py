@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdk.rows.data_files import DataFile
 from sdk.schemas.events import Progress
-from sdk.schemas.training import TrainingReport
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.mixing import Mixture
 from workers.pipelines.orders import Host
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted

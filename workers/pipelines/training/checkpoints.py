@@ -21,8 +21,8 @@ from pydantic import Field, model_validator
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.option_types import UNUSED
-from sdk.schemas.training import JsonScalar, TrainingReport
-from sdk.schemas.wire import Sha256, Wire, digest_of
+from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.wire import JsonScalar, Sha256, Wire, digest_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import save_tensors
 from workers.pipelines.training.order import Fit

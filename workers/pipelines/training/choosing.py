@@ -18,6 +18,7 @@ from workers.pipelines.data.packing import computed, keeps_apart
 from workers.pipelines.data.stored_examples import lengths_of
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
+from workers.pipelines.model.rotary import turns_at
 from workers.pipelines.model.row_attention import take_rows_alone
 from workers.pipelines.training.checkpointing import blueprint_in, needs_checkpointing
 from workers.pipelines.training.fitting import Fitting, Say
@@ -90,6 +91,7 @@ def fitting_of(
         draws=_draws(spec, base_dropout),
         longest_tokens=longest,
         on_cuda=place == "cuda",
+        turns=turns_at(loaded.model),
         dtype=DTYPES[loaded.dtype],
         say=say,
         rung_file=rung_file,

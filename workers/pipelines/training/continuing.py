@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import LoraConfig, QuantizationRecipe
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import mismatch, peft_config_of
 from workers.pipelines.model.compared_with import compare_with_this

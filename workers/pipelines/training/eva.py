@@ -17,10 +17,12 @@ from peft.tuners.lora import LoraLayer
 from sdk.formats.adapter_files import base_parameter
 from sdk.lora.redistribution import alpha_at, patterns_of, ranks_by_variance
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import LoraConfig, TrainingSpec
+from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective, example_batches
-from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.rotary import turns_at
 
 #: Tokens that the loss is computed on, of rows from all over the file.
 _MOST_TOKENS = 8192
@@ -45,7 +47,7 @@ def start_at_inputs(
     for _ in range(_PASSES):
         sums = {name: torch.zeros_like(directions) for name, directions in found.items()}
         squares = dict.fromkeys(layers, 0.0)
-        for batch in example_batches(chosen, objective, pad_id, spec.batch_size, model.device):
+        for batch in example_batches(chosen, objective, pad_id, spec.batch_size, model.device, turns_at(model)):
             with torch.no_grad(), _summing(layers, found, sums, squares, _learnt(batch, objective)):
                 objective.loss_sum(model, batch)
         # Orthonormal, and in a subspace that XᵀX leaves alone its eigenvectors, the one with the most of X first.

@@ -38,6 +38,8 @@ class Fitting:
     #: The longest row of the training, in tokens.
     longest_tokens: int
     on_cuda: bool
+    #: Rows of so many tokens and more share no pass with others.
+    turns: int | None
     #: The type that the model computes in, which is kept for a backward pass.
     dtype: Any
     say: Say
@@ -54,8 +56,9 @@ class Fitting:
     def parts(self, batch: Batch, sequences: int) -> Iterator[Batch]:
         """Yield what passes are over, of a batch whose longest row comes first and of whose rows each has so many sequences."""
         if self.fit.packed:
-            return packed(batch, self.fit.micro_rows * self.longest_tokens)
-        return micro_batches(batch, self.fit.micro_rows * sequences)
+            return packed(batch, self.fit.micro_rows * self.longest_tokens, self.turns)
+        # A pair of answers is one row, whatever their lengths.
+        return micro_batches(batch, self.fit.micro_rows * sequences, self.turns if sequences == 1 else None)
 
     def saving(self) -> AbstractContextManager[None]:
         """What forward passes are computed in, so that nothing is kept in more bits than it has. A card would wait for each look at a tensor."""

@@ -11,9 +11,10 @@ from sdk.lora.planning.job_forecasts import NotKnownError, known_blueprint, with
 from sdk.lora.targets import TargetsError
 from sdk.schemas.planning import Forecast
 from workers.pipelines.data.batches import longest_first
-from workers.pipelines.data.tokenise import Example
+from workers.pipelines.data.examples import Example
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.device import DTYPES
-from workers.pipelines.model.loading import LoadedBase, read_blueprint
+from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.order import Fit

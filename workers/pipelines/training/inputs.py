@@ -18,32 +18,30 @@ from sdk.lora.stored_quantization import require_method
 from sdk.rows.data_files import as_files
 from sdk.rows.holdout import hold_out_of, rows_digest
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.option_clashes import both_held_out
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import JsonScalar, LoraConfig, SourceUse, TrainingSpec
-from sdk.schemas.wire import digest_of
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import SourceUse
+from sdk.schemas.wire import JsonScalar, digest_of
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
+from workers.pipelines.data.examples import Example
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.mixing import Mixture, require_labels, weighted
 from workers.pipelines.data.preferences import preference
 from workers.pipelines.data.rows import CheckedRows, Rows, Shape, check_files, count_equal
 from workers.pipelines.data.split import Split, read_split
 from workers.pipelines.data.stored_examples import StoredExamples
-from workers.pipelines.data.tokenise import (
-    Example,
-    Tokenised,
-    configured_stops,
-    load_tokenizer,
-    longest_row,
-    tokenise,
-)
+from workers.pipelines.data.tokenise import Tokenised, tokenise
+from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.data.vocabulary import require_embedded
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.base_config import read_config, stored_quantization_named
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device
-from workers.pipelines.model.loading import read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.continuing import Continued, require_same_config
 from workers.pipelines.training.lora_configs import lora_config, require_tokens

@@ -8,12 +8,13 @@ from sdk.lora.experts import stacked_targets
 from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.lora.variants import Unfit, unfit_beside_parameters, unfit_variant
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.option_clashes import clash_of
-from sdk.schemas.training import LoraConfig, TrainingSpec
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Objective
-from workers.pipelines.data.tokenise import Example
+from workers.pipelines.data.examples import Example
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.loading import Blueprint
+from workers.pipelines.model.blueprint import Blueprint
 
 
 def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) -> LoraConfig:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from sdk.schemas.recorded import RAN_WITH
-from sdk.schemas.training import JsonScalar, LossPoint, TrainingReport
-from workers.pipelines.data.tokenise import longest_row
+from sdk.schemas.training_report import LossPoint, TrainingReport
+from sdk.schemas.wire import JsonScalar
+from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.precision import measured

@@ -18,7 +18,10 @@ from transformers import TrainerState
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.redistribution import is_redistribution
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import JsonScalar, LoraConfig, TrainingReport, TrainingSpec
+from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.wire import JsonScalar
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import (
     FILES,

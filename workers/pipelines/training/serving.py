@@ -10,7 +10,8 @@ from typing import Any
 
 from sdk.formats.adapter_files import GENERATION_FILE, RENDERING_FILE, TEMPLATE_FILE
 from sdk.schemas.wire import canonical_json
-from workers.pipelines.data.tokenise import Tokenised, all_stops, read_object
+from workers.pipelines.data.tokenise import Tokenised
+from workers.pipelines.data.tokenizer import all_stops, read_object
 
 #: Keys of a generation config that say how it was saved, or where a model's own one came from.
 _OF_THE_FILE = ("transformers_version", "_from_model_config")

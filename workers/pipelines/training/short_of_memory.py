@@ -93,7 +93,14 @@ def after_the_last_step(keep: Callable[[], int | None]) -> Iterator[None]:
         failed = PipelineError(error.reason, error.message)
     # Out here the error holds no tensors any more.
     give_back()
-    step = keep()
+    try:
+        step = keep()
+    except (OSError, PipelineError) as error:
+        # What comes after it must not hide it.
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PipelineError(
+            failed.reason, f"{failed.message} No checkpoint could be kept of it either: {said}"
+        ) from None
     if step is not None:
         failed.message += (
             f" All steps are done, and the checkpoint of step {step} is kept: a retry of the job only has the last look left,"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from workers.pipelines.data.batches import Batch, example_batches, of_sequences
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.stored_examples import shortest_of
-from workers.pipelines.data.tokenise import IGNORED, Example
 from workers.pipelines.training.inputs import Inputs
 
 #: Of each row. With a vocabulary of 262,144, two rows of 2,048 tokens would have logits of 4 GB, beside their like without the adapter.

@@ -19,7 +19,8 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import TEXTS_KEY
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import Batch, tokens_of
 from workers.pipelines.data.classify import CLASSIFY
@@ -31,7 +32,9 @@ from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import memory_errors_named
 from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.freed import give_back
-from workers.pipelines.model.loading import LoadedBase, default_recipe, deprecations_silenced, load_base
+from workers.pipelines.model.loading import LoadedBase, load_base
+from workers.pipelines.model.packed import default_recipe
+from workers.pipelines.model.silencing import deprecations_silenced
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint

@@ -23,7 +23,8 @@ from registry.errors import Unavailable
 from registry.jobs.models import Job
 from registry.principal import LOCAL
 from registry.queue.local import LOCK_FILE
-from sdk.schemas.jobs import BaseChoice, JobSubmission, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission
 
 
 def services_of(app: FastAPI) -> Services:

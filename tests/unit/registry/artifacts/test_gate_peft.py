@@ -15,7 +15,7 @@ from registry.errors import Verification
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 #: Ways in which the installed PEFT is told to adapt a Llama.
 SETTINGS: list[dict[str, Any]] = [

@@ -21,7 +21,7 @@ from registry.artifacts.admission.inspection import WeightFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.lora.delta_norms import delta_norms
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from registry.errors import Conflict, Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
-from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.scores import EvaluationView
 
 DATASETS = ("1" * 64, "2" * 64)
 
@@ -116,6 +116,8 @@ def test_unlike_scores_are_never_put_side_by_side(
         ({"precision": "nf4"}, "precision"),
         ({"grader": "other"}, "grader"),
         ({"conditions": {"tokenizer": "c" * 64, "max_length": 64, "loss_on": "all"}}, "max_length, loss_on"),
+        # What an adapter changed elsewhere is of the texts of a release; those of the first had none.
+        ({"conditions": {"tokenizer": "c" * 64, "max_length": 512, "general_texts": "e" * 64}}, "general_texts"),
     ],
 )
 def test_what_differs_is_named(said: dict[str, Any], names: str) -> None:

@@ -8,9 +8,11 @@ from registry.catalog.models import NamedBase
 from registry.errors import Verification
 from registry.jobs.forecasts import of_training
 from registry.jobs.kinds.training_outcome import require_asked
-from sdk.schemas.jobs import BaseChoice, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import LoraConfig, TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 
 MANIFEST = Manifest(
     kind="checkpoint", base_fingerprint="b" * 64, files=[ManifestFile(path="a", size_bytes=1, sha256="a" * 64)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from registry.jobs.kinds.known import KINDS
 from registry.jobs.workers import QUEUES
-from sdk.schemas.jobs import JOB_KINDS
+from sdk.schemas.job_requests import JOB_KINDS
 from workers.kinds.known import KINDS as KINDS_OF_WORK
 
 

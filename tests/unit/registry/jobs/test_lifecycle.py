@@ -20,7 +20,8 @@ from registry.errors import Conflict, StaleAttempt
 from registry.jobs import events, lifecycle
 from registry.jobs.models import Job
 from registry.principal import LOCAL
-from sdk.schemas.jobs import BaseChoice, JobState, JobSubmission, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobState, JobSubmission
 from sdk.schemas.work import ClaimRequest, Failure, Heartbeat, WorkerInfo
 
 

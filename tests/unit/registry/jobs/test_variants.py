@@ -9,9 +9,11 @@ import pytest
 from registry.errors import Verification
 from registry.jobs.kinds.training_outcome import require_asked
 from registry.jobs.releases import needed_by
-from sdk.schemas.jobs import BaseChoice, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 
 MANIFEST = Manifest(
     kind="checkpoint", base_fingerprint="b" * 64, files=[ManifestFile(path="a", size_bytes=1, sha256="a" * 64)]

@@ -6,7 +6,7 @@ import pytest
 
 from sdk.cli.support.row_preview import print_preview
 from sdk.schemas.preview import Preview, PreviewText
-from sdk.schemas.training import Rendering
+from sdk.schemas.rendering import Rendering
 
 
 def text(row: int, said: str) -> PreviewText:

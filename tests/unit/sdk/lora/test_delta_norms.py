@@ -14,7 +14,7 @@ from sdk.errors import NotFound, VerificationFailed
 from sdk.lora.delta_norms import DeltaNorms, NormDifference, delta_norms, differing
 from sdk.lora.low_rank import product_norm, triangle, triangular_norm
 from sdk.lora.tensors import Columns
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 Q = "model.layers.0.self_attn.q_proj"
 

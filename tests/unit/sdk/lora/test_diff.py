@@ -25,7 +25,7 @@ from sdk.errors import NotFound, Unavailable
 from sdk.lora.version_diff import compare_versions, differing, scored
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.diff import Diff, Difference
-from sdk.schemas.jobs import EvaluationView
+from sdk.schemas.scores import EvaluationView
 
 Run = Callable[..., Result]
 
@@ -244,6 +244,20 @@ class TestScores:
         dated = [evaluation("b", conditions={"max_length": 512, "loss_on": "all", "template_date": "2026-01-02"})]
         (note,) = compare_versions(view(), view("x@v2"), ours, dated).notes
         assert note.endswith("differ in template_date")
+
+    @pytest.mark.parametrize("texts", [None, digest("longer texts")])
+    def test_what_changed_on_the_general_texts_of_another_release_is_not_subtracted(self, texts: str | None) -> None:
+        metrics = {"loss": 1.0, "general_loss": 3.0, "general_loss_base": 3.0, "general_kl": 0.5}
+        read = {} if texts is None else {"general_texts": texts}
+        ours = [evaluation("a", conditions={"max_length": 512, **read}, metrics=metrics)]
+        conditions = {"max_length": 512, "general_texts": digest("texts")}
+        theirs = [evaluation("b", conditions=conditions, metrics=metrics)]
+        found = compare_versions(view(), view("x@v2"), ours, theirs)
+        assert found.scores.evaluations == []
+        (note,) = found.notes
+        assert "since they differ in general_texts" in note
+        both = compare_versions(view(), view("x@v2"), theirs, theirs).scores.evaluations
+        assert {one.name for one in both[0].metrics if one.difference == 0.0} == set(metrics)
 
     @pytest.mark.parametrize(
         ("name", "changed"),

@@ -11,7 +11,7 @@ import pytest
 from support.loras import Q, V, compare, cosine, decode, embedding, lora, normal, pair, write
 
 from sdk.errors import Unavailable
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 
 class TestAgainstDenseMatrices:

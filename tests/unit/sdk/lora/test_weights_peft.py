@@ -15,7 +15,7 @@ from support.loras import Q, V, compare, cosine
 from sdk.formats.peft_patterns import Budget, ModuleValues
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 
 def save_peft(folder: Path, make: Callable[[], Any], **config: Any) -> tuple[Path, LoraConfig, dict[str, np.ndarray]]:

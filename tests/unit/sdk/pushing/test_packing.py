@@ -18,7 +18,7 @@ from registry.artifacts.admission.inspection import inspect_config
 from sdk.errors import AdapterctlError, InvalidInput, NotFound
 from sdk.formats.peft_config import DROPPED_KEYS, KEYS, examine
 from sdk.pushing.pack import Package, pack_adapter
-from sdk.schemas.training import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, LoraConfig
+from sdk.schemas.lora_config import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, LoraConfig
 
 
 def pack(folder: Path, staging: Path) -> Package:

@@ -19,7 +19,7 @@ from sdk.errors import InvalidInput
 from sdk.formats.peft_config import DROPPED_KEYS, KEYS, examine
 from sdk.lora.adapter_config import lora_of
 from sdk.pushing.pack import Package, pack_adapter
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 
 
 def pack(folder: Path, staging: Path) -> Package:

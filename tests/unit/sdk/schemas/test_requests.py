@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from sdk.schemas.jobs import EvaluationRequest, MergeRequest
+from sdk.schemas.job_requests import EvaluationRequest, MergeRequest
 
 
 def test_a_date_that_nobody_asked_for_is_not_sent() -> None:

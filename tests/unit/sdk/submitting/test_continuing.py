@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sdk.errors import InvalidInput
-from sdk.schemas.training import LoraConfig, QuantizationRecipe
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.submitting.continuing import continued_spec
 
 LORA = LoraConfig(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sdk.errors import InvalidInput, NotFound
-from sdk.schemas.jobs import CheckpointPolicy, Needs
+from sdk.schemas.job_requests import CheckpointPolicy
+from sdk.schemas.jobs import Needs
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, needs_of, parse_duration
 
 

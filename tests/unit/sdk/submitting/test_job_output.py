@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
+from support.job_views import job_view
 
 from sdk.cli.commands.watch import watch_all
 from sdk.errors import Incompatible, NotFound, TimedOut, Unauthenticated, Unavailable
@@ -45,31 +45,10 @@ class Registry:
     def job_view(self, job_id: str) -> JobView:
         if self.trouble:
             raise self.trouble.pop()
-        return view(job_id, JobState.RUNNING if self._scripts[job_id] else JobState.SUCCEEDED)
+        return job_view(id=job_id, state=JobState.RUNNING if self._scripts[job_id] else JobState.SUCCEEDED)
 
     def job(self, job_id: str) -> Job:
-        return Job(view(job_id, JobState.QUEUED), self)  # type: ignore[arg-type]
-
-
-def view(job_id: str, state: JobState, **changed: Any) -> JobView:
-    given: dict[str, Any] = {
-        "id": job_id,
-        "kind": "training",
-        "state": state,
-        "subject": "x",
-        "attempt": 1,
-        "reason": None,
-        "message": None,
-        "cancel_requested": False,
-        "progress": None,
-        "result": None,
-        "request": {},
-        "worker": None,
-        "created_at": NOW,
-        "started_at": None,
-        "finished_at": None,
-    }
-    return JobView(**{**given, **changed})
+        return Job(job_view(id=job_id, state=JobState.QUEUED), self)  # type: ignore[arg-type]
 
 
 def train(seq: int) -> Event:
@@ -152,7 +131,7 @@ def test_why_a_job_waits_is_said_once(capsys: pytest.CaptureFixture[str]) -> Non
         def job_view(self, job_id: str) -> JobView:
             found = super().job_view(job_id)
             waits = "2 jobs go first"
-            return found if found.state.is_final else view(job_id, JobState.QUEUED, ahead=2, waits=waits)
+            return found if found.state.is_final else job_view(id=job_id, state=JobState.QUEUED, ahead=2, waits=waits)
 
     registry = Busy(a=[[state(1, "queued")], [], [], [], []])
     watch_all([registry.job("a")])

@@ -13,9 +13,9 @@ from sdk.errors import NotFound
 from sdk.formats.canonical_json import digest_of
 from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import BaseChoice, EvaluationRequest, EvaluationTarget
+from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training import QuantizationRecipe
 from sdk.schemas.work import Assignment, BaseSource, Completion, TargetSource
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sdk.schemas.jobs import EvaluationRequest
+from sdk.schemas.job_requests import EvaluationRequest
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.evaluation import EVALUATION
 

@@ -11,7 +11,7 @@ from registry.http.request_bodies import LARGER, MAX_BODY_BYTES, _limit_of
 from registry.http.strict_json import parse_strictly
 from sdk.formats.cut_texts import CUT
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
-from sdk.schemas.jobs import EvaluationRequest
+from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.work import Completion, EvaluationResult
 from workers.kinds.samples import within
 

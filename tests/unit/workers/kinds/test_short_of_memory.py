@@ -14,7 +14,7 @@ from support import tiny
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import CheckpointPolicy
+from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.training import TrainingSpec
 from workers.child.process import Child
 from workers.child.protocol import OUT_FOLDER, Written

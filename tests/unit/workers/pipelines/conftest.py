@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support import tiny
+from support.architectures import save_model
+from support.trainings import save_jsonl
 
 
 @pytest.fixture(scope="session")
@@ -40,14 +41,28 @@ def gpt2_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A Llama and a GPT-2 of 2 layers, hidden size 32, in float32; not to be changed."""
+    folder = tmp_path_factory.mktemp("bases")
+    return {kind: save_model(folder / kind, kind) for kind in ("llama", "gpt2")}
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other take most of a tiny training's time on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
     """Write rows as JSONL and return the path."""
 
     def write(rows: list[Any], name: str = "rows.jsonl") -> Path:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return path
+        return save_jsonl(tmp_path / name, rows)
 
     return write
 

@@ -15,12 +15,14 @@ from transformers.models.auto import modeling_auto
 
 from sdk.lora.architectures import ENCODERS, is_encoder
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model import causality, loading
+from workers.pipelines.model import blueprint, causality, loading
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.causality import TOLERANCE, influence, require_causal
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base, read_blueprint
+from workers.pipelines.model.loading import load_base
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.training.train import train
 
@@ -146,7 +148,7 @@ def test_an_encoder_is_refused_before_anything_is_loaded(bert: Path) -> None:
 def test_an_architecture_that_nobody_listed_is_neither_trained_nor_scored(
     bert: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "is_encoder", lambda config: False)
+    monkeypatch.setattr(blueprint, "is_encoder", lambda config: False)
     phases: list[str] = []
     said: Callable[[Any], None] = lambda progress: phases.append(progress.phase)  # noqa: E731
     spec = TrainingSpec(method="lora", targets="query,value", rank=2, max_steps=1, batch_size=2, grad_accum=1)

@@ -21,13 +21,18 @@ import pytest
 import torch
 from support import tiny
 from support.soak import SOAKING, scale
+from support.trainings import run_training
 
 from sdk.schemas.events import Progress
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Pace, Record
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 ROOT = Path(__file__).parents[4]
 #: 14 rows by fours: the last step of each of the two epochs has two rows only.
@@ -38,15 +43,6 @@ STEPS = 8
 #: After which steps a training is stopped: the first, the last of each epoch, and one amid each.
 STOPS = range(1, STEPS + 1) if SOAKING else (1, 3, 4, 6, STEPS)
 Method = Literal["lora", "qlora"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other take most of a tiny training's time on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +67,11 @@ class Trainings:
         self, name: str, method: Method, checkpoints: Checkpoints | None = None, **rest: Any
     ) -> tuple[TrainingReport, Path]:
         """Train on from whatever state the process' random generators are in."""
-        from workers.pipelines.training.train import train
-
         torch.manual_seed(random.randrange(1000))
-        options = {"eval_data": self.rows, "spec": SPEC, "on_progress": lambda progress: None, **rest}
-        options["spec"] = options["spec"].model_copy(update={"method": method})
+        options = {"eval_data": self.rows, "base_revision": "c0ffee", "checkpoints": checkpoints, **rest}
+        options["spec"] = rest.get("spec", SPEC).model_copy(update={"method": method})
         out = self.folder / name
-        report = train(
-            base=self.base,
-            base_name="org/tiny",
-            base_revision="c0ffee",
-            data=self.rows,
-            out=out,
-            checkpoints=checkpoints,
-            **options,
-        )
-        return report, out
+        return run_training(self.base, self.rows, out, **options), out
 
     def whole(self, method: Method) -> tuple[TrainingReport, Path]:
         """The training that never stopped and wrote no checkpoint."""

@@ -112,7 +112,8 @@ def test_a_choice_whose_likelihood_is_no_number_loses_its_row_alone(
 
 def test_nothing_is_learnt_of_them(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     from workers.pipelines.data.rows import read_rows as read_data
-    from workers.pipelines.data.tokenise import load_tokenizer, tokenise
+    from workers.pipelines.data.tokenise import tokenise
+    from workers.pipelines.data.tokenizer import load_tokenizer
 
     with pytest.raises(PipelineError, match="are for evaluations"):
         tokenise(read_data(write_jsonl(ROWS)), load_tokenizer(llama_base), loss_on=None, max_length=64)

@@ -19,19 +19,23 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import PreviewRequest
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data import classify
 from workers.pipelines.data.classify import Guess, scores
+from workers.pipelines.data.examples import Example
 from workers.pipelines.data.label_rows import label_rows
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import Row
-from workers.pipelines.data.tokenise import Example, load_tokenizer
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
 from workers.pipelines.model.adapters import save_tensors
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device
-from workers.pipelines.model.loading import load_base, read_blueprint
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import packed_modules
 from workers.pipelines.training import inputs
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
 from workers.pipelines.training.train import train
@@ -145,7 +149,7 @@ def test_a_head_is_never_quantised_and_is_trained_in_float32(
     assert {tensor.dtype for tensor in head} == {torch.float32}
     # Read back with the recipe, the rest is quantised as before.
     assert loaded.quantization == report.quantization
-    packed = [name for name, _ in loading.packed_modules(loaded.model)]
+    packed = [name for name, _ in packed_modules(loaded.model)]
     assert set(packed) == set(read_blueprint(base, classes).linear_names)
 
 

@@ -23,8 +23,10 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.row_file import read_rows, row_file_name
-from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.adapters import save_tensors

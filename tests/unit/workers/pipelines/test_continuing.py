@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.architectures import save_model
 from support.families import Case, save_base, save_rows
+from support.trainings import run_training
 
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.continuing import Continued
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 QUICK: dict[str, Any] = {
     "rank": 4, "lr": 0.02, "batch_size": 6, "grad_accum": 1, "dropout": 0.1, "max_steps": 2, "warmup_ratio": 0.0,
 }  # fmt: skip
 IDS = torch.tensor([[10, 20, 30, 40]])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +40,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def run(base: Path, rows: Path, out: Path, *, parent: Continued | None = None, **options: Any) -> TrainingReport:
-    from workers.pipelines.training.train import train
-
-    checkpoints = options.pop("checkpoints", None)
-    return train(
-        base=base, base_name="org/tiny", base_revision=None, data=rows, eval_data=None, out=out, parent=parent,
-        spec=TrainingSpec(**{**QUICK, **options}), on_progress=lambda _: None, checkpoints=checkpoints,
-    )  # fmt: skip
+def run(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
+    return run_training(base, rows, out, **{**QUICK, **options})
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import IGNORED, Example, load_tokenizer, split_text, tokenise
+from workers.pipelines.data.tokenise import split_text, tokenise
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sdk.schemas.preview import PreviewRequest
-from sdk.schemas.training import TrainingSpec, held_out_warning
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import held_out_warning
 from sdk.validation import check_data
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import count_equal, read_rows

@@ -82,7 +82,7 @@ def test_logits_are_held_with_all_their_digits_and_not_in_memory() -> None:
     for batch in (wide, narrow, logits(0), logits(1).half().float()):
         held.append(batch)
     for _ in range(2):
-        read = list(held)
+        read = [held.read(number) for number in range(4)]
         assert [batch.dtype for batch in read] == [torch.float32, torch.bfloat16, torch.bfloat16, torch.float16]
         assert torch.equal(read[0], wide)
         assert torch.equal(read[1].float(), narrow)

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.architectures import save_model
 from support.families import save_rows
+from support.trainings import run_training
 
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
-from sdk.validation import build
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import eight_bits, loading
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.eight_bits import eight_bit_modules, wide_weight
-from workers.pipelines.model.loading import default_recipe, load_base
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import default_recipe
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 QUICK: dict[str, Any] = {
     "quant_type": "int8", "rank": 4, "lr": 0.02, "batch_size": 6, "grad_accum": 1, "dropout": 0.0, "max_steps": 3,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("bases")
-    return {kind: save_model(folder / kind, kind) for kind in ("llama", "gpt2")}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +34,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
-    from workers.pipelines.training.train import train
-
-    quiet: dict[str, Any] = {"base_name": "org/tiny", "base_revision": None, "eval_data": rows}
-    spec = build(TrainingSpec, **{**QUICK, **options})
-    return train(base=base, data=rows, out=out, spec=spec, on_progress=lambda _: None, **quiet)
+    return run_training(base, rows, out, eval_data=rows, **{**QUICK, **options})
 
 
 def loaded(base: Path, held: Any) -> Any:

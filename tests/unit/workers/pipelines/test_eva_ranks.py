@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from support.architectures import save_model
+from support.trainings import run_training, save_jsonl
 
 from sdk.lora.redistribution import is_redistribution
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from sdk.validation import build
 from workers.pipelines.errors import PipelineError
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 QUICK: dict[str, Any] = {
     "method": "lora",
@@ -35,33 +35,18 @@ WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "two", "and", "two", "a
 PAIRS = [{"prompt": f"say {n}:", "completion": " " + " ".join(WORDS[n % 7 : n % 7 + 3 + n % 4])} for n in range(40)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of 2 layers, hidden size 32, in float32."""
-    return save_model(tmp_path_factory.mktemp("llama"), "llama")
+@pytest.fixture
+def llama(bases: dict[str, Path]) -> Path:
+    return bases["llama"]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    path.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
-    return path
+    return save_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", PAIRS)
 
 
-def train(base: Path, rows: Path, out: Path, **options: Any) -> Any:
-    from workers.pipelines.training.train import train as run
-
-    quiet: dict[str, Any] = {"base_name": "org/tiny", "base_revision": None, "eval_data": None}
-    spec = build(TrainingSpec, **{**QUICK, **options})
-    return run(base=base, data=rows, out=out, spec=spec, on_progress=lambda _: None, **quiet)
+def train(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
+    return run_training(base, rows, out, **{**QUICK, **options})
 
 
 def inputs_of(base: Path) -> dict[str, Any]:

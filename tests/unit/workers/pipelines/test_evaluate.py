@@ -13,10 +13,12 @@ from support.architectures import save_model
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
 from sdk.validation import build
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import load_tokenizer, tokenise
+from workers.pipelines.data.tokenise import tokenise
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

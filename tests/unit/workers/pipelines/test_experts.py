@@ -22,12 +22,15 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.schemas.evaluation import EvaluationSpec, MergeReport, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.training import LoraConfig, QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
 from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.base_config import read_packing
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base, read_packing
+from workers.pipelines.model.loading import load_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

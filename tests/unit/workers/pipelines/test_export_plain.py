@@ -18,7 +18,7 @@ from support.merges import Made
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.lora.factors import Factors, Reduced, reduced
 from sdk.schemas.export import PlainLoraReport, PlainLoraRequest
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.exporting import dora, plain_lora, plain_read_back
 from workers.pipelines.exporting.plain_lora import export_plain_lora
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from sdk.lora.logit_chunks import chunk_tokens
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Record
 from workers.pipelines.training.ladder import Limits, change

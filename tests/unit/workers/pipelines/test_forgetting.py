@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.general_texts import GENERAL_DIGEST, GENERAL_TEXTS, MOST_TOKENS
 from workers.pipelines.model.causality import fixed_texts, logits_of
 from workers.pipelines.model.shared_base import SharedBase

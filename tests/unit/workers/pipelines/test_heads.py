@@ -12,10 +12,10 @@ from support.architectures import config_of
 
 from workers.pipelines.data import heads
 from workers.pipelines.data.batches import collate, loss_sum
+from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.heads import OnePieceError, head_of
 from workers.pipelines.data.preferences import collate as pair_up
 from workers.pipelines.data.preferences import preference
-from workers.pipelines.data.tokenise import IGNORED
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -15,7 +15,8 @@ from sdk.formats.rows import Row
 from sdk.rows.holdout import rows_digest
 from sdk.rows.texts import normalised_row
 from sdk.schemas.preview import PreviewRequest
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import Tokenised

@@ -21,18 +21,21 @@ from support.processes import environment
 from support.quantised import pack_base
 
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.model import kept_weights
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.kept_weights import digest_of_model
-from workers.pipelines.model.loading import LoadedBase, default_recipe, load_base
+from workers.pipelines.model.loading import LoadedBase, load_base
+from workers.pipelines.model.packed import default_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
 
 NF4, FP4 = QuantizationRecipe(), QuantizationRecipe(type="fp4", double_quant=False)
 WRITTEN, READ = "kept in 4 bits in the node's cache", "read in 4 bits from the node's cache"
-DAMAGED = "the entry in the node's cache was damaged"
+DAMAGED = "the entry in the node's cache could not be used, and is made anew"
 
 
 def load(base: Path, kept: Path | None = None, recipe: QuantizationRecipe = NF4, **rest: Any) -> LoadedBase:
@@ -203,7 +206,8 @@ import os, signal, sys
 from pathlib import Path
 from workers.pipelines.model import kept_weights
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import default_recipe, load_base
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import default_recipe
 
 def half(tensors, path, metadata):
     save(tensors, path, metadata)

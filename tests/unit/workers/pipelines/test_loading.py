@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import packed_modules
 
 
 @pytest.mark.parametrize("base", ["llama_base", "gpt2_base"])

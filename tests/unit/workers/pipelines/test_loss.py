@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from workers.pipelines.data.batches import collate, example_losses, loss_sum, supervised_tokens
-from workers.pipelines.data.tokenise import IGNORED, Example
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
 

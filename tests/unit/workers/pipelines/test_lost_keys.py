@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from support import templates
 
 from sdk.formats.rows import RowsError, check_rows
-from workers.pipelines.data.tokenise import IGNORED, tokenise
+from workers.pipelines.data.examples import IGNORED
+from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.errors import PipelineError
 
 #: One of each kind: with and without tools, with and without reasoning, with parts, with a date, with arguments as text.

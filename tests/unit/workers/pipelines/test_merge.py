@@ -10,7 +10,7 @@ import torch
 
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.training import LoraConfig, QuantizationRecipe
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.prompts import Distance, distance
 from workers.pipelines.model.adapters import write_adapter

@@ -11,7 +11,7 @@ import torch
 from support import tiny
 
 from sdk.lora.memory import merge_bytes, prompts_bytes
-from sdk.schemas.training import LoraConfig
+from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.model.adapters import write_adapter
 from workers.pipelines.model.device import choose_device
 
@@ -20,7 +20,7 @@ CHILD = """
 import sys, threading, time
 from pathlib import Path
 from sdk.schemas.evaluation import MergeSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.device import Device
 folder, method, prompts = Path(sys.argv[1]), *sys.argv[2:]

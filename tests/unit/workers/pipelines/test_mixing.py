@@ -10,18 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.mixtures import files
+from support.trainings import run_training
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.rows.audit import audit_rows
 from sdk.rows.holdout import HoldOut, rows_digest
 from sdk.rows.texts import normalised_row
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.mixing import Mixture, drawn_rows, weighted
 from workers.pipelines.data.rows import check_files
 from workers.pipelines.data.split import read_split
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
-from workers.pipelines.training.train import train
 
 SPEC = TrainingSpec(method="lora", rank=2, targets="qv", max_steps=4, batch_size=2, grad_accum=1)
 
@@ -135,17 +136,7 @@ def test_no_text_is_on_both_sides_of_a_split_of_several_files(
 
 def run(base: Path, data: Path | Mixture, out: Path, **options: Any) -> TrainingReport:
     checkpoints = options.pop("checkpoints", None)
-    return train(
-        base=base,
-        base_name="tiny",
-        base_revision=None,
-        data=data,
-        eval_data=None,
-        out=out,
-        spec=SPEC.model_copy(update=options),
-        on_progress=lambda _progress: None,
-        checkpoints=checkpoints,
-    )
+    return run_training(base, data, out, spec=SPEC.model_copy(update=options), checkpoints=checkpoints)
 
 
 FIRST, SECOND = [f"number {n}" for n in range(6)], [f"letter {letter}" for letter in "opqrst"]

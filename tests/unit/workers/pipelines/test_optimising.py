@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,18 @@ import torch
 from safetensors.torch import load_file
 from support.architectures import save_model
 from support.families import save_rows
+from support.trainings import run_training
 
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.training.optimising import Schedule, optimizer_and_scheduler, parameter_groups
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 STEADY: dict[str, Any] = {
     "method": "lora", "rank": 4, "lr": 0.01, "batch_size": 6, "grad_accum": 1, "dropout": 0.0, "warmup_ratio": 0.0,
     "schedule": "constant", "max_steps": 1,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Place:
@@ -42,15 +35,10 @@ class Place:
 
     def train(self, **options: Any) -> dict[str, Any]:
         """Return the adapter's tensors; the same options are trained once."""
-        from workers.pipelines.training.train import train
-
         name = repr(sorted(options.items()))
         out = self.folder / str(abs(hash(name)))
         if name not in self.reports:
-            self.reports[name] = train(
-                base=self.base, base_name="org/tiny", base_revision=None, data=self.rows, eval_data=None, out=out,
-                spec=TrainingSpec(**{**STEADY, **options}), on_progress=lambda _: None,
-            )  # fmt: skip
+            self.reports[name] = run_training(self.base, self.rows, out, **{**STEADY, **options})
         return load_file(out / "adapter_model.safetensors")
 
     def loss(self, **options: Any) -> float:

@@ -18,12 +18,13 @@ from support.architectures import config_of, save_model
 
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data import batches
 from workers.pipelines.data.batches import collate, loss_sum, token_losses
+from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.heads import head_of
 from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
-from workers.pipelines.data.tokenise import IGNORED
 from workers.pipelines.model.row_attention import row_lengths, take_rows_alone
 from workers.pipelines.training import choosing, evaluating
 from workers.pipelines.training.checkpoints import Checkpoints

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,20 @@ import pytest
 import torch
 from support import tiny
 from support.architectures import save_model
+from support.trainings import run_training, save_jsonl
 
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.preview import PreviewRequest
-from sdk.schemas.training import TrainingReport, TrainingSpec
-from sdk.validation import build
+from sdk.schemas.training_report import TrainingReport
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.preferences import collate, preference
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import IGNORED, Example, load_tokenizer, tokenise
+from workers.pipelines.data.tokenise import tokenise
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 WORDS = ["red", "green", "blue", "grey", "black", "white"]
 #: The chosen answers are one word, and the rejected ones shout.
@@ -34,14 +35,6 @@ ROWS = [
 QUICK: dict[str, Any] = {"method": "lora", "rank": 4, "lr": 0.01, "batch_size": 2, "grad_accum": 2, "max_steps": 2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_llama(tmp_path_factory.mktemp("llama"))
@@ -49,21 +42,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return save_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
 
 
 def run(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
-    from workers.pipelines.training.train import train
-
-    quiet: dict[str, Any] = {"base_name": "org/tiny", "base_revision": None, "eval_data": rows}
-    quiet["parent"] = options.pop("parent", None)
-    spec = build(TrainingSpec, **{**QUICK, **options})
-    return train(base=base, data=rows, out=out, spec=spec, on_progress=lambda _: None, **quiet)
+    return run_training(base, rows, out, eval_data=rows, **{**QUICK, **options})
 
 
 def examples_of(base: Path, rows: Path, max_length: int = 256) -> list[Example]:
@@ -246,7 +229,7 @@ def test_micro_batches_keep_pairs_together(llama: Path, rows: Path) -> None:
 
 def test_answers_that_differ_only_in_what_is_cut_off_are_left_out(llama: Path, tmp_path: Path) -> None:
     same = {"prompt": "p", "chosen": "long " * 20 + "a", "rejected": "long " * 20 + "b"}
-    path = write(tmp_path / "rows.jsonl", [same, {"prompt": "p", "chosen": "a", "rejected": "b"}])
+    path = save_jsonl(tmp_path / "rows.jsonl", [same, {"prompt": "p", "chosen": "a", "rejected": "b"}])
     found = tokenise(read_rows(path), load_tokenizer(llama), loss_on=None, max_length=16)
     assert (found.rows, found.dropped, len(found.examples)) == (1, 1, 2)
 
@@ -254,7 +237,7 @@ def test_answers_that_differ_only_in_what_is_cut_off_are_left_out(llama: Path, t
 def test_conversations_are_rendered_by_the_template_of_the_base(llama: Path, tmp_path: Path) -> None:
     prompt = [{"role": "user", "content": "a colour"}]
     answers = [[{"role": "assistant", "content": text}] for text in ("red", "RED!")]
-    path = write(tmp_path / "chats.jsonl", [{"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}])
+    path = save_jsonl(tmp_path / "chats.jsonl", [{"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}])
     chosen, rejected = examples_of(llama, path)
     tokenizer = load_tokenizer(llama)
     for example, answer in zip((chosen, rejected), answers, strict=True):

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.architectures import save_model
+from support.trainings import run_training, save_jsonl
 
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.training import TrainingReport, TrainingSpec
-from sdk.validation import build
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.preferences import collate, log_likelihoods, preference
 from workers.pipelines.data.rows import read_rows
-from workers.pipelines.data.tokenise import load_tokenizer, tokenise
+from workers.pipelines.data.tokenise import tokenise
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.model.compared_with import as_reference, compare_with_this
 from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.continuing import Continued
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 WORDS = ["red", "green", "blue", "grey", "black", "white"]
 PREFERENCES = [
@@ -42,28 +40,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("bases")
-    return {kind: save_model(folder / kind, kind) for kind in ("llama", "gpt2")}
-
-
 @pytest.fixture(scope="module")
 def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("rows") / "preferences.jsonl", PREFERENCES)
+    return save_jsonl(tmp_path_factory.mktemp("rows") / "preferences.jsonl", PREFERENCES)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", PAIRS)
+    return save_jsonl(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", PAIRS)
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +59,8 @@ def parents(bases: dict[str, Path], pairs: Path, tmp_path_factory: pytest.TempPa
     return {name: Continued(folder / name, None) for name in VARIANTS}
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def run(base: Path, rows: Path, out: Path, parent: Continued | None = None, **options: Any) -> TrainingReport:
-    from workers.pipelines.training.train import train
-
-    quiet: dict[str, Any] = {"base_name": "org/tiny", "base_revision": None, "eval_data": rows}
-    quiet["checkpoints"] = options.pop("checkpoints", None)
-    spec = build(TrainingSpec, **{**QUICK, **options})
-    return train(base=base, data=rows, out=out, spec=spec, parent=parent, on_progress=lambda _: None, **quiet)
+    return run_training(base, rows, out, eval_data=rows, parent=parent, **{**QUICK, **options})
 
 
 def batch_of(base: Path, rows: Path) -> dict[str, Any]:

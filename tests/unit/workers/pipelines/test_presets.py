@@ -14,7 +14,7 @@ from sdk.lora.linear_modules import linear_modules
 from sdk.lora.targets import resolve_targets, unfit_targets
 from sdk.lora.tensors import read_tensors
 from sdk.schemas.option_types import TARGET_PRESETS
-from workers.pipelines.model.loading import read_blueprint
+from workers.pipelines.model.blueprint import read_blueprint
 
 DOCS = Path(__file__).parents[4] / "docs" / "models.md"
 

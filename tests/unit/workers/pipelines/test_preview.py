@@ -13,8 +13,9 @@ from support import templates, tiny
 import workers.pipelines.data.preview
 from sdk.formats.rows import Row, check_rows
 from sdk.schemas.preview import PreviewRequest, PreviewText
+from workers.pipelines.data.examples import IGNORED, Example, ExampleMaker
 from workers.pipelines.data.preview import preview, shown_text
-from workers.pipelines.data.tokenise import IGNORED, Example, ExampleMaker, tokenise
+from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.errors import PipelineError
 
 DAY = date(2026, 3, 4)

@@ -13,16 +13,17 @@ import torch
 from peft import PeftModel
 from support import encoders, tiny
 from support.experts import save_experts
+from support.trainings import run_training
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.probe import ProbeReport, ProbeRequest, recorded_probe
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.probe_texts import PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.replay import replay
-from workers.pipelines.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -30,16 +31,7 @@ SPEC = TrainingSpec(method="lora", rank=4, dropout=0.0, max_steps=3, lr=0.01, ba
 
 
 def trained(base: Path, data: Path, out: Path, **changed: Any) -> TrainingReport:
-    return train(
-        base=base,
-        base_name="org/tiny",
-        base_revision=None,
-        data=data,
-        eval_data=None,
-        out=out,
-        spec=SPEC.model_copy(update=changed),
-        on_progress=lambda progress: None,
-    )
+    return run_training(base, data, out, spec=SPEC.model_copy(update=changed))
 
 
 def recorded(report: TrainingReport) -> ProbeReport:

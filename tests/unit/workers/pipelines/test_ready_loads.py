@@ -35,7 +35,8 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import default_recipe, load_base
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import default_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
-from sdk.schemas.training import QuantizationRecipe, TrainingSpec
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.scoring import evaluate as evaluating
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import AlreadyRecorded

@@ -50,7 +50,8 @@ def test_an_answer_is_right_by_any_reference_and_the_loss_is_that_of_the_first(
 
 def test_nothing_is_learnt_of_them(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     from workers.pipelines.data.rows import read_rows as read_data
-    from workers.pipelines.data.tokenise import load_tokenizer, tokenise
+    from workers.pipelines.data.tokenise import tokenise
+    from workers.pipelines.data.tokenizer import load_tokenizer
 
     rows = read_data(write_jsonl([{"prompt": "a", "references": ["b"]}]))
     with pytest.raises(PipelineError, match=r"\{prompt, references\} are for evaluations"):

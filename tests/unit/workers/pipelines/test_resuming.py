@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny
 
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.tokenise import load_tokenizer
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Record, Resumed
 

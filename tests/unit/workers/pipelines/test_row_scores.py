@@ -16,7 +16,8 @@ from sdk.formats.cut_texts import CUT
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
 from sdk.schemas.row_file import read_rows, row_file_name
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.tokenise import Example, load_tokenizer
+from workers.pipelines.data.examples import Example
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring import evaluate as evaluating
 from workers.pipelines.scoring import row_scores, texts

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.trainings import run_training
 from transformers import AutoTokenizer, GenerationConfig
 
 from sdk.formats.adapter_files import SERVING_FILES
@@ -16,27 +17,18 @@ from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import Rendering, TrainingReport, TrainingSpec
+from sdk.schemas.rendering import Rendering
+from sdk.schemas.training_report import TrainingReport
 from sdk.transfer import hash_file
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.scoring.evaluate import evaluate
-from workers.pipelines.training.train import train
 
 TURNS = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
 
 
 def trained(base: Path, data: Path, out: Path) -> TrainingReport:
-    return train(
-        base=base,
-        base_name="org/tiny",
-        base_revision=None,
-        data=data,
-        eval_data=None,
-        out=out,
-        spec=TrainingSpec(method="lora", rank=2, max_steps=2, lr=0.02, batch_size=2, grad_accum=1),
-        on_progress=lambda progress: None,
-    )
+    return run_training(base, data, out, method="lora", rank=2, max_steps=2, lr=0.02, batch_size=2, grad_accum=1)
 
 
 @pytest.fixture

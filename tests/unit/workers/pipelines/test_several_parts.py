@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from support.architectures import save_model
 from support.random_loras import logits
 from support.tiny import write_rows
+from support.trainings import run_training
 from support.weights import config_facts, weight_facts
 from transformers import AutoModelForImageTextToText
 
@@ -22,14 +23,12 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
 from workers.pipelines.scoring.evaluate import evaluate
-from workers.pipelines.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -38,16 +37,7 @@ INPUT_IDS = torch.arange(20, 40).reshape(2, 10)
 
 def trained(base: Path, data: Path, out: Path, **spec: Any) -> Any:
     options = {"method": "lora", "rank": 2, "max_steps": 2, "batch_size": 2, "grad_accum": 1, "lr": 1e-2, **spec}
-    return train(
-        base=base,
-        base_name="org/tiny",
-        base_revision=None,
-        data=data,
-        eval_data=data,
-        out=out,
-        spec=TrainingSpec(**options),
-        on_progress=lambda progress: None,
-    )
+    return run_training(base, data, out, eval_data=data, **options)
 
 
 @pytest.fixture(scope="module", params=["gemma3-vision", "qwen2.5-vl"])

@@ -21,8 +21,8 @@ from support.soak import scale
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.training import QuantizationRecipe
-from workers.pipelines.data.tokenise import load_tokenizer
+from sdk.schemas.lora_config import QuantizationRecipe
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import shared_base
 from workers.pipelines.model.causality import fixed_texts, logits_of

@@ -10,14 +10,15 @@ import pytest
 import torch
 from support import tiny
 
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.batches import mean_loss
 from workers.pipelines.data.probe import probe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.training import evaluating, probing, short_of_memory, train
 from workers.pipelines.training.checkpoints import Checkpoints
-from workers.pipelines.training.short_of_memory import before_the_first_step, name_optimizer
+from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, name_optimizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
 
@@ -202,3 +203,14 @@ def test_another_error_in_the_last_look_is_raised_as_it_is(
     with pytest.raises(RuntimeError, match="a bug"):
         run(llama_base, pairs, tmp_path / "out", checkpoints=kept.asked)
     assert kept.steps == []
+
+
+def test_what_follows_hides_no_lack_of_memory() -> None:
+    def full() -> int:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(PipelineError) as caught, after_the_last_step(full):
+        raise MemoryError
+    assert caught.value.reason == "oom"
+    assert "last look" in caught.value.message
+    assert "No checkpoint could be kept of it either: [Errno 28] No space left on device" in caught.value.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 
 import pytest
@@ -9,16 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.pipelines.data import stored_examples
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.stored_examples import StoredExamples, lengths_of
-from workers.pipelines.data.tokenise import IGNORED, Example
 
-IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20)
+IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=70)
+#: What is learnt of a token: itself, nothing, or another one, which no row of a training has.
+LABELS = st.sampled_from([lambda token: token, lambda token: IGNORED] * 20 + [lambda token: token // 2 + 1])
 EXAMPLES = st.builds(
     lambda ids, learnt, stop, row: Example(
-        ids, [token if learnt else IGNORED for token in ids], [], "", "", stop, row=row
+        ids, [label(token) for label, token in zip(learnt, ids, strict=False)], [], "", "", stop, row=row
     ),
     IDS,
-    st.booleans(),
+    st.lists(LABELS, min_size=70, max_size=70),
     st.none() | st.integers(0, 2**31 - 1),
     st.integers(0, 2**32 - 1),
 )
@@ -44,6 +47,13 @@ def test_they_are_what_they_were(examples: list[Example], part: slice, shuffle: 
 def test_a_label_is_kept_beside_more_tokens() -> None:
     labelled = Example([5, 6, 7], [2], [], "", "", row=3)
     assert list(StoredExamples([labelled])) == [labelled]
+
+
+def test_labels_take_a_bit_a_token() -> None:
+    ids = list(range(1000))
+    stored = StoredExamples(Example(ids, [IGNORED] * 500 + ids[500:], [], "", "") for _ in range(10))
+    assert list(stored)[9].labels == [IGNORED] * 500 + ids[500:]
+    assert os.fstat(stored._numbers.fileno()).st_size == 10 * (4 * 1000 + 128)
 
 
 def test_they_take_a_part_of_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,15 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.training import QuantizationRecipe, TrainingReport, TrainingSpec
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
+from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base, packed_modules, read_blueprint
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import packed_modules
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

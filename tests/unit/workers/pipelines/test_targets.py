@@ -13,7 +13,7 @@ from sdk.lora.targets import TargetsError, mean_all, resolve_targets, short_name
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.loading import read_blueprint
+from workers.pipelines.model.blueprint import read_blueprint
 
 
 @pytest.mark.parametrize(

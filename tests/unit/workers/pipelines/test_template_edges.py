@@ -10,7 +10,8 @@ import pytest
 from support import templates
 
 from sdk.formats.rows import Row, check_rows
-from workers.pipelines.data.tokenise import IGNORED, Example, Tokenised, tokenise
+from workers.pipelines.data.examples import IGNORED, Example
+from workers.pipelines.data.tokenise import Tokenised, tokenise
 from workers.pipelines.errors import PipelineError
 
 #: A prompt that ends in a blank, as many templates of people's own do.

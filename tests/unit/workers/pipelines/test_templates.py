@@ -14,8 +14,9 @@ from support import templates
 
 from sdk.formats.rows import Row, check_rows
 from workers.pipelines.data.conversation import Form
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.render import Renderer, TemplateRefusal
-from workers.pipelines.data.tokenise import IGNORED, Example, Tokenised, tokenise
+from workers.pipelines.data.tokenise import Tokenised, tokenise
 from workers.pipelines.errors import PipelineError
 
 DAY = date(2026, 3, 4)

@@ -12,7 +12,8 @@ import sdk
 from sdk.schemas.data_audit import TokenCountRequest, TokenCounts
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.token_counts import count_tokens
-from workers.pipelines.data.tokenise import load_tokenizer, tokenise
+from workers.pipelines.data.tokenise import tokenise
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sdk.schemas.events import Progress
-from sdk.schemas.training import TrainingReport, TrainingSpec
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.errors import PipelineError
 
@@ -119,7 +120,8 @@ def test_the_loss_of_a_step_is_that_of_a_plain_loop(llama_base: Path, pairs: Pat
     from transformers import AutoModelForCausalLM
 
     from workers.pipelines.data.rows import read_rows
-    from workers.pipelines.data.tokenise import load_tokenizer, tokenise
+    from workers.pipelines.data.tokenise import tokenise
+    from workers.pipelines.data.tokenizer import load_tokenizer
 
     spec = TrainingSpec(method="lora", rank=4, dropout=0.0, max_steps=1, batch_size=5, grad_accum=3)
     report = train(llama_base, pairs, tmp_path / "out", spec)

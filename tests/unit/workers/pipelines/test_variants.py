@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from support.architectures import save_model
 from support.families import Case, save_base, save_rows
+from support.trainings import run_training
 from support.variants import token_of
 
-from sdk.schemas.training import TrainingReport, TrainingSpec
-from sdk.validation import build
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 QUICK: dict[str, Any] = {"method": "lora", "rank": 4, "lr": 0.02, "batch_size": 6, "grad_accum": 1, "dropout": 0.0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of 2 layers, hidden size 32, untied, in float32."""
-    return save_model(tmp_path_factory.mktemp("llama"), "llama")
+@pytest.fixture
+def llama(bases: dict[str, Path]) -> Path:
+    return bases["llama"]
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +38,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
 
 
-def run(base: Path, rows: Path, out: Path, *, checkpoints: Checkpoints | None = None, **options: Any) -> TrainingReport:
-    from workers.pipelines.training.train import train
-
-    quiet: dict[str, Any] = {"base_name": "org/tiny", "base_revision": None, "eval_data": None}
-    spec = build(TrainingSpec, **{**QUICK, "max_steps": 3, **options})
-    return train(base=base, data=rows, out=out, spec=spec, on_progress=lambda _: None, checkpoints=checkpoints, **quiet)
+def run(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
+    return run_training(base, rows, out, **{**QUICK, "max_steps": 3, **options})
 
 
 MODULE = "model.layers.1.self_attn.v_proj"
@@ -243,7 +228,7 @@ def _gap(base: Path, adapter: Path) -> float:
 
     from sdk.schemas.probe import MOST_TOKENS
     from workers.pipelines.data.probe_texts import PROBE_TEXTS
-    from workers.pipelines.data.tokenise import longest_row
+    from workers.pipelines.data.tokenizer import longest_row
 
     tokenizer, cut = AutoTokenizer.from_pretrained(base), longest_row(base, MOST_TOKENS)
     bare = AutoModelForCausalLM.from_pretrained(base)

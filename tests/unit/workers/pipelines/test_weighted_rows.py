@@ -62,7 +62,7 @@ def test_held_out_rows_of_a_label_that_no_drawn_row_has_are_no_crash(
 
 
 def test_a_label_that_no_training_row_has_is_named(llama_base: Path, tmp_path: Path) -> None:
-    from workers.pipelines.data.tokenise import load_tokenizer
+    from workers.pipelines.data.tokenizer import load_tokenizer
 
     (file,) = files(tmp_path, labelled(4, "pos", "neg", word="a"))
     tokenizer = load_tokenizer(llama_base, ends=False)

@@ -105,6 +105,9 @@ def test_an_evaluation_trains_nothing() -> None:
         "weights in 4 bits", "weights in 16 bits", "activations", "logits", "widened matrix", "CUDA context", "process"
     }  # fmt: skip
     assert sizes(found.card)["logits"] == 8 * 4 * 1024 * 32000
+    # Short rows or not, general texts are read.
+    short = evaluation_forecast(configs.LLAMA_2_7B, {}, EvaluationSpec(batch_size=1, max_length=64), quantized=True)
+    assert sizes(short.card)["logits"] == 8 * 16 * 12 * 32000
     wide = evaluation_forecast(configs.LLAMA_2_7B, {}, EvaluationSpec(), quantized=False)
     assert sizes(wide.card)["weights"] == 2 * 6_738_415_616
 

@@ -13,11 +13,12 @@ from support.merges import FAMILIES, loaded, save_adapter
 from support.quantised import pack_base
 
 from sdk.schemas.evaluation import MergeSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.four_bits import quantised
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.loading import load_base, packed_modules
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import packed_modules
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -19,7 +19,7 @@ from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging import in_four_bits
 from workers.pipelines.merging.merge import merge
-from workers.pipelines.model.loading import packed_modules
+from workers.pipelines.model.packed import packed_modules
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

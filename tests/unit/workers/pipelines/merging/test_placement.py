@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from workers.pipelines.merging.placement import place, tied_groups
 from workers.pipelines.merging.stored_base import StoredBase, open_stored_base
-from workers.pipelines.model.loading import blank_model
+from workers.pipelines.model.blueprint import blank_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -19,7 +19,7 @@ import workers.pipelines.merging.merge as module
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.evaluation import MergeReport, MergeSpec
-from sdk.schemas.training import QuantizationRecipe
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.order import MergeOrder
 from workers.pipelines.merging.prompts import Distance

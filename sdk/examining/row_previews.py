@@ -1,0 +1,69 @@
+"""Previews of rows: by the worker's libraries on this machine, or by a job where these, or the base's files, are not here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sdk import objects
+from sdk.objects import Job
+from sdk.pulling.filling import OnTransfer
+from sdk.pulling.http import HttpClient
+from sdk.pushing.bases_here import Places
+from sdk.schemas.catalog import VersionView
+from sdk.schemas.preview import Preview
+from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_file, preview_version
+from sdk.submitting.job_options import JobTerms
+from sdk.submitting.submitter import JobSubmitter
+
+
+class Registry(Places, objects.Registry, Protocol):
+    """What is asked of a registry; a client answers it."""
+
+    @property
+    def http(self) -> HttpClient:
+        """Connections to the storage."""
+
+
+def preview_rows(
+    registry: Registry,
+    submitter: JobSubmitter,
+    asked: RowsOfFile | str,
+    *,
+    rows: int,
+    row: int | None,
+    on_job: Callable[[Job[Preview]], object] | None,
+    on_transfer: OnTransfer | None,
+) -> Preview:
+    """Return what a training learns from rows of a file, or has learnt from those of the version with a ref; see `Client.preview`."""
+    transport, cache = registry.transport, registry.cache
+    found = _rows_or_version(registry, asked)
+    if transport.config.home is None and not can_be_here(transport, cache, found):
+        view = submitter.preview(found, rows=rows, row=row, terms=JobTerms(0), key=None)
+        job: Job[Preview] = Job(view, registry)
+        if on_job is not None:
+            on_job(job)
+        return job.result()
+    how: Any = {"rows": rows, "row": row, "http": registry.http, "on_transfer": on_transfer}
+    if isinstance(found, RowsOfFile):
+        return preview_file(transport, cache, found, **how)
+    return preview_version(transport, cache, found, **how)
+
+
+def submit_preview(
+    registry: Registry,
+    submitter: JobSubmitter,
+    asked: RowsOfFile | str,
+    *,
+    rows: int,
+    row: int | None,
+    priority: int,
+    key: str | None,
+) -> Job[Preview]:
+    """Have a worker do what `preview_rows` does, and return at once."""
+    found = _rows_or_version(registry, asked)
+    return Job(submitter.preview(found, rows=rows, row=row, terms=JobTerms(priority), key=key), registry)
+
+
+def _rows_or_version(registry: Registry, asked: RowsOfFile | str) -> RowsOfFile | VersionView:
+    return asked if isinstance(asked, RowsOfFile) else registry.get(asked).info

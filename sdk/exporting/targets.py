@@ -1,0 +1,174 @@
+"""What is exported: a version that the registry has, or a folder; and which base it is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from sdk.config import user_path
+from sdk.errors import InvalidInput
+from sdk.exporting import gguf, plain
+from sdk.exporting.merged_cards import folder_with_card
+from sdk.exporting.modelfile import OllamaOptions
+from sdk.exporting.running import Exported, ExportedLora
+from sdk.formats.refs import is_folder, namespace_of
+from sdk.names import means_folder, or_folder
+from sdk.objects import Version
+from sdk.pushing.bases_here import Places, files_here, registered_base
+from sdk.schemas.catalog import BaseView, VersionView
+from sdk.schemas.export import GgufDtype
+from sdk.validation import require_adapter
+
+
+class Registry(Places, Protocol):
+    """What is asked of a registry; a client answers it."""
+
+    def get(self, ref: str) -> Version:
+        """Return the version that a ref names now."""
+
+    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
+        """Return a base by id or fingerprint, with its config."""
+
+    def pull(self, ref: str) -> Path:
+        """Fetch a version and return its folder."""
+
+    def require_base(self, version: Version, base: str | Path) -> None:
+        """Raise VerificationFailed unless a version was trained over the weights of `base`."""
+
+
+def export_gguf(
+    registry: Registry,
+    target: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None,
+    dtype: GgufDtype | None,
+    tokenizer_from: str | Path | None,
+    modelfile: bool,
+    ollama_base: str | None,
+) -> Exported:
+    """Write an adapter, or a merged model, as a new GGUF file; see `Client.export`."""
+    _require_target(target)
+    if ollama_base is not None and not modelfile:
+        raise InvalidInput("a base in Ollama is for a Modelfile; give --modelfile too", param="modelfile")
+    beside: OllamaOptions = {"modelfile": modelfile, "ollama_base": ollama_base}
+    folder = user_path(target)
+    if not means_folder(target):
+        return _export_version(registry, str(target), output, base, dtype, tokenizer_from, beside)
+    if gguf.is_adapter(folder):
+        if base is None:
+            raise InvalidInput(f"{folder} is an adapter; say which base it was trained over with --base", param="base")
+        _no_tokenizer(tokenizer_from)
+        config, base_name = _base_config(registry, base)
+        name = folder.resolve().name
+        return gguf.export_adapter(
+            folder, output, base_config=config, name=name, base_name=base_name, dtype=dtype, **beside
+        )
+    if base is not None:
+        raise InvalidInput(f"{folder} is a whole model, which needs no base; leave --base out", param="base")
+    return gguf.export_model(folder, output, dtype=dtype, tokenizer_from=tokenizer_from, **beside)
+
+
+def _export_version(
+    registry: Registry,
+    ref: str,
+    output: str | Path,
+    base: str | Path | None,
+    dtype: GgufDtype | None,
+    tokenizer_from: str | Path | None,
+    beside: OllamaOptions,
+) -> Exported:
+    with or_folder(ref):
+        version = registry.get(ref)
+    if version.info.kind == "merged":
+        if base is not None:
+            raise InvalidInput(f"{version.ref} is a whole model, which needs no base; leave --base out", param="base")
+        model = _pulled(registry, version)
+        return gguf.export_model(model, output, name=version.ref, dtype=dtype, tokenizer_from=tokenizer_from, **beside)
+    _no_tokenizer(tokenizer_from)
+    if base is not None:
+        registry.require_base(version, base)
+    config, base_name = _base_config(
+        registry,
+        version.info.base.fingerprint if base is None else base,
+        namespace_of(version.info.adapter) or "-",
+    )
+    folder = _pulled(registry, version)
+    return gguf.export_adapter(
+        folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype, **beside
+    )
+
+
+def export_plain(
+    registry: Registry,
+    target: str | Path,
+    output: str | Path,
+    *,
+    rank: int | None,
+    base: str | Path | None,
+    dtype: GgufDtype | None,
+) -> ExportedLora:
+    """Write an adapter as a plain LoRA into a new folder; see `Client.export_plain`."""
+    _require_target(target)
+    if means_folder(target):
+        folder = user_path(target)
+        if not gguf.is_adapter(folder):
+            raise InvalidInput(f"{folder} is a model; give a ref, or the folder of an adapter", param="target")
+        known = None if base is None else _base_folder(registry, base, None)
+        return plain.export_plain_lora(folder, output, rank=rank, dtype=dtype, base=known)
+    with or_folder(str(target)):
+        version = registry.get(str(target))
+    require_adapter(
+        version.ref,
+        version.info.kind,
+        f"there is no LoRA of it; export its adapter: adapterctl lineage {version.ref} --up",
+        param="target",
+    )
+    if base is not None:
+        registry.require_base(version, base)
+    folder = _pulled(registry, version)
+    return plain.export_plain_lora(
+        folder,
+        output,
+        rank=rank,
+        dtype=dtype,
+        base=_base_folder(registry, base, version.info) if plain.needs_base(folder, rank) else None,
+        quantization=version.info.quantization,
+        version=version.info,
+        licensed=folder_with_card(registry, version.info),
+    )
+
+
+def _pulled(registry: Registry, version: Version) -> Path:
+    """Return the folder of a version, which is fetched by its digest: the bytes that were looked at, whatever happens meanwhile."""
+    return registry.pull(f"{version.info.adapter}@sha256:{version.digest}")
+
+
+def _base_folder(registry: Registry, base: str | Path | None, version: VersionView | None) -> Path | None:
+    """Return the folder of a base, by default that of a version; None where its files don't lie on this machine."""
+    if isinstance(base, Path) or (base is not None and is_folder(base)):
+        return user_path(base)
+    if version is not None:
+        return files_here(registry.cache, version.base.fingerprint, registered_base(registry.transport, version))
+    view = registry.base(str(base))
+    return files_here(registry.cache, view.fingerprint, view)
+
+
+def _base_config(registry: Registry, base: str | Path, namespace: str | None = None) -> tuple[dict[str, Any], str]:
+    """Return the config of a base and what it is called. Raises NotFound, InvalidBase."""
+    if isinstance(base, Path) or is_folder(base):
+        return gguf.config_of(user_path(base)), user_path(base).resolve().name
+    view = registry.base(base, namespace=namespace)
+    return view.config or {}, view.id
+
+
+def _require_target(target: str | Path) -> None:
+    if target == "":
+        raise InvalidInput(
+            "nothing is named to export; give a ref, or the folder of an adapter or model", param="target"
+        )
+
+
+def _no_tokenizer(given: str | Path | None) -> None:
+    if given is not None:
+        raise InvalidInput("an adapter's file has no tokenizer; leave --tokenizer-from out", param="tokenizer_from")

@@ -1,0 +1,114 @@
+"""What a training did, and how it used its datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+from sdk.schemas.rendering import Rendering
+from sdk.schemas.wire import JsonScalar, Wire
+
+
+def _distinct(value: list[str]) -> list[str]:
+    if len(set(value)) != len(value):
+        raise ValueError("a label appears twice")
+    return value
+
+
+#: Labels in the order that numbers them from 0.
+Labels = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_CHARACTERS)]],
+    Field(min_length=2, max_length=MAX_LABELS),
+    AfterValidator(_distinct),
+]
+
+
+class SourceUse(Wire):
+    """How a training used one of several datasets."""
+
+    digest: str
+    #: Its share of the rows of an epoch, against those of the others; None: all of its rows come once.
+    weight: Annotated[float, Field(gt=0)] | None = None
+    #: Rows of it that are not held out.
+    rows: Annotated[int, Field(ge=0)]
+    #: Rows of it in one epoch, before those with nothing to learn from are dropped.
+    epoch_rows: Annotated[int, Field(ge=0)]
+
+
+class DatasetUse(Wire):
+    """How a training used its dataset, or its datasets, of which `digest` is the first."""
+
+    digest: str
+    #: Rows left after dropping those with nothing to learn from.
+    rows: Annotated[int, Field(ge=0)]
+    #: Tokens that the loss is computed on, in one epoch; for a classification the labels, one per row.
+    supervised_tokens: Annotated[int, Field(ge=0)]
+    #: None: an earlier release trained it, or nobody said.
+    rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
+    #: The labels of a classification.
+    labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Each dataset, where there were several; None: the one.
+    sources: Annotated[list[SourceUse] | None, Field(exclude_if=lambda value: value is None)] = None
+
+    @property
+    def digests(self) -> list[str]:
+        """Those of all datasets."""
+        return [self.digest] if self.sources is None else [source.digest for source in self.sources]
+
+
+class LossPoint(Wire):
+    """One point of the loss curve."""
+
+    step: int
+    loss: float
+    lr: float | None = None
+
+
+def held_out_warning(training: Mapping[str, Any]) -> str | None:
+    """Say it where a record has held-out rows that were learnt, under its `held_out_rows_in_training`."""
+    count = training.get("held_out_rows_in_training")
+    if type(count) is not int or count < 1:
+        return None
+    return f"{count} of the held-out rows are training rows too, so their loss says too little"
+
+
+class TrainingReport(Wire):
+    """What a training did, as recorded in the lineage of its version."""
+
+    lora: LoraConfig
+    quantization: QuantizationRecipe | None
+    rows: int
+    supervised_tokens: int
+    #: Every resolved hyperparameter, flat.
+    training: dict[str, JsonScalar]
+    #: loss, eval_loss, eval_loss_base, train_s, tokens_per_s, peak_memory_bytes, trainable_parameters …
+    metrics: dict[str, float]
+    #: Distribution name to version.
+    libraries: dict[str, str]
+    curve: list[LossPoint] = []
+    rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
+    #: The labels of a classification.
+    labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
+    #: Each dataset, where there were several.
+    sources: Annotated[list[SourceUse] | None, Field(exclude_if=lambda value: value is None)] = None
+
+    def dataset_use(self, digest: str) -> DatasetUse:
+        """Return how the training used the dataset with a digest."""
+        return DatasetUse(
+            digest=digest,
+            rows=self.rows,
+            supervised_tokens=self.supervised_tokens,
+            rendering=self.rendering,
+            labels=self.labels,
+            sources=self.sources,
+        )
+
+    @model_validator(mode="after")
+    def _loss_is_there(self) -> TrainingReport:
+        if "loss" not in self.metrics:
+            raise ValueError("the training report is incomplete: metrics.loss is missing")
+        return self

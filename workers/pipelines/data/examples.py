@@ -1,0 +1,239 @@
+"""One row to its examples: token ids, with the tokens that the loss is taken on marked."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Literal
+
+from sdk.formats.rows import Row
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.rendering import Rendering
+from workers.pipelines.data.conversation import Conversation, RowRefused
+from workers.pipelines.data.spans import ChatTemplate, Method, Sample
+from workers.pipelines.data.tokenizer import known_ids
+from workers.pipelines.errors import PipelineError
+
+#: "label" of a row, and none of its tokens.
+LossOn = Literal["completion", "assistant", "all", "label"]
+
+#: The label of a token that no loss is taken on, as torch's cross-entropy takes it.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text as tokens. `input_ids` and `labels` are (seq,) and unshifted; labels[0] is always IGNORED."""
+
+    input_ids: list[int]
+    labels: list[int]
+    #: What generation starts from, (prompt_seq,); empty for rows without a prompt, and for all but the last text of a row.
+    prompt_ids: list[int]
+    prompt: str
+    reference: str
+    #: The token that ends what is learnt; None if it was cut off, or where all of a conversation is learnt.
+    stop: int | None = None
+    #: How it was found what of a rendered conversation is learnt; None of plain texts.
+    method: Method | None = None
+    #: The number of its row in the dataset, from 0.
+    row: int = 0
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Tokens that the loss is taken on."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+class ExampleMaker:
+    """Makes examples of rows, and knows afterwards how it did."""
+
+    def __init__(self, tokenizer: Any, loss_on: LossOn, day: date | None, stop_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._loss_on = loss_on
+        self._day = day
+        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids))
+        self._methods: Counter[str] = Counter()
+        self._templates: set[str] = set()
+        self._dated = False
+
+    def examples(self, row: Row) -> list[Example]:
+        """Return the examples of one row. Raises RowRefused, PipelineError if the base has no chat template."""
+        fields = row.fields
+        if row.shape == "preference":
+            return [self._alone(row, key) for key in ("chosen", "rejected")]
+        if row.shape == "text":
+            ids = _ended(self._tokenizer(fields["text"])["input_ids"], self._tokenizer)
+            return [Example(ids, list(ids), [], "", fields["text"], ids[-1])]
+        if row.shape == "prompt" and isinstance(fields["prompt"], str):
+            return [_prompt_example(fields["prompt"], fields["completion"], self._tokenizer, self._loss_on)]
+        if self._tokenizer.chat_template is None:
+            raise PipelineError(
+                FailureReason.DATA,
+                "The rows are conversations, but the base has no chat template; use {prompt, completion} rows.",
+            )
+        samples = [self._note(sample) for sample in self._samples(row)]
+        return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
+
+    def _alone(self, row: Row, key: str) -> Example:
+        """Return one of the two answers of a preference as an example. Raises RowRefused where it takes several."""
+        fields = {name: value for name, value in row.fields.items() if name in ("prompt", "tools")}
+        made = self.examples(Row(row.where, "prompt", {**fields, "completion": row.fields[key]}))
+        if len(made) > 1:
+            raise RowRefused(
+                f"has a `{key}` of several answers, which the base's chat template renders one by one; move all but the last "
+                "of them into `prompt`"
+            )
+        return made[0]
+
+    @property
+    def template(self) -> str | None:
+        """The template of those so far: the one that the base has for conversations without tools, where it was used."""
+        own = self._tokenizer.chat_template
+        default = own.get("default") if isinstance(own, dict) else own
+        return default if default in self._templates else min(self._templates, default=None)
+
+    def rendering(self, examples: Sequence[Example]) -> Rendering:
+        """Return how all rows so far were rendered, of which these examples were kept."""
+        return Rendering(
+            templates=sorted(hashlib.sha256(template.encode()).hexdigest() for template in self._templates),
+            methods=dict(sorted(self._methods.items())),
+            template_date=self._day.isoformat() if self._dated and self._day is not None else None,
+            stop_ids=sorted({example.stop for example in examples if example.stop is not None}),
+        )
+
+    def _samples(self, row: Row) -> list[Sample]:
+        messages, first = _messages(row)
+        if self._loss_on == "all":
+            if any(message.get("weight") == 0 for message in messages):
+                raise RowRefused("has a `weight` of 0, which a loss on all can't leave out; set loss_on to assistant")
+            return [self._template.whole(Conversation(messages, row.fields.get("tools"), ()))]
+        learnt = tuple(
+            index
+            for index, message in enumerate(messages)
+            if index >= first and message["role"] == "assistant" and message.get("weight") != 0
+        )
+        if not learnt:
+            raise RowRefused("has no assistant message to learn from; add one or remove the row")
+        return self._template.learnt(Conversation(messages, row.fields.get("tools"), learnt))
+
+    def _note(self, sample: Sample) -> Sample:
+        self._methods[sample.method] += 1
+        self._templates.add(sample.template)
+        self._dated |= sample.dated
+        return sample
+
+    def _of_sample(self, row: Row, sample: Sample, *, last: bool) -> Example:
+        """Return a rendered conversation as tokens; a token is learnt where it begins in a learnt part of the text."""
+        tokenizer = self._tokenizer
+        # The template writes the special tokens itself.
+        ids, starts = _encoded(tokenizer, sample.text, [start for start, _ in sample.spans])
+        labels = _labels(ids, starts, sample.spans)
+        final = [token for token in _labels(ids, starts, sample.spans[-1:]) if token != IGNORED]
+        stop = None
+        if sample.method != "all":
+            stop = final[-1] if final else None
+            if stop is None or stop not in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
+                raise RowRefused("ends with an end of turn that is not a token of the base's tokenizer")
+        if sample.answer is None or not last:
+            return Example(ids, labels, [], "", "", stop, sample.method)
+        messages, _ = _messages(row)
+        asked = messages[sample.answer - 1].get("content", "") if sample.answer else ""
+        # What is generated is decoded in the same way: with the reasoning and the calls as the template writes them.
+        if sample.method == "all":
+            reference = messages[sample.answer].get("content", "")
+        else:
+            reference = str(tokenizer.decode(final, skip_special_tokens=True)).strip()
+        prompt_ids = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"] if sample.prompt else []
+        return Example(ids, labels, prompt_ids, asked, reference, stop, sample.method)
+
+
+def _messages(row: Row) -> tuple[list[dict[str, Any]], int]:
+    """Return a row's messages, and the index of the first that may be learnt."""
+    if row.shape == "messages":
+        return row.fields["messages"], 0
+    return row.fields["prompt"] + row.fields["completion"], len(row.fields["prompt"])
+
+
+def _encoded(tokenizer: Any, text: str, borders: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the tokens of a text and where each begins in it, in characters; no token lies across one of the borders.
+
+    Answers are generated from the tokens of what is before them alone, so training takes them apart there, too. Raises
+    RowRefused where the tokenizer makes another text of the parts.
+    """
+    ids, starts, ends = _tokens(tokenizer, text)
+    cut_ids: list[int] = []
+    cut_starts: list[int] = []
+    for begin, end in itertools.pairwise(sorted({0, *borders, len(text)})):
+        part_ids, part_starts, _ = _tokens(tokenizer, text[begin:end])
+        cut_ids += part_ids
+        cut_starts += [begin + start for start in part_starts]
+    if cut_ids == ids:
+        return ids, starts
+    if tokenizer.decode(cut_ids) == tokenizer.decode(ids):
+        return cut_ids, cut_starts
+    if any(start < border < end for border in borders for start, end in zip(starts, ends, strict=True)):
+        raise RowRefused(
+            "has an answer whose first token the base's tokenizer joins to the text before it; use a template whose prompt"
+            " ends in a control token or a line break"
+        )
+    return ids, starts
+
+
+def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[int], list[int]]:
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = encoded["offset_mapping"]
+    return encoded["input_ids"], [start for start, _ in offsets], [end for _, end in offsets]
+
+
+def _labels(ids: list[int], starts: list[int], spans: Sequence[tuple[int, int]]) -> list[int]:
+    labels = [IGNORED] * len(ids)
+    for start, end in spans:
+        # Tokens stand in the order of what they are of.
+        learnt = slice(bisect_left(starts, start), bisect_left(starts, end))
+        labels[learnt] = ids[learnt]
+    return labels
+
+
+def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossOn) -> Example:
+    prompt_ids = unended(tokenizer(prompt)["input_ids"], tokenizer)
+    ids = _ended(tokenizer(prompt + completion)["input_ids"], tokenizer)
+    if ids[: len(prompt_ids)] != prompt_ids:
+        # Tokens grew together across the border. Generation starts from the prompt's own tokens, so training does too.
+        ids = prompt_ids + _ended(continued(tokenizer, prompt_ids, prompt, completion), tokenizer)
+    masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
+    return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
+
+
+def continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
+    """Return the tokens of a completion that follow those of its prompt. Raises RowRefused if no tokens make that text.
+
+    Some tokenizers put a blank before every text. They put none in the middle of one, such as after a line break.
+    """
+    wanted = tokenizer.decode(unended(tokenizer(prompt + completion)["input_ids"], tokenizer))
+    alone = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    if tokenizer.decode(prompt_ids + alone) == wanted:
+        return list(alone)
+    if tokenizer.is_fast:
+        ids, starts, _ = _tokens(tokenizer, f"\n{completion}")
+        later = [token for token, start in zip(ids, starts, strict=True) if start > 0]
+        if tokenizer.decode(prompt_ids + later) == wanted:
+            return later
+    raise RowRefused(
+        "has a prompt whose end the base's tokenizer joins to the completion; move the space at the end of the prompt to the"
+        " beginning of the completion"
+    )
+
+
+def _ended(ids: list[int], tokenizer: Any) -> list[int]:
+    """Add the end-of-text token unless it stands there already, so that the model learns to stop."""
+    return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
+
+
+def unended(ids: list[int], tokenizer: Any) -> list[int]:
+    """Take off an end-of-text token that the tokenizer itself puts after every text."""
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids

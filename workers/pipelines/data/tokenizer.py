@@ -1,0 +1,113 @@
+"""A base's tokenizer, and the tokens that generation over it stops at."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE
+from sdk.formats.base_files import CONFIG_FILE, positions_of
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.references import require_self_contained
+
+
+def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
+    """Return the tokenizer of a base's folder, with a token for padding and without any network.
+
+    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") when
+    there is none, or it refers to files elsewhere.
+    """
+    from transformers import AutoTokenizer
+
+    require_self_contained(base)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise PipelineError(
+            FailureReason.BASE, f"The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
+        ) from error
+    if not set(tokenizer.get_vocab().values()) - {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
+        # A library makes one of nothing where the file with its words is missing.
+        raise PipelineError(
+            FailureReason.BASE,
+            "The base's tokenizer has no vocabulary, because the file with it is missing; add its tokenizer files, such as"
+            " tokenizer.json, vocab.txt or spm.model.",
+        )
+    if tokenizer.eos_token is None and (ends or tokenizer.pad_token is None):
+        raise PipelineError(
+            FailureReason.BASE, "The tokenizer has no end-of-text token; set `eos_token` in its config."
+        )
+    if tokenizer.pad_token is None:
+        # Padding is masked everywhere, so that any token will do.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def configured_stops(base: Path) -> list[int]:
+    """Return the ids that the generation of a base, or of an adapter's folder, stops at, sorted; none where it names none.
+
+    As for transformers that is what its `generation_config.json` says, or, without one, its `config.json`.
+    """
+    named = next(
+        (found for name in (GENERATION_FILE, CONFIG_FILE) if (found := read_object(base / name)) is not None), {}
+    )
+    listed = named.get("eos_token_id")
+    ids = listed if isinstance(listed, list) else [listed]
+    return sorted({token for token in ids if type(token) is int and token >= 0})
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the object in a small JSON file of a stranger; {} where it is none, None if there is no file."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(MAX_SERVING_BYTES))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def serve_by(tokenizer: Any, adapter: Path) -> None:
+    """Let a tokenizer render by the chat template that travels with an adapter, where one does. Raises PipelineError."""
+    try:
+        with (adapter / TEMPLATE_FILE).open("rb") as file:
+            tokenizer.chat_template = file.read(MAX_SERVING_BYTES).decode()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            FailureReason.ADAPTER, f"The adapter's {TEMPLATE_FILE} is not text in UTF-8; push the adapter without it."
+        ) from error
+
+
+def all_stops(base: Path, tokenizer: Any, taught: Sequence[int]) -> list[int]:
+    """Return the ids that end a completion, sorted: those taught, the tokenizer's, and those of the base's generation
+    config.
+    """
+    named = [*taught, *configured_stops(base)]
+    return sorted({tokenizer.eos_token_id, *known_ids(tokenizer, named)})
+
+
+def known_ids(tokenizer: Any, ids: Iterable[int]) -> list[int]:
+    """Return those of some token ids that the tokenizer has: a base's files may name any number."""
+    return [token for token in ids if token < len(tokenizer)]
+
+
+def longest_row(base: Path, max_length: int) -> int:
+    """Return `max_length`, or the positions that the base's config counts where those are fewer.
+
+    Past its last position a base with learnt positions fails, and one with rotary positions only guesses.
+    """
+    try:
+        config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return max_length
+    return min(max_length, positions_of(config) or max_length)

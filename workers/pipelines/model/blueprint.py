@@ -1,0 +1,113 @@
+"""A model without its weights: the names of its modules, and the shapes of its parameters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
+
+from sdk.lora.architectures import is_encoder, no_next_token
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.lora_config import QuantizationRecipe
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.base_config import first_line, read_config, read_packing
+from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a config says about a model without any weights: names of its linear modules and its size."""
+
+    config: Any
+    #: Full names without the output head.
+    linear_names: list[str]
+    #: The modules of a classification that are none of the base's; empty for a causal language model.
+    head: list[str]
+    #: Full names of parameters of (experts, …, …), which no module of their own multiplies.
+    stacked_names: list[str]
+    #: The linear modules that hold their weight transposed, (in, out).
+    conv1d_names: frozenset[str]
+    parameters: int
+    #: How the base is packed, where it is stored in 4 bits.
+    packing: QuantizationRecipe | None
+    #: The shape of each parameter by its full name; what is tied is there once.
+    shapes: Mapping[str, Sequence[int]]
+    #: Whether the output head is the input embedding.
+    tied: bool
+
+
+def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
+    """Build the model of a folder's config without memory for its weights, to look at its modules.
+
+    With `classes` it is the one that tells them apart. Raises PipelineError ("base") when the folder holds no config of such a
+    model, or of an encoder where it is to be causal, or one of a base that is quantised in a way over which nothing is done.
+    """
+    packing = read_packing(base)
+    model = blank_model(base, classes)
+    config = model.config
+    output = model.get_output_embeddings()
+    head = [] if classes is None else head_modules(model, base)
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not output and not is_in_head(name, head)
+    }
+    return Blueprint(
+        config=config,
+        linear_names=sorted(linear),
+        head=head,
+        stacked_names=sorted(_stacked(model)),
+        conv1d_names=frozenset(name for name, module in linear.items() if isinstance(module, Conv1D)),
+        parameters=model.num_parameters(),
+        packing=packing,
+        shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+        tied=output is not None and output.weight is model.get_input_embeddings().weight,
+    )
+
+
+def blank_model(base: Path, classes: Classes | None = None) -> Any:
+    """Return the model of a folder's config without memory for its weights, tied as it says. Raises PipelineError ("base")."""
+    config = read_config(base)
+    if classes is not None:
+        configure(config, classes)
+    elif is_encoder(config.to_dict()):
+        raise PipelineError(FailureReason.BASE, f"The base can't be used for that: {no_next_token(config.model_type)}.")
+    return blank_model_of(config, classes)
+
+
+def blank_model_of(config: Any, classes: Classes | None = None) -> Any:
+    """Return the model of a config without memory for its weights, tied as it says. Raises PipelineError ("base")."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = maker_of(config, classes).from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError) as error:
+        what = "causal language model" if classes is None else "model for sequence classification"
+        raise PipelineError(
+            FailureReason.BASE,
+            f"No {what} is known for {getattr(config, 'model_type', 'this config')!r}"
+            f" ({first_line(error)}); choose another base.",
+        ) from error
+    model.tie_weights()
+    return model
+
+
+def _stacked(model: Any) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.modules.conv._ConvNd):
+            yield from (f"{name}.{own}" for own, each in module.named_parameters(recurse=False) if each.ndim == 3)
+
+
+def maker_of(config: Any, classes: Classes | None) -> Any:
+    """Return what makes a model of a config: one that tells classes apart, a causal one, or one of several parts that holds one."""
+    if classes is not None:
+        return AutoModelForSequenceClassification
+    kind = type(config)
+    several = kind not in AutoModelForCausalLM._model_mapping and kind in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if several else AutoModelForCausalLM

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -116,7 +117,7 @@ class TestLocal:
             time.sleep(0.01)
         assert shown.split("\0")[1:3] == ["-m", RUNNER_MODULE]
         # Whoever asks while that one starts, or works, starts no other.
-        for ask in (lambda: queue.announce("another", "gpu"), queue.revive, LocalQueue(tmp_path).revive):
+        for ask in (partial(queue.announce, "another", "gpu"), queue.revive, LocalQueue(tmp_path).revive):
             ask()
         assert queue._started == [process]
         given = Path(f"/proc/{process.pid}/environ").read_text()

@@ -89,7 +89,9 @@ def plan_training(
     if recipe is not None:
         method, stored = "qlora", {"quant_type": recipe.type, "double_quant": recipe.double_quant}
         spec = spec.model_copy(update=stored)
-    length = _length(spec, config, given="max_length" in options)
+    # A submit takes the default for what nobody asked for, and so it is in the options that a dry run prints.
+    default = as_given and spec.max_length == TrainingSpec.model_fields["max_length"].default
+    length = _length(spec, config, given="max_length" in options and not default)
     asked = Asked(
         spec=spec.model_copy(update={"max_length": length}),
         given=given,

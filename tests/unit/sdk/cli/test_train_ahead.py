@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from sdk.cli.commands import train as module
@@ -142,3 +143,17 @@ def test_what_is_held_in_4_bits_is_planned_whole_where_it_is_not(base: str) -> N
     assert plan_training(None, base, method="lora", modules_to_save="q_proj").trainable > 32 * 4096**2
     # All is trained: it has no adapter that an option could clash with.
     assert plan_training(None, base, method="full", rank_pattern="nope=4").trainable == 6_738_415_616
+
+
+def test_the_options_that_a_dry_run_prints_are_a_file_of_options(base: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B | {"max_position_embeddings": 512}))
+    given = ["--rank", "4", "--packing", "off", "--rank-pattern", "q_proj=2", "--layers-to-transform", "0-3"]
+    said = json.loads(run("--base", base, *given, "--dry-run", "--format", "json").output)
+    assert said["plan"]["forecast"]["max_length"] == 512
+    (tmp_path / "sql.yaml").write_text(yaml.safe_dump(said["spec"] | {"base": base}))
+    again = json.loads(run("--config", str(tmp_path / "sql.yaml"), "--dry-run", "--format", "json").output)
+    assert again["spec"] == said["spec"]
+    # Only that they are given, not defaults, is said otherwise.
+    assert again["plan"] | {"recommendation": None} == said["plan"] | {"recommendation": None}
+    with pytest.raises(InvalidInput, match="has only 512 positions"):
+        run("--base", base, "--max-length", "1025", "--dry-run")

@@ -27,7 +27,7 @@ from sdk.schemas.catalog import BaseView
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import build
+from sdk.validation import build, check_options
 from sdk.worker_program import missing_libraries, run_program
 
 _PROGRAM = "workers.pipelines.model.shapes"
@@ -89,7 +89,9 @@ def plan_training(
     if recipe is not None:
         method, stored = "qlora", {"quant_type": recipe.type, "double_quant": recipe.double_quant}
         spec = spec.model_copy(update=stored)
-    length = _length(spec, config, given="max_length" in options)
+    # A submit takes the default for what nobody asked for, and so it is in the options that a dry run prints.
+    default = as_given and spec.max_length == TrainingSpec.model_fields["max_length"].default
+    length = _length(spec, config, given="max_length" in options and not default)
     asked = Asked(
         spec=spec.model_copy(update={"max_length": length}),
         given=given,
@@ -103,10 +105,13 @@ def plan_training(
         width=stored_width(config),
         stored=recipe,
     )
+    blueprint = _blueprint(base, config, shapes)
     try:
-        plan = plan_of(_blueprint(base, config, shapes), asked)
+        plan = plan_of(blueprint, asked)
     except TargetsError as error:
         raise InvalidTargets(str(error), param="targets") from error
+    if plan.method != "full":
+        check_options(asked.spec.model_copy(update={"method": plan.method}), blueprint.tensors)
     # A folder is planned without asking anybody.
     learnt = [] if registry is None or is_file_or_folder(base) else registry.devices()
     return plan.model_copy(update={"learnt": learnt})

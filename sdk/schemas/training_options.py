@@ -21,6 +21,7 @@ class PlanOptions(TypedDict, total=False):
     init_lora_weights: Literal["eva"] | None
     eva_rho: float
     rank_pattern: str | None
+    alpha_pattern: str | None
     layers_to_transform: str | None
     bias: Literal["none", "all", "lora_only"]
     modules_to_save: str | None
@@ -38,7 +39,6 @@ class TrainingOptions(PlanOptions, total=False):
     """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
 
     method: Literal["qlora", "lora"]
-    alpha_pattern: str | None
     loss_on: Literal["completion", "assistant", "all"] | None
     beta: float
     columns: str | None

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA).")
 @click.option("--eva-rho", type=float, help="EVA: a module may get so many times --rank. [default: 1]")
 @click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
+@click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules; they take no memory, and are checked.")
 @click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted.")
 @click.option("--use-rslora", is_flag=True, default=None, help="Scale by alpha/√rank; needs --alpha.")
 @click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,28 +12,12 @@ from sdk.cli.support.output import format_option, print_detached, print_json, sa
 from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import held_out_loss
 from sdk.cli.support.session import open_client
+from sdk.cli.support.training_file import read_training_file
 from sdk.cli.support.values import parse_size
-from sdk.config import user_path
-from sdk.errors import InvalidInput, NotFound
+from sdk.errors import InvalidInput
 
-#: Keys that a configuration file may hold beside the fields of TrainingSpec.
-_JOB_KEYS = (
-    "base",
-    "parent",
-    "like",
-    "data",
-    "eval_data",
-    "priority",
-    "timeout",
-    "device",
-    "memory",
-    "checkpoint_every",
-    "from_checkpoint",
-)
-
-
-#: Those of them that YAML may read as something else, such as a name of digits.
-_TEXTS = ("base", "parent", "like", "from_checkpoint")
+#: No job runs in less, so a smaller figure lacks its unit.
+_LEAST_MEMORY_BYTES = 10**6
 
 
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
@@ -204,7 +187,7 @@ def train_command(
       adapterctl train sql --config sql.yaml --detach --format json
       adapterctl train sql --config sql.yaml --from-checkpoint 3f1c2a9b7d20@200
     """
-    in_file = _read_config(config_file) if config_file else {}
+    in_file = read_training_file(config_file) if config_file else {}
     given["data"] = _data_given(data, weight)
     on_command_line = {key: value for key, value in given.items() if value is not None}
     options = in_file | on_command_line
@@ -261,51 +244,12 @@ def _data_given(data: Sequence[str], weights: Sequence[float]) -> Any:
     return list(data) if len(data) > 1 else next(iter(data), None)
 
 
-def _read_config(name: str) -> dict[str, Any]:
-    """Read a YAML file of options. Raises NotFound, InvalidInput for an option that there is not."""
-    import yaml
-
-    from sdk.schemas.training import TrainingSpec
-
-    path = user_path(name)
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFound(f"there is no file {path}; check --config", param="config") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where is not None else ""
-        raise InvalidInput(f"{path} can't be read as YAML{line}; correct it, then try again", param="config") from None
-    if not isinstance(found, dict):
-        raise InvalidInput(f"{path} holds no options; write lines such as 'rank: 16'", param="config")
-    known = {*TrainingSpec.model_fields, *_JOB_KEYS}
-    options = {str(key).replace("-", "_"): value for key, value in found.items()}
-    for key in options:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see: adapterctl train --help"
-            raise InvalidInput(f"{path}: there is no option {key!a}; {hint}", param=key)
-    for key in _TEXTS:
-        if not isinstance(value := options.get(key), str | None):
-            raise InvalidInput(f"{path}: {key} is {str(value)[:40]!a}, which is no text; put it in quotes", param=key)
-    numbers = [name for name, field in TrainingSpec.model_fields.items() if "float" in str(field.annotation)]
-    for key in numbers:
-        options[key] = _as_float(options[key]) if key in options else None
-    return {key: value for key, value in options.items() if value is not None}
-
-
 def _as_bytes(size: Any) -> int:
     found = parse_size(str(size))
     if found is None:
         raise InvalidInput(f"{str(size)[:40]!a} is not a size; write 16GB, 24GiB or plain bytes", param="memory")
+    if 0 < found < _LEAST_MEMORY_BYTES:
+        raise InvalidInput(
+            f"a memory of {found} bytes is less than any job takes; write its unit, such as 16GB", param="memory"
+        )
     return found
-
-
-def _as_float(value: Any) -> Any:
-    """YAML reads 2e-4 as text and 16 as a whole number; both are meant as numbers here."""
-    if isinstance(value, bool):
-        return value
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return value

@@ -37,7 +37,8 @@ class Numbers:
                 if value is None:
                     continue
                 if type(value) is not int or not 0 < value <= _MOST:
-                    raise ConfigError(f"says {name} = {str(value)[:40]}, which is no whole number above 0")
+                    shown = ascii(value)[:40]
+                    raise ConfigError(f"says {name} = {shown}, which is no whole number from 1 to {_MOST}")
                 return value
         if default is None:
             raise ConfigError(f"says no {names[0]}")

@@ -223,6 +223,12 @@ YAML = [
     config("data: []", "a training needs --data"),
     config("data: good.jsonl\neval_data: 7", "'7' is no dataset"),
     config("data: good.jsonl\nmemory: [1]", "is not a size"),
+    config(
+        "data: good.jsonl\nmemory: 16", "a memory of 16 bytes is less than any job takes; write its unit, such as 16GB"
+    ),
+    config("data: good.jsonl\nrank: 4\nrank: 8", "a.yaml: 'rank' is there twice, again in line 3; leave one"),
+    config("data: good.jsonl\nbatch_size: 4\nbatch-size: 8", "'batch-size' is there twice, again in line 3"),
+    config("data: {good.jsonl: 1, good.jsonl: 2}", "'good.jsonl' is there twice, again in line 1"),
     config("data: good.jsonl\ntimeout: [1]", "is not a duration"),
     config("data: good.jsonl\npriority: high", "priority: 'high' can't be; give a whole number from -100 to 100"),
     config("base: 7", "a.yaml: base is '7', which is no text; put it in quotes"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from sdk.cli.commands import train as module
@@ -111,3 +112,48 @@ def test_a_weight_of_one_file_and_a_file_given_twice_are_refused(base: str) -> N
         run("--base", base, "--data", "a.jsonl", "--weight", "1", "--dry-run")
     with pytest.raises(InvalidInput, match=r"a\.jsonl and \./a\.jsonl are the same rows"):
         run("--base", base, "--data", "a.jsonl", "--data", "./a.jsonl", "--dry-run")
+
+
+@pytest.mark.parametrize(("written", "means"), [("off", "off"), ("on", "on"), ("auto", "auto"), ("'on'", "on")])
+def test_packing_is_written_in_yaml_as_on_the_command_line(base: str, tmp_path: Path, written: str, means: str) -> None:
+    (tmp_path / "sql.yaml").write_text(f"base: {base}\npacking: {written}\n")
+    said = json.loads(run("--config", str(tmp_path / "sql.yaml"), "--dry-run", "--format", "json").output)
+    assert said["spec"]["packing"] == means
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--rank-pattern", "nope=4"), "rank_pattern names nope, which is no module of the base"),
+        (("--alpha-pattern", "nope=4"), "alpha_pattern names nope, which is no module of the base"),
+        (("--bias", "all"), "bias is 'all', and the base's text part has no such biases"),
+        (("--modules-to-save", "q_proj"), r"modules_to_save names q_proj, which is held in 4 bits"),
+    ],
+)
+def test_options_that_a_base_cannot_be_trained_with_are_refused_ahead_as_by_a_submit(
+    base: str, options: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        run("--base", base, *options, "--dry-run")
+
+
+def test_what_is_held_in_4_bits_is_planned_whole_where_it_is_not(base: str) -> None:
+    with pytest.raises(InvalidInput, match="or train with the method lora"):
+        plan_training(None, base, modules_to_save="q_proj")
+    assert plan_training(None, base, method="lora", modules_to_save="q_proj").trainable > 32 * 4096**2
+    # All is trained: it has no adapter that an option could clash with.
+    assert plan_training(None, base, method="full", rank_pattern="nope=4").trainable == 6_738_415_616
+
+
+def test_the_options_that_a_dry_run_prints_are_a_file_of_options(base: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B | {"max_position_embeddings": 512}))
+    given = ["--rank", "4", "--packing", "off", "--rank-pattern", "q_proj=2", "--layers-to-transform", "0-3"]
+    said = json.loads(run("--base", base, *given, "--dry-run", "--format", "json").output)
+    assert said["plan"]["forecast"]["max_length"] == 512
+    (tmp_path / "sql.yaml").write_text(yaml.safe_dump(said["spec"] | {"base": base}))
+    again = json.loads(run("--config", str(tmp_path / "sql.yaml"), "--dry-run", "--format", "json").output)
+    assert again["spec"] == said["spec"]
+    # Only that they are given, not defaults, is said otherwise.
+    assert again["plan"] | {"recommendation": None} == said["plan"] | {"recommendation": None}
+    with pytest.raises(InvalidInput, match="has only 512 positions"):
+        run("--base", base, "--max-length", "1025", "--dry-run")

@@ -1,0 +1,96 @@
+"""The YAML file of `train --config`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from sdk.config import user_path
+from sdk.errors import InvalidInput, NotFound
+
+#: Keys that a configuration file may hold beside the fields of TrainingSpec.
+_JOB_KEYS = (
+    "base",
+    "parent",
+    "like",
+    "data",
+    "eval_data",
+    "priority",
+    "timeout",
+    "device",
+    "memory",
+    "checkpoint_every",
+    "from_checkpoint",
+)
+#: Those of them that YAML may read as something else, such as a name of digits.
+_TEXTS = ("base", "parent", "like", "from_checkpoint")
+
+
+def read_training_file(name: str) -> dict[str, Any]:
+    """Read a YAML file of options. Raises NotFound, InvalidInput for an option that there is not, or that is there twice."""
+    import yaml
+
+    from sdk.schemas.training import TrainingSpec
+
+    path = user_path(name)
+    try:
+        text = path.read_text(encoding="utf-8")
+        twice = _key_twice(text)
+        found = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {path}; check --config", param="config") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where is not None else ""
+        raise InvalidInput(f"{path} can't be read as YAML{line}; correct it, then try again", param="config") from None
+    if twice is not None:
+        key, line_number = twice
+        raise InvalidInput(f"{path}: {key[:80]!a} is there twice, again in line {line_number}; leave one", param=key)
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{path} holds no options; write lines such as 'rank: 16'", param="config")
+    known = {*TrainingSpec.model_fields, *_JOB_KEYS}
+    options = {str(key).replace("-", "_"): value for key, value in found.items()}
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see: adapterctl train --help"
+            raise InvalidInput(f"{path}: there is no option {key!a}; {hint}", param=key)
+    for key in _TEXTS:
+        if not isinstance(value := options.get(key), str | None):
+            raise InvalidInput(f"{path}: {key} is {str(value)[:40]!a}, which is no text; put it in quotes", param=key)
+    if isinstance(packing := options.get("packing"), bool):
+        # YAML reads on and off, without quotes, as true and false.
+        options["packing"] = "on" if packing else "off"
+    numbers = [name for name, field in TrainingSpec.model_fields.items() if "float" in str(field.annotation)]
+    for key in numbers:
+        options[key] = _as_float(options[key]) if key in options else None
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _key_twice(text: str) -> tuple[str, int] | None:
+    """Return a key that the options, or a table among them, have twice, with the line of the second; YAML silently takes the last."""
+    import yaml
+
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    tables = [root, *(value for _, value in root.value)] if isinstance(root, yaml.MappingNode) else []
+    for table in tables:
+        if not isinstance(table, yaml.MappingNode):
+            continue
+        seen: set[str] = set()
+        for key in (key for key, _ in table.value if isinstance(key, yaml.ScalarNode)):
+            # Of options, "batch-size" and "batch_size" are one.
+            name = key.value.replace("-", "_") if table is root else key.value
+            if name in seen:
+                return key.value, key.start_mark.line + 1
+            seen.add(name)
+    return None
+
+
+def _as_float(value: Any) -> Any:
+    """YAML reads 2e-4 as text and 16 as a whole number; both are meant as numbers here."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value

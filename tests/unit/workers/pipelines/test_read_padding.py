@@ -15,7 +15,7 @@ from support.trainings import run_training
 
 from workers.pipelines.data.classify import guesses, reads_padding
 from workers.pipelines.data.examples import Example
-from workers.pipelines.model.classifier import Classes
+from workers.pipelines.model.classifier import Classes, configure
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
 
@@ -56,6 +56,20 @@ def test_a_row_is_told_apart_as_it_is_alone(name: str, tmp_path: Path) -> None:
     )
     assert many == one
     assert all(map(math.isfinite, one.values()))
+
+
+def test_blocks_that_follow_the_length_are_left_as_they_are() -> None:
+    sizes = {**encoders.SIZES, "vocab_size": 300, "max_position_embeddings": 512, "initializer_range": 0.2}
+    config = transformers.BigBirdConfig(**sizes, block_size=8, num_random_blocks=2, pad_token_id=0)
+    rows = [Example([7 + at % 90 for at in range(length)], [0], [], "", "", row=length) for length in (300, 200, 20)]
+    found = []
+    for together in (1, 3):
+        torch.manual_seed(4)
+        model = transformers.AutoModelForSequenceClassification.from_config(configure(config, CLASSES)).eval()
+        assert reads_padding(model, 0)
+        assert model.bert.attention_type == "block_sparse"
+        found.append([guess.loss for part in guesses(model, rows, 0, together, "cpu") for guess in part])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("save", [encoders.save_bert, encoders.save_roberta, tiny.save_llama])

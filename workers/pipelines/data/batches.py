@@ -64,14 +64,17 @@ def padded(ordered: Sequence[Tokens], pad_id: int) -> Batch:
     return {"input_ids": input_ids, "labels": labels, "attention_mask": mask}
 
 
-def micro_batches(batch: Batch, rows: int, turns: int | None = None) -> Iterator[Batch]:
-    """Split a batch whose rows are sorted by length into parts of up to `rows` rows, each cut to its own longest row.
+def micro_batches(batch: Batch, rows: int, turns: int | None = None, sequences: int = 1) -> Iterator[Batch]:
+    """Split a batch whose rows, of so many sequences each, are sorted by length into parts of up to `rows` rows, each cut to its own
+    longest sequence.
 
     Rows of `turns` tokens and more share no part with others (see `turns_at`). The sum of the parts' losses, and so the gradient, is that
     of the whole batch, with less padding computed.
     """
-    for chosen in parts(batch["attention_mask"].sum(dim=1).tolist(), rows, turns):
-        part = {name: tensor[chosen] for name, tensor in batch.items()}
+    lengths = batch["attention_mask"].sum(dim=1).reshape(-1, sequences).amax(dim=1).tolist()
+    for chosen in parts(lengths, rows, turns):
+        of_rows = slice(chosen.start * sequences, chosen.stop * sequences)
+        part = {name: tensor[of_rows] for name, tensor in batch.items()}
         longest = int(part["attention_mask"].sum(dim=1).max())
         yield {name: tensor[:, :longest] if tensor.dim() > 1 else tensor for name, tensor in part.items()}
 

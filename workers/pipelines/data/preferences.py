@@ -25,6 +25,7 @@ from workers.pipelines.data.batches import (
 )
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.model.compared_with import as_reference
+from workers.pipelines.model.rotary import turns_at
 
 
 def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
@@ -90,8 +91,8 @@ class Pair(NamedTuple):
 def judged(
     model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
 ) -> Iterator[list[Pair]]:
-    """Yield what a model makes of rows, batch by batch of `rows` rows, the longest first."""
-    for batch in example_batches(examples, _PAIRS, pad_id, rows, device):
+    """Yield what a model makes of rows, batch by batch of up to `rows` rows, the longest first."""
+    for batch in example_batches(examples, _PAIRS, pad_id, rows, device, turns_at(model)):
         with torch.no_grad():
             ratios, reference = log_ratios(model, batch, losses)
         counts = (batch["labels"][:, 1:] != IGNORED).sum(dim=1).tolist()

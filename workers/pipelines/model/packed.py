@@ -121,3 +121,10 @@ def is_in_four_bits(module: Any) -> bool:
     from bitsandbytes.nn import Linear4bit
 
     return isinstance(module, Linear4bit)
+
+
+def multiplies_in_eight_bits(model: Any) -> bool:
+    """Tell whether what a model makes of a token depends a little on the others of a pass: bitsandbytes computes the column of an input
+    above 6 in 16 bits for all of them.
+    """
+    return any(not is_in_four_bits(module) for _, module in packed_modules(model))

@@ -42,6 +42,7 @@ from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.choices import CHOICES_VERSION, score_choices
 from workers.pipelines.scoring.forgetting import general_scores, read_bare
 from workers.pipelines.scoring.grading import grading_of, require_scorable
+from workers.pipelines.scoring.left_padding import reads_left_padding
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
@@ -268,7 +269,12 @@ def _generate(
     lengths = [len(prompts[index]) for index in order]
     # On its way an answer can come to where it is turned otherwise, and others with it.
     turns = None if (whole := turns_at(model)) is None else whole - spec.max_new_tokens
-    for chosen in parts(lengths, spec.batch_size, turns, beyond=1):
+    together = spec.batch_size
+    if together > 1 and len(set(lengths)) > 1 and reads_left_padding(model, tokenizer.pad_token_id):
+        together = 1
+        said = "prompts are answered one at a time: this base reads what they are padded with"
+        on_progress(Progress(phase="generate", message=said))
+    for chosen in parts(lengths, together, turns, beyond=1):
         part = order[chosen]
         longest = len(prompts[part[0]])
         input_ids = torch.full((len(part), longest), tokenizer.pad_token_id)

@@ -13,6 +13,7 @@ from sdk.lora.planning.families import ConfigError
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import TokenLosses, token_losses
+from workers.pipelines.data.classify import reads_padding
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
 from workers.pipelines.data.packing import computed, keeps_apart
 from workers.pipelines.data.stored_examples import lengths_of
@@ -64,6 +65,9 @@ def fitting_of(
         chunk = None if head is None or head.trained else chunk
         # No pass has more rows than there are: half of what is not there takes no less memory.
         rows = min(spec.batch_size, given.training_rows)
+        if rows > 1 and given.objective.name == "classify" and reads_padding(model, given.tokenizer.pad_token_id):
+            rows, kind = 1, loaded.model.config.model_type
+            say(Progress(phase="fit", message=f"rows are passed one at a time: {kind} reads what they are padded with"))
         fit = Fit(micro_rows=rows, checkpointing=False, chunk_tokens=chunk)
         losses = _losses(head, chunk)
         in_packs = fit.model_copy(

@@ -55,27 +55,27 @@ def _scores(
     how = (model, examples, given.tokenizer.pad_token_id, rows, given.device.torch_device)
     model.eval()
 
-    def done(batch: int) -> None:
-        on_progress(Progress(phase="evaluate", step=min(batch * rows, total), total=total, unit="rows"))
+    def done(count: int) -> None:
+        on_progress(Progress(phase="evaluate", step=min(count, total), total=total, unit="rows"))
 
     try:
         if given.objective.name == "dpo":
             pairs: list[Pair] = []
-            for batch, judgement in enumerate(judged(*how, fitting.losses), start=1):
+            for judgement in judged(*how, fitting.losses):
                 pairs += judgement
-                done(batch)
+                done(len(pairs))
             reference = "base" if given.parent is None else "parent"
             return {"loss": preference_loss(pairs, given.spec.beta), **preference_scores(pairs, reference)}
         if given.objective.name == "sft":
             # The last running mean is the result.
             found = {"loss": math.nan}
             for batch, found["loss"] in enumerate(mean_loss(*how, fitting.losses), start=1):
-                done(batch)
+                done(batch * rows)
             return found
         all_of_them: list[Guess] = []
-        for batch, part in enumerate(guesses(*how), start=1):
+        for part in guesses(*how):
             all_of_them += part
-            done(batch)
+            done(len(all_of_them))
         return scores(all_of_them)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

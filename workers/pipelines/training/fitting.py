@@ -57,8 +57,7 @@ class Fitting:
         """Yield what passes are over, of a batch whose longest row comes first and of whose rows each has so many sequences."""
         if self.fit.packed:
             return packed(batch, self.fit.micro_rows * self.longest_tokens, self.turns)
-        # A pair of answers is one row, whatever their lengths.
-        return micro_batches(batch, self.fit.micro_rows * sequences, self.turns if sequences == 1 else None)
+        return micro_batches(batch, self.fit.micro_rows, self.turns, sequences)
 
     def saving(self) -> AbstractContextManager[None]:
         """What forward passes are computed in, so that nothing is kept in more bits than it has. A card would wait for each look at a tensor."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,14 @@ import transformers
 from support.architectures import config_of
 
 from sdk.schemas.evaluation import EvaluationSpec
+from workers.pipelines.data import preferences
 from workers.pipelines.data.batches import collate, example_losses, loss_sum, micro_batches, token_losses
 from workers.pipelines.data.examples import Example
 from workers.pipelines.data.packing import keeps_apart, packed
 from workers.pipelines.model.rotary import turns_at
 from workers.pipelines.scoring import evaluate
+from workers.pipelines.training.fitting import Fitting
+from workers.pipelines.training.order import Fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -83,6 +87,31 @@ def test_an_evaluation_of_each_row_is_that_of_the_row_alone(model: Any) -> None:
         for rows in (1, 6)
     )
     assert many == pytest.approx(one, rel=1e-5)
+
+
+PAIRS = ((15, 6), (5, 14), (12, 12), (7, 9), (5, 3))
+
+
+def test_a_pair_is_that_of_the_pair_alone(model: Any) -> None:
+    """The reference is the bare base, by other weights: neither's log-likelihoods may depend on other pairs."""
+    pairs = [[tokens(first), tokens(second)] for first, second in PAIRS]
+    each, turns = [preferences.collate(pair, 1) for pair in pairs], turns_at(model)
+    objective = preferences.preference(0.1)
+    expected = sum(float(objective.loss_sum(model, batch)) for batch in each)
+    batch = preferences.collate([sequence for pair in pairs for sequence in pair], 1)
+    fitting: Any = SimpleNamespace(fit=Fit(micro_rows=4, checkpointing=False), turns=turns)
+    passes = list(Fitting.parts(fitting, batch, 2))
+    assert [part["input_ids"].shape for part in passes] == [(4, 15), (6, 12)]
+    assert sum(float(objective.loss_sum(model, part)) for part in passes) == pytest.approx(expected, rel=1e-6)
+
+    examples = [
+        Example(**tokens(length), prompt_ids=[], prompt="", reference="")
+        for length in itertools.chain.from_iterable(PAIRS)
+    ]
+    one, many = (
+        [pair for part in preferences.judged(model, examples, 1, rows, "cpu") for pair in part] for rows in (1, 5)
+    )
+    assert [list(pair) for pair in many] == [pytest.approx(list(pair), rel=1e-5, abs=1e-5) for pair in one]
 
 
 def test_an_answer_is_that_of_its_prompt_alone(model: Any) -> None:

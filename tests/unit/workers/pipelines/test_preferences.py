@@ -220,7 +220,7 @@ def test_micro_batches_keep_pairs_together(llama: Path, rows: Path) -> None:
     (batch,) = example_batches(examples, objective, 0, len(ROWS), "cpu")
     wanted = {(tuple(a.input_ids), tuple(b.input_ids)) for a, b in zip(examples[::2], examples[1::2], strict=True)}
     seen = set()
-    for part in micro_batches(batch, 2 * objective.sequences):
+    for part in micro_batches(batch, 2, sequences=objective.sequences):
         lengths = part["attention_mask"].sum(1).tolist()
         ids = [tuple(row[:length].tolist()) for row, length in zip(part["input_ids"], lengths, strict=True)]
         seen |= set(zip(ids[::2], ids[1::2], strict=True))

@@ -1,0 +1,48 @@
+"""Whether what stands before a prompt, where it is padded to the length of another one, moves what is generated after it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from workers.pipelines.model.causality import fixed_texts
+from workers.pipelines.model.packed import multiplies_in_eight_bits
+
+#: Logits may move by so many roundings of the largest: experts multiply the tokens of a pass together.
+_ROUNDINGS = 4
+#: And by such a share of it where they are multiplied in 8 bits.
+_IN_EIGHT_BITS = 0.05
+
+
+def reads_left_padding(model: Any, pad_id: int) -> bool:
+    """Say whether a model reads tokens that its mask leaves out, so that a prompt beside a longer one is another prompt.
+
+    Some that carry a state from token to token do (RWKV, RecurrentGemma); others leave it alone there.
+    """
+    texts = fixed_texts(model)[:1]
+    mask = torch.ones_like(texts)
+    mask[:, : texts.shape[1] // 2] = 0
+    padded, other = (_next(model, ids, mask, pad_id) for ids in (texts.masked_fill(mask == 0, pad_id), texts))
+    share = _IN_EIGHT_BITS if multiplies_in_eight_bits(model) else _ROUNDINGS * torch.finfo(model.dtype).eps
+    # Also of NaN.
+    return not float((padded - other).abs().max()) <= share * float(padded.abs().max())
+
+
+def _next(model: Any, ids: Any, mask: Any, pad_id: int) -> Any:
+    """Return the logits of the first token that is generated, (1, vocabulary) in float32."""
+    with torch.no_grad(), warnings.catch_warnings():
+        # Some bases store sampling settings, which greedy decoding does not use and warns of.
+        warnings.simplefilter("ignore", UserWarning)
+        found = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=1,
+            pad_token_id=pad_id,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return found.logits[0].float()

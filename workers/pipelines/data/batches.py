@@ -84,7 +84,7 @@ def example_batches(
 ) -> Iterator[Batch]:
     """Yield all examples in batches of up to `rows` rows of like length, the longest first; those of `turns` tokens and more by themselves."""
     order = longest_first(examples, objective.sequences)
-    lengths = lengths_of(examples).reshape(-1, objective.sequences).max(axis=1)[order].tolist()
+    lengths = lengths_of(examples).reshape(-1, objective.sequences).max(axis=1)[order]
     for chosen in parts(lengths, rows, turns):
         some = [tokens_of(examples, row, objective) for row in order[chosen]]
         batch = objective.collate(list(itertools.chain.from_iterable(some)), pad_id)

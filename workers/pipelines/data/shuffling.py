@@ -12,7 +12,7 @@ _PART_ROWS = 1 << 16
 class ShuffledRows(torch.utils.data.Sampler[int]):  # type: ignore[misc]  # torch's types are not followed
     """The numbers of so many rows, shuffled as accelerate's SeedableRandomSampler does it.
 
-    That one makes a list of Python's numbers of each order, 40 bytes a row; here a row takes 8.
+    That one makes a list of Python's numbers of each order, 40 bytes a row; here a row takes 4.
     """
 
     def __init__(self, rows: int, seed: int) -> None:
@@ -27,7 +27,8 @@ class ShuffledRows(torch.utils.data.Sampler[int]):  # type: ignore[misc]  # torc
         return self._rows
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(self._seed + self._epoch))
+        seeded = torch.Generator().manual_seed(self._seed + self._epoch)
+        order = torch.randperm(self._rows, generator=seeded, dtype=torch.int32)
         for part in order.split(_PART_ROWS):
             yield from part.tolist()
         self._epoch += 1

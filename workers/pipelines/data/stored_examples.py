@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import tempfile
 import weakref
@@ -35,8 +37,8 @@ class StoredExamples(Sequence[Example]):
         for file in (self._numbers, self._entries):
             weakref.finalize(self, _close, file)
         self._written = self._count = 0
-        #: Tokens that the loss is taken on, all tokens, and the largest of these.
-        self.supervised_tokens = self.tokens = self.largest = 0
+        #: Tokens that the loss is taken on, all tokens, and the largest of these; tokens of the longest example.
+        self.supervised_tokens = self.tokens = self.largest = self.longest = 0
         for example in examples:
             self.append(example)
 
@@ -52,6 +54,7 @@ class StoredExamples(Sequence[Example]):
         self._written += len(numbers)
         self._count += 1
         self.tokens += len(example.input_ids)
+        self.longest = max(self.longest, len(example.input_ids))
         self.supervised_tokens += example.supervised_tokens
         self.largest = max(self.largest, *example.input_ids)
 
@@ -79,15 +82,10 @@ class StoredExamples(Sequence[Example]):
                 for entry in entries[begin:end]:
                     yield _example(entry, numbers, start)
 
-    def lengths(self) -> npt.NDArray[Any]:
-        """Return how many tokens each has, (examples,) of uint32."""
-        return np.concatenate(
-            [
-                self._read_entries(first, min(len(self), first + _CHUNK_ENTRIES))["tokens"]
-                for first in range(0, len(self), _CHUNK_ENTRIES)
-            ]
-            or [np.empty(0, "<u4")]
-        )
+    def lengths(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield how many tokens each has, some at a time, each (examples,) of uint32."""
+        for first in range(0, len(self), _CHUNK_ENTRIES):
+            yield self._read_entries(first, min(len(self), first + _CHUNK_ENTRIES))["tokens"]
 
     def _read_entries(self, first: int, end: int) -> npt.NDArray[Any]:
         self._entries.flush()
@@ -109,15 +107,38 @@ def _close(file: IO[bytes]) -> None:
 
 
 def lengths_of(examples: Sequence[Example]) -> npt.NDArray[Any]:
-    """Return how many tokens each example has, (examples,) of whole numbers."""
-    if isinstance(examples, StoredExamples):
-        return examples.lengths()
-    return np.array([len(example.input_ids) for example in examples], np.uint32)
+    """Return how many tokens each example has, (examples,) of whole numbers: 4 bytes each, so for no more than are scored at a time."""
+    return np.fromiter(_lengths(examples), np.uint32, len(examples))
+
+
+def first_lengths_of(examples: Sequence[Example], count: int) -> list[int]:
+    """Return how many tokens the first examples have."""
+    return list(itertools.islice(_lengths(examples), count))
+
+
+def longest_of(examples: Sequence[Example]) -> int:
+    """Return how many tokens the longest example has."""
+    return examples.longest if isinstance(examples, StoredExamples) else max(_lengths(examples))
 
 
 def shortest_of(examples: Sequence[Example], count: int) -> list[Example]:
     """Return the shortest examples, the first of those that are as long."""
-    return [examples[at] for at in np.argsort(lengths_of(examples), kind="stable")[:count].tolist()]
+    found = heapq.nsmallest(count, zip(_lengths(examples), range(len(examples)), strict=True))
+    return [examples[at] for _, at in found]
+
+
+def longest_examples(examples: Sequence[Example], count: int) -> list[Example]:
+    """Return the longest examples, the longest first and of those that are as long the first."""
+    found = heapq.nsmallest(count, ((-length, at) for at, length in enumerate(_lengths(examples))))
+    return [examples[at] for _, at in found]
+
+
+def _lengths(examples: Sequence[Example]) -> Iterator[int]:
+    if isinstance(examples, StoredExamples):
+        for some in examples.lengths():
+            yield from some.tolist()
+    else:
+        yield from (len(example.input_ids) for example in examples)
 
 
 def _example(entry: Any, numbers: npt.NDArray[Any], start: int) -> Example:

@@ -11,7 +11,7 @@ from sdk.lora.planning.blueprint import Blueprint, blueprint_of
 from sdk.lora.planning.checkpointing import keeps_activations
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.footprint import pass_parts
-from workers.pipelines.data.stored_examples import lengths_of
+from workers.pipelines.data.stored_examples import longest_of
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.training.inputs import Inputs
@@ -23,8 +23,7 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit)
 
     `model` has its adapters. This only chooses between speed and memory.
     """
-    lengths = lengths_of(given.rows.examples)
-    longest = int(lengths.max())
+    longest = longest_of(given.rows.examples)
     try:
         blueprint = blueprint_in(loaded.model)
     except ConfigError:
@@ -33,7 +32,7 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit)
     parts = pass_parts(
         blueprint,
         adapter_in(model),
-        tokens=longest * min(fit.micro_rows * given.objective.sequences, len(lengths)),
+        tokens=longest * min(fit.micro_rows * given.objective.sequences, len(given.rows.examples)),
         length=longest,
         checkpointing=False,
         width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,

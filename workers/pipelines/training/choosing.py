@@ -16,7 +16,7 @@ from workers.pipelines.data.batches import TokenLosses, token_losses
 from workers.pipelines.data.classify import reads_padding
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
 from workers.pipelines.data.packing import computed, keeps_apart
-from workers.pipelines.data.stored_examples import lengths_of
+from workers.pipelines.data.stored_examples import first_lengths_of, longest_of
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.rotary import turns_at
@@ -53,7 +53,7 @@ def fitting_of(
     head = None if given.objective.name == "classify" else _head(given, loaded, model, say)
     vocabulary = int(getattr(loaded.model.config.get_text_config(), "vocab_size", 0) or 1)
     chunk = None if head is None else chunk_tokens(vocabulary, place)
-    base, longest = model.get_base_model(), int(lengths_of(given.rows.examples).max())
+    base, longest = model.get_base_model(), longest_of(given.rows.examples)
     limits = Limits(
         checkpointing=bool(base.supports_gradient_checkpointing),
         chunk_tokens=chunk,
@@ -163,7 +163,7 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
         why = "the noise of neftune_noise_alpha depends on the length of a sequence"
     elif len(given.rows.examples) < 2:
         why = "there is one alone"
-    elif asked == "auto" and fit.row_attention and int(lengths_of(given.rows.examples).max()) > _MOST_MASKED:
+    elif asked == "auto" and fit.row_attention and longest_of(given.rows.examples) > _MOST_MASKED:
         why = f"of a row of more than {_MOST_MASKED:,} tokens beside others the mask is too large"
     elif asked == "auto" and not _is_cheaper(given, loaded, fit):
         why = "rows sorted by length take less time"
@@ -216,12 +216,11 @@ def _is_cheaper(given: Inputs, loaded: LoadedBase, fit: Fit) -> bool:
         blueprint = blueprint_in(loaded.model)
     except ConfigError:
         return False
-    lengths = lengths_of(given.rows.examples)
     apart, together = computed(
-        lengths[:_MOST_ROWS].tolist(),
+        first_lengths_of(given.rows.examples, _MOST_ROWS),
         batch=given.spec.effective_batch,
         rows=given.spec.batch_size,
-        room=fit.micro_rows * int(lengths.max()),
+        room=fit.micro_rows * longest_of(given.rows.examples),
         linear=sum(math.prod(shape) for shape in blueprint.linear.values()),
         # Scores of queries by keys, and the values weighted by them.
         attention=2 * blueprint.layers * blueprint.queries,

@@ -10,8 +10,8 @@ from sdk.lora.planning.forecast import CONTEXT_BYTES, Run, forecast_of
 from sdk.lora.planning.job_forecasts import NotKnownError, known_blueprint, without_head
 from sdk.lora.targets import TargetsError
 from sdk.schemas.planning import Forecast
-from workers.pipelines.data.batches import longest_first
 from workers.pipelines.data.examples import Example
+from workers.pipelines.data.stored_examples import longest_examples
 from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
@@ -70,5 +70,4 @@ def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
 
 def _longest_rows(given: Inputs, micro_rows: int) -> list[Example]:
     """Return the sequences of a pass that takes most: of each training there is one with the longest rows together."""
-    order = longest_first(given.rows.examples, 1)
-    return [given.rows.examples[at] for at in order[: micro_rows * given.objective.sequences]]
+    return longest_examples(given.rows.examples, micro_rows * given.objective.sequences)

@@ -322,7 +322,7 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
     fresh = {name: parameter.detach().clone() for name, parameter in trainable.items()}
     # The trainer chooses rows by number, and a batch is read when its turn comes.
     examples, objective = given.rows.examples, given.objective
-    dataset = Dataset.from_dict({"row": np.arange(len(examples) // objective.sequences)})
+    dataset = Dataset.from_dict({"row": np.arange(len(examples) // objective.sequences, dtype=np.uint32)})
 
     def collated(batch: Sequence[Mapping[str, int]]) -> Batch:
         some = [tokens_of(examples, each["row"], objective) for each in batch]

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from workers.pipelines.data import stored_examples
 from workers.pipelines.data.examples import IGNORED, Example
-from workers.pipelines.data.stored_examples import StoredExamples, lengths_of
+from workers.pipelines.data.stored_examples import (
+    StoredExamples,
+    first_lengths_of,
+    lengths_of,
+    longest_examples,
+    longest_of,
+    shortest_of,
+)
 
 IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=70)
 #: What is learnt of a token: itself, nothing, or another one, which no row of a training has.
@@ -40,7 +47,11 @@ def test_they_are_what_they_were(examples: list[Example], part: slice, shuffle: 
     assert list(lengths_of(stored)) == list(lengths_of(examples))
     assert stored.supervised_tokens == sum(example.supervised_tokens for example in examples)
     assert stored.tokens == sum(len(example.input_ids) for example in examples)
+    assert first_lengths_of(stored, 3) == [len(example.input_ids) for example in examples[:3]]
+    assert shortest_of(stored, 2) == sorted(examples, key=lambda example: len(example.input_ids))[:2]
+    assert longest_examples(stored, 2) == sorted(examples, key=lambda example: -len(example.input_ids))[:2]
     if examples:
+        assert longest_of(stored) == longest_of(examples) == max(len(example.input_ids) for example in examples)
         assert stored[-1] == examples[-1]
 
 

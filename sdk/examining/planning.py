@@ -111,7 +111,7 @@ def plan_training(
     except TargetsError as error:
         raise InvalidTargets(str(error), param="targets") from error
     if plan.method != "full":
-        check_options(asked.spec.model_copy(update={"method": plan.method}), blueprint.tensors)
+        check_options(asked.spec.model_copy(update={"method": plan.method}), blueprint.tensors, config)
     # A folder is planned without asking anybody.
     learnt = [] if registry is None or is_file_or_folder(base) else registry.devices()
     return plan.model_copy(update={"learnt": learnt})

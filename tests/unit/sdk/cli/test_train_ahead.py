@@ -140,7 +140,7 @@ def test_options_that_a_base_cannot_be_trained_with_are_refused_ahead_as_by_a_su
 def test_what_is_held_in_4_bits_is_planned_whole_where_it_is_not(base: str) -> None:
     with pytest.raises(InvalidInput, match="or train with the method lora"):
         plan_training(None, base, modules_to_save="q_proj")
-    assert plan_training(None, base, method="lora", modules_to_save="q_proj").trainable > 32 * 4096**2
+    assert plan_training(None, base, method="lora", targets="v_proj", modules_to_save="q_proj").trainable > 32 * 4096**2
     # All is trained: it has no adapter that an option could clash with.
     assert plan_training(None, base, method="full", rank_pattern="nope=4").trainable == 6_738_415_616
 

@@ -157,6 +157,8 @@ def test_files_may_lack_what_a_library_puts_before_their_names() -> None:
         ({"bias": "all", "objective": "classify"}, "leave bias 'all' out"),
         ({"method": "lora", "quant_type": "fp4"}, "the method is lora"),
         ({"method": "lora", "double_quant": False}, "the method is lora"),
+        ({"method": "lora", "quant_type": "nf4"}, "the method is lora"),
+        ({"method": "lora", "double_quant": True}, "the method is lora"),
         ({"loraplus_lr_ratio": 0.5}, "greater than or equal to 1"),
         ({"quant_type": "int8", "double_quant": False}, "leave double_quant out"),
         ({"quant_type": "int8", "method": "lora"}, "the method is lora"),
@@ -184,6 +186,12 @@ def test_options_that_contradict_each_other_are_refused(options: dict[str, Any],
     with pytest.raises(ValidationError, match=r"Value error|Input should") as refused:
         TrainingSpec.model_validate(options, context=BY_HAND)
     assert said in str(refused.value)
+
+
+def test_what_a_program_writes_may_say_the_defaults() -> None:
+    """As other clients and releases write them out; it is taken as it would be without them."""
+    spec = TrainingSpec.model_validate({"method": "lora", "quant_type": "nf4", "double_quant": True})
+    assert spec == TrainingSpec(method="lora")
 
 
 def test_a_request_has_the_text_alone() -> None:

@@ -54,9 +54,7 @@ def unfit_variant(
     )
 
 
-def unfit_options(
-    spec: TrainingSpec, files: Mapping[str, Sequence[int]], config: Mapping[str, Any]
-) -> Unfit | None:
+def unfit_options(spec: TrainingSpec, files: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Unfit | None:
     """Say at a submission which of a spec's options a base can't be trained with, by the names and shapes of its files and its config."""
     stacked = stacked_in_files(spec.targets, files, linear_modules(files))
     return (

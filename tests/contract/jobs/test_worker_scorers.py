@@ -126,7 +126,9 @@ class TestScorers:
         self, crew: Crew, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         home = crew.services(embedded_home=str(crew.tmp_path))
-        with pytest.raises(Invalid, match=r"this environment has no scorer polite \(there is none\); install") as caught:
+        with pytest.raises(
+            Invalid, match=r"this environment has no scorer polite \(there is none\); install"
+        ) as caught:
             home.jobs.submit(submission=asking(crew, "polite"), who=LOCAL)
         assert caught.value.param == "spec.scorers"
         there = EntryPoint("polite", "house_scorers:polite", SCORERS_GROUP)

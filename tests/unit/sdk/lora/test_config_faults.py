@@ -19,7 +19,11 @@ from sdk.pushing.base_folder import scan_base
 
 FAULTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (configs.MIXTRAL_8X7B, {"num_experts_per_tok": 9}, "says num_experts_per_tok = 9 of 8 experts, more"),
-    (configs.LLAMA_2_7B, {"num_key_value_heads": 7}, "says num_key_value_heads = 7 for 32 heads, which does not divide"),
+    (
+        configs.LLAMA_2_7B,
+        {"num_key_value_heads": 7},
+        "says num_key_value_heads = 7 for 32 heads, which does not divide",
+    ),
     (configs.LLAMA_2_7B, {"head_dim": 65}, "says head_dim = 65, an odd number"),
     (configs.LLAMA_2_7B, {"hidden_size": 32 * 65}, "says hidden_size = 2080 for 32 heads, an odd width of 65"),
     (configs.LLAMA_2_7B, {"max_position_embeddings": -5}, "max_position_embeddings = -5, which is no whole number"),
@@ -52,9 +56,21 @@ def test_what_no_model_is_like_is_refused_by_a_plan_and_as_a_base(
 @pytest.mark.parametrize(
     "config",
     [
-        {"model_type": "falcon", "num_attention_heads": 71, "hidden_size": 4544, "multi_query": True, "num_kv_heads": 71},
+        {
+            "model_type": "falcon",
+            "num_attention_heads": 71,
+            "hidden_size": 4544,
+            "multi_query": True,
+            "num_kv_heads": 71,
+        },
         {"model_type": "gpt2", "n_head": 12, "n_embd": 780, "n_positions": 1024},
-        {"model_type": "gemma", "hidden_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256},
+        {
+            "model_type": "gemma",
+            "hidden_size": 3072,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "head_dim": 256,
+        },
         {"model_type": "gpt_neox", "hidden_size": 130, "num_attention_heads": 2, "rotary_pct": 0.25},
         {
             "model_type": "deepseek_v3",
@@ -82,7 +98,7 @@ def test_the_own_configs_of_all_families_are_taken() -> None:
     for kind in CONFIG_MAPPING_NAMES:
         try:
             config = AutoConfig.for_model(kind).to_dict()
-        except Exception:  # noqa: BLE001, S112 - some need a library, or parts
+        except Exception:  # noqa: BLE001 - some need a library, or parts
             continue
         found[kind] = config_fault(config)
     assert len(found) > 200

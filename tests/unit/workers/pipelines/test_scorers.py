@@ -85,7 +85,7 @@ def test_one_of_several_that_is_not_here_loses_only_its_own_scores(
     install: Callable[..., None], llama_base: Path, pairs: Path, tmp_path: Path
 ) -> None:
     install()
-    report, rows = run(llama_base, pairs, tmp_path, generate_rows=2, scorers=["politeness", "rudeness"])
+    report, _ = run(llama_base, pairs, tmp_path, generate_rows=2, scorers=["politeness", "rudeness"])
     assert report.metrics["scorer.politeness.words"] >= 0
     assert "scorer.rudeness" not in report.metrics
     assert report.metrics["scorer.rudeness_rows"] == 0

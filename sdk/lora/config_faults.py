@@ -37,6 +37,8 @@ def _faults(part: Mapping[str, Any]) -> Iterator[str]:
     defaults = FAMILIES[kind].defaults if isinstance(kind, str) and kind in FAMILIES else {}
     active, experts = _count(part, defaults, "num_experts_per_tok"), _count(part, defaults, *_EXPERTS)
     if active and experts and active > experts:
+        if part.get("num_experts_per_tok") is None:
+            yield f"says no num_experts_per_tok, and the family's own of {active} is more than the {experts} experts that there are"
         yield f"says num_experts_per_tok = {active} of {experts} experts, more than there are"
     heads, pairs = _count(part, defaults, *_HEADS), _count(part, {}, "num_key_value_heads")
     if heads and pairs and heads % pairs:

@@ -20,6 +20,11 @@ from sdk.pushing.base_folder import scan_base
 FAULTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (configs.MIXTRAL_8X7B, {"num_experts_per_tok": 9}, "says num_experts_per_tok = 9 of 8 experts, more"),
     (
+        configs.QWEN3_30B_A3B,
+        {"num_experts": 4, "num_experts_per_tok": None},
+        "says no num_experts_per_tok, and the family's own of 8 is more than the 4 experts",
+    ),
+    (
         configs.LLAMA_2_7B,
         {"num_key_value_heads": 7},
         "says num_key_value_heads = 7 for 32 heads, which does not divide",

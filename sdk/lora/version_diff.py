@@ -174,7 +174,7 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
     """Say of each dataset on which both were scored, and never alike, what differs; and of which scores rows differ."""
     last_a, last_b = _last(evaluations_a), _last(evaluations_b)
     failed = {
-        f"{name} on {one.dataset[:12]} is over other rows in one than in the other, since it failed on some; compare the rows"
+        f"{name} on {one.dataset[:12]} is over other rows in one than in the other, since some rows have no such score; compare the rows"
         f" that both have: adapterctl compare A B --data {one.dataset[:12]} --metric {'loss' if name in MADE_OF_LOSS else name}"
         for key, one in last_a.items()
         if key in last_b

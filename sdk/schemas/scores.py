@@ -55,7 +55,12 @@ class EvaluationView(Wire):
         return {name: value for name, value in self.conditions.items() if name != "failed"}
 
     def has_rows_of(self, other: EvaluationView, metric: str) -> bool:
-        """Tell whether a metric's means of two evaluations of one key are over the same rows, because it failed on the same."""
+        """Tell whether a metric's means of two evaluations of one key are over the same rows: as many, and it failed on the same."""
+        every = [
+            one.metrics["rows"] + one.metrics.get("failed_rows", 0.0) for one in (self, other) if "rows" in one.metrics
+        ]
+        if len(set(every)) > 1:
+            return False
         made_of = "loss" if metric in MADE_OF_LOSS else metric
         failed = [(one.conditions.get("failed") or {}).get(made_of) for one in (self, other)]
         return failed[0] == failed[1]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.compared import Bench, scored, write_rows
+from support.compared import COLUMNS, Bench, scored, write_rows
 from support.merging_desk import MergingDesk
-from support.scored_rows import evaluated, fresh
+from support.scored_rows import CONDITIONS, evaluated, fresh
 
 from registry.principal import Role
 from sdk.cli.support.comparison_table import heading
@@ -35,7 +35,7 @@ class TestEqualRows:
         assert pair.verdict == "too few different rows: 1 of at least 20"
         assert (pair.low, pair.p, pair.better, pair.detectable) == (None, None, None, None)
         assert (found.rows, found.distinct_rows, found.groups, found.by) == (24, 1, None, None)
-        assert found.notes == ["24 of the rows equal others, and equal rows count as one: 1 row differs"]
+        assert found.notes == ["24 of the rows equal others, and equal rows count as one, which leaves 1 different row"]
         assert "24 rows, 1 of them different; less" in heading(found)
 
     def test_those_that_are_equal_are_drawn_together(self, bench: Bench, tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ class TestUnscoredRows:
 
     @pytest.mark.parametrize("said", [0.0, 2.0])
     def test_a_count_that_is_not_that_of_the_rows(self, bench: Bench, rows: Path, said: float) -> None:
+        handed_in, ref = [*fresh(), RowScore(row=9, unscored="too_long")], bench.desk.push()
         with pytest.raises(VerificationFailed, match=rf"unscored_rows of .* is said to be {said}, and its rows give 1"):
-            handed_in = [*fresh(), RowScore(row=9, unscored="too_long")]
-            evaluated(bench.desk, bench.desk.push(), rows, handed_in, unscored_rows=said)
+            evaluated(bench.desk, ref, rows, handed_in, unscored_rows=said)
 
     def test_the_key_is_that_of_scores_without_and_their_means_are_not_subtracted(self, bench: Bench) -> None:
         one, two = bench.score(self.ROWS), bench.score(scored(48))
@@ -111,9 +111,6 @@ class TestUnscoredRows:
 
 
 def evaluated_again(bench: Bench, ref: str, **said: float) -> None:
-    from support.compared import COLUMNS
-    from support.scored_rows import CONDITIONS
-
     taken = CONDITIONS.model_copy(update={"columns": COLUMNS})
     evaluated(bench.desk, ref, bench.data, scored(48), spec={"columns": COLUMNS}, conditions=taken, **said)
 

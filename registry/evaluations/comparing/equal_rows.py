@@ -57,9 +57,9 @@ def _grouped(keys: npt.NDArray[np.uint64], owners: npt.NDArray[np.uint32], rows:
     found, groups, counts = np.unique(by_row[rows], return_inverse=True, return_counts=True)
     if len(found) == len(rows):
         return EqualRows()
-    differ = "1 row differs" if len(found) == 1 else f"{len(found)} rows differ"
+    different = "1 different row" if len(found) == 1 else f"{len(found)} different rows"
     repeated = int(counts[counts > 1].sum())
     return EqualRows(
         groups.astype(np.int64),
-        [f"{repeated} of the rows equal others, and equal rows count as one: {differ}"],
+        [f"{repeated} of the rows equal others, and equal rows count as one, which leaves {different}"],
     )

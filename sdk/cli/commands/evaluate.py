@@ -106,7 +106,9 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
     long = [
         line
         for one in scores
-        for line in long_lines(_marked(one.ref, beside), one.metrics, one.conditions.get("max_length"), one.id)
+        for line in long_lines(
+            _marked(one.ref, beside), one.metrics, one.conditions.get("max_length"), one.id if one.rows_digest else None
+        )
     ]
     for line in (*long, *failed, *errors):
         say(line)

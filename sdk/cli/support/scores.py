@@ -85,8 +85,8 @@ def failed_lines(ref: str, metrics: Mapping[str, float], failed: Iterable[str]) 
     return lines
 
 
-def long_lines(ref: str, metrics: Mapping[str, float], max_length: object, ident: str) -> list[str]:
-    """Say how many rows were too long to be scored, or scored in part, and what can be done.
+def long_lines(ref: str, metrics: Mapping[str, float], max_length: object, ident: str | None) -> list[str]:
+    """Say how many rows were too long to be scored, or scored in part, and what can be done; `ident` is that of scores with rows.
 
     >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0}, 512, "3f1c")
     ['a@v1: 1 of 6 rows has no score: none of its first 512 tokens is one that the loss is taken on; shorten it, or raise --max-length where the base has the positions (which: adapterctl evals show 3f1c --rows)']
@@ -97,7 +97,7 @@ def long_lines(ref: str, metrics: Mapping[str, float], max_length: object, ident
     every = round(metrics.get("rows", 0.0) + metrics.get("failed_rows", 0.0)) + unscored
     lines = []
     if unscored:
-        which = f" (which: adapterctl evals show {ident} --rows)"
+        which = "" if ident is None else f" (which: adapterctl evals show {ident} --rows)"
         has, its = ("has", "its") if unscored == 1 else ("have", "their")
         said = f"{has} no score: none of {its} first {max_length} tokens is one that the loss is taken on"
         lines.append(f"{ref}: {unscored} of {every} rows {said}; {_mending(unscored)}{which}")

@@ -269,9 +269,9 @@ def require_adapter(ref: str, kind: str, consequence: str, *, param: str = "ref"
         raise InvalidInput(f"{ref} is a {kind} model and no adapter, so {consequence}", param=param)
 
 
-def check_options(spec: TrainingSpec, tensors: Mapping[str, Sequence[int]]) -> None:
-    """Raise InvalidInput for options that a base can't be trained with, by its weight files."""
-    if unfit := unfit_options(spec, tensors):
+def check_options(spec: TrainingSpec, tensors: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for options that a base can't be trained with, by its weight files and its config."""
+    if unfit := unfit_options(spec, tensors, config):
         raise InvalidInput(f"{unfit.param} {unfit.said}", param=unfit.param)
 
 

@@ -8,9 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from pydantic import ValidationError
 
-from sdk.schemas.work import MOST_SCORERS, ScorerInfo
-
-GROUP = "adapterctl.scorers"
+from sdk.schemas.work import MOST_SCORERS, SCORERS_GROUP, ScorerInfo
 
 
 class NoScorerError(ValueError):
@@ -36,6 +34,19 @@ def installed_scorers(names: Iterable[str]) -> list[EntryPoint]:
     return [found[name][0] for name in asked]
 
 
+def require_any(names: Iterable[str]) -> None:
+    """Raise NoScorerError where names are asked for and none of them is there: the others are scored without those that lack."""
+    asked = list(names)
+    faults = []
+    for name in asked:
+        try:
+            installed_scorers([name])
+        except NoScorerError as error:
+            faults.append(error)
+    if asked and len(faults) == len(asked):
+        raise faults[0]
+
+
 @cache
 def announced_scorers() -> list[ScorerInfo] | None:
     """Return what a worker says that jobs may ask for, as it was when its process began: names that no two distributions offer.
@@ -56,7 +67,7 @@ def announced_scorers() -> list[ScorerInfo] | None:
 
 def _by_name() -> dict[str, list[EntryPoint]]:
     found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in entry_points(group=SCORERS_GROUP):
         found.setdefault(entry.name, []).append(entry)
     return found
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from importlib.metadata import entry_points
 
 from sqlalchemy import ColumnElement, case, func, literal, or_, true
 from sqlalchemy.orm import Session
@@ -15,7 +16,7 @@ from registry.errors import Invalid
 from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
 from registry.jobs.models import Job
 from registry.principal import Principal
-from sdk.schemas.work import WorkerInfo
+from sdk.schemas.work import SCORERS_GROUP, WorkerInfo
 
 #: Of those that workers have, so many are named at most.
 _NAMED = 20
@@ -73,6 +74,19 @@ def require_scorers(session: Session, needed: str | None, who: Principal, *, nam
     known = [worker for worker in lately_seen_workers(session) if worker.serves(queue, namespace)]
     if (said := without_scorers(needed, known, reads=who.namespaces())) is not None:
         raise Invalid(f"{said}, or leave it out", param="spec.scorers")
+
+
+def require_installed(names: Iterable[str]) -> None:
+    """Raise Invalid for a scorer that this process's environment lacks, which is that of an embedded registry's runner."""
+    asked = sorted(set(names))
+    here = {entry.name for entry in entry_points(group=SCORERS_GROUP)} if asked else set()
+    if lacking := [name for name in asked if name not in here]:
+        known = ", ".join(sorted(here)[:_NAMED])
+        raise Invalid(
+            f"this environment has no scorer {lacking[0]} ({f'there is {known}' if known else 'there is none'}); install what brings "
+            "it where adapterctl is installed, or leave it out",
+            param="spec.scorers",
+        )
 
 
 def _there(workers: Sequence[AvailableWorker], *, all_of_them: bool) -> str:

@@ -28,7 +28,7 @@ from registry.jobs.peaks import peak_of
 from registry.jobs.pins import require_data
 from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
 from registry.jobs.releases import needed_by
-from registry.jobs.scorers import require_scorers, written
+from registry.jobs.scorers import require_installed, require_scorers, written
 from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
@@ -110,8 +110,11 @@ class Jobs:
             if by_forecast:
                 where = {"namespace": pinned.namespace, "queue": rules.queue, "device": needs.device}
                 require_memory(session, estimate, kind=rules.name, **where)
-            # The runner of an embedded registry ends where it is given nothing, so it is given the job and says what it lacks.
-            scorers = None if self._embedded else written(pinned.scorers)
+            scorers = written(pinned.scorers)
+            if self._embedded:
+                require_installed(pinned.scorers)
+                # Its runner ends where it is given nothing, so it is given the job, also where the scorer is gone by then.
+                scorers = None
             require_scorers(session, scorers, who, namespace=pinned.namespace, queue=rules.queue)
             job = self._new(
                 session,

@@ -79,7 +79,8 @@ def plan_training(
             "logit_chunk_tokens is no whole number above 0; give one such as 1024", param="logit_chunk_tokens"
         )
     _require_card(gpu)
-    kind = {} if method is None else {"method": "lora" if method == "full" else method}
+    # Full fine-tuning has no spec of its own: what it doesn't use of one, the plan's notes name.
+    kind = {} if method is None or method == "full" else {"method": method}
     spec = build(TrainingSpec, **{**task_options(task), **options, **kind})
     config, shapes = _config_and_shapes(registry, base)
     given = frozenset(options) | (set() if method is None else {"method"})
@@ -111,7 +112,7 @@ def plan_training(
     except TargetsError as error:
         raise InvalidTargets(str(error), param="targets") from error
     if plan.method != "full":
-        check_options(asked.spec.model_copy(update={"method": plan.method}), blueprint.tensors)
+        check_options(asked.spec.model_copy(update={"method": plan.method}), blueprint.tensors, config)
     # A folder is planned without asking anybody.
     learnt = [] if registry is None or is_file_or_folder(base) else registry.devices()
     return plan.model_copy(update={"learnt": learnt})

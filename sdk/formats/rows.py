@@ -249,17 +249,17 @@ def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by
 def group_of(value: Mapping[str, Any], column: str) -> str:
     """Return the group that a row is in by a column. Raises ValueError, the rest of a sentence, for one that is in none.
 
-    >>> group_of({"repo": 7}, "repo")
-    '7'
+    >>> group_of({"repo": 7}, "repo"), group_of({"merged": True}, "merged")
+    ('7', 'true')
     """
     group = value.get(column)
     if group is None or group == "":
         raise ValueError(f"has nothing in the column `{column[:80]}` that rows are grouped by, but {named(value)}")
-    if isinstance(group, bool) or not isinstance(group, (str, int)):
+    if not isinstance(group, (str, int)):
         raise ValueError(
-            f"has a `{column[:80]}` that rows are grouped by, and that is neither a text nor a whole number"
+            f"has a `{column[:80]}` that rows are grouped by, and that is neither a text, a whole number, nor true or false"
         )
-    return str(group)
+    return str(group).lower() if isinstance(group, bool) else str(group)
 
 
 def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Row:

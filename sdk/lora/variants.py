@@ -11,12 +11,15 @@ True
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
 from sdk.formats.option_texts import write_numbers
 from sdk.lora.linear_modules import is_text, layer_of, linear_modules
-from sdk.lora.targets import matches, stacked_in_files
+from sdk.lora.planning.adapter import meant_by
+from sdk.lora.planning.blueprint import UnknownFamilyError, blueprint_of
+from sdk.lora.planning.families import ConfigError
+from sdk.lora.targets import TargetsError, matches, stacked_in_files
 from sdk.schemas.training import TrainingSpec
 
 
@@ -51,10 +54,29 @@ def unfit_variant(
     )
 
 
-def unfit_options(spec: TrainingSpec, files: Mapping[str, Sequence[int]]) -> Unfit | None:
-    """Say at a submission which of a spec's options a base can't be trained with, by the names and shapes of its files."""
+def unfit_options(spec: TrainingSpec, files: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Unfit | None:
+    """Say at a submission which of a spec's options a base can't be trained with, by the names and shapes of its files and its config."""
     stacked = stacked_in_files(spec.targets, files, linear_modules(files))
-    return unfit_variant(spec, files) or (unfit_beside_parameters(spec, stacked) if stacked else None)
+    return (
+        unfit_variant(spec, files)
+        or (unfit_beside_parameters(spec, stacked) if stacked else None)
+        or unfit_beside_targets(spec, _adapted(spec, config))
+    )
+
+
+def unfit_beside_targets(spec: TrainingSpec, adapted: Collection[str] | None) -> Unfit | None:
+    """Say which pattern is of a module that the targets don't mean, and which module they adapt that is to be trained whole besides.
+
+    `adapted` are the model's own names of the modules that the targets mean; None: nobody knows them yet.
+    """
+    if adapted is None:
+        return None
+    for param, names in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
+        if idle := next((name for name in names if not any(matches(full, name) for full in adapted)), None):
+            return Unfit(param, f"names {idle}, which is not among the targets; name adapted modules")
+    if both := next((name for name in spec.saved_modules if any(matches(full, name) for full in adapted)), None):
+        return Unfit("modules_to_save", f"names {both}, which the targets adapt too; leave it out of one of the two")
+    return None
 
 
 def unfit_beside_parameters(spec: TrainingSpec, parameters: Sequence[str]) -> Unfit | None:
@@ -82,6 +104,18 @@ def saved_by_peft(names: Collection[str], saved: Sequence[str]) -> tuple[set[str
         {full for full in names if any(matches(full, name) for name in saved)},
         {full for full in names if any(full.endswith(name) for name in saved)},
     )
+
+
+def _adapted(spec: TrainingSpec, config: Mapping[str, Any]) -> list[str] | None:
+    """Return the model's own names of the modules that targets mean, by its config; None where only the model itself says them."""
+    if not (spec.ranks or spec.alphas or spec.saved_modules):
+        return None
+    try:
+        blueprint = blueprint_of(config)
+        # Beside a part for images, the text part's names have more before them.
+        return None if blueprint.left_out else meant_by(blueprint, spec).modules
+    except (UnknownFamilyError, ConfigError, TargetsError):
+        return None
 
 
 def _layers(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | None:

@@ -38,6 +38,7 @@ from sdk.formats.packed_weights import (
     shapes_of,
 )
 from sdk.formats.safetensors import SafetensorsError, read_header
+from sdk.lora.config_faults import config_fault
 from sdk.pulling.cache import Cache
 from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.manifest import Manifest, ManifestFile
@@ -105,6 +106,10 @@ def scan_base(
             param="id",
         )
     config = _read_config(folder)
+    if (fault := config_fault(config)) is not None:
+        raise InvalidBase(
+            f"{folder} is not a base: {CONFIG_FILE} {fault}; correct it, or download the base again", param="base"
+        )
     weights = _weight_files(folder)
     names = {*TOKENIZER_FILES, *OTHER_FILES, *weights}
     present = sorted(name for name in names if (folder / name).is_file())

@@ -144,7 +144,7 @@ class Pusher:
                 found = scanned.registration
                 kind = str(found.config.get("model_type", ""))
                 check_targets(spec.targets, found.tensors, base=found.id, model_type=kind, exclude=spec.exclude)
-                check_options(spec, found.tensors)
+                check_options(spec, found.tensors, found.config)
             return _chosen(self.register_scanned(scanned, namespace=namespace))
         name, _, revision = base.partition("@")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sdk.formats.base_files import INPUT_EMBEDDINGS
@@ -9,20 +10,26 @@ from sdk.formats.base_files import INPUT_EMBEDDINGS
 if TYPE_CHECKING:
     from sdk.schemas.training import TrainingSpec
 
+_QUANTISING = {"quant_type", "double_quant"}
+
 
 def both_held_out() -> str:
     """Say that held-out rows are given and a share is to be held out, too."""
     return "held-out rows are given, so none are held out of the others; leave out holdout, or eval_data"
 
 
-def clash_of(spec: TrainingSpec) -> str | None:
-    """Say which options of a spec contradict each other, and what to do; None if they may go together."""
+def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
+    """Say which options of a spec contradict each other, and what to do; None if they may go together.
+
+    `given` are those that a person wrote, of which a default is no less said than another value.
+    """
     if spec.use_rslora and spec.alpha is None:
         return (
             f"use_rslora scales the update by alpha/√rank, for which the usual alpha of 2·rank is too large; give alpha, such as "
             f"{max(1, round(2 * spec.rank**0.5))} for the scale 2"
         )
-    if spec.method == "lora" and (spec.quant_type != "nf4" or not spec.double_quant):
+    quantising = not _QUANTISING.isdisjoint(given) or spec.quant_type != "nf4" or not spec.double_quant
+    if spec.method == "lora" and quantising:
         return "quant_type and double_quant say how qlora quantises the base, and the method is lora; leave them out, or choose qlora"
     if spec.quant_type == "int8" and not spec.double_quant:
         return "int8 has a scale for each row, and none of these is quantised; leave double_quant out"

@@ -21,7 +21,7 @@ from sdk.schemas.option_types import (
     joined,
     require_modules,
 )
-from sdk.schemas.wire import JsonScalar, Wire
+from sdk.schemas.wire import BY_HAND, JsonScalar, Wire
 
 #: As TRL has it.
 DEFAULT_BETA = 0.1
@@ -143,8 +143,8 @@ class TrainingSpec(Wire):
         return None if value is None else require_modules(value)
 
     @model_validator(mode="after")
-    def _options_go_together(self) -> Self:
-        if said := clash_of(self):
+    def _options_go_together(self, info: ValidationInfo) -> Self:
+        if said := clash_of(self, self.model_fields_set if info.context is BY_HAND else ()):
             raise ValueError(said)
         return self
 

@@ -26,6 +26,8 @@ from sdk.schemas.wire import Sha256, Wire
 MOST_CACHED = 256
 
 
+#: The group of the entry points that scorers of a user's own are.
+SCORERS_GROUP = "adapterctl.scorers"
 #: Scorers that a worker names, more than anybody has.
 MOST_SCORERS = 100
 

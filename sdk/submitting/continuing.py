@@ -40,7 +40,7 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
         "modules_to_save": lora.modules_to_save or None,
         "trainable_token_indices": lora.trainable_token_indices or None,
     }
-    if recipe is not None and recipe.storage_dtype is None:
+    if recipe is not None and recipe.storage_dtype is None and given.get("method", method) == "qlora":
         theirs |= {"quant_type": recipe.type, "double_quant": recipe.double_quant or recipe.type == "int8"}
     own, asked = (
         build(TrainingSpec, **values) for values in ({**theirs}, {"dropout": lora.dropout, **theirs, **given})

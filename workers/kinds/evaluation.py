@@ -12,7 +12,7 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.row_file import row_file_name
 from sdk.schemas.work import Assignment, Completion, EvaluationResult, TargetSource
 from workers.child.protocol import OUT_FOLDER
-from workers.installed_scorers import NoScorerError, installed_scorers
+from workers.installed_scorers import NoScorerError, require_any
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, of_error
 from workers.kinds.pins import of_targets, today
@@ -34,7 +34,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     """Carry out an evaluation and hand its scores in. Raises AttemptFailed, Stopped, AdapterctlError."""
     try:
         # Before anything is fetched.
-        installed_scorers(request.spec.scorers or ())
+        require_any(request.spec.scorers or ())
     except NoScorerError as error:
         raise AttemptFailed(FailureReason.SPEC, str(error)) from error
     targets = attempt.assignment.targets

@@ -86,10 +86,11 @@ def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None
 
 def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
     """Raise InvalidTargets for what a base's shapes say can't be trained, as the worker would."""
-    kind = str(table(base.config).get("model_type", ""))
+    config = table(base.config)
+    kind = str(config.get("model_type", ""))
     if said := unfit_targets(spec.targets, tensors_of(base), model_type=kind, exclude=spec.exclude):
         raise InvalidTargets(f"base {base.id} {said}", param="spec.targets")
-    if unfit := unfit_options(spec, tensors_of(base)):
+    if unfit := unfit_options(spec, tensors_of(base), config):
         raise Invalid(f"{unfit.param} {unfit.said}", param=f"spec.{unfit.param}")
 
 

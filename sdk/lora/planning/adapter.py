@@ -111,23 +111,41 @@ class AdapterPlan:
         yield from self.whole.items()
 
 
+@dataclass(frozen=True)
+class Meant:
+    """What targets mean in a base."""
+
+    #: As they would be stored, stacked parameters among them.
+    targets: list[str]
+    #: Those of the targets that are stacked parameters.
+    parameters: list[str]
+    #: Full names of the linear modules.
+    modules: list[str]
+
+
+def meant_by(blueprint: Blueprint, spec: TrainingSpec) -> Meant:
+    """Return what the targets of a training mean in a base. Raises TargetsError where they mean nothing."""
+    names = sorted(blueprint.linear)
+    experts = stacked_targets(spec.targets, names, sorted(blueprint.stacked), exclude=spec.exclude)
+    wanted = ",".join(name for name in spec.targets.split(",") if name not in experts) if experts else spec.targets
+    if not wanted:
+        return Meant(sorted(experts), experts, [])
+    found = resolve_targets(wanted, blueprint.model_type, names, exclude=spec.exclude, layers=spec.layers)
+    chosen = [name for name in names if any(matches(name, target) for target in found)]
+    return Meant(sorted([*experts, *found]), experts, chosen)
+
+
 def adapter_of(blueprint: Blueprint, spec: TrainingSpec) -> AdapterPlan:
     """Return what a training of `spec` over a base adapts. Raises TargetsError for targets that mean nothing in it."""
-    linear, stacked = blueprint.linear, blueprint.stacked
-    names = sorted(linear)
-    experts = stacked_targets(spec.targets, names, sorted(stacked), exclude=spec.exclude)
-    wanted = ",".join(name for name in spec.targets.split(",") if name not in experts) if experts else spec.targets
-    targets, chosen = [*experts], []
-    if wanted:
-        found = resolve_targets(wanted, blueprint.model_type, names, exclude=spec.exclude, layers=spec.layers)
-        targets += found
-        chosen = [name for name in names if any(matches(name, target) for target in found)]
+    linear, meant = blueprint.linear, meant_by(blueprint, spec)
     ranks = ModuleValues(dict(sorted(spec.ranks.items())), spec.rank, Budget(_STEPS))
-    modules = {name: AdaptedModule(ranks.of(name), *linear[name], 1, spec.use_dora) for name in chosen}
-    for name, (count, out, into) in stacked.items():
-        if any(matches(name, target) for target in experts) and (spec.layers is None or layer_of(name) in spec.layers):
+    modules = {name: AdaptedModule(ranks.of(name), *linear[name], 1, spec.use_dora) for name in meant.modules}
+    for name, (count, out, into) in blueprint.stacked.items():
+        if any(matches(name, target) for target in meant.parameters) and (
+            spec.layers is None or layer_of(name) in spec.layers
+        ):
             modules[name] = AdaptedModule(ranks.of(name), out, into, count, dora=False)
-    return AdapterPlan(modules, dict(_whole(blueprint, spec, modules)), sorted(targets))
+    return AdapterPlan(modules, dict(_whole(blueprint, spec, modules)), meant.targets)
 
 
 def _whole(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sdk.formats.saved_buffers import is_buffer
+from sdk.lora.config_faults import config_fault
 from sdk.lora.linear_modules import linear_modules
 from sdk.lora.planning.families import FAMILIES, ConfigError, Numbers, tied
 from sdk.lora.planning.joined_experts import joined
@@ -101,8 +102,11 @@ class Blueprint:
 def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]] | None = None) -> Blueprint:
     """Return the blueprint of a `config.json`, with the shapes of its files where these are known.
 
-    Raises ConfigError for a config without a number that is needed, UnknownFamilyError where neither table nor files say shapes.
+    Raises ConfigError for a config without a number that is needed, or with what no model is like, UnknownFamilyError where
+    neither table nor files say shapes.
     """
+    if (fault := config_fault(config)) is not None:
+        raise ConfigError(fault)
     part = config.get("text_config")
     text: Mapping[str, Any] = {**part} if isinstance(part, dict) else config
     outer, inner = _model_type(config), _model_type(text)

@@ -103,7 +103,7 @@ class Numbers:
     @property
     def active_experts(self) -> int:
         """Experts that a token goes through."""
-        return min(self.of("num_experts_per_tok"), self.experts)
+        return self.of("num_experts_per_tok")
 
     def says(self, name: str) -> bool:
         """Whether a switch of the config is on."""

@@ -33,6 +33,12 @@ ROOMY = 0.7
 FULL_ENOUGH = 0.9
 _SHORTEST = 256
 _HEAD = "lm_head.weight"
+#: Options that full fine-tuning has no use for.
+_OF_ADAPTERS = {
+    *("rank", "alpha", "dropout", "targets", "exclude", "use_rslora", "use_dora", "init_lora_weights", "eva_rho"),
+    *("rank_pattern", "alpha_pattern", "layers_to_transform", "bias", "modules_to_save", "trainable_token_indices"),
+    *("quant_type", "double_quant"),
+}
 #: The parts that are on the card when a worker chooses checkpointing.
 _LOADED = ("weights", "weights in 4 bits", "weights in 8 bits", "weights in 16 bits", "adapter", "CUDA context")
 METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
@@ -195,6 +201,8 @@ def _notes(planner: _Planner, chosen: Forecast, card: Card | None) -> Iterator[s
         yield "adapterctl trains adapters; full fine-tuning is here to compare with"
         if asked.spec.optim != "adamw":
             yield f"full fine-tuning is counted with Adam's moments in 16 bits, not with {asked.spec.optim}"
+        if idle := sorted(_OF_ADAPTERS & set(asked.given)):
+            yield f"full fine-tuning has no adapter and trains over no quantised base: {', '.join(idle)} {'does' if len(idle) == 1 else 'do'} not count"
     if base.stacked and chosen.method == "qlora":
         yield "experts are held as stacked parameters, which bitsandbytes doesn't pack, so they stay in 16 bits"
     if card is None or chosen.card_bytes > card.memory_bytes:

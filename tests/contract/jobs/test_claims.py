@@ -178,6 +178,22 @@ class TestRouting:
                 crew.submit(base=name, spec=TrainingSpec(method="lora", **options))
             assert caught.value.param == f"spec.{param}"
 
+    def test_a_pattern_of_a_module_that_is_no_target_is_refused(self, crew: Crew) -> None:
+        sizes = {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 10}
+        for kind, known in (("llama", True), ("strange", False)):
+            name = f"{kind}-{crew.space}"
+            config = {"model_type": kind, "hidden_size": 6, **sizes}
+            crew.world.admin.register_base(base_registration(name, config=config))
+            spec = TrainingSpec(targets="q_proj", rank_pattern="v_proj=2")
+            if known:
+                with pytest.raises(InvalidInput, match=r"^rank_pattern names v_proj, which is not among the") as caught:
+                    crew.submit(base=name, spec=spec)
+                assert caught.value.param == "spec.rank_pattern"
+            else:
+                # Its modules are known to the worker alone.
+                assert crew.submit(base=name, spec=spec).state == "queued"
+            assert crew.submit(base=name, spec=spec.model_copy(update={"targets": "qv"})).state == "queued"
+
     def test_a_merge_asks_for_as_much_over_a_base_of_any_size(self, crew: Crew) -> None:
         size = 10 * 2**30
         name = f"large-{crew.space}"

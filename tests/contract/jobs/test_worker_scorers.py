@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
 from contract.jobs.helpers import Crew
 
+from registry.errors import Invalid
+from registry.jobs import scorers as known
 from registry.jobs.models import Job
 from registry.principal import LOCAL, Role
 from sdk.client import Client
@@ -15,7 +18,7 @@ from sdk.errors import InvalidInput
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget
 from sdk.schemas.jobs import JobSubmission, JobView, Needs
-from sdk.schemas.work import MOST_SCORERS, ScorerInfo
+from sdk.schemas.work import MOST_SCORERS, SCORERS_GROUP, ScorerInfo
 from sdk.version import VERSION
 
 
@@ -119,9 +122,20 @@ class TestScorers:
         assert crew.claim(**of()) is None
         assert crew.hold(**of("polite")).job == again.id
 
-    def test_the_runner_of_an_embedded_registry_is_given_it_and_says_what_it_lacks(self, crew: Crew) -> None:
-        # It ends where it is given nothing, and the job would wait for ever.
+    def test_an_embedded_registry_refuses_what_its_environment_lacks(
+        self, crew: Crew, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         home = crew.services(embedded_home=str(crew.tmp_path))
+        with pytest.raises(
+            Invalid, match=r"this environment has no scorer polite \(there is none\); install"
+        ) as caught:
+            home.jobs.submit(submission=asking(crew, "polite"), who=LOCAL)
+        assert caught.value.param == "spec.scorers"
+        there = EntryPoint("polite", "house_scorers:polite", SCORERS_GROUP)
+        monkeypatch.setattr(known, "entry_points", lambda *, group: [there])
+        with pytest.raises(Invalid, match=r"has no scorer brief \(there is polite\)"):
+            home.jobs.submit(submission=asking(crew, "polite", "brief"), who=LOCAL)
+        # Its runner ends where it is given nothing, and the job would wait for ever.
         found = home.jobs.submit(submission=asking(crew, "polite"), who=LOCAL)
         with home.db.write() as session:
             job = session.get_one(Job, found.id)

@@ -25,7 +25,11 @@ def shapes_of_config(config: bytes) -> dict[str, list[int]]:
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CONFIG_FILE).write_bytes(config)
-        model = blank_model(Path(folder))
+        try:
+            model = blank_model(Path(folder))
+        except PipelineError as error:
+            # Whoever gave the config has no such folder.
+            raise PipelineError(error.reason, error.message.replace(folder, CONFIG_FILE)) from error
     return {name: list(parameter.shape) for name, parameter in model.named_parameters()}
 
 

@@ -42,7 +42,7 @@ class Grading:
 
 
 def grading_of(spec: EvaluationSpec) -> Grading:
-    """Return what is asked for. Raises PipelineError ("spec") for a scorer that is not on this worker."""
+    """Return what is asked for. Raises PipelineError ("spec") where there are scorers and none of them is on this worker."""
     return Grading(spec.text_metrics, spec.regex, load_scorers(spec.scorers or ()))
 
 

@@ -12,7 +12,6 @@ import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
 from numbers import Real
 from typing import Any
 
@@ -22,6 +21,8 @@ from workers.installed_scorers import NoScorerError, installed_scorers, made_by
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring.texts import TextScores
 
+#: What makes a scorer that is not there, among the conditions: such scores are alike with no others.
+NOBODY = "none"
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,39}")
 #: Different keys of a scorer, over all rows.
 _MOST_KEYS = 20
@@ -32,20 +33,33 @@ class Scorer:
     """One function that scores texts."""
 
     name: str
-    #: "DISTRIBUTION VERSION".
+    #: "DISTRIBUTION VERSION", or NOBODY.
     made_by: str
     score: Callable[[str, list[str], dict[str, Any]], object]
 
 
 def load_scorers(names: Iterable[str]) -> list[Scorer]:
-    """Return the scorers with these names. Raises PipelineError ("spec") for one that is not there or can't be loaded."""
+    """Return the scorers with these names; one that is not there or can't be loaded fails on every row.
+
+    Raises PipelineError ("spec") where that is so of all of them.
+    """
+    found, faults = list[Scorer](), list[PipelineError]()
+    for name in names:
+        try:
+            found.append(_load(name))
+        except PipelineError as error:
+            faults.append(error)
+            found.append(Scorer(name, NOBODY, _failing(error.message)))
+    if faults and len(faults) == len(found):
+        raise faults[0]
+    return found
+
+
+def _load(name: str) -> Scorer:
     try:
-        return [_load(entry) for entry in installed_scorers(names)]
+        (entry,) = installed_scorers([name])
     except NoScorerError as error:
         raise PipelineError(FailureReason.SPEC, str(error)) from error
-
-
-def _load(entry: EntryPoint) -> Scorer:
     try:
         score = entry.load()
         if not callable(score):
@@ -58,6 +72,15 @@ def _load(entry: EntryPoint) -> Scorer:
             " worker, or leave it out.",
         ) from error
     return Scorer(entry.name, made_by(entry), score)
+
+
+def _failing(said: str) -> Callable[[str, list[str], dict[str, Any]], object]:
+    """Return a scorer that fails on every row, as one that is there and crashes does."""
+
+    def score(_answer: str, _references: list[str], _row: dict[str, Any]) -> object:
+        raise NoScorerError(said)
+
+    return score
 
 
 def add_scores(

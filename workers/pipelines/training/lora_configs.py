@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sdk.lora.experts import stacked_targets
 from sdk.lora.targets import TargetsError, matches, resolve_targets
-from sdk.lora.variants import Unfit, unfit_beside_parameters, unfit_variant
+from sdk.lora.variants import Unfit, unfit_beside_parameters, unfit_beside_targets, unfit_variant
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.option_clashes import clash_of
@@ -24,7 +24,8 @@ def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) 
         raise PipelineError(FailureReason.SPEC, f"{said}.")
     targets, parameters = _targets(spec, blueprint)
     _require_fit(unfit_variant(spec, blueprint.shapes, exact=True, tied=blueprint.tied))
-    _require_adapted(spec, targets, blueprint.linear_names)
+    adapted = [full for full in blueprint.linear_names if any(matches(full, target) for target in targets)]
+    _require_fit(unfit_beside_targets(spec, adapted))
     # Linear modules in 4 bits never lie transposed: those of a packed base stand so in its files.
     conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
     return LoraConfig(
@@ -83,15 +84,3 @@ def _targets(spec: TrainingSpec, blueprint: Blueprint) -> tuple[list[str], list[
 def _require_fit(found: Unfit | None) -> None:
     if found is not None:
         raise PipelineError(FailureReason.SPEC, f"{found.param} {found.said}.")
-
-
-def _require_adapted(spec: TrainingSpec, targets: Sequence[str], linear_names: Sequence[str]) -> None:
-    """Raise PipelineError for a pattern of a module that is not adapted, and for one that is trained whole besides."""
-    adapted = [full for full in linear_names if any(matches(full, target) for target in targets)]
-    for param, names in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
-        if idle := next((name for name in names if not any(matches(full, name) for full in adapted)), None):
-            _require_fit(Unfit(param, f"names {idle}, which is not among the targets; name adapted modules"))
-    if both := next((name for name in spec.saved_modules if any(matches(full, name) for full in adapted)), None):
-        _require_fit(
-            Unfit("modules_to_save", f"names {both}, which the targets adapt too; leave it out of one of the two")
-        )

@@ -37,9 +37,11 @@ class TestGroups:
         path = write({"repo": "a"}, {"repo": 7}, {"repo": "b"}, {"repo": "7"}, {"repo": "a"})
         assert groups(path, np.array([0, 1, 3, 4])) == [0, 1, 1, 0]
 
-    @pytest.mark.parametrize(
-        "nothing", [{}, {"repo": None}, {"repo": ""}, {"repo": ["a"]}, {"repo": 1.5}, {"repo": True}]
-    )
+    def test_true_and_false_are_two(self, write: Write) -> None:
+        path = write({"repo": True}, {"repo": False}, {"repo": True}, {"repo": "true"})
+        assert groups(path, np.arange(4)) == [0, 1, 0, 0]
+
+    @pytest.mark.parametrize("nothing", [{}, {"repo": None}, {"repo": ""}, {"repo": ["a"]}, {"repo": 1.5}])
     def test_rows_without_one_are_no_group(self, write: Write, nothing: dict[str, Any]) -> None:
         path = write({"repo": "a"}, nothing, {"repo": ""})
         with pytest.raises(

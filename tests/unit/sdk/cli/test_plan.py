@@ -136,6 +136,13 @@ def test_the_worker_says_the_shapes_of_an_unknown_family(config: Callable[..., s
     assert "memory may be off" in found.notes[0]
 
 
+def test_a_refusal_names_no_folder_of_the_program_that_built_the_model(config: Callable[..., str]) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(errors.InvalidBase, match=r"Unrecognized model in config\.json") as caught:
+        plan_training(None, config({"hidden_size": 8}))
+    assert "/tmp" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "sentence"),
     [

@@ -73,6 +73,14 @@ def test_what_is_wrong_is_said_as_at_submit(base: str) -> None:
         run("--explain")
 
 
+@pytest.mark.parametrize("flag", ["--rank-pattern", "--alpha-pattern"])
+def test_a_pattern_of_a_module_that_is_no_target_is_refused_ahead(base: str, flag: str) -> None:
+    for pattern in ("up_proj=64", "layers.0.mlp.up_proj=64"):
+        with pytest.raises(InvalidInput, match=f"names {pattern.split('=')[0]}, which is not among the targets"):
+            run("--base", base, "--targets", "qv", flag, pattern, "--dry-run")
+    assert run("--base", base, "--targets", "q_proj,up_proj", flag, "up_proj=64", "--dry-run").exit_code == 0
+
+
 @pytest.mark.parametrize(("flag", "param"), [("--like", "like"), ("--from", "parent")])
 @pytest.mark.parametrize("ahead", ["--dry-run", "--explain"])
 def test_what_a_record_says_is_not_known_ahead(base: str, flag: str, param: str, ahead: str) -> None:
@@ -140,7 +148,7 @@ def test_options_that_a_base_cannot_be_trained_with_are_refused_ahead_as_by_a_su
 def test_what_is_held_in_4_bits_is_planned_whole_where_it_is_not(base: str) -> None:
     with pytest.raises(InvalidInput, match="or train with the method lora"):
         plan_training(None, base, modules_to_save="q_proj")
-    assert plan_training(None, base, method="lora", modules_to_save="q_proj").trainable > 32 * 4096**2
+    assert plan_training(None, base, method="lora", targets="v_proj", modules_to_save="q_proj").trainable > 32 * 4096**2
     # All is trained: it has no adapter that an option could clash with.
     assert plan_training(None, base, method="full", rank_pattern="nope=4").trainable == 6_738_415_616
 

@@ -63,7 +63,7 @@ EXPERTS = {**LLAMA, "model.layers.1.mlp.experts.down_proj": [4, 8, 8]}
 def test_what_a_base_can_not_be_trained_with_is_said(
     shapes: dict[str, list[int]], options: dict[str, Any], param: str, said: str
 ) -> None:
-    unfit = unfit_options(TrainingSpec(**options), shapes)
+    unfit = unfit_options(TrainingSpec(**options), shapes, {})
     assert unfit is not None
     assert unfit.param == param
     assert said in unfit.said
@@ -81,15 +81,60 @@ def test_what_a_base_can_not_be_trained_with_is_said(
     ],
 )
 def test_what_it_can_be_trained_with_is_not(options: dict[str, Any]) -> None:
-    assert unfit_options(TrainingSpec(**options), LLAMA) is None
+    assert unfit_options(TrainingSpec(**options), LLAMA, {}) is None
     assert unfit_variant(TrainingSpec(**options), LLAMA, exact=True, tied=False) is None
     # Nothing is known of the base.
-    assert unfit_options(TrainingSpec(**options), {}) is None
+    assert unfit_options(TrainingSpec(**options), {}, {}) is None
+
+
+GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 16, "vocab_size": 300}
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "vocab_size": 300,
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "said"),
+    [
+        ({"targets": "qv", "rank_pattern": "down_proj=64"}, "rank_pattern", "names down_proj, which is not among"),
+        ({"targets": "qv", "alpha_pattern": "down_proj=64"}, "alpha_pattern", "names down_proj, which is not among"),
+        (
+            {"targets": "q_proj", "layers_to_transform": "1", "rank_pattern": "layers.0.self_attn.q_proj=4"},
+            "rank_pattern",
+            "names layers.0.self_attn.q_proj, which is not among",
+        ),
+        (
+            {"targets": "all-linear", "modules_to_save": "down_proj", "method": "lora"},
+            "modules_to_save",
+            "names down_proj, which the targets adapt too",
+        ),
+    ],
+)
+def test_what_is_beside_the_targets_is_said_where_the_config_says_the_modules(
+    options: dict[str, Any], param: str, said: str
+) -> None:
+    unfit = unfit_options(TrainingSpec(**options), LLAMA, CONFIG)
+    assert unfit is not None
+    assert (unfit.param, said in unfit.said) == (param, True), unfit
+    # The model's own names are only known to the worker.
+    assert unfit_options(TrainingSpec(**options), LLAMA, {**CONFIG, "model_type": "strange"}) is None
+
+
+def test_patterns_of_targets_are_taken_by_the_names_of_the_model() -> None:
+    spec = TrainingSpec(targets="attention", rank_pattern="model.layers.0.self_attn.q_proj=4,v_proj=2")
+    assert unfit_options(spec, LLAMA, CONFIG) is None
+    spec = TrainingSpec(targets="c_attn", rank_pattern="transformer.h.0.attn.c_attn=4")
+    assert unfit_options(spec, {"h.0.attn.c_attn.weight": [8, 24]}, GPT2) is None
 
 
 def test_files_may_lack_what_a_library_puts_before_their_names() -> None:
     spec = TrainingSpec(rank_pattern="transformer.h.0.attn.c_attn=4", modules_to_save="transformer.ln_f")
-    assert unfit_options(spec, {"h.0.attn.c_attn.weight": [8, 24], "ln_f.weight": [8], "ln_f.bias": [8]}) is None
+    assert unfit_options(spec, {"h.0.attn.c_attn.weight": [8, 24], "ln_f.weight": [8], "ln_f.bias": [8]}, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -112,6 +157,8 @@ def test_files_may_lack_what_a_library_puts_before_their_names() -> None:
         ({"bias": "all", "objective": "classify"}, "leave bias 'all' out"),
         ({"method": "lora", "quant_type": "fp4"}, "the method is lora"),
         ({"method": "lora", "double_quant": False}, "the method is lora"),
+        ({"method": "lora", "quant_type": "nf4"}, "the method is lora"),
+        ({"method": "lora", "double_quant": True}, "the method is lora"),
         ({"loraplus_lr_ratio": 0.5}, "greater than or equal to 1"),
         ({"quant_type": "int8", "double_quant": False}, "leave double_quant out"),
         ({"quant_type": "int8", "method": "lora"}, "the method is lora"),
@@ -139,6 +186,12 @@ def test_options_that_contradict_each_other_are_refused(options: dict[str, Any],
     with pytest.raises(ValidationError, match=r"Value error|Input should") as refused:
         TrainingSpec.model_validate(options, context=BY_HAND)
     assert said in str(refused.value)
+
+
+def test_what_a_program_writes_may_say_the_defaults() -> None:
+    """As other clients and releases write them out; it is taken as it would be without them."""
+    spec = TrainingSpec.model_validate({"method": "lora", "quant_type": "nf4", "double_quant": True})
+    assert spec == TrainingSpec(method="lora")
 
 
 def test_a_request_has_the_text_alone() -> None:

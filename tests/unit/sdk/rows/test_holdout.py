@@ -135,7 +135,7 @@ def test_a_group_larger_than_the_share_is_held_out_only_where_all_are() -> None:
         ([{"text": "a", "g": 1}, {"text": "b", "g": 1}], {"holdout_by": "g"}, "in one group of 'g'"),
         ([{"text": "a", "g": 1}, {"text": "b"}], {"holdout_by": "g"}, "line 2 has nothing in the column `g`"),
         ([{"text": "a", "g": 1}, {"text": "b", "g": ""}], {"holdout_by": "g"}, "line 2 has nothing in the column `g`"),
-        ([{"text": "a", "g": [1]}, {"text": "b", "g": 2}], {"holdout_by": "g"}, "neither a text nor a whole number"),
+        ([{"text": "a", "g": [1]}, {"text": "b", "g": 2}], {"holdout_by": "g"}, "neither a text, a whole number"),
         ([{"text": "a", "g": 1, "id": 7}], {"holdout_by": "g"}, "would be lost: `id`"),
     ],
 )

@@ -26,6 +26,7 @@ class AllLogits(torch.nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.config = model.config
 
     def forward(self, input_ids: Any, use_cache: bool) -> Any:
         return self.model(input_ids=input_ids, use_cache=use_cache)

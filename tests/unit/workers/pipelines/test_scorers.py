@@ -78,7 +78,21 @@ def test_the_example_of_the_documentation_scores_each_row(
 
     monkeypatch.setattr(evaluating, "load_base", no_base)
     with pytest.raises(PipelineError, match=r"This worker has no scorer 'rudeness' \(it has politeness\); install"):
-        run(llama_base, pairs, tmp_path, scorers=["politeness", "rudeness"])
+        run(llama_base, pairs, tmp_path, scorers=["rudeness"])
+
+
+def test_one_of_several_that_is_not_here_loses_only_its_own_scores(
+    install: Callable[..., None], llama_base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    install()
+    report, _ = run(llama_base, pairs, tmp_path, generate_rows=2, scorers=["politeness", "rudeness"])
+    assert report.metrics["scorer.politeness.words"] >= 0
+    assert "scorer.rudeness" not in report.metrics
+    assert report.metrics["scorer.rudeness_rows"] == 0
+    assert report.scorer_errors["rudeness"].startswith("NoScorerError: This worker has no scorer 'rudeness'")
+    assert report.conditions is not None
+    assert report.conditions.metrics["scorer.rudeness"] == "none"
+    assert report.conditions.failed.keys() == {"scorer.rudeness"}
 
 
 def test_a_new_version_is_another_condition_and_two_distributions_are_one_too_many(

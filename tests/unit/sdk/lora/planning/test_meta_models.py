@@ -34,8 +34,15 @@ CASES: list[dict[str, Any]] = [
     *({"model_type": name} | _SMALL for name in sorted(FAMILIES) if name not in ("gpt2", "gpt_neox")),
     {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True} | _SMALL,
     {"model_type": "qwen3", "attention_bias": True} | _SMALL,
-    {"model_type": "qwen3_moe", "num_experts": 4, "moe_intermediate_size": 24, "mlp_only_layers": [1]} | _SMALL,
-    {"model_type": "qwen3_moe", "num_experts": 4, "decoder_sparse_step": 2} | _SMALL,
+    {
+        "model_type": "qwen3_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "mlp_only_layers": [1],
+    }
+    | _SMALL,
+    {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 2} | _SMALL,
     {"model_type": "mixtral", "num_local_experts": 4} | _SMALL,
     {"model_type": "gemma", "tie_word_embeddings": False} | _SMALL,
     {"model_type": "gpt_neox"} | _NEOX,

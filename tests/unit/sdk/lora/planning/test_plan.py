@@ -266,3 +266,21 @@ def test_fits_is_70_percent_everywhere() -> None:
     assert found.verdict == "fits"
     why = plan(configs.LLAMA_2_7B, f"{needed / 0.703 / 1e9:.3f}GB").recommendation[0].reason
     assert "would take 71 % of the card, and more than 70 %" in why
+
+
+def test_full_fine_tuning_names_the_options_that_do_not_count() -> None:
+    found = plan(configs.LLAMA_2_7B, "H200", method="full", options={"rank": 64, "quant_type": "fp4", "lr": 1e-5})
+    (note,) = (note for note in found.notes if "no adapter" in note)
+    assert note.endswith("trains over no quantised base: quant_type, rank do not count")
+    plain = plan(configs.LLAMA_2_7B, "H200", method="full")
+    assert (plain.card_bytes["full"], [note for note in plain.notes if "no adapter" in note]) == (
+        found.card_bytes["full"],
+        [],
+    )
+
+
+def test_what_is_no_card_is_shown_as_it_was_written() -> None:
+    with pytest.raises(CardError, match=r"^'２４GB' is no card"):
+        card_of("２４GB")
+    with pytest.raises(CardError, match=r"^'\\x1b\[2J' is no card"):
+        card_of("\x1b[2J")

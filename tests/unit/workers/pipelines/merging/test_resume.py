@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from support.merges import Made, make
+from support.quiet_forks import QuietForks
 from support.soak import scale
 
 import workers.pipelines.merging.merge as module
@@ -61,9 +62,9 @@ def waited(true: Callable[[], bool]) -> bool:
     return False
 
 
-def killed(made: Made, out: Path, after: int) -> bool:
+def killed(made: Made, out: Path, after: int, forks: QuietForks) -> bool:
     """Merge in a process of its own that is killed after so many calls that write or sync; return whether it was."""
-    child = os.fork()
+    child = forks.fork()
     if child == 0:
         calls = 0
 
@@ -91,12 +92,12 @@ def killed(made: Made, out: Path, after: int) -> bool:
 
 
 def test_after_a_kill_at_any_point_a_rerun_ends_with_the_same_bytes(made: Made, tmp_path: Path) -> None:
-    report = run(made, tmp_path / "whole")
+    forks, report = QuietForks(), run(made, tmp_path / "whole")
     whole = contents(tmp_path / "whole")
     rng, hit = random.Random(11), 0
     for number in range(scale(50, share=8)):
         out = tmp_path / str(number)
-        hit += killed(made, out, rng.randrange(1, 56))
+        hit += killed(made, out, rng.randrange(1, 56), forks)
         assert not out.exists() or contents(out) == whole
         again = run(made, out) if not (out.exists() and not list(tmp_path.glob(f".{number}.*"))) else report
         assert contents(out) == whole

@@ -116,7 +116,8 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     trust = Trust.of(settings.signing_keys)
     publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
     evaluations = Evaluations(db)
-    contamination = ContaminationChecks(db, SignedDatasets(db, artifacts), in_background=settings.embedded_home is None)
+    signed = SignedDatasets(db, artifacts)
+    contamination = ContaminationChecks(db, signed, in_background=settings.embedded_home is None)
     completing = CompletionServices(
         db=db,
         artifacts=artifacts,
@@ -169,7 +170,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         evaluations=evaluations,
         evaluation_rows=evaluation_rows,
         contamination=contamination,
-        comparisons=Comparisons(db, artifacts, catalog, bases, evaluations, evaluation_rows),
+        comparisons=Comparisons(db, artifacts, catalog, bases, evaluations, evaluation_rows, signed),
         slicing=Slicing(db, artifacts, evaluations, evaluation_rows),
         search=Search(db),
         lineages=Lineages(db),

@@ -80,6 +80,7 @@ def _slice(value: str, sums: RowSums) -> Slice:
         value=value,
         rows=sums.rows - sums.failed,
         failed_rows=sums.failed,
+        unscored_rows=sums.unscored,
         tokens=sums.tokens,
         metrics=metrics,
         scored={name: count for name, count in sums.scored.items() if name in metrics},

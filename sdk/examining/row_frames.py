@@ -31,7 +31,7 @@ def row_frame(rows: Sequence[RowScore]) -> pandas.DataFrame:
 def row_columns(rows: Sequence[RowScore]) -> dict[str, tuple[Literal["int", "float", "str"], list[Any]]]:
     """Return the columns of a table of rows, in their order, each with what its values are; None where a row has none.
 
-    `expected` and `confidence` are columns where some row has them, as is each metric.
+    `expected`, `confidence` and `unscored` are columns where some row has them, as is each metric.
     """
     fields: dict[str, Literal["int", "float", "str"]] = {
         "row": "int",
@@ -40,9 +40,10 @@ def row_columns(rows: Sequence[RowScore]) -> dict[str, tuple[Literal["int", "flo
         "prediction": "str",
         "expected": "str",
         "confidence": "float",
+        "unscored": "str",
     }
     found = {name: (kind, [getattr(row, name) for row in rows]) for name, kind in fields.items()}
-    for name in ("expected", "confidence"):
+    for name in ("expected", "confidence", "unscored"):
         if all(value is None for value in found[name][1]):
             del found[name]
     names = sorted({name for row in rows for name in row.scores})

@@ -159,6 +159,10 @@ def _over_the_same_rows(one: EvaluationView, other: EvaluationView, name: str) -
     return not is_score(name) or one.has_rows_of(other, name)
 
 
+def _why(one: EvaluationView, other: EvaluationView) -> str:
+    return "it failed on some" if one.has_as_many_rows(other) else "one has fewer rows"
+
+
 def _last(evaluations: Sequence[EvaluationView]) -> dict[str, EvaluationView]:
     """The newest of those that can be compared with one another."""
     return {one.key: one for one in sorted(evaluations, key=lambda one: one.created_at)}
@@ -174,7 +178,7 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
     """Say of each dataset on which both were scored, and never alike, what differs; and of which scores rows differ."""
     last_a, last_b = _last(evaluations_a), _last(evaluations_b)
     failed = {
-        f"{name} on {one.dataset[:12]} is over other rows in one than in the other, since it failed on some; compare the rows"
+        f"{name} on {one.dataset[:12]} is over other rows in one than in the other, since {_why(one, last_b[key])}; compare the rows"
         f" that both have: adapterctl compare A B --data {one.dataset[:12]} --metric {'loss' if name in MADE_OF_LOSS else name}"
         for key, one in last_a.items()
         if key in last_b

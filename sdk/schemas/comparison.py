@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sdk.schemas.contamination import Contamination
 from sdk.schemas.wire import Wire
@@ -78,6 +80,8 @@ class Comparison(Wire):
     #: The column that rows of one group have alike, and how many groups there are; None: each row stands alone.
     by: str | None
     groups: int | None
+    #: How many of the rows differ from one another, where some have equal fields and none are grouped: equal rows count as one.
+    distinct_rows: Annotated[int | None, Field(exclude_if=lambda value: value is None)] = None
     refs: list[str]
     scores: list[Compared]
     #: Each with each.

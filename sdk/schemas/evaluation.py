@@ -38,6 +38,12 @@ SCORER_PREFIX = "scorer."
 COUNTED = "_rows"
 
 
+#: Why a row has no scores: its length cut off all that the loss is taken on, or there is no such token at all.
+Unscored = Literal["too_long", "nothing_to_score"]
+#: How many rows have no scores for that, and how many were scored on what their length left of them; both only where there are any.
+UNSCORED_ROWS, SHORTENED_ROWS = "unscored_rows", "shortened_rows"
+
+
 def _is_no_count(name: str) -> str:
     if name.endswith(COUNTED):
         raise ValueError(f"{name} ends with {COUNTED}, as counts of rows do; call the scorer otherwise")
@@ -281,6 +287,8 @@ class RowScore(Wire):
     confidence: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Field(exclude_if=lambda value: value is None)] = (
         None
     )
+    #: Why nothing of it was scored; it is in no count but that of such rows.
+    unscored: Annotated[Unscored | None, Field(exclude_if=lambda value: value is None)] = None
     #: Score of each metric, those of a row alone where a metric is of a whole corpus; without what it failed on.
     scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=200)] = {}
 

@@ -54,8 +54,15 @@ class EvaluationView(Wire):
         """The conditions that were set. On which rows a score failed is an outcome, of each metric by itself."""
         return {name: value for name, value in self.conditions.items() if name != "failed"}
 
+    def has_as_many_rows(self, other: EvaluationView) -> bool:
+        """Tell whether two evaluations of one key looked at as many rows, as far as they say."""
+        counts = [one.metrics for one in (self, other) if "rows" in one.metrics]
+        return len({each["rows"] + each.get("failed_rows", 0.0) for each in counts}) < 2
+
     def has_rows_of(self, other: EvaluationView, metric: str) -> bool:
-        """Tell whether a metric's means of two evaluations of one key are over the same rows, because it failed on the same."""
+        """Tell whether a metric's means of two evaluations of one key are over the same rows: as many, and it failed on the same."""
+        if not self.has_as_many_rows(other):
+            return False
         made_of = "loss" if metric in MADE_OF_LOSS else metric
         failed = [(one.conditions.get("failed") or {}).get(made_of) for one in (self, other)]
         return failed[0] == failed[1]

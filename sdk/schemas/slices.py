@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from sdk.schemas.wire import Wire
 
 #: Values of a column that scores are shown of.
@@ -16,6 +20,8 @@ class Slice(Wire):
     #: Rows with a loss, and rows whose loss is no number.
     rows: int
     failed_rows: int
+    #: Others, of which nothing could be scored.
+    unscored_rows: Annotated[int, Field(exclude_if=lambda value: value == 0)] = 0
     #: Supervised tokens that the loss is over; a label counts as one.
     tokens: int
     #: The loss in nats a token, each token counted once, and the mean of each score over the rows that have it; without what no row

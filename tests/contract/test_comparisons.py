@@ -299,8 +299,9 @@ class TestWhoMay:
         assert compare(bench, one, two) == first
 
 
-def test_scores_that_are_no_numbers_never_reach_it(bench: Bench) -> None:
+def test_scores_that_are_no_numbers_never_reach_it(bench: Bench, tmp_path: Path) -> None:
     rows = [RowScore(row=row, tokens=3, loss_sum=None if row % 2 else 1.0) for row in range(60)]
-    one, two = bench.score(rows), bench.score(rows)
+    data = write_rows(tmp_path / "more.jsonl", 60)
+    one, two = bench.score(rows, data=data), bench.score(rows, data=data)
     found = compare(bench, one, two)
     assert (found.rows, found.notes) == (30, [])

@@ -18,10 +18,13 @@ from support.scored_rows import CONDITIONS, evaluated
 COLUMNS = "prompt=question,completion=answer"
 
 
-def write_rows(path: Path, count: int = 48) -> Path:
-    """Write rows with a group each, two and two of the same, that no other test has."""
-    seed = next(SEEDS)
-    rows = [{"question": f"q{seed}-{row}", "answer": f"a{row}", "repo": f"r{row // 2}"} for row in range(count)]
+def write_rows(path: Path, count: int = 48, *, distinct: int | None = None) -> Path:
+    """Write rows with a group each, two and two of the same, that no other test has; the first `distinct` are repeated."""
+    seed, distinct = next(SEEDS), distinct or count
+    rows = [
+        {"question": f"q{seed}-{row % distinct}", "answer": f"a{row % distinct}", "repo": f"r{row // 2}"}
+        for row in range(count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

@@ -44,6 +44,7 @@ def report_of(
 ) -> EvaluationReport:
     """What a worker reports of rows."""
     good = [row for row in rows if row.loss_sum is not None]
+    unscored = sum(row.unscored is not None for row in rows)
     tokens = sum(row.tokens for row in good)
     loss = math.fsum(row.loss_sum or 0.0 for row in good) / tokens
     names = {name for row in rows for name in row.scores}
@@ -51,7 +52,8 @@ def report_of(
     metrics = {
         "loss": loss,
         "rows": float(len(good)),
-        "failed_rows": float(len(rows) - len(good)),
+        "failed_rows": float(len(rows) - len(good) - unscored),
+        **({"unscored_rows": float(unscored)} if unscored else {}),
         "supervised_tokens": float(tokens),
         **{name: 40.0 if name in CORPUS_METRICS else sum(found) / len(found) for name, found in scores.items()},
         **said,

@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from registry.evaluations.comparing.row_values import LOSS, RowValues
-from registry.evaluations.comparing.verdicts import short_names, verdict_on
+from registry.evaluations.comparing.verdicts import Clusters, short_names, verdict_on
 from sdk.schemas.comparison import ComparedPair
 from sdk.statistics.comparison import ALPHA, LEAST_CLUSTERS, RowsComparison, compare_rows, paired_ratio
 from sdk.statistics.power import holm, least_difference, rows_needed
@@ -25,6 +25,7 @@ def compare_pairs(
     digests: Sequence[str],
     metric: str,
     groups: npt.NDArray[np.int64] | None,
+    kind: Clusters,
     detect: float | None,
 ) -> list[ComparedPair]:
     """Compare each target with each; `digests` are those of their records, which what is drawn by chance depends on."""
@@ -43,7 +44,7 @@ def compare_pairs(
             names=(names[refs[a]], names[refs[b]]),
             metric=metric,
             p_adjusted=None if one.p is None else adjusted.pop(0),
-            grouped=groups is not None,
+            kind=kind,
             # Holm asks as much of the smallest p of several.
             alpha=ALPHA / len(pairs),
             detect=detect,
@@ -59,7 +60,7 @@ def _present(
     names: tuple[str, str],
     metric: str,
     p_adjusted: float | None,
-    grouped: bool,
+    kind: Clusters,
     alpha: float,
     detect: float | None,
 ) -> ComparedPair:
@@ -68,7 +69,7 @@ def _present(
     error = found.standard_error
     detectable = needed = None
     # How groups differ is not known from a few.
-    if 0.0 < error < float("inf") and not (grouped and found.clusters < LEAST_CLUSTERS):
+    if 0.0 < error < float("inf") and not (kind is not Clusters.ROWS and found.clusters < LEAST_CLUSTERS):
         detectable = least_difference(error, alpha=alpha)
         if size := detect or abs(found.difference):
             # Of fewer there would be no verdict.
@@ -85,7 +86,7 @@ def _present(
         p_adjusted=p_adjusted,
         test=found.test,
         better=refs[max(better, 0)] if better else None,
-        verdict=verdict_on(found, better, names, metric, detectable, grouped),
+        verdict=verdict_on(found, better, names, metric, detectable, kind),
         detectable=detectable,
         rows_needed=needed,
     )

@@ -9,7 +9,17 @@ from math import comb
 from typing import TYPE_CHECKING
 
 from registry.errors import Conflict, Invalid, NotFound
-from sdk.schemas.evaluation import CORPUS_METRICS, MADE_OF_LOSS, SCORER_PREFIX, RowScore, is_of_texts, is_scorer
+from sdk.schemas.evaluation import (
+    CORPUS_METRICS,
+    MADE_OF_LOSS,
+    SCORER_PREFIX,
+    SHORTENED_ROWS,
+    UNSCORED_ROWS,
+    RowScore,
+    is_of_texts,
+    is_scorer,
+)
+from sdk.schemas.scores import EvaluationView
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,9 +133,19 @@ def asking_for(metric: str) -> str:
     return " --regex EXPRESSION" if metric == "regex" else f" --metrics {metric}"
 
 
-def notes_on(values: RowValues, metric: str) -> list[str]:
-    """What should be known of the numbers, in sentences."""
+def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationView]) -> list[str]:
+    """What should be known of the numbers, in sentences; `evaluations` are those that the rows are of."""
     notes = []
+    unscored, shortened = (
+        max(round(one.metrics.get(name, 0.0)) for one in evaluations) for name in (UNSCORED_ROWS, SHORTENED_ROWS)
+    )
+    longest = evaluations[0].conditions.get("max_length")
+    if unscored:
+        have, its = ("1 row has", "its") if unscored == 1 else (f"{unscored} rows have", "their")
+        notes.append(f"{have} no score of any: none of {its} first {longest} tokens is one that the loss is taken on")
+    if shortened and not is_of_texts(metric):
+        some = "1 row is" if shortened == 1 else f"{shortened} rows are"
+        notes.append(f"{some} cut at {longest} tokens, and scored on what is left")
     if values.left_out:
         some = "1 row is" if values.left_out == 1 else f"{values.left_out} rows are"
         notes.append(f"{some} left out, since not every target has a score of it")

@@ -11,12 +11,14 @@ from registry.artifacts.service import Artifacts
 from registry.catalog.bases.service import Bases
 from registry.catalog.versions.service import Catalog
 from registry.datasets.finding import find_dataset
+from registry.datasets.signatures import SignedDatasets
 from registry.db.database import Database
 from registry.errors import Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
+from registry.evaluations.comparing.equal_rows import EqualRows, equal_rows
 from registry.evaluations.comparing.pairs import compare_pairs
 from registry.evaluations.comparing.row_values import LOSS, RowValues, notes_on, read_values
-from registry.evaluations.comparing.verdicts import with_training_rows
+from registry.evaluations.comparing.verdicts import Clusters, with_training_rows
 from registry.evaluations.dataset_rows import can_not_group, groups_of, rows_of, texts_of
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
@@ -45,6 +47,7 @@ class Comparisons:
         bases: Bases,
         evaluations: Evaluations,
         rows: EvaluationRows,
+        signed: SignedDatasets,
     ) -> None:
         self._db = db
         self._artifacts = artifacts
@@ -52,6 +55,7 @@ class Comparisons:
         self._bases = bases
         self._evaluations = evaluations
         self._rows = rows
+        self._signed = signed
 
     def compare(
         self,
@@ -74,15 +78,19 @@ class Comparisons:
         found = scored_alike(self._targets(refs, who), data=digest, metric=metric)
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
         labels = [one.ref for one in found]
+        columns = found[0].conditions.get("columns")
+        equal = EqualRows() if by else equal_rows(self._signed, found[0].dataset, columns, values.rows)
+        kind = Clusters.GROUPS if by else Clusters.ROWS if equal.groups is None else Clusters.DIFFERENT
         with ExitStack() as stack:
             path, unreadable = self._rows_file(stack, found[0].dataset, who) if by or examples else (None, None)
-            groups = self._groups(path, unreadable, by, values.rows) if by else None
+            groups = self._groups(path, unreadable, by, values.rows) if by else equal.groups
             pairs = compare_pairs(
                 values,
                 refs=labels,
                 digests=[one.rows_digest or one.id for one in found],
                 metric=metric,
                 groups=groups,
+                kind=kind,
                 detect=detect,
             )
             seen = {one.ref: one.contamination for one in found}
@@ -95,14 +103,16 @@ class Comparisons:
             dataset=found[0].dataset,
             rows=len(values.rows),
             by=by,
-            groups=None if groups is None else int(groups.max()) + 1,
+            groups=int(groups.max()) + 1 if by and groups is not None else None,
+            distinct_rows=equal.distinct,
             refs=labels,
             scores=[
                 Compared(ref=one.ref, evaluation=one.id, score=float(mean), contamination=one.contamination)
                 for one, mean in zip(found, means, strict=True)
             ],
             pairs=pairs,
-            notes=notes_on(values, metric)
+            notes=notes_on(values, metric, found)
+            + equal.notes
             + ([f"prompts are not shown: {unreadable}"] if unreadable and examples else []),
             examples=changed,
         )

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from math import ceil, floor, log10
 
 from sdk.schemas.comparison import ComparedPair
@@ -19,11 +20,21 @@ from sdk.statistics.comparison import LEAST_CLUSTERS, RowsComparison
 _NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "macro_f1": "macro-F1"}  # fmt: skip
 
 
+class Clusters(StrEnum):
+    """What counts once, as a sentence calls it."""
+
+    #: Each row stands alone.
+    ROWS = "rows"
+    #: Rows of one value in a column.
+    GROUPS = "groups"
+    #: Some rows are equal.
+    DIFFERENT = "different rows"
+
+
 def verdict_on(
-    found: RowsComparison, better: int, names: tuple[str, str], metric: str, detectable: float | None, grouped: bool
+    found: RowsComparison, better: int, names: tuple[str, str], metric: str, detectable: float | None, kind: Clusters
 ) -> str:
     """Say which of two targets, (a, b), is better (-1, 1) by how much, or what keeps the rows from showing it."""
-    kind = "groups" if grouped else "rows"
     if found.clusters < LEAST_CLUSTERS:
         return f"too few {kind}: {found.clusters} of at least {LEAST_CLUSTERS}"
     if better and found.low is not None and found.high is not None:
@@ -32,9 +43,13 @@ def verdict_on(
         digits = decimals((found.high - found.low) / 2)
         by, low, high = (f"{size:.{digits}f}" for size in (abs(found.difference), *sizes))
         return f"{winner} beats {loser} on {_NAMES.get(metric, metric.replace('_', ' '))} by {by} [{low}, {high}]"
-    rows = f"{found.rows} rows" + (f" in {found.clusters} groups" if grouped else "")
+    rows = f"{found.rows} rows"
+    if kind is Clusters.GROUPS:
+        rows += f" in {found.clusters} groups"
+    elif kind is Clusters.DIFFERENT:
+        rows += f", {found.clusters} of them different,"
     if detectable is None:
-        return f"no difference shown: all {rows} score the same"
+        return f"no difference shown: all {rows.removesuffix(',')} score the same"
     return f"no difference shown; these {rows} can show {shown_size(detectable)} or more"
 
 

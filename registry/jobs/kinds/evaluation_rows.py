@@ -11,7 +11,15 @@ from registry.artifacts.manifests import blob_of
 from registry.artifacts.service import Artifacts
 from registry.errors import Invalid, Verification
 from registry.principal import Principal
-from sdk.schemas.evaluation import CORPUS_METRICS, COUNTED, EvaluationReport, EvaluationSpec, RowFile, RowScore
+from sdk.schemas.evaluation import (
+    CORPUS_METRICS,
+    COUNTED,
+    UNSCORED_ROWS,
+    EvaluationReport,
+    EvaluationSpec,
+    RowFile,
+    RowScore,
+)
 from sdk.schemas.row_file import RowFileError, read_rows
 from sdk.schemas.work import EvaluationResult
 from sdk.statistics.calibration import Calibration
@@ -51,7 +59,10 @@ def verify_rows(
 class RowSums:
     """What the rows of a file add up to; memory stays flat however many there are."""
 
+    #: Rows that were scored, or failed.
     rows: int = 0
+    #: Others, of which nothing could be scored.
+    unscored: int = 0
     #: Rows whose loss is no number.
     failed: int = 0
     #: Of the others: nats, and supervised tokens.
@@ -66,8 +77,11 @@ class RowSums:
 
     def add(self, row: RowScore) -> None:
         """Take one row in."""
-        self.rows += 1
         self.texts += row.prediction is not None or row.expected is not None
+        if row.unscored is not None and row.loss_sum is None and not row.scores:
+            self.unscored += 1
+            return
+        self.rows += 1
         if row.loss_sum is None:
             self.failed += 1
         else:
@@ -113,11 +127,18 @@ def differences(
     for name, count in counted.items():
         if name in said and said[name] != count:
             yield name, said[name], count
-    if file.rows != sums.rows:
-        yield "file_rows", file.rows, sums.rows
+    yield from _unscored(file, report, sums)
     for name, mean in sums.means().items():
         if not _near(said.get(name), mean):
             yield name, said.get(name), mean
+
+
+def _unscored(file: RowFile, report: EvaluationReport, sums: RowSums) -> Iterator[tuple[str, float, float]]:
+    """Whether all rows are there, and those without a score are told."""
+    if (said := report.metrics.get(UNSCORED_ROWS, 0.0)) != sums.unscored:
+        yield UNSCORED_ROWS, said, sums.unscored
+    if file.rows != (found := sums.rows + sums.unscored):
+        yield "file_rows", file.rows, found
 
 
 def _near(said: float | None, found: float | None) -> bool:

@@ -13,7 +13,7 @@ from sdk.cli.support.condition_rows import condition_rows
 from sdk.cli.support.label_table import label_lines
 from sdk.cli.support.output import WIDTH, format_option, plain, print_facts, print_json, print_rows, render, say
 from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst_first
-from sdk.cli.support.scores import error_lines, metric_text, score_names
+from sdk.cli.support.scores import error_lines, long_lines, metric_text, score_names
 from sdk.cli.support.session import open_client
 from sdk.cli.support.slice_table import slice_table
 from sdk.schemas.contamination import briefly, said
@@ -196,7 +196,10 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
     click.echo()
     metrics = sorted(found.metrics.items())
     click.echo(render(["metric", "value"], [[name, metric_text(name, value)] for name, value in metrics]))
-    for line in error_lines(found.ref, found.scorer_errors):
+    long = long_lines(
+        found.ref, found.metrics, found.conditions.get("max_length"), found.id if found.rows_digest else None
+    )
+    for line in (*long, *error_lines(found.ref, found.scorer_errors)):
         click.echo(_wrapped("", plain(line)))
     click.echo()
     conditions = condition_rows(found.conditions)

@@ -11,7 +11,7 @@ import click
 from sdk.cli.commands.watch import result_of
 from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, say
 from sdk.cli.support.rows_meant import say_rows
-from sdk.cli.support.scores import error_lines, failed_lines, general_line, scores_table
+from sdk.cli.support.scores import error_lines, failed_lines, general_line, long_lines, scores_table
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, failed_targets, scored_beside, scores_of, unscored
 from sdk.schemas.contamination import briefly, warning
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     help="Score by regex: how many completions it is found in, as by Python's re.search; (?ims) may begin it.",
 )
 @click.option("--scorers", metavar="NAMES", help="Scorers of your own that are installed on the workers, with commas.")
+@click.option("--max-length", type=int, help="Longest row in tokens; a longer one is cut. [default: 1024]")
 @click.option("--max-new-tokens", type=int, help="Longest generated completion, in tokens. [default: 48]")
 @click.option("--keep-samples", type=int, help="How many generated completions to keep and show. [default: 4]")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
@@ -102,7 +103,14 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
         for line in failed_lines(_marked(one.ref, beside), one.metrics, one.conditions.get("failed") or ())
     ]
     errors = [line for one in scores for line in error_lines(_marked(one.ref, beside), one.scorer_errors)]
-    for line in (*failed, *errors):
+    long = [
+        line
+        for one in scores
+        for line in long_lines(
+            _marked(one.ref, beside), one.metrics, one.conditions.get("max_length"), one.id if one.rows_digest else None
+        )
+    ]
+    for line in (*long, *failed, *errors):
         say(line)
     if any("scorer." in line for line in (*failed, *errors)):
         say(f"the first error of each scorer, in full: adapterctl jobs logs {job.id}")

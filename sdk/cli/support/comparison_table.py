@@ -21,6 +21,7 @@ def heading(found: Comparison) -> str:
     """What is compared on what: "loss on 3f1a5c0d9e2b: 48 rows in 12 groups by repo; less is better"."""
     rows = "1 row" if found.rows == 1 else f"{found.rows} rows"
     groups = "" if found.groups is None else f" in {found.groups} groups by {found.by}"
+    groups = groups if found.distinct_rows is None else f", {found.distinct_rows} of them different"
     return f"{found.metric} on {found.dataset[:12]}: {rows}{groups}; {'less' if found.lower_is_better else 'more'} is better"
 
 

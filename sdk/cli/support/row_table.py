@@ -49,18 +49,21 @@ def row_table(rows: Sequence[RowScore], metric: str | None) -> str:
         names = [metric, *(name for name in names if name != metric)]
     names = names[:_SCORES]
     labelled = any(row.expected is not None for row in rows)
+    left_out = any(row.unscored is not None for row in rows)
     lines = [
         [
             row.row,
             _loss(row),
             row.tokens,
             *(row.scores.get(name) for name in names),
+            *([row.unscored and row.unscored.replace("_", " ")] if left_out else []),
             *([_said(row.expected)] if labelled else []),
             _said(row.prediction),
         ]
         for row in rows
     ]
-    headers = ["row", "loss", "tokens", *names, *(["expected"] if labelled else []), "prediction"]
+    why = ["not scored"] if left_out else []
+    headers = ["row", "loss", "tokens", *names, *why, *(["expected"] if labelled else []), "prediction"]
     if all(row.prediction is None for row in rows):
         lines, headers = [line[:-1] for line in lines], headers[:-1]
         return render(headers, lines)

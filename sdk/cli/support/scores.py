@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
 from sdk.cli.support.output import WIDTH, human_bytes, render
-from sdk.schemas.evaluation import COUNTED, SCORER_PREFIX, TextMetric, is_of_texts, is_score, is_scorer
+from sdk.schemas.evaluation import (
+    COUNTED,
+    SCORER_PREFIX,
+    SHORTENED_ROWS,
+    UNSCORED_ROWS,
+    TextMetric,
+    is_of_texts,
+    is_score,
+    is_scorer,
+)
 
 
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -74,6 +83,32 @@ def failed_lines(ref: str, metrics: Mapping[str, float], failed: Iterable[str]) 
         else:
             lines.append(f"{ref}: {name} has no score of any of {all_}")
     return lines
+
+
+def long_lines(ref: str, metrics: Mapping[str, float], max_length: object, ident: str | None) -> list[str]:
+    """Say how many rows were too long to be scored, or scored in part, and what can be done; `ident` is that of scores with rows.
+
+    >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0}, 512, "3f1c")
+    ['a@v1: 1 of 6 rows has no score: none of its first 512 tokens is one that the loss is taken on; shorten it, or raise --max-length where the base has the positions (which: adapterctl evals show 3f1c --rows)']
+    >>> long_lines("a@v1", {"rows": 6.0, "shortened_rows": 2.0}, 512, "3f1c")
+    ['a@v1: 2 of 6 rows are cut at 512 tokens, and scored on what is left; shorten them, or raise --max-length where the base has the positions']
+    """
+    unscored, shortened = (round(metrics.get(name, 0)) for name in (UNSCORED_ROWS, SHORTENED_ROWS))
+    every = round(metrics.get("rows", 0.0) + metrics.get("failed_rows", 0.0)) + unscored
+    lines = []
+    if unscored:
+        which = "" if ident is None else f" (which: adapterctl evals show {ident} --rows)"
+        has, its = ("has", "its") if unscored == 1 else ("have", "their")
+        said = f"{has} no score: none of {its} first {max_length} tokens is one that the loss is taken on"
+        lines.append(f"{ref}: {unscored} of {every} rows {said}; {_mending(unscored)}{which}")
+    if shortened:
+        said = f"{'is' if shortened == 1 else 'are'} cut at {max_length} tokens, and scored on what is left"
+        lines.append(f"{ref}: {shortened} of {every} rows {said}; {_mending(shortened)}")
+    return lines
+
+
+def _mending(rows: int) -> str:
+    return f"shorten {'it' if rows == 1 else 'them'}, or raise --max-length where the base has the positions"
 
 
 def error_lines(ref: str, errors: Mapping[str, str]) -> list[str]:

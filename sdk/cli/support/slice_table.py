@@ -25,6 +25,8 @@ def slice_table(found: SlicedScores) -> tuple[str, str | None]:
     said = []
     if failed := sum(one.failed_rows for one in found.slices):
         said.append(f"{failed} rows have no loss")
+    if unscored := sum(one.unscored_rows for one in found.slices):
+        said.append(f"{unscored} more {'has' if unscored == 1 else 'have'} no score at all")
     if any(one.scored.get(name) not in (None, one.rows) for one in found.slices for name in shown):
         said.append("some scores are of fewer rows, which --format json counts")
     if len(shown) < len(names):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, cast
 
 from sdk.formats import objectives
 from sdk.formats.objectives import ObjectiveError
 from sdk.formats.rows import Shape, name_faults
+from sdk.schemas.evaluation import Unscored
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.rendering import Rendering
 from workers.pipelines.data.conversation import RowRefused
@@ -40,6 +41,8 @@ class Tokenised:
     template: str | None
     #: Texts longer than `max_length` that became several examples.
     split: int = 0
+    #: The numbers of the rows that were left out, and why.
+    left_out: dict[int, Unscored] = field(default_factory=dict)
 
     @property
     def supervised_tokens(self) -> int:
@@ -80,7 +83,8 @@ def tokenise(
     resolved = resolve_loss_on(shape, loss_on)
     maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
     examples: list[Example] | StoredExamples = [] if into is None else into
-    used, dropped, cut, split, refused = 0, 0, 0, 0, list[tuple[str, str]]()
+    used, cut, split, refused = 0, 0, 0, list[tuple[str, str]]()
+    left_out: dict[int, Unscored] = {}
     for number, row in enumerate(rows):
         try:
             made = maker.examples(row)
@@ -93,17 +97,21 @@ def tokenise(
         split += longer and whole
         cut += longer and not whole
         used += bool(kept)
-        dropped += not kept
+        if not kept:
+            left_out[number] = "too_long" if longer else "nothing_to_score"
         for example in kept:
             examples.append(replace(example, row=number))
     require_usable(refused, len(rows))
     if not examples:
         raise PipelineError(
             FailureReason.DATA,
-            f"No row has a token to compute the loss on (loss on {resolved}, {dropped} rows, cut at"
+            f"No row has a token to compute the loss on (loss on {resolved}, {len(left_out)} rows, cut at"
             f" {max_length} tokens); raise max_length or shorten the prompts.",
         )
-    return Tokenised(examples, shape, resolved, used, dropped, cut, maker.rendering(examples), maker.template, split)
+    rendering = maker.rendering(examples)
+    return Tokenised(
+        examples, shape, resolved, used, len(left_out), cut, rendering, maker.template, split=split, left_out=left_out
+    )
 
 
 def require_usable(refused: Sequence[tuple[str, str]], rows: int) -> None:

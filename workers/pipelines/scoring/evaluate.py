@@ -46,7 +46,7 @@ from workers.pipelines.scoring.left_padding import reads_left_padding
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
-from workers.pipelines.scoring.row_scores import RowScores, store_rows
+from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, store_rows
 from workers.pipelines.scoring.version import SCORING_VERSION
 
 
@@ -73,7 +73,7 @@ def evaluate(
     are scored by `metrics` and `scorers`, each against all references of its row; the loss is that of the first. General texts say what the adapter changed beside that. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls, `kept` is the folder that its weights in 4 bits are kept in between attempts.
     What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
-    on, loses only that, and is counted. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
+    on, loses only that, and is counted; so is one that is too long to be scored, or that was cut. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -128,7 +128,9 @@ def evaluate(
     expected = held_in(
         base, quantization, device, conditions, own=adapter is not None and spec.precision == "as-trained"
     )
-    require_unrecorded(recorded, expected, metrics_asked, min(spec.keep_samples, len(asked)))
+    shortened = rows.cut - sum(why == "too_long" for why in rows.left_out.values())
+    wanted = [*metrics_asked, *counts_of_long(len(rows.left_out), shortened)]
+    require_unrecorded(recorded, expected, wanted, min(spec.keep_samples, len(asked)))
 
     def load() -> LoadedBase:
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
@@ -146,6 +148,7 @@ def evaluate(
             losses = _losses(model, every, tokenizer, device, spec, on_progress)
             loss_s = time.perf_counter() - begun
             scored = _scored(expected_texts, losses)
+            scored.unscored, scored.shortened = rows.left_out, shortened
             chosen = score_choices(questions, losses, scored)
             preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device)
             begun = time.perf_counter()

@@ -34,7 +34,7 @@ from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.grading import require_scorable
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
-from workers.pipelines.scoring.row_scores import RowScores, store_rows
+from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, store_rows
 from workers.pipelines.scoring.version import SCORING_VERSION
 
 
@@ -83,7 +83,9 @@ def evaluate_labels(
         scoring=SCORING_VERSION,
     )
     expected = held_in(base, quantization, device, conditions, own=spec.precision == "as-trained")
-    require_unrecorded(recorded, expected, [], min(spec.keep_samples, len(found.examples)))
+    require_unrecorded(
+        recorded, expected, list(counts_of_long(0, found.cut)), min(spec.keep_samples, len(found.examples))
+    )
 
     def load() -> LoadedBase:
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
@@ -99,7 +101,7 @@ def evaluate_labels(
                 left_s = (time.perf_counter() - begun) / len(guessed) * (total - len(guessed))
                 on_progress(Progress(phase="evaluate", step=len(guessed), total=total, unit="rows", eta_s=left_s))
             took_s = time.perf_counter() - begun
-    scored = RowScores()
+    scored = RowScores(shortened=found.cut)
     scored.add_losses([(guess.example, guess.loss) for guess in guessed])
     good = [guess for guess in guessed if guess.example.row in scored.loss_sums]
     if not good:

@@ -10,7 +10,16 @@ from pathlib import Path
 
 from sdk.formats.canonical_json import digest_of
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
-from sdk.schemas.evaluation import COUNTED, MOST_PREDICTION_BYTES, MOST_SCORE, RowFile, RowScore
+from sdk.schemas.evaluation import (
+    COUNTED,
+    MOST_PREDICTION_BYTES,
+    MOST_SCORE,
+    SHORTENED_ROWS,
+    UNSCORED_ROWS,
+    RowFile,
+    RowScore,
+    Unscored,
+)
 from sdk.schemas.row_file import row_file_name, write_rows
 from workers.pipelines.data.examples import Example
 from workers.pipelines.scoring.texts import TextScores
@@ -34,6 +43,10 @@ class RowScores:
     scores: dict[int, Mapping[str, float]] = field(default_factory=dict)
     #: "loss" or a metric → rows that it failed on.
     failed: dict[str, list[int]] = field(default_factory=dict)
+    #: Rows of which nothing can be scored, and why.
+    unscored: Mapping[int, Unscored] = field(default_factory=dict)
+    #: How many rows were scored on what was left of them.
+    shortened: int = 0
 
     def add_losses(self, losses: Iterable[tuple[Example, float]]) -> None:
         """Take in the summed loss of each example; a row has the sum over its examples."""
@@ -68,13 +81,15 @@ class RowScores:
         return len(self.failed.get("loss", ()))
 
     def counted(self) -> dict[str, float]:
-        """How many rows the loss is over, how many it failed on, and how many each metric is over that failed on some."""
+        """How many rows the loss is over, how many it failed on, how many are scored in part or not at all, and how many
+        each metric is over that failed on some."""
         over = {
             f"{name}{COUNTED}": float(sum(name in scores for scores in self.scores.values()))
             for name in self.failed
             if name != "loss"
         }
-        return {"rows": float(len(self.loss_sums)), "failed_rows": float(self.failed_rows), **over}
+        rows = {"rows": float(len(self.loss_sums)), "failed_rows": float(self.failed_rows)}
+        return {**rows, **counts_of_long(len(self.unscored), self.shortened), **over}
 
     def failed_digests(self) -> dict[str, str]:
         """`Conditions.failed`: means over other rows are no scores of equal conditions."""
@@ -82,7 +97,7 @@ class RowScores:
 
     def rows(self, *, texts: bool) -> list[RowScore]:
         """Return the scores in the order of the rows, with predictions and labels if `texts`."""
-        return [
+        found = [
             RowScore(
                 row=row,
                 loss_sum=self.loss_sums.get(row),
@@ -92,8 +107,19 @@ class RowScores:
                 confidence=self.confidences.get(row),
                 scores=dict(self.scores.get(row, {})),
             )
-            for row, tokens in sorted(self.tokens.items())
+            for row, tokens in self.tokens.items()
         ]
+        found += [RowScore(row=row, unscored=why) for row, why in self.unscored.items()]
+        return sorted(found, key=lambda each: each.row)
+
+
+def counts_of_long(unscored: int, shortened: int) -> dict[str, float]:
+    """The counts of rows that are scored in part or not at all, of which a record has those that are not 0.
+
+    >>> counts_of_long(1, 0)
+    {'unscored_rows': 1.0}
+    """
+    return {name: float(count) for name, count in ((UNSCORED_ROWS, unscored), (SHORTENED_ROWS, shortened)) if count}
 
 
 def _writable(text: str | None) -> str | None:

@@ -178,6 +178,23 @@ class TestResults:
         (found, *_) = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         assert first in run("evals", "show", found["id"]).stdout
 
+    def test_rows_that_were_too_long_are_counted(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        ref = desk.push()
+        job = evaluated(desk, [ref], rows, failed_rows=4.0, unscored_rows=1.0, shortened_rows=2.0)
+        shown = run("jobs", "result", job)
+        first = f"{ref}: 1 of 6 rows has no score: none of its first 1024 tokens is one that the loss is taken on; "
+        second = f"{ref}: 2 of 6 rows are cut at 1024 tokens, and scored on what is left; "
+        assert first + "shorten it, or raise --max-length where" in shown.stderr
+        assert second in shown.stderr
+        (found, *_) = json.loads(run("jobs", "result", job, "--format", "json").stdout)
+        # These have no rows that could be listed.
+        assert "(which:" not in shown.stderr
+        printed = run("evals", "show", found["id"]).stdout
+        assert all(len(line) <= 80 for line in printed.splitlines()), printed
+        for said in (first, second):
+            assert said.strip() in " ".join(printed.split())
+        assert "--max-length" in run("eval", "--help").output
+
     def test_a_target_without_scores_is_named_after_those_of_the_others(
         self, desk: MergingDesk, run: Run, rows: Path
     ) -> None:
@@ -327,6 +344,18 @@ class TestRows:
         assert "an swer 29 xx" in lines[2]
         assert len(lines) == 21
         assert "20 of 31 rows, the worst by loss first" in shown.stderr
+
+    def test_those_without_a_score_say_why(self, desk: MergingDesk, run: Run, rows: Path) -> None:
+        made = [RowScore(row=0, loss_sum=2.0, tokens=2, prediction="a"), RowScore(row=3, unscored="too_long")]
+        ident = scored_rows.evaluated(desk, desk.push(), rows, made)
+        assert f"(which: adapterctl evals show {ident} --rows)" in " ".join(run("evals", "show", ident).stdout.split())
+        shown = run("evals", "show", ident, "--rows").stdout.splitlines()
+        assert [line.split() for line in shown[:2]] == [
+            ["ROW", "LOSS", "TOKENS", "NOT", "SCORED", "PREDICTION"],
+            ["3", "nan", "0", "too", "long", "-"],
+        ]
+        found = json.loads(run("evals", "show", ident, "--rows", "--format", "json").stdout)
+        assert [row.get("unscored", "") for row in found] == ["too_long", ""]
 
     def test_by_a_metric_the_lowest_come_first(self, run: Run, ident: str) -> None:
         shown = run("evals", "show", ident, "--rows", "--metric", "rouge_l", "--worst", "3")

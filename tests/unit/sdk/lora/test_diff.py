@@ -232,6 +232,15 @@ class TestScores:
         (note,) = [note for note in found.notes if "failed" in note]
         assert note.endswith(f"adapterctl compare A B --data {digest('rows')[:12]} --metric regex")
 
+    def test_scores_over_fewer_rows_are_not_subtracted(self) -> None:
+        conditions = {"max_length": 512}
+        ours = [evaluation("a", conditions=conditions, metrics={"loss": 1.0, "rows": 5.0, "failed_rows": 1.0})]
+        for rows, difference in ((6.0, 0.0), (5.0, None)):
+            theirs = [evaluation("b", conditions=conditions, metrics={"loss": 1.0, "rows": rows})]
+            found = compare_versions(view(), view("x@v2"), ours, theirs)
+            assert {one.name: one.difference for one in found.scores.evaluations[0].metrics}["loss"] == difference
+            assert any("since one has fewer rows; compare the rows" in note for note in found.notes) == (rows == 5.0)
+
     def test_a_note_names_what_differs_and_what_would_help(self) -> None:
         ours = [evaluation("a", conditions={"max_length": 512, "loss_on": "all"})]
         theirs = [evaluation("b", conditions={"max_length": 1024, "loss_on": "all"})]

@@ -105,6 +105,10 @@ def test_an_evaluation_finds_the_scores_of_the_training(made: Trained) -> None:
         (row["text"], row["label"]) for row in rows
     ]
     assert {sample.completion for sample in report.samples} <= set(made.report.labels or ())
+    assert "shortened_rows" not in report.metrics
+    long = {**rows[0], "text": " ".join(row["text"] for row in rows * 20)}
+    (made.folder / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*rows[1:], long)))
+    assert score(made, made.folder / "long.jsonl", max_length=64).metrics["shortened_rows"] == 1
 
 
 def test_several_share_one_base_and_score_as_each_alone(made: Trained, tmp_path: Path) -> None:

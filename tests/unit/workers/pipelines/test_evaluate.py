@@ -14,12 +14,16 @@ from support.architectures import save_model
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.row_file import read_rows as stored_rows
+from sdk.schemas.row_file import row_file_name
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.scoring.order import RecordedScores
+from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -135,6 +139,41 @@ def test_the_metrics_that_are_asked_for_and_bits_by_the_length_of_the_texts(llam
     said = sum(len(row.fields["completion"].encode()) for row in read_rows(pairs))
     bits = found["loss"] * found["supervised_tokens"] / math.log(2)
     assert found["bits_per_byte"] == pytest.approx(bits / said)
+
+
+def test_rows_that_are_too_long_are_counted_and_told_by_number(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of one the prompt alone fills the length, of the other the end of the answer is cut off."""
+    rows = [
+        {"prompt": "say four: ", "completion": "four"},
+        {"prompt": "two and " * 40, "completion": "four"},
+        {"prompt": "one: ", "completion": "two and " * 40},
+        {"prompt": "two: ", "completion": "two"},
+    ]
+    spec = SPEC.model_copy(update={"max_length": 32})
+    report = evaluate(llama_base, data := write_jsonl(rows), spec, rows_to=tmp_path)
+    names = ("rows", "failed_rows", "unscored_rows", "shortened_rows")
+    assert [report.metrics[name] for name in names] == [3, 0, 1, 1]
+    assert report.rows is not None
+    with (tmp_path / row_file_name(report.rows.digest)).open("rb") as file:
+        kept = list(stored_rows(file))
+    assert [(row.row, row.unscored, row.loss_sum is None) for row in kept] == [
+        (0, None, False), (1, "too_long", True), (2, None, False), (3, None, False),
+    ]  # fmt: skip
+    assert report.conditions is not None
+    assert report.conditions.failed == {}
+    # A record that does not say so is computed again, and one that does is taken.
+    silent = sorted(report.metrics.keys() - {"unscored_rows", "shortened_rows"})
+    of = {"conditions": report.conditions, "libraries": report.libraries, "samples": 9}
+    recorded = [RecordedScores(id="silent", metrics=silent, **of)]
+    assert evaluate(llama_base, data, spec, recorded=recorded).metrics["unscored_rows"] == 1
+    recorded.append(RecordedScores(id="told", metrics=sorted(report.metrics), **of))
+    with pytest.raises(AlreadyRecorded) as caught:
+        evaluate(llama_base, data, spec, recorded=recorded)
+    assert caught.value.ident == "told"
+    whole = evaluate(llama_base, write_jsonl([rows[0], rows[3]]), spec)
+    assert not {"unscored_rows", "shortened_rows"} & whole.metrics.keys()
 
 
 def test_rows_without_a_prompt_are_not_generated(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:

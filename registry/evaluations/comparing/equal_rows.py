@@ -1,0 +1,65 @@
+"""Rows of a comparison that have the same fields: a row that is written 24 times says as much as once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+#: What a comparison waits for: signatures of so many bytes, or a sixteenth of rows, some seconds of one core.
+_MOST_BYTES = 1000**3
+
+
+@dataclass(frozen=True)
+class EqualRows:
+    """Which rows are equal."""
+
+    #: (rows,) the number of what each row says, from 0; None where no two are equal, or that is not known.
+    groups: npt.NDArray[np.int64] | None = None
+    #: What should be known of it, in sentences.
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def distinct(self) -> int | None:
+        """How many rows differ from one another; None where all do, or that is not known."""
+        return None if self.groups is None else int(self.groups.max()) + 1
+
+
+def equal_rows(signed: SignedDatasets, dataset: str, columns: str | None, rows: npt.NDArray[np.int64]) -> EqualRows:
+    """Find the equal ones among `rows`, the numbers of rows in a dataset, by the signatures that are kept with it. Raises Unavailable.
+
+    Only how many there are is told, so the signatures are read for whoever may read the scores.
+    """
+    try:
+        with signed.opened(dataset, Reading(columns), most=_MOST_BYTES) as held:
+            return _grouped(held.exact, held.exact_rows, rows)
+    except NotSigned as why:
+        return EqualRows(notes=[f"whether rows are equal was not looked at: {why}"])
+    except TooLongForNow:
+        return EqualRows(notes=["whether rows are equal was not looked at: the dataset is too long for it"])
+
+
+def _grouped(keys: npt.NDArray[np.uint64], owners: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64]) -> EqualRows:
+    """`keys` are hashes of all rows' fields, `owners` the numbers of the rows that they are of."""
+    import numpy as np
+
+    if not len(keys) or int(rows[-1]) >= len(keys):
+        return EqualRows(
+            notes=["whether rows are equal was not looked at: the dataset is read otherwise by this release"]
+        )
+    by_row = np.empty(len(keys), dtype=np.uint64)
+    by_row[owners] = keys
+    found, groups, counts = np.unique(by_row[rows], return_inverse=True, return_counts=True)
+    if len(found) == len(rows):
+        return EqualRows()
+    different = "1 different row" if len(found) == 1 else f"{len(found)} different rows"
+    repeated = int(counts[counts > 1].sum())
+    return EqualRows(
+        groups.astype(np.int64),
+        [f"{repeated} of the rows equal others, and equal rows count as one, which leaves {different}"],
+    )

@@ -98,7 +98,7 @@ class Universe:
             "model_type": "llama",
             "hidden_size": 6,
             "intermediate_size": 8,
-            "num_attention_heads": 2,
+            "num_attention_heads": 3,
             "num_key_value_heads": 1,
             "num_hidden_layers": 1,
             "vocab_size": 32,

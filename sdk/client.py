@@ -4,6 +4,7 @@
 >>> client = Client(f"local:{tempfile.mkdtemp()}")
 >>> client.adapters()
 []
+>>> client.close()
 """
 
 from __future__ import annotations

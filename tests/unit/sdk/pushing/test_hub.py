@@ -100,7 +100,7 @@ import sys, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
 from sdk.pushing import hub
-from sdk.errors import AdapterctlError, Unavailable
+from sdk.errors import AdapterctlError
 try:
     print(hub.fetch_adapter(sys.argv[1], Path(sys.argv[2])))
 except AdapterctlError as error:

@@ -62,6 +62,8 @@ _TEXT_METRICS = frozenset(get_args(TextMetric))
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
 #: What is made of the loss, over the same rows.
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
+#: Of rows that they can be computed of.
+_UNASKED = MADE_OF_LOSS | {"loss", "accuracy", "macro_f1"}
 #: What a prediction may take in a file of scores by row, as UTF-8 or as JSON.
 MOST_PREDICTION_BYTES = 16 * 1024
 #: Counts are whole numbers that a double holds.
@@ -115,8 +117,10 @@ def _is_text(value: object) -> bool:
 
 
 def _computed(value: object) -> object:
-    """Refuse what is known elsewhere, and is computed by programs in Java."""
+    """Refuse what is scored in any case, and what is known elsewhere and computed by programs in Java."""
     for name in value if isinstance(value, list) else ():
+        if isinstance(name, str) and name in _UNASKED:
+            raise ValueError(f"{name} is scored without being asked for; leave it out")
         if isinstance(name, str) and name.lower() in ("meteor", "cider"):
             raise ValueError(
                 f"{name} needs Java and is not computed here; choose rouge_l, chrf or a scorer of your own"

@@ -226,6 +226,21 @@ class TestRefused:
             compare(bench, one, two)
         digest = bench.desk.writer.get(two).evaluations[0].dataset
         assert compare(bench, one, two, data=digest[:12]).dataset == digest
+        assert (
+            compare(bench, one, two, data=other).dataset == compare(bench, one, two, data=str(other)).dataset != digest
+        )
+
+    def test_a_file_that_nothing_was_scored_on(self, bench: Bench, tmp_path: Path) -> None:
+        one, two = bench.pair()
+        for name, said in {
+            "new.jsonl": "nothing was scored on the rows of .*: adapterctl eval",
+            "missing.jsonl": "can't be read",
+        }.items():
+            if name == "new.jsonl":
+                write_rows(tmp_path / name)
+            with pytest.raises((NotFound, InvalidInput), match=said) as caught:
+                compare(bench, one, two, data=tmp_path / name)
+            assert caught.value.param == "data"
 
     def test_a_metric_that_rows_have_not(self, bench: Bench) -> None:
         one, two = bench.pair()

@@ -238,10 +238,10 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         code = run()
     except SystemExit as left:
         code = left.code
-    _leave(code)
+    leave(code)
 
 
-def _leave(code: Any) -> NoReturn:
+def leave(code: Any) -> NoReturn:
     """End as the interpreter does, but without freeing all that was imported: that takes longer than most commands."""
     if code is None or isinstance(code, int):
         threading._shutdown()  # type: ignore[attr-defined]

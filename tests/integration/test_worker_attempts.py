@@ -277,9 +277,8 @@ class TestLoop:
     def test_told_twice_it_waits_for_nobody(self, place: Workplace) -> None:
         job = place.submit()
         with place.worker(ADAPTER_WORKER_GRACE_S="3600") as worker:
-            place.wait_for_step(job)
-            child = worker.child()
-            # It can't write a checkpoint now.
+            child = worker.child_at_work()
+            # It can't end by itself now.
             os.kill(child, signal.SIGSTOP)
             worker.signal(signal.SIGINT)
             wait_until(lambda: "draining" in [state.state for state in place.workers()], lambda: worker.text)

@@ -167,6 +167,12 @@ class Running:
         """The process that trains."""
         return self._one("workers.child.main")
 
+    def child_at_work(self) -> int:
+        """The process that is about to train: it has tied itself to this worker, and imports its libraries."""
+        child = self.child()
+        wait_until(lambda: "libtorch" in _text_of(Path(f"/proc/{child}/maps")), lambda: f"{self.below()}\n{self.text}")
+        return child
+
     def _one(self, command: str) -> int:
         found: list[int] = []
 
@@ -230,6 +236,14 @@ def descendants(root: int) -> dict[int, str]:
             except OSError:
                 continue
     return found
+
+
+def _text_of(file: Path) -> str:
+    """What a process says of itself; nothing where it has ended."""
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def is_alive(pid: int) -> bool:

@@ -15,9 +15,22 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
-#: What one process runs: a folder with one stack of processes for all its tests; and, of what is marked `alone`, all that
-#: computes, so that beside each of these runs only what waits.
-_TOGETHER = (("tests/faults/jobs/",), ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py"))
+#: What one process runs, by how paths begin.
+_TOGETHER = (
+    # One stack of processes for all tests.
+    ("tests/faults/jobs/",),
+    # One process that forks their workers' children.
+    (
+        "tests/integration/test_worker_again.py",
+        "tests/integration/test_worker_kept_weights.py",
+        "tests/integration/test_worker_continuing.py",
+        "tests/integration/test_worker_merge.py",
+        "tests/integration/test_worker_combine.py",
+        "tests/integration/test_worker_preview.py",
+    ),
+    # Of what is marked `alone`, all that computes: beside it runs what only waits.
+    ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py"),
+)
 #: What takes long, the longest first: files of a minute of CPU or more, then folders; all else follows in pytest's own order.
 _FIRST = (
     "tests/faults/jobs",

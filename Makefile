@@ -45,10 +45,11 @@ $(QUICK)/.quick: pyproject.toml
 demo: $(VENV)/.demo ## Train, evaluate, merge and pull a real adapter, in minutes.
 	$(BIN)/python examples/docstrings/demo.py
 
-# What is to run one by one is marked in its own file, so no other is collected for it.
+# What is to run alone is marked in its own file, so no other is collected for it. Much of it only waits for deadlines: one
+# process runs that, beside the one whose tests compute.
 test: $(VENV)/.dev ## Run every test; real servers are started from wheels.
 	@failed=0; \
-	$(PYTEST) -m 'alone' $$(grep -rl --include='test_*.py' 'mark\.alone' tests) || failed=1; \
+	PYTHONHASHSEED=$$(date +%s) $(PYTEST) -n 2 -m 'alone' $$(grep -rl --include='test_*.py' 'mark\.alone' tests) || failed=1; \
 	$(PYTEST_PARALLEL) -m 'not alone' || failed=1; \
 	exit $$failed
 

@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,9 +21,11 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import httpx
+from faults.jobs.parts import end
 from faults.prepared import prepare
 from support.adapters import base_registration, save_adapter
 from support.guard import Guard
+from support.soak import SOAKING
 from support.workplace import descendants
 
 from sdk.client import Client
@@ -31,13 +33,28 @@ from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import BlobSpec, UploadRequest
 from sdk.schemas.catalog import Publication
 from sdk.stack.local_process import LocalProcess
+from sdk.stack.local_server import LocalServer
 from sdk.stack.postgres import PostgresServer
 from sdk.stack.programs import RegistryServer
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer
 
+#: What a registry waits for in fewer seconds than it does by itself, which a soak looks at.
+IMPATIENT = (
+    {}
+    if SOAKING
+    else {
+        # The driver's library takes no less than 2.
+        "REGISTRY_DATABASE_CONNECT_S": "2",
+        "REGISTRY_DATABASE_STATEMENT_S": "1.5",
+        "REGISTRY_DATABASE_LOCK_S": "1.2",
+        "REGISTRY_DATABASE_POOL_S": "1",
+        "REGISTRY_DATABASE_DEADLINE_S": "2",
+        "REGISTRY_STORAGE_DEADLINE_S": "3",
+    }
+)
 #: No request is waited for longer, whatever has stopped.
-DEADLINE_S = 10.0
+DEADLINE_S = 10.0 if SOAKING else 5.0
 #: A client that waits for much longer than it has to.
 _PATIENT_S = 30.0
 
@@ -66,6 +83,13 @@ class Answer:
     text: str
 
 
+class Registry(RegistryServer):
+    """A server that is as patient as is said here."""
+
+    def _environment(self) -> dict[str, str]:
+        return super()._environment() | IMPATIENT
+
+
 class Standing:
     """Everything, running, with an adapter, a dataset and a job in it."""
 
@@ -75,20 +99,18 @@ class Standing:
         self.postgres = PostgresServer(folder / "postgres", settings=settings)
         self.valkey = ValkeyServer(folder / "valkey")
         self.seaweed = SeaweedServer(folder / "seaweed")
-        self.registry = RegistryServer(
-            folder / "registry", postgres=self.postgres, valkey=self.valkey, seaweed=self.seaweed
-        )
+        self.registry = Registry(folder / "registry", postgres=self.postgres, valkey=self.valkey, seaweed=self.seaweed)
         servers = (self.postgres, self.valkey, self.seaweed)
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda server: server.start(240), servers))
+        started.callback(_stop_all, servers)
         for server in servers:
-            started.callback(server.stop)
             guard.watch(server.pid, server.directory)
         self.registry.prepare_bucket()
         self.registry._make_directory()
         prepare(self.registry, self.postgres)
         self.registry.start(240)
-        started.callback(self.registry.stop)
+        started.callback(end, self.registry)
         guard.watch(self.registry.pid, self.registry.directory)
         self.url = self.registry.url
         self.token = self.registry.tokens["admin"]
@@ -229,6 +251,11 @@ def example_of(parameter: dict[str, Any]) -> Any:
     schema = parameter["schema"]
     found = [parameter.get("example"), *schema.get("examples", []), *parameter.get("examples", {}).values()]
     return next((one for one in found if one is not None), 1)
+
+
+def _stop_all(servers: Sequence[LocalServer]) -> None:
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda server: server.stop(), servers))
 
 
 @contextmanager

@@ -210,7 +210,7 @@ def test_nothing_that_is_sent_is_a_fault_of_the_server_or_keeps_others_waiting(s
     number = scale(CASES)
     first = random.SystemRandom().randrange(10**9) if SOAKING else 1
     statuses: dict[int, list[int]] = {}
-    with watching(served), ThreadPoolExecutor(8) as pool:
+    with watching(served), ThreadPoolExecutor(16) as pool:
         for seed, found in zip(
             range(first, first + number),
             pool.map(lambda seed: play(served, seed), range(first, first + number)),

@@ -10,9 +10,10 @@ import pytest
 from faults.stops import DEADLINE_S, Answer, Ask, Pulse, Standing, standing
 from support.workplace import wait_until
 
+from registry.settings import Settings
 from sdk.errors import Unavailable
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.soak]
 
 #: Longer than a registry takes to notice that something answers again.
 PAUSE_S = 1.2
@@ -72,6 +73,16 @@ def processes(stack: Standing) -> list[int]:
     from support.workplace import descendants
 
     return sorted(descendants(stack.registry.pid or 0))
+
+
+def test_nobody_waits_for_longer_than_ten_seconds_by_default() -> None:
+    settings = Settings(database_url="sqlite://", storage_url="file:///nowhere")
+    timeouts = settings.timeouts
+    assert timeouts.statement_s < timeouts.deadline_s
+    assert timeouts.connect_s + timeouts.deadline_s < 10
+    assert settings.storage_deadline_s < 10
+    # All that one request asks of it.
+    assert settings.broker_timeout_s <= 1
 
 
 def test_the_database_is_stopped(stack: Standing) -> None:

@@ -91,7 +91,7 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("ADAPTERCTL_TOKEN", place.world.token(Role.WRITER))
         monkeypatch.setenv("ADAPTERCTL_CACHE", str(tmp_path / "cache"))
         quick = ("--max-steps", "2", "--batch-size", "2", "--grad-accum", "1", "--lr", "0.01")
-        with monkeypatch.context() as then, place.worker(ADAPTER_WORKER_WARM="1", PYTHONHASHSEED="0"):
+        with monkeypatch.context() as then, place.worker(forks=True, PYTHONHASHSEED="0"):
             then.setattr("registry.jobs.kinds.training.today", lambda session: DAY)
             extra = write(tmp_path / "rows", "extra", [{"prompt": f"{word}: ", "completion": "said"} for word in WORDS])
             assert run("data", "add", str(extra), "--name", "extra").exit_code == 0
@@ -109,7 +109,7 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             "SKEWED_S": str(40 * 86_400),
             "ADAPTERCTL_CACHE": str(tmp_path / "elsewhere"),
         }
-        with place.worker(ADAPTER_WORKER_WARM="1", **elsewhere):
+        with place.worker(forks=True, **elsewhere):
             for name in TRAININGS:
                 done = run("train", f"{name}-again", "--like", f"{name}@v1")
                 assert (done.exit_code, done.stdout) == (0, f"{name}-again@v1\n"), done.stderr

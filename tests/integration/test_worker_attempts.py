@@ -153,7 +153,7 @@ def test_a_checkpoint_that_no_training_can_read_is_not_gone_on_from(
     assert held.job == job
     assert held.base is not None
     _leave_nonsense(client, job, held.attempt, str(held.base.fingerprint), tmp_path / "checkpoint", pickled=pickled)
-    with place.worker() as worker:
+    with place.worker(forks=True) as worker:
         place.wait_for_state(job, "succeeded")
         assert f"the checkpoint of step 1 can't be used, so the training starts over: {why}" in place.said(job)
         # In the same attempt.
@@ -228,7 +228,7 @@ class TestFullQuota:
         # There is room for the adapter, and none for an optimiser's state, which is twice as large.
         size = admin.quota("-").size_bytes
         admin.set_quota("-", max_bytes=size + 500_000)
-        with place.worker() as worker:
+        with place.worker(forks=True) as worker:
             ended = place.wait_for_state(job, "succeeded")
             assert (ended.attempt, ended.failures) == (1, 0), worker.text
         assert place.checkpoints(job) == []
@@ -239,7 +239,7 @@ class TestFullQuota:
     def test_a_result_without_room_fails_its_job_at_once(self, place: Workplace, admin: Client) -> None:
         job = place.submit(steps=1)
         admin.set_quota("-", max_bytes=0)
-        with place.worker() as worker:
+        with place.worker(forks=True) as worker:
             ended = place.wait_for_state(job, "failed")
             assert (ended.reason, ended.attempt) == ("quota", 1), f"{ended.message}\n{worker.text}"
             assert "of 0 bytes" in (ended.message or "")
@@ -277,9 +277,8 @@ class TestLoop:
     def test_told_twice_it_waits_for_nobody(self, place: Workplace) -> None:
         job = place.submit()
         with place.worker(ADAPTER_WORKER_GRACE_S="3600") as worker:
-            place.wait_for_step(job)
-            child = worker.child()
-            # It can't write a checkpoint now.
+            child = worker.child_at_work()
+            # It can't end by itself now.
             os.kill(child, signal.SIGSTOP)
             worker.signal(signal.SIGINT)
             wait_until(lambda: "draining" in [state.state for state in place.workers()], lambda: worker.text)

@@ -29,7 +29,7 @@ def test_versions_are_combined_by_the_command(tmp_path: Path, monkeypatch: pytes
         def run(*arguments: str) -> Result:
             return CliRunner().invoke(cli, arguments, catch_exceptions=False)
 
-        with place.worker("--queue", "cpu"):
+        with place.worker("--queue", "cpu", forks=True):
             done = run("combine", "mix", "one=0.7", "other@v1=-0.3")
             assert (done.exit_code, done.stdout) == (0, "mix@v1\n"), done.stderr
             cut = run(

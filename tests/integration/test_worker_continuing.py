@@ -28,7 +28,7 @@ def test_a_version_is_continued_by_the_command(tmp_path: Path, monkeypatch: pyte
             return CliRunner().invoke(cli, arguments, catch_exceptions=False)
 
         quick = ("--data", str(rows), "--max-steps", "1", "--lr", "0.01")
-        with place.worker():
+        with place.worker(forks=True):
             first = run(
                 "train", "sql", "--base", place.base.id, "--method", "lora", "--rank", "2", "--use-dora", *quick
             )

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_base_is_quantised_once_on_a_node(tmp_path: Path) -> None:
-    with opened(tmp_path / "place") as place, place.worker():
+    with opened(tmp_path / "place") as place, place.worker(forks=True):
 
         def used() -> bool:
             """Whether the only entry was used; from now on it counts as one that was not."""

@@ -66,8 +66,7 @@ def test_it_gives_its_job_back_with_a_checkpoint(place: Workplace, job: str, run
 
 
 def test_killed_it_leaves_no_child(place: Workplace, job: str, runner: Running) -> None:
-    place.wait_for_step(job)
-    child = runner.child()
+    child = runner.child_at_work()
     os.kill(runner.process.pid, signal.SIGKILL)
     runner.process.wait()
     wait_until(lambda: not is_alive(child), lambda: f"{child} goes on", 60)

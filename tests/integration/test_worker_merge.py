@@ -45,7 +45,7 @@ def test_a_merged_model_is_registered_by_the_command_and_pulled(
         def run(*arguments: str) -> Result:
             return CliRunner().invoke(cli, arguments, catch_exceptions=False)
 
-        with place.worker("--queue", "cpu", ADAPTER_WORKER_WARM="1"):
+        with place.worker("--queue", "cpu", forks=True):
             done = run("merge", "code", "--register", "code-merged")
             assert (done.exit_code, done.stdout) == (0, "code-merged@v1\n"), done.stderr
             again = run(

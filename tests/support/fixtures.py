@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -135,3 +136,5 @@ def s3(s3_server: SeaweedServer) -> S3Place:
 def _end_forks() -> Iterator[None]:
     yield
     ForkServer.end()
+    if "support.child_forks" in sys.modules:
+        sys.modules["support.child_forks"].end()

@@ -32,6 +32,7 @@ PROGRAMS = {
     "adapterctl": "sdk.cli:main",
     "adapter-registry": "registry.ops.entry:main",
     "python": "support.forks:run_text",
+    "child": "support.child_forks:run",
 }
 #: What a command with a registry in a folder imports. Nothing here may read the environment when it is imported.
 _PRELOADED = (
@@ -47,7 +48,7 @@ _PRELOADED = (
 )
 _PRELOADED_PACKAGES = ("sdk.cli", "sdk.api", "sdk.pulling", "sdk.pushing", "sdk.schemas")
 #: The interpreter, or the loader, reads variables that begin so before any of our code runs.
-_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "OMP_", "OPENBLAS_", "MKL_")
+READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "OMP_", "OPENBLAS_", "MKL_")
 _BIN = Path(sys.executable).parent
 
 
@@ -55,7 +56,7 @@ def can_fork(command: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether a fork of this process's server would be as a new process: a server of several forks and starts them itself."""
     if command[0] not in PROGRAMS or "--workers" in command or not hasattr(os, "fork"):
         return False
-    names = {name for name in (*env, *os.environ) if name.startswith(_READ_AT_START)}
+    names = {name for name in (*env, *os.environ) if name.startswith(READ_AT_START)}
     return all(env.get(name) == os.environ.get(name) for name in names)
 
 
@@ -69,11 +70,13 @@ class ForkServer:
     _started: ForkServer | None = None
     _lock = threading.Lock()
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, *, preloads: str = "support.forks:preload"
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forks-")
-        self._address = str(Path(self._folder.name) / "socket")
+        self.address = str(Path(self._folder.name) / "socket")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.forks", self._address],
+            [sys.executable, "-m", "support.forks", self.address, preloads],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parent.parent,
@@ -141,7 +144,7 @@ class ForkServer:
 
     def _begin(self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None, streams: list[int]) -> Fork:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(self._address)
+        connection.connect(self.address)
         request = {"command": list(command), "env": dict(env), "cwd": str(cwd or Path.cwd())}
         socket.send_fds(connection, [b"0"], streams)
         connection.sendall(json.dumps(request).encode())
@@ -189,7 +192,7 @@ def main() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(sys.argv[1])
         listener.listen(16)
-        _preload()
+        _find(sys.argv[2])()
         # Whoever attends to a command is not waited for here.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         os.write(1, b"ready\n")
@@ -204,7 +207,8 @@ def main() -> None:
                     _attend(connection)
 
 
-def _preload() -> None:
+def preload() -> None:
+    """Import what commands import."""
     for name in _PRELOADED:
         importlib.import_module(name)
     for name in _PRELOADED_PACKAGES:
@@ -230,11 +234,23 @@ def _attend(connection: socket.socket) -> None:
     for stream in streams:
         os.close(stream)
     connection.sendall(f"{pid}\n".encode())
+    _end_with(connection, pid)
     _, status = os.waitpid(pid, 0)
     # Who had no patience is gone.
     with contextlib.suppress(OSError):
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
+
+
+def _end_with(connection: socket.socket, pid: int) -> None:
+    """Wait for the end of a fork, which is killed where whoever asked for it has gone."""
+    ended = os.pidfd_open(pid)
+    looks = select.poll()
+    looks.register(ended, select.POLLIN)
+    looks.register(connection, 0)
+    if any(descriptor != ended for descriptor, _ in looks.poll()):
+        os.kill(pid, signal.SIGKILL)
+    os.close(ended)
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:
@@ -261,13 +277,17 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         )
         setattr(sys, stream_name, opened)
         setattr(sys, f"__{stream_name}__", opened)
-    module, _, function = PROGRAMS[name].partition(":")
-    run: Callable[[], Any] = getattr(importlib.import_module(module), function)
     try:
-        code = run()
+        code = _find(PROGRAMS[name])()
     except SystemExit as left:
         code = left.code
     leave(code)
+
+
+def _find(function: str) -> Callable[[], Any]:
+    module, _, name = function.partition(":")
+    found: Callable[[], Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def leave(code: Any) -> NoReturn:

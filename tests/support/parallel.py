@@ -15,11 +15,26 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
-#: Folders with one stack of processes for all their tests.
-_TOGETHER = ("tests/faults/jobs",)
+#: What one process runs, by how paths begin.
+_TOGETHER = (
+    # One stack of processes for all tests.
+    ("tests/faults/jobs/",),
+    # One process that forks their workers' children.
+    (
+        "tests/integration/test_worker_again.py",
+        "tests/integration/test_worker_kept_weights.py",
+        "tests/integration/test_worker_continuing.py",
+        "tests/integration/test_worker_merge.py",
+        "tests/integration/test_worker_combine.py",
+        "tests/integration/test_worker_preview.py",
+    ),
+    # Of what is marked `alone`, all that computes: beside it runs what only waits.
+    ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py"),
+)
 #: What takes long, the longest first: files of a minute of CPU or more, then folders; all else follows in pytest's own order.
 _FIRST = (
     "tests/faults/jobs",
+    "tests/faults/test_stops.py",
     "tests/e2e/test_readme.py",
     "tests/integration/test_worker_attempts.py",
     "tests/integration/test_images.py",
@@ -41,9 +56,9 @@ _FIRST = (
 
 
 def share_of(nodeid: str) -> str:
-    """Return the share of the work that a test belongs to: its file, or the folder whose tests stay together."""
+    """Return the share of the work that a test belongs to: its file, or what stays together with it."""
     path = nodeid.partition("::")[0]
-    return next((folder for folder in _TOGETHER if path.startswith(f"{folder}/")), path)
+    return next((group[0] for group in _TOGETHER if path.startswith(group)), path)
 
 
 def rank_of(nodeid: str) -> int:

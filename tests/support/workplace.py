@@ -20,7 +20,7 @@ from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, CheckpointRef
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobSubmission, JobView
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.workers import WorkerView
-from support import processes, registries, tiny
+from support import child_forks, processes, registries, tiny
 from support.registries import World
 
 PlaceT = TypeVar("PlaceT", bound="Workplace")
@@ -122,13 +122,20 @@ class Workplace:
         return processes.environment(**{**given, **more})
 
     @contextmanager
-    def worker(self, *options: str, largest_file_bytes: int | None = None, **environment: str) -> Iterator[Running]:
-        """A worker as a process of its own, whatever becomes of it; with a limit it finds its disk full there."""
+    def worker(
+        self, *options: str, largest_file_bytes: int | None = None, forks: bool = False, **environment: str
+    ) -> Iterator[Running]:
+        """A worker as a process of its own, whatever becomes of it.
+
+        With a limit it finds its disk full there. With `forks` its children take no three seconds to start, where they are
+        not what is tested.
+        """
         log = self.folder / f"worker-{os.urandom(4).hex()}.log"
-        command = [str(processes.BIN / "adapter-worker"), "start", *options]
+        env = self.environment(**environment)
+        program = child_forks.worker(env) if forks else [str(processes.BIN / "adapter-worker")]
         with log.open("wb") as file:
             process = subprocess.Popen(
-                command, env=self.environment(**environment), stdout=file, stderr=file, start_new_session=True
+                [*program, "start", *options], env=env, stdout=file, stderr=file, start_new_session=True
             )
         if largest_file_bytes is not None:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
@@ -166,6 +173,12 @@ class Running:
     def child(self) -> int:
         """The process that trains."""
         return self._one("workers.child.main")
+
+    def child_at_work(self) -> int:
+        """The process that is about to train: it has tied itself to this worker, and imports its libraries."""
+        child = self.child()
+        wait_until(lambda: "libtorch" in _text_of(Path(f"/proc/{child}/maps")), lambda: f"{self.below()}\n{self.text}")
+        return child
 
     def _one(self, command: str) -> int:
         found: list[int] = []
@@ -230,6 +243,14 @@ def descendants(root: int) -> dict[int, str]:
             except OSError:
                 continue
     return found
+
+
+def _text_of(file: Path) -> str:
+    """What a process says of itself; nothing where it has ended."""
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def is_alive(pid: int) -> bool:

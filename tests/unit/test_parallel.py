@@ -73,7 +73,8 @@ def test_a_red_one_fails_the_run(tmp_path: Path) -> None:
     ("nodeid", "share"),
     [
         ("tests/unit/sdk/formats/test_refs.py::TestName::test_it[a::b/c]", "tests/unit/sdk/formats/test_refs.py"),
-        ("tests/faults/jobs/test_kills.py::test_it", "tests/faults/jobs"),
+        ("tests/faults/jobs/test_kills.py::test_it", "tests/faults/jobs/"),
+        ("tests/faults/test_fuzz.py::test_it[a]", "tests/faults/test_stops.py"),
         ("tests/faults/test_kills.py::test_it", "tests/faults/test_kills.py"),
     ],
 )

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 #: Whose jobs go to the small machine alone.
 SPACE = "small"
 #: What a training may take beside its libraries, as addresses.
-MEMORY_BYTES = 2**29
+MEMORY_BYTES = 2**28
 #: Says how many addresses the libraries of a training take, in KiB: some builds of torch take several times as many as
 #: others.
 LIBRARIES = """
@@ -40,7 +40,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 #: More than the tokens of all rows, and less than the adapter of the widest training.
 FILE_BYTES = 5_500_000
 #: Rows and tokens of a batch whose activations take more than that.
-BATCH, TOKENS = 1024, 250
+BATCH, TOKENS = 512, 250
 
 
 @pytest.fixture(scope="module")

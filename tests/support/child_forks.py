@@ -1,0 +1,74 @@
+"""A worker whose children are forks of a process that has imported their libraries, three seconds of CPU each time.
+
+It is for tests of what jobs make, and not for those of how a worker starts, stops and outlives its children: a fork is below
+the process that forks, and not below the worker, which sees a small process in its place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from support.forks import READ_AT_START, ForkServer
+from workers.child.process import LIBRARIES, PARENT_VARIABLE
+
+_LAUNCHER = Path(__file__).with_name("child_launcher.py")
+#: The worker as it is, but for the program of its children.
+_WORKER = """
+import sys
+from workers.child.warm import WarmChild
+program, sys.argv[0:2] = ("-I", "-S", *sys.argv[1].split("\\n")), ["adapter-worker"]
+WarmChild.__init__.__kwdefaults__["program"] = program
+from workers.entry.cli import main
+main()
+"""
+_PIPELINES = ("training.train", "scoring.evaluate")
+#: Those of this process, by what the interpreter and its hooks read when they start.
+_started: dict[frozenset[tuple[str, str]], ForkServer] = {}
+
+
+def worker(environment: Mapping[str, str]) -> list[str]:
+    """Return the command of such a worker, but for its arguments. Its children see what new ones of `environment` would."""
+    read = {name: value for name, value in environment.items() if name.startswith((*READ_AT_START, "SKEWED_"))}
+    key = frozenset(read.items())
+    if key not in _started:
+        _started[key] = ForkServer({**environment, **LIBRARIES}, preloads="support.child_forks:preload")
+    return [sys.executable, "-P", "-c", _WORKER, f"{_LAUNCHER}\n{_started[key].address}"]
+
+
+def end() -> None:
+    """End the processes that fork."""
+    while _started:
+        _started.popitem()[1].close()
+
+
+def preload() -> None:
+    """Import what a warm child imports."""
+    from sdk.imports import nothing_collected
+    from workers.child.imports import import_libraries
+    from workers.pipelines.imports import nothing_searched
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with nothing_collected(ever=True), nothing_searched():
+        import_libraries()
+        for name in _PIPELINES:
+            importlib.import_module(f"workers.pipelines.{name}")
+
+
+def run() -> NoReturn:
+    """Be a child."""
+    import numpy as np
+
+    from workers.child.main import main
+
+    # Each new process has others, and what depends on them must be seen.
+    random.seed()
+    np.random.seed()
+    # Its parent is the process that forks.
+    del os.environ[PARENT_VARIABLE]
+    os._exit(main())

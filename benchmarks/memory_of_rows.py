@@ -1,12 +1,12 @@
 """How much memory rows take on their way into a training, against the size of their file.
 
     python -m benchmarks.memory_of_rows --megabytes 100 1000
-    python -m benchmarks.memory_of_rows --megabytes 10000 --steps submit training --scratch /var/tmp
+    python -m benchmarks.memory_of_rows --megabytes 10000 --steps submit training --tokenizer words --scratch /var/tmp
 
 Each step runs in a process of its own, over a file that is written for it: what a submit checks ("submit"), the audit ("audit"), the
 signatures ("signatures"), and a training of five steps over a tiny base ("training"; "holdout" holds a hundredth out). Printed are the
 most resident memory, what of it is Python's and the libraries', and the seconds. Rows are prompts and answers of random words, of some
-600 bytes. It needs 5 times the largest size on the disk that `--scratch` is on.
+600 bytes. Most of the time goes into the byte-level tokenizer of the base; with `--tokenizer words` a word is a token. It needs 5 times the largest size on the disk that `--scratch` is on.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--tokenizer", choices=("bytes", "words"), default="bytes")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child is not None:
         _run(given.child[0], Path(given.child[1]))
         return
-    for found in _each(given.scratch, given.megabytes, given.steps):
+    for found in _each(given.scratch, given.megabytes, given.steps, words=given.tokenizer == "words"):
         print(json.dumps(found), flush=True)
 
 
@@ -64,10 +65,14 @@ def run() -> list[dict[str, Any]]:
     ]
 
 
-def _each(scratch: Path, sizes: Sequence[int], steps: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _each(
+    scratch: Path, sizes: Sequence[int], steps: Sequence[str], *, words: bool = False
+) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(dir=scratch, prefix="adapterctl-rows-") as name:
         folder = Path(name)
         subprocess.run([sys.executable, _MAKE, folder], check=True, stdout=subprocess.DEVNULL)
+        if words:
+            _know_words(folder / "tiny-llama")
         before, os.environ["TMPDIR"] = os.environ.get("TMPDIR"), name
         try:
             for megabytes in sizes:
@@ -152,9 +157,31 @@ def _write(path: Path, size_bytes: int) -> int:
     raise AssertionError
 
 
+def _know_words(base: Path) -> None:
+    """Give a base a tokenizer to which each word of the rows is a token, and embeddings for as many."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    sys.path.insert(0, str(_MAKE.parent))
+    from make import save_llama
+
+    known = {
+        word: number for number, word in enumerate(["<|end|>", "<|pad|>", *dict.fromkeys(_words(random.Random(1)))])
+    }
+    tokenizer = Tokenizer(models.WordLevel(known, "<|pad|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
+    fast.save_pretrained(base)
+    save_llama(base, len(fast))
+
+
+def _words(chosen: random.Random) -> list[str]:
+    return ["".join(chosen.choices("abcdefghijklmnopqrstuvwxyz", k=chosen.randint(2, 9))) for _ in range(_WORDS)]
+
+
 def _rows() -> Iterator[str]:
     chosen = random.Random(1)  # noqa: S311 - the same rows each time
-    words = ["".join(chosen.choices("abcdefghijklmnopqrstuvwxyz", k=chosen.randint(2, 9))) for _ in range(_WORDS)]
+    words = _words(chosen)
     while True:
         prompt, completion = " ".join(chosen.choices(words, k=40)), " ".join(chosen.choices(words, k=45))
         yield f'{{"prompt": "{prompt} ", "completion": "{completion}"}}\n'

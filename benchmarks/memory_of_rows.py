@@ -6,7 +6,8 @@
 Each step runs in a process of its own, over a file that is written for it: what a submit checks ("submit"), the audit ("audit"), the
 signatures ("signatures"), and a training of five steps over a tiny base ("training"; "holdout" holds a hundredth out). Printed are the
 most resident memory, what of it is Python's and the libraries', and the seconds. Rows are prompts and answers of random words, of some
-600 bytes. Most of the time goes into the byte-level tokenizer of the base; with `--tokenizer words` a word is a token. It needs 5 times the largest size on the disk that `--scratch` is on.
+600 bytes. Most of the time goes into the byte-level tokenizer of the base: with `--tokenizer words` rows are half as many words, of 20 to 40
+letters, and each is a token. It needs 5 times the largest size on the disk that `--scratch` is on.
 """
 
 from __future__ import annotations
@@ -15,19 +16,34 @@ import argparse
 import json
 import os
 import random
+import runpy
 import shutil
+import string
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 STEPS = ("submit", "audit", "signatures", "training", "holdout")
 _WORDS = 20_000
+#: Of rows that cost no memory.
+_FEW_BYTES = 50_000
 #: The file itself, its tokens, and what the signatures and the audit put beside them.
 _DISK_OF_10_GB = 60 * 1000**3
+
+
+class _Kind(NamedTuple):
+    """Letters of a word, least and most, and words of a prompt and of a completion."""
+
+    letters: tuple[int, int]
+    prompt: int
+    completion: int
+
+
+_SHORT, _LONG = _Kind((2, 9), 40, 45), _Kind((20, 40), 18, 20)
 _MAKE = Path(__file__).parents[1] / "examples" / "tiny" / "make.py"
 
 
@@ -52,7 +68,7 @@ def run() -> list[dict[str, Any]]:
     scratch = Path(tempfile.gettempdir())
     found = list(_each(scratch, [100, 1000], STEPS))
     if shutil.disk_usage(scratch).free >= _DISK_OF_10_GB:
-        found += _each(scratch, [10_000], ("submit", "training"))
+        found += _each(scratch, [10_000], ("submit", "training"), words=True)
     return [
         {
             "what": f"{each['step']} of {each['file_mb']:,} MB, peak MB",
@@ -73,10 +89,11 @@ def _each(
         subprocess.run([sys.executable, _MAKE, folder], check=True, stdout=subprocess.DEVNULL)
         if words:
             _know_words(folder / "tiny-llama")
+            _write(folder / "train.jsonl", _FEW_BYTES, _LONG)
         before, os.environ["TMPDIR"] = os.environ.get("TMPDIR"), name
         try:
             for megabytes in sizes:
-                rows = _write(folder / "rows.jsonl", megabytes * 1000**2)
+                rows = _write(folder / "rows.jsonl", megabytes * 1000**2, _LONG if words else _SHORT)
                 for step in steps:
                     idle = _measured("idle-" + step, folder)["peak_rss_mb"]
                     yield {
@@ -145,11 +162,11 @@ def _train(folder: Path, *, data: Path, holdout: float | None) -> None:
     )
 
 
-def _write(path: Path, size_bytes: int) -> int:
+def _write(path: Path, size_bytes: int, kind: _Kind) -> int:
     """Write rows of so many bytes together; return how many."""
     rows = written = 0
     with path.open("w") as file:
-        for row in _rows():
+        for row in _rows(kind):
             written += file.write(row)
             rows += 1
             if written >= size_bytes:
@@ -162,28 +179,35 @@ def _know_words(base: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    sys.path.insert(0, str(_MAKE.parent))
-    from make import save_llama
-
-    known = {
-        word: number for number, word in enumerate(["<|end|>", "<|pad|>", *dict.fromkeys(_words(random.Random(1)))])
-    }
-    tokenizer = Tokenizer(models.WordLevel(known, "<|pad|>"))
+    end, pad = "<|end|>", "<|pad|>"
+    # A training looks at other texts as well, which are letters to it.
+    pieces = [end, pad, *string.printable, *map("##{}".format, string.printable), *_words(_chosen(), _LONG)]
+    known = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(known, unk_token=pad))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=pad)
     fast.save_pretrained(base)
-    save_llama(base, len(fast))
+    runpy.run_path(str(_MAKE))["save_llama"](base, len(fast))
 
 
-def _words(chosen: random.Random) -> list[str]:
-    return ["".join(chosen.choices("abcdefghijklmnopqrstuvwxyz", k=chosen.randint(2, 9))) for _ in range(_WORDS)]
+def _chosen() -> random.Random:
+    return random.Random(1)  # noqa: S311 - the same rows each time
 
 
-def _rows() -> Iterator[str]:
-    chosen = random.Random(1)  # noqa: S311 - the same rows each time
-    words = _words(chosen)
+def _words(chosen: random.Random, kind: _Kind) -> list[str]:
+    return [
+        "".join(chosen.choices("abcdefghijklmnopqrstuvwxyz", k=chosen.randint(*kind.letters))) for _ in range(_WORDS)
+    ]
+
+
+def _rows(kind: _Kind) -> Iterator[str]:
+    chosen = _chosen()
+    words = _words(chosen, kind)
     while True:
-        prompt, completion = " ".join(chosen.choices(words, k=40)), " ".join(chosen.choices(words, k=45))
+        prompt, completion = (
+            " ".join(chosen.choices(words, k=kind.prompt)),
+            " ".join(chosen.choices(words, k=kind.completion)),
+        )
         yield f'{{"prompt": "{prompt} ", "completion": "{completion}"}}\n'
 
 

@@ -17,11 +17,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from sdk.formats.rows import Row
 from sdk.rows.texts import split_key
+
+#: Different rows with groups that are looked at before a training, in some 500 MB.
+MOST_GROUPED = 1_000_000
 
 
 class HoldoutError(ValueError):
@@ -104,6 +108,43 @@ def held_out(units: Sequence[Unit], how: HoldOut) -> list[bool]:
             raise no_second_row()
         chosen = {smallest}
     return [part in chosen for part in parts]
+
+
+class Splittable:
+    """Takes what decides of each row, `add` by `add`, and says in the end whether any can be held out, as `held_out` does.
+
+    Most files have an answer after a few rows. Of texts and labels it keeps those that differ, and no more than there are labels; of rows with
+    groups it keeps all, and beyond `MOST_GROUPED` it gives no answer: the training will.
+    """
+
+    def __init__(self, how: HoldOut) -> None:
+        self._how = how
+        self._open = True
+        #: Units that differ. How often each comes changes nothing: rows may go where each of their labels is in another part, too.
+        self._units: dict[Unit, None] = {}
+        #: So many of them are looked at next.
+        self._next = 2
+
+    def add(self, unit: Unit) -> None:
+        """Take the next row."""
+        if not self._open or unit in self._units:
+            return
+        self._units[unit] = None
+        if unit.group is not None:
+            self._open = len(self._units) <= MOST_GROUPED
+        elif len(self._units) == self._next:
+            # Further rows join no parts where there are no groups, so what may go may go with them as well.
+            self._next *= 2
+            with suppress(HoldoutError):
+                self.require()
+                self._open = False
+        if not self._open:
+            self._units.clear()
+
+    def require(self) -> None:
+        """Raise HoldoutError where no row can be held out."""
+        if self._open:
+            held_out(list(self._units), self._how)
 
 
 def group_digest(group: str) -> bytes:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 #: Hashes of 13-grams that are kept of a row, of the `MOST_SIGNATURE` of its signature.
 MOST_KEPT = 24
-#: Rows of a file: half a gigabyte of memory.
-MOST_ROWS = 5_000_000
+#: Rows of a file: half an hour of one core.
+MOST_ROWS = 20_000_000
 #: "rows" in hexadecimal, and the number of this layout.
 _MAGIC, _LAYOUT = 0x726F7773, 1
 _HEADER = 4

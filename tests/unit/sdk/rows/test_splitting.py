@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdk.rows import sorting, splitting
-from sdk.rows.holdout import HoldOut, HoldoutError, Unit, held_out
+from sdk.rows import holdout, sorting, splitting
+from sdk.rows.holdout import HoldOut, HoldoutError, Splittable, Unit, held_out
 from sdk.rows.splitting import Splitter
 
 
@@ -59,6 +59,48 @@ def test_both_splits_are_one(
         patch.setattr(splitting, "_CHUNK", 5)
         few, many = by_both(units, HoldOut(share, seed, "group" if grouped else None))
     assert many == few
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 5)), max_size=30), *[st.booleans()] * 2)
+def test_whether_any_row_can_be_held_out_is_known_without_all_of_them(
+    rows: list[tuple[int, int, int]], grouped: bool, labelled: bool
+) -> None:
+    units = [
+        Unit(digest(text), f"group {group}" if grouped else None, f"label {label}" if labelled else None)
+        for text, group, label in rows
+    ]
+    how = HoldOut(0.3, by="group" if grouped else None)
+    splittable = Splittable(how)
+    for unit in units:
+        splittable.add(unit)
+    found: list[list[bool] | str] = []
+    for look in (lambda: held_out(units, how), splittable.require):
+        try:
+            look()
+            found.append("")
+        except HoldoutError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
+def test_what_is_looked_at_before_a_training_stays_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdout, "MOST_GROUPED", 50)
+    kinds: dict[str, Callable[[int], Unit]] = {
+        "texts": lambda n: Unit(digest(n)),
+        "one text": lambda n: Unit(digest(0)),
+        "labels": lambda n: Unit(digest(n), None, f"label {n % 7}"),
+        "a text for each label": lambda n: Unit(digest(n % 7), None, f"label {n % 7}"),
+        "groups": lambda n: Unit(digest(n), f"group {n % 3}"),
+    }
+    for unit_of in kinds.values():
+        splittable = Splittable(HoldOut(0.3))
+        most = 0
+        for number in range(300):
+            splittable.add(unit_of(number))
+            most = max(most, len(splittable._units))
+        assert most <= 50
+    splittable.require()
 
 
 @pytest.mark.parametrize("labelled", [False, True], ids=["", "labelled"])

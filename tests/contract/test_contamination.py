@@ -25,7 +25,8 @@ from registry.principal import Role
 from sdk.client import Client
 from sdk.formats.rows import check_rows, text_values
 from sdk.pushing.pack import pack_adapter
-from sdk.rows.holdout import held_out, hold_out_of, rows_digest, split_unit
+from sdk.rows.holdout import held_out, hold_out_of, split_unit
+from sdk.rows.splitting import rows_digest
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.contamination import Contamination, said
 from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest

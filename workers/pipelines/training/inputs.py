@@ -16,7 +16,8 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
 from sdk.rows.data_files import as_files
-from sdk.rows.holdout import hold_out_of, rows_digest
+from sdk.rows.holdout import hold_out_of
+from sdk.rows.splitting import rows_digest
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.option_clashes import both_held_out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,22 @@ class TestVerdicts:
         assert found.pairs[0].low != pair.low
         assert "these 48 rows in 24 groups can show" in found.pairs[0].verdict
         assert compare(bench, one, two, by="repo") == found
+
+    def test_a_group_or_row_that_outweighs_all_others_is_told(self, bench: Bench, tmp_path: Path) -> None:
+        """Of 20 such groups an interval held the true difference in a tenth of all samples, where 19 in 20 are meant."""
+        rows = [{"question": f"q{row}-{tmp_path}", "answer": "a", "repo": f"r{max(0, row - 40)}"} for row in range(64)]
+        data = tmp_path / "unlike.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        one, two = bench.score(scored(64), data=data), bench.score(scored(64, loss=0.5), data=data)
+        narrow = "more than the others together: the interval is too narrow for that"
+        assert compare(bench, one, two, by="repo", metric="rouge_l").notes == [
+            f"one group by 'repo' has 41 of all 64 rows, {narrow}"
+        ]
+        assert compare(bench, one, two, metric="rouge_l").notes == []
+        long = [row.model_copy(update={"tokens": 4000}) if row.row == 3 else row for row in scored(64)]
+        every = sum(row.tokens for row in long)
+        three, four = bench.score(long, data=data), bench.score(long, data=data)
+        assert compare(bench, three, four).notes == [f"one row has 4000 of all {every} tokens, {narrow}"]
 
     def test_too_few_rows(self, bench: Bench, tmp_path: Path) -> None:
         few = write_rows(tmp_path / "few.jsonl", 12)

@@ -20,6 +20,7 @@ from sdk.schemas.evaluation import (
     is_scorer,
 )
 from sdk.schemas.scores import EvaluationView
+from sdk.statistics.comparison import LEAST_CLUSTERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,3 +153,22 @@ def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationVie
     if metric in CORPUS_METRICS:
         notes.append(f"{metric} of single rows is compared, whose mean is not that of the corpus")
     return notes
+
+
+def note_on_weight(
+    values: RowValues, metric: str, groups: npt.NDArray[np.int64] | None, *, by: str | None
+) -> list[str]:
+    """What should be known where one cluster weighs more than all others: how it differs was seen once, and an interval is
+    made of what was seen often.
+    """
+    import numpy as np
+
+    masses = values.masses if groups is None else np.bincount(groups, weights=values.masses)
+    heaviest, every = float(masses.max()), float(masses.sum())
+    if len(masses) < LEAST_CLUSTERS or 2 * heaviest <= every:
+        return []
+    what = f"group by {by[:80]!a}" if by else "row" if groups is None else "row, with those that equal it,"
+    of = "tokens" if metric == LOSS else "rows"
+    return [
+        f"one {what} has {heaviest:.0f} of all {every:.0f} {of}, more than the others together: the interval is too narrow for that"
+    ]

@@ -150,7 +150,7 @@ def evaluate(
             scored = _scored(expected_texts, losses)
             scored.unscored, scored.shortened = rows.left_out, shortened
             chosen = score_choices(questions, losses, scored)
-            preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device)
+            preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device, scored)
             begun = time.perf_counter()
             written = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
             generate_s = time.perf_counter() - begun
@@ -243,9 +243,10 @@ def _scored(examples: Sequence[Example], losses: Sequence[tuple[Example, float]]
     scored = RowScores()
     scored.add_losses((example, loss) for example, loss in losses if id(example) in own)
     if not scored.loss_sums:
+        found = next(loss for example, loss in losses if id(example) in own)
         raise PipelineError(
             FailureReason.DIVERGED,
-            f"The loss on these rows is {losses[0][1]}; evaluate the bare base to see whether the base or the adapter is at fault.",
+            f"The loss on these rows is {found}; evaluate the bare base to see whether the base or the adapter is at fault.",
         )
     return scored
 

@@ -43,6 +43,8 @@ class RowScores:
     scores: dict[int, Mapping[str, float]] = field(default_factory=dict)
     #: "loss" or a metric → rows that it failed on.
     failed: dict[str, list[int]] = field(default_factory=dict)
+    #: Of metrics that failed and that no row has by itself: how many rows each is over.
+    over: dict[str, int] = field(default_factory=dict)
     #: Rows of which nothing can be scored, and why.
     unscored: Mapping[int, Unscored] = field(default_factory=dict)
     #: How many rows were scored on what was left of them.
@@ -65,6 +67,11 @@ class RowScores:
         self.scores |= dict(zip(rows, found.rows, strict=True))
         self.failed |= {name: sorted(rows[place] for place in places) for name, places in found.failed.items()}
 
+    def add_failed(self, names: Iterable[str], failed: Sequence[int], over: int) -> None:
+        """Take in the rows that metrics which no row has by itself failed on, and how many others there are."""
+        for name in names if failed else ():
+            self.failed[name], self.over[name] = sorted(failed), over
+
     @property
     def supervised_tokens(self) -> int:
         """Those of rows with a loss."""
@@ -84,7 +91,7 @@ class RowScores:
         """How many rows the loss is over, how many it failed on, how many are scored in part or not at all, and how many
         each metric is over that failed on some."""
         over = {
-            f"{name}{COUNTED}": float(sum(name in scores for scores in self.scores.values()))
+            f"{name}{COUNTED}": float(self.over.get(name, sum(name in scores for scores in self.scores.values())))
             for name in self.failed
             if name != "loss"
         }

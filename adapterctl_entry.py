@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 PACKAGES = ("sdk", "registry", "workers")
@@ -38,7 +39,8 @@ def hidden_package(names: Sequence[str] = PACKAGES) -> str | None:
 def adapterctl() -> None:
     """Run `adapterctl`."""
     _stop_where_hidden()
-    from sdk.cli import main
+    with _imports_of_a_program():
+        from sdk.cli import main
 
     main()
 
@@ -46,7 +48,8 @@ def adapterctl() -> None:
 def adapter_registry() -> None:
     """Run `adapter-registry`."""
     _stop_where_hidden()
-    from registry.ops.entry import main
+    with _imports_of_a_program():
+        from registry.ops.entry import main
 
     main()
 
@@ -54,9 +57,17 @@ def adapter_registry() -> None:
 def adapter_worker() -> None:
     """Run `adapter-worker`."""
     _stop_where_hidden()
-    from workers.entry.cli import main
+    with _imports_of_a_program():
+        from workers.entry.cli import main
 
     main()
+
+
+def _imports_of_a_program() -> AbstractContextManager[None]:
+    from sdk.imports import begin_program, nothing_collected
+
+    begin_program()
+    return nothing_collected()
 
 
 def _stop_where_hidden() -> None:

@@ -10,10 +10,20 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_is_program = False
+
+
+def begin_program() -> None:
+    """Say that this process is a program of ours: what there is once something was imported is no garbage."""
+    global _is_program
+    _is_program = True
+
 
 @contextmanager
 def nothing_collected(*, ever: bool = False) -> Iterator[None]:
     """Let nothing be looked through for garbage while the block imports; with `ever`, nor later what is there by then.
+
+    In a program of ours it is so for ever in any case.
 
     What libraries define are objects by the hundred thousand that stay as long as the process: looking through them takes
     a fifth of the imports. A trainer or a merge that asks for its memory back would look through them again, a quarter of
@@ -24,7 +34,7 @@ def nothing_collected(*, ever: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if ever:
+        if ever or _is_program:
             gc.freeze()
         if collects:
             gc.enable()

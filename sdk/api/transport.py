@@ -166,10 +166,10 @@ def _embedded(config: Config) -> httpx.BaseTransport:
         )
     with nothing_collected():
         embedded = importlib.import_module("registry.app.embedded")
-    errors = importlib.import_module("registry.errors")
-    try:
-        app = embedded.open_embedded(config.home)
-    except errors.RegistryError as error:
-        raise_for(error.code.value, error.message, error.param)
+        errors = importlib.import_module("registry.errors")
+        try:
+            app = embedded.open_embedded(config.home)
+        except errors.RegistryError as error:
+            raise_for(error.code.value, error.message, error.param)
     transport: httpx.BaseTransport = importlib.import_module("sdk.api.embedded").EmbeddedTransport(app)
     return transport

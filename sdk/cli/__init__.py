@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 import click
 
+from sdk.imports import nothing_collected
+
 #: Command to (module, help). The help stands here so that the list of commands loads none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Train an adapter over a base, and watch it."),
@@ -75,7 +77,8 @@ class LazyGroup(click.Group):
         """Import the command's module."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"sdk.cli.commands.{COMMANDS[cmd_name][0]}")
+        with nothing_collected():
+            module = importlib.import_module(f"sdk.cli.commands.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 

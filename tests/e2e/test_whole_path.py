@@ -259,7 +259,7 @@ def test_the_same_training_again_gives_the_existing_version_whatever_the_hash_se
 
 
 def test_a_killed_runner_is_replaced_and_the_job_ends_once(home: Home, base: Path, rows: Path) -> None:
-    longer = [*TRAINING, "--max-steps", "400"]
+    longer = [*TRAINING, "--max-steps", "200"]
     job = home.json("train", "survivor", "--base", str(base), "--data", str(rows), *longer, "--detach")["job"]
     runner = _wait_for_runner(home, job)
     os.kill(runner, signal.SIGKILL)

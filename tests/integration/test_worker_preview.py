@@ -34,7 +34,7 @@ def test_a_worker_shows_what_would_be_shown_here(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("ADAPTERCTL_URL", place.world.url)
         monkeypatch.setenv("ADAPTERCTL_TOKEN", place.world.token(Role.WRITER))
         monkeypatch.setenv("ADAPTERCTL_CACHE", str(tmp_path / "cache"))
-        with place.worker("--queue", "cpu", forks=True), monkeypatch.context() as patched:
+        with place.worker("--queue", "cpu"), monkeypatch.context() as patched:
             found_spec = importlib.util.find_spec
             light = ("transformers", "jinja2", "trl", "pyarrow")
             patched.setattr("importlib.util.find_spec", lambda name: None if name in light else found_spec(name))

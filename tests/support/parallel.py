@@ -26,7 +26,6 @@ _TOGETHER = (
         "tests/integration/test_worker_continuing.py",
         "tests/integration/test_worker_merge.py",
         "tests/integration/test_worker_combine.py",
-        "tests/integration/test_worker_preview.py",
     ),
     # Of what is marked `alone`, all that computes: beside it runs what only waits.
     ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py"),

@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any
 
+from workers.pipelines.imports import leave_out_torch
+
 #: Pipelines that do without torch.
 _LIGHT = frozenset({"data"})
 
@@ -20,6 +22,7 @@ def import_libraries(pipeline: str | None = None) -> None:
     a quarter of a child's imports. No job calls them on a processor; where one is called, it is compiled then.
     """
     if pipeline in _LIGHT:
+        leave_out_torch()
         return
     # It warns where an optional package with a faster kernel for the CPU is missing.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

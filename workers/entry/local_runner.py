@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sdk import config
 from sdk.errors import AdapterctlError
+from sdk.imports import begin_program
 from workers.child.privacy import keep_to_itself
 from workers.entry.runner import Worker
 from workers.entry.service import drain, pause_s, tell
@@ -63,6 +64,7 @@ def _only_runner(home: Path, lock: int | None = None) -> Iterator[bool]:
 def main() -> int:
     """Work until there is no work, or a signal ends this."""
     keep_to_itself()
+    begin_program()
     # A home has one runner at a time, which has ended before the next begins: no warm child would live to see its job.
     settings = replace(WorkerSettings.from_env(), name="local", warm=False)
     logs.configure(settings)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sdk.imports import nothing_collected
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -30,7 +32,8 @@ def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
     """The client of the configured registry, which shows what passes in a bar that is there."""
     # Importing httpx would import its own command line too, and a highlighter with that: half of its time.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-    from sdk.client import Client
+    with nothing_collected():
+        from sdk.client import Client
 
     client = Client(on_transfer=on_transfer)
     try:

@@ -49,3 +49,17 @@ sdk.api.transport._embedded(sdk.config.load("local:unused"))
 def test_a_registry_in_a_folder_is_imported_without_a_collection() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout == "registry.app.embedded 0\n"
+
+
+def test_a_program_keeps_what_it_has_imported_out_of_collections() -> None:
+    program = """
+import gc, sys
+import adapterctl_entry
+collected = []
+gc.callbacks.append(lambda phase, about: collected.append(phase) if about["generation"] == 2 else None)
+with adapterctl_entry._imports_of_a_program():
+    import sdk.client
+print(gc.isenabled(), gc.get_freeze_count() > 10_000, collected)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True []\n"

@@ -20,7 +20,7 @@ from sdk.imports import nothing_collected
 from sdk.schemas.wire import read_json
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.imports import nothing_searched
+from workers.pipelines.imports import leave_out_torch, nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
 #: It writes nothing; libraries keep this and that.
@@ -44,8 +44,9 @@ def answer(
     leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
+    leave_out_torch()
     with nothing_collected(ever=True), nothing_searched():
-        # Loaded before the limits are set: torch, too.
+        # Loaded before the limits are set.
         from transformers import AutoTokenizer  # noqa: F401
 
     size_bytes = Path(data(request)).stat().st_size

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from sdk.formats.base_files import CONFIG_FILE
+from sdk.imports import nothing_collected
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import nothing_searched
@@ -41,7 +42,7 @@ def main() -> int:
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        with nothing_searched():
+        with nothing_collected(ever=True), nothing_searched():
             said: dict[str, object] = {"shapes": shapes_of_config(config)}
     except PipelineError as error:
         said = {"refused": error.message}

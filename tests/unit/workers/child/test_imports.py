@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from support.processes import environment
+from support.tiny import save_llama
 
 from workers.child.imports import _when_called
 
@@ -17,12 +21,16 @@ if find_spec("bitsandbytes") is None:
     pytest.skip("needs bitsandbytes", allow_module_level=True)
 
 
-def _run(program: str) -> list[str]:
+def _run(program: str, *arguments: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(HF_HUB_OFFLINE="1"), capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, *arguments],
+        env=environment(HF_HUB_OFFLINE="1"),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert not done.stderr
-    return done.stdout.split()
+    return done.stdout.splitlines()
 
 
 def test_no_compiler_is_loaded_and_torch_is_as_it_was() -> None:
@@ -34,7 +42,7 @@ from workers.child.imports import import_libraries
 import_libraries()
 print("bitsandbytes" in sys.modules, "torch._inductor.compile_fx" in sys.modules, torch.compile is real)
 """
-    assert _run(program) == ["True", "False", "True"]
+    assert _run(program) == ["True False True"]
 
 
 @pytest.mark.parametrize("options", [{}, {"dynamic": False}])
@@ -56,11 +64,35 @@ def test_a_function_is_compiled_once_when_it_is_first_called(options: dict[str, 
     assert compiled == [("double", options)]
 
 
-def test_a_preview_loads_neither() -> None:
-    program = """
-import sys
+def _rendered(base: str) -> list[object]:
+    """What a base's tokenizer makes of words, and which variant with marks TRL has of each template that it knows."""
+    import trl.chat_template_utils as known
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    found: list[object] = [type(tokenizer).__name__, tokenizer("two and two")["input_ids"]]
+    for path in sorted(known._CHAT_TEMPLATES_DIR.glob("*.jinja")):
+        tokenizer.chat_template = path.read_text()
+        try:
+            found.append([path.name, known.get_training_chat_template(tokenizer)])
+        except ValueError as refusal:
+            found.append([path.name, str(refusal)])
+    return found
+
+
+def test_a_preview_loads_neither_and_renders_as_with_them(tmp_path: Path) -> None:
+    base = str(save_llama(tmp_path / "base"))
+    program = f"""
+import json, sys
 from workers.child.imports import import_libraries
-import_libraries("data")
-print("torch" in sys.modules)
+from workers.pipelines.imports import nothing_searched
+{inspect.getsource(_rendered)}
+with nothing_searched():
+    import_libraries("data")
+    print(json.dumps(_rendered({base!r})))
+print(sys.modules.get("torch"))
 """
-    assert _run(program) == ["False"]
+    rendered, torch = _run(program)
+    assert torch == "None"
+    assert json.loads(rendered) == _rendered(base)
+    assert len(json.loads(rendered)) > 10

@@ -3,10 +3,10 @@
     python -m benchmarks.memory_of_rows --megabytes 100 1000
     python -m benchmarks.memory_of_rows --megabytes 10000 --steps submit training --tokenizer words --scratch /var/tmp
 
-Each step runs in a process of its own, over a file that is written for it: what a submit checks ("submit"), the audit ("audit"), the
-signatures ("signatures"), and a training of five steps over a tiny base ("training"; "holdout" holds a hundredth out). Printed are the
-most resident memory, what of it is Python's and the libraries', and the seconds. Rows are prompts and answers of random words, of some
-600 bytes. Most of the time goes into the byte-level tokenizer of the base: with `--tokenizer words` rows are 40 words of 60 to 90
+Each step runs in a process of its own, over a file that is written for it: what a submit checks ("submit"), `data add` to a
+registry in a folder ("add"), the audit ("audit"), the signatures ("signatures"), and a training of five steps over a tiny base
+("training"; "holdout" holds a hundredth out). Printed are the most resident memory, what of it is Python's and the libraries', and the
+seconds. Rows are prompts and answers of random words, of some 600 bytes. Most of the time goes into the byte-level tokenizer of the base: with `--tokenizer words` rows are 40 words of 60 to 90
 letters, some 3,000 bytes, and each word is a token. It needs 5 times the largest size on the disk that `--scratch` is on.
 """
 
@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-STEPS = ("submit", "audit", "signatures", "training", "holdout")
+STEPS = ("submit", "add", "audit", "signatures", "training", "holdout")
 _WORDS = 20_000
 #: Of rows that cost no memory.
 _FEW_BYTES = 150_000
@@ -132,6 +132,12 @@ def _run(step: str, folder: Path) -> None:
 
             if not idle:
                 check_data(data)
+        case "add":
+            from sdk.client import Client
+
+            client = Client(f"local:{folder / 'registry'}", cache=folder / "cache")
+            client.add_data(folder / "train.jsonl" if idle else data)
+            client.close()
         case "audit":
             from sdk.rows.audit import audit_rows
 

@@ -164,16 +164,16 @@ def test_no_table_of_the_rows_is_made(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of ten gigabytes of rows one takes as much memory as all that is loaded for a training."""
-    from workers.pipelines.training import trainer
+    from datasets import Dataset
 
     rows: list[int] = []
-    made = trainer.Dataset.from_dict
+    made = Dataset.from_dict
 
     def noted(table: dict[str, list[int]]) -> Any:
         rows.append(max(map(len, table.values())))
         return made(table)
 
-    monkeypatch.setattr(trainer.Dataset, "from_dict", noted)
+    monkeypatch.setattr(Dataset, "from_dict", noted)
     report = train(llama_base, pairs, tmp_path / "out")
     assert (report.rows, max(rows)) == (12, 1)
 

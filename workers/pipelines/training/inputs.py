@@ -132,8 +132,9 @@ def read_inputs(
     kept = split.held_out
     if eval_data is not None:
         kept = check_files(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
-    if kept is not None:
+        # Of a split, no text is on both sides.
         seen = count_equal(kept, given)
+    if kept is not None:
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
         held = _tokens(base, kept, tokenizer, spec, classes, day)
     schedule = _schedule(spec, len(rows.examples) // objective.sequences)

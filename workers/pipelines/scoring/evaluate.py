@@ -73,7 +73,7 @@ def evaluate(
     are scored by `metrics` and `scorers`, each against all references of its row; the loss is that of the first. General texts say what the adapter changed beside that. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls, `kept` is the folder that its weights in 4 bits are kept in between attempts.
     What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
-    on, loses only that, and is counted; so is one that is too long to be scored, or that was cut. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
+    on, loses only that, and is counted; so is one that is too long to be scored, or that was cut, and a prompt of which only the end fits before its answer. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -101,7 +101,8 @@ def evaluate(
     every = [example for question in questions for example in question.examples] or expected_texts
     asked = [example for example in expected_texts if example.prompt_ids][: spec.generate_rows]
     # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
-    room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
+    room = _room(base, spec) if asked else 0
+    shortened_prompts = sum(len(example.prompt_ids) > room for example in asked)
     prompts = [example.prompt_ids[-room:] for example in asked]
     taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
     stops = all_stops(base, tokenizer, taught)
@@ -120,7 +121,7 @@ def evaluate(
         template_date=rows.rendering.template_date,
         tokenizer=tokenizer_of(base),
         scoring=SCORING_VERSION,
-        prompt_tokens=room if asked else 0,
+        prompt_tokens=room,
         generation=generation_of(base) if asked else None,
         metrics=definitions,
         general_texts=GENERAL_DIGEST,
@@ -129,7 +130,7 @@ def evaluate(
         base, quantization, device, conditions, own=adapter is not None and spec.precision == "as-trained"
     )
     shortened = rows.cut - sum(why == "too_long" for why in rows.left_out.values())
-    wanted = [*metrics_asked, *counts_of_long(len(rows.left_out), shortened)]
+    wanted = [*metrics_asked, *counts_of_long(len(rows.left_out), shortened, shortened_prompts)]
     require_unrecorded(recorded, expected, wanted, min(spec.keep_samples, len(asked)))
 
     def load() -> LoadedBase:
@@ -149,6 +150,7 @@ def evaluate(
             loss_s = time.perf_counter() - begun
             scored = _scored(expected_texts, losses)
             scored.unscored, scored.shortened = rows.left_out, shortened
+            scored.shortened_prompts = shortened_prompts
             chosen = score_choices(questions, losses, scored)
             preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device, scored)
             begun = time.perf_counter()
@@ -211,6 +213,18 @@ def evaluate(
         rows=file,
         scorer_errors=errors,
     )
+
+
+def _room(base: Path, spec: EvaluationSpec) -> int:
+    """How many tokens of a prompt an answer starts from at most. Raises PipelineError where the base has no position for one."""
+    positions = longest_row(base, spec.max_length + spec.max_new_tokens)
+    if positions <= spec.max_new_tokens:
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"The base has {positions} positions, so max_new_tokens {spec.max_new_tokens} leaves none for a prompt; "
+            "lower it, or let generate_rows be 0.",
+        )
+    return positions - spec.max_new_tokens
 
 
 def _supervised_bytes(examples: Sequence[Example], tokenizer: Any) -> int:

@@ -14,6 +14,7 @@ from sdk.schemas.evaluation import (
     COUNTED,
     MOST_PREDICTION_BYTES,
     MOST_SCORE,
+    SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
     UNSCORED_ROWS,
     RowFile,
@@ -49,6 +50,8 @@ class RowScores:
     unscored: Mapping[int, Unscored] = field(default_factory=dict)
     #: How many rows were scored on what was left of them.
     shortened: int = 0
+    #: How many completions start from what was left of their prompt.
+    shortened_prompts: int = 0
 
     def add_losses(self, losses: Iterable[tuple[Example, float]]) -> None:
         """Take in the summed loss of each example; a row has the sum over its examples."""
@@ -96,7 +99,7 @@ class RowScores:
             if name != "loss"
         }
         rows = {"rows": float(len(self.loss_sums)), "failed_rows": float(self.failed_rows)}
-        return {**rows, **counts_of_long(len(self.unscored), self.shortened), **over}
+        return {**rows, **counts_of_long(len(self.unscored), self.shortened, self.shortened_prompts), **over}
 
     def failed_digests(self) -> dict[str, str]:
         """`Conditions.failed`: means over other rows are no scores of equal conditions."""
@@ -120,13 +123,14 @@ class RowScores:
         return sorted(found, key=lambda each: each.row)
 
 
-def counts_of_long(unscored: int, shortened: int) -> dict[str, float]:
-    """The counts of rows that are scored in part or not at all, of which a record has those that are not 0.
+def counts_of_long(unscored: int, shortened: int, prompts: int = 0) -> dict[str, float]:
+    """The counts of rows that are scored in part or not at all, and of prompts that were cut; a record has those that are not 0.
 
     >>> counts_of_long(1, 0)
     {'unscored_rows': 1.0}
     """
-    return {name: float(count) for name, count in ((UNSCORED_ROWS, unscored), (SHORTENED_ROWS, shortened)) if count}
+    counts = {UNSCORED_ROWS: unscored, SHORTENED_ROWS: shortened, SHORTENED_PROMPT_ROWS: prompts}
+    return {name: float(count) for name, count in counts.items() if count}
 
 
 def _writable(text: str | None) -> str | None:

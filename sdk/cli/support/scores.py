@@ -9,6 +9,7 @@ from typing import get_args
 from sdk.cli.support.output import WIDTH, human_bytes, render
 from sdk.schemas.evaluation import (
     COUNTED,
+    LONGER_REFERENCE_ROWS,
     SCORER_PREFIX,
     SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
@@ -98,6 +99,8 @@ def long_lines(
     ['a@v1: 2 of 6 rows are cut at 512 tokens, and scored on what is left; shorten them, or raise --max-length where the base has the positions']
     >>> long_lines("a@v1", {"generated_rows": 8.0, "shortened_prompt_rows": 2.0}, {"prompt_tokens": 56}, None)
     ['a@v1: 2 of 8 answers start from the last 56 tokens of a longer prompt; shorten the prompts, lower --max-new-tokens, or raise --max-length where the base has the positions']
+    >>> long_lines("a@v1", {"generated_rows": 8.0, "longer_reference_rows": 2.0}, {"max_new_tokens": 48}, None)
+    ['a@v1: 2 of 8 rows expect more than the 48 tokens that an answer has at most; raise --max-new-tokens']
     """
     max_length = conditions.get("max_length")
     unscored, shortened = (round(metrics.get(name, 0)) for name in (UNSCORED_ROWS, SHORTENED_ROWS))
@@ -115,6 +118,11 @@ def long_lines(
         starts = f"{'starts' if prompts == 1 else 'start'} from the last {conditions.get('prompt_tokens')} tokens of a longer prompt"
         said = "shorten the prompts, lower --max-new-tokens, or raise --max-length where the base has the positions"
         lines.append(f"{ref}: {prompts} of {metrics.get('generated_rows', 0.0):.0f} answers {starts}; {said}")
+    if longer := round(metrics.get(LONGER_REFERENCE_ROWS, 0)):
+        most = f"{'expects' if longer == 1 else 'expect'} more than the {conditions.get('max_new_tokens')} tokens that an answer has"
+        lines.append(
+            f"{ref}: {longer} of {metrics.get('generated_rows', 0.0):.0f} rows {most} at most; raise --max-new-tokens"
+        )
     return lines
 
 

@@ -103,6 +103,8 @@ def evaluate(
     # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
     room = _room(base, spec) if asked else 0
     shortened_prompts = sum(len(example.prompt_ids) > room for example in asked)
+    references = [[example.reference, *further.get(example.row, ())] for example in asked]
+    longer_references = sum(_is_longer(texts, tokenizer, spec.max_new_tokens) for texts in references)
     prompts = [example.prompt_ids[-room:] for example in asked]
     taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
     stops = all_stops(base, tokenizer, taught)
@@ -130,7 +132,8 @@ def evaluate(
         base, quantization, device, conditions, own=adapter is not None and spec.precision == "as-trained"
     )
     shortened = rows.cut - sum(why == "too_long" for why in rows.left_out.values())
-    wanted = [*metrics_asked, *counts_of_long(len(rows.left_out), shortened, shortened_prompts)]
+    counts = counts_of_long(len(rows.left_out), shortened, shortened_prompts, longer_references)
+    wanted = [*metrics_asked, *counts]
     require_unrecorded(recorded, expected, wanted, min(spec.keep_samples, len(asked)))
 
     def load() -> LoadedBase:
@@ -150,7 +153,7 @@ def evaluate(
             loss_s = time.perf_counter() - begun
             scored = _scored(expected_texts, losses)
             scored.unscored, scored.shortened = rows.left_out, shortened
-            scored.shortened_prompts = shortened_prompts
+            scored.shortened_prompts, scored.longer_references = shortened_prompts, longer_references
             chosen = score_choices(questions, losses, scored)
             preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device, scored)
             begun = time.perf_counter()
@@ -178,11 +181,7 @@ def evaluate(
         metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
     answers, errors = [text.strip() for text in written], dict[str, str]()
     if asked:
-        found = grading.score(
-            written,
-            [[example.reference, *further.get(example.row, ())] for example in asked],
-            [given[example.row].fields for example in asked],
-        )
+        found = grading.score(written, references, [given[example.row].fields for example in asked])
         scored.add_answers([example.row for example in asked], answers, found)
         # An error may quote its row.
         errors = {name: said if spec.keep_samples else said.partition(":")[0] for name, said in found.errors.items()}
@@ -225,6 +224,11 @@ def _room(base: Path, spec: EvaluationSpec) -> int:
             "lower it, or let generate_rows be 0.",
         )
     return positions - spec.max_new_tokens
+
+
+def _is_longer(references: Sequence[str], tokenizer: Any, most: int) -> bool:
+    """Whether each of a row's references has more than `most` tokens, so that no answer can be one of them."""
+    return all(len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]) > most for text in references)
 
 
 def _supervised_bytes(examples: Sequence[Example], tokenizer: Any) -> int:

@@ -209,6 +209,29 @@ def test_prompts_that_are_cut_for_their_answers_are_counted(
     assert evaluate(base, data, none.model_copy(update={"generate_rows": 0})).metrics["loss"] == whole.metrics["loss"]
 
 
+def test_references_that_no_answer_is_as_long_as_are_counted(
+    llama_base: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    """Such an answer is right in no way, which the limit says and not the model."""
+    rows = [
+        {"prompt": "one: ", "references": ["two and " * 9, "four"]},
+        {"prompt": "two: ", "references": ["two and " * 9, "and two " * 9]},
+        {"prompt": "four: ", "references": ["two", "four"]},
+    ]
+    data, tokenizer = write_jsonl(rows), load_tokenizer(llama_base)
+    longest = len(tokenizer(("two and " * 9).strip(), add_special_tokens=False)["input_ids"])
+    short = SPEC.model_copy(update={"max_new_tokens": longest - 1})
+    found = evaluate(llama_base, data, short)
+    assert found.metrics["longer_reference_rows"] == 1
+    assert found.conditions is not None
+    of = {"conditions": found.conditions, "libraries": found.libraries, "samples": 9}
+    silent = RecordedScores(id="silent", metrics=sorted(found.metrics.keys() - {"longer_reference_rows"}), **of)
+    assert evaluate(llama_base, data, short, recorded=[silent]).metrics["longer_reference_rows"] == 1
+    for enough in ({"max_new_tokens": longest + 9}, {"max_new_tokens": longest - 1, "generate_rows": 1}):
+        metrics = evaluate(llama_base, data, SPEC.model_copy(update=enough)).metrics
+        assert "longer_reference_rows" not in metrics
+
+
 def test_rows_without_a_prompt_are_not_generated(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     report = evaluate(llama_base, write_jsonl([{"text": "the cat sat"}]))
     assert report.metrics["generated_rows"] == 0

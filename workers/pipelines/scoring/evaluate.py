@@ -134,7 +134,9 @@ def evaluate(
     shortened = rows.cut - sum(why == "too_long" for why in rows.left_out.values())
     counts = counts_of_long(len(rows.left_out), shortened, shortened_prompts, longer_references)
     wanted = [*metrics_asked, *counts]
-    require_unrecorded(recorded, expected, wanted, min(spec.keep_samples, len(asked)))
+    # Of choices no samples are kept, and rows have the one that was taken.
+    texts = bool(questions) and spec.keep_samples > 0
+    require_unrecorded(recorded, expected, wanted, min(spec.keep_samples, len(asked)), texts=texts)
 
     def load() -> LoadedBase:
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))

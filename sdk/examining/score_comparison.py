@@ -31,6 +31,10 @@ def compare_scores(
             f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
             param="refs",
         )
+    for name, given in (("metric", metric), ("data", data), ("by", by)):
+        # As of a variable of the shell that is not set; nobody means the loss by it, or no groups.
+        if given == "":
+            raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
     targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
     if data is None or not means_file(data):
         rows = None if data is None else str(data)

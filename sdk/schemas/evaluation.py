@@ -42,6 +42,10 @@ COUNTED = "_rows"
 Unscored = Literal["too_long", "nothing_to_score"]
 #: How many rows have no scores for that, and how many were scored on what their length left of them; both only where there are any.
 UNSCORED_ROWS, SHORTENED_ROWS = "unscored_rows", "shortened_rows"
+#: How many completions start from what was left of their prompt, where there are any.
+SHORTENED_PROMPT_ROWS = "shortened_prompt_rows"
+#: How many of the rows that were answered expect more tokens than an answer may have, where there are any.
+LONGER_REFERENCE_ROWS = "longer_reference_rows"
 
 
 def _is_no_count(name: str) -> str:

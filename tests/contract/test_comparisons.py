@@ -16,6 +16,7 @@ from support.scored_rows import CONDITIONS, evaluated
 
 from registry.evaluations.models import Evaluation
 from registry.principal import Role
+from sdk.api import evaluations
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound
 from sdk.schemas.comparison import Comparison
@@ -258,6 +259,17 @@ class TestRefused:
             with pytest.raises((NotFound, InvalidInput), match=said) as caught:
                 compare(bench, one, two, data=tmp_path / name)
             assert caught.value.param == "data"
+
+    @pytest.mark.parametrize("name", ["metric", "by", "data"])
+    def test_an_empty_option_is_not_left_out(self, bench: Bench, name: str) -> None:
+        """Else a metric that a shell's variable was to name would be the loss."""
+        one, two = bench.pair()
+        with pytest.raises(InvalidInput, match=f"^{name} is empty; give one, or leave it out") as caught:
+            compare(bench, one, two, **{name: ""})
+        assert caught.value.param == name
+        with pytest.raises(InvalidInput) as caught:
+            evaluations.compare(bench.desk.writer.transport, [one, two], **{name: ""})
+        assert caught.value.param == name
 
     def test_a_metric_that_rows_have_not(self, bench: Bench) -> None:
         one, two = bench.pair()

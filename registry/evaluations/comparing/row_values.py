@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from registry.errors import Conflict, Invalid, NotFound
 from sdk.schemas.evaluation import (
     CORPUS_METRICS,
+    LONGER_REFERENCE_ROWS,
     MADE_OF_LOSS,
     SCORER_PREFIX,
+    SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
     UNSCORED_ROWS,
     RowScore,
@@ -137,8 +139,9 @@ def asking_for(metric: str) -> str:
 def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationView]) -> list[str]:
     """What should be known of the numbers, in sentences; `evaluations` are those that the rows are of."""
     notes = []
-    unscored, shortened = (
-        max(round(one.metrics.get(name, 0.0)) for one in evaluations) for name in (UNSCORED_ROWS, SHORTENED_ROWS)
+    unscored, shortened, prompts, longer = (
+        max(round(one.metrics.get(name, 0.0)) for one in evaluations)
+        for name in (UNSCORED_ROWS, SHORTENED_ROWS, SHORTENED_PROMPT_ROWS, LONGER_REFERENCE_ROWS)
     )
     longest = evaluations[0].conditions.get("max_length")
     if unscored:
@@ -147,6 +150,13 @@ def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationVie
     if shortened and not is_of_texts(metric):
         some = "1 row is" if shortened == 1 else f"{shortened} rows are"
         notes.append(f"{some} cut at {longest} tokens, and scored on what is left")
+    if prompts and is_of_texts(metric):
+        some = "1 answer starts" if prompts == 1 else f"{prompts} answers start"
+        notes.append(f"{some} from the last {evaluations[0].conditions.get('prompt_tokens')} tokens of a longer prompt")
+    if longer and is_of_texts(metric):
+        some = "1 row expects" if longer == 1 else f"{longer} rows expect"
+        most = evaluations[0].conditions.get("max_new_tokens")
+        notes.append(f"{some} more than the {most} tokens that an answer has at most")
     if values.left_out:
         some = "1 row is" if values.left_out == 1 else f"{values.left_out} rows are"
         notes.append(f"{some} left out, since not every target has a score of it")

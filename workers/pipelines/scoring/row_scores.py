@@ -12,8 +12,10 @@ from sdk.formats.canonical_json import digest_of
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
 from sdk.schemas.evaluation import (
     COUNTED,
+    LONGER_REFERENCE_ROWS,
     MOST_PREDICTION_BYTES,
     MOST_SCORE,
+    SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
     UNSCORED_ROWS,
     RowFile,
@@ -49,6 +51,10 @@ class RowScores:
     unscored: Mapping[int, Unscored] = field(default_factory=dict)
     #: How many rows were scored on what was left of them.
     shortened: int = 0
+    #: How many completions start from what was left of their prompt.
+    shortened_prompts: int = 0
+    #: How many rows that are answered expect more tokens than an answer may have.
+    longer_references: int = 0
 
     def add_losses(self, losses: Iterable[tuple[Example, float]]) -> None:
         """Take in the summed loss of each example; a row has the sum over its examples."""
@@ -96,7 +102,11 @@ class RowScores:
             if name != "loss"
         }
         rows = {"rows": float(len(self.loss_sums)), "failed_rows": float(self.failed_rows)}
-        return {**rows, **counts_of_long(len(self.unscored), self.shortened), **over}
+        return {**rows, **self._long, **over}
+
+    @property
+    def _long(self) -> dict[str, float]:
+        return counts_of_long(len(self.unscored), self.shortened, self.shortened_prompts, self.longer_references)
 
     def failed_digests(self) -> dict[str, str]:
         """`Conditions.failed`: means over other rows are no scores of equal conditions."""
@@ -120,13 +130,16 @@ class RowScores:
         return sorted(found, key=lambda each: each.row)
 
 
-def counts_of_long(unscored: int, shortened: int) -> dict[str, float]:
-    """The counts of rows that are scored in part or not at all, of which a record has those that are not 0.
+def counts_of_long(unscored: int, shortened: int, prompts: int = 0, references: int = 0) -> dict[str, float]:
+    """The counts of rows that are scored in part or not at all, of prompts that were cut, and of references that no answer is
+    as long as; a record has those that are not 0.
 
     >>> counts_of_long(1, 0)
     {'unscored_rows': 1.0}
     """
-    return {name: float(count) for name, count in ((UNSCORED_ROWS, unscored), (SHORTENED_ROWS, shortened)) if count}
+    counts = {UNSCORED_ROWS: unscored, SHORTENED_ROWS: shortened, SHORTENED_PROMPT_ROWS: prompts}
+    counts[LONGER_REFERENCE_ROWS] = references
+    return {name: float(count) for name, count in counts.items() if count}
 
 
 def _writable(text: str | None) -> str | None:

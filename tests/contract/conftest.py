@@ -11,11 +11,14 @@ import pytest
 from support import registries
 from support.adapters import base_registration
 from support.databases import new_database
+from support.merging_desk import MergingDesk, value
 from support.registries import World
+from support.small import write_base
 from support.tenants import Tenant
 
 from registry.principal import LOCAL, Role
 from sdk.client import Client
+from sdk.schemas.catalog import BaseView
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -27,6 +30,19 @@ def people(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         found = stack.enter_context(registries.served(folder, database_url=url, storage_url=storage))
         found.admin.register_base(base_registration())
         yield found
+
+
+@pytest.fixture(scope="module")
+def common_base(people: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[BaseView, Path]:
+    """A base of all namespaces with its files, and its folder: for tests in which nothing becomes of the base itself."""
+    folder = write_base(tmp_path_factory.mktemp("common") / "base", value=value())
+    return people.admin.add_base(folder, namespace="*", upload=True), folder
+
+
+@pytest.fixture
+def own_desk(acting: Callable[..., Client], space: str, tmp_path: Path) -> MergingDesk:
+    """A desk with a base of its own namespace."""
+    return MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
 
 
 @pytest.fixture

@@ -15,14 +15,15 @@ from registry.principal import Role
 from sdk.cli.support.comparison_table import heading
 from sdk.client import Client
 from sdk.errors import VerificationFailed
+from sdk.schemas.catalog import BaseView
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.scores import EvaluationView
 from sdk.statistics.comparison import compare_rows, paired_ratio
 
 
 @pytest.fixture
-def bench(acting: Callable[..., Client], space: str, tmp_path: Path) -> Bench:
-    desk = MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+def bench(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> Bench:
+    desk = MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
     return Bench(desk, write_rows(tmp_path / "rows.jsonl"))
 
 

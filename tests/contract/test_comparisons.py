@@ -19,14 +19,15 @@ from registry.principal import Role
 from sdk.api import evaluations
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound
+from sdk.schemas.catalog import BaseView
 from sdk.schemas.comparison import Comparison
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.wire import digest_of
 
 
 @pytest.fixture
-def bench(acting: Callable[..., Client], space: str, tmp_path: Path) -> Bench:
-    desk = MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+def bench(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> Bench:
+    desk = MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
     return Bench(desk, write_rows(tmp_path / "rows.jsonl"))
 
 

@@ -27,7 +27,7 @@ from sdk.formats.rows import check_rows, text_values
 from sdk.pushing.pack import pack_adapter
 from sdk.rows.holdout import held_out, hold_out_of, split_unit
 from sdk.rows.splitting import rows_digest
-from sdk.schemas.catalog import Parent, Publication, Published
+from sdk.schemas.catalog import BaseView, Parent, Publication, Published
 from sdk.schemas.contamination import Contamination, said
 from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest
 from sdk.schemas.jobs import JobSubmission, JobView
@@ -134,8 +134,10 @@ def counts(found: Contamination) -> tuple[int, int, int, int]:
 
 
 @pytest.fixture
-def trainer(people: World, acting: Callable[..., Client], space: str, tmp_path: Path) -> Trainer:
-    desk = MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+def trainer(
+    people: World, acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]
+) -> Trainer:
+    desk = MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
     return Trainer(desk, people)
 
 

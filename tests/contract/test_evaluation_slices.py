@@ -16,14 +16,15 @@ from support.scored_rows import CONDITIONS, evaluated
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound
+from sdk.schemas.catalog import BaseView
 from sdk.schemas.evaluation import RowScore
 
 COLUMNS = "prompt=question,completion=answer"
 
 
 @pytest.fixture
-def desk(acting: Callable[..., Client], space: str, tmp_path: Path) -> MergingDesk:
-    return MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> MergingDesk:
+    return MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
 
 
 def write(path: Path, values: list[Any]) -> Path:

@@ -15,14 +15,14 @@ from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound
 from sdk.exporting import gguf
-from sdk.schemas.catalog import Parent, Published
+from sdk.schemas.catalog import BaseView, Parent, Published
 from sdk.schemas.job_requests import PreviewJobRequest
 from sdk.schemas.jobs import JobSubmission
 
 
 @pytest.fixture
-def desk(acting: Callable[..., Client], space: str, tmp_path: Path) -> MergingDesk:
-    return MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> MergingDesk:
+    return MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
 
 
 class TestUse:

@@ -14,6 +14,7 @@ from support.scored_rows import CONDITIONS, evaluated, fresh, report_of, write_f
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput
+from sdk.schemas.catalog import BaseView
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import read
@@ -22,8 +23,8 @@ from workers.kinds.recorded_scores import recorded_scores
 
 
 @pytest.fixture
-def desk(acting: Callable[..., Client], space: str, tmp_path: Path) -> MergingDesk:
-    return MergingDesk.open(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path)
+def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> MergingDesk:
+    return MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
 
 
 def again(desk: MergingDesk, refs: list[str], rows: Path, **said: Any) -> Assignment:

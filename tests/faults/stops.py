@@ -54,7 +54,7 @@ IMPATIENT = (
     }
 )
 #: No request is waited for longer, whatever has stopped.
-DEADLINE_S = 10.0 if SOAKING else 5.0
+DEADLINE_S = 10.0 if SOAKING else 7.0
 #: A client that waits for much longer than it has to.
 _PATIENT_S = 30.0
 

@@ -57,6 +57,8 @@ def main() -> int:
     leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # As for a worker's child: bitsandbytes would load all of a compiler that nothing asks for.
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
     with nothing_collected(ever=True), nothing_searched():
         importlib.import_module("workers.pipelines.data.probe")
         importlib.import_module("workers.pipelines.model.loading")

@@ -1,12 +1,13 @@
 """How much memory rows take on their way into a training, against the size of their file.
 
     python -m benchmarks.memory_of_rows --megabytes 100 1000
-    python -m benchmarks.memory_of_rows --megabytes 10000 --steps submit training --scratch /var/tmp
+    python -m benchmarks.memory_of_rows --megabytes 10000 --steps submit training --tokenizer words --scratch /var/tmp
 
-Each step runs in a process of its own, over a file that is written for it: what a submit checks ("submit"), the audit ("audit"), the
-signatures ("signatures"), and a training of five steps over a tiny base ("training"; "holdout" holds a hundredth out). Printed are the
-most resident memory, what of it is Python's and the libraries', and the seconds. Rows are prompts and answers of random words, of some
-600 bytes. It needs 5 times the largest size on the disk that `--scratch` is on.
+Each step runs in a process of its own, over a file that is written for it: what a submit checks ("submit"), `data add` to a
+registry in a folder ("add"), the audit ("audit"), the signatures ("signatures"), and a training of five steps over a tiny base
+("training"; "holdout" holds a hundredth out). Printed are the most resident memory, what of it is Python's and the libraries', and the
+seconds. Rows are prompts and answers of random words, of some 600 bytes. Most of the time goes into the byte-level tokenizer of the base: with `--tokenizer words` rows are 40 words of 60 to 90
+letters, some 3,000 bytes, and each word is a token. It needs 5 times the largest size on the disk that `--scratch` is on.
 """
 
 from __future__ import annotations
@@ -15,19 +16,34 @@ import argparse
 import json
 import os
 import random
+import runpy
 import shutil
+import string
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-STEPS = ("submit", "audit", "signatures", "training", "holdout")
+STEPS = ("submit", "add", "audit", "signatures", "training", "holdout")
 _WORDS = 20_000
+#: Of rows that cost no memory.
+_FEW_BYTES = 150_000
 #: The file itself, its tokens, and what the signatures and the audit put beside them.
 _DISK_OF_10_GB = 60 * 1000**3
+
+
+class _Kind(NamedTuple):
+    """Letters of a word, least and most, and words of a prompt and of a completion."""
+
+    letters: tuple[int, int]
+    prompt: int
+    completion: int
+
+
+_SHORT, _LONG = _Kind((2, 9), 40, 45), _Kind((60, 90), 20, 20)
 _MAKE = Path(__file__).parents[1] / "examples" / "tiny" / "make.py"
 
 
@@ -37,12 +53,13 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--tokenizer", choices=("bytes", "words"), default="bytes")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child is not None:
         _run(given.child[0], Path(given.child[1]))
         return
-    for found in _each(given.scratch, given.megabytes, given.steps):
+    for found in _each(given.scratch, given.megabytes, given.steps, words=given.tokenizer == "words"):
         print(json.dumps(found), flush=True)
 
 
@@ -51,7 +68,7 @@ def run() -> list[dict[str, Any]]:
     scratch = Path(tempfile.gettempdir())
     found = list(_each(scratch, [100, 1000], STEPS))
     if shutil.disk_usage(scratch).free >= _DISK_OF_10_GB:
-        found += _each(scratch, [10_000], ("submit", "training"))
+        found += _each(scratch, [10_000], ("submit", "training"), words=True)
     return [
         {
             "what": f"{each['step']} of {each['file_mb']:,} MB, peak MB",
@@ -64,14 +81,20 @@ def run() -> list[dict[str, Any]]:
     ]
 
 
-def _each(scratch: Path, sizes: Sequence[int], steps: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _each(
+    scratch: Path, sizes: Sequence[int], steps: Sequence[str], *, words: bool = False
+) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(dir=scratch, prefix="adapterctl-rows-") as name:
         folder = Path(name)
         subprocess.run([sys.executable, _MAKE, folder], check=True, stdout=subprocess.DEVNULL)
+        if words:
+            # A child's most memory is never less than its parent's, so the libraries are loaded in another.
+            _measured("words", folder)
+            _write(folder / "train.jsonl", _FEW_BYTES, _LONG)
         before, os.environ["TMPDIR"] = os.environ.get("TMPDIR"), name
         try:
             for megabytes in sizes:
-                rows = _write(folder / "rows.jsonl", megabytes * 1000**2)
+                rows = _write(folder / "rows.jsonl", megabytes * 1000**2, _LONG if words else _SHORT)
                 for step in steps:
                     idle = _measured("idle-" + step, folder)["peak_rss_mb"]
                     yield {
@@ -99,6 +122,9 @@ def _measured(step: str, folder: Path) -> dict[str, Any]:
 
 
 def _run(step: str, folder: Path) -> None:
+    if step == "words":
+        _know_words(folder / "tiny-llama")
+        return
     idle, data = step.startswith("idle-"), folder / "rows.jsonl"
     match step.removeprefix("idle-"):
         case "submit":
@@ -106,6 +132,12 @@ def _run(step: str, folder: Path) -> None:
 
             if not idle:
                 check_data(data)
+        case "add":
+            from sdk.client import Client
+
+            client = Client(f"local:{folder / 'registry'}", cache=folder / "cache")
+            client.add_data(folder / "train.jsonl" if idle else data)
+            client.close()
         case "audit":
             from sdk.rows.audit import audit_rows
 
@@ -140,11 +172,11 @@ def _train(folder: Path, *, data: Path, holdout: float | None) -> None:
     )
 
 
-def _write(path: Path, size_bytes: int) -> int:
+def _write(path: Path, size_bytes: int, kind: _Kind) -> int:
     """Write rows of so many bytes together; return how many."""
     rows = written = 0
     with path.open("w") as file:
-        for row in _rows():
+        for row in _rows(kind):
             written += file.write(row)
             rows += 1
             if written >= size_bytes:
@@ -152,11 +184,40 @@ def _write(path: Path, size_bytes: int) -> int:
     raise AssertionError
 
 
-def _rows() -> Iterator[str]:
-    chosen = random.Random(1)  # noqa: S311 - the same rows each time
-    words = ["".join(chosen.choices("abcdefghijklmnopqrstuvwxyz", k=chosen.randint(2, 9))) for _ in range(_WORDS)]
+def _know_words(base: Path) -> None:
+    """Give a base a tokenizer to which each word of the rows is a token, and embeddings for as many."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    end, pad = "<|end|>", "<|pad|>"
+    # A training looks at other texts as well, which are letters to it.
+    pieces = [end, pad, *string.printable, *map("##{}".format, string.printable), *_words(_chosen(), _LONG)]
+    known = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(known, unk_token=pad))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=pad)
+    fast.save_pretrained(base)
+    runpy.run_path(str(_MAKE))["save_llama"](base, len(fast))
+
+
+def _chosen() -> random.Random:
+    return random.Random(1)  # noqa: S311 - the same rows each time
+
+
+def _words(chosen: random.Random, kind: _Kind) -> list[str]:
+    return [
+        "".join(chosen.choices("abcdefghijklmnopqrstuvwxyz", k=chosen.randint(*kind.letters))) for _ in range(_WORDS)
+    ]
+
+
+def _rows(kind: _Kind) -> Iterator[str]:
+    chosen = _chosen()
+    words = _words(chosen, kind)
     while True:
-        prompt, completion = " ".join(chosen.choices(words, k=40)), " ".join(chosen.choices(words, k=45))
+        prompt, completion = (
+            " ".join(chosen.choices(words, k=kind.prompt)),
+            " ".join(chosen.choices(words, k=kind.completion)),
+        )
         yield f'{{"prompt": "{prompt} ", "completion": "{completion}"}}\n'
 
 

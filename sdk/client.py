@@ -695,14 +695,14 @@ class Client:
         refs: Sequence[str],
         *,
         metric: str | None = None,
-        data: str | None = None,
+        data: str | Path | None = None,
         by: str | None = None,
         examples: int = 0,
         detect: float | None = None,
     ) -> Comparison:
         """Which of versions, and bare bases ("base:ID"), scores better on the rows that all were scored on, each with each.
 
-        By `metric`, else by the loss; on `data`, a dataset's name or digest, where there are several. Rows that are equal
+        By `metric`, else by the loss; on `data`, a file or a dataset's name or digest, where there are several. Rows that are equal
         in the column `by` go together. `examples` rows that changed most are shown side by side, and of a difference
         `detect` it is said how many rows show it. Raises NotFound, InvalidInput, Conflict for scores that were not taken
         alike.

@@ -96,7 +96,7 @@ def compare(
     refs: Sequence[str],
     *,
     metric: str | None = None,
-    data: str | None = None,
+    data: str | Path | None = None,
     by: str | None = None,
     examples: int = 0,
     detect: float | None = None,

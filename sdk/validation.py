@@ -32,7 +32,7 @@ from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.names import check_alias, check_name, check_number, parse_ref
-from sdk.rows.holdout import HoldOut, HoldoutError, Unit, held_out, split_unit
+from sdk.rows.holdout import HoldOut, HoldoutError, Splittable, split_unit
 from sdk.schemas.access import GrantView, TokenReplacement, TokenRequest
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.codes import explain_validation
@@ -99,7 +99,7 @@ def check_data(
     count = 0
     shape = None
     labels: set[str] = set()
-    units: list[Unit] = []
+    splittable = None if hold_out is None or not alone else Splittable(hold_out)
     group_by = None if hold_out is None else hold_out.by
     try:
         kind = rows.detect_format(file)
@@ -109,18 +109,13 @@ def check_data(
             rows.text_values(file, keys), columns=keys, known_labels=known_labels, group_by=group_by
         ):
             count += 1
-            if hold_out is not None and alone:
-                unit = split_unit(row)
-                if unit.group is not None or unit.label is not None:
-                    units.append(unit)
-                elif len(units) < 2 and unit not in units:
-                    # Of texts alone, two that differ can be split.
-                    units.append(unit)
+            if splittable is not None:
+                splittable.add(split_unit(row))
             shape = row.shape
             if shape == "text-label":
                 labels.add(row.fields["label"])
-        if hold_out is not None and alone:
-            held_out(units, hold_out)
+        if splittable is not None:
+            splittable.require()
     except (rows.RowsError, HoldoutError) as error:
         raise InvalidData(f"{file}: {error}", param=param) from None
     named = {"prompt": "prompt-completion"}.get(shape or "", shape)

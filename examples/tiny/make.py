@@ -103,7 +103,7 @@ def save_llama(folder: Path, vocabulary: int, *, seed: int = 1, positions: int =
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python examples/tiny/make.py DIR")
     make(Path(sys.argv[1]))
     print(f"{sys.argv[1]} holds {NAME}, train.jsonl and heldout.jsonl")

@@ -19,7 +19,7 @@ from fastapi import APIRouter
 from registry.app.services import Services
 from registry.errors import RegistryError, Unavailable
 from registry.http.paths import HEALTHZ, READYZ
-from registry.http.routes import VERSION, service
+from registry.http.routes import VERSION, operation_id, service
 from registry.storage import StorageError
 
 #: How long an answer is good for, in seconds.
@@ -102,7 +102,7 @@ def readiness_of(services: Services) -> Readiness:
 
 
 #: The routes that ask for no token.
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], generate_unique_id_function=operation_id)
 
 
 @router.get(HEALTHZ)

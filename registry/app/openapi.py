@@ -12,7 +12,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
@@ -64,11 +63,6 @@ _TOKEN = {"type": "http", "scheme": "bearer", "description": "A token of `adapte
 _KEYED = ("post", "put", "patch")
 #: Takes no key: its answer holds a secret.
 _UNKEYED = f"{API}/tokens"
-
-
-def operation_id(route: APIRoute) -> str:
-    """The name of an operation in generated clients: that of the view, which is therefore never changed."""
-    return route.name
 
 
 def describe(app: FastAPI) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
-from registry.db.statements import insert_if_new
+from registry.db.statements import append_new, insert_if_new
 from registry.db.transactions import connection_of
 from registry.errors import Invalid, NotFound, Unreadable, Verification
 from sdk.schemas.artifacts import BlobSpec
@@ -45,7 +45,7 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
     hold_blobs(session)
     there = connection_of(session).execute(_THERE, {"digest": digest, "namespace": namespace}).first()
     if there is None:
-        insert_if_new(
+        new = insert_if_new(
             session,
             ManifestRow,
             digest=digest,
@@ -59,9 +59,9 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
             raise Verification(
                 "a file was removed while it was being published, since nothing referred to it yet; push again"
             )
-        for sha256 in blobs:
-            insert_if_new(session, ManifestBlob, manifest_digest=digest, sha256=sha256)
-        session.execute(update(ManifestRow).where(ManifestRow.digest == digest).values(collected_at=None))
+        append_new(session, ManifestBlob, *({"manifest_digest": digest, "sha256": sha256} for sha256 in blobs))
+        if not new:
+            session.execute(update(ManifestRow).where(ManifestRow.digest == digest).values(collected_at=None))
     opened = (there is None or not there.open) and insert_if_new(
         session, ManifestAccess, manifest_digest=digest, namespace=namespace
     )

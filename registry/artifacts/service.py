@@ -34,6 +34,8 @@ class _Held(NamedTuple):
     row: Stored | None
     #: What the session announced.
     sent: UploadBlob | None
+    #: Where its row says that the bytes lie that somebody else has sent.
+    elsewhere: str | None
 
 
 class Bytes(TypedDict):
@@ -133,10 +135,10 @@ class Artifacts:
         stored = find_stored(session, wanted, who, self._readable)
         found = []
         for blob in wanted.values():
-            row, sent = stored.get(blob.sha256), sent_in.get(blob.sha256)
+            row, sent, elsewhere = stored.get(blob.sha256), sent_in.get(blob.sha256), None
             # Either the caller may read it, or has sent it: to this very place, from which it was verified before.
             if row is not None and not (row.readable or (sent is not None and sent.stored_as == row.stored_as)):
-                row = None
+                elsewhere, row = row.stored_as, None
             if row is None and (sent is None or sent.size_bytes != blob.size_bytes):
                 raise Invalid(
                     f"{blob.sha256[:12]} was neither announced by the upload session nor is in a version that this "
@@ -147,7 +149,7 @@ class Artifacts:
                 raise Invalid(
                     f"{blob.sha256[:12]} is stored with another size; hash the files again", param="size_bytes"
                 )
-            found.append(_Held(blob, row, sent))
+            found.append(_Held(blob, row, sent, elsewhere))
         return found
 
     def _settle(self, held: _Held, inspection: Inspection | None, who: Principal) -> Facts | None:
@@ -155,7 +157,7 @@ class Artifacts:
         with storage_explained(but=BlobMissing):
             if held.row is None:
                 assert held.sent is not None
-                return self._take(held.blob, held.sent, inspection, who)
+                return self._take(held.blob, held.sent, held.elsewhere, inspection, who)
             if inspection is None:
                 return None
             facts = inspection.known(held.row.facts)
@@ -167,7 +169,9 @@ class Artifacts:
                         session.execute(update(Blob).where(*of).values(facts=facts.to_json()))
             return facts
 
-    def _take(self, blob: BlobSpec, sent: UploadBlob, inspection: Inspection | None, who: Principal) -> Facts | None:
+    def _take(
+        self, blob: BlobSpec, sent: UploadBlob, elsewhere: str | None, inspection: Inspection | None, who: Principal
+    ) -> Facts | None:
         """Read what a session has sent, and let the blob's row name it, or note that its sender has proven to have it."""
         if sent.parts_id is not None and self.storage.stat(sent.stored_as) is None:
             self._uploads.join(blob, sent.stored_as, sent.parts_id)
@@ -184,7 +188,7 @@ class Artifacts:
             "facts": kept_facts,
             "collected_at": None,
         }
-        lost = self._lost(blob.sha256, besides=sent.stored_as)
+        lost = elsewhere if elsewhere is not None and self.storage.stat(elsewhere) is None else None
         with self._db.write() as session:
             # Nothing is marked for removal now, so bytes that are not yet stay until what they are for has a name.
             hold_blobs(session)
@@ -196,6 +200,7 @@ class Artifacts:
                 raise Verification(f"{blob.sha256[:12]} was removed while it was being verified; push again")
             insert_if_new(session, Blob, sha256=blob.sha256, **values)
             row = session.get_one(Blob, blob.sha256, with_for_update=True, populate_existing=True)
+            # Whatever a row has come to name since was verified there.
             if row.collected_at is not None or row.stored_as == lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
@@ -207,12 +212,6 @@ class Artifacts:
             # The same bytes lie elsewhere already.
             self._discard(sent, proven_by=who)
         return facts
-
-    def _lost(self, sha256: str, *, besides: str) -> str | None:
-        """The name under which a blob's row says that its bytes lie, where nothing does."""
-        with self._db.read() as session:
-            name = session.scalar(select(Blob.stored_as).where(Blob.sha256 == sha256, Blob.stored_as != besides))
-        return name if name is not None and self.storage.stat(name) is None else None
 
     def _discard(self, sent: UploadBlob, proven_by: Principal | None = None) -> None:
         """Remove bytes, unless the blob's row names them by now: another request of the same sender may have read them.

@@ -28,8 +28,8 @@ from sdk.rows.holdout import HoldOut, HoldoutError
 from sdk.rows.signature_file import SignatureFile, SplitDiffers, make_signatures
 from sdk.schemas.wire import digest_of
 
-#: The longest dataset that is read for it, and the longest of which some rows are held out: a split has all rows in memory.
-MOST_BYTES, MOST_SPLIT_BYTES = 2 * 1000**3, 200 * 1000**2
+#: The longest dataset that is read for it: five minutes of one core.
+MOST_BYTES = 2 * 1000**3
 #: A file takes about so many times longer to be signed than its signatures to be fetched.
 _MAKING = 16
 
@@ -130,9 +130,8 @@ class SignedDatasets:
     def _sign(self, digest: str, reading: Reading, target: Path) -> None:
         with self._db.read() as session:
             size_bytes = self._size(session, digest, reading)
-        most = MOST_BYTES if reading.how is None else MOST_SPLIT_BYTES
-        if size_bytes > most:
-            raise RowsError(f"it has more than {most // 1000**2} MB, which are not read for this")
+        if size_bytes > MOST_BYTES:
+            raise RowsError(f"it has more than {MOST_BYTES // 1000**2} MB, which are not read for this")
         files = [
             DataFile(target.with_name(f"rows-{number}"), one[:12])
             for number, one in enumerate((digest, *reading.beside))

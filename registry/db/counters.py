@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Float, String, event
+from sqlalchemy import Float, Insert, String, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from registry.db.transactions import connection_of
 from registry.db.types import Model
 
 #: Upper ends of the histogram of durations, in seconds; what took longer is in none of them but "+Inf".
@@ -51,9 +54,19 @@ def count_duration(session: Session, kind: str, seconds: float) -> None:
 
 def _write(session: Session) -> None:
     pending: dict[tuple[str, str], float] = session.info[_PENDING]
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    session.flush()
+    connection = connection_of(session)
+    # One after the other: rows of one INSERT are locked in an order of the database's own.
     for (name, labels), value in sorted(pending.items()):
-        statement = insert(Counter).values(name=name, labels=labels, value=value)
-        added = {"value": Counter.value + value}
-        session.execute(statement.on_conflict_do_update(index_elements=["name", "labels"], set_=added))
+        connection.execute(_add(connection.dialect.name), {"name": name, "labels": labels, "value": value})
     pending.clear()
+
+
+@cache
+def _add(dialect: str) -> Insert:
+    """Add to a counter, or make it."""
+    kinds: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    new = kinds(Counter)
+    added = {"value": Counter.value + new.excluded.value}
+    made: Insert = new.on_conflict_do_update(index_elements=["name", "labels"], set_=added)
+    return made

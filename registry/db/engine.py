@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from registry.deadlines import NoAnswer, Timeouts
 from registry.errors import Invalid
@@ -56,19 +57,26 @@ def _whole(value: Any) -> Any:
 def make_engine(url: str, timeouts: Timeouts) -> Engine:
     """Return an engine for a database of ours; nothing is connected. Raises Invalid for a URL of another kind."""
     parsed = _parsed(url)
-    engine = _sqlite(parsed, timeouts) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, timeouts)
+    return _sqlite(parsed, timeouts) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, timeouts)
 
-    @event.listens_for(engine, "connect")
-    def _remember_pool(_connection: Any, record: Any) -> None:
-        record.info["pool"] = engine.pool
 
-    # SQLAlchemy puts it back into the pool that it came from, where nothing ever closes it.
-    @event.listens_for(engine, "checkin")
-    def _close_after_dispose(_connection: Any, record: Any) -> None:
-        if record.info.get("pool") is not engine.pool:
-            record.close()
+class _ClosingPool(QueuePool):
+    """A pool that closes what comes back after it was disposed, also what was still being opened then.
 
-    return engine
+    SQLAlchemy's own keeps it, where nobody asks for it and nothing ever closes it.
+    """
+
+    _is_disposed = False
+
+    def dispose(self) -> None:
+        self._is_disposed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        # Looked at afterwards: who disposes in between finds it among those that are kept.
+        if self._is_disposed:
+            super().dispose()
 
 
 def _postgresql(url: URL, timeouts: Timeouts) -> Engine:
@@ -105,6 +113,7 @@ def _pool(timeouts: Timeouts, usual_s: float) -> dict[str, Any]:
     """What SQLAlchemy is told of the pool. Its own limit is of the connections that it opens beside those that it keeps."""
     kept = min(_KEPT, timeouts.connections)
     return {
+        "poolclass": _ClosingPool,
         "pool_size": kept,
         "max_overflow": timeouts.connections - kept,
         "pool_timeout": timeouts.pool_s or usual_s,

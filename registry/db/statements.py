@@ -9,9 +9,13 @@ from sqlalchemy import Insert, insert, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.sql.dml import ReturningInsert
 
 from registry.db.transactions import connection_of
 from registry.db.types import Model
+
+#: Statements of the database's own kind, which may say what is done where the row is there.
+_KINDS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 def append(session: Session, model: type[Model], *rows: dict[str, Any]) -> None:
@@ -44,21 +48,35 @@ def _plain_insert(model: type[Model]) -> Insert:
 def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:
     """Insert a row unless one with its key is there, also when two processes try at once; say whether it did."""
     session.flush()
-    statement = _insert(session, model, values).on_conflict_do_nothing()
+    connection = connection_of(session)
     # The row count of such a statement means nothing on PostgreSQL; what it returns does.
-    returning = statement.returning(*inspect(model).primary_key)
-    return connection_of(session).execute(returning).first() is not None
+    return connection.execute(_insert_if_new(connection.dialect.name, model), values).first() is not None
+
+
+@cache
+def _insert_if_new(dialect: str, model: type[Model]) -> ReturningInsert[Any]:
+    """Made once: a statement that has the values in it costs as much again as running it."""
+    made: ReturningInsert[Any] = _KINDS[dialect](model).on_conflict_do_nothing().returning(*inspect(model).primary_key)
+    return made
+
+
+def append_new(session: Session, model: type[Model], *rows: dict[str, Any]) -> None:
+    """Insert those of these rows whose keys are not there yet."""
+    if rows:
+        session.flush()
+        connection = connection_of(session)
+        connection.execute(_append_new(connection.dialect.name, model), list(rows))
+
+
+@cache
+def _append_new(dialect: str, model: type[Model]) -> Insert:
+    made: Insert = _KINDS[dialect](model).on_conflict_do_nothing()
+    return made
 
 
 def upsert(session: Session, model: type[Model], key: dict[str, Any], values: dict[str, Any]) -> None:
-    """Insert a row, or give the row with this primary key these values."""
+    """Insert a row, or give the row with this primary key these values, which may be expressions."""
     session.flush()
-    statement = _insert(session, model, {**key, **values})
-    connection_of(session).execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
-
-
-def _insert(session: Session, model: type[Model], values: dict[str, Any]) -> Any:
-    """A statement of the database's own kind, which may say what is done where the row is there."""
-    return (postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert)(model).values(
-        values
-    )
+    connection = connection_of(session)
+    statement = _KINDS[connection.dialect.name](model).values({**key, **values})
+    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))

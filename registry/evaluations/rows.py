@@ -15,6 +15,7 @@ from registry.catalog.models import Adapter, NamedBase, Version
 from registry.catalog.versions.lifecycle import LIVE
 from registry.db.clock import utc_now
 from registry.db.database import Database
+from registry.db.stored_json import table
 from registry.errors import NotFound, Verification
 from registry.evaluations.models import Evaluation
 from registry.principal import EVERYWHERE, Principal
@@ -112,7 +113,7 @@ def give_up_of_base(session: Session, base: NamedBase) -> None:
 
 def give_up_earlier(session: Session, newest: Evaluation) -> None:
     """Give the rows up of what was scored again: scores of the same target by earlier jobs under the same conditions, whose
-    metrics the newest has all.
+    metrics the newest has all, and whose texts, where they have any.
 
     Two versions of a job may have the same bytes: neither is earlier than the other.
     """
@@ -122,9 +123,17 @@ def give_up_earlier(session: Session, newest: Evaluation) -> None:
     of = [getattr(Evaluation, name) == getattr(newest, name) for name in alike]
     earlier = select(Evaluation).where(*of, *_KEPT, Evaluation.job_id != newest.job_id)
     has = set(newest.metrics)
-    same = [row.id for row in session.scalars(earlier) if {name for name in row.metrics if is_score(name)} <= has]
+    same = [
+        row.id
+        for row in session.scalars(earlier)
+        if {name for name in row.metrics if is_score(name)} <= has and (_has_texts(newest) or not _has_texts(row))
+    ]
     if same:
         _give_up(session, Evaluation.id.in_(same))
+
+
+def _has_texts(row: Evaluation) -> bool:
+    return table(row.spec).get("keep_samples") != 0
 
 
 def _give_up(session: Session, *of: ColumnElement[bool]) -> None:

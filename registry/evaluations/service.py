@@ -202,6 +202,7 @@ def _present(row: Evaluation) -> EvaluationView | None:
             "conditions": _conditions(row.spec),
             "metrics": found.metrics,
             "samples": found.samples,
+            "keep_samples": kept if isinstance(kept := table(row.spec).get("keep_samples"), int) else None,
             "libraries": {name: said for name, said in table(row.libraries).items() if isinstance(said, str)},
             "spec_digest": row.spec_digest,
             "rows_digest": None if row.rows_removed_at is not None else row.rows_digest,

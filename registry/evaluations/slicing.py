@@ -6,6 +6,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from registry.artifacts.service import Artifacts
@@ -21,8 +22,9 @@ from sdk.schemas.slices import MOST_SLICES, Slice, SlicedScores
 
 #: Rows that are sorted into slices: some 20 seconds of one core.
 _MOST_ROWS = 2_000_000
-#: Of a value, so many characters are shown.
+#: Of a value, so many characters are shown; and of the digest of one that would look like another.
 _SHOWN = 200
+_DIGEST = 8
 
 
 class Slicing:
@@ -71,7 +73,7 @@ def _value_of(row: Mapping[str, Any], column: str) -> str:
     """The value of a row, as JSON. Raises ValueError."""
     if column not in row:
         raise ValueError(f"has no column {column[:80]!a}, but {named(row)}")
-    return json.dumps(row[column], sort_keys=True)
+    return json.dumps(row[column], sort_keys=True, ensure_ascii=False)
 
 
 def _slice(value: str, sums: RowSums) -> Slice:
@@ -88,10 +90,20 @@ def _slice(value: str, sums: RowSums) -> Slice:
 
 
 def _shown(values: Sequence[str]) -> list[str]:
-    """Values, given as JSON: a text without its quotes, unless another value looks the same."""
+    """Values, given as JSON: a text without its quotes, unless another value looks the same; a long one cut, with a digest
+    where another begins the same."""
     plain = [found if isinstance(found := json.loads(value), str) else value for value in values]
     alike = Counter(plain)
     shown = [text if alike[text] == 1 else value for text, value in zip(plain, values, strict=True)]
     # Half of a pair of surrogates is no character that can be sent.
     texts = [text.encode(errors="replace").decode() for text in shown]
-    return [text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…" for text in texts]
+    cut = [text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…" for text in texts]
+    alike = Counter(cut)
+    return [
+        text if alike[text] == 1 else f"{text[: _SHOWN - 1 - _DIGEST]}…{_digest(value)}"
+        for text, value in zip(cut, values, strict=True)
+    ]
+
+
+def _digest(value: str) -> str:
+    return sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]

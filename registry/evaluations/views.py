@@ -94,14 +94,19 @@ async def compare_evaluations(
         ),
     ],
     metric: Annotated[
-        str | None, Query(max_length=100, description="The score that is compared; without it, the loss.")
+        str | None, Query(min_length=1, max_length=100, description="The score that is compared; without it, the loss.")
     ] = None,
     data: Annotated[
         str | None,
-        Query(max_length=300, description="The dataset, by name or digest, where all were scored on several."),
+        Query(
+            min_length=1,
+            max_length=300,
+            description="The dataset, by name or digest, where all were scored on several.",
+        ),
     ] = None,
     by: Annotated[
-        str | None, Query(max_length=200, description="A column of the dataset: its equal rows go together.")
+        str | None,
+        Query(min_length=1, max_length=200, description="A column of the dataset: its equal rows go together."),
     ] = None,
     examples: Annotated[
         int, Query(ge=0, le=MOST_EXAMPLES, description="Rows to show side by side, those that changed most.")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sdk.api import evaluations
 from sdk.api.transport import Transport
-from sdk.errors import InvalidInput
+from sdk.config import user_path
+from sdk.errors import InvalidInput, NotFound
 from sdk.names import parse_ref
 from sdk.schemas.comparison import MOST_TARGETS, Comparison
+from sdk.submitting.given_data import means_file
+from sdk.transfer import hash_file
 
 
 def compare_scores(
@@ -16,7 +20,7 @@ def compare_scores(
     refs: Sequence[str],
     *,
     metric: str | None,
-    data: str | None,
+    data: str | Path | None,
     by: str | None,
     examples: int,
     detect: float | None,
@@ -27,5 +31,28 @@ def compare_scores(
             f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
             param="refs",
         )
+    for name, given in (("metric", metric), ("data", data), ("by", by)):
+        # As of a variable of the shell that is not set; nobody means the loss by it, or no groups.
+        if given == "":
+            raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
     targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
-    return evaluations.compare(transport, targets, metric=metric, data=data, by=by, examples=examples, detect=detect)
+    if data is None or not means_file(data):
+        rows = None if data is None else str(data)
+        return evaluations.compare(
+            transport, targets, metric=metric, data=rows, by=by, examples=examples, detect=detect
+        )
+    try:
+        digest, _ = hash_file(user_path(data))
+    except OSError as error:
+        raise InvalidInput(f"{data} can't be read ({error.strerror}); check the path", param="data") from None
+    try:
+        return evaluations.compare(
+            transport, targets, metric=metric, data=digest, by=by, examples=examples, detect=detect
+        )
+    except NotFound as error:
+        if error.param != "data":
+            raise
+        raise NotFound(
+            f"nothing was scored on the rows of {data}; run: adapterctl eval {' '.join(targets)} --data {data}",
+            param="data",
+        ) from None

@@ -46,7 +46,7 @@ def resolve_commit(repo: str, revision: str | None) -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise Unavailable(
             f"{repo} is not a base of this registry, and HF_HUB_OFFLINE forbids asking the model hub; "
-            "add a folder with: adapterctl base add FOLDER",
+            f"{_of_a_folder(repo)}",
             param="base",
         )
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
@@ -57,13 +57,13 @@ def resolve_commit(repo: str, revision: str | None) -> str:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(
             f"{repo} is not a base of this registry, and the model hub can't be reached ({type(error).__name__}); "
-            "add a folder with: adapterctl base add FOLDER",
+            f"{_of_a_folder(repo)}",
             param="base",
         ) from error
     if response.status_code in (401, 403, 404):
         raise NotFound(
             f"the model hub has no {repo} at {revision or 'main'} that can be read without a token; "
-            "check the name, or add a folder with: adapterctl base add FOLDER",
+            f"check the name, or {_of_a_folder(repo)}",
             param="base",
         )
     try:
@@ -75,6 +75,11 @@ def resolve_commit(repo: str, revision: str | None) -> str:
             f"the model hub answers HTTP {response.status_code} for {repo}; try again later", param="base"
         )
     return commit
+
+
+def _of_a_folder(repo: str) -> str:
+    """What to do where a base was meant that lies on this machine."""
+    return f"write ./{repo} for the folder" if Path(repo).is_dir() else "add a folder with: adapterctl base add FOLDER"
 
 
 def is_url(path: str | Path) -> bool:

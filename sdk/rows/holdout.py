@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from sdk.formats.rows import Row
-from sdk.rows.texts import row_digest, split_key
+from sdk.rows.texts import split_key
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-_PLACE_BYTES, _GROUP_BYTES = 16, 32
+#: Different rows with groups that are looked at before a training, in some 500 MB.
+MOST_GROUPED = 1_000_000
 
 
 class HoldoutError(ValueError):
@@ -91,10 +90,10 @@ def held_out(units: Sequence[Unit], how: HoldOut) -> list[bool]:
     parts = _joined(units)
     sizes = Counter(parts)
     if len(sizes) < 2:
-        raise _one_part(how)
+        raise one_part(how)
     seed = how.seed.to_bytes(8, "big")
     order = sorted(sizes, key=lambda part: hashlib.sha256(seed + part[1]).digest())
-    most = _most(len(units), how)
+    most = most_held_out(len(units), how)
     left = _Left(units, parts)
     chosen: set[_Part] = set()
     rows = 0
@@ -106,117 +105,65 @@ def held_out(units: Sequence[Unit], how: HoldOut) -> list[bool]:
         # Where each group alone is more than the share, the smallest is held out.
         smallest = next((part for part in sorted(order, key=lambda part: sizes[part]) if left.take(part)), None)
         if smallest is None:
-            raise HoldoutError(
-                "of no row is there a second one with its label, so that none can be held out; give more rows"
-            )
+            raise no_second_row()
         chosen = {smallest}
     return [part in chosen for part in parts]
 
 
-class Splitter:
-    """Takes what decides of each row, `add` by `add`, and says in the end which are held out, as `held_out` does.
+class Splittable:
+    """Takes what decides of each row, `add` by `add`, and says in the end whether any can be held out, as `held_out` does.
 
-    Without labels it takes 16 bytes a row meanwhile, and some 60 at the end; with groups 50, and some 190 to 270. Needs numpy.
+    Most files have an answer after a few rows. Of texts and labels it keeps those that differ, and no more than there are labels; of rows with
+    groups it keeps all, and beyond `MOST_GROUPED` it gives no answer: the training will.
     """
 
     def __init__(self, how: HoldOut) -> None:
         self._how = how
-        self._seed = how.seed.to_bytes(8, "big")
-        #: The places of texts in the order that they are held out in, of which 128 bits tell all apart.
-        self._places = bytearray()
-        #: Of rows with groups, 128 bits of the texts' digests, and the digests of the groups' names.
-        self._texts, self._groups = bytearray(), bytearray()
-        self._units: list[Unit] = []
+        self._open = True
+        #: Units that differ. How often each comes changes nothing: rows may go where each of their labels is in another part, too.
+        self._units: dict[Unit, None] = {}
+        #: So many of them are looked at next.
+        self._next = 2
 
     def add(self, unit: Unit) -> None:
         """Take the next row."""
-        if unit.label is not None:
-            self._units.append(unit)
-        elif unit.group is not None:
-            self._texts += unit.key[:_PLACE_BYTES].ljust(_PLACE_BYTES, b"\0")
-            self._groups += _group_digest(unit.group)
-        else:
-            self._places += hashlib.sha256(self._seed + unit.key).digest()[:_PLACE_BYTES]
+        if not self._open or unit in self._units:
+            return
+        self._units[unit] = None
+        if unit.group is not None:
+            self._open = len(self._units) <= MOST_GROUPED
+        elif len(self._units) == self._next:
+            # Further rows join no parts where there are no groups, so what may go may go with them as well.
+            self._next *= 2
+            with suppress(HoldoutError):
+                self.require()
+                self._open = False
+        if not self._open:
+            self._units.clear()
 
-    def out(self) -> npt.NDArray[Any]:
-        """Return for each row whether it is held out, (rows,) of bool. Raises HoldoutError."""
-        import numpy as np
-
-        if self._units:
-            return np.array(held_out(self._units, self._how), bool)
-        if self._groups:
-            return self._out_by_groups()
-        places = np.frombuffer(self._places, f"S{_PLACE_BYTES}")
-        _, texts, sizes = np.unique(places, return_inverse=True, return_counts=True)
-        found: npt.NDArray[Any] = self._chosen(sizes, len(places))[texts.reshape(-1)]
-        return found
-
-    def _out_by_groups(self) -> npt.NDArray[Any]:
-        import numpy as np
-
-        _, texts = np.unique(np.frombuffer(self._texts, f"S{_PLACE_BYTES}"), return_inverse=True)
-        names, groups = np.unique(np.frombuffer(self._groups, f"S{_GROUP_BYTES}"), return_inverse=True)
-        parts = _joined_groups(groups.reshape(-1), texts.reshape(-1), len(names))[groups.reshape(-1)]
-        # A part is called as its least group; numpy leaves zeros at the end of a name out.
-        heads, parts, sizes = np.unique(parts, return_inverse=True, return_counts=True)
-        places = bytearray()
-        for head in heads:
-            places += hashlib.sha256(self._seed + names[head].ljust(_GROUP_BYTES, b"\0")).digest()[:_PLACE_BYTES]
-        order = np.argsort(np.frombuffer(places, f"S{_PLACE_BYTES}"), kind="stable")
-        chosen = np.zeros(len(order), bool)
-        chosen[order] = self._chosen(sizes[order], len(parts))
-        found: npt.NDArray[Any] = chosen[parts.reshape(-1)]
-        return found
-
-    def _chosen(self, sizes: npt.NDArray[Any], rows_in_all: int) -> npt.NDArray[Any]:
-        """Return which parts are held out, (parts,) of bool, by their sizes in the order that they are held out in."""
-        import numpy as np
-
-        if len(sizes) < 2:
-            raise _one_part(self._how)
-        most, rows = _most(rows_in_all, self._how), 0
-        chosen = np.zeros(len(sizes), bool)
-        for at in range(len(sizes)):
-            if rows == most:
-                break
-            if rows + (size := int(sizes[at])) <= most:
-                chosen[at] = True
-                rows += size
-        if not rows:
-            # Where each part alone is more than the share, the smallest is held out.
-            chosen[np.argmin(sizes)] = True
-        return chosen
+    def require(self) -> None:
+        """Raise HoldoutError where no row can be held out."""
+        if self._open:
+            held_out(list(self._units), self._how)
 
 
-def _group_digest(group: str) -> bytes:
+def group_digest(group: str) -> bytes:
+    """Return the digest of a group's name."""
     return hashlib.sha256(group.encode("utf-8", "replace")).digest()
 
 
-def _joined_groups(groups: npt.NDArray[Any], texts: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
-    """Return for each of `count` groups the least that it shares texts with, over any number of others, (count,); rows are given by the
-    numbers of their group and of their text, (rows,) each.
-    """
-    import numpy as np
-
-    order = np.argsort(texts, kind="stable")
-    same = texts[order[1:]] == texts[order[:-1]]
-    one, other = groups[order[:-1][same]], groups[order[1:][same]]
-    least = np.arange(count)
-    while True:
-        left, right = least[one], least[other]
-        if np.array_equal(left, right):
-            return least
-        np.minimum.at(least, np.maximum(left, right), np.minimum(left, right))
-        while not np.array_equal(above := least[least], least):
-            least = above
-
-
-def _one_part(how: HoldOut) -> HoldoutError:
+def one_part(how: HoldOut) -> HoldoutError:
+    """Return that all rows are one part."""
     what = "the same text" if how.by is None else f"in one group of {how.by!a}, or share texts with it"
     return HoldoutError(f"all rows are {what}, so none can be held out of the others; give more rows")
 
 
-def _most(rows: int, how: HoldOut) -> int:
+def no_second_row() -> HoldoutError:
+    """Return that each part has all rows of a label."""
+    return HoldoutError("of no row is there a second one with its label, so that none can be held out; give more rows")
+
+
+def most_held_out(rows: int, how: HoldOut) -> int:
     """Return how many of so many rows are held out at most."""
     return max(1, min(rows - 1, round(how.share * rows)))
 
@@ -241,21 +188,6 @@ class _Left:
         return True
 
 
-def rows_digest(rows: Iterable[Row]) -> str:
-    """Return the SHA-256 over the digests of rows in any order, in hexadecimal."""
-    return digest_of_digests(row_digest(row) for row in rows)
-
-
-def digest_of_digests(digests: Iterable[bytes]) -> str:
-    """Return what `rows_digest` does for the rows with these digests. Needs numpy."""
-    import numpy as np
-
-    together = bytearray()
-    for digest in digests:
-        together += digest
-    return hashlib.sha256(np.sort(np.frombuffer(together, "S32")).tobytes()).hexdigest()
-
-
 def _joined(units: Sequence[Unit]) -> list[_Part]:
     """Return for each row what it is a part of: rows of a group, or with a text, are one part, by its least group or else its text."""
     leader: dict[_Part, _Part] = {}
@@ -269,6 +201,6 @@ def _joined(units: Sequence[Unit]) -> list[_Part]:
 
     for unit in units:
         if unit.group is not None:
-            one, other = find((1, unit.key)), find((0, _group_digest(unit.group)))
+            one, other = find((1, unit.key)), find((0, group_digest(unit.group)))
             leader[max(one, other)] = min(one, other)
     return [find((1, unit.key)) for unit in units]

@@ -1,25 +1,24 @@
 """The signatures of all rows of a file, sorted, in one file: made once, and held against those of another file in no time.
 
 Of each row there are a hash of its fields, one of its normalised text, and the `MOST_KEPT` least hashes of its winnowed
-13-grams, each beside the row's number. It takes some 300 bytes a row on the disk; making it takes a scratch
-folder as large, and some 100 bytes a row of memory.
+13-grams, each beside the row's number. It takes some 300 bytes a row on the disk; making it takes scratch files
+as large, and one byte a row of memory.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from sdk.formats.rows import BadRow, Row, RowsError, judge_rows
 from sdk.rows.data_files import DataFile, as_files, values_of
 from sdk.rows.grams import Texts, least_hashes
-from sdk.rows.holdout import HoldOut, Splitter, digest_of_digests, split_unit
-from sdk.rows.spool import Column
+from sdk.rows.holdout import HoldOut, split_unit
+from sdk.rows.sorting import Part, SortedKeys
+from sdk.rows.splitting import Splitter, digest_of_sorted
 from sdk.rows.texts import normalised_row, row_digest, row_key, said
 
 if TYPE_CHECKING:
@@ -27,18 +26,13 @@ if TYPE_CHECKING:
 
 #: Hashes of 13-grams that are kept of a row, of the `MOST_SIGNATURE` of its signature.
 MOST_KEPT = 24
-#: Rows of a file: half a gigabyte of memory.
-MOST_ROWS = 5_000_000
+#: Rows of a file: half an hour of one core.
+MOST_ROWS = 20_000_000
 #: "rows" in hexadecimal, and the number of this layout.
 _MAGIC, _LAYOUT = 0x726F7773, 1
 _HEADER = 4
 #: Rows, and characters of their texts, that are hashed at once.
 _BATCH_ROWS, _BATCH_CHARACTERS = 8192, 1 << 19
-#: Files that hashes are sorted in, by their first bits.
-_BUCKET_BITS = 6
-_BUCKETS = 1 << _BUCKET_BITS
-#: Hashes that are sorted at once. The least of a long row lie in the first buckets, which are sorted in parts then.
-_MOST_AT_ONCE = 1 << 20
 
 
 class SplitDiffers(ValueError):  # noqa: N818 - it is an answer
@@ -87,34 +81,30 @@ def make_signatures(
     """
     import numpy as np
 
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapterctl-signatures-")))
-        exact, normalised = (
-            stack.enter_context(closing(Column(scratch, name, "u8"))) for name in ("exact", "normalised")
-        )
-        buckets = stack.enter_context(closing(_Buckets(scratch)))
-        splitter = None if how is None else Splitter(how)
-        digests = bytearray()
-        for batch in _batches(data, columns, None if how is None else how.by):
-            texts = [normalised_row(row) for row in batch]
-            if exact.rows + len(batch) > MOST_ROWS:
-                raise RowsError(f"it has more than {MOST_ROWS:,} rows, which are not looked at for this")
-            hashes, owners = least_hashes(Texts(texts).grams, MOST_KEPT)
-            buckets.add(hashes, owners + exact.rows)
-            exact.append([row_key(said(row)) for row in batch])
-            normalised.append([row_key(text.encode()) for text in texts])
-            if splitter is not None:
-                for row in batch:
-                    splitter.add(split_unit(row))
-                    digests += row_digest(row)
-        kept = np.ones(exact.rows, bool)
+    exact, normalised, grams, digests = SortedKeys("<u8"), SortedKeys("<u8"), SortedKeys("<u8"), SortedKeys("S32")
+    splitter = None if how is None else Splitter(how)
+    rows = 0
+    for batch in _batches(data, columns, None if how is None else how.by):
+        texts = [normalised_row(row) for row in batch]
+        numbers = np.arange(rows, rows + len(batch), dtype=np.uint32)
+        rows += len(batch)
+        if rows > MOST_ROWS:
+            raise RowsError(f"it has more than {MOST_ROWS:,} rows, which are not looked at for this")
+        hashes, owners = least_hashes(Texts(texts).grams, MOST_KEPT)
+        grams.append(hashes, numbers[owners])
+        exact.append([row_key(said(row)) for row in batch], numbers)
+        normalised.append([row_key(text.encode()) for text in texts], numbers)
         if splitter is not None:
-            kept = ~splitter.out()
-            found = digest_of_digests(np.frombuffer(digests, "V32")[kept].tolist())
-            if found != training_digest:
-                raise SplitDiffers("the rows that the training recorded are not found again")
-        _write(target, exact, normalised, buckets, kept, scratch)
-        return int(kept.sum())
+            for row in batch:
+                splitter.add(split_unit(row))
+            digests.append([row_digest(row) for row in batch], numbers)
+    kept = None
+    if splitter is not None:
+        kept = ~splitter.out()
+        if digest_of_sorted(keys[kept[owners]] for keys, owners in digests.sorted()) != training_digest:
+            raise SplitDiffers("the rows that the training recorded are not found again")
+    _write(target, exact, normalised, grams, rows, kept)
+    return rows if kept is None else int(kept.sum())
 
 
 def _batches(
@@ -135,100 +125,47 @@ def _batches(
 
 
 def _write(
-    target: Path, exact: Column, normalised: Column, buckets: _Buckets, kept: npt.NDArray[Any], scratch: Path
+    target: Path,
+    exact: SortedKeys,
+    normalised: SortedKeys,
+    grams: SortedKeys,
+    rows: int,
+    kept: npt.NDArray[Any] | None,
 ) -> None:
-    """Sort all, each beside its row; rows that are not `kept`, (rows,) of bool, are left out, and the others numbered anew."""
+    """Write all in the order of the hashes, each beside its row; rows that are not `kept`, (rows,) of bool, are left out, and the others
+    numbered anew.
+    """
     import numpy as np
 
-    number = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
-    first = np.zeros(int(kept.sum()), bool)
-    with target.open("wb") as file, (scratch / "rows").open("w+b") as rows:
+    number = None if kept is None else np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
+    # A text that stands in many rows is looked up once.
+    first = np.zeros(rows, bool)
+    with target.open("wb") as file, tempfile.TemporaryFile() as beside:
+
+        def write(keys: npt.NDArray[Any], owners: npt.NDArray[Any]) -> int:
+            file.write(keys.tobytes())
+            beside.write((owners if number is None else number[owners]).astype("<u4").tobytes())
+            return len(keys)
+
+        def left(some: SortedKeys) -> Iterator[Part]:
+            for keys, owners in some.sorted():
+                there = slice(None) if kept is None else kept[owners]
+                yield keys[there], owners[there]
+
         file.write(bytes(_HEADER * 8))
-        for column in (exact, normalised):
-            keys = column.between(0, column.rows)[kept]
-            order = np.argsort(keys, kind="stable").astype("<u4")
-            keys = keys[order]
-            file.write(keys.data)
-            rows.write(order.data)
-        # A text that stands in many rows is looked up once.
-        first[order[:1]] = True
-        first[order[1:][keys[1:] != keys[:-1]]] = True
-        grams = 0
-        for hashes, owners in buckets.sorted():
-            there = kept[owners]
-            there[there] = first[number[owners[there]]]
-            file.write(hashes[there].tobytes())
-            rows.write(number[owners[there]].astype("<u4").tobytes())
-            grams += int(there.sum())
-        rows.seek(0)
-        shutil.copyfileobj(rows, file, 1 << 20)
+        for keys, owners in left(exact):
+            write(keys, owners)
+        before = None
+        for keys, owners in left(normalised):
+            write(keys, owners)
+            first[owners[1:][keys[1:] != keys[:-1]]] = True
+            first[owners[:1][keys[:1] != before]] = True
+            before = keys[-1] if len(keys) else before
+        written = 0
+        for keys, owners in grams.sorted():
+            there = first[owners]
+            written += write(keys[there], owners[there])
+        beside.seek(0)
+        shutil.copyfileobj(beside, file, 1 << 20)
         file.seek(0)
-        file.write(np.array([_MAGIC, _LAYOUT, len(first), grams], "<u8").tobytes())
-
-
-def _within(hashes: npt.NDArray[Any], begin: int, end: int | None) -> npt.NDArray[Any]:
-    """Return which hashes are at least `begin` and below `end`; None: there is no end."""
-    import numpy as np
-
-    found: npt.NDArray[Any] = hashes >= np.uint64(begin)
-    return found if end is None else found & (hashes < np.uint64(end))
-
-
-class _Buckets:
-    """Hashes with their rows, in files by the first bits of the hash."""
-
-    def __init__(self, folder: Path) -> None:
-        import numpy as np
-
-        self._dtype = np.dtype([("hash", "<u8"), ("row", "<u4")])
-        self._files: list[IO[bytes]] = [(folder / f"bucket{number}").open("w+b") for number in range(_BUCKETS)]
-
-    def add(self, hashes: npt.NDArray[Any], rows: npt.NDArray[Any]) -> None:
-        """Take hashes and their rows, (n,) each."""
-        import numpy as np
-
-        order = np.argsort(hashes, kind="stable")
-        found = np.empty(len(hashes), self._dtype)
-        found["hash"], found["row"] = hashes[order], rows[order]
-        borders = np.arange(1, _BUCKETS, dtype=np.uint64) << np.uint64(64 - _BUCKET_BITS)
-        for file, part in zip(self._files, np.split(found, np.searchsorted(found["hash"], borders)), strict=True):
-            file.write(part.tobytes())
-
-    def sorted(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-        """Yield all hashes in their order, with their rows, a part at a time."""
-        import numpy as np
-
-        for file in self._files:
-            file.flush()
-            begins = self._begins(file)
-            for begin, end in zip(begins, [*begins[1:], None], strict=True):
-                found = np.concatenate([part[_within(part["hash"], begin, end)] for part in self._parts(file)])
-                order = np.argsort(found["hash"], kind="stable")
-                yield found["hash"][order], found["row"][order].astype(np.int64)
-
-    def _begins(self, file: IO[bytes]) -> list[int]:
-        """Return the hashes at which the parts of a bucket begin that are sorted at once, by a sample of them."""
-        import numpy as np
-
-        count = file.seek(0, os.SEEK_END) // self._dtype.itemsize
-        parts = -(-count // _MOST_AT_ONCE)
-        if parts < 2:
-            return [0]
-        sample = np.sort(np.concatenate([part["hash"][:: 8 * parts] for part in self._parts(file)]))
-        borders = sample[np.arange(1, parts) * len(sample) // parts]
-        return [0, *np.unique(borders[borders > 0]).tolist()]
-
-    def _parts(self, file: IO[bytes]) -> Iterator[npt.NDArray[Any]]:
-        import numpy as np
-
-        file.seek(0)
-        while True:
-            part = np.fromfile(file, self._dtype, _MOST_AT_ONCE)
-            yield part
-            if len(part) < _MOST_AT_ONCE:
-                return
-
-    def close(self) -> None:
-        """Close the files; the folder is its owner's."""
-        for file in self._files:
-            file.close()
+        file.write(np.array([_MAGIC, _LAYOUT, rows if kept is None else kept.sum(), written], "<u8").tobytes())

@@ -42,6 +42,10 @@ COUNTED = "_rows"
 Unscored = Literal["too_long", "nothing_to_score"]
 #: How many rows have no scores for that, and how many were scored on what their length left of them; both only where there are any.
 UNSCORED_ROWS, SHORTENED_ROWS = "unscored_rows", "shortened_rows"
+#: How many completions start from what was left of their prompt, where there are any.
+SHORTENED_PROMPT_ROWS = "shortened_prompt_rows"
+#: How many of the rows that were answered expect more tokens than an answer may have, where there are any.
+LONGER_REFERENCE_ROWS = "longer_reference_rows"
 
 
 def _is_no_count(name: str) -> str:
@@ -62,6 +66,8 @@ _TEXT_METRICS = frozenset(get_args(TextMetric))
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
 #: What is made of the loss, over the same rows.
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
+#: Of rows that they can be computed of.
+_UNASKED = MADE_OF_LOSS | {"loss", "accuracy", "macro_f1"}
 #: What a prediction may take in a file of scores by row, as UTF-8 or as JSON.
 MOST_PREDICTION_BYTES = 16 * 1024
 #: Counts are whole numbers that a double holds.
@@ -115,8 +121,10 @@ def _is_text(value: object) -> bool:
 
 
 def _computed(value: object) -> object:
-    """Refuse what is known elsewhere, and is computed by programs in Java."""
+    """Refuse what is scored in any case, and what is known elsewhere and computed by programs in Java."""
     for name in value if isinstance(value, list) else ():
+        if isinstance(name, str) and name in _UNASKED:
+            raise ValueError(f"{name} is scored without being asked for; leave it out")
         if isinstance(name, str) and name.lower() in ("meteor", "cider"):
             raise ValueError(
                 f"{name} needs Java and is not computed here; choose rouge_l, chrf or a scorer of your own"

@@ -25,6 +25,8 @@ class EvaluationView(Wire):
     conditions: dict[str, Any] = {}
     metrics: dict[str, float]
     samples: list[dict[str, str]]
+    #: How many samples were asked for; of 0, the rows have no text either. None where that is not known.
+    keep_samples: int | None = None
     #: Distribution → version, where they were taken.
     libraries: dict[str, str] = {}
     #: SHA-256 of the canonical JSON of `conditions`; None of an earlier release.

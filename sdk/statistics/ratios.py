@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
+#: A sum is zero within this share of what it is made of: thirds and tenths add up to it only nearly.
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class PairedRatio:
@@ -67,5 +70,7 @@ def paired_ratio(sums: Floats, masses: Floats, *, groups: npt.NDArray[np.int64] 
     rows = len(sums)
     if groups is None:
         return PairedRatio(sums, masses, rows)
-    u, m = (np.bincount(groups, weights=values).astype(np.float64) for values in (sums, masses))
+    u, m, sizes = (np.bincount(groups, weights=values).astype(np.float64) for values in (sums, masses, np.abs(sums)))
+    # What cancels out but for rounding is no difference.
+    u[np.abs(u) <= _ROUNDING * sizes] = 0.0
     return PairedRatio(u, m, rows)

@@ -91,10 +91,14 @@ class TestUnscoredRows:
     def test_and_how_many_were_cut_where_that_matters(self, bench: Bench) -> None:
         one, two = bench.pair()
         for ref in (one, two):
-            evaluated_again(bench, ref, shortened_rows=3.0)
+            evaluated_again(bench, ref, shortened_rows=3.0, shortened_prompt_rows=2.0, longer_reference_rows=1.0)
         found = bench.desk.writer.compare([one, two])
         assert found.notes == ["3 rows are cut at 1024 tokens, and scored on what is left"]
-        assert bench.desk.writer.compare([one, two], metric="rouge_l").notes == []
+        start = f"2 answers start from the last {CONDITIONS.prompt_tokens} tokens of a longer prompt"
+        assert bench.desk.writer.compare([one, two], metric="rouge_l").notes == [
+            start,
+            f"1 row expects more than the {CONDITIONS.max_new_tokens} tokens that an answer has at most",
+        ]
 
     @pytest.mark.parametrize("said", [0.0, 2.0])
     def test_a_count_that_is_not_that_of_the_rows(self, bench: Bench, rows: Path, said: float) -> None:

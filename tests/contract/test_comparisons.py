@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from support.scored_rows import CONDITIONS, evaluated
 
 from registry.evaluations.models import Evaluation
 from registry.principal import Role
+from sdk.api import evaluations
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound
 from sdk.schemas.comparison import Comparison
@@ -126,6 +128,22 @@ class TestVerdicts:
         assert "these 48 rows in 24 groups can show" in found.pairs[0].verdict
         assert compare(bench, one, two, by="repo") == found
 
+    def test_a_group_or_row_that_outweighs_all_others_is_told(self, bench: Bench, tmp_path: Path) -> None:
+        """Of 20 such groups an interval held the true difference in a tenth of all samples, where 19 in 20 are meant."""
+        rows = [{"question": f"q{row}-{tmp_path}", "answer": "a", "repo": f"r{max(0, row - 40)}"} for row in range(64)]
+        data = tmp_path / "unlike.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        one, two = bench.score(scored(64), data=data), bench.score(scored(64, loss=0.5), data=data)
+        narrow = "more than the others together: the interval is too narrow for that"
+        assert compare(bench, one, two, by="repo", metric="rouge_l").notes == [
+            f"one group by 'repo' has 41 of all 64 rows, {narrow}"
+        ]
+        assert compare(bench, one, two, metric="rouge_l").notes == []
+        long = [row.model_copy(update={"tokens": 4000}) if row.row == 3 else row for row in scored(64)]
+        every = sum(row.tokens for row in long)
+        three, four = bench.score(long, data=data), bench.score(long, data=data)
+        assert compare(bench, three, four).notes == [f"one row has 4000 of all {every} tokens, {narrow}"]
+
     def test_too_few_rows(self, bench: Bench, tmp_path: Path) -> None:
         few = write_rows(tmp_path / "few.jsonl", 12)
         one, two = bench.score(scored(12), data=few), bench.score(scored(12, loss=9.0), data=few)
@@ -226,6 +244,32 @@ class TestRefused:
             compare(bench, one, two)
         digest = bench.desk.writer.get(two).evaluations[0].dataset
         assert compare(bench, one, two, data=digest[:12]).dataset == digest
+        assert (
+            compare(bench, one, two, data=other).dataset == compare(bench, one, two, data=str(other)).dataset != digest
+        )
+
+    def test_a_file_that_nothing_was_scored_on(self, bench: Bench, tmp_path: Path) -> None:
+        one, two = bench.pair()
+        for name, said in {
+            "new.jsonl": "nothing was scored on the rows of .*: adapterctl eval",
+            "missing.jsonl": "can't be read",
+        }.items():
+            if name == "new.jsonl":
+                write_rows(tmp_path / name)
+            with pytest.raises((NotFound, InvalidInput), match=said) as caught:
+                compare(bench, one, two, data=tmp_path / name)
+            assert caught.value.param == "data"
+
+    @pytest.mark.parametrize("name", ["metric", "by", "data"])
+    def test_an_empty_option_is_not_left_out(self, bench: Bench, name: str) -> None:
+        """Else a metric that a shell's variable was to name would be the loss."""
+        one, two = bench.pair()
+        with pytest.raises(InvalidInput, match=f"^{name} is empty; give one, or leave it out") as caught:
+            compare(bench, one, two, **{name: ""})
+        assert caught.value.param == name
+        with pytest.raises(InvalidInput) as caught:
+            evaluations.compare(bench.desk.writer.transport, [one, two], **{name: ""})
+        assert caught.value.param == name
 
     def test_a_metric_that_rows_have_not(self, bench: Bench) -> None:
         one, two = bench.pair()

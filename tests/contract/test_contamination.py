@@ -25,7 +25,8 @@ from registry.principal import Role
 from sdk.client import Client
 from sdk.formats.rows import check_rows, text_values
 from sdk.pushing.pack import pack_adapter
-from sdk.rows.holdout import held_out, hold_out_of, rows_digest, split_unit
+from sdk.rows.holdout import held_out, hold_out_of, split_unit
+from sdk.rows.splitting import rows_digest
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.contamination import Contamination, said
 from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest
@@ -114,6 +115,11 @@ class Trainer:
         body = self.publication(self.desk.writer, name, parents=edges, method="lora")
         return self.desk.writer.call("POST", "/versions", Published, body=body).version.ref
 
+    def copy(self, ref: str, name: str) -> str:
+        """Push the files of a version under another name, without a word of their training; return its ref."""
+        folder = self.desk.writer.pull(ref, self.desk.tmp_path / f"copy-{next(SEEDS)}")
+        return self.desk.writer.push(folder, self.desk.named(name), base=self.desk.base.id).ref
+
     def score(self, ref: str, rows: Sequence[dict[str, Any]] | Path) -> str:
         return evaluated(self.desk, ref, rows if isinstance(rows, Path) else self.file(rows), fresh())
 
@@ -160,6 +166,15 @@ class TestTold:
         found = trainer.found(trainer.score(continued, HELD))
         assert counts(found) == (20, 3, 2, 4)
         assert found.not_checked == [f"what {continued} was trained on is not known"]
+
+    def test_rows_of_a_version_of_the_same_bytes(self, trainer: Trainer) -> None:
+        """A copy is scored on rows that its bytes have learnt, and what is recorded last is compared as the scores of both."""
+        ref = trainer.train(trainer.file(TRAINING))
+        copy = trainer.copy(ref, "copy")
+        assert trainer.desk.writer.get(copy).digest == trainer.desk.writer.get(ref).digest
+        found = trainer.found(trainer.score(copy, HELD))
+        assert (counts(found), found.not_checked) == ((20, 3, 2, 4), [])
+        assert counts(trainer.found(trainer.score(ref, HELD))) == (20, 3, 2, 4)
 
     @pytest.mark.parametrize("seed", [0, 3])
     def test_rows_that_a_training_held_out_are_none_of_its_rows(self, trainer: Trainer, seed: int) -> None:

@@ -76,6 +76,19 @@ class TestSlices:
         values = {one.value for one in desk.writer.evaluation_slices(ident, by="lang").slices}
         assert values == {"1", '"1"', "null", "über\nall", "x" * 199 + "…"}
 
+    def test_values_that_begin_the_same_are_told_apart_and_letters_are_letters(
+        self, desk: MergingDesk, tmp_path: Path
+    ) -> None:
+        values = ["x" * 300, "x" * 300 + "y", "é" * 250, ["é"], {"a": ["ж"]}, "x" * 200]
+        ident = score(
+            desk, write(tmp_path / "rows.jsonl", values), [RowScore(row=n, loss_sum=1.0, tokens=1) for n in range(6)]
+        )
+        found = [one.value for one in desk.writer.evaluation_slices(ident, by="lang").slices]
+        assert len(set(found)) == 6
+        assert max(map(len, found)) == 200
+        assert {'["é"]', '{"a": ["ж"]}', "x" * 200, "é" * 199 + "…"} < set(found)
+        assert found == [one.value for one in desk.writer.evaluation_slices(ident, by="lang").slices]
+
     def test_of_csv(self, desk: MergingDesk, tmp_path: Path) -> None:
         path = tmp_path / "rows.csv"
         seed = next(SEEDS)

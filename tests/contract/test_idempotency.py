@@ -452,9 +452,9 @@ def test_a_request_whose_server_was_killed_is_run_again_by_another(
             REGISTRY_DATABASE_URL=database_url, REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri()
         )
         port, log = processes.free_port(), tmp_path / "server.log"
-        url, command = f"http://127.0.0.1:{port}", ("adapter-registry", "serve", "--port", str(port))
+        url = f"http://127.0.0.1:{port}"
         http = stack.enter_context(httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60))
-        with processes.running(*command, env=env, log=log) as first, ThreadPoolExecutor(1) as pool:
+        with processes.serving(port, env=env, log=log) as first, ThreadPoolExecutor(1) as pool:
             processes.wait_until_healthy(url, log=log)
             client = Client(url, token, cache=tmp_path / "cache")
             stack.callback(client.close)
@@ -472,7 +472,7 @@ def test_a_request_whose_server_was_killed_is_run_again_by_another(
             first.kill()
             with pytest.raises(httpx.HTTPError):
                 dying.result(30)
-        with processes.running(*command, env=env, log=log):
+        with processes.serving(port, env=env, log=log):
             processes.wait_until_healthy(url, log=log)
             # Nobody knows yet that it died.
             assert send(http, "POST", "/versions", body, key).status_code == 409

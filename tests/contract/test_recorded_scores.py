@@ -70,6 +70,22 @@ def test_a_worker_finds_them_and_the_job_is_answered_with_them(desk: MergingDesk
     assert len(desk.writer.evaluations(digest=desk.writer.get(ref).digest)) == 2
 
 
+def test_what_kept_no_text_is_told_and_takes_the_place_of_no_texts(desk: MergingDesk, rows: Path) -> None:
+    ref = desk.push()
+    told = evaluated(desk, ref, rows, fresh())
+    silent = evaluated(
+        desk, ref, rows, [one.model_copy(update={"prediction": None}) for one in fresh()], spec={"keep_samples": 0}
+    )
+    held = again(desk, [ref], rows)
+    request = read(EvaluationRequest, held.request.model_dump())
+    (target,) = held.targets
+    found = recorded_scores(desk.worker, request, target, namespace=desk.space)
+    assert [(one.id, one.texts) for one in found] == [(silent, False), (told, True)]
+    # Those that have both take the place of both.
+    newest = evaluated(desk, ref, rows, fresh())
+    assert [one.id for one in desk.writer.evaluations(digest=target.digest) if one.rows_digest] == [newest]
+
+
 def test_those_to_be_made_again_are_not_answered_with_earlier_ones(desk: MergingDesk, rows: Path) -> None:
     ref = desk.push()
     ident = evaluated(desk, ref, rows, fresh())

@@ -303,8 +303,7 @@ def test_what_one_server_process_wrote_every_other_one_answers(
         servers = []
         for n in range(2):
             port, log = processes.free_port(), tmp_path / f"server-{n}.log"
-            command = ("adapter-registry", "serve", "--port", str(port))
-            stack.enter_context(processes.running(*command, env=env, log=log))
+            stack.enter_context(processes.serving(port, env=env, log=log))
             servers.append((f"http://127.0.0.1:{port}", log))
         for url, log in servers:
             processes.wait_until_healthy(url, log=log)
@@ -317,7 +316,7 @@ def test_what_one_server_process_wrote_every_other_one_answers(
             stack.enter_context(httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}))
             for url, _ in servers
         ]
-        # The other process reads all the while, so that its connections have seen every state in between.
+        # The other process reads all the while, several times a turn, so that its connections have seen every state in between.
         stop = threading.Event()
 
         def keep_reading() -> int:
@@ -326,6 +325,7 @@ def test_what_one_server_process_wrote_every_other_one_answers(
                 while not stop.is_set():
                     assert resolve(http, "bench@latest").status_code == 200
                     asked += 1
+                    time.sleep(0.002)
             return asked
 
         with ThreadPoolExecutor(2) as pool:

@@ -1,7 +1,9 @@
 """Many programs that use one registry in a folder at once: each pushes, moves an alias, reads, annotates.
 
 Run as `python embedded_users.py HOME ADAPTER FOLDER`; each folder in FOLDER holds the adapters that one program pushes.
-The programs are forked, since sixteen interpreters would spend the test on their imports. Each prints one line of JSON.
+The programs are forked, since sixteen interpreters would spend the test on their imports, and by a process that has used a
+registry of its own before: what is imported and worked out at a first use is there, and all begin at one moment. Each
+prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
+from contextlib import closing
 from pathlib import Path
 
-from registry.app import application, embedded  # noqa: F401 - imported before the fork, so that all begin at one moment
 from sdk.client import Client
 from sdk.errors import Conflict
 from support.adapters import base_registration
+from support.forks import leave
+from support.quiet_forks import QuietForks
 
 
 def use(client: Client, adapter: str, folders: list[Path]) -> dict[str, int]:
@@ -42,10 +47,14 @@ def use(client: Client, adapter: str, folders: list[Path]) -> dict[str, int]:
 def main() -> int:
     """Fork, let all begin, and wait for them; return how many failed."""
     home, adapter, folder = sys.argv[1:]
+    places = sorted(Path(folder).iterdir())
+    forks = QuietForks()
+    with tempfile.TemporaryDirectory() as other, closing(Client(f"local:{other}/home", cache=Path(other))) as client:
+        use(client, adapter, sorted(places[0].glob("adapter-*"))[:1])
     waiting, begin = os.pipe()
     children = []
-    for place in sorted(Path(folder).iterdir()):
-        pid = os.fork()
+    for place in places:
+        pid = forks.fork()
         if pid:
             children.append(pid)
             continue
@@ -54,7 +63,7 @@ def main() -> int:
         client = Client(f"local:{home}", cache=place / "cache")
         done = use(client, adapter, sorted(place.glob("adapter-*")))
         os.write(1, f"{json.dumps(done)}\n".encode())
-        return 0
+        leave(0)
     # Whoever reads sees the end of the pipe once nobody can write to it.
     os.close(begin)
     return sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in children)

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn, Self
 
 #: `python` takes `-c`, a program and its arguments.
 PROGRAMS = {
@@ -53,8 +53,8 @@ _BIN = Path(sys.executable).parent
 
 
 def can_fork(command: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether a fork of this process's server would be as a new process: a server forks and starts others itself."""
-    if command[0] not in PROGRAMS or "serve" in command or not hasattr(os, "fork"):
+    """Whether a fork of this process's server would be as a new process: a server of several forks and starts them itself."""
+    if command[0] not in PROGRAMS or "--workers" in command or not hasattr(os, "fork"):
         return False
     names = {name for name in (*env, *os.environ) if name.startswith(READ_AT_START)}
     return all(env.get(name) == os.environ.get(name) for name in names)
@@ -121,40 +121,69 @@ class ForkServer:
         stdin: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, as `subprocess.run` does; `stdin` None is this process's. Raises TimeoutExpired."""
-        with (
-            tempfile.TemporaryFile() as given,
-            tempfile.TemporaryFile() as out,
-            tempfile.TemporaryFile() as err,
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
-        ):
-            connection.connect(self.address)
-            request = {"command": list(command), "env": dict(env), "cwd": str(cwd or Path.cwd())}
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             if stdin is not None:
                 given.write(stdin.encode())
                 given.seek(0)
             streams = [0 if stdin is None else given.fileno(), out.fileno(), err.fileno()]
-            socket.send_fds(connection, [b"0"], streams)
-            connection.sendall(json.dumps(request).encode())
-            connection.shutdown(socket.SHUT_WR)
-            status = _status_of(connection, command, timeout_s)
+            with self._begin(command, env, cwd, streams) as fork:
+                try:
+                    status = fork.wait(timeout_s)
+                except subprocess.TimeoutExpired:
+                    fork.kill()
+                    raise
             said = []
             for file in (out, err):
                 file.seek(0)
                 said.append(file.read().decode())
         return subprocess.CompletedProcess([str(_BIN / command[0]), *command[1:]], status, *said)
 
+    def start(self, command: Sequence[str], *, env: Mapping[str, str], log: BinaryIO) -> Fork:
+        """Start a command and let it run; what it says goes to `log`."""
+        return self._begin(command, env, None, [0, log.fileno(), log.fileno()])
 
-def _status_of(connection: socket.socket, command: Sequence[str], timeout_s: float) -> int:
-    """Wait for a fork's end; kill it where that does not come."""
-    with connection.makefile("r") as answers:
-        pid = int(answers.readline())
-        connection.settimeout(timeout_s)
+    def _begin(self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None, streams: list[int]) -> Fork:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(self.address)
+        request = {"command": list(command), "env": dict(env), "cwd": str(cwd or Path.cwd())}
+        socket.send_fds(connection, [b"0"], streams)
+        connection.sendall(json.dumps(request).encode())
+        connection.shutdown(socket.SHUT_WR)
+        return Fork(command, connection)
+
+
+class Fork:
+    """A command that runs; the block around it ends what is held of it here, and not the command."""
+
+    def __init__(self, command: Sequence[str], connection: socket.socket) -> None:
+        self._command, self._connection = command, connection
+        self._answers = connection.makefile("r")
+        self.pid = int(self._answers.readline())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._answers.close()
+        self._connection.close()
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait for its end, which is told once; return its exit status. Raises TimeoutExpired."""
+        self._connection.settimeout(timeout_s)
         try:
-            return int(answers.readline())
+            return int(self._answers.readline())
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired(list(command), timeout_s) from None
+            raise subprocess.TimeoutExpired(list(self._command), timeout_s) from None
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
 
 def main() -> None:
@@ -252,7 +281,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         code = _find(PROGRAMS[name])()
     except SystemExit as left:
         code = left.code
-    _leave(code)
+    leave(code)
 
 
 def _find(function: str) -> Callable[[], Any]:
@@ -261,7 +290,7 @@ def _find(function: str) -> Callable[[], Any]:
     return found
 
 
-def _leave(code: Any) -> NoReturn:
+def leave(code: Any) -> NoReturn:
     """End as the interpreter does, but without freeing all that was imported: that takes longer than most commands."""
     if code is None or isinstance(code, int):
         threading._shutdown()  # type: ignore[attr-defined]

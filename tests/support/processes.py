@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sdk.stack.loopback import free_ports
-from support.forks import ForkServer, can_fork
+from support.forks import Fork, ForkServer, can_fork
 
 BIN = Path(sys.executable).parent
 
@@ -72,6 +72,28 @@ def running(*command: str, env: Mapping[str, str], log: Path) -> Iterator[subpro
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def serving(port: int, *, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes] | Fork]:
+    """Serve a registry beside the test, in one process, and end it after: a fork as `run` has it, where that can be."""
+    command = ("adapter-registry", "serve", "--port", str(port))
+    if not can_fork(command, env):
+        with running(*command, env=env, log=log) as process:
+            yield process
+        return
+    with log.open("wb") as file:
+        fork = ForkServer.of_this_process().start(command, env=env, log=file)
+    with fork:
+        try:
+            yield fork
+        finally:
+            fork.terminate()
+            try:
+                fork.wait(20)
+            except subprocess.TimeoutExpired:
+                fork.kill()
+                fork.wait(20)
 
 
 def wait_until_healthy(url: str, *, log: Path, timeout_s: float = 30) -> None:

@@ -78,6 +78,11 @@ def test_what_the_interpreter_reads_at_its_start_takes_a_new_process(env: dict[s
     assert not can_fork(("adapter-worker", "start"), env)
 
 
+def test_a_server_of_several_processes_starts_them_itself(env: dict[str, str]) -> None:
+    assert can_fork(("adapter-registry", "serve", "--port", "1"), env)
+    assert not can_fork(("adapter-registry", "serve", "--port", "1", "--workers", "2"), env)
+
+
 def test_one_that_takes_too_long_is_killed(env: dict[str, str]) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         ForkServer.of_this_process().run(("adapterctl", "list"), env=env, cwd=None, timeout_s=0.01)

@@ -58,4 +58,5 @@ def _recorded(view: EvaluationView) -> RecordedScores | None:
         libraries=view.libraries,
         metrics=sorted(view.metrics),
         samples=len(view.samples),
+        texts=view.keep_samples != 0,
     )

@@ -36,6 +36,7 @@ from sdk.formats.packed_weights import (
     shapes_of,
 )
 from sdk.formats.safetensors import SafetensorsError, read_header
+from sdk.lora.config_faults import config_fault
 from sdk.schemas.manifest import Manifest, ManifestFile
 
 #: A header of many megabytes is many times that in memory, so one file is looked into at a time.
@@ -52,10 +53,15 @@ class Derived(NamedTuple):
 
 
 def check_proof(manifest: Manifest, config: Mapping[str, Any], fingerprint: str) -> BaseIdentity:
-    """Return what a manifest and a config prove. Raises Verification if it is another base than they say."""
+    """Return what a manifest and a config prove.
+
+    Raises Verification if it is another base than they say, or of a config that no model can be of.
+    """
     digests = {file.path: file.sha256 for file in manifest.files}
     try:
         check_files(digests)
+        if (fault := config_fault(config)) is not None:
+            raise BadBaseError(f"{CONFIG_FILE} {fault}")
         identity = identify(config, digests)
     except BadBaseError as error:
         raise Verification(f"this is not a base: {error}; download or save it again, then add it again") from error

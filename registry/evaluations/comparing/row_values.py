@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from registry.errors import Conflict, Invalid, NotFound
 from sdk.schemas.evaluation import (
     CORPUS_METRICS,
+    LONGER_REFERENCE_ROWS,
     MADE_OF_LOSS,
     SCORER_PREFIX,
+    SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
     UNSCORED_ROWS,
     RowScore,
@@ -20,6 +22,7 @@ from sdk.schemas.evaluation import (
     is_scorer,
 )
 from sdk.schemas.scores import EvaluationView
+from sdk.statistics.comparison import LEAST_CLUSTERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,8 +139,9 @@ def asking_for(metric: str) -> str:
 def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationView]) -> list[str]:
     """What should be known of the numbers, in sentences; `evaluations` are those that the rows are of."""
     notes = []
-    unscored, shortened = (
-        max(round(one.metrics.get(name, 0.0)) for one in evaluations) for name in (UNSCORED_ROWS, SHORTENED_ROWS)
+    unscored, shortened, prompts, longer = (
+        max(round(one.metrics.get(name, 0.0)) for one in evaluations)
+        for name in (UNSCORED_ROWS, SHORTENED_ROWS, SHORTENED_PROMPT_ROWS, LONGER_REFERENCE_ROWS)
     )
     longest = evaluations[0].conditions.get("max_length")
     if unscored:
@@ -146,9 +150,35 @@ def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationVie
     if shortened and not is_of_texts(metric):
         some = "1 row is" if shortened == 1 else f"{shortened} rows are"
         notes.append(f"{some} cut at {longest} tokens, and scored on what is left")
+    if prompts and is_of_texts(metric):
+        some = "1 answer starts" if prompts == 1 else f"{prompts} answers start"
+        notes.append(f"{some} from the last {evaluations[0].conditions.get('prompt_tokens')} tokens of a longer prompt")
+    if longer and is_of_texts(metric):
+        some = "1 row expects" if longer == 1 else f"{longer} rows expect"
+        most = evaluations[0].conditions.get("max_new_tokens")
+        notes.append(f"{some} more than the {most} tokens that an answer has at most")
     if values.left_out:
         some = "1 row is" if values.left_out == 1 else f"{values.left_out} rows are"
         notes.append(f"{some} left out, since not every target has a score of it")
     if metric in CORPUS_METRICS:
         notes.append(f"{metric} of single rows is compared, whose mean is not that of the corpus")
     return notes
+
+
+def note_on_weight(
+    values: RowValues, metric: str, groups: npt.NDArray[np.int64] | None, *, by: str | None
+) -> list[str]:
+    """What should be known where one cluster weighs more than all others: how it differs was seen once, and an interval is
+    made of what was seen often.
+    """
+    import numpy as np
+
+    masses = values.masses if groups is None else np.bincount(groups, weights=values.masses)
+    heaviest, every = float(masses.max()), float(masses.sum())
+    if len(masses) < LEAST_CLUSTERS or 2 * heaviest <= every:
+        return []
+    what = f"group by {by[:80]!a}" if by else "row" if groups is None else "row, with those that equal it,"
+    of = "tokens" if metric == LOSS else "rows"
+    return [
+        f"one {what} has {heaviest:.0f} of all {every:.0f} {of}, more than the others together: the interval is too narrow for that"
+    ]

@@ -17,7 +17,7 @@ from registry.errors import Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
 from registry.evaluations.comparing.equal_rows import EqualRows, equal_rows
 from registry.evaluations.comparing.pairs import compare_pairs
-from registry.evaluations.comparing.row_values import LOSS, RowValues, notes_on, read_values
+from registry.evaluations.comparing.row_values import LOSS, RowValues, note_on_weight, notes_on, read_values
 from registry.evaluations.comparing.verdicts import Clusters, with_training_rows
 from registry.evaluations.dataset_rows import can_not_group, groups_of, rows_of, texts_of
 from registry.evaluations.rows import EvaluationRows
@@ -113,6 +113,7 @@ class Comparisons:
             pairs=pairs,
             notes=notes_on(values, metric, found)
             + equal.notes
+            + note_on_weight(values, metric, groups, by=by)
             + ([f"prompts are not shown: {unreadable}"] if unreadable and examples else []),
             examples=changed,
         )

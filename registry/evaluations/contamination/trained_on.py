@@ -34,13 +34,15 @@ class TrainedOn:
 
 def trained_on(session: Session, label: str, digest: str, namespace: str) -> TrainedOn:
     """Find what a version was trained on, for the readers of a namespace: how many rows it has in common with rows that they
-    may not read is told to nobody.
+    may not read is told to nobody. Where its own record doesn't say, as of a copy that was pushed, those of versions of the
+    same bytes do.
     """
     found = TrainedOn()
     query = select(Version).options(raiseload(Version.base))
     same = session.scalars(query.where(Version.digest == digest).order_by(Version.pk)).unique().all()
-    wanted = [one for one in same if exact_ref(one) == label]
-    wanted = wanted or [one for one in same if one.adapter.namespace == namespace] or list(same[:1])
+    here = [one for one in same if one.adapter.namespace == namespace]
+    wanted = [one for one in same if exact_ref(one) == label] or here or list(same[:1])
+    wanted = [one for one in dict.fromkeys([*wanted, *here]) if _says(session, one)] or wanted
     if not wanted:
         found.unknown.append(f"{label} is not there any more")
     seen: set[int] = set()
@@ -56,21 +58,33 @@ def trained_on(session: Session, label: str, digest: str, namespace: str) -> Tra
     return found
 
 
+def _says(session: Session, version: Version) -> bool:
+    """Whether the record of a version says what it was trained on, or what it was made of."""
+    return bool(_trainings(session, version)) or any(how in _MADE_OF for _, how in _edges(session, version))
+
+
+def _trainings(session: Session, version: Version) -> list[Origin]:
+    origins = session.scalars(select(Origin).where(Origin.version_pk == version.pk).order_by(Origin.pk))
+    return [origin for origin in origins if origin.dataset_digest is not None]
+
+
+def _edges(session: Session, version: Version) -> list[tuple[int, str]]:
+    """The key of each parent, and what the version has of it."""
+    edges = select(VersionParent.parent_pk, VersionParent.relation).where(VersionParent.version_pk == version.pk)
+    return [(parent, relation) for parent, relation in session.execute(edges)]
+
+
 def _look_at(session: Session, version: Version, namespace: str, found: TrainedOn) -> set[int]:
     """Note what one version was trained on; return the keys of its parents."""
     own = version.adapter.namespace == namespace
     label = exact_ref(version) if own else "a version of another namespace"
-    edges = session.execute(
-        select(VersionParent.parent_pk, VersionParent.relation).where(VersionParent.version_pk == version.pk)
-    ).all()
-    origins = session.scalars(select(Origin).where(Origin.version_pk == version.pk).order_by(Origin.pk)).all()
-    trained = [origin for origin in origins if origin.dataset_digest is not None]
-    if not trained and not any(edge.relation in _MADE_OF for edge in edges):
+    trained = _trainings(session, version)
+    if not _says(session, version):
         _note(found, f"what {label} was trained on is not known")
     for origin in trained:
         for said in _add(session, origin, label, own, namespace, found):
             _note(found, said)
-    return {edge.parent_pk for edge in edges}
+    return {parent for parent, _ in _edges(session, version)}
 
 
 def _add(session: Session, origin: Origin, label: str, own: bool, namespace: str, found: TrainedOn) -> Iterator[str]:

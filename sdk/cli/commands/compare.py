@@ -14,7 +14,7 @@ from sdk.cli.support.session import open_client
 @click.command(name="compare")
 @click.argument("refs", nargs=-1, required=True, metavar="REF|base:ID…")
 @click.option("--metric", help="The score to compare by, as `evals show` names it. [default: loss]")
-@click.option("--data", metavar="NAME|DIGEST", help="The rows, where all were scored on several datasets.")
+@click.option("--data", metavar="FILE|NAME|DIGEST", help="The rows, where all were scored on several datasets.")
 @click.option("--by", metavar="COLUMN", help="Column of the rows: those that are equal in it are one group.")
 @click.option("--examples", type=click.IntRange(0, 100), default=0, help="How many rows to show, most changed first.")
 @click.option(

@@ -196,9 +196,7 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
     click.echo()
     metrics = sorted(found.metrics.items())
     click.echo(render(["metric", "value"], [[name, metric_text(name, value)] for name, value in metrics]))
-    long = long_lines(
-        found.ref, found.metrics, found.conditions.get("max_length"), found.id if found.rows_digest else None
-    )
+    long = long_lines(found.ref, found.metrics, found.conditions, found.id if found.rows_digest else None)
     for line in (*long, *error_lines(found.ref, found.scorer_errors)):
         click.echo(_wrapped("", plain(line)))
     click.echo()

@@ -107,7 +107,7 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
         line
         for one in scores
         for line in long_lines(
-            _marked(one.ref, beside), one.metrics, one.conditions.get("max_length"), one.id if one.rows_digest else None
+            _marked(one.ref, beside), one.metrics, one.conditions, one.id if one.rows_digest else None
         )
     ]
     for line in (*long, *failed, *errors):

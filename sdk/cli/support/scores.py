@@ -9,7 +9,9 @@ from typing import get_args
 from sdk.cli.support.output import WIDTH, human_bytes, render
 from sdk.schemas.evaluation import (
     COUNTED,
+    LONGER_REFERENCE_ROWS,
     SCORER_PREFIX,
+    SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
     UNSCORED_ROWS,
     TextMetric,
@@ -85,14 +87,22 @@ def failed_lines(ref: str, metrics: Mapping[str, float], failed: Iterable[str]) 
     return lines
 
 
-def long_lines(ref: str, metrics: Mapping[str, float], max_length: object, ident: str | None) -> list[str]:
-    """Say how many rows were too long to be scored, or scored in part, and what can be done; `ident` is that of scores with rows.
+def long_lines(
+    ref: str, metrics: Mapping[str, float], conditions: Mapping[str, object], ident: str | None
+) -> list[str]:
+    """Say how many rows were too long to be scored, or scored in part, or answered so, and what can be done; `ident` is that of
+    scores with rows.
 
-    >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0}, 512, "3f1c")
+    >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0}, {"max_length": 512}, "3f1c")
     ['a@v1: 1 of 6 rows has no score: none of its first 512 tokens is one that the loss is taken on; shorten it, or raise --max-length where the base has the positions (which: adapterctl evals show 3f1c --rows)']
-    >>> long_lines("a@v1", {"rows": 6.0, "shortened_rows": 2.0}, 512, "3f1c")
+    >>> long_lines("a@v1", {"rows": 6.0, "shortened_rows": 2.0}, {"max_length": 512}, "3f1c")
     ['a@v1: 2 of 6 rows are cut at 512 tokens, and scored on what is left; shorten them, or raise --max-length where the base has the positions']
+    >>> long_lines("a@v1", {"generated_rows": 8.0, "shortened_prompt_rows": 2.0}, {"prompt_tokens": 56}, None)
+    ['a@v1: 2 of 8 answers start from the last 56 tokens of a longer prompt; shorten the prompts, lower --max-new-tokens, or raise --max-length where the base has the positions']
+    >>> long_lines("a@v1", {"generated_rows": 8.0, "longer_reference_rows": 2.0}, {"max_new_tokens": 48}, None)
+    ['a@v1: 2 of 8 rows expect more than the 48 tokens that an answer has at most; raise --max-new-tokens']
     """
+    max_length = conditions.get("max_length")
     unscored, shortened = (round(metrics.get(name, 0)) for name in (UNSCORED_ROWS, SHORTENED_ROWS))
     every = round(metrics.get("rows", 0.0) + metrics.get("failed_rows", 0.0)) + unscored
     lines = []
@@ -104,6 +114,15 @@ def long_lines(ref: str, metrics: Mapping[str, float], max_length: object, ident
     if shortened:
         said = f"{'is' if shortened == 1 else 'are'} cut at {max_length} tokens, and scored on what is left"
         lines.append(f"{ref}: {shortened} of {every} rows {said}; {_mending(shortened)}")
+    if prompts := round(metrics.get(SHORTENED_PROMPT_ROWS, 0)):
+        starts = f"{'starts' if prompts == 1 else 'start'} from the last {conditions.get('prompt_tokens')} tokens of a longer prompt"
+        said = "shorten the prompts, lower --max-new-tokens, or raise --max-length where the base has the positions"
+        lines.append(f"{ref}: {prompts} of {metrics.get('generated_rows', 0.0):.0f} answers {starts}; {said}")
+    if longer := round(metrics.get(LONGER_REFERENCE_ROWS, 0)):
+        most = f"{'expects' if longer == 1 else 'expect'} more than the {conditions.get('max_new_tokens')} tokens that an answer has"
+        lines.append(
+            f"{ref}: {longer} of {metrics.get('generated_rows', 0.0):.0f} rows {most} at most; raise --max-new-tokens"
+        )
     return lines
 
 

@@ -49,9 +49,7 @@ class TestRevocation:
             urls = []
             for n in range(2):
                 port, log = processes.free_port(), tmp_path / f"server-{n}.log"
-                stack.enter_context(
-                    processes.running("adapter-registry", "serve", "--port", str(port), env=env, log=log)
-                )
+                stack.enter_context(processes.serving(port, env=env, log=log))
                 urls.append((f"http://127.0.0.1:{port}", log))
             for url, log in urls:
                 processes.wait_until_healthy(url, log=log)

@@ -86,6 +86,33 @@ class TestFiles:
         with pytest.raises(VerificationFailed, match=f"this is not a base: {name}"):
             ours.client.register_base(scanned.registration.model_copy(update=said))
 
+    @pytest.mark.parametrize("upload", [True, False])
+    def test_a_config_that_no_model_can_be_of_is_refused_whoever_read_it(self, ours: Tenant, *, upload: bool) -> None:
+        folder = ours.base(hidden_size=24, num_attention_heads=6, num_key_value_heads=4)
+        wrong = folder / "config.json"
+        content = wrong.read_bytes()
+        with pytest.raises(InvalidBase, match="num_key_value_heads = 4 for 6 heads"):
+            ours.scan(folder)
+        right = json.loads(content) | {"num_key_value_heads": 3}
+        wrong.write_text(json.dumps(right))
+        scanned = ours.scan(folder)
+        other = _add(folder, "config.json", content)
+        files = [other if file.path == other.path else file for file in scanned.manifest.files]
+        config = json.loads(content)
+        fingerprint = base_files.identify(config, {file.path: file.sha256 for file in files}).fingerprint
+        said: dict[str, Any] = {
+            "manifest": Manifest(kind="base", base_fingerprint=fingerprint, files=files),
+            "fingerprint": fingerprint,
+            "config": config,
+            "namespace": ours.space,
+        }
+        if upload:
+            said["upload"] = ours.client.upload({file.sha256: folder / file.path for file in files}, "sending")
+        with pytest.raises(
+            VerificationFailed, match=r"this is not a base: config\.json says num_key_value_heads = 4 for 6"
+        ):
+            ours.client.register_base(scanned.registration.model_copy(update=said))
+
     def test_a_base_with_one_file_and_an_index_of_others_is_refused(self, ours: Tenant) -> None:
         folder = ours.base()
         manifest = ours.scan(folder).manifest

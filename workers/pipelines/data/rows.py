@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, RowsError, Shape, check_rows
 from sdk.rows.data_files import DataFile, as_files, values_of
-from sdk.rows.holdout import Splitter, split_unit
+from sdk.rows.holdout import split_unit
+from sdk.rows.splitting import Splitter
 from sdk.rows.texts import row_digest
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError

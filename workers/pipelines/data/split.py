@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdk.rows.data_files import DataFile
-from sdk.rows.holdout import HoldOut, HoldoutError, Splitter
+from sdk.rows.holdout import HoldOut, HoldoutError
+from sdk.rows.splitting import Splitter
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.rows import CheckedRows, check_files
 from workers.pipelines.errors import PipelineError

@@ -73,7 +73,7 @@ def evaluate(
     are scored by `metrics` and `scorers`, each against all references of its row; the loss is that of the first. General texts say what the adapter changed beside that. `day` is what chat templates are told that the date is. A completion ends at
     `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls, `kept` is the folder that its weights in 4 bits are kept in between attempts.
     What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
-    on, loses only that, and is counted; so is one that is too long to be scored, or that was cut. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
+    on, loses only that, and is counted; so is one that is too long to be scored, or that was cut, and a prompt of which only the end fits before its answer. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -101,7 +101,10 @@ def evaluate(
     every = [example for question in questions for example in question.examples] or expected_texts
     asked = [example for example in expected_texts if example.prompt_ids][: spec.generate_rows]
     # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
-    room = max(1, longest_row(base, spec.max_length + spec.max_new_tokens) - spec.max_new_tokens)
+    room = _room(base, spec) if asked else 0
+    shortened_prompts = sum(len(example.prompt_ids) > room for example in asked)
+    references = [[example.reference, *further.get(example.row, ())] for example in asked]
+    longer_references = sum(_is_longer(texts, tokenizer, spec.max_new_tokens) for texts in references)
     prompts = [example.prompt_ids[-room:] for example in asked]
     taught = [*stop_ids, *rows.rendering.stop_ids, *([] if adapter is None else configured_stops(adapter))]
     stops = all_stops(base, tokenizer, taught)
@@ -120,7 +123,7 @@ def evaluate(
         template_date=rows.rendering.template_date,
         tokenizer=tokenizer_of(base),
         scoring=SCORING_VERSION,
-        prompt_tokens=room if asked else 0,
+        prompt_tokens=room,
         generation=generation_of(base) if asked else None,
         metrics=definitions,
         general_texts=GENERAL_DIGEST,
@@ -129,8 +132,11 @@ def evaluate(
         base, quantization, device, conditions, own=adapter is not None and spec.precision == "as-trained"
     )
     shortened = rows.cut - sum(why == "too_long" for why in rows.left_out.values())
-    wanted = [*metrics_asked, *counts_of_long(len(rows.left_out), shortened)]
-    require_unrecorded(recorded, expected, wanted, min(spec.keep_samples, len(asked)))
+    counts = counts_of_long(len(rows.left_out), shortened, shortened_prompts, longer_references)
+    wanted = [*metrics_asked, *counts]
+    # Of choices no samples are kept, and rows have the one that was taken.
+    texts = bool(questions) and spec.keep_samples > 0
+    require_unrecorded(recorded, expected, wanted, min(spec.keep_samples, len(asked)), texts=texts)
 
     def load() -> LoadedBase:
         on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
@@ -149,8 +155,9 @@ def evaluate(
             loss_s = time.perf_counter() - begun
             scored = _scored(expected_texts, losses)
             scored.unscored, scored.shortened = rows.left_out, shortened
+            scored.shortened_prompts, scored.longer_references = shortened_prompts, longer_references
             chosen = score_choices(questions, losses, scored)
-            preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device)
+            preferred = preferred_by(model, rows, tokenizer.pad_token_id, spec.batch_size, device, scored)
             begun = time.perf_counter()
             written = _generate(model, prompts, tokenizer, device, spec, stops, on_progress)
             generate_s = time.perf_counter() - begun
@@ -176,11 +183,7 @@ def evaluate(
         metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
     answers, errors = [text.strip() for text in written], dict[str, str]()
     if asked:
-        found = grading.score(
-            written,
-            [[example.reference, *further.get(example.row, ())] for example in asked],
-            [given[example.row].fields for example in asked],
-        )
+        found = grading.score(written, references, [given[example.row].fields for example in asked])
         scored.add_answers([example.row for example in asked], answers, found)
         # An error may quote its row.
         errors = {name: said if spec.keep_samples else said.partition(":")[0] for name, said in found.errors.items()}
@@ -213,6 +216,23 @@ def evaluate(
     )
 
 
+def _room(base: Path, spec: EvaluationSpec) -> int:
+    """How many tokens of a prompt an answer starts from at most. Raises PipelineError where the base has no position for one."""
+    positions = longest_row(base, spec.max_length + spec.max_new_tokens)
+    if positions <= spec.max_new_tokens:
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"The base has {positions} positions, so max_new_tokens {spec.max_new_tokens} leaves none for a prompt; "
+            "lower it, or let generate_rows be 0.",
+        )
+    return positions - spec.max_new_tokens
+
+
+def _is_longer(references: Sequence[str], tokenizer: Any, most: int) -> bool:
+    """Whether each of a row's references has more than `most` tokens, so that no answer can be one of them."""
+    return all(len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]) > most for text in references)
+
+
 def _supervised_bytes(examples: Sequence[Example], tokenizer: Any) -> int:
     """How long the texts are that the loss is taken on, in UTF-8, without tokens that stand for no text."""
     texts = ([label for label in example.labels if label != IGNORED] for example in examples)
@@ -243,9 +263,10 @@ def _scored(examples: Sequence[Example], losses: Sequence[tuple[Example, float]]
     scored = RowScores()
     scored.add_losses((example, loss) for example, loss in losses if id(example) in own)
     if not scored.loss_sums:
+        found = next(loss for example, loss in losses if id(example) in own)
         raise PipelineError(
             FailureReason.DIVERGED,
-            f"The loss on these rows is {losses[0][1]}; evaluate the bare base to see whether the base or the adapter is at fault.",
+            f"The loss on these rows is {found}; evaluate the bare base to see whether the base or the adapter is at fault.",
         )
     return scored
 

@@ -26,6 +26,8 @@ class RecordedScores(Wire):
     metrics: list[str]
     #: How many samples were kept.
     samples: int
+    #: Whether the rows have what was answered.
+    texts: bool = True
 
 
 class EvaluationItem(Wire):

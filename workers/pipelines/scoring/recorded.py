@@ -44,10 +44,15 @@ def held_in(
 
 
 def require_unrecorded(
-    recorded: Iterable[RecordedScores], expected: Conditions | None, metrics: Sequence[str], samples: int
+    recorded: Iterable[RecordedScores],
+    expected: Conditions | None,
+    metrics: Sequence[str],
+    samples: int,
+    *,
+    texts: bool = False,
 ) -> None:
     """Raise AlreadyRecorded for scores that were taken under the `expected` conditions, by the same releases of libraries, and
-    that have all `metrics` and as many `samples`.
+    that have all `metrics`, as many `samples`, and what each row was answered with where `texts` says so.
     """
     if expected is None:
         return
@@ -58,6 +63,7 @@ def require_unrecorded(
             and found.libraries == libraries
             and set(metrics) <= set(found.metrics)
             and found.samples >= samples
+            and (found.texts or not texts)
         ):
             raise AlreadyRecorded(found.id)
 

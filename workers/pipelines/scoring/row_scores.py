@@ -12,8 +12,10 @@ from sdk.formats.canonical_json import digest_of
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
 from sdk.schemas.evaluation import (
     COUNTED,
+    LONGER_REFERENCE_ROWS,
     MOST_PREDICTION_BYTES,
     MOST_SCORE,
+    SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
     UNSCORED_ROWS,
     RowFile,
@@ -43,10 +45,16 @@ class RowScores:
     scores: dict[int, Mapping[str, float]] = field(default_factory=dict)
     #: "loss" or a metric → rows that it failed on.
     failed: dict[str, list[int]] = field(default_factory=dict)
+    #: Of metrics that failed and that no row has by itself: how many rows each is over.
+    over: dict[str, int] = field(default_factory=dict)
     #: Rows of which nothing can be scored, and why.
     unscored: Mapping[int, Unscored] = field(default_factory=dict)
     #: How many rows were scored on what was left of them.
     shortened: int = 0
+    #: How many completions start from what was left of their prompt.
+    shortened_prompts: int = 0
+    #: How many rows that are answered expect more tokens than an answer may have.
+    longer_references: int = 0
 
     def add_losses(self, losses: Iterable[tuple[Example, float]]) -> None:
         """Take in the summed loss of each example; a row has the sum over its examples."""
@@ -64,6 +72,11 @@ class RowScores:
         self.predictions |= dict(zip(rows, answers, strict=True))
         self.scores |= dict(zip(rows, found.rows, strict=True))
         self.failed |= {name: sorted(rows[place] for place in places) for name, places in found.failed.items()}
+
+    def add_failed(self, names: Iterable[str], failed: Sequence[int], over: int) -> None:
+        """Take in the rows that metrics which no row has by itself failed on, and how many others there are."""
+        for name in names if failed else ():
+            self.failed[name], self.over[name] = sorted(failed), over
 
     @property
     def supervised_tokens(self) -> int:
@@ -84,12 +97,16 @@ class RowScores:
         """How many rows the loss is over, how many it failed on, how many are scored in part or not at all, and how many
         each metric is over that failed on some."""
         over = {
-            f"{name}{COUNTED}": float(sum(name in scores for scores in self.scores.values()))
+            f"{name}{COUNTED}": float(self.over.get(name, sum(name in scores for scores in self.scores.values())))
             for name in self.failed
             if name != "loss"
         }
         rows = {"rows": float(len(self.loss_sums)), "failed_rows": float(self.failed_rows)}
-        return {**rows, **counts_of_long(len(self.unscored), self.shortened), **over}
+        return {**rows, **self._long, **over}
+
+    @property
+    def _long(self) -> dict[str, float]:
+        return counts_of_long(len(self.unscored), self.shortened, self.shortened_prompts, self.longer_references)
 
     def failed_digests(self) -> dict[str, str]:
         """`Conditions.failed`: means over other rows are no scores of equal conditions."""
@@ -113,13 +130,16 @@ class RowScores:
         return sorted(found, key=lambda each: each.row)
 
 
-def counts_of_long(unscored: int, shortened: int) -> dict[str, float]:
-    """The counts of rows that are scored in part or not at all, of which a record has those that are not 0.
+def counts_of_long(unscored: int, shortened: int, prompts: int = 0, references: int = 0) -> dict[str, float]:
+    """The counts of rows that are scored in part or not at all, of prompts that were cut, and of references that no answer is
+    as long as; a record has those that are not 0.
 
     >>> counts_of_long(1, 0)
     {'unscored_rows': 1.0}
     """
-    return {name: float(count) for name, count in ((UNSCORED_ROWS, unscored), (SHORTENED_ROWS, shortened)) if count}
+    counts = {UNSCORED_ROWS: unscored, SHORTENED_ROWS: shortened, SHORTENED_PROMPT_ROWS: prompts}
+    counts[LONGER_REFERENCE_ROWS] = references
+    return {name: float(count) for name, count in counts.items() if count}
 
 
 def _writable(text: str | None) -> str | None:

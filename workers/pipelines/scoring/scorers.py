@@ -12,6 +12,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -148,7 +149,10 @@ def _numbers(name: str, given: object) -> dict[str, float]:
 
 
 def _number(value: object) -> float:
-    if not isinstance(value, Real):
+    # A scalar of numpy or torch, whose true and false are no number of Python's.
+    if not isinstance(value, Real) and callable(item := getattr(value, "item", None)):
+        value = item()
+    if not isinstance(value, Real | Decimal):
         raise TypeError(f"{type(value).__name__} is no number")
     number = float(value)
     if not abs(number) <= MOST_SCORE:

@@ -20,6 +20,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective, example_batches
+from workers.pipelines.data.classify import reads_padding
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.rotary import turns_at
@@ -42,12 +43,14 @@ def start_at_inputs(
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     found = {name: _fresh(name, module, spec) for name, module in layers.items()}
-    chosen = _spread(examples)
+    chosen, rows = _spread(examples), spec.batch_size
+    if rows > 1 and objective.task_type == "SEQ_CLS" and reads_padding(model, pad_id):
+        rows = 1
     model.eval()
     for _ in range(_PASSES):
         sums = {name: torch.zeros_like(directions) for name, directions in found.items()}
         squares = dict.fromkeys(layers, 0.0)
-        for batch in example_batches(chosen, objective, pad_id, spec.batch_size, model.device, turns_at(model)):
+        for batch in example_batches(chosen, objective, pad_id, rows, model.device, turns_at(model)):
             with torch.no_grad(), _summing(layers, found, sums, squares, _learnt(batch, objective)):
                 objective.loss_sum(model, batch)
         # Orthonormal, and in a subspace that XᵀX leaves alone its eigenvectors, the one with the most of X first.

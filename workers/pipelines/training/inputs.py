@@ -16,7 +16,8 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
 from sdk.rows.data_files import as_files
-from sdk.rows.holdout import hold_out_of, rows_digest
+from sdk.rows.holdout import hold_out_of
+from sdk.rows.splitting import rows_digest
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.option_clashes import both_held_out
@@ -131,8 +132,9 @@ def read_inputs(
     kept = split.held_out
     if eval_data is not None:
         kept = check_files(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
-    if kept is not None:
+        # Of a split, no text is on both sides.
         seen = count_equal(kept, given)
+    if kept is not None:
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
         held = _tokens(base, kept, tokenizer, spec, classes, day)
     schedule = _schedule(spec, len(rows.examples) // objective.sequences)

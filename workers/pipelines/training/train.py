@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from datasets import Dataset
 from peft import get_peft_model_state_dict
 
 from sdk.schemas.events import Progress
@@ -322,10 +320,9 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
     fresh = {name: parameter.detach().clone() for name, parameter in trainable.items()}
     # The trainer chooses rows by number, and a batch is read when its turn comes.
     examples, objective = given.rows.examples, given.objective
-    dataset = Dataset.from_dict({"row": np.arange(len(examples) // objective.sequences, dtype=np.uint32)})
 
-    def collated(batch: Sequence[Mapping[str, int]]) -> Batch:
-        some = [tokens_of(examples, each["row"], objective) for each in batch]
+    def collated(batch: Sequence[int]) -> Batch:
+        some = [tokens_of(examples, row, objective) for row in batch]
         return objective.collate(list(itertools.chain.from_iterable(some)), given.tokenizer.pad_token_id)
 
     trainer = AdapterTrainer(
@@ -343,7 +340,7 @@ def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[
             device=given.device,
             total_steps=given.schedule.total_steps,
         ),
-        train_dataset=dataset,
+        rows=given.training_rows,
         processing_class=given.tokenizer,
         data_collator=collated,
         optimizers=optimizer_and_scheduler(trainable, spec, given.schedule),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback
@@ -60,7 +61,7 @@ class StepRecord:
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
-    """Trains an adapter over already tokenised rows.
+    """Trains an adapter over already tokenised rows, which the `data_collator` is given the numbers of.
 
     The trainer's batch is the effective batch. `training_step` computes it in parts of so many rows of like length as
     `fitting` says and sums their gradients, normalised once by the supervised tokens, or the labels, of the whole step, so that
@@ -70,6 +71,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
     def __init__(
         self,
         *,
+        rows: int,
         objective: Objective,
         fitting: Fitting,
         schedule: Schedule,
@@ -79,7 +81,9 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         after_step: Any,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        # It takes a table alone, and makes two more of it: 24 bytes a row.
+        super().__init__(train_dataset=Dataset.from_dict({"row": [0]}), **options)
+        self.train_dataset = range(rows)
         self._objective = objective
         self._fitting = fitting
         self._schedule = schedule
@@ -286,7 +290,7 @@ def training_arguments(scratch: str, *, spec: TrainingSpec, device: Device, tota
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        # The dataset has the numbers of rows alone.
+        # The dataset is the numbers of rows.
         remove_unused_columns=False,
     )
     # Reading the device settles the count of GPUs, which the trainer would otherwise all wrap in DataParallel.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, text, update
 
 from registry.access.models import Token
 from registry.artifacts.models import Blob
@@ -256,6 +256,24 @@ def test_a_connection_in_use_is_closed_with_its_session_once_the_database_is(db:
         driver.execute("SELECT 1")
     with db.read() as session:
         assert session.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_connection_that_is_being_opened_while_the_database_is_closed_is_closed_as_well(db: Database) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    @event.listens_for(db.engine, "connect", insert=True)
+    def _close_meanwhile(driver: sqlite3.Connection, _record: Any) -> None:
+        if not opened:
+            db.close()
+        opened.append(driver)
+
+    db.close()
+    for _ in range(2):
+        with db.read() as session:
+            assert session.execute(text("SELECT 1")).scalar_one() == 1
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
+    assert opened[1].execute("SELECT 1").fetchone() == (1,)
 
 
 def test_threads_that_come_first_together_get_one_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

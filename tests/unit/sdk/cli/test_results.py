@@ -180,12 +180,15 @@ class TestResults:
 
     def test_rows_that_were_too_long_are_counted(self, desk: MergingDesk, run: Run, rows: Path) -> None:
         ref = desk.push()
-        job = evaluated(desk, [ref], rows, failed_rows=4.0, unscored_rows=1.0, shortened_rows=2.0)
+        answers = {"generated_rows": 6.0, "shortened_prompt_rows": 3.0, "longer_reference_rows": 4.0}
+        job = evaluated(desk, [ref], rows, failed_rows=4.0, unscored_rows=1.0, shortened_rows=2.0, **answers)
         shown = run("jobs", "result", job)
         first = f"{ref}: 1 of 6 rows has no score: none of its first 1024 tokens is one that the loss is taken on; "
         second = f"{ref}: 2 of 6 rows are cut at 1024 tokens, and scored on what is left; "
         assert first + "shorten it, or raise --max-length where" in shown.stderr
         assert second in shown.stderr
+        assert f"{ref}: 3 of 6 answers start from the last " in shown.stderr
+        assert f"{ref}: 4 of 6 rows expect more than the " in shown.stderr
         (found, *_) = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         # These have no rows that could be listed.
         assert "(which:" not in shown.stderr

@@ -123,6 +123,20 @@ except AdapterctlError as error:
 
 
 class TestWhereThereIsNoHub:
+    @pytest.mark.parametrize(
+        ("is_there", "told"),
+        [(False, "add a folder with: adapterctl base add FOLDER"), (True, r"write \./org/name for the folder")],
+    )
+    def test_a_folder_of_that_name_is_said_how_to_write(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, *, is_there: bool
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        if is_there:
+            (tmp_path / "org" / "name").mkdir(parents=True)
+        with pytest.raises(Unavailable, match=f"forbids asking the model hub; {told}$"):
+            hub.resolve_commit("org/name", None)
+
     def test_offline(self, tmp_path: Path) -> None:
         said = fetch("hf://org/name", tmp_path / "out", HF_HUB_OFFLINE="1").stdout
         assert said.startswith("Unavailable hf://org/name can't be fetched from the model hub")

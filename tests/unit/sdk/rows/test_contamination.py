@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdk.formats.rows import RowsError, check_rows, text_values
-from sdk.rows import signature_file
+from sdk.formats.rows import Row, RowsError, check_rows, text_values
+from sdk.rows import signature_file, sorting
 from sdk.rows.contamination import Among, rows_among
-from sdk.rows.grams import GRAM
-from sdk.rows.holdout import HoldOut, held_out, rows_digest, split_unit
+from sdk.rows.grams import GRAM, Texts
+from sdk.rows.holdout import HoldOut, held_out, split_unit
 from sdk.rows.signature_file import MOST_KEPT, SignatureFile, SplitDiffers, make_signatures
+from sdk.rows.splitting import rows_digest
+from sdk.rows.texts import normalised_row, row_key, said
 
 LETTERS = {
     "latin": "abcdefghijklmnopqrstuvwxyz",
@@ -65,6 +68,26 @@ def brute(held: list[str], training: list[str]) -> tuple[int, int]:
     spelt = {" ".join(text.casefold().split()) for text in training}
     exact = [text in set(training) for text in held]
     return sum(exact), sum(" ".join(t.casefold().split()) in spelt and not e for t, e in zip(held, exact, strict=True))
+
+
+def plain_signatures(rows: list[Row]) -> bytes:
+    """The file of signatures of rows, by sorting in lists."""
+    said_texts = [normalised_row(row) for row in rows]
+    exact = sorted((row_key(said(row)), at) for at, row in enumerate(rows))
+    normal = sorted((row_key(text.encode()), at) for at, text in enumerate(said_texts))
+    first = {text: at for at, text in reversed(list(enumerate(said_texts)))}
+    hashes = sorted(
+        (hashed, at)
+        for text, at in first.items()
+        for hashed in sorted(set(Texts([text]).grams.hashes.tolist()))[:MOST_KEPT]
+    )
+    header = struct.pack("<4Q", 0x726F7773, 1, len(rows), len(hashes))
+    columns = [
+        struct.pack(f"<{len(some)}{kind}", *(pair[part] for pair in some))
+        for part, kind in ((0, "Q"), (1, "I"))
+        for some in (exact, normal, hashes)
+    ]
+    return header + b"".join(columns)
 
 
 class TestPlanted:
@@ -154,30 +177,31 @@ class TestFile:
         with pytest.raises(RowsError, match="more than 3 rows"):
             signed(tmp_path, "rows", [{"text": f"t{number}"} for number in range(4)])
 
-    def test_buckets_that_are_sorted_in_parts_make_the_same_file(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("how", [None, HoldOut(0.3, 5)])
+    def test_it_is_the_same_whether_hashes_are_sorted_at_once_or_in_parts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: HoldOut | None
     ) -> None:
-        """The least hashes of long rows lie in the first buckets, which would be sorted at once."""
+        """Rows that begin alike, are there again, are short, or have other letters: what plain Python makes of them."""
         chosen = random.Random(3)
-        rows = [{"text": text} for text in texts(chosen, 400, LETTERS["latin"], words=(60, 90))]
-        signed(tmp_path, "rows", [*rows, *rows[:40]])
-        whole = (tmp_path / "rows.signatures").read_bytes()
-        sizes: list[int] = []
-        true_sorted = signature_file._Buckets.sorted
-
-        def counted(buckets: Any) -> Any:
-            for hashes, owners in true_sorted(buckets):
-                sizes.append(len(hashes))
-                yield hashes, owners
-
-        monkeypatch.setattr(signature_file._Buckets, "sorted", counted)
-        make_signatures(tmp_path / "rows.jsonl", tmp_path / "s")
-        assert max(sizes) > 2_000
-        sizes.clear()
-        monkeypatch.setattr(signature_file, "_MOST_AT_ONCE", 500)
-        make_signatures(tmp_path / "rows.jsonl", tmp_path / "again")
-        assert (tmp_path / "again").read_bytes() == whole
-        assert max(sizes) < 1_000
+        written = [f"Say what this is about: {text}" for text in texts(chosen, 300, LETTERS["latin"], (20, 60))]
+        written += texts(chosen, 50, LETTERS["han"]) + texts(chosen, 50, LETTERS["greek"]) + ["a", "A", " a "]
+        rows = [
+            {"text": text}
+            for text in [*written, *written[:60], *map(str.upper, written[:40]), *["again and again"] * 300]
+        ]
+        data = tmp_path / "rows.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        good = list(check_rows(text_values(data)))
+        if how is not None:
+            good = [row for row, out in zip(good, held_out(list(map(split_unit, good)), how), strict=True) if not out]
+        given: dict[str, Any] = {"how": how, "training_digest": None if how is None else rows_digest(good)}
+        expected = plain_signatures(good)
+        make_signatures(data, tmp_path / "whole", **given)
+        assert (tmp_path / "whole").read_bytes() == expected
+        monkeypatch.setattr(sorting, "_RUN_KEYS", 200)
+        monkeypatch.setattr(sorting, "_SAMPLED", 8)
+        make_signatures(data, tmp_path / "parts", **given)
+        assert (tmp_path / "parts").read_bytes() == expected
 
     def test_unusable_rows_are_left_out(self, tmp_path: Path) -> None:
         (tmp_path / "rows.jsonl").write_text('{"text": "a"}\nno json\n{"text": ""}\n{"text": "b"}\n')

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ from hypothesis import strategies as st
 
 from sdk.errors import InvalidData, InvalidInput
 from sdk.formats.rows import Row, check_rows
-from sdk.rows.holdout import HoldOut, HoldoutError, Splitter, Unit, held_out, hold_out_of, rows_digest, split_unit
+from sdk.rows.holdout import HoldOut, HoldoutError, held_out, hold_out_of, split_unit
+from sdk.rows.splitting import Splitter, rows_digest
 from sdk.rows.texts import normalised_row
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build, check_data
@@ -184,40 +183,3 @@ def test_the_column_of_groups_may_be_one_that_rows_are_made_of(tmp_path: Path) -
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         build(TrainingSpec, **options)
-
-
-@pytest.mark.parametrize("kind", ["chain", "star", "apart", "one text"])
-def test_many_groups_are_split_as_few_are_and_in_little_memory(kind: str) -> None:
-    """Groups that share texts in a chain, by one among a thousand, not at all, or all alike. Python's objects take some 450 bytes a row."""
-    number = 20_000
-    group = {
-        "chain": lambda n: n // 2,
-        "star": lambda n: n if n % 2 else n // 1000,
-        "apart": lambda n: n // 3,
-        "one text": int,
-    }
-    text = {"chain": lambda n: (n + 1) // 2, "star": lambda n: n // 2, "apart": int, "one text": lambda n: 0}
-    units = [
-        Unit(hashlib.sha256(b"text %d" % text[kind](n)).digest(), f"group {group[kind](n)}") for n in range(number)
-    ]
-    # What is joined in pairs leaves several parts.
-    units = [unit for n, unit in enumerate(units) if kind in ("apart", "one text") or n % 50 > 1]
-    how = HoldOut(0.1, 3, "group")
-    tracemalloc.start()
-    splitter = Splitter(how)
-    for unit in units:
-        splitter.add(unit)
-    try:
-        found = splitter.out().tolist()
-    except HoldoutError:
-        found = None
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    if found is None:
-        assert kind == "one text"
-        with pytest.raises(HoldoutError):
-            held_out(units, how)
-        return
-    assert found == held_out(units, how)
-    assert 0 < sum(found) <= 0.1 * len(units)
-    assert most < 320 * len(units)

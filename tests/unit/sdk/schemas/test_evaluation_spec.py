@@ -25,6 +25,7 @@ from sdk.validation import build
             "METEOR needs Java and is not computed here; choose rouge_l, chrf or a scorer of your own",
         ),
         ({"metrics": ["cider"]}, "cider needs Java"),
+        ({"metrics": ["chrf", "loss"]}, "loss is scored without being asked for; leave it out"),
         ({"metrics": "rouge_x"}, "metrics.0"),
         ({"scorers": "Mine"}, "scorers.0"),
         ({"scorers": "a b"}, "scorers.0"),

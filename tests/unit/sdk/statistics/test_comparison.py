@@ -140,6 +140,15 @@ def test_one_row_that_differs_much_does_not_make_an_interval_without_end() -> No
     assert found.low < 0.04 < found.high < 1
 
 
+def test_differences_that_cancel_out_in_each_group_are_none() -> None:
+    """0.3 - 0.1, 0.1 - 0.2 and 0.2 - 0.3 add up to a rounding error; twenty of them were a verdict."""
+    first, second = np.array([0.3, 0.1, 0.2, 0.7, 0.1, 0.3] * 10), np.array([0.1, 0.2, 0.3, 0.1, 0.3, 0.7] * 10)
+    sums = first - second
+    found = compare_rows(paired_ratio(sums, np.ones(60), groups=np.repeat(np.arange(20), 3)), seed="x")
+    assert abs(sums[3:6].sum()) > 0
+    assert (found.difference, found.p, found.better()) == (0.0, 1.0, 0)
+
+
 def test_an_adjusted_p_decides() -> None:
     found = compare_rows(paired_ratio(np.array([1.0] * 12 + [-1.0] * 2 + [0.0] * 30), np.ones(44)), seed="")
     assert found.better() == 1

@@ -14,6 +14,8 @@ from support.evaluated import evaluated
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring import evaluate as evaluating
+from workers.pipelines.scoring.order import RecordedScores
+from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "two and two is", "choices": [" three", " four", " a number that is larger than three"], "answer": 1},
@@ -69,6 +71,35 @@ def test_the_choice_with_the_greatest_likelihood_is_taken(
     assert report.metrics["generated_rows"] == 0
     assert report.conditions is not None
     assert (report.conditions.loss_on, report.conditions.metrics) == ("completion", {"choices": "1"})
+
+
+def test_scores_that_kept_no_text_are_taken_where_none_is_asked_for(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Else rows would lack for ever what was taken, once they were scored with --keep-samples 0."""
+    data = write_jsonl(ROWS)
+    report, _ = run(llama_base, data, tmp_path, keep_samples=0)
+    assert report.conditions is not None
+    of = {"conditions": report.conditions, "libraries": report.libraries, "metrics": sorted(report.metrics)}
+    silent = RecordedScores(id="silent", samples=0, texts=False, **of)
+
+    def again(kept: int, *found: RecordedScores) -> EvaluationReport:
+        spec = EvaluationSpec(batch_size=5, keep_samples=kept)
+        return evaluating.evaluate(
+            base=llama_base,
+            adapter=None,
+            quantization=None,
+            data=data,
+            spec=spec,
+            on_progress=lambda _: None,
+            recorded=found,
+        )
+
+    with pytest.raises(AlreadyRecorded, match="silent"):
+        again(0, silent)
+    assert again(4, silent).metrics["acc"] == report.metrics["acc"]
+    with pytest.raises(AlreadyRecorded, match="told"):
+        again(4, silent, RecordedScores(id="told", samples=0, **of))
 
 
 def test_right_answers_elsewhere_are_another_score(

@@ -176,6 +176,62 @@ def test_rows_that_are_too_long_are_counted_and_told_by_number(
     assert not {"unscored_rows", "shortened_rows"} & whole.metrics.keys()
 
 
+def test_prompts_that_are_cut_for_their_answers_are_counted(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of few positions an answer of many tokens leaves its prompt few."""
+    base = shutil.copytree(llama_base, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 48}))
+    data = write_jsonl([{"prompt": text, "completion": "four"} for text in ("say four: ", "two and " * 3)])
+    prompts = [len(load_tokenizer(base)(text)["input_ids"]) for text in ("say four: ", "two and " * 3)]
+    assert max(prompts) < 44
+    few = SPEC.model_copy(update={"generate_rows": 2, "max_new_tokens": 4})
+    whole = evaluate(base, data, few)
+    assert "shortened_prompt_rows" not in whole.metrics
+    many = SPEC.model_copy(update={"generate_rows": 2, "max_new_tokens": 48 - max(prompts) + 1})
+    found = evaluate(base, data, many)
+    assert (found.metrics["shortened_prompt_rows"], found.metrics["rows"]) == (1, 2)
+    assert "shortened_rows" not in found.metrics
+    assert found.conditions is not None
+    assert found.conditions.prompt_tokens == max(prompts) - 1
+    # A record that does not say so is computed again.
+    silent = sorted(found.metrics.keys() - {"shortened_prompt_rows"})
+    of = {"conditions": found.conditions, "libraries": found.libraries, "samples": 9}
+    again = evaluate(base, data, many, recorded=[RecordedScores(id="silent", metrics=silent, **of)])
+    assert again.metrics["shortened_prompt_rows"] == 1
+    none = SPEC.model_copy(update={"generate_rows": 2, "max_new_tokens": 48})
+    with pytest.raises(
+        PipelineError, match="48 positions, so max_new_tokens 48 leaves none for a prompt; lower"
+    ) as caught:
+        evaluate(base, data, none)
+    assert caught.value.reason == "spec"
+    assert evaluate(base, data, none.model_copy(update={"generate_rows": 0})).metrics["loss"] == whole.metrics["loss"]
+
+
+def test_references_that_no_answer_is_as_long_as_are_counted(
+    llama_base: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    """Such an answer is right in no way, which the limit says and not the model."""
+    rows = [
+        {"prompt": "one: ", "references": ["two and " * 9, "four"]},
+        {"prompt": "two: ", "references": ["two and " * 9, "and two " * 9]},
+        {"prompt": "four: ", "references": ["two", "four"]},
+    ]
+    data, tokenizer = write_jsonl(rows), load_tokenizer(llama_base)
+    longest = len(tokenizer(("two and " * 9).strip(), add_special_tokens=False)["input_ids"])
+    short = SPEC.model_copy(update={"max_new_tokens": longest - 1})
+    found = evaluate(llama_base, data, short)
+    assert found.metrics["longer_reference_rows"] == 1
+    assert found.conditions is not None
+    of = {"conditions": found.conditions, "libraries": found.libraries, "samples": 9}
+    silent = RecordedScores(id="silent", metrics=sorted(found.metrics.keys() - {"longer_reference_rows"}), **of)
+    assert evaluate(llama_base, data, short, recorded=[silent]).metrics["longer_reference_rows"] == 1
+    for enough in ({"max_new_tokens": longest + 9}, {"max_new_tokens": longest - 1, "generate_rows": 1}):
+        metrics = evaluate(llama_base, data, SPEC.model_copy(update=enough)).metrics
+        assert "longer_reference_rows" not in metrics
+
+
 def test_rows_without_a_prompt_are_not_generated(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     report = evaluate(llama_base, write_jsonl([{"text": "the cat sat"}]))
     assert report.metrics["generated_rows"] == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sdk.formats.rows import Row
-from sdk.rows.holdout import rows_digest
+from sdk.rows.splitting import rows_digest
 from sdk.rows.texts import normalised_row
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingSpec

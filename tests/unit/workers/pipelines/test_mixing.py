@@ -14,7 +14,8 @@ from support.trainings import run_training
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.rows.audit import audit_rows
-from sdk.rows.holdout import HoldOut, rows_digest
+from sdk.rows.holdout import HoldOut
+from sdk.rows.splitting import rows_digest
 from sdk.rows.texts import normalised_row
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport

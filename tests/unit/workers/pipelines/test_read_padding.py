@@ -79,10 +79,11 @@ def test_others_are_passed_together(save: Any, tmp_path: Path) -> None:
     assert len(list(guesses(model, EXAMPLES, 0, 5, "cpu"))) == 1
 
 
-def test_a_training_passes_rows_one_at_a_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [{}, {"init_lora_weights": "eva"}], ids=["random", "eva"])
+def test_a_training_passes_rows_one_at_a_time(start: dict[str, Any], tmp_path: Path) -> None:
     base, said = save_encoder(tmp_path / "base", "fnet"), list[str | None]()
     rows = encoders.write_topics(tmp_path / "rows.jsonl", count=12)
-    spec = {"method": "lora", "targets": "all-linear", "dropout": 0.0, "max_steps": 2, "lr": 1e-2, "rank": 2}
+    spec = {"method": "lora", "targets": "all-linear", "dropout": 0.0, "max_steps": 2, "lr": 1e-2, "rank": 2, **start}
     for name, batch in {"one": {"batch_size": 1, "grad_accum": 6}, "six": {"batch_size": 6, "grad_accum": 1}}.items():
         report = run_training(
             base, rows, tmp_path / name, on_progress=lambda progress: said.append(progress.message), **spec, **batch

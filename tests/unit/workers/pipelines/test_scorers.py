@@ -8,12 +8,14 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.evaluated import evaluated
 
 from sdk.schemas.evaluation import EvaluationSpec, RowScore
@@ -168,6 +170,14 @@ def test_rows_that_it_fails_on_are_counted_and_the_others_have_their_scores(
     assert found.errors == {"mine": "ValueError: no"}
     # The log has the first, and not each of a million.
     assert capfd.readouterr().err.count("Traceback") == 1
+
+
+def test_numbers_of_libraries_are_numbers() -> None:
+    given = [np.bool_(True), np.equal(1, 2), np.array(0.5), torch.tensor(0.25), torch.tensor(True), Decimal("0.75")]
+    found = scores(*given)
+    assert [row["scorer.mine"] for row in found.rows] == [1.0, 0.0, 0.5, 0.25, 1.0, 0.75]
+    none = scores(1, np.array([1.0, 0.0]), torch.tensor(math.nan), Decimal("nan"), Decimal("snan"), np.str_("1"))
+    assert none.failed == {"scorer.mine": [1, 2, 3, 4, 5]}
 
 
 class MuteError(Exception):

@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -33,7 +33,6 @@ from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import BlobSpec, UploadRequest
 from sdk.schemas.catalog import Publication
 from sdk.stack.local_process import LocalProcess
-from sdk.stack.local_server import LocalServer
 from sdk.stack.postgres import PostgresServer
 from sdk.stack.programs import RegistryServer
 from sdk.stack.seaweed import SeaweedServer
@@ -54,7 +53,7 @@ IMPATIENT = (
     }
 )
 #: No request is waited for longer, whatever has stopped.
-DEADLINE_S = 10.0 if SOAKING else 5.0
+DEADLINE_S = 10.0 if SOAKING else 7.0
 #: A client that waits for much longer than it has to.
 _PATIENT_S = 30.0
 
@@ -103,7 +102,10 @@ class Standing:
         servers = (self.postgres, self.valkey, self.seaweed)
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda server: server.start(240), servers))
-        started.callback(_stop_all, servers)
+        started.callback(self.postgres.stop)
+        # In order SeaweedFS takes three seconds.
+        for server in (self.valkey, self.seaweed):
+            started.callback(end, server)
         for server in servers:
             guard.watch(server.pid, server.directory)
         self.registry.prepare_bucket()
@@ -251,11 +253,6 @@ def example_of(parameter: dict[str, Any]) -> Any:
     schema = parameter["schema"]
     found = [parameter.get("example"), *schema.get("examples", []), *parameter.get("examples", {}).values()]
     return next((one for one in found if one is not None), 1)
-
-
-def _stop_all(servers: Sequence[LocalServer]) -> None:
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda server: server.stop(), servers))
 
 
 @contextmanager

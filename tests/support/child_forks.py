@@ -17,7 +17,8 @@ from typing import NoReturn
 from support.forks import READ_AT_START, ForkServer
 from workers.child.process import LIBRARIES, PARENT_VARIABLE
 
-_LAUNCHER = Path(__file__).with_name("child_launcher.py")
+#: Stands for a child: takes the address of who forks, and the folder of an order.
+LAUNCHER = Path(__file__).with_name("child_launcher.py")
 #: The worker as it is, but for the program of its children.
 _WORKER = """
 import sys
@@ -38,7 +39,7 @@ def worker(environment: Mapping[str, str]) -> list[str]:
     key = frozenset(read.items())
     if key not in _started:
         _started[key] = ForkServer({**environment, **LIBRARIES}, preloads="support.child_forks:preload")
-    return [sys.executable, "-P", "-c", _WORKER, f"{_LAUNCHER}\n{_started[key].address}"]
+    return [sys.executable, "-P", "-c", _WORKER, f"{LAUNCHER}\n{_started[key].address}"]
 
 
 def end() -> None:

@@ -122,7 +122,11 @@ class RunServers:
         """End all that was started by any process of the run."""
         for kind in self._KINDS:
             if (self.folder / kind.name / "home").exists():
-                kind(self.folder / kind.name / "home").stop()
+                server = kind(self.folder / kind.name / "home")
+                if kind is SeaweedServer:
+                    # In order it takes three seconds.
+                    server.stop_signals = ()
+                server.stop()
 
 
 def of_run(config: pytest.Config) -> RunServers:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support import processes
+from support import child_forks, processes
 from support.forks import ForkServer, can_fork
+from support.workplace import wait_until
+
+from workers.child.process import PARENT_VARIABLE
+from workers.child.protocol import ORDER_FILE
 
 
 @pytest.fixture
@@ -80,3 +86,28 @@ def test_a_server_of_several_processes_starts_them_itself(env: dict[str, str]) -
 def test_one_that_takes_too_long_is_killed(env: dict[str, str]) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         ForkServer.of_this_process().run(("adapterctl", "list"), env=env, cwd=None, timeout_s=0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_stands_for_a_worker_s_child_ends_with_its_fork_and_the_fork_with_it(
+    number: signal.Signals, env: dict[str, str], tmp_path: Path
+) -> None:
+    # It waits for its order.
+    os.mkfifo(tmp_path / ORDER_FILE)
+    command = [sys.executable, "-I", "-S", child_forks.LAUNCHER, ForkServer.of_this_process().address, str(tmp_path)]
+
+    def forked() -> bool:
+        return any(_folder_of(process) == tmp_path for process in Path("/proc").iterdir() if process.name.isdigit())
+
+    with subprocess.Popen(command, env={**env, PARENT_VARIABLE: "1"}) as stands:
+        wait_until(forked, lambda: "nothing was forked", 60)
+        stands.send_signal(number)
+        assert stands.wait(60) == -number
+    wait_until(lambda: not forked(), lambda: "it goes on", 60)
+
+
+def _folder_of(process: Path) -> Path | None:
+    try:
+        return (process / "cwd").readlink()
+    except OSError:
+        return None

@@ -84,7 +84,10 @@ class Stack(Workplace):
         self.registry = Registry(folder / "registry", postgres=self.postgres, valkey=self.valkey, seaweed=self.seaweed)
         for server in (self.postgres, self.valkey, self.seaweed):
             self.start(server)
-            started.callback(server.stop)
+        started.callback(self.postgres.stop)
+        # In order SeaweedFS takes three seconds.
+        for server in (self.valkey, self.seaweed):
+            started.callback(end, server)
         self.registry.prepare_bucket()
         self.registry._make_directory()
         prepare(self.registry, self.postgres)

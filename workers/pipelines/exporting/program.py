@@ -14,10 +14,12 @@ from typing import Any
 
 from sdk.errors import AdapterctlError, InvalidBase, disk_explained
 from sdk.formats.error_codes import ErrorCode
+from sdk.imports import nothing_collected
 from sdk.schemas.export import ExportReport, ExportRequest, PlainLoraReport, PlainLoraRequest
 from sdk.schemas.wire import read
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.imports import nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
 #: For a tokenizer of some hundred thousand tokens, and for blocks of numbers.
@@ -62,7 +64,8 @@ def main() -> int:
     if request.kind == "lora":
         # Many small decompositions: with several threads each waits for the slowest, which took ten times as long on a busy machine.
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    _load(request)
+    with nothing_collected(ever=True), nothing_searched():
+        _load(request)
     _limit(request)
     said = _answer(request)
     if "size_bytes" not in said:

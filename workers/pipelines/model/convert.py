@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sdk.imports import nothing_collected
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
@@ -75,8 +76,9 @@ def main() -> int:
     # Before torch, which starts threads.
     offline = leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
-    import safetensors.torch  # noqa: F401 - loaded before the limits are set
-    import torch
+    with nothing_collected(ever=True):
+        import safetensors.torch  # noqa: F401 - loaded before the limits are set
+        import torch
 
     # One thread reads as fast, and needs no room for the stacks of others.
     torch.set_num_threads(1)

@@ -7,16 +7,19 @@ process has no network where the system allows that.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 from pathlib import Path
 
+from sdk.imports import nothing_collected
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import ProbeAnswer, ProbeRequest
 from sdk.schemas.wire import read_json
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.imports import nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network
 
 
@@ -54,8 +57,16 @@ def main() -> int:
     leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # As for a worker's child: bitsandbytes would load all of a compiler that nothing asks for.
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    with nothing_collected(ever=True), nothing_searched():
+        importlib.import_module("workers.pipelines.data.probe")
+        importlib.import_module("workers.pipelines.model.loading")
+        importlib.import_module("peft")
     try:
-        said = replay(request).model_dump_json()
+        # It imports more of them.
+        with nothing_searched():
+            said = replay(request).model_dump_json()
     except PipelineError as error:
         said = json.dumps({"refused": error.message, "reason": error.reason.value})
     sys.stdout.write(said + "\n")

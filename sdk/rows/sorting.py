@@ -13,6 +13,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class SortedKeys:
 
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
-            weakref.finalize(self, self._file.close)
+            weakref.finalize(self, _close, self._file)
         run = np.concatenate(self._batches)
         self._batches, self._batched = [], 0
         run = run[np.argsort(run["key"], kind="stable")]
@@ -133,6 +134,12 @@ class _Cut(NamedTuple):
     side: Literal["left", "right"]
     #: Whether the part is this key alone.
     alone: bool
+
+
+def _close(file: IO[bytes]) -> None:
+    # What could not be written for lack of room is not needed any more.
+    with suppress(OSError):
+        file.close()
 
 
 def _in_order(found: npt.NDArray[Any]) -> Part:

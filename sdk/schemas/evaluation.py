@@ -264,7 +264,8 @@ class Conditions(Wire):
     #: SHA-256 of the base's `generation_config.json`, which may hold penalties; None if it has none, or nothing was generated.
     generation: Sha256 | None = None
     #: What scores of completions are defined by: "words" is the definition of a word, "regex" the expression, "python" whose
-    #: grammar code is parsed by, "scorer.NAME" the distribution that a scorer is of; the rest are releases of libraries.
+    #: grammar code is parsed by, "scorer.NAME" the distribution that a scorer is of, "bytes" how the bytes of a text are counted where the first
+    #: releases counted others; the rest are releases of libraries.
     metrics: dict[str, str] = {}
     #: Which scoring of adapterctl's own it was: masks, cutting, labels, sums. The first is left out, as its records have none.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1

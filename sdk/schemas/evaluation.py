@@ -74,6 +74,8 @@ MOST_PREDICTION_BYTES = 16 * 1024
 _MOST_COUNT = 2**53
 #: What a row scores is no larger: sums and squares of as many as there may be stay numbers.
 MOST_SCORE = 1e15
+#: Scores that a row has at most.
+MOST_SCORES = 200
 Score = Annotated[float, Field(ge=-MOST_SCORE, le=MOST_SCORE)]
 
 #: Metrics that count, time or weigh what was done, or say how far it reaches.
@@ -299,7 +301,7 @@ class RowScore(Wire):
     #: Why nothing of it was scored; it is in no count but that of such rows.
     unscored: Annotated[Unscored | None, Field(exclude_if=lambda value: value is None)] = None
     #: Score of each metric, those of a row alone where a metric is of a whole corpus; without what it failed on.
-    scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=200)] = {}
+    scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=MOST_SCORES)] = {}
 
 
 class RowFile(Wire):

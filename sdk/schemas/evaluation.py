@@ -74,6 +74,8 @@ MOST_PREDICTION_BYTES = 16 * 1024
 _MOST_COUNT = 2**53
 #: What a row scores is no larger: sums and squares of as many as there may be stay numbers.
 MOST_SCORE = 1e15
+#: Scores that a row has at most.
+MOST_SCORES = 200
 Score = Annotated[float, Field(ge=-MOST_SCORE, le=MOST_SCORE)]
 
 #: Metrics that count, time or weigh what was done, or say how far it reaches.
@@ -264,7 +266,8 @@ class Conditions(Wire):
     #: SHA-256 of the base's `generation_config.json`, which may hold penalties; None if it has none, or nothing was generated.
     generation: Sha256 | None = None
     #: What scores of completions are defined by: "words" is the definition of a word, "regex" the expression, "python" whose
-    #: grammar code is parsed by, "scorer.NAME" the distribution that a scorer is of; the rest are releases of libraries.
+    #: grammar code is parsed by, "scorer.NAME" the distribution that a scorer is of, "bytes" how the bytes of a text are counted where the first
+    #: releases counted others; the rest are releases of libraries.
     metrics: dict[str, str] = {}
     #: Which scoring of adapterctl's own it was: masks, cutting, labels, sums. The first is left out, as its records have none.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
@@ -298,7 +301,7 @@ class RowScore(Wire):
     #: Why nothing of it was scored; it is in no count but that of such rows.
     unscored: Annotated[Unscored | None, Field(exclude_if=lambda value: value is None)] = None
     #: Score of each metric, those of a row alone where a metric is of a whole corpus; without what it failed on.
-    scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=200)] = {}
+    scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=MOST_SCORES)] = {}
 
 
 class RowFile(Wire):

@@ -21,7 +21,7 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.batches import example_losses
 from workers.pipelines.data.choices import Question, tokenise_choices
 from workers.pipelines.data.digests import generation_of, tokenizer_of
-from workers.pipelines.data.examples import IGNORED, Example
+from workers.pipelines.data.examples import Example
 from workers.pipelines.data.general_texts import GENERAL_DIGEST
 from workers.pipelines.data.references import by_first_reference
 from workers.pipelines.data.rows import read_rows
@@ -47,6 +47,7 @@ from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, store_rows
+from workers.pipelines.scoring.text_bytes import BYTES_VERSION, counted_otherwise, supervised_bytes
 from workers.pipelines.scoring.version import SCORING_VERSION
 
 
@@ -112,6 +113,9 @@ def evaluate(
     metrics_asked = grading.metrics if asked else []
     definitions = grading.definitions() if asked else {}
     definitions |= {"choices": str(CHOICES_VERSION)} if questions else {}
+    counts_of_bytes = [supervised_bytes(example, tokenizer) for example in expected_texts]
+    if counted_otherwise(expected_texts, counts_of_bytes, tokenizer):
+        definitions |= {"bytes": str(BYTES_VERSION)}
     conditions = Conditions(
         loss_on=rows.loss_on,
         columns=spec.columns,
@@ -178,9 +182,9 @@ def evaluate(
         **changed,
         **chosen,
     }
-    with_loss = [example for example in expected_texts if example.row in scored.loss_sums]
-    if (supervised_bytes := _supervised_bytes(with_loss, tokenizer)) > 0:
-        metrics["bits_per_byte"] = loss * scored.supervised_tokens / supervised_bytes / math.log(2)
+    of_rows = zip(expected_texts, counts_of_bytes, strict=True)
+    if (counted := sum(count for example, count in of_rows if example.row in scored.loss_sums)) > 0:
+        metrics["bits_per_byte"] = loss * scored.supervised_tokens / counted / math.log(2)
     answers, errors = [text.strip() for text in written], dict[str, str]()
     if asked:
         found = grading.score(written, references, [given[example.row].fields for example in asked])
@@ -231,12 +235,6 @@ def _room(base: Path, spec: EvaluationSpec) -> int:
 def _is_longer(references: Sequence[str], tokenizer: Any, most: int) -> bool:
     """Whether each of a row's references has more than `most` tokens, so that no answer can be one of them."""
     return all(len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]) > most for text in references)
-
-
-def _supervised_bytes(examples: Sequence[Example], tokenizer: Any) -> int:
-    """How long the texts are that the loss is taken on, in UTF-8, without tokens that stand for no text."""
-    texts = ([label for label in example.labels if label != IGNORED] for example in examples)
-    return sum(len(tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace")) for ids in texts)
 
 
 def _losses(

@@ -109,6 +109,8 @@ def evaluate_labels(
             FailureReason.DIVERGED,
             f"The loss on these rows is {guessed[0].loss}; train again with a lower learning rate.",
         )
+    # A label that was found without a loss is none: all scores are over the other rows.
+    scored.add_failed(("accuracy", "macro_f1", "expected_calibration_error"), scored.failed.get("loss", ()), len(good))
     calibration = Calibration()
     for guess in good:
         row = guess.example.row

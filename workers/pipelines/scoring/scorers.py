@@ -16,7 +16,7 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
-from sdk.schemas.evaluation import COUNTED, MOST_ERROR, MOST_SCORE, SCORER_PREFIX
+from sdk.schemas.evaluation import COUNTED, MOST_ERROR, MOST_SCORE, MOST_SCORES, SCORER_PREFIX
 from sdk.schemas.failures import FailureReason
 from workers.installed_scorers import NoScorerError, installed_scorers, made_by
 from workers.pipelines.errors import PipelineError
@@ -95,6 +95,7 @@ def add_scores(
     whole = SCORER_PREFIX + scorer.name
     scored: list[dict[str, float]] = []
     names: set[str] = set()
+    others = {name for own in found.rows for name in own}
     for place, (answer, expected, row) in enumerate(zip(answers, references, rows, strict=True)):
         try:
             # It may change what it is given.
@@ -102,6 +103,8 @@ def add_scores(
             numbers = _numbers(whole, given)
             if len(names | numbers.keys()) > _MOST_KEYS:
                 raise ValueError(f"it has more than {_MOST_KEYS} keys over all rows")
+            if len(others | names | numbers.keys()) > MOST_SCORES:
+                raise ValueError(f"with those of the other scorers these are more than {MOST_SCORES} scores")
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # whatever it stumbles over, the other rows have their scores
             if all(scored):
                 # The job's log has the first of them.

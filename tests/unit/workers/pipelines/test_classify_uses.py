@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
 from registry.artifacts.admission.rules import judge
 from registry.errors import Verification
+from registry.jobs.kinds.evaluation_rows import differences, summed
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
@@ -27,10 +28,12 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.row_file import read_rows, row_file_name
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.wire import digest_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.adapters import save_tensors
 from workers.pipelines.model.shared_base import SharedBase
+from workers.pipelines.scoring import labels
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.labels import evaluate_labels
 from workers.pipelines.training.train import train
@@ -109,6 +112,31 @@ def test_an_evaluation_finds_the_scores_of_the_training(made: Trained) -> None:
     long = {**rows[0], "text": " ".join(row["text"] for row in rows * 20)}
     (made.folder / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*rows[1:], long)))
     assert score(made, made.folder / "long.jsonl", max_length=64).metrics["shortened_rows"] == 1
+
+
+def test_a_row_without_a_loss_is_in_no_score_and_each_says_so(
+    made: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two accuracies over other rows are subtracted from one another."""
+    real = labels.guesses
+
+    def some_nan(*given: Any) -> Any:
+        for part in real(*given):
+            yield [guess._replace(loss=math.nan) if guess.example.row in (2, 7) else guess for guess in part]
+
+    whole = score(made, made.folder / "heldout.jsonl")
+    monkeypatch.setattr(labels, "guesses", some_nan)
+    found = score(made, made.folder / "heldout.jsonl", rows_to=tmp_path)
+    names = ("loss", "accuracy", "macro_f1", "expected_calibration_error")
+    assert found.conditions is not None
+    assert found.conditions.failed == dict.fromkeys(names, digest_of([2, 7]))
+    assert (found.metrics["rows"], found.metrics["failed_rows"]) == (22, 2)
+    assert [found.metrics[f"{name}_rows"] for name in names[1:]] == [22, 22, 22]
+    assert not any(f"{name}_rows" in whole.metrics for name in names)
+    assert found.rows is not None
+    with (tmp_path / row_file_name(found.rows.digest)).open("rb") as file:
+        sums = summed(read_rows(file))
+    assert list(differences(found.rows, found, sums)) == []
 
 
 def test_several_share_one_base_and_score_as_each_alone(made: Trained, tmp_path: Path) -> None:

@@ -172,6 +172,17 @@ def test_rows_that_it_fails_on_are_counted_and_the_others_have_their_scores(
     assert capfd.readouterr().err.count("Traceback") == 1
 
 
+def test_more_scores_than_a_row_has_are_those_of_the_last_scorers() -> None:
+    """Else no row could be written, after everything had been computed."""
+    found = TextScores({"rouge_l": 0.5}, [{"rouge_l": 0.5}], {})
+    for number in range(11):
+        keys = {f"key{key}": 1.0 for key in range(20)}
+        add_scores(found, Scorer(f"s{number}", "dist 1", lambda *_, keys=keys: keys), ["a"], [["b"]], [{}])
+    assert len(RowScore(row=0, scores=found.rows[0]).scores) == 1 + 9 * 20
+    assert set(found.failed) == {"scorer.s9", "scorer.s10"}
+    assert found.errors["s9"] == "ValueError: with those of the other scorers these are more than 200 scores"
+
+
 def test_numbers_of_libraries_are_numbers() -> None:
     given = [np.bool_(True), np.equal(1, 2), np.array(0.5), torch.tensor(0.25), torch.tensor(True), Decimal("0.75")]
     found = scores(*given)

@@ -7,7 +7,7 @@ the same code, before the policy does: what is not trained yet has the log-ratio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -112,12 +112,18 @@ def preference_scores(found: Sequence[Pair], reference: str = "base") -> dict[st
     )
     return {
         "preference_accuracy": sum(pair.margin > 0 for pair in found) / len(found),
-        "preference_margin": math.fsum(pair.margin for pair in found) / len(found),
-        "chosen_loss": -math.fsum(pair.chosen + pair.chosen_ratio for pair in found) / chosen,
-        f"chosen_loss_{reference}": -math.fsum(pair.chosen for pair in found) / chosen,
-        "rejected_loss": -math.fsum(pair.rejected + pair.rejected_ratio for pair in found) / rejected,
-        f"rejected_loss_{reference}": -math.fsum(pair.rejected for pair in found) / rejected,
+        "preference_margin": _sum(pair.margin for pair in found) / len(found),
+        "chosen_loss": -_sum(pair.chosen + pair.chosen_ratio for pair in found) / chosen,
+        f"chosen_loss_{reference}": -_sum(pair.chosen for pair in found) / chosen,
+        "rejected_loss": -_sum(pair.rejected + pair.rejected_ratio for pair in found) / rejected,
+        f"rejected_loss_{reference}": -_sum(pair.rejected for pair in found) / rejected,
     }
+
+
+def _sum(numbers: Iterable[float]) -> float:
+    """Return the exact sum rounded once; of what is not all finite, what adding it up gives: infinity or NaN."""
+    found = list(numbers)
+    return math.fsum(found) if all(map(math.isfinite, found)) else sum(found)
 
 
 def preference_loss(found: Sequence[Pair], beta: float) -> float:

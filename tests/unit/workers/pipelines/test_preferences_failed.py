@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from support.trainings import run_training, save_jsonl
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.wire import digest_of
+from workers.pipelines.data.preferences import Pair, preference_scores
 from workers.pipelines.data.tokenizer import load_tokenizer
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
@@ -87,3 +89,10 @@ def test_scores_that_no_row_has_are_left_out(base: Path, adapter: Path, tmp_path
     assert found.metrics["rows"] == 1
     assert found.conditions is not None
     assert set(found.conditions.failed) == set(OF_PREFERENCES)
+
+
+def test_rows_that_ran_away_both_ways_have_no_margin_rather_than_no_report() -> None:
+    up, down = (Pair(-1.0, -1.0, ratio, 0.0, 2, 2) for ratio in (math.inf, -math.inf))
+    found = preference_scores([up, down])
+    assert math.isnan(found["preference_margin"])
+    assert (found["preference_accuracy"], found["rejected_loss"]) == (0.5, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import func, select
@@ -19,8 +20,9 @@ from sdk.schemas.wire import member_of
 
 #: Progress within one phase is stored at most this often. A job's row always has the newest.
 PROGRESS_EVERY = timedelta(seconds=1)
-#: Lines of a log that are stored of one attempt.
+#: Lines of a log that are stored of one attempt, and things that its progress says.
 LOG_LINES = 2_000
+SAID = 200
 
 
 def record_state(session: Session, job: Job, message: str | None = None) -> None:
@@ -31,16 +33,15 @@ def record_state(session: Session, job: Job, message: str | None = None) -> None
 def record(session: Session, job: Job, events: list[NewEvent]) -> None:
     """Append what a worker reports, thinned out: a job that runs for days must not leave millions of rows.
 
-    Of the progress in one report only the newest of each phase is kept, and that only where the phase is another than
-    before, is complete, or was last heard of `PROGRESS_EVERY` ago. Of lines, the first `LOG_LINES` of an attempt are.
-    What states a job is in, the registry says itself.
+    Of the counts in one report only the newest of each phase is kept, and that only where the phase is another than
+    before, is complete, or was last heard of `PROGRESS_EVERY` ago. Of what progress says, the first `SAID` of an attempt are
+    kept, and of lines the first `LOG_LINES`. What states a job is in, the registry says itself.
     """
-    newest = {event.progress.phase: event.progress for event in events if event.progress is not None}
-    kept = _worth_keeping(session, job, newest) if newest else {}
+    kept = _worth_keeping(session, job, [event.progress for event in events if event.progress is not None])
     room = _room_for_lines(session, job) if any(event.kind == "log" for event in events) else 0
     for event in events:
         if event.kind == "progress" and event.progress is not None:
-            if kept.get(event.progress.phase) is event.progress:
+            if any(event.progress is one for one in kept):
                 _append(session, job, event)
         elif event.kind == "log" and room > 0:
             _append(session, job, event)
@@ -56,22 +57,27 @@ def _append(session: Session, job: Job, event: NewEvent) -> None:
     session.add(JobEvent(job_id=job.id, attempt=job.attempt, kind=event.kind, progress=progress, message=event.message))
 
 
-def _worth_keeping(session: Session, job: Job, newest: dict[str, Progress]) -> dict[str, Progress]:
-    """Those of the newest progress of each phase that say something beside the last that is stored."""
-    query = select(JobEvent).where(
-        JobEvent.job_id == job.id, JobEvent.attempt == job.attempt, JobEvent.kind == "progress"
-    )
-    last = session.scalars(query.order_by(JobEvent.seq.desc()).limit(1)).first()
-    if last is None or last.progress is None or abs(utc_now() - last.at) >= PROGRESS_EVERY:
-        return newest
-    before = readable(Progress, last.progress)
-    if before is None:
-        return newest
-    return {
-        phase: progress
-        for phase, progress in newest.items()
-        if phase != before.phase or (progress.step == progress.total != before.step)
-    }
+def _worth_keeping(session: Session, job: Job, reported: Sequence[Progress]) -> list[Progress]:
+    """Those that count or say something beside the last that is stored."""
+    if not reported:
+        return []
+    of_attempt = (JobEvent.job_id == job.id, JobEvent.attempt == job.attempt, JobEvent.kind == "progress")
+    last = session.scalars(select(JobEvent).where(*of_attempt).order_by(JobEvent.seq.desc()).limit(1)).first()
+    before = None if last is None or last.progress is None else readable(Progress, last.progress)
+    kept = list({progress.phase: progress for progress in reported}.values())
+    if last is not None and before is not None and abs(utc_now() - last.at) < PROGRESS_EVERY:
+        kept = [each for each in kept if each.phase != before.phase or (each.step == each.total != before.step)]
+    said = [
+        each
+        for each, previous in zip(reported, [before, *reported], strict=False)
+        if each.message is not None
+        and (previous is None or (previous.phase, previous.message) != (each.phase, each.message))
+    ]
+    if said:
+        is_said = JobEvent.progress["message"].as_string().is_not(None)
+        room = SAID - (session.scalar(select(func.count()).where(*of_attempt, is_said)) or 0)
+        kept += said[: max(0, room)]
+    return [each for each in reported if any(each is one for one in kept)]
 
 
 def _room_for_lines(session: Session, job: Job) -> int:

@@ -82,6 +82,20 @@ class TestStoring:
         held.report(*(progress("load", i, total=9) for i in range(5)), *(progress(step=i, total=99) for i in range(40)))
         assert shown(list(job.events())) == ["load 4", "train 39"]
 
+    def test_what_is_said_is_kept_once_whatever_else_there_is_in_its_phase(
+        self, held: Held, job: SdkJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stored, "SAID", 5)
+        told = [
+            Progress(phase=phase, message=message) for phase, message in (("load", "a"), ("load", "b"), ("fit", "c"))
+        ]
+        held.report(*(NewEvent(kind="progress", progress=each) for each in told), progress("fit", 1, total=9))
+        for message in "ddefg":
+            held.report(NewEvent(kind="progress", progress=Progress(phase="fit", message=message)))
+            held.report(progress("fit", 2, total=9))
+        found = [event.progress for event in job.events() if event.progress is not None]
+        assert [each.message or each.step for each in found] == ["a", "b", "c", 1, "d", "e"]
+
     def test_within_a_phase_it_is_kept_seldom_and_the_job_has_the_newest(
         self, held: Held, job: SdkJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -138,6 +138,7 @@ class TestHeartbeats:
             lease.report(Progress(phase="load", step=1))
             _wait_for_news(world, held, 1)
             # What follows soon waits a moment, and of counts within a phase only the newest is of use.
+            lease.report(Progress(phase="load", message="in 4 bits"))
             lease.report(Progress(phase="load", step=2))
             lease.report(Progress(phase="load", step=3))
             lease.report(Progress(phase="train", step=1, loss=1.0))
@@ -146,8 +147,11 @@ class TestHeartbeats:
             assert not lease.lost
             assert not lease.cancelled
         assert world.writer.job_view(held.job).state == "running"
-        said = [event.progress.step if event.progress else event.message for event in _news_of(world, held)]
-        assert said == [1, 3, 1, "a line"]
+        said = [
+            (event.progress.message or event.progress.step) if event.progress else event.message
+            for event in _news_of(world, held)
+        ]
+        assert said == [1, "in 4 bits", 3, 1, "a line"]
 
     def test_the_first_news_goes_out_at_once(
         self, world: World, client: Client, held: Held, monkeypatch: pytest.MonkeyPatch

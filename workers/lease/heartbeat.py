@@ -79,10 +79,10 @@ class Lease:
         self._lost.set()
 
     def report(self, progress: Progress) -> None:
-        """Keep news for the next heartbeat; of counts within one phase only the newest, of training every step."""
+        """Keep news for the next heartbeat; of counts within one phase only the newest, of training every step, and all that is said."""
         with self._guard:
             last = self._news[-1].progress if self._news else None
-            if last is not None and last.phase == progress.phase and last.loss is None and progress.message is None:
+            if last is not None and last.phase == progress.phase and _only_counts(last) and progress.message is None:
                 self._news.pop()
             self._keep(NewEvent(kind="progress", progress=progress))
 
@@ -146,3 +146,7 @@ class Lease:
         beat = Heartbeat(attempt=self._assignment.attempt, events=news)
         timeout_s = max(0.5, min(_TIMEOUT_S, self._lease_s / 4, left_s))
         return work.heartbeat(self._client.transport, self._assignment.job, beat, timeout_s=timeout_s)
+
+
+def _only_counts(progress: Progress) -> bool:
+    return progress.loss is None and progress.message is None

@@ -12,7 +12,14 @@ keep_bytecode()
 
 from hypothesis import HealthCheck, settings  # noqa: E402 - it is compiled, too
 
-pytest_plugins = ["support.garbage", "support.compiled", "support.quick", "support.servers", "support.fixtures", "support.parallel"]
+pytest_plugins = [
+    "support.garbage",
+    "support.compiled",
+    "support.quick",
+    "support.servers",
+    "support.fixtures",
+    "support.parallel",
+]
 
 # How long an example takes says nothing on a machine that runs other tests beside it.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,6 +11,7 @@ session's time is over.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
@@ -276,11 +277,13 @@ def _take_over(session: Session, upload: Upload, blobs: Collection[str]) -> int:
         return 0
     of_them = (UploadBlob.upload_id.in_(ids), *wanted)
     taken = update(UploadBlob).where(*of_them).values(reserved=False)
-    moved = session.execute(taken.returning(UploadBlob.upload_id, UploadBlob.size_bytes)).all()
-    for upload_id, size_bytes in moved:
+    moved: Counter[str] = Counter()
+    for upload_id, size_bytes in session.execute(taken.returning(UploadBlob.upload_id, UploadBlob.size_bytes)):
+        moved[upload_id] += size_bytes
+    for upload_id, size_bytes in moved.items():
         less = {"reserved_bytes": Upload.reserved_bytes - size_bytes}
         session.execute(update(Upload).where(Upload.id == upload_id).values(less))
-    return sum(size_bytes for _, size_bytes in moved)
+    return moved.total()
 
 
 def leave_places(session: Session, names: Collection[str]) -> None:

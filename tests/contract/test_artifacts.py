@@ -221,6 +221,9 @@ class TestStoredBytes:
             lose(storage_of(world), sha256)
         try:
             assert push(two, payload, "two/a").version.number == 1
+            for sha256, content in payload.files.items():
+                with world.services.artifacts.reading(sha256) as kept:
+                    assert kept.read(len(content) + 1) == content
         finally:
             one.close()
             two.close()

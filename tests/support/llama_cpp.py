@@ -31,8 +31,8 @@ class LlamaCpp:
         if lora is not None:
             params.lora_adapters = [found.CommonAdapterLoraInfo(str(lora), 1.0)]
         self._server = found.Server(params)
-        # One that is given up before it answers never ends.
-        self.properties()
+        # One that is given up before its loop has begun never ends; the model's properties are answered without it.
+        self._complete([_LETTER], 1)
 
     def log_probabilities(self, ids: list[int], vocabulary: int) -> Any:
         """Return the logarithm of each token's probability after a text, (vocab,) in float64."""

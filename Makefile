@@ -9,7 +9,7 @@ PIP_INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # So many tests run at once: most of them wait for other processes. Each of them computes in one thread, because
 # threads of several trainings that wait for each other's cores make a tiny one ten times as long. All find the same tests,
 # also where their names come from a set.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 5
 # The quick ones compute more than they wait.
 QUICK_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest -q

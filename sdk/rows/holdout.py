@@ -114,7 +114,8 @@ class Splittable:
     """Takes what decides of each row, `add` by `add`, and says in the end whether any can be held out, as `held_out` does.
 
     Most files have an answer after a few rows. Of texts and labels it keeps those that differ, and no more than there are labels; of rows with
-    groups it keeps all, and beyond `MOST_GROUPED` it gives no answer: the training will.
+    groups it keeps all, and beyond `MOST_GROUPED` it gives no answer: the training will. So it will where a later row gives a text that
+    had one label another, which no other text has.
     """
 
     def __init__(self, how: HoldOut) -> None:
@@ -133,7 +134,7 @@ class Splittable:
         if unit.group is not None:
             self._open = len(self._units) <= MOST_GROUPED
         elif len(self._units) == self._next:
-            # Further rows join no parts where there are no groups, so what may go may go with them as well.
+            # Further rows join no parts where there are no groups, so what may go may go with them as well, but for further labels of it.
             self._next *= 2
             with suppress(HoldoutError):
                 self.require()

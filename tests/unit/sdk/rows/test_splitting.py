@@ -81,7 +81,12 @@ def test_whether_any_row_can_be_held_out_is_known_without_all_of_them(
             found.append("")
         except HoldoutError as error:
             found.append(str(error))
-    assert found[0] == found[1]
+    labels = {(unit.key, unit.label) for unit in units}
+    if labelled and not grouped and len(labels) > len({unit.key for unit in units}):
+        # A label that a text has in a later row, too, may be the only one: then the training says so.
+        assert found[1] in ("", found[0])
+    else:
+        assert found[0] == found[1]
 
 
 def test_what_is_looked_at_before_a_training_stays_little(monkeypatch: pytest.MonkeyPatch) -> None:

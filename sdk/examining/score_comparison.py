@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,8 +42,12 @@ def compare_scores(
         return evaluations.compare(
             transport, targets, metric=metric, data=rows, by=by, examples=examples, detect=detect
         )
+    path = user_path(data)
+    # A pipe or a device may never end.
+    if not os.path.isfile(path):  # noqa: PTH113 - a text that no path can be is none here
+        raise InvalidInput(f"{str(data)[:200]!a} can't be read, since it is no file; check the path", param="data")
     try:
-        digest, _ = hash_file(user_path(data))
+        digest, _ = hash_file(path)
     except OSError as error:
         raise InvalidInput(f"{data} can't be read ({error.strerror}); check the path", param="data") from None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,10 @@ class TestRefused:
             with pytest.raises((NotFound, InvalidInput), match=said) as caught:
                 compare(bench, one, two, data=tmp_path / name)
             assert caught.value.param == "data"
+        os.mkfifo(tmp_path / "pipe")
+        for given in (tmp_path, tmp_path / "pipe", "a/\0"):
+            with pytest.raises(InvalidInput, match="it is no file; check the path"):
+                compare(bench, one, two, data=given)
 
     @pytest.mark.parametrize("name", ["metric", "by", "data"])
     def test_an_empty_option_is_not_left_out(self, bench: Bench, name: str) -> None:

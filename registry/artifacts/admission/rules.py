@@ -175,11 +175,6 @@ def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None
         )
 
 
-def class_sizes(weights: WeightFacts, config: ConfigFacts, lora: LoraConfig) -> dict[str, int]:
-    """Return the bytes of an adapter's tensors by class: lora, embeddings, modules_to_save, other."""
-    return _sort(weights, config, lora, BaseShapes({}))[1]
-
-
 def _sort(
     weights: WeightFacts, config: ConfigFacts, lora: LoraConfig, base: BaseShapes
 ) -> tuple[dict[str, Module], dict[str, int]]:

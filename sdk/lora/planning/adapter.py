@@ -16,6 +16,7 @@ experts each has an A and a B of its own.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -95,14 +96,19 @@ class AdapterPlan:
         """Bytes of `adapter_model.safetensors`, header included."""
         entries = [
             Entry(PREFIX + name, "F32", shape, ADAPTER_BYTES * math.prod(shape))
-            for name, shape in sorted(dict(self._tensors()).items())
+            for name, shape in sorted(self._tensors())
         ]
         return len(written_header(entries, {"format": "pt"})) + sum(entry.size_bytes for entry in entries)
 
     def _tensors(self) -> Iterator[tuple[str, list[int]]]:
+        wrapped: Counter[str] = Counter()
         for name, module in self.modules.items():
-            # PEFT stores what belongs to a parameter under the module that has it.
-            stored = name.rpartition(".")[0] if module.experts > 1 else name
+            stored = name
+            if module.experts > 1:
+                # PEFT stores what belongs to a parameter under the module that has it, each of several around the one before.
+                owner = name.rpartition(".")[0]
+                stored = owner + ".base_layer" * wrapped[owner]
+                wrapped[owner] += 1
             yield from ((f"{stored}.{part}", shape) for part, shape in module.tensors)
         yield from self.whole.items()
 

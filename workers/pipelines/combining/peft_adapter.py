@@ -98,7 +98,7 @@ class PeftAdapter:
 
 
 def _first(patterns: Mapping[str, float], name: str, default: float) -> float:
-    """Return what the first pattern that fits says, tried as PEFT's `get_pattern_key` does; the gate has let no slow one in."""
+    """Return what the first pattern that fits says, tried as PEFT's `get_pattern_key` does; admission has let no slow one in."""
     return next((patterns[key] for key in sorted(patterns) if re.match(rf"(.*\.)?({key})$", name)), default)
 
 

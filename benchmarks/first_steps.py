@@ -34,7 +34,7 @@ _ROWS = 64
 #: What the script says once the optimiser has taken the first step.
 _SAID = b"step 1"
 _LIMIT_S = 600.0
-#: A spare child that has used no processor for so long has imported what it needs.
+#: A warm child that has used no processor for so long has imported what it needs.
 _QUIET_S = 2.0
 _CHILD = "workers.child.main"
 
@@ -98,7 +98,7 @@ def run(rounds: int = ROUNDS, *, base: Path | None = None) -> list[Row]:
     )
     return [
         _row("cold worker, base at hand", 1.10, median["cold"], median["peer"], note),
-        _row("warm worker, whose spare child has its imports done", 0.6, median["warm"], median["peer"], note),
+        _row("warm worker, whose child has its imports done", 0.6, median["warm"], median["peer"], note),
     ]
 
 
@@ -166,21 +166,21 @@ def _base(cache: Path) -> Path:
     return made
 
 
-# The spare child, seen from outside.
+# The warm child, seen from outside.
 
 
 def _wait_for_spare(worker_pid: int) -> None:
-    """Return once a spare child of the worker waits with its imports done."""
+    """Return once a warm child of the worker waits with its imports done."""
     deadline = time.monotonic() + _LIMIT_S
     before: tuple[int, int] | None = None
     while time.monotonic() < deadline:
         time.sleep(_QUIET_S)
-        spare = next((pid for pid in _below(worker_pid) if _CHILD in _command_of(pid)), None)
-        now = None if spare is None else (spare, _ticks_of(spare))
+        warm = next((pid for pid in _below(worker_pid) if _CHILD in _command_of(pid)), None)
+        now = None if warm is None else (warm, _ticks_of(warm))
         if now is not None and now == before:
             return
         before = now
-    raise RuntimeError("the worker has no spare child that waits")
+    raise RuntimeError("the worker has no warm child that waits")
 
 
 def _below(pid: int) -> Iterator[int]:

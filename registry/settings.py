@@ -63,7 +63,7 @@ class Settings:
     s3_bucket_owner: str | None = None
     #: Larger files are sent in parts of this size, in bytes.
     part_bytes: Annotated[int, AfterValidator(_fits_s3)] = 64 * 1024 * 1024
-    #: What becomes of a version that the gate refuses: "refuse" keeps nothing, "quarantine" keeps it for an admin.
+    #: What becomes of a version that admission refuses: "refuse" keeps nothing, "quarantine" keeps it for an admin.
     gate: Literal["refuse", "quarantine"] = "refuse"
     #: A PEM file of EC public keys, or a folder of `*.pem`: versions without a signature by one of them are refused.
     signing_keys: str | None = None

@@ -118,7 +118,7 @@ from sdk.schemas.workers import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
 from sdk.submitting.data_preview import preview_asked
 from sdk.submitting.given_sources import TrainingData
-from sdk.submitting.job_options import JobTerms, checkpoint_policy, checkpoint_ref, job_terms
+from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import (
     alias_change,
@@ -418,7 +418,7 @@ class Client:
             like=like,
             data=data,
             eval_data=eval_data,
-            terms=job_terms(priority, timeout, device, memory),
+            job_options=job_options(priority, timeout, device, memory),
             checkpoint=checkpoint_policy(checkpoint_every),
             from_checkpoint=checkpoint_ref(from_checkpoint),
             key=idempotency_key,
@@ -441,9 +441,9 @@ class Client:
         Their bare bases, and the versions in production, are scored beside them and come last, unless `only`.
         What was scored before, on the same rows under the same conditions, is taken from the record, unless `again`.
         """
-        terms, checked = JobTerms(priority), build(EvaluationSpec, **spec)
+        checked = build(EvaluationSpec, **spec)
         view = self._submitter.evaluation(
-            refs, checked, data=data, only=only, again=again, terms=terms, key=idempotency_key
+            refs, checked, data=data, only=only, again=again, job_options=JobOptions(priority), key=idempotency_key
         )
         return Job(view, self)
 
@@ -462,9 +462,9 @@ class Client:
         ref. Raises NotFound, InvalidInput for a merged model and for a name in another namespace, Conflict for a name whose
         versions are adapters.
         """
-        terms, checked = JobTerms(priority), build(MergeSpec, **spec)
+        checked = build(MergeSpec, **spec)
         name = None if register is None else check_name(register)
-        view = self._submitter.merge(ref, checked, register=name, terms=terms, key=idempotency_key)
+        view = self._submitter.merge(ref, checked, register=name, job_options=JobOptions(priority), key=idempotency_key)
         return Job(view, self)
 
     def submit_combine(
@@ -482,8 +482,10 @@ class Client:
         fields of `CombineSpec`. Raises InvalidInput for versions whose sum is no LoRA, InvalidBase for several bases,
         NotFound.
         """
-        terms, checked = JobTerms(priority), build(CombineSpec, **spec)
-        view = self._submitter.combination(check_name(adapter), parents, checked, terms=terms, key=idempotency_key)
+        checked = build(CombineSpec, **spec)
+        view = self._submitter.combination(
+            check_name(adapter), parents, checked, job_options=JobOptions(priority), key=idempotency_key
+        )
         return Job(view, self)
 
     def submit_preview(

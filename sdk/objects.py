@@ -244,7 +244,7 @@ class Job(Generic[R]):
         """Make a version from the checkpoint at a step, by default the last one, even while the job runs.
 
         It becomes a version of `adapter`, by default the one that the job trains. Raises NotFound, InvalidName,
-        NotAllowed, VerificationFailed if the gate refuses its bytes.
+        NotAllowed, VerificationFailed if admission refuses its bytes.
         """
         published = self._registry.publish_checkpoint(
             self.id, step, adapter=adapter, tags=tags, description=description

@@ -17,8 +17,9 @@ from starlette.routing import Route
 
 from registry.app.openapi_examples import BODIES, PARAMETERS
 from registry.http.idempotency.middleware import HEADER, MAX_KEY_CHARS, OWN_KEY, REPLAYED
-from registry.http.paths import API, area_of
+from registry.http.paths import area_of
 from registry.http.routes import VERSION_HEADER
+from sdk.formats.api_paths import API
 from sdk.schemas.field_comments import field_comments
 from sdk.schemas.wire import Wire
 

@@ -23,7 +23,7 @@ class Blob(Model):
         String(97), default=lambda context: context.get_current_parameters()["sha256"]
     )
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    #: What the gate found in them when it read them, so that it need not read them again.
+    #: What admission found in them when it read them, so that it need not read them again.
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     #: When the bytes were given up, since nothing named them any more; until they are stored again.

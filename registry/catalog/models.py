@@ -142,7 +142,7 @@ class Version(Model):
     description: Mapped[str] = mapped_column(Text, default="")
     #: Why it failed or was quarantined.
     refusal: Mapped[str | None] = mapped_column(Text)
-    #: What the gate accepted but people should know; None of the first releases.
+    #: What admission accepted but people should know; None of the first releases.
     warnings: Mapped[list[str] | None] = mapped_column(JSON)
     #: What nobody said when it was published: "quantization", "dataset", "base_revision" …
     unknown: Mapped[list[str]] = mapped_column(JSON, default=list)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from registry.storage.folder import BLOBS_PATH
+from sdk.formats.api_paths import API
 
-#: Below it are the routes of the API.
-API = "/api/v1"
 #: For whoever probes the process: answered at all times, also beyond the limits of connections.
 HEALTHZ, READYZ = "/healthz", "/readyz"
 METRICS = "/metrics"

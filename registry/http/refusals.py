@@ -17,8 +17,8 @@ from threading import Lock
 from typing import Literal, get_args
 
 #: Why something was refused; the label `why` of the metric.
-Why = Literal["forbidden", "log_in", "malformed", "not_taken", "too_large", "too_many", "too_slow"]
-WHYS: tuple[str, ...] = get_args(Why)
+RefusalKind = Literal["forbidden", "log_in", "malformed", "not_taken", "too_large", "too_many", "too_slow"]
+REFUSAL_KINDS: tuple[str, ...] = get_args(RefusalKind)
 
 #: In so many seconds, at most so many lines are written for each reason, and one for each whom it is about.
 _WINDOW_S, _LINES = 5.0, 10
@@ -44,7 +44,7 @@ class Refusals:
         self._counted: Counter[str] = Counter()
         self._windows: dict[str, _Window] = {}
 
-    def note(self, why: Why, about: str, message: str, *args: object) -> None:
+    def note(self, why: RefusalKind, about: str, message: str, *args: object) -> None:
         """Count a refusal, and log it unless enough was said of its kind, or of whom it is about, a moment ago."""
         now = self._clock()
         with self._lock:

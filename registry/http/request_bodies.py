@@ -23,9 +23,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry.errors import Invalid, RegistryError, WrongMediaType
 from registry.http.incoming_bodies import Incoming, Room, too_large
 from registry.http.memory_budget import MemoryBudget
-from registry.http.paths import API, area_of
+from registry.http.paths import area_of
 from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
 from registry.principal import Principal
+from sdk.formats.api_paths import API
 
 _MIB = 1024 * 1024
 #: The longest body in bytes where no route needs more.

@@ -20,10 +20,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import STATUS, Forbidden, Invalid, RegistryError, Unavailable
-from registry.http.paths import API
 from registry.http.refusals import REFUSALS
 from registry.http.request_bodies import PARSED, Parsed, sized
 from registry.principal import Principal
+from sdk.formats.api_paths import API
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
 
 VERSION = version("adapterctl")

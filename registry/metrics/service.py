@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from registry.db.clock import db_now
 from registry.db.counters import BUCKETS_S, Counter, count
 from registry.db.database import Database
-from registry.http.refusals import WHYS
+from registry.http.refusals import REFUSAL_KINDS
 from registry.jobs.models import Job
 from registry.jobs.sweepers import sweepers
 from registry.jobs.workers import QUEUES, Workers
@@ -73,9 +73,9 @@ class Metrics:
         yield from _sweeping(numbers)
         yield from _totals(numbers.counters)
         yield _durations(numbers.counters)
-        yield self._fleet()
+        yield self._workers_by_state()
 
-    def _fleet(self) -> Metric:
+    def _workers_by_state(self) -> Metric:
         from prometheus_client.core import GaugeMetricFamily
 
         found = GaugeMetricFamily("adapterctl_workers", "Workers heard from in the last week.", labels=["state"])
@@ -162,9 +162,9 @@ def _totals(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Iterator
         "Requests and connections that were refused before reaching a route, or because a role was missing.",
         labels=["why"],
     )
-    by_why = {labels["why"]: value for labels, value in counters.get("refused", [])}
-    for why in WHYS:
-        refused.add_metric([why], by_why.get(why, 0))
+    by_kind = {labels["why"]: value for labels, value in counters.get("refused", [])}
+    for kind in REFUSAL_KINDS:
+        refused.add_metric([kind], by_kind.get(kind, 0))
     yield from (attempts, finished, losses, refused)
 
 

@@ -41,6 +41,7 @@ from registry.db.statements import insert_if_new
 from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
 from registry.http.idempotency.models import KeyedRequest
+from registry.jobs.kinds.known import SHOWING_ROWS
 from registry.jobs.lifecycle import FINAL
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
 from registry.quotas.recount import recount
@@ -191,7 +192,7 @@ class Expiry:
         before = self._before(self._lifetimes.previews_days)
         due = (
             select(Job.id)
-            .where(Job.kind == "preview", Job.state.in_(FINAL), Job.result.is_not(None))
+            .where(Job.kind.in_(SHOWING_ROWS), Job.state.in_(FINAL), Job.result.is_not(None))
             .where(or_(Job.finished_at < before, ~held))
             .limit(_BATCH)
         )

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from registry.http.addresses import neighbourhood
-from registry.http.refusals import REFUSALS, Why
+from registry.http.refusals import REFUSALS, RefusalKind
 from registry.server.limits import Limits
 from sdk.formats.error_codes import ErrorCode
 
@@ -25,7 +25,7 @@ class Refusal(NamedTuple):
     status: int
     code: ErrorCode
     message: str
-    why: Why
+    why: RefusalKind
 
 
 MALFORMED = Refusal(400, ErrorCode.INVALID, "this is not an HTTP/1.1 request; send one", "malformed")

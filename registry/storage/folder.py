@@ -31,9 +31,10 @@ from registry.storage.protocol import (
     sha256_of,
 )
 from registry.storage.signing import MIN_KEY_BYTES, Permission, sign
+from sdk.formats.api_paths import API
 
 #: Where the blobs of a folder behind HTTP are served, below its public URL.
-BLOBS_PATH = "/api/v1/blobs"
+BLOBS_PATH = f"{API}/blobs"
 
 #: What `check` writes.
 _PROBE_BYTES = 64 * 1024

@@ -16,6 +16,7 @@ from sdk.api.answers import VERSION_HEADER as VERSION_HEADER
 from sdk.api.answers import check_version, raise_error, require_json
 from sdk.config import Config
 from sdk.errors import Incompatible, Unavailable, raise_for
+from sdk.formats.api_paths import API
 from sdk.imports import nothing_collected
 from sdk.schemas.wire import Wire, read_json
 
@@ -75,7 +76,7 @@ class Transport:
         try:
             response = self._client().request(
                 method,
-                f"/api/v1{path}",
+                API + path,
                 params={key: value for key, value in (params or {}).items() if value is not None},
                 content=None if body is None else body.model_dump_json().encode(),
                 headers=sent,

@@ -13,7 +13,7 @@ from sdk.pushing.bases_here import Places
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.preview import Preview
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_file, preview_version
-from sdk.submitting.job_options import JobTerms
+from sdk.submitting.job_options import JobOptions
 from sdk.submitting.submitter import JobSubmitter
 
 
@@ -39,7 +39,7 @@ def preview_rows(
     transport, cache = registry.transport, registry.cache
     found = _rows_or_version(registry, asked)
     if transport.config.home is None and not can_be_here(transport, cache, found):
-        view = submitter.preview(found, rows=rows, row=row, terms=JobTerms(0), key=None)
+        view = submitter.preview(found, rows=rows, row=row, job_options=JobOptions(0), key=None)
         job: Job[Preview] = Job(view, registry)
         if on_job is not None:
             on_job(job)
@@ -62,7 +62,7 @@ def submit_preview(
 ) -> Job[Preview]:
     """Have a worker do what `preview_rows` does, and return at once."""
     found = _rows_or_version(registry, asked)
-    return Job(submitter.preview(found, rows=rows, row=row, terms=JobTerms(priority), key=key), registry)
+    return Job(submitter.preview(found, rows=rows, row=row, job_options=JobOptions(priority), key=key), registry)
 
 
 def _rows_or_version(registry: Registry, asked: RowsOfFile | str) -> RowsOfFile | VersionView:

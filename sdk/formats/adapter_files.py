@@ -35,7 +35,9 @@ HOLDS_EMBEDDINGS = "the adapter holds embeddings of "
 #: How the warning begins that a version has most of which is whole embeddings and saved modules.
 MOSTLY_WHOLE = "embeddings and saved modules are "
 
-_PREFIX = r"base_model\.model\."
+#: What PEFT puts before the name of each tensor of the model that it wraps.
+PREFIX = "base_model.model."
+_PREFIX = re.escape(PREFIX)
 _LORA_KEY = re.compile(
     _PREFIX + r"(?P<module>.+)\."
     r"lora_(?P<part>A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector(?:\.weight)?)"

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from sdk.api.answers import VERSION, VERSION_HEADER, check_version, raise_error, require_json
 from sdk.config import Config
 from sdk.errors import Incompatible, Unavailable
+from sdk.formats.api_paths import API
 from sdk.formats.manifest import FORMAT, Contents, is_count, is_sha256
 from sdk.pulling.http import BrokenConnection, HttpClient
 from sdk.pulling.ranges import Location
@@ -91,7 +92,7 @@ class HttpSource:
         if self._config.token:
             headers["Authorization"] = f"Bearer {self._config.token}"
         try:
-            response = self._http.get(f"{url}/api/v1{path}{'?' if params else ''}{urlencode(params)}", headers)
+            response = self._http.get(f"{url}{API}{path}{'?' if params else ''}{urlencode(params)}", headers)
             content = b""
             while piece := response.read(CHUNK_BYTES):
                 content += piece

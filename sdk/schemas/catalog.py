@@ -195,7 +195,7 @@ class VersionView(Wire):
     reported: list[str] | None = None
     #: What was not stated when it was published.
     unknown: list[str]
-    #: What the gate accepted but people should know.
+    #: What admission accepted but people should know.
     warnings: list[str] = []
     #: Why it is in quarantine.
     refusal: str | None = None

@@ -65,7 +65,7 @@ def up(
     with disk_explained(f"starting the stack in {stack.home}"), explained():
         _require_extras(workers)
         stack.make_folder()
-        with _door(stack):
+        with _one_command(stack):
             stack.settle(workers)
             supervisor = SupervisorProcess(stack.home)
             if supervisor.said.get("version", VERSION) != VERSION:
@@ -85,7 +85,7 @@ def up(
 def down(stack: Stack) -> list[str]:
     """End the supervisor and every part, those first that need others; return the names of what ran. The data stays."""
     _require(stack)
-    with disk_explained(f"stopping the stack in {stack.home}"), explained(), _door(stack):
+    with disk_explained(f"stopping the stack in {stack.home}"), explained(), _one_command(stack):
         supervisor = SupervisorProcess(stack.home)
         # Workers are first, then the registry, then what it stands on; PostgreSQL, which started first, ends last.
         parts = [*stack.known_workers, stack.registry, stack.valkey, stack.seaweed, stack.postgres]
@@ -201,7 +201,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 @contextmanager
-def _door(stack: Stack) -> Iterator[None]:
+def _one_command(stack: Stack) -> Iterator[None]:
     """Let one command at a time start or end things. Raises Conflict."""
     try:
         with locked(stack.home / _COMMAND_LOCK, timeout_s=_COMMAND_LOCK_TIMEOUT_S):

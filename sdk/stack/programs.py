@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from sdk.formats.api_paths import API
 from sdk.stack.errors import ServerError
 from sdk.stack.local_process import LocalProcess
 from sdk.stack.local_server import LocalServer
@@ -79,7 +80,7 @@ class RegistryServer(LocalServer):
     def renew_tokens(self) -> None:
         """Make the tokens anew that the registry, which must be ready, does not take: they were revoked, say."""
         for role, token in self.tokens.items():
-            if http_status(self.kept["port"], "/api/v1/whoami", token=token) == 401:
+            if http_status(self.kept["port"], f"{API}/whoami", token=token) == 401:
                 self._make_token(role)
 
     def _choose(self) -> dict[str, Any]:

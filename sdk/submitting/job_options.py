@@ -68,7 +68,7 @@ def checkpoint_ref(text: str | None) -> CheckpointRef | None:
     return build(CheckpointRef, job=check_job_id(job), step=int(step) if at else None)
 
 
-class JobTerms(NamedTuple):
+class JobOptions(NamedTuple):
     """The options of a job of any kind."""
 
     priority: int
@@ -76,13 +76,13 @@ class JobTerms(NamedTuple):
     needs: Needs | None = None
 
 
-def job_terms(
+def job_options(
     priority: int, timeout: float | str | None, device: Literal["any", "cuda"] | None, memory: int | None
-) -> JobTerms:
+) -> JobOptions:
     """The options as people write them: `timeout` as "90s" or in seconds, `memory` in bytes. Raises InvalidInput."""
     timeout_s = None if timeout is None else parse_duration(timeout)
     said = build(JobSettings, priority=priority, timeout_s=timeout_s, needs=needs_of(device, memory))
-    return JobTerms(said.priority, said.timeout_s, said.needs)
+    return JobOptions(said.priority, said.timeout_s, said.needs)
 
 
 def needs_of(device: Literal["any", "cuda"] | None, memory: int | None) -> Needs | None:

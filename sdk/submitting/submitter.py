@@ -41,7 +41,7 @@ from sdk.submitting.continuing import base_of, continued_spec
 from sdk.submitting.data_preview import RowsOfFile, asked_of, holdout_options, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.given_sources import Source, TrainingData, check_alike, check_different, sources_of
-from sdk.submitting.job_options import JobTerms
+from sdk.submitting.job_options import JobOptions
 from sdk.validation import (
     build,
     check_held_out,
@@ -74,7 +74,7 @@ class JobSubmitter:
         eval_data: str | Path | None,
         checkpoint: CheckpointPolicy,
         from_checkpoint: CheckpointRef | None,
-        terms: JobTerms,
+        job_options: JobOptions,
         key: str | None,
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
@@ -82,7 +82,7 @@ class JobSubmitter:
             inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data}
             refuse_options(like, {**inputs, "from_checkpoint": from_checkpoint, **options})
             made = versions.resolve(self._transport, str(parse_ref(like)))
-            return self._submit(recorded_request(self._transport, made, adapter, checkpoint), terms, key)
+            return self._submit(recorded_request(self._transport, made, adapter, checkpoint), job_options, key)
         if data is None:
             raise InvalidInput("a training needs data, or like, a version whose training is made again", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
@@ -153,7 +153,7 @@ class JobSubmitter:
             from_checkpoint=from_checkpoint,
             parent=None if continued is None else ParentChoice(ref=continued.ref, digest=continued.digest),
         )
-        return self._submit(request, terms, key)
+        return self._submit(request, job_options, key)
 
     def _base(
         self,
@@ -184,7 +184,7 @@ class JobSubmitter:
         data: str | Path,
         only: bool,
         again: bool,
-        terms: JobTerms,
+        job_options: JobOptions,
         key: str | None,
     ) -> JobView:
         """Submit an evaluation of versions and of bare bases, `base:NAME`. Raises InvalidInput, NotFound, QuotaExceeded."""
@@ -207,15 +207,17 @@ class JobSubmitter:
         sent = self._sent(rows, namespace)
         named = {"data": sent.digest, "data_name": sent.exact_name}
         request = build(EvaluationRequest, targets=targets, only=only, spec=spec, again=again, **named)
-        return self._submit(request, terms, key)
+        return self._submit(request, job_options, key)
 
-    def merge(self, ref: str, spec: MergeSpec, *, register: str | None, terms: JobTerms, key: str | None) -> JobView:
+    def merge(
+        self, ref: str, spec: MergeSpec, *, register: str | None, job_options: JobOptions, key: str | None
+    ) -> JobView:
         """Submit the merge of a version into its base; the model becomes a version of `register`, if that is given.
 
         Raises InvalidRef, InvalidInput, Conflict, NotFound, QuotaExceeded.
         """
         request = build(MergeRequest, ref=str(parse_ref(ref)), spec=spec, register_as=register)
-        return self._submit(request, terms, key)
+        return self._submit(request, job_options, key)
 
     def combination(
         self,
@@ -223,7 +225,7 @@ class JobSubmitter:
         parents: Mapping[str, float] | Iterable[tuple[str, float]],
         spec: CombineSpec,
         *,
-        terms: JobTerms,
+        job_options: JobOptions,
         key: str | None,
     ) -> JobView:
         """Submit a combination of versions. Raises InvalidInput, InvalidRef, InvalidBase, NotFound, QuotaExceeded."""
@@ -231,10 +233,10 @@ class JobSubmitter:
         given = [build(CombineParent, ref=str(parse_ref(ref)), weight=_number(weight, of=ref)) for ref, weight in pairs]
         request = build(CombineRequest, adapter=adapter, parents=given, spec=spec)
         with _known_kind("combinations", "upgrade it"):
-            return self._submit(request, terms, key)
+            return self._submit(request, job_options, key)
 
     def preview(
-        self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, terms: JobTerms, key: str | None
+        self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, job_options: JobOptions, key: str | None
     ) -> JobView:
         """Submit a preview of rows of a file, or of a version's dataset. Raises InvalidInput, NotFound, QuotaExceeded."""
         if isinstance(asked, RowsOfFile):
@@ -268,15 +270,19 @@ class JobSubmitter:
                 **holdout_options(said.hold_out),
             }
         with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
-            return self._submit(request.model_copy(update=update), terms, key)
+            return self._submit(request.model_copy(update=update), job_options, key)
 
     def _sent(self, rows: GivenData, namespace: str | None) -> DatasetView:
         """Return a dataset as it is registered; that of a file is added under the file's name."""
         return rows.view if isinstance(rows, RegisteredData) else self._pusher.send_data(rows, namespace)
 
-    def _submit(self, request: JobRequest, terms: JobTerms, key: str | None) -> JobView:
+    def _submit(self, request: JobRequest, job_options: JobOptions, key: str | None) -> JobView:
         submission = build(
-            JobSubmission, request=request, priority=terms.priority, timeout_s=terms.timeout_s, needs=terms.needs
+            JobSubmission,
+            request=request,
+            priority=job_options.priority,
+            timeout_s=job_options.timeout_s,
+            needs=job_options.needs,
         )
         # A key of our own makes a repeated POST harmless.
         return jobs.submit(self._transport, submission, key=key or secrets.token_hex(16))

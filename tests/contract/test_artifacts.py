@@ -327,7 +327,7 @@ class TestReleases:
 
 @pytest.fixture
 def strict(tmp_path: Path) -> Iterator[World]:
-    """A registry that puts away what its gate refuses."""
+    """A registry that puts away what its admission refuses."""
     with registries.served(
         tmp_path / "strict",
         database_url=f"sqlite:///{tmp_path / 'strict.sqlite3'}",

@@ -45,7 +45,7 @@ from sdk.transfer import hash_file
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def people(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A registry that puts away what its gate refuses."""
+    """A registry that puts away what its admission refuses."""
     folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
         url = stack.enter_context(new_database(request.param, folder, request))
@@ -89,7 +89,7 @@ class Play:
         self.refs.append(self.admin.push(self.random.choice(self.folders), name, base="tiny").ref)
 
     def put_away(self) -> None:
-        """Bytes that the gate refuses."""
+        """Bytes that admission refuses."""
         folder, name = new_adapter(self.tmp_path), f"{self.space}/{self.random.choice('ab')}"
         body = package(folder, self.tmp_path, name)
         sources = {

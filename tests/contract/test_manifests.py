@@ -62,7 +62,7 @@ def by_verify(text: str, folder: Path) -> HasFiles:
     return verify_folder(laid_out(text, folder / "pulled"))
 
 
-def by_the_cache_s_upkeep(text: str, folder: Path) -> HasFiles:
+def by_cache_maintenance(text: str, folder: Path) -> HasFiles:
     cache = Cache(folder / "cache")
     digest = Contents.read(text.encode()).digest
     laid_out(text, cache.version(digest))
@@ -72,7 +72,7 @@ def by_the_cache_s_upkeep(text: str, folder: Path) -> HasFiles:
     return found
 
 
-READERS = [by_the_registry, by_the_wire, without_pydantic, by_a_pull, by_verify, by_the_cache_s_upkeep]
+READERS = [by_the_registry, by_the_wire, without_pydantic, by_a_pull, by_verify, by_cache_maintenance]
 Reader = Callable[[str, Path], HasFiles]
 
 

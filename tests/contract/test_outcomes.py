@@ -189,7 +189,7 @@ class TestTrainings:
         ],
     )
     def test_bytes_of_another_spec_are_refused(self, desk: Desk, spec: dict[str, Any], param: str) -> None:
-        """The gate holds the record against the bytes, so a record that is as asked for can't be of other bytes."""
+        """Admission holds the record against the bytes, so a record that is as asked for can't be of other bytes."""
         desk.refused(desk.train(TrainingSpec(**{**SPEC.model_dump(), **spec})), param, version=desk.publication())
 
     @pytest.mark.parametrize("targets", ["k_proj,q_proj", "lm_head"])
@@ -235,7 +235,7 @@ class TestTrainings:
         folder = save_adapter(tmp_path / "rslora", next(SEEDS), use_rslora=True)
         desk.refused(held, "lora.use_rslora", version=desk.publication(folder))
 
-    def test_a_record_that_is_not_that_of_the_bytes_is_refused_by_the_gate(self, desk: Desk, tmp_path: Path) -> None:
+    def test_a_record_that_is_not_that_of_the_bytes_is_refused_by_admission(self, desk: Desk, tmp_path: Path) -> None:
         held = desk.train(SPEC.model_copy(update={"alpha": 32.0}))
         honest = desk.publication()
         body = honest.model_copy(update={"lora": honest.lora.model_copy(update={"alpha": 32.0})})

@@ -245,7 +245,7 @@ def cut(folder: Path) -> None:
 Q = "model.layers.0.self_attn.q_proj.weight"
 
 
-class TestGate:
+class TestAdmission:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
@@ -414,7 +414,7 @@ class TestNames:
 
 
 class TestQuarantine:
-    def test_what_the_gate_refuses_is_kept_where_the_registry_keeps_it(self, tmp_path: Path) -> None:
+    def test_what_admission_refuses_is_kept_where_the_registry_keeps_it(self, tmp_path: Path) -> None:
         database = f"sqlite:///{tmp_path / 'strict.sqlite3'}"
         storage = (tmp_path / "artifacts").as_uri()
         with registries.served(

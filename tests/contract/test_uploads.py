@@ -1,4 +1,4 @@
-"""Upload sessions: large files in parts, what is interrupted goes on, and what the gate refuses may be put away."""
+"""Upload sessions: large files in parts, what is interrupted goes on, and what admission refuses may be put away."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def send_parts(client: Client, session: UploadView, source: Path) -> None:
 
 @pytest.fixture
 def strict(tmp_path: Path) -> Iterator[World]:
-    """A registry that puts away what its gate refuses."""
+    """A registry that puts away what its admission refuses."""
     with registries.served(
         tmp_path / "strict",
         database_url=f"sqlite:///{tmp_path / 'strict.sqlite3'}",
@@ -204,7 +204,7 @@ def strict(tmp_path: Path) -> Iterator[World]:
 
 
 class TestQuarantine:
-    def test_what_the_gate_refuses_is_reached_by_its_digest_alone(self, strict: World, tmp_path: Path) -> None:
+    def test_what_admission_refuses_is_reached_by_its_digest_alone(self, strict: World, tmp_path: Path) -> None:
         idle = {key: value * (0 if "lora_B" in key else 1) for key, value in lora_tensors(7).items()}
         folder = save_adapter(tmp_path / "idle", tensors=idle)
         with pytest.raises(VerificationFailed, match=r"changes nothing.*adapterctl release (\S+)") as caught:

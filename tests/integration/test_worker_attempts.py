@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
 
 
 def training_child(worker: Running) -> int:
-    """The child at work; a spare may wait beside it."""
+    """The child at work; a warm one may wait beside it."""
     found: list[int] = []
 
     def there() -> bool:

@@ -172,14 +172,14 @@ def test_a_spare_waits_for_each_of_many_jobs_and_ends_with_its_worker(place: Pla
     with place.worker("--name", "gpu-1", **environment) as worker:
         used = []
         for _ in range(2):
-            spare = worker.child()
+            warm = worker.child()
             # It has nothing to do for a while.
             time.sleep(1)
             job = place.train(steps=3)
             place.wait_for_state(job, "succeeded")
-            wait_until(lambda spare=spare: not is_alive(spare), lambda: worker.text)  # type: ignore[misc]
-            assert f"job={job} attempt=1 child {spare}: started" in worker.text
-            used.append(spare)
+            wait_until(lambda warm=warm: not is_alive(warm), lambda: worker.text)  # type: ignore[misc]
+            assert f"job={job} attempt=1 child {warm}: started" in worker.text
+            used.append(warm)
         waiting = worker.child()
         assert waiting not in used
         assert "starts cold" not in worker.text
@@ -191,7 +191,7 @@ def test_a_spare_ends_with_a_worker_that_is_told_to_end(place: Place, empty_valk
     environment = {"REGISTRY_BROKER_URL": empty_valkey_url, "ADAPTER_WORKER_WARM": "1"}
     with place.worker("--name", "gpu-1", **environment) as worker:
         wait_until(lambda: "ready." in worker.text, lambda: worker.text)
-        spare = worker.child()
+        warm = worker.child()
         worker.signal(signal.SIGTERM)
         assert worker.status() == 0
-        assert not is_alive(spare)
+        assert not is_alive(warm)

@@ -145,7 +145,7 @@ def loaded(folder: Path) -> dict[str, Any]:
 def require_published(
     made: Made, out: Path, report: Any, *, classifies: bool = False, vocabulary: int | None = None
 ) -> None:
-    """Hold a merged folder against its base as the registry's gate does. Raises Verification."""
+    """Hold a merged folder against its base as the registry's admission does. Raises Verification."""
     from registry.catalog.bases.deriving import Derived
     from registry.catalog.bases.finding import known_base
     from registry.catalog.publishing.merged_models import MergedFrom, judge_model

@@ -26,7 +26,7 @@ class Payload:
     digest: str
     #: SHA-256 to bytes, in the order of the manifest.
     files: dict[str, bytes]
-    #: Whether every B is zero, so that the gate refuses it.
+    #: Whether every B is zero, so that admission refuses it.
     idle: bool
 
     @property

@@ -1,4 +1,4 @@
-"""Safetensors files by hand, and the gate over them: inspected, kept as JSON as the registry does, then judged."""
+"""Safetensors files by hand, and admission over them: inspected, kept as JSON as the registry does, then judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inspection: an adapter's two files, read once without torch and kept as small facts that the gate judges.
+"""Inspection: an adapter's two files, read once without torch and kept as small facts that admission judges.
 
 What is wrong whatever the version says (a malformed header, NaN, a key that is not a setting) raises Verification here.
 Memory is bounded: data pass by the mebibyte, and a tensor is a line of text and three numbers.
@@ -98,7 +98,7 @@ class LayoutNorms(Wire):
 
 
 class WeightFacts(_Facts):
-    """What the gate has to know of `adapter_model.safetensors`.
+    """What admission has to know of `adapter_model.safetensors`.
 
     >>> facts = WeightFacts.of([TensorFacts("a", "F32", (2, 3), zero=False), TensorFacts("b", "F32", (2, 3), zero=True)])
     >>> facts.names, facts.kind_of, facts.zero, [tensor.name for tensor in facts.tensors()]
@@ -190,7 +190,7 @@ class WeightFacts(_Facts):
 
 
 class ConfigFacts(_Facts):
-    """What the gate has to know of `adapter_config.json`; None stands for a value that no version can have.
+    """What admission has to know of `adapter_config.json`; None stands for a value that no version can have.
 
     All but `variants` and a pattern to exclude are fields of the LoRA record, as `sdk.lora.adapter_config.recorded` reads them.
     """
@@ -337,7 +337,7 @@ def inspect_config(file: IO[bytes]) -> ConfigFacts:
         raise Verification(f"{CONFIG_FILE}: {why}")
     said = recorded(config)
     facts = {name: said[name] for name in ConfigFacts.model_fields.keys() & said.keys()}
-    # PEFT writes no null here, and the gate takes it for none.
+    # PEFT writes no null here, and admission takes it for none.
     facts["bias"] = said["bias"] or "none"
     facts["exclude_modules"] = config.get("exclude_modules") or []
     return ConfigFacts(**facts, variants=[name for name in _VARIANTS if config.get(name)])

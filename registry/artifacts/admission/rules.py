@@ -1,4 +1,4 @@
-"""The gate: what an adapter must be before a version of it becomes ready, judged by the facts of its two files.
+"""Admission: what an adapter must be before a version of it becomes ready, judged by the facts of its two files.
 
 >>> weights = WeightFacts.of([])
 >>> config = ConfigFacts(
@@ -93,7 +93,7 @@ def judge(
             f"{tied} is adapted, and trainable_token_indices trains tokens of the same weight, since the base ties the two; PEFT "
             f"can't merge that: train again without {tied.rpartition('.')[2]} among the target modules"
         )
-    # Whether these are other than the base's own, the gate can't tell: its weights may not be here.
+    # Whether these are other than the base's own, admission can't tell: its weights may not be here.
     replaces = bool(lora.modules_to_save or lora.trainable_token_indices or sizes["other"] or vocabulary)
     warnings = _judge_effects(modules, config, lora, ranks, replaces=replaces)
     beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
@@ -173,11 +173,6 @@ def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None
         raise Verification(
             f"{CONFIG_FILE} says CAUSAL_LM, but the base is not causal: {no_next_token(base.get('model_type'))}"
         )
-
-
-def class_sizes(weights: WeightFacts, config: ConfigFacts, lora: LoraConfig) -> dict[str, int]:
-    """Return the bytes of an adapter's tensors by class: lora, embeddings, modules_to_save, other."""
-    return _sort(weights, config, lora, BaseShapes({}))[1]
 
 
 def _sort(

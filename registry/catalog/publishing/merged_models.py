@@ -1,4 +1,4 @@
-"""The gate of merged models: what is published as one is whole, and is its base but for what its adapter changes.
+"""Admission of merged models: what is published as one is whole, and is its base but for what its adapter changes.
 
 That is read from the config, the index and the headers. The numbers are what the merge's own read-back is for: they are
 gigabytes, and the registry has no adapter's arithmetic to hold them against.

@@ -82,7 +82,7 @@ class Publisher:
 
         `reported` is what of the record is a worker's word; None: all that the publication says is the caller's.
         `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `notes`
-        go before the gate's warnings. `require` raises Verification for weights that the gate lets in, and which aren't the
+        go before admission's warnings. `require` raises Verification for weights that admission lets in, and which aren't the
         caller's; it must be short, for a transaction that writes may wait for it.
         Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see), Forbidden,
         QuotaExceeded, Verification, Conflict.

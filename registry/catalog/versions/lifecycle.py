@@ -12,7 +12,7 @@ class VersionState(StrEnum):
     PENDING = "pending"
     #: Verified and numbered.
     READY = "ready"
-    #: Refused by the gate but kept for an admin; reachable by digest only.
+    #: Refused by admission but kept for an admin; reachable by digest only.
     QUARANTINED = "quarantined"
     #: Refused; nothing of it is visible.
     FAILED = "failed"

@@ -1,4 +1,4 @@
-"""The norms of ΔW of a version's modules: what the gate found in the bytes, times the scale of the version's record."""
+"""The norms of ΔW of a version's modules: what admission found in the bytes, times the scale of the version's record."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms | None:
             scale = None if tensor.norm is None or not told else scales.of(key.module, width=tensor.shape[1])
             found[key.module] = None if tensor.norm is None or scale is None else abs(scale.scale) * tensor.norm
     except ScalesError:
-        # The gate lets no such patterns in; what it let in before has no norms.
+        # Admission lets no such patterns in; what it let in before has no norms.
         return None
     return dict(sorted(found.items()))

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import Conflict, Invalid, RegistryError
 from registry.http.idempotency.service import Answer, Keyed, KeyedRequests, Turn, owner_of
-from registry.http.paths import API, area_of
+from registry.http.paths import area_of
+from sdk.formats.api_paths import API
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"

@@ -1,4 +1,4 @@
-"""Whether the tensors of parents fit each other, by what the gate has seen of them: their worker looks again, at the bytes."""
+"""Whether the tensors of parents fit each other, by what admission has seen of them: their worker looks again, at the bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_LETTERS = 20_000_000
 
 
 def weight_facts(session: Session, version: Version) -> WeightFacts | None:
-    """Return what the gate has seen in a version's weights; None where an earlier release looked, which kept other facts."""
+    """Return what admission has seen in a version's weights; None where an earlier release looked, which kept other facts."""
     file = next(file for file in read_manifest(session, version.digest).files if file.path == WEIGHTS_FILE)
     blob = session.get(Blob, file.sha256)
     return None if blob is None else WeightFacts.from_json(blob.facts)

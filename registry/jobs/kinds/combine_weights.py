@@ -1,4 +1,4 @@
-"""The weights that a combination hands in, held against its parents' by what the gate found in the bytes of each.
+"""The weights that a combination hands in, held against its parents' by what admission found in the bytes of each.
 
 The registry adds nothing up. What it knows of ΔW = Σ wᵢ·ΔWᵢ without: it has the modules of all parents, those that cancel
 with zeros, and by the triangle inequality ‖ΔW‖ ≤ Σ |wᵢ|·‖ΔWᵢ‖ for each. Of an exact sum it is no smaller than the largest

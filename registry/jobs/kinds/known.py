@@ -18,6 +18,8 @@ KINDS: dict[str, JobKindRules[Any]] = {rules.name: rules for rules in (TRAINING,
 
 #: Kinds whose results are models that were made from a version.
 MODEL_MAKING = tuple(name for name, rules in KINDS.items() if rules.makes_model)
+#: Kinds whose results show rows of a dataset.
+SHOWING_ROWS = tuple(name for name, rules in KINDS.items() if rules.shows_rows)
 
 
 def rules_of(kind: str) -> JobKindRules[Any]:

@@ -36,7 +36,7 @@ _TOKENS = re.compile(re.escape(HOLDS_EMBEDDINGS) + r"([0-9]{1,9}) tokens")
 
 
 class Settled(NamedTuple):
-    """What is to be recorded of a merged model, and what the gate holds its files against."""
+    """What is to be recorded of a merged model, and what admission holds its files against."""
 
     publication: Publication
     made: MergedFrom

@@ -115,5 +115,6 @@ PREVIEW = JobKindRules(
     estimate=_estimate,
     assign=_assign,
     complete=_keep,
+    shows_rows=True,
     long_parts=("preview",),
 )

@@ -103,6 +103,9 @@ class JobKindRules(Generic[R]):
     #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it, and it
     #: is kept for a while.
     makes_model: bool = False
+    #: Whether the result shows rows of its dataset, which its field `data` names: it is removed some days later, or once the
+    #: namespace has given the rows up.
+    shows_rows: bool = False
     #: The parts of a result that may be so long that lists of jobs go without them.
     long_parts: tuple[str, ...] = ()
 

@@ -22,9 +22,11 @@ from sdk.errors import InvalidInput
 )
 @click.option("--rank", type=int, help="The largest rank of a module, with --method svd.")
 @click.option(
-    "--dtype", type=click.Choice(["float32", "parents"]), help="Of A and B; parents: as theirs are. [default: float32]"
+    "--dtype",
+    type=click.Choice(["float32", "parents"]),
+    help="Type of A and B; parents: the type of theirs. [default: float32]",
 )
-@click.option("--detach", is_flag=True, help="Submit and return; the job goes on.")
+@click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def combine_command(name: str, parents: tuple[str, ...], detach: bool, style: str, **given: Any) -> None:
     """Combine versions over one base into the next version of NAME: ΔW = Σ wᵢ·ΔWᵢ.

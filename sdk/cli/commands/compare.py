@@ -20,7 +20,7 @@ from sdk.cli.support.session import open_client
 @click.option(
     "--detect",
     type=click.FloatRange(1e-9, 1e9),
-    help="Say how many rows show this difference, not the one that was found.",
+    help="Say how many rows it takes to show this difference, instead of the one that was found.",
 )
 @click.option(
     "--png",
@@ -36,7 +36,7 @@ from sdk.cli.support.session import open_client
     help="json: one document on stdout; quiet: the better one of each pair, or '-'; markdown, html: a page.",
 )
 def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given: Any) -> None:
-    """Say which of two or more versions (REF) and bare bases (base:ID) scores better, row by row, each with each.
+    """Say which of two or more versions (REF) and bare bases (base:ID) scores better, row by row and pair by pair.
 
     They must have been scored alike on the same rows, best in one job of `eval`. The interval is that of the difference
     at 95 %; p counts all pairs. A verdict needs 20 rows, or groups.

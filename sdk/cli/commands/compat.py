@@ -32,7 +32,8 @@ _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
     help="What is to serve it.",
 )
 @click.option(
-    "--version", help="The engine's, such as 0.33.0; of llama.cpp a build, as b11549. [default: the newest read]"
+    "--version",
+    help="The engine's version, such as 0.33.0; for llama.cpp a build, such as b11549. [default: the newest read]",
 )
 @click.option("--base", metavar="DIR", help="The folder of the base, where REF is a folder.")
 @format_option

@@ -31,9 +31,9 @@ def data_command() -> None:
 def _holdout_options(command: F) -> F:
     """Add what says which rows a training would hold out."""
     for option in (
-        click.option("--holdout-seed", type=int, help="As of `train`. [default: 0]"),
-        click.option("--holdout-by", metavar="COLUMN", help="As of `train`."),
-        click.option("--holdout", type=float, metavar="SHARE", help="As of `train`."),
+        click.option("--holdout-seed", type=int, help="As in `train`. [default: 0]"),
+        click.option("--holdout-by", metavar="COLUMN", help="As in `train`."),
+        click.option("--holdout", type=float, metavar="SHARE", help="As in `train`."),
     ):
         command = option(command)
     return command
@@ -106,8 +106,8 @@ def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
 @click.option("--of", metavar="REF", help="Instead of FILE: the rows that this version was trained on.")
 @click.option("--rows", type=int, help="Show this many rows from the start. [default: 3]")
 @click.option("--row", type=int, help="Show only this row, counted from 1.")
-@click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`.")
-@click.option("--columns", metavar="KEY=COLUMN,…", help="As of `train`.")
+@click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As in `train`.")
+@click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
 @_holdout_options
 @click.option("--max-length", type=int, help="As in `train`. [default: 1024]")
 @format_option
@@ -149,10 +149,10 @@ def _follow(job: Job[Preview]) -> None:
     "--base", help="Count tokens over this base: a folder (./base), or a registered base whose files are here."
 )
 @click.option("--eval-data", help="Held-out rows: those that are in DATA, too, are named.")
-@click.option("--columns", metavar="KEY=COLUMN,…", help="As of `train`.")
+@click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
 @_holdout_options
-@click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As of `train`; with --base.")
-@click.option("--max-length", type=int, help="As of `train`; with --base. [default: 1024]")
+@click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As in `train`; with --base.")
+@click.option("--max-length", type=int, help="As in `train`; with --base. [default: 1024]")
 @click.option(
     "--sample", type=int, metavar="ROWS", help="Rows whose tokens are counted, spread over DATA. [default: 5000]"
 )
@@ -161,10 +161,10 @@ def _follow(job: Job[Preview]) -> None:
 def data_check(data: tuple[str, ...], style: str, **given: Any) -> None:
     """Look for what is wrong with the rows of DATA (a file, or a dataset's name or digest; or several together) before a training.
 
-    Names rows that can't be used, lack a text, are there twice (exactly, in another spelling, or nearly), answer the same
+    Names rows that can't be used, lack a text, repeat another (exactly, in another spelling, or nearly), answer the same
     prompt otherwise, or have characters that are not seen. With --eval-data also those that are held out, with --holdout
     those that it would hold out and that are nearly among the others, with --base those that are too long. --holdout-by
-    alone says that its column is no part of a row. Ends with 0 if nothing is wrong, and with 7 otherwise. Files are read
+    alone says that its column is not part of a row. Ends with 0 if nothing is wrong, and with 7 otherwise. Files are read
     here, without a registry.
 
     \b

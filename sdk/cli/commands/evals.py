@@ -100,7 +100,7 @@ def _of(client: Client, target: str) -> list[Evaluation]:
 def evals_show(
     ident: str, rows: bool, worst: int | None, metric: str | None, by: str | None, output: str | None, style: str
 ) -> None:
-    """Show one set of scores: all metrics, what they depend on, and samples of what was generated; of labels also which
+    """Show one set of scores: all metrics, what they depend on, and samples of what was generated; for labels also which
     were taken for which, and whether the adapter is right as often as it is sure.
 
     With --rows it shows each row of the data: its number from 0, its loss in nats a token, scores, and the prediction.

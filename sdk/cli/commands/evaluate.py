@@ -59,7 +59,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
     """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, completions; accuracy and
     macro-F1 of labels.
 
-    The bare base, and the version of each name that is in production, are scored too, unless with --only.
+    The bare base, and the version of each name that is in production, are scored too, unless --only is given.
 
     On general texts, the same for all, it also says what an adapter changed beside its task: the loss, and how far
     predictions are from those of the bare base (KL).
@@ -83,7 +83,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
             return
         say(f"job {job.id} evaluates {job.view.subject}")
         if beside := scored_beside(job.view):
-            say(f"beside that, unless with --only: {', '.join(_marked(ref, beside) for ref in beside)}")
+            say(f"beside that, unless --only is given: {', '.join(_marked(ref, beside) for ref in beside)}")
         result_of(job)
         print_scores(client, job, style)
 

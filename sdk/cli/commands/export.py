@@ -61,11 +61,11 @@ def export_command(
     \b
     TARGET is a REF, of an adapter or a merged model, the folder of an adapter
     (./DIR, with --base), or of a model.
-    --to gguf: for llama.cpp. Exported are adapters over Llama, Mistral, Qwen3 and
+    --to gguf: for llama.cpp. It takes adapters over Llama, Mistral, Qwen3 and
     Gemma, and models of Llama, Mistral and Qwen3. An export is exact; what can't
     be is refused by name.
     --to lora: for engines that don't read rank or alpha patterns, rsLoRA, DoRA.
-    It is exact but for what --rank cuts; how much of it is kept is told. A DoRA
+    It is exact except for what --rank cuts, and says how much is kept. A DoRA
     needs --rank, and the files of its base.
 
     \b

@@ -41,8 +41,8 @@ from sdk.schemas.failures import FailureReason
 def merge_command(ref: str, output: str | None, register: str | None, detach: bool, style: str, **given: Any) -> None:
     """Merge the version that REF names into its base, W' = W + s·B·A, and write the model to a folder or register it.
 
-    What was written is read again: what nothing changes is the base's byte for byte, the rest is computed a second time, and
-    fixed texts are held against the base as trained with the adapter. Where that fails, the command exits with 7.
+    What was written is read back: tensors that nothing changes must be the base's byte for byte, the others are computed a
+    second time, and fixed texts are compared with the base as trained with the adapter. If that fails, the exit code is 7.
 
     A registered model is pulled, shown and given aliases as any version, and is of the kind merged: NAME can't have adapters.
     Prints the folder, or else the version's ref.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--targets", help="qv, attention, all-linear, names with commas, or one pattern.")
 @click.option("--exclude", help="Modules among the targets to leave out.")
 @click.option("--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA).")
-@click.option("--eva-rho", type=float, help="EVA: a module may get so many times --rank. [default: 1]")
+@click.option("--eva-rho", type=float, help="EVA: a module may get up to this many times --rank. [default: 1]")
 @click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
 @click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules; they take no memory, and are checked.")
 @click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted.")
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 @click.option(
     "--quant-type",
     type=click.Choice(["nf4", "fp4", "int8"]),
-    help="What qlora has the base in: 4 bits, or 8 (int8). [default: nf4]",
+    help="What qlora holds the base in: 4 bits, or 8 (int8). [default: nf4]",
 )
-@click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: they are]")
+@click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: yes]")
 @click.option("--optim", type=click.Choice(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]))
 @click.option("--lr", type=float, help="Peak learning rate; it takes no memory, and is checked.")
 @click.option("--batch-size", type=int, help="Rows in one forward pass. [default: as many of 4 as fit]")
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     "--logit-chunk-tokens",
     type=int,
     metavar="N",
-    help="Logits of so many tokens at a time. [default: as a training does]",
+    help="Logits of this many tokens at a time. [default: as a training does]",
 )
 @format_option
 def plan_command(base: str, style: str, **given: Any) -> None:

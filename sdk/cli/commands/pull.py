@@ -104,9 +104,11 @@ def _show_plan(plan: PullPlan, style: str) -> None:
 @click.argument("target")
 @click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
 @click.option(
-    "--probe", is_flag=True, help="Also find again what it does to its base, and hold that against the record."
+    "--probe", is_flag=True, help="Also measure again what it does to its base, and compare that with the record."
 )
-@click.option("--base", metavar="DIR", help="With --probe: the folder of its base. [default: where it lies here]")
+@click.option(
+    "--base", metavar="DIR", help="With --probe: the folder of its base. [default: where it is on this machine]"
+)
 @format_option
 def verify_command(target: str, verify_with: str | None, probe: bool, base: str | None, style: str) -> None:
     """Hash a pulled folder again (./DIR), or fetch a version (REF) and hash it.

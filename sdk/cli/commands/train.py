@@ -75,16 +75,18 @@ _LEAST_MEMORY_BYTES = 10**6
 @click.option(
     "--quant-type",
     type=click.Choice(["nf4", "fp4", "int8"]),
-    help="What qlora has the base in: 4 bits, or 8 (int8). [default: nf4]",
+    help="What qlora holds the base in: 4 bits, or 8 (int8). [default: nf4]",
 )
-@click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: they are]")
+@click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: yes]")
 @click.option("--use-rslora", is_flag=True, default=None, help="Scale the update by alpha/√rank; needs --alpha.")
 @click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")
 @click.option(
     "--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA). [default: random]"
 )
 @click.option(
-    "--eva-rho", type=float, help="EVA: a module may get so many times --rank, of ranks that others lose. [default: 1]"
+    "--eva-rho",
+    type=float,
+    help="EVA: a module may get up to this many times --rank; others then get less. [default: 1]",
 )
 @click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
 @click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules that differ from --alpha.")
@@ -118,7 +120,7 @@ _LEAST_MEMORY_BYTES = 10**6
     type=click.Choice(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]),
     help="All but adamw need a CUDA card. [default: adamw]",
 )
-@click.option("--loraplus-lr-ratio", type=float, help="LoRA+: each B learns at so many times --lr.")
+@click.option("--loraplus-lr-ratio", type=float, help="LoRA+: each B learns at this many times --lr.")
 @click.option("--weight-decay", type=float, help="Decay of matrices, per step at the rate 1. [default: 0]")
 @click.option("--max-grad-norm", type=float, help="Norm that gradients are cut to; 0 for none. [default: 1]")
 @click.option("--adam-beta1", type=float, help="[default: 0.9]")

@@ -15,7 +15,7 @@ from sdk.names import check_name
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_options import PlanOptions
 from sdk.submitting.given_sources import sources_of
-from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_terms
+from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
 
 
@@ -68,7 +68,7 @@ def _checked(name: str, options: Mapping[str, Any], fields: Mapping[str, Any]) -
     if options.get("data") is not None:
         sources_of(options["data"])
     check_held_out(spec, eval_data=options.get("eval_data"))
-    job_terms(options.get("priority", 0), options.get("timeout"), options.get("device"), options.get("memory"))
+    job_options(options.get("priority", 0), options.get("timeout"), options.get("device"), options.get("memory"))
     checkpoint_policy(options.get("checkpoint_every"))
     checkpoint_ref(options.get("from_checkpoint"))
     if not options.get("base"):

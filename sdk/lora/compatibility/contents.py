@@ -1,7 +1,7 @@
 """What the tensors of a folder hold that its configuration, or its base, does not say: names and shapes alone, no number is read.
 
 A library passes over a tensor that nobody asked for, and leaves a module as it was whose tensor is missing: an adapter of such a
-folder is not the one that was trained. The registry's gate refuses these when they are pushed.
+folder is not the one that was trained. The registry's admission refuses these when they are pushed.
 """
 
 from __future__ import annotations

@@ -15,12 +15,14 @@ experts each has an A and a B of its own.
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from sdk.formats.adapter_files import PREFIX
 from sdk.formats.peft_patterns import Budget, ModuleValues
+from sdk.formats.safetensors_header import Entry, written_header
 from sdk.lora.experts import stacked_targets
 from sdk.lora.linear_modules import layer_of
 from sdk.lora.planning.blueprint import Blueprint
@@ -31,7 +33,6 @@ from sdk.schemas.training import TrainingSpec
 #: Adapters are trained and stored in float32.
 ADAPTER_BYTES = 4
 _STEPS = 10_000_000
-_ALIGNED = 8
 
 
 @dataclass(frozen=True)
@@ -92,21 +93,22 @@ class AdapterPlan:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of `adapter_model.safetensors`, header included (the format's README: 8 bytes of length, JSON, then the numbers)."""
-        shapes = {f"base_model.model.{name}": shape for name, shape in self._tensors()}
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        at = 0
-        for name in sorted(shapes):
-            end = at + ADAPTER_BYTES * math.prod(shapes[name])
-            header[name] = {"dtype": "F32", "shape": shapes[name], "data_offsets": [at, end]}
-            at = end
-        length = len(json.dumps(header, separators=(",", ":")))
-        return 8 + length + -length % _ALIGNED + at
+        """Bytes of `adapter_model.safetensors`, header included."""
+        entries = [
+            Entry(PREFIX + name, "F32", shape, ADAPTER_BYTES * math.prod(shape))
+            for name, shape in sorted(self._tensors())
+        ]
+        return len(written_header(entries, {"format": "pt"})) + sum(entry.size_bytes for entry in entries)
 
     def _tensors(self) -> Iterator[tuple[str, list[int]]]:
+        wrapped: Counter[str] = Counter()
         for name, module in self.modules.items():
-            # PEFT stores what belongs to a parameter under the module that has it.
-            stored = name.rpartition(".")[0] if module.experts > 1 else name
+            stored = name
+            if module.experts > 1:
+                # PEFT stores what belongs to a parameter under the module that has it, each of several around the one before.
+                owner = name.rpartition(".")[0]
+                stored = owner + ".base_layer" * wrapped[owner]
+                wrapped[owner] += 1
             yield from ((f"{stored}.{part}", shape) for part, shape in module.tensors)
         yield from self.whole.items()
 

@@ -68,7 +68,7 @@ class Registry(RegistryServer):
 
 
 class Worker(WorkerProcess):
-    """A worker with a spare child, a cache of its own, and a proxy between it and its registry."""
+    """A worker with a warm child, a cache of its own, and a proxy between it and its registry."""
 
     def __init__(self, directory: Path, number: int, *, registry: Registry, valkey: ValkeyServer, token: str) -> None:
         super().__init__(directory, number, registry=registry, valkey=valkey)

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, PREFIX, SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.adapter_config import canonical_text
 from sdk.lora.combining import taken_whole
 from sdk.lora.factors import Factors, FactorsError, joined, padded, reduced, stacked
@@ -134,7 +134,7 @@ def _write(
     tensors: dict[str, torch.Tensor] = {}
     for module, found in sums.items():
         whole = stacked([padded(one, ranks[module]) for one in found.experts])
-        layout, prefix = found.layout, f"base_model.model.{module}.lora_"
+        layout, prefix = found.layout, f"{PREFIX}{module}.lora_"
         a, b = (f"{prefix}embedding_{half}" if layout.embedding else f"{prefix}{half}.weight" for half in "AB")
         tensors[a] = torch.from_numpy(whole.a.reshape(-1, *layout.into)).to(dtype).contiguous()
         tensors[b] = torch.from_numpy(whole.b.reshape(layout.out[0], -1, *layout.out[1:])).to(dtype).contiguous()

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from safetensors import safe_open
 
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 
 #: How far an adapter and what it should be may be apart, relatively, by the type that was written: a few roundings of both factors.
 TOLERANCE = {
@@ -71,7 +71,7 @@ class PeftAdapter:
 
     def _called(self, module: str) -> tuple[str, bool]:
         """Return the name that patterns have for a module, and whether it is that of a parameter of it."""
-        plain = module.removeprefix("base_model.model.").replace(".base_layer", "")
+        plain = module.removeprefix(PREFIX).replace(".base_layer", "")
         if any(f".{plain}".endswith(f".{name}") for name in self._config.get("target_modules") or []):
             return plain, False
         for name in sorted(self._config.get("target_parameters") or []):
@@ -98,7 +98,7 @@ class PeftAdapter:
 
 
 def _first(patterns: Mapping[str, float], name: str, default: float) -> float:
-    """Return what the first pattern that fits says, tried as PEFT's `get_pattern_key` does; the gate has let no slow one in."""
+    """Return what the first pattern that fits says, tried as PEFT's `get_pattern_key` does; admission has let no slow one in."""
     return next((patterns[key] for key in sorted(patterns) if re.match(rf"(.*\.)?({key})$", name)), default)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from sdk.formats.adapter_files import PREFIX
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.combining.order import ParentFolder
 from workers.pipelines.combining.peft_adapter import TOLERANCE, PeftAdapter, singular_values
@@ -102,7 +103,7 @@ def _require_kept(
     whole, rank = float(squares.sum()), a_kept.shape[1]
     kept = float((singular_values(scale * b_kept, a_kept) ** 2).sum())
     found, most = (kept / whole, float(squares[:, :rank].sum()) / whole) if whole else (1.0, 1.0)
-    said, room = expected[module.removeprefix("base_model.model.")], _ENERGY + 2 * tolerance
+    said, room = expected[module.removeprefix(PREFIX)], _ENERGY + 2 * tolerance
     if not (abs(found - said) <= room and found >= most - room):
         raise _wrong(
             module,
@@ -119,6 +120,6 @@ def _norms(matrix: torch.Tensor, dim: int) -> torch.Tensor:
 def _wrong(module: str, what: str) -> PipelineError:
     return PipelineError(
         FailureReason.VERIFICATION,
-        f"What was written is not the sum of the parents: {module.removeprefix('base_model.model.')} {what}; "
+        f"What was written is not the sum of the parents: {module.removeprefix(PREFIX)} {what}; "
         "report this with the job's log, or combine with the method linear and the dtype float32.",
     )

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdk.errors import VerificationFailed
+from sdk.formats.adapter_files import PREFIX
 from workers.pipelines.combining.peft_adapter import TOLERANCE, PeftAdapter, singular_values
 
 if TYPE_CHECKING:
     from workers.pipelines.exporting.dora import Magnitude, MagnitudeDeltas
 
-_PREFIX = "base_model.model."
 #: How far shares of the energy may be apart where they are differences of large numbers: ‖ΔW‖² of a DoRA is one of ‖W‖² and more.
 _ENERGY = 1e-6
 
@@ -30,13 +30,13 @@ def read_back(folder: Path, out: Path, kept: Mapping[str, float], deltas: Magnit
     Raises VerificationFailed that names the module.
     """
     source, written = PeftAdapter(folder), PeftAdapter(out)
-    if set(source.modules) != set(written.modules) or {name.removeprefix(_PREFIX) for name in written.modules} != set(
+    if set(source.modules) != set(written.modules) or {name.removeprefix(PREFIX) for name in written.modules} != set(
         kept
     ):
         raise _differs("the list of its modules")
     tolerance, worst = TOLERANCE[written.dtype], 0.0
     for name in sorted(written.modules):
-        module = name.removeprefix(_PREFIX)
+        module = name.removeprefix(PREFIX)
         if deltas is None:
             left, square, most = _of_factors(source, written, name)
         else:

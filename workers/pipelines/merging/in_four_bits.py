@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +21,7 @@ from bitsandbytes.functional import quantize_4bit
 
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE
 from sdk.formats.safetensors import Kind
+from sdk.formats.safetensors_header import Entry, written_header
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
@@ -169,20 +169,10 @@ def _read(codes: Any, begin: int, size: int) -> Iterator[bytes]:
 def _write(path: Path, parts: list[_Part], metadata: Mapping[str, str]) -> dict[str, str]:
     """Write a weight file, wider types first, so that each tensor begins where it may; return the digest of each."""
     ordered = sorted(parts, key=lambda part: -_width(part.dtype))
-    said: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
-    begin = 0
-    for part in ordered:
-        said[part.name] = {
-            "dtype": part.dtype,
-            "shape": list(part.shape),
-            "data_offsets": [begin, begin + part.size_bytes],
-        }
-        begin += part.size_bytes
-    header = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
+    entries = (Entry(part.name, part.dtype, part.shape, part.size_bytes) for part in ordered)
     digests = {}
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
+        file.write(written_header(entries, {"format": "pt", **metadata}))
         for part in ordered:
             digest = xxhash.xxh3_128()
             for chunk in part.chunks():

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -27,6 +26,7 @@ import xxhash
 
 from sdk.formats.canonical_json import digest_of
 from sdk.formats.safetensors import Kind
+from sdk.formats.safetensors_header import Entry, with_length, written_header
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
@@ -229,17 +229,9 @@ def header_of(base: StoredBase, file: str, tensors: Sequence[Written]) -> bytes:
         (base.tensors[each.name].dtype, base.tensors[each.name].shape) == (each.dtype, each.shape) for each in tensors
     )
     if same:
-        raw = base.headers[file].raw
-    else:
-        said: dict[str, Any] = {"__metadata__": base.metadata(file)} if base.metadata(file) else {}
-        begin = 0
-        for each in tensors:
-            end = begin + each.size_bytes
-            said[each.name] = {"dtype": each.dtype, "shape": list(each.shape), "data_offsets": [begin, end]}
-            begin = end
-        raw = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
-        raw += b" " * (-len(raw) % 8)
-    return struct.pack("<Q", len(raw)) + raw
+        return with_length(base.headers[file].raw)
+    entries = (Entry(each.name, each.dtype, each.shape, each.size_bytes) for each in tensors)
+    return written_header(entries, base.metadata(file))
 
 
 def _write_shard(

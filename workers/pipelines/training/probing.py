@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft.utils import ModulesToSaveWrapper
 
+from sdk.formats.adapter_files import PREFIX
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import LEAST_LOGIT_GAP, ProbeReport
 from workers.pipelines.data.probe import probe
@@ -38,9 +39,8 @@ def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
 
 def _bare(model: Any) -> Any:
     """Return the base without any of the adapter. PEFT leaves biases and modules that were trained in it, which go back too."""
-    prefix = "base_model.model."
     whole = {
-        name.removeprefix(prefix): module.original_module
+        name.removeprefix(PREFIX): module.original_module
         for name, module in model.named_modules()
         if isinstance(module, ModulesToSaveWrapper)
     }

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", help="A new folder for the model of a merge.")
 @format_option
 def jobs_result(job_id: str, output: str | None, style: str) -> None:
-    """Print or write what a job made, as the command would have that waited for it.
+    """Print or write what a job made, as the command that waited for it would have done.
 
-    Of an evaluation these are its scores, of a merge the model, of a training or combination the version's ref, and
-    of a preview the rows. A job that has not ended yet is no result (exit code 4).
+    For an evaluation these are its scores, for a merge the model, for a training or combination the version's ref, and
+    for a preview the rows. A job that has not ended yet has no result (exit code 4).
 
     \b
     Examples:

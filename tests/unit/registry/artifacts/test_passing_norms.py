@@ -1,4 +1,4 @@
-"""Norms that the gate takes of a file as it passes: those that a consumer takes of it, in any order, within bounds."""
+"""Norms that admission takes of a file as it passes: those that a consumer takes of it, in any order, within bounds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def in_order(tensors: Tensors, names: list[str]) -> bytes:
 
 
 def passing(raw: bytes, lora: LoraConfig = LORA) -> dict[str, float | None]:
-    """‖B·A‖ by module, as the gate finds it."""
+    """‖B·A‖ by module, as admission finds it."""
     keys = ((lora_key(tensor.name), tensor) for tensor in weight_facts(raw, lora).tensors())
     return {key.module: tensor.norm for key, tensor in keys if key is not None and key.part.endswith("B")}
 

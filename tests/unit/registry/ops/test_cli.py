@@ -31,7 +31,7 @@ def refused_here(*arguments: str, **env: str) -> subprocess.CompletedProcess[str
     sys.argv = ["adapter-registry", *arguments]
     code = 0
     try:
-        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as talk:
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
             try:
                 main()
             except SystemExit as ended:
@@ -40,7 +40,7 @@ def refused_here(*arguments: str, **env: str) -> subprocess.CompletedProcess[str
         sys.argv = argv
         os.environ.clear()
         os.environ.update(before)
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), talk.getvalue())
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

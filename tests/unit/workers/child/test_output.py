@@ -61,36 +61,36 @@ def test_lines_come_again_with_time() -> None:
 
 def test_what_came_before_it_is_attached_is_not_lost(tmp_path: Path) -> None:
     reader, writer = os.pipe()
-    talk = Output(os.fdopen(reader, "rb"))
+    output = Output(os.fdopen(reader, "rb"))
     os.write(writer, b"early\n")
     time.sleep(0.1)
     lines: list[str] = []
     with (tmp_path / "log").open("wb") as file:
-        talk.attach(file, lines.append)
+        output.attach(file, lines.append)
         os.write(writer, b"late\n")
         os.close(writer)
-        talk.finish(30)
+        output.finish(30)
     assert lines == ["early", "late"]
     assert (tmp_path / "log").read_text() == "early\nlate\n"
-    assert talk.last_words == "early\nlate"
+    assert output.last_words == "early\nlate"
 
 
 def test_a_full_disk_keeps_nobody_from_reading(tmp_path: Path) -> None:
     lines: list[str] = []
     reader, writer = os.pipe()
-    talk = Output(os.fdopen(reader, "rb"))
+    output = Output(os.fdopen(reader, "rb"))
     with open("/dev/full", "wb", buffering=0) as full:
-        talk.attach(full, lines.append)
+        output.attach(full, lines.append)
         os.write(writer, b"one\ntwo\n")
         os.close(writer)
-        talk.finish(30)
+        output.finish(30)
     assert lines == ["one", "two"]
 
 
 def test_a_stream_that_stays_open_is_left_after_a_while() -> None:
     reader, writer = os.pipe()
-    talk = Output(os.fdopen(reader, "rb"))
-    talk.attach(io.BytesIO(), lambda _line: None)
-    talk.finish(0.1)
+    output = Output(os.fdopen(reader, "rb"))
+    output.attach(io.BytesIO(), lambda _line: None)
+    output.finish(0.1)
     os.close(writer)
-    talk.finish(30)
+    output.finish(30)

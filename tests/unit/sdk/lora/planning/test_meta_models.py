@@ -125,3 +125,21 @@ def test_an_adapter_has_the_parameters_and_the_bytes_that_peft_gives_it(tmp_path
         assert found.trainable == sum(math.prod(parameter.shape) for parameter in trained)
         model.save_pretrained(tmp_path)
         assert (tmp_path / "adapter_model.safetensors").stat().st_size == found.size_bytes
+
+
+def test_each_stacked_parameter_of_a_module_has_bytes_of_its_own(tmp_path: Any) -> None:
+    peft = pytest.importorskip("peft")
+    spec = TrainingSpec(targets="experts.gate_up_proj,experts.down_proj", rank=4, dropout=0)
+    config = {"model_type": "mixtral", "num_local_experts": 4} | _SMALL
+    found = adapter_of(blueprint_of(config), spec)
+    model = peft.get_peft_model(
+        meta_model(config).to_empty(device="cpu"),
+        peft.LoraConfig(
+            r=spec.rank,
+            target_modules=[],
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+            init_lora_weights=False,
+        ),
+    )
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size == found.size_bytes

@@ -218,7 +218,7 @@ def test_parts_that_see_are_merged_too_convolutions_among_them(family: str, dora
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-tied"])
-def test_a_larger_vocabulary_passes_the_gate_with_its_adapter_s_word_alone(family: str, tmp_path: Path) -> None:
+def test_a_larger_vocabulary_passes_admission_with_its_adapter_s_word_alone(family: str, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 

@@ -27,7 +27,7 @@ from workers.pipelines.scoring import grading
 from workers.pipelines.scoring.scorers import Scorer, add_scores, load_scorers
 from workers.pipelines.scoring.texts import TextScores
 
-DOCS = Path(__file__).parents[4] / "docs" / "evaluation.md"
+DOCS = Path(__file__).parents[5] / "docs" / "evaluation.md"
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_no_pass_of_a_training_hands_out_what_routers_said(
 
 
 @pytest.mark.parametrize("targets", [SPEC.targets, "experts.down_proj"])
-def test_a_training_of_experts_reloads_in_plain_peft_passes_the_gate_and_merges(
+def test_a_training_of_experts_reloads_in_plain_peft_passes_admission_and_merges(
     base: Path, pairs: Path, tmp_path: Path, targets: str
 ) -> None:
     from peft import PeftModel
@@ -230,7 +230,7 @@ def test_an_adapter_that_lacks_an_expert_is_refused(family: str, base: Path, tmp
     assert caught.value.reason == "adapter"
 
 
-def test_experts_of_another_base_are_refused_by_the_gate(
+def test_experts_of_another_base_are_refused_by_admission(
     family: str, base: Path, pairs: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     report = train(base, pairs, tmp_path / "adapter")

@@ -24,7 +24,7 @@ from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupt
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 SPEC = TrainingSpec(method="lora", rank=4, max_steps=3, lr=0.01, batch_size=4, grad_accum=1)
 
 

@@ -92,7 +92,7 @@ def test_the_shapes_are_those_of_the_base_that_it_was_made_from(
     assert ours.keys() > theirs.keys()
 
 
-def test_a_qlora_is_recorded_with_the_base_s_own_recipe_and_passes_the_gate(
+def test_a_qlora_is_recorded_with_the_base_s_own_recipe_and_passes_admission(
     packed: tuple[str, Path], pairs: Path, tmp_path: Path
 ) -> None:
     kind, base = packed

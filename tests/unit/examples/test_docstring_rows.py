@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[4] / "examples" / "docstrings"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "docstrings"
 
 
 def load(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the gate lets through loads in evaluation and in a merge, and says there what plain PEFT says; the rest is
+"""What admission lets through loads in evaluation and in a merge, and says there what plain PEFT says; the rest is
 refused truly.
 """
 
@@ -60,7 +60,7 @@ def _adapts_embeddings(made: RandomLora) -> bool:
     return bool({*made.settings["target_modules"]} & {"embed_tokens", "wte", "lm_head"})
 
 
-#: Every reason for which the gate may refuse what PEFT saved, and when it is the true one.
+#: Every reason for which admission may refuse what PEFT saved, and when it is the true one.
 REASONS = {
     r"init_lora_weights is '.*', which changes the base": _changes_base,
     "layer_replication repeats the base's layers": lambda made: "layer_replication" in made.settings,
@@ -97,7 +97,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
     return Bases(tmp_path_factory.mktemp("bases"))
 
 
-def through_the_gate(saved: Path, base: BaseRegistration, published: Path) -> list[str]:
+def through_admission(saved: Path, base: BaseRegistration, published: Path) -> list[str]:
     """Publish an adapter as a push and the registry do; return the warnings. Raises InvalidInput, Verification."""
     published.mkdir()
     package = pack_adapter(
@@ -130,7 +130,7 @@ def refused(made: RandomLora, said: str) -> str:
     reason = next((reason for reason in REASONS if re.search(reason, said)), None)
     assert reason is not None, f"{made}: {said}"
     assert REASONS[reason](made), f"{made}: {said}"
-    return f"gate: {reason[:30]}"
+    return f"admission: {reason[:30]}"
 
 
 def held(made: RandomLora, bases: Bases, folder: Path, *, seed: int, drop: bool = False) -> str:
@@ -145,7 +145,7 @@ def held(made: RandomLora, bases: Bases, folder: Path, *, seed: int, drop: bool 
         del tensors[random.Random(seed).choice(sorted(tensors))]
         save_file(tensors, folder / "saved" / WEIGHTS_FILE)
     try:
-        through_the_gate(folder / "saved", registration, folder / "published")
+        through_admission(folder / "saved", registration, folder / "published")
     except (InvalidInput, Verification) as error:
         return "dropped" if drop else refused(made, str(error))
     assert (evaluated(base, folder / "published") - truth).abs().max() < 1e-4, f"evaluation of {made}"
@@ -174,7 +174,7 @@ def test_a_file_without_one_of_its_tensors_is_refused_unless_it_was_a_copy(bases
 @pytest.mark.parametrize(
     "made",
     [
-        # Each was refused for ever by a later step, or by the gate for a reason that was not so, or merged wrongly.
+        # Each was refused for ever by a later step, or by admission for a reason that was not so, or merged wrongly.
         RandomLora("llama", {"r": 2, "target_modules": ["q_proj"]}, save_embeddings=True),
         RandomLora("llama-tied", {"r": 2, "target_modules": ["q_proj"]}, save_embeddings=True),
         RandomLora("llama-tied", {"r": 2, "target_modules": ["q_proj"]}, resized=True),
@@ -219,9 +219,9 @@ def test_what_changed_the_base_is_taken_once_it_is_converted_as_the_refusal_says
 
     adapted.save_pretrained(tmp_path / "as-it-is")
     with pytest.raises(InvalidInput, match="path_initial_model_for_weight_conversion=INITIAL"):
-        through_the_gate(tmp_path / "as-it-is", registration, tmp_path / "refused")
+        through_admission(tmp_path / "as-it-is", registration, tmp_path / "refused")
     adapted.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "initial"))
-    through_the_gate(tmp_path / "converted", registration, tmp_path / "published")
+    through_admission(tmp_path / "converted", registration, tmp_path / "published")
     assert (evaluated(base, tmp_path / "published") - truth).abs().max() < 1e-3
     assert (merged(base, tmp_path / "published", tmp_path / "merged") - truth).abs().max() < 1e-3
 
@@ -245,7 +245,7 @@ def test_a_base_stays_as_it_is_where_a_merge_unties_its_copy(bases: Bases, tmp_p
     assert not torch.equal(stored["lm_head.weight"], base)
 
 
-def test_half_an_adapter_is_refused_by_the_gate_as_evaluation_would(bases: Bases, tmp_path: Path) -> None:
+def test_half_an_adapter_is_refused_by_admission_as_evaluation_would(bases: Bases, tmp_path: Path) -> None:
     made = RandomLora("llama", {"r": 2, "target_modules": ["q_proj", "v_proj"]})
     base, registration = bases.get("llama")
     save(made, base, tmp_path / "saved", seed=1, input_ids=INPUT_IDS)
@@ -256,7 +256,7 @@ def test_half_an_adapter_is_refused_by_the_gate_as_evaluation_would(bases: Bases
     }
     save_file(kept, tmp_path / "saved" / WEIGHTS_FILE)
     with pytest.raises(Verification, match=r"no weights for model\.layers\.1\.self_attn\.v_proj"):
-        through_the_gate(tmp_path / "saved", registration, tmp_path / "published")
+        through_admission(tmp_path / "saved", registration, tmp_path / "published")
     with pytest.raises(PipelineError, match="2 of its matrices are missing"):
         evaluated(base, tmp_path / "published")
 
@@ -269,6 +269,6 @@ def test_an_embedding_of_other_values_than_the_model_can_hold_is_no_adapter_of_i
     # One weight can't be both.
     tensors["base_model.model.lm_head.weight"] = tensors["base_model.model.lm_head.weight"] + 1
     save_file(tensors, tmp_path / "saved" / WEIGHTS_FILE)
-    through_the_gate(tmp_path / "saved", registration, tmp_path / "published")
+    through_admission(tmp_path / "saved", registration, tmp_path / "published")
     with pytest.raises(PipelineError, match="1 of the adapter's tensors match no module"):
         evaluated(base, tmp_path / "published")

@@ -20,7 +20,7 @@ from workers.pipelines.data.tokenise import Tokenised, tokenise
 from workers.pipelines.errors import PipelineError
 
 DAY = date(2026, 3, 4)
-TABLE = Path(__file__).parents[4] / "docs" / "data.md"
+TABLE = Path(__file__).parents[5] / "docs" / "data.md"
 NAMES = templates.names()
 SHAPES = list(templates.SHAPES)
 

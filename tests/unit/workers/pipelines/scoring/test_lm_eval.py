@@ -16,7 +16,7 @@ from sdk.schemas.evaluation import EvaluationSpec, RowScore
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-ASSETS = Path(__file__).parents[3] / "assets"
+ASSETS = Path(__file__).parents[4] / "assets"
 #: Nats.
 TOLERANCE = 1e-4
 

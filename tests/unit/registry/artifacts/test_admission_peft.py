@@ -1,4 +1,4 @@
-"""The gate lets through what the installed PEFT saves, in each way in which it adapts a model."""
+"""Admission lets through what the installed PEFT saves, in each way in which it adapts a model."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_what_peft_writes_passes_in_every_setting(settings: dict[str, Any], tmp_
 def saved_by_peft(
     folder: Path, settings: dict[str, Any]
 ) -> tuple[WeightFacts, ConfigFacts, LoraConfig, dict[str, list[int]]]:
-    """Save an adapter over a tiny Llama that changes something; return what the gate is told of it."""
+    """Save an adapter over a tiny Llama that changes something; return what admission is told of it."""
     import torch
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model

@@ -1,4 +1,4 @@
-"""The gate: each rule refuses what it is for, by the facts that were kept of an adapter's files."""
+"""Admission: each rule refuses what it is for, by the facts that were kept of an adapter's files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TestWeights:
 
         with pytest.raises(Verification, match="changes nothing") as caught:
             check(changed(zero))
-        # The gate does not know whether it was trained, combined or pushed.
+        # Admission does not know whether it was trained, combined or pushed.
         for said in ("A training needs", "a combination weights that don't cancel its versions", "and a push"):
             assert said in str(caught.value)
         check(changed(lambda tensors: tensors[QB].fill(0)))

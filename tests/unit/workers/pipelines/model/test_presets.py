@@ -16,7 +16,7 @@ from sdk.lora.tensors import read_tensors
 from sdk.schemas.option_types import TARGET_PRESETS
 from workers.pipelines.model.blueprint import read_blueprint
 
-DOCS = Path(__file__).parents[4] / "docs" / "models.md"
+DOCS = Path(__file__).parents[5] / "docs" / "models.md"
 
 
 def of_model(base: Path) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The gate's work grows as the names of an adapter and of its base do, however a stranger chose them."""
+"""Admission's work grows as the names of an adapter and of its base do, however a stranger chose them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: how an adapter lies over its base: which layers it adapts, which way weights lie, how many tokens there are."""
+"""Admission: how an adapter lies over its base: which layers it adapts, which way weights lie, how many tokens there are."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 #: 14 rows by fours: the last step of each of the two epochs has two rows only.
 SPEC = TrainingSpec(
     rank=4, dropout=0.2, epochs=2, lr=0.01, batch_size=2, grad_accum=2, warmup_ratio=0.3, seed=3, method="lora"

@@ -109,7 +109,7 @@ class Database:
             self._is_full = False
 
     def close(self) -> None:
-        """Close all connections: those in use as soon as their session ends. The next session opens one."""
+        """Close all connections: those in use as soon as their session ends, and so one that a later session opens."""
         self.engine.dispose()
         for call in self._on_close:
             call()

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, Pool, QueuePool
 
 from registry.deadlines import NoAnswer, Timeouts
 from registry.errors import Invalid
@@ -61,7 +61,7 @@ def make_engine(url: str, timeouts: Timeouts) -> Engine:
 
 
 class _ClosingPool(QueuePool):
-    """A pool that closes what comes back after it was disposed, also what was still being opened then.
+    """A pool that closes what comes back after it was disposed, also what was still being opened then, or only afterwards.
 
     SQLAlchemy's own keeps it, where nobody asks for it and nothing ever closes it.
     """
@@ -77,6 +77,17 @@ class _ClosingPool(QueuePool):
         # Looked at afterwards: who disposes in between finds it among those that are kept.
         if self._is_disposed:
             super().dispose()
+
+    def recreate(self) -> Pool:  # type: ignore[override]  # an engine takes any pool
+        # What a thread still asks of a database that was closed is on a connection that goes with its session.
+        return NullPool(
+            self._creator,
+            echo=self.echo,
+            logging_name=self._orig_logging_name,
+            reset_on_return=self._reset_on_return,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+        )
 
 
 def _postgresql(url: URL, timeouts: Timeouts) -> Engine:

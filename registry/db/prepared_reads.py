@@ -52,8 +52,8 @@ class PreparedReads:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._prepared: dict[ClauseElement, _Prepared] = {}
-        #: Another list after each closing.
-        self._idle: list[Any] = []
+        #: None once they were closed.
+        self._idle: list[Any] | None = []
         self._changing = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prepared-read")
         db.on_close(self.close)
@@ -72,10 +72,10 @@ class PreparedReads:
         return await asyncio.get_running_loop().run_in_executor(self._threads, read)
 
     def close(self) -> None:
-        """Close all connections, those in use as soon as their read ends; the next read opens one."""
+        """Close all connections: those in use as soon as their read ends, and so one that a later read opens."""
         with self._changing:
-            idle, self._idle = self._idle, []
-        for connection in idle:
+            idle, self._idle = self._idle, None
+        for connection in idle or ():
             connection.close()
 
     def _prepare(self, query: ClauseElement) -> _Prepared:
@@ -94,29 +94,31 @@ class PreparedReads:
         # Each of those that waited for a thread would else find out by itself.
         if self._db.breaker.is_open or (began is not None and time.monotonic() - began > _DEADLINE_S):
             return None
-        idle, connection = self._idle, None
+        connection, is_usable = None, False
         try:
             connection = self._take() or self._open()
             # To the end: a statement of SQLite that has rows left would hold on to the state of the database that it saw.
             rows: list[Row] = connection.execute(prepared.sql, prepared.with_values(values)).fetchall()
+            is_usable = True
         except self._db.engine.dialect.loaded_dbapi.Error:
-            # Locked, gone, stopped, restarted or damaged. This connection, if there is one, is not used again.
-            if connection is not None:
-                connection.close()
+            # Locked, gone, stopped, restarted or damaged.
             return None
-        with self._changing:
-            still_open = idle is self._idle
-            if still_open:
-                idle.append(connection)
-        if not still_open:
-            connection.close()
+        finally:
+            if connection is not None and not (is_usable and self._keep(connection)):
+                connection.close()
         return rows[0] if rows else None
 
     def _take(self) -> Any:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return None
+        with self._changing:
+            return self._idle.pop() if self._idle else None
+
+    def _keep(self, connection: Any) -> bool:
+        """Keep a connection for the next read; False once all were closed."""
+        with self._changing:
+            if self._idle is None:
+                return False
+            self._idle.append(connection)
+            return True
 
     def _open(self) -> Any:
         return self._open_sqlite() if self._is_sqlite else self._open_postgres()

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,7 @@ def test_without_the_workers_extra_it_is_named(place: Place, monkeypatch: pytest
     # What is wrong with the rows is said all the same.
     with pytest.raises(InvalidInput, match="line 2 has keys"):
         client.preview(place.folder / "bad.jsonl", base=place.folder / "tiny-llama")
+    client.close()
 
 
 @pytest.mark.parametrize(
@@ -230,6 +232,6 @@ def test_a_program_that_hangs_or_says_nothing_is_ended(
     monkeypatch.setattr(sdk.submitting.data_preview, "_CHILD", "stand_in")
     monkeypatch.setattr(sdk.submitting.data_preview, "_TIMEOUT_S", 2.0)
     started = time.monotonic()
-    with pytest.raises(error, match=said):
-        place.client().preview(place.folder / "chat.jsonl", base=place.folder / "tiny-llama")
+    with closing(place.client()) as client, pytest.raises(error, match=said):
+        client.preview(place.folder / "chat.jsonl", base=place.folder / "tiny-llama")
     assert time.monotonic() - started < 30

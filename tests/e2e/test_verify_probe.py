@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def test_other_predictions_name_the_text(place: Place, client: Client, monkeypat
 
 def test_another_norm_in_the_record_names_the_module_and_ends_with_7(place: Place) -> None:
     database = next((place.folder / "home").rglob("*.sqlite3"))
-    with sqlite3.connect(database) as opened:
+    with closing(sqlite3.connect(database)) as opened, opened:
         rows = opened.execute("select sha256, facts from blobs where facts like '%weights%'").fetchall()
         ((sha256, facts),) = rows
         kept = json.loads(facts)
@@ -156,7 +156,7 @@ def test_another_norm_in_the_record_names_the_module_and_ends_with_7(place: Plac
         assert "pull it again, and tell an admin" in done.stderr
         assert max(map(len, done.stdout.splitlines()[1:])) <= 80
     finally:
-        with sqlite3.connect(database) as opened:
+        with closing(sqlite3.connect(database)) as opened, opened:
             opened.execute("update blobs set facts = ? where sha256 = ?", (facts, sha256))
     for wrong in (("./tiny-llama", "--probe"), ("counter@v1", "--base", "x")):
         assert place.run("verify", *wrong).returncode == 2

@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,19 +150,18 @@ class Served:
 @contextmanager
 def serving(folder: Path, *arguments: str, host: str = "127.0.0.1", **settings: str) -> Iterator[Served]:
     """Serve a new registry over SQLite and a folder, with these settings (`max_headers="20"`)."""
-    database = Database(migrated_file(folder / "registry.sqlite3"))
-    token = Tokens(database).create(name="admin", grants={"*": Role.ADMIN}, who=SYSTEM).secret
-    env = environment(
-        REGISTRY_DATABASE_URL=database.url,
-        REGISTRY_STORAGE_URL=(folder / "artifacts").as_uri(),
-        **{f"REGISTRY_{name.upper()}": value for name, value in settings.items()},
-    )
-    port, log = free_port(), folder / "serve.log"
-    command = ("adapter-registry", "serve", "--host", host, "--port", str(port), *arguments)
-    with running(*command, env=env, log=log) as process:
-        wait_until_healthy(_url(host, port), log=log, timeout_s=60)
-        yield Served(port, process.pid, token, log, database, host)
-    database.close()
+    with closing(Database(migrated_file(folder / "registry.sqlite3"))) as database:
+        token = Tokens(database).create(name="admin", grants={"*": Role.ADMIN}, who=SYSTEM).secret
+        env = environment(
+            REGISTRY_DATABASE_URL=database.url,
+            REGISTRY_STORAGE_URL=(folder / "artifacts").as_uri(),
+            **{f"REGISTRY_{name.upper()}": value for name, value in settings.items()},
+        )
+        port, log = free_port(), folder / "serve.log"
+        command = ("adapter-registry", "serve", "--host", host, "--port", str(port), *arguments)
+        with running(*command, env=env, log=log) as process:
+            wait_until_healthy(_url(host, port), log=log, timeout_s=60)
+            yield Served(port, process.pid, token, log, database, host)
 
 
 def _url(host: str, port: int) -> str:

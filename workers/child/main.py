@@ -14,9 +14,10 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, NoReturn
 
 from sdk.imports import nothing_collected
 from sdk.schemas.events import Progress
@@ -44,6 +45,22 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_DISK_WORDS = (*(os.strerror(number) for number in _FULL_DISK), "PytorchStreamWriter failed writing")
 
 
+def run() -> NoReturn:
+    """Be a child, and end at once when its work is done.
+
+    Shutting these libraries down in order takes a second or more, which a worker that shuts down may not have, and some say
+    then what they have not freed, in many lines that would follow those of the job.
+    """
+    try:
+        status = main()
+    except Exception:  # noqa: BLE001 - it is said as the interpreter would say it
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def main() -> int:
     """Carry out the order in the folder that is the only argument, or that comes on standard input."""
     pipe = _take_stdout()
@@ -51,7 +68,10 @@ def main() -> int:
     faulthandler.enable()
     # Everything it needs is here, whatever its worker may fetch.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()).absolute()
+    given = Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()
+    if given is None:
+        return 0
+    folder = given.absolute()
     # A bare name that a library opens leads to what is the job's own.
     os.chdir(folder)
     order = (folder / ORDER_FILE).read_bytes()
@@ -81,16 +101,14 @@ def _take_stdout() -> IO[str]:
     return pipe
 
 
-def _wait_warm() -> Path:
-    """Import what takes longest, then return the folder of the next order; exit if the worker has none."""
+def _wait_warm() -> Path | None:
+    """Import what takes longest, then return the folder of the next order; None if the worker has none."""
     with nothing_collected(ever=True), nothing_searched():
         import_libraries()
         for name in ("training.train", "scoring.evaluate"):
             importlib.import_module(f"workers.pipelines.{name}")
     line = sys.stdin.readline()
-    if not line.endswith("\n"):
-        sys.exit(0)
-    return Path(json.loads(line))
+    return Path(json.loads(line)) if line.endswith("\n") else None
 
 
 def _carry_out(text: bytes, host: _Process) -> Wire | None:
@@ -163,8 +181,4 @@ def _fault(error: Exception) -> Fault:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Shutting these libraries down in order takes a second or more, which a worker that shuts down may not have.
-    os._exit(status)
+    run()

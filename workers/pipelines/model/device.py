@@ -22,9 +22,11 @@ DtypeName = Literal["bfloat16", "float16", "float32"]
 
 #: What is taken to be available where the system does not say.
 _UNKNOWN_BYTES = 1 << 62
-#: Where Linux says how much was resident at most, in KiB, and is told to begin anew with that (proc(5)).
+#: Where Linux says how much is resident and was at most, in KiB, and is told to begin anew with the latter (proc(5)).
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_PEAK = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.M)
+_RESIDENT, _PEAK = (re.compile(rf"^{name}:\s+([0-9]+) kB$", re.M) for name in ("VmRSS", "VmHWM"))
+
+_KIB = 1024
 
 #: How it is said by what raises no class of its own.
 _SHORT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
@@ -62,10 +64,10 @@ class Device:
         if self.kind == "cuda":
             return int(torch.cuda.max_memory_allocated(0))
         if found := _PEAK.search(_said(_STATUS)):
-            return int(found[1]) * 1024
+            return int(found[1]) * _KIB
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # Linux counts in KiB, macOS in bytes.
-        return peak if sys.platform == "darwin" else peak * 1024
+        return peak if sys.platform == "darwin" else peak * _KIB
 
     def forget_peak(self) -> None:
         """Let the peak be measured from now on, where the system can: on the GPU, and on Linux."""
@@ -74,6 +76,12 @@ class Device:
             return
         with contextlib.suppress(OSError):
             _CLEAR_REFS.write_text("5")
+
+
+def resident_bytes() -> int | None:
+    """Return what this process has in main memory, with what is mapped of files; None if the system does not say it."""
+    found = _RESIDENT.search(_said(_STATUS))
+    return None if found is None else int(found[1]) * _KIB
 
 
 def _said(path: Path) -> str:

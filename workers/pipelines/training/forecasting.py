@@ -6,7 +6,7 @@ import torch
 
 from sdk.formats.option_texts import write_values
 from sdk.lora.planning.adapter import adapter_of
-from sdk.lora.planning.forecast import CONTEXT_BYTES, Run, forecast_of
+from sdk.lora.planning.forecast import CONTEXT_BYTES, PROCESS_BYTES, Run, forecast_of
 from sdk.lora.planning.job_forecasts import NotKnownError, known_blueprint, without_head
 from sdk.lora.targets import TargetsError
 from sdk.schemas.planning import Forecast
@@ -64,6 +64,7 @@ def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
         attention="eager" if config._attn_implementation == "eager" else "sdpa",
         logit_chunk_tokens=fit.chunk_tokens or sum(len(example.input_ids) for example in rows),
         supervised_tokens=sum(example.supervised_tokens for example in rows),
+        process_bytes=given.process_bytes or PROCESS_BYTES,
     )
     return forecast_of(base, adapter, run)
 

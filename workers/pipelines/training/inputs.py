@@ -42,7 +42,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.base_config import read_config, stored_quantization_named
 from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.classifier import Classes
-from workers.pipelines.model.device import Device, choose_device
+from workers.pipelines.model.device import Device, choose_device, resident_bytes
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.continuing import Continued, require_same_config
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
@@ -87,6 +87,8 @@ class Inputs:
     audit: Mapping[str, int] = field(default_factory=dict)
     #: The folder that weights of the base in 4 bits are kept in.
     kept: Path | None = None
+    #: What the process has in main memory before it loads any weights; None where the system does not say it.
+    process_bytes: int | None = None
 
     @property
     def training_rows(self) -> int:
@@ -183,6 +185,7 @@ def read_inputs(
         like=like,
         split=_sides(split),
         sources=_sources(mixture, split.training, given),
+        process_bytes=resident_bytes(),
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,11 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Client:
+def client(tmp_path: Path) -> Iterator[Client]:
     """A client of an embedded registry."""
-    return Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
+    client = Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
+    yield client
+    client.close()
 
 
 @pytest.fixture

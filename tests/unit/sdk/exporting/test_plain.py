@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ def dora(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Client:
+def client(tmp_path: Path) -> Iterator[Client]:
     """A client of an embedded registry."""
-    return Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
+    client = Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
+    yield client
+    client.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,11 @@ import transformers
 from support.architectures import config_of
 
 from sdk.lora.logit_chunks import chunk_tokens
-from sdk.lora.planning.forecast import CONTEXT_BYTES
+from sdk.lora.planning.forecast import CONTEXT_BYTES, PROCESS_BYTES
 from sdk.lora.planning.job_forecasts import training_forecast
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT
+from workers.pipelines.model.device import resident_bytes
 from workers.pipelines.training.forecasting import forecast, forecast_bytes
 from workers.pipelines.training.order import Fit
 
@@ -27,7 +29,7 @@ def given(*lengths: int, supervised: int | None = None, kind: str = "cpu", **cha
         for length in lengths
     ]
     known = {"spec": SPEC, "objective": SFT, "device": SimpleNamespace(kind=kind), "base": None, "classes": None}
-    known["lora"] = SimpleNamespace(rank_pattern={})
+    known |= {"lora": SimpleNamespace(rank_pattern={}), "process_bytes": None}
     return SimpleNamespace(rows=SimpleNamespace(examples=examples), **(known | changed))
 
 
@@ -63,6 +65,26 @@ def test_it_goes_by_the_longest_rows_and_by_what_is_learnt_of_them(loaded: Any) 
     assert long["logits"] > short["logits"]
     assert long["activations"] == short["activations"]
     assert parts(64, 64, supervised=16)["logits"] < long["logits"]
+
+
+def test_the_process_is_taken_as_it_was_measured(loaded: Any) -> None:
+    fitting: Any = SimpleNamespace(fit=fit(), steps=[])
+    sizes = [forecast_bytes(given(8, process_bytes=measured), loaded, fitting) for measured in (None, 2**30, 2**31)]
+    assert None not in sizes
+    usual, small, large = (size or 0 for size in sizes)
+    assert (small - usual, large - small) == (2**30 - PROCESS_BYTES, 2**30)
+    # It is in no card.
+    on_cards = {forecast_bytes(given(8, kind="cuda", process_bytes=size), loaded, fitting) for size in (None, 2**30)}
+    assert len(on_cards) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says it")
+def test_what_a_process_has_in_memory_is_measured() -> None:
+    before = resident_bytes()
+    assert before is not None
+    hold = bytearray(64 * 2**20)
+    hold[:: 2**10] = b"x" * len(hold[:: 2**10])
+    assert (resident_bytes() or 0) - before >= 60 * 2**20
 
 
 def test_of_a_card_the_allocator_does_not_count_the_context(loaded: Any) -> None:

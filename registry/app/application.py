@@ -44,8 +44,8 @@ from registry.jobs import event_stream, worker_views
 from registry.jobs import views as jobs
 from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
-from registry.metrics import views as metrics
-from registry.metrics.service import Metrics
+from registry.monitoring import views as metrics
+from registry.monitoring.service import Metrics
 from registry.queue import Queue
 from registry.quotas import views as quotas
 from registry.removal import views as removal

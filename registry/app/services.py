@@ -40,7 +40,7 @@ from registry.jobs.time_limits import TimeLimits
 from registry.jobs.watch_limits import Watchers
 from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
-from registry.metrics.service import Metrics
+from registry.monitoring.service import Metrics
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas

@@ -6,7 +6,7 @@ import pytest
 
 from registry.app.services import Services
 from registry.http.refusals import Refusals
-from registry.metrics.service import Metrics
+from registry.monitoring.service import Metrics
 
 
 class Clock:

@@ -10,7 +10,7 @@ from fastapi.responses import PlainTextResponse
 from registry.http.paths import METRICS
 from registry.http.plain_text import errors_in_json
 from registry.http.routes import operation_id, service
-from registry.metrics.service import Metrics
+from registry.monitoring.service import Metrics
 
 _TYPE = "text/plain; version=1.0.0; charset=utf-8"
 

@@ -253,8 +253,11 @@ class TestPossession:
         finally:
             admin.close()
         assert sorted(stranger.pull(refs[stranger], tmp_path / "after").values()) == sorted(payload.files.values())
-        with pytest.raises(NotFound):
-            owner.client.get(refs[owner])
+        for look in (lambda: owner.client.get(refs[owner]), lambda: owner.client.locate(payload.digest)):
+            with pytest.raises(NotFound):
+                look()
+        # They are as little its own now as if it had never sent them.
+        assert asked(owner.begin(payload.blobs)) == set(payload.files)
 
 
 class TestOpenSessions:

@@ -137,6 +137,18 @@ def test_a_reader_of_one_namespace_sees_nothing_of_another(world: World) -> None
     assert "b/one" not in everything.model_dump_json()
 
 
+def test_a_base_is_found_by_the_names_that_the_caller_may_see(world: World, client: Client, tmp_path: Path) -> None:
+    for namespace, called in (("p", "told"), ("q", "kept-quiet")):
+        named = base_registration("both").model_copy(update={"id": called, "namespace": namespace})
+        world.services.bases.register(base=named, who=Principal("pat", {namespace: Role.WRITER}))
+    ref = client.push(save_adapter(tmp_path / "adapter", seed=4713), "p/one", base="told").ref
+    reader = Principal("pia", {"p": Role.READER})
+    assert found(world, "base = told", reader) == [ref]
+    for wanted in ("base = kept-quiet", "base ~ kept*", "base in (kept-quiet, nothing)"):
+        assert found(world, wanted) == [ref], wanted
+        assert found(world, wanted, reader) == [], wanted
+
+
 def test_a_dataset_is_found_by_its_number_and_by_each_of_its_names(world: World) -> None:
     digest, hidden = digest_of(f"shared.jsonl {('a', 'b')}"), digest_of(f"secret.jsonl {('b',)}")
     trained = found(world, "dataset = shared.jsonl")

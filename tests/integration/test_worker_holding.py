@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -18,7 +19,8 @@ from support.adapters import SPEC, base_registration, save_adapter
 from support.registries import World
 from support.workplace import wait_until
 
-from registry.principal import Role
+from registry.access.authentication import TRUST_S
+from registry.principal import LOCAL, Role
 from sdk.api.work import claim
 from sdk.client import Client
 from sdk.schemas.catalog import BaseView
@@ -100,15 +102,13 @@ def short_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.services.claims, "_lease_s", SHORT_LEASE_S)
 
 
-@pytest.fixture
-def held(world: World, base: BaseView, client: Client, tmp_path: Path) -> Iterator[Held]:
-    """A training that this worker holds."""
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(json.dumps({"prompt": str(tmp_path), "completion": "b"}) + "\n")
+def _claimed(world: World, base: BaseView, client: Client, folder: Path, namespace: str, adapter: str) -> Held:
+    rows = folder / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": str(folder), "completion": "b"}) + "\n")
     request = TrainingRequest(
-        adapter="held",
+        adapter=adapter,
         base=BaseChoice(id=base.id, revision=base.revision, fingerprint=base.fingerprint),
-        data=world.writer.add_data(rows, namespace="-").digest,
+        data=world.writer.add_data(rows, namespace=namespace).digest,
         spec=SPEC,
         checkpoint=CheckpointPolicy(),
     )
@@ -117,8 +117,15 @@ def held(world: World, base: BaseView, client: Client, tmp_path: Path) -> Iterat
     assignment = claim(client.transport, ClaimRequest(worker=WORKER, hint=job))
     assert assignment is not None
     assert assignment.job == job
-    yield Held(assignment, claimed_at)
-    world.services.jobs.cancel(job, who=world.principal(Role.WRITER))
+    return Held(assignment, claimed_at)
+
+
+@pytest.fixture
+def held(world: World, base: BaseView, client: Client, tmp_path: Path) -> Iterator[Held]:
+    """A training that this worker holds."""
+    held = _claimed(world, base, client, tmp_path, "-", "held")
+    yield held
+    world.services.jobs.cancel(held.job, who=world.principal(Role.WRITER))
 
 
 def _news_of(world: World, held: Held) -> list[JobEvent]:
@@ -183,6 +190,24 @@ class TestHeartbeats:
             world.writer.cancel_job(held.job)
             wait_until(lambda: lease.cancelled, lambda: "it was not heard", timeout_s=60)
             assert not lease.lost
+
+    def test_who_may_not_work_there_any_more_drops_the_job_at_once(
+        self, world: World, base: BaseView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(world.services.claims, "_lease_s", 3600.0)
+        grants = {"left": Role.WORKER, "other": Role.WORKER}
+        token = world.services.tokens.create(name="of-two-namespaces", grants=grants, who=LOCAL)
+        with closing(Client(world.url, token.secret, cache=tmp_path / "cache")) as client:
+            held = _claimed(world, base, client, tmp_path, "left", "left/held")
+            lease = held.by(client)
+            lease.flush()
+            assert not lease.lost
+            world.services.tokens.revoke_namespace("left", who=LOCAL)
+            # The registry may go by what it knew of a token for half a second.
+            time.sleep(2 * TRUST_S)
+            lease.flush()
+            assert lease.lost
+        world.services.jobs.cancel(held.job, who=world.principal(Role.WRITER))
 
     def test_a_registry_that_comes_back_in_time_costs_nothing(
         self, client: Client, proxy: FaultProxy, held: Held

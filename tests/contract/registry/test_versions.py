@@ -198,6 +198,27 @@ class TestVersions:
             assert (published.version.number, published.existing) == (1, False)
         assert states_of(world, name) == [("failed", None), ("ready", 1)]
 
+    def test_a_push_that_is_refused_late_leaves_what_another_has_made_of_the_same_bytes(
+        self, world: World, writer: Client, name: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        good = publication(writer, adapter, name)
+        wrong = good.model_copy(update={"lora": good.lora.model_copy(update={"rank": 3})})
+        read, made = world.services.artifacts.storage.open, []
+
+        def overtaken(stored_as: str) -> Any:
+            if not made:
+                made.append(name)
+                made.append(publish(writer, good).version.ref)
+            return read(stored_as)
+
+        # Between its first look at the bytes and its refusal, another push of them ends well.
+        monkeypatch.setattr(world.services.artifacts.storage, "open", overtaken)
+        with pytest.raises(VerificationFailed, match="disagree on rank"):
+            publish(writer, wrong)
+        assert made == [name, f"{name}@v1"]
+        assert states_of(world, name) == [("ready", 1)]
+        assert writer.get(name).ref == f"{name}@v1"
+
     def test_bytes_that_are_known_are_not_read_again(
         self, world: World, writer: Client, name: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

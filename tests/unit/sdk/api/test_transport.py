@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sdk.api import answers
 from sdk.client import Client
-from sdk.errors import Incompatible
+from sdk.errors import Incompatible, InvalidInput
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted on Linux")
@@ -26,6 +27,14 @@ def test_a_closed_client_of_a_folder_leaves_neither_files_nor_threads(tmp_path: 
     # One that is just ending may still be counted; each client that leaves something leaves five files and a thread.
     assert more[0] < files + 10, more
     assert more[1] < threads + 5, more
+
+
+def test_what_is_nought_is_asked_for_and_not_left_to_the_registry(tmp_path: Path) -> None:
+    with (
+        closing(Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")) as client,
+        pytest.raises(InvalidInput, match="depth"),
+    ):
+        client.lineage("team/a", depth=0)
 
 
 @pytest.mark.parametrize("server", ["1.4.0", "1.5.9", "1.6.2", "development", None])

@@ -98,6 +98,8 @@ class TestAgainstPeft:
     @given(st.lists(st.one_of(expressions(plain=True), MODULES), max_size=4), st.lists(MODULES, min_size=1, max_size=6))
     @example(["a.q", "a0q"], ["a0q", "b.a.q", "a.q"])
     @example(["q$", "^a", "(?:a|b)q"], ["a", "b.a", "aq"])
+    # An expression after a name that fits too, and another name before both.
+    @example(["b", "q", "a.*"], ["a.q", "b.a", "a.b"])
     def test_ranks_and_alphas(self, keys: list[str], modules: list[str]) -> None:
         from peft.utils.other import get_pattern_key
 

@@ -376,6 +376,13 @@ def test_versions_that_were_not_used_go(shop: Shop) -> None:
     assert shop.blobs == set()
 
 
+def test_what_was_used_within_the_days_stays(shop: Shop) -> None:
+    within, before = shop.make(one=b"1"), shop.make(two=b"2")
+    shop.fill(within, age_s=6.9 * 86_400)
+    shop.fill(before, age_s=7.1 * 86_400)
+    assert _prune(shop, keep_days=7) == ([before.digest], [])
+
+
 def test_loose_blobs_go_after_a_day(shop: Shop) -> None:
     for content, age_s in ((b"new", 60), (b"old", 100_000)):
         blob = shop.cache.blob(hashlib.sha256(content).hexdigest())

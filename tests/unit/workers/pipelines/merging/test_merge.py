@@ -134,6 +134,13 @@ def test_models_that_all_but_agree_are_never_less_than_nothing_apart() -> None:
         assert 0 <= distance(logits, logits + 1e-6 * noise, mask).kl < 1e-6
 
 
+def test_what_was_trained_is_what_a_merge_is_measured_from() -> None:
+    trained, merged = (torch.tensor([[[share, 1 - share]]]).log() for share in (0.5, 0.9))
+    found = distance(trained, merged, torch.ones(1, 1, dtype=torch.bool))
+    # KL(p‖q) = Σ p·ln(p/q); the other way round it is 0.368.
+    assert found.kl == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
+
+
 def test_auto_measures_both_bases_and_keeps_the_nearer(llama_base: Path, adapter: Path, tmp_path: Path) -> None:
     recipe = QuantizationRecipe()
     seen: list[Progress] = []

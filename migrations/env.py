@@ -8,11 +8,11 @@ from sqlalchemy import Engine, text
 from registry.db.transactions import allow, begin
 from registry.deadlines import Timeouts
 
-_LOCK = 0x6164617074657263  # "adapterc": two servers that start at once migrate once.
+_LOCK = 0x6164617074657263  # "adapterc": of two servers that start at once, only one migrates.
 
 
 def run(engine: Engine) -> None:
-    """Migrate in one transaction, alone."""
+    """Migrate in one transaction, while nobody else migrates."""
     with engine.connect() as connection, connection.begin():
         begin(connection, to_write=True)
         allow(connection, context.config.attributes.get("within_s", Timeouts.migration_s))

@@ -73,7 +73,7 @@ class RegistryError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer says beside its body."""
+        """The headers of the answer."""
         return {}
 
     @property
@@ -135,7 +135,7 @@ class TooLarge(Invalid):
 
 
 class WrongMediaType(Invalid):
-    """A body that is not called JSON."""
+    """A body whose content type is not JSON."""
 
     code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
 
@@ -198,12 +198,12 @@ class Unavailable(RegistryError):  # noqa: N818
     """Storage, database or broker can't be reached, or a disk is full."""
 
     code = ErrorCode.UNAVAILABLE
-    #: After how long it is worth to try again, in seconds; of a class, or of one error.
+    #: After how long it is worth trying again, in seconds; of a class, or of one error.
     retry_after_s: int = 1
 
     @property
     def headers(self) -> dict[str, str]:
-        """Clients that know the header wait for so long by themselves."""
+        """Clients that know the header wait that long by themselves."""
         return {"Retry-After": str(self.retry_after_s)}
 
 

@@ -1,4 +1,4 @@
-"""Who is asking, and what they may do where.
+"""Who is asking, and what they may do in which namespace.
 
 >>> who = Principal("ci", {"team": Role.WRITER, "-": Role.READER})
 >>> who.may("write", "team"), who.may("write", "-"), who.may("read", "other")
@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, true
 
 from registry.errors import Forbidden, NotFound
 
-#: In a grant: every namespace. In a record: the registry as a whole, whose things every reader may see.
+#: In a grant: every namespace. In a record: the registry as a whole, which every reader may see.
 EVERYWHERE = "*"
 
 
@@ -35,7 +35,7 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-#: Which roles may do what. "send" is to upload files and to register bases, which people and workers do.
+#: Which roles may do what. "send" means uploading files and registering bases, which people and workers do.
 _MAY: dict[str, frozenset[Role]] = {
     "read": frozenset(Role),
     "send": frozenset({Role.WRITER, Role.PROMOTER, Role.WORKER, Role.ADMIN}),
@@ -61,38 +61,40 @@ class Principal:
 
     @property
     def owner(self) -> str:
-        """Whose claims, idempotency keys, upload sessions and workers these are: one token's, whatever it is called.
+        """Whose claims, idempotency keys, upload sessions and workers these are: a token's, whatever its name.
 
         Rights belong to namespaces, and names are only shown. No token has the owner of a principal without one.
         """
         return f"name:{self.name}" if self.token_id is None else f"token:{self.token_id}"
 
     def payer(self, taken: Mapping[str, int]) -> str:
-        """For whom something is counted that a server has little of: the one of its namespaces that has taken least.
+        """Who pays for something that a server has little of: the one of its namespaces that has taken least.
 
-        Whoever administers a namespace makes as many tokens as he likes, so what many of them take is the namespace's. A
-        token for all namespaces, which only an admin of all makes, pays for itself.
+        A namespace's admins can create as many tokens as they like, so what many of them take counts for the namespace.
+        A token for all namespaces, which only an admin of all can create, pays for itself.
         """
         if not self.grants or EVERYWHERE in self.grants:
             return self.owner
         return min(self.grants, key=lambda namespace: taken.get(namespace, 0))
 
     def may(self, action: str, namespace: str) -> bool:
-        """Tell whether `action` is allowed in `namespace`; what belongs to the whole registry is read by everybody."""
+        """Tell whether `action` is allowed in `namespace`; everybody may read what belongs to the whole registry."""
         if namespace == EVERYWHERE and action == "read":
             return True
         roles = (self.grants.get(EVERYWHERE), self.grants.get(namespace))
         return any(role in _MAY[action] for role in roles if role is not None)
 
     def require(self, action: str, namespace: str, *, missing: str, param: str | None = None) -> None:
-        """Raise NotFound(`missing`) where the caller may not even read there, Forbidden if not more than that."""
+        """Raise NotFound(`missing`) if the caller may not even read there, Forbidden if they may read but not do
+        this.
+        """
         if not self.may("read", namespace):
             raise NotFound(missing, param=param)
         if not self.may(action, namespace):
             raise _forbidden(action, namespace)
 
     def require_anywhere(self, action: str) -> None:
-        """Raise Forbidden unless `action` is allowed in some namespace: what view it may be is not known yet."""
+        """Raise Forbidden unless `action` is allowed in some namespace: which one it is about is not known yet."""
         if not any(role in _MAY[action] for role in self.grants.values()):
             raise _forbidden(action, EVERYWHERE)
 
@@ -108,7 +110,7 @@ class Principal:
         return sorted(namespace for namespace, role in self.grants.items() if role in _MAY[action])
 
     def spaces(self, action: str = "read") -> list[str] | None:
-        """What stands as namespace in the rows with which `action` is allowed; None if it is allowed with all."""
+        """The namespaces, as rows have them, in which `action` is allowed; None if it is allowed in all."""
         allowed = self.namespaces(action)
         return [*allowed, EVERYWHERE] if allowed is not None and action == "read" else allowed
 
@@ -121,7 +123,8 @@ class Principal:
         return condition
 
     def home(self, action: str = "write") -> str:
-        """The namespace of what is made without one: names without a namespace, or else the first that is allowed.
+        """The namespace of something that is made without one: the one of names without a namespace, or else the first
+        that is allowed.
 
         Raises Forbidden if there is none.
         """
@@ -137,7 +140,7 @@ def _forbidden(action: str, namespace: str) -> Forbidden:
     return Forbidden(f"this token may not do this{where}; use one with a role of: {allowed}")
 
 
-#: Everyone, where `REGISTRY_AUTH=none` or the registry is embedded.
+#: Everyone, if `REGISTRY_AUTH=none` or the registry is embedded.
 LOCAL = Principal("local", {EVERYWHERE: Role.ADMIN})
-#: What the registry does by itself: retention, collecting garbage, the command line of the server.
+#: The registry itself: retention, collecting garbage, the command line of the server.
 SYSTEM = Principal("registry", {EVERYWHERE: Role.ADMIN})

@@ -44,52 +44,54 @@ _Limit = Annotated[Count | None, BeforeValidator(_none_or_text)]
 class Settings:
     """What a registry process runs with. `from_env` reads each from `REGISTRY_<NAME>`."""
 
-    #: SQLAlchemy URL of PostgreSQL, or of an SQLite file; it may hold a password, and is never shown.
+    #: SQLAlchemy URL of PostgreSQL, or of an SQLite file; it may contain a password, and is never shown.
     database_url: str = field(repr=False)
     #: `file:///folder` or `s3://bucket/prefix`.
     storage_url: str
     s3_endpoint_url: str | None = None
-    #: The endpoint that presigned URLs carry, where clients reach the store by another name.
+    #: The endpoint in presigned URLs, if clients reach the store by another name.
     s3_public_endpoint_url: str | None = None
     s3_region: str | None = None
-    #: Whether the bucket stands in the URL's path or before its host.
+    #: Whether the bucket is in the URL's path or before its host.
     s3_addressing_style: Literal["path", "virtual", "auto"] = "path"
     #: Whether boto3 adds a CRC32 to requests that need none; several stores refuse it.
     s3_checksum_mode: Literal["when_required", "when_supported"] = "when_required"
-    #: Server-side encryption of every object; None: as the bucket does by itself.
+    #: Server-side encryption of every object; None: the bucket's default.
     s3_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     s3_kms_key_id: str | None = None
     #: The account that must own the bucket.
     s3_bucket_owner: str | None = None
     #: Larger files are sent in parts of this size, in bytes.
     part_bytes: Annotated[int, AfterValidator(_fits_s3)] = 64 * 1024 * 1024
-    #: What becomes of a version that admission refuses: "refuse" keeps nothing, "quarantine" keeps it for an admin.
+    #: What happens to a version that admission refuses: "refuse" keeps nothing, "quarantine" keeps it for an admin.
     gate: Literal["refuse", "quarantine"] = "refuse"
-    #: A PEM file of EC public keys, or a folder of `*.pem`: versions without a signature by one of them are refused.
+    #: A PEM file of EC public keys, or a folder of `*.pem`: versions that none of these keys has signed are refused.
     signing_keys: str | None = None
-    #: `redis://…`, which may hold a password and is never shown; None: jobs wait until a worker asks.
+    #: `redis://…`, which may contain a password and is never shown; None: jobs wait until a worker asks.
     broker_url: str | None = field(default=None, repr=False)
     auth: Literal["token", "none"] = "token"
     #: How clients reach this server; needed by folder storage behind HTTP.
     public_url: str | None = None
-    #: How long PostgreSQL is waited for, in seconds; what each is, `Timeouts` says. None: as it says.
+    #: How long to wait for PostgreSQL, in seconds; `Timeouts` explains each of them. None: its default.
     database_connect_s: Positive | None = None
     database_statement_s: Positive | None = None
     database_lock_s: Positive | None = None
     database_idle_s: Positive | None = None
     database_tcp_s: Positive | None = None
     database_deadline_s: Positive | None = None
-    #: How long one waits for a connection of this process to the database, in seconds; None: as `Timeouts` says.
+    #: How long to wait for one of this process's connections to the database, in seconds; None: the default of
+    #: `Timeouts`.
     database_pool_s: Positive | None = None
-    #: How many connections one process has to the database at most, beside the four that answer `resolve`.
+    #: How many connections to the database one process has at most, in addition to the four that answer `resolve`.
     database_connections: Count = 15
-    #: "omit" for a pooler that refuses connections which say `options`: then it, or the server, has to set such limits.
+    #: "omit" for a pooler that refuses connections with `options`: then the pooler or the server has to set these
+    #: limits.
     database_startup_options: Literal["send", "omit"] = "send"
-    #: How long one answer of the S3 store is waited for, with all tries, in seconds.
+    #: How long to wait for one answer of the S3 store, with all tries, in seconds.
     storage_deadline_s: Positive = 9.0
-    #: How long a file that is read from the S3 store may stand still, in seconds.
+    #: How long the bytes of a file that is read from the S3 store may pause, in seconds.
     storage_stall_s: Positive = 30.0
-    #: Threads of one process that may wait for the S3 store at a time.
+    #: How many threads of one process may wait for the S3 store at a time.
     storage_calls: Count = 16
     #: How long the broker may take to connect, and for each answer, in seconds.
     broker_timeout_s: Positive = 1.0
@@ -101,9 +103,9 @@ class Settings:
     migration_lock_s: Positive = 30.0
     #: How long a job is held after its worker's last heartbeat, in seconds.
     lease_s: Positive = 60.0
-    #: Attempts after which a job whose workers vanish is given up.
+    #: After how many attempts a job whose workers vanish is given up.
     max_attempts: Count = 3
-    #: How long one attempt at a job may run that was submitted without a timeout, in seconds.
+    #: How long one attempt at a job may run if the job was submitted without a timeout, in seconds.
     job_timeout_default_s: Positive = 86_400.0
     #: The longest timeout that a job may be submitted with, in seconds.
     job_timeout_max_s: Positive = 604_800.0
@@ -111,8 +113,8 @@ class Settings:
     reconcile_s: NotNegative = 5.0
     #: How long a checkpoint is kept after a later one of its job, in hours. The last is kept.
     checkpoint_hours: Positive = 168.0
-    #: How many days the events and the attempts of a job are kept after its end, pushes that failed, the rights of tokens
-    #: that are over, and entries of the audit trail, which go only where `audit_folder` has them.
+    #: How many days these are kept: the events and the attempts of a job after its end, failed pushes, the rights of
+    #: revoked and expired tokens, and entries of the audit trail, which are only removed if `audit_folder` has them.
     keep_events_days: Positive = 90.0
     keep_attempts_days: Positive = 365.0
     keep_failed_days: Positive = 30.0
@@ -121,30 +123,31 @@ class Settings:
     keep_audit_days: Positive = 400.0
     #: Where old entries of the audit trail are written before they leave the database; None: they stay in it.
     audit_folder: str | None = None
-    #: Requests that one token may send in a second to one server process, twice as many at once; 0: no limit.
+    #: How many requests per second one token may send to one server process, twice as many at once; 0: no limit.
     rate_limit_per_s: NotNegative = 0.0
     #: Connections of one server process, in all and from one address.
     max_connections: Count = 2000
     max_connections_per_address: Count = 256
-    #: Of a request's line and headers together, in bytes; how many headers; and the URL alone, in bytes.
+    #: The limits for a request's line and headers together, in bytes; for the number of headers; and for the URL, in
+    #: bytes.
     max_head_bytes: Count = 32 * 1024
     max_headers: Count = 100
     max_url_bytes: Count = 16 * 1024
     #: How long a request's headers may take to come in, in seconds.
     head_timeout_s: Positive = 10.0
-    #: How long a body may take to begin, in seconds, and how fast it must come from then on; 0: as slowly as it likes.
+    #: How long a body may take to begin, in seconds, and how fast it must come from then on; 0: no limit.
     body_grace_s: Positive = 10.0
     min_bytes_per_s: NotNegative = 1024.0
-    #: How long a connection on which nothing is asked is kept, in seconds.
+    #: How long a connection without a request is kept, in seconds.
     keep_alive_s: Positive = 5.0
     #: Addresses and networks, separated by commas, of proxies whose `X-Forwarded-For` says who is asking.
     trusted_proxies: str | None = None
-    #: Wrong tokens that one address may send in a minute before its failures are answered with 429.
+    #: How many wrong tokens per minute one address may send before its failures are answered with 429.
     failed_logins_per_minute: Count = 20
-    #: Streams and long polls of one server process, in all and of one token.
+    #: How many streams and long polls one server process may have, in all and for one token.
     max_streams: Count = 1000
     max_streams_per_token: Count = 32
-    #: The limits of a namespace for which nobody has set any, nor for all: names of adapters, bytes of all kinds, jobs that
+    #: The limits of a namespace if none are set for it or for all: names of adapters, bytes of all kinds, jobs that
     #: wait or run. None: no limit. An embedded registry has none.
     default_max_adapters: _Limit = 10_000
     default_max_bytes: _Limit = 1_000_000_000_000
@@ -156,7 +159,7 @@ class Settings:
 
     @property
     def timeouts(self) -> Timeouts:
-        """How long the database is waited for."""
+        """How long to wait for the database."""
         given = {
             "connect_s": self.database_connect_s,
             "statement_s": self.database_statement_s,

@@ -1,9 +1,10 @@
-"""Whether anything locked is known to be unsafe: `make audit` asks a database of advisories about each package.
+"""Finds out whether any locked package is known to be unsafe: `make audit` asks a database of advisories about each of
+them.
 
     python -m deploy.supply.audit [--vulnerability-service osv]
 
-Ends with 0 if all were looked up and none is known to be unsafe, with 1 if one is, and with 3 if the database could not
-be asked, or knows nothing of a package: then nothing is proved.
+Exits with 0 if all were looked up and none is known to be unsafe, with 1 if one is, and with 3 if the database could
+not be asked, or doesn't know a package: then nothing is proved.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def ask(packages: list[tuple[str, str]], *options: str) -> tuple[int, list[str]]
     """Ask about packages by name and version. Return an exit status, and what to say."""
     answers: list[dict[str, Any]] = []
     while packages:
-        # Of a package that is locked in two versions, for different Pythons, pip-audit takes one at a time.
+        # If a package is locked in two versions, for different Pythons, pip-audit accepts only one at a time.
         now = dict(packages)
         packages = [package for package in packages if package not in now.items()]
         found, why = _ask_once(now, *options)

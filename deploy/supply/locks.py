@@ -1,9 +1,9 @@
-"""What the images and the checks install, chosen once and written down with its hashes: `make lock`.
+"""What the images and the checks install is chosen once, and written down with its hashes: `make lock`.
 
     python -m deploy.supply.locks
 
-Each file is installed by `pip install --require-hashes --no-deps -r FILE`. What is chosen for the checks holds for the
-images too. torch and the CUDA that it brings are left out: which build of it fits depends on the machine.
+Each file is installed by `pip install --require-hashes --no-deps -r FILE`. The images use the versions that are chosen
+for the checks. torch and its CUDA libraries are left out, because the build that fits depends on the machine.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ class Locked:
 
     @property
     def version(self) -> str:
-        """The one version that it may have."""
+        """The exact version."""
         (only,) = self.requirement.specifier
         assert only.operator == "=="
         return only.version
 
     @property
     def holds_here(self) -> bool:
-        """Whether it is for this Python and machine."""
+        """Whether it applies to this Python and machine."""
         return self.requirement.marker is None or self.requirement.marker.evaluate()
 
 
 def path_of(name: str) -> Path:
-    """Return the file that holds what an extra, or the build, installs."""
+    """Return the file with what an extra, or the build, installs."""
     return ROOT / "deploy" / f"requirements-{name}.txt"
 
 
@@ -78,7 +78,7 @@ def belongs_to_torch(name: str) -> bool:
 
 
 def main() -> None:
-    """Choose anew, and write all locks."""
+    """Choose versions again, and write all locks."""
     for extra in EXTRAS:
         _lock(extra, "pyproject.toml", "--extra", extra)
     build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
@@ -96,7 +96,7 @@ def _lock(name: str, *source: str, given: str = "") -> None:
 
 
 def _without_platforms(chosen: str) -> str:
-    """Leave out what uv repeats at each package: that all of it holds for tool.uv.environments only."""
+    """Leave out what uv repeats for each package: that it is only for tool.uv.environments."""
     markers = re.findall(r"^\S+==\S+ ; (.*?)(?: \\)?$", chosen, re.MULTILINE)
     ((everywhere, _),) = Counter(markers).most_common(1)
     platforms = everywhere.partition(" and ")[2]
@@ -105,7 +105,7 @@ def _without_platforms(chosen: str) -> str:
 
 def _compile(*options: str, given: str) -> str:
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
-    # Without the index's name: everybody has a mirror of his own, and hashes hold for all of them.
+    # Without the index's name: people use different mirrors, and the hashes are the same for all of them.
     command += ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", *options]
     done = subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True, check=False)
     if done.returncode != 0:

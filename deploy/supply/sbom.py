@@ -1,4 +1,4 @@
-"""The list of what a release is made of, as CycloneDX: `make dist` writes it beside the wheel.
+"""The list of what a release consists of, as CycloneDX: `make dist` writes it next to the wheel.
 
     python -m deploy.supply.sbom dist
 
@@ -53,7 +53,7 @@ def bill() -> str:
         description=project["description"],
         licenses=[LicenseExpression(project["license"])],
         purl=PackageURL("pypi", name="adapterctl", version=VERSION),
-        # Which build of it is installed depends on the machine.
+        # The build that is installed depends on the machine.
         properties=[Property(name="adapterctl:not-locked", value="torch")],
     )
     bom = Bom(components=components.values(), metadata=BomMetaData(component=whole))
@@ -82,7 +82,7 @@ def _direct(project: dict[str, Any]) -> set[str]:
 
 
 def _reproducible(said: dict[str, Any]) -> str:
-    """Return the document under a serial number that is made of it, and without the time of its making."""
+    """Return the document with a serial number that is derived from it, and without the time at which it was made."""
     del said["metadata"]["timestamp"], said["serialNumber"]
     said["serialNumber"] = uuid.uuid5(_SERIALS, json.dumps(said, sort_keys=True)).urn
     return json.dumps(said, indent=2, sort_keys=True) + "\n"

@@ -1,6 +1,6 @@
 """People, search and removal: grants, quotas, the audit trail, tags, targets, metrics, notes, protections, stored answers.
 
-Servers of schema 0001 read `tokens.role` on every request, which is gone: they are stopped for this upgrade.
+Servers of schema 0001 read `tokens.role` on every request, and that is removed: stop them for this upgrade.
 """
 
 from __future__ import annotations
@@ -74,15 +74,17 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go down: a token keeps the role that it has everywhere. What can't be said below is revoked for good."""
+    """Go down: a token keeps the role that it has everywhere. Rights that schema 0001 can't express are revoked for
+    good.
+    """
     _unguard_audit()
     for name, table, _ in reversed(_INDEXES):
         op.drop_index(name, table)
     op.create_index(op.f("ix_versions_base_pk"), "versions", ["base_pk"])
     op.create_index(op.f("ix_alias_moves_adapter_pk"), "alias_moves", ["adapter_pk"])
     op.add_column("tokens", sa.Column("role", sa.String(length=20), nullable=False, server_default=""))
-    # A token of one namespace would be one of all of them, and a worker may write below. These keep no role, so that they
-    # have none when they come up again either.
+    # With schema 0001 a token for one namespace would be one for all of them, and a worker could write. These keep no
+    # role, so that they have none after another upgrade either.
     op.execute(
         "UPDATE tokens SET role = coalesce((SELECT role FROM grants "
         "WHERE token_id = tokens.id AND namespace = '*' AND role <> 'worker'), '')"
@@ -108,7 +110,7 @@ def downgrade() -> None:
 
 
 def _forget_collected() -> None:
-    """Below there is no word for bytes that are gone: a row would promise them to whoever pushes them again."""
+    """Schema 0001 can't say that bytes are gone: a row would promise them to anybody who pushes them again."""
     for statement in (
         "DELETE FROM datasets WHERE removed_at IS NOT NULL "
         "AND NOT EXISTS (SELECT 1 FROM evaluations e WHERE e.dataset_digest = datasets.digest)",
@@ -261,7 +263,7 @@ def _create_tables() -> None:
 
 
 def _fill() -> None:
-    """Say in the new columns and tables what the old ones imply."""
+    """Fill the new columns and tables with what follows from the old ones."""
     for statement in (
         "UPDATE adapters SET namespace = substr(name, 1, instr(name, '/') - 1) WHERE name LIKE '%/%'"
         if op.get_bind().dialect.name == "sqlite"
@@ -279,7 +281,7 @@ def _fill() -> None:
         "INSERT INTO manifest_access (manifest_digest, namespace) SELECT DISTINCT v.manifest_digest, a.namespace "
         "FROM versions v JOIN adapters a ON a.pk = v.adapter_pk "
         "WHERE v.manifest_digest IS NOT NULL AND v.state IN ('ready', 'archived', 'quarantined')",
-        # What merges made so far was open to every reader, as the files of bases are.
+        # Until now merged models were open to every reader, as the files of bases are.
         "INSERT INTO manifest_access (manifest_digest, namespace) "
         "SELECT digest, '*' FROM manifests WHERE kind <> 'adapter'",
         "INSERT INTO dataset_access (digest, namespace) SELECT digest, '-' FROM datasets",
@@ -293,7 +295,7 @@ def _fill() -> None:
 
 
 def _fill_jobs() -> None:
-    """A job is of the namespace that its subject begins with; an evaluation of that of its job."""
+    """A job belongs to the namespace that its subject begins with; an evaluation to its job's."""
     bind = op.get_bind()
     for job_id, subject in bind.execute(sa.text("SELECT id, subject FROM jobs WHERE subject LIKE '%/%'")).all():
         first = subject.split(" ")[0]
@@ -327,7 +329,7 @@ def _fill_from_json() -> None:
 
 
 def _json(value: Any) -> dict[str, Any]:
-    """SQLite gives JSON as text where it is asked without a type."""
+    """SQLite returns JSON as text if it is queried without a type."""
     found = json.loads(value) if isinstance(value, str) else value
     return found if isinstance(found, dict) else {}
 

@@ -1,7 +1,7 @@
-"""Artifacts: where in storage a blob lies, uploads in parts, what the gate warned of, signatures.
+"""Artifacts: where in storage a blob is, uploads in parts, warnings of admission, signatures.
 
-Uploads that are under way belong to nobody and begin anew: in the release before, a digest was enough to count on
-another's bytes.
+Unfinished uploads belong to nobody and have to begin again: in the previous release, a digest was enough to rely on
+somebody else's bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Blobs that are stored already keep the name that is their digest alone."""
+    """Blobs that are stored already keep their names, which are only their digests."""
     op.add_column("blobs", sa.Column("stored_as", sa.String(97), nullable=False, server_default=""))
     op.execute("UPDATE blobs SET stored_as = sha256")
     op.add_column("uploads", sa.Column("owner", sa.String(120), nullable=False, server_default=""))
@@ -49,7 +49,7 @@ def upgrade() -> None:
 
 
 def _let_the_release_before_write() -> None:
-    """Servers are replaced one by one: what the others store meanwhile lies under its digest alone."""
+    """Servers are replaced one by one: what the old ones store in the meantime is named only by its digest."""
     if op.get_bind().dialect.name == "postgresql":
         op.execute(
             "CREATE FUNCTION name_by_digest() RETURNS trigger LANGUAGE plpgsql AS "
@@ -69,7 +69,7 @@ def _let_the_release_before_write() -> None:
 
 
 def downgrade() -> None:
-    """Refused where a blob lies under another name than its digest: the release before would not find it."""
+    """Refused if a blob is stored under a name other than its digest: the previous release would not find it."""
     if op.get_bind().execute(sa.text("SELECT 1 FROM blobs WHERE stored_as <> sha256 LIMIT 1")).first():
         raise RuntimeError(
             "files were stored that the release before can't find; restore the backup of before the upgrade"

@@ -1,6 +1,6 @@
-"""Jobs: what they need, attempts, checkpoints, what was counted; workers' queues.
+"""Jobs: what they need, attempts, checkpoints, counters; workers' queues.
 
-Jobs of the release before wait in the queue of their kind and fit every worker, as they did.
+Jobs of the previous release wait in the queue of their kind and fit every worker, as before.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Checkpoints go: the release before would not know that their files are wanted."""
+    """Checkpoints are removed: the previous release would not know that their files are needed."""
     op.drop_column("workers", "draining")
     op.drop_column("workers", "queues")
     op.drop_table("job_counters")

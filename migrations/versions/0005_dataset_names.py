@@ -1,7 +1,7 @@
-"""Datasets: what is said of one belongs to the namespace that said it; one that was given up is remembered there.
+"""Datasets: what is said about one belongs to the namespace that said it; one that was given up is remembered there.
 
-Names and facts of the release before go to each namespace that has the dataset, since nobody knows any more which of them
-gave them. The columns of `datasets` stay for servers of that release, which see what they wrote themselves.
+Names and facts from the previous release go to each namespace that has the dataset, because nobody knows any more which
+of them gave them. The columns of `datasets` stay for servers of that release, which see what they wrote themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def upgrade() -> None:
     op.add_column("dataset_access", sa.Column("rows", sa.Integer))
     op.add_column("dataset_access", sa.Column("shape", sa.String(40)))
     op.add_column("dataset_access", sa.Column("created_by", sa.String(100), nullable=False, server_default=""))
-    # Servers of the release before give none; a constant is all that SQLite takes as a default of a new column.
+    # Servers of the previous release give none; SQLite accepts only a constant as the default of a new column.
     moment = sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_EPOCH)
     op.add_column("dataset_access", moment)
     op.add_column("dataset_access", sa.Column("removed_at", sa.DateTime(timezone=True)))
@@ -46,10 +46,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Below, one name and one set of facts count for everybody: kept is what all namespaces of a dataset say alike."""
+    """Schema 0004 has one name and one set of facts for everybody: what all namespaces of a dataset agree on is
+    kept.
+    """
     op.execute("DELETE FROM dataset_access WHERE removed_at IS NOT NULL")
     alike = "(SELECT max(a.{0}) FROM dataset_access a WHERE a.digest = datasets.digest HAVING min(a.{0}) = max(a.{0}))"
-    # The name comes last: an empty one is what tells rows of this release.
+    # The name comes last: rows of this release are recognised by an empty one.
     for column in ("rows", "shape", "name"):
         kept = f"coalesce({alike.format(column)}, {column})"
         op.execute(f"UPDATE datasets SET {column} = {kept} WHERE name = ''")  # noqa: S608 - nothing comes from outside

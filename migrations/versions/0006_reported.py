@@ -1,4 +1,6 @@
-"""Versions: which part of a lineage is the word of whoever made the version. Nobody knows it of those that are there."""
+"""Versions: which part of a lineage was only stated by whoever made the version. For existing versions it is not
+known.
+"""
 
 from __future__ import annotations
 
@@ -17,5 +19,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take it away."""
+    """Remove it."""
     op.drop_column("version_origins", "reported")

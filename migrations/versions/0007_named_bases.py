@@ -1,6 +1,6 @@
 """Bases by namespace: ids, locations, files and claims apart from what is derived from a fingerprint.
 
-Each base of the release before becomes published for all namespaces. Versions keep what their base was called.
+Each base of the previous release becomes published for all namespaces. Versions keep the name that their base had.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Publish what is there. Nothing of it was held against bytes, so all of it counts as claimed."""
+    """Publish what exists. None of it was checked against bytes, so all of it counts as claimed."""
     op.add_column("bases", sa.Column("derived_at", sa.DateTime(timezone=True)))
     op.create_table(
         "named_bases",
@@ -59,7 +59,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """What other namespaces than the first called a base is forgotten."""
+    """Only the first namespace's name for a base is kept."""
     for column in ("base_architecture", "base_weights_digest", "base_revision", "base_id"):
         op.drop_column("versions", column)
     op.drop_table("named_bases")

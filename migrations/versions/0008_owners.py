@@ -1,7 +1,7 @@
-"""Owners: whose token submitted a job, claimed an attempt and runs a worker; no longer only what it is called.
+"""Owners: whose token submitted a job, claimed an attempt or runs a worker; until now only its name was stored.
 
-Servers of the release before go on beside it: what they write has no owner, and is known by its name as it was. A key
-that is sent to them and then to a server of this release still finds its job; the other way round it does not.
+Servers of the previous release continue to work: what they write has no owner, and is identified by its name as before.
+A key that is sent to them and then to a server of this release still finds its job, but not the other way round.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SAID = "name, device, memory_bytes, free_memory_bytes, cached_bases, shared_pat
 
 
 def upgrade() -> None:
-    """Nothing of before has an owner: the names of tokens could be given twice."""
+    """Existing rows get no owner, because names of tokens could be given twice."""
     op.add_column("jobs", sa.Column("owner", sa.String(120)))
     op.add_column("jobs", sa.Column("submit_key", sa.String(200)))
     op.create_index("uq_jobs_owner_submit_key", "jobs", ["owner", "submit_key"], unique=True)
@@ -27,7 +27,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Keys of this release are forgotten; of workers of one name the one stays that was heard of last."""
+    """Keys of this release are forgotten; among workers with the same name, the one that was heard from last stays."""
     newest = (
         "FROM workers_before w WHERE NOT EXISTS (SELECT 1 FROM workers_before o WHERE o.name = w.name "
         "AND (o.seen_at > w.seen_at OR (o.seen_at = w.seen_at AND o.owner > w.owner)))"
@@ -40,7 +40,7 @@ def downgrade() -> None:
 
 
 def _replace_workers(owner: sa.Column[str] | None, origin: str) -> None:
-    """Make the table of workers anew, since SQLite can't change what a table is keyed by, and copy its rows."""
+    """Create the table of workers again, because SQLite can't change a table's primary key, and copy its rows."""
     op.rename_table("workers", "workers_before")
     if op.get_bind().dialect.name == "postgresql":
         op.execute("ALTER INDEX pk_workers RENAME TO pk_workers_before")

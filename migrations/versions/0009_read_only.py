@@ -23,5 +23,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove it; the release before has none."""
+    """Remove it; the previous release has none."""
     op.drop_table("read_only")

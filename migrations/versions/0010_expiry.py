@@ -1,4 +1,4 @@
-"""Rows that have had their time: daily work, tokens that are no more than a name, audit entries that lie in a file."""
+"""Expiry of rows: daily work, tokens of which only the name is left, audit entries that are in a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _IN_A_FILE = "EXISTS (SELECT 1 FROM audit_exports e WHERE OLD.pk BETWEEN e.first
 
 
 def upgrade() -> None:
-    """Entries may leave the trail once a file has them; nothing else of it may change, as before."""
+    """Entries may be removed from the trail once a file has them; nothing else in it may change, as before."""
     op.create_table(
         "daily_work",
         sa.Column("name", sa.String(40), primary_key=True),
@@ -63,7 +63,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """The trail is only appended to again; what lies in files stays there."""
+    """The trail is append-only again; what is in files stays there."""
     if op.get_bind().dialect.name == "sqlite":
         op.execute("DROP TRIGGER audit_entries_no_delete")
         op.execute(

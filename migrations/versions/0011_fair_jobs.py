@@ -29,7 +29,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("kept = 1"),
         postgresql_where=sa.text("kept"),
     )
-    # A step is recorded once a job, so each row is numbered by those of its job that are not newer.
+    # A step is recorded once per job, so each row's number is the count of its job's rows that are not newer.
     op.execute(
         """
         UPDATE job_checkpoints SET seq = (
@@ -56,7 +56,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away; what waits is given out by priority and age again."""
+    """Remove them; waiting jobs are given out by priority and age again."""
     op.drop_table("job_sweepers")
     op.drop_table("job_turns")
     op.drop_index("ix_job_checkpoints_kept", table_name="job_checkpoints")

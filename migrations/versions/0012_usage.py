@@ -1,7 +1,7 @@
-"""What namespaces have of each kind, as sums; room that upload sessions have reserved in a namespace.
+"""How much namespaces have of each kind, as sums; room that upload sessions have reserved in a namespace.
 
-A server of the release before adds nothing to the sums while it is replaced; what it did is counted with the next
-daily look. Its upload sessions have nothing reserved.
+A server of the previous release adds nothing to the sums while servers are replaced; what it did is counted by the next
+daily run. Its upload sessions have nothing reserved.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ branch_labels = None
 depends_on = None
 
 _BYTES = ("versions_bytes", "datasets_bytes", "bases_bytes", "merged_bytes", "checkpoints_bytes", "reserved_bytes")
-#: What each namespace has, in one kind a row.
+#: What each namespace has, one kind per row.
 _THERE = (
     "SELECT namespace, 'adapters' AS kind, count(*) AS amount FROM adapters WHERE last_number > 0 GROUP BY namespace",
     "SELECT a.namespace, 'versions_bytes', sum(m.size_bytes) FROM versions v JOIN adapters a ON a.pk = v.adapter_pk "
@@ -32,7 +32,7 @@ _THERE = (
 
 
 def upgrade() -> None:
-    """Add the table, filled with what is there, and the columns of sessions."""
+    """Add the table, filled with what exists, and the columns of sessions."""
     op.add_column("uploads", sa.Column("namespace", sa.String(64), nullable=False, server_default="-"))
     op.add_column("uploads", sa.Column("reserved_bytes", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("upload_blobs", sa.Column("reserved", sa.Boolean, nullable=False, server_default=sa.false()))
@@ -52,7 +52,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away; what a namespace has is counted by each publication again."""
+    """Remove them; each publication counts what a namespace has again."""
     op.drop_table("usage")
     op.drop_index("ix_uploads_namespace_expires_at", table_name="uploads")
     op.drop_column("upload_blobs", "reserved")

@@ -1,7 +1,7 @@
-"""Servers of the release before, which work beside those of this one until they are replaced: what they write is completed.
+"""Completes what servers of the previous release write while they work next to this one's, until they are replaced.
 
-They know nothing of what bases and datasets are by namespace, nor of the order of checkpoints. What they have done is told
-by their rows, and by the entries of the audit trail that they write in the same transaction.
+They don't know that bases and datasets belong to namespaces, nor the order of checkpoints. What they have done can be
+seen from their rows, and from the entries of the audit trail that they write in the same transaction.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ down_revision = "0012"
 branch_labels = None
 depends_on = None
 
-#: Whether an entry of the trail is one of a base that a server of the release before has moved: others name its id, too.
+#: Whether an entry of the trail is about a base that a server of the previous release has moved: others name its id,
+#: too.
 _MOVED = "NEW.action = 'base.move' AND NEW.namespace = '*' AND {after_id} IS NULL"
 
-#: Name of a trigger → when it fires, on which condition, and what it does. In braces stands what an entry says in JSON.
+#: By a trigger's name: when it fires, on which condition, and what it does. Braces stand for what an entry says in
+#: JSON.
 _TRIGGERS = {
-    # A base without a row in `named_bases` is one that is everybody's. Nothing of it was held against bytes.
+    # A base without a row in `named_bases` belongs to everybody. Nothing about it was checked against bytes.
     "complete_base": (
         "AFTER INSERT ON audit_entries",
         "NEW.action = 'base.register' AND NEW.namespace = '*'",
@@ -29,7 +31,7 @@ _TRIGGERS = {
         " FROM bases b WHERE b.fingerprint = NEW.subject"
         " AND NOT EXISTS (SELECT 1 FROM named_bases n WHERE n.base_pk = b.pk AND n.namespace = '*')",
     ),
-    # Files are set once. What a namespace says of a base for itself is nothing that those servers know of.
+    # Files are set once. Those servers don't know what a namespace says about a base for itself.
     "complete_moved_base": (
         "AFTER INSERT ON audit_entries",
         _MOVED,
@@ -37,7 +39,7 @@ _TRIGGERS = {
         " manifest_digest = coalesce(manifest_digest, {after_manifest})"
         " WHERE namespace = '*' AND base_pk = (SELECT b.pk FROM bases b WHERE b.fingerprint = NEW.subject)",
     ),
-    # It says what it was called there; the rest is what was said of these bytes first.
+    # It says what the dataset was called there; the rest is what was first said about these bytes.
     "complete_dataset": (
         "AFTER INSERT ON audit_entries",
         "NEW.action = 'dataset.register'",
@@ -47,14 +49,14 @@ _TRIGGERS = {
         " shape = (SELECT d.shape FROM datasets d WHERE d.digest = NEW.subject)"
         " WHERE digest = NEW.subject AND namespace = NEW.namespace AND format = ''",
     ),
-    # Also where the row is there, and is left as it is.
+    # Also if the row exists, and is left as it is.
     "reopen_dataset": (
         "BEFORE INSERT ON dataset_access",
         "NEW.format = ''",
         "UPDATE dataset_access SET removed_at = NULL"
         " WHERE digest = NEW.digest AND namespace = NEW.namespace AND removed_at IS NOT NULL",
     ),
-    # To those servers a row says that a namespace has the rows, also where it gave them up at one of this release.
+    # For those servers a row means that a namespace has the dataset, even if it gave it up at a server of this release.
     "give_up_dataset": (
         "AFTER INSERT ON audit_entries",
         "NEW.action = 'dataset.remove'",
@@ -62,7 +64,7 @@ _TRIGGERS = {
         " AND NOT EXISTS (SELECT 1 FROM dataset_access a WHERE a.digest = NEW.subject AND a.removed_at IS NULL)",
     ),
     "number_checkpoint": ("AFTER INSERT ON job_checkpoints", "NEW.seq = 0", None),
-    # Whoever begins anew comes by a step again.
+    # A training that starts over passes the same steps again.
     "number_checkpoint_again": ("AFTER UPDATE OF created_at ON job_checkpoints", "NEW.seq = OLD.seq", None),
 }
 _NUMBER = (
@@ -87,7 +89,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them; the release before needs none."""
+    """Remove them; the previous release needs none."""
     sqlite = op.get_bind().dialect.name == "sqlite"
     for name, (moment, _, _) in reversed(_TRIGGERS.items()):
         table = moment.rpartition(" ")[2]

@@ -1,7 +1,8 @@
-"""Datasets: what has one name in a namespace is numbered, one dataset may have several names there, and has its columns.
+"""Datasets: those with the same name in a namespace are numbered, and a dataset may have several names there, and has
+its columns.
 
-Names that were given before are numbered in the order of their datasets. Servers of the release before give names without
-numbers: each gets its number with the entry of the audit trail that tells of it.
+Existing names are numbered in the order of their datasets. Servers of the previous release give names without numbers:
+each gets its number with the entry that they write to the audit trail.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ depends_on = None
 
 _TRIGGER = "number_dataset"
 _IS_NAMED = "NEW.action = 'dataset.register' AND {name} <> ''"
-#: This release has numbered it already where it writes such an entry, so that nothing is left to be done.
+#: When this release writes such an entry, it has numbered the dataset already, so nothing is left to do.
 _IS_NEW = (
     "NOT EXISTS (SELECT 1 FROM dataset_numbers n"
     " WHERE n.digest = NEW.subject AND n.namespace = NEW.namespace AND n.name = {name})"
@@ -71,7 +72,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Below, the newest dataset of a name is meant, as its row in `dataset_access` says: the first name is there."""
+    """With schema 0013, a name means its newest dataset, by the row in `dataset_access`, which has the first name."""
     sqlite = op.get_bind().dialect.name == "sqlite"
     op.execute(f"DROP TRIGGER {_TRIGGER}" if sqlite else f"DROP TRIGGER {_TRIGGER} ON audit_entries")
     if not sqlite:

@@ -1,6 +1,6 @@
-"""The scores of an evaluation by row: the digest of their file, its size, and what a namespace pays for such files.
+"""The scores of an evaluation by row: the digest of their file, its size, and how much such files take in a namespace.
 
-Records of the release before have none, and so have those that one of its servers makes while it is replaced.
+Records of the previous release have none, nor do those that one of its servers makes while it is replaced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away; the files go with the next collection."""
+    """Remove them; the next collection removes the files."""
     op.drop_column("usage", "evaluations_bytes")
     op.drop_column("evaluations", "rows_removed_at")
     op.drop_column("evaluations", "rows_size_bytes")

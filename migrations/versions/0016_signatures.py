@@ -1,6 +1,6 @@
 """What the registry derives from the rows of datasets, and how many rows of an evaluation a target was trained on.
 
-Datasets of the release before have no signatures until some are needed, and its scores are looked at by this one.
+Datasets of the previous release have no signatures until some are needed, and its scores are checked by this one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away; the files go with the next collection."""
+    """Remove them; the next collection removes the files."""
     op.drop_index("ix_evaluations_unchecked", table_name="evaluations")
     op.drop_column("evaluations", "contamination")
     op.drop_table("dataset_signatures")

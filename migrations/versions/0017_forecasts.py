@@ -1,6 +1,6 @@
 """What jobs are forecast to take, what workers must have for them, and what trainings took.
 
-Jobs of the release before have no forecast, and go to the workers that they went to.
+Jobs of the previous release have no forecast, and go to the same workers as before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away."""
+    """Remove them."""
     op.drop_index("ix_job_peaks_device_at", "job_peaks")
     op.drop_table("job_peaks")
     for name in ("forecast", "least_machine_bytes", "least_card_bytes"):

@@ -1,6 +1,6 @@
 """Versions that were trained on several datasets are found by each of them.
 
-The release before trains on one, which its origins name.
+The previous release trains on one, which its origins name.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take it away; the origins still name all datasets."""
+    """Remove it; the origins still name all datasets."""
     op.drop_table("version_datasets")

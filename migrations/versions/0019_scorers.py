@@ -1,7 +1,7 @@
-"""Which scorers of a user's own workers have, which evaluations need, and what they stumbled over.
+"""Which users' own scorers workers have, which ones evaluations need, and where they failed.
 
-Workers of the release before don't say which they have, and are given jobs as before; its servers pass over what a job needs, and
-a worker that lacks it says so.
+Workers of the previous release don't say which they have, and are given jobs as before; its servers ignore what a job
+needs, and a worker that lacks it says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away."""
+    """Remove them."""
     op.drop_column("evaluations", "scorer_errors")
     op.drop_column("jobs", "needs_scorers")
     op.drop_column("workers", "scorers")

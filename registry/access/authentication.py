@@ -1,4 +1,4 @@
-"""Who is asking, before anything else of a request is read; how often they may ask, and be wrong."""
+"""Finds out who is asking, before anything else of a request is read; limits how often they may ask, and be wrong."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Gatekeeper:
         self._clock = clock
         self._failures = FailedLogins(per_minute=failed_logins_per_minute, clock=clock)
         self._known: dict[str, tuple[float, Principal]] = {}
-        #: Token's id to how many requests it has left, and when that was counted.
+        #: By token id: how many requests it has left, and when that was counted.
         self._buckets: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,7 @@
 """Wrong tokens: how many an address may send before it has to wait.
 
 A valid token is never refused because of what others at its address send: it is always looked up, if necessary after
-them, one at a time. Only failed tokens are answered with 429.
+theirs, one at a time. Only failed tokens are answered with 429.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 #: How many addresses are remembered at once, and how many wrong tokens of each.
 _ADDRESSES, _TOKENS = 10_000, 32
 _WINDOW_S = 60.0
-#: How much of a token's digest is kept.
+#: How many bytes of a token's digest are kept.
 _KEPT_BYTES = 16
 
 
@@ -95,7 +95,7 @@ def _kept(digest: str) -> bytes:
 
 def _holds(wrong: bytes, kept: bytes) -> bool:
     at = wrong.find(kept)
-    # Bytes that end one digest and begin the next are no match.
+    # A match across the border of two digests doesn't count.
     while at % _KEPT_BYTES and at >= 0:
         at = wrong.find(kept, at + 1)
     return at >= 0

@@ -28,7 +28,7 @@ class Token(Model):
     __tablename__ = "tokens"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    #: Who holds it. Tokens of one name act as one person.
+    #: Who holds it. Tokens with the same name act as one person.
     name: Mapped[str] = mapped_column(String(100))
     secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     created_by: Mapped[str] = mapped_column(String(100), default="")

@@ -1,6 +1,7 @@
 """Making, checking, replacing and revoking tokens.
 
-A name says who acted, so two tokens in use have different names wherever both have a role. Nothing else depends on it.
+A name says who acted, so two tokens in use that both have a role in a namespace have different names. Nothing else
+depends on it.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class Tokens:
     ) -> NewToken:
         """Create a token that allows `grants` (namespace to role); its secret can't be read again.
 
-        With `replace` the tokens in use with that name there end `overlap_hours` later. Raises Forbidden if the
+        With `replace`, the tokens in use that have this name there end `overlap_hours` later. Raises Forbidden if the
         caller administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be
-        told from another, Conflict if a token in use has it, Unauthenticated if the caller's own is revoked.
+        told from another, Conflict if a token in use has it, Unauthenticated if the caller's own token is revoked.
         """
         if not grants:
             raise Invalid("a token without a role allows nothing; give it one", param="grants")
@@ -80,7 +81,7 @@ class Tokens:
                 _end(session, earlier, token, after=timedelta(hours=overlap_hours), who=who)
             session.add(token)
             view = _present(token)
-            # The admins of each namespace see in their trail who got a role there.
+            # The admins of each namespace can see in their audit trail who got a role there.
             for grant in token.grants:
                 after = view.model_dump(mode="json")
                 record(session, who, "token.create", grant.namespace, token_id, after=after)
@@ -89,7 +90,7 @@ class Tokens:
     def revoke(self, token_id: str, *, who: Principal) -> TokenView:
         """Revoke a token at once; repeating it is harmless.
 
-        Raises NotFound for one that the caller may not see, Unauthenticated if the caller's own is revoked.
+        Raises NotFound for one that the caller may not see, Unauthenticated if the caller's own token is revoked.
         """
         with self._alone(who) as (session, who):
             token = session.get(Token, token_id, with_for_update=True)
@@ -138,7 +139,7 @@ class Tokens:
             return [_present(token) for token in found if _administers(who, token)]
 
     def check(self, secret: str | None) -> Principal:
-        """Return who holds `secret`. Raises Unauthenticated for none, or one that is unknown, expired or revoked."""
+        """Return who holds `secret`. Raises Unauthenticated if there is none, or it is unknown, expired or revoked."""
         if not secret:
             raise Unauthenticated("this registry needs a token; set ADAPTERCTL_TOKEN or run: adapterctl login URL")
         with self._db.read() as session:
@@ -186,7 +187,9 @@ def _holder(session: Session, which: ColumnElement[bool]) -> Principal:
 
 
 def _in_use(session: Session, namespaces: Collection[str] | None) -> Sequence[Token]:
-    """The tokens that are neither revoked nor expired, oldest first; those with a role in one of these namespaces."""
+    """The tokens that are neither revoked nor expired, oldest first; only those with a role in one of these
+    namespaces.
+    """
     query = select(Token).where(in_use())
     if namespaces is not None:
         query = query.where(Token.id.in_(select(Grant.token_id).where(Grant.namespace.in_(namespaces))))
@@ -194,8 +197,8 @@ def _in_use(session: Session, namespaces: Collection[str] | None) -> Sequence[To
 
 
 def _namesakes(session: Session, name: str, grants: Collection[str]) -> list[Token]:
-    """The tokens in use that act under this name where a token with `grants` would."""
-    # A role in all namespaces is one in each.
+    """The tokens in use that have this name, and a role in a namespace where a token with `grants` would have one."""
+    # A role in all namespaces is a role in each of them.
     there = None if EVERYWHERE in grants else {*grants, EVERYWHERE}
     return [token for token in _in_use(session, there) if same_label(token.name) == same_label(name)]
 
@@ -241,7 +244,7 @@ def _require_admin(who: Principal, namespace: str) -> None:
 def _administers(who: Principal, token: Token) -> bool:
     """Whether the caller is an admin of everything that a token allows."""
     namespaces = who.namespaces("admin")
-    # One that came down to schema 0001 and up again may have nothing left.
+    # A token that went down to schema 0001 and up again may have no grants left.
     within = bool(token.grants) and namespaces is not None and all(one.namespace in namespaces for one in token.grants)
     return namespaces is None or within
 

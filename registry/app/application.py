@@ -55,14 +55,14 @@ from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes
 
-#: How often a process adds what it refused to what is counted, in seconds.
+#: How often a process adds its refusals to the shared counters, in seconds.
 _KEEP_REFUSALS_S = 5.0
 
 _TITLE = "adapterctl registry"
 
 _log = logging.getLogger(__name__)
 
-#: Every room that answers requests. Routes are tried in this order: the one that is asked for most is the first.
+#: Every room that answers requests. Routes are tried in this order: the one that is requested most comes first.
 ROOMS = (
     resolve_view,
     catalog,
@@ -108,7 +108,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     app.state.documented = _documented()
     provide(app, {**services.by_class(), Readiness: readiness_of(services)})
     install_error_handlers(app)
-    # The last is the outermost: nothing of a request is read before its token was looked at.
+    # The last one added is the outermost: nothing of a request is read before its token was checked.
     app.add_middleware(AnswerOnce, keyed=services.keyed)
     app.add_middleware(StrictBodies)
     app.add_middleware(KeepReadOnly, switch=services.read_only)
@@ -119,8 +119,8 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
         failed_logins_per_minute=settings.failed_logins_per_minute,
     )
     app.add_middleware(SayVersion)
-    # Not by `include_router`: what FastAPI worked out of each route when its view was imported, the first request would work
-    # out again of all that it is held against, for 0.08 s.
+    # Not by `include_router`: with it, the first request would work out again, for all the routes that it is compared
+    # with, what FastAPI had worked out when their views were imported. That takes 0.08 s.
     app.router.routes.extend(app.state.documented)
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.router.routes.extend(blob_routes(services.artifacts.storage).routes)
@@ -129,9 +129,10 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
 
 @functools.cache
 def _pages() -> list[BaseRoute]:
-    """The page of the API. It loads nothing from other hosts: many who run a registry let its users reach none.
+    """The page of the API. It loads nothing from other hosts: in many places the users of a registry can't reach any.
 
-    It is made once in a process, too: FastAPI remembers the function of each route, and this one would keep its application.
+    It is also made only once per process: FastAPI remembers the function of each route, and this one would keep its
+    application alive.
     """
     offline = FastAPIOffline(title=_TITLE, redoc_url=None)
     return [route for route in offline.router.routes if getattr(route, "path", None) != offline.openapi_url]
@@ -139,16 +140,16 @@ def _pages() -> list[BaseRoute]:
 
 @functools.cache
 def _documented() -> list[APIRoute]:
-    """What the document describes: every route but those of blobs, which only signed URLs lead to."""
+    """What the document describes: every route except those of blobs, which are only reached by signed URLs."""
     routers = [*(room.router for room in ROOMS), metrics.router, health.router]
     return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
 @asynccontextmanager
 async def _keeping_refusals(metrics: Metrics, read_only: ReadOnlySwitch) -> AsyncIterator[None]:
-    """Add what this process refuses to the counters that all share, every few seconds and at its end.
+    """Add what this process refuses to the counters that all processes share, every few seconds and when it ends.
 
-    While the registry is read-only they are counted here alone.
+    While the registry is read-only, they are only counted in this process.
     """
 
     async def keep() -> None:

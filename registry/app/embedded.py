@@ -11,17 +11,17 @@ from registry.app.services import Services
 from registry.errors import Unavailable
 from registry.settings import Settings
 
-#: Registry and runner share a machine and a clock, so a runner that was killed is replaced soon.
+#: Registry and runner share a machine and a clock, so a killed runner can be replaced soon.
 _LEASE_S = 20.0
-#: Nobody waits for a laptop but its owner, and a CPU may train for days.
+#: Only its owner waits for a laptop, and a CPU may train for days.
 _TIMEOUT_S, _LONGEST_TIMEOUT_S = 7 * 86_400.0, 365 * 86_400.0
 
 
 def open_embedded(home: Path) -> FastAPI:
-    """Open the registry that lives in the folder `home`, made and migrated where it is new.
+    """Open the registry in the folder `home`; a new one is created and migrated.
 
-    A runner is started where jobs wait and none is at work: one that was killed loses nothing. Raises Unavailable if
-    the folder can't be used.
+    If jobs wait and no runner is at work, one is started: so a killed runner loses nothing. Raises Unavailable if the
+    folder can't be used.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -43,6 +43,6 @@ def open_embedded(home: Path) -> FastAPI:
     services: Services = app.state.services
     services.db.upgrade()
     services.jobs.revive()
-    # No process sweeps here: whichever call comes first on a day does it.
+    # There is no process that sweeps here: the first call of a day does it.
     services.expiry.run_if_due()
     return app

@@ -1,7 +1,7 @@
-"""Whether this process answers, and whether what it stands on does.
+"""Whether this process answers, and whether the parts that it depends on do.
 
-The first must be true of a process whose every thread waits for a dead database, so nothing is asked for it. The second
-is asked in threads of its own, once at a time and once a second however many ask, and within a deadline of its own.
+The first must also be answered by a process whose threads all wait for a dead database, so it needs nothing. The second
+is checked in threads of its own, one check at a time and one a second however many ask, and with a deadline of its own.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from registry.http.paths import HEALTHZ, READYZ
 from registry.http.routes import VERSION, operation_id, service
 from registry.storage import StorageError
 
-#: How long an answer is good for, in seconds.
+#: How long an answer is reused, in seconds.
 CACHED_S = 1.0
-#: How long one is waited for, in seconds: whoever probes waits for five at most.
+#: How long to wait for an answer, in seconds: probes wait for five at most.
 DEADLINE_S = 2.0
 
 
@@ -37,7 +37,7 @@ class _Look:
 
 
 class Readiness:
-    """Looks at the parts that a server needs; each look raises where its part can't be used."""
+    """Looks at the parts that a server needs; a look raises if its part can't be used."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class Readiness:
         self._last: dict[str, _Look] = {}
 
     async def require(self) -> None:
-        """Return where all parts can be used. Raises Unavailable that says which can't, and why."""
+        """Return if all parts can be used. Otherwise raises Unavailable, which says which can't, and why."""
         looks = {part: self._latest(part) for part in self._looks}
         waiting = [asyncio.wrap_future(look.done) for look in looks.values()]
-        # What was begun for somebody else is nearly over, or is late.
+        # A look that was started for an earlier request is nearly over, or is late.
         left_s = min(look.began for look in looks.values()) + self._deadline_s - self._clock()
         await asyncio.wait(waiting, timeout=max(0.0, left_s))
         found = [
@@ -92,7 +92,7 @@ def _run(look: Callable[[], None], done: Future[str | None]) -> None:
 
 
 def readiness_of(services: Services) -> Readiness:
-    """What looks at the database and the storage of a registry."""
+    """Readiness that looks at the database and the storage of a registry."""
 
     def look_at_database() -> None:
         services.db.require_current(or_newer=True)
@@ -101,7 +101,7 @@ def readiness_of(services: Services) -> Readiness:
     return Readiness({"database": look_at_database, "storage": services.artifacts.storage.check})
 
 
-#: The routes that ask for no token.
+#: The routes that need no token.
 router = APIRouter(tags=["health"], generate_unique_id_function=operation_id)
 
 

@@ -62,15 +62,15 @@ TAGS = [
 _BEARER = "HTTPBearer"
 _TOKEN = {"type": "http", "scheme": "bearer", "description": "A token of `adapterctl token create`."}
 _KEYED = ("post", "put", "patch")
-#: Takes no key: its answer holds a secret.
+#: Takes no idempotency key: its answer contains a secret.
 _UNKEYED = f"{API}/tokens"
 
 
 def describe(app: FastAPI) -> None:
     """Let the application's document say all that a client's author needs.
 
-    It takes a second to make, and most servers are never asked for it: it is made once somebody asks, in a thread, so that
-    others are answered meanwhile.
+    It takes a second to make, and most servers are never asked for it: so it is only made when somebody asks, and in a
+    thread, so that others are answered meanwhile.
     """
     making = threading.Lock()
 
@@ -126,7 +126,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         if given and "examples" not in parameter["schema"]:
             parameter["example"] = PARAMETERS[parameter["name"]]
     if area_of(path).wants_token:
-        # The gatekeeper looks at the token; as a dependency of each route it would be taken from its header twice.
+        # The gatekeeper checks the token; as a dependency of each route it would be read from its header twice.
         operation["security"] = [{_BEARER: []}]
     if method in _KEYED and area_of(path).takes_json and path != _UNKEYED:
         operation.setdefault("parameters", []).append(_key_parameter())
@@ -154,9 +154,9 @@ def _key_parameter() -> dict[str, Any]:
 
 
 def _describe_fields(schemas: dict[str, Any]) -> None:
-    """Give each property of a schema the comment that stands over its field."""
+    """Give each property of a schema the comment above its field."""
     for model in _models(Wire):
-        # A page of something is called so, and written with brackets.
+        # The name of a page of something is written with brackets.
         schema = schemas.get(re.sub(r"[^A-Za-z0-9._-]", "_", model.__name__), {})
         for ancestor in reversed(model.__mro__):
             if issubclass(ancestor, Wire) and ancestor is not Wire:

@@ -43,7 +43,7 @@ _PUBLICATION: dict[str, Any] = {
 _ALIAS = {"adapter": "team/code-review", "alias": "production"}
 _MOVE = {"ref": "team/code-review@v3", "reason": "replaced by v4"}
 
-#: Operation to the body of a request.
+#: The body of a request, by operation.
 BODIES: dict[str, Any] = {
     "register_base": {
         "id": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -148,7 +148,7 @@ BODIES: dict[str, Any] = {
     "collect_garbage": {"dry_run": True, "grace_hours": 24},
 }
 
-#: Parameter to a value of it, where the view has none.
+#: A value of each parameter for which the view has none.
 PARAMETERS: dict[str, Any] = {
     "name": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "digest": _ROWS,

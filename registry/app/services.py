@@ -57,7 +57,7 @@ from registry.usage.limits import Limits, limit_by_default
 
 @dataclass(frozen=True)
 class Services:
-    """What the views call, each asking for one by its class."""
+    """What the views call; each asks for its service by class."""
 
     settings: Settings
     db: Database
@@ -100,9 +100,9 @@ class Services:
 
 
 def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:
-    """Join the services as `settings` say; tests may hand in a storage or a queue of their own."""
+    """Build the services as `settings` say; tests may pass in a storage or a queue of their own."""
     db = Database(settings.database_url, settings.timeouts)
-    # Whoever has a registry in a folder of their own shares it with nobody.
+    # A registry in somebody's own folder is shared with nobody.
     defaults = (settings.default_max_adapters, settings.default_max_bytes, settings.default_max_jobs)
     limit_by_default(db, Limits(*defaults) if settings.embedded_home is None else Limits())
     storage = storage or storage_of(settings)
@@ -112,7 +112,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
     uploads = Uploads(db, storage, readable=[readable_rows])
     artifacts = Artifacts(db, storage, uploads, readable=[readable_rows])
-    # Read now: a server that can't hold what is asked of versions must not begin to take them.
+    # Read now: a server that can't check what is required of versions must not begin to accept them.
     trust = Trust.of(settings.signing_keys)
     publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
     evaluations = Evaluations(db)
@@ -181,7 +181,9 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
 
 
 def storage_of(settings: Settings, *, expires_in_s: int = DEFAULT_EXPIRY_S) -> Storage:
-    """Open the storage that the settings name, with locations of that many seconds. Raises Invalid, Unavailable."""
+    """Open the storage that the settings name, with locations that are valid for this many seconds. Raises Invalid,
+    Unavailable.
+    """
     embedded = settings.embedded_home is not None
     signing_key = None
     if not embedded and settings.public_url is not None and settings.storage_url.startswith("file:"):

@@ -1,1 +1,1 @@
-"""Bytes by content: upload sessions, verified blobs, manifests. Nothing here knows a name."""
+"""Bytes by content: upload sessions, verified blobs, manifests. Nothing here knows about names."""

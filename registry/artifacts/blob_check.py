@@ -1,4 +1,4 @@
-"""One look at a blob that was sent: streamed once from storage, hashed, and looked into as it passes.
+"""The check of a blob that was sent: it is streamed once from storage, hashed, and inspected on the way.
 
 >>> stream = Passing(iter([b"abc", b"defg"]))
 >>> stream.read(4), stream.tell(), stream.read()
@@ -22,28 +22,28 @@ Facts = WeightFacts | ConfigFacts
 
 
 class Inspection(NamedTuple):
-    """How to look into a file: `look` says what is in it, or raises Verification where its content is wrong."""
+    """How to look into a file: `look` says what is in it, or raises Verification if its content is wrong."""
 
     kind: type[WeightFacts] | type[ConfigFacts]
     look: Callable[[IO[bytes]], Facts]
-    #: What of the facts that are kept `look` would find; None where it would find others.
+    #: The part of the kept facts that `look` would find; None if it would find others.
     of: Callable[[Facts], Facts | None] = lambda facts: facts
 
     def known(self, kept: Any) -> Facts | None:
-        """Return what was kept of a file; None where it has to be looked into."""
+        """Return what was kept of a file; None if it has to be looked into."""
         facts = self.kind.from_json(kept)
         return None if facts is None else self.of(facts)
 
 
 class Passing:
-    """Chunks as a file that can be read forward once; what passes is hashed."""
+    """Chunks as a file that can be read forward once; all that is read is hashed."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
         self._hasher = hashlib.sha256()
         self._held = memoryview(b"")
         self._position = 0
-        #: Bytes that came from storage so far.
+        #: How many bytes have come from storage so far.
         self.size_bytes = 0
 
     @property
@@ -52,7 +52,7 @@ class Passing:
         return self._hasher.hexdigest()
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next `size` bytes, fewer at the end only; all that is left where it is negative."""
+        """Return the next `size` bytes, fewer only at the end; all that is left if it is negative."""
         pieces = []
         wanted = size if size >= 0 else None
         while wanted is None or wanted > 0:
@@ -79,7 +79,7 @@ class Passing:
         return self._position
 
     def drain(self) -> None:
-        """Let the rest pass, for its hash."""
+        """Read the rest, for the hash."""
         self._held = memoryview(b"")
         while self._more():
             pass
@@ -93,9 +93,9 @@ class Passing:
 
 
 def read_blob(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Inspection | None) -> Facts | None:
-    """Stream what lies under `stored_as` once, and say what is in it.
+    """Stream what is stored under `stored_as` once, and say what is in it.
 
-    Raises BlobMissing where nothing does, BlobCorrupt where it is not `blob`, Verification where it is wrong inside,
+    Raises BlobMissing if nothing is, BlobCorrupt if it is not `blob`, Verification if its content is wrong,
     StorageError.
     """
     facts: Facts | None = None
@@ -105,7 +105,7 @@ def read_blob(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Insp
         try:
             facts = None if inspection is None else inspection.look(cast(IO[bytes], passing))
         except Verification as error:
-            # Whether these are the bytes at all is the first question, and only their hash answers it.
+            # The first question is whether these are the right bytes at all, and only their hash answers it.
             refused = error
         passing.drain()
     if passing.sha256 != blob.sha256 or passing.size_bytes != blob.size_bytes:

@@ -1,4 +1,4 @@
-"""Manifests as the registry keeps them: recorded once their blobs were verified, and read back."""
+"""Manifests as the registry keeps them: recorded after their blobs were verified, and read back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdk.schemas.manifest import Manifest
 
 _STORED = Blob.collected_at.is_(None)
 
-#: Whether a manifest is recorded, and open to a namespace's readers.
+#: Whether a manifest is recorded, and whether a namespace's readers may fetch it.
 _THERE = select(
     exists()
     .where(ManifestAccess.manifest_digest == ManifestRow.digest, ManifestAccess.namespace == bindparam("namespace"))
@@ -77,7 +77,7 @@ def read_manifest(session: Session, digest: str) -> Manifest:
 
 
 def read_manifests(session: Session, digests: Collection[str]) -> dict[str, Manifest]:
-    """Return recorded manifests by digest, those that this release can read."""
+    """Return those of the recorded manifests that this release can read, by digest."""
     query = select(ManifestRow.digest, ManifestRow.body).where(ManifestRow.digest.in_(digests))
     found = {}
     for digest, body in session.execute(query):
@@ -87,7 +87,9 @@ def read_manifests(session: Session, digests: Collection[str]) -> dict[str, Mani
 
 
 def manifest_of(digest: str, body: str) -> Manifest:
-    """Return the manifest of a row. Nothing of it is passed over, since its digest is of every field. Raises Unreadable."""
+    """Return the manifest of a row. No field may be ignored, because the digest is over all of them. Raises
+    Unreadable.
+    """
     try:
         return Manifest.model_validate_json(body)
     except ValidationError as error:
@@ -106,7 +108,7 @@ def blobs_of(manifest: Manifest) -> list[BlobSpec]:
 
 
 def blob_of(sha256: str, size_bytes: int) -> BlobSpec:
-    """Return a blob as uploads know it. Raises Invalid for a size that none has."""
+    """Return a blob as uploads know it. Raises Invalid for a size that no blob can have."""
     try:
         return BlobSpec(sha256=sha256, size_bytes=size_bytes)
     except ValidationError as error:

@@ -13,7 +13,7 @@ from registry.db.types import Model, UtcDateTime
 
 
 class Blob(Model):
-    """Bytes that lie in storage and were hashed there by the registry, unless they were collected since."""
+    """Bytes that are in storage and were hashed there by the registry, unless they have been collected since."""
 
     __tablename__ = "blobs"
 
@@ -23,10 +23,10 @@ class Blob(Model):
         String(97), default=lambda context: context.get_current_parameters()["sha256"]
     )
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    #: What admission found in them when it read them, so that it need not read them again.
+    #: What admission found when it read them, so that it need not read them again.
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: When the bytes were given up, since nothing named them any more; until they are stored again.
+    #: When the bytes were given up because nothing named them any more; None again once they are stored again.
     collected_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
@@ -42,11 +42,12 @@ class Upload(Model):
     owner: Mapped[str] = mapped_column(String(120))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    #: Who pays for what is sent: a namespace, "-", or "*" for what will be published for all.
+    #: Who pays for what is sent: a namespace, "-" for none, or "*" for what will be published for all.
     namespace: Mapped[str] = mapped_column(String(64), default="-", server_default="-")
-    #: The bytes of its blobs that are `reserved`. The namespace has them for as long as the row is here and not finished.
+    #: The bytes of its blobs that are `reserved`. They count towards the namespace as long as this row exists and is
+    #: not finished.
     reserved_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    #: When something was made of its blobs: from then on that holds them, and no longer the session.
+    #: When something was made of its blobs: from then on they belong to that, and no longer to the session.
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
@@ -58,11 +59,11 @@ class UploadBlob(Model):
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    #: The name in storage under which this caller sends it, or has proven to have it.
+    #: The name in storage under which this caller sends it, or has proven to have it already.
     stored_as: Mapped[str] = mapped_column(String(97))
-    #: What the storage knows its parts by, where it is sent in parts.
+    #: The storage's id of the parts, if it is sent in parts.
     parts_id: Mapped[str | None] = mapped_column(Text)
-    #: Whether its namespace has room reserved for it by this session, and not by a later one of the same sender.
+    #: Whether room in its namespace is reserved for it by this session, and not by a later one of the same sender.
     reserved: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
@@ -74,7 +75,7 @@ class UploadPart(Model):
     #: What its blob is called in storage.
     stored_as: Mapped[str] = mapped_column(String(97), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
-    #: Of the part alone.
+    #: Of this part alone.
     sha256: Mapped[str] = mapped_column(String(64))
 
 
@@ -89,12 +90,12 @@ class ManifestRow(Model):
     body: Mapped[str] = mapped_column(Text)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: When its bytes were given up, since nothing named it any more.
+    #: When its bytes were given up because nothing named it any more.
     collected_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class ManifestAccess(Model):
-    """In which namespaces a manifest was published: who may read there may fetch its files."""
+    """In which namespaces a manifest was published: their readers may fetch its files."""
 
     __tablename__ = "manifest_access"
 
@@ -104,7 +105,7 @@ class ManifestAccess(Model):
 
 
 class ManifestBlob(Model):
-    """Which manifests hold a blob on to."""
+    """Which manifests need a blob."""
 
     __tablename__ = "manifest_blobs"
 

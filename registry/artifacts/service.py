@@ -1,4 +1,4 @@
-"""Making sure of what was uploaded, and where to fetch it from."""
+"""Verifies what was uploaded, and says where to fetch it from."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from sdk.schemas.artifacts import BlobSpec, Transfer
 
 
 class _Held(NamedTuple):
-    """What a caller has of a blob."""
+    """What a caller has of one blob."""
 
     blob: BlobSpec
-    #: What is kept of it, where the caller may count on it.
+    #: What is kept of it, if the caller may rely on that.
     row: Stored | None
     #: What the session announced.
     sent: UploadBlob | None
-    #: Where its row says that the bytes lie that somebody else has sent.
+    #: Where the bytes that somebody else has sent are, by its row.
     elsewhere: str | None
 
 
 class Bytes(TypedDict):
-    """What is to be sure of, and for whom: the arguments of `Artifacts.verify`."""
+    """What to verify, and for whom: the arguments of `Artifacts.verify`."""
 
     upload: str | None
     blobs: list[BlobSpec]
@@ -68,9 +68,9 @@ class Artifacts:
     ) -> dict[str, Facts]:
         """Stream each blob that is new once from storage, hash it, and look into those with an inspection.
 
-        Without `upload`, every blob must be one that the caller may read. Returns what the inspections found, by
-        SHA-256: now, or when the blob was new. Raises NotFound for an unknown session, Invalid for a blob that it did
-        not announce, Verification where bytes or structure are wrong, Unavailable where the storage can't be read.
+        Without `upload`, every blob must be one that the caller may read. Returns what the inspections found by
+        SHA-256, now or when the blob was new. Raises NotFound for an unknown session, Invalid for a blob that it did
+        not announce, Verification if bytes or structure are wrong, Unavailable if the storage can't be read.
         """
         inspections = inspections or {}
         wanted = {blob.sha256: blob for blob in blobs}
@@ -80,7 +80,7 @@ class Artifacts:
             try:
                 facts = self._settle(held, inspection, who)
             except BlobMissing:
-                # Another request of this caller has settled the same blob meanwhile, or it never arrived.
+                # Another request of this caller has verified the same blob in the meantime, or it never arrived.
                 (again,) = self._held_now(upload, {held.blob.sha256: held.blob}, who)
                 try:
                     facts = self._settle(again, inspection, who)
@@ -101,9 +101,9 @@ class Artifacts:
         who: Principal,
         inspections: Mapping[str, Inspection],
     ) -> dict[str, Facts] | None:
-        """What `verify` would return, where it is known of every blob; None where bytes must be read for it.
+        """What `verify` would return, if that is known of every blob; None if bytes must be read for it.
 
-        Raises NotFound and Invalid as it does.
+        Raises NotFound and Invalid as `verify` does.
         """
         found: dict[str, Facts] = {}
         for held in self._held(session, upload, {blob.sha256: blob for blob in blobs}, who):
@@ -117,7 +117,7 @@ class Artifacts:
         return found
 
     def keep(self, session: Session, found: Mapping[str, Facts]) -> None:
-        """Keep what `verify` found, now that it was judged and let in; what is kept of other records stays."""
+        """Keep what `verify` found, now that it was judged and admitted; what is kept for other records stays."""
         for sha256, facts in found.items():
             row = session.get(Blob, sha256, with_for_update=True, populate_existing=True)
             if row is not None and (kept := facts.beside(row.facts)) != row.facts:
@@ -136,7 +136,7 @@ class Artifacts:
         found = []
         for blob in wanted.values():
             row, sent, elsewhere = stored.get(blob.sha256), sent_in.get(blob.sha256), None
-            # Either the caller may read it, or has sent it: to this very place, from which it was verified before.
+            # Either the caller may read it, or has sent it to this very place, where it was verified before.
             if row is not None and not (row.readable or (sent is not None and sent.stored_as == row.stored_as)):
                 elsewhere, row = row.stored_as, None
             if row is None and (sent is None or sent.size_bytes != blob.size_bytes):
@@ -153,7 +153,7 @@ class Artifacts:
         return found
 
     def _settle(self, held: _Held, inspection: Inspection | None, who: Principal) -> Facts | None:
-        """Make sure of one blob, and say what is in it. Raises BlobMissing where nothing lies in its place."""
+        """Verify one blob, and say what is in it. Raises BlobMissing if nothing is stored in its place."""
         with storage_explained(but=BlobMissing):
             if held.row is None:
                 assert held.sent is not None
@@ -178,7 +178,7 @@ class Artifacts:
         try:
             facts = read_blob(self.storage, sent.stored_as, blob, inspection)
         except BlobCorrupt:
-            # The name promises other bytes, so nobody can want these; unless they were read wrongly.
+            # The name promises other bytes, so nobody can want these, except if they were read wrongly.
             self._discard(sent)
             raise
         kept_facts = None if facts is None else facts.to_json()
@@ -190,34 +190,36 @@ class Artifacts:
         }
         lost = elsewhere if elsewhere is not None and self.storage.stat(elsewhere) is None else None
         with self._db.write() as session:
-            # Nothing is marked for removal now, so bytes that are not yet stay until what they are for has a name.
+            # Nothing can be marked for removal now, so bytes that aren't yet will stay until what they are for has a
+            # name.
             hold_blobs(session)
             now = sent_to(session, sent)
             if now != sent.stored_as:
                 if now is not None and now == session.scalar(select(Blob.stored_as).where(Blob.sha256 == blob.sha256)):
-                    # Another request of this caller has settled the same blob meanwhile.
+                    # Another request of this caller has verified the same blob in the meantime.
                     raise BlobMissing(sent.stored_as)
                 raise Verification(f"{blob.sha256[:12]} was removed while it was being verified; push again")
             insert_if_new(session, Blob, sha256=blob.sha256, **values)
             row = session.get_one(Blob, blob.sha256, with_for_update=True, populate_existing=True)
-            # Whatever a row has come to name since was verified there.
+            # If the row has come to name other bytes since, those were verified.
             if row.collected_at is not None or row.stored_as == lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
             elif facts is not None and facts.from_json(row.facts) is None:
-                # What can be read is of versions too, whatever record was sent with the bytes this time.
+                # Facts that can be read belong to versions too, whatever record came with the bytes this time.
                 row.facts = kept_facts
             kept = row.stored_as
         if kept != sent.stored_as:
-            # The same bytes lie elsewhere already.
+            # The same bytes are stored elsewhere already.
             self._discard(sent, proven_by=who)
         return facts
 
     def _discard(self, sent: UploadBlob, proven_by: Principal | None = None) -> None:
-        """Remove bytes, unless the blob's row names them by now: another request of the same sender may have read them.
+        """Remove bytes, unless the blob's row names them by now: another request of the same sender may have verified
+        them.
 
-        Whoever has proven to have had the right ones there counts as having sent those that the row names, in each of
-        its sessions: also in one that has come since, and has been told that it need not send them again.
+        A sender who has proven to have the right bytes counts as having sent those that the row names, in each of their
+        sessions: also in one that was opened since, and was told that they need not be sent again.
         """
         with self._db.write() as session:
             hold_blobs(session, alone=True)
@@ -236,14 +238,16 @@ class Artifacts:
 
     @contextmanager
     def reading(self, sha256: str) -> Iterator[Passing]:
-        """Read a verified blob from its beginning, as far as is wanted. Raises Verification where it is gone, Unavailable."""
+        """Read a verified blob from its beginning, as far as is wanted. Raises Verification if it is gone,
+        Unavailable.
+        """
         with self._db.read() as session:
             name = _names_of(session, {sha256}).get(sha256, sha256)
         with storage_explained(), self.storage.open(name) as chunks:
             yield Passing(chunks)
 
     def copy(self, sha256: str, target: Path) -> None:
-        """Write a verified blob to a file of this machine. Raises Verification where it is gone, Unavailable."""
+        """Write a verified blob to a file on this machine. Raises Verification if it is gone, Unavailable."""
         with self.reading(sha256) as source, storage_explained(), target.open("wb") as file:
             while part := source.read(CHUNK_BYTES):
                 file.write(part)
@@ -254,7 +258,7 @@ class Artifacts:
             self.storage.put(sha256, size_bytes, iter(lambda: file.read(CHUNK_BYTES), b""))
 
     def name(self, session: Session, sha256: str, size_bytes: int) -> None:
-        """Let a row name bytes that `put` has stored, or that lie there under another name already."""
+        """Let a row name bytes that `put` has stored, or that are stored under another name already."""
         hold_blobs(session)
         values = {"stored_as": sha256, "size_bytes": size_bytes, "facts": None, "collected_at": None}
         insert_if_new(session, Blob, sha256=sha256, **values)
@@ -263,9 +267,9 @@ class Artifacts:
             upsert(session, Blob, {"sha256": sha256}, values)
 
     def parts(self, sha256: str) -> Callable[[int, int], bytes]:
-        """Return what reads the bytes [begin, end) of a verified blob, which are few.
+        """Return a function that reads the bytes [begin, end) of a verified blob, which should be few.
 
-        It raises Verification where the blob is gone, Unavailable.
+        It raises Verification if the blob is gone, Unavailable.
         """
         with self._db.read() as session:
             name = _names_of(session, {sha256}).get(sha256, sha256)

@@ -1,4 +1,4 @@
-"""Reaching the storage: its errors as the registry's, and its locations as sent over the API."""
+"""Access to the storage: its errors as the registry's, and its locations as sent over the API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from sdk.schemas.artifacts import Transfer
 
 @contextmanager
 def storage_explained(*, but: type[StorageError] | tuple[type[StorageError], ...] = ()) -> Iterator[None]:
-    """Turn the storage room's errors, and a full disk, into the registry's; those in `but` the caller knows."""
+    """Turn the storage room's errors, and a full disk, into the registry's, except those in `but`, which the caller
+    handles.
+    """
     try:
         yield
     except but:
@@ -31,5 +33,5 @@ def storage_explained(*, but: type[StorageError] | tuple[type[StorageError], ...
 
 
 def transfer_of(sha256: str, size_bytes: int, location: Location) -> Transfer:
-    """Say where bytes of this digest are sent to, or fetched from."""
+    """Say where to send bytes of this digest to, or fetch them from."""
     return Transfer(sha256=sha256, size_bytes=size_bytes, url=location.url, headers=dict(location.headers))

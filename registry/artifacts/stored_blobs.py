@@ -1,4 +1,4 @@
-"""What is kept of blobs that lie in storage, and who may rely on them."""
+"""What is kept about stored blobs, and who may rely on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registry.principal import Principal
 
 STORED = Blob.collected_at.is_(None)
 
-#: Blobs that are stored, and whether they are of the files of a version or base that is open to somebody, or to `spaces`.
+#: Stored blobs, and whether they belong to the files of a version or base that is open to anybody, or to `spaces`.
 _OPEN = exists().where(
     ManifestBlob.sha256 == Blob.sha256, ManifestAccess.manifest_digest == ManifestBlob.manifest_digest
 )
@@ -25,12 +25,12 @@ _WITH_ACCESS = select(*_KEPT, _OPEN.where(ManifestAccess.namespace.in_(bindparam
     *_WANTED
 )
 
-#: Which of these blobs a caller may read beside those of versions and bases, by their digests.
+#: Which of these blobs a caller may read in addition to those of versions and bases, by their digests.
 Readable = Callable[[Session, Collection[str], Principal], Collection[str]]
 
 
 class Stored(NamedTuple):
-    """What is kept of a stored blob, and whether the caller may read it."""
+    """What is kept about a stored blob, and whether the caller may read it."""
 
     sha256: str
     stored_as: str

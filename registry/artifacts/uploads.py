@@ -1,11 +1,12 @@
-"""Upload sessions: what is to be sent, under which name, whole or in parts.
+"""Upload sessions: what has to be sent, under which name, whole or in parts.
 
-A digest is no proof of possession: only who may read a blob already need not send it. Each upload session sends under
-a name of its own, which nobody else can fill, and a blob's row says under which name its verified bytes lie.
+A digest is no proof of possession: only callers who may already read a blob need not send it. Each upload session sends
+under a name of its own, which nobody else can write to, and a blob's row says under which name its verified bytes are
+stored.
 
-A session is for a namespace, which has room reserved for all that is announced before anybody learns where to send what
-is missing of it. It is given back when something is made of the session, which is paid for from then on, or when the
-session's time is over.
+A session is for a namespace, in which room is reserved for all that is announced before anybody learns where to send
+what is missing. The room is given back when something is made of the session, which counts from then on, or when the
+session expires.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class _Opened(NamedTuple):
     rows: list[UploadBlob]
     #: Blobs that the caller need not send.
     readable: Collection[str]
-    #: Those that the caller may have sent already.
+    #: Blobs that the caller may have sent already.
     begun: Collection[str]
 
 
@@ -65,12 +66,12 @@ class Uploads:
         self._readable = readable
 
     def begin(self, *, blobs: list[BlobSpec], who: Principal, namespace: str | None = None) -> UploadView:
-        """Open a session and say what is to be sent, and where to; until it ends, none of its blobs is removed.
+        """Open a session and say what has to be sent, and where to; until it ends, none of its blobs is removed.
 
-        Not sent again is what the caller may read already, and what has arrived in an earlier session of the caller's
-        that did not finish: that is how an interrupted upload goes on. Unless the caller may read all, room is reserved in
-        the namespace; None: the first in which the caller may write, or else send. Raises NotFound, Forbidden,
-        QuotaExceeded.
+        What the caller may read already is not sent again, nor what has arrived in an earlier session of theirs that
+        did not finish: that is how an interrupted upload continues. Unless the caller may read all of it, room is
+        reserved in the namespace; None: the first in which the caller may write, or else send. Raises NotFound,
+        Forbidden, QuotaExceeded.
         """
         namespace = _home(who) if namespace is None else namespace
         missing = f"there is no namespace {namespace!r} that this token may see"
@@ -94,7 +95,7 @@ class Uploads:
             stored = find_stored(session, wanted, who, self._readable)
             readable = {sha256: row.stored_as for sha256, row in stored.items() if row.readable}
             begun = _begun(session, wanted, who)
-            # With bytes that are new, something new will be made, and paid for whole; with none, it may be there already.
+            # With new bytes, something new will be made, and all of it counts; without any, it may exist already.
             is_new = len(readable) < len(wanted)
             reserved_bytes = sum(blob.size_bytes for blob in wanted.values()) if is_new else 0
             upload = Upload(
@@ -109,7 +110,7 @@ class Uploads:
             session.flush()
             charge(session, namespace, reserved=reserved_bytes - (_take_over(session, upload, wanted) if is_new else 0))
             rows = []
-            # What may be read now counts as sent, even where it may no longer be read when the session is used.
+            # What the caller may read now counts as sent, even if they may no longer read it when the session is used.
             begun |= {sha256: (name, None) for sha256, name in readable.items()}
             for blob in wanted.values():
                 stored_as, parts_id = begun.get(blob.sha256, (f"{blob.sha256}.{place}", None))
@@ -142,9 +143,9 @@ class Uploads:
         return view
 
     def ask_parts(self, *, upload: str, sha256: str, parts: list[PartSpec], who: Principal) -> list[Transfer]:
-        """Say where parts of an announced blob are sent to; each location takes the bytes of its digest alone.
+        """Say where to send parts of an announced blob; each location accepts only the bytes of its digest.
 
-        Raises NotFound, Invalid for a blob that is not sent in parts or a part that it does not have.
+        Raises NotFound, and Invalid for a blob that is not sent in parts or a part that it does not have.
         """
         with self._db.read() as session:
             row = announced(session, upload, who).get(sha256)
@@ -172,7 +173,7 @@ class Uploads:
         return found
 
     def join(self, blob: BlobSpec, stored_as: str, parts_id: str) -> None:
-        """Make one object of the parts that were sent of a blob. Raises Verification if one of them is missing."""
+        """Join the parts of a blob into one object. Raises Verification if one of them is missing."""
         part_bytes = _part_bytes(self._storage, blob) or blob.size_bytes
         sizes = _sizes(blob, part_bytes)
         try:
@@ -186,7 +187,7 @@ class Uploads:
                 digests = {row.number: row.sha256 for row in session.execute(asked) if row.number in sizes}
             self._storage.join_parts(stored_as, parts_id, digests)
         except BlobMissing:
-            # Joined by somebody else meanwhile, or swept: the read that follows will say which.
+            # Joined by somebody else in the meantime, or swept: the read that follows will tell.
             return
 
     def _in_parts(self, row: UploadBlob) -> InParts:
@@ -199,10 +200,11 @@ class Uploads:
             try:
                 sent = self._storage.sent_parts(row.stored_as, parts_id)
             except BlobMissing:
-                # They were swept since.
+                # They have been swept since.
                 parts_id = None
             if any(sizes.get(number) != size for number, size in sent.items()):
-                # They were cut by another setting, and can't be told from those of this cut by number and size alone.
+                # They were cut with another setting, and number and size alone don't tell them from the parts of this
+                # one.
                 sent, parts_id = {}, None
         if parts_id is None:
             parts_id = self._storage.begin_parts(row.stored_as)
@@ -218,7 +220,7 @@ def _part_bytes(storage: Storage, blob: BlobSpec) -> int | None:
     usual = storage.part_bytes
     if usual is None or blob.size_bytes <= usual:
         return None
-    # No more parts than a store takes, and whole mebibytes for people who read sizes.
+    # No more parts than a store accepts, and whole mebibytes for people who read sizes.
     least = -(-blob.size_bytes // MAX_PARTS)
     return max(usual, -(-least // 2**20) * 2**20)
 
@@ -230,11 +232,13 @@ def _sizes(blob: BlobSpec, part_bytes: int) -> dict[int, int]:
 
 
 def finish_upload(session: Session, upload: str | None) -> None:
-    """Note that what a session was for has been made, in the transaction that made it; its namespace pays for that alone."""
+    """Note that what a session was for has been made, in the transaction that made it; from now on only that counts in
+    its namespace.
+    """
     if upload is None:
         return
     ended = connection_of(session).execute(_FINISH, {"upload": upload, "at": utc_now()}).first()
-    # A second thing may be made of a session: its room was given back with the first.
+    # A second thing may be made of the same session: its room was given back with the first.
     if ended is not None:
         charge(session, ended.namespace, reserved=-ended.reserved_bytes)
 
@@ -242,12 +246,12 @@ def finish_upload(session: Session, upload: str | None) -> None:
 def end_expired(session: Session, *, namespace: str | None = None, most: int | None = None) -> int:
     """Remove sessions that have expired, `most` of them at most, or those of a namespace that have room reserved.
 
-    Return how many. What they have sent and nothing names goes with the next collection.
+    Return how many. Bytes that they have sent and that nothing names are removed by the next collection.
     """
     over = select(Upload.id).where(Upload.expires_at <= utc_now())
     if namespace is not None:
         over = over.where(Upload.namespace == namespace, Upload.finished_at.is_(None), Upload.reserved_bytes > 0)
-    # Whoever ends the same ones at the same moment waits at the first of them.
+    # Another process that ends the same ones at the same moment waits at the first of them.
     gone = delete(Upload).where(Upload.id.in_(over.order_by(Upload.id).limit(most).with_for_update()))
     rows = session.execute(gone.returning(Upload.namespace, Upload.reserved_bytes, Upload.finished_at)).all()
     for row in rows:
@@ -257,12 +261,14 @@ def end_expired(session: Session, *, namespace: str | None = None, most: int | N
 
 
 def _home(who: Principal) -> str:
-    """Whose room is taken where nobody says: as what is made without a namespace is found, or a worker's first."""
+    """Whose room is taken if no namespace is given: the one in which names without a namespace are looked up, or a
+    worker's first.
+    """
     return who.home("write" if who.namespaces("write") != [] else "send")
 
 
 def _take_over(session: Session, upload: Upload, blobs: Collection[str]) -> int:
-    """Let a new session have the room that earlier ones of its sender have for these blobs there; return the bytes."""
+    """Give a new session the room that earlier ones of its sender have for these blobs there; return the bytes."""
     wanted = (UploadBlob.sha256.in_(blobs), UploadBlob.reserved)
     earlier = select(Upload.id).where(
         Upload.id.in_(select(UploadBlob.upload_id).where(*wanted)),
@@ -271,7 +277,7 @@ def _take_over(session: Session, upload: Upload, blobs: Collection[str]) -> int:
         Upload.finished_at.is_(None),
         Upload.expires_at >= utc_now(),
     )
-    # Their rows are locked in one order: nobody ends one of them meanwhile.
+    # Their rows are locked in a fixed order, so that nobody ends one of them in the meantime.
     ids = session.scalars(earlier.order_by(Upload.id).with_for_update()).all()
     if not ids:
         return 0
@@ -287,10 +293,11 @@ def _take_over(session: Session, upload: Upload, blobs: Collection[str]) -> int:
 
 
 def leave_places(session: Session, names: Collection[str]) -> None:
-    """Let nobody be told to send to these names again, nor rely on what lies there: it is about to be removed.
+    """Make sure that nobody is told to send to these names again, or relies on what is there: it is about to be
+    removed.
 
-    Sessions that announced a blob under one of them have it under a new name from now on. So what is removed may go
-    without a lock, and at any time later: nothing new will ever have its name. Called alone with the blobs.
+    Sessions that announced a blob under one of them have it under a new name from now on. So the bytes may be removed
+    without a lock, and at any later time: nothing new will ever have their name. Called with `hold_blobs(alone=True)`.
     """
     for name in names:
         fresh = f"{sha256_of(name)}.{secrets.token_hex(16)}"
@@ -299,13 +306,13 @@ def leave_places(session: Session, names: Collection[str]) -> None:
 
 
 def sent_to(session: Session, sent: UploadBlob) -> str | None:
-    """The name that a session has a blob under now, which may be another than when `sent` was read."""
+    """The name that a session has for a blob now, which may differ from the one when `sent` was read."""
     of = (UploadBlob.upload_id == sent.upload_id, UploadBlob.sha256 == sent.sha256)
     return session.scalar(select(UploadBlob.stored_as).where(*of))
 
 
 def announced(session: Session, upload: str, who: Principal) -> dict[str, UploadBlob]:
-    """The blobs of an upload session. Raises NotFound for one of somebody else's."""
+    """The blobs of an upload session. Raises NotFound if it is somebody else's."""
     query = (
         select(UploadBlob)
         .join(Upload, Upload.id == UploadBlob.upload_id)
@@ -318,7 +325,7 @@ def announced(session: Session, upload: str, who: Principal) -> dict[str, Upload
 
 
 def _begun(session: Session, wanted: Mapping[str, BlobSpec], who: Principal) -> dict[str, tuple[str, str | None]]:
-    """Where the caller has begun to send these blobs in sessions that did not finish."""
+    """Where the caller began to send these blobs in sessions that did not finish."""
     query = (
         select(UploadBlob.sha256, UploadBlob.size_bytes, UploadBlob.stored_as, UploadBlob.parts_id)
         .join(Upload, Upload.id == UploadBlob.upload_id)

@@ -1,4 +1,4 @@
-"""Upload sessions, and where the files of a manifest are."""
+"""Upload sessions, and locations of the files of a manifest."""
 
 from __future__ import annotations
 

@@ -11,15 +11,16 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from registry.db.clock import utc_now
 from registry.db.types import Model, UtcDateTime
 
-#: `lifecycle.LIVE` as the index says it: a query that says the same is answered by it.
+#: `lifecycle.LIVE` as the index has it: it answers queries that say the same.
 LIVE_ROWS = text("state IN ('pending', 'ready', 'quarantined', 'archived')")
 
 
 class BaseModelRow(Model):
     """What a fingerprint stands for: the same for every namespace, and derived by the registry from bytes it has read.
 
-    Until `derived_at` nothing else of it counts: what somebody says of a base is in `NamedBase`, with its names, locations
-    and files. Columns for those are here for servers of the previous release, which know no others.
+    Until `derived_at` is set, none of the other columns count: what somebody says about a base is in `NamedBase`, with
+    its names, locations and files. The columns for these exist here for servers of the previous release, which know no
+    others.
     """
 
     __tablename__ = "bases"
@@ -32,7 +33,7 @@ class BaseModelRow(Model):
     architecture: Mapped[str] = mapped_column(String(200))
     location: Mapped[str | None] = mapped_column(Text)
     config: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
-    #: Large, and of no use to those who only name the base: read when it is asked for.
+    #: Large, and not needed by those who only name the base: so it is only read on demand.
     tensors: Mapped[dict[str, list[int]]] = mapped_column(JSON, deferred=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     manifest_digest: Mapped[str | None] = mapped_column(ForeignKey("manifests.digest"))
@@ -43,7 +44,7 @@ class BaseModelRow(Model):
 
 
 class NamedBase(Model):
-    """A base as one namespace knows it: what it calls it, where it lies, and what is said of it there."""
+    """A base as one namespace knows it: what it calls it, where it is, and what is said about it there."""
 
     __tablename__ = "named_bases"
     __table_args__ = (UniqueConstraint("namespace", "base_pk"), Index("ix_named_bases_id_namespace", "id", "namespace"))
@@ -60,34 +61,34 @@ class NamedBase(Model):
     weights_digest: Mapped[str] = mapped_column(String(64))
     architecture: Mapped[str] = mapped_column(String(200))
     config: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
-    #: {} where the registry has derived them from what this namespace sent, or nobody has said them.
+    #: {} if the registry has derived them from what this namespace sent, or nobody has said them.
     tensors: Mapped[dict[str, list[int]]] = mapped_column(JSON, deferred=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     #: "claimed" by whoever registered it, "hashed" by a worker of the namespace, or "derived" by the registry.
     facts: Mapped[str] = mapped_column(String(10))
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: When it got its id; of several bases with one id the last one is meant.
+    #: When it got its id; if several bases have the same id, the last one is meant.
     named_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: Raised with each change, so that what was read of it can be kept until then.
+    #: Raised with each change, so that what was read can be cached until then.
     edition: Mapped[int] = mapped_column(default=0)
 
     base: Mapped[BaseModelRow] = relationship(lazy="joined", innerjoin=True)
 
 
 class Adapter(Model):
-    """A named series of versions. Whoever changes anything of it holds the lock of its row."""
+    """A named series of versions. To change anything about it, a transaction holds the lock of its row."""
 
     __tablename__ = "adapters"
     __table_args__ = (Index("ix_adapters_namespace_name", "namespace", "name"),)
 
     pk: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(129), unique=True)
-    #: What stands before the `/` of the name, or "-".
+    #: What precedes the `/` of the name, or "-".
     namespace: Mapped[str] = mapped_column(String(64), default="-")
-    #: The number last given; raised in the transaction that publishes, so that none is burned.
+    #: The last number that was given; raised in the transaction that publishes, so that none is wasted.
     last_number: Mapped[int] = mapped_column(default=0)
-    #: The highest number that is ready, or None; what `latest` names.
+    #: The highest number that is ready, which `latest` names; None if there is none.
     latest_number: Mapped[int | None]
     ready_versions: Mapped[int] = mapped_column(default=0)
     #: Bytes of all versions that are not deleted.
@@ -113,7 +114,7 @@ class Version(Model):
             sqlite_where=LIVE_ROWS,
             postgresql_where=LIVE_ROWS,
         ),
-        # Each ends with the key, in whose order lists are read.
+        # Each ends with the key, because lists are read in its order.
         Index("ix_versions_base_pk_rank_pk", "base_pk", "rank", "pk"),
         Index("ix_versions_rank_pk", "rank", "pk"),
         Index("ix_versions_state_pk", "state", "pk"),
@@ -129,7 +130,7 @@ class Version(Model):
     state: Mapped[str] = mapped_column(String(20))
     kind: Mapped[str] = mapped_column(String(20))
     base_pk: Mapped[int] = mapped_column(ForeignKey("bases.pk"))
-    #: What its namespace said of the base when it was published: a name may be given to another base later.
+    #: What its namespace said about the base when it was published: a name may be given to another base later.
     base_id: Mapped[str] = mapped_column(String(200), server_default="")
     base_revision: Mapped[str | None] = mapped_column(String(100))
     base_weights_digest: Mapped[str] = mapped_column(String(64), server_default="")
@@ -142,13 +143,13 @@ class Version(Model):
     description: Mapped[str] = mapped_column(Text, default="")
     #: Why it failed or was quarantined.
     refusal: Mapped[str | None] = mapped_column(Text)
-    #: What admission accepted but people should know; None of the first releases.
+    #: What admission accepted but people should know; None for versions of the first releases.
     warnings: Mapped[list[str] | None] = mapped_column(JSON)
-    #: What nobody said when it was published: "quantization", "dataset", "base_revision" …
+    #: What was not given when it was published: "quantization", "dataset", "base_revision" …
     unknown: Mapped[list[str]] = mapped_column(JSON, default=list)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
-    #: When it came into its present state.
+    #: When it got its present state.
     moved_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     adapter: Mapped[Adapter] = relationship(lazy="joined", innerjoin=True)
@@ -156,7 +157,9 @@ class Version(Model):
 
 
 class Origin(Model):
-    """One making of a version. The first is its lineage; a job that made the same bytes again adds its own."""
+    """One way in which a version was made. The first is its lineage; a job that makes the same bytes again adds its
+    own.
+    """
 
     __tablename__ = "version_origins"
 
@@ -170,14 +173,15 @@ class Origin(Model):
     training: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     metrics: Mapped[dict[str, float]] = mapped_column(JSON)
     libraries: Mapped[dict[str, str]] = mapped_column(JSON)
-    #: Which of it was only stated by whoever made the version, by dotted names; None of releases that did not tell it apart.
+    #: Which of it was only stated by whoever made the version, by dotted names; None from releases that made no
+    #: difference.
     reported: Mapped[list[str] | None] = mapped_column(JSON)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class VersionDocument(Model):
-    """What `resolve` answers for a version, written whenever anything of it changes."""
+    """What `resolve` answers for a version, written whenever anything about the version changes."""
 
     __tablename__ = "version_documents"
 
@@ -219,7 +223,7 @@ class VersionDataset(Model):
 
 
 class VersionNote(Model):
-    """What somebody wrote to a version later; only appended to."""
+    """What somebody noted about a version later; only appended to."""
 
     __tablename__ = "version_notes"
 
@@ -273,7 +277,7 @@ class AliasMoveRow(Model):
 
 
 class AliasProtection(Model):
-    """An alias that only promoters move."""
+    """An alias that only promoters may move."""
 
     __tablename__ = "alias_protections"
 

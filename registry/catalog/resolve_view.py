@@ -15,15 +15,15 @@ from sdk.schemas.catalog import VersionView
 
 ResolverDep = Annotated[Resolver, service(Resolver)]
 
-#: One `ref` that is surely short enough, and nothing else.
+#: A single `ref` that is certainly short enough, and nothing else.
 _PLAIN_QUERY = re.compile(rb"ref=([A-Za-z0-9._@%/-]{1,300})")
 
 
 class _ShortCut(StrictRoute):
-    """Calls the view itself where there is nothing to validate: FastAPI takes longer for that than the answer does."""
+    """Calls the view itself if there is nothing to validate: FastAPI's validation takes longer than the answer."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's way to let a route read requests differently."""
+        """FastAPI's documented way for a route to read requests differently."""
         validating = super().get_route_handler()
 
         async def handle(request: Request) -> Response:

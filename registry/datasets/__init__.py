@@ -1,1 +1,1 @@
-"""Datasets: rows by content digest."""
+"""Datasets: files of rows, identified by the digest of their content."""

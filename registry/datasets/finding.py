@@ -1,6 +1,7 @@
-"""From a digest or a name to a dataset, for somebody who may use it. A digest is a digest, and a name is one namespace's.
+"""From a digest or a name to a dataset, for somebody who may use it. A digest means the same everywhere, a name belongs
+to one namespace.
 
-A text that looks like a digest is never taken for a name, whoever has given one like it.
+A text that looks like a digest is never taken for a name, even if somebody has given a name like it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from registry.errors import Invalid, NotFound
 from registry.principal import SYSTEM, Principal
 from sdk.formats.refs import digest_digits, looks_like_digest, split_dataset_name
 
-#: Datasets that an error names at most.
+#: How many datasets an error names at most.
 _NAMED = 3
 
 
@@ -27,7 +28,7 @@ class Found:
     """A dataset as a namespace registered it, and the name that it was found by."""
 
     row: DatasetAccess
-    #: None where it was found by its digest.
+    #: None if it was found by its digest.
     name: str | None = None
     number: int | None = None
 
@@ -56,9 +57,9 @@ def find_named(
 ) -> Found:
     """Return a dataset that the caller may use, as a namespace registered it, and by which name it was found.
 
-    `text` is a whole digest, 12 digits and more of one, `NAME@v2`, or `NAME` for the newest. A name is looked up in the
-    namespace `prefer` first, then in all that the caller may read, where it must mean one dataset. With `removed`, where
-    there is no other, one that was given up is found too. Raises NotFound, Invalid for what fits more than one.
+    `text` is a whole digest, at least 12 digits of one, `NAME@v2`, or `NAME` for the newest. A name is looked up in the
+    namespace `prefer` first, then in all that the caller may read, where it must mean a single dataset. With `removed`,
+    one that was given up is found too if there is no other. Raises NotFound, and Invalid for what fits more than one.
     """
     for among in (usable_by(who), known_to(who)) if removed else (usable_by(who),):
         if looks_like_digest(text):
@@ -74,9 +75,9 @@ def find_named(
 
 
 def find_for_job(session: Session, digest: str, *, namespace: str, submitted_at: datetime) -> DatasetAccess:
-    """Return the dataset that a job was pinned to, as the job's namespace has it, or else as another one does.
+    """Return the dataset that a job was pinned to, as the job's namespace has it, or else as another one has it.
 
-    Raises NotFound if it was given up since: that strangers registered the same bytes is no leave to use them.
+    Raises NotFound if it has been given up since: that strangers registered the same bytes gives no right to use them.
     """
     own = session.get(DatasetAccess, (digest, namespace))
     removed_at = _removed_at(session, digest, namespace) if own is None else own.removed_at
@@ -89,7 +90,7 @@ def find_for_job(session: Session, digest: str, *, namespace: str, submitted_at:
 
 
 def _removed_at(session: Session, digest: str, namespace: str) -> datetime | None:
-    """When a namespace gave a dataset up at a server of the previous release, which leaves nothing of it but the trail."""
+    """When a namespace gave a dataset up on a server of the previous release, of which only the audit trail is left."""
     trail = select(func.max(AuditEntry.at)).where(AuditEntry.subject == digest, AuditEntry.namespace == namespace)
     return session.scalar(trail.where(AuditEntry.action == "dataset.remove"))
 
@@ -116,13 +117,13 @@ def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: st
         number is not None
         and session.scalars(select(DatasetNumber.number).where(DatasetNumber.name == text).limit(1)).first()
     ):
-        # Before names had numbers, one might end like that.
+        # Before names had numbers, a name might end like that.
         name, number = text, None
     given = [among, DatasetNumber.name == name]
     if number is not None:
         given.append(DatasetNumber.number == number)
     same = (DatasetAccess.digest == DatasetNumber.digest) & (DatasetAccess.namespace == DatasetNumber.namespace)
-    # One row a namespace, however often the name was given there.
+    # One row per namespace, however often the name was given there.
     newest = (
         select(DatasetNumber.namespace, func.max(DatasetNumber.number).label("number"))
         .join(DatasetAccess, same)
@@ -153,12 +154,12 @@ def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: st
     return next(iter(meant.values()), None)
 
 
-#: Of several namespaces' rows of one dataset the one that speaks first: usable ones, then the oldest.
+#: Which row counts first if several namespaces have one for the same dataset: usable ones, then the oldest.
 _ORDER = (DatasetAccess.removed_at.is_not(None), DatasetAccess.created_at, DatasetAccess.namespace)
 
 
 def known_to(who: Principal) -> ColumnElement[bool]:
-    """The condition that a row is of a namespace that the caller may read, where the dataset may be given up."""
+    """The condition that a row is of a namespace that the caller may read; the dataset may have been given up there."""
     return who.within(DatasetAccess.namespace)
 
 
@@ -168,7 +169,7 @@ def usable_by(who: Principal) -> ColumnElement[bool]:
 
 
 def spoken_for(who: Principal) -> ColumnElement[bool]:
-    """The condition that of all rows of a dataset that the caller may read this is the one that speaks first."""
+    """The condition that this row comes first among the rows of a dataset that the caller may read."""
     other = aliased(DatasetAccess)
     first = (
         select(other.namespace)
@@ -180,13 +181,13 @@ def spoken_for(who: Principal) -> ColumnElement[bool]:
 
 
 def readable_rows(session: Session, wanted: Collection[str], who: Principal) -> Collection[str]:
-    """Those of these blobs that are datasets which the caller may use."""
+    """Those of these blobs that are datasets that the caller may use."""
     query = select(DatasetAccess.digest).where(DatasetAccess.digest.in_(wanted), usable_by(who))
     return session.scalars(query.distinct()).all()
 
 
 def names_of(session: Session, rows: Collection[DatasetAccess]) -> dict[tuple[str, str], list[DatasetNumber]]:
-    """The names of datasets as their namespaces gave them, the last one first, by digest and namespace."""
+    """The names that namespaces gave to datasets, the last one first, by digest and namespace."""
     digests = {row.digest for row in rows}
     query = select(DatasetNumber).where(
         DatasetNumber.digest.in_(digests), DatasetNumber.namespace.in_({row.namespace for row in rows})

@@ -1,4 +1,6 @@
-"""The tables of datasets: one row for the bytes, one for each namespace that registered them, one for each name there."""
+"""The tables of datasets: a row for the bytes, one for each namespace that registered them, and one for each name
+there.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,17 @@ from registry.db.types import Model, UtcDateTime
 
 
 class Dataset(Model):
-    """A file of rows; its digest is the SHA-256 of its bytes. What is the same for everybody, and nothing more."""
+    """A file of rows; its digest is the SHA-256 of its bytes. It has only what is the same for everybody."""
 
     __tablename__ = "datasets"
 
     digest: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
-    #: When the last namespace gave it up; what was trained on it still names it.
+    #: When the last namespace gave it up; versions that were trained on it still name it.
     removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    # What follows was said by whoever registered these bytes first. It is there for servers of the previous release, and
-    # this one reads none of it: see `DatasetAccess`.
+    # The following is what the first to register these bytes said. It exists for servers of the previous release; this
+    # one doesn't read it: see `DatasetAccess`.
     format: Mapped[str] = mapped_column(String(20))
     rows: Mapped[int | None]
     shape: Mapped[str | None] = mapped_column(String(40))
@@ -31,9 +33,10 @@ class Dataset(Model):
 
 
 class DatasetAccess(Model):
-    """A dataset as one namespace registered it: who may read there may use it, by the name that was given there.
+    """A dataset as one namespace registered it: its readers may use it, by the name that was given there.
 
-    What nobody derives from the bytes (name, format, rows, shape) is that namespace's word, and is told to its readers.
+    What isn't derived from the bytes (name, format, rows, shape) is what that namespace says, and only its readers are
+    told.
     """
 
     __tablename__ = "dataset_access"
@@ -42,39 +45,42 @@ class DatasetAccess(Model):
     digest: Mapped[str] = mapped_column(ForeignKey("datasets.digest", ondelete="CASCADE"), primary_key=True)
     #: A namespace, or "-" for none.
     namespace: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
-    #: The first name that was given to it there, by which lineage shows it; `dataset_numbers` has all that it is found by.
+    #: The first name that it was given there, which lineage shows; `dataset_numbers` has all the names that find it.
     name: Mapped[str] = mapped_column(String(200), default="")
     format: Mapped[str] = mapped_column(String(20), default="")
     rows: Mapped[int | None]
     shape: Mapped[str | None] = mapped_column(String(40))
-    #: Which columns are which keys of a row, where nobody says anything else.
+    #: Which columns are which keys of a row, unless a caller says otherwise.
     columns: Mapped[str | None] = mapped_column(String(2000))
     created_by: Mapped[str] = mapped_column(String(100), default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
-    #: When the namespace gave it up: it may not be used there any more, and what was trained on it still names it.
+    #: When the namespace gave it up: it can't be used there any more, but versions that were trained on it still name
+    #: it.
     removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     dataset: Mapped[Dataset] = relationship(lazy="joined", innerjoin=True)
 
 
 class DatasetSignatures(Model):
-    """What was derived from the rows of a dataset, read in one way, to find them in others: see `registry.datasets.signatures`."""
+    """What was derived from the rows of a dataset, read in one way, in order to find them in others: see
+    `registry.datasets.signatures`.
+    """
 
     __tablename__ = "dataset_signatures"
 
     digest: Mapped[str] = mapped_column(ForeignKey("datasets.digest", ondelete="CASCADE"), primary_key=True)
     #: Which rows are meant, and how they are read: `Reading.key`.
     reading: Mapped[str] = mapped_column(String(64), primary_key=True)
-    #: The file; None where there can be none.
+    #: The file; None if there can't be one.
     blob: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    #: Why there can be none, as the rest of a sentence.
+    #: Why there can't be one, as the rest of a sentence.
     refusal: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class DatasetName(Model):
-    """A name of datasets in one namespace; whoever gives it to further rows holds this row meanwhile."""
+    """A name of datasets in one namespace; this row is locked while the name is given to a further dataset."""
 
     __tablename__ = "dataset_names"
 
@@ -85,7 +91,9 @@ class DatasetName(Model):
 
 
 class DatasetNumber(Model):
-    """One dataset under one name: `NAME@v2`. It stays when the dataset is given up, so that a number means one dataset."""
+    """One dataset under one name: `NAME@v2`. It stays when the dataset is given up, so that a number only ever means
+    one dataset.
+    """
 
     __tablename__ = "dataset_numbers"
     __table_args__ = (

@@ -35,8 +35,9 @@ class Datasets:
     def register(self, *, dataset: DatasetRegistration, who: Principal) -> DatasetView:
         """Record an uploaded dataset for the readers of a namespace; the same bytes again give the existing one.
 
-        A name that the namespace has given to other rows already means these from now on, by the next number. What is said of it holds in that namespace. Raises Forbidden if the caller may not write there, QuotaExceeded,
-        and what `Artifacts.verify` does.
+        If the namespace has given the name to other rows before, it means these from now on, with the next number. What
+        is said about the dataset counts in that namespace. Raises Forbidden if the caller may not write there,
+        QuotaExceeded, and what `Artifacts.verify` does.
         """
         namespace = dataset.namespace or who.home()
         who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
@@ -44,7 +45,7 @@ class Datasets:
         self._artifacts.verify(upload=dataset.upload, blobs=[blob], who=who)
         with self._db.write() as session:
             hold_blobs(session)
-            # A dataset that was given up may have been collected since the bytes were looked at.
+            # A dataset that was given up may have been collected since the bytes were verified.
             stored = session.get(Blob, dataset.digest)
             if stored is None or stored.collected_at is not None:
                 raise Conflict("the rows were removed while the dataset was being registered; add it again")
@@ -61,7 +62,7 @@ class Datasets:
             return self._open(session, dataset, namespace, who)
 
     def _open(self, session: Session, dataset: DatasetRegistration, namespace: str, who: Principal) -> DatasetView:
-        """Let a namespace use a dataset under the name that is given there."""
+        """Let a namespace use a dataset under the name that it gives."""
         said = {
             "name": dataset.name,
             "format": dataset.format,
@@ -80,7 +81,7 @@ class Datasets:
         elif not opened:
             row.name = row.name or dataset.name
             if dataset.columns is not None or dataset.native:
-                # Rows are read as they were said to be last.
+                # Rows are read by what was said about them last.
                 row.columns, row.shape = dataset.columns, dataset.shape
         session.flush()
         number, named = _number(session, row, dataset.name) if dataset.name else (None, False)
@@ -92,7 +93,9 @@ class Datasets:
         return _present(row, names_of(session, [row]), shown=(dataset.name, number) if dataset.name else None)
 
     def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[DatasetView]:
-        """The datasets that the caller may use, newest first; one of several namespaces as the first of them has it."""
+        """The datasets that the caller may use, newest first; if several namespaces have one, it is shown as the first
+        of them has it.
+        """
         query = select(DatasetAccess).where(usable_by(who), spoken_for(who))
 
         def views(rows: Sequence[DatasetAccess]) -> list[DatasetView]:
@@ -112,27 +115,28 @@ class Datasets:
             )
 
     def get(self, name: str, *, namespace: str | None, who: Principal) -> DatasetView:
-        """Return a dataset, by digest or name, which is first looked up in `namespace`. Raises NotFound, Invalid."""
+        """Return a dataset by digest or name; a name is looked up in `namespace` first. Raises NotFound, Invalid."""
         with self._db.read() as session:
             found = find_named(session, name, who, prefer=namespace)
             names = names_of(session, [found.row])
             return _present(found.row, names, shown=None if found.name is None else (found.name, found.number))
 
     def locate(self, name: str, *, who: Principal) -> Transfer:
-        """Say where the rows of a dataset are fetched from. Raises NotFound, Invalid."""
+        """Say where to fetch the rows of a dataset from. Raises NotFound, Invalid."""
         with self._db.read() as session:
             row = find_dataset(session, name, who).dataset
         return self._artifacts.locate(row.digest, row.size_bytes)
 
     def remove(self, name: str, *, who: Principal) -> None:
-        """Give a dataset's rows up in every namespace where the caller may write; what was trained on it still names it.
+        """Give up a dataset's rows in every namespace where the caller may write; versions that were trained on it
+        still name it.
 
-        Its bytes go with the next collection once no namespace has it. Raises NotFound, Invalid, Forbidden.
+        Once no namespace has it, the next collection removes its bytes. Raises NotFound, Invalid, Forbidden.
         """
         now = utc_now()
         with self._db.write() as session:
             found = find_dataset(session, name, who).digest
-            # Whoever gives it up elsewhere at the same moment waits here: one of the two is the last.
+            # A request that gives it up in another namespace at the same moment waits here: one of the two is the last.
             dataset = session.get_one(Dataset, found, with_for_update=True)
             left = (DatasetAccess.digest == dataset.digest, DatasetAccess.removed_at.is_(None))
             closed = session.execute(
@@ -156,7 +160,7 @@ def _number(session: Session, row: DatasetAccess, name: str) -> tuple[int, bool]
     """Return the number of a dataset under a name in its namespace, and whether it was given now."""
     key = {"namespace": row.namespace, "name": name}
     insert_if_new(session, DatasetName, **key, newest=0)
-    # Whoever gives the same name at the same moment waits here.
+    # A request that gives the same name at the same moment waits here.
     counter = session.get_one(DatasetName, (row.namespace, name), with_for_update=True, populate_existing=True)
     has = select(DatasetNumber.number).filter_by(**key, digest=row.digest)
     if (number := session.scalars(has).first()) is not None:
@@ -173,7 +177,7 @@ def _present(
     *,
     shown: tuple[str, int | None] | None = None,
 ) -> DatasetView:
-    """Show a dataset by the name that is asked for, or else by the last that it was given."""
+    """Show a dataset by the requested name, or else by the last one that it was given."""
     given = names.get((row.digest, row.namespace), ())
     name, number = shown or next(((one.name, one.number) for one in given), ("", None))
     return DatasetView(

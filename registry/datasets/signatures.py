@@ -1,6 +1,6 @@
 """The signatures of a dataset's rows: derived from its bytes when they are first needed, and kept with it.
 
-A million rows take half a minute of one core, so no request waits for more than a few megabytes.
+A million rows take half a minute of one core, so no request waits until more than a few megabytes are read.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from sdk.rows.holdout import HoldOut, HoldoutError
 from sdk.rows.signature_file import SignatureFile, SplitDiffers, make_signatures
 from sdk.schemas.wire import digest_of
 
-#: The longest dataset that is read for it: five minutes of one core.
+#: The largest dataset that is read for it: five minutes of one core.
 MOST_BYTES = 2 * 1000**3
-#: A file takes about so many times longer to be signed than its signatures to be fetched.
+#: Signing a file takes about this many times as long as fetching its signatures.
 _MAKING = 16
 
 
@@ -39,7 +39,7 @@ class NotSigned(Exception):  # noqa: N818 - it is an answer
 
 
 class TooLongForNow(Exception):  # noqa: N818 - it is an answer
-    """What is needed takes longer than the caller has."""
+    """What is needed takes more time than the caller has."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Reading:
 
     columns: str | None = None
     how: HoldOut | None = None
-    #: Of the rows that are not held out, as the training recorded it.
+    #: The digest of the rows that are not held out, as the training recorded it.
     training_digest: str | None = None
-    #: Digests of the datasets whose rows come behind these, where some were held out of all of them together.
+    #: Digests of the datasets whose rows follow these, if some rows were held out of all of them together.
     beside: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """What tells it from other readings of the same bytes."""
+        """Distinguishes it from other readings of the same bytes."""
         how = None if self.how is None else [self.how.share, self.how.seed, self.how.by, self.training_digest]
         beside = {"beside": list(self.beside)} if self.beside else {}
         return digest_of({"columns": self.columns, "held_out": how, **beside})
@@ -70,7 +70,8 @@ class SignedDatasets:
 
     @contextmanager
     def opened(self, digest: str, reading: Reading, *, most: int | None = None) -> Iterator[SignatureFile]:
-        """Give the signatures of a dataset, which are made first where there are none. With `most`, no more bytes are read.
+        """Open the signatures of a dataset; if there are none, they are made first. With `most`, no more bytes than
+        that are read.
 
         Raises NotSigned, TooLongForNow, Unavailable.
         """
@@ -82,13 +83,13 @@ class SignedDatasets:
             try:
                 found = SignatureFile(target)
             except ValueError:
-                # Of another release.
+                # From another release.
                 self._make(digest, reading, target)
                 found = SignatureFile(target)
             yield found
 
     def _kept(self, digest: str, reading: Reading, most: int | None) -> str | None:
-        """The blob of the signatures; None where they are to be made."""
+        """The blob of the signatures; None if they still have to be made."""
         with self._db.read() as session:
             row = session.get(DatasetSignatures, (digest, reading.key))
             if row is not None and row.refusal is not None:
@@ -106,7 +107,7 @@ class SignedDatasets:
         try:
             self._artifacts.copy(sha256, target)
         except Verification:
-            # A collection has taken it meanwhile.
+            # A collection has removed it in the meantime.
             return False
         return True
 

@@ -16,7 +16,7 @@ router = room("/datasets", "datasets")
 DatasetsDep = Annotated[Datasets, service(Datasets)]
 
 Digest = Annotated[str, Path(max_length=220, description="The digest, at least 12 digits of it, a name, or NAME@v2.")]
-#: Where names are looked up first.
+#: The namespace in which names are looked up first.
 Namespace = Annotated[str | None, Query(max_length=64, description="The namespace whose name is meant.")]
 
 

@@ -1,6 +1,7 @@
 """Why the database could not be used: what its driver said, in one line of the log.
 
-Whoever is refused is told in a sentence what to do; whoever runs the server wants the driver's class, its code and words.
+A caller who is refused is told in one sentence what to do; the operator of the server needs the driver's class, code
+and words.
 
 >>> Causes(clock=lambda: 0.0).note(TimeoutError("no connection became free"), took_s=3.0)
 """
@@ -14,14 +15,14 @@ from threading import Lock
 
 from registry.deadlines import NoAnswer
 
-#: In so many seconds, at most so many lines are written: a database that is away is so for every request.
+#: At most this many lines are written in this many seconds: if the database is away, every request fails.
 _WINDOW_S, _LINES = 5.0, 10
 
 _log = logging.getLogger(__name__)
 
 
 class Causes:
-    """Writes them down, and few of very many."""
+    """Logs causes, but only a few if there are very many."""
 
     def __init__(self, *, logs: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         self._logs = logs
@@ -31,7 +32,7 @@ class Causes:
         self._told = self._untold = 0
 
     def note(self, error: BaseException, *, took_s: float) -> None:
-        """Log the driver's error behind one of SQLAlchemy's, unless many were a moment ago."""
+        """Log the driver's error behind one of SQLAlchemy's, unless many were logged a moment ago."""
         if not self._logs:
             return
         with self._lock:
@@ -48,9 +49,9 @@ class Causes:
 
 
 def told(error: BaseException) -> str:
-    """What a driver said, on one line, and who ended the wait.
+    """What a driver said, in one line, and who ended the wait.
 
-    Without its details: these may hold what a row holds.
+    The details are left out: they may contain values of a row.
 
     >>> told(TimeoutError("no end\\nDETAIL: key (name)=(a)"))
     'TimeoutError (no SQLSTATE): no end'

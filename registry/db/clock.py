@@ -1,4 +1,4 @@
-"""What time it is: by this server's clock, and by the database's, which is one for all servers."""
+"""The time by this server's clock, and by the database's, which is the same for all servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.sql.expression import FunctionElement
 
 
 def utc_now() -> datetime:
-    """Return the present moment by this server's clock, for records that nothing is compared with."""
+    """Return the present moment by this server's clock, for records that are not compared with anything."""
     return datetime.now(UTC)
 
 
@@ -34,8 +34,10 @@ def _epoch_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
 
 
 def db_now(session: Session) -> datetime:
-    """Return the present moment by the database's clock, for what several servers compare: theirs may be minutes apart."""
+    """Return the present moment by the database's clock, for what several servers compare: their own clocks may be
+    minutes apart.
+    """
     if session.get_bind().dialect.name == "sqlite":
-        # It runs in this process, and counts by the millisecond only.
+        # SQLite runs in this process, and only counts milliseconds.
         return utc_now()
     return datetime.fromtimestamp(session.execute(select(db_epoch_s())).scalar_one(), UTC)

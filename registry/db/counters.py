@@ -1,4 +1,4 @@
-"""The table of counters: sums that outlive every server process and the rows that they were counted from."""
+"""The table of counters: sums that outlive the server processes and the rows that they were counted from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from registry.db.transactions import connection_of
 from registry.db.types import Model
 
-#: Upper ends of the histogram of durations, in seconds; what took longer is in none of them but "+Inf".
+#: Upper bounds of the histogram of durations, in seconds; what took longer is only in "+Inf".
 BUCKETS_S = (5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 86_400.0)
 
-#: Where a session keeps what it will add.
+#: The key under which a session keeps what it will add.
 _PENDING = "counters"
 
 
@@ -34,8 +34,8 @@ class Counter(Model):
 def count(session: Session, name: str, value: float = 1.0, **labels: str) -> None:
     """Add to a counter, in the transaction that does what is counted.
 
-    All that a transaction adds is written in one order right before its commit: a row that everybody adds to is held
-    no longer than that, and nobody waits for each other.
+    All that a transaction adds is written in a fixed order right before its commit: a row that everybody adds to is
+    locked no longer than necessary, and no two transactions wait for each other.
     """
     pending: dict[tuple[str, str], float] | None = session.info.get(_PENDING)
     if pending is None:
@@ -46,7 +46,7 @@ def count(session: Session, name: str, value: float = 1.0, **labels: str) -> Non
 
 
 def count_duration(session: Session, kind: str, seconds: float) -> None:
-    """Add a job that took so long to the histogram of its kind."""
+    """Add a job's duration to the histogram of its kind."""
     upper = next((str(end) for end in BUCKETS_S if seconds <= end), "+Inf")
     count(session, "duration_bucket", kind=kind, le=upper)
     count(session, "duration_sum", seconds, kind=kind)
@@ -56,7 +56,7 @@ def _write(session: Session) -> None:
     pending: dict[tuple[str, str], float] = session.info[_PENDING]
     session.flush()
     connection = connection_of(session)
-    # One after the other: rows of one INSERT are locked in an order of the database's own.
+    # One after the other: the database locks the rows of one INSERT in an order of its own.
     for (name, labels), value in sorted(pending.items()):
         connection.execute(_add(connection.dialect.name), {"name": name, "labels": labels, "value": value})
     pending.clear()
@@ -64,7 +64,7 @@ def _write(session: Session) -> None:
 
 @cache
 def _add(dialect: str) -> Insert:
-    """Add to a counter, or make it."""
+    """Add to a counter, or create it."""
     kinds: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
     new = kinds(Counter)
     added = {"value": Counter.value + new.excluded.value}

@@ -1,6 +1,6 @@
 """One database: its engine, its transactions, and the version of its schema.
 
-`Database.read()` and `Database.write()` are the only two ways to a session.
+`Database.read()` and `Database.write()` are the only two ways to get a session.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Database:
     """One database, by URL. Holds the engine; gives sessions."""
 
     def __init__(self, url: str, timeouts: Timeouts | None = None, *, logs_causes: bool = True) -> None:
-        """A command whose errors are one line says `logs_causes=False`: it has no log."""
+        """A command whose errors are one line passes `logs_causes=False`: it has no log."""
         self.url = url
         self.timeouts = timeouts or Timeouts()
         self.breaker = CircuitBreaker("the database", Unavailable)
@@ -45,7 +45,8 @@ class Database:
     def engine(self) -> Engine:
         """The engine, made on first use. Raises Invalid for a URL of another kind of database."""
         if self._engine is None:
-            # A cached property makes one for each thread that comes first, and loses all but one with their connections.
+            # If several threads come first, a cached property makes one for each and loses all but one, with their
+            # connections.
             with self._making:
                 self._engine = self._engine or make_engine(self.url, self.timeouts)
         return self._engine
@@ -54,14 +55,15 @@ class Database:
     def _reader(self) -> Engine:
         if self.engine.dialect.name != "postgresql":
             return self.engine
-        # Else each statement of a session would see a state of its own: an alias, and then a version that it left.
+        # Otherwise each statement of a session would see its own state: an alias, and then a version that it no longer
+        # names.
         return self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @contextmanager
     def read(self, *, within_s: float | None = None) -> Iterator[Session]:
         """A session that sees one state of the database and changes nothing.
 
-        PostgreSQL may take `within_s` for its statements, where that is more than usual. Raises Unavailable beyond it.
+        PostgreSQL may take `within_s` for its statements, if that is more than usual. Raises Unavailable beyond that.
         """
         with self._explained(), self.breaker.asking(), Session(self._reader, expire_on_commit=False) as session:
             begin_session(session, self.session_info, within_s=within_s)
@@ -71,7 +73,7 @@ class Database:
     def write(self, *, within_s: float | None = None) -> Iterator[Session]:
         """A session that commits at the end of the block, and rolls back if anything is raised.
 
-        As `read` for the rest. Where it raises Unavailable for a commit, that may have been done.
+        Otherwise like `read`. If it raises Unavailable for a commit, the commit may have been done.
         """
         with (
             self._explained(),
@@ -84,7 +86,7 @@ class Database:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn the errors of a driver into ones that say what to do; what the driver said goes to the log."""
+        """Turn the errors of a driver into ones that say what to do; what the driver said is logged."""
         began = time.monotonic()
         try:
             yield
@@ -102,20 +104,20 @@ class Database:
             raise
 
     def require_room(self) -> None:
-        """Raise Unavailable if the disk of the database is full: the last that was written failed, and does again."""
+        """Raise Unavailable if the disk of the database is full: the last write failed, and writing still fails."""
         if self._is_full:
             with self.write() as session:
                 session.execute(text("UPDATE alembic_version SET version_num = version_num"))
             self._is_full = False
 
     def close(self) -> None:
-        """Close all connections: those in use as soon as their session ends, and so one that a later session opens."""
+        """Close all connections; those in use, or opened by a later session, are closed when their session ends."""
         self.engine.dispose()
         for call in self._on_close:
             call()
 
     def on_close(self, call: Callable[[], None]) -> None:
-        """Close with this database what else is connected to it."""
+        """Register something else that is connected to this database and is closed together with it."""
         self._on_close.append(call)
 
     def revision(self) -> str | None:
@@ -124,10 +126,10 @@ class Database:
             return revision_of(connection)
 
     def upgrade(self) -> None:
-        """Bring the schema to the newest revision; does nothing where it is there already.
+        """Bring the schema to the newest revision; does nothing if it is there already.
 
-        Raises Unavailable if the schema is newer than this code, or where somebody holds a table for longer than a
-        migration on PostgreSQL waits, which `Timeouts` says.
+        Raises Unavailable if the schema is newer than this code, or if on PostgreSQL somebody locks a table for longer
+        than a migration waits (see `Timeouts`).
         """
         head = head_revision()
         present = self.revision()
@@ -139,9 +141,10 @@ class Database:
             run_migrations(self.engine, self.timeouts)
 
     def require_current(self, *, or_newer: bool = False) -> None:
-        """Raise Unavailable, with the command to run, unless the schema is the one that this code knows.
+        """Raise Unavailable, which names the command to run, unless the schema is the one that this code knows.
 
-        With `or_newer` a later one will do: migrations leave the previous release able to go on, until it is replaced.
+        With `or_newer`, a later one is accepted too: after a migration the previous release can continue until it is
+        replaced.
         """
         present, head = self.revision(), head_revision()
         newer = present is not None and present > head

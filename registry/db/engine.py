@@ -22,21 +22,21 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, Pool, QueuePool
 from registry.deadlines import NoAnswer, Timeouts
 from registry.errors import Invalid
 
-#: How long one waits for a connection of this process, unless settings say otherwise, in seconds.
+#: How long to wait for a connection of this process, unless settings say otherwise, in seconds.
 _POOL_S, _SQLITE_POOL_S = 3.0, 30.0
-#: Connections that stay open while nobody uses them.
+#: How many connections stay open while nobody uses them.
 _KEPT = 5
 #: How long an SQLite transaction waits for others that write, unless settings say otherwise, in seconds.
 _SQLITE_LOCK_S = 60.0
-#: What may be half of a character, written as an escape.
+#: What may be half of a character (a surrogate), written as an escape.
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(raw: str | bytes) -> Any:
-    """Return what a column of JSON holds.
+    """Return the value of a JSON column.
 
-    Releases before took in halves of characters, which no answer could carry; each is read as U+FFFD, which stands for what
-    could not be read.
+    Earlier releases accepted halves of characters, which can't be sent in an answer; each is read as U+FFFD, the
+    replacement character.
 
     >>> ascii(read_json('["\\\\ud83d, \\\\ud83d\\\\ude00"]'))
     "['\\\\ufffd, \\\\U0001f600']"
@@ -61,9 +61,9 @@ def make_engine(url: str, timeouts: Timeouts) -> Engine:
 
 
 class _ClosingPool(QueuePool):
-    """A pool that closes what comes back after it was disposed, also what was still being opened then, or only afterwards.
+    """A pool that closes connections that come back after it was disposed, also those that were being opened then or later.
 
-    SQLAlchemy's own keeps it, where nobody asks for it and nothing ever closes it.
+    SQLAlchemy's own pool keeps them, though nobody asks for them any more and nothing ever closes them.
     """
 
     _is_disposed = False
@@ -74,7 +74,7 @@ class _ClosingPool(QueuePool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         super()._do_return_conn(record)
-        # Looked at afterwards: who disposes in between finds it among those that are kept.
+        # Checked afterwards: if the pool is disposed in between, it finds this one among those that are kept.
         if self._is_disposed:
             super().dispose()
 
@@ -99,12 +99,12 @@ def _postgresql(url: URL, timeouts: Timeouts) -> Engine:
         _, arguments = engine.dialect.create_connect_args(url)
         return BoundedConnection.open(timeouts, arguments)
 
-    # What a statement was given, such as digests of tokens, is nothing for logs and messages.
+    # The parameters of a statement, such as digests of tokens, don't belong in logs and messages.
     engine: Engine = create_engine(
         url, creator=connect, hide_parameters=True, json_deserializer=read_json, **_pool(timeouts, _POOL_S)
     )
 
-    # What SQLAlchemy has for this, `pool_pre_ping`, connects anew where there is no answer, and so waits twice.
+    # SQLAlchemy's own `pool_pre_ping` connects again if there is no answer, and so waits twice.
     @event.listens_for(engine, "checkout")
     def _ping(connection: BoundedConnection, record: Any, _proxy: Any) -> None:
         if record.fresh:
@@ -114,14 +114,16 @@ def _postgresql(url: URL, timeouts: Timeouts) -> Engine:
         except NoAnswer:
             raise
         except psycopg.Error as error:
-            # The server was restarted: no other connection of the pool is of use any more.
+            # The server was restarted: the other connections of the pool can't be used any more either.
             raise InvalidatePoolError from error
 
     return engine
 
 
 def _pool(timeouts: Timeouts, usual_s: float) -> dict[str, Any]:
-    """What SQLAlchemy is told of the pool. Its own limit is of the connections that it opens beside those that it keeps."""
+    """The pool's settings for SQLAlchemy. Its own limit counts the connections that it opens in addition to those that
+    it keeps.
+    """
     kept = min(_KEPT, timeouts.connections)
     return {
         "poolclass": _ClosingPool,
@@ -143,7 +145,8 @@ def _sqlite(url: URL, timeouts: Timeouts) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _make_private(_dialect: Any, _record: Any, arguments: list[Any], _named: dict[str, Any]) -> None:
-        # Digests of tokens are in it, so a new file is its owner's alone; SQLite makes those beside it alike.
+        # It contains digests of tokens, so only its owner can read a new file; SQLite gives the files next to it the
+        # same mode.
         with suppress(OSError):
             if not arguments[0].startswith("file:"):
                 os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL, 0o600))
@@ -153,7 +156,8 @@ def _sqlite(url: URL, timeouts: Timeouts) -> Engine:
         # The driver's own BEGIN is switched off; `registry.db.transactions.begin` sends ours, of the right kind.
         connection.isolation_level = None
         cursor = connection.cursor()
-        # FULL: else a power cut takes back what was acknowledged, and a version's number is given again to other bytes.
+        # FULL: otherwise a power cut could undo what was acknowledged, and a version's number would be given to other
+        # bytes.
         _when_unlocked(lambda: cursor.execute("PRAGMA journal_mode=WAL"), lock_s)
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
@@ -163,8 +167,8 @@ def _sqlite(url: URL, timeouts: Timeouts) -> Engine:
 
 
 def _when_unlocked(call: Callable[[], object], wait_s: float) -> None:
-    """Make a call for which SQLite does not wait for others itself: the first of several that open a new file sets its
-    mode.
+    """Make a call for which SQLite itself does not wait for others: the first of several processes that open a new file
+    sets its mode.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -179,7 +183,7 @@ def _when_unlocked(call: Callable[[], object], wait_s: float) -> None:
 
 
 def _parsed(text_url: str) -> URL:
-    """Return a database's URL with the driver that is installed. Raises Invalid for what is none of ours."""
+    """Return a database's URL with the driver that is installed. Raises Invalid for any other kind of URL."""
     try:
         url = make_url(text_url)
         backend = url.get_backend_name()
@@ -187,7 +191,7 @@ def _parsed(text_url: str) -> URL:
         backend = ""
     if backend == "postgresql":
         return url.set(drivername="postgresql+psycopg")
-    # Two threads have two databases in memory, and none of them outlives the process.
+    # Two threads would have two databases in memory, and neither outlives the process.
     if backend == "sqlite" and url.database and url.database != ":memory:":
         return url
     raise Invalid(

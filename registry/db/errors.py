@@ -1,4 +1,4 @@
-"""What whoever asked is told of what the driver or the pool of connections says.
+"""What callers are told about errors of the driver or the pool of connections.
 
 >>> explain(OverflowError("Python int too large to convert to SQLite INTEGER")).code
 <ErrorCode.INVALID: 'invalid'>
@@ -11,22 +11,22 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from registry.errors import Invalid, Unavailable
 
-#: What drivers say of a connection that was open.
+#: What drivers say about a connection that was open.
 _ENDED = ("closed the connection", "connection is closed", "terminating connection", "reset by peer")
 
 
 def explain(error: Exception) -> Invalid | Unavailable | None:
-    """Return the error that says what to do, or None if this one is a fault of ours."""
+    """Return the error that says what to do, or None if this one is our own fault."""
     if isinstance(error, PoolTimeoutError):
         return Unavailable("the database is overloaded; try again shortly")
     if isinstance(error, DataError):
         return Invalid("a value is too long for the database, or out of its range; send a smaller one")
     if isinstance(error, OverflowError):
-        # What SQLite's driver says to an integer of more than 64 bits.
+        # What SQLite's driver raises for an integer of more than 64 bits.
         return Invalid("a number is out of the database's range; send a smaller one")
     if isinstance(error, InterfaceError):
         return Unavailable("the database can't be reached; check that it runs, then try again")
-    # Faults of ours or of a value, such as IntegrityError, are children of these.
+    # Errors of our own or of a value, such as IntegrityError, are subclasses of these.
     if type(error) in (OperationalError, InternalError, DatabaseError):
         return _said_by_driver(str(error.orig))  # type: ignore[attr-defined]
     return None
@@ -60,7 +60,7 @@ def _said_by_driver(reason: str) -> Unavailable | None:
             "or try again shortly"
         )
     if "connection failed" not in reason and any(word in reason for word in _ENDED):
-        # It was there when the transaction began. Where it has gone away, whoever comes next is told so.
+        # It existed when the transaction began. If it has gone away, the next caller is told so.
         return Unavailable("the database closed the connection during a transaction; try again shortly")
     if any(
         word in reason for word in ("connect", "no answer", "terminating", "closed", "starting up", "shutting down")

@@ -1,4 +1,4 @@
-"""Pages by cursor: each begins after a row that the reader has seen, so rows that are added move nothing.
+"""Pages by cursor: each begins after a row that the reader has seen, so new rows don't shift the pages.
 
 >>> cursor = write_cursor(("production", 7))
 >>> read_cursor(cursor, (str, int))
@@ -27,7 +27,7 @@ from sdk.schemas.pages import Page
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: What a service gives for a list: the page as sent over the API.
+#: What a service returns for a list: the page as sent over the API.
 Paged = Page
 
 
@@ -54,7 +54,7 @@ def _plain(value: Any) -> Any:
 
 
 def _value(value: Any, kind: type[Any]) -> Any:
-    """Return one value of a cursor, or raise ValueError where it is of another kind than the list's key."""
+    """Return one value of a cursor, or raise ValueError if its type is not that of the list's key."""
     if kind is datetime and type(value) is str:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:

@@ -1,10 +1,10 @@
-"""Connections to PostgreSQL that wait for no longer than they were told, whatever becomes of the server.
+"""Connections to PostgreSQL that wait no longer than they are told, whatever happens to the server.
 
-PostgreSQL's own time-outs end what it works on. They free nobody from a server that is stopped, and neither do those
-of TCP, since its kernel goes on acknowledging. So a connection counts how long it has waited within a transaction; past
-its limit it is closed, and whoever waited is told.
+PostgreSQL's own time-outs end what it works on. They don't help if the server process is stopped, and neither do those
+of TCP, because its kernel still acknowledges. So a connection counts how long it has waited within a transaction;
+beyond its limit it is closed, and the caller gets an error.
 
-Imported only where the database is PostgreSQL: its driver takes a tenth of a second to import.
+This module is only imported if the database is PostgreSQL: its driver takes a tenth of a second to import.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from registry.deadlines import NoAnswer, Timeouts
 
 #: How long a statement waits for a lock unless settings say otherwise, in seconds.
 _LOCK_S = 4.0
-#: How often a connection that waits looks at how long that has been, in seconds.
+#: How often a waiting connection checks how long it has waited, in seconds.
 TICK_S = 0.1
-#: So many times as long as its time-out for a statement may pass until a server with much to do has said so.
+#: A busy server may take this many times its time-out for a statement until it reports the time-out.
 _LATE = 1.1
 
 T = TypeVar("T")
@@ -34,24 +34,24 @@ class Unanswered(NoAnswer, psycopg.OperationalError):
 
 
 class TooSlow(psycopg.OperationalError):
-    """The server answers, and has not come to an end within the limit. The connection is closed."""
+    """The server answers, but has not finished within the limit. The connection is closed."""
 
     closed_by_us = True
 
 
 class BoundedConnection(Connection[Any]):
-    """A connection whose transactions wait for `deadline_s` in all, and then are over."""
+    """A connection whose transactions wait for at most `deadline_s` in all, and then are over."""
 
-    #: How long the statements of one transaction are waited for.
+    #: How long to wait for the statements of one transaction.
     deadline_s = usual_deadline_s = math.inf
-    #: How long the server may take for one of them before it gives that up itself.
+    #: How long the server may take for one of them before it gives up itself.
     statement_s = usual_statement_s = math.inf
-    #: How long those of the present one have been waited for.
+    #: How long the present transaction has waited for its statements.
     waited_s = 0.0
 
     @classmethod
     def open(cls, timeouts: Timeouts, arguments: Mapping[str, Any]) -> Self:
-        """Connect. `arguments` are those of the URL, and go before what `timeouts` says."""
+        """Connect. `arguments` are those of the URL, and take precedence over `timeouts`."""
         try:
             made = cls.connect(**parameters(timeouts, arguments))
         except ConnectionTimeout as error:
@@ -61,7 +61,7 @@ class BoundedConnection(Connection[Any]):
         return made
 
     def ping(self, within_s: float) -> None:
-        """Make sure that the server still knows this connection. Raises Unanswered, and errors of the driver."""
+        """Check that the server still knows this connection. Raises Unanswered, and errors of the driver."""
         self.deadline_s = within_s
         self.autocommit = True
         self.execute("")
@@ -85,7 +85,7 @@ class BoundedConnection(Connection[Any]):
         self._start_over()
 
     def allow(self, seconds: float) -> None:
-        """Let the present transaction take so long, and each of its statements, which the server is told by the caller."""
+        """Let the present transaction, and each of its statements, take this long; the caller tells the server."""
         self.deadline_s = self.statement_s = seconds
 
     def _start_over(self) -> None:
@@ -94,7 +94,7 @@ class BoundedConnection(Connection[Any]):
 
 
 def parameters(timeouts: Timeouts, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What the driver is given to connect: `arguments` of the URL, and the limits that these do not name."""
+    """What the driver is given to connect: the `arguments` of the URL, and the limits that these don't set."""
     given = {
         "connect_timeout": max(2, round(timeouts.connect_s)),
         "tcp_user_timeout": _ms(timeouts.tcp_s),
@@ -110,7 +110,7 @@ def parameters(timeouts: Timeouts, arguments: Mapping[str, Any]) -> dict[str, An
             "idle_in_transaction_session_timeout": timeouts.idle_s,
         }
         told = [f"-c {name}={_ms(seconds)}" for name, seconds in limits.items()]
-        # Of two with one name the later counts.
+        # If two have the same name, the later one counts.
         given["options"] = " ".join([*told, *filter(None, [given.get("options")])])
     return given
 
@@ -120,7 +120,9 @@ def _ms(seconds: float) -> int:
 
 
 def _within_limit(connection: BoundedConnection, waiting: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-    """What the driver waits for, until the connection has waited long enough: it says each time that nothing came."""
+    """Wait as the driver wants to, until the connection has waited long enough; the driver is told each time that
+    nothing came.
+    """
     before_s = connection.waited_s
     try:
         wanted = next(waiting)
@@ -130,8 +132,8 @@ def _within_limit(connection: BoundedConnection, waiting: Generator[Any, Any, T]
                 connection.waited_s += TICK_S
                 if connection.waited_s > connection.deadline_s:
                     connection.pgconn.finish()
-                    # One that is alive gives up a statement earlier than this, by its own time-out. Where the statements
-                    # before took some of the time, the last one may just have had less than that.
+                    # A server that is alive gives up a statement earlier than this, by its own time-out. If earlier
+                    # statements took some of the time, the last one may simply have had less than that.
                     given_up_s = min(_LATE * connection.statement_s, connection.deadline_s)
                     if connection.waited_s - before_s > given_up_s:
                         raise Unanswered(f"no answer within {connection.deadline_s:g} s")

@@ -1,7 +1,7 @@
-"""Single rows at the lowest cost: one prepared SELECT, on connections and in threads that are kept for nothing else.
+"""Single rows at the lowest cost: one prepared SELECT, on connections and in threads that serve only this.
 
-A session costs several times as much as the query that it runs (RESULTS.md, "resolve by alias"). Nothing is cached: each
-read sees what was committed before it began, by whichever process.
+A session costs several times as much as the query that it runs (RESULTS.md, "resolve by alias"). Nothing is cached:
+each read sees what any process committed before it began.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from registry.db.database import Database
 
-#: Threads, and so connections, of one process; with more, PostgreSQL's backends only take the processor from each other.
+#: Threads, and so connections, of one process; with more, PostgreSQL's backends only compete for the processor.
 _THREADS = 4
 #: How long the database may take. A read by key takes less than a millisecond, unless a table is locked.
 _STATEMENT_S = 1.0
-#: How long it is waited for, and for one of the threads: it may be stopped.
+#: How long to wait for the database, and for one of the threads: the database may be stopped.
 _DEADLINE_S = 1.5
 _CONNECT_S = 2.0
 
@@ -37,7 +37,7 @@ class _Prepared(NamedTuple):
 
     sql: Any
     constants: Mapping[str, Any]
-    #: The order of the parameters, where the driver takes them by place.
+    #: The order of the parameters, if the driver takes them by position.
     places: tuple[str, ...]
 
     def with_values(self, values: Mapping[str, Any]) -> Any:
@@ -61,18 +61,18 @@ class PreparedReads:
     async def first(self, query: ClauseElement, **values: Any) -> Row | None:
         """Return the row that `query` finds with these values of its parameters.
 
-        None where there is none, and where the database does not answer at once: then the ordinary way, which waits and
-        explains, is to be taken.
+        None if there is none, or if the database does not answer at once: then the caller has to take the ordinary way,
+        which waits and explains.
         """
         prepared = self._prepared.get(query) or self._prepare(query)
         if self._is_sqlite:
-            # A read takes some microseconds, a step to another thread ten times as many.
+            # A read takes some microseconds, a switch to another thread ten times as long.
             return self._read(prepared, values)
         read = partial(self._read, prepared, values, began=time.monotonic())
         return await asyncio.get_running_loop().run_in_executor(self._threads, read)
 
     def close(self) -> None:
-        """Close all connections: those in use as soon as their read ends, and so one that a later read opens."""
+        """Close all connections; those in use, or opened by a later read, are closed when their read ends."""
         with self._changing:
             idle, self._idle = self._idle, None
         for connection in idle or ():
@@ -91,17 +91,17 @@ class PreparedReads:
         return self._db.engine.dialect.name == "sqlite"
 
     def _read(self, prepared: _Prepared, values: Mapping[str, Any], *, began: float | None = None) -> Row | None:
-        # Each of those that waited for a thread would else find out by itself.
+        # Otherwise each read that waits for a thread would find out by itself.
         if self._db.breaker.is_open or (began is not None and time.monotonic() - began > _DEADLINE_S):
             return None
         connection, is_usable = None, False
         try:
             connection = self._take() or self._open()
-            # To the end: a statement of SQLite that has rows left would hold on to the state of the database that it saw.
+            # Read to the end: a statement of SQLite with rows left would keep the state of the database that it saw.
             rows: list[Row] = connection.execute(prepared.sql, prepared.with_values(values)).fetchall()
             is_usable = True
         except self._db.engine.dialect.loaded_dbapi.Error:
-            # Locked, gone, stopped, restarted or damaged.
+            # The database is locked, gone, stopped, restarted or damaged.
             return None
         finally:
             if connection is not None and not (is_usable and self._keep(connection)):
@@ -124,7 +124,7 @@ class PreparedReads:
         return self._open_sqlite() if self._is_sqlite else self._open_postgres()
 
     def _open_sqlite(self) -> sqlite3.Connection:
-        # Readers wait for nobody in WAL mode; where they would have to, another thread shall do it.
+        # In WAL mode readers don't wait; if they would have to, another thread should do it.
         path = str(self._db.engine.url.database)
         return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
 

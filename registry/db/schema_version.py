@@ -13,7 +13,7 @@ from registry.errors import Unavailable
 
 
 def migrations_folder() -> Path:
-    """Where the migrations lie: inside the installed package, or beside it in a checkout."""
+    """Where the migrations are: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     packaged = package / "_migrations"
     return packaged if packaged.is_dir() else package.parent / "migrations"
@@ -34,7 +34,7 @@ def revision_of(connection: Connection) -> str | None:
     try:
         revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     except (OperationalError, ProgrammingError) as error:
-        # "No such table" is an operational error of SQLite, and a programming error of PostgreSQL.
+        # "No such table" is an operational error with SQLite, and a programming error with PostgreSQL.
         if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01":
             return None
         raise
@@ -55,7 +55,7 @@ def run_migrations(engine: Engine, timeouts: Timeouts) -> None:
 
 
 def too_new(present: str, head: str) -> Unavailable:
-    """What is said where the schema is newer than this program."""
+    """The error if the schema is newer than this program."""
     return Unavailable(
         f"the database is at revision {present}, newer than this program's {head}; "
         "upgrade with: pip install --upgrade adapterctl"

@@ -14,21 +14,21 @@ from sqlalchemy.sql.dml import ReturningInsert
 from registry.db.transactions import connection_of
 from registry.db.types import Model
 
-#: Statements of the database's own kind, which may say what is done where the row is there.
+#: The database's own INSERT, which can say what to do if the row exists.
 _KINDS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 def append(session: Session, model: type[Model], *rows: dict[str, Any]) -> None:
-    """Insert rows of which nobody needs the objects, which costs a third of adding these."""
+    """Insert rows whose objects nobody needs: this costs a third of adding the objects."""
     if rows:
         connection_of(session).execute(_plain_insert(model), list(rows))
 
 
 def put(session: Session, row: Model) -> None:
-    """Write a row now. A new one needs one statement, and none of a unit of work, which costs as much again.
+    """Write a row now. A new one needs only one statement, and no unit of work, which would cost as much again.
 
-    What a new row refers to is given by keys, and is there already. It is told its own key and stays outside the session:
-    what is changed of it later is not written.
+    A new row refers to others by keys, and those exist already. It gets its own key but stays outside the session:
+    later changes to it are not written.
     """
     if not inspect(row).transient:
         session.flush()
@@ -46,22 +46,22 @@ def _plain_insert(model: type[Model]) -> Insert:
 
 
 def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:
-    """Insert a row unless one with its key is there, also when two processes try at once; say whether it did."""
+    """Insert a row unless one with its key exists, also if two processes try at once; say whether it did."""
     session.flush()
     connection = connection_of(session)
-    # The row count of such a statement means nothing on PostgreSQL; what it returns does.
+    # On PostgreSQL the row count of such a statement means nothing; what it returns does.
     return connection.execute(_insert_if_new(connection.dialect.name, model), values).first() is not None
 
 
 @cache
 def _insert_if_new(dialect: str, model: type[Model]) -> ReturningInsert[Any]:
-    """Made once: a statement that has the values in it costs as much again as running it."""
+    """Made once: building a statement with the values in it costs as much as running it."""
     made: ReturningInsert[Any] = _KINDS[dialect](model).on_conflict_do_nothing().returning(*inspect(model).primary_key)
     return made
 
 
 def append_new(session: Session, model: type[Model], *rows: dict[str, Any]) -> None:
-    """Insert those of these rows whose keys are not there yet."""
+    """Insert those of these rows whose keys don't exist yet."""
     if rows:
         session.flush()
         connection = connection_of(session)

@@ -1,8 +1,8 @@
 """Reading JSON that was stored, by this release, an earlier one or a later one.
 
-What clients send is checked strictly. A row was checked by whoever wrote it, so it is read leniently, in one of two ways:
-`read_stored` for whoever acts by it, which refuses what this release does not understand, and `salvage` for whoever shows it,
-which shows what can be read.
+What clients send is checked strictly. A row was checked when it was written, so it is read leniently, in one of two
+ways: code that acts on it uses `read_stored`, which refuses what this release does not understand, and code that shows
+it uses `salvage`, which shows what can be read.
 
 >>> from sdk.schemas.events import Progress
 >>> salvage(Progress, {"phase": "train", "step": "many", "of_tomorrow": 1})
@@ -24,14 +24,14 @@ from sdk.schemas.wire import read
 
 M = TypeVar("M", bound=BaseModel)
 
-#: Parts of one record that are left out before it is given up.
+#: How many parts of one record may be left out before it is given up.
 _MOST_FAULTS = 32
 
 _log = logging.getLogger(__name__)
 
 
 def read_stored(kind: type[M], value: Any, *, of: str) -> M:
-    """Return a stored record, to act by it; `of` says what it belongs to. Raises Unreadable."""
+    """Return a stored record in order to act on it; `of` says what it belongs to. Raises Unreadable."""
     try:
         return read(kind, value)
     except ValidationError as error:
@@ -42,16 +42,16 @@ def read_stored(kind: type[M], value: Any, *, of: str) -> M:
 
 
 def salvage(kind: type[M], value: Any) -> tuple[M | None, list[str]]:
-    """Return what can be read of a stored record, to show it, and the paths of what was left out.
+    """Return what can be read of a stored record, in order to show it, and the paths of what was left out.
 
-    The record is None where nothing is left of it that could be shown.
+    The record is None if nothing is left of it that could be shown.
     """
     left_out: list[str] = []
     try:
         return read(kind, value, open_ended=True), left_out
     except ValidationError as error:
         faults = error
-    # Only what was read from a row is taken apart, never the row's own value.
+    # Only a copy of what was read from a row is taken apart, never the row's own value.
     rest = copy.copy(value)
     for _ in range(_MOST_FAULTS):
         for fault in faults.errors(include_url=False, include_context=False, include_input=False):
@@ -69,17 +69,19 @@ def salvage(kind: type[M], value: Any) -> tuple[M | None, list[str]]:
 
 
 def readable(kind: type[M], value: Any) -> M | None:
-    """Return what can be read of a stored record, to show it, or None."""
+    """Return what can be read of a stored record, in order to show it, or None."""
     return salvage(kind, value)[0]
 
 
 def table(value: Any) -> dict[str, Any]:
-    """Return a stored object to show, or an empty one for what is none."""
+    """Return a stored object to show, or an empty one if it isn't an object."""
     return value if isinstance(value, dict) else {}
 
 
 def _without(value: Any, path: Sequence[int | str]) -> tuple[Any, str]:
-    """Return a value without what lies at a path, or as near to it as there is something, and the path of that."""
+    """Return a value without what is at a path, or at the longest part of it that exists, and the path of what was
+    removed.
+    """
     key = path[0] if path else None
     if isinstance(value, dict) and key in value:
         inner, below = _without(value[key], path[1:]) if isinstance(value[key], dict) else (None, "")

@@ -1,7 +1,7 @@
 """Transactions: how one begins on each database, and how long it may take.
 
-A write on SQLite begins with BEGIN IMMEDIATE, since a deferred one that reads first fails under concurrency instead of
-waiting.
+A write on SQLite begins with BEGIN IMMEDIATE, because a deferred one that reads first fails under concurrency instead
+of waiting.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
-#: Under this name a session keeps its connection: asking it for one costs a fifth of a statement.
+#: A session keeps its connection under this name: asking it for one costs a fifth of a statement.
 _CONNECTION = "connection"
 
 
 def begin(connection: Connection, *, to_write: bool = False) -> None:
-    """Begin the transaction of a connection on SQLite; on PostgreSQL the driver has.
+    """Begin the transaction of a connection on SQLite; on PostgreSQL the driver has done so.
 
-    Not by a listener to the engine's events: where there is one, of whatever kind, each statement looks for others.
+    This isn't a listener to the engine's events: if there is any, each statement looks for others.
     """
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE" if to_write else "BEGIN")
 
 
 def allow(connection: Connection, seconds: float) -> None:
-    """Let a transaction that has begun take longer than usual on PostgreSQL: its statements, and what is between them."""
+    """Let a transaction that has begun take longer than usual on PostgreSQL, both in its statements and between
+    them.
+    """
     if connection.dialect.name == "postgresql":
         connection.connection.driver_connection.allow(seconds)  # type: ignore[union-attr]
         for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
@@ -36,7 +38,7 @@ def allow(connection: Connection, seconds: float) -> None:
 def begin_session(
     session: Session, info: Mapping[str, Any], *, to_write: bool = False, within_s: float | None = None
 ) -> None:
-    """Begin the transaction of a session, which finds `info` in its own; `within_s` as `allow` takes it."""
+    """Begin the transaction of a session, which gets `info` into its own; `within_s` is as for `allow`."""
     connection = session.connection()
     begin(connection, to_write=to_write)
     session.info.update(info)

@@ -1,4 +1,4 @@
-"""The root of all tables, and the column type of a moment."""
+"""The root of all tables, and the column type for moments."""
 
 from __future__ import annotations
 

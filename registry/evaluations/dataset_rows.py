@@ -1,4 +1,4 @@
-"""Rows of the dataset that scores are of: the groups that they fall into, and what was asked."""
+"""Rows of the dataset of some scores: the groups that they fall into, and what was asked in them."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-#: The longest dataset that is read for it.
+#: The largest dataset that is read for this.
 MOST_BYTES = 2 * 1000**3
-#: Of a text, so many characters are shown.
+#: How many characters of a text are shown.
 _SHOWN = 2000
 
 
 @dataclass(frozen=True)
 class Groups:
-    """What rows fall into by a column."""
+    """The groups that rows fall into by a column."""
 
     #: (rows,) the number of each row's group, from 0.
     numbers: npt.NDArray[np.int64]
-    #: (groups,) the value that the rows of a group have.
+    #: (groups,) the value that a group's rows have in common.
     values: list[str]
 
 
 @contextmanager
 def rows_of(db: Database, artifacts: Artifacts, dataset: str, who: Principal) -> Iterator[Path]:
-    """Give a copy of the bytes of a dataset that the caller may read, by its digest.
+    """Open a copy of the bytes of a dataset that the caller may read, by its digest.
 
-    Raises NotFound where it was removed or is none of the caller's, and as `dataset_file`.
+    Raises NotFound if it was removed or the caller may not read it, and what `dataset_file` raises.
     """
     try:
         with db.read() as session:
@@ -53,13 +53,13 @@ def rows_of(db: Database, artifacts: Artifacts, dataset: str, who: Principal) ->
 
 
 def can_not_group(by: str, why: str) -> Invalid:
-    """The error of rows that are asked for by a column and whose dataset can't be read."""
+    """The error if rows are to be grouped by a column and their dataset can't be read."""
     return Invalid(f"rows can't be grouped by {by[:80]!a}: {why}", param="by")
 
 
 @contextmanager
 def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator[Path]:
-    """Give a copy of a dataset's bytes while it is read. Raises Invalid for one that is too long or Parquet, Verification."""
+    """Open a copy of a dataset's bytes for the block. Raises Invalid if it is too large or Parquet, Verification."""
     if size_bytes > MOST_BYTES:
         raise Invalid(
             f"the dataset {digest[:12]} has more than {MOST_BYTES // 1000**3} GB, which are not read for this; "
@@ -83,10 +83,10 @@ def groups_of(
     value_of: Callable[[Mapping[str, Any], str], str],
     most: int | None = None,
 ) -> Groups:
-    """Return the groups of rows by their numbers, which ascend: rows of the same value in `column` are one.
+    """Return the groups of rows, given by their ascending numbers: rows with the same value in `column` are one group.
 
-    `value_of` returns the value of a row, or raises ValueError, the rest of a sentence, for one that has none. Raises Invalid
-    then, and where there are more than `most` values; InvalidData where the file can't be read.
+    `value_of` returns the value of a row, or raises ValueError, with the rest of a sentence, if it has none. Raises
+    Invalid then, and if there are more than `most` values; InvalidData if the file can't be read.
     """
 
     import numpy as np
@@ -107,7 +107,7 @@ def groups_of(
 
 
 def texts_of(path: Path, columns: Mapping[str, str] | None, rows: Collection[int]) -> dict[int, tuple[str, str]]:
-    """Return what was asked and expected in each of these rows that can be used, by number. Raises InvalidData."""
+    """Return what was asked and expected in those of these rows that can be used, by number. Raises InvalidData."""
     wanted = sorted(rows)
     values = ((str(wanted[place]), value) for place, _, value in _values(path, wanted, columns))
     return {int(row.where): _asked(row) for row in judge_rows(values, columns=columns) if isinstance(row, Row)}
@@ -116,7 +116,7 @@ def texts_of(path: Path, columns: Mapping[str, str] | None, rows: Collection[int
 def _values(
     path: Path, rows: list[int], columns: Mapping[str, str] | None = None
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield (place among `rows`, where, value) of the rows with these numbers, which ascend."""
+    """Yield (index in `rows`, where, value) for the rows with these numbers, which must ascend."""
     place = 0
     try:
         for number, (where, value) in enumerate(text_values(path, columns)):
@@ -134,7 +134,9 @@ def _values(
 
 
 def _asked(row: Row) -> tuple[str, str]:
-    """What a row asks, and what it expects: of a conversation the last answer that counts, and the message before it."""
+    """What a row asks, and what it expects: in a conversation, the last answer that counts and the message before
+    it.
+    """
     fields = row.fields
     match row.shape:
         case "messages":
@@ -161,11 +163,11 @@ def _last_answer(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def _content(message: Mapping[str, Any]) -> str:
-    # One that calls tools has none.
+    # A message that calls tools has no content.
     return _shown(message.get("content", ""))
 
 
 def _shown(text: str) -> str:
-    # Half of a pair of surrogates is no character that can be sent.
+    # Half of a surrogate pair can't be sent as a character.
     text = text.encode(errors="replace").decode()
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -40,16 +40,16 @@ class Evaluation(Model):
     metrics: Mapped[dict[str, float]] = mapped_column(JSON)
     samples: Mapped[list[dict[str, str]]] = mapped_column(JSON)
     libraries: Mapped[dict[str, str]] = mapped_column(JSON)
-    #: SHA-256 of the canonical JSON of its conditions; None where a release recorded none.
+    #: SHA-256 of the canonical JSON of its conditions; None from releases that recorded none.
     spec_digest: Mapped[str | None] = mapped_column(String(64))
-    #: The blob with the scores of each row, and its length; None where there was none.
+    #: The blob with the scores of each row, and its length; None if there was none.
     rows_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     rows_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    #: `EvaluationReport.scorer_errors`; None where there were none.
+    #: `EvaluationReport.scorer_errors`; None if there were none.
     scorer_errors: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
-    #: `Contamination`; None where nobody has looked yet.
+    #: `Contamination`; None if it has not been checked yet.
     contamination: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    #: When the file was given up: with the version or the base, or for newer scores of the same.
+    #: When the file was given up: with the version or the base, or because newer scores replaced it.
     rows_removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     attempt: Mapped[int]

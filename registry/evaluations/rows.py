@@ -1,4 +1,6 @@
-"""The scores of an evaluation by row: where their file is, reading it, and giving it up with a version, a base, or for newer ones."""
+"""The scores of an evaluation by row: where their file is, reading it, and giving it up with a version or a base, or
+for newer scores.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from sdk.schemas.artifacts import Transfer
 from sdk.schemas.evaluation import RowFile, RowScore, is_score
 from sdk.schemas.row_file import RowFileError, read_rows
 
-#: Rows that are there, and paid for.
+#: Rows that exist, and count towards a quota.
 _KEPT = (Evaluation.rows_digest.is_not(None), Evaluation.rows_removed_at.is_(None))
 
 
@@ -36,13 +38,13 @@ class EvaluationRows:
         self._artifacts = artifacts
 
     def locate(self, ident: str, *, who: Principal) -> Transfer:
-        """Say where the rows of an evaluation are fetched from. Raises NotFound."""
+        """Say where to fetch the rows of an evaluation from. Raises NotFound."""
         return self._artifacts.locate(*self._find(ident, who))
 
     def read(self, ident: str, *, who: Principal) -> Iterator[RowScore]:
         """Yield the scores of each row of an evaluation, in the order of the rows; memory stays flat.
 
-        Raises NotFound, and Verification where the bytes can't be read.
+        Raises NotFound, and Verification if the bytes can't be read.
         """
         digest, _ = self._find(ident, who)
         with self._artifacts.reading(digest) as file:
@@ -74,9 +76,9 @@ class EvaluationRows:
 
 
 def take_in(session: Session, namespace: str, file: RowFile) -> None:
-    """Let a namespace pay for a file that was verified, which a record names from now on.
+    """Count a verified file, which a record names from now on, in a namespace.
 
-    Raises Verification if it was removed meanwhile; the commit QuotaExceeded.
+    Raises Verification if it was removed in the meantime; the commit may raise QuotaExceeded.
     """
     hold_blobs(session)
     blob = session.get(Blob, file.digest)
@@ -86,7 +88,7 @@ def take_in(session: Session, namespace: str, file: RowFile) -> None:
 
 
 def give_up(session: Session, version: Version) -> None:
-    """Give the rows of a version's scores up once it was deleted, unless its namespace has another with the same bytes."""
+    """Give up the rows of a deleted version's scores, unless its namespace has another version with the same bytes."""
     namespace = version.adapter.namespace
     others = (
         select(Version.pk)
@@ -99,7 +101,7 @@ def give_up(session: Session, version: Version) -> None:
 
 
 def give_up_of_base(session: Session, base: NamedBase) -> None:
-    """Give the rows of a bare base's scores up, in each namespace that no longer has it once `base` was removed."""
+    """Give up the rows of a bare base's scores in each namespace that no longer has it after `base` was removed."""
     named = select(NamedBase.namespace).where(NamedBase.base_pk == base.base_pk, NamedBase.pk != base.pk)
     left = set(session.scalars(named))
     if EVERYWHERE in left:
@@ -112,10 +114,10 @@ def give_up_of_base(session: Session, base: NamedBase) -> None:
 
 
 def give_up_earlier(session: Session, newest: Evaluation) -> None:
-    """Give the rows up of what was scored again: scores of the same target by earlier jobs under the same conditions, whose
-    metrics the newest has all, and whose texts, where they have any.
+    """Give up the rows that a newer evaluation replaces: those of the same target by earlier jobs under the same
+    conditions, if the newest has all of their metrics, and their texts if they have any.
 
-    Two versions of a job may have the same bytes: neither is earlier than the other.
+    Two targets of one job may have the same bytes: neither is earlier than the other.
     """
     if newest.rows_digest is None or newest.spec_digest is None:
         return
@@ -137,7 +139,7 @@ def _has_texts(row: Evaluation) -> bool:
 
 
 def _give_up(session: Session, *of: ColumnElement[bool]) -> None:
-    """Let namespaces pay no more for the rows of some scores, whose files go with the next collection."""
+    """Stop counting the rows of some scores in their namespaces; the next collection removes their files."""
     given_up = update(Evaluation).where(*of, *_KEPT).values(rows_removed_at=utc_now())
     sizes: Counter[str] = Counter()
     for namespace, size in session.execute(given_up.returning(Evaluation.namespace, Evaluation.rows_size_bytes)):

@@ -1,4 +1,4 @@
-"""Keeping and reading evaluations."""
+"""Stores and reads evaluations."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from sdk.schemas.scores import EvaluationView
 from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
 
-#: What of a request moves scores, where an earlier release kept no more.
+#: The parts of a request that influence scores, as far as an earlier release kept them.
 _ASKED = ("loss_on", "max_length", "generate_rows", "max_new_tokens")
-#: The grader of this release: token-weighted loss, and ROUGE-L of greedy completions.
+#: This release's grader: token-weighted loss, and ROUGE-L of greedy completions.
 GRADER, LABEL_GRADER = "loss+rouge_l", "loss+accuracy+macro_f1"
 
 
@@ -48,10 +48,11 @@ class Evaluations:
         contamination: Mapping[str, Contamination],
         who: Principal,
     ) -> Sequence[str | None]:
-        """Append one record for each scored target of a job, in the transaction in which it succeeds.
+        """Append a record for each scored target of a job, in the transaction in which the job succeeds.
 
-        Return the id of each result, None where it has no scores, or names a record that is not of its target. The files of
-        their rows are verified. Raises Verification if one was removed since; the commit QuotaExceeded.
+        Return the id of each result, or None if it has no scores, or names a record that is not its target's. The files
+        with their rows have been verified. Raises Verification if one was removed since; the commit may raise
+        QuotaExceeded.
         """
         kept = [_recorded(session, job, request, result) or _row(job, attempt, request, result) for result in results]
         rows = [row for row in kept if row is not None and row.job_id == job.id]
@@ -83,9 +84,10 @@ class Evaluations:
         limit: int,
         who: Principal,
     ) -> Paged[EvaluationView]:
-        """Evaluations of a version, of a job, of a bare base, or of an id, that the caller may see, in the order of their making.
+        """The evaluations of a version, a job or a bare base, or the one with an id, that the caller may see, oldest
+        first.
 
-        With `namespace`, those alone that its jobs made.
+        With `namespace`, only those that its jobs made.
         """
         query = select(Evaluation).where(who.within(Evaluation.namespace))
         if digest is not None:
@@ -113,7 +115,7 @@ class Evaluations:
 
 
 def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationResult) -> Evaluation | None:
-    """The record of a target's scores; None where it has none."""
+    """The record of a target's scores; None if it has none."""
     report = result.report
     if report is None:
         return None
@@ -141,7 +143,7 @@ def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationR
 
 
 def _recorded(session: Session, job: Job, request: EvaluationRequest, result: EvaluationResult) -> Evaluation | None:
-    """The earlier record that a result names; None where it names none, or one of anything else."""
+    """The earlier record that a result names; None if it names none, or one of something else."""
     if result.recorded is None or request.again:
         return None
     of = {
@@ -156,7 +158,7 @@ def _recorded(session: Session, job: Job, request: EvaluationRequest, result: Ev
 
 
 def _metrics(row: Evaluation) -> list[EvaluationMetric]:
-    """The metrics of a version's evaluation as rows, for search; a bare base is not searched for."""
+    """The metrics of a version's evaluation as rows, for search; search does not find bare bases."""
     if row.digest is None:
         return []
     return [
@@ -173,7 +175,7 @@ def _metrics(row: Evaluation) -> list[EvaluationMetric]:
 
 
 class _Found(Wire):
-    """What may be missing where a row can't be read whole."""
+    """What may be missing if a row can't be read completely."""
 
     metrics: dict[str, float] = Field(default_factory=dict)
     samples: list[dict[str, str]] = Field(default_factory=list)

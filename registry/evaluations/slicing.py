@@ -20,15 +20,15 @@ from registry.principal import Principal
 from sdk.formats.columns import named
 from sdk.schemas.slices import MOST_SLICES, Slice, SlicedScores
 
-#: Rows that are sorted into slices: some 20 seconds of one core.
+#: How many rows are sorted into slices: some 20 seconds of one core.
 _MOST_ROWS = 2_000_000
-#: Of a value, so many characters are shown; and of the digest of one that would look like another.
+#: How many characters of a value are shown, and how many of its digest if it would look like another.
 _SHOWN = 200
 _DIGEST = 8
 
 
 class Slicing:
-    """The service that sums recorded rows up by a column; nothing is computed again."""
+    """The service that sums up recorded rows by a column; nothing is computed again."""
 
     def __init__(self, db: Database, artifacts: Artifacts, evaluations: Evaluations, rows: EvaluationRows) -> None:
         self._db = db
@@ -37,7 +37,7 @@ class Slicing:
         self._rows = rows
 
     def slices(self, ident: str, *, by: str, who: Principal) -> SlicedScores:
-        """Sum the rows of an evaluation up by the values of the column `by`.
+        """Sum up the rows of an evaluation by the values of the column `by`.
 
         Raises NotFound for scores that the caller may not see or that have no rows, Invalid for a column that rows don't
         have, or with too many values, and for rows that can't be read.
@@ -90,12 +90,13 @@ def _slice(value: str, sums: RowSums) -> Slice:
 
 
 def _shown(values: Sequence[str]) -> list[str]:
-    """Values, given as JSON: a text without its quotes, unless another value looks the same; a long one cut, with a digest
-    where another begins the same."""
+    """How to show values, given as JSON: a text without its quotes, unless another value looks the same; a long one is
+    cut, and gets a digest if another begins the same.
+    """
     plain = [found if isinstance(found := json.loads(value), str) else value for value in values]
     alike = Counter(plain)
     shown = [text if alike[text] == 1 else value for text, value in zip(plain, values, strict=True)]
-    # Half of a pair of surrogates is no character that can be sent.
+    # Half of a surrogate pair can't be sent as a character.
     texts = [text.encode(errors="replace").decode() for text in shown]
     cut = [text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…" for text in texts]
     alike = Counter(cut)

@@ -1,1 +1,1 @@
-"""What views share: strict JSON, paging, idempotency, how errors leave."""
+"""What views share: strict JSON, paging, idempotency, how errors are answered."""

@@ -1,4 +1,4 @@
-"""Who is at the other end, as far as limits go.
+"""Who is at the other end, for the purpose of limits.
 
 >>> neighbourhood("192.0.2.7"), neighbourhood("2001:db8::7")
 ('192.0.2.7', '2001:db8::/64')
@@ -16,7 +16,7 @@ Network = IPv4Network | IPv6Network
 
 @lru_cache(4096)
 def neighbourhood(address: str) -> str:
-    """The addresses that one limit is for: one of IPv4, and the 2^64 of IPv6 that any one machine may give itself."""
+    """The addresses that share a limit: a single one of IPv4, and the 2^64 of IPv6 that one machine may give itself."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -40,7 +40,7 @@ def parse_proxies(text: str | None) -> tuple[Network, ...]:
 
 
 def is_within(address: str, networks: tuple[Network, ...]) -> bool:
-    """Whether an address lies in one of the networks."""
+    """Whether an address is in one of the networks."""
     try:
         parsed = ip_address(address)
     except ValueError:

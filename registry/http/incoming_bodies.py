@@ -1,7 +1,8 @@
-"""Bodies as they come in: each takes as much memory as it has sent, and whoever keeps it in vain makes room for others.
+"""Bodies as they come in: each takes as much memory as it has sent, and a slow one has to make room for others.
 
-What a request says of its length takes nothing. So bodies can stand in each other's way half-way; then some of them are
-refused, so that the others come in: those that their clients send slowly, else the youngest, of whoever holds most.
+The length that a request announces takes no memory. So bodies may block each other half-way; then some of them are
+refused, so that the others can come in: those that their clients send slowly, or else the youngest, of whoever holds
+most.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from registry.errors import RateLimited, RegistryError, TooLarge, TooSlow, Unava
 from registry.http.memory_budget import MEMORY_TIMEOUT_S
 from registry.principal import Principal
 
-#: After how long a body that is not there yet may have to make room, in seconds.
+#: After how long an incomplete body may have to make room, in seconds.
 SLOW_S = 1.0
-#: How often those that wait look whether somebody has become so slow, in seconds.
+#: How often waiting bodies check whether another one has become slow, in seconds.
 _LOOK_S = 0.25
 
 
@@ -28,27 +29,27 @@ class Body:
 
     who: Principal
     began: float
-    #: Whose it is, and which of the caller's namespaces it is held for in the room where it is.
+    #: Whose it is, and for which of the caller's namespaces its room holds it.
     token: str
     holder: str = ""
     data: bytearray = field(default_factory=bytearray)
-    #: How much of it the room has counted, and how large the piece is that waits to be.
+    #: How much of it the room has counted, and how large the piece is that waits to be counted.
     held_bytes: int = 0
     wanted_bytes: int = 0
     is_whole: bool = False
     refusal: RegistryError | None = None
     room: Room | None = None
-    #: While it comes in.
+    #: Whether it is still coming in.
     time_limit: asyncio.Timeout | None = None
     granted: asyncio.Event | None = None
 
     def leave(self) -> None:
-        """Give back all that is held for it; repeating it is harmless."""
+        """Give back everything that is held for it; repeating it is harmless."""
         if self.room is not None:
             self.room.remove(self)
 
     def refuse(self, error: RegistryError) -> None:
-        """Let go of it, and have whoever reads it raise this."""
+        """Let go of it, and let the one who reads it raise this."""
         self.refusal = error
         self.leave()
         self.data.clear()
@@ -59,7 +60,7 @@ class Body:
 
 
 class Room:
-    """A sum of bytes of bodies that is never above `total_bytes`, of which no namespace has more than `share_bytes`.
+    """Room for bodies: never more than `total_bytes` in all, and never more than `share_bytes` for one namespace.
 
     Pieces that wait for room take memory too, at most `waiting_bytes` in all.
     """
@@ -79,13 +80,13 @@ class Room:
         self._settling = False
 
     def add(self, body: Body) -> None:
-        """Begin to hold a body, nothing of which is counted yet."""
+        """Begin to hold a body, of which nothing is counted yet."""
         body.room = self
         body.holder = body.who.payer(self._by_holder)
         self._bodies[body] = None
 
     def remove(self, body: Body) -> None:
-        """Hold a body no longer, and let in who waits for that."""
+        """Stop holding a body, and let in those that wait for this."""
         if body.room is not self:
             return
         body.room = None
@@ -97,7 +98,7 @@ class Room:
             self._settle()
 
     async def take(self, body: Body, size_bytes: int) -> None:
-        """Count so many bytes more for a body, once there is room for them.
+        """Count this many more bytes for a body, once there is room for them.
 
         Raises TooSlow, RateLimited or Unavailable if the body had to make room or found none.
         """
@@ -135,7 +136,7 @@ class Room:
                     self._settle()
 
     def _settle(self) -> None:
-        """Let in those for whom there is room or can be made, in the order in which they came."""
+        """Let in the bodies for which there is room or room can be made, in the order in which they came."""
         if not self._settling:
             self._settling = True
             try:
@@ -149,12 +150,13 @@ class Room:
         for body in list(self._waiting):
             if body in self._waiting and body.holder not in stuck and not self._let_in(body, now):
                 if not self._is_beyond_share(body, body.wanted_bytes):
-                    # Nobody overtakes who waits for what all have: else a large piece would wait for ever.
+                    # Nobody overtakes a piece that waits for room in the total: otherwise a large piece would wait for
+                    # ever.
                     return
                 stuck.add(body.holder)
 
     def _let_in(self, body: Body, now: float) -> bool:
-        """Count the piece that waits, where it fits or others can make room; say whether it waits no longer."""
+        """Count the waiting piece, if it fits or others can make room; say whether it no longer waits."""
         while body in self._waiting:
             if self._fits(body, body.wanted_bytes):
                 self._stop_waiting(body)
@@ -166,7 +168,7 @@ class Room:
         return True
 
     def _refuse_one(self, body: Body, now: float) -> bool:
-        """Refuse one of those who stand in the way of a body, itself included; say whether there was one."""
+        """Refuse one of the bodies that block a body, possibly itself; say whether there was one."""
         shared = self._is_beyond_share(body, body.wanted_bytes)
         among = [one for one in self._bodies if not shared or one.holder == body.holder]
         weight = self._weight(body)
@@ -184,11 +186,11 @@ class Room:
         return False
 
     def _is_slow(self, body: Body, now: float) -> bool:
-        """Whether it takes room, and has been waiting for its client for a while."""
+        """Whether it takes room and has been waiting for its client for a while."""
         return body.held_bytes > 0 and not body.is_whole and body not in self._waiting and now - body.began > SLOW_S
 
     def _weight(self, body: Body) -> tuple[int, int]:
-        """How much whoever sends it holds here: its namespace, and of that its token."""
+        """How much its namespace holds here, and within that its token."""
         return self._by_holder.get(body.holder, 0), self._by_token.get(body.token, 0)
 
     def _fits(self, body: Body, size_bytes: int) -> bool:
@@ -221,8 +223,8 @@ class Room:
 
 
 class Incoming:
-    """All bodies of a process: their first `small_bytes` in a room of their own, so that small ones wait for no larger
-    ones.
+    """All bodies of a process; their first `small_bytes` have a room of their own, so that small bodies don't wait for
+    larger ones.
     """
 
     def __init__(self, *, small: Room, large: Room, small_bytes: int) -> None:
@@ -231,13 +233,13 @@ class Incoming:
         self._small_bytes = small_bytes
 
     def begin(self, who: Principal) -> Body:
-        """Begin to hold a body; whoever does calls its `leave` once the request has been answered."""
+        """Begin to hold a body; the caller must call its `leave` once the request has been answered."""
         body = Body(who, asyncio.get_running_loop().time(), who.owner)
         self._small.add(body)
         return body
 
     async def read(self, body: Body, receive: Receive, *, most_bytes: int, read_s: float) -> bytes:
-        """Take a body in.
+        """Read a body.
 
         Raises TooLarge, TooSlow, RateLimited, Unavailable, and ClientDisconnect if nobody is left to be answered.
         """
@@ -249,7 +251,7 @@ class Incoming:
                     if body.refusal is not None:
                         raise body.refusal
                     if message["type"] != "http.request":
-                        # Half a body means nothing.
+                        # Half a body is of no use.
                         raise ClientDisconnect
                     await self._take(body, message.get("body", b""), most_bytes)
                     more = message.get("more_body", False)
@@ -278,5 +280,5 @@ class Incoming:
 
 
 def too_large(most_bytes: int) -> TooLarge:
-    """What a body that is longer than this is answered with."""
+    """The error for a body that is longer than this."""
     return TooLarge(f"the body is larger than {most_bytes} bytes; send files to storage with an upload session")

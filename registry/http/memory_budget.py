@@ -29,7 +29,7 @@ class _Waiter:
 
 
 class MemoryBudget:
-    """A sum of bytes that is never above `total_bytes`, of which no holder has more than `share_bytes`."""
+    """Gives out bytes: never more than `total_bytes` in all, and never more than `share_bytes` to one holder."""
 
     def __init__(self, *, total_bytes: int, share_bytes: int) -> None:
         self._total_bytes = total_bytes
@@ -40,11 +40,11 @@ class MemoryBudget:
 
     @property
     def by_holder(self) -> Mapping[str, int]:
-        """How much each has, who has any."""
+        """How much each holder has, for those that have any."""
         return self._by_holder
 
     def try_take(self, who: str, size_bytes: int) -> bool:
-        """Take so many bytes where there is room for them now; say whether there was."""
+        """Take this many bytes if there is room for them now; say whether there was."""
         if self._is_beyond_share(who, size_bytes) or self._taken_bytes + size_bytes > self._total_bytes:
             return False
         self._by_holder[who] = self._by_holder.get(who, 0) + size_bytes
@@ -52,9 +52,9 @@ class MemoryBudget:
         return True
 
     async def take(self, who: str, size_bytes: int, *, timeout_s: float = MEMORY_TIMEOUT_S) -> None:
-        """Take so many bytes, once there is room for them.
+        """Take this many bytes, once there is room for them.
 
-        Raises RateLimited if the holder's own requests leave no room for so long, Unavailable if everybody's do.
+        Raises RateLimited if the holder's own requests leave no room for that long, Unavailable if everybody's do.
         """
         if not self._waiting and self.try_take(who, size_bytes):
             return
@@ -84,7 +84,7 @@ class MemoryBudget:
             raise
 
     def give(self, who: str, size_bytes: int) -> None:
-        """Give back what was taken, and let in who waits for it."""
+        """Give back what was taken, and let in those that wait for it."""
         self._taken_bytes -= size_bytes
         left = self._by_holder[who] - size_bytes
         if left:
@@ -94,13 +94,14 @@ class MemoryBudget:
         self._grant()
 
     def _grant(self) -> None:
-        """Let in those for whom there is room, in the order in which they came."""
+        """Let in the requests for which there is room, in the order in which they came."""
         for waiter in list(self._waiting):
             if self.try_take(waiter.who, waiter.size_bytes):
                 self._waiting.remove(waiter)
                 waiter.granted.set()
             elif not self._is_beyond_share(waiter.who, waiter.size_bytes):
-                # Nobody overtakes who waits for what all have: else whoever needs much would wait for ever.
+                # Nobody overtakes a request that waits for room in the total: otherwise one that needs much would wait
+                # for ever.
                 return
 
     def _is_beyond_share(self, who: str, size_bytes: int) -> bool:

@@ -1,4 +1,4 @@
-"""What the server answers where, and which middleware is for it: the one table of that.
+"""The one table of what the server answers at which path, and which middleware applies there.
 
 >>> area_of("/api/v1/jobs").wants_token, area_of("/api/v1/blobs/0a1b").wants_token, area_of("/docs").wants_token
 (True, False, False)
@@ -11,31 +11,31 @@ from dataclasses import dataclass
 from registry.storage.folder import BLOBS_PATH
 from sdk.formats.api_paths import API
 
-#: For whoever probes the process: answered at all times, also beyond the limits of connections.
+#: For probes of the process: answered at all times, also beyond the limits of connections.
 HEALTHZ, READYZ = "/healthz", "/readyz"
 METRICS = "/metrics"
 
 
 @dataclass(frozen=True)
 class Area:
-    """A path, or with a "/" at its end all paths below it, and what holds there."""
+    """A path, or with a "/" at its end all paths below it, and what applies there."""
 
     path: str
     #: `Gatekeeper` asks for a token, and counts requests.
     wants_token: bool = False
     #: `StrictBodies` reads a body whole, as JSON, and `AnswerOnce` runs a request with an `Idempotency-Key` once.
     takes_json: bool = False
-    #: `KeepReadOnly` refuses what is not a reading, while the registry is read-only.
+    #: `KeepReadOnly` refuses everything but reads while the registry is read-only.
     keeps_state: bool = False
 
 
-#: The first that fits counts.
+#: The first match counts.
 AREAS = (
-    # Signed URLs are a token already, and bytes stream.
+    # Signed URLs need no other token, and bytes are streamed.
     Area(f"{BLOBS_PATH}/", keeps_state=True),
     Area(f"{API}/", wants_token=True, takes_json=True, keeps_state=True),
     Area(METRICS, wants_token=True),
-    # Health, the documentation, and whatever else is read by browsers.
+    # Health, the documentation, and anything else that browsers read.
     Area("/"),
 )
 
@@ -45,5 +45,5 @@ def area_of(path: str) -> Area:
     for area in AREAS:
         if path == area.path or (area.path.endswith("/") and path.startswith(area.path)):
             return area
-    # Such as `*`, which asks for the server as a whole.
+    # Such as `*`, which means the server as a whole.
     return AREAS[-1]

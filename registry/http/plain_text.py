@@ -1,4 +1,4 @@
-"""Answers that are text: their errors are JSON as everywhere, which FastAPI would not say of them by itself."""
+"""Answers that are text: their errors are JSON as everywhere, which FastAPI would not document by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _REPLY = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorRep
 
 
 def errors_in_json(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For OpenAPI: what a route that answers with text says of these errors; of all where none is named."""
+    """For OpenAPI: the responses of a route that answers with text, for these errors, or for all if none is named."""
     return {
         status: {"description": said["description"], "headers": dict(said["headers"]), "content": _REPLY}
         for status, said in ERRORS.items()

@@ -1,4 +1,4 @@
-"""What was refused before a route was asked, or for lack of a role: counted for `/metrics`, and told in the log in few lines.
+"""What was refused before it came to a route, or for lack of a role: counted for `/metrics`, and logged in few lines.
 
 >>> refusals = Refusals()
 >>> refusals.note("log_in", "192.0.2.7", "a token of %s was refused", "192.0.2.7")
@@ -20,7 +20,8 @@ from typing import Literal, get_args
 RefusalKind = Literal["forbidden", "log_in", "malformed", "not_taken", "too_large", "too_many", "too_slow"]
 REFUSAL_KINDS: tuple[str, ...] = get_args(RefusalKind)
 
-#: In so many seconds, at most so many lines are written for each reason, and one for each whom it is about.
+#: At most this many lines are written for each reason in this many seconds, and only one about the same address or
+#: token.
 _WINDOW_S, _LINES = 5.0, 10
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Window:
-    """What was told in the present stretch of time."""
+    """What was logged in the current window."""
 
     began: float
     about: set[str] = field(default_factory=set)
@@ -36,7 +37,7 @@ class _Window:
 
 
 class Refusals:
-    """Counts of one process. Whoever is refused often fills neither the log nor the disk that it is on."""
+    """The counts of one process. However often somebody is refused, neither the log nor its disk fills up."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -45,7 +46,9 @@ class Refusals:
         self._windows: dict[str, _Window] = {}
 
     def note(self, why: RefusalKind, about: str, message: str, *args: object) -> None:
-        """Count a refusal, and log it unless enough was said of its kind, or of whom it is about, a moment ago."""
+        """Count a refusal, and log it unless enough was logged a moment ago about its kind, or about the same address
+        or token.
+        """
         now = self._clock()
         with self._lock:
             self._counted[why] += 1
@@ -70,10 +73,10 @@ class Refusals:
         return counted
 
     def restore(self, counted: Mapping[str, int]) -> None:
-        """Take back what was drained and could not be kept."""
+        """Take back what was drained but could not be stored."""
         with self._lock:
             self._counted.update(counted)
 
 
-#: Of this process: connections are refused before any application is asked.
+#: This process's: connections are refused before any application is called.
 REFUSALS = Refusals()

@@ -1,7 +1,7 @@
-"""What comes in, before any route sees it: who may send what, how much of it, and what it says.
+"""Checks what comes in before any route sees it: who may send what, how much of it, and what it says.
 
-A body is parsed once, by `registry.http.strict_json`. The value that was checked is handed on in the scope and is what the
-views get, so that no second parser with other rules ever reads it.
+A body is parsed once, by `registry.http.strict_json`. The checked value is passed on in the scope to the views, so that
+no second parser with other rules ever reads the body.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from registry.principal import Principal
 from sdk.formats.api_paths import API
 
 _MIB = 1024 * 1024
-#: The longest body in bytes where no route needs more.
+#: The longest body in bytes, except for routes that need more.
 MAX_BODY_BYTES = _MIB
 
 
 class Limit(NamedTuple):
-    """How much one body may be."""
+    """How large one body may be."""
 
     size_bytes: int
     values: int
@@ -50,24 +50,24 @@ LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
         Limit(4 * _MIB, MAX_VALUES),
     ),
 )
-#: What bodies that come in or are worked on may take, in all and for one namespace: as they came, and as values. Small
-#: ones have room of their own, and wait for no larger ones.
+#: How much memory all bodies that come in or are worked on may take, in total and for one namespace: as bytes, and as
+#: values. Small ones have room of their own, and don't wait for larger ones.
 APART_BYTES = 64 * 1024
 RAW_BYTES, RAW_SHARE_BYTES = 28 * _MIB, 16 * _MIB
 SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 8 * _MIB, 6 * _MIB
 VALUES_BYTES, VALUES_SHARE_BYTES = 104 * _MIB, 72 * _MIB
 SMALL_VALUES_BYTES, SMALL_VALUES_SHARE_BYTES = 24 * _MIB, 16 * _MIB
-#: What pieces of bodies may take that are there and for which there is no room yet.
+#: How much memory pieces of bodies may take that have arrived but wait for room.
 _WAITING_BYTES, _SMALL_WAITING_BYTES = 3 * _MIB, _MIB
-#: A value takes no more than this beside its text, and a text six times its bytes: where one character of a document
-#: needs four bytes, all of them are given four while it is parsed.
+#: A value takes at most this in addition to its text, and a text takes six times its bytes: if one character of a
+#: document needs four bytes, each of them takes four while it is parsed.
 _VALUE_BYTES, _TEXT_TIMES = 100, 6
-#: Bodies that are not small are parsed beside the event loop, and so many of them at a time.
+#: Bodies that are not small are parsed in threads, at most this many at a time.
 PARSED_AT_ONCE = 1
 #: How long a body may take to come in, in seconds.
 READ_S = 60.0
 
-#: In the scope: the value of the body, where there is one.
+#: In the scope: the value of the body, if there is one.
 PARSED = "registry.parsed"
 
 _JSON = b"application/json"
@@ -78,7 +78,7 @@ _parsing: RunVar[CapacityLimiter] = RunVar("registry_parsing")
 
 
 class Parsed(NamedTuple):
-    """The value of a body, and how many bytes it was."""
+    """The value of a body, and how many bytes the body had."""
 
     value: Any
     size_bytes: int
@@ -87,7 +87,7 @@ class Parsed(NamedTuple):
 class StrictBodies:
     """ASGI middleware: refuses requests to the API whose text no rule could accept.
 
-    It stands behind the gatekeeper, since whose request it is decides for whom it is held.
+    It comes after the gatekeeper, because bodies are held for the caller's namespace.
     """
 
     def __init__(self, app: ASGIApp, *, read_s: float = READ_S) -> None:
@@ -130,14 +130,16 @@ class StrictBodies:
                 return
             await self._app(scope, _replay(raw, receive), send)
         finally:
-            # Held until the request has been answered: so long does the application keep both.
+            # Held until the request has been answered, because the application keeps both that long.
             if body is not None:
                 body.leave()
             if give_values is not None:
                 give_values()
 
     async def _hold_values(self, who: Principal, raw: bytes, limit: Limit) -> Callable[[], None]:
-        """Take the room for what a body becomes; return what gives it back. Raises RateLimited, Unavailable."""
+        """Take the room for the value of a body; return a function that gives it back. Raises RateLimited,
+        Unavailable.
+        """
         size_bytes = _TEXT_TIMES * len(raw) + _VALUE_BYTES * min(most_values(raw), limit.values)
         values = self._small_values if len(raw) <= APART_BYTES else self._values
         holder = who.payer(values.by_holder)
@@ -146,9 +148,10 @@ class StrictBodies:
 
 
 async def sized(size_bytes: int, call: Callable[..., T], *given: Any, **named: Any) -> T:
-    """Call what takes time with the size of a body: at once where that is small, else beside the event loop.
+    """Call a function that takes time proportional to a body: directly if the body is small, in a thread otherwise.
 
-    A refusal comes without its traceback: that would hold on to all that was parsed until the next collection of cycles.
+    A refusal comes without its traceback, which would keep all that was parsed alive until the next collection of
+    cycles.
     """
 
     def run() -> T | RegistryError | RequestValidationError:
@@ -192,7 +195,7 @@ def _check_target(scope: Scope) -> None:
 
 
 def _require_json(scope: Scope) -> None:
-    """Raise WrongMediaType for a body that is not called JSON, in exactly one way."""
+    """Raise WrongMediaType for a body without exactly one content type, JSON."""
     given = _all(scope, b"content-type")
     kind, *parameters = given[0].split(b";") if len(given) == 1 else [b""]
     if kind.strip(b" \t").lower() != _JSON or not all(_CHARSET.fullmatch(parameter) for parameter in parameters):
@@ -203,13 +206,13 @@ def _require_json(scope: Scope) -> None:
 
 
 def _as_json(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The headers, with the one spelling of the content type that whoever reads them next understands."""
+    """The headers, with the spelling of the content type that the next reader understands."""
     others = [(key, value) for key, value in scope["headers"] if key != b"content-type"]
     return [*others, (b"content-type", _JSON)]
 
 
 def _has_body(scope: Scope, most_bytes: int) -> bool:
-    """Whether a body comes. Raises Invalid, and TooLarge if it says that it is."""
+    """Whether a body follows. Raises Invalid, and TooLarge if its announced length is."""
     lengths = _all(scope, b"content-length")
     if not lengths:
         return bool(_all(scope, b"transfer-encoding"))
@@ -221,7 +224,7 @@ def _has_body(scope: Scope, most_bytes: int) -> bool:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give the body again, then whatever comes after it."""
+    """Give the body again, then anything that comes after it."""
     given = False
 
     async def replay() -> Message:

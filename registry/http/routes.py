@@ -1,4 +1,4 @@
-"""What every view shares: who is asking, the service it calls, and how errors leave."""
+"""What every view shares: who is asking, the service it calls, and how errors are answered."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _HEADERS = {
     429: _RETRY_AFTER,
     503: _RETRY_AFTER,
 }
-#: For OpenAPI: every route may answer so.
+#: For OpenAPI: the errors that every route may answer with.
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": _SAYS[status], "headers": dict(_HEADERS.get(status, {}))}
     for status in sorted({*STATUS.values()})
@@ -69,7 +69,7 @@ def provide(app: FastAPI, services: Mapping[type[Any], Any]) -> None:
 def service(kind: type[T]) -> Any:
     """The dependency that gives a view this application's service of a class: `Annotated[Jobs, service(Jobs)]`."""
 
-    # Not in a thread, which would cost more than this does.
+    # Not in a thread, which would cost more than the call.
     async def find(request: Request) -> T:
         return service_of(request, kind)
 
@@ -91,33 +91,35 @@ def _allowed(action: str) -> Any:
     return Depends(check)
 
 
-#: Whoever may do so somewhere. Whether they may do it in the namespace that a request is about, the services say.
+#: Callers that may do so in some namespace. The services decide whether they may in the namespace that a request is
+#: about.
 Reader = Annotated[Principal, _allowed("read")]
 Sender = Annotated[Principal, _allowed("send")]
 Writer = Annotated[Principal, _allowed("write")]
 WorkerToken = Annotated[Principal, _allowed("work")]
 Admin = Annotated[Principal, _allowed("admin")]
 
-#: Where the next page begins, as the page before said in `next`.
+#: Where the page begins: `next` of the page before.
 Cursor = Annotated[
     str | None, Query(max_length=1000, description="`next` of the previous page; left out for the first.")
 ]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
 
 
-#: Requests for which one process reads whole files at a time; more would only share its cores, and its memory.
+#: For how many requests one process reads whole files at the same time; more would only share its cores and its memory.
 READING_AT_ONCE = 4
-#: Requests that wait for one of those to end. Whoever comes then does better to come again later.
+#: How many requests may wait for one of those to end. Any others had better come again later.
 _MOST_WAITING = 64
-#: Those threads, and others for what may take minutes by itself: bases are many files.
+#: The threads for these, and others for what may take minutes: bases have many files.
 _reading: RunVar[CapacityLimiter] = RunVar("registry_reading")
 _reading_long: RunVar[CapacityLimiter] = RunVar("registry_reading_long")
 
 
 async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> T:
-    """Call what reads whole files, in threads of its own: however many wait for one, other requests are answered.
+    """Call a function that reads whole files in separate threads: however many wait for one, other requests are
+    answered.
 
-    What is `long` has threads apart from those again. Raises Unavailable if too many wait already.
+    `long` calls have yet other threads. Raises Unavailable if too many wait already.
     """
     kept = _reading_long if long else _reading
     limiter = kept.get(None)
@@ -130,26 +132,26 @@ async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> 
 
 
 def written(answer: BaseModel, status: int) -> Response:
-    """Write an answer that its type has checked; else it would be checked and taken apart again."""
+    """Write an answer that its type has checked; otherwise FastAPI would check it and take it apart again."""
     return Response(answer.model_dump_json(by_alias=True), status, media_type="application/json")
 
 
-#: Faults of a body that are still told one by one. To write half a million of them down takes seconds.
+#: How many errors in a body are listed one by one. Listing half a million takes seconds.
 _TOLD_FAULTS = 1000
 
 
 class _CheckedRequest(Request):
-    """A request whose body is what was checked, and nothing that is read again."""
+    """A request whose body is the checked value, and is not read again."""
 
     async def json(self) -> Any:
         return self.scope[PARSED].value
 
 
 class StrictRoute(APIRoute):
-    """A route that takes the value of `body` from the strict parser, and checks it against its type once."""
+    """A route that gets the value of `body` from the strict parser, and checks it against its type once."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's way to let a route read requests differently."""
+        """FastAPI's documented way for a route to read requests differently."""
         handle = super().get_route_handler()
         taken = get_type_hints(self.endpoint, include_extras=True).get("body")
         checker: TypeAdapter[Any] | None = None if taken is None else TypeAdapter(taken)
@@ -160,7 +162,7 @@ class StrictRoute(APIRoute):
             parsed: Parsed | None = request.scope.get(PARSED)
             if parsed is None or checker is None:
                 return await handle(request)
-            # What FastAPI is given is an instance of the type already, so it checks nothing more.
+            # FastAPI gets an instance of the type, so it checks nothing more.
             checked = await sized(parsed.size_bytes, _checked, checker, parsed.value)
             request.scope[PARSED] = parsed._replace(value=checked)
             return await handle(_CheckedRequest(request.scope, request.receive))
@@ -193,12 +195,12 @@ def room(path: str, tag: str, *, route_class: type[StrictRoute] = StrictRoute) -
 
 
 def operation_id(route: APIRoute) -> str:
-    """The name of an operation in generated clients: that of the view, which is therefore never changed."""
+    """The name of an operation in generated clients: it is the view's name, which is therefore never changed."""
     return route.name
 
 
 class SayVersion:
-    """ASGI middleware: every answer names the server's version, which clients hold against their own."""
+    """ASGI middleware: every answer names the server's version, which clients compare with their own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -215,7 +217,7 @@ class SayVersion:
 
 
 def _documented_methods(request: Request) -> str:
-    """The methods of all routes that a path is one of."""
+    """The methods of all routes that match a path."""
     routes: list[APIRoute] = request.app.state.documented
     found = [route.methods or () for route in routes if route.path_regex.match(request.url.path)]
     return ", ".join(sorted({method for methods in found for method in methods}))
@@ -229,13 +231,13 @@ def _reply(status: int, code: ErrorCode, message: str, param: str | None = None)
 def _note_forbidden(request: Request, error: Forbidden) -> None:
     who: Principal | None = request.scope.get("principal")
     name, token_id = ("nobody", None) if who is None else (who.name, who.token_id)
-    # The path without its query, which may hold a signature.
+    # The path without its query, which may contain a signature.
     asked = f"{request.method} {request.url.path[:200]!a}"
     REFUSALS.note("forbidden", f"{token_id}", "refused %s to %a (token %s): %s", asked, name, token_id, error.message)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Let every error leave as `{"error": {"code", "message", "param"}}`."""
+    """Answer every error as `{"error": {"code", "message", "param"}}`."""
 
     @app.exception_handler(RegistryError)
     async def _refused(request: Request, error: RegistryError) -> JSONResponse:
@@ -253,7 +255,7 @@ def install_error_handlers(app: FastAPI) -> None:
         code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.INVALID
         reply = _reply(error.status_code, code, f"{error.detail}; see /docs for what this server offers")
         if error.status_code == 405:
-            # Each method is a route of its own, and the error knows the first alone.
+            # Each method is a route of its own, but the error only knows the first one.
             allowed = _documented_methods(request) or (error.headers or {}).get("Allow", "")
             reply.headers["Allow"] = allowed
         return reply

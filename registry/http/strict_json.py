@@ -1,4 +1,4 @@
-"""JSON that means one thing, and that both databases can keep.
+"""JSON with only one meaning, which both databases can store.
 
 >>> parse_strictly(b'{"rank": 8}')
 {'rank': 8}
@@ -6,7 +6,7 @@
 Traceback (most recent call last):
 registry.errors.Invalid: the body has NaN or an infinity, which JSON can't express; leave the value out
 
-The time that a document takes is linear in its length, whatever is in it.
+The time to parse a document is linear in its length, whatever is in it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from typing import Any
 
 from registry.errors import Invalid, TooLarge
 
-#: Lists and objects inside one another.
+#: How deep lists and objects may be nested.
 MAX_DEPTH = 64
-#: Numbers, texts, lists and objects of one document.
+#: How many numbers, texts, lists and objects one document may have.
 MAX_VALUES = 100_000
-#: What a 64-bit column holds.
+#: What fits into a 64-bit column.
 _MAX_INTEGER = 2**63 - 1
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-#: With each digit a 0 and each E an e: without such, no number has more than 18 digits in a row, or an exponent of more
-#: than one digit. To look for them so takes a tenth of the time of a regular expression.
+#: Patterns in a document in which each digit was replaced by 0 and each E by e: without any of them, no number has more
+#: than 18 digits in a row, or an exponent of more than one digit. This takes a tenth of the time of a regular
+#: expression.
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG_NUMBER = b"0" * 19
 _LONG_EXPONENTS = (b"e00", b"e+00", b"e-00")
-#: Only what is escaped can be NUL or half a surrogate pair.
+#: Only escapes can be NUL or half a surrogate pair.
 _ODD_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 #: A text, or the beginning of one that does not end. It always matches, so that no byte is looked at twice.
@@ -41,8 +42,8 @@ _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 def parse_strictly(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
     """Return the value of a JSON document.
 
-    Raises Invalid for other encodings than UTF-8, NaN and infinities, numbers out of range, a key that stands twice,
-    NUL and halves of surrogate pairs in texts, and nesting below `MAX_DEPTH`; TooLarge for more than `max_values`.
+    Raises Invalid for encodings other than UTF-8, NaN and infinities, numbers out of range, a repeated key, NUL and
+    halves of surrogate pairs in texts, and nesting below `MAX_DEPTH`; TooLarge for more than `max_values`.
     """
     if most_values(body) > max_values and most_values(_TEXT.sub(b"", body)) > max_values:
         raise TooLarge(f"the body has more than {max_values} values; send fewer at once")
@@ -54,7 +55,7 @@ def parse_strictly(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
             body.decode("utf-8"),
             object_pairs_hook=_object,
             parse_constant=_refuse_constant,
-            # Asked of each number only where one may be too large: most documents have none.
+            # Each number is only checked if one may be too large: in most documents none is.
             parse_float=_float if overflows else None,
             parse_int=_integer if long else None,
         )
@@ -70,17 +71,17 @@ def parse_strictly(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
 
 
 def most_values(body: bytes) -> int:
-    """The most values that a document of these bytes can hold: one for each comma and each bracket that opens."""
+    """The most values that a document of these bytes can have: one for each comma and each opening bracket."""
     return 1 + body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 def _may_be_deep(body: bytes) -> bool:
-    """Whether it may be nested too deep; where brackets stand in texts, it may be and is not."""
+    """Whether it may be nested too deep; with brackets inside texts this may be a false alarm."""
     brackets = body.translate(None, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         if not brackets:
             return False
-        # What is innermost goes first, all of it at once.
+        # The innermost ones are removed first, all at once.
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
     return bool(brackets)
 
@@ -114,14 +115,14 @@ def _float(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    # Looked at before it is converted: that takes time with the square of the digits.
+    # Checked before it is converted, which takes time with the square of the digits.
     if len(text) > 20 or abs(int(text)) > _MAX_INTEGER:
         raise Invalid(f"the body has the number {text[:40]}, which is out of range; send a smaller one")
     return int(text)
 
 
 def _check(value: Any) -> None:
-    """Look at every text and the depth, without recursion."""
+    """Check every text and the depth, without recursion."""
     waiting: list[tuple[Any, int]] = [(value, 0)]
     while waiting:
         item, depth = waiting.pop()

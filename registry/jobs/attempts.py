@@ -22,7 +22,7 @@ from registry.principal import SYSTEM, Principal
 from sdk.schemas.failures import FailureReason, is_known, retry_policy
 from sdk.schemas.jobs import JobState
 
-#: How attempts end that count against the job.
+#: Ends of attempts that count against the job.
 _COUNTED = ("failed", "lost")
 
 
@@ -32,7 +32,7 @@ def held(job_id: str, attempt: int, who: Principal) -> tuple[ColumnElement[bool]
 
 
 def claimed_by(who: Principal) -> ColumnElement[bool]:
-    """The condition that the last attempt of a job is the caller's; for the registry itself each one is."""
+    """The condition that the last attempt of a job is the caller's; the registry itself may act for any."""
     if who == SYSTEM:
         return true()
     # An attempt given out by a server of the previous release has no owner, and is identified only by its number.
@@ -47,12 +47,12 @@ def overdue() -> ColumnElement[bool]:
 
 
 def silent() -> ColumnElement[bool]:
-    """The condition that nobody has been heard of for as long as a job's lease."""
+    """The condition that the worker has not been heard from for as long as the job's lease."""
     return Job.lease_until_s < db_epoch_s()
 
 
 def lapsed() -> ColumnElement[bool]:
-    """The condition that a job runs whose worker fell silent or overran its time."""
+    """The condition that a job is running whose worker fell silent or overran its time."""
     return and_(Job.state == JobState.RUNNING, or_(silent(), overdue()))
 
 
@@ -71,7 +71,7 @@ def hold(session: Session, job_id: str, attempt: int, who: Principal) -> Job:
 
 
 def begin(session: Session, job: Job, worker: str, who: Principal, *, within_s: float) -> None:
-    """Record that a worker has claimed a job, and when its attempt is ended whatever it reports."""
+    """Record that a worker has claimed a job, and when its attempt ends whatever it reports."""
     said = {"worker": worker, "owner": who.owner, "deadline_s": db_epoch_s() + within_s}
     session.add(Attempt(job_id=job.id, attempt=job.attempt, state="running", **said))
     count(session, "attempts", kind=job.kind)
@@ -86,7 +86,7 @@ def succeed(session: Session, job_id: str, attempt: int, result: dict[str, Any],
 
 
 def release(session: Session, job_id: str, attempt: int, *, who: Principal) -> Job:
-    """Requeue a job whose worker shuts down, at its old place. Raises StaleAttempt."""
+    """Requeue a job whose worker is shutting down, at its old place. Raises StaleAttempt."""
     job = hold(session, job_id, attempt, who)
     if job.cancel_requested:
         job.reason = FailureReason.CANCELLED
@@ -138,7 +138,7 @@ def _final(job: Job, reason: str, message: str, tries: int) -> str:
 def lose(session: Session, job_id: str, attempt: int, *, max_attempts: int) -> Job:
     """End an attempt whose worker fell silent. Raises StaleAttempt if its lease has been renewed."""
     hold(session, job_id, attempt, SYSTEM)
-    # Checked under the lock: a heartbeat may have come in between.
+    # Checked while holding the lock: a heartbeat may have come in between.
     if session.scalar(select(Job.id).where(Job.id == job_id, Job.lease_until_s < db_epoch_s())) is None:
         raise stale(job_id, attempt)
     count(session, "lease_losses")
@@ -184,14 +184,14 @@ def count_end(session: Session, job: Job) -> None:
 
 
 def counted_as(reason: str | None) -> str:
-    """The label that an end is counted under: a worker may give any reason, and each that is counted stays for ever."""
+    """The label under which an end is counted: a worker may give any reason, and each label stays for ever."""
     return "" if reason is None else reason if is_known(reason) else "other"
 
 
 def _close(session: Session, job: Job, state: str, reason: str | None, message: str | None) -> None:
     row = session.get(Attempt, (job.id, job.attempt))
     if row is None:
-        # It was claimed from a server of the previous release.
+        # It was claimed on a server of the previous release.
         row = Attempt(
             job_id=job.id, attempt=job.attempt, worker=job.worker or "", started_at=job.started_at or utc_now()
         )

@@ -1,4 +1,6 @@
-"""Which workers there are, and for whom: each works where its token may, and nobody else relies on it or sees it."""
+"""Which workers there are, and for whom: each works where its token may work, and nobody else can rely on it or see
+it.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ SILENT_AFTER = timedelta(seconds=90)
 #: A worker not heard from for this long is forgotten, and no longer vouches for the folders that it shared.
 FORGOTTEN_AFTER = timedelta(days=7)
 
-#: Owners that are not tokens: they work wherever there is work.
+#: Owners that are not tokens: they work in every namespace.
 _WITHOUT_TOKEN = (LOCAL.owner, SYSTEM.owner)
-#: The id of the token of a worker, as `Principal.owner` wraps it.
+#: The id of a worker's token, as `Principal.owner` wraps it.
 _TOKEN_ID = func.substr(Worker.owner, len("token:") + 1)
 
 
@@ -33,22 +35,22 @@ class AvailableWorker:
     owner: str
     name: str
     device: str
-    #: 0 where its system does not say.
+    #: 0 if its system does not say.
     memory_bytes: int
     free_memory_bytes: int
     queues: list[str]
     version: str
-    #: Each `ScorerInfo` that it has; None where it doesn't say.
+    #: Each `ScorerInfo` that it has; None if it doesn't say.
     scorers: list[dict[str, str]] | None
     #: The namespaces in which its token may work; "*" is all of them.
     spaces: frozenset[str]
 
     def takes(self, job: Job) -> bool:
-        """Whether jobs of this queue and namespace are given to it at all."""
+        """Whether it may be given jobs of this queue and namespace at all."""
         return self.serves(job.queue, job.namespace)
 
     def serves(self, queue: str, namespace: str) -> bool:
-        """Whether jobs of a queue and a namespace are given to it at all."""
+        """Whether it may be given jobs of a queue and a namespace at all."""
         return queue in self.queues and not self.spaces.isdisjoint((namespace, EVERYWHERE))
 
 
@@ -59,7 +61,7 @@ def works_in(namespaces: Iterable[str]) -> ColumnElement[bool]:
 
 
 def seen_by(who: Principal) -> ColumnElement[bool]:
-    """The condition that somebody may know of a worker: it works in a namespace in which they read."""
+    """The condition that somebody may know about a worker: it works in a namespace that they may read."""
     namespaces = who.namespaces()
     return true() if namespaces is None else works_in(namespaces)
 
@@ -70,7 +72,7 @@ def available_workers(session: Session, who: Principal = SYSTEM) -> list[Availab
 
 
 def lately_seen_workers(session: Session) -> list[AvailableWorker]:
-    """Return those of the last week, also where they have left or are silent: they may come back."""
+    """Return the workers seen in the last week, also those that have left or are silent: they may come back."""
     return _workers(session, Worker.seen_at > db_now(session) - FORGOTTEN_AFTER)
 
 
@@ -106,7 +108,7 @@ def _may_work() -> ColumnElement[bool]:
 
 
 def running_on(session: Session) -> dict[tuple[str, str], tuple[str, str]]:
-    """Owner and name of each worker that holds a job, and the job's id and namespace."""
+    """Owner and name of each worker that holds a job, with the job's id and namespace."""
     query = (
         select(Attempt.owner, Job.worker, Job.id, Job.namespace)
         .outerjoin(Attempt, and_(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt))

@@ -35,7 +35,7 @@ from sdk.schemas.wire import Wire
 from sdk.schemas.work import CheckpointRecord, CheckpointSource
 
 #: The last checkpoint of a job is the one that was recorded last: a training that starts over passes the same steps
-#: again. Their times don't show this, since each is from the clock of the server that recorded it.
+#: again. Times don't show which that is, because each is from the clock of the server that recorded it.
 NEWEST_FIRST = (Checkpoint.seq.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
 
 
@@ -46,11 +46,11 @@ class Checkpoints:
         self._db = db
         self._artifacts = artifacts
         self._publisher = publisher
-        #: How long one is kept after a later one of its job was recorded.
+        #: How long a checkpoint is kept after a later one of its job was recorded.
         self._kept = timedelta(hours=kept_hours)
 
     def record(self, *, job_id: str, record: CheckpointRecord, who: Principal) -> CheckpointView:
-        """Keep a checkpoint that the attempt holding the job has stored; the earlier ones begin to expire.
+        """Keep a checkpoint that the attempt that holds the job has stored; from then on the earlier ones expire.
 
         Raises NotFound, StaleAttempt, QuotaExceeded, Verification for bytes that are not what they must be.
         """
@@ -71,7 +71,7 @@ class Checkpoints:
             job = attempts.hold(session, job_id, record.attempt, who)
             digest = record_manifest(session, manifest, namespace=job.namespace).digest
             finish_upload(session, record.upload)
-            # Under the lock of the job's row.
+            # While holding the lock of the job's row.
             last = session.scalar(select(func.max(Checkpoint.seq)).where(Checkpoint.job_id == job_id)) or 0
             values = {
                 "seq": last + 1,
@@ -88,7 +88,7 @@ class Checkpoints:
             same = select(Checkpoint.size_bytes).where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)
             charge(session, job.namespace, checkpoints=manifest.size_bytes - (session.scalar(same) or 0))
             upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
-            # Also those of later steps: whoever could not resume from them has started again.
+            # Also those of later steps: an attempt that could not resume from them has started again.
             others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
             due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
             session.execute(update(Checkpoint).where(*others, *due).values(expires_at=db_now(session) + self._kept))
@@ -144,12 +144,12 @@ class Checkpoints:
             return len(gone)
 
     def _let_go(self, session: Session) -> None:
-        """Give those an end that were kept for jobs which have ended by now. The last one of a job has none."""
+        """Set an expiry for those that were kept for jobs that have ended by now. The last one of a job has none."""
         rows = select(Checkpoint.job_id, Checkpoint.step).where(Checkpoint.kept).with_for_update()
         kept = [tuple(row) for row in session.execute(rows)]
         if not kept:
             return
-        # Read under the locks: whoever names one of these has either done so, or waits.
+        # Read while holding the locks: a transaction that names one of these has either done so, or waits.
         job, step = (Job.request[("from_checkpoint", name)].as_string() for name in ("job", "step"))
         waiting = (Job.state.in_(UNFINISHED), job.is_not(None))
         named = {tuple(row) for row in session.execute(select(job, step).where(*waiting))}
@@ -163,7 +163,7 @@ class Checkpoints:
 
 
 def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:
-    """Where an attempt resumes from: the job's own last checkpoint, else the one that it was submitted with.
+    """Where an attempt resumes from: the job's own last checkpoint, or else the one that it was submitted with.
 
     Raises NotFound if that is gone.
     """
@@ -179,7 +179,7 @@ def resume_point(session: Session, job: Job, request: TrainingRequest) -> Checkp
 
 
 def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -> TrainingRequest:
-    """Pin the checkpoint that a training starts from, and keep it until the training has ended.
+    """Pin the checkpoint that a training starts from, which is then kept until the training has ended.
 
     Raises NotFound, Invalid if the earlier job trained something else: its optimiser's state means nothing here.
     """
@@ -201,7 +201,7 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
 
 
 def other_than(theirs: TrainingRequest, request: TrainingRequest) -> list[str]:
-    """Name what a training is asked for otherwise than another; no day means that of the other."""
+    """Name the options in which a training differs from another; no day means the other's day."""
     named = ("base", "data", "eval_data", "parent")
     others = [name for name in named if getattr(theirs, name) != getattr(request, name)]
     if _weighed(theirs) != _weighed(request) and "data" not in others:
@@ -212,12 +212,13 @@ def other_than(theirs: TrainingRequest, request: TrainingRequest) -> list[str]:
 
 
 def _weighed(request: TrainingRequest) -> list[tuple[str, float | None]]:
-    """Return what several datasets a training is on, whatever they are called."""
+    """Return the several datasets that a training is on, without their names."""
     return [(source.data, source.weight) for source in request.sources or ()]
 
 
 def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principal) -> dict[str, Any]:
-    """Return the request of a job that is tried again: a training resumes from its last checkpoint, or where it began.
+    """Return the request of a job that is tried again: a training resumes from its last checkpoint, or from where it
+    began.
 
     Raises NotFound if that is gone, or is of a job that the caller may not see.
     """
@@ -247,7 +248,7 @@ def _find(session: Session, ref: CheckpointRef, *, to_keep: bool = False) -> Che
 
 
 class _Scores(Wire):
-    """What lists say of a report."""
+    """The part of a report that lists show."""
 
     metrics: dict[str, float] = Field(default_factory=dict)
 

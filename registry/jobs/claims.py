@@ -1,6 +1,7 @@
-"""What workers do with jobs: claim, hold by heartbeats, hand in.
+"""What workers do with jobs: claim them, hold them by heartbeats, hand them in.
 
-A job is given out by one conditional UPDATE, which raises its attempt number; whoever changes no row has lost the race.
+A job is given out by one conditional UPDATE, which raises its attempt number; a caller whose UPDATE changes no row has
+lost the race.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ from sdk.schemas.work import (
     Release,
 )
 
-#: Stands for the request where its key is kept: whatever else a claim says may have changed when it is sent again.
+#: Replaces the digest of the request when its key is kept: everything else in a claim may have changed when it is sent
+#: again.
 _CLAIM = "claim"
-#: Jobs that can't be given out and end in one transaction: others wait for no more than that.
+#: How many jobs that can't be given out end in one transaction: so others don't wait longer than that.
 _MOST_ENDED = 8
-#: Transactions of one claim. A worker that is given nothing asks again.
+#: How many transactions one claim may take. A worker that gets nothing asks again.
 _ROUNDS = 4
 
 _log = logging.getLogger(__name__)
@@ -78,8 +80,8 @@ class Claims:
     def claim(self, *, claim: ClaimRequest, who: Principal, key: str | None = None) -> Assignment | None:
         """Give a worker the job that suits it best, or None if there is none for it.
 
-        With the `key` of a claim that was given something before, it is given the same with what is left of its lease, and
-        None once that is over. Raises Conflict if both come at once.
+        With the `key` of an earlier claim that got a job, it gets the same job with what is left of its lease, and None
+        once the lease is over. Raises Conflict if both come at once.
         """
         request = None if key is None else Keyed(owner_of(who), key, _CLAIM)
         self.requeue_expired()
@@ -98,19 +100,19 @@ class Claims:
                     keep(session, request, json.dumps([found.job, found.attempt]))
             if found is not None or len(ended) < _MOST_ENDED:
                 return None if found is None else self._complemented(found)
-            # Whose jobs took up a whole transaction keeps nobody else waiting for the next ones.
+            # A namespace whose jobs took up a whole transaction doesn't keep others waiting.
             passed_over += ended
         return None
 
     def _complemented(self, given: Assignment) -> Assignment:
-        """An assignment with what was not found while others waited to write."""
+        """An assignment, with what was not looked up while others waited to write."""
         rules = rules_of(given.request.kind)
         return rules.complement(self._db, given.request, given)
 
     def _next(
         self, session: Session, claim: ClaimRequest, passed_over: Collection[str], who: Principal
     ) -> tuple[Assignment | None, list[str]]:
-        """What a worker is given, and the namespaces of the jobs that have ended instead, since nobody could do them."""
+        """What a worker is given, and the namespaces of jobs that were ended instead, because nobody could do them."""
         ended: list[str] = []
         while len(ended) < _MOST_ENDED:
             job_id = find_next(session, claim, who, passed_over=passed_over)
@@ -143,9 +145,9 @@ class Claims:
         return None, ended
 
     def _given(self, session: Session, job_id: str, attempt: int, *, who: Principal) -> Assignment | None:
-        """What an earlier sending of a claim was given, if it is held still.
+        """What a claim got when it was sent before, if that is still held.
 
-        Its lease is not renewed: a worker that never understands the answer would else hold the job for ever.
+        Its lease is not renewed: otherwise a worker that never understands the answer would hold the job for ever.
         """
         try:
             job = attempts.hold(session, job_id, attempt, who)
@@ -158,9 +160,9 @@ class Claims:
         return None if assignment is None else assignment.model_copy(update={"lease_s": left_s})
 
     def _assignment_or_end(self, session: Session, job: Job, who: Principal) -> Assignment | None:
-        """What a worker is told of a job, or None if nobody could be: then the job has failed.
+        """What a worker is told about a job, or None if nobody could do it: then the job has failed.
 
-        Left in the queue, it would stop every worker.
+        If it stayed in the queue, it would stop every worker.
         """
         try:
             return self._assignment(session, job, who)
@@ -169,7 +171,7 @@ class Claims:
         except Unreadable as error:
             reason, message = FailureReason.UNREADABLE, error.message
         except RegistryError as error:
-            # What it needs is gone since it was submitted.
+            # Something that it needs has gone since it was submitted.
             reason, message = FailureReason.GONE, error.message
         except Exception:  # noqa: BLE001 - whatever is wrong with one row, the others are to be given out
             _log.exception("job %s can't be given out", job.id)
@@ -217,14 +219,14 @@ class Claims:
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
 
     def complete(self, *, job_id: str, completion: Completion, who: Principal) -> JobView:
-        """Record an attempt's result and make its effects, both or neither. Raises StaleAttempt, Verification, Invalid."""
+        """Record an attempt's result and its effects, both or neither. Raises StaleAttempt, Verification, Invalid."""
         with self._db.read() as session:
             job = find_job(session, job_id, who, action="work")
             mine = session.scalar(select(Job.id).where(Job.id == job_id, attempts.claimed_by(who))) is not None
             if not mine or job.attempt != completion.attempt:
                 raise attempts.stale(job_id, completion.attempt)
             if job.state == JobState.SUCCEEDED:
-                # The first answer was lost on its way; the work is done.
+                # The first answer was lost; the work is done.
                 return present(job)
             if job.state != JobState.RUNNING:
                 raise attempts.stale(job_id, completion.attempt)
@@ -251,7 +253,9 @@ class Claims:
         return found
 
     def release(self, *, job_id: str, release: Release, who: Principal) -> JobView:
-        """Queue a job again whose worker shuts down, as if it had not been claimed. Raises NotFound, StaleAttempt."""
+        """Queue a job again whose worker is shutting down, as if it had not been claimed. Raises NotFound,
+        StaleAttempt.
+        """
         with self._db.write() as session:
             find_job(session, job_id, who, action="work")
             found = present(attempts.release(session, job_id, release.attempt, who=who))
@@ -260,7 +264,7 @@ class Claims:
         return found
 
     def requeue_expired(self) -> int:
-        """End each attempt whose worker fell silent or overran its time, and queue the job again where that may help.
+        """End each attempt whose worker fell silent or overran its time, and queue the job again if that may help.
 
         Return how many.
         """
@@ -277,7 +281,7 @@ class Claims:
                         job = attempts.overrun(session, job_id, attempt)
                     again, queue = job.state == JobState.QUEUED, job.queue
             except StaleAttempt:
-                # A heartbeat, a result or another look has come in between.
+                # A heartbeat, a result or another sweep has come in between.
                 continue
             except Unavailable:
                 raise
@@ -296,6 +300,6 @@ def _require_worker(job: Job, who: Principal) -> None:
 
 
 def _told_by(who: Principal, base: BaseSource) -> BaseSource:
-    """A base as a worker is told of it: whose word on it would be refused is not asked for one."""
+    """A base as described to a worker: a worker whose facts about it would be refused isn't asked for them."""
     may_say = base.namespace is None or who.may("work", base.namespace)
     return base if may_say else base.model_copy(update={"hashed": True})

@@ -1,7 +1,7 @@
-"""One query for all watchers: a watcher of a job sleeps until something has happened to it.
+"""One query for all watchers: a watcher of a job sleeps until something has happened to the job.
 
-While anybody waits, a server process asks the database once every `TICK_S` which jobs have new events. It may miss one, since
-sequence numbers are not committed in their order: so whoever waits also looks for themselves every `LOOK_S`.
+While anybody waits, a server process asks the database every `TICK_S` which jobs have new events. It may miss one,
+because sequence numbers are not committed in order: so each watcher also looks for itself every `LOOK_S`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from registry.jobs.models import JobEvent
 
 #: How often a process asks the database while anybody waits, in seconds.
 TICK_S = 0.25
-#: How long anybody waits before they look for themselves, in seconds.
+#: How long a watcher waits before it looks for itself, in seconds.
 LOOK_S = 2.0
 
 _log = logging.getLogger(__name__)
 
 
 class JobSignal:
-    """Wakes one watcher of one job. Clear it before you look, so that what happens in between sets it again."""
+    """Wakes one watcher of one job. Clear it before you look, so that anything that happens in between sets it
+    again.
+    """
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -43,7 +45,7 @@ class JobSignal:
         self._event.clear()
 
     async def wait(self, timeout_s: float) -> None:
-        """Return once something has happened, and after `LOOK_S` or `timeout_s` in any case."""
+        """Return once something has happened, or after `LOOK_S` or `timeout_s` in any case."""
         with suppress(TimeoutError):
             async with asyncio.timeout(min(timeout_s, LOOK_S)):
                 await self._event.wait()
@@ -59,7 +61,7 @@ class EventFeed:
 
     @contextmanager
     def watch(self, job_id: str) -> Iterator[JobSignal]:
-        """A signal that is set when something has happened to a job, until the end of the block."""
+        """A signal that is set whenever something happens to a job, until the end of the block."""
         signal = JobSignal()
         self._signals.setdefault(job_id, set()).add(signal)
         if self._task is None:
@@ -81,7 +83,7 @@ class EventFeed:
             try:
                 jobs, newest = await run_in_threadpool(self._look, newest)
             except (RegistryError, SQLAlchemyError) as error:
-                # Whoever waits is told when they look for themselves.
+                # The watchers will get the error when they look for themselves.
                 _log.debug("the events could not be read: %s", type(error).__name__)
                 continue
             for job_id in self._signals if jobs is None else jobs & self._signals.keys():
@@ -89,7 +91,7 @@ class EventFeed:
                     signal.notify()
 
     def _look(self, newest: int | None) -> tuple[set[str] | None, int]:
-        """Return the jobs with events after `newest`, None for all of them at first, and the newest event now."""
+        """Return the jobs with events after `newest` (None at first, for all of them), and the newest event now."""
         with self._db.read() as session:
             if newest is None:
                 return None, session.scalar(select(func.max(JobEvent.seq))) or 0

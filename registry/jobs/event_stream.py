@@ -42,13 +42,13 @@ After = Annotated[int, Query(ge=0, le=2**62, description="`seq` of the last even
 _KEEP_ALIVE_S = 15.0
 #: How often a stream checks that its token is still valid, in seconds.
 _TRUST_S = 5.0
-#: Events that a stream reads at once.
+#: How many events a stream reads at once.
 _AT_ONCE = 500
-#: After how long a client that lost the stream comes back, in milliseconds.
+#: After how long a client that lost the stream reconnects, in milliseconds.
 _RETRY_MS = 3000
 
 
-#: A stream is kept and held back by nobody in between.
+#: Nothing in between may cache or buffer a stream.
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -65,7 +65,7 @@ _EVENT = {
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. However the request ends, `leave` is called, also where nothing of it was sent."""
+    """Server-sent events. However the request ends, `leave` is called, even if nothing was sent."""
 
     media_type = "text/event-stream"
 
@@ -96,7 +96,7 @@ async def read_job_events(
 ) -> list[Event]:
     """Events after the cursor `after`; waits up to `wait_s` for one, unless the job has ended."""
     deadline = time.monotonic() + wait_s
-    # Who does not wait is counted by no one.
+    # A caller that doesn't wait is not counted.
     counted = watchers.entered(who) if wait_s else nullcontext()
     with counted, feed_of(db).watch(job_id) as signal:
         while True:
@@ -154,9 +154,9 @@ async def stream_job_events(
     """
     _, secret = get_authorization_scheme_param(request.headers.get("Authorization"))
     after = after if last_event_id is None else last_event_id
-    # A caller without a token, as in an embedded registry, has nothing that could be revoked.
+    # A caller without a token, as in an embedded registry, has none that could be revoked.
     reader = _Reader(db, tokens, jobs, job_id, who, None if who.token_id is None else secret, after)
-    # What is refused is so before the stream begins.
+    # Anything to be refused is refused before the stream begins.
     await run_in_threadpool(events.read, db, job_id=job_id, after=after, limit=1, who=who)
     deadline = None if for_s is None else time.monotonic() + for_s
     stream = EventStream(_stream(reader, deadline), headers=_HEADERS)
@@ -173,7 +173,7 @@ class _Reader:
     jobs: Jobs
     job_id: str
     who: Principal
-    #: None where nobody has a token.
+    #: None if nobody has a token.
     secret: str | None
     after: int
 
@@ -186,7 +186,7 @@ class _Reader:
         return found, state
 
     def end(self) -> Wire:
-        """The job as it ended."""
+        """The ended job."""
         return self.jobs.get(self.job_id, who=self.who)
 
 
@@ -223,6 +223,6 @@ async def _stream(reader: _Reader, deadline: float | None) -> AsyncIterator[str]
 
 
 def _message(kind: str, data: Wire, *, seq: int | None = None) -> str:
-    # JSON has no line feed in it, which would end the line of `data`.
+    # The JSON contains no line feed, which would end the line of `data`.
     number = "" if seq is None else f"id: {seq}\n"
     return f"{number}event: {kind}\ndata: {data.model_dump_json()}\n\n"

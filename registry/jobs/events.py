@@ -20,7 +20,7 @@ from sdk.schemas.wire import member_of
 
 #: Progress within one phase is stored at most this often. A job's row always has the newest.
 PROGRESS_EVERY = timedelta(seconds=1)
-#: Lines of a log that are stored of one attempt, and things that its progress says.
+#: How many log lines, and how many messages of its progress, are stored for one attempt.
 LOG_LINES = 2_000
 SAID = 200
 
@@ -31,11 +31,11 @@ def record_state(session: Session, job: Job, message: str | None = None) -> None
 
 
 def record(session: Session, job: Job, events: list[NewEvent]) -> None:
-    """Append what a worker reports, thinned out: a job that runs for days must not leave millions of rows.
+    """Append what a worker reports, but not all of it: a job that runs for days must not leave millions of rows.
 
-    Of the counts in one report only the newest of each phase is kept, and that only where the phase is another than
-    before, is complete, or was last heard of `PROGRESS_EVERY` ago. Of what progress says, the first `SAID` of an attempt are
-    kept, and of lines the first `LOG_LINES`. What states a job is in, the registry says itself.
+    Only the newest count of each phase in a report is kept, and only if the phase has changed, is complete, or was last
+    recorded `PROGRESS_EVERY` ago. The first `SAID` messages and the first `LOG_LINES` log lines of an attempt are kept.
+    A job's states are recorded by the registry itself.
     """
     kept = _worth_keeping(session, job, [event.progress for event in events if event.progress is not None])
     room = _room_for_lines(session, job) if any(event.kind == "log" for event in events) else 0
@@ -58,7 +58,7 @@ def _append(session: Session, job: Job, event: NewEvent) -> None:
 
 
 def _worth_keeping(session: Session, job: Job, reported: Sequence[Progress]) -> list[Progress]:
-    """Those that count or say something beside the last that is stored."""
+    """The progress that counts or says something new compared with the last that is stored."""
     if not reported:
         return []
     of_attempt = (JobEvent.job_id == job.id, JobEvent.attempt == job.attempt, JobEvent.kind == "progress")
@@ -81,7 +81,7 @@ def _worth_keeping(session: Session, job: Job, reported: Sequence[Progress]) -> 
 
 
 def _room_for_lines(session: Session, job: Job) -> int:
-    """How many more lines of the present attempt are stored; -1 once it was said that there are more."""
+    """How many more lines of the present attempt can be stored; -1 once it was recorded that there are more."""
     lines = select(JobEvent.seq).where(
         JobEvent.job_id == job.id, JobEvent.attempt == job.attempt, JobEvent.kind == "log"
     )
@@ -93,7 +93,7 @@ def read(
 ) -> tuple[list[Event], JobState]:
     """Return events with a `seq` above `after`, and the job's state, which was read before them.
 
-    They are the first `limit` of them, or the last `last`.
+    They are the first `limit` events, or the last `last`.
     """
     with db.read() as session:
         job = session.get(Job, job_id)

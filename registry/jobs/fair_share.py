@@ -1,8 +1,8 @@
 """Fair shares: the order in which waiting jobs of all namespaces are given out.
 
-Of the jobs that fit a worker, those of the highest class go first: urgent ones, normal ones, background ones. Within a
-class, the namespace with the fewest running jobs in the queue goes first; among equals, the one that was served longest
-ago. Within a namespace the job with the highest priority goes first.
+Among the jobs that fit a worker, those of the highest class go first: urgent ones, then normal ones, then background
+ones. Within a class, the namespace with the fewest running jobs in the queue goes first; among equals, the one that was
+served longest ago. Within a namespace, the job with the highest priority goes first.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from registry.principal import EVERYWHERE, Principal
 from sdk.schemas.jobs import JobState
 from sdk.schemas.work import ClaimRequest
 
-#: Jobs above it are urgent: they go before those of all namespaces. Only an admin of all namespaces may give such priorities.
+#: Jobs above it are urgent: they go before the jobs of all namespaces. Only an admin of all namespaces may give such
+#: priorities.
 URGENT_ABOVE = 50
-#: The highest priority that a writer gives. A promoter or an admin of the namespace goes up to `URGENT_ABOVE`.
+#: The highest priority that a writer may give. A promoter or an admin of the namespace may go up to `URGENT_ABOVE`.
 WRITER_MOST = 10
 _MOST = 100
-#: No job is older or younger.
+#: No job was created before or after these.
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
-#: A namespace with so many waiting jobs at most is read together with others.
+#: A namespace with at most this many waiting jobs is read together with others.
 _FEW = 100
-#: The oldest jobs of a namespace among which one is looked for whose base is cached.
+#: Among how many of a namespace's oldest jobs to look for one whose base is cached.
 _LOOKED_AT = 200
 
 
@@ -84,22 +85,22 @@ def class_of(priority: int) -> int:
 
 
 def due() -> ColumnElement[bool]:
-    """The condition that a queued job is not being waited for until it is tried again."""
+    """The condition that a queued job isn't waiting for its next try."""
     return or_(Job.not_before_s.is_(None), Job.not_before_s <= db_epoch_s())
 
 
 def find_next(
     session: Session, claim: ClaimRequest, who: Principal, *, passed_over: Collection[str] = ()
 ) -> str | None:
-    """Lock and return the id of the job that a worker is to be given, or None. Workers that ask at once get different ones.
+    """Lock the job that a worker should get and return its id, or None. Workers that ask at once get different ones.
 
-    It is none of the namespaces that are passed over.
+    The job is in none of the namespaces that are to be skipped.
     """
     fitting = (Job.state == JobState.QUEUED, due(), *fits(claim.worker))
     found = [place for queue in claim.worker.queues for place in _next_of_each(session, queue, fitting, who)]
     found = [place for place in found if place.namespace not in passed_over]
     found.sort(key=lambda place: place.order)
-    # Where all jobs of a priority are being given to others, the ones below are looked at: first those of the same class.
+    # If all jobs of a priority are being given to others, the lower ones are looked at, first those of the same class.
     for in_class in (True, False):
         for place in found:
             priority: int | None = place.priority
@@ -112,7 +113,7 @@ def find_next(
 
 
 def note_served(session: Session, job: Job) -> None:
-    """Note that the namespace of a job was served now."""
+    """Record that the namespace of a job was served now."""
     upsert(session, Turn, {"queue": job.queue, "namespace": job.namespace}, {"served_at_s": db_epoch_s()})
 
 
@@ -129,7 +130,7 @@ def _next_of_each(session: Session, queue: str, fitting: Sequence[ColumnElement[
         .where(spaces.c.namespace.is_not(None), who.within(spaces.c.namespace, "work"))
         .cte("firsts")
     )
-    # Else they may be looked for again for each column that is asked of them.
+    # Otherwise they may be looked up again for each column that is read.
     firsts = firsts.prefix_with("MATERIALIZED")
 
     of_first = (Job.queue == queue, Job.namespace == firsts.c.namespace)
@@ -147,12 +148,14 @@ def _next_of_each(session: Session, queue: str, fitting: Sequence[ColumnElement[
 def _first(
     session: Session, place: Next, priority: int, fitting: Sequence[ColumnElement[bool]], claim: ClaimRequest
 ) -> str | None:
-    """Lock the job of a namespace and priority whose base is cached, the hinted one, or the oldest; None: others have all."""
+    """Lock a job of a namespace and priority: one whose base is cached, the hinted one, or the oldest; None if others
+    have locked all.
+    """
     oldest = _oldest((Job.id, Job.base_fingerprint), place.queue, place.namespace, priority, fitting)
     found = session.execute(oldest.limit(_LOOKED_AT)).all()
     cached = set(claim.worker.cached_bases)
     for job in sorted(found, key=lambda job: (job.base_fingerprint not in cached, job.id != claim.hint)):
-        # One that another worker is being given is passed over.
+        # A job that is being given to another worker is skipped.
         locked = select(Job.state).where(Job.id == job.id).with_for_update(skip_locked=True)
         if session.scalar(locked) == JobState.QUEUED:
             return str(job.id)
@@ -160,14 +163,13 @@ def _first(
 
 
 # Each namespace's jobs are a range of one index. The conditions and orders below are written as ranges over all of its
-# columns, since with equalities PostgreSQL also takes an index that has the order alone, and goes through everybody's
-# jobs by it.
+# columns, because with equalities PostgreSQL may use an index that only has the order, and go through everybody's jobs.
 
 
 def _oldest(
     columns: tuple[Any, ...], queue: str, namespace: Any, priority: Any, fitting: Sequence[ColumnElement[bool]]
 ) -> Select[Any]:
-    """Those of the fitting jobs of a namespace that have a priority, the oldest first."""
+    """The fitting jobs of a namespace with a given priority, oldest first."""
     key = (Job.queue, Job.namespace, Job.priority, Job.created_at)
     within = (
         tuple_(*key) >= tuple_(queue, namespace, priority, literal(_FIRST, UtcDateTime())),
@@ -189,7 +191,8 @@ def _highest(
 def places(session: Session, queue: str, namespaces: Collection[str], *, most: int) -> dict[str, int]:
     """How many jobs of a queue are given out before each waiting one of some namespaces, up to `most`.
 
-    It is the order in which they would be given out now, if none that runs ended and each worker could take each of them.
+    This is the order in which they would be given out now if no running job ended and every worker could take any of
+    them.
     """
     queued = (Job.state == JobState.QUEUED, Job.queue == queue)
     kind = case((Job.priority > URGENT_ABOVE, 2), (Job.priority < 0, 0), else_=1)
@@ -208,7 +211,7 @@ def places(session: Session, queue: str, namespaces: Collection[str], *, most: i
         heapq.heapify(heap)
         while heap and len(order) < most:
             _, _, name = heapq.heappop(heap)
-            # As `note_served` does, at a moment after all that are known.
+            # As `note_served` does, at a moment after all known ones.
             running[name] += 1
             served[name] = float(10**12 + len(order))
             order.append(name)

@@ -1,4 +1,6 @@
-"""What a job is forecast to take, as plans compute it, and its refusal where no worker that could have it is large enough."""
+"""How much memory a job is forecast to take, as plans compute it, and its refusal if no worker that could have it is
+large enough.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +23,23 @@ from sdk.schemas.jobs import MOST_MEMORY_BYTES, Needs
 from sdk.schemas.planning import ROW_PARTS, Forecast, JobForecast
 from sdk.schemas.training import TrainingSpec
 
-#: Says what would fit so many bytes of a place, as options.
+#: Says which options would fit into this many bytes of a place.
 WhatFits = Callable[[int, Place], list[str]]
 _NOT_REGISTERED = "the base is fetched from the hub by the worker, so nothing of it is known here"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job takes."""
+    """How much memory a job takes."""
 
     forecast: JobForecast | None = None
-    #: With the least that a worker computes at once, where it may compute less than was asked for; None: `forecast` is the least.
+    #: The forecast for the least that a worker computes at once, if it may compute less than was asked for; None:
+    #: `forecast` is the least.
     least: JobForecast | None = None
-    #: What must be free on any worker, whatever the rows are.
+    #: What must be free on any worker, whatever the rows are like.
     needs: Needs = field(default_factory=Needs)
     what_fits: WhatFits = field(default=lambda available_bytes, place: [])
-    #: Whether a job is kept from workers by its rows too, whose length its spec bounds.
+    #: Whether its rows, whose length its spec limits, can also make a worker too small for the job.
     counts_rows: bool = True
 
     def on_cards(self) -> Estimate:
@@ -45,7 +48,7 @@ class Estimate:
 
     @property
     def lowest(self) -> JobForecast | None:
-        """What is taken with the least that a worker computes at once."""
+        """The forecast for the least that a worker computes at once."""
         return self.least or self.forecast
 
     @property
@@ -59,7 +62,7 @@ class Estimate:
         return None if self.lowest is None else self.least_of(self.lowest.machine)
 
     def needed(self, forecast: Forecast) -> int:
-        """What of a forecast a job is held to."""
+        """The part of a forecast that decides whether a worker is large enough."""
         return forecast.needed_bytes if self.counts_rows else forecast.fixed_bytes
 
     def least_of(self, forecast: Forecast | None) -> int | None:
@@ -73,7 +76,7 @@ def of_training(base: NamedBase | None, spec: TrainingSpec, *, packed: bool) -> 
         return Estimate(JobForecast(unknown=_NOT_REGISTERED))
     config, tensors = table(base.config), tensors_of(base)
     found = training_forecast(config, tensors, spec)
-    # Where memory runs out, a worker goes down to one row a pass.
+    # If memory runs out, a worker goes down to one row per pass.
     one_row = spec.model_copy(update={"batch_size": 1})
 
     def what_fits(available_bytes: int, place: Place) -> list[str]:
@@ -89,7 +92,7 @@ def of_training(base: NamedBase | None, spec: TrainingSpec, *, packed: bool) -> 
 def of_evaluation(base: NamedBase | None, spec: EvaluationSpec, *, quantized: bool, packed: bool) -> Estimate:
     """Return what an evaluation takes; `quantized`: its base is quantised to 4 bits, or `packed`, stored so.
 
-    It is refused for its weights alone: how long its rows are, nobody has said.
+    It is refused only because of its weights: nobody has said how long its rows are.
     """
     if base is None:
         return Estimate(JobForecast(unknown=_NOT_REGISTERED))
@@ -110,15 +113,15 @@ def of_evaluation(base: NamedBase | None, spec: EvaluationSpec, *, quantized: bo
 def _needs(base: NamedBase, config: Mapping[str, Any], found: JobForecast, *, quantized: bool) -> Needs:
     fixed = [forecast.fixed_bytes for forecast in (found.card, found.machine) if forecast is not None]
     least = min(fixed) if fixed else weights_needs(base.size_bytes, config, tensors_of(base), quantized=quantized)
-    # A base of any size may be claimed, and no worker has what this much asks for.
+    # A claimed base may be of any size, and no worker has as much as this would need.
     return Needs(memory_bytes=min(least, MOST_MEMORY_BYTES))
 
 
 def require_memory(session: Session, estimate: Estimate, *, namespace: str, queue: str, kind: str, device: str) -> None:
-    """Raise DoesNotFit where none of the workers that could have the job is large enough.
+    """Raise DoesNotFit if none of the workers that could have the job is large enough.
 
-    Without one that is there now, nobody knows what will come. One that was there within the week may come back, so that a
-    restart refuses nothing.
+    If there is none at present, nobody knows which workers will come. One that was seen within the week may come back,
+    so that nothing is refused during a restart.
     """
     there = [worker for worker in available_workers(session) if _could(worker, queue, namespace, device)]
     if estimate.lowest is None or not there:
@@ -142,13 +145,13 @@ def _forecast_for(worker: AvailableWorker, forecast: JobForecast) -> Forecast | 
 
 
 def _has_room(worker: AvailableWorker, least_bytes: int | None) -> bool:
-    # A system that does not say how much memory it has is taken at its word that it is a worker.
+    # A worker whose system does not say how much memory it has is assumed to be large enough.
     return least_bytes is None or not worker.memory_bytes or least_bytes <= worker.memory_bytes
 
 
 def _said(worker: AvailableWorker, forecast: Forecast, estimate: Estimate, kind: str) -> str:
     needed, has = estimate.needed(forecast), worker.memory_bytes
-    # What doesn't depend on rows may be too much already; else it is what they make of it.
+    # The part that doesn't depend on rows may be too much already; otherwise the rows make it too much.
     of_rows = forecast.fixed_bytes <= has
     parts = [part for part in forecast.parts if (part.name in ROW_PARTS) == of_rows and part.where == forecast.place]
     largest = max(parts, key=lambda part: part.size_bytes)

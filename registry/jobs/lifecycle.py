@@ -1,4 +1,4 @@
-"""The legal moves of a job, and the two ways to make one. Its states are `sdk.schemas.jobs.JobState`."""
+"""The legal moves of a job, and the two ways to make a move. The states are `sdk.schemas.jobs.JobState`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from sdk.schemas.jobs import JobState
 
 MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
-    # Back to queued when its worker is lost, gives it back, or failed in a way that another try may help.
+    # Back to queued if its worker is lost, gives it back, or failed in a way that another try may fix.
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }
 
-#: States from which nothing moves.
+#: Final states.
 FINAL = tuple(state for state in JobState if state.is_final)
-#: Those of jobs that wait or run.
+#: States of jobs that wait or run.
 UNFINISHED = tuple(state for state in JobState if not state.is_final)
 
 
 def may_become(to: JobState) -> ColumnElement[bool]:
-    """The condition that a job may move to a state: that of an UPDATE which makes the move for the one who changes the
-    row.
-    """
+    """The condition that a job may move to a state, for an UPDATE: whoever changes the row has made the move."""
     return Job.state.in_([state for state, targets in MOVES.items() if to in targets])
 
 

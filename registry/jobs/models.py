@@ -13,7 +13,7 @@ from registry.db.types import Model, UtcDateTime
 
 
 class Job(Model):
-    """One request, and how far it is. `attempt` is the fencing token of whoever holds it."""
+    """One request, and its progress. `attempt` is the fencing token of the worker that holds it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -24,7 +24,7 @@ class Job(Model):
         Index("ix_jobs_namespace_state", "namespace", "state"),
         # Which namespaces have jobs, and the next one of each.
         Index("ix_jobs_next", "state", "queue", "namespace", "priority", "created_at"),
-        # What was made of a version. Without the state, SQLite would rather go through every job that succeeded.
+        # What was made from a version. Without the state, SQLite would rather go through every job that succeeded.
         Index("ix_jobs_kind_subject_state", "kind", "subject", "state"),
     )
 
@@ -37,34 +37,36 @@ class Job(Model):
     subject: Mapped[str] = mapped_column(String(300))
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
     request_digest: Mapped[str] = mapped_column(String(64))
-    #: Of jobs from before schema 0008, whose keys belong to the name of a token; later ones have a `submit_key`.
+    #: For jobs from before schema 0008, whose keys belong to the name of a token; later ones have a `submit_key`.
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     submit_key: Mapped[str | None] = mapped_column(String(200))
-    #: `Principal.owner` of who submitted it, whose keys are their own; None from before schema 0008.
+    #: `Principal.owner` of the submitter, who has keys of their own; None from before schema 0008.
     owner: Mapped[str | None] = mapped_column(String(120))
     priority: Mapped[int] = mapped_column(default=0)
     queue: Mapped[str] = mapped_column(String(10), server_default="gpu")
     #: "any" or "cuda".
     needs_device: Mapped[str] = mapped_column(String(10), server_default="any")
-    #: What must be free.
+    #: How much memory must be free.
     needs_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    #: What a worker must have in all: on its card, or in its machine if it has none. None: any worker may try.
+    #: How much memory a worker must have in all: on its card, or in its machine if it has none. None: any worker may
+    #: try.
     least_card_bytes: Mapped[int | None] = mapped_column(BigInteger)
     least_machine_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    #: A `JobForecast`; None of a kind that has none, and from before schema 0017.
+    #: A `JobForecast`; None for kinds without one, and from before schema 0017.
     forecast: Mapped[dict[str, Any] | None] = mapped_column(JSON, deferred=True)
-    #: The least release, as `registry.jobs.releases` counts them, that understands all that is asked for; 0: any.
+    #: The oldest release, as `registry.jobs.releases` counts them, that understands all that is asked for; 0: any.
     needs_release: Mapped[int] = mapped_column(default=0, server_default="0")
-    #: Scorers of a user's own that an evaluation asks for, as `registry.jobs.scorers` writes them; None: any worker may have it.
+    #: Users' own scorers that an evaluation asks for, as `registry.jobs.scorers` writes them; None: any worker may have
+    #: it.
     needs_scorers: Mapped[str | None] = mapped_column(Text)
     #: How long one attempt may run.
     timeout_s: Mapped[float | None] = mapped_column(Float)
-    #: Of a queued job that is tried again: on the database's clock, as the lease.
+    #: When a queued job is tried again, on the database's clock like the lease.
     not_before_s: Mapped[float | None] = mapped_column(Float)
     #: Attempts that failed or were lost; those that a worker gave back don't count.
     failures: Mapped[int] = mapped_column(default=0, server_default="0")
     retry_of: Mapped[str | None] = mapped_column(String(32))
-    #: Fingerprint of the base that a worker will need, where it is known.
+    #: Fingerprint of the base that a worker will need, if it is known.
     base_fingerprint: Mapped[str | None] = mapped_column(String(64))
     attempt: Mapped[int] = mapped_column(default=0)
     #: End of the lease on the database's clock, in seconds since 1970; None unless running.
@@ -89,10 +91,11 @@ class Attempt(Model):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     worker: Mapped[str] = mapped_column(String(200))
-    #: `Principal.owner` of who claimed it and alone speaks for it; None if a server from before schema 0008 gave it out.
+    #: `Principal.owner` of the worker that claimed it, which alone may act for it; None if a server from before schema
+    #: 0008 gave it out.
     owner: Mapped[str | None] = mapped_column(String(120))
-    #: When it is ended whatever its worker says, on the database's clock; None if a server from before schema 0011 gave
-    #: it out, which left that to the worker.
+    #: When it ends whatever its worker says, on the database's clock; None if a server from before schema 0011 gave it
+    #: out, which left that to the worker.
     deadline_s: Mapped[float | None] = mapped_column(Float)
     #: "running", "succeeded", "failed", "cancelled", "released" or "lost".
     state: Mapped[str] = mapped_column(String(20))
@@ -103,7 +106,7 @@ class Attempt(Model):
 
 
 class Checkpoint(Model):
-    """How far a training was, as a manifest of files from which any worker can go on."""
+    """The state of a training, as a manifest of files from which any worker can continue."""
 
     __tablename__ = "job_checkpoints"
     __table_args__ = (
@@ -112,7 +115,7 @@ class Checkpoint(Model):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
-    #: Counts the checkpoints of a job as they are recorded, under the lock of its row: no clock orders them.
+    #: Counts the checkpoints of a job as they are recorded, while its row is locked: no clock orders them.
     seq: Mapped[int] = mapped_column(default=0, server_default="0")
     total: Mapped[int]
     attempt: Mapped[int]
@@ -121,9 +124,9 @@ class Checkpoint(Model):
     #: `sdk.schemas.training_report.TrainingReport`, as if the training had ended there.
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: Whether a job that has not ended resumes from it, or had not when that was last looked at.
+    #: Whether a job that has not ended, or had not when this was last checked, resumes from it.
     kept: Mapped[bool] = mapped_column(default=False)
-    #: None for the last of a job, and for those that are kept.
+    #: None for the last one of a job, and for those that are kept.
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
 
 
@@ -145,7 +148,9 @@ class JobEvent(Model):
 
 
 class Peak(Model):
-    """What a training took, beside what its worker forecast once it had read the rows. Both are the worker's word."""
+    """How much memory a training took, and what its worker had forecast after reading the rows. Both are what the
+    worker said.
+    """
 
     __tablename__ = "job_peaks"
     __table_args__ = (Index("ix_job_peaks_device_at", "device", "at"),)
@@ -155,7 +160,7 @@ class Peak(Model):
     device: Mapped[str] = mapped_column(String(100))
     forecast_bytes: Mapped[int] = mapped_column(BigInteger)
     measured_bytes: Mapped[int] = mapped_column(BigInteger)
-    #: Parameters of the base, tokens without padding, and the seconds that they took.
+    #: Parameters of the base, tokens without padding, and the seconds that these took.
     parameters: Mapped[int | None] = mapped_column(BigInteger)
     tokens: Mapped[int | None] = mapped_column(BigInteger)
     train_s: Mapped[float | None] = mapped_column(Float)
@@ -163,7 +168,7 @@ class Peak(Model):
 
 
 class Turn(Model):
-    """When a namespace was last given a worker of a queue."""
+    """When a namespace last got a worker of a queue."""
 
     __tablename__ = "job_turns"
 
@@ -174,7 +179,7 @@ class Turn(Model):
 
 
 class Sweeper(Model):
-    """A process that sweeps: on PostgreSQL the one that leads, on SQLite each."""
+    """A process that sweeps: on PostgreSQL the leader, on SQLite each process."""
 
     __tablename__ = "job_sweepers"
 
@@ -186,11 +191,13 @@ class Sweeper(Model):
 
 
 class Worker(Model):
-    """A worker as it described itself when it last asked for work. Two tokens' workers of one name are two."""
+    """A worker as it described itself when it last asked for work. Workers of two tokens with the same name are two
+    workers.
+    """
 
     __tablename__ = "workers"
 
-    #: `Principal.owner` of its token; "" where a server from before schema 0008 wrote it.
+    #: `Principal.owner` of its token; "" if a server from before schema 0008 wrote it.
     owner: Mapped[str] = mapped_column(String(120), primary_key=True, server_default="")
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     device: Mapped[str] = mapped_column(String(20))
@@ -202,6 +209,6 @@ class Worker(Model):
     #: Whether it has said that it takes no more jobs.
     draining: Mapped[bool] = mapped_column(default=False, server_default=false())
     version: Mapped[str] = mapped_column(String(40))
-    #: Each `ScorerInfo` that it has; None where it doesn't say.
+    #: Each `ScorerInfo` that it has; None if it doesn't say.
     scorers: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

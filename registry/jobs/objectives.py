@@ -1,4 +1,4 @@
-"""What a job's rows are for, as far as whoever registered them says; the worker looks at the rows themselves."""
+"""What a job's rows are for, by what was said when they were registered; the worker checks the rows themselves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from sdk.schemas.training import TrainingSpec
 def pin_objective(
     session: Session, spec: TrainingSpec, digests: Iterable[tuple[str, str]], who: Principal, namespace: str
 ) -> Objective | None:
-    """Return what a training on datasets, given with the fields that name them, is for; None if neither it nor they say. Raises Invalid if they disagree."""
+    """Return the objective of a training on datasets, given with the fields that name them; None if neither it nor they
+    say one. Raises Invalid if they disagree.
+    """
     asked = spec.objective
     for field, digest in digests:
         shape = _shape(session, digest, spec.columns, who, namespace, param=field)
@@ -41,7 +43,7 @@ def pin_objective(
 
 
 def require_loss_on(loss_on: str | None, shape: str) -> None:
-    """Raise Invalid for a loss on what rows of a shape don't have."""
+    """Raise Invalid for a loss on something that rows of this shape don't have."""
     try:
         resolve_loss_on(loss_on, shape)
     except ObjectiveError as error:
@@ -51,9 +53,9 @@ def require_loss_on(loss_on: str | None, shape: str) -> None:
 def _shape(
     session: Session, digest: str, columns: str | None, who: Principal, namespace: str, *, param: str = "data"
 ) -> str | None:
-    """Return the shape of rows as they are read by these columns; None where nobody has said it."""
+    """Return the shape of rows if they are read by these columns; None if nobody has said it."""
     row = find_dataset(session, digest, who, prefer=namespace, param=param)
-    # Read by other columns than it was registered with, it has another shape.
+    # If it is read by other columns than it was registered with, it has another shape.
     return row.shape if row.columns == columns else None
 
 
@@ -63,7 +65,7 @@ def is_classifier(version: Version) -> bool:
 
 
 def require_labels(session: Session, version: Version) -> None:
-    """Raise Invalid for a classification of which nobody has recorded what it tells apart."""
+    """Raise Invalid for a classification whose labels nobody has recorded."""
     use = dataset_use(session, version)
     if use is None or use.labels is None:
         raise Invalid(

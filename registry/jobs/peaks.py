@@ -1,6 +1,6 @@
-"""What trainings took beside what was forecast of them, and what is learnt of that for each device.
+"""How much memory trainings took compared with their forecasts, and what is learnt from that for each device.
 
-Both numbers are the word of the worker that trained. They are read by those who may read the jobs.
+Both numbers are what the worker that trained said. Those who may read the jobs may read them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from registry.jobs.models import Job, Peak
 from registry.principal import Principal
 from sdk.schemas.planning import LEAST_JOBS, DeviceForecasts, JobPeak
 
-#: Of each device the last jobs count: libraries and forecasts change.
+#: How many of the last jobs count for each device: libraries and forecasts change.
 _LAST = 100
 _MOST_BYTES, _MOST_S = 2**62, 10.0**9
 _MOST_ROWS = 5000
 
 
 def note_peak(session: Session, job_id: str, metrics: Mapping[str, Any], training: Mapping[str, Any]) -> None:
-    """Keep what a training says that it took and was forecast to take; nothing where it doesn't say both."""
+    """Keep what a training says it took and was forecast to take; nothing if it doesn't say both."""
     forecast, measured = (_count(metrics.get(name)) for name in ("forecast_bytes", "peak_memory_bytes"))
     device = training.get("device_name")
     if not forecast or not measured or not isinstance(device, str):
@@ -37,7 +37,7 @@ def note_peak(session: Session, job_id: str, metrics: Mapping[str, Any], trainin
             forecast_bytes=forecast,
             measured_bytes=measured,
             parameters=_count(metrics.get("base_parameters")),
-            # Of a training that went on from a checkpoint, both are of all processes.
+            # If a training continued from a checkpoint, both are over all of its processes.
             tokens=_count(metrics.get("tokens")),
             train_s=train_s if isinstance(train_s, float) and 0 < train_s < _MOST_S else None,
         )
@@ -49,7 +49,7 @@ def _count(value: Any) -> int | None:
 
 
 def peak_of(session: Session, job: Job, who: Principal) -> JobPeak | None:
-    """Return what a job took, with what was learnt of its device; None where nobody has said it."""
+    """Return what a job took, with what was learnt about its device; None if nobody has said it."""
     row = session.get(Peak, job.id)
     if row is None:
         return None
@@ -60,9 +60,9 @@ def peak_of(session: Session, job: Job, who: Principal) -> JobPeak | None:
 
 
 def learnt_forecasts(session: Session, who: Principal, *, device: str | None = None) -> list[DeviceForecasts]:
-    """Return what the last jobs of each device have taken of their forecasts, of those that the caller may read.
+    """Return what share of their forecasts the last jobs of each device took, among those that the caller may read.
 
-    A device with too few of them is left out.
+    Devices with too few jobs are left out.
     """
     query = select(Peak).join(Job, Job.id == Peak.job_id).where(who.within(Job.namespace))
     if device is not None:

@@ -1,4 +1,6 @@
-"""What a job's request names, made exact when the job is accepted, for somebody who may see and change it."""
+"""The names in a job's request are made exact when the job is accepted, for a caller who may see and change what they
+name.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +36,17 @@ class Pinned(Generic[R]):
     request: R
     #: Whose job it is.
     namespace: str
-    #: What it is about, for lists.
+    #: What the job is about, for lists.
     subject: str
-    #: The base that a worker will need, where it is known; the first one of an evaluation.
+    #: The base that a worker will need, if it is known; for an evaluation the first one.
     base: NamedBase | None
     #: Whether a version to merge was trained over a quantised base.
     quantized: bool = False
     #: Whether the base is stored in 4 bits.
     packed: bool = False
-    #: What an evaluation takes, of those of its bases that take most.
+    #: How much memory an evaluation takes, with those of its bases that take most.
     estimate: Estimate | None = None
-    #: Scorers of a user's own that an evaluation asks for.
+    #: Users' own scorers that an evaluation asks for.
     scorers: Sequence[str] = ()
 
     @property
@@ -64,7 +66,8 @@ def pin_data(session: Session, request: Wire, fields: Iterable[str], who: Princi
 
 
 def pin_sources(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> list[DataSource] | None:
-    """Return the datasets of a training, where there are several, with the names that the job's own namespace has for them.
+    """Return the datasets of a training, if there are several, with the names that the job's own namespace has for
+    them.
 
     Raises NotFound for one that the caller may not use.
     """
@@ -80,7 +83,9 @@ def pin_sources(session: Session, request: TrainingRequest, who: Principal, name
 
 
 def digests_in(request: Mapping[str, Any], fields: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the digests of the datasets that fields of a stored request name, each with its field: one, or a list of several."""
+    """Yield the digests of the datasets that fields of a stored request name, each with its field, which has one or a
+    list of them.
+    """
     for name in fields:
         value = request.get(name)
         if isinstance(value, str):
@@ -94,9 +99,10 @@ def digests_in(request: Mapping[str, Any], fields: Iterable[str]) -> Iterator[tu
 def pin_data_names(
     session: Session, request: Wire, digests: Mapping[str, str], namespace: str
 ) -> dict[str, str | None]:
-    """Return the names that datasets of a request were given by, by the fields that say them.
+    """Return the names with which a request gave its datasets, by the fields for them.
 
-    None where the job's own namespace has no such name for the dataset: whoever reads the job would see another's names.
+    None if the job's own namespace has no such name for the dataset: readers of the job would see another namespace's
+    names.
     """
     said = {f"{field}_name": (getattr(request, f"{field}_name"), digest) for field, digest in digests.items()}
     return {
@@ -108,22 +114,22 @@ def pin_data_names(
 def require_data(
     session: Session, request: Mapping[str, Any], fields: Iterable[str], who: Principal, namespace: str
 ) -> None:
-    """Raise NotFound if somebody who submits a stored request again may not use its rows any more.
+    """Raise NotFound if a caller who submits a stored request again may no longer use its rows.
 
-    That a stranger has the same bytes is no permission to use them, nor anybody's to know.
+    A stranger who has the same bytes gives no permission to use them, and nobody may learn about it.
     """
     for name, digest in digests_in(request, fields):
         find_dataset(session, digest, who, prefer=namespace, param=name)
 
 
 def today(session: Session) -> str:
-    """Return the day on which a job is accepted, in UTC, which its chat templates are told at each attempt."""
+    """Return the day on which a job is accepted, in UTC: its chat templates get it at each attempt."""
     return db_now(session).date().isoformat()
 
 
 def require_causal(base: NamedBase | None) -> None:
-    """Raise InvalidBase if the config of a base says that it can't predict the next token; of one that is not known,
-    its worker sees.
+    """Raise InvalidBase if the config of a base says that it can't predict the next token; if the config is not known,
+    the worker will find out.
     """
     config = {} if base is None else table(base.config)
     if base is not None and is_encoder(config):
@@ -133,7 +139,7 @@ def require_causal(base: NamedBase | None) -> None:
 
 
 def base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
-    """The base of a version, as its namespace knows it. Raises NotFound if it was removed, InvalidBase."""
+    """The base of a version, as its namespace knows it. Raises NotFound if it was removed, and InvalidBase."""
     base = find_base(session, version.base.fingerprint, version.adapter.namespace)
     _require_reachable(session, base, version.adapter.namespace, embedded)
     return base
@@ -142,7 +148,7 @@ def base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
 def pin_base(
     session: Session, choice: BaseChoice, namespace: str, embedded: bool
 ) -> tuple[BaseChoice, NamedBase | None]:
-    """Return a base made exact, and its row where it is registered. Raises NotFound, InvalidBase."""
+    """Return a base made exact, and its row if it is registered. Raises NotFound, InvalidBase."""
     if choice.fingerprint is None and choice.revision is not None:
         # A base of the hub at an exact revision, which a worker will fetch and fingerprint.
         return choice, None

@@ -18,12 +18,12 @@ from sdk.schemas.jobs import AttemptView, JobState, JobView, Needs
 from sdk.schemas.planning import JobForecast
 from sdk.schemas.wire import member_of
 
-#: Jobs of a queue that have a place in it; those behind them wait long in any case.
+#: How many jobs of a queue are shown with their place; those behind them wait long in any case.
 _PLACES = 1000
 
 
 def present(job: Job) -> JobView:
-    """Return a job as sent over the API, without what only the queue and the workers could tell."""
+    """Return a job as sent over the API, without what depends on the queue and the workers."""
     return JobView(
         id=job.id,
         kind=job.kind,
@@ -49,7 +49,7 @@ def present(job: Job) -> JobView:
 
 
 def forecast_of(job: Job) -> JobForecast | None:
-    """Return what a job was forecast to take; lists go without it."""
+    """Return what a job was forecast to take; lists leave it out."""
     return None if job.forecast is None else readable(JobForecast, job.forecast)
 
 

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Sweeps. Several at once do no harm, since each move is conditional; one is enough."""
+    """Sweeps. Several at once do no harm, because each move is conditional; one is enough."""
 
     def __init__(
         self,
@@ -42,10 +42,12 @@ class Reconciler:
         expire_rows: Callable[[], int] = lambda: 0,
         check_scores: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`check_scores` begins what takes long, beside the sweep. Once a day `expire_rows` removes rows that have had their time, and says how many."""
+        """`check_scores` starts work in the background, because it takes long. Once a day `expire_rows` removes rows
+        that have expired, and says how many.
+        """
         self._db = db
         self._read_only = read_only
-        #: What a sweep does, and under which name it is reported.
+        #: What a sweep does, and the name under which each step is reported.
         self._steps: dict[str, Callable[[], int]] = {
             "requeued": claims.requeue_expired,
             "announced": jobs.remind,
@@ -56,8 +58,8 @@ class Reconciler:
         }
 
     def sweep(self) -> dict[str, int]:
-        """Queue again what expired, remind the queue of what waits, forget old checkpoints and workers; return how many
-        of each.
+        """Queue again what expired, remind the queue of waiting jobs, forget old checkpoints and workers; return how
+        many of each.
 
         Every step runs even if others fail; none runs while the registry is read-only. Raises the
         first failure's error.
@@ -76,7 +78,7 @@ class Reconciler:
         return done
 
     def run(self, *, every_s: float, stop: threading.Event) -> None:
-        """Sweep every so many seconds while this process leads, until `stop` is set. Nothing that fails ends it."""
+        """Sweep at this interval while this process leads, until `stop` is set. No failure ends it."""
         while not stop.is_set():
             try:
                 with self._leading() as leads:
@@ -87,7 +89,7 @@ class Reconciler:
                             led = True
                         stop.wait(every_s)
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody else sweeps for this registry
-                # What a driver says may quote rows, so a fault of the program alone is told in full.
+                # A driver's message may quote rows, so only errors of the program itself are logged in full.
                 known = isinstance(error, (RegistryError, SQLAlchemyError, OSError))
                 _log.warning(
                     "the reconciler continues after an error: %s",
@@ -97,7 +99,7 @@ class Reconciler:
                 stop.wait(every_s)
 
     def _swept(self, led: bool) -> None:
-        """Sweep, and say for monitoring that this process did; `led` says whether it has done so before."""
+        """Sweep, and record for monitoring that this process did; `led` says whether it has done so before."""
         if self._read_only.reason() is not None:
             return
         try:
@@ -112,7 +114,7 @@ class Reconciler:
 
     @contextmanager
     def _leading(self) -> Iterator[Callable[[], bool]]:
-        """Give what says, each time, whether this process leads. On SQLite each does: they take turns anyway."""
+        """Yield a function that says whether this process leads now. On SQLite each does: they take turns anyway."""
         if self._db.engine.dialect.name != "postgresql":
             yield lambda: True
             return
@@ -120,14 +122,14 @@ class Reconciler:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             # The lock lives as long as this connection; in the pool it would outlive its holder.
             connection.detach()
-            # Whoever holds it gets it again, and so learns that the connection still stands.
+            # A holder gets it again, and so learns that the connection is still alive.
             asked = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=LEADER_LOCK)
             yield lambda: bool(connection.scalar(asked))
 
 
 @contextmanager
 def in_background(reconciler: Reconciler, *, every_s: float) -> Iterator[None]:
-    """Let a thread of this process sweep, for as long as the block lasts."""
+    """Let a thread of this process sweep until the block ends."""
     stop = threading.Event()
     thread = threading.Thread(
         target=reconciler.run, kwargs={"every_s": every_s, "stop": stop}, name="reconciler", daemon=True

@@ -18,13 +18,13 @@ from typing import Any
 from sdk.schemas.job_requests import JobRequest
 from sdk.version import VERSION
 
-#: Path within a request, what it is where nobody uses it, and the release that understands it first.
+#: Path within a request, its value if nobody uses it, and the first release that understands it.
 _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
-    # Every job has one, and a worker that passes over it asks the clock, as it did before: it may have the job.
+    # Every job has one. A worker that ignores it asks the clock, as before: so it may have the job.
     (("template_date",), None, 0),
-    # A worker that passes over it computes, as it did before.
+    # A worker that ignores it computes, as before.
     (("again",), False, 0),
-    # The registry adds targets, or leaves them out; a worker scores those that it is given.
+    # The registry adds targets or leaves them out; a worker scores those that it gets.
     (("only",), False, 0),
     (("targets", "beside"), None, 0),
     # For people: the digest is what counts.
@@ -88,12 +88,12 @@ def name_of(release: int) -> str:
     return f"{release // 1000}.{release % 1000}"
 
 
-#: The release that this is.
+#: This release.
 OURS = number_of(VERSION)
 
 
 def needed_by(request: JobRequest) -> int:
-    """Return the least release that understands all that a request asks for; 0: any."""
+    """Return the oldest release that understands all that a request asks for; 0: any."""
     said = request.model_dump()
     return max((release for path, default, release in _SINCE if _at(said, path) not in (default, None)), default=0)
 

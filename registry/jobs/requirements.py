@@ -29,18 +29,20 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
     least = Job.least_card_bytes if worker.device == "cuda" else Job.least_machine_bytes
     roomy = or_(least.is_(None), least <= worker.memory_bytes)
     return (
-        # Also where a worker of a newer release does more kinds than this registry can make an assignment of.
+        # Needed too if a worker of a newer release does kinds for which this registry can't make an assignment.
         Job.kind.in_([kind for kind in worker.kinds if kind in JOB_KINDS]),
         Job.needs_device.in_(devices),
         Job.needs_release <= min(OURS, number_of(worker.version)),
         has_all(worker),
-        # A system that does not say how much memory it has is taken at its word that it is a worker.
+        # A worker whose system does not say how much memory it has is assumed to have enough.
         *([enough, roomy] if worker.memory_bytes else []),
     )
 
 
 def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
-    """Say why no available worker may have a job; None if one may. What it has free now is of no account: it changes."""
+    """Say why no available worker may have a job; None if one may. What is free on it now doesn't count, because it
+    changes.
+    """
     if job.kind not in JOB_KINDS:
         return f"this registry has no jobs of the kind {job.kind!a}; upgrade it"
     if job.needs_release > OURS:
@@ -55,7 +57,7 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
     listening = [worker for worker in listening if number_of(worker.version) >= job.needs_release]
     if not listening:
         return f"it needs workers of release {name_of(job.needs_release)}, and there is none; upgrade them"
-    # Whoever reads the job reads in its namespace.
+    # Readers of the job may read in its namespace.
     if (said := without_scorers(job.needs_scorers, listening, reads=(job.namespace,))) is not None:
         return said
     listening = [worker for worker in listening if may_have_all(worker, job.needs_scorers)]
@@ -67,14 +69,14 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
     return None
 
 
-#: Of a forecast, which may be wrong of a job's own rows.
+#: Added if a forecast is the reason, because it may be wrong for a job's own rows.
 _ADVICE = (
     "; start a larger one, or submit it again with a smaller --batch-size or --max-length, or a --memory of your own"
 )
 
 
 def _lacks(worker: AvailableWorker, job: Job) -> int | None:
-    """Return what a job needs in all of a worker that has less; None where it has enough, or does not say what it has."""
+    """Return what a job needs in all if a worker has less; None if it has enough, or does not say what it has."""
     least = job.least_card_bytes if worker.device == "cuda" else job.least_machine_bytes
     wanted = max(least or 0, job.needs_memory_bytes or 0)
     return wanted if worker.memory_bytes and wanted > worker.memory_bytes else None
@@ -87,7 +89,7 @@ def _gib(size_bytes: int) -> str:
 def why_waiting(
     job: Job, workers: Sequence[AvailableWorker], *, busy: Container[tuple[str, str]], ahead: int | None, now_s: float
 ) -> str:
-    """Say in one sentence why a queued job waits; `busy` are owner and name of the workers that hold a job."""
+    """Say in one sentence why a queued job waits; `busy` has owner and name of each worker that holds a job."""
     if job.not_before_s is not None and job.not_before_s > now_s:
         return f"it failed and will be tried again in {job.not_before_s - now_s:.0f} s"
     if (found := obstacle(job, workers)) is not None:

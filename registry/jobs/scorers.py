@@ -1,4 +1,4 @@
-"""Which workers have the scorers of a user's own that an evaluation asks for.
+"""Which workers have the users' own scorers that an evaluation asks for.
 
 >>> written(["politeness", "length"]), written([])
 (',length,,politeness,', None)
@@ -18,12 +18,12 @@ from registry.jobs.models import Job
 from registry.principal import Principal
 from sdk.schemas.work import SCORERS_GROUP, WorkerInfo
 
-#: Of those that workers have, so many are named at most.
+#: How many of the scorers that workers have are named at most.
 _NAMED = 20
 
 
 def written(names: Iterable[str]) -> str | None:
-    """Return names as a job's row has them: each between commas of its own, so that one is no part of another."""
+    """Return names as a job's row has them: each between its own commas, so that none is found inside another."""
     return "".join(f",{name}," for name in sorted(set(names))) or None
 
 
@@ -31,7 +31,8 @@ def has_all(worker: WorkerInfo) -> ColumnElement[bool]:
     """The condition that a worker has what a job asks for, or doesn't say what it has."""
     if worker.scorers is None:
         return true()
-    # Its length is that of the names which the worker has. Names within one another, as `replace` takes them, would be too deep.
+    # It has the length of the names that the worker has. Nested calls of `replace`, one for each name, would be too
+    # deep.
     held = (
         case((Job.needs_scorers.contains(written([name]), autoescape=True), len(name) + 2), else_=0)
         for name in sorted({scorer.name for scorer in worker.scorers})
@@ -48,9 +49,11 @@ def may_have_all(worker: AvailableWorker, needed: str | None) -> bool:
 def without_scorers(
     needed: str | None, workers: Sequence[AvailableWorker], *, reads: Collection[str] | None
 ) -> str | None:
-    """Say what none of some workers has of the scorers that a job asks for, in a sentence's end; None where one may have it all.
+    """Say which of the scorers that a job asks for none of some workers has, as the end of a sentence; None if one may
+    have them all.
 
-    What there is instead is named of workers that work in the namespaces `reads` alone, as in the list of workers; None: of all.
+    The scorers that exist instead are only named from workers that work in the namespaces `reads`, as in the list of
+    workers; None: from all.
     """
     asked = _asked(needed)
     if not asked or not workers or any(may_have_all(worker, needed) for worker in workers):
@@ -65,9 +68,9 @@ def without_scorers(
 
 
 def require_scorers(session: Session, needed: str | None, who: Principal, *, namespace: str, queue: str) -> None:
-    """Raise Invalid where none of the workers that could have a job of the caller's has the scorers that it asks for.
+    """Raise Invalid if none of the workers that could have a job of the caller's has the scorers that it asks for.
 
-    Without one that is there now, nobody knows what will come; one that was there within the week may come back.
+    If there is none at present, nobody knows which workers will come; one that was seen within the week may come back.
     """
     if needed is None or not any(worker.serves(queue, namespace) for worker in available_workers(session)):
         return
@@ -77,7 +80,9 @@ def require_scorers(session: Session, needed: str | None, who: Principal, *, nam
 
 
 def require_installed(names: Iterable[str]) -> None:
-    """Raise Invalid for a scorer that this process's environment lacks, which is that of an embedded registry's runner."""
+    """Raise Invalid for a scorer that is missing in this process's environment, which an embedded registry's runner
+    shares.
+    """
     asked = sorted(set(names))
     here = {entry.name for entry in entry_points(group=SCORERS_GROUP)} if asked else set()
     if lacking := [name for name in asked if name not in here]:

@@ -1,4 +1,4 @@
-"""What clients do with jobs: submit, look, cancel."""
+"""What clients do with jobs: submit them, look at them, cancel them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
 from sdk.schemas.wire import digest_of
 
-#: Waiting jobs of each queue of which it is reminded in one go; whoever comes for one goes on with the others.
+#: Of how many waiting jobs each queue is reminded at once; a worker that comes for one continues with the others.
 _REMINDERS = 16
-#: What a job that is tried again has of the earlier one.
+#: What a job that is tried again takes over from the earlier one.
 _REPEATED = (
     "namespace",
     "kind",
@@ -87,7 +87,7 @@ class Jobs:
         try:
             job, fresh = self._insert(submission, asked, who, idempotency_key)
         except IntegrityError:
-            # The same key was used at the same moment; the other call's job is the answer.
+            # The same key was used at the same moment: the other call's job is the answer.
             job, fresh = self._insert(submission, asked, who, idempotency_key)
         if fresh:
             self._queue.announce(job.id, job.queue)
@@ -104,7 +104,7 @@ class Jobs:
             estimate = rules.estimate(pinned)
             needs = estimate.needs
             if submission.needs is not None:
-                # What is said counts; what isn't is estimated.
+                # What the request says counts; anything else is estimated.
                 needs = needs.model_copy(update=submission.needs.model_dump(exclude_none=True))
             by_forecast = submission.needs is None or submission.needs.memory_bytes is None
             if by_forecast:
@@ -113,7 +113,7 @@ class Jobs:
             scorers = written(pinned.scorers)
             if self._embedded:
                 require_installed(pinned.scorers)
-                # Its runner ends where it is given nothing, so it is given the job, also where the scorer is gone by then.
+                # A runner that gets nothing ends, so it gets the job, even if the scorer is gone by then.
                 scorers = None
             require_scorers(session, scorers, who, namespace=pinned.namespace, queue=rules.queue)
             job = self._new(
@@ -160,8 +160,8 @@ class Jobs:
     def retry(self, job_id: str, *, who: Principal) -> JobView:
         """Submit a job that ended without a result again; a training resumes from its last checkpoint.
 
-        Raises NotFound, also for rows or a checkpoint that it began with and that are gone since or not to be seen,
-        Conflict for one that has a result or goes on, QuotaExceeded.
+        Raises NotFound, also if rows or a checkpoint that it began with have gone since or the caller may not see them,
+        Conflict for a job that has a result or has not ended, QuotaExceeded.
         """
         with self._db.write() as session:
             earlier = find_job(session, job_id, who, action="write")
@@ -177,7 +177,7 @@ class Jobs:
                 who,
                 request=request,
                 retry_of=job_id,
-                # Somebody else may have given it a higher one than the caller may.
+                # Somebody else may have given it a higher priority than the caller may.
                 priority=min(earlier.priority, most_priority(earlier.namespace, who)),
                 **{name: getattr(earlier, name) for name in _REPEATED},
             )
@@ -226,7 +226,7 @@ class Jobs:
         """
         with self._db.write() as session:
             find_job(session, job_id, who, action="write")
-            # Under the lock, since a worker may claim the job or give it back at this moment.
+            # While holding the lock, because a worker may claim the job or give it back at this moment.
             job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
             before = job.state
             if before == JobState.CANCELLED:
@@ -247,7 +247,7 @@ class Jobs:
             return present(job)
 
     def remind(self) -> int:
-        """Tell the queue again of the first waiting jobs, where it may have forgotten them; return how many."""
+        """Tell the queue again about the first waiting jobs, which it may have forgotten; return how many."""
         with self._db.read() as session:
             first = [
                 row
@@ -262,9 +262,9 @@ class Jobs:
         return self._queue.remind(first)
 
     def revive(self) -> None:
-        """Have the queue see to it that somebody works, where a job may be claimed, or its worker fell silent.
+        """Have the queue make sure that somebody works, if a job may be claimed or its worker fell silent.
 
-        What runs, or is to be tried again later, gives nobody work now: who follows it calls this again.
+        A job that runs, or will be tried again later, is no work for anybody now: those who follow it call this again.
         """
         given = or_(and_(Job.state == JobState.QUEUED, due()), lapsed())
         with self._db.read() as session:
@@ -274,7 +274,7 @@ class Jobs:
 
 
 def _answered(session: Session, key: str | None, asked: str, who: Principal) -> JobView | None:
-    """The job that is the answer to a key already. Raises Conflict where that was for another request."""
+    """The job with which a key was answered already. Raises Conflict if that was for another request."""
     earlier = None if key is None else _submitted(session, key, who)
     if earlier is None:
         return None
@@ -284,10 +284,10 @@ def _answered(session: Session, key: str | None, asked: str, who: Principal) -> 
 
 
 def _submitted(session: Session, key: str, who: Principal) -> Job | None:
-    """The job that the caller has submitted with a key."""
+    """The job that the caller submitted with a key."""
     mine = and_(Job.owner == who.owner, Job.submit_key == key)
-    # Jobs of the previous release know the name of their token alone. It proves nothing, so of these only such are found
-    # as the caller may change anyway.
+    # Jobs of the previous release only have the name of their token. It proves nothing, so only those are found that
+    # the caller may change anyway.
     named = and_(Job.owner.is_(None), Job.created_by == who.name, Job.idempotency_key == key)
     return session.scalars(select(Job).where(or_(mine, and_(named, who.within(Job.namespace, "write"))))).first()
 

@@ -1,4 +1,4 @@
-"""Where a worker finds what a job was pinned to."""
+"""Where a worker finds the things that a job was pinned to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sdk.schemas.work import BaseSource, CheckpointSource, TargetSource
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a worker is given for a job, beside its datasets."""
+    """What a worker is given for a job in addition to its datasets."""
 
     base: BaseSource | None = None
     targets: list[TargetSource] = field(default_factory=list)
@@ -58,13 +58,13 @@ def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
 
 
 def dataset_use(session: Session, version: Version) -> DatasetUse | None:
-    """Return what a version's training took from its dataset; None if nobody said."""
+    """Return how a version's training used its dataset; None if nobody said."""
     first = select(Origin.dataset).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
     stored = session.scalars(first).first()
     return None if stored is None else salvage(DatasetUse, stored)[0]
 
 
 def bare_base_source(session: Session, choice: BaseChoice, namespace: str) -> TargetSource:
-    """Where a base is found that is itself the target. Raises NotFound."""
+    """Where a base that is itself the target is found. Raises NotFound."""
     base = base_source(session, choice, namespace)
     return TargetSource(label=f"base:{choice.id}", digest=None, manifest=None, base=base, quantization=None)

@@ -1,4 +1,4 @@
-"""Bases that come quantised, checked against what a job asks for when it is accepted."""
+"""Bases that are stored quantised are checked against what a job asks for when it is accepted."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sdk.schemas.lora_config import QuantizationRecipe
 
 
 def require_fitting(base: NamedBase | None, fits: Callable[[QuantizationRecipe | None], None]) -> bool:
-    """Return whether a base is stored in 4 bits, once `fits` has held the request against how it is.
+    """Return whether a base is stored in 4 bits, after `fits` has checked the request against how it is stored.
 
-    `fits` raises StoredQuantizationError. Of a base that nobody has registered yet the worker finds out. Raises
-    InvalidBase for a base over which nothing is done, Invalid for a request that its weights don't allow.
+    `fits` raises StoredQuantizationError. If nobody has registered the base yet, the worker will find out. Raises
+    InvalidBase for a base that can't be used at all, Invalid for a request that its weights don't allow.
     """
     if base is None:
         return False
     try:
         recipe = stored_recipe(table(base.config))
         if recipe is not None:
-            # Names by the hundred are read of such a base alone.
+            # The hundreds of names are only read for such a base.
             stored_recipe(table(base.config), tensors_of(base))
         fits(recipe)
     except StoredQuantizationError as error:

@@ -1,4 +1,4 @@
-"""Which process sweeps, as monitoring is told."""
+"""Which process sweeps, for monitoring."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from registry.db.clock import db_epoch_s
 from registry.db.statements import upsert
 from registry.jobs.models import Sweeper
 
-#: A process that has not swept for so long is not told of any more, in seconds.
+#: A process that has not swept for this long is no longer reported, in seconds.
 _FORGOTTEN_AFTER_S = 600.0
 
 
 def note_sweep(session: Session, name: str, *, led: bool, alone: bool) -> None:
-    """Record that a process has swept now; it leads since now unless it has `led` before.
+    """Record that a process has swept now; its lead begins now unless it has `led` before.
 
-    Where one process leads `alone`, no other does since. Else those are forgotten that have not swept for a while.
+    If one process leads `alone`, no other does from now on. Otherwise processes that have not swept for a while are
+    forgotten.
     """
     now = db_epoch_s()
     there = (

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from registry.errors import Invalid
 
-#: A worker ends its attempt by itself. One that is still held so long after its time is ended here, in seconds: by then
-#: what it made has been sent, or will not be.
+#: A worker ends its attempt by itself. If it is still held this long after its time, in seconds, it is ended here: by
+#: then its result has been sent, or never will be.
 OVERTIME_S = 3600.0
 
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """What a registry allows, in seconds."""
+    """The limits of a registry, in seconds."""
 
     default_s: float = 86_400.0
     most_s: float = 604_800.0
@@ -31,5 +31,5 @@ class TimeLimits:
         return asked_s
 
     def of_job(self, timeout_s: float | None) -> float:
-        """Return how long an attempt at a stored job may run, which may be older than the limits."""
+        """Return how long an attempt at a stored job may run; the job may be older than the limits."""
         return min(self.default_s if timeout_s is None else timeout_s, self.most_s)

@@ -1,4 +1,4 @@
-"""How many may watch jobs at once: each holds a connection, and asks the database again and again."""
+"""Limits how many may watch jobs at once: each of them holds a connection, and asks the database again and again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from registry.principal import Principal
 
 
 class Watchers:
-    """The streams and long polls of one process: so many in all and of one token, and of a namespace no more than it
-    leaves.
+    """Counts the streams and long polls of one process: there is a limit in all and one for each token, and a namespace
+    may have no more than it leaves to the others.
     """
 
     def __init__(self, *, most: int, most_of_token: int) -> None:
@@ -22,7 +22,7 @@ class Watchers:
         self._by_payer: Counter[str] = Counter()
 
     def enter(self, who: Principal) -> Callable[[], None]:
-        """Count one more; return what is to be called at its end, once or more often. Raises RateLimited."""
+        """Count one more; return a function to be called at its end, once or more often. Raises RateLimited."""
         token, payer = who.owner, who.payer(self._by_payer)
         left = self._most - self._by_token.total()
         if self._by_token[token] >= self._most_of_token:
@@ -34,7 +34,7 @@ class Watchers:
             raise RateLimited(
                 f"{self._most} streams are already open (REGISTRY_MAX_STREAMS); ask again without wait_s, or later"
             )
-        # So some are left for the next, however many namespaces take what they can.
+        # So some are left for the next one, however many namespaces take all they can.
         if self._by_payer[payer] >= left:
             raise RateLimited(
                 "this namespace's tokens are watching as many jobs as all others may together (REGISTRY_MAX_STREAMS); end some, or "

@@ -33,11 +33,11 @@ from sdk.schemas.work import WorkerInfo
 from sdk.schemas.workers import QueueCapacity, WorkerView
 
 QUEUES = ("gpu", "cpu")
-#: How exactly it is known when a busy worker was last heard of.
+#: How exactly it is known when a busy worker was last heard from.
 _NOTED_EVERY = timedelta(seconds=10)
-#: Workers of one token that are remembered at once.
+#: How many workers of one token are remembered at once.
 MOST_WORKERS = 1000
-#: Jobs of a queue that are checked one by one for a worker that they fit.
+#: How many jobs of a queue are checked one by one for a worker that they fit.
 _LOOKED_AT = 1000
 
 
@@ -48,17 +48,19 @@ class Workers:
         self._db = db
 
     def hello(self, worker: WorkerInfo, *, who: Principal) -> None:
-        """Note what a worker of the caller's says of itself while it has nothing to do. Raises QuotaExceeded."""
+        """Record what one of the caller's workers says about itself while it has nothing to do. Raises
+        QuotaExceeded.
+        """
         with self._db.write() as session:
             remember(session, worker, who)
 
     def leave(self, name: str, *, who: Principal) -> None:
-        """Note that a worker of the caller's takes no more jobs."""
+        """Record that one of the caller's workers takes no more jobs."""
         with self._db.write() as session:
             session.execute(update(Worker).where(*_one(name, who)).values(draining=True, seen_at=db_now(session)))
 
     def forget(self) -> int:
-        """Forget the workers of which nothing was heard for a week; return how many."""
+        """Forget the workers that were not heard from for a week; return how many."""
         with self._db.write() as session:
             gone = delete(Worker).where(Worker.seen_at < db_now(session) - FORGOTTEN_AFTER).returning(Worker.name)
             return len(session.execute(gone).all())
@@ -97,7 +99,7 @@ class Workers:
             return found
 
     def devices(self, *, who: Principal) -> list[DeviceForecasts]:
-        """What the past trainings that the caller may read say of forecasts, by device."""
+        """What past trainings that the caller may read say about forecasts, by device."""
         with self._db.read() as session:
             return learnt_forecasts(session, who)
 
@@ -136,7 +138,7 @@ class Workers:
 
 
 def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
-    """Record a worker of the caller's as it describes itself; it takes jobs. Raises QuotaExceeded."""
+    """Record one of the caller's workers as it describes itself; it takes jobs. Raises QuotaExceeded."""
     values = {
         "device": worker.device,
         "memory_bytes": worker.memory_bytes,
@@ -156,7 +158,7 @@ def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
 
 
 def seen(session: Session, name: str | None, who: Principal) -> None:
-    """Note that a worker of the caller's was heard of, not oftener than anybody looks."""
+    """Record that one of the caller's workers was heard from, but no more often than anybody looks."""
     now = db_now(session)
     long_ago = Worker.seen_at < now - _NOTED_EVERY
     session.execute(update(Worker).where(*_one(name, who), long_ago).values(seen_at=now))
@@ -168,7 +170,7 @@ def _one(name: str | None, who: Principal) -> tuple[ColumnElement[bool], ...]:
 
 
 def _keep_within(session: Session, who: Principal, most: int) -> None:
-    """Forget the workers of the caller's that were silent for longest, beyond `most`. Raises QuotaExceeded."""
+    """Forget those of the caller's workers beyond `most` that were silent for longest. Raises QuotaExceeded."""
     ours = Worker.owner == who.owner
     over = (session.scalar(select(func.count()).select_from(Worker).where(ours)) or 0) - most
     if over <= 0:

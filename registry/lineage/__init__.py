@@ -1,1 +1,1 @@
-"""Where things came from, and what came of them: read over the tables of the earlier rooms."""
+"""Where things came from, and what was made from them: read from the tables of the earlier rooms."""

@@ -8,9 +8,9 @@ from registry.catalog.models import Version
 from registry.catalog.versions.finding import exact_ref
 from sdk.schemas.lineage import Direction, Edge, EvaluationNode, Lineage, Node, Relation, VersionNode
 
-#: Nodes of one answer.
+#: How many nodes one answer may have.
 MAX_NODES = 2_000
-#: Edges of one answer; a version may have 64 parents.
+#: How many edges one answer may have; a version may have 64 parents.
 MAX_EDGES = 10_000
 
 
@@ -20,12 +20,12 @@ class Graph:
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
         self._edges: dict[tuple[str, str, str, int | None], Edge] = {}
-        #: Key of each version in it to its node's key.
+        #: The node's key for the key of each version in it.
         self.versions: dict[int, str] = {}
         self.truncated = False
 
     def add(self, node: Node) -> bool:
-        """Take a node in, unless it is there or there are enough; say whether it is there now."""
+        """Add a node, unless it is there already or there are enough; say whether it is there now."""
         if node.key in self._nodes:
             return True
         if len(self._nodes) >= MAX_NODES:
@@ -35,7 +35,7 @@ class Graph:
         return True
 
     def add_version(self, version: Version) -> bool:
-        """Take a version in, as `add` does."""
+        """Add a version, like `add`."""
         ref = exact_ref(version)
         node = VersionNode(
             key=ref,
@@ -54,7 +54,7 @@ class Graph:
     def link(
         self, source: str, target: str, relation: Relation, *, weight: float | None = None, attempt: int | None = None
     ) -> None:
-        """Take an edge in, if both of its ends are there."""
+        """Add an edge, if both of its ends are there."""
         key = (source, target, relation, attempt)
         if key in self._edges or source not in self._nodes or target not in self._nodes:
             return
@@ -64,7 +64,7 @@ class Graph:
         self._edges[key] = Edge(source=source, target=target, relation=relation, weight=weight, attempt=attempt)
 
     def view(self, direction: Direction, depth: int, *, aliases: Mapping[int, list[str]], unfollowed: int) -> Lineage:
-        """Return it as sent over the API, each version with the aliases that name it."""
+        """Return the graph as sent over the API, each version with the aliases that name it."""
         for node in list(self._nodes.values()):
             if isinstance(node, EvaluationNode):
                 self.link(node.key, f"data:{node.dataset}", "scored-on")

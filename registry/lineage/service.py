@@ -1,4 +1,4 @@
-"""Answering where something came from, and what came of it."""
+"""Answers where something came from, and what was made from it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _from_dataset(session: Session, walk: Walk, name: str, direction: Direction,
 
 
 def _go(versions: Sequence[Version], step: Callable[[Sequence[Version]], list[Version]], depth: int) -> int:
-    """Walk breadth-first, from each version once; return from how many the depth let it go no further."""
+    """Walk breadth-first, from each version once; return at how many versions the depth ended the walk."""
     seen: set[int] = set()
     for left in range(depth, -1, -1):
         frontier = list({version.pk: version for version in versions if version.pk not in seen}.values())
@@ -71,7 +71,7 @@ def _go(versions: Sequence[Version], step: Callable[[Sequence[Version]], list[Ve
 
 
 def _find_version(session: Session, ref: Ref, who: Principal) -> Version:
-    """Return the version that a ref names; by its number also one that was deleted, whose lineage stays."""
+    """Return the version that a ref names; a number also finds one that was deleted, because its lineage stays."""
     deleted = (
         select(Version)
         .join(Version.adapter)

@@ -1,4 +1,4 @@
-"""Steps up and down from many versions at once: a fixed number of queries a step, each over an index."""
+"""Steps up and down from many versions at once: a fixed number of queries per step, each over an index."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from sdk.schemas.lineage import BaseNode, DatasetNode, EvaluationNode, JobNode, 
 if TYPE_CHECKING:
     _AnyRow = Row[*tuple[Any, ...]]
 
-#: Of a version only what its node says: configurations, and bases with all of their tensors, are long.
+#: Only the columns that a version's node shows: configurations, and bases with all of their tensors, are large.
 _BRIEF = (
     contains_eager(Version.adapter).load_only(Adapter.name),
     raiseload(Version.base),
@@ -60,18 +60,18 @@ class Walk:
         self._who = who
         self.graph = Graph()
 
-    # Bases and datasets, where a walk may begin.
+    # Bases and datasets, at which a walk may begin.
 
     def add_base(self, base: BaseModelRow) -> None:
-        """Take a base in."""
+        """Add a base."""
         self._add_bases(BaseModelRow.pk == base.pk)
 
     def add_dataset(self, digest: str) -> None:
-        """Take a dataset in."""
+        """Add a dataset."""
         self._add_datasets(DatasetAccess.digest == digest)
 
     def below_base(self, base: BaseModelRow) -> list[Version]:
-        """Take in the versions over a base, and its own scores; return the versions."""
+        """Add the versions over a base, and its own scores; return the versions."""
         key = f"base:{base.fingerprint}"
         found = self._add_versions(Version.base_pk == base.pk, Version.number.is_not(None))
         for version in found:
@@ -82,7 +82,7 @@ class Walk:
         return found
 
     def below_dataset(self, digest: str) -> list[Version]:
-        """Take in the versions that were trained on a dataset, and the scores on it; return the versions."""
+        """Add the versions that were trained on a dataset, and the scores on it; return the versions."""
         trained = select(Origin.version_pk).where(Origin.dataset_digest == digest)
         among = select(VersionDataset.version_pk).where(VersionDataset.digest == digest)
         found = self._add_versions(Version.pk.in_(trained.union(among)), Version.number.is_not(None))
@@ -90,7 +90,7 @@ class Walk:
         for version in found:
             self.graph.link(exact_ref(version), f"data:{digest}", "trained-on")
         scores = self._add_evaluations(Evaluation.dataset_digest == digest)
-        # A score says little without what has it; from there the walk goes no further.
+        # A score says little without the target that has it; the walk goes no further from there.
         digests = {row.digest for row in scores if row.digest is not None}
         scored = self._add_versions(Version.digest.in_(digests), Version.number.is_not(None))
         self._add_bases(BaseModelRow.fingerprint.in_({row.base_fingerprint for row in scores if row.digest is None}))
@@ -103,7 +103,7 @@ class Walk:
     # Steps.
 
     def above(self, versions: Sequence[Version]) -> list[Version]:
-        """Take in what versions came from; return those that are versions."""
+        """Add what versions were made from; return those that are versions."""
         called = {version.base_pk: (version.base_id, version.base_revision) for version in versions if version.base_id}
         bases = self._add_bases(BaseModelRow.pk.in_({version.base_pk for version in versions}), called)
         for version in versions:
@@ -112,8 +112,8 @@ class Walk:
         return self._add_relatives(versions, VersionParent.version_pk, VersionParent.parent_pk)
 
     def below(self, versions: Sequence[Version]) -> list[Version]:
-        """Take in what came of versions; return those that are versions."""
-        # A quarantined version is shown to nobody who does not name it.
+        """Add what was made from versions; return those that are versions."""
+        # A quarantined version is only shown to those who name it.
         shown = Version.number.is_not(None)
         found = self._add_relatives(versions, VersionParent.parent_pk, VersionParent.version_pk, shown)
         self._add_merged(versions)
@@ -134,13 +134,13 @@ class Walk:
     def _add_bases(
         self, condition: ColumnElement[bool], called: Mapping[int, tuple[str, str | None]] | None = None
     ) -> dict[int, str]:
-        """Take bases in, by the names that the reader has for them, or else those that versions `called` them by."""
+        """Add bases, by the names that the reader has for them, or else by those that versions `called` them by."""
         rows = self._rows(select(BaseModelRow.pk, BaseModelRow.fingerprint).where(condition))
         keys = {row.pk: f"base:{row.fingerprint}" for row in rows}
         columns = (NamedBase.base_pk, NamedBase.id, NamedBase.revision)
         named = select(*columns).where(NamedBase.base_pk.in_(keys), self._who.within(NamedBase.namespace))
         names = dict(called or {})
-        # What is published for all comes first here, and is replaced by what a namespace calls it itself.
+        # The name that is published for all comes first here, and is replaced by a namespace's own.
         for name in self._rows(
             named.order_by(case((NamedBase.namespace == EVERYWHERE, 0), else_=1), NamedBase.pk.desc())
         ):
@@ -176,7 +176,7 @@ class Walk:
         return found
 
     def _add_makings(self, versions: Sequence[Version]) -> None:
-        """Take in the jobs and datasets of every making: a job that made the same bytes again is one, too."""
+        """Add the jobs and datasets of every origin: a job that made the same bytes again is one, too."""
         refs = {version.pk: exact_ref(version) for version in versions}
         columns = (Origin.version_pk, Origin.job, Origin.attempt, Origin.dataset_digest)
         query = select(*columns).where(Origin.version_pk.in_(refs)).order_by(Origin.pk.desc())
@@ -193,7 +193,7 @@ class Walk:
             self.graph.link(refs[row.version_pk], f"job:{row.job}", "made-by", attempt=row.attempt)
 
     def _link_sources(self, refs: Mapping[int, str], *conditions: ColumnElement[bool]) -> None:
-        """Link versions, by key and ref, with those of several datasets that they were trained on, by weight."""
+        """Link versions, by key and ref, with each of several datasets that they were trained on, with its weight."""
         query = select(VersionDataset).where(VersionDataset.version_pk.in_(refs), *conditions)
         for (row,) in self._rows(query.order_by(VersionDataset.version_pk, VersionDataset.digest)):
             self.graph.link(refs[row.version_pk], f"data:{row.digest}", "trained-on", weight=row.weight)
@@ -206,7 +206,7 @@ class Walk:
         query = select(Job.id, Job.subject, digest.label("digest"), onto.label("onto")).where(
             Job.subject.in_(subjects), Job.kind.in_(MODEL_MAKING), Job.state == JobState.SUCCEEDED
         )
-        # Those that became versions are found as such.
+        # Merged models that became versions are found as versions.
         query = query.where(Job.result["version"].as_string().is_(None))
         query = query.where(self._who.within(Job.namespace)).order_by(Job.created_at.desc(), Job.id)
         for row in self._rows(query):
@@ -217,7 +217,7 @@ class Walk:
             self.graph.link(node.key, subjects[row.subject], "merged-from")
 
     def _add_datasets(self, condition: ColumnElement[bool]) -> None:
-        """Take in datasets that a namespace of the reader's has, or had: told as that namespace does."""
+        """Add datasets that one of the reader's namespaces has, or had, as that namespace describes them."""
         columns = (DatasetAccess.digest, DatasetAccess.name, DatasetAccess.rows, DatasetAccess.removed_at)
         for row in self._rows(select(*columns).where(condition, spoken_for(self._who))):
             removed = row.removed_at is not None
@@ -254,7 +254,7 @@ class Walk:
                 self.graph.link(f"evaluation:{row.id}", ref, "scored")
 
     def _rows(self, query: Select[*tuple[Any, ...]], *, most: int = MAX_NODES) -> Sequence[_AnyRow]:
-        """The rows of a query, of which no more are read than an answer may hold."""
+        """The rows of a query, of which no more are read than fit into an answer."""
         rows = self._session.execute(query.limit(most + 1)).all()
         self.graph.truncated |= len(rows) > most
         return rows[:most]

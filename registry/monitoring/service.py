@@ -1,4 +1,4 @@
-"""The numbers that monitoring reads: of the whole registry, whichever server process is asked."""
+"""The numbers that monitoring reads: they are about the whole registry, whichever server process is asked."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from sdk.schemas.jobs import JobState
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-#: As `WorkerView.state` says them.
+#: The values of `WorkerView.state`.
 _WORKER_STATES = ("busy", "idle", "draining", "silent")
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """One look at the database. Only jobs that wait or run are counted there; the rest is sums that are kept."""
+    """One look at the database. Only jobs that wait or run are counted there; the others are stored sums."""
 
-    #: (queue, kind) → how many wait, and the age of the oldest in seconds.
+    #: By (queue, kind): how many wait, and the age of the oldest in seconds.
     queued: dict[tuple[str, str], tuple[int, float]]
-    #: Queue → how many run.
+    #: By queue: how many run.
     running: dict[str, int]
     #: Who sweeps, since when, and when last, in seconds since 1970.
     sweepers: Sequence[tuple[str, float, float]]
-    #: Name of a counter → its labels and values.
+    #: By counter: its labels and values.
     counters: dict[str, list[tuple[dict[str, str], float]]]
 
 
 class Metrics:
-    """Reads the numbers, and writes them as Prometheus has them."""
+    """Reads the numbers, and writes them in Prometheus' format."""
 
     def __init__(self, db: Database, workers: Workers) -> None:
         self._db = db
@@ -66,7 +66,7 @@ class Metrics:
                 count(session, "refused", number, why=why)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics one by one, as a collector of `prometheus_client` gives them."""
+        """The metrics one by one, as a collector of `prometheus_client` yields them."""
         with self._db.read() as session:
             numbers = _read(session)
         yield from _waiting_and_running(numbers)

@@ -16,17 +16,17 @@ from pathlib import Path
 from registry.db.database import Database
 from registry.errors import Invalid, Unavailable
 
-#: Pages that are copied between two looks at the clock: 4 MB of a database like ours.
+#: How many pages are copied between two looks at the clock: 4 MB of a database like ours.
 _PAGES = 1000
 
 
 def back_up(
     database: Database, target: Path, *, within_s: float = 3600.0, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Copy an SQLite database into a new file, as it is at one moment; whoever reads or writes it goes on.
+    """Copy an SQLite database into a new file, as it is at one moment; readers and writers can continue.
 
-    Raises Invalid for another kind of database and for a file that exists, Unavailable if it can't be written, and
-    where copying takes longer than `within_s`.
+    Raises Invalid for another kind of database and for a file that exists, Unavailable if it can't be written, or if
+    copying takes longer than `within_s`.
     """
     if database.engine.dialect.name != "sqlite":
         raise Invalid(
@@ -42,7 +42,7 @@ def back_up(
         raise Invalid(f"{target} already exists; name a new file", param="file")
     partial = target.with_name(f"{target.name}.partial")
     try:
-        # The hashes of tokens are in it. Nobody else's half of a backup is written to.
+        # It contains hashes of tokens. And somebody else's half-finished backup must not be written to.
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             _copy(database, partial, _Deadline(within_s, clock))
@@ -74,12 +74,12 @@ def _copy(database: Database, partial: Path, deadline: _Deadline) -> None:
         with database.engine.connect() as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
-            # All steps are of one read transaction, which holds no writer up. Without it, each writer between two steps
-            # would make the copy begin again.
+            # All steps are in one read transaction, which doesn't block writers. Without it, each writer between two
+            # steps would make the copy begin again.
             driver.execute("BEGIN")
             driver.execute("SELECT 1 FROM sqlite_master").fetchone()
             driver.backup(copy, pages=_PAGES, progress=deadline.look)
-        # One file, with no log beside it that a copy of the backup could leave behind.
+        # A single file, without a log next to it that a copy of the backup could miss.
         copy.execute("PRAGMA journal_mode=DELETE")
     finally:
         copy.close()

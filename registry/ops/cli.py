@@ -23,9 +23,9 @@ from sdk.imports import nothing_collected
 if TYPE_CHECKING:
     from registry.server.limits import Limits
 
-#: What a server process opens beside its connections: the database, the store, its own libraries.
+#: How many files a server process opens besides its connections: the database, the store, its own libraries.
 _OTHER_FILES = 300
-#: Characters of a reason to be read-only.
+#: How many characters a reason to be read-only may have.
 _MAX_REASON = 1000
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -81,13 +81,13 @@ def serve(host: str, port: int, workers: int) -> None:
         workers=workers,
         loop="uvloop",
         http=partial(BoundedHttp, limits=limits),  # type: ignore[arg-type]
-        # No other protocol than the one that is bounded.
+        # Only the protocol that has limits.
         ws="none",
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
-        # Who is asking is said by the connection, and by a proxy only where the settings name it.
+        # The connection says who is asking; a proxy only does if the settings name it.
         proxy_headers=bool(limits.trusted),
         forwarded_allow_ips=[str(network) for network in limits.trusted],
-        # Request lines of blob routes hold signatures, which are credentials.
+        # Request lines of blob routes contain signatures, which are credentials.
         access_log=False,
         log_level="info",
         timeout_graceful_shutdown=10,
@@ -95,10 +95,10 @@ def serve(host: str, port: int, workers: int) -> None:
 
 
 def app_from_env() -> Any:
-    """What each server process serves."""
+    """The application that each server process serves."""
     from gc import collect
 
-    # What a server is made of lives as long as it does: no collection need look through it.
+    # The parts of a server live as long as it does: no collection needs to look through them.
     with nothing_collected(ever=True):
         from registry.app.application import create_app
 
@@ -108,7 +108,8 @@ def app_from_env() -> Any:
 
 
 def _within_files(limits: Limits) -> Limits:
-    """Let this process and its children open as many files as its connections need, or lower the limit to what it may.
+    """Let this process and its children open as many files as its connections need, or lower the number of connections
+    to what is allowed.
 
     A server that runs out of files can neither accept a connection nor open its database.
     """
@@ -317,7 +318,7 @@ def doctor(style: str) -> None:
 
 
 def main() -> None:
-    """The entry point: errors leave as one line and an exit code."""
+    """The entry point: an error becomes one line and an exit code."""
     try:
         cli(standalone_mode=False)
     except RegistryError as error:

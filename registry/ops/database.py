@@ -9,7 +9,9 @@ from registry.settings import Settings
 
 
 def settings_at_home() -> Settings:
-    """The settings of a command that gives out no locations: how clients would reach a folder's bytes is no matter."""
+    """The settings of a command that gives out no locations: it doesn't matter how clients would reach a folder's
+    bytes.
+    """
     os.environ.setdefault("REGISTRY_PUBLIC_URL", "http://127.0.0.1")
     return Settings.from_env()
 

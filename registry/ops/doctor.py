@@ -24,7 +24,7 @@ from registry.storage import FolderStorage, Location, Storage, StorageError
 from registry.storage.protocol import DEFAULT_EXPIRY_S
 
 _BODY_BYTES = 100_000
-#: S3 takes no smaller part but the last.
+#: S3 accepts no smaller part, except for the last one.
 _PART_BYTES = 5 * 1024 * 1024
 _LEAST_FREE_BYTES = 1024**3
 
@@ -37,7 +37,7 @@ class Finding:
 
     what: str
     outcome: Outcome
-    #: What was found; where it is not well, what to do.
+    #: What was found; if it isn't well, what to do.
     message: str
 
 
@@ -46,11 +46,13 @@ class _Failed(Exception):  # noqa: N818 - it reads as what happened
 
 
 class _Doubtful(Exception):  # noqa: N818
-    """A trial that found something that works, and is worth knowing."""
+    """A trial that found something that works, but is worth knowing."""
 
 
 def examine(settings: Settings, open_storage: Callable[[int], Storage]) -> Iterator[Finding]:
-    """Try database, storage and broker. `open_storage` opens the storage with locations of that many seconds."""
+    """Try database, storage and broker. `open_storage` opens the storage with locations that are valid for the given
+    number of seconds.
+    """
     yield _try("database", lambda: _database(settings))
     try:
         storage = open_storage(DEFAULT_EXPIRY_S)
@@ -90,7 +92,7 @@ def _database(settings: Settings) -> str:
 
 
 def _require_private(path: Path | str | None) -> None:
-    """Warn of what other users of this machine can read or write; what is made now is closed to them."""
+    """Warn about what other users of this machine can read or write; what is created now is closed to them."""
     if path is not None and (mode := Path(path).stat().st_mode & 0o077):
         only = "700" if Path(path).is_dir() else "600"
         raise _Doubtful(f"others on this machine may use {path} (mode {mode:03o}); run: chmod {only} {path}")
@@ -106,7 +108,7 @@ def _broker(url: str | None) -> str:
     try:
         redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5).ping()
     except redis.RedisError as error:
-        # Its messages name the host and never the password.
+        # Its messages name the host but never the password.
         raise _Failed(f"{type(error).__name__}: check REGISTRY_BROKER_URL and that the broker runs") from None
     return "reached"
 
@@ -148,7 +150,7 @@ def _check(storage: Storage) -> str:
 
 @contextmanager
 def _trial(storage: Storage, body: bytes) -> Iterator[str]:
-    """A name for a blob that is gone afterwards."""
+    """A name for a blob that is removed afterwards."""
     name = f"{hashlib.sha256(body).hexdigest()}.{secrets.token_hex(16)}"
     try:
         yield name
@@ -193,7 +195,7 @@ def _proves(storage: Storage, name: str) -> str:
 
 
 def _lists(storage: Storage, name: str) -> str:
-    # One prefix is enough, but the contract has none: what comes first ends the search.
+    # One prefix would be enough, but the contract has none: the first result ends the search.
     _require(name in storage.list(), "a stored file is not listed; allow s3:ListBucket, which `gc` needs")
     return "yes"
 

@@ -1,4 +1,4 @@
-"""The script `adapter-registry`: says in one line which extra is missing where the base install stands alone."""
+"""The script `adapter-registry`: with only the base install, it says in one line which extra is missing."""
 
 from __future__ import annotations
 

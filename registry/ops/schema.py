@@ -1,4 +1,4 @@
-"""All tables together, and whether the database has them as the code means them."""
+"""All tables together, and whether the database has them as the code expects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WITHIN_S = 60.0
 
 
 def drift(db: Database) -> list[Any]:
-    """Return what differs between the database and the models; empty where the migrations are complete."""
+    """Return what differs between the database and the models; empty if the migrations are complete."""
     from alembic.autogenerate import compare_metadata
     from alembic.runtime.migration import MigrationContext
 

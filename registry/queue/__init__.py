@@ -15,15 +15,15 @@ class Queue(Protocol):
     """Tells workers that there is work."""
 
     def announce(self, job_id: str, queue: str) -> None:
-        """Say that the job `job_id` waits in a queue. Called after its row is committed; never raises for a broker that
-        is away.
+        """Say that the job `job_id` waits in a queue. Called after its row is committed; never raises if the broker is
+        away.
         """
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
-        """Say again that these jobs, (id, queue), wait, unless that is known; return how many were said."""
+        """Say again that these jobs, (id, queue), wait, unless the queue knows; return how many were announced."""
 
     def revive(self) -> None:
-        """Ensure that somebody works. Called while jobs may be claimed and nothing is heard of them."""
+        """Ensure that somebody works. Called while jobs could be claimed but nothing happens."""
 
 
 class NoQueue:

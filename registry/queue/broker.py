@@ -16,14 +16,16 @@ from registry.errors import Unavailable
 #: The one task that workers know.
 TASK = "adapterctl.work"
 
-#: Threads of this process that may wait for the broker at a time.
+#: How many threads of this process may wait for the broker at a time.
 _AT_ONCE = 4
 
 _log = logging.getLogger(__name__)
 
 
 class CeleryQueue:
-    """Sends job ids as hints. One that can't be sent soon is left to the reconciler, which reminds of what waits."""
+    """Sends job ids as hints. A hint that can't be sent soon is left to the reconciler, which reminds the queue of
+    waiting jobs.
+    """
 
     def __init__(self, broker_url: str, *, timeout_s: float = 1.0) -> None:
         self._breaker = CircuitBreaker("the broker", Unavailable)
@@ -42,7 +44,7 @@ class CeleryQueue:
         )
 
     def announce(self, job_id: str, queue: str) -> None:
-        """Send the hint; a broker that is away costs only time, since workers also find the job by asking."""
+        """Send the hint; if the broker is away, that only costs time, because workers also find the job by asking."""
         try:
             with self._asking():
                 self._celery.send_task(TASK, args=[job_id], queue=queue, ignore_result=True)
@@ -50,7 +52,9 @@ class CeleryQueue:
             _log.warning("job %s was not announced: %s", job_id, error.message)
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
-        """Send hints of a queue in which the broker has none: it may have lost them. Workers that are at work ask anyway."""
+        """Send hints for a queue in which the broker has none, because it may have lost them. Workers that are at work
+        ask anyway.
+        """
         try:
             with self._asking(), self._celery.connection_for_write() as connection:
                 client = connection.default_channel.client
@@ -68,10 +72,10 @@ class CeleryQueue:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Ask the broker in the block. Raises Unavailable if it does not answer, and what it says is nothing to know."""
+        """Ask the broker in the block. Raises Unavailable if it does not answer, without the broker's own message."""
         with self._breaker.asking(), self._places.taken():
             try:
                 yield
             except (KombuError, RedisError, OSError) as error:
-                # Its messages may hold the URL, and so the password.
+                # Its messages may contain the URL, and so the password.
                 raise NoAnswer(type(error).__name__) from None

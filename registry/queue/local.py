@@ -1,4 +1,4 @@
-"""The local runner: one detached process a home, that drains the job table and exits."""
+"""The local runner: one detached process per home, which works off the job table and exits."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-#: The runner of a home holds this file's lock from before its process is there until it has looked for the last time.
+#: The runner of a home holds this file's lock from before its process exists until it has looked for jobs for the last
+#: time.
 LOCK_FILE = "runner.lock"
-#: There while somebody has asked for a runner and none has looked for jobs since.
+#: Exists while somebody has asked for a runner and none has looked for jobs since.
 ASKED_FILE = "runner.asked"
 
 #: Addressed by name, so that the registry imports no worker.
 RUNNER_MODULE = "workers.entry.local_runner"
 
-#: What this process has started. A runner that is still at work is not reported as forgotten when its queue is, and is
-#: waited for once it has ended.
+#: The processes that this one has started. So a runner that is still at work is not reported as forgotten when its
+#: queue is deleted, and is waited for once it has ended.
 _RUNNERS: list[subprocess.Popen[bytes]] = []
 
 _log = logging.getLogger(__name__)
 
 
 class LocalQueue:
-    """Starts the runner of a home, unless one is at work or being started: that one sees that it was asked again."""
+    """Starts the runner of a home, unless one is at work or being started: that one notices that it was asked again."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._started: list[subprocess.Popen[bytes]] = []
 
     def revive(self) -> None:
-        """Start a runner unless there is one: one that was killed loses nothing."""
+        """Start a runner unless there is one, so that nothing is lost if one was killed."""
         self.announce("", "")
 
     def announce(self, job_id: str, queue: str) -> None:
@@ -41,7 +42,7 @@ class LocalQueue:
         try:
             process = self._ask()
         except OSError as error:
-            # The job is in the table, and the next command in this home looks there again.
+            # The job is in the table, and the next command in this home looks there.
             _log.warning("no runner could be started (%s); job %s keeps waiting", error.strerror, job_id)
             return
         if process is not None:
@@ -49,15 +50,16 @@ class LocalQueue:
             self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
-        """Start a runner where jobs wait and none is at work."""
+        """Start a runner if jobs wait and none is at work."""
         if jobs:
             self.revive()
         return 0
 
     def _ask(self) -> subprocess.Popen[bytes] | None:
-        """Start a runner with the lock, which it holds from now on; None where another has it.
+        """Start a runner with the lock, which it holds from now on; None if another one has it.
 
-        The file says so before the lock is tried: whoever holds that looks for the file once it has given the lock up.
+        The file is written before the lock is tried: the holder of the lock looks for the file after giving the lock
+        up.
         """
         (self._home / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
         (self._home / ASKED_FILE).touch()
@@ -71,7 +73,7 @@ class LocalQueue:
     def _start(self, lock: int) -> subprocess.Popen[bytes]:
         environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}
         environment["ADAPTERCTL_URL"] = f"local:{self._home}"
-        # Whoever submits jobs here is whose folders and whose hub token it is.
+        # The folders and the hub token are those of the user who submits jobs here.
         environment.setdefault("ADAPTER_WORKER_SHARED_PATHS", "/")
         environment.setdefault("ADAPTER_WORKER_HUB_REPOSITORIES", "*")
         with (self._home / "logs" / "runner.log").open("ab") as log:

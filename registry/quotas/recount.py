@@ -1,4 +1,4 @@
-"""What namespaces have, counted anew from the tables, and checked against what was added up."""
+"""What namespaces have is counted again from the tables, and compared with the running sums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ _log = logging.getLogger(__name__)
 
 
 def count_anew(session: Session, namespace: str | None = None) -> dict[str, dict[str, int]]:
-    """Return what each namespace has, or this one: for each that has anything, the columns of its row in `usage`."""
+    """Return what each namespace has, or only this one: for each that has anything, the columns of its row in
+    `usage`.
+    """
     found: dict[str, dict[str, int]] = {}
     for name, column, query in _queries():
         chosen = query if namespace is None else query.where(column == namespace)
@@ -34,7 +36,7 @@ def count_anew(session: Session, namespace: str | None = None) -> dict[str, dict
 
 
 def _queries() -> Iterator[tuple[str, Any, Any]]:
-    """For each column the namespace that it is counted by, and the sum; not grouped yet."""
+    """For each column, the namespace by which it is counted and the sum; not grouped yet."""
     space = Adapter.namespace
     yield "adapters", space, select(space, func.count()).where(Adapter.last_number > 0)
     versions = select(space, func.sum(ManifestRow.size_bytes)).select_from(Version)
@@ -66,10 +68,11 @@ def _queries() -> Iterator[tuple[str, Any, Any]]:
 
 
 def recount(db: Database, *, within_s: float) -> int:
-    """Set right what was added up wrongly, as by a server of the previous release; return for how many namespaces.
+    """Correct sums that are wrong, for example because of a server of the previous release; return for how many
+    namespaces.
 
-    All is read in one state of the database, in which both agree, and nobody waits meanwhile. Only a namespace where they
-    differ is counted again while nobody changes anything of it.
+    Everything is read in one state of the database, in which both should agree, and nobody has to wait. Only a
+    namespace for which they differ is counted again, while nobody can change anything in it.
     """
     with db.read(within_s=within_s) as session:
         added_up = _added_up(session)

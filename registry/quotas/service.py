@@ -1,4 +1,4 @@
-"""Setting quotas, and saying what is used of them."""
+"""Sets quotas, and says how much of them is used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Quotas:
             return _present(session, namespace)
 
     def set(self, namespace: str, *, limits: QuotaLimits, who: Principal) -> QuotaView:
-        """Limit a namespace from now on, or with "*" each that has no limits of its own; what is there already stays.
+        """Limit a namespace from now on, or with "*" every namespace without limits of its own; what exists already
+        stays.
 
         Raises InvalidName, Forbidden: only admins of all may.
         """
@@ -63,7 +64,7 @@ def _present(session: Session, namespace: str) -> QuotaView:
     row = own or session.get(Quota, EVERYWHERE)
     limits = default_limits(session) if row is None else Limits(row.max_adapters, row.max_bytes, row.max_jobs)
     row_used = session.get(Usage, namespace)
-    # A server of the previous release may have removed what it never added, until the next count.
+    # Until the next count: a server of the previous release may have subtracted what it never added.
     used = {name: 0 if row_used is None else max(0, getattr(row_used, name)) for name in COUNTED}
     return QuotaView(
         namespace=namespace,

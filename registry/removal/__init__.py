@@ -1,1 +1,1 @@
-"""Removal: retention rules, and the collection of what nothing names any more. The only room that takes bytes away."""
+"""Removal: retention rules, and the collection of what nothing names any more. Only this room removes bytes."""

@@ -20,14 +20,15 @@ from registry.errors import Unavailable
 from registry.principal import EVERYWHERE, SYSTEM
 from registry.removal.models import AuditExport
 
-#: Entries of one file.
+#: How many entries one file has.
 _MOST_EXPORTED = 20_000
 
 
 def export_oldest(db: Database, folder: Path, before: datetime) -> bool:
     """Write the oldest entries that are due to one file; say whether there were any. Raises Unavailable."""
     with db.read() as session:
-        # Entries carry several servers' clocks: a file ends before the first that is young, and skips none.
+        # Entries have times by several servers' clocks: a file ends before the first entry that is too young, and skips
+        # none.
         young = session.scalar(select(func.min(AuditEntry.pk)).where(AuditEntry.at >= before))
         query = select(AuditEntry) if young is None else select(AuditEntry).where(AuditEntry.pk < young)
         rows = session.scalars(query.order_by(AuditEntry.pk).limit(_MOST_EXPORTED)).all()
@@ -46,7 +47,7 @@ def export_oldest(db: Database, folder: Path, before: datetime) -> bool:
 
 
 def last_exported(db: Database) -> int | None:
-    """Return the key of the last entry that lies in a file; None where there is none."""
+    """Return the key of the last entry that is in a file; None if there is none."""
     with db.read() as session:
         return session.scalar(select(func.max(AuditExport.last_pk)))
 
@@ -67,7 +68,7 @@ def _line(row: AuditEntry) -> str:
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Write a file whole, and make sure that it lies on the disk. Raises Unavailable."""
+    """Write a whole file, and make sure that it is on the disk. Raises Unavailable."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = path.with_name(f"{path.name}.partial")

@@ -1,8 +1,9 @@
-"""One run over manifests, blobs and storage. Whatever it removes, it looks at again where nobody can name it.
+"""One run over manifests, blobs and storage. Anything that it removes is checked again while nobody can name it.
 
-A blob goes in two steps, so that a kill at any moment leaves no row that promises bytes which are gone: its row says so
-first, and the bytes follow, under no lock. What was left between the two goes with the next run. Whoever sends the same
-bytes meanwhile sends them under another name, so that it does not matter when the store removes the old ones.
+A blob is removed in two steps, so that a kill at any moment leaves no row that promises missing bytes: first its row
+says that they are given up, then the bytes are removed, without a lock. What was left between the two steps is removed
+by the next run. The same bytes sent in the meantime get another name, so it does not matter when the store removes the
+old ones.
 
 >>> rows = [BlobRow("b", "b.1", 2, given_up=False, garbage=True), BlobRow("c", "c", 3, given_up=False, garbage=False)]
 >>> [(name, stored, row and row.size_bytes) for name, stored, row in side_by_side(iter(["a", "b.1", "b.2"]), iter(rows))]
@@ -33,11 +34,11 @@ from registry.storage import Storage
 from registry.usage.charging import charge
 from sdk.schemas.removal import MissingBlobs, StrayBlobs
 
-#: What is removed in one transaction: publishers wait for no more than that.
+#: How much is removed in one transaction, so that publishers wait no longer than that.
 _BATCH = 100
-#: Rows that are read at once.
+#: How many rows are read at once.
 _PAGE = 1000
-#: Digests and refs of a report.
+#: How many digests and refs a report lists.
 _SHOWN = 100
 
 
@@ -68,7 +69,7 @@ class Tally:
 
 
 def side_by_side(stored: Iterator[str], rows: Iterator[BlobRow]) -> Iterator[tuple[str, bool, BlobRow | None]]:
-    """Merge two ascending series: yield each name in storage once, with whether it is stored, and its row."""
+    """Merge two ascending series: yield each name in storage once, whether it is stored, and its row."""
     name, row = next(stored, None), next(rows, None)
     while name is not None or row is not None:
         if row is None or (name is not None and name < row.stored_as):
@@ -84,7 +85,7 @@ def side_by_side(stored: Iterator[str], rows: Iterator[BlobRow]) -> Iterator[tup
 
 
 class Collection:
-    """One run. Memory stays flat however many blobs there are."""
+    """One run. Memory stays constant however many blobs there are."""
 
     def __init__(self, db: Database, storage: Storage, rules: Rules) -> None:
         self._db = db
@@ -98,7 +99,9 @@ class Collection:
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
-        """Alone with the blobs until the block ends. Nothing is asked of the storage in it: that could take for ever."""
+        """Hold the blobs exclusively until the block ends. The storage must not be asked in it, because that could take
+        for ever.
+        """
         with self._db.write(within_s=self._rules.statement_s) as session:
             hold_blobs(session, alone=True)
             yield session
@@ -111,7 +114,7 @@ class Collection:
         return self.tally
 
     def retire_manifests(self) -> None:
-        """Give up the manifests that nothing names, and the leave to fetch their files."""
+        """Give up the manifests that nothing names, and the permission to fetch their files."""
         after, size = "", _PAGE if self._rules.dry_run else _BATCH
         while True:
             wanted = self._rules.retirable(self._dialect)
@@ -130,7 +133,7 @@ class Collection:
             session.execute(update(ManifestRow).where(ManifestRow.digest.in_(retired)).values(collected_at=utc_now()))
             closed = delete(ManifestAccess).where(ManifestAccess.manifest_digest.in_(retired))
             left = session.execute(closed.returning(ManifestAccess.manifest_digest, ManifestAccess.namespace)).all()
-            # What else is retired stopped being paid for when it was given up.
+            # Everything else that is retired stopped counting when it was given up.
             merged = (ManifestRow.digest.in_(retired), ManifestRow.kind == "merged")
             rows = session.execute(select(ManifestRow.digest, ManifestRow.size_bytes).where(*merged)).all()
             sizes = {row.digest: row.size_bytes for row in rows}
@@ -139,7 +142,7 @@ class Collection:
             return len(retired)
 
     def _walk(self) -> None:
-        """Hold what is stored against the table, both in ascending order, and remove as it goes."""
+        """Compare what is stored with the table, both in ascending order, and remove on the way."""
         garbage: dict[str, tuple[BlobRow, bool]] = {}
         strays: list[str] = []
         missing: list[str] = []
@@ -164,7 +167,7 @@ class Collection:
         self._note_missing(missing)
 
     def _rows(self) -> Iterator[BlobRow]:
-        """Yield the table in the order of its key; no transaction stays open meanwhile."""
+        """Yield the table in the order of its key; no transaction stays open in between."""
         columns = (Blob.sha256, Blob.stored_as, Blob.size_bytes, Blob.collected_at.is_not(None))
         query = select(*columns, self._rules.garbage(self._dialect)).order_by(Blob.sha256).limit(_PAGE)
         after = ""
@@ -193,7 +196,7 @@ class Collection:
             self.tally.freed_bytes += row.size_bytes if gone else 0
 
     def give_up(self, digests: Sequence[str]) -> Sequence[str]:
-        """The first step: let the rows say that the bytes are gone, so that whoever needs them sends them again."""
+        """The first step: mark the bytes as gone in the rows, so that anybody who needs them sends them again."""
         with self._writing() as session:
             garbage = (Blob.sha256.in_(digests), Blob.collected_at.is_(None), self._rules.garbage(self._dialect))
             given_up = session.execute(select(Blob.sha256, Blob.stored_as).where(*garbage)).all()
@@ -203,9 +206,9 @@ class Collection:
         return digests
 
     def take_away(self, digests: Sequence[str]) -> Sequence[str]:
-        """The second step: remove the bytes, but for those that were announced, and perhaps sent, since the first.
+        """The second step: remove the bytes, except those that were announced, and perhaps sent, since the first.
 
-        Nobody is held up meanwhile, however long the store takes: the names are nobody's any more.
+        Nobody has to wait for this, however long the store takes: the names belong to nobody any more.
         """
         with self._writing() as session:
             garbage = (Blob.sha256.in_(digests), Blob.collected_at.is_not(None), self._rules.garbage(self._dialect))
@@ -230,7 +233,7 @@ class Collection:
         }
         if old and not self._rules.dry_run:
             with self._writing() as session:
-                # Somebody may have verified one of them since.
+                # One of them may have been verified since.
                 old = {name: old[name] for name in self._unknown(session, list(old))}
                 leave_places(session, old)
         for name, stat in old.items():
@@ -249,19 +252,19 @@ class Collection:
         return [name for name in names if name not in known]
 
     def _note_missing(self, names: Sequence[str]) -> None:
-        """Note bytes that are not there; what was stored after the list had passed it is."""
+        """Note missing bytes; those that were stored after the listing had passed them do exist."""
         for name in names:
             if self._storage.stat(name) is None:
                 self.tally.missing += 1
                 _show(self.tally.missing_digests, name[:64])
 
     def strays(self) -> StrayBlobs:
-        """What the run has removed that no row named."""
+        """The removed bytes that no row named."""
         tally = self.tally
         return StrayBlobs(count=tally.strays, size_bytes=tally.stray_bytes, digests=tally.stray_digests)
 
     def missing(self) -> MissingBlobs:
-        """What the run has missed, and whose it is."""
+        """The missing bytes, and what they belong to."""
         shown = self.tally.missing_digests
         holders = (
             select(Version)

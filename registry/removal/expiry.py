@@ -1,8 +1,8 @@
-"""Rows that have had their time, removed once a day: what happened to old jobs, failed pushes, ended sessions, old answers.
+"""Removes expired rows once a day: events of old jobs, failed pushes, ended sessions, old answers.
 
-Nothing goes that a later reader needs: alias moves, scores, lineage and its jobs, numbers of deleted versions, and the
-name behind a token's id stay. Each batch is a transaction of its own, so a run may be killed at any moment and goes on
-the next day.
+Nothing is removed that later readers need: alias moves, scores, lineage and its jobs, numbers of deleted versions, and
+the name behind a token's id stay. Each batch is a transaction of its own, so a run may be killed at any moment and
+continues the next day.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from registry.removal.audit_files import export_oldest, last_exported
 from registry.removal.models import DailyWork
 from registry.removal.row_lifetimes import Lifetimes
 
-#: What one transaction removes: nobody waits for more than that.
+#: How much one transaction removes, so that nobody waits longer than that.
 _BATCH = 500
 _DAY_S = 86_400.0
-#: A run that is due holds up whoever called for it no longer than this, and goes on so much later.
+#: A run that is due doesn't delay its caller longer than this, and continues this much later.
 _AT_ONCE_S, _GOES_ON_S = 5.0, 60.0
 
-#: Where something may be said of a version; publishing writes these together with it.
+#: The tables with details of a version; publishing writes these together with the version.
 _PARTS_OF_VERSION = (
     Origin,
     VersionDataset,
@@ -70,18 +70,18 @@ _log = logging.getLogger(__name__)
 
 
 class Expiry:
-    """The service that removes what has had its time."""
+    """The service that removes what has expired."""
 
     def __init__(self, db: Database, lifetimes: Lifetimes, *, statement_s: float = 60.0) -> None:
-        """The database may take `statement_s` for each transaction of a count of what namespaces have."""
+        """The database may take `statement_s` for each transaction that counts what namespaces have."""
         self._db = db
         self._statement_s = statement_s
         self._lifetimes = lifetimes
-        #: By when a run has to stop, by the monotonic clock; None: once it is through.
+        #: When a run has to stop, by the monotonic clock; None: when it is done.
         self._until: float | None = None
 
     def run_if_due(self) -> dict[str, int] | None:
-        """Run, unless somebody has begun to within a day; return how many rows of each kind went, or None."""
+        """Run, unless a run was begun within the last day; return how many rows of each kind were removed, or None."""
         of = DailyWork.name == "expiry"
         due = DailyWork.begun_at_s <= db_epoch_s() - _DAY_S
         with self._db.read() as session:
@@ -105,14 +105,16 @@ class Expiry:
         return gone
 
     def sweep(self) -> int:
-        """Run if due; return how many rows went."""
+        """Run if due; return how many rows were removed."""
         return sum((self.run_if_due() or {}).values())
 
     def _late(self) -> bool:
         return self._until is not None and time.monotonic() > self._until
 
     def run(self) -> dict[str, int]:
-        """Remove all that is due; return how many rows of each kind went. One kind that fails keeps no other waiting."""
+        """Remove all that is due; return how many rows of each kind were removed. If one kind fails, the others are
+        still removed.
+        """
         steps: dict[str, Callable[[], int]] = {
             "job_events": self._events,
             "job_attempts": self._attempts,
@@ -124,7 +126,7 @@ class Expiry:
             "collected_manifests": self._manifests,
             "collected_blobs": self._blobs,
             "audit_entries": self._audit,
-            # Last, and no rows: the sums of namespaces that were wrong.
+            # Last, and not about rows: correct the sums of namespaces that were wrong.
             "usage": self._usage,
         }
         gone = {}
@@ -151,7 +153,9 @@ class Expiry:
                 return total
 
     def _events(self) -> int:
-        """In the order in which they came, which is that of their key: what is young ends the search."""
+        """In the order in which they came, which is that of their key: the first one that is too young ends the
+        search.
+        """
         before = self._before(self._lifetimes.events_days)
         over = exists().where(Job.id == JobEvent.job_id, Job.state.in_(FINAL), Job.finished_at < before)
         after = 0
@@ -184,7 +188,7 @@ class Expiry:
         return self._in_batches(batch)
 
     def _previews(self) -> int:
-        """What previews have shown of rows: some days after, or once their namespace has given the rows up."""
+        """The rows that previews have shown: some days later, or when their namespace has given up the rows."""
         of = Job.request["data"].as_string()
         held = exists().where(
             DatasetAccess.digest == of, DatasetAccess.namespace == Job.namespace, DatasetAccess.removed_at.is_(None)
@@ -205,9 +209,10 @@ class Expiry:
         return self._in_batches(batch)
 
     def _failed(self) -> int:
-        """Failed pushes have no number and no files, and what was said of them goes too; their bytes went with a collection.
+        """Failed pushes have no number and no files; their details are removed too, and a collection has removed their
+        bytes.
 
-        One that others came from stays: their lineage names it.
+        One from which others were made stays: their lineage names it.
         """
         before = self._before(self._lifetimes.failed_days)
         stale = Version.state.in_((VersionState.FAILED, VersionState.PENDING))
@@ -225,7 +230,7 @@ class Expiry:
         return self._in_batches(batch)
 
     def _tokens(self) -> int:
-        """Their rights go, and no list shows them; whom an old record means by an id stays known."""
+        """Their rights are removed, and no list shows them; the name behind an id in old records stays known."""
         before = self._before(self._lifetimes.tokens_days)
         ended = (Token.expires_at < before) | (Token.revoked_at < before)
 
@@ -252,7 +257,7 @@ class Expiry:
         return self._in_batches(batch)
 
     def _uploads(self) -> int:
-        """Sessions that are over."""
+        """Upload sessions that have ended."""
 
         def batch(session: Session) -> int:
             return end_expired(session, most=_BATCH)
@@ -266,9 +271,9 @@ class Expiry:
         return 0 if self._late() else recount(self._db, within_s=self._statement_s)
 
     def _manifests(self) -> int:
-        """Manifests whose files were given up, but for those by which a version, a base or scores are still known.
+        """Manifests whose files were given up, except those by which a version, a base or scores are still known.
 
-        What they consisted of, and who signed them, go with them.
+        The lists of their files, and their signatures, are removed with them.
         """
         named = (
             exists().where(Version.digest == ManifestRow.digest),
@@ -281,7 +286,9 @@ class Expiry:
         return self._given_up(ManifestRow, ManifestRow.digest, named)
 
     def _blobs(self) -> int:
-        """What is known of bytes that were given up, once no manifest, dataset and scores have them. Bytes of no row are strays."""
+        """What is known about bytes that were given up, once no manifest, dataset or scores have them. Bytes without a
+        row are strays.
+        """
         named = (
             exists().where(ManifestBlob.sha256 == Blob.sha256),
             exists().where(Dataset.digest == Blob.sha256),
@@ -293,11 +300,11 @@ class Expiry:
     def _given_up(
         self, rows: type[ManifestRow | Blob], digest: InstrumentedAttribute[str], named: Sequence[Exists]
     ) -> int:
-        """Rows that were given up long ago, and whose digest is named nowhere."""
+        """Rows that were given up long ago, and whose digest isn't named anywhere."""
         old = rows.collected_at < self._before(self._lifetimes.collected_days)
 
         def batch(session: Session) -> int:
-            # Nobody records one of them meanwhile.
+            # Nobody can record one of them in the meantime.
             hold_blobs(session, alone=True)
             query = select(digest).where(old, *(~one for one in named))
             digests = session.scalars(query.limit(_BATCH)).all()
@@ -310,14 +317,14 @@ class Expiry:
     # The audit trail.
 
     def _audit(self) -> int:
-        """Write old entries to files, and remove from the trail what lies in one."""
+        """Write old entries to files, and remove from the trail those that are in one."""
         folder = self._lifetimes.audit_folder
         if folder is None:
             return 0
-        # Also what a run that was killed has written and not yet removed.
+        # Also those that a killed run has written but not yet removed.
         total = self._drop_exported()
         before = self._before(self._lifetimes.audit_days)
-        # One moment for all files: that something was written out is told by an entry, too.
+        # The same moment for all files, because writing a file also adds an entry.
         while not self._late() and export_oldest(self._db, Path(folder), before):
             total += self._drop_exported()
         return total

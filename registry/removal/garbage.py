@@ -1,4 +1,6 @@
-"""What is garbage: conditions over the tables, the same for a dry run, a real one, and the look under the lock."""
+"""What is garbage: conditions over the tables, the same for a dry run, a real one, and the check while holding the
+lock.
+"""
 
 from __future__ import annotations
 
@@ -33,25 +35,25 @@ from registry.jobs.kinds.known import MODEL_MAKING
 from registry.jobs.models import Checkpoint, Job
 from sdk.schemas.jobs import JobState
 
-#: A publication that has not ended after so long never will: its upload session is over too.
+#: A publication that has not ended after this long never will: its upload session is over too.
 PENDING_LIFE = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The moments of one run, and what a dry run has to take as gone."""
+    """The moments of one run, and what a dry run has to treat as gone."""
 
-    #: When the run looked at the clock; what came later is kept.
+    #: When the run read the clock; anything later is kept.
     now: datetime
-    #: What was given up after this moment is kept.
+    #: Anything that was given up after this moment is kept.
     given_up_before: datetime
     #: Merged models of jobs that ended before this moment are removed; None: none are.
     merged_before: datetime | None
-    #: Whether manifests that are to be retired, and have not been, count as retired.
+    #: Whether manifests that are to be retired, but have not been, count as retired.
     dry_run: bool
     #: How long the database may take for one transaction, in seconds.
     statement_s: float = 60.0
-    #: Keys of versions that are to be deleted, and have not been.
+    #: Keys of versions that are to be deleted, but have not been.
     doomed: Sequence[int] = field(default=())
 
     def stale_pending(self) -> ColumnElement[bool]:
@@ -59,16 +61,16 @@ class Rules:
         return and_(Version.state == VersionState.PENDING, Version.created_at <= self.now - PENDING_LIFE)
 
     def is_doomed(self, dialect: str) -> ColumnElement[bool]:
-        """The condition that a version is to be deleted, and has not been."""
+        """The condition that a version is to be deleted, but has not been."""
         return Version.pk.in_(_numbers(self.doomed, dialect)) if self.doomed else false()
 
     def retirable(self, dialect: str) -> ColumnElement[bool]:
-        """The condition that a manifest is named by nothing."""
+        """The condition that nothing names a manifest."""
         holds = or_(
             and_(Version.state.in_(LIVE), ~self.stale_pending()),
             and_(Version.state == VersionState.DELETED, Version.moved_at > self.given_up_before),
         )
-        # They count as given up just now, which is long enough ago only where there is no grace.
+        # They count as given up just now, which is only long enough ago without a grace period.
         if self.given_up_before >= self.now:
             holds = and_(holds, ~self.is_doomed(dialect))
         uploaded = select(NamedBase.manifest_digest).where(NamedBase.manifest_digest.is_not(None))
@@ -82,7 +84,9 @@ class Rules:
         )
 
     def _is_no_kept_merge(self) -> ColumnElement[bool]:
-        """The condition that a manifest is of no merged model that is kept for its job: a version's goes with the version."""
+        """The condition that a manifest isn't a merged model's that is kept for its job: a version's model is removed
+        with the version.
+        """
         kept = exists().where(ManifestAccess.manifest_digest == ManifestRow.digest, is_merged_only())
         if self.merged_before is None:
             return ~kept
@@ -97,12 +101,12 @@ class Rules:
         return or_(~kept, old)
 
     def garbage(self, dialect: str) -> ColumnElement[bool]:
-        """The condition that a blob is named by nothing and announced by nobody."""
+        """The condition that nothing names a blob and nobody has announced it."""
         named = exists().where(
             ManifestBlob.sha256 == Blob.sha256,
             ManifestRow.digest == ManifestBlob.manifest_digest,
             ManifestRow.collected_at.is_(None),
-            # A real run has retired them by now. Until a manifest is, whoever publishes it again relies on its blobs.
+            # A real run has retired them by now. Until a manifest is retired, publishing it again relies on its blobs.
             *([~self.retirable(dialect)] if self.dry_run else []),
         )
         dataset = exists().where(
@@ -129,20 +133,20 @@ class Rules:
         )
 
     def announced(self, digests: Collection[str]) -> Select[str]:
-        """The names in storage under which somebody has leave to send blobs with these digests."""
+        """The names in storage under which somebody may send blobs with these digests."""
         return select(UploadBlob.stored_as).where(*self._announces(), UploadBlob.sha256.in_(digests))
 
     def _announces(self) -> tuple[ColumnElement[bool], ...]:
         return (
             Upload.id == UploadBlob.upload_id,
             Upload.expires_at > self.now,
-            # What it announced has a name of its own by now.
+            # What it announced has another name by now.
             Upload.finished_at.is_(None),
         )
 
 
 def _numbers(numbers: Sequence[int], dialect: str) -> Select[Any]:
-    """The numbers as rows, in one parameter: a statement takes no more than some ten thousand."""
+    """The numbers as rows, in one parameter: a statement can't have more than some ten thousand."""
     text = literal(str(list(numbers)))
     if dialect == "postgresql":
         rows = func.json_array_elements_text(cast(text, JSON)).table_valued("value")

@@ -1,4 +1,4 @@
-"""What is remembered of work that is done now and then, and of what was written out of the audit trail."""
+"""The tables of periodic work, and of the audit entries that were written to files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from registry.db.types import Model, UtcDateTime
 
 
 class DailyWork(Model):
-    """Work that one process does once a day, and when it was last begun, on the database's clock."""
+    """Work that one process does once a day, and when it last began, on the database's clock."""
 
     __tablename__ = "daily_work"
 
@@ -21,7 +21,9 @@ class DailyWork(Model):
 
 
 class AuditExport(Model):
-    """A run of audit entries that lies in a file. Only what is in one may be removed from the trail: triggers see to it."""
+    """A range of audit entries that is in a file. Only such entries may be removed from the trail, which triggers
+    ensure.
+    """
 
     __tablename__ = "audit_exports"
 

@@ -1,4 +1,4 @@
-"""Which versions an adapter's retention rule gives up, and giving them up."""
+"""Finds the versions that an adapter's retention rule doesn't keep, and deletes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sdk.schemas.removal import RetentionRule
 
 _log = logging.getLogger(__name__)
 
-#: Versions that are given up in one transaction.
+#: How many versions are deleted in one transaction.
 _BATCH = 100
 
 
@@ -37,7 +37,7 @@ class Outside(NamedTuple):
 def rule_of(adapter: Adapter) -> RetentionRule | None:
     """Return an adapter's rule, or None if all of its versions are kept.
 
-    Nothing of it is passed over: that might be what keeps a version. Raises Unreadable.
+    No part of it may be ignored, because that might be what keeps a version. Raises Unreadable.
     """
     try:
         return None if adapter.retention is None else RetentionRule.model_validate(adapter.retention)
@@ -49,7 +49,7 @@ def rule_of(adapter: Adapter) -> RetentionRule | None:
 
 
 def _rule_to_apply(adapter: Adapter) -> RetentionRule | None:
-    """Return an adapter's rule, or None if nothing is to be deleted by it: there is none, or it can't be read."""
+    """Return an adapter's rule, or None if nothing should be deleted: there is no rule, or it can't be read."""
     try:
         return rule_of(adapter)
     except Unreadable as error:
@@ -92,7 +92,7 @@ def _ruled(db: Database) -> Iterator[int]:
 
 def _delete_some(db: Database, adapter_pk: int, now: datetime, who: Principal) -> list[str]:
     with db.write() as session:
-        # Under the adapter's lock no alias moves and no version comes or goes.
+        # While the adapter is locked, no alias moves and no version is added or removed.
         locked = select(Adapter).where(Adapter.pk == adapter_pk).with_for_update(key_share=True)
         adapter = session.scalars(locked).one()
         rule = _rule_to_apply(adapter)

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 class Lifetimes:
     """How long rows are kept, in days."""
 
-    #: What happened to a job that has ended.
+    #: The events of a job that has ended.
     events_days: float = 90.0
-    #: Who tried a job that has ended.
+    #: The attempts at a job that has ended.
     attempts_days: float = 365.0
-    #: What a preview has shown of rows.
+    #: The rows that a preview has shown.
     previews_days: float = 7.0
     #: Pushes that failed.
     failed_days: float = 30.0
     #: The rights of tokens that were revoked or have expired.
     tokens_days: float = 90.0
-    #: Answers to requests that carried a key.
+    #: Answers to requests with a key.
     keyed_days: float = 7.0
-    #: What is known of files whose bytes were collected, and that nothing names any more.
+    #: What is known about files whose bytes were collected, and that nothing names any more.
     collected_days: float = 30.0
-    #: Entries of the audit trail, once they lie in a file.
+    #: Entries of the audit trail, once they are in a file.
     audit_days: float = 400.0
-    #: Where these files go; None: every entry stays in the database.
+    #: The folder for these files; None: every entry stays in the database.
     audit_folder: str | None = None

@@ -1,4 +1,4 @@
-"""Setting retention rules, and collecting garbage."""
+"""Sets retention rules, and collects garbage."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from registry.removal.garbage import Rules
 from registry.removal.retention import delete_outside, find_outside, rule_of
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 
-#: So long are answers kept for requests that carry a key.
+#: How long answers are kept for requests with a key.
 _KEYED_LIFE = timedelta(days=7)
-#: A half-written file that nobody wrote to for so long is of an upload that has ended.
+#: A half-written file that nobody has written to for this long belongs to an upload that has ended.
 _PARTIAL_LIFE = timedelta(hours=1)
 
 
@@ -61,7 +61,8 @@ class Removal:
     def collect(self, *, request: GcRequest, who: Principal) -> GcReport:
         """Apply the retention rules, and remove what nothing refers to any more; a dry run only reports it.
 
-        It may be killed at any moment, run beside publishers and beside itself. Raises Forbidden, Unavailable.
+        It may be killed at any moment, and run at the same time as publishers and other collections. Raises Forbidden,
+        Unavailable.
         """
         who.require_everywhere("admin")
         doomed: list[int] = []
@@ -70,7 +71,7 @@ class Removal:
             retired, doomed = [version.ref for version in outside], [version.pk for version in outside]
         else:
             retired = delete_outside(self._db, now=utc_now(), who=who)
-        # The clock is looked at now, so that without grace what has just been deleted was so before.
+        # The clock is read now, so that without a grace period what has just been deleted counts as deleted before.
         now = utc_now()
         merged = request.keep_merged_days
         rules = Rules(
@@ -103,7 +104,7 @@ class Removal:
         return report
 
     def _fail_stale(self, rules: Rules) -> int:
-        """Let publications fail whose publishers died; whoever still works on such a row begins a new one."""
+        """Let publications fail whose publishers died; a publisher that still works on such a row begins a new one."""
         if rules.dry_run:
             with self._db.read(within_s=self._statement_s) as session:
                 return session.scalar(select(func.count()).select_from(Version).where(rules.stale_pending())) or 0

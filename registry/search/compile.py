@@ -1,6 +1,6 @@
 """From the tree of a filter to a condition of SQL over versions; every value is a bound parameter.
 
-A condition holds or does not, and is never NULL, so that `not` and `!=` are what they say.
+A condition is true or false, and never NULL, so that `not` and `!=` mean what they say.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from registry.search.fields import Value, day_bounds
 from registry.search.tree import And, Comparison, Node, Not, comparisons
 from sdk.formats.refs import digest_digits, looks_like_digest, split_dataset_name
 
-#: Keys that are read first and compared with as constants; where there are more, the database reads them itself.
+#: How many keys are read first and then compared with as constants; if there are more, the database reads them itself.
 _FEW = 100
 
 _SIGNS: dict[str, Callable[[Any, Any], Any]] = {
@@ -60,17 +60,17 @@ Condition = ColumnElement[bool]
 
 
 def condition_of(session: Session, tree: Node, who: Principal) -> Condition:
-    """Return the condition over Version, joined with Adapter, that `tree` holds and the caller may see the version.
+    """Return the condition over Version, joined with Adapter, that `tree` is true and the caller may see the version.
 
-    Only ready versions are found unless the filter speaks of states. Raises Forbidden if it asks for quarantined
-    ones and the caller is not an admin.
+    Only ready versions are found unless the filter mentions states. Raises Forbidden if it asks for quarantined ones
+    and the caller is not an admin.
     """
     said = _Compiler(session, who).node(tree)
     return and_(who.within(Adapter.namespace), _of_states(tree, who), said)
 
 
 def _of_states(tree: Node, who: Principal) -> Condition:
-    """The condition that a version is of a state that the caller may see and the filter does not leave out."""
+    """The condition that a version's state is one that the caller may see and the filter does not leave out."""
     asked = {value for part in comparisons(tree) if part.field.word == "state" for value in part.values}
     if not asked:
         shown = {VersionState.READY}
@@ -80,8 +80,8 @@ def _of_states(tree: Node, who: Principal) -> Condition:
         raise Forbidden("only admins can see quarantined versions; ask for ready or archived ones", param="filter")
     else:
         shown = set(PULLABLE)
-    # Nearly every version is ready. Said this way round, no planner walks the index of states because of it, instead of
-    # one that belongs to what was asked.
+    # Nearly every version is ready. With the condition written this way, no planner walks the index of states because
+    # of it, instead of one that fits the question.
     condition: Condition = Version.state.not_in(sorted(set(VersionState) - shown))
     if VersionState.QUARANTINED in shown:
         administered = who.within(Adapter.namespace, "admin")
@@ -90,7 +90,7 @@ def _of_states(tree: Node, who: Principal) -> Condition:
 
 
 class _Compiler:
-    """One method a kind of field; each takes a comparison whose operator is not `!=`."""
+    """One method per kind of field; each takes a comparison whose operator is not `!=`."""
 
     def __init__(self, session: Session, who: Principal) -> None:
         self._session = session
@@ -142,7 +142,7 @@ class _Compiler:
         raise AssertionError(f"no condition for {given.field}")
 
     def _compare(self, column: Any, given: Comparison) -> Condition:
-        """Hold a column of plain values against those of a comparison."""
+        """Compare a column of plain values with those of a comparison."""
         if given.operator == "~":
             return self._fits(column, str(given.values[0]))
         if len(given.values) == 1:
@@ -151,10 +151,10 @@ class _Compiler:
         return some
 
     def _fits(self, column: Any, pattern: str) -> Condition:
-        """Hold a column against a pattern, in which only `*` has a meaning, and case matters."""
+        """Match a column with a pattern in which only `*` has a meaning, and case matters."""
         fits: Condition
         if self._sqlite:
-            # Its LIKE does not know "a" from "A".
+            # Its LIKE does not distinguish "a" from "A".
             fits = column.op("GLOB", is_comparison=True)("".join(f"[{c}]" if c in "[?" else c for c in pattern))
         else:
             fits = column.like(
@@ -163,15 +163,15 @@ class _Compiler:
         return fits
 
     def _one_of_keys(self, column: Any, key: InstrumentedAttribute[Any], wanted: Condition) -> Condition:
-        """Hold a column against the keys of the rows that are wanted."""
+        """Compare a column with the keys of the wanted rows."""
         query = select(key).where(wanted)
-        # Compared with constants, an index of (base, rank, key) is walked in its own order.
+        # With constants, an index of (base, rank, key) is walked in its own order.
         found = self._session.scalars(query.limit(_FEW + 1)).all()
         some: Condition = column.in_(query if len(found) > _FEW else found)
         return some if found else false()
 
     def _trained_on(self, column: Any, given: Comparison) -> Condition:
-        """The condition that a column is of a dataset, by a name that the caller may see, or by its digest."""
+        """The condition that a column names a dataset, by a name that the caller may see, or by its digest."""
         if given.operator == "~":
             return self._of_names(column, self._compare(DatasetNumber.name, given))
         return self._of_dataset(column, given.values)
@@ -192,7 +192,7 @@ class _Compiler:
         """The condition that a column is the digest of one of some datasets; what looks like a digest is not a name."""
         names = [value for value in values if not looks_like_digest(str(value))]
         digests = [digits for value in values if (digits := digest_digits(str(value))) is not None]
-        # A digest stands in the version or the evaluation itself, which the caller sees.
+        # A digest is part of the version or the evaluation itself, which the caller can see.
         named = [split_dataset_name(str(name)) for name in names]
         numbered = [
             and_(DatasetNumber.name == name, DatasetNumber.number == number)
@@ -207,12 +207,12 @@ class _Compiler:
 
 
 def _has(column: Any, *conditions: Condition, of: Any = Version.pk) -> Condition:
-    """The condition that a version has a row elsewhere, of which all conditions hold."""
+    """The condition that a version has a row in another table for which all conditions are true."""
     return select(column).where(column == of, *conditions).correlate(Version).exists()
 
 
 def _begins(column: Any, digests: Sequence[Value]) -> Condition:
-    """The condition that a digest begins with one of some: a range, which an index answers where it does not LIKE."""
+    """The condition that a digest begins with one of some prefixes: an index can answer ranges, but not LIKE."""
     return or_(false(), *(_begins_with(column, str(digits)) for digits in digests))
 
 
@@ -223,7 +223,7 @@ def _begins_with(column: Any, digits: str) -> Condition:
 
 
 def _made(sign: str, value: Value) -> Condition:
-    """Hold the moment of a version's making against another, or against a whole day."""
+    """Compare the moment at which a version was made with another moment, or with a whole day."""
     if isinstance(value, datetime):
         return _compared(Version.created_at, sign, value)
     assert isinstance(value, date)

@@ -1,4 +1,4 @@
-"""What a filter may ask: each field, the operators that it takes, and how its values are read and written.
+"""What a filter may ask for: each field, its operators, and how its values are read and written.
 
 >>> FIELDS["rank"].read("8"), FIELDS["created"].read("2026-03-01")
 (8, datetime.date(2026, 3, 1))
@@ -20,14 +20,14 @@ from sdk.formats.refs import digest_digits
 #: What a field is compared with. A date is a whole day, in UTC.
 Value = str | int | float | date | datetime
 
-#: Words of the grammar, in any case; as values they stand in quotes.
+#: Words of the grammar, in any case; as values they need quotes.
 KEYWORDS = frozenset({"and", "or", "not", "in"})
 
 #: Equal to one value, or to one of several.
 EXACT = ("=", "!=", "in")
-#: Also by a pattern in which `*` is any text.
+#: Also matching a pattern in which `*` is any text.
 TEXT = ("=", "!=", "~", "in")
-#: Also before and after.
+#: Also less or greater, before or after.
 ORDERED = ("=", "!=", "<", "<=", ">", ">=", "in")
 
 _BARE = re.compile(r"[A-Za-z0-9._/:@+-]+")
@@ -37,7 +37,7 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT = re.compile(
     rf"{_DAY.pattern}T[0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,6}})?)?(Z|[+-][0-9]{{2}}:[0-9]{{2}})?"
 )
-#: What the database's integers hold.
+#: What fits into the database's integers.
 _LARGEST = 2**31 - 1
 
 
@@ -45,14 +45,14 @@ _LARGEST = 2**31 - 1
 class FieldRule:
     """A field: how it is written, which operators it takes, what its values are."""
 
-    #: As the documentation writes it: "rank", "tag[KEY]".
+    #: How the documentation writes it: "rank", "tag[KEY]".
     shown: str
     operators: tuple[str, ...]
     #: What a value is, in words.
     takes: str
-    #: A comparison that is right.
+    #: An example of a correct comparison.
     example: str
-    #: Return the value that a text means; raise ValueError where it means none.
+    #: Return the value that a text means; raise ValueError if it doesn't mean one.
     read: Callable[[str], Value]
 
 
@@ -83,7 +83,7 @@ def _moment(text: str) -> Value:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except OverflowError:
-        # A day before the first or after the last that the calendar has.
+        # A day before the first or after the last of the calendar.
         raise ValueError(text) from None
 
 
@@ -110,7 +110,7 @@ def day_bounds(day: date) -> tuple[datetime, datetime]:
 
 
 def write_value(value: Value, *, pattern: bool = False) -> str:
-    """Return the one text of a value that a filter is written with; a `pattern` may hold `*` outside quotes."""
+    """Return the canonical text of a value in a filter; a `pattern` may have `*` outside quotes."""
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
@@ -132,7 +132,7 @@ _STATES = (VersionState.READY.value, VersionState.ARCHIVED.value, VersionState.Q
 _METHODS = ("qlora", "lora", "unknown")
 _KINDS = ("adapter", "merged", "base")
 
-#: By the word that a filter begins a comparison with.
+#: By the word with which a comparison begins.
 FIELDS: dict[str, FieldRule] = {
     "name": FieldRule("name", TEXT, "an adapter's whole name", "name ~ team/*", _text),
     "namespace": FieldRule("namespace", TEXT, "a namespace, or - for none", "namespace = team", _text),

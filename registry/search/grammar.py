@@ -37,10 +37,10 @@ from registry.errors import Invalid
 from registry.search.fields import FIELDS, KEYWORDS, FieldRule, Value
 from registry.search.tree import And, Comparison, Field, Node, Not, Or
 
-#: Characters of a filter, as it is given and as `str` writes it.
+#: How many characters a filter may have, as it is given and as `str` writes it.
 MAX_CHARS = 4_000
 MAX_COMPARISONS = 64
-#: Brackets and `not`s inside each other.
+#: How deep brackets and `not`s may be nested.
 MAX_NESTING = 16
 
 _EXAMPLE = "base = SmolLM2-135M-Instruct and rank >= 8"
@@ -54,7 +54,7 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r'\\(["\\])')
 _UNFINISHED = re.compile(r'"(?:[^"\\]|\\["\\])*')
-#: What no database keeps or UTF-8 can't write.
+#: What databases can't store or UTF-8 can't write.
 _UNKEPT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -64,7 +64,7 @@ def parse(text: str) -> Node:
         raise _refuse(MAX_CHARS + 1, f"it is longer than {MAX_CHARS:,} characters", _EXAMPLE)
     tree = _Parser(list(_tokens(text))).whole()
     if len(str(tree)) > MAX_CHARS:
-        # What is written back can be read back.
+        # Make sure that what `str` writes can be read again.
         raise _refuse(1, f"written out in full it is longer than {MAX_CHARS:,} characters", _EXAMPLE)
     return tree
 
@@ -77,13 +77,13 @@ def _refuse(column: int, problem: str, example: str) -> Invalid:
 class _Token:
     #: "word", "quoted", "mark" or "end".
     kind: str
-    #: What it says: of a quoted text without quotes and escapes.
+    #: Its text: for a quoted text, without quotes and escapes.
     text: str
     #: Counted from 1.
     column: int
 
     def says(self, *texts: str) -> bool:
-        """Tell whether it is one of these marks or words of the grammar."""
+        """Whether it is one of these marks or words of the grammar."""
         return self.kind in ("mark", "word") and self.text.lower() in texts
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ def _no_token(text: str, at: int) -> Invalid:
 
 
 class _Parser:
-    """One walk over the tokens; each method reads what its name says and leaves the rest."""
+    """A walk over the tokens; each method reads what its name says and leaves the rest."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
@@ -129,7 +129,7 @@ class _Parser:
         self._comparisons = 0
 
     def whole(self) -> Node:
-        """Read all of it."""
+        """Read the whole filter."""
         if self._next.kind == "end":
             return And(())
         tree = self._or(0)
@@ -143,7 +143,7 @@ class _Parser:
 
     def _take(self) -> _Token:
         token = self._next
-        # The end stays where it is.
+        # The end token is never consumed.
         self._at += token.kind != "end"
         return token
 
@@ -238,7 +238,7 @@ class _Parser:
             raise _refuse(token.column, f"{rule.shown} takes {rule.takes}, not {token}", rule.example) from None
 
     def _require_plain(self, token: _Token, rule: FieldRule, *, pattern: bool = False) -> None:
-        """Raise Invalid for a word that means something else where it stands."""
+        """Raise Invalid for a word that has another meaning in this place."""
         if token.kind == "word" and token.text.lower() in KEYWORDS:
             problem = f"{token} is a word of the grammar, and as a value needs quotes"
             raise _refuse(token.column, problem, 'tag[join] = "and"')

@@ -23,16 +23,16 @@ from sdk.schemas.wire import digest_of
 
 @dataclass(frozen=True)
 class _Order:
-    """In which order versions are listed: by columns that together are unique."""
+    """An order in which versions are listed: by columns that together are unique."""
 
     columns: tuple[Any, ...]
-    #: The values of those columns in a row, which is where the next page begins.
+    #: The values of those columns in a row, where the next page begins.
     position: Callable[[Row[Any]], tuple[Any, ...]]
     kinds: tuple[type, ...]
     descending: bool = False
 
 
-#: Keys are given in the order of making.
+#: Keys are given out in the order in which versions are made.
 _BY_AGE = ((Version.pk,), lambda row: (row.pk,), (int,))
 _BY_RANK = ((Version.rank, Version.pk), lambda row: (row.rank, row.pk), (int, int))
 _ORDERS: dict[SortKey, _Order] = {
@@ -48,7 +48,7 @@ _ORDERS: dict[SortKey, _Order] = {
     ),
 }
 
-#: Not the rows themselves, which bring their bases' tensors along.
+#: Not the rows themselves, because they would load their bases' tensors.
 _COLUMNS = (
     Version.pk,
     Version.number,
@@ -77,10 +77,10 @@ class Search:
     def search(
         self, *, wanted: str, sort: SortKey, cursor: str | None, limit: int, who: Principal
     ) -> Paged[VersionBrief]:
-        """The versions that the caller may see and the filter `wanted` is true of, in the order of `sort`.
+        """The versions that the caller may see and for which the filter `wanted` is true, in the order of `sort`.
 
-        Raises Invalid for a filter outside the grammar and for a cursor of another search; Forbidden where quarantined
-        versions are asked for and the caller is an admin nowhere.
+        Raises Invalid for a filter outside the grammar and for a cursor of another search; Forbidden if quarantined
+        versions are asked for and the caller isn't an admin anywhere.
         """
         tree, order = parse(wanted), _ORDERS[sort]
         search = digest_of([str(tree), sort])[:16]
@@ -96,7 +96,7 @@ class Search:
 
 
 def _position(cursor: str, search: str, order: _Order) -> tuple[Any, ...]:
-    """Return where a page begins. Raises Invalid for a cursor of another search, whose pages are other ones."""
+    """Return where a page begins. Raises Invalid for a cursor of another search, whose pages are different."""
     of, *position = read_cursor(cursor, (str, *order.kinds))
     if of != search:
         raise Invalid("the cursor belongs to another filter or order; start again without one", param="cursor")
@@ -111,12 +111,12 @@ def _ordered(query: Select[Any], order: _Order, seen: tuple[Any, ...] | None) ->
 
 
 def _briefs(session: Session, rows: Sequence[Row[Any]]) -> list[VersionBrief]:
-    """Return versions as sent over the API, with what belongs to each read in three queries."""
+    """Return versions as sent over the API; what belongs to them is read in three queries."""
     pks = [row.pk for row in rows]
     metrics: dict[int, dict[str, float]] = {}
     made = select(Origin.version_pk, Origin.metrics).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())
     for origin in session.execute(made):
-        # The first one is the last that is read.
+        # They are read in reverse, so that the first one wins.
         metrics[origin.version_pk] = origin.metrics
     aliases: dict[int, list[str]] = {}
     named = select(Alias.version_pk, Alias.name).where(Alias.version_pk.in_(pks)).order_by(Alias.name)

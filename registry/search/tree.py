@@ -34,7 +34,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A field checked against a value; against several with the operator `in`."""
+    """A field compared with a value; with several by the operator `in`."""
 
     field: Field
     operator: str
@@ -47,7 +47,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Not:
-    """True where its part is not."""
+    """True if its part is false."""
 
     part: Node
 
@@ -57,7 +57,7 @@ class Not:
 
 @dataclass(frozen=True)
 class And:
-    """True where all of its parts are. Without parts it is the empty filter, which is true of everything."""
+    """True if all of its parts are. Without parts it is the empty filter, which is true for everything."""
 
     parts: tuple[Node, ...]
 
@@ -67,7 +67,7 @@ class And:
 
 @dataclass(frozen=True)
 class Or:
-    """True where one of its parts is."""
+    """True if one of its parts is."""
 
     parts: tuple[Node, ...]
 

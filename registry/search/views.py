@@ -27,7 +27,7 @@ Fields: {"; ".join(f"`{rule.shown}`, {rule.takes}" for rule in FIELDS.values())}
 
 Only ready versions are found unless the filter mentions `state`."""
 
-#: By what a reader of the OpenAPI document wants to find.
+#: Examples by what a reader of the OpenAPI document wants to find.
 _EXAMPLES: dict[str, Any] = {
     "base and rank": {"value": "base = SmolLM2-135M-Instruct and rank in (8, 16)"},
     "what runs in production": {"value": "alias = production and namespace = team"},

@@ -1,1 +1,1 @@
-"""What stands between the network and the application: the limits of connections and of the requests on them."""
+"""What is between the network and the application: the limits on connections and on the requests that they carry."""

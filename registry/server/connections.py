@@ -1,4 +1,6 @@
-"""The connections of one server process: how many there may be, and which of them have been waited for long enough."""
+"""The connections of one server process: how many there may be, and which of them have kept the server waiting too
+long.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from registry.http.refusals import REFUSALS, RefusalKind
 from registry.server.limits import Limits
 from sdk.formats.error_codes import ErrorCode
 
-#: How often connections are looked at, in seconds.
+#: How often connections are checked, in seconds.
 LOOK_S = 1.0
-#: How long a connection that is being closed may take to hand out what was written to it, in seconds.
+#: How long a closing connection may take to deliver what was written to it, in seconds.
 CLOSING_S = 5.0
 
 
@@ -49,58 +51,58 @@ SLOW_HEAD = Refusal(
 )
 SLOW_BODY = Refusal(408, ErrorCode.TIMEOUT, "the body arrives more slowly than the server allows", "too_slow")
 
-#: What a connection waits for: that the client sends a head (at its beginning, and once a request has begun), a body,
-#: nothing while the server works, or whatever it likes while nothing is asked.
+#: What a connection waits for: that the client sends a head (at its beginning, and once a request has begun), or a
+#: body; nothing while the server works; or anything at all while there is no request.
 Waits = Literal["head", "body", "answer", "idle"]
 
 
 class Connection(Protocol):
-    """What is looked at of a connection."""
+    """What is checked about a connection."""
 
     waits: Waits
     #: When it began to wait for that, by the loop's clock.
     since: float
-    #: What limits are for, and whether it is a proxy's, which has none.
+    #: The address that limits are for, and whether it is a proxy's, which has none.
     address: str
     is_trusted: bool
     transport: asyncio.Transport
-    #: What of the present body has come since it was last looked at.
+    #: How much of the present body has come since the last check.
     body_bytes: int
-    #: How far the body is ahead of the slowest that is waited for.
+    #: How far the body is ahead of the slowest one that is allowed.
     ahead_bytes: float
-    #: What has not been fetched of answers when it was last looked at, and since when no less of it was.
+    #: How much of its answers had not been fetched at the last check, and since when it has not become less.
     unsent_bytes: int
     unsent_since: float
     closing_since: float | None
 
     @property
     def reads(self) -> bool:
-        """Whether it is the client's turn: the server takes what comes, and has said that it would."""
+        """Whether it is the client's turn: the server accepts what comes, and has said so."""
 
     @property
     def drains(self) -> bool:
-        """Whether a body still comes in whose request is answered already."""
+        """Whether a body is still coming in although its request has been answered."""
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer so, and close it."""
+        """Answer with this, and close it."""
 
 
 class Connections:
-    """All connections of a server, and the one look at them each second that every time limit comes from."""
+    """All connections of a server, and the check every second that enforces all time limits."""
 
     def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self._limits = limits
         self._loop = loop
         self._all: set[Connection] = set()
-        #: Those whose clients fetch answers more slowly than they are written.
+        #: Connections whose clients fetch answers more slowly than they are written.
         self.slow: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
         self._looking = False
 
     def enter(self, connection: Connection) -> Refusal | None:
-        """Count a connection; return why its requests are refused where it is one too many.
+        """Count a connection; return why its requests are refused if it is one too many.
 
-        Raises ConnectionRefusedError if there is no room to say even that.
+        Raises ConnectionRefusedError if there isn't even room to say that.
         """
         limits, address = self._limits, connection.address
         refusal = None
@@ -130,7 +132,7 @@ class Connections:
                 del self._by_address[connection.address]
 
     def relieve(self) -> None:
-        """Give up answers that nobody fetches, where all of them together take more than they may."""
+        """Give up answers that nobody fetches if all of them together take more than they may."""
         waiting = [(one, one.transport.get_write_buffer_size()) for one in self.slow]
         excess = sum(size for _, size in waiting) - self._limits.unsent_bytes
         if excess <= 0:
@@ -144,7 +146,7 @@ class Connections:
             self._give_up(one)
 
     def _make_room(self) -> bool:
-        """Close the connection that has done nothing for longest; say whether there was one."""
+        """Close the connection that has been idle for longest; say whether there was one."""
         waiting = [one for one in self._all if one.waits in ("head", "idle") and not one.transport.is_closing()]
         if not waiting:
             return False
@@ -175,7 +177,7 @@ class Connections:
                 connection.transport.abort()
             return
         unsent_bytes = connection.transport.get_write_buffer_size()
-        # More is written only once most of what was there is gone, so more means that it moves.
+        # More is only written once most of the earlier data is gone, so more means progress.
         if not unsent_bytes or unsent_bytes != connection.unsent_bytes:
             connection.unsent_since = now
         connection.unsent_bytes = unsent_bytes
@@ -205,7 +207,7 @@ class Connections:
         return len(self._all)
 
 
-#: By what uvicorn keeps for each server: a process has one, a test several.
+#: By the state that uvicorn keeps for each server: a process has one, a test several.
 _of: WeakKeyDictionary[object, Connections] = WeakKeyDictionary()
 
 

@@ -1,4 +1,4 @@
-"""What one server process takes from the network."""
+"""What one server process accepts from the network."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ class Limits:
 
     connections: int
     connections_per_address: int
-    #: Of the request line and all headers together.
+    #: The size of the request line and all headers together.
     head_bytes: int
     headers: int
     url_bytes: int
     #: From the beginning of a connection or a request to the end of its headers.
     head_s: float
-    #: Of a body.
+    #: The limit for a body.
     least_bytes_per_s: float
     #: How long a body may take to begin.
     grace_s: float
     trusted: tuple[Network, ...] = ()
-    #: Connections beyond the limits that are let in to be answered why not, and for probes.
+    #: How many connections beyond the limits are accepted to be told why they are refused, and for probes.
     reserve: int = field(default=64, kw_only=True)
-    #: How long a body that came in fast may stand still, and how long an answer that nobody fetches is kept.
+    #: How long a body that came in fast may pause, and how long an answer that nobody fetches is kept.
     still_s: float = field(default=60.0, kw_only=True)
-    #: Requests that may wait on one connection for the one before them.
+    #: How many requests on one connection may wait for the one before them.
     pipelined: int = field(default=8, kw_only=True)
-    #: Of a body that comes in after its request was answered; beyond, the connection is closed.
+    #: How much of a body may come in after its request was answered; beyond that, the connection is closed.
     drain_bytes: int = field(default=1024 * 1024, kw_only=True)
     drain_s: float = field(default=5.0, kw_only=True)
-    #: Of answers that clients have not fetched yet, in all; beyond, those that stand still are given up.
+    #: How much all answers that clients have not fetched yet may take; beyond that, those that stand still are given
+    #: up.
     unsent_bytes: int = field(default=64 * 1024 * 1024, kw_only=True)
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """The limits that the settings say."""
+        """The limits by the settings."""
         return cls(
             connections=settings.max_connections,
             connections_per_address=settings.max_connections_per_address,

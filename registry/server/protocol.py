@@ -27,7 +27,8 @@ from registry.server.connections import (
 )
 from registry.server.limits import Limits
 
-#: What may be asked on a connection beyond the limits: whether the process lives must be known above all when it is full.
+#: What may be requested on a connection beyond the limits: it must be known whether the process is alive, above all
+#: when it is full.
 _PROBES = (HEALTHZ.encode(), READYZ.encode())
 
 
@@ -36,7 +37,7 @@ class _RefusedError(Exception):
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """One connection. Whatever is refused is answered, if that is still possible, and the connection closed."""
+    """One connection. A refused request is answered, if that is still possible, and the connection is closed."""
 
     def __init__(
         self,
@@ -50,18 +51,18 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
         self._limits = limits
         self._all = connections_of(server_state, limits, self.loop)
-        #: Why every request here is refused, where the connection is one too many.
+        #: Why every request here is refused, if the connection is one too many.
         self._barred: Refusal | None = None
         #: Why the request that is being parsed is refused.
         self._refusal: Refusal | None = None
         self._deaf = False
-        #: The request that is worked on; `cycle` is the one that came last, which may wait for it.
+        #: The request that is being worked on; `cycle` is the one that came last, which may wait for it.
         self._running: RequestResponseCycle | None = None
         self._head_bytes = 0
         self._head_ended = False
         self._headers = 0
         self._header_bytes = 0
-        #: Of a body, since the last byte of it: sizes of chunks, and headers after it.
+        #: What came in addition to a body since its last byte: sizes of chunks, and headers after it.
         self._framing_bytes = 0
         self.address = ""
         self.is_trusted = False
@@ -110,7 +111,8 @@ class BoundedHttp(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # No other protocol is spoken: the request is answered as if it had asked for none, and is the last.
+            # Other protocols are not supported: the request is answered as if it had asked for none, and is the last
+            # one.
             self._deaf = True
             self.cycle.keep_alive = False
             if self.cycle.response_complete:
@@ -127,8 +129,8 @@ class BoundedHttp(HttpToolsProtocol):
             if self.cycle.response_complete:
                 self._drain()
             elif headed or self.cycle.body:
-                # No more is taken in than the application has asked for: it asks again for each piece. It is not woken for
-                # what only frames one.
+                # No more is read than the application has asked for: it asks again for each piece. It is not woken for
+                # what is only framing.
                 self._framing_bytes = 0
                 self.flow.pause_reading()
             elif self._framing_bytes > self._limits.head_bytes:
@@ -150,7 +152,9 @@ class BoundedHttp(HttpToolsProtocol):
             self._stop(LONG_URL)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; those after the body are counted and left out, since who reads headers has read them."""
+        """Take a header; those after the body are counted and left out, because the application has read the headers
+        already.
+        """
         self._headers += 1
         self._header_bytes += len(name) + len(value) + 4
         if self._headers > self._limits.headers or self._header_bytes + len(self.url) > self._limits.head_bytes:
@@ -191,7 +195,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End an answer."""
         if self.cycle.response_complete:
-            # The cycle lives until the next one; what was sent and not read need not.
+            # The cycle lives until the next one, but what was sent and not read needn't.
             self.cycle.body = bytearray()
         if self.pipeline:
             self._running = self.pipeline[-1][0]
@@ -202,18 +206,18 @@ class BoundedHttp(HttpToolsProtocol):
             self._drain()
 
     def pause_writing(self) -> None:
-        """Note that a client fetches its answer slowly."""
+        """Record that a client fetches its answer slowly."""
         super().pause_writing()
         self._all.slow.add(self)
         self._all.relieve()
 
     def resume_writing(self) -> None:
-        """Note that it has fetched most of it."""
+        """Record that it has fetched most of it."""
         self._all.slow.discard(self)
         super().resume_writing()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer so, where no other answer was begun, and close."""
+        """Answer with this if no other answer was begun, and close."""
         if self.transport.is_closing():
             return
         REFUSALS.note(refusal.why, self.address, "refused a request from %s: %s", self.address, refusal.message)
@@ -224,7 +228,7 @@ class BoundedHttp(HttpToolsProtocol):
             and not running.response_complete
             and (running.response_started or running is not self.cycle)
         ):
-            # Before, or in the middle of, the answer to another request nothing can be said.
+            # Nothing can be sent before, or in the middle of, the answer to another request.
             self.transport.abort()
             return
         self._let_go()
@@ -246,7 +250,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.since = self.loop.time()
 
     def _drain(self) -> None:
-        """Read what is left of a body that nobody wants, so that the client gets to its answer; not for ever."""
+        """Read the rest of a body that nobody wants, so that the client gets to its answer; but not for ever."""
         self.drains = True
         self.since = self.loop.time()
         self.body_bytes = 0

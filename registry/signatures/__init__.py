@@ -1,1 +1,1 @@
-"""Signatures: who vouches for a manifest. The registry keeps them, and may take none but its own keys'."""
+"""Signatures: who vouches for a manifest. The registry keeps them, and may accept only those by its own keys."""

@@ -12,16 +12,17 @@ from registry.db.types import Model, UtcDateTime
 
 
 class Signature(Model):
-    """A signature over a manifest, as the writers of a namespace vouch for it; one a key there."""
+    """A signature over a manifest, for which the writers of a namespace vouch; one per key there."""
 
     __tablename__ = "signatures"
     __table_args__ = (UniqueConstraint("manifest_digest", "namespace", "key_id"),)
 
     pk: Mapped[int] = mapped_column(primary_key=True)
     manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifests.digest", ondelete="CASCADE"))
-    #: Whose readers see it. Nobody can tell here whether it is genuine, so nobody else may take its place.
+    #: The namespace whose readers see it. Nobody here can tell whether it is genuine, so no other namespace may replace
+    #: it.
     namespace: Mapped[str] = mapped_column(String(64))
-    #: SHA-256 of the public key's DER form, as whoever handed it in says.
+    #: SHA-256 of the public key's DER form, as the sender says.
     key_id: Mapped[str] = mapped_column(String(64))
     #: A Sigstore bundle, as JSON.
     bundle: Mapped[str] = mapped_column(Text)

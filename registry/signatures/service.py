@@ -1,4 +1,4 @@
-"""Recording signatures, with a version or later, and listing them."""
+"""Records signatures, with a version or later, and lists them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from registry.signatures.models import Signature
 from registry.signatures.trust import Trust
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 
-#: Signatures that are added to one manifest, so that a list of them stays short.
+#: How many signatures one manifest may have, so that a list of them stays short.
 MAX_SIGNATURES = 50
 
 
@@ -29,7 +29,8 @@ class Signatures:
         self._trust = trust
 
     def add(self, digest: str, *, signed: SignedManifest, who: Principal) -> SignatureView:
-        """Add a signature to a manifest of a namespace in which the caller may write; a key's second replaces its first.
+        """Add a signature to a manifest of a namespace in which the caller may write; a second one by the same key
+        replaces the first.
 
         Raises NotFound, Forbidden, Verification for a signature that can't hold, Conflict if there are too many.
         """
@@ -61,7 +62,7 @@ class Signatures:
             rows = session.scalars(select(Signature).where(*mine).order_by(Signature.pk))
             found: dict[tuple[str, str], Signature] = {}
             for row in rows:
-                # What is said in several namespaces is said once.
+                # A signature that several namespaces have is listed once.
                 found.setdefault((row.key_id, row.bundle), row)
             return [_present(row) for row in found.values()]
 
@@ -69,7 +70,7 @@ class Signatures:
 def record_signature(
     session: Session, digest: str, signed: SignedManifest, who: Principal, *, namespaces: list[str]
 ) -> SignatureView:
-    """Record a signature that was checked, within the caller's transaction, in the trails of these namespaces."""
+    """Record a checked signature, within the caller's transaction, and in the audit trails of these namespaces."""
     for namespace in namespaces:
         new = insert_if_new(
             session,

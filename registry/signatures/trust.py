@@ -1,4 +1,4 @@
-"""The keys whose signatures this registry asks for, and what is looked at in every other.
+"""The keys whose signatures this registry requires, and what is checked in any other signature.
 
 >>> trust = Trust([])
 >>> trust.asks
@@ -29,7 +29,7 @@ class Trust:
     def of(cls, setting: str | None) -> Trust:
         """Read the keys that `REGISTRY_SIGNING_KEYS` names: a PEM file, or a folder of `*.pem`.
 
-        Raises Invalid for what holds none, Unavailable if signatures can't be verified.
+        Raises Invalid if there are none in it, Unavailable if signatures can't be verified.
         """
         if setting is None:
             return cls()
@@ -46,7 +46,9 @@ class Trust:
         return bool(self._keys)
 
     def require(self, manifest: Manifest, signed: SignedManifest | None) -> None:
-        """Raise Verification unless a version with this manifest may be published with this signature, or none."""
+        """Raise Verification unless a version with this manifest may be published with this signature, or without
+        one.
+        """
         if signed is None:
             if self.asks:
                 raise Verification(
@@ -65,7 +67,8 @@ class Trust:
     def check(self, manifest: Manifest, signed: SignedManifest) -> None:
         """Raise Verification for a signature that can't hold for this manifest.
 
-        Without the key nobody can tell whether it does: of a key that is not known here, what it says is checked alone.
+        Without the key nobody can tell whether it does: if the key is not known here, only what the signature says is
+        checked.
         """
         key = self._keys.get(signed.key_id)
         with _explained():
@@ -81,7 +84,7 @@ class Trust:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn what the SDK's module raises into the registry's errors."""
+    """Turn the errors of the SDK's module into the registry's."""
     try:
         yield
     except VerificationFailed as error:

@@ -1,4 +1,4 @@
-"""Calls to an S3 store: how long they are waited for, how many at once, and what their errors become.
+"""Calls to an S3 store: how long to wait for them, how many at once, and what their errors become.
 
 The store's library tries a call up to four times and waits for each try. Here a call has one deadline for all of them:
 a quarter of it to connect, half of it for the answer, and no try begins after the first quarter.
@@ -19,7 +19,7 @@ from registry.deadlines import CircuitBreaker, Places
 from registry.storage.errors import StorageSilent, StorageUnavailable
 from registry.storage.protocol import S3Options
 
-#: Connections to the store that stay open while nobody uses them, at least.
+#: How many connections to the store stay open while nobody uses them, at least.
 _KEPT = 32
 
 
@@ -34,7 +34,7 @@ class Calls:
         self._present = threading.local()
 
     def config(self, options: S3Options, *, read_s: float | None = None) -> Config:
-        """The library's settings for a client; `read_s` is how long it waits where nothing comes."""
+        """The library's settings for a client; `read_s` is how long it waits if nothing comes."""
         return Config(
             # The default in us-east-1 signs URLs the old way, which binds neither size nor digest nor no-overwrite.
             signature_version="s3v4",
@@ -48,8 +48,8 @@ class Calls:
         )
 
     def limit(self, client: Any) -> None:
-        """Let a client begin no further try of a call whose time is nearly over."""
-        # The first handler that knows is believed. One that returns None leaves it to the others.
+        """Make sure that a client doesn't begin another try of a call whose time is nearly over."""
+        # The first handler with an answer decides. One that returns None leaves it to the others.
         client.meta.events.register_first("needs-retry.s3", self._is_late)
 
     def _is_late(self, **_given: Any) -> bool | None:
@@ -60,8 +60,8 @@ class Calls:
     def answered(self) -> Iterator[None]:
         """Make one call in the block.
 
-        Raises StorageUnavailable for what the store says, except the answers whose meaning the caller knows, and where
-        it says nothing.
+        Raises StorageUnavailable for errors of the store, except for the answers whose meaning the caller knows, and if
+        the store doesn't answer.
         """
         with self._breaker.asking(), self._places.taken(), self.explained():
             self._present.began = time.monotonic()
@@ -69,7 +69,7 @@ class Calls:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn what the library says into StorageUnavailable, except the answers whose meaning the caller knows."""
+        """Turn the library's errors into StorageUnavailable, except for the answers whose meaning the caller knows."""
         try:
             yield
         except ClientError as error:

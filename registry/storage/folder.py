@@ -45,7 +45,7 @@ _PARTS_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class FolderStorage:
-    """A folder of blobs. `file:` locations, or signed HTTP ones where it has a public URL and a key."""
+    """A folder of blobs. `file:` locations, or signed HTTP ones if it has a public URL and a key."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class FolderStorage:
         self.signing_key = signing_key
         self._public_url = public_url.rstrip("/") if public_url is not None else None
         self._expires_in_s = expires_in_s
-        #: What is copied within one machine is not sent in parts.
+        #: Files that are copied within one machine are not sent in parts.
         self.part_bytes: int | None = None if public_url is None else part_bytes
 
     def path_of(self, name: str) -> Path:
-        """Return the path at which a blob lies, or would lie."""
+        """Return the path at which a blob is, or would be."""
         return self.root / blob_key(name)
 
     def put_location(self, name: str, size_bytes: int) -> PutLocation:
@@ -113,19 +113,19 @@ class FolderStorage:
                         shutil.copyfileobj(part, joined, CHUNK_BYTES)
                 joined.flush()
                 os.fsync(joined.fileno())
-                # A link, unlike a rename, never replaces what somebody faster has joined, and verified perhaps.
+                # A link, unlike a rename, never replaces what somebody faster has joined, and perhaps verified.
                 with contextlib.suppress(FileExistsError):
                     os.link(partial, path)
                 _sync_folder(path.parent)
                 shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:
-            # Somebody else who waits for the same blob joins it just now, and took the parts away.
+            # Somebody else who waits for the same blob is joining it right now, and has removed the parts.
             raise BlobMissing(name) from None
         finally:
             partial.unlink(missing_ok=True)
 
     def part_writer(self, permission: Permission) -> BlobWriter:
-        """Return what writes one part. Raises BlobMissing if its parts were joined or swept."""
+        """Return a writer for one part. Raises BlobMissing if its parts were joined or swept."""
         folder = self._parts_of(permission.name, permission.parts_id)
         if not folder.is_dir():
             raise BlobMissing(permission.name)
@@ -187,7 +187,7 @@ class FolderStorage:
         latest_s = time.time() - older_than_s
         swept = 0
         for path in self._files():
-            # Another sweep, or the writer itself, may take the file away between any two of these steps.
+            # Another sweep, or the writer itself, may remove the file between any two of these steps.
             with contextlib.suppress(FileNotFoundError):
                 if path.name.partition(_PARTS)[2] in keep:
                     continue
@@ -202,7 +202,7 @@ class FolderStorage:
         with _as_unavailable(self.root):
             _make_private(self.root)
             try:
-                # A file of no size can be made where there is no room for one byte.
+                # An empty file can be created even if there is no room for one byte.
                 with open(probe, "xb", opener=_private) as file:
                     file.write(bytes(_PROBE_BYTES))
             finally:
@@ -249,9 +249,9 @@ class FolderStorage:
 
 
 class BlobWriter:
-    """Writes one blob beside its name and gives it the name only once size and digest are right.
+    """Writes one blob next to its name, and gives it the name only if size and digest are right.
 
-    Leaving the block without `commit` takes the bytes away again.
+    Leaving the block without `commit` removes the bytes again.
     """
 
     def __init__(self, path: Path, sha256: str, size_bytes: int) -> None:
@@ -313,12 +313,12 @@ def check_bytes(sha256: str, size_bytes: int, found_sha256: str, found_bytes: in
 
 
 def _private(path: str | Path, flags: int) -> int:
-    """Open a file that is new for its owner alone: other users of the machine have no business with its bytes."""
+    """Open a new file that only its owner can read: its bytes are none of other users' business."""
     return os.open(path, flags, 0o600)
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder for its owner alone, where it is not there."""
+    """Make a folder that only its owner can use, if it doesn't exist."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
@@ -332,7 +332,7 @@ def _chunks_of(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The new name itself must survive a power cut, and it lives in the folder.
+    # The new name itself must survive a power cut, and it is stored in the folder.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -342,7 +342,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _as_unavailable(path: Path) -> Iterator[None]:
-    """Turn what the disk says into StorageUnavailable, except a missing file, whose meaning the caller knows."""
+    """Turn errors of the disk into StorageUnavailable, except for a missing file, whose meaning the caller knows."""
     try:
         yield
     except FileNotFoundError:

@@ -34,11 +34,11 @@ from registry.storage.protocol import (
     sha256_of,
 )
 
-# At debug level the library writes down what it signs, and the signatures: a presigned one is a credential.
+# At debug level the library logs what it signs, and the signatures: a presigned one is a credential.
 for _name in ("botocore.auth", "botocore.endpoint"):
     logging.getLogger(_name).addFilter(lambda record: record.levelno > logging.DEBUG)
 
-#: S3 takes no more in one PUT, and only a single PUT has a checksum that is the file's own SHA-256.
+#: S3 accepts no more in one PUT, and only a single PUT has a checksum that is the file's own SHA-256.
 MAX_PUT_BYTES = 5 * 1024**3
 #: A blob sent from here is held in memory up to this size and in a temporary file above it.
 _SPOOL_BYTES = 8 * CHUNK_BYTES
@@ -86,7 +86,7 @@ class S3Storage:
             return client
 
         self._client = open_client(options.endpoint_url)
-        #: For what a store may take longer over: it writes, or joins, a large blob before it answers.
+        #: For calls that may take a store longer: it writes, or joins, a large blob before it answers.
         self._writer = open_client(options.endpoint_url, options.stall_s)
         self._stall_s = options.stall_s
         self._presigner = self._client
@@ -119,7 +119,7 @@ class S3Storage:
         parts = []
         for part in self._parts(name, parts_id):
             number = part["PartNumber"]
-            # Not every store lists the digests that it wants to be told here.
+            # Not every store lists the digests that it requires here.
             if number in digests:
                 digest = _base64_of(digests[number])
                 parts.append({"PartNumber": number, "ETag": part["ETag"], "ChecksumSHA256": digest})
@@ -161,7 +161,8 @@ class S3Storage:
         try:
             with self._calls.answered():
                 body = self._client.get_object(**parameters)["Body"]
-                # The answer has a deadline, its bytes have none as long as they come. Short ones are here already.
+                # The answer has a deadline, but its bytes have none as long as they keep coming. Short ones are here
+                # already.
                 with suppress(AttributeError):
                     body.set_socket_timeout(self._stall_s)
         except ClientError as error:
@@ -187,7 +188,7 @@ class S3Storage:
 
     def put(self, name: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
         parameters, sha256 = self._at(name), sha256_of(name)
-        # The bytes are verified before the store sees them, and can be sent again where a try fails halfway.
+        # The bytes are verified before the store sees them, and can be sent again if a try fails halfway.
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
             found, found_bytes = hashlib.sha256(), 0
             for chunk in chunks:
@@ -211,7 +212,7 @@ class S3Storage:
                         IfNoneMatch="*",
                     )
             except ClientError as error:
-                # 412: it is there, perhaps from a try whose answer was lost. 409: someone else is sending it now.
+                # 412: it exists, perhaps from a try whose answer was lost. 409: someone else is sending it now.
                 if status_of(error) not in {409, 412}:
                     raise
                 if self.stat(name) is None:
@@ -235,7 +236,7 @@ class S3Storage:
                     yield name
 
     def sweep(self, older_than_s: float, *, keep: Collection[str] = (), dry_run: bool = False) -> int:
-        """Abort uploads in parts that were begun before: their parts take room, and money, until somebody does."""
+        """Abort old uploads in parts: their parts take room, and cost money, until somebody does."""
         latest = datetime.now(UTC) - timedelta(seconds=older_than_s)
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self._bucket, Prefix=self._blobs, **self._owner
@@ -328,7 +329,7 @@ class S3Storage:
 
 @contextmanager
 def _as_full() -> Iterator[None]:
-    """Turn what the temporary folder says into StorageUnavailable."""
+    """Turn errors of the temporary folder into StorageUnavailable."""
     try:
         yield
     except OSError as error:
@@ -356,7 +357,7 @@ def _session() -> botocore.session.Session:
 
 @cache
 def _loader(folders: str | None) -> botocore.loaders.Loader:
-    """What the library knows of S3, which takes a quarter of a second to read, is read once in a process."""
+    """The library's description of S3 takes a quarter of a second to read, so a process reads it once."""
     return botocore.loaders.create_loader(folders)
 
 
@@ -369,7 +370,7 @@ def _base64_of(sha256: str) -> str:
 
 
 def _proven(head: dict[str, Any]) -> str | None:
-    """Return the SHA-256 that the store has computed over the whole blob, where it says so."""
+    """Return the SHA-256 that the store has computed over the whole blob, if it says so."""
     checksum = str(head.get("ChecksumSHA256", ""))
     # An upload in parts has a hash of hashes ("…-3"), which says nothing about the file's own digest.
     if head.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT" or "-" in checksum:

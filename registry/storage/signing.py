@@ -29,11 +29,11 @@ _FIELDS = frozenset(("expires", "method", "size", "parts", "part", "sha256", "si
 
 
 def kept_key(path: Path) -> bytes:
-    """Return the random key kept in the file `path`, made at the first call; only its owner can read the file.
+    """Return the random key in the file `path`, which is made at the first call; only its owner can read the file.
 
-    Processes that serve one folder share the file and so sign and check the same URLs. The key must come from nothing
-    that can be guessed, such as a database URL without a password: who has it can read every blob by its digest.
-    Raises StorageUnavailable if the file can be neither read nor made.
+    Processes that serve the same folder share the file, and so sign and check the same URLs. The key must not be
+    derived from anything that can be guessed, such as a database URL without a password: with it, every blob can be
+    read by its digest. Raises StorageUnavailable if the file can be neither read nor made.
     """
     partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
     try:
@@ -60,7 +60,7 @@ def kept_key(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Permission:
-    """What one URL allows: `size_bytes` and, for a part, which one of what with which digest, where something is sent."""
+    """What one URL allows. To send something: `size_bytes` and, for a part, which one of what with which digest."""
 
     method: str
     name: str
@@ -71,7 +71,7 @@ class Permission:
 
 
 def sign(key: bytes, permission: Permission, *, expires_at_s: int) -> dict[str, str]:
-    """Return the query that carries a permission and its signature. `expires_at_s` is Unix time."""
+    """Return the query with a permission and its signature. `expires_at_s` is Unix time."""
     query = {"expires": str(expires_at_s), "method": permission.method}
     if permission.size_bytes is not None:
         query["size"] = str(permission.size_bytes)
@@ -83,7 +83,7 @@ def sign(key: bytes, permission: Permission, *, expires_at_s: int) -> dict[str, 
 def verify(
     key: bytes, method: str, name: str, query: Mapping[str, str], *, now_s: float | None = None
 ) -> Permission | None:
-    """Return what a URL allows, where it was signed here for this request and has not expired; else None."""
+    """Return what a URL allows if it was signed here for this request and has not expired, None otherwise."""
     if not query.keys() <= _FIELDS or query.get("method") != method or not _NUMBER.fullmatch(query.get("expires", "")):
         return None
     if not all(_NUMBER.fullmatch(query[field]) for field in ("size", "part") if field in query):
@@ -104,6 +104,6 @@ def _signature(key: bytes, permission: Permission, expires_at_s: int) -> str:
     """The signature in hexadecimal."""
     size = "" if permission.size_bytes is None else str(permission.size_bytes)
     part = (permission.parts_id, str(permission.part), permission.part_sha256)
-    # The first line keeps a signature made with the same key for another purpose from ever meaning this.
+    # Because of the first line, a signature with the same key for another purpose can never mean this.
     text = "\n".join(("adapterctl blob 2", permission.method, permission.name, size, *part, str(expires_at_s)))
     return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()

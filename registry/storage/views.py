@@ -1,6 +1,6 @@
 """The routes of a folder behind HTTP: one blob in, or a range of one out, for any holder of a signed URL.
 
-They carry no token: the signature in the query is the permission, as it is with a presigned S3 URL.
+They need no token: the signature in the query is the permission, as with a presigned S3 URL.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _ANSWERS: dict[type[StorageError], tuple[int, ErrorCode]] = {
 }
 
 
-#: Threads that read and write blobs. They are no others', which may all wait for a database.
+#: Threads that only read and write blobs: all other threads may be waiting for a database.
 _THREADS = 16
 _threads: RunVar[CapacityLimiter] = RunVar("registry_blobs")
 
 
 async def _on_disk(call: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
-    """Call what reads or writes a file, in one of the threads that are for it."""
+    """Call a function that reads or writes a file, in one of the threads for this."""
     limiter = _threads.get(None)
     if limiter is None:
         limiter = CapacityLimiter(_THREADS)
@@ -170,7 +170,7 @@ async def _gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def _range_of(request: Request, etag: str, size_bytes: int) -> range | None:
-    """Return the positions asked for: None for the whole blob, an empty range where it has none of them."""
+    """Return the requested positions: None for the whole blob, an empty range if it has none of them."""
     found = _RANGE.fullmatch(request.headers.get("range", ""))
     # Several ranges, other units and malformed ones are answered with the whole blob, as RFC 9110 allows.
     if found is None or request.headers.get("if-range", etag) != etag:
@@ -189,7 +189,7 @@ def _matches(if_match: str | None, etag: str) -> bool:
 
 
 def _forbidden() -> JSONResponse:
-    # One answer for every reason: it must not help anyone to make a better signature.
+    # The same answer for every reason: it must not help anyone to forge a better signature.
     return _error(403, ErrorCode.FORBIDDEN, "This URL is not signed by the registry or has expired. Ask for a new one.")
 
 

@@ -1,1 +1,1 @@
-"""What a namespace pays for what it refers to, and how much it may have."""
+"""What counts towards a namespace's quotas, and how much it may have."""

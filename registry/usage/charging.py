@@ -1,4 +1,4 @@
-"""What a namespace pays for what it refers to: one row of sums, changed as the last thing of each transaction."""
+"""What counts towards a namespace's quotas: one row of sums, which each transaction changes last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from registry.db.transactions import connection_of
 from registry.usage.limits import limits_of, require_room
 from registry.usage.models import Usage
 
-#: The kinds of bytes that a namespace pays for, and what each is called in sentences.
+#: The kinds of bytes that count for a namespace, and what each is called in sentences.
 BYTES = {
     "versions_bytes": "versions",
     "datasets_bytes": "datasets",
@@ -25,7 +25,7 @@ BYTES = {
 }
 COUNTED = ("adapters", *BYTES)
 
-#: Under this name a session keeps what it will charge.
+#: The key under which a session keeps what it will charge.
 _PENDING = "charges"
 
 
@@ -42,16 +42,16 @@ def charge(
     evaluations: int = 0,
     reserved: int = 0,
 ) -> None:
-    """Let a namespace pay for so many more adapters, and bytes of each kind, than before; less than 0: for fewer.
+    """Count this many more adapters, and bytes of each kind, for a namespace; fewer if less than 0.
 
-    The row is changed by one statement right before the commit, since all who change anything there wait for it until
-    the transaction ends. Where what a namespace has grows beyond its limits, the commit raises QuotaExceeded, and
-    nothing of the transaction is kept. One of its kinds may grow by what another loses.
+    The row is changed by one statement right before the commit, because all others who change anything there wait for
+    it until the transaction ends. If a namespace would grow beyond its limits, the commit raises QuotaExceeded, and
+    nothing of the transaction is kept. One kind may grow by what another loses.
     """
     pending: dict[str, dict[str, int]] | None = session.info.get(_PENDING)
     if pending is None:
         pending = session.info[_PENDING] = {}
-        # Before other listeners, so that every transaction takes such locks in one order.
+        # Before other listeners, so that every transaction takes such locks in the same order.
         event.listen(session, "before_commit", _write, insert=True)
     charged = pending.setdefault(namespace, dict.fromkeys(COUNTED, 0))
     added = (adapters, versions, datasets, bases, merged, checkpoints, evaluations, reserved)
@@ -60,7 +60,7 @@ def charge(
 
 
 def _write(session: Session) -> None:
-    """Charge what this transaction has gathered, one namespace after the other in the order of their names."""
+    """Charge what this transaction has gathered, namespace by namespace in the order of their names."""
     session.flush()
     pending: dict[str, dict[str, int]] = session.info[_PENDING]
     for namespace, charged in sorted(pending.items()):
@@ -92,7 +92,7 @@ def _by_kind(used: dict[str, int]) -> str:
 
 @cache
 def _statement(dialect: str) -> Insert:
-    """Add to a namespace's row, or make it, in one statement; it returns the new sums."""
+    """Add to a namespace's row, or create it, in one statement that returns the new sums."""
     kinds: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
     names = ("namespace", *COUNTED)
     new = kinds(Usage).values({name: bindparam(name) for name in names})

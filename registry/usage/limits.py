@@ -1,4 +1,4 @@
-"""Finding a namespace's limits, and holding jobs that are to be added against them."""
+"""Finds a namespace's limits, and checks new jobs against them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from registry.usage.models import Quota
 _KNOWN = select(Quota.namespace, Quota.max_adapters, Quota.max_bytes, Quota.max_jobs).where(
     Quota.namespace.in_((bindparam("namespace"), EVERYWHERE))
 )
-#: What a namespace that submits jobs is locked by, beside a hash of its name.
+#: The lock of a namespace that submits jobs, together with a hash of its name.
 _LOCK = 0x71756F74
-#: Under this name a session has the limits of namespaces for which nobody has set any.
+#: The key under which a session has the limits of namespaces for which nobody has set any.
 _DEFAULT = "default limits"
 
 
 class Limits(NamedTuple):
-    """How much a namespace may have; None: as much as it likes."""
+    """How much a namespace may have; None: no limit."""
 
     max_adapters: int | None = None
     max_bytes: int | None = None
@@ -31,14 +31,14 @@ class Limits(NamedTuple):
 
 
 def limit_by_default(db: Database, limits: Limits) -> None:
-    """Let these limits hold in each namespace for which nobody has set any, with this database from now on."""
+    """From now on, let these limits apply with this database to each namespace for which nobody has set any."""
     db.session_info[_DEFAULT] = limits
 
 
 def limits_of(session: Session, namespace: str) -> Limits:
     """Return the limits of a namespace: its own, or else those that an admin has set for all, or else the default ones.
 
-    What is published for all has none.
+    Things that are published for all have none.
     """
     if namespace == EVERYWHERE:
         return Limits()
@@ -48,15 +48,15 @@ def limits_of(session: Session, namespace: str) -> Limits:
 
 
 def default_limits(session: Session) -> Limits:
-    """Return the limits that hold where nobody has set any."""
+    """Return the limits that apply if nobody has set any."""
     limits: Limits = session.info.get(_DEFAULT, Limits())
     return limits
 
 
 def submit_alone(session: Session, namespace: str) -> None:
-    """Until the transaction ends, let nobody else who calls this add jobs to the namespace.
+    """Let nobody else who calls this add jobs to the namespace until the transaction ends.
 
-    On SQLite a transaction that writes is alone already.
+    On SQLite a transaction that writes is exclusive anyway.
     """
     connection = connection_of(session)
     if connection.dialect.name == "postgresql":
@@ -65,7 +65,7 @@ def submit_alone(session: Session, namespace: str) -> None:
 
 
 def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:
-    """Raise QuotaExceeded if `used` and `adding` are more than `limit`; `what` says of what these are numbers."""
+    """Raise QuotaExceeded if `used` plus `adding` is more than `limit`; `what` says what is counted."""
     if used + adding > limit:
         named = "" if namespace == "-" else f" {namespace}"
         raise QuotaExceeded(

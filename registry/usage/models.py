@@ -1,4 +1,4 @@
-"""The tables of quotas, and of what is used of them."""
+"""The tables of quotas, and of what is used."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from registry.db.types import Model, UtcDateTime
 
 
 class Quota(Model):
-    """The limits of one namespace; None means none."""
+    """The limits of one namespace; None means no limit."""
 
     __tablename__ = "quotas"
 
-    #: A namespace, "-" for names without one, "*" for each that has no limits of its own.
+    #: A namespace, "-" for names without one, "*" for every namespace without limits of its own.
     namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
     max_adapters: Mapped[int | None]
     #: Bytes of all kinds together that `Usage` counts.
@@ -29,16 +29,16 @@ class Quota(Model):
 class Usage(Model):
     """What one namespace has: sums of what it refers to, changed by `charge` in the transaction that changes that.
 
-    Bytes that two namespaces refer to are paid for by both, and so are those of two versions in one.
+    Bytes that two namespaces refer to count for both, and bytes of two versions in one namespace count twice.
     """
 
     __tablename__ = "usage"
 
-    #: A namespace, "-" for names without one, "*" for what is published for all, which no limit holds for.
+    #: A namespace, "-" for names without one, "*" for what is published for all, to which no limit applies.
     namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
     #: Names that ever had a version.
     adapters: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    #: Versions that are not deleted, those in quarantine among them.
+    #: Versions that are not deleted, including those in quarantine.
     versions_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     #: Datasets that were not given up.
     datasets_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
@@ -49,5 +49,5 @@ class Usage(Model):
     checkpoints_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     #: Scores by row, until the version is deleted.
     evaluations_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    #: What upload sessions that have come to no end may still send, or have sent.
+    #: What unfinished upload sessions may still send, or have sent.
     reserved_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")

@@ -1,4 +1,4 @@
-"""A base that is only described, and adapters over it made with numpy: real files, no torch."""
+"""A base that is only described, and adapters over it that are made with numpy: real files, no torch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import DatasetUse
 
-#: Tensor name to shape (out, in), as the headers of the base's weight files say.
+#: By tensor: its shape (out, in), as in the headers of the base's weight files.
 BASE_TENSORS = {
     "model.layers.0.self_attn.q_proj.weight": [8, 6],
     "model.layers.0.self_attn.v_proj.weight": [4, 6],
     "model.embed_tokens.weight": [32, 6],
 }
 RANK = 2
-#: What a training is asked for whose result is as `save_adapter` writes it.
+#: The request for a training with the result that `save_adapter` writes.
 SPEC = TrainingSpec(method="lora", rank=RANK, alpha=4.0, dropout=0.0, targets="q_proj,v_proj")
 
-#: What a lineage says of such a training that nobody left open.
+#: What a lineage says about such a training, with nothing left open.
 ASKED = {
     "objective": "sft",
     "method": "lora",
@@ -66,7 +66,7 @@ def base_registration(name: str = "tiny", **changed: Any) -> BaseRegistration:
 
 
 def use_of(data: str) -> DatasetUse:
-    """Return what a worker says of the dataset that it trained on."""
+    """Return what a worker says about the dataset that it trained on."""
     return DatasetUse(digest=data, rows=1, supervised_tokens=3)
 
 
@@ -100,7 +100,7 @@ def lora_config(**changed: Any) -> dict[str, Any]:
 
 
 def save_adapter(folder: Path, seed: int = 0, *, tensors: dict[str, np.ndarray] | None = None, **config: Any) -> Path:
-    """Write an adapter as PEFT's save_pretrained does; each seed has other bytes. Return the folder."""
+    """Write an adapter as PEFT's save_pretrained does; each seed gives different bytes. Return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(lora_config(**config)), encoding="utf-8")
     save_file(lora_tensors(seed) if tensors is None else tensors, folder / "adapter_model.safetensors")

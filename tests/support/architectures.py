@@ -1,4 +1,4 @@
-"""Tiny random models of many architectures, in float32, as transformers itself makes them of a config."""
+"""Tiny random models of many architectures, in float32, as transformers itself makes them from a config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from support import tiny
 
-#: What nearly every config takes.
+#: Values that nearly every config accepts.
 _SMALL: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 32,
@@ -23,7 +23,7 @@ _SMALL: dict[str, Any] = {
 }
 _GROUPED = {**_SMALL, "num_key_value_heads": 2}
 _WITH_HEADS = {**_GROUPED, "head_dim": 8}
-#: Name to the config's class and its values.
+#: By name: the config's class and its values.
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**_GROUPED, "tie_word_embeddings": False}),
     "llama-tied": ("LlamaConfig", {**_GROUPED, "tie_word_embeddings": True}),
@@ -182,7 +182,7 @@ def save_model(folder: Path, name: str, *, seed: int = 1) -> Path:
             model = transformers.AutoModelForImageTextToText.from_config(config)
         else:
             model = transformers.AutoModelForCausalLM.from_config(config)
-        # Of zero, as they begin, biases would hide what is done to them.
+        # If biases stayed zero, as they begin, nobody could see what is done to them.
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)

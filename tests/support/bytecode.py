@@ -1,6 +1,6 @@
-"""Compiled once: what a test imports, and what the programs that it starts import, is kept as bytecode beside its source.
+"""Modules are compiled once: what a test, or a program that it starts, imports is kept as bytecode next to its source.
 
-Where the environment forbids that, as images often do, each of a thousand programs compiles all of our code again, and
+If the environment forbids that, as images often do, each of a thousand programs compiles all of our code again, and
 pytest rewrites the assertions of all tests in each of its processes.
 """
 

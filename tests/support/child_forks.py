@@ -1,7 +1,8 @@
-"""A worker whose children are forks of a process that has imported their libraries, three seconds of CPU each time.
+"""A worker whose children are forks of a process that has imported their libraries, which saves three seconds of CPU
+each time.
 
-It is for tests of what jobs make, and not for those of how a worker starts, stops and outlives its children: a fork is below
-the process that forks, and not below the worker, which sees a small process in its place.
+It is for tests of what jobs make, not for tests of how a worker starts, stops and outlives its children: a fork is
+below the process that forks, and not below the worker, which sees a small process instead.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import NoReturn
 from support.forks import READ_AT_START, ForkServer
 from workers.child.process import LIBRARIES, PARENT_VARIABLE
 
-#: Stands for a child: takes the address of who forks, and the folder of an order.
+#: Replaces a child: gets the address of the process that forks, and the folder of an order.
 LAUNCHER = Path(__file__).with_name("child_launcher.py")
-#: The worker as it is, but for the program of its children.
+#: The real worker, except for the program of its children.
 _WORKER = """
 import sys
 from workers.child.warm import WarmChild
@@ -29,12 +30,14 @@ from workers.entry.cli import main
 main()
 """
 _PIPELINES = ("training.train", "scoring.evaluate")
-#: Those of this process, by what the interpreter and its hooks read when they start.
+#: The ones of this process, by what the interpreter and its hooks read when they start.
 _started: dict[frozenset[tuple[str, str]], ForkServer] = {}
 
 
 def worker(environment: Mapping[str, str]) -> list[str]:
-    """Return the command of such a worker, but for its arguments. Its children see what new ones of `environment` would."""
+    """Return the command of such a worker, without its arguments. Its children see what new ones with `environment`
+    would.
+    """
     read = {name: value for name, value in environment.items() if name.startswith((*READ_AT_START, "SKEWED_"))}
     key = frozenset(read.items())
     if key not in _started:
@@ -67,7 +70,7 @@ def run() -> NoReturn:
 
     from workers.child.main import main
 
-    # Each new process has others, and what depends on them must be seen.
+    # Each new process has different ones, and tests must notice anything that depends on them.
     random.seed()
     np.random.seed()
     # Its parent is the process that forks.

@@ -1,4 +1,6 @@
-"""Stands for a child below its worker: asks for a fork, passes SIGTERM on to it, and ends as it ends; with it, the fork ends."""
+"""Represents a child below its worker: asks for a fork, passes SIGTERM on to it, and ends as it ends; if this process
+ends, so does the fork.
+"""
 
 import json
 import os

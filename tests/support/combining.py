@@ -12,7 +12,7 @@ from sdk.schemas.combination import CombineReport, CombineSpec
 
 
 def save(base: Path, folder: Path, seed: int, *, dtype: str = "float32", **settings: Any) -> Path:
-    """Save an adapter with plain PEFT, all that it trains changed at random; return the folder."""
+    """Save an adapter with plain PEFT after changing everything that it trains at random; return the folder."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -29,7 +29,7 @@ def save(base: Path, folder: Path, seed: int, *, dtype: str = "float32", **setti
 
 
 def deltas(base: Path, folder: Path) -> dict[str, Any]:
-    """Return ΔW by module, and s·bias of B by its name, as PEFT has them after it has loaded an adapter."""
+    """Return ΔW by module, and s·bias of B by its name, as PEFT has them after loading an adapter."""
     import torch
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
@@ -57,7 +57,7 @@ def weighted(parts: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def furthest(found: dict[str, Any], said: dict[str, Any]) -> float:
-    """Return the largest relative distance of a module; the modules must be the same."""
+    """Return the largest relative distance between modules; both must have the same ones."""
     assert found.keys() == said.keys()
     return max(float((found[name] - said[name]).norm() / said[name].norm().clamp(min=1e-300)) for name in said)
 

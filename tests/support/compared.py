@@ -1,4 +1,4 @@
-"""Versions of a namespace that were scored on rows with groups, for what compares them."""
+"""Versions of a namespace that were scored on rows with groups, for tests that compare them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = "prompt=question,completion=answer"
 
 
 def write_rows(path: Path, count: int = 48, *, distinct: int | None = None) -> Path:
-    """Write rows with a group each, two and two of the same, that no other test has; the first `distinct` are repeated."""
+    """Write rows that no other test has, two in each group; the first `distinct` are repeated."""
     seed, distinct = next(SEEDS), distinct or count
     rows = [
         {"question": f"q{seed}-{row % distinct}", "answer": f"a{row % distinct}", "repo": f"r{row // 2}"}
@@ -64,5 +64,5 @@ class Bench:
         return ref
 
     def pair(self, **better: Any) -> tuple[str, str]:
-        """Two versions, the second of which is otherwise scored."""
+        """Two versions, the second of which has different scores."""
         return self.score(scored(48)), self.score(scored(48, **better))

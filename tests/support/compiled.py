@@ -1,7 +1,8 @@
-"""Statements are compiled once in a process of tests, and not once more for each of the hundreds of registries that it opens.
+"""Statements are compiled once in a process of tests, not again for each of the hundreds of registries that it opens.
 
-SQLAlchemy keeps what it compiled with an engine, by a key that names the engine's dialect. Here all engines keep it in one
-place, and two dialects of one kind that speak to servers of one version, in the same way, are the same.
+SQLAlchemy keeps compiled statements with an engine, by a key that names the engine's dialect. Here all engines keep
+them in one place, and two dialects of the same kind for servers of the same version, with the same options, count as
+the same.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.util import LRUCache
 
-#: So many statements: those of the whole suite on both databases.
+#: How many statements are kept: those of the whole suite on both databases.
 _MOST = 4_000
 
 
 class _OfAllEngines:
-    """The attribute of an engine in which it keeps what it compiled: one for all."""
+    """The attribute in which an engine keeps what it compiled: the same for all."""
 
     def __init__(self) -> None:
         self._kept: LRUCache[Any, Any] = LRUCache(_MOST)
@@ -35,7 +36,7 @@ def _are_alike(one: Any, other: object) -> bool:
 
 
 def _traits(dialect: Any) -> tuple[object, ...]:
-    """What a compiled statement has of its dialect. The version is known once that is connected."""
+    """What a compiled statement depends on in its dialect. The version is known once it is connected."""
     return (dialect.server_version_info, dialect.paramstyle, dialect._json_serializer, dialect._json_deserializer)
 
 

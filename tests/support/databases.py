@@ -1,4 +1,4 @@
-"""Databases of both kinds with the schema and nothing in them, for tests that hold on each of them."""
+"""Databases of both kinds with an empty schema, for tests that run on both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = ("sqlite", "postgresql")
 
 @contextmanager
 def new_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a new database: a file in `folder`, or one on the run's PostgreSQL, which goes at the end."""
+    """The URL of a new database: a file in `folder`, or one on the run's PostgreSQL, which is dropped at the end."""
     if kind == "sqlite":
         yield migrated_file(folder / "registry.sqlite3")
         return

@@ -43,7 +43,7 @@ def stages(dockerfile: Path = DOCKERFILE) -> dict[str, list[tuple[str, str]]]:
 
 
 def only(stage: list[tuple[str, str]], instruction: str) -> str:
-    """Return what the only such instruction of a stage says."""
+    """Return the argument of the only such instruction in a stage."""
     (found,) = [rest for name, rest in stage if name == instruction]
     return found
 
@@ -55,7 +55,7 @@ def exec_form(text: str) -> list[str]:
 
 
 def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give every document of the manifests that Kubernetes knows, with its file's name."""
+    """Yield every document of the manifests that Kubernetes knows, with its file's name."""
     for path in sorted(KUBERNETES.glob("*.yaml")):
         if path.name not in FOREIGN:
             for document in yaml.safe_load_all(path.read_text()):
@@ -84,7 +84,7 @@ def shell_of(service: str) -> str:
 
 
 def check_command(words: list[str]) -> None:
-    """Raise click's own error unless one of our programs takes these words."""
+    """Raise click's own error unless one of our programs accepts these words."""
     program: click.Command = _PROGRAMS[words[0]]
     name, rest = words[0], words[1:]
     while isinstance(program, click.Group):

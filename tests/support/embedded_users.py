@@ -1,9 +1,9 @@
 """Many programs that use one registry in a folder at once: each pushes, moves an alias, reads, annotates.
 
 Run as `python embedded_users.py HOME ADAPTER FOLDER`; each folder in FOLDER holds the adapters that one program pushes.
-The programs are forked, since sixteen interpreters would spend the test on their imports, and by a process that has used a
-registry of its own before: what is imported and worked out at a first use is there, and all begin at one moment. Each
-prints one line of JSON.
+The programs are forked, because sixteen interpreters would spend the test on their imports, and from a process that has
+used a registry of its own before: so everything that a first use imports and prepares is there, and all begin at the
+same moment. Each prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def use(client: Client, adapter: str, folders: list[Path]) -> dict[str, int]:
         assert client.annotate(pushed.ref, tags={"round": str(n)}, note=folder.name).ref == pushed.ref
         numbers = [version.number for version in client.versions(adapter)]
         assert numbers == sorted(numbers, reverse=True)
-        # The same bytes again are no change.
+        # Pushing the same bytes again is not a change.
         assert client.push(folder, adapter, base="tiny").number == pushed.number
     return done
 
@@ -64,7 +64,7 @@ def main() -> int:
         done = use(client, adapter, sorted(place.glob("adapter-*")))
         os.write(1, f"{json.dumps(done)}\n".encode())
         leave(0)
-    # Whoever reads sees the end of the pipe once nobody can write to it.
+    # A reader sees the end of the pipe once nobody can write to it.
     os.close(begin)
     return sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in children)
 

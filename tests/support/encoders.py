@@ -1,4 +1,6 @@
-"""Tiny encoders with tokenizers of their own kind, random and in float32, and rows that tell apart what they are about."""
+"""Tiny encoders with tokenizers of their own kind, random and in float32, and rows that can be told apart by their
+topics.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidde
 
 
 def topic_rows(*, seed: int = 0, count: int = 36) -> list[dict[str, str]]:
-    """Return {text, label} rows whose words alone say what they are about."""
+    """Return {text, label} rows whose words alone show their topic."""
     rows = []
     for number in range(seed, seed + count):
         topic = sorted(TOPICS)[number % len(TOPICS)]
@@ -36,7 +38,7 @@ def _texts() -> list[str]:
 
 
 def save_bert(folder: Path, *, pooler: bool = True, seed: int = 5) -> Path:
-    """Write a BERT of two layers; without `pooler` as it is saved that was trained to fill masks."""
+    """Write a BERT of two layers; without `pooler`, as one that was trained to fill masks is saved."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast

@@ -8,7 +8,7 @@ from typing import Any
 
 from support import tiny
 
-#: Family to the names of a single expert's matrices on disk: the gate, what it lets pass, and the way down.
+#: By family: the names of a single expert's matrices on disk, gate, up and down.
 SINGLE = {
     "mixtral": ("model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}", ("w1", "w3", "w2")),
     "qwen3_moe": ("model.layers.{layer}.mlp.experts.{expert}.{name}", ("gate_proj", "up_proj", "down_proj")),
@@ -72,7 +72,7 @@ def save_wide_routers(folder: Path) -> Path:
 
 
 def save_single_experts(family: str, base: Path, folder: Path, *, rank: int = 3, alpha: int = 6) -> Path:
-    """Write an adapter over the query and each matrix of each single expert, as releases before 5 had it; return the
+    """Write an adapter over the query and each matrix of each single expert, as releases before 5 did; return the
     folder.
     """
     import torch

@@ -1,6 +1,7 @@
-"""One way through the product for a tiny base of a family: trained, judged, scored and merged, then read by plain PEFT.
+"""One path through the product for a tiny base of a family: trained, judged, scored and merged, then read by plain
+PEFT.
 
-The truth is what transformers and PEFT make of the files, computed here by themselves.
+The truth is what transformers and PEFT themselves make of the files here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from support import tiny
 from support.architectures import save_model
 
-#: Families as the documentation names them, and the architecture that stands for each.
+#: Families as the documentation names them, and the architecture that represents each.
 FAMILIES = {
     "Llama": "llama",
     "Llama, tied": "llama-tied",
@@ -59,12 +60,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """What came out of it."""
+    """The result of a case."""
 
     case: Case
     #: Modules that were adapted.
     modules: int
-    #: Loss of the bare base and with the adapter, nats a supervised token.
+    #: Loss of the bare base and with the adapter, in nats per supervised token.
     loss_bare: float
     loss: float
     #: The largest distance of the evaluation's loss, and of the merged model's logits, as a share of plain PEFT's.
@@ -78,7 +79,9 @@ def whole_product() -> list[Case]:
 
 
 def pairwise() -> list[Case]:
-    """So few cases that every family meets every value of each other axis, and all of these meet each other."""
+    """A small set of cases in which every family meets every value of each other axis, and all of these meet each
+    other.
+    """
     found = []
     for number, family in enumerate(FAMILIES):
         for turn in range(3):
@@ -114,15 +117,15 @@ def save_base(folder: Path, case: Case) -> Path:
 
 
 def save_rows(path: Path) -> Path:
-    """Write rows of which no token lies across the beginning of a completion; return the path."""
+    """Write rows in which no token spans the beginning of a completion; return the path."""
     pairs = [{"prompt": f"count {number}:", "completion": f" {word}"} for number, word in enumerate(tiny.WORDS[:6])]
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     return path
 
 
 def walk(case: Case, folder: Path, options: Callable[[Path], dict[str, Any]] = lambda base: {}) -> Found:
-    """Take one case through the product in this process, trained with `options` over its base. Raises AssertionError for what is
-    wrong, and whatever a step raises.
+    """Take one case through the product in this process, trained with `options` over its base. Raises AssertionError if
+    anything is wrong, and whatever a step raises.
     """
     from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
     from sdk.schemas.training import TrainingSpec
@@ -178,12 +181,14 @@ def walk(case: Case, folder: Path, options: Callable[[Path], dict[str, Any]] = l
 
 
 def _merged_dtype(case: Case) -> Literal["auto", "float32"]:
-    """Return in what a model is merged to be compared: where a router chooses experts, rounding may choose another one."""
+    """Return the dtype in which a model is merged for the comparison: if a router chooses experts, rounding may choose
+    another one.
+    """
     return "float32" if FAMILIES[case.family] in ("mixtral", "qwen3-moe") else "auto"
 
 
 def _judged(base: Path, adapter: Path, folder: Path) -> None:
-    """Hold an adapter against its base as the registry does."""
+    """Check an adapter against its base as the registry does."""
     from registry.artifacts.admission.rules import judge
     from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
     from sdk.pulling.cache import Cache
@@ -229,7 +234,7 @@ class Truth:
         return max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
 
     def require_rounded_once(self, merged: Path) -> None:
-        """Hold every number of a merged folder against the sum that PEFT makes in float64. Raises AssertionError."""
+        """Compare every number of a merged folder with the sum that PEFT computes in float64. Raises AssertionError."""
         import torch
         from peft import PeftModel
 
@@ -245,7 +250,7 @@ class Truth:
                 assert bool(((tensor.double() - wanted).abs() <= 2e-6 * (size + 0.1)).all()), name
             else:
                 equal = (tensor.double() == wanted.to(tensor.dtype).double()).double()
-                # Of a small tensor, a few are more than a thousandth by chance.
+                # In a small tensor, a few numbers can be more than a thousandth by chance.
                 assert float((1 - equal).sum()) <= 2 + 0.001 * equal.numel(), name
 
     def _loss(self, model: Any) -> float:
@@ -266,7 +271,7 @@ class Truth:
 
 
 def _load(folder: Path, dtype: str) -> Any:
-    """Load a model whole, as its own config names its class."""
+    """Load a whole model, with the class that its own config names."""
     import transformers
 
     (named,) = json.loads((folder / "config.json").read_text())["architectures"]

@@ -1,4 +1,4 @@
-"""What a search must find: versions to find, filters over them, and an oracle that looks at one version after the other."""
+"""What a search must find: versions, filters over them, and an oracle that looks at one version after the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registry.search.tree import And, Comparison, Field, Node, Not, Or, comparis
 from support.registries import World
 from support.shelf import DAWN, Made, Score, Shelf, digest_of
 
-#: What people write who mean something else than text.
+#: Texts with characters that mean something else elsewhere.
 TRICKS = [
     "'; drop table versions; --",
     '" or 1=1 --',
@@ -31,14 +31,14 @@ TRICKS = [
 ]
 
 
-#: Digest of a dataset to its name and the namespaces whose readers may use it.
+#: By a dataset's digest: its name and the namespaces whose readers may use it.
 Datasets = dict[str, tuple[str, tuple[str, ...]]]
 #: What was written into the registry at a URL.
 _WRITTEN: dict[str, tuple[list[Made], Datasets]] = {}
 
 
 def furnish(world: World) -> tuple[list[Made], Datasets]:
-    """Write versions in the namespaces a, b and none, once a world; return them, and datasets by digest."""
+    """Write versions in the namespaces a, b and none, once per world; return them, and datasets by digest."""
     if world.url in _WRITTEN:
         return _WRITTEN[world.url]
     shelf = Shelf(world.services.db)
@@ -86,7 +86,7 @@ def fits(pattern: str, value: str) -> bool:
 
 
 def holds(sign: str, value: Any, values: tuple[Value, ...]) -> bool:
-    """Tell whether one plain value is as compared."""
+    """Tell whether a comparison is true for one plain value."""
     first: Any = values[0]
     return {
         "=": lambda: value == first,
@@ -149,7 +149,7 @@ class Oracle:
         return any(holds(tree.operator, value, tree.values) for value in self.values(tree, item))
 
     def values(self, tree: Comparison, item: Made) -> list[Any]:
-        """The values of a field that a version has, as they would be compared."""
+        """The values that a version has for a field, as they would be compared."""
         match tree.field.word:
             case "name":
                 return [item.adapter]
@@ -203,7 +203,7 @@ def digests(*texts: str) -> list[str]:
     return [piece for found in map(digest_of, texts) for piece in (found, found[:12], found[:13])]
 
 
-#: Values that some version has, and a few that none has.
+#: Values that some versions have, and a few that no version has.
 POOL: dict[str, list[Any]] = {
     "name": ["a/one", "a/two", "b/one", "plain", "odd", "A/one", "a_one", "a/*", "*one", "*", "?/one", ""],
     "namespace": ["a", "b", "-", "c", "*"],

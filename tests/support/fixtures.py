@@ -44,7 +44,7 @@ class S3Place:
 
     @property
     def options(self) -> S3Options:
-        """How the place is used."""
+        """How to use the place."""
         return S3Options(
             endpoint_url=self.endpoint_url, region=self.region, access_key=self.access_key, secret_key=self.secret_key
         )
@@ -52,12 +52,12 @@ class S3Place:
 
 @pytest.fixture(scope="session")
 def run_server() -> Iterator[Callable[[Callable[[Path], ServerT]], ServerT]]:
-    """Return a function that starts a server in a folder of its own and sees to its end."""
+    """Return a function that starts a server in a folder of its own and makes sure that it ends."""
     servers: list[LocalServer] = []
     with Guard() as guard:
 
         def run(make: Callable[[Path], ServerT]) -> ServerT:
-            # Not pytest's tmp_path: that one is closed to the unprivileged user as whom root's PostgreSQL runs.
+            # Not pytest's tmp_path: it is closed to the unprivileged user that PostgreSQL runs as under root.
             directory = Path(tempfile.mkdtemp(prefix="adapterctl-server-"))
             directory.chmod(0o711)
             server = make(directory / "home")
@@ -87,7 +87,7 @@ def empty_postgres_database(postgres_server: TestPostgres) -> Iterator[str]:
 
 @pytest.fixture
 def postgres_database(postgres_server: TestPostgres) -> Iterator[str]:
-    """The URL of a database with the schema and nothing in it, for one test."""
+    """The URL of a database with an empty schema, for one test."""
     name = f"test_{uuid.uuid4().hex}"
     yield migrated_database(postgres_server, name)
     postgres_server.drop_database(name)
@@ -101,13 +101,13 @@ def valkey_server(request: pytest.FixtureRequest) -> ValkeyServer:
 
 @pytest.fixture(scope="session")
 def valkey_url(valkey_server: ValkeyServer, request: pytest.FixtureRequest) -> str:
-    """The URL of a database in Valkey that is this process's alone, with whatever earlier tests left in it."""
+    """The URL of a database in Valkey that only this process uses, with anything that earlier tests left in it."""
     return f"{valkey_server.url.removesuffix('/0')}/{servers.of_run(request.config).number}"
 
 
 @pytest.fixture
 def empty_valkey_url(valkey_url: str) -> str:
-    """The URL of a database in Valkey that holds nothing."""
+    """The URL of an empty database in Valkey."""
     with redis.Redis.from_url(valkey_url) as client:
         client.flushdb()
     return valkey_url

@@ -1,9 +1,10 @@
-"""Our commands as forks of a process that has imported what they need: a real process each, without two seconds of imports.
+"""Our commands as forks of a process that has imported what they need: each is a real process, without two seconds of
+imports.
 
     done = ForkServer.of_this_process().run(["adapterctl", "list"], env=env, cwd=None, timeout_s=60)
 
-Arguments, environment, working directory, standard streams, signals and the exit status are those of a new process. What
-a fork can't have is what the interpreter reads when it starts, so that `can_fork` refuses environments which change that.
+Arguments, environment, working directory, standard streams, signals and the exit status are those of a new process. A
+fork can't have what the interpreter reads when it starts, so `can_fork` refuses environments that change that.
 """
 
 from __future__ import annotations
@@ -47,13 +48,15 @@ _PRELOADED = (
     "rich.table",
 )
 _PRELOADED_PACKAGES = ("sdk.cli", "sdk.api", "sdk.pulling", "sdk.pushing", "sdk.schemas")
-#: The interpreter, or the loader, reads variables that begin so before any of our code runs.
+#: The interpreter, or the loader, reads variables with these prefixes before any of our code runs.
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "OMP_", "OPENBLAS_", "MKL_")
 _BIN = Path(sys.executable).parent
 
 
 def can_fork(command: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether a fork of this process's server would be as a new process: a server of several forks and starts them itself."""
+    """Whether a fork of this process's server would be like a new process: a server with several processes forks and
+    starts them itself.
+    """
     if command[0] not in PROGRAMS or "--workers" in command or not hasattr(os, "fork"):
         return False
     names = {name for name in (*env, *os.environ) if name.startswith(READ_AT_START)}
@@ -64,7 +67,7 @@ class ForkServer:
     """The process that forks; it ends with the process that started it.
 
     One that is started with an environment of its own runs what the interpreter reads there, such as a `sitecustomize`,
-    and is for commands of that environment alone.
+    and is only for commands with that environment.
     """
 
     _started: ForkServer | None = None
@@ -88,7 +91,7 @@ class ForkServer:
 
     @classmethod
     def of_this_process(cls) -> ForkServer:
-        """Return the one of this process, started when it is first asked for."""
+        """Return the one of this process, which is started on first use."""
         with cls._lock:
             if cls._started is None:
                 cls._started = cls()
@@ -139,7 +142,7 @@ class ForkServer:
         return subprocess.CompletedProcess([str(_BIN / command[0]), *command[1:]], status, *said)
 
     def start(self, command: Sequence[str], *, env: Mapping[str, str], log: BinaryIO) -> Fork:
-        """Start a command and let it run; what it says goes to `log`."""
+        """Start a command and let it run; its output goes to `log`."""
         return self._begin(command, env, None, [0, log.fileno(), log.fileno()])
 
     def _begin(self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None, streams: list[int]) -> Fork:
@@ -153,7 +156,7 @@ class ForkServer:
 
 
 class Fork:
-    """A command that runs; the block around it ends what is held of it here, and not the command."""
+    """A running command; the block around it releases what is held for it here, but doesn't end the command."""
 
     def __init__(self, command: Sequence[str], connection: socket.socket) -> None:
         self._command, self._connection = command, connection
@@ -168,7 +171,7 @@ class Fork:
         self._connection.close()
 
     def wait(self, timeout_s: float) -> int:
-        """Wait for its end, which is told once; return its exit status. Raises TimeoutExpired."""
+        """Wait for its end, which is reported once; return its exit status. Raises TimeoutExpired."""
         self._connection.settimeout(timeout_s)
         try:
             return int(self._answers.readline())
@@ -187,13 +190,13 @@ class Fork:
 
 
 def main() -> None:
-    """Fork for whoever asks, until the process that started this one is gone; in a fork, run the command."""
+    """Fork on request until the process that started this one is gone; in a fork, run the command."""
     sys.path.pop(0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(sys.argv[1])
         listener.listen(16)
         _find(sys.argv[2])()
-        # Whoever attends to a command is not waited for here.
+        # The processes that attend to commands are not waited for here.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         os.write(1, b"ready\n")
         while True:
@@ -217,12 +220,14 @@ def preload() -> None:
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
     assert not {"torch", "huggingface_hub"} & set(sys.modules), "these read the environment when they are imported"
-    # Pages of what nobody changes stay shared.
+    # So pages that nobody changes stay shared.
     gc.freeze()
 
 
 def _attend(connection: socket.socket) -> None:
-    """Fork once more, say who that is, wait for its end, and say how it ended; the fork itself runs the command."""
+    """Fork once more, report the process id, wait for its end, and report how it ended; the fork itself runs the
+    command.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb") as asked:
@@ -236,14 +241,14 @@ def _attend(connection: socket.socket) -> None:
     connection.sendall(f"{pid}\n".encode())
     _end_with(connection, pid)
     _, status = os.waitpid(pid, 0)
-    # Who had no patience is gone.
+    # The caller lost patience and is gone.
     with contextlib.suppress(OSError):
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 
 def _end_with(connection: socket.socket, pid: int) -> None:
-    """Wait for the end of a fork, which is killed where whoever asked for it has gone."""
+    """Wait for the end of a fork; it is killed if its caller has gone."""
     ended = os.pidfd_open(pid)
     looks = select.poll()
     looks.register(ended, select.POLLIN)
@@ -254,7 +259,7 @@ def _end_with(connection: socket.socket, pid: int) -> None:
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:
-    """Run the command in this process, and leave it as a new one would be left."""
+    """Run the command in this process, and end it as a new process would end."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -291,7 +296,9 @@ def _find(function: str) -> Callable[[], Any]:
 
 
 def leave(code: Any) -> NoReturn:
-    """End as the interpreter does, but without freeing all that was imported: that takes longer than most commands."""
+    """End like the interpreter, but without freeing everything that was imported: that takes longer than most
+    commands.
+    """
     if code is None or isinstance(code, int):
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -304,7 +311,7 @@ def leave(code: Any) -> NoReturn:
 
 
 def run_text() -> None:
-    """Run the program that stands on the command line, as `python -c` does."""
+    """Run the program on the command line, as `python -c` does."""
     _, option, text, *arguments = sys.argv
     assert option == "-c"
     sys.argv = [option, *arguments]

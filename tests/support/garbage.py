@@ -1,7 +1,8 @@
-"""What is looked through for garbage: only what tests make, not the libraries that they import and the tests themselves.
+"""What the garbage collector looks through: only what tests make, not the libraries that they import or the tests
+themselves.
 
-torch and transformers define half a million objects, and ten thousand tests some hundred thousand more. Each full collection
-goes through all of them; trainers and merges ask for several a test.
+torch and transformers define half a million objects, and ten thousand tests some hundred thousand more. Each full
+collection goes through all of them, and trainers and merges cause several in a test.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import time
 
 import pytest
 
-#: Modules that a library of any size has.
+#: How many modules any large library has.
 _MANY = 100
 #: The generation of a collection that looks through everything.
 _ALL = 2
-#: A collection that takes longer goes through a hoard that some test has left.
+#: A collection that takes longer goes through a lot of objects that some test has left.
 _LONG_S = 0.1
 _seen = 0
 _began_s = 0.0
@@ -31,14 +32,14 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """What is there now stays."""
+    """Everything that exists now stays."""
     _keep()
     gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """What a test has imported stays, too, and what it or one before it has left for good."""
+    """What a test has imported stays too, and so does anything that it or an earlier one has left for good."""
     if len(sys.modules) >= _seen + _MANY:
         gc.collect()
     if _was_long:
@@ -47,7 +48,7 @@ def pytest_runtest_teardown() -> None:
 
 
 def _collected(phase: str, about: dict[str, int]) -> None:
-    """Keep what has been imported since, once everything was looked through and only what is used is left."""
+    """Keep what has been imported since, after a full collection has left only what is in use."""
     global _began_s, _was_long
     if about["generation"] != _ALL:
         return

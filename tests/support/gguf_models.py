@@ -1,4 +1,4 @@
-"""Tiny models as GGUF files: by the product where it exports them, and of Gemma by hand, for adapters to be put on."""
+"""Tiny models as GGUF files for adapters: exported by the product, or written by hand for Gemma."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def export_lora(folder: Path, base: Path, out: Path, **asked: Any) -> ExportRepo
 
 
 def write_gemma(folder: Path, out: Path) -> Path:
-    """Write a tiny Gemma 2 or 3 of transformers by hand: its norms are 1 + the weight, and nothing changes its place."""
+    """Write a tiny Gemma 2 or 3 of transformers by hand: its norms are 1 + the weight, and no rows are permuted."""
     import gguf
     from safetensors.numpy import load_file
 

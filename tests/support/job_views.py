@@ -1,4 +1,4 @@
-"""A job as the registry shows it, with nothing that a test doesn't say."""
+"""A job as the registry shows it, with defaults for all that a test doesn't say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sdk.schemas.jobs import JobState, JobView
 
 
 def job_view(**known: Any) -> JobView:
-    """Return a training that has succeeded, but for what is known of it."""
+    """Return a training that has succeeded, except for what is `known` about it."""
     plain: dict[str, Any] = {
         "id": "j1",
         "kind": "training",

@@ -1,4 +1,4 @@
-"""Keys of every kind, made anew: those that versions are signed with, and those that are refused."""
+"""New keys of every kind: those with which versions are signed, and those that are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CURVES: dict[str, ec.EllipticCurve] = {
 
 
 class Pair(NamedTuple):
-    """A private key's PEM file and its public half's."""
+    """The PEM files of a private key and its public half."""
 
     private: Path
     public: Path

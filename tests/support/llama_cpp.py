@@ -1,4 +1,4 @@
-"""llama.cpp itself, in this process: what it makes of a GGUF file, with all numbers in 32 bits and one thread."""
+"""llama.cpp itself, in this process: runs a GGUF file with all numbers in 32 bits and one thread."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-#: A token of one byte of ASCII in all tokenizers that tests have.
+#: A token of one ASCII byte in all tokenizers of the tests.
 _LETTER = 36
 
 
 class LlamaCpp:
-    """One model, with an adapter or without; for as long as it is referred to."""
+    """One model, with or without an adapter; it lives as long as it is referenced."""
 
     def __init__(self, model: Path, *, lora: Path | None = None, context: int = 256) -> None:
         found = pytest.importorskip("xllamacpp", reason="xllamacpp, which is llama.cpp, has no wheel for this system")
@@ -31,12 +31,13 @@ class LlamaCpp:
         if lora is not None:
             params.lora_adapters = [found.CommonAdapterLoraInfo(str(lora), 1.0)]
         self._server = found.Server(params)
-        # One that is given up before its loop has begun never ends; the model's properties are answered without it.
+        # If it is freed before its loop has begun, it never ends; the model's properties are answered without the loop.
         self._complete([_LETTER], 1)
 
     def log_probabilities(self, ids: list[int], vocabulary: int) -> Any:
         """Return the logarithm of each token's probability after a text, (vocab,) in float64."""
-        # They are those before this one is chosen, which is a letter by itself: of half a character none are said.
+        # They are the ones before this token is chosen, which is a letter by itself: for half a character llama.cpp
+        # gives none.
         (step,) = self._complete(ids, 1, n_probs=vocabulary, logit_bias=[[_LETTER, 1e4]])["completion_probabilities"]
         found = np.full(vocabulary, -np.inf)
         for token in step["top_logprobs"]:
@@ -44,17 +45,19 @@ class LlamaCpp:
         return found
 
     def greedy(self, ids: list[int], tokens: int) -> list[int]:
-        """Return the likeliest continuation of a text, up to a token that ends answers, which is there if it came."""
+        """Return the likeliest continuation of a text, up to a token that ends answers, which is included if it
+        came.
+        """
         found: list[int] = self._complete(ids, tokens)["tokens"]
         return found
 
     def tokens(self, text: str, *, special: bool = False) -> list[int]:
-        """Return a text as tokens, with what the file puts around it where `special`."""
+        """Return a text as tokens, with the ones that the file puts around it if `special`."""
         found: list[int] = self._post("/tokenize", {"content": text, "add_special": special})["tokens"]
         return found
 
     def properties(self) -> dict[str, Any]:
-        """Return what the server says of the model, its chat template among that."""
+        """Return what the server says about the model, including its chat template."""
         with urllib.request.urlopen(f"{self._server.listening_address}/props", timeout=60) as answer:
             found: dict[str, Any] = json.load(answer)
         return found

@@ -1,4 +1,4 @@
-"""Adapters' weights in every precision, written by hand, and what is left of their numbers in such a file."""
+"""Adapters' weights in every precision, written by hand, and what is left of their numbers in these files."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def decode(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def packed(header: Any, data: bytes = b"", *, pad: int = 0) -> bytes:
-    """A safetensors file by hand, with whatever header."""
+    """A safetensors file by hand, with any header."""
     text = (header if isinstance(header, bytes) else json.dumps(header).encode()) + b" " * pad
     return struct.pack("<Q", len(text)) + text + data
 
 
 def entry(shape: Any, begin: int, end: int, dtype: str = "F32") -> dict[str, Any]:
-    """Return what a header says of one tensor."""
+    """Return a header's entry for one tensor."""
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
 def put(folder: Path, content: bytes) -> Path:
-    """Write an adapter's file of weights, whatever it holds; return the folder."""
+    """Write these bytes as an adapter's file of weights; return the folder."""
     folder.mkdir(exist_ok=True)
     (folder / WEIGHTS_FILE).write_bytes(content)
     return folder
 
 
 def write(folder: Path, tensors: Tensors, dtype: str = "F64", *, pad: int = 0) -> Path:
-    """Write an adapter's weights, all in one type, `pad` bytes further back than need be; return the folder."""
+    """Write an adapter's weights, all in one type, `pad` bytes further back than necessary; return the folder."""
     header, data = {}, b""
     for name, array in tensors.items():
         raw = encode(array, dtype)

@@ -11,7 +11,7 @@ from typing import Any
 
 from support.architectures import save_model
 
-#: Architecture to modules that are adapted, a layer's norm, the embeddings and the head.
+#: By architecture: the adapted modules, a layer's norm, the embeddings and the head.
 FAMILIES: dict[str, tuple[list[str], str, str]] = {
     "llama": (["q_proj", "v_proj", "down_proj"], "input_layernorm", "embed_tokens"),
     "llama-tied": (["q_proj", "up_proj"], "input_layernorm", "embed_tokens"),
@@ -27,7 +27,7 @@ FAMILIES: dict[str, tuple[list[str], str, str]] = {
     "mixtral": (["q_proj", "o_proj"], "input_layernorm", "embed_tokens"),
     "qwen3-moe": (["q_proj", "v_proj"], "input_layernorm", "embed_tokens"),
 }
-#: Families with biases that B's can be added to, and with experts.
+#: Families with biases to which B's bias can be added, and families with experts.
 BIASED, EXPERTS = ("llama-biased", "gpt2", "opt"), ("mixtral", "qwen3-moe")
 
 
@@ -54,7 +54,7 @@ def variants(family: str) -> dict[str, dict[str, Any]]:
 
 
 def settings(family: str, variant: str) -> dict[str, Any]:
-    """Return what PEFT is told of a variant of a family."""
+    """Return PEFT's settings for a variant of a family."""
     return {"target_modules": FAMILIES[family][0], "r": 3, "lora_alpha": 4, **variants(family)[variant]}
 
 
@@ -67,7 +67,7 @@ class Made:
 
 
 def save_in(base: Path, to: Path, *, dtype: str, shards: int) -> Path:
-    """Write a base anew in another precision and number of files; return the folder."""
+    """Write a base again in another precision and number of files; return the folder."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -81,14 +81,14 @@ def save_in(base: Path, to: Path, *, dtype: str, shards: int) -> Path:
 
 
 def make(family: str, variant: str, folder: Path, *, dtype: str = "float32", shards: int = 1) -> Made:
-    """Write a base and an adapter of a variant over it, with every matrix of it changed."""
+    """Write a base, and over it an adapter of a variant with every matrix changed."""
     plain = save_model(folder / "plain", family)
     base = save_in(plain, folder / "base", dtype=dtype, shards=shards)
     return Made(base, save_adapter(base, folder / "adapter", **settings(family, variant)))
 
 
 def save_adapter(base: Path, folder: Path, *, size: float = 0.1, **settings: Any) -> Path:
-    """Write an adapter as plain PEFT saves it, after all that it trains was changed; return the folder."""
+    """Write an adapter as plain PEFT saves it, after changing everything that it trains; return the folder."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -112,7 +112,7 @@ def save_adapter(base: Path, folder: Path, *, size: float = 0.1, **settings: Any
 def by_peft(made: Made, dtype: Any) -> dict[str, Any]:
     """Return the parameters of the model that PEFT merges, summed in a precision, from a base that is first made wide.
 
-    What is tied is untied first, so that each weight gets its own update alone.
+    Tied weights are untied first, so that each weight only gets its own update.
     """
     import torch
     from peft import PeftModel
@@ -145,7 +145,7 @@ def loaded(folder: Path) -> dict[str, Any]:
 def require_published(
     made: Made, out: Path, report: Any, *, classifies: bool = False, vocabulary: int | None = None
 ) -> None:
-    """Hold a merged folder against its base as the registry's admission does. Raises Verification."""
+    """Check a merged folder against its base as the registry's admission does. Raises Verification."""
     from registry.catalog.bases.deriving import Derived
     from registry.catalog.bases.finding import known_base
     from registry.catalog.publishing.merged_models import MergedFrom, judge_model

@@ -1,4 +1,4 @@
-"""A worker that merges without torch: what it hands in is the base's own folder with other numbers, or with a fault."""
+"""A worker that merges without torch: it hands in the base's own folder with other numbers, or with a fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdk.version import VERSION
 from support.people import SEEDS
 from support.small import TENSORS, write_adapter, write_base, write_safetensors
 
-#: What a merge says of itself, but for what is changed.
+#: What a merge reports about itself, except for what a test changes.
 REPORT = {
     "onto": "original",
     "dtype": "float32",
@@ -30,12 +30,12 @@ REPORT = {
     "read_back": ReadBack(tensors=len(TENSORS), copied=3, rows=2, prompts="run"),
     "warnings": ["Rounding took it."],
 }
-#: Writes a merged folder otherwise than it should be.
+#: Writes a merged folder with a fault.
 Change = Callable[[Path], None]
 
 
 def value() -> float:
-    """A number that no other file of the run holds."""
+    """A number that is in no other file of the run."""
     return next(SEEDS) / 1_000_000
 
 
@@ -95,7 +95,7 @@ class MergingDesk:
         return out
 
     def result(self, out: Path, **said: Any) -> MergeResult:
-        """Send a merged folder, and say of it what a worker says."""
+        """Send a merged folder, and report about it as a worker does."""
         files, sources = [], {}
         for path in sorted(out.iterdir()):
             sha256, size = hash_file(path)

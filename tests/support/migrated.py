@@ -12,7 +12,7 @@ from support.servers import TestPostgres
 
 
 def migrated_file(path: Path) -> str:
-    """Make an SQLite database with the schema and nothing in it; return its URL."""
+    """Make an SQLite database with an empty schema; return its URL."""
     path.touch(mode=0o600)
     path.write_bytes(_template())
     return f"sqlite:///{path}"
@@ -27,13 +27,13 @@ def _template() -> bytes:
 
 
 def migrated_database(server: TestPostgres, name: str) -> str:
-    """Make a PostgreSQL database with the schema and nothing in it; return its URL."""
+    """Make a PostgreSQL database with an empty schema; return its URL."""
     return server.create_database(name, template=_template_database(server))
 
 
 @cache
 def _template_database(server: TestPostgres) -> str:
-    """The database that others are copies of; nobody may be connected to it meanwhile."""
+    """The database that others are copied from; nobody may be connected to it then."""
     name = f"schema_{head_revision()}"
     with server.locked():
         if not server.has_database(name):

@@ -1,6 +1,6 @@
 """The registry in plain Python: what versions, aliases, the audit trail and stored bytes must be after each change.
 
-It knows the rules and nothing of how the registry keeps them: no table, no transaction, no SQL.
+It knows the rules, but not how the registry implements them: no table, no transaction, no SQL.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ModelMove:
 
 @dataclass
 class ModelAdapter:
-    """An adapter, and all that ever happened to it."""
+    """An adapter, and everything that ever happened to it."""
 
     name: str
     namespace: str
@@ -77,7 +77,7 @@ class ModelAdapter:
 
     @property
     def size_bytes(self) -> int:
-        """Of all that is not deleted."""
+        """The size of everything that is not deleted."""
         return sum(version.payload.size_bytes for version in self.pullable())
 
     def named(self, number: int) -> list[str]:
@@ -107,7 +107,9 @@ class Model:
     # Publishing.
 
     def publish(self, adapter: ModelAdapter, payload: Payload, *, lacks: bool = False) -> tuple[int, bool]:
-        """Send, all but what is lacking, and publish; return the number, and whether these bytes had it already."""
+        """Send everything except what is `lacking`, and publish; return the number, and whether these bytes had it
+        already.
+        """
         if lacks:
             self.announced.update(payload.files)
             raise Refused(ErrorCode.VERIFICATION)
@@ -118,7 +120,7 @@ class Model:
         return self._number(adapter, payload)
 
     def publish_again(self, adapter: ModelAdapter, payload: Payload) -> tuple[int, bool]:
-        """Publish, without sending, as a user who may read the adapter's namespace alone."""
+        """Publish without sending, as a user who may only read the adapter's namespace."""
         there = {sha256 for held in self.held(adapter.namespace) for sha256 in held.files}
         if not there.issuperset(payload.files):
             raise Refused(ErrorCode.INVALID)
@@ -143,7 +145,7 @@ class Model:
             for version in adapter.pullable()
         ]
 
-    # What becomes of versions.
+    # What happens to versions.
 
     def move(self, adapter: ModelAdapter, number: int, verb: str) -> ModelVersion:
         """Archive, restore or delete."""
@@ -202,7 +204,7 @@ class Model:
         return self._point(adapter, alias, "rollback", before[-1])
 
     def remove_alias(self, adapter: ModelAdapter, alias: str, expect: int | None) -> None:
-        """Take an alias away."""
+        """Remove an alias."""
         if alias not in adapter.aliases:
             raise Refused(ErrorCode.NOT_FOUND)
         self._compare(adapter, alias, expect)
@@ -222,12 +224,12 @@ class Model:
         adapter.moves.append(move)
         self.audit.append((f"alias.{move.kind}", f"{adapter.name}@{move.alias}"))
 
-    # What a registry's trail says was done.
+    # What was done by a registry's audit trail.
 
     def follow(self, entries: Iterable[AuditView], payloads: Mapping[str, Payload]) -> None:
-        """Do what the entries of an audit trail say, the oldest first; each must be allowed where it stands.
+        """Do what the entries of an audit trail say, oldest first; each must be allowed at its place.
 
-        Raises Refused for one that is not, AssertionError for one that says something else than the model.
+        Raises Refused for one that is not, AssertionError for one that differs from the model.
         """
         adapters = {adapter.name: adapter for adapter in self.adapters}
         for entry in entries:

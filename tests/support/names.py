@@ -1,4 +1,4 @@
-"""What names, scopes, aliases and refs are made of, as strategies; and what is nearly one of them."""
+"""Strategies for names, scopes, aliases and refs, and for texts that are nearly one of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARSERS: dict[str, tuple[Callable[[str], str], st.SearchStrategy[str]]] = {
     "digest": (parse_digest, DIGITS_64),
 }
 
-#: Texts that are now and then of the grammar, and mostly one character away from it.
+#: Texts that are sometimes in the grammar, and mostly one character away from it.
 NEARLY = st.one_of(
     st.text("ab1v.-_/", max_size=12),
     st.text("aA0v._-/*@:%\\ \n\u0131\u212a\u200b", max_size=6),
@@ -52,7 +52,7 @@ NEARLY_SELECTORS = st.one_of(
     ).map("".join),
 )
 
-#: Other characters that a reader, a font or a normalisation takes for one of a name.
+#: Other characters that a reader, a font or a normalisation takes for a character of a name.
 LOOK_ALIKES = {
     "a": "\u0430\u00aa\u1d43",
     "e": "\u0435\u212f",
@@ -71,25 +71,25 @@ LOOK_ALIKES = {
 
 
 def other_forms(char: str) -> list[str]:
-    """Return what may stand where `char` stands in a name and be taken for it: never `char` itself."""
+    """Return texts that may be taken for `char` in its place in a name: never `char` itself."""
     forms = [chr(ord(char) + 0xFEE0), *LOOK_ALIKES.get(char, ""), f"%{ord(char):02x}", f"%{ord(char):02X}"]
     forms += [f"%25{ord(char):02x}", f"&#{ord(char)};", f"\\x{ord(char):02x}", char + "\u0301", char + "\u0327"]
     return forms + ([char.upper()] if char.isalpha() else [])
 
 
 def is_part(text: str) -> bool:
-    """The rule of one part of a name, said a second time and without a pattern."""
+    """The rule for one part of a name, written a second time and without a pattern."""
     ends, inner = set(string.ascii_lowercase + string.digits), set(string.ascii_lowercase + string.digits + "._-")
     return 0 < len(text) <= 64 and {text[0], text[-1]} <= ends and set(text) <= inner and ".." not in text
 
 
 def is_name(text: str) -> bool:
-    """The rule of an adapter's name, said a second time."""
+    """The rule for an adapter's name, written a second time."""
     return text.count("/") <= 1 and all(map(is_part, text.split("/")))
 
 
 def accepted(parse: Callable[[str], str], text: str) -> bool:
-    """Tell whether a parser takes `text`; one that does gives it back as it is."""
+    """Tell whether a parser accepts `text`; one that does must return it unchanged."""
     try:
         assert parse(text) == text
     except (BadNameError, BadRefError):

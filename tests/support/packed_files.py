@@ -1,4 +1,4 @@
-"""A base that is stored in 4 bits, byte by byte and without torch: what a registry reads of one."""
+"""A base that is stored in 4 bits, written byte by byte without torch: what a registry reads from one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUANTIZATION = {
     "bnb_4bit_compute_dtype": "bfloat16",
     "bnb_4bit_quant_storage": "uint8",
 }
-#: The weight that is longer than wide, so that its shape can't be guessed from its bytes.
+#: A weight that is not square, so that its shape can't be guessed from its bytes.
 LONG = "model.layers.0.mlp.up_proj.weight"
 PACKED = {name: shape for name, shape in TENSORS.items() if "_proj" in name} | {LONG: [24, 8]}
 
@@ -48,9 +48,10 @@ def write_packed_base(
     experts: bool = False,
     split: bool = False,
 ) -> Path:
-    """Write the base of `support.small` with its projections packed; `state` changes what the longest says of itself.
+    """Write the base of `support.small` with its projections packed; `state` changes what the longest says about
+    itself.
 
-    With `experts` that one is of a single expert.
+    With `experts`, the longest belongs to a single expert.
     """
     tensors: dict[str, Tensor] = {}
     for name, shape in TENSORS.items():
@@ -72,7 +73,7 @@ def write_packed_base(
             tensors[f"{name}.nested_quant_map"] = ("F32", [256], bytes(1024))
     folder.mkdir(parents=True, exist_ok=True)
     if split:
-        # The states apart from the weights, as shards of a size of their own may fall.
+        # The states in another file than the weights, as shards of some sizes may have them.
         parts: dict[str, dict[str, Tensor]] = {f"model-0000{n}-of-00002.safetensors": {} for n in (1, 2)}
         for name, tensor in tensors.items():
             parts[sorted(parts)[".quant_state." in name]][name] = tensor

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Of the lognormal number of tokens a row has.
+#: Parameters of the lognormal number of tokens per row.
 MEDIAN_TOKENS, SIGMA = 20.0, 1.0
-#: How much more a row e times as long differs, a token.
+#: How much more a row that is e times as long differs, per token.
 SLOPE = 0.1
-#: Σ(d·tokens)/Σtokens of all rows: E[z·e^z]/E[e^z] = 1 for a standard normal z.
+#: Σ(d·tokens)/Σtokens over all rows: E[z·e^z]/E[e^z] = 1 for a standard normal z.
 TRUE_DIFFERENCE = SLOPE * SIGMA
 
 
@@ -24,10 +24,10 @@ class Rows:
 
 
 def lognormal_rows(rng: np.random.Generator, rows: int, *, group_rows: int = 0) -> Rows:
-    """Draw rows of lognormal length, whose differences a token are exponential, and larger in longer rows.
+    """Draw rows of lognormal length, whose differences per token are exponential, and larger in longer rows.
 
-    With `group_rows`, groups of 1 to `group_rows` rows share half of the variance of their differences. Else each row is
-    a group.
+    With `group_rows`, groups of 1 to `group_rows` rows share half of the variance of their differences. Otherwise each
+    row is a group.
     """
     sizes = np.tile(np.arange(1, group_rows + 1), rows) if group_rows else np.ones(rows, dtype=int)
     groups = np.repeat(np.arange(len(sizes)), sizes)[:rows]
@@ -39,6 +39,6 @@ def lognormal_rows(rng: np.random.Generator, rows: int, *, group_rows: int = 0) 
 
 
 def alike(rng: np.random.Generator, rows: int, *, group_rows: int = 0) -> Rows:
-    """Draw rows of two models that are one: which of the two scored which of two skewed numbers is chance."""
+    """Draw rows of two equal models: it is random which of the two gets which of two skewed numbers."""
     drawn = lognormal_rows(rng, rows, group_rows=group_rows)
     return Rows(drawn.sums * rng.choice([-1.0, 1.0], size=rows)[drawn.groups], drawn.tokens, drawn.groups)

@@ -1,8 +1,8 @@
 """How tests are shared out among processes when several run at once (`pytest -n 4`).
 
-A file is run by one process, in order, because its tests share registries and servers that start once for a module.
-A folder whose tests share one whole stack is likewise run by one process. What takes longest begins first, so that no
-process is left alone with it at the end.
+A file is run by one process, in order, because its tests share registries and servers that start once for a module. A
+folder whose tests share one whole stack is also run by one process. What takes longest begins first, so that no process
+is left alone with it at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TOGETHER = (
         "tests/integration/test_worker_merge.py",
         "tests/integration/test_worker_combine.py",
     ),
-    # Of what is marked `alone`, all that computes: beside it runs what only waits.
+    # Everything marked `alone` that computes: tests that only wait run at the same time.
     ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py"),
 )
 #: What takes long, the longest first: files of a minute of CPU or more, then folders; all else follows in pytest's own order.
@@ -55,13 +55,13 @@ _FIRST = (
 
 
 def share_of(nodeid: str) -> str:
-    """Return the share of the work that a test belongs to: its file, or what stays together with it."""
+    """Return the share of the work that a test belongs to: its file, or a group that stays together."""
     path = nodeid.partition("::")[0]
     return next((group[0] for group in _TOGETHER if path.startswith(group)), path)
 
 
 def rank_of(nodeid: str) -> int:
-    """Return when the share of a test begins, beside others: a lower number is earlier."""
+    """Return when the share of a test begins, compared with others: a lower number is earlier."""
     path = nodeid.partition("::")[0]
     return next((n for n, first in enumerate(_FIRST) if path == first or path.startswith(f"{first}/")), len(_FIRST))
 
@@ -75,13 +75,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
         def _split_scope(self, nodeid: str) -> str:
             return share_of(nodeid)
 
-    # It would begin with the files of most tests otherwise, which are seldom the slowest.
+    # Otherwise it would begin with the files that have the most tests, which are seldom the slowest.
     config.option.loadscopereorder = False
     return ByShare(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put what takes longest first where several processes run, in each of them alike."""
+    """If several processes run, put what takes longest first, in the same way in each of them."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: rank_of(item.nodeid))

@@ -20,11 +20,11 @@ from support.adapters import digest, lora_config, lora_tensors
 
 @dataclass(frozen=True)
 class Payload:
-    """An adapter's files, and what is said of them."""
+    """An adapter's files, and what is said about them."""
 
     manifest: Manifest
     digest: str
-    #: SHA-256 to bytes, in the order of the manifest.
+    #: Bytes by SHA-256, in the order of the manifest.
     files: dict[str, bytes]
     #: Whether every B is zero, so that admission refuses it.
     idle: bool
@@ -40,7 +40,7 @@ class Payload:
         return blobs_of(self.manifest)
 
     def publication(self, adapter: str, upload: str | None, **said: object) -> Publication:
-        """What makes these bytes a version of `adapter`."""
+        """The publication that makes these bytes a version of `adapter`."""
         lora = lora_of(json.loads(next(iter(self.files.values()))))
         described = {"adapter": adapter, "upload": upload, "manifest": self.manifest, "lora": lora, **said}
         return Publication.model_validate(described)

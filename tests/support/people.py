@@ -29,7 +29,7 @@ def new_adapter(tmp_path: Path) -> Path:
 
 
 def package(folder: Path, tmp_path: Path, name: str) -> Publication:
-    """What a push says of a folder, before anything was sent."""
+    """What a push says about a folder, before anything is sent."""
     staging = tmp_path / f"staging-{uuid.uuid4().hex}"
     staging.mkdir()
     packed = pack_adapter(

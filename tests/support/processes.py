@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on, outside the range from which the system gives to others."""
+    """Return a loopback port on which nobody listens, outside the range that the system gives out."""
     return free_ports(1)[0]
 
 
@@ -29,7 +29,7 @@ def environment(**given: str) -> dict[str, str]:
     kept = {
         key: value
         for key, value in os.environ.items()
-        # Tests that run side by side are told a width, which would stand for that of each terminal.
+        # Tests that run in parallel are given a width, which would replace each terminal's own.
         if not key.startswith(("ADAPTERCTL_", "REGISTRY_", "ADAPTER_WORKER_")) and key not in ("COLUMNS", "LINES")
     }
     return {**kept, "HF_HUB_OFFLINE": "1", "ADAPTER_WORKER_WARM": "0", **given}
@@ -38,9 +38,9 @@ def environment(**given: str) -> dict[str, str]:
 def run(
     *command: str, env: Mapping[str, str], timeout_s: float = 300, cwd: Path | None = None, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of our scripts to its end and return what it said; `stdin` is what it reads, None what this process reads.
+    """Run one of our scripts to its end and return its output; `stdin` is what it reads, None what this process reads.
 
-    It is a fork of a process that has its imports done, where that makes no difference to the script.
+    It is a fork of a process that has done its imports, if that makes no difference to the script.
     """
     if can_fork(command, env):
         return ForkServer.of_this_process().run(command, env=env, cwd=cwd, timeout_s=timeout_s, stdin=stdin)
@@ -58,7 +58,7 @@ def run(
 
 @contextmanager
 def running(*command: str, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one of our scripts beside the test, and end it after."""
+    """Run one of our scripts during the block, and end it afterwards."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(BIN / command[0]), *command[1:]], env=dict(env), stdout=file, stderr=file, start_new_session=True
@@ -76,7 +76,7 @@ def running(*command: str, env: Mapping[str, str], log: Path) -> Iterator[subpro
 
 @contextmanager
 def serving(port: int, *, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes] | Fork]:
-    """Serve a registry beside the test, in one process, and end it after: a fork as `run` has it, where that can be."""
+    """Serve a registry in one process during the block, and end it afterwards: a fork as in `run`, if possible."""
     command = ("adapter-registry", "serve", "--port", str(port))
     if not can_fork(command, env):
         with running(*command, env=env, log=log) as process:
@@ -97,7 +97,7 @@ def serving(port: int, *, env: Mapping[str, str], log: Path) -> Iterator[subproc
 
 
 def wait_until_healthy(url: str, *, log: Path, timeout_s: float = 30) -> None:
-    """Wait for `/readyz`; show the log's end where it does not come."""
+    """Wait for `/readyz`; show the end of the log if it does not come."""
     import httpx
 
     deadline = time.monotonic() + timeout_s

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def pack_base(base: Path, to: Path, *, compute_dtype: str = "bfloat16", **recipe: Any) -> Path:
-    """Load a base in 4 bits and save it so, with its tokenizer; return the folder."""
+    """Load a base in 4 bits and save it in 4 bits, with its tokenizer; return the folder."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -23,7 +23,7 @@ def pack_base(base: Path, to: Path, *, compute_dtype: str = "bfloat16", **recipe
 
 
 def unpacked(folder: Path) -> dict[str, Any]:
-    """Return every weight of a base by its name, what is packed made wide by bitsandbytes from the bytes of the file."""
+    """Return every weight of a base by name; packed ones are dequantised by bitsandbytes from the bytes of the file."""
     from bitsandbytes.functional import QuantState, dequantize_4bit
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""The quick run is one without torch: a file of tests that needs it, or another large library, is left to `make test`."""
+"""The quick run has no torch: files of tests that need it, or another large library, are left to `make test`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-#: Set by `make quick`; everywhere else a library that is missing fails the tests that need it.
+#: Set by `make quick`; everywhere else a missing library fails the tests that need it.
 IS_QUICK = os.environ.get("ADAPTERCTL_QUICK") == "1"
 _LEFT_OUT = {
     "accelerate",
@@ -30,7 +30,7 @@ _LEFT_OUT = {
 
 
 def _missing(error: BaseException | None) -> str | None:
-    """The library of the large ones that an error, or what caused it, misses."""
+    """The large library whose absence caused an error, directly or indirectly."""
     while error is not None:
         name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if name in _LEFT_OUT:
@@ -62,7 +62,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Skip a test that can't go on without a large library."""
+    """Skip a test that can't continue without a large library."""
     with _skipped():
         yield
 

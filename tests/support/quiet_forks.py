@@ -1,7 +1,7 @@
 """Forks of a process that has computed in threads.
 
-A thread that Python has joined may still be on its way out, giving back what MKL has for it under a lock; a process that is forked in that
-moment finds the lock taken, and spins at its first product of matrices for ever.
+A thread that Python has joined may still be ending, and hold a lock while it gives back what MKL has for it; a process
+that is forked at that moment finds the lock taken, and spins for ever at its first product of matrices.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _MOST_S = 60
 
 
 class QuietForks:
-    """Forks once all threads that began after it was made, and that Python knows no more, are gone."""
+    """Forks once all threads that began after it was made, and that Python no longer knows, are gone."""
 
     def __init__(self) -> None:
         self._there = _unknown_threads()
 
     def fork(self) -> int:
-        """As `os.fork`."""
+        """Like `os.fork`."""
         deadline = time.monotonic() + _MOST_S
         while _unknown_threads() - self._there:
             assert time.monotonic() < deadline, "threads that were joined have not ended"

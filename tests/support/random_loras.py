@@ -1,6 +1,7 @@
-"""Random LoRA configurations over tiny bases: an adapter as plain PEFT saves it, and what the model says with it.
+"""Random LoRA configurations over tiny bases: an adapter as plain PEFT saves it, and the model's logits with it.
 
-The logits of the model in memory that was saved are the truth that gate, evaluation and merge are held against.
+The logits of the model in memory, before it was saved, are the truth that admission, evaluation and merge are compared
+with.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Base to its linear modules, its input embedding, and a module of each layer that no LoRA can adapt.
+#: By base: its linear modules, its input embedding, and a module of each layer that no LoRA can adapt.
 MODULES: dict[str, tuple[list[str], str, str]] = {
     "llama": (["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"], "embed_tokens", "input_layernorm"),
     "llama-tied": (["q_proj", "v_proj", "o_proj", "up_proj"], "embed_tokens", "input_layernorm"),
@@ -19,7 +20,7 @@ MODULES: dict[str, tuple[list[str], str, str]] = {
     "gpt2": (["c_attn", "c_fc", "attn.c_proj", "c_proj"], "wte", "ln_1"),
     "opt": (["q_proj", "v_proj", "out_proj", "fc1", "fc2"], "embed_tokens", "final_layer_norm"),
 }
-#: Numbers of tokens by which a vocabulary grows.
+#: By how many tokens a vocabulary grows.
 _GROWN = 3
 
 
@@ -29,7 +30,7 @@ class RandomLora:
 
     base: str
     settings: dict[str, Any]
-    #: As `save_pretrained` is told.
+    #: The argument of `save_pretrained`.
     save_embeddings: Any = "auto"
     #: Whether the vocabulary is made larger first.
     resized: bool = False
@@ -89,9 +90,9 @@ def draw(seed: int) -> RandomLora:
 
 
 def save(made: RandomLora, base: Path, folder: Path, *, seed: int, input_ids: Any) -> Any:
-    """Save the adapter with plain PEFT, after all that it trains was changed; return the model's logits.
+    """Save the adapter with plain PEFT after changing everything that it trains; return the model's logits.
 
-    Raises what PEFT raises for settings that it has no adapter for.
+    Raises what PEFT raises for settings for which it has no adapter.
     """
     import torch
     from peft import LoraConfig, get_peft_model

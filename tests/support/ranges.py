@@ -1,4 +1,4 @@
-"""A small HTTP server that serves objects in ranges, as S3 does, and fails where a test says so."""
+"""A small HTTP server that serves objects in ranges, as S3 does, and fails when a test says so."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-#: Called with each request before it is answered; what it returns says how.
+#: Called with each request before it is answered; its result says how to answer.
 Script = Callable[["Request"], "Fault | None"]
 _RANGE = re.compile(r"bytes=([0-9]+)-([0-9]*)")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One GET: the how-manieth, and what it asked for."""
+    """One GET: its number, and what it asked for."""
 
     number: int
     path: str
@@ -34,18 +34,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done other than it should be."""
+    """What goes wrong."""
 
     status: int | None = None
-    #: The connection is cut after so many bytes of the body.
+    #: The connection is cut after this many bytes of the body.
     cut_after: int | None = None
-    #: The body is answered whole, with 200, whatever range was asked for.
+    #: The whole body is sent, with 200, whatever range was asked for.
     ignores_ranges: bool = False
-    #: The byte at this position of the object is another.
+    #: The byte at this position of the object is different.
     wrong_at: int | None = None
     #: Seconds that pass before each piece.
     slow_s: float = 0.0
-    #: The object is another from this request on.
+    #: The object is a different one from this request on.
     becomes: bytes | None = None
 
 
@@ -64,7 +64,7 @@ class RangeServer:
     port: int = 0
 
     def url(self, name: str) -> str:
-        """Where an object is, with what must not be shown."""
+        """The URL of an object, with a query that must not be shown."""
         return f"http://127.0.0.1:{self.port}/{name}?X-Amz-Signature=s3cret"
 
 
@@ -166,7 +166,7 @@ def range_server(**objects: bytes) -> Iterator[RangeServer]:
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that hangs up is no error of a test."""
+            """A client that hangs up is not an error of a test."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         served.port = server.server_port

@@ -43,18 +43,18 @@ SHORT_LEASE_S = 0.15
 
 
 class made_once(cached_property):  # noqa: N801 - it is used as the property that it is
-    """A cached property of which threads that come together get the same: each client has connections to be closed."""
+    """A cached property that is the same for threads that come at once: each client has connections to be closed."""
 
     _making = RLock()
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        """Return what is cached, or make it while others wait."""
+        """Return the cached value, or make it while others wait."""
         with self._making:
             return super().__get__(instance, owner)
 
 
 class InProcess(Transport):
-    """The embedded transport over an application that is given, so that no runner takes the test's jobs."""
+    """The embedded transport over a given application, so that no runner takes the test's jobs."""
 
     def __init__(self, config: Config, app: FastAPI) -> None:
         super().__init__(config)
@@ -81,7 +81,7 @@ class World:
 
     @property
     def has_roles(self) -> bool:
-        """Whether tokens are asked for."""
+        """Whether tokens are needed."""
         return self.services.settings.auth == "token"
 
     @made_once
@@ -106,7 +106,7 @@ class World:
         return self.client(Role.WORKER)
 
     def announce(self, publication: Publication, who: Principal) -> None:
-        """Come as far as a publisher who is killed while the bytes are read."""
+        """Get as far as a publisher who is killed while the bytes are read."""
         new = NewVersion(publication, who, None, [])
         with self.services.db.write() as session:
             record_pending(session, new, find_ancestry(session, new, KnownBases()))
@@ -123,7 +123,7 @@ class World:
         return named_anew(self.services.tokens, f"some {role.value}", {namespace: role}, who=SYSTEM).secret
 
     def principal(self, role: Role) -> Principal:
-        """Whom the services take `writer` or `worker` for, or somebody of another role."""
+        """The principal of `writer` or `worker`, or of somebody with another role."""
         if not self.has_roles:
             return LOCAL
         client = {Role.WRITER: self.writer, Role.WORKER: self.worker}.get(role)
@@ -152,7 +152,7 @@ class World:
 
 
 def named_anew(tokens: Tokens, name: str, grants: Mapping[str, Role], *, who: Principal) -> NewToken:
-    """Make a token with this name, or with a number behind it where one in use has it already."""
+    """Make a token with this name, followed by a number if one in use has it already."""
     for number in itertools.count(2):
         try:
             return tokens.create(name=name if number == 2 else f"{name} {number - 1}", grants=grants, who=who)
@@ -163,7 +163,7 @@ def named_anew(tokens: Tokens, name: str, grants: Mapping[str, Role], *, who: Pr
 
 @contextmanager
 def embedded(home: Path, *, database_url: str | None = None) -> Iterator[World]:
-    """The registry as `local:HOME` has it: in process, SQLite unless another database is given, a folder, no tokens."""
+    """The registry as with `local:HOME`: in process, SQLite unless another database is given, a folder, no tokens."""
     home.mkdir(parents=True)
     settings = Settings(
         database_url=database_url or migrated_file(home / "registry.sqlite3"),

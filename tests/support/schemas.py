@@ -28,12 +28,12 @@ def config_for(db: Database) -> Config:
 
 
 def upgrade_to(db: Database, revision: str) -> None:
-    """Bring a database up to a revision that need not be the newest."""
+    """Upgrade a database to a revision, which need not be the newest."""
     command.upgrade(config_for(db), revision)
 
 
 def downgrade(db: Database, revision: str) -> None:
-    """Bring a database down to a revision, or to "base": nothing."""
+    """Downgrade a database to a revision, or to "base": nothing."""
     command.downgrade(config_for(db), revision)
 
 
@@ -43,7 +43,7 @@ def revisions() -> list[str]:
 
 
 def kept_revisions() -> list[str]:
-    """The revisions of which a registry is kept, the oldest first: those that a release had."""
+    """The revisions for which a registry is kept, oldest first: those of releases."""
     return sorted(path.stem.removeprefix("schema_") for path in ASSETS.glob("schema_*.sqlite3"))
 
 
@@ -71,7 +71,7 @@ def rows_of(db: Database) -> Rows:
 
 
 def shape_of(db: Database) -> dict[str, Any]:
-    """Tables with the names, types and nullability of columns, and what holds them together; no order, no defaults."""
+    """Tables with the names, types and nullability of columns, and their constraints; no order, no defaults."""
     inspector = inspect(db.engine)
     return {
         table: {
@@ -120,7 +120,7 @@ def _copy_rows(source: Path, db: Database) -> None:
             if rows:
                 target.execute(table.insert(), rows)
             for column in table.primary_key:
-                # Rows that came with their keys have not moved the sequence that gives the next one.
+                # Rows that came with their keys have not advanced the sequence.
                 sequence = target.execute(
                     text("SELECT pg_get_serial_sequence(:table, :column)"), {"table": table.name, "column": column.name}
                 ).scalar()

@@ -1,4 +1,4 @@
-"""Evaluations that are handed in by a worker of the tests, with the scores of each row."""
+"""Evaluations that a worker of the tests hands in, with the scores of each row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = (
 
 
 def fresh(rows: Sequence[RowScore] = ROWS) -> list[RowScore]:
-    """Rows that no other test has: with another last loss."""
+    """Rows that no other test has: the last loss differs."""
     last = rows[-1].model_copy(update={"loss_sum": next(SEEDS) / 7})
     return [*rows[:-1], last]
 
@@ -42,7 +42,7 @@ def report_of(
     errors: Mapping[str, str] | None = None,
     **said: Any,
 ) -> EvaluationReport:
-    """What a worker reports of rows."""
+    """What a worker reports about rows."""
     good = [row for row in rows if row.loss_sum is not None]
     unscored = sum(row.unscored is not None for row in rows)
     tokens = sum(row.tokens for row in good)

@@ -37,7 +37,7 @@ _INPUT = "adapterctl_servers"
 
 
 class TestPostgres(PostgresServer):
-    """PostgreSQL without the waits for a disk that tests need not survive the loss of."""
+    """PostgreSQL that doesn't wait for the disk: tests needn't survive a power cut."""
 
     __test__ = False
     _UNSAFE: ClassVar = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
@@ -47,20 +47,20 @@ class TestPostgres(PostgresServer):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes of the run from what they must not do at once."""
+        """Make sure that only one process of the run does this at a time."""
         with locked(self.directory.parent / "use.lock", timeout_s=_PATIENCE_S):
             yield
 
     def create_database(self, name: str, *, template: str = "template0") -> str:
         """Create a database as a copy of another, and return its URL.
 
-        Its files are copied: to log each of their pages, as is usual, takes four times as much of the processor.
+        Its files are copied: logging each of their pages, as is usual, takes four times as much CPU.
         """
         self._execute("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
         return self.url_of(name)
 
     def shorten_logins(self) -> None:
-        """Have a connection's password hashed once and not 4,096 times, most of what it takes to connect."""
+        """Have a connection's password hashed once instead of 4,096 times, which is most of the work of connecting."""
         with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
             connection.execute("SET scram_iterations = 1")
             password = sql.Literal(self.kept["password"])
@@ -71,7 +71,7 @@ class TestPostgres(PostgresServer):
         self._execute("ALTER DATABASE {} RENAME TO {}", name, new_name)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, cutting off whoever still uses it."""
+        """Drop a database, and cut off anybody who still uses it."""
         self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
     def _execute(self, statement: str, *names: str) -> None:
@@ -91,7 +91,7 @@ class RunServers:
         self._found: dict[type[LocalServer], LocalServer] = {}
 
     def use(self, kind: type[ServerT], *, prepare: Callable[[ServerT], None] = lambda _server: None) -> ServerT:
-        """Return a server that runs; whoever starts it prepares it, too."""
+        """Return a running server; the process that starts it also prepares it."""
         if IS_QUICK:
             pytest.skip(f"needs {kind.name}, which only `make test` installs")
         if kind not in self._found:
@@ -119,12 +119,12 @@ class RunServers:
         return place / "home"
 
     def end(self) -> None:
-        """End all that was started by any process of the run."""
+        """End everything that any process of the run has started."""
         for kind in self._KINDS:
             if (self.folder / kind.name / "home").exists():
                 server = kind(self.folder / kind.name / "home")
                 if kind is SeaweedServer:
-                    # In order it takes three seconds.
+                    # One after the other takes three seconds.
                     server.stop_signals = ()
                 server.stop()
 
@@ -135,13 +135,13 @@ def of_run(config: pytest.Config) -> RunServers:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the folder of a new run, or take that of the run that this process was started for."""
+    """Choose the folder of a new run, or take the one of the run that this process was started for."""
     given = getattr(config, "workerinput", None)
     if given is not None:
         number = int(given["workerid"].removeprefix("gw"))
         config.stash[_KEY] = RunServers(Path(given[_INPUT]), number=number)
         return
-    # Not pytest's tmp_path: that one is closed to the unprivileged user as whom root's PostgreSQL runs.
+    # Not pytest's tmp_path: it is closed to the unprivileged user that PostgreSQL runs as under root.
     folder = Path(tempfile.mkdtemp(prefix="adapterctl-servers-"))
     folder.chmod(0o711)
     config.stash[_KEY] = servers = RunServers(folder)

@@ -49,7 +49,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Made:
-    """A version as it is to be written: what its ref is comes of it."""
+    """A version as it will be written; its ref follows from that."""
 
     adapter: str
     number: int | None
@@ -66,18 +66,18 @@ class Made:
     hours: float = 0
     #: Digests of datasets that it was trained on.
     datasets: Sequence[str] = ()
-    #: What its first making measured.
+    #: What was measured when it was first made.
     metrics: Mapping[str, float] = field(default_factory=dict)
     scores: Sequence[Score] = ()
 
     @property
     def digest(self) -> str:
-        """What stands for its bytes."""
+        """The digest that stands for its bytes."""
         return digest_of(f"{self.adapter} {self.number} {self.state}")
 
     @property
     def ref(self) -> str:
-        """How it is named."""
+        """Its ref."""
         return f"{self.adapter}@{f'sha256:{self.digest}' if self.number is None else f'v{self.number}'}"
 
     @property
@@ -119,7 +119,7 @@ class Shelf:
         with self._db.write() as session:
             adapters, bases = _adapters(session, versions), _bases(session, {made.base for made in versions})
             rows = [_version(made, adapters[made.adapter].pk, bases[made.base]) for made in versions]
-            # Their keys are given in this order, which is that of their making.
+            # Their keys are given out in this order, in which they are made.
             session.add_all(rows)
             session.flush()
             session.add_all([child for made, row in zip(versions, rows, strict=True) for child in _parts(made, row)])
@@ -199,7 +199,7 @@ def _version(made: Made, adapter_pk: int, base: BaseModelRow) -> Version:
 
 
 def _parts(made: Made, row: Version) -> list[Model]:
-    """What belongs to a version, but its scores."""
+    """What belongs to a version, except for its scores."""
     key = {"version_pk": row.pk}
     return [
         *(VersionTag(**key, key=name, value=value) for name, value in made.tags.items()),
@@ -241,7 +241,7 @@ def _bases(session: Session, names: set[str]) -> dict[str, BaseModelRow]:
 
 
 def named(base: BaseModelRow, **said: Any) -> NamedBase:
-    """What all namespaces call a base, after its own row."""
+    """The name that all namespaces have for a base, as in its own row."""
     same = (
         "id",
         "revision",

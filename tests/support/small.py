@@ -1,4 +1,4 @@
-"""Bases and adapters made of a few hundred bytes, written without torch: real files for whatever does not train."""
+"""Bases and adapters of a few hundred bytes, written without torch: real files for everything that does not train."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TENSORS = {
 
 
 def write_safetensors(path: Path, shapes: Mapping[str, Sequence[int]], *, value: float = 0.5) -> Path:
-    """Write float32 tensors that hold `value` throughout; return the path."""
+    """Write float32 tensors filled with `value`; return the path."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""How long the long tests are: in full for a soak, a small share of it in every run."""
+"""How long the long tests are: full length in a soak, a small share of it in other runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MATRIX = os.environ.get("ADAPTERCTL_MATRIX") == "1"
 
 
 def scale(full: int, *, share: int = 20) -> int:
-    """Return how many of `full` repetitions this run does: all in a soak, else one in `share`, which finds a planted
-    fault.
+    """Return how many of `full` repetitions this run does: all in a soak, one in `share` otherwise, which is enough to
+    find a planted fault.
     """
     return full if SOAKING else max(1, full // share)

@@ -1,4 +1,4 @@
-"""What a database is asked, and how it finds it."""
+"""Which statements a database gets, and how it runs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from registry.db.database import Database
 
 
 class Statement(NamedTuple):
-    """One statement as the driver is given it."""
+    """One statement as the driver gets it."""
 
     sql: str
     parameters: Any
@@ -20,7 +20,7 @@ class Statement(NamedTuple):
 
 @contextmanager
 def sent(through: Database | Connection) -> Iterator[list[Statement]]:
-    """The statements that are sent meanwhile, without those that begin a transaction."""
+    """The statements that are sent during the block, without those that begin a transaction."""
     target: Engine | Connection = through.engine if isinstance(through, Database) else through
     seen: list[Statement] = []
 

@@ -1,4 +1,4 @@
-"""What lies in a storage, by digest: each upload of a blob has a name of its own."""
+"""What is in a storage, by digest: each upload of a blob has a name of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ def names_of(storage: Storage, sha256: str) -> list[str]:
 
 
 def lose(storage: Storage, sha256: str) -> None:
-    """Take every copy of a blob away, as a fault of the store would."""
+    """Remove every copy of a blob, as a fault of the store would."""
     for name in names_of(storage, sha256):
         storage.delete(name)

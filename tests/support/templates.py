@@ -25,7 +25,7 @@ _ENDS = {
     "qwen": ("<|endoftext|>", "<|im_end|>"),
     "smol": ("<|im_start|>", "<|endoftext|>"),
 }
-#: What else generation stops at, as the base's generation_config.json says.
+#: At what else generation stops, as in the base's generation_config.json.
 STOPS = {"gptoss": ["<|call|>"], "gemma4": ["<turn|>", "<|tool_response>"], "glm": ["<|user|>", "<|observation|>"]}
 #: Control tokens as templates write them; the second kind are ordinary tokens, if they are tokens at all.
 _SPECIAL = re.compile(r"<\|[A-Za-z0-9_]+\|?>|<[a-z_]+\|>|<｜[^｜<>]+｜>|<[a-z]+_of_[a-z]+>|\[gMASK\]|<sop>")
@@ -40,7 +40,7 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Those of models; the others are TRL's variants of them."""
+    """The names of models' templates; the others are TRL's variants of them."""
     return sorted(path.stem for path in folder().glob("*.jinja") if not path.stem.endswith("_training"))
 
 
@@ -79,7 +79,7 @@ def tokenizer_of(name: str) -> Any:
 
 
 def stop_ids(name: str) -> list[int]:
-    """What generation stops at over a base with the template of this name, beside the end of text."""
+    """At what generation stops over a base with the template of this name, in addition to the end of text."""
     vocabulary = tokenizer_of(name).get_vocab()
     named = next((stops for family, stops in STOPS.items() if name.startswith(family)), [])
     return [vocabulary[token] for token in named if token in vocabulary]

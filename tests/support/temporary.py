@@ -1,4 +1,4 @@
-"""Where tests keep their files: in memory where the machine has room there, since they wait for no disk that way."""
+"""Where tests keep their files: in memory if the machine has room there, so that they don't wait for a disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-#: What a run of everything may hold at once, with room to spare.
+#: How much a run of everything may have at once, with room to spare.
 _NEEDED_BYTES = 6 * 2**30
 _MEMORY = Path("/dev/shm")
 
@@ -19,7 +19,7 @@ def use_memory() -> None:
 
 
 def _has_room(folder: Path) -> bool:
-    """Whether this much fits, and programs can be run from there, which containers often forbid."""
+    """Whether this much fits and programs can be run from there, which containers often forbid."""
     try:
         found = os.statvfs(folder)
     except OSError:

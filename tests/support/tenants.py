@@ -1,4 +1,4 @@
-"""Whoever writes in a namespace of their own, with datasets there."""
+"""Users who write in a namespace of their own, with datasets there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdk.schemas.artifacts import DatasetView
 
 @dataclass
 class Tenant:
-    """Whoever writes in a namespace, and the datasets there."""
+    """A user who writes in a namespace, and the datasets there."""
 
     client: Client
     space: str

@@ -34,7 +34,7 @@ KINDS: list[type[LocalServer]] = [PostgresServer, ValkeyServer, SeaweedServer]
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that the unprivileged user can reach as whom root's PostgreSQL runs."""
+    """A folder that the unprivileged user that PostgreSQL runs as under root can reach."""
     directory = Path(tempfile.mkdtemp(prefix="adapterctl-home-"))
     directory.chmod(0o711)
     yield directory
@@ -43,7 +43,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def ended() -> Iterator[Callable[[LocalServer], LocalServer]]:
-    """Return a function that sees to it that a server is ended after the test."""
+    """Return a function that makes sure that a server is ended after the test."""
     servers: list[LocalServer] = []
 
     def end_later(server: LocalServer) -> LocalServer:

@@ -1,4 +1,4 @@
-"""A tiny real base, made as the example makes one, and rows to train it on."""
+"""A tiny real base, made as in the example, and rows to train it on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings in this process, of which a test says only what it is about."""
+"""Trainings in this process; a test only gives the options that it is about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Upload sessions that are begun and left, and what is held of them and of all else that namespaces have."""
+"""Upload sessions that are begun and abandoned, and what is counted for them and everything else that namespaces
+have.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +29,24 @@ def begin(client: Client, namespace: str | None, *blobs: BlobSpec) -> UploadView
 
 
 def blob(size_bytes: int) -> BlobSpec:
-    """Bytes that nobody has."""
+    """Bytes that nobody else has."""
     return BlobSpec(sha256=digest(f"bytes {next(SEEDS)}"), size_bytes=size_bytes)
 
 
 def end_time_of(world: World, *uploads: str) -> None:
-    """Let the time of upload sessions be over."""
+    """Let upload sessions expire."""
     with world.services.db.write() as session:
         over = utc_now() - timedelta(seconds=1)
         session.execute(update(Upload).where(Upload.id.in_(uploads)).values(expires_at=over))
 
 
 def by_kind(quota: QuotaView) -> dict[str, int]:
-    """The kinds of which there is something."""
+    """The kinds whose count is not 0."""
     return {name: size for name in BYTES if (size := getattr(quota, name))}
 
 
 def differing(world: World) -> dict[str, Any]:
-    """Where sums and tables differ, by namespace: what was added up, and what is there."""
+    """Where sums and tables differ, by namespace: the running sum, and what is there."""
     with world.services.db.read() as session:
         counted = count_anew(session)
         rows = {row.namespace: {name: getattr(row, name) for name in COUNTED} for row in session.scalars(select(Usage))}

@@ -1,4 +1,4 @@
-"""Variants of LoRA as options of a training, for a base of a family, and one way of each through the product."""
+"""Variants of LoRA as options of a training, for a base of a family, and one path of each through the product."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 #: Families in which each variant is tried, as `support.families` names them.
 FAMILIES = ("Llama", "Qwen3", "Gemma 3", "GPT-2", "Mixtral")
-#: Of a family where it is called otherwise: an adapted module, a module of each layer with weights of its own.
+#: For families with other names: an adapted module, and a module of each layer with weights of its own.
 _NAMES = {"GPT-2": ("c_attn", "ln_1")}
 #: Families whose modules have biases.
 BIASED = ("GPT-2",)

@@ -33,7 +33,7 @@ def changed(change: Callable[[Tensors], object]) -> bytes:
 
 
 def packed(header: Any, data: bytes = b"", *, encoding: str = "utf-8") -> bytes:
-    """Return a safetensors file with whatever header."""
+    """Return a safetensors file with any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode(encoding)
     return struct.pack("<Q", len(text)) + text + data
 
@@ -84,7 +84,7 @@ def check(
     base_config: dict[str, Any] | None = None,
     **said: Any,
 ) -> list[str]:
-    """Judge weights beside a config that agrees with the record, over the described base where none is given.
+    """Judge weights with a config that agrees with the record, over the described base if none is given.
 
     Return the warnings.
     """
@@ -98,7 +98,7 @@ def check(
 
 
 def check_config(lora: LoraConfig = LORA, **config: Any) -> list[str]:
-    """Judge a config beside weights that fit the record; return the warnings."""
+    """Judge a config with weights that fit the record; return the warnings."""
     facts = config_facts(json.dumps(lora_config(**config)).encode())
     return judge(
         weight_facts(changed(lambda tensors: None)), facts, lora=lora, base_tensors=BASE_TENSORS, base_config={}

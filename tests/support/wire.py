@@ -1,4 +1,4 @@
-"""A served registry as a process, and connections to it that send whatever bytes a test likes."""
+"""A served registry as a process, and connections to it that send any bytes that a test wants."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Line:
         self.socket.sendall(data)
 
     def answer(self) -> Answer | None:
-        """Read one answer with a Content-Length; None where the connection ends before it."""
+        """Read one answer with a Content-Length; None if the connection ends before it."""
         try:
             while b"\r\n\r\n" not in self._held:
                 if not self._more():
@@ -81,7 +81,7 @@ class Line:
         return bool(data)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
         self.socket.close()
 
     def __enter__(self) -> Line:
@@ -104,12 +104,12 @@ class Served:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its URL."""
         return _url(self.host, self.port)
 
     @property
     def headers(self) -> dict[str, str]:
-        """Who is asking: an admin."""
+        """The headers of an admin's requests."""
         return {"Authorization": f"Bearer {self.token}"}
 
     def line(self, **given: Any) -> Line:
@@ -119,7 +119,7 @@ class Served:
     def healthy_s(self) -> float:
         """How long another client waits for `/healthz`, in seconds."""
         began = time.monotonic()
-        # From another address, as another client is.
+        # From another address, like another client.
         with self.line(source="127.0.0.9") as line:
             line.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
             answer = line.answer()
@@ -132,9 +132,9 @@ class Served:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * 4096
 
     def delayed_s(self) -> float:
-        """How long the server's threads and the caller have stood in line for a processor, in seconds.
+        """How long the server's threads and the caller have waited for a processor, in seconds.
 
-        It is what others at work on the machine cost them.
+        This is the delay that other work on the machine causes.
         """
         waited_ns = 0
         for task in (*Path(f"/proc/{self.pid}/task").iterdir(), Path("/proc/thread-self")):
@@ -143,7 +143,7 @@ class Served:
         return waited_ns / 1e9
 
     def ask(self, method: str, path: str, **given: Any) -> httpx.Response:
-        """A whole request by an admin."""
+        """Send a whole request as an admin."""
         return httpx.request(method, f"{self.url}{path}", headers=self.headers, timeout=30, **given)
 
 

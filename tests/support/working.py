@@ -1,4 +1,4 @@
-"""A worker of which a test says what it does: claims a job, reports, stores checkpoints, fails."""
+"""A worker that does what a test says: claims a job, reports, stores checkpoints, fails."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Held:
         return self.client.call("POST", f"/jobs/{self.job}/complete", JobView, body=body)
 
     def checkpoint(self, step: int, total: int) -> CheckpointView:
-        """Store a checkpoint, whose optimiser is some bytes of its own."""
+        """Store a checkpoint whose optimiser is some unique bytes."""
         packed = self._pack()
         state = self.tmp_path / f"optimizer-{next(SEEDS)}.pt"
         state.write_bytes(f"{self.job} {step} {next(SEEDS)}".encode())

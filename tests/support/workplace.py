@@ -1,4 +1,4 @@
-"""A served registry with a tiny base and rows, and real workers beside it, for tests of whole attempts."""
+"""A served registry with a tiny base and rows, and real workers, for tests of whole attempts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PlaceT = TypeVar("PlaceT", bound="Workplace")
 
 #: Longer than any wait for something that does happen.
 PATIENCE_S = 240.0
-#: How many times as long as a look took is waited until the next one.
+#: The pause between two looks, as a multiple of how long a look took.
 _REST = 19
-#: A training that no test waits for the end of.
+#: A training so long that no test waits for its end.
 ENDLESS_STEPS = 1_000_000
 
 
@@ -69,7 +69,7 @@ class Workplace:
         return self.client.call("POST", "/jobs", JobView, body=body).id
 
     def job(self, job: str) -> JobView:
-        """What the registry says of it."""
+        """What the registry says about it."""
         return self.client.job_view(job)
 
     def attempts(self, job: str) -> list[AttemptView]:
@@ -115,7 +115,7 @@ class Workplace:
             "ADAPTERCTL_URL": self.world.url,
             "ADAPTERCTL_TOKEN": self.token,
             "ADAPTERCTL_CACHE": str(self.folder / "worker-cache"),
-            # Threads of several trainings that wait for each other's cores make a tiny one ten times as long.
+            # If the threads of several trainings wait for each other's cores, a tiny one takes ten times as long.
             "OMP_NUM_THREADS": "1",
             "HOME": str(self.folder),
         }
@@ -125,10 +125,10 @@ class Workplace:
     def worker(
         self, *options: str, largest_file_bytes: int | None = None, forks: bool = False, **environment: str
     ) -> Iterator[Running]:
-        """A worker as a process of its own, whatever becomes of it.
+        """A worker as a process of its own, whatever happens to it.
 
-        With a limit it finds its disk full there. With `forks` its children take no three seconds to start, where they are
-        not what is tested.
+        With a limit, it finds its disk full there. With `forks`, its children don't take three seconds to start; it is
+        for tests that are not about the children.
         """
         log = self.folder / f"worker-{os.urandom(4).hex()}.log"
         env = self.environment(**environment)
@@ -155,7 +155,7 @@ def opened(folder: Path, kind: type[PlaceT] = Workplace, **settings: Any) -> Ite
 
 
 class Running:
-    """A worker that runs, and all its processes."""
+    """A running worker, and all its processes."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -163,11 +163,11 @@ class Running:
 
     @property
     def text(self) -> str:
-        """What it has said so far."""
+        """Its output so far."""
         return self.log.read_text(errors="replace")
 
     def below(self) -> dict[int, str]:
-        """Its living processes but itself: process id to command line."""
+        """Its living processes except itself: command lines by process id."""
         return descendants(self.process.pid)
 
     def child(self) -> int:
@@ -212,7 +212,7 @@ class Running:
 
 
 def wait_until(there: Callable[[], bool], otherwise: Callable[[], str], timeout_s: float = PATIENCE_S) -> None:
-    """Wait until something is so, or fail with what `otherwise` says."""
+    """Wait until something is true, or fail with what `otherwise` says."""
     deadline = time.monotonic() + timeout_s
     while True:
         began = time.monotonic()
@@ -220,12 +220,12 @@ def wait_until(there: Callable[[], bool], otherwise: Callable[[], str], timeout_
             return
         ended = time.monotonic()
         assert ended < deadline, otherwise()
-        # Looking costs a call or more, and what is waited for may want the same core.
+        # Looking takes a call or more, and what we wait for may need the same core.
         time.sleep(min(1.0, max(0.1, _REST * (ended - began))))
 
 
 def descendants(root: int) -> dict[int, str]:
-    """The living processes below one: process id to command line."""
+    """The living processes below one: command lines by process id."""
     parents: dict[int, int] = {}
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and is_alive(int(process.name)):
@@ -246,7 +246,7 @@ def descendants(root: int) -> dict[int, str]:
 
 
 def _text_of(file: Path) -> str:
-    """What a process says of itself; nothing where it has ended."""
+    """What a process says about itself; nothing if it has ended."""
     try:
         return file.read_text(errors="replace")
     except OSError:
@@ -254,7 +254,7 @@ def _text_of(file: Path) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process lives; one that nobody has waited for does not."""
+    """Whether a process is alive; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:

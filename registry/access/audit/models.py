@@ -31,7 +31,7 @@ class AuditEntry(Model):
     token_id: Mapped[str | None] = mapped_column(String(32))
     #: "alias.move", "version.archive", "token.revoke" …
     action: Mapped[str] = mapped_column(String(40))
-    #: The namespace whose admins may see it: a namespace, "-" for names without one, "*" for the whole registry.
+    #: Whose admins may see it: those of a namespace, "-" for names without one, "*" for the whole registry.
     namespace: Mapped[str] = mapped_column(String(64))
     #: What it was done to: "team/code-review@v3", a token's id, a digest.
     subject: Mapped[str] = mapped_column(String(300))

@@ -1,4 +1,4 @@
-"""The table of the switch: one row while the registry is read-only, else none."""
+"""The table of the switch: one row while the registry is read-only, none otherwise."""
 
 from __future__ import annotations
 

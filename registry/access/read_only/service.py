@@ -13,7 +13,7 @@ from registry.db.statements import insert_if_new, upsert
 from registry.errors import ReadOnly, RegistryError
 from registry.principal import EVERYWHERE, Principal
 
-#: How long the database's answer is cached, in seconds: after that the switch holds for every process.
+#: How long the database's answer is cached, in seconds: after that every process follows the switch.
 TRUST_S = 1.0
 _ROW = 1
 
@@ -62,7 +62,7 @@ class ReadOnlySwitch:
                 row = session.get(ReadOnlyRow, _ROW)
                 self._known = None if row is None else row.reason
         except RegistryError:
-            # Callers that want to change something get another error for this.
+            # Callers that want to change something get a different error in this case.
             return self._known
         self._asked_at = self._clock()
         return self._known

@@ -1,1 +1,1 @@
-"""What an adapter's files must be before a version of them becomes ready."""
+"""Checks that an adapter's files must pass before a version of them becomes ready."""

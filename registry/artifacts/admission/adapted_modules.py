@@ -46,15 +46,15 @@ class Module:
         self.parts[part] = tensor
 
     def effect(self, alpha: float, rank: float, *, use_rslora: bool) -> Effect:
-        """Say how large ΔW = s·B·A may be, and B's bias, by its norm, and from the largest magnitudes of A and B."""
+        """Say how large ΔW = s·B·A and B's bias may be, from its norm and from the largest magnitudes of A and B."""
         a, b = self.parts.get("A") or self.parts["embedding_A"], self.parts.get("B") or self.parts["embedding_B"]
         bias = self.parts.get("B.bias")
         scale = abs(alpha) / (math.sqrt(rank) if use_rslora else rank)
         if scale == 0 or a.zero or b.zero or b.norm == 0:
             least = most = -math.inf
         else:
-            # Each number of B·A is a sum of r products: one alone may be as large as the largest of B times the largest
-            # of A, and none is larger than r times that, or than the norm of them all.
+            # Each number of B·A is a sum of r products: a single one may be as large as the largest number of B times
+            # the largest of A, and none is larger than r times that, or than the norm of the whole.
             exponents = math.log2(scale) + a.exponent + b.exponent
             least, most = exponents - 2, exponents + math.log2(max(b.shape[1], 1))
             if b.norm is not None:
@@ -67,7 +67,7 @@ class Module:
 class Effect(NamedTuple):
     """The size of ΔW in powers of two."""
 
-    #: A product of one number of B and one of A is at least as large.
+    #: Some product of a number of B and one of A is at least this large.
     product: float
     #: No number of ΔW is larger.
     most: float
@@ -82,7 +82,7 @@ def judge_module(
     targets: ConfigTargets,
     parameters: Mapping[str, list[str]],
 ) -> None:
-    """Check one module's tensors; `parameters` are the modules that hold target parameters. Raises Verification."""
+    """Check one module's tensors; `parameters` are the modules with target parameters. Raises Verification."""
     parts = module.parts
     halves = set(parts) & {"A", "B", "embedding_A", "embedding_B"}
     if halves not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
@@ -90,7 +90,7 @@ def judge_module(
     embedding = "embedding_A" in halves
     a, b = (parts["embedding_A" if embedding else "A"].shape, parts["embedding_B" if embedding else "B"].shape)
     plain = base_module(name)
-    # A name alone is a parameter of whichever module has it.
+    # A name without a module means that parameter of any module that has it.
     owned = [parameter for end in ("", *suffixes(plain)) for parameter in parameters.get(end, ())]
     rank = ranks.of(plain)
     if not targets.mean(plain, base) or (owned and not base.shapes(f"{plain}.weight")):
@@ -105,7 +105,7 @@ def judge_module(
                 f"the base has no parameter {plain}.{min(owned)}, which target_parameters of {CONFIG_FILE} may mean, and no experts in its "
                 "place; the adapter belongs to another base"
             )
-        # The patterns mean a parameter by its own name, which the tensor's does not say.
+        # The patterns match a parameter's own name, which isn't in the tensor's name.
         possible = sorted({ranks.of(f"{plain}.{parameter}") for parameter in owned})
         _judge_experts(name, a, b, possible, stacked or base.stacked(plain))
         return
@@ -157,8 +157,8 @@ def _judge_base(
         raise Verification(
             f"{name}: B·A is {b[0]}×{a[1]}, the base's weight is {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"
         )
-    # Only a true flag is to be trusted: PEFT keeps one for all modules, the last one's, and leaves it false where a
-    # 4-bit Linear stands in for GPT-2's Conv1D. Convolutions, which have more than two dimensions, ignore it.
+    # Only a true flag can be trusted: PEFT keeps one for all modules, the last one's, and leaves it false if a 4-bit
+    # Linear replaces GPT-2's Conv1D. Convolutions, which have more than two dimensions, ignore it.
     if config.fan_in_fan_out and not embedding and not any(w == [a[1], b[0]] or len(w) != 2 for w in fitting):
         raise Verification(
             f"{CONFIG_FILE} says fan_in_fan_out, but the base keeps {plain} as (out, in); set it to false and push again"
@@ -166,14 +166,14 @@ def _judge_base(
 
 
 def _turned(weights: list[list[int]], transposed: bool) -> list[list[int]]:
-    """Return the shapes (in, out) of B·A for an adapter that took each weight to lie the other way."""
+    """Return the shapes (in, out) of B·A for an adapter that took each weight for transposed."""
     return [weight if transposed else weight[::-1] for weight in weights]
 
 
 def _fits(
     weight: list[int], a: Shape, b: Shape, config: ConfigFacts, *, embedding: bool, transposed: bool | None
 ) -> bool:
-    """Whether B·A can be added to a weight, which lies transposed, or doesn't, or as nobody knows."""
+    """Whether B·A can be added to a weight that is transposed, that isn't, or of which nobody knows (None)."""
     if embedding:
         return weight == [a[1], b[0]]
     if len(a) > 2:
@@ -181,13 +181,13 @@ def _fits(
         return weight == [b[0], a[1] // groups, *a[2:]]
     if (weight == [b[0], a[1]] and not transposed) or (weight == [a[1], b[0]] and transposed is not False):
         return True
-    # Block-diagonal and group-wise LoRA have a share of the inputs, which both divide.
+    # The A of block-diagonal and group-wise LoRA has a share of the inputs, which divides their number.
     shared = "use_bdlora" in config.variants or "use_qalora" in config.variants
     return shared and len(weight) == 2 and weight[0] == b[0] and weight[1] % a[1] == 0
 
 
 def _judge_experts(name: str, a: Shape, b: Shape, ranks: list[float], weights: list[list[int]]) -> None:
-    """Hold A (r·experts, in) and B (out, r·experts) against stacked weights of (experts, …, …), where they are known."""
+    """Check A (r·experts, in) and B (out, r·experts) against stacked weights of (experts, …, …), if these are known."""
     width = a[0] if len(a) == len(b) == 2 and a[0] == b[1] else 0
     if not width or all(width % rank for rank in ranks):
         raise Verification(

@@ -1,6 +1,7 @@
-"""Which modules of a base an adapter's config means, and whether the adapter holds all that it says is trained.
+"""Which modules of a base an adapter's config means, and whether the adapter has everything that the config says is
+trained.
 
-PEFT makes fresh matrices for a module that is meant and has no weights in the file, and says so in a warning that few read.
+PEFT makes fresh matrices for such a module if the file has no weights for it, and says so in a warning that few read.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from sdk.formats.base_files import HEADS
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
 from sdk.schemas.lora_config import LoraConfig
 
-#: A hundred thousand modules with a long pattern need a tenth of it; all are some two seconds.
+#: A hundred thousand modules with a long pattern need a tenth of it; using it up takes some two seconds.
 _PATTERN_STEPS = 10_000_000
-#: For each module of the adapter and tensor of the base. An adapter that PEFT saved needs one, for each list of layers and
-#: each matrix of an expert is checked against the base once.
+#: For each module of the adapter and each tensor of the base. An adapter that PEFT saved needs one, because each list
+#: of layers and each matrix of an expert is checked against the base once.
 _LOOKS = 4
 _ROWS = ".token_adapter.trainable_tokens_delta"
-#: What PEFT saves of a saved module a second time, with its embeddings, and does not load.
+#: What PEFT saves a second time of a saved module with embeddings, and does not load.
 _COPIES = (".original_module.", ".modules_to_save.")
 
 
 class ConfigTargets:
-    """The modules that a config means, as PEFT tells them by its targets, exclusions and layers."""
+    """The modules that a config means, as PEFT finds them by its targets, exclusions and layers."""
 
     def __init__(self, config: ConfigFacts) -> None:
         self._tied = "ensure_weight_tying" in config.variants
@@ -45,7 +46,7 @@ class ConfigTargets:
         try:
             if self._targets.means(module):
                 return True
-            # PEFT then adapts the head with the embeddings' own matrices.
+            # In this case PEFT adapts the head with the matrices of the embeddings.
             return self._tied and base.is_tied(module) and any(map(self._targets.means, base.embeddings))
         except BudgetError as error:
             raise Verification(
@@ -54,9 +55,9 @@ class ConfigTargets:
 
 
 def require_complete(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes) -> None:
-    """Raise Verification if modules that the config means have no weights, and others of their name have.
+    """Raise Verification if modules that the config means have no weights, but others with the same name do.
 
-    `adapted` are modules as the adapter names them. All of it is at most `_LOOKS` looks at each name of both.
+    `adapted` are modules as the adapter names them. Each name of both is looked at `_LOOKS` times at most.
     """
     looks = Budget(_LOOKS * (len(adapted) + len(base.names)))
     try:
@@ -70,13 +71,14 @@ def require_complete(adapted: Collection[str], targets: ConfigTargets, base: Bas
 
 
 def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
-    """Raise Verification if some layers' modules of a name have weights, and others, which are meant too, have none.
+    """Raise Verification if the modules of a name have weights in some layers, and none in others that the config means
+    too.
 
-    Only the layers of a list that is adapted are looked at: files hold more than a model loads of them, such as the layers
-    that predict several tokens, and experts under other names.
+    Only the layers of a list that is adapted are looked at: files have more than a model loads, such as the layers that
+    predict several tokens, and experts under other names.
     """
     lists = _lists(map(base_module, adapted))
-    # By what follows the number and by the list's own name, the rest being what files may name otherwise.
+    # By what follows the number and by the list's own name: files may have other names for the rest.
     held: dict[tuple[str, str], dict[str, set[int]]] = {}
     for (before, after), numbers in _lists(_modules(base)).items():
         held.setdefault((_last(before), after), {})[before] = numbers
@@ -101,7 +103,7 @@ def _require_layers(adapted: Collection[str], targets: ConfigTargets, base: Base
 
 
 def _lists(modules: Iterable[str]) -> dict[tuple[str, str], set[int]]:
-    """Return the numbers of the layers that have a module, by what stands before the number and what follows it."""
+    """Return the numbers of the layers that have a module, by what precedes the number and what follows it."""
     found: dict[tuple[str, str], set[int]] = {}
     for module in modules:
         if place := Place.of(module):
@@ -114,7 +116,9 @@ def _modules(base: BaseShapes) -> Iterator[str]:
 
 
 def _likeness(before: str, other: str) -> tuple[bool, bool, int]:
-    """Rank a list of the base's files as that which an adapter names: by the same name, as its end, by the parts of both."""
+    """Say how well a list of the base's files matches the one that an adapter names: the same name, one the end of the
+    other, or parts in common.
+    """
     near = f".{before}".endswith(f".{other}") or f".{other}".endswith(f".{before}")
     return before == other, near, len(set(before.split(".")) & set(other.split(".")))
 
@@ -122,7 +126,7 @@ def _likeness(before: str, other: str) -> tuple[bool, bool, int]:
 def _require_every_expert(adapted: Collection[str], targets: ConfigTargets, base: BaseShapes, looks: Budget) -> None:
     """Raise Verification if some single experts of a layer have weights, and others have none.
 
-    PEFT stacks them for a model that holds its experts so, and finds no place for fewer than the model has.
+    PEFT stacks them for a model that stores its experts stacked, and has no place for fewer than the model has.
     """
     numbers: dict[tuple[str, str], set[int]] = {}
     for name in adapted:
@@ -142,7 +146,7 @@ def _require_every_expert(adapted: Collection[str], targets: ConfigTargets, base
 def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> None:
     """Raise Verification if a saved module, a bias or a token's row that the record says is trained is not in the file.
 
-    PEFT stops at a saved module that is missing, and keeps the base's values of what else is.
+    PEFT fails if a saved module is missing, and keeps the base's values for anything else that is.
     """
     if not (lora.modules_to_save or lora.bias != "none" or lora.trainable_token_indices):
         return
@@ -174,7 +178,7 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
     if isinstance(said, dict):
         whole = all(any(f".{module}".endswith(f".{name}") for module in rows) for name in said)
     else:
-        # A tied head has a copy.
+        # A tied head has a copy of it.
         whole = not said or any(_last(module) not in HEADS for module in rows)
     if not whole:
         raise Verification(

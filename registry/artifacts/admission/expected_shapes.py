@@ -1,6 +1,7 @@
-"""What an adapter's tensors are checked against: the base's shapes by a module's name, and its rank by a pattern.
+"""What an adapter's tensors are checked against: the base's shapes by a module's name, and a module's rank by a
+pattern.
 
-Both are asked for each of up to hundreds of thousands of names that a stranger wrote, so neither may search a list.
+Both are looked up for up to hundreds of thousands of names that a stranger wrote, so neither may search a list.
 
 >>> base = BaseShapes({"h.0.attn.c_attn.weight": [16, 48]})
 >>> base.shapes("transformer.h.0.attn.c_attn.weight"), base.shapes("transformer.h.1.attn.c_attn.weight")
@@ -24,29 +25,29 @@ from sdk.lora.linear_modules import is_text
 _LAYER = re.compile(r"[^.]+\.[0-9]+")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _SINGLE_EXPERT = re.compile(r"(.*\bexperts)\.([0-9]{1,6})\.([^.]+)\.weight")
-#: A thousand modules with ten patterns need a hundredth of it; all are some two seconds.
+#: A thousand modules with ten patterns need a hundredth of it; using it up takes some two seconds.
 _PATTERN_STEPS = 10_000_000
 EMBEDDINGS = (*INPUT_EMBEDDINGS, *HEADS)
 #: Modules that transformers makes of Conv1D in models of these types, and of Linear in others.
 _CONV1D_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-#: No base has as many.
+#: No base has this many.
 _MOST_EMBEDDINGS = 8
-#: Tensors that differ in what stands before the list that their layers are in, or shapes of the experts of a layer. The
-#: models of several parts that there are have three of a name.
+#: Tensors that differ only in what precedes the list of their layers, or shapes of a layer's experts. Today's models of
+#: several parts have three of the same name.
 _MOST_ALIKE = 16
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _KEYS_AND_VALUES = ("k_proj", "v_proj", "k_norm", "v_norm")
 
 
 class Place(NamedTuple):
-    """Where a module lies: model.layers, 3, self_attn.q_proj."""
+    """Where a module is: model.layers, 3, self_attn.q_proj."""
 
     #: The list of layers.
     before: str
-    #: The first of a name.
+    #: The first number in a name.
     number: int
-    #: Empty where the list holds the modules themselves.
+    #: Empty if the list has the modules themselves.
     after: str
 
     @classmethod
@@ -60,8 +61,8 @@ class Place(NamedTuple):
 class BaseShapes:
     """The shapes of a base's tensors, found by the names that PEFT has for them.
 
-    `config` is the base's, {} where it is not known; `vocabulary` the tokens of an adapter that holds the embeddings of
-    another number of them than the base has.
+    `config` is the base's, {} if it is not known; `vocabulary` is the number of tokens of an adapter with embeddings of
+    more or fewer tokens than the base has.
     """
 
     def __init__(
@@ -75,9 +76,9 @@ class BaseShapes:
         self._config = config or {}
         self._vocabulary = vocabulary
         self._by_tail: dict[str, list[str]] = {}
-        #: Layer to the number of each of its single experts, and to the shapes of their weights.
+        #: By layer: the numbers of its single experts, and the shapes of their weights.
         self._experts: dict[str, tuple[set[int], set[tuple[int, ...]]]] = {}
-        #: Layers with weights that are stacked, or with experts under whatever names; "" is outside of them.
+        #: Layers with stacked weights, or with experts under any name; "" is outside of all layers.
         self._stacking: set[str] = set()
         for name, shape in tensors.items():
             end = tail(name)
@@ -101,8 +102,8 @@ class BaseShapes:
         return self._tensors
 
     def loads(self, place: Place) -> bool | None:
-        """Whether its model has layers of such a number and this module of theirs, which files may have more of; None
-        where its config doesn't say.
+        """Whether its model has a layer of this number with this module, since files may have more of both; None if its
+        config doesn't say.
         """
         text, layers, shared = self._layers
         if layers is None or (text and not is_text(place.before)):
@@ -112,7 +113,9 @@ class BaseShapes:
 
     @cached_property
     def _layers(self) -> tuple[bool, int | None, int]:
-        """Whether the config is of a model of several parts, how many layers it says, and how many share keys and values."""
+        """Whether the config is of a model of several parts, how many layers it has by its config, and how many share
+        keys and values.
+        """
         text = self._config.get("text_config")
         several = isinstance(text, Mapping)
         config = {**self._config, **text} if isinstance(text, Mapping) else self._config
@@ -122,18 +125,18 @@ class BaseShapes:
 
     @cached_property
     def embeddings(self) -> list[str]:
-        """The modules that are its input embeddings, as its files name them."""
+        """Its input embeddings, as its files name the modules."""
         modules = (name.removesuffix(".weight") for name in self._tensors if name.endswith(".weight"))
         return [module for module in modules if module.rpartition(".")[2] in INPUT_EMBEDDINGS][:_MOST_EMBEDDINGS]
 
     def with_vocabulary(self, rows: int | None) -> BaseShapes:
-        """Return the shapes of this base after its vocabulary was changed to so many tokens."""
+        """Return the shapes of this base after its vocabulary was changed to this number of tokens."""
         return BaseShapes(self._tensors, self._config, vocabulary=rows)
 
     def shapes(self, name: str) -> list[list[int]]:
-        """Return the shapes that the tensor may have: none where the base lacks it, several where names are ambiguous.
+        """Return the shapes that the tensor may have: none if the base lacks it, several if names are ambiguous.
 
-        Raises Verification if more names are alike than could be tried.
+        Raises Verification if more names are similar than can be tried.
         """
         found = [self._tensors[other] for other in self._named(name)]
         module, _, kind = name.rpartition(".")
@@ -146,16 +149,20 @@ class BaseShapes:
         return [[self._vocabulary or shape[0], *shape[1:]] for shape in found]
 
     def is_tied(self, head: str) -> bool:
-        """Whether a module is an output head that the base's files have no weight for, since it is that of the embeddings."""
+        """Whether a module is an output head without a weight of its own in the base's files, since it uses the one of
+        the embeddings.
+        """
         return self.known and head.rpartition(".")[2] in HEADS and not self._named(f"{head}.weight")
 
     def lies_transposed(self, module: str) -> bool | None:
-        """Whether the base keeps a module's weight as (in, out), as Conv1D does; None if nobody says what the base is."""
+        """Whether the base keeps a module's weight as (in, out), as Conv1D does; None if it is not known what the base
+        is.
+        """
         if module.rpartition(".")[2] not in _CONV1D_MODULES:
             return False
         stored = self._config.get("quantization_config")
         if isinstance(stored, Mapping) and not _is_skipped(module, stored.get("llm_int8_skip_modules")):
-            # An ordinary linear layer of packed weights stands in its place.
+            # It is replaced by an ordinary linear layer of packed weights.
             return False
         kind = self._config.get("model_type")
         return None if kind is None else kind in _CONV1D_MODELS
@@ -171,7 +178,8 @@ class BaseShapes:
                 f"which is meant (at most {_MOST_ALIKE} are tried); save the adapter again with the base's own names"
             )
         near = [other for other in alike if wanted.endswith("." + other) or other.endswith("." + wanted)]
-        # Others have another prefix than the model that the library makes of them: only what follows it tells.
+        # Others have a different prefix than the model that the library makes of them: only what follows it can be
+        # compared.
         return near or (alike if any(part.isdigit() for part in wanted.split(".")) else [])
 
     def experts(self, module: str) -> set[int]:
@@ -180,14 +188,17 @@ class BaseShapes:
         return self._experts.get(layer[0], (set(), set()))[0] if layer else set()
 
     def may_stack(self, module: str) -> bool:
-        """Whether a module may hold stacked parameters: its layer has some, or experts, or nothing is known of the base."""
+        """Whether a module may have stacked parameters: its layer has some, or has experts, or nothing is known about
+        the base.
+        """
         layer = _LAYER.match(tail(f"{module}."))
         return not self.known or (layer[0] if layer else "") in self._stacking
 
     def stacked(self, module: str) -> list[list[int]]:
-        """Return the shapes that stacked parameters of a module of experts may have whose files hold expert by expert.
+        """Return the shapes that stacked parameters of a module of experts may have, if the files store expert by
+        expert.
 
-        Two of like shape may be stacked as one, the gate and what it lets pass.
+        Two matrices of the same shape may be stacked as one: the gate and the one that it is multiplied with.
         """
         layer = _LAYER.match(tail(f"{module}."))
         numbers, shapes = self._experts.get(layer[0], (set(), set())) if layer else (set(), set())
@@ -200,9 +211,7 @@ class BaseShapes:
 
 
 def single_expert(tensor: str) -> re.Match[str] | None:
-    """Return the list of experts that a weight is of, the expert's number and the matrix, for one that holds a single
-    expert.
-    """
+    """For a weight of a single expert, return the list that the expert is in, its number and the matrix."""
     return _SINGLE_EXPERT.fullmatch(tensor)
 
 

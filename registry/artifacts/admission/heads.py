@@ -1,4 +1,5 @@
-"""The head of a classification: none of the base's, so its shapes follow from the base's width and from what is told apart.
+"""The head of a classification: it isn't the base's, so its shapes follow from the base's width and the number of
+labels.
 
 >>> head = [TensorFacts("base_model.model.score.weight", "F32", (3, 64), zero=False)]
 >>> judge_head(head, BaseShapes({}), {"hidden_size": 64}, labels=3)
@@ -17,25 +18,25 @@ from registry.artifacts.admission.inspection import TensorFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import base_parameter, lora_key
 
-#: As transformers calls heads, and PEFT saves them unasked. A base may have one of another task, which is replaced.
+#: What transformers calls heads, which PEFT saves unasked. A base may have one for another task, which is replaced.
 _HEADS = ("classifier", "score")
-#: As configs call the width of what a head is given.
+#: What configs call the width of a head's input.
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
-#: Where the head is given another width than that of the layers, as in OPT.
+#: If the head's input is of another width than the layers, as in OPT.
 _PROJECTED = "word_embed_proj_dim"
 
 
 def is_head(parameter: str) -> bool:
-    """Whether a parameter of a model for sequence classification is the head's by its name."""
+    """Whether a parameter of a model for sequence classification belongs to the head, by its name."""
     return parameter.partition(".")[0] in _HEADS
 
 
 def judge_head(
     tensors: Iterable[TensorFacts], base: BaseShapes, config: Mapping[str, Any], *, labels: int | None
 ) -> None:
-    """Check the head among an adapter's tensors; `labels` is None where nobody has recorded how many there are.
+    """Check the head among an adapter's tensors; `labels` is None if their number is not recorded.
 
-    Raises Verification if there is none, or one that fits neither the base's width nor the labels.
+    Raises Verification if there is no head, or it fits neither the base's width nor the labels.
     """
     whole = ((base_parameter(tensor.name), tensor) for tensor in tensors if lora_key(tensor.name) is None)
     head = [tensor for name, tensor in whole if name is not None and (is_head(name) or not base.shapes(name))]
@@ -47,7 +48,7 @@ def judge_head(
         )
     width = _width(config)
     for tensor in head:
-        # Each matrix is given what the base hands over, or what another one makes of it.
+        # The input of each matrix is the base's output, or the output of another matrix.
         given = {width, config.get(_PROJECTED), *(other.shape[0] for other in matrices if other is not tensor)}
         if len(tensor.shape) not in (1, 2) or (width is not None and tensor.shape[-1] not in given):
             raise Verification(

@@ -1,7 +1,7 @@
-"""Inspection: an adapter's two files, read once without torch and kept as small facts that admission judges.
+"""Inspection: an adapter's two files are read once, without torch, and kept as small facts that admission judges.
 
-What is wrong whatever the version says (a malformed header, NaN, a key that is not a setting) raises Verification here.
-Memory is bounded: data pass by the mebibyte, and a tensor is a line of text and three numbers.
+What is wrong for any version (a malformed header, NaN, a key that is not a setting) raises Verification here. Memory is
+bounded: data are read by the mebibyte, and a tensor is kept as a line of text and three numbers.
 
 >>> import io
 >>> facts = inspect_config(io.BytesIO(b'{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}'))
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _CHUNK_BYTES = 1024 * 1024
-#: Where NaN and infinity begin among the bits of each type without the sign: at an exponent of ones.
+#: The smallest bits, without the sign, that are NaN or infinity in each type: an exponent of ones.
 _LIMITS = {"F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 _MOST_CONTAINERS = 8192
-#: Ways in which records may cut one file's tensors into experts: the norms of the first so many are kept.
+#: For how many of the ways in which records may cut one file's tensors into experts the norms are kept, the first ones.
 _MOST_LAYOUTS = 4
 
 #: Settings that give LoRA other tensors, or other shapes of A and B.
@@ -44,7 +44,7 @@ _VARIANTS = ("ensure_weight_tying", "monteclora_config", "use_bdlora", "use_qalo
 
 
 class _Facts(Wire):
-    """What is kept of a file's content beside its hash, as JSON."""
+    """What is kept of a file's content in addition to its hash, as JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
@@ -52,14 +52,18 @@ class _Facts(Wire):
 
     @classmethod
     def from_json(cls, value: Any) -> Self | None:
-        """Return facts that were kept, or None for another kind or version: then the bytes are to be read again."""
+        """Return facts that were kept, or None if they are of another kind or version: then the bytes have to be read
+        again.
+        """
         try:
             return cls.model_validate(value)
         except ValidationError:
             return None
 
     def beside(self, kept: Any) -> dict[str, Any]:
-        """Return what to keep once the files were let in, where `kept` is what there is: it stays, if it can be read."""
+        """Return what to keep once the files were admitted; `kept` is what is stored already, and stays if it can be
+        read.
+        """
         return self.to_json() if self.from_json(kept) is None else kept
 
 
@@ -67,14 +71,14 @@ class TensorFacts(NamedTuple):
     """One tensor. All its values are finite: one that holds NaN or infinity has no facts."""
 
     name: str
-    #: As safetensors names it: F64, F32, F16, BF16.
+    #: What safetensors calls it: F64, F32, F16, BF16.
     dtype: str
     shape: tuple[int, ...]
     #: Whether each of its values is zero.
     zero: bool
-    #: The largest magnitude among its values lies below two to this power, and not below half of that.
+    #: The largest magnitude among its values is below two to this power, and not below half of that.
     exponent: int = 0
-    #: Where it is B of a module: ‖B·A‖, the Frobenius norm before the scale; None where that can't be told.
+    #: If it is a module's B: ‖B·A‖, the Frobenius norm before the scale; None if that isn't known.
     norm: float | None = None
 
     @property
@@ -91,7 +95,7 @@ class KindFacts(Wire):
 
 
 class LayoutNorms(Wire):
-    """The norms that another record gives the same bytes, since it cuts them into experts otherwise."""
+    """The norms of the same bytes by another record, which cuts them into experts differently."""
 
     norms: list[float | None]
     stacked: list[list[int]]
@@ -112,15 +116,16 @@ class WeightFacts(_Facts):
     kinds: list[KindFacts]
     #: By tensor, an index into `kinds`.
     kind_of: list[int]
-    #: The tensors of which each value is zero, by index.
+    #: The indices of the tensors whose values are all zero.
     zero: list[int]
     #: By tensor.
     exponents: list[int]
     #: By tensor: ‖B·A‖ of the module whose B it is.
     norms: list[float | None]
-    #: A B and of how many experts it is by the record under which norms were taken, where that is not 1; 0: it can't be told.
+    #: Pairs of a B and its number of experts by the record with which the norms were taken, if that is not 1; 0: not
+    #: known.
     stacked: list[list[int]]
-    #: Under other records.
+    #: By other records.
     others: list[LayoutNorms] = Field(
         default_factory=list, max_length=_MOST_LAYOUTS - 1, exclude_if=lambda value: not value
     )
@@ -165,11 +170,11 @@ class WeightFacts(_Facts):
             )
 
     def layouts(self) -> list[WeightFacts | LayoutNorms]:
-        """Return whatever has norms under one record."""
+        """Return everything that has the norms by one record: these facts, then `others`."""
         return [self, *self.others]
 
     def under(self, lora: LoraConfig) -> Self | None:
-        """Return the facts with the norms that this record gives; None where nobody has taken these."""
+        """Return the facts with the norms by this record; None if nobody has taken these."""
         wanted = stacked_by(((index, one.name, one.shape) for index, one in enumerate(self.tensors())), lora)
         if self.stacked == wanted:
             return self
@@ -179,7 +184,7 @@ class WeightFacts(_Facts):
         return self.model_copy(update={"norms": found.norms, "stacked": found.stacked, "others": []})
 
     def beside(self, kept: Any) -> dict[str, Any]:
-        """Return what to keep: the norms that are kept stay, and those of this record are kept too while there is room."""
+        """Return what to keep: the norms that are kept already, and those by this record if there is room."""
         there = self.from_json(kept)
         if there is None:
             return self.to_json()
@@ -190,9 +195,10 @@ class WeightFacts(_Facts):
 
 
 class ConfigFacts(_Facts):
-    """What admission has to know of `adapter_config.json`; None stands for a value that no version can have.
+    """What admission has to know of `adapter_config.json`; None means a value that no version can have.
 
-    All but `variants` and a pattern to exclude are fields of the LoRA record, as `sdk.lora.adapter_config.recorded` reads them.
+    Except for `variants` and a pattern to exclude, these are fields of the LoRA record, as
+    `sdk.lora.adapter_config.recorded` reads them.
     """
 
     kind: Literal["config"] = "config"
@@ -201,7 +207,7 @@ class ConfigFacts(_Facts):
     alpha: int | float | None
     #: Sorted.
     target_modules: list[str] | None
-    #: In the order of the file, in which PEFT tries them.
+    #: In the order of the file, which is the order in which PEFT tries them.
     rank_pattern: dict[str, int | float]
     alpha_pattern: dict[str, int | float]
     #: Sorted.
@@ -225,9 +231,9 @@ class ConfigFacts(_Facts):
 
 
 def inspect_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig) -> WeightFacts:
-    """Read `adapter_model.safetensors` once, in bounded memory; `lora` says which modules are of stacked experts.
+    """Read `adapter_model.safetensors` once, in bounded memory; `lora` says which modules are stacked experts.
 
-    Raises Verification where it is not a safetensors file of floating-point tensors, or holds NaN or infinity.
+    Raises Verification if it is not a safetensors file of floating-point tensors, or contains NaN or infinity.
     """
 
     import numpy as np
@@ -242,7 +248,7 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig) -> We
     names = header.names()
     kinds, kind_of = header.kinds, header.kind_of
     norms, stacked = [None if math.isnan(norm) else norm for norm in passing.found.tolist()], passing.stacked
-    # The header is as long as the names at least, and no longer needed.
+    # The header is at least as long as the names, and no longer needed.
     del header, passing
     return WeightFacts(
         names=names,
@@ -256,7 +262,7 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig) -> We
 
 
 def _exponents(greatest: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
-    """Return the power of two below which the magnitude with these bits lies, by tensor."""
+    """Return the power of two that the magnitude with these bits is below, by tensor."""
 
     import numpy as np
 
@@ -273,12 +279,12 @@ def _exponents(greatest: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
 
 
 def _greatest(file: IO[bytes], header: Header, passing: PassingNorms) -> npt.NDArray[Any]:
-    """Return the bits of each tensor's largest magnitude, and let each pass.
+    """Return the bits of each tensor's largest magnitude, and pass each chunk on.
 
     Raises Verification for NaN and infinity, SafetensorsError for a file that ends before its data.
 
-    A value's bits without its sign, taken as a whole number, order as its magnitude does: the greatest of a tensor tells
-    all. Neighbours of one item size are read together, however small each is.
+    Without the sign, the bits of values, read as whole numbers, have the order of their magnitudes: so the greatest of
+    a tensor is all that is needed. Neighbours of the same item size are read together, however small each is.
     """
 
     import numpy as np
@@ -325,8 +331,8 @@ def _greatest(file: IO[bytes], header: Header, passing: PassingNorms) -> npt.NDA
 def inspect_config(file: IO[bytes]) -> ConfigFacts:
     """Read `adapter_config.json` once.
 
-    Raises Verification where it is not JSON or not a LoRA, has a key that is not on the list of `sdk.formats.peft_config`, or a
-    value of another kind, a path or URL among them.
+    Raises Verification if it is not JSON or not a LoRA, or has a key that is not on the list of
+    `sdk.formats.peft_config` or a value of another kind, such as a path or URL.
     """
     config = _parse(file.read(MAX_CONFIG_BYTES + 1))
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -337,7 +343,7 @@ def inspect_config(file: IO[bytes]) -> ConfigFacts:
         raise Verification(f"{CONFIG_FILE}: {why}")
     said = recorded(config)
     facts = {name: said[name] for name in ConfigFacts.model_fields.keys() & said.keys()}
-    # PEFT writes no null here, and admission takes it for none.
+    # PEFT never writes null here, and admission treats it as "none".
     facts["bias"] = said["bias"] or "none"
     facts["exclude_modules"] = config.get("exclude_modules") or []
     return ConfigFacts(**facts, variants=[name for name in _VARIANTS if config.get(name)])
@@ -366,14 +372,16 @@ def _refuse(finding: Finding) -> None:
 
 
 def _parse(raw: bytes) -> Any:
-    """Return the value of a JSON text. Raises Verification for what is none, is ambiguous, or would be large in memory."""
-    # Brackets in texts count too: no configuration has as many.
+    """Return the value of a JSON text. Raises Verification if it isn't JSON, is ambiguous, or would be large in
+    memory.
+    """
+    # Brackets in texts are counted too: no configuration has this many.
     if len(raw) > MAX_CONFIG_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_CONTAINERS:
         raise Verification(
             f"{CONFIG_FILE} is longer than {MAX_CONFIG_BYTES // 1024} KiB, or nested deeper than PEFT writes it; save the adapter again"
         )
     try:
-        # Decoded here: the json library would guess UTF-16 and UTF-32, which no other reader does.
+        # Decoded here: the json library would also guess UTF-16 and UTF-32, which no other reader does.
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise Verification(f"{CONFIG_FILE} is not JSON; save the adapter again") from error

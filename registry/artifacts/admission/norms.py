@@ -1,7 +1,7 @@
-"""‖B·A‖ of each adapted module, taken as the file's tensors pass, in bounded memory and work.
+"""‖B·A‖ of each adapted module, computed while the file's tensors are read, with bounded memory and work.
 
-Both halves of a module lie beside each other in what PEFT saves. A half whose other one is not the next is kept as the
-triangle of its QR decomposition, which is small. A module that would take more than there is has no norm.
+PEFT saves the two halves of a module next to each other. If the other half does not come next, a half is kept as the
+triangle of its QR decomposition, which is small. A module that would take more than the limits allow has no norm.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-#: Of a half that is read whole, and of all that wait as triangles for their other half.
+#: For a half that is read whole, and for all the triangles that wait for their other half.
 _MOST_HALF_BYTES = 64 * 1024 * 1024
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
-#: Products of two numbers for one adapter, some 20 to 40 s of one core: one of rank 16 may have 50 GB.
+#: Products of two numbers for one adapter, some 20 to 40 s of one core: an adapter of rank 16 may have 50 GB.
 _MOST_WORK = 2e11
-#: What each product costs beside that, however small it is: some 10 µs.
+#: What each product of matrices costs in addition, however small it is: some 10 µs.
 _WORK_EACH = 1e5
 _HALVES = {"A", "B", "embedding_A", "embedding_B"}
 
 
 class Layout:
-    """Of how many experts the A and B of each module are, by a version's record."""
+    """How many experts the A and B of each module are of, by a version's record."""
 
     def __init__(self, lora: LoraConfig) -> None:
         self._any = bool(lora.target_parameters)
@@ -45,7 +45,7 @@ class Layout:
             self._scales = None
 
     def experts(self, module: str, width: int) -> int | None:
-        """Return it for an A of `width` rows; None where it can't be told."""
+        """Return their number for an A of `width` rows; None if it can't be known."""
         if not self._any:
             return 1
         try:
@@ -59,12 +59,12 @@ class Layout:
 class _Half:
     """A or B of one module."""
 
-    #: Of its tensor.
+    #: Its tensor's.
     index: int
     #: A, B, embedding_A or embedding_B.
     part: str
     shape: tuple[int, ...]
-    #: Of all experts, (…, r·experts): of B its columns, of A the transpose of its rows.
+    #: Those of all experts, (…, r·experts): the columns of a B, the transposed rows of an A.
     columns: Columns
     experts: int
     #: Whether its columns go rank by rank, and not expert by expert.
@@ -76,7 +76,7 @@ class _Half:
 
     @property
     def work(self) -> float:
-        """Of the products of its columns with each other."""
+        """The work of multiplying its columns with each other."""
         return float(self.columns.raw.size * self.columns.raw.shape[1] / self.experts)
 
     @property
@@ -84,7 +84,7 @@ class _Half:
         return int(self.columns.raw.nbytes)
 
     def triangles(self) -> _Half:
-        """Return the same with the triangle of each expert's columns in their place."""
+        """Return the same half with each expert's columns replaced by their triangle."""
 
         import numpy as np
 
@@ -93,28 +93,28 @@ class _Half:
 
 
 class PassingNorms:
-    """The norms of the modules of a file whose bytes pass in order."""
+    """The norms of the modules of a file whose bytes are read in order."""
 
     def __init__(self, header: Header, lora: LoraConfig) -> None:
         import numpy as np
 
         self._header = header
-        #: By tensor: ‖B·A‖ of the module whose B it is, NaN where there is none.
+        #: By tensor: ‖B·A‖ of the module whose B it is, NaN if there is none.
         self.found = np.full(len(header), np.nan)
-        #: Pairs of a B and the number of experts that it is of, where that is not 1; 0 where it can't be told.
+        #: Pairs of a B and its number of experts, if that is not 1; 0: not known.
         self.stacked: list[list[int]] = []
         self._layout = Layout(lora)
-        #: Of the B that passes.
+        #: For the B that is being read.
         self._told: int | None = None
         self._buffer: npt.NDArray[np.uint8] | None = None
-        #: The half that was read last, as it was read, and the others by module.
+        #: The half that was read last, unchanged, and the others by module.
         self._last: tuple[str, _Half] | None = None
         self._waiting: dict[str, _Half] = {}
         self._waiting_bytes = 0
         self._work_left = _MOST_WORK
 
     def take(self, index: int, piece: npt.NDArray[np.uint8], at: int) -> None:
-        """Take the bytes of a tensor from its byte `at` on; each passes once, in order."""
+        """Take the bytes of a tensor from its byte `at` on; each byte comes once, in order."""
         kind = self._header.kind(index)
         if at == 0:
             self._buffer = self._room(index, kind)
@@ -128,7 +128,7 @@ class PassingNorms:
             self._complete(index, key, kind, data)
 
     def _room(self, index: int, kind: Kind) -> npt.NDArray[np.uint8] | None:
-        """Return room for a tensor that is half of a product; None for any other, and for one that is too large."""
+        """Return a buffer for a tensor that is half of a product; None for any other, and for one that is too large."""
 
         import numpy as np
 
@@ -169,12 +169,14 @@ class PassingNorms:
         if experts is None or experts > MAX_EXPERTS or width // experts > MAX_RANK:
             return None
         if is_b and rows.raw.shape[1] != width:
-            # B of a convolution with a kernel of its own.
+            # The B of a convolution with a kernel of its own.
             return None
         return _Half(index, key.part, kind.shape, rows if is_b else rows.transposed(), experts, by_rank=is_b)
 
     def _keep(self, module: str, half: _Half) -> None:
-        """Let a half wait as triangles, where these are smaller, as far as there is room for it."""
+        """Keep a half until the other one comes, as triangles if these are smaller, and only if there is room for
+        it.
+        """
         if half.columns.raw.shape[0] > half.columns.raw.shape[1] // half.experts:
             if not self._affords(half.work * QR_COST + half.experts * _WORK_EACH):
                 return
@@ -208,7 +210,7 @@ class PassingNorms:
 
 
 def stacked_by(tensors: Iterable[tuple[int, str, tuple[int, ...]]], lora: LoraConfig) -> list[list[int]]:
-    """Return what `PassingNorms.stacked` would be by a record; `tensors` are number, name and shape of each."""
+    """Return what `PassingNorms.stacked` would be by a record; `tensors` has the number, name and shape of each."""
     if not lora.target_parameters:
         return []
     layout, found = Layout(lora), []

@@ -1,4 +1,4 @@
-"""Admission: what an adapter must be before a version of it becomes ready, judged by the facts of its two files.
+"""Admission: whether a version of an adapter may become ready, judged by the facts of its two files.
 
 >>> weights = WeightFacts.of([])
 >>> config = ConfigFacts(
@@ -38,20 +38,21 @@ from sdk.formats.peft_patterns import suffixes
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.lora_config import LoraConfig
 
-#: As PEFT calls models that tell labels apart.
+#: What PEFT calls models that tell labels apart.
 _CLASSIFICATION = "SEQ_CLS"
 _TOKENS = ".token_adapter.trainable_tokens_delta"
-#: No model has as many.
+#: No model has this many.
 _MOST_SAVED = 256
-#: Weights of models are about 0.01 to 1, and what a training adds to them is smaller: nothing as large as this is meant.
+#: Weights of models are about 0.01 to 1, and a training adds less than that to them: so nothing as large as this is
+#: intended.
 _HUGE = 1e4
-#: Added to a weight of 0.01, what is smaller is lost in float32. With the smallest rates in use, 1e-6, AdamW's first step
-#: alone makes a number of B 1e-6, and one of s·B·A 1e-8.
+#: Anything smaller is lost in float32 if it is added to a weight of 0.01. With the smallest rates in use, 1e-6, AdamW's
+#: first step alone makes the numbers of B 1e-6, and those of s·B·A 1e-8.
 _FAINT = 1e-12
 _HUGE_EXPONENT, _FAINT_EXPONENT = math.log2(_HUGE), math.log2(_FAINT)
 #: float16 ends at 65,504.
 _FLOAT16_EXPONENT = 16
-#: What a warning names at most.
+#: How many names a warning lists at most.
 _MOST_NAMED = 5
 
 
@@ -66,10 +67,10 @@ def judge(
 ) -> list[str]:
     """Check an adapter against its version's LoRA record and the base's shapes and config, {} where they are not known.
 
-    `labels` is how many the record says that it tells apart. A is (r, in), B is (out, r) for a base weight of (out, in), or (in, out) where the base keeps it transposed.
-    Returns warnings, one sentence each, of what an adapter may have but seldom should. Raises Verification for a config
-    that says something else than the record, a foreign key, a missing half, a wrong shape, and where s·B·A is zero, or too
-    small or too large to be meant.
+    `labels` is how many the record says that it tells apart. A is (r, in), B is (out, r) for a base weight of (out,
+    in), or (in, out) where the base keeps it transposed. Returns warnings, one sentence each, about what an adapter may
+    have but seldom should. Raises Verification if the config contradicts the record, for a foreign key, a missing half
+    or a wrong shape, and if s·B·A is zero, or too small or too large to be intended.
     """
     _judge_config(config, lora)
     _judge_task(config, base_config, labels)
@@ -79,7 +80,7 @@ def judge(
     modules, sizes = _sort(weights, config, lora, base)
     if config.task_type == _CLASSIFICATION:
         judge_head(weights.tensors(), base, base_config, labels=labels)
-        # It has to be there, however large it is.
+        # It has to be present, however large it is.
         sizes = {**sizes, "modules_to_save": 0}
     if not modules:
         raise Verification("the adapter has no LoRA weights at all; save it again from the trained model")
@@ -93,7 +94,7 @@ def judge(
             f"{tied} is adapted, and trainable_token_indices trains tokens of the same weight, since the base ties the two; PEFT "
             f"can't merge that: train again without {tied.rpartition('.')[2]} among the target modules"
         )
-    # Whether these are other than the base's own, admission can't tell: its weights may not be here.
+    # Admission can't tell whether these differ from the base's own: the base's weights may not be here.
     replaces = bool(lora.modules_to_save or lora.trainable_token_indices or sizes["other"] or vocabulary)
     warnings = _judge_effects(modules, config, lora, ranks, replaces=replaces)
     beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
@@ -109,7 +110,9 @@ def judge(
 def _judge_effects(
     modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks, *, replaces: bool
 ) -> list[str]:
-    """Look at how much each module changes. Raises Verification where none does and nothing is replaced, or one far too much."""
+    """Check how much each module changes. Raises Verification if none changes and nothing is replaced, or if one
+    changes far too much.
+    """
     alphas = Ranks(config.alpha_pattern, lora.alpha, key="alpha_pattern")
     effects = {}
     for name, module in sorted(modules.items()):
@@ -139,7 +142,7 @@ def _judge_effects(
 
 
 def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
-    """Compare a config with a version's record, in all that decides what the adapter does."""
+    """Compare a config with a version's record in everything that determines what the adapter does."""
     differences = {
         "rank": config.rank != lora.rank,
         "target modules": config.target_modules is None or set(config.target_modules) != set(lora.target_modules),
@@ -151,9 +154,9 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         "lora_bias": config.lora_bias != lora.lora_bias,
         "bias": config.bias != lora.bias,
         "modules_to_save": config.modules_to_save != sorted(lora.modules_to_save),
-        # They say how A and B of stacked experts are read.
+        # They determine how A and B of stacked experts are read.
         "target_parameters": config.target_parameters != sorted(lora.target_parameters),
-        # What is done with a version is decided by its record.
+        # A version is used as its record says.
         "task_type": (config.task_type == _CLASSIFICATION) != (lora.task_type == _CLASSIFICATION),
     }
     if said := next((name for name, differs in differences.items() if differs), None):
@@ -178,7 +181,9 @@ def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None
 def _sort(
     weights: WeightFacts, config: ConfigFacts, lora: LoraConfig, base: BaseShapes
 ) -> tuple[dict[str, Module], dict[str, int]]:
-    """Return LoRA's tensors by module, and the bytes of each class. Raises Verification for a key of no class."""
+    """Return LoRA's tensors by module, and the bytes of each class. Raises Verification for a key that is in no
+    class.
+    """
     modules: dict[str, Module] = {}
     sizes = {"lora": 0, "embeddings": 0, "modules_to_save": 0, "other": 0}
     saved = set(lora.modules_to_save)
@@ -196,7 +201,7 @@ def _sort(
         sizes[kind] += tensor.size_bytes
     if lora.bias == "lora_only":
         for name, tensor in biases:
-            # It lies beside A and B, in the layer that they adapt.
+            # It is next to A and B, in the layer that they adapt.
             if name.removesuffix(".base_layer.bias").removesuffix(".bias") not in modules:
                 raise _foreign(tensor)
     return modules, sizes
@@ -210,7 +215,7 @@ def _foreign(tensor: TensorFacts) -> Verification:
 
 
 def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], base: BaseShapes) -> str:
-    """Return the class of a tensor that stands in place of one of the base's, or beside it. Raises Verification."""
+    """Return the class of a tensor that replaces one of the base's, or is added to it. Raises Verification."""
     parameter = base_parameter(tensor.name)
     if parameter is None:
         raise _foreign(tensor)
@@ -222,7 +227,7 @@ def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], 
     embedding = kind == "weight" and module.rpartition(".")[2] in EMBEDDINGS
     shapes = base.shapes(parameter)
     if any(f".{name}." in f".{module}." for name in saved):
-        # A head that was put on for a task is none of the base's.
+        # A head that was added for a task is not the base's.
         if shapes and not (lora.task_type == _CLASSIFICATION and is_head(parameter)):
             _require_shape(tensor, shapes)
         return "embeddings" if embedding else "modules_to_save"
@@ -230,7 +235,7 @@ def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], 
         if base.known:
             _require_shape(tensor, shapes)
         return "other"
-    # PEFT saves embeddings unasked where they are adapted or were resized; a tied head is a copy of them.
+    # PEFT saves embeddings unasked if they are adapted or were resized; a tied head is a copy of them.
     if embedding and (not base.known or shapes):
         if base.known:
             _require_shape(tensor, shapes)
@@ -247,7 +252,7 @@ def _require_shape(tensor: TensorFacts, shapes: Sequence[list[int]]) -> None:
 
 
 def _judge_tokens(tensor: TensorFacts, module: str, lora: LoraConfig, base: BaseShapes) -> None:
-    """Hold the rows of single tokens, (tokens, dimension), against the record and the embedding."""
+    """Check the rows of single tokens, (tokens, dimension), against the record and the embedding."""
     said = lora.trainable_token_indices
     # A tied head repeats the rows of the embedding that the record names.
     counts = {len(said)} if isinstance(said, list) else {len(tokens) for tokens in said.values()}
@@ -269,7 +274,7 @@ def _judge_tokens(tensor: TensorFacts, module: str, lora: LoraConfig, base: Base
 
 
 def _owners(lora: LoraConfig) -> dict[str, list[str]]:
-    """Return the modules that hold `target_parameters`, with the names of these."""
+    """Return the modules with `target_parameters`, and the names of these."""
     owners: dict[str, list[str]] = {}
     for target in lora.target_parameters:
         module, _, parameter = target.rpartition(".")
@@ -278,7 +283,7 @@ def _owners(lora: LoraConfig) -> dict[str, list[str]]:
 
 
 def _named(names: Sequence[str]) -> str:
-    """Return a few names, and how many more there are."""
+    """Return a few names, and say how many more there are."""
     shown = [name if len(name) <= 100 else name[:99] + "…" for name in names[:_MOST_NAMED]]
     return ", ".join(shown) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
 

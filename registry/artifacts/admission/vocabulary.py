@@ -1,4 +1,6 @@
-"""An adapter over another number of tokens than its base has: it holds the embeddings of all, or can't be loaded."""
+"""An adapter for more or fewer tokens than its base has: it contains the embeddings of all of them, or can't be
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from registry.errors import Verification
 from sdk.formats.adapter_files import base_parameter, unwrapped
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
 
-#: What to do with an adapter whose vocabulary was resized, and that does not hold the embeddings of all tokens.
+#: What to do with an adapter whose vocabulary was resized and that lacks the embeddings of some tokens.
 SAVE = (
     "save it again with save_pretrained(FOLDER, save_embedding_layers=True), or save the resized model, register it as a "
     "base and push over that"
@@ -16,9 +18,10 @@ SAVE = (
 
 
 def changed_vocabulary(weights: WeightFacts, base: BaseShapes) -> int | None:
-    """Return the number of tokens whose embeddings an adapter holds, where it is not the base's; None if it is.
+    """Return the number of tokens for which an adapter has embeddings if it differs from the base's; None if it
+    doesn't.
 
-    Raises Verification if they are of several numbers, or of the head alone, or lack a head that is not tied.
+    Raises Verification if their numbers differ, if there are only the head's, or if a head that is not tied is missing.
     """
     if not base.known:
         return None

@@ -57,9 +57,9 @@ class Aliases:
             return _point(session, adapter, move.alias, version, move.expect, "set", move.reason, who)
 
     def rollback(self, *, rollback: AliasRollback, who: Principal) -> AliasView:
-        """Point an alias at the version that it named before its last move; again goes one further back.
+        """Point an alias at the version that it named before its last move; repeating it goes one further back.
 
-        Raises NotFound for an alias that never was, Conflict if there is no version before, or that is gone.
+        Raises NotFound for an alias that never existed, Conflict if it named no version before, or that one is gone.
         """
         with self._db.write() as session:
             adapter = find_adapter(session, rollback.adapter, who, action="write", lock=True)
@@ -101,7 +101,7 @@ class Aliases:
                 row = session.get(AliasProtection, (scope, alias))
                 if row is not None:
                     return _present_protection(row)
-                # It was there, and somebody has taken it away since.
+                # It existed, and somebody has removed it since.
 
     def unprotect(self, *, scope: str, alias: str, who: Principal) -> None:
         """Let every writer move an alias again. Raises NotFound."""
@@ -117,7 +117,7 @@ class Aliases:
             record(session, who, "alias.unprotect", namespace, f"{scope}@{alias}")
 
     def protections(self, *, who: Principal) -> list[ProtectionView]:
-        """What is protected, of what the caller may see."""
+        """The protections that the caller may see."""
         with self._db.read() as session:
             query = select(AliasProtection).order_by(AliasProtection.scope, AliasProtection.alias)
             return [
@@ -167,7 +167,9 @@ def _point(
 
 
 def _before(session: Session, adapter: Adapter, alias: str) -> int:
-    """The number that an alias named before its last move, undone moves not counted. Raises NotFound, Conflict."""
+    """The number that an alias named before its last move; moves that were undone don't count. Raises NotFound,
+    Conflict.
+    """
     moves = session.scalars(
         select(AliasMoveRow)
         .where(AliasMoveRow.adapter_pk == adapter.pk, AliasMoveRow.alias == alias)
@@ -192,7 +194,7 @@ def _before(session: Session, adapter: Adapter, alias: str) -> int:
 
 
 def _take_last(stack: list[int | None]) -> None:
-    """Go back to the version before the last move; that the alias named nothing in between is passed over."""
+    """Go back to the version before the last move; times when the alias named nothing are skipped."""
     stack.pop()
     while stack and stack[-1] is None:
         stack.pop()

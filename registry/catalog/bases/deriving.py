@@ -1,6 +1,7 @@
-"""What the registry finds out about a base by itself, from bytes that it has verified.
+"""What the registry itself finds out about a base, from bytes that it has verified.
 
-The small files are read whole, of the weights the headers alone: their gigabytes were hashed once, when they arrived.
+The small files are read whole, but only the headers of the weights: their gigabytes were hashed once, when they
+arrived.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.lora.config_faults import config_fault
 from sdk.schemas.manifest import Manifest, ManifestFile
 
-#: A header of many megabytes is many times that in memory, so one file is looked into at a time.
+#: A header of many megabytes takes many times that in memory, so only one file is looked into at a time.
 _one_at_a_time = Lock()
 
 
 class Derived(NamedTuple):
-    """What the files of a model say: of a base it is true of its fingerprint, whoever asks."""
+    """What the files of a model say. If it is a base, that is true of its fingerprint for everybody."""
 
     config: dict[str, Any]
-    #: Name to shape of each tensor.
+    #: The shape of each tensor, by name.
     tensors: dict[str, list[int]]
     size_bytes: int
 
@@ -55,7 +56,7 @@ class Derived(NamedTuple):
 def check_proof(manifest: Manifest, config: Mapping[str, Any], fingerprint: str) -> BaseIdentity:
     """Return what a manifest and a config prove.
 
-    Raises Verification if it is another base than they say, or of a config that no model can be of.
+    Raises Verification if it is another base than they say, or no model can have this config.
     """
     digests = {file.path: file.sha256 for file in manifest.files}
     try:
@@ -76,7 +77,7 @@ def check_proof(manifest: Manifest, config: Mapping[str, Any], fingerprint: str)
 def derive(artifacts: Artifacts, manifest: Manifest) -> Derived:
     """Read what a base's verified files say of it.
 
-    Raises Verification, also for an index that its headers contradict, or a file that refers to something outside.
+    Raises Verification, also for an index that contradicts the headers, or a file that refers to something outside.
     """
     try:
         model = read_model(artifacts, manifest, lambda config: check_proof(manifest, config, manifest.base_fingerprint))
@@ -90,10 +91,10 @@ def read_model(
 ) -> Derived:
     """Read what the verified files of a whole model say of it; `check` sees the config before anything else is read.
 
-    Raises BadBaseError where they are no whole model, or contradict each other, Verification where one can't be read.
+    Raises BadBaseError if they aren't a whole model, or contradict each other, Verification if one can't be read.
     """
     files = {file.path: file for file in manifest.files}
-    # First what costs nothing: a stranger's index is not parsed for files that are none of a base.
+    # The cheap check comes first: a stranger's index is not parsed if the files can't be a base's.
     check_files(files)
     config = read_config(_whole(artifacts, files[CONFIG_FILE], MAX_CONFIG_BYTES))
     check(config)
@@ -114,7 +115,7 @@ def read_model(
     said: dict[str, list[int]] = {}
     for sha256, weights in looked_into.items():
         if weights.states:
-            # As many reads as there are packed weights, for which nobody waits but who asked.
+            # There are as many reads as packed weights, but only the caller waits for them.
             said |= read_states(weights, artifacts.parts(sha256))
     tensors = shapes_of(looked_into.values(), said)
     check_packing(config, tensors)
@@ -122,7 +123,7 @@ def read_model(
 
 
 def _whole(artifacts: Artifacts, file: ManifestFile, most_bytes: int) -> bytes:
-    """Return a small file's bytes, hashed as they come. Raises Verification."""
+    """Return a small file's bytes, hashed while they are read. Raises Verification."""
     if file.size_bytes > most_bytes:
         raise Verification(f"{file.path} is longer than {most_bytes // 1024} KiB, too long for a file of a base")
     with artifacts.reading(file.sha256) as passing:

@@ -1,7 +1,7 @@
 """From a name to a base, as one namespace knows it.
 
 An id is looked up in the namespace that the work is for, then among those published for all; never among those of
-another tenant. A fingerprint is an identity, and is still found only where the base was registered or published.
+another tenant. A fingerprint is an identity, but it is also only found where the base was registered or published.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import BaseSource
 
 _FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")
-#: Reads what is large of a base, too.
+#: Also reads a base's large columns.
 WHOLE = (
     undefer(NamedBase.config),
     undefer(NamedBase.tensors),
     defaultload(NamedBase.base).undefer(BaseModelRow.tensors),
 )
-#: What a namespace says itself goes before what is published for all; of several with one id the last named is meant.
+#: What a namespace says itself takes precedence over what is published for all; if several have the same id, the one
+#: named last is meant.
 _NEAREST = (case((NamedBase.namespace == EVERYWHERE, 1), else_=0), NamedBase.named_at.desc(), NamedBase.pk.desc())
-#: More than any one name means in the namespaces that somebody may read.
+#: More than a single name can mean in the namespaces that somebody may read.
 _MOST = 100
 
 
@@ -44,9 +45,9 @@ def is_digits(name: str) -> bool:
 
 
 def find_base(session: Session, name: str, namespace: str, *, whole: bool = False) -> NamedBase:
-    """Return the base that `name`, an id or 12 digits and more of a fingerprint, means in `namespace`.
+    """Return the base that `name`, an id or at least 12 digits of a fingerprint, means in `namespace`.
 
-    With `whole` its config and shapes are read too. Raises NotFound, Invalid for digits that fit several.
+    With `whole`, its config and shapes are read too. Raises NotFound, Invalid for digits that fit several.
     """
     query = _named(name).where(NamedBase.namespace.in_((namespace, EVERYWHERE)))
     rows = session.scalars((query.options(*WHOLE) if whole else query).limit(2)).all()
@@ -64,7 +65,7 @@ def find_base(session: Session, name: str, namespace: str, *, whole: bool = Fals
 def find_visible(
     session: Session, name: str, who: Principal, *, namespace: str | None = None, whole: bool = False
 ) -> NamedBase:
-    """Return the base that `name` means to somebody who looks: in `namespace`, else wherever they may read.
+    """Return the base that `name` means to the caller: in `namespace`, or else wherever they may read.
 
     Raises NotFound, Invalid if it means different bases in several namespaces.
     """
@@ -103,7 +104,7 @@ def _require_one_fingerprint(name: str, rows: Sequence[NamedBase]) -> None:
 
 
 def find_derived(session: Session, fingerprint: str, manifest_digest: str) -> NamedBase | None:
-    """Return a base, whole, with the very files of a manifest, of which the registry has read what they say."""
+    """Return a base, whole, with exactly the files of a manifest, if the registry has derived what they say."""
     query = select(NamedBase).join(BaseModelRow, BaseModelRow.pk == NamedBase.base_pk)
     query = query.where(
         BaseModelRow.fingerprint == fingerprint,
@@ -116,39 +117,43 @@ def find_derived(session: Session, fingerprint: str, manifest_digest: str) -> Na
 
 
 def tensors_of(row: NamedBase) -> dict[str, list[int]]:
-    """Name to shape of each tensor of a base that was found whole: what its namespace has sent says so, or else what it said.
+    """The shape of each tensor, by name, of a base that was found whole: by what its namespace has sent, or else by
+    what it said.
 
-    What others have sent under the same fingerprint says nothing to it.
+    What others have sent under the same fingerprint doesn't count for it.
     """
     return row.base.tensors if row.facts == "derived" else row.tensors
 
 
 class KnownBase(NamedTuple):
-    """What a publication needs of a base."""
+    """What a publication needs to know about a base."""
 
     pk: int
     brief: BaseBrief
-    #: Name to shape of each tensor; {} where nobody has said them, or the base is quantised in a way that hides them.
+    #: The shape of each tensor, by name; {} if nobody has said them, or the base is quantised in a way that hides them.
     tensors: dict[str, list[int]]
-    #: Its config.json; {} where nobody has said it.
+    #: Its config.json; {} if nobody has given it.
     config: dict[str, Any]
-    #: How it is packed, where it is stored in 4 bits.
+    #: How it is packed, if it is stored in 4 bits.
     packing: QuantizationRecipe | None = None
-    #: Why its shapes are not known, a clause whose subject is the base.
+    #: Why its shapes are not known: a clause whose subject is the base.
     hidden: str | None = None
 
 
 def _known(row: NamedBase) -> KnownBase:
-    """Return what a publication needs of a base that was found whole."""
+    """Return what a publication needs to know about a base that was found whole."""
     return known_base(row.base_pk, brief_base(row), tensors_of(row), table(row.config))
 
 
 def known_base(pk: int, brief: BaseBrief, tensors: dict[str, list[int]], config: dict[str, Any]) -> KnownBase:
-    """Return what a publication needs of a base of these shapes and this config, {} for what nobody has said."""
+    """Return what a publication needs to know about a base with these shapes and this config; {} for what nobody has
+    said.
+    """
     try:
         packing = stored_recipe(config, tensors)
     except StoredQuantizationError as error:
-        # The weights of other methods have other names and shapes than the modules that an adapter is checked against.
+        # With other methods, the weights have different names and shapes than the modules that an adapter is checked
+        # against.
         return KnownBase(pk, brief, {}, config, hidden=str(error))
     if shows_bytes(tensors):
         return KnownBase(pk, brief, {}, config, packing, hidden=_ADDED_BEFORE)
@@ -158,8 +163,8 @@ def known_base(pk: int, brief: BaseBrief, tensors: dict[str, list[int]], config:
 
 
 _ADDED_BEFORE = "was added by an earlier release, which did not read the shapes of packed weights; add it again"
-#: What says whether something of a base has changed since it was read. A key alone does not: SQLite gives that of a
-#: removed row to the next.
+#: Tells whether anything about a base has changed since it was read. A key alone does not: SQLite gives the key of a
+#: removed row to the next one.
 _STAMP = (
     select(
         NamedBase.pk,
@@ -198,7 +203,7 @@ class KnownBases:
             known = _known(row)
             stamp = (row.pk, row.named_at, row.edition, row.base.pk, row.base.fingerprint)
         with self._guard:
-            # The one named last stands at the end.
+            # The one named last is at the end.
             self._known[stamp] = known
             while len(self._known) > self._keep:
                 del self._known[next(iter(self._known))]
@@ -206,7 +211,9 @@ class KnownBases:
 
 
 def files_of(session: Session, row: NamedBase) -> str | None:
-    """The digest of the manifest of a base's files in storage: its namespace's, or else those published for all."""
+    """The digest of the manifest of a base's files in storage: those of its namespace, or else those published for
+    all.
+    """
     if row.manifest_digest is not None or row.namespace == EVERYWHERE:
         return row.manifest_digest
     published = (NamedBase.namespace == EVERYWHERE, NamedBase.base_pk == row.base_pk)
@@ -214,7 +221,7 @@ def files_of(session: Session, row: NamedBase) -> str | None:
 
 
 def source_of(session: Session, row: NamedBase) -> BaseSource:
-    """Say where a worker finds a base, as its namespace says."""
+    """Say where a worker finds a base, by what its namespace says."""
     digest = files_of(session, row)
     manifest = None if digest is None else read_manifest(session, digest)
     return BaseSource(
@@ -229,12 +236,12 @@ def source_of(session: Session, row: NamedBase) -> BaseSource:
 
 
 def brief_base(row: NamedBase) -> BaseBrief:
-    """Return a base as a version names it that is made over it now."""
+    """Return a base as a version that is made over it now would name it."""
     return _brief(row, row.base.fingerprint)
 
 
 def _brief(said: NamedBase | BaseModelRow, fingerprint: str) -> BaseBrief:
-    """Return a base as a namespace calls it, or as a server of the previous release called it for all."""
+    """Return a base by the name that a namespace, or a server of the previous release for all, gave it."""
     return BaseBrief(
         id=said.id,
         revision=said.revision,
@@ -245,9 +252,9 @@ def _brief(said: NamedBase | BaseModelRow, fingerprint: str) -> BaseBrief:
 
 
 def base_of(version: Version) -> BaseBrief:
-    """Return a version's base, as its namespace called it when the version was made."""
+    """Return a version's base by the name that its namespace had for it when the version was made."""
     if not version.base_id:
-        # A server of the previous release has written it, which knew one name for all.
+        # A server of the previous release has written it, and that knew only one name for all namespaces.
         return _brief(version.base, version.base.fingerprint)
     return BaseBrief(
         id=version.base_id,

@@ -1,7 +1,7 @@
-"""Bases: registering them, showing them, and what admins may mend.
+"""Bases: registering them, showing them, and what admins may correct.
 
-A namespace says what it calls a base and where it lies. What the bytes say is derived from them, and never taken from
-anybody; of a base whose bytes are not here, the rest is a claim of its namespace until a worker has hashed it.
+A namespace says what it calls a base and where it is. What can be derived from the bytes is never taken from anybody's
+word; if a base's bytes are not here, the rest is a claim of its namespace until a worker has hashed it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from sdk.formats.packed_weights import shows_bytes
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.schemas.manifest import Manifest
 
-#: What a namespace knows of a base, from the least to the most certain.
+#: How a namespace knows about a base, from the least to the most certain.
 _CERTAINTY = ("claimed", "hashed", "derived")
-#: When a base got its id that nobody who may has given it.
+#: When a base got its id, if nobody entitled to name it has given it one.
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
-#: Gives up, in the transaction in which a namespace removes a base, what other rooms keep for it there.
+#: Called in the transaction in which a namespace removes a base: gives up what other rooms keep for it there.
 OnBaseRemoved = Callable[[Session, NamedBase], None]
 
 
@@ -51,7 +51,7 @@ class Bases:
         self._on_removed = on_removed
 
     def register(self, *, base: BaseRegistration, who: Principal) -> BaseView:
-        """Record a base for a namespace; the same fingerprint there again is the same base, and may gain its files.
+        """Record a base for a namespace; repeating a fingerprint there means the same base, which may gain its files.
 
         Raises Verification if its files are not of its fingerprint, or their bytes say something else; Conflict for
         other files or weights than the namespace has; NotFound, Forbidden, QuotaExceeded for files without room.
@@ -63,13 +63,13 @@ class Bases:
         if base.manifest is not None:
             config = base.config if derived is None else derived.config
             identity = check_proof(base.manifest, config, base.fingerprint)
-            # Whatever else was said of these is no longer asked.
+            # Anything else that was said about these no longer matters.
             base = base.model_copy(update={"config": config, **identity._asdict()})
         with self._db.write() as session:
             facts = _facts_row(session, base, derived, who)
             row, moved = _named_row(session, base, facts, namespace, who)
             if derived is None:
-                # Workers and admins answer for a namespace's hashes; its writers for what they claim.
+                # A namespace's workers and admins vouch for hashes; its writers only make claims.
                 _take_claims(row, base, "hashed" if who.may("work", namespace) else "claimed")
             elif base.manifest is not None:
                 _take_files(session, row, base, who)
@@ -77,10 +77,10 @@ class Bases:
             return present(row, replaces=moved)
 
     def _derive(self, base: BaseRegistration, namespace: str, who: Principal) -> Derived | None:
-        """Make sure of the files that were sent, and read what they say; None if none were sent. Raises Forbidden."""
+        """Verify the files that were sent, and read what they say; None if none were sent. Raises Forbidden."""
         if base.upload is None:
             return None
-        # A worker says what it has hashed; what is kept for others to load comes from who may write.
+        # A worker says what it has hashed; what is kept for others to load must come from somebody who may write.
         if namespace == EVERYWHERE:
             _require_publisher(who)
         else:
@@ -91,7 +91,7 @@ class Bases:
         return self._derived_before(base.manifest) or derive(self._artifacts, base.manifest)
 
     def _derived_before(self, manifest: Manifest) -> Derived | None:
-        """What these very files said when they came first, however often they are sent again."""
+        """What exactly these files said when they first came, however often they are sent again."""
         with self._db.read() as session:
             row = find_derived(session, manifest.base_fingerprint, manifest.digest)
             return None if row is None else Derived(row.config, row.base.tensors, manifest.size_bytes)
@@ -107,14 +107,17 @@ class Bases:
             return page_of(session, query, NamedBase.pk, cursor=cursor, limit=limit, views=views, newest_first=True)
 
     def get(self, name: str, *, who: Principal, namespace: str | None = None) -> BaseView:
-        """Return a base by id (the last named), or 12 digits and more of its fingerprint. Raises NotFound, Invalid."""
+        """Return a base by id (the last one named so), or by at least 12 digits of its fingerprint. Raises NotFound,
+        Invalid.
+        """
         with self._db.read() as session:
             return present(find_visible(session, name, who, namespace=namespace, whole=True), whole=True)
 
     def remove(self, *, name: BaseSelector, who: Principal) -> None:
-        """Remove a base from a namespace: its versions stay, and no new one is made over it there.
+        """Remove a base from a namespace: its versions stay, and no new ones can be made over it there.
 
-        Its files go with the next collection, if no other namespace has them, and so do the rows of its scores. Raises NotFound, Forbidden.
+        The next collection removes its files, if no other namespace has them, and the rows of its scores. Raises
+        NotFound, Forbidden.
         """
         with self._db.write() as session:
             row = _of_admin(session, name, who)
@@ -126,7 +129,8 @@ class Bases:
             _tell_the_release_before(session, row.base_pk)
 
     def fix(self, *, fix: BaseFix, who: Principal) -> BaseView:
-        """Correct what a namespace says of a base: its id, where it lies; or forget its files, so that others can be sent.
+        """Correct what a namespace says about a base, its id or where it is; or forget its files, so that others can be
+        sent.
 
         Raises NotFound, Forbidden, Invalid.
         """
@@ -140,7 +144,7 @@ class Bases:
                 moved = _holder(session, row.namespace, fix.id, but=row.base_pk)
                 row.id, row.named_at = fix.id, utc_now()
             if fix.location is not None:
-                # "" takes it away.
+                # "" removes it.
                 row.location = fix.location or None
             if fix.forget_files and row.manifest_digest is not None:
                 _close_files(session, row)
@@ -154,15 +158,15 @@ class Bases:
 def _home(base: BaseRegistration, who: Principal) -> str:
     """The namespace that a base is registered for. Raises NotFound, Forbidden.
 
-    Without one: for all, where the caller is an admin of all, and else that of names without one, or the first in which
-    they may. Without tokens there is one user, whose bases are good for each of their namespaces.
+    If none is given: for all, if the caller is an admin of all, or else the one of names without a namespace, or the
+    first in which they may. Without tokens there is one user, whose bases can be used in each of their namespaces.
     """
     if who == LOCAL:
         return EVERYWHERE
     if base.namespace is None:
         return EVERYWHERE if _names(who, EVERYWHERE) else who.home("send")
     if base.namespace == EVERYWHERE:
-        # Workers of all namespaces say what they have hashed of one that is published.
+        # Workers of all namespaces may say what they have hashed of a published base.
         if not who.may("work", EVERYWHERE):
             _require_publisher(who)
     else:
@@ -172,7 +176,7 @@ def _home(base: BaseRegistration, who: Principal) -> str:
 
 
 def _names(who: Principal, namespace: str) -> bool:
-    """Whether the caller says what a base is called in a namespace; for all of them, its admins alone do."""
+    """Whether the caller decides what a base is called in a namespace; for all namespaces, only their admins do."""
     return who.may("admin" if namespace == EVERYWHERE else "write", namespace)
 
 
@@ -186,7 +190,7 @@ def _require_publisher(who: Principal) -> None:
 
 
 def _facts_row(session: Session, base: BaseRegistration, derived: Derived | None, who: Principal) -> BaseModelRow:
-    """The one row of a fingerprint; what was derived from bytes now is written there, once."""
+    """The one row of a fingerprint; what was derived from the bytes just now is written there, once."""
     insert_if_new(
         session,
         BaseModelRow,
@@ -213,17 +217,17 @@ def _facts_row(session: Session, base: BaseRegistration, derived: Derived | None
 def _named_row(
     session: Session, base: BaseRegistration, facts: BaseModelRow, namespace: str, who: Principal
 ) -> tuple[NamedBase, str | None]:
-    """What a namespace says of a fingerprint, made where it is new; and the fingerprint that had its id until now.
+    """What a namespace says about a fingerprint, created if it is new; and the fingerprint that had its id until now.
 
     Raises Conflict if the namespace has other weights under the fingerprint.
     """
     there = select(NamedBase.pk).where(NamedBase.namespace == namespace, NamedBase.base_pk == facts.pk)
     if namespace == EVERYWHERE and session.scalars(there).first() is None:
-        # A worker of all namespaces may say what it has hashed, and publishes nothing.
+        # A worker of all namespaces may say what it has hashed, but publishes nothing.
         _require_publisher(who)
     moved = _holder(session, namespace, base.id, but=facts.pk)
     if moved is not None and not _names(who, namespace):
-        # What a worker has found under an id that means another base keeps its place behind that.
+        # If a worker has found a base under an id that means another one, the other one keeps the id.
         moved, named_at = None, _NEVER
     else:
         named_at = utc_now()
@@ -259,7 +263,7 @@ def _named_row(
     if not _names(who, namespace):
         return row, None
     before = _said(row)
-    # Another base has been called so since: who says the id again means this one.
+    # Another base has been given the id since: saying the id again means this one.
     moved = moved if base.id == row.id else None
     if moved is not None:
         row.named_at = utc_now()
@@ -281,18 +285,18 @@ def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str 
 
 
 def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None:
-    """Keep what somebody says of a base, unless what is known is as certain already."""
+    """Keep what somebody says about a base, unless what is known is at least as certain."""
     known = bool(row.edition or row.config or row.tensors)
     if known and (_CERTAINTY.index(certainty), shows_bytes(row.tensors)) <= (_CERTAINTY.index(row.facts), False):
         return
-    # Also where another namespace has sent the bytes, which is nothing that this one is told.
+    # Also if another namespace has sent the bytes, which this one isn't told.
     row.config, row.tensors, row.size_bytes, row.facts = base.config, base.tensors, base.size_bytes, certainty
     row.architecture = base.architecture
     row.edition += 1
 
 
 def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: Principal) -> None:
-    """Let a namespace have a base's files, which were verified. Raises Conflict if it has others."""
+    """Give a namespace a base's files, which were verified. Raises Conflict if it has others."""
     assert base.manifest is not None
     digest = base.manifest.digest
     finish_upload(session, base.upload)
@@ -315,10 +319,10 @@ def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: P
 
 
 def _tell_the_release_before(session: Session, base_pk: int) -> None:
-    """Say of a base where servers of the previous release look, which know one name for all, what is published or was
-    said first.
+    """Write what is published about a base, or was said first, to where servers of the previous release look: they know
+    one name for all.
 
-    Of one that every namespace has given up neither place nor files are left.
+    If every namespace has given it up, neither its location nor its files are left there.
     """
     session.flush()
     said = select(NamedBase.pk).where(NamedBase.base_pk == base_pk)
@@ -331,16 +335,14 @@ def _tell_the_release_before(session: Session, base_pk: int) -> None:
     of = of.where(NamedBase.pk == speaker, NamedBase.base_pk == BaseModelRow.pk)
     said_of_it = ("id", "revision", "location", "manifest_digest")
     session.execute(of.values({name: getattr(NamedBase, name) for name in said_of_it}))
-    # What was derived is true, whoever says otherwise.
+    # What was derived is true, whatever anybody says.
     claims = ("config", "tensors", "size_bytes")
     of = of.where(BaseModelRow.derived_at.is_(None))
     session.execute(of.values({name: getattr(NamedBase, name) for name in claims}))
 
 
 def _close_files(session: Session, row: NamedBase) -> None:
-    """Let a namespace's readers no longer fetch a base's files by the right of that namespace, which pays for them no
-    more.
-    """
+    """End the right of a namespace's readers to fetch a base's files, which no longer count in that namespace."""
     size = select(ManifestRow.size_bytes).where(ManifestRow.digest == row.manifest_digest)
     charge(session, row.namespace, bases=-(session.scalar(size) or 0))
     session.execute(
@@ -351,7 +353,7 @@ def _close_files(session: Session, row: NamedBase) -> None:
 
 
 def _of_admin(session: Session, name: BaseSelector, who: Principal) -> NamedBase:
-    """The very base that an admin means. Raises NotFound, Forbidden, Invalid."""
+    """Exactly the base that an admin means. Raises NotFound, Forbidden, Invalid."""
     namespace = name.namespace
     if namespace is None:
         namespace = find_visible(session, name.name, who).namespace
@@ -366,7 +368,7 @@ def _of_admin(session: Session, name: BaseSelector, who: Principal) -> NamedBase
             f"the base {name.name[:200]!a} does not belong to this namespace but is published for all; add --namespace '*'",
             param="base",
         )
-    # In the order of whoever registers it, who may have taken it away or changed it until now.
+    # Locked in the same order as when it is registered; it may have been removed or changed until now.
     fingerprint = row.base.fingerprint
     session.execute(select(BaseModelRow.pk).where(BaseModelRow.pk == row.base_pk).with_for_update())
     session.expire(row)
@@ -380,7 +382,7 @@ def _said(row: NamedBase) -> Mapping[str, Any]:
 
 
 def present(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
-    """Return a base as sent over the API; with its config where `whole`."""
+    """Return a base as sent over the API; with its config if `whole`."""
     return BaseView(
         id=row.id,
         namespace=row.namespace,

@@ -1,1 +1,1 @@
-"""How a version comes to be: bytes, then name."""
+"""How a version is made: first the bytes, then the name."""

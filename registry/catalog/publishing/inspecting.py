@@ -1,4 +1,4 @@
-"""The first step of a publication: what its files are, held against the version's record and the base."""
+"""The first step of a publication: what its files are, checked against the version's record and the base."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from sdk.schemas.manifest import Manifest
 #: Files that can run something when a library reads them.
 _CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")
 
-#: What of a recipe is the base's own, where that is stored in 4 bits; the rest is of whoever computed with it.
+#: The part of a recipe that is the base's own, if it is stored in 4 bits; the rest depends on who computed with it.
 _OF_THE_BASE = ("method", "type", "double_quant", "block_size", "storage_dtype")
 
 
 def require_files(manifest: Manifest) -> None:
-    """Raise Invalid or Verification for a manifest that is none of an adapter."""
+    """Raise Invalid or Verification for a manifest that can't be an adapter's."""
     if manifest.kind != "adapter":
         raise Invalid(
             "a version of an adapter needs a manifest of the kind 'adapter'; a merged model becomes one with: adapterctl merge "
@@ -58,7 +58,7 @@ def require_files(manifest: Manifest) -> None:
 
 
 def require_rendering(publication: Publication) -> None:
-    """Raise Verification where the files that travel for serving are not those of the record."""
+    """Raise Verification if the files for serving are not those of the record."""
     digests = {file.path: file.sha256 for file in publication.manifest.files}
     large = [
         file
@@ -95,7 +95,7 @@ def refuse_code(manifest: Manifest) -> None:
 
 
 def find_ancestry(session: Session, new: NewVersion, bases: KnownBases) -> Ancestry:
-    """Find what a version stands on. Raises NotFound, and Invalid for a parent that is a merged model.
+    """Find what a version is based on. Raises NotFound, and Invalid for a parent that is a merged model.
 
     Its parents are found before it is ready: from then on, its adapter's `latest` is the version itself.
     """
@@ -110,9 +110,10 @@ def _edge(session: Session, parent: Parent, who: Principal) -> Edge:
 
 
 def over_its_base(new: NewVersion, ancestry: Ancestry) -> NewVersion:
-    """Return a version whose record says how its base is packed, where that is stored in 4 bits: nobody else need say it.
+    """Return a version whose record says how its base is packed, if the base is stored in 4 bits: so nobody else has to
+    say it.
 
-    Raises Verification where the record says another type, or none at all.
+    Raises Verification if the record says another type, or none at all.
     """
     packing, publication = ancestry.base.packing, new.publication
     if packing is None:
@@ -132,7 +133,7 @@ def over_its_base(new: NewVersion, ancestry: Ancestry) -> NewVersion:
 
 
 def bytes_of(new: NewVersion) -> Bytes:
-    """What `Artifacts` verifies, or knows, and how it looks into the adapter's two files."""
+    """What `Artifacts` verifies, or knows already, and how it looks into the adapter's two files."""
     lora = new.publication.lora
     look = partial(inspect_weights, size_bytes=new.weights.size_bytes, lora=lora)
     return {
@@ -156,7 +157,7 @@ def weights_of(new: NewVersion, facts: Mapping[str, Facts]) -> WeightFacts:
 
 
 def judge_files(new: NewVersion, facts: Mapping[str, Facts], ancestry: Ancestry) -> list[str]:
-    """Hold what is in the files against the record and the base; return warnings. Raises Verification."""
+    """Check what is in the files against the record and the base; return warnings. Raises Verification."""
     config, weights = facts[new.config.sha256], weights_of(new, facts)
     assert isinstance(config, ConfigFacts)
     base, use = ancestry.base, new.publication.dataset

@@ -1,7 +1,7 @@
-"""Admission of merged models: what is published as one is whole, and is its base but for what its adapter changes.
+"""Admission of merged models: a merged model must be whole, and equal to its base except for what its adapter changes.
 
-That is read from the config, the index and the headers. The numbers are what the merge's own read-back is for: they are
-gigabytes, and the registry has no adapter's arithmetic to hold them against.
+That is read from the config, the index and the headers. The numbers are checked when the merge reads its result back:
+they are gigabytes, and the registry can't compute what the adapter would make of them.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from sdk.formats.saved_buffers import is_buffer
 from sdk.schemas.manifest import Manifest
 
 _ADVICE = "merge it again, with a worker of this release"
-#: What a merge may change in a config, in that of the text model too.
+#: What a merge may change in a config, and in its part for the text model.
 _DTYPE, _VOCABULARY, _TIED = ("dtype", "torch_dtype"), "vocab_size", "tie_word_embeddings"
 _QUANTIZATION = ("quantization_config", "compression_config")
-#: What a classification says beside.
+#: What the config of a classification has in addition.
 _LABELLED = ("architectures", "id2label", "label2id", "pad_token_id", "problem_type")
 
 
 class MergedFrom(NamedTuple):
-    """What is known of the adapter that was merged."""
+    """What is known about the adapter that was merged."""
 
-    #: Whether it is a classification, whose head stands in place of the one that predicts tokens.
+    #: Whether it is a classification, whose head replaces the one that predicts tokens.
     classifies: bool
     #: How many tensors the merge has read back.
     tensors: int
-    #: The tokens that it holds embeddings of, where that is another number than the base's.
+    #: For how many tokens it has embeddings, if that differs from the base.
     vocabulary: int | None
-    #: SHA-256 to be expected of the files that say how text becomes tokens, by name; None where the base's are not here.
+    #: The expected SHA-256 of the files that say how text becomes tokens, by name; None if the base's are not here.
     tokenizer: Mapping[str, frozenset[str]] | None
 
 
 def require_model_files(manifest: Manifest) -> None:
-    """Raise Invalid or Verification for a manifest that is none of a merged model."""
+    """Raise Invalid or Verification for a manifest that can't be a merged model's."""
     if manifest.kind != "merged":
         raise Invalid("a merged model needs a manifest of the kind 'merged'", param="manifest.kind")
     refuse_code(manifest)
@@ -51,7 +51,7 @@ def require_model_files(manifest: Manifest) -> None:
 def inspect_model(artifacts: Artifacts, manifest: Manifest, base: KnownBase, made: MergedFrom) -> list[str]:
     """Read what a merged model's verified files say, and judge it; return warnings.
 
-    Raises Verification, also where it is no whole model.
+    Raises Verification, also if the model is not whole.
     """
     try:
         model = read_model(artifacts, manifest)
@@ -61,7 +61,9 @@ def inspect_model(artifacts: Artifacts, manifest: Manifest, base: KnownBase, mad
 
 
 def judge_model(model: Derived, manifest: Manifest, base: KnownBase, made: MergedFrom) -> list[str]:
-    """Hold a merged model against its base; return warnings. Raises Verification for another one than its adapter makes of it."""
+    """Check a merged model against its base; return warnings. Raises Verification if it isn't what its adapter makes of
+    the base.
+    """
     if len(model.tensors) != made.tensors:
         raise Verification(
             f"the model has {len(model.tensors)} tensors, and its merge has read back {made.tensors}; {_ADVICE}",
@@ -78,7 +80,7 @@ def judge_model(model: Derived, manifest: Manifest, base: KnownBase, made: Merge
 
 
 def _judge_tokenizer(manifest: Manifest, made: MergedFrom) -> None:
-    """Raise Verification for a tokenizer other than the base's, or a template other than the adapter's too."""
+    """Raise Verification for a tokenizer that is not the base's, or a template that is not the adapter's either."""
     for file in manifest.files:
         known = None if made.tokenizer is None else made.tokenizer.get(file.path, frozenset())
         if file.path in TOKENIZER_FILES and known is not None and file.sha256 not in known:
@@ -86,7 +88,7 @@ def _judge_tokenizer(manifest: Manifest, made: MergedFrom) -> None:
 
 
 def _judge_config(config: Mapping[str, Any], base: KnownBase, made: MergedFrom) -> None:
-    """Raise Verification for a config that says of the model what no merge does."""
+    """Raise Verification for a config with a change that no merge makes."""
     was, now = stable_config(base.config), stable_config(config)
     changeable = {*_DTYPE, _VOCABULARY, _TIED, *_QUANTIZATION, *(_LABELLED if made.classifies else ())}
     for part, before, after in (("", was, now), ("text_config.", _text(was), _text(now))):
@@ -106,7 +108,7 @@ def _judge_config(config: Mapping[str, Any], base: KnownBase, made: MergedFrom) 
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a config that is of the text model, where it has one."""
+    """Return the part of a config for the text model, if it has one."""
     part = config.get("text_config")
     return part if isinstance(part, Mapping) else {}
 
@@ -118,12 +120,14 @@ def _unlike(key: str, base: KnownBase) -> Verification:
 
 
 def _judge_tensors(model: Derived, base: KnownBase, made: MergedFrom) -> None:
-    """Raise Verification for tensors other than the base's: a head that was untied, or put on to classify, may be new."""
+    """Raise Verification for tensors that are not the base's; only a head that was untied, or added to classify, may be
+    new.
+    """
     expected, found = wide_shapes(base.tensors), model.tensors
     for name, shape in expected.items():
         if name not in found:
             if made.classifies and (Place.of(name) is None or is_buffer(name, shape)):
-                # It predicted tokens, or is none of what the model is made of.
+                # It predicted tokens, or isn't part of the model.
                 continue
             raise Verification(f"the tensor {name!r} of base {base.brief.id} is missing; {_ADVICE}", param="manifest")
         if found[name] not in _shapes(name, shape, base, made):
@@ -143,12 +147,12 @@ def _judge_tensors(model: Derived, base: KnownBase, made: MergedFrom) -> None:
 
 
 def _shapes(name: str, shape: list[int], base: KnownBase, made: MergedFrom) -> list[list[int]]:
-    """The shapes that a tensor of the base's may have in the merged model."""
+    """The shapes that one of the base's tensors may have in the merged model."""
     shapes = [shape]
     if made.vocabulary is not None and _is_embedding(name) and shape:
         shapes.append([made.vocabulary, *shape[1:]])
     if base.packing is not None and len(shape) == 2:
-        # Of a Conv1D 4 bits are stored transposed.
+        # The 4 bits of a Conv1D are stored transposed.
         shapes.append(shape[::-1])
     return shapes
 

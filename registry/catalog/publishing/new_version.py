@@ -1,4 +1,4 @@
-"""What is to become a version: what its publisher says, for whom, and what its files are."""
+"""What will become a version: what its publisher says, for whom, and what its files are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication
 from sdk.schemas.manifest import ManifestFile
 
-#: The parts of a version's record that are the word of whoever pushes it.
+#: The parts of a version's record that are only stated by whoever pushes it.
 _CLAIMS = ("dataset", "libraries", "method", "metrics", "quantization", "training")
 
 
@@ -26,7 +26,7 @@ class Edge(NamedTuple):
 
 
 class Ancestry(NamedTuple):
-    """What a version stands on: its base, and what it was made from."""
+    """What a version is based on: its base, and what it was made from."""
 
     base: KnownBase
     parents: list[Edge]
@@ -34,7 +34,9 @@ class Ancestry(NamedTuple):
 
 @dataclass(frozen=True)
 class NewVersion:
-    """One publication. `reported` is what of it is somebody's word, not derived from its bytes or its job."""
+    """One publication. `reported` are the parts that somebody stated, and that were not derived from its bytes or its
+    job.
+    """
 
     publication: Publication
     who: Principal
@@ -66,5 +68,5 @@ class NewVersion:
 
 
 def claims_of(publication: Publication) -> list[str]:
-    """The parts of a version's record that are the word of whoever pushes it."""
+    """The parts of a version's record that are only stated by whoever pushes it."""
     return [name for name in _CLAIMS if getattr(publication, name)]

@@ -34,12 +34,12 @@ from registry.principal import Principal
 from registry.signatures.trust import Trust
 from sdk.schemas.catalog import JobRef, Publication, Published
 
-#: What is kept of files that were looked into, and the warnings of what is let in.
+#: What is kept of inspected files, and the warnings about what is admitted.
 _Inspected = tuple[dict[str, Facts], list[str]]
 
 
 class Publisher:
-    """Makes versions. Inline here: the caller waits until its version is ready or refused."""
+    """Makes versions. It works inline: the caller waits until the version is ready or refused."""
 
     def __init__(
         self, db: Database, artifacts: Artifacts, *, trust: Trust | None = None, quarantine: bool = False
@@ -48,7 +48,7 @@ class Publisher:
         self._artifacts = artifacts
         self._bases = KnownBases()
         self._trust = trust or Trust()
-        #: Whether whole bytes that don't fit this base, or change nothing, are kept for an admin to look at.
+        #: Whether intact bytes that don't fit this base, or change nothing, are kept for an admin to look at.
         self._quarantine = quarantine
 
     def publish(
@@ -59,7 +59,7 @@ class Publisher:
         job: JobRef | None = None,
         reported: Sequence[str] | None = None,
     ) -> Published:
-        """Verify the uploaded bytes and make them a version, or find the version that they are already.
+        """Verify the uploaded bytes and make them a version, or find the version that has them already.
 
         Raises what `publishing` raises.
         """
@@ -80,12 +80,12 @@ class Publisher:
     ) -> Iterator[tuple[Session, Published]]:
         """The transaction that gives a version its number: the block finishes what belongs to it, or nothing is done.
 
-        `reported` is what of the record is a worker's word; None: all that the publication says is the caller's.
-        `action` is what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `notes`
-        go before admission's warnings. `require` raises Verification for weights that admission lets in, and which aren't the
-        caller's; it must be short, for a transaction that writes may wait for it.
-        Raises Invalid, NotFound (base, parent, upload, or a namespace that the caller may not see), Forbidden,
-        QuotaExceeded, Verification, Conflict.
+        `reported` are the parts of the record that a worker stated; None: the caller stated everything. `action` is
+        what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `notes` go
+        before admission's warnings. `require` raises Verification for weights that admission accepts and that aren't
+        the caller's; it must be short, because a transaction that writes may wait for it. Raises Invalid, NotFound
+        (base, parent, upload, or a namespace that the caller may not see), Forbidden, QuotaExceeded, Verification,
+        Conflict.
         """
         self._require_may(publication, who, action)
         require_files(publication.manifest)
@@ -95,7 +95,7 @@ class Publisher:
             ancestry = find_ancestry(session, new, self._bases)
             new = over_its_base(new, ancestry)
             if (warnings := self._inspect_known(session, new, ancestry, require)) is not None:
-                # No byte need be read, so one transaction is enough.
+                # No bytes have to be read, so one transaction is enough.
                 yield session, record_ready(session, new, ancestry, [*notes, *warnings])
                 return
             record_pending(session, new, ancestry)
@@ -113,7 +113,8 @@ class Publisher:
         reported: Sequence[str],
         notes: Sequence[str] = (),
     ) -> Iterator[tuple[Session, Published]]:
-        """As `publishing`, for a merged model, which only the job that merged it publishes: its parent is that job's word.
+        """Like `publishing`, for a merged model, which only the job that merged it publishes: the job says what its
+        parent is.
 
         Raises what `publishing` raises.
         """
@@ -127,7 +128,7 @@ class Publisher:
             yield published
 
     def _require_may(self, publication: Publication, who: Principal, action: str) -> None:
-        """Raise NotFound, Forbidden, or Verification where the registry accepts only signed versions."""
+        """Raise NotFound, Forbidden, or Verification if the registry accepts only signed versions."""
         who.require(
             action,
             space_of(publication.adapter),
@@ -140,7 +141,9 @@ class Publisher:
     def _finishing(
         self, new: NewVersion, ancestry: Ancestry, notes: Sequence[str], inspect: Callable[[], _Inspected]
     ) -> Iterator[tuple[Session, Published]]:
-        """Look into the bytes, outside of every transaction, then give a pending version its number; or note that it failed."""
+        """Inspect the bytes outside of any transaction, then give a pending version its number; or record that it
+        failed.
+        """
         try:
             facts, warnings = inspect()
             with self._db.write() as session:
@@ -154,7 +157,7 @@ class Publisher:
     def _inspect_known(
         self, session: Session, new: NewVersion, ancestry: Ancestry, require: Callable[[WeightFacts], None] | None
     ) -> list[str] | None:
-        """The warnings of bytes whose content is known and is let in; None for any others."""
+        """The warnings about bytes whose content is known and is admitted; None for any others."""
         facts = self._artifacts.known(session, **bytes_of(new))
         if facts is None:
             return None
@@ -169,7 +172,9 @@ class Publisher:
     def _inspect(
         self, new: NewVersion, ancestry: Ancestry, require: Callable[[WeightFacts], None] | None
     ) -> _Inspected:
-        """Read the bytes that are new; return what is in them, and the warnings of what is let in. Raises Verification."""
+        """Read the bytes that are new; return what is in them, and the warnings about what is admitted. Raises
+        Verification.
+        """
         facts = self._artifacts.verify(**bytes_of(new))
         with self._quarantining(new, ancestry):
             warnings = judge_files(new, facts, ancestry)
@@ -178,7 +183,7 @@ class Publisher:
         return facts, warnings
 
     def _inspect_merged(self, new: NewVersion, ancestry: Ancestry, made: MergedFrom) -> _Inspected:
-        """As `_inspect`, of a merged model, of whose weights the headers alone are looked into."""
+        """Like `_inspect`, for a merged model: only the headers of its weights are inspected."""
         publication = new.publication
         self._artifacts.verify(upload=publication.upload, blobs=blobs_of(publication.manifest), who=new.who)
         with self._quarantining(new, ancestry):
@@ -186,7 +191,7 @@ class Publisher:
 
     @contextmanager
     def _quarantining(self, new: NewVersion, ancestry: Ancestry) -> Iterator[None]:
-        """Keep whole bytes that the block refuses in quarantine, where the registry has one."""
+        """Keep intact bytes that the block refuses in quarantine, if the registry has one."""
         try:
             yield
         except Verification as error:

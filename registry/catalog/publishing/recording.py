@@ -1,4 +1,6 @@
-"""The second step of a publication: the row of a version and all that belongs to it, in the caller's transaction."""
+"""The second step of a publication: the row of a version and everything that belongs to it, in the caller's
+transaction.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ _LIVE_ROW = select(Version.pk).where(
 
 
 def record_pending(session: Session, new: NewVersion, ancestry: Ancestry) -> None:
-    """Write a row that has no number yet, unless these bytes have a live one. Raises Conflict as `give_number` does."""
+    """Write a row without a number, unless these bytes have a live one. Raises Conflict as `give_number` does."""
     counters = _counters(session, new)
     require_kind(session, counters, new.publication.adapter, new.publication.manifest.kind)
     if _find(session, new, counters) is None:
@@ -52,9 +54,9 @@ def record_pending(session: Session, new: NewVersion, ancestry: Ancestry) -> Non
 
 
 def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings: list[str]) -> Published:
-    """Make verified bytes a version with a number, or find the one that they are. Raises Verification.
+    """Make verified bytes a version with a number, or find the one that has them. Raises Verification.
 
-    The commit raises QuotaExceeded where the namespace has no room for it.
+    The commit raises QuotaExceeded if the namespace has no room for it.
     """
     recorded = _record_files(session, new)
     version, counters = _row(session, new, ancestry)
@@ -78,14 +80,14 @@ def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings
 
 
 def record_quarantined(session: Session, new: NewVersion, ancestry: Ancestry, error: Verification) -> Verification:
-    """Keep what was refused where only its digest leads to it; return the error that says so.
+    """Keep what was refused so that only its digest finds it; return the error that says so.
 
-    It is paid for as any version is: the commit raises QuotaExceeded where there is no room for it.
+    It counts like any version: the commit raises QuotaExceeded if there is no room for it.
     """
     recorded = _record_files(session, new)
     version, _ = _row(session, new, ancestry)
     if version.state != VersionState.PENDING:
-        # The same bytes have a row that is past this: ready once, or in quarantine already.
+        # The same bytes have a row that is beyond this: it has been ready, or is in quarantine already.
         return error
     _charge(session, new, recorded)
     _describe(version, new, VersionState.QUARANTINED, manifest_digest=recorded.digest, refusal=error.message)
@@ -102,7 +104,7 @@ def record_quarantined(session: Session, new: NewVersion, ancestry: Ancestry, er
 
 
 def record_failed(session: Session, new: NewVersion, error: RegistryError) -> None:
-    """Move a pending row to failed; a row that another publisher made ready meanwhile is left alone."""
+    """Move a pending row to failed; a row that another publisher made ready in the meantime is left alone."""
     version = _find(session, new, _counters(session, new))
     if version is not None and version.state == VersionState.PENDING:
         version.state, version.refusal = VersionState.FAILED, error.message
@@ -112,7 +114,9 @@ def record_failed(session: Session, new: NewVersion, error: RegistryError) -> No
 
 
 def _counters(session: Session, new: NewVersion) -> Counters:
-    """The adapter's, made where it is new; nobody else changes anything of it until the transaction ends."""
+    """The adapter's counters, created if it is new; nobody else can change anything about it until the transaction
+    ends.
+    """
     name = new.publication.adapter
     while (found := lock_counters(session, name)) is None:
         insert_if_new(session, Adapter, name=name, namespace=new.namespace, created_by=new.who.name, last_number=0)
@@ -127,7 +131,7 @@ def _find(session: Session, new: NewVersion, counters: Counters) -> Version | No
 
 
 def _row(session: Session, new: NewVersion, ancestry: Ancestry) -> tuple[Version, Counters]:
-    """The one live row of these bytes, or a pending one that is yet to be written; and their adapter, locked."""
+    """The one live row of these bytes, or a pending one that is still to be written; and their adapter, locked."""
     counters = _counters(session, new)
     return _find(session, new, counters) or _unwritten(new, counters, ancestry), counters
 
@@ -157,7 +161,7 @@ def _describe(
 ) -> None:
     """Take a pending row to its state, and write its record.
 
-    All of it is written again: the row may be that of another push, which died or is slower.
+    Everything is written again: the row may be from another push, which died or is slower.
     """
     publication = new.publication
     recipe = publication.quantization
@@ -188,7 +192,7 @@ def _ref(version: Version, new: NewVersion) -> str:
 
 
 def _record_files(session: Session, new: NewVersion) -> Recorded:
-    """Record the manifest, and its signature where it has one."""
+    """Record the manifest, and its signature if it has one."""
     publication = new.publication
     recorded = record_manifest(session, publication.manifest, namespace=new.namespace)
     if publication.signature is not None:
@@ -198,7 +202,7 @@ def _record_files(session: Session, new: NewVersion) -> Recorded:
 
 
 def _charge(session: Session, new: NewVersion, recorded: Recorded) -> None:
-    """Let the namespace pay for a version, and no longer for the same model where it was merged there before."""
+    """Count a version in its namespace, and stop counting the same model if it was merged there before."""
     size_bytes = new.publication.manifest.size_bytes
     charge(session, new.namespace, versions=size_bytes)
     if new.publication.manifest.kind == "merged" and not recorded.opened:
@@ -208,10 +212,10 @@ def _charge(session: Session, new: NewVersion, recorded: Recorded) -> None:
 
 
 def _add_parts(session: Session, version: Version, new: NewVersion, ancestry: Ancestry) -> dict[str, Any]:
-    """Record what lineage and search find a new version by; return its origin."""
+    """Record what lineage and search use to find a new version; return its origin."""
     pk = version.pk
     for edge in ancestry.parents:
-        # A parent that is named twice in one relation is one edge.
+        # A parent that is named twice in the same relation is one edge.
         insert_if_new(session, VersionParent, version_pk=pk, **edge._asdict())
     tags = [{"version_pk": pk, "key": key, "value": value} for key, value in new.publication.tags.items()]
     append(session, VersionTag, *tags)
@@ -224,7 +228,7 @@ def _add_parts(session: Session, version: Version, new: NewVersion, ancestry: An
 
 
 def _add_datasets(session: Session, version: Version, new: NewVersion) -> None:
-    """Record each of several datasets; one alone is in the origin."""
+    """Record each of several datasets; a single one is in the origin."""
     dataset = new.publication.dataset
     for source in (None if dataset is None else dataset.sources) or ():
         insert_if_new(session, VersionDataset, version_pk=version.pk, digest=source.digest, weight=source.weight)
@@ -235,7 +239,7 @@ def _write_document(
 ) -> VersionView:
     """Record what `resolve` answers for a new version, and return it as the caller may see it.
 
-    Nobody could name it or write to it before; how its parents are called now is the one thing to be read.
+    Nobody could name it or write to it before, so the only thing to be read is what its parents are called now.
     """
     parents = parents_of(session, [version.pk], SYSTEM).get(version.pk, []) if ancestry.parents else []
     newborn = Surroundings(

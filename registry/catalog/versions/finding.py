@@ -13,7 +13,7 @@ from sdk.formats.refs import BadNameError, BadRefError, Ref, namespace_of, parse
 
 
 def parse_ref(text: str) -> Ref:
-    """Parse a ref that came from outside. Raises InvalidName or InvalidRef."""
+    """Parse a ref from outside. Raises InvalidName or InvalidRef."""
     try:
         return Ref.parse(text)
     except BadRefError as error:
@@ -23,15 +23,15 @@ def parse_ref(text: str) -> Ref:
 
 
 def space_of(name: str) -> str:
-    """The namespace that grants and records know an adapter's name by: "-" where it has none."""
+    """The namespace of an adapter's name, as grants and records write it: "-" if it has none."""
     return namespace_of(name) or "-"
 
 
 def find_adapter(session: Session, name: str, who: Principal, *, action: str = "read", lock: bool = False) -> Adapter:
-    """Return the adapter `name`; with `lock`, nobody else changes anything of it until the transaction ends.
+    """Return the adapter `name`; with `lock`, nobody else can change anything about it until the transaction ends.
 
-    Raises InvalidName; NotFound where there is none, where it never had a version, or where the caller may not see it;
-    Forbidden where the caller may see it and `action` is not allowed.
+    Raises InvalidName; NotFound if there is none, it never had a version, or the caller may not see it; Forbidden if
+    the caller may see it but `action` is not allowed.
     """
     try:
         parse_name(name)
@@ -40,7 +40,8 @@ def find_adapter(session: Session, name: str, who: Principal, *, action: str = "
     missing = f"there is no adapter {name!r}; see what there is with: adapterctl list"
     who.require(action, space_of(name), missing=missing, param="adapter")
     query = select(Adapter).where(Adapter.name == name)
-    # The row is locked on PostgreSQL, and not against rows that name it; SQLite's transaction is the only writer already.
+    # On PostgreSQL the row is locked, but not against rows that refer to it; on SQLite the transaction is the only
+    # writer anyway.
     adapter = session.scalars(query.with_for_update(key_share=True) if lock else query).first()
     if adapter is None or adapter.last_number == 0:
         raise NotFound(missing, param="adapter")
@@ -48,7 +49,7 @@ def find_adapter(session: Session, name: str, who: Principal, *, action: str = "
 
 
 def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "read", lock: bool = False) -> Version:
-    """Return the version that a ref names now; with `lock` its adapter is locked first.
+    """Return the version that a ref names now; with `lock`, its adapter is locked first.
 
     Raises what `find_adapter` does, NotFound, and Invalid for a digest that fits more than one version.
     """
@@ -60,7 +61,7 @@ def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "r
         raise NotFound(f"there is no adapter {ref.adapter!r}; see what there is with: adapterctl list", param="adapter")
     query = select(Version).where(Version.adapter_pk == row.pk)
     if ref.selector == "latest":
-        # Compared with nothing, a number would fit the versions that have none.
+        # If the number were None, the comparison would match the versions without a number.
         query = query.where(Version.number == (row.latest_number or 0))
     elif ref.number is not None:
         query = query.where(Version.number == ref.number)
@@ -89,6 +90,6 @@ def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "r
 
 
 def exact_ref(version: Version, adapter: str | None = None) -> str:
-    """The ref that will always mean this version; one that was just made is told the name of its adapter."""
+    """The ref that will always mean this version; for one that was just made, the name of its adapter is passed in."""
     selector = f"v{version.number}" if version.number is not None else f"sha256:{version.digest}"
     return f"{version.adapter.name if adapter is None else adapter}@{selector}"

@@ -1,4 +1,4 @@
-"""Adapters and merged models: a name has versions of one kind, and what works on adapters takes no merged model."""
+"""Adapters and merged models: a name has versions of one kind, and operations on adapters refuse merged models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import VersionState
 from registry.errors import Conflict, Invalid
 
-#: States in which a version is somebody's, and is paid for.
+#: States in which a version belongs to somebody, and counts towards their quota.
 KEPT = (VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED)
 
 _CALLED = {"adapter": "adapter", "merged": "merged model"}
@@ -19,7 +19,9 @@ _KIND = select(Version.kind).join(Adapter).where(Version.number == Adapter.last_
 
 
 def require_adapter(session: Session, version: Version, done: str, *, param: str = "ref") -> None:
-    """Raise Invalid for a merged model, which can't be `done` what adapters are; its adapter is named."""
+    """Raise Invalid for a merged model, which can't be `done` (trained, merged …) as adapters can; its adapter is
+    named.
+    """
     if version.kind == "adapter":
         return
     parent = adapter_in(session, version)
@@ -37,12 +39,14 @@ def adapter_in(session: Session, version: Version) -> Version | None:
 
 
 def require_name_of_kind(session: Session, name: str, kind: str, *, param: str = "adapter") -> None:
-    """Raise Conflict where a name has, or had, versions of another kind: `latest` and aliases would change what they mean."""
+    """Raise Conflict if a name has, or had, versions of another kind: `latest` and aliases would change their
+    meaning.
+    """
     require_one_kind(name, session.scalar(_KIND.where(Adapter.name == name)), kind, param=param)
 
 
 def require_one_kind(name: str, has: str | None, kind: str, *, param: str = "adapter") -> None:
-    """As `require_name_of_kind`, where the kind that a name `has` is known; None: it has none yet."""
+    """Like `require_name_of_kind`, if the kind that a name `has` is known; None: it has none yet."""
     if has not in (None, kind):
         example = f", such as {name}-merged" if kind == "merged" else ""
         raise Conflict(
@@ -53,7 +57,7 @@ def require_one_kind(name: str, has: str | None, kind: str, *, param: str = "ada
 
 
 def is_merged_only() -> ColumnElement[bool]:
-    """The condition that a row of ManifestAccess is of a merged model that is no version in its namespace."""
+    """The condition that a row of ManifestAccess is for a merged model that is not a version in its namespace."""
     registered = (
         exists()
         .where(

@@ -6,15 +6,15 @@ from enum import StrEnum
 
 
 class VersionState(StrEnum):
-    """Where a version stands."""
+    """The state of a version."""
 
-    #: Its bytes are being verified; it has no number and nobody sees it.
+    #: Its bytes are being verified; it has no number, and nobody can see it.
     PENDING = "pending"
     #: Verified and numbered.
     READY = "ready"
     #: Refused by admission but kept for an admin; reachable by digest only.
     QUARANTINED = "quarantined"
-    #: Refused; nothing of it is visible.
+    #: Refused; nothing about it is visible.
     FAILED = "failed"
     #: Pullable by its exact number or digest, hidden from lists and `latest`.
     ARCHIVED = "archived"
@@ -31,10 +31,10 @@ MOVES: dict[VersionState, frozenset[VersionState]] = {
     VersionState.DELETED: frozenset(),
 }
 
-#: States in which a manifest may stand only once in an adapter.
+#: States in which an adapter may have a manifest only once.
 LIVE = (VersionState.PENDING, VersionState.READY, VersionState.QUARANTINED, VersionState.ARCHIVED)
 
-#: States in which a number or an alias finds a version, and its files can be fetched.
+#: States in which a number or an alias finds a version and its files can be fetched.
 PULLABLE = (VersionState.READY, VersionState.ARCHIVED)
 
 

@@ -1,4 +1,6 @@
-"""The norms of ΔW of a version's modules: what admission found in the bytes, times the scale of the version's record."""
+"""The norms of ΔW of a version's modules: what admission computed from the bytes, times the scale of the version's
+record.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,21 @@ from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.probe import Norms, VersionNorms
 
-#: What was found of the versions that were asked for last: the same bytes and record have the same norms for ever.
+#: The results for the versions that were asked for last: the same bytes and record always have the same norms.
 _found: OrderedDict[tuple[str, str], tuple[Norms | None, list[str]]] = OrderedDict()
 _finding = Lock()
 _MOST_FOUND = 32
 
 
 def norms_of(session: Session, version: Version) -> VersionNorms:
-    """Return what is known of a version's weights; its norms are None where an earlier release looked into them.
+    """Return what is known about a version's weights; its norms are None if an earlier release inspected them.
 
-    It may take a second or two for patterns that are slow to try: no transaction that writes should wait for it.
-    Raises Unreadable.
+    It may take a second or two if patterns are slow to match: no transaction that writes should wait for it. Raises
+    Unreadable.
     """
     ref, lora = exact_ref(version), record_of(version)
     if version.kind == "merged" and (adapter := adapter_in(session, version)) is not None:
-        # What it adds to its base is what its adapter does.
+        # It adds to its base what its adapter adds.
         return norms_of(session, adapter).model_copy(update={"ref": ref, "digest": version.digest})
     manifest = read_manifest(session, version.digest)
     weights = next((file.sha256 for file in manifest.files if file.path == WEIGHTS_FILE), "")
@@ -61,7 +63,9 @@ def record_of(version: Version) -> LoraConfig:
 
 
 def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms | None:
-    """Return ‖ΔW‖ of each module by facts that fit a record, None where that can't be told; None for patterns that take too long."""
+    """Return ‖ΔW‖ of each module from facts that fit a record, None for a module if it isn't known; None for patterns
+    that take too long.
+    """
     told = other_product(lora) is None
     found: Norms = {}
     try:
@@ -73,6 +77,6 @@ def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms | None:
             scale = None if tensor.norm is None or not told else scales.of(key.module, width=tensor.shape[1])
             found[key.module] = None if tensor.norm is None or scale is None else abs(scale.scale) * tensor.norm
     except ScalesError:
-        # Admission lets no such patterns in; what it let in before has no norms.
+        # Admission refuses such patterns now; versions with such patterns from earlier have no norms.
         return None
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""An adapter's counters: the number last given, what `latest` names, how much there is.
+"""An adapter's counters: the last number given, what `latest` names, how much there is.
 
 They are changed only together with a version's state, in one transaction that holds the lock of the adapter's row.
 """
@@ -27,11 +27,11 @@ class Counters(NamedTuple):
     last_number: int
     ready_versions: int
     size_bytes: int
-    #: Of what kind its versions are; None where it had none when this was asked for.
+    #: Of what kind its versions are; None if it had none when this was read.
     kind: str | None
 
 
-#: The last version keeps its row, whatever becomes of it.
+#: The last version keeps its row, whatever happens to it.
 _KIND = select(Version.kind).where(Version.adapter_pk == Adapter.pk, Version.number == Adapter.last_number)
 _COUNTERS = (
     Adapter.pk,
@@ -41,14 +41,17 @@ _COUNTERS = (
     Adapter.size_bytes,
     _KIND.correlate(Adapter).scalar_subquery(),
 )
-#: The row is locked on PostgreSQL, and not against rows that name it; SQLite's transaction is the only writer already.
+#: On PostgreSQL the row is locked, but not against rows that refer to it; on SQLite the transaction is the only writer
+#: anyway.
 _LOCKED = select(*_COUNTERS).where(Adapter.name == bindparam("name")).with_for_update(key_share=True)
-#: By itself, since a unit of work would first look for what else there is to write.
+#: A statement of its own, because a unit of work would first look for other things to write.
 _COUNT = update(Adapter).where(Adapter.pk == bindparam("adapter"))
 
 
 def lock_counters(session: Session, name: str) -> Counters | None:
-    """Return the counters of the adapter `name`; nobody else changes anything of it until the transaction ends."""
+    """Return the counters of the adapter `name`; nobody else can change anything about it until the transaction
+    ends.
+    """
     row = connection_of(session).execute(_LOCKED, {"name": name}).first()
     return None if row is None else Counters(*row)
 
@@ -56,16 +59,16 @@ def lock_counters(session: Session, name: str) -> Counters | None:
 def require_kind(session: Session, counters: Counters, name: str, kind: str) -> None:
     """Raise Conflict for a name whose versions are of another kind; its adapter's lock is held."""
     if counters.kind is None and counters.last_number:
-        # PostgreSQL waited for the lock, and looked for the version as it was before.
+        # PostgreSQL waited for the lock, but looked for a version in the state before that.
         require_name_of_kind(session, name, kind)
     else:
         require_one_kind(name, counters.kind, kind)
 
 
 def give_number(session: Session, version: Version, counters: Counters, name: str, size_bytes: int) -> int:
-    """Give a version that becomes ready its number, the next one for ever, and write it.
+    """Give a version that becomes ready the next number, which it keeps for ever, and write it.
 
-    A name that had none until now is charged for. The version's bytes are not: one in quarantine has paid for them.
+    A name without versions until now is counted. The version's bytes are not: in quarantine they were counted already.
     Raises Conflict for a name whose versions are of another kind.
     """
     require_kind(session, counters, name, version.kind)
@@ -85,7 +88,9 @@ def give_number(session: Session, version: Version, counters: Counters, name: st
 
 
 def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None:
-    """Bring the counters up to date after a version left or came back. The caller holds the adapter's lock."""
+    """Bring the counters up to date after a version was hidden, removed or restored. The caller holds the adapter's
+    lock.
+    """
     session.flush()
     ready = (Version.adapter_pk == adapter.pk, Version.state == VersionState.READY)
     adapter.latest_number = session.scalar(select(func.max(Version.number)).where(*ready))

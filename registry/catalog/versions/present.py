@@ -1,4 +1,4 @@
-"""From a version's row to what travels, and the stored text of that."""
+"""From a version's row to what is sent over the API, and the stored text of that."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Surroundings(NamedTuple):
-    """What is said of a version beside its own row."""
+    """What is shown of a version in addition to its own row."""
 
     adapter: str
     base: BaseBrief
@@ -37,15 +37,15 @@ class Surroundings(NamedTuple):
     aliases: list[str]
     notes: list[NoteView]
     parents: list[Parent]
-    #: None where this release can't read the manifest.
+    #: None if this release can't read the manifest.
     files: list[ManifestFile] | None
 
 
 def present_all(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView]:
-    """Return versions as sent over the API, with what belongs to each read in five queries, not five a version.
+    """Return versions as sent over the API; what belongs to them is read in five queries in all, not five per version.
 
-    Parents in namespaces that the caller may not read are left out, and so are versions of which this release can't read what
-    it takes to show them.
+    Parents in namespaces that the caller may not read are left out, and so are versions that this release can't read
+    well enough to show them.
     """
     views = []
     for view in _present_each(session, versions, who):
@@ -89,7 +89,7 @@ def _present_each(session: Session, versions: Sequence[Version], who: Principal)
 
 
 def parents_of(session: Session, pks: Collection[int], who: Principal) -> dict[int, list[Parent]]:
-    """What versions were made from, by their keys, as far as the caller may read it."""
+    """What versions were made from, by their keys, if the caller may read it."""
     found: dict[int, list[Parent]] = {}
     edges = select(VersionParent, Version).join(Version, Version.pk == VersionParent.parent_pk)
     for edge, parent in session.execute(
@@ -180,7 +180,8 @@ def refresh_document(
 ) -> VersionView:
     """Record what `resolve` answers for a version, and return it as the caller may see it.
 
-    Called in every transaction that changes anything of it. All is `known` of a new one, of which nothing is written yet.
+    Called in every transaction that changes anything about it. `known` is given for a new version, of which nothing is
+    written yet.
     """
     if known is None:
         session.flush()

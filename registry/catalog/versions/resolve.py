@@ -1,4 +1,4 @@
-"""From a ref to the JSON of the version that it names now: what every server of adapters waits for."""
+"""From a ref to the JSON of the version that it names now: every server of adapters waits for this."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Wanted(NamedTuple):
 
 
 class Resolver:
-    """Answers from the text that is stored of each version; what one read does not find, the catalogue explains."""
+    """Answers from the text that is stored for each version; if one read doesn't find it, the catalogue says why."""
 
     def __init__(self, reads: PreparedReads, catalog: Catalog) -> None:
         self._reads = reads
@@ -46,7 +46,7 @@ class Resolver:
         wanted = _wanted(parsed)
         if wanted is not None and who.may("read", space_of(parsed.adapter)):
             found = await self._reads.first(wanted.query, **wanted.values)
-            # Which versions of other namespaces the caller may see is not for one read to say.
+            # A single read can't tell which versions of other namespaces the caller may see.
             if found is not None and (not found[1] or who.namespaces() is None):
                 body: str = found[0]
                 return body
@@ -55,7 +55,7 @@ class Resolver:
 
 
 def _wanted(ref: Ref) -> _Wanted | None:
-    """What is to be read for a ref; None for a digest, which may fit more than one version."""
+    """What to read for a ref; None for a digest, which may fit more than one version."""
     values: dict[str, str | int] = {"adapter": ref.adapter}
     if ref.selector == "latest":
         return _Wanted(_latest, values)

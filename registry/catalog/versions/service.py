@@ -40,7 +40,7 @@ class Catalog:
             try:
                 return read_json(VersionView, document.body, open_ended=True)
             except ValidationError:
-                # It was written by another release; what it is made of may be readable still.
+                # It was written by another release; the rows that it is made from may still be readable.
                 return present(session, version, who)
 
     def norms(self, ref: str, *, who: Principal) -> VersionNorms:
@@ -55,7 +55,9 @@ class Catalog:
     def versions(
         self, *, adapter: str, archived: bool, cursor: str | None, limit: int, who: Principal
     ) -> Paged[VersionView]:
-        """The ready versions of an adapter, with `archived` those too, the newest first. Raises InvalidName, NotFound."""
+        """The ready versions of an adapter, with `archived` the archived ones too, newest first. Raises InvalidName,
+        NotFound.
+        """
         states = PULLABLE if archived else (VersionState.READY,)
         with self._db.read() as session:
             row = find_adapter(session, adapter, who)
@@ -69,7 +71,9 @@ class Catalog:
     def adapters(
         self, *, namespace: str | None, prefix: str, cursor: str | None, limit: int, who: Principal
     ) -> Paged[AdapterView]:
-        """Adapters with a ready version that the caller may see, by name; of one namespace ("-": of none) or of all."""
+        """Adapters with a ready version that the caller may see, by name; those of one namespace ("-": without one) or
+        of all.
+        """
         query = select(Adapter).where(Adapter.latest_number.is_not(None), who.within(Adapter.namespace))
         if namespace is not None:
             query = query.where(Adapter.namespace == _checked(namespace))

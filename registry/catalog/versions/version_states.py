@@ -1,4 +1,4 @@
-"""What becomes of a version after its birth: archive, restore, delete, release; and what is written to it later."""
+"""What happens to a version later: archive, restore, delete, release; and the notes that are added to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sdk.schemas.catalog import Annotation, VersionMove, VersionView
 OnDeleted = Callable[[Session, Version], None]
 
 _MAX_TAGS = 64
-#: What each move is called in sentences and in the audit trail, and who may do it.
+#: What each move is called in sentences and in the audit trail, and who may make it.
 _VERBS = {
     VersionState.ARCHIVED: ("archive", "write"),
     VersionState.READY: ("restore", "write"),
@@ -40,14 +40,14 @@ class VersionStates:
     """The service that changes versions. Every change holds the lock of the adapter's row."""
 
     def __init__(self, db: Database, *, on_deleted: OnDeleted) -> None:
-        """`on_deleted` gives up what other rooms keep for a version."""
+        """`on_deleted` gives up what other rooms keep for a deleted version."""
         self._db = db
         self._on_deleted = on_deleted
 
     def archive(self, *, move: VersionMove, who: Principal) -> VersionView:
         """Hide a version from lists and `latest`; its number and digest still find it.
 
-        Archived already is fine. Raises NotFound, Forbidden, and Conflict that names the aliases of an aliased version.
+        Repeating it is fine. Raises NotFound, Forbidden, and Conflict that names the aliases of an aliased version.
         """
         return self._move(move, VersionState.ARCHIVED, who)
 
@@ -56,7 +56,7 @@ class VersionStates:
         return self._move(move, VersionState.READY, who)
 
     def delete(self, *, move: VersionMove, who: Principal) -> VersionView:
-        """Remove a version for good: its number stays taken, its files go with the next collection.
+        """Remove a version for good: its number stays taken, and the next collection removes its files.
 
         Raises NotFound, Forbidden, and Conflict that names the aliases of an aliased version.
         """
@@ -65,8 +65,8 @@ class VersionStates:
     def release(self, *, move: VersionMove, who: Principal) -> VersionView:
         """Release a quarantined version, with the next number.
 
-        Raises NotFound, Forbidden, Conflict, also for a name whose versions are of another kind, and QuotaExceeded for a name
-        too many.
+        Raises NotFound, Forbidden, Conflict, also for a name whose versions are of another kind, and QuotaExceeded if
+        it needs a name more than the quota allows.
         """
         with self._db.write() as session:
             version = find_version(session, parse_ref(move.ref), who, action="admin", lock=True)
@@ -133,13 +133,13 @@ def move_version(
     *,
     on_deleted: OnDeleted,
 ) -> VersionView:
-    """Move a version whose adapter the caller has locked, with all that hangs on it. Raises Conflict."""
+    """Move a version whose adapter the caller has locked, with everything that depends on it. Raises Conflict."""
     ref, before = exact_ref(version), version.state
     if before == target:
         return present(session, version, who)
     if target in (VersionState.ARCHIVED, VersionState.DELETED):
         _require_no_alias(session, version, verb)
-    # Out of quarantine leads only a release, which gives a number.
+    # A version can only leave quarantine by a release, which gives it a number.
     sources = [state for state in sources_of(target) if target != VersionState.READY or state == VersionState.ARCHIVED]
     if not _leave(session, version, sources, target):
         raise Conflict(f"{ref} is {before}, so it can't be {verb}d; see: adapterctl show {ref}")
@@ -148,7 +148,7 @@ def move_version(
         size = select(ManifestRow.size_bytes).where(ManifestRow.digest == version.digest)
         size_bytes = session.scalar(size) or 0
         charge(session, version.adapter.namespace, versions=-size_bytes)
-        # In quarantine it was none of its adapter's versions.
+        # In quarantine it did not count among its adapter's versions.
         freed = 0 if version.number is None else size_bytes
         _close_files(session, version)
         on_deleted(session, version)
@@ -193,7 +193,9 @@ def _require_no_alias(session: Session, version: Version, verb: str) -> None:
 
 
 def _close_files(session: Session, version: Version) -> None:
-    """Take a deleted version's files from the readers of its namespace, unless another version there has the same."""
+    """Take away the access of a namespace's readers to a deleted version's files, unless another version there has the
+    same files.
+    """
     namespace = version.adapter.namespace
     others = (
         select(Version.pk)

@@ -1,6 +1,6 @@
-"""Which scores of several targets are compared: the newest that were taken alike, on the same rows.
+"""Which scores of several targets are compared: the newest that were made under the same conditions, on the same rows.
 
-No other place decides this: what has not one key is refused, with what differs by name.
+Only this module decides it: scores with different keys are refused, and the error names what differs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from registry.evaluations.comparing.row_values import asking_for
 from sdk.schemas.evaluation import SCORER_PREFIX, is_of_texts, is_scorer
 from sdk.schemas.scores import EvaluationView
 
-#: Datasets that a message names.
+#: How many datasets a message names.
 _NAMED = 4
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is compared, with all its scores that the caller may see."""
+    """What is compared, with all of its scores that the caller may see."""
 
     #: "code-review@v3", or "base:ID".
     ref: str
@@ -30,11 +30,12 @@ class Target:
 
 
 def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) -> list[EvaluationView]:
-    """Return the evaluation of each target to compare, all of one key. `data` is a dataset's digest.
+    """Return the evaluation of each target to compare, all with the same key. `data` is a dataset's digest.
 
-    Of those with rows and the metric the newest; by a metric of generated texts those that have it of most rows. Where
-    none have the metric, the newest, whose rows say what they have. Raises NotFound for a target without scores, or scores
-    without rows, Invalid where several datasets are meant, or a target alone lacks the metric, Conflict where no two were taken alike.
+    These are the newest with rows and the metric; for a metric of generated texts, those that have it for the most
+    rows. If none have the metric, they are the newest, whose rows say which metrics they have. Raises NotFound for a
+    target without scores, or scores without rows, Invalid if several datasets could be meant, or only some targets have
+    the metric, Conflict if no two have the same conditions.
     """
     for target in targets:
         if not target.evaluations:
@@ -44,7 +45,7 @@ def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) ->
     with_rows = [[one for one in found if one.rows_digest is not None] for found in on_these]
     if found := _alike([[one for one in some if metric in one.metrics] for some in with_rows]):
         return _over_one_base(targets, max(found, key=lambda some: (_generated(some, metric), _complete_at(some))))
-    # Nothing can be compared. Where nobody has the metric, the rows say themselves what they have instead.
+    # Nothing can be compared. If no target has the metric, the rows themselves say what they have instead.
     if found := _alike(with_rows):
         _require_metric(targets, with_rows, metric)
         return _over_one_base(targets, max(found, key=_complete_at))
@@ -58,7 +59,7 @@ def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) ->
 
 
 def _require_metric(targets: Sequence[Target], with_rows: Sequence[Sequence[EvaluationView]], metric: str) -> None:
-    """Raise Invalid where some targets alone have the metric, Conflict where all have it, and never alike."""
+    """Raise Invalid if only some targets have the metric, Conflict if all have it, but under different conditions."""
     having = [[one for one in found if metric in one.metrics] for found in with_rows]
     if all(having):
         raise Conflict(_unlike(targets, [max(found, key=lambda one: one.created_at) for found in having]))
@@ -73,7 +74,7 @@ def _require_metric(targets: Sequence[Target], with_rows: Sequence[Sequence[Eval
 
 
 def _alike(many: Sequence[Sequence[EvaluationView]]) -> list[list[EvaluationView]]:
-    """Of the evaluations of each target, those that were taken alike, the newest of each key."""
+    """The evaluations of each target whose key all targets have, the newest of each key."""
     newest = [{one.key: one for one in sorted(found, key=lambda one: one.created_at)} for found in many]
     return [[found[key] for found in newest] for key in set.intersection(*map(set, newest))]
 
@@ -83,13 +84,13 @@ def _complete_at(alike: Sequence[EvaluationView]) -> datetime:
 
 
 def _generated(alike: Sequence[EvaluationView], metric: str) -> int:
-    """Of how many rows texts were generated, where the metric is one of texts."""
+    """For how many rows texts were generated, if the metric is about texts."""
     count = alike[0].conditions.get("generated_rows")
     return count if is_of_texts(metric) and isinstance(count, int) else 0
 
 
 def _dataset(targets: Sequence[Target], data: str | None) -> str:
-    """The dataset on which all were scored."""
+    """The dataset on which all targets were scored."""
     on = [{one.dataset for one in target.evaluations} for target in targets]
     both = set.intersection(*on)
     if data is not None:
@@ -111,16 +112,16 @@ def _names(datasets: Iterable[str]) -> str:
 
 
 def _unlike(targets: Sequence[Target], found: Sequence[EvaluationView]) -> str:
-    """Say of the last scores of each what keeps them from being compared."""
+    """Say why the last scores of each target can't be compared."""
     names = dict.fromkeys(name for one, other in pairwise(found) for name in one.unlike(other))
-    # By default each adapter's base is loaded as it was trained, which need not be the same.
+    # By default each adapter's base is loaded as in its training, which may differ.
     how = " --precision native" if "precision" in names else ""
     differ = f"they differ in {', '.join(names)}" if names else "what they depend on was not recorded"
     return f"these scores can't be compared, since {differ}; {_score_all(targets, found[0].dataset)}{how}{_as_before(found)}"
 
 
 def _as_before(found: Sequence[EvaluationView]) -> str:
-    """The options by which rows were read and texts scored."""
+    """The options with which rows were read and texts scored."""
     columns = next((one.conditions.get("columns") for one in found if one.conditions.get("columns")), None)
     defined = [one.conditions.get("metrics") or {} for one in found]
     named = {name for one in found for name in one.metrics if is_of_texts(name) and not is_scorer(name)}

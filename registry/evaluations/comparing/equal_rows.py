@@ -1,4 +1,4 @@
-"""Rows of a comparison that have the same fields: a row that is written 24 times says as much as once."""
+"""Rows of a comparison that have the same fields: a row that occurs 24 times says no more than one that occurs once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-#: What a comparison waits for: signatures of so many bytes, or a sixteenth of rows, some seconds of one core.
+#: What a comparison waits for: signatures of this many bytes, or rows of a sixteenth, some seconds of one core.
 _MOST_BYTES = 1000**3
 
 
@@ -19,21 +19,22 @@ _MOST_BYTES = 1000**3
 class EqualRows:
     """Which rows are equal."""
 
-    #: (rows,) the number of what each row says, from 0; None where no two are equal, or that is not known.
+    #: (rows,) a number from 0 that equal rows share; None if no two are equal, or that is not known.
     groups: npt.NDArray[np.int64] | None = None
-    #: What should be known of it, in sentences.
+    #: What readers should know about it, in sentences.
     notes: list[str] = field(default_factory=list)
 
     @property
     def distinct(self) -> int | None:
-        """How many rows differ from one another; None where all do, or that is not known."""
+        """How many rows differ from one another; None if all do, or that is not known."""
         return None if self.groups is None else int(self.groups.max()) + 1
 
 
 def equal_rows(signed: SignedDatasets, dataset: str, columns: str | None, rows: npt.NDArray[np.int64]) -> EqualRows:
-    """Find the equal ones among `rows`, the numbers of rows in a dataset, by the signatures that are kept with it. Raises Unavailable.
+    """Find the equal ones among `rows`, numbers of rows in a dataset, by the signatures that are kept with it. Raises
+    Unavailable.
 
-    Only how many there are is told, so the signatures are read for whoever may read the scores.
+    Callers only learn how many there are, so the signatures are read for anybody who may read the scores.
     """
     try:
         with signed.opened(dataset, Reading(columns), most=_MOST_BYTES) as held:
@@ -45,7 +46,7 @@ def equal_rows(signed: SignedDatasets, dataset: str, columns: str | None, rows: 
 
 
 def _grouped(keys: npt.NDArray[np.uint64], owners: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64]) -> EqualRows:
-    """`keys` are hashes of all rows' fields, `owners` the numbers of the rows that they are of."""
+    """`keys` are hashes of the fields of all rows, `owners` the numbers of the rows that they belong to."""
     import numpy as np
 
     if not len(keys) or int(rows[-1]) >= len(keys):

@@ -1,4 +1,4 @@
-"""Each target with each: the statistics of a comparison."""
+"""The statistics of a comparison of each target with each other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def compare_pairs(
     kind: Clusters,
     detect: float | None,
 ) -> list[ComparedPair]:
-    """Compare each target with each; `digests` are those of their records, which what is drawn by chance depends on."""
+    """Compare each target with each other; `digests` are those of their records, and determine what is drawn at
+    random.
+    """
     pairs = list(combinations(range(len(refs)), 2))
     found = []
     for a, b in pairs:
@@ -45,7 +47,7 @@ def compare_pairs(
             metric=metric,
             p_adjusted=None if one.p is None else adjusted.pop(0),
             kind=kind,
-            # Holm asks as much of the smallest p of several.
+            # Holm's correction requires this of the smallest p of several.
             alpha=ALPHA / len(pairs),
             detect=detect,
         )
@@ -68,11 +70,11 @@ def _present(
     better = -shown if metric == LOSS else shown
     error = found.standard_error
     detectable = needed = None
-    # How groups differ is not known from a few.
+    # A few groups don't show how groups differ.
     if 0.0 < error < float("inf") and not (kind is not Clusters.ROWS and found.clusters < LEAST_CLUSTERS):
         detectable = least_difference(error, alpha=alpha)
         if size := detect or abs(found.difference):
-            # Of fewer there would be no verdict.
+            # With fewer there would be no verdict.
             least = ceil(found.rows * LEAST_CLUSTERS / found.clusters)
             needed = rows_needed(found.rows, error, size, alpha=alpha)
             needed = None if needed is None else max(least, needed)

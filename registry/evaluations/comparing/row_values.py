@@ -1,4 +1,4 @@
-"""What targets scored on each row, as arrays of the rows that all of them have."""
+"""What targets scored on each row, as arrays over the rows that all of them have."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 
-#: Its rows are weighed by their tokens, and less is better.
+#: The metric whose rows are weighted by their tokens, and of which less is better.
 LOSS = "loss"
-#: Rows times pairs that are compared at once: some 20 seconds of one core, and half a gigabyte.
+#: How many rows times pairs are compared at once: some 20 seconds of one core, and half a gigabyte.
 MOST_WORK = 2_000_000
 
 
 @dataclass(frozen=True)
 class RowValues:
-    """Rows that all targets have a score of."""
+    """Rows for which all targets have a score."""
 
     #: (rows,) their numbers in the dataset, ascending.
     rows: npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class RowValues:
     sums: Floats
     #: (rows,) what a row weighs: 1, or its tokens.
     masses: Floats
-    #: Rows that some target has a score of, and not all.
+    #: How many rows only some of the targets have a score for.
     left_out: int
 
     def scores(self) -> Floats:
@@ -56,7 +56,7 @@ class RowValues:
 
     @property
     def step(self) -> float | None:
-        """The most by which a row can differ, where every score is yes or no."""
+        """The most by which a row can differ if every score is yes or no."""
         return 1.0 if bool(((self.sums == 0) | (self.sums == 1)).all()) else None
 
 
@@ -74,8 +74,8 @@ class _Read:
 def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) -> RowValues:
     """Read the rows of (ref, rows) targets.
 
-    Raises Invalid for a metric that rows don't have and for too many rows, NotFound where the targets have no row in
-    common, Conflict where a row has other tokens in one than in another.
+    Raises Invalid for a metric that rows don't have and for too many rows, NotFound if the targets have no row in
+    common, Conflict if a row has a different number of tokens in two of them.
     """
 
     import numpy as np
@@ -130,14 +130,14 @@ def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read
 
 
 def asking_for(metric: str) -> str:
-    """The option by which a score of texts is asked for."""
+    """The option that asks for a score of texts."""
     if is_scorer(metric):
         return f" --scorers {metric.removeprefix(SCORER_PREFIX).partition('.')[0]}"
     return " --regex EXPRESSION" if metric == "regex" else f" --metrics {metric}"
 
 
 def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationView]) -> list[str]:
-    """What should be known of the numbers, in sentences; `evaluations` are those that the rows are of."""
+    """What readers should know about the numbers, in sentences; the rows are those of `evaluations`."""
     notes = []
     unscored, shortened, prompts, longer = (
         max(round(one.metrics.get(name, 0.0)) for one in evaluations)
@@ -168,8 +168,8 @@ def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationVie
 def note_on_weight(
     values: RowValues, metric: str, groups: npt.NDArray[np.int64] | None, *, by: str | None
 ) -> list[str]:
-    """What should be known where one cluster weighs more than all others: how it differs was seen once, and an interval is
-    made of what was seen often.
+    """A note for the case that one cluster weighs more than all others: its difference was observed only once, and an
+    interval needs many observations.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Comparing versions and bare bases by the rows that they were scored on."""
+"""Compares versions and bare bases by the rows that they were scored on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BASE = "base:"
 
 
 class Comparisons:
-    """The service that compares what was scored alike."""
+    """The service that compares scores that were made under the same conditions."""
 
     def __init__(
         self,
@@ -68,10 +68,10 @@ class Comparisons:
         detect: float | None,
         who: Principal,
     ) -> Comparison:
-        """Compare two targets or more row by row, each with each; without a `metric` by their loss.
+        """Compare two or more targets row by row, each with each other; without a `metric`, by their loss.
 
-        Raises InvalidName, InvalidRef, NotFound for what the caller may not see or has no scores, Invalid for what can't be
-        compared as it is asked, Conflict for scores that were not taken alike.
+        Raises InvalidName, InvalidRef, NotFound for what the caller may not see or what has no scores, Invalid for what
+        can't be compared in this way, Conflict for scores that were made under different conditions.
         """
         metric = metric or LOSS
         digest = None if data is None else self._dataset(data, who)
@@ -159,7 +159,7 @@ class Comparisons:
         with self._db.read() as session:
             return find_dataset(session, text, who, removed=True).dataset.digest
 
-    # What the dataset says of its rows.
+    # What the dataset says about its rows.
 
     def _rows_file(self, stack: ExitStack, dataset: str, who: Principal) -> tuple[Path | None, str | None]:
         """The dataset's file, or why it can't be read."""

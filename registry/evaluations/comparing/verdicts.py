@@ -1,4 +1,4 @@
-"""What rows say, in words.
+"""What the rows show, in words.
 
 >>> decimals(0.013), decimals(2.6), decimals(130.0)
 (3, 1, 0)
@@ -16,16 +16,16 @@ from sdk.schemas.comparison import ComparedPair
 from sdk.schemas.contamination import Contamination
 from sdk.statistics.comparison import LEAST_CLUSTERS, RowsComparison
 
-#: Names as people write them; others are written with spaces.
+#: Metrics' names as people write them; others are written with spaces.
 _NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "macro_f1": "macro-F1"}  # fmt: skip
 
 
 class Clusters(StrEnum):
-    """What counts once, as a sentence calls it."""
+    """What sentences call the units that count once."""
 
     #: Each row stands alone.
     ROWS = "rows"
-    #: Rows of one value in a column.
+    #: Rows with the same value in a column.
     GROUPS = "groups"
     #: Some rows are equal.
     DIFFERENT = "different rows"
@@ -34,7 +34,7 @@ class Clusters(StrEnum):
 def verdict_on(
     found: RowsComparison, better: int, names: tuple[str, str], metric: str, detectable: float | None, kind: Clusters
 ) -> str:
-    """Say which of two targets, (a, b), is better (-1, 1) by how much, or what keeps the rows from showing it."""
+    """Say which of two targets, (a, b), is better (-1, 1) and by how much, or why the rows don't show it."""
     if found.clusters < LEAST_CLUSTERS:
         return f"too few {kind}: {found.clusters} of at least {LEAST_CLUSTERS}"
     if better and found.low is not None and found.high is not None:
@@ -54,7 +54,7 @@ def verdict_on(
 
 
 def with_training_rows(pair: ComparedPair, seen: Mapping[str, Contamination | None], refs: Sequence[str]) -> str:
-    """Return a verdict that says which of the two was trained on rows that it is compared on."""
+    """Return a verdict that also says which of the two was trained on rows of the comparison."""
     names = short_names(refs)
     told = [
         f"{names[ref]} was trained on {found.found} of {found.rows} rows{', or on nearly the same' if found.near else ''}"
@@ -65,18 +65,18 @@ def with_training_rows(pair: ComparedPair, seen: Mapping[str, Contamination | No
 
 
 def decimals(size: float) -> int:
-    """After how many decimals a number as large as `size` has two digits."""
+    """With how many decimals a number as large as `size` has two digits."""
     return max(0, 1 - floor(log10(size))) if size > 0 else 3
 
 
 def shown_size(size: float) -> str:
-    """A size in two digits, rounded up: less than it is not promised."""
+    """A size in two digits, rounded up, because smaller ones aren't promised."""
     digits = decimals(size)
     return f"{ceil(size * 10**digits * (1 - 1e-9)) / 10**digits:.{digits}f}"
 
 
 def short_names(refs: Sequence[str]) -> Mapping[str, str]:
-    """How a sentence calls each: versions of one adapter by their number alone.
+    """What sentences call each target: versions of the same adapter are called by their number alone.
 
     >>> short_names(["code-review@v3", "code-review@v4"]), short_names(["a@v1", "base:tiny"])
     ({'code-review@v3': 'v3', 'code-review@v4': 'v4'}, {'a@v1': 'a@v1', 'base:tiny': 'base:tiny'})

@@ -1,1 +1,1 @@
-"""Rows of an evaluation that its target, or what that came from, was trained on."""
+"""Rows of an evaluation on which its target, or one of the target's ancestors, was trained."""

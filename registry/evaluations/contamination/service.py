@@ -1,4 +1,4 @@
-"""Holding the rows of evaluations against those that their targets were trained on, at once or in the background."""
+"""Compares the rows of evaluations with those that their targets were trained on, at once or in the background."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from sdk.rows.contamination import rows_among
 from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
 
-#: What a worker waits for while it hands scores in: signatures of so many bytes, or a sixteenth of rows, half a second's work.
+#: What a worker waits for while it hands in scores: signatures of this many bytes, or rows of a sixteenth, half a
+#: second's work.
 _AT_ONCE_BYTES = 64 * 1000**2
-#: Scores that one run in the background looks at before it looks whether there are others.
+#: How many scores one run in the background checks before it looks for others.
 _PAGE = 100
 
 _log = logging.getLogger(__name__)
 
 
 class ContaminationChecks:
-    """The service over what scores say of their contamination."""
+    """The service over what scores say about their contamination."""
 
     def __init__(self, db: Database, signed: SignedDatasets, *, in_background: bool = True) -> None:
-        """Where nobody sweeps, scores are looked at while they are recorded, however long that takes."""
+        """Without a sweeper, scores are checked while they are recorded, however long that takes."""
         self._db = db
         self._signed = signed
         self._at_once_bytes = _AT_ONCE_BYTES if in_background else None
@@ -42,7 +43,9 @@ class ContaminationChecks:
     def look(
         self, request: EvaluationRequest, job_id: str, targets: Mapping[str, str | None]
     ) -> dict[str, Contamination]:
-        """Return what can be told at once of the scores of a job, by label; `targets` are digests by label. Never raises."""
+        """Return what can be found out at once about the scores of a job, by label; `targets` are digests by label.
+        Never raises.
+        """
         with self._db.read() as session:
             namespace = session.get_one(Job, job_id).namespace
         found = {}
@@ -58,7 +61,7 @@ class ContaminationChecks:
         return found
 
     def sweep(self) -> int:
-        """Begin to look at scores that nobody has looked at, beside the caller; return 1 where there are any."""
+        """Begin to check unchecked scores in the background; return 1 if there are any."""
         if (self._thread is not None and self._thread.is_alive()) or not self._unchecked(1):
             return 0
         self._thread = threading.Thread(target=self._run, name="contamination", daemon=True)
@@ -78,7 +81,7 @@ class ContaminationChecks:
             _log.warning("the rows of scores could not be checked; the next sweep tries again: %s", why)
 
     def check_all(self) -> int:
-        """Look at all scores that nobody has looked at; return how many. Raises Unavailable."""
+        """Check all unchecked scores; return how many. Raises Unavailable."""
         total = 0
         while idents := self._unchecked(_PAGE):
             for ident in idents:

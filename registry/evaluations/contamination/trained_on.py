@@ -1,4 +1,4 @@
-"""Which rows a version was trained on, and all versions that it came from, as far as their records say."""
+"""Which rows a version and all its ancestors were trained on, as far as their records say."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from registry.db.stored_json import table
 from sdk.formats.columns import canonical_columns
 from sdk.rows.holdout import HoldOut
 
-#: Versions that a version is made of: what trained these trained it.
+#: Relations to versions that a version is made of: it was trained on what they were trained on.
 _MADE_OF = ("combined-from", "merged-from")
-#: Versions that are looked at: a chain of trainings is as long as it likes.
+#: How many versions are looked at: a chain of trainings can be of any length.
 _MOST_VERSIONS = 1000
 
 
 @dataclass
 class TrainedOn:
-    """Datasets by digest and reading with what they are called, and why others are not known, each the rest of a sentence."""
+    """Datasets by digest and reading, with their names, and why others are not known, each as the rest of a
+    sentence.
+    """
 
     rows: dict[tuple[str, Reading], str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
 
 
 def trained_on(session: Session, label: str, digest: str, namespace: str) -> TrainedOn:
-    """Find what a version was trained on, for the readers of a namespace: how many rows it has in common with rows that they
-    may not read is told to nobody. Where its own record doesn't say, as of a copy that was pushed, those of versions of the
-    same bytes do.
+    """Find what a version was trained on, for the readers of a namespace: nobody learns how many rows are the same as
+    rows that they may not read. If its own record doesn't say, as with a copy that was pushed, the records of versions
+    with the same bytes are used.
     """
     found = TrainedOn()
     query = select(Version).options(raiseload(Version.base))
@@ -88,7 +90,7 @@ def _look_at(session: Session, version: Version, namespace: str, found: TrainedO
 
 
 def _add(session: Session, origin: Origin, label: str, own: bool, namespace: str, found: TrainedOn) -> Iterator[str]:
-    """Take the rows of one training in, which may be of several datasets; yield why they can't be."""
+    """Add the rows of one training, which may be from several datasets; yield the reasons why some can't be added."""
     digests = _digests(origin)
     names: dict[str, str] = {}
     for digest in digests:
@@ -124,7 +126,7 @@ def _digests(origin: Origin) -> list[str]:
 
 
 def _reading(training: dict[str, Any], rendering: dict[str, Any]) -> Reading | None:
-    """How a training read its rows, and which of them; None where that can't be told from its record."""
+    """How a training read its rows, and which of them; None if its record doesn't say."""
     columns = training.get("columns") or rendering.get("columns")
     share, by, seed = training.get("holdout"), training.get("holdout_by"), training.get("holdout_seed", 0)
     left = training.get("training_digest")

@@ -1,1 +1,1 @@
-"""Requests that carry a key are answered once, however often they are sent."""
+"""Requests with a key are run once, however often they are sent."""

@@ -1,4 +1,4 @@
-"""Requests with an `Idempotency-Key`: run once, answered as often as they are sent."""
+"""Requests with an `Idempotency-Key` are run once, and answered as often as they are sent."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ MAX_ANSWER_BYTES = 1024 * 1024
 
 _METHODS = ("POST", "PUT", "PATCH")
 _KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_CHARS}}}")
-#: Their keys are kept in the transaction that makes a job, or gives it to a worker: no crash can come in between.
+#: Their keys are kept in the transaction that creates a job, or gives it to a worker, so that no crash can come in
+#: between.
 OWN_KEY = (f"{API}/jobs", f"{API}/jobs/claim")
-#: Its answer holds a secret, which is kept nowhere.
+#: Its answer contains a secret, which is not stored anywhere.
 _TOKENS = f"{API}/tokens"
-#: Their answers hold signed URLs, which are credentials; a session that is opened twice does no harm.
+#: Their answers contain signed URLs, which are credentials; it does no harm to open a session twice.
 _UPLOADS = re.compile(rf"{API}/uploads(/[^/]+/parts)?")
-#: Answers that say nothing of the request itself: too many of them, and no such method.
+#: Answers that say nothing about the request itself: too many requests, and no such method.
 _PASSING = (405, 429)
 
 _log = logging.getLogger(__name__)
 
 
 class AnswerOnce:
-    """ASGI middleware behind the gatekeeper: the same request with the same key from the same caller is run once.
+    """ASGI middleware behind the gatekeeper: it runs the same request with the same key from the same caller only once.
 
-    `timeout_s` is how long a request waits for the answer to one that came before it; `life_s` how often the latter
-    tells the others that it is still worked on.
+    `timeout_s` is how long a request waits for the answer to an earlier one; `life_s` is how often the earlier one
+    tells the others that it is still being worked on.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class AnswerOnce:
         await self._run(found, scope, _given(body, receive), send)
 
     async def _begin(self, request: Keyed) -> Turn | Answer:
-        """Return the turn to run a request, or its answer. Raises Conflict if it is still run by somebody else."""
+        """Return the turn to run a request, or its answer. Raises Conflict if somebody else is still running it."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
         while (found := await run_in_threadpool(self._keyed.begin, request)) is None:
-            # Most often the answer comes soon, and looking for it is cheaper than asking for a turn.
+            # Usually the answer comes soon, and looking for it is cheaper than asking for a turn.
             for _ in range(20):
                 if loop.time() >= deadline:
                     raise Conflict(
@@ -112,7 +113,7 @@ class AnswerOnce:
                 await self._app(scope, receive, recorder.send)
                 broken = False
             except asyncio.CancelledError:
-                # A thread may still do what was asked, so the row stays, as that of a process that died.
+                # A thread may still be doing what was asked, so the row stays, as if the process had died.
                 broken = False
                 raise
             finally:
@@ -120,7 +121,7 @@ class AnswerOnce:
                     await run_in_threadpool(self._keyed.forget, held[-1])
         answer = recorder.answer()
         try:
-            # Kept before it is sent: who has seen an answer is never given another.
+            # Kept before it is sent: a caller who has seen an answer never gets a different one.
             if answer is None:
                 await run_in_threadpool(self._keyed.forget, held[-1])
             else:
@@ -132,7 +133,7 @@ class AnswerOnce:
 
     @asynccontextmanager
     async def _alive(self, turn: Turn) -> AsyncIterator[list[Turn]]:
-        """While the block runs, say so to the other processes; the last of the list is the turn as it is now."""
+        """Tell the other processes that the block is still running; the last item of the list is the current turn."""
         held = [turn]
 
         ended = asyncio.Event()
@@ -152,7 +153,7 @@ class AnswerOnce:
         try:
             yield held
         finally:
-            # Not cancelled: what it tells the database last must be known here.
+            # Not cancelled, because what it last told the database must be known here.
             ended.set()
             await saying
 
@@ -177,12 +178,12 @@ class _Recorder:
         self._messages.clear()
 
     def answer(self) -> Answer | None:
-        """Return what is to be kept, or None for an answer that is not to be given again, or too long."""
+        """Return what to keep, or None for an answer that must not be repeated, or is too long."""
         if self._size_bytes > MAX_ANSWER_BYTES or not self._messages:
             return None
         start, *parts = self._messages
         status: int = start["status"]
-        # A redirection is one of its header, and an error of the server may be gone the next time.
+        # A redirection depends on its header, and a server's error may be gone the next time.
         if not (200 <= status < 300 or 400 <= status < 500) or status in _PASSING:
             return None
         body = b"".join(part.get("body", b"") for part in parts)
@@ -192,7 +193,7 @@ class _Recorder:
 
 
 async def _within(awaited: Awaitable[object], seconds: float) -> bool:
-    """Wait for something for so long; say whether it came."""
+    """Wait for something for this long; say whether it came."""
     try:
         await asyncio.wait_for(awaited, seconds)
     except TimeoutError:
@@ -222,7 +223,7 @@ def _request(scope: Scope, key: str, body: bytes) -> Keyed:
 
 
 async def _body(receive: Receive) -> bytes:
-    """Return the body, whose length was looked at by whoever stands before this."""
+    """Return the body, whose length an outer middleware has checked."""
     body = bytearray()
     while True:
         message = await receive()
@@ -232,7 +233,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _given(body: bytes, receive: Receive) -> Receive:
-    """Give the body again, then whatever comes after it."""
+    """Give the body again, then anything that comes after it."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def give() -> Message:

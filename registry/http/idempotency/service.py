@@ -1,4 +1,4 @@
-"""Keyed requests: whose turn it is to work on one, and what it was answered."""
+"""Keyed requests: whose turn it is to work on one, and what the answer was."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from registry.errors import Conflict
 from registry.http.idempotency.models import KeyedRequest
 from registry.principal import Principal
 
-#: A request that is worked on and showed no sign of life for so long has lost its process, and is run again.
+#: A request in progress that has shown no sign of life for this long has lost its process, and is run again.
 ABANDONED = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
 class Keyed:
-    """A request that carries a key."""
+    """A request with a key."""
 
-    #: Who sends it; nobody else's keys are the same.
+    #: Who sends it: the same key from somebody else is another key.
     owner: str
     key: str
-    #: SHA-256 over everything that makes it this request and no other.
+    #: SHA-256 over everything that distinguishes it from other requests.
     digest: str
 
 
@@ -42,7 +42,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a keyed request was answered."""
+    """The answer to a keyed request."""
 
     status: int
     body: str
@@ -77,13 +77,15 @@ class KeyedRequests:
             return _take(session, Turn(request, row.created_at), now)
 
     def look(self, request: Keyed) -> Answer | None:
-        """Return what a request was answered, or None for as long as it is worked on, or where nobody does any more."""
+        """Return the answer to a request, or None while it is worked on, or if nobody works on it any more."""
         with self._db.read() as session:
             row = _find(session, request)
             return None if row is None else _answer(row)
 
     def stay(self, turn: Turn) -> Turn | None:
-        """Say that a request is still worked on. Return None where the turn was lost: for too long nobody had said so."""
+        """Say that a request is still worked on. Return None if the turn was lost because nobody had said so for too
+        long.
+        """
         with self._db.write() as session:
             return _take(session, turn, _now(session))
 
@@ -100,14 +102,16 @@ class KeyedRequests:
 
 
 def owner_of(who: Principal) -> str:
-    """Whose keys they are: one token's, for as long as it may do the same. An answer may hold what it no longer sees."""
+    """Whose keys they are: a token's, as long as its rights stay the same. An answer may contain what it may no longer
+    see.
+    """
     return hashlib.sha256(json.dumps([who.owner, sorted(who.grants.items())]).encode()).hexdigest()
 
 
 def keep(session: Session, request: Keyed, body: str) -> None:
-    """Keep what a request came to, in the transaction that does it.
+    """Keep the result of a request, in the transaction that does what it asks.
 
-    Raises Conflict if the same request is worked on in another one: it is to be sent again.
+    Raises Conflict if the same request is worked on in another transaction: it has to be sent again.
     """
     told = {"owner": request.owner, "key": request.key, "request_digest": request.digest}
     if not insert_if_new(session, KeyedRequest, **told, status=200, body=body):
@@ -121,12 +125,12 @@ def kept(session: Session, request: Keyed) -> str | None:
 
 
 def _now(session: Session) -> datetime:
-    """The database's clock: one for all processes that wait for one another."""
+    """The time by the database's clock, which is the same for all processes that wait for one another."""
     return datetime.fromtimestamp(session.execute(select(db_epoch_s())).scalar_one(), UTC)
 
 
 def _find(session: Session, request: Keyed) -> KeyedRequest | None:
-    """Return the row of a request's key. Raises Conflict if it is that of another request."""
+    """Return the row of a request's key. Raises Conflict if it belongs to another request."""
     row = session.get(KeyedRequest, (request.owner, request.key))
     if row is not None and row.request_digest != request.digest:
         raise Conflict("this idempotency key was used for another request; use a new key", param="idempotency_key")
@@ -148,7 +152,7 @@ def _held(turn: Turn) -> ColumnElement[bool]:
 
 
 def _take(session: Session, turn: Turn, now: datetime) -> Turn | None:
-    """Make a turn one that begins now; of two that try, one does."""
+    """Begin a turn now; if two try, only one does."""
     taken = session.execute(
         update(KeyedRequest).where(_held(turn)).values(created_at=now).returning(KeyedRequest.key)
     ).first()

@@ -1,4 +1,4 @@
-"""Trainings that are made again: that they are the training which the record of a version names."""
+"""Trainings that are repeated: checks that they are the training that a version's record names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from registry.principal import Principal
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 
-#: A worker names fewer than ten.
+#: A worker names fewer than ten of them.
 _MOST_LIBRARIES = 40
 
 
 def pin_like(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> TrainingRequest:
-    """Return a request with what is recorded of the training that it is again, where it is one: what that ran with, and its day.
+    """If a request repeats a training, return it with what is recorded about that one: what it ran with, and its day.
 
-    Raises NotFound, Invalid where it is another training.
+    Raises NotFound, and Invalid if it is a different training.
     """
     if request.like is None:
         return request
@@ -37,7 +37,7 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
             param="like",
         )
     if version.adapter.namespace != namespace:
-        # Whoever may see the job would see the other's name in it.
+        # Everybody who may see the job would see the other version's name in it.
         raise Invalid(
             f"{ref} is of the namespace {version.adapter.namespace}; train it again under a name of that namespace",
             param="like",
@@ -55,7 +55,7 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
     theirs = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
     use = dataset_use(session, version)
     if theirs.template_date is None and use is not None and use.rendering is not None:
-        # A registry of an earlier release left the day to the worker.
+        # With a registry of an earlier release, the worker chose the day.
         theirs = theirs.model_copy(update={"template_date": use.rendering.template_date})
     if theirs.base.fingerprint is None:
         # A worker found it on a hub.
@@ -63,7 +63,7 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
             update={"base": theirs.base.model_copy(update={"fingerprint": version.base.fingerprint})}
         )
     if request.base.fingerprint == theirs.base.fingerprint is not None:
-        # What it is called is said among what differs.
+        # Its name is mentioned among the differences.
         theirs = theirs.model_copy(update={"base": request.base})
     if others := other_than(theirs, request):
         raise Invalid(

@@ -1,4 +1,4 @@
-"""Combinations: the weighted sum of versions over one base, which becomes a version with them as its parents."""
+"""Combinations: the weighted sum of versions over the same base becomes a version with them as its parents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sdk.schemas.catalog import JobRef
 from sdk.schemas.combination import MOST_WEIGHT, CombineParent, CombineRequest
 from sdk.schemas.lora_config import QuantizationRecipe
 
-#: What is left of weights that cancel, as 0.1 + 0.2 - 0.3 do, is below this share of them.
+#: If weights cancel, as 0.1 + 0.2 - 0.3 do, the rounding error that is left is below this share of them.
 _ROUNDING = 1e-12
 
 
@@ -52,7 +52,8 @@ class _Settled(NamedTuple):
 
 
 def _examine(db: Database, request: CombineRequest, who: Principal) -> CombineRequest:
-    """Return the request with its parents pinned, whose shapes were looked at: nobody waits for that, for no lock is held.
+    """Check the shapes of a request's parents, and return the request with them pinned: no lock is held, so nobody
+    waits for it.
 
     Raises what `_pin` does, and Invalid for tensors that don't fit each other.
     """
@@ -77,7 +78,9 @@ def _pin(session: Session, request: CombineRequest, who: Principal, embedded: bo
 
 
 def _settle(session: Session, request: CombineRequest, who: Principal) -> _Settled:
-    """Find the parents, and hold their rows against what was asked for. Raises Invalid, InvalidBase, NotFound, Forbidden."""
+    """Find the parents, and check their rows against what was asked for. Raises Invalid, InvalidBase, NotFound,
+    Forbidden.
+    """
     namespace = space_of(request.adapter)
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
@@ -110,7 +113,7 @@ def _settle(session: Session, request: CombineRequest, who: Principal) -> _Settl
 def _require_one_namespace(versions: list[Version], namespace: str) -> None:
     other = next((version for version in versions if version.adapter.namespace != namespace), None)
     if other is not None:
-        # Whoever may see the combination would see the others' names in it.
+        # Everybody who may see the combination would see the others' names in it.
         raise Invalid(
             f"{exact_ref(other)} is of the namespace {other.adapter.namespace}, and a combination is of its parents' own; pull it "
             f"and push it to the namespace {namespace} first, or name the combination in theirs",
@@ -130,7 +133,7 @@ def _require_one_base(versions: list[Version]) -> None:
 
 
 def _added(weights: Sequence[float], ref: str) -> float:
-    """Return the sum of the weights of one version: two refs may name one. Raises Invalid for 0 and for too much."""
+    """Return the sum of the weights of one version, which two refs may name. Raises Invalid if it is 0 or too large."""
     weight = math.fsum(weights)
     if abs(weight) <= _ROUNDING * math.fsum(map(abs, weights)):
         raise Invalid(f"the weights of {ref} add up to 0, so that it adds nothing; leave it out", param="parents")
@@ -140,7 +143,7 @@ def _added(weights: Sequence[float], ref: str) -> float:
 
 
 def _estimate(_: Pinned[CombineRequest]) -> Estimate:
-    # Factors alone are read, and no base.
+    # Only factors are read, and no base.
     return Estimate()
 
 
@@ -149,9 +152,10 @@ def _assign(session: Session, request: CombineRequest, job: Job) -> Inputs:
 
 
 def _publish(services: CompletionServices, request: CombineRequest, done: HandedIn) -> None:
-    """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds as it is numbered.
+    """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds in the
+    transaction that numbers it.
 
-    Raises Verification where it is none that the job asked for, NotFound where a parent was deleted since.
+    Raises Verification if it is not what the job asked for, NotFound if a parent was deleted since.
     """
     combined = done.completion.combination
     if combined is None:
@@ -175,7 +179,7 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
             "existing": published.existing,
             "metrics": settled.publication.metrics,
             "kept_energy": combined.report.kept_energy,
-            #: The worker's word, by dotted names.
+            #: What only the worker stated, by dotted names.
             "reported": ["metrics", "kept_energy"],
         }
         done.succeed(session, result)

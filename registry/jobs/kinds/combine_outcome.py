@@ -1,4 +1,6 @@
-"""What a combination hands in, held against its parents and what was asked for; what follows from these is written down anew."""
+"""What a combination hands in, checked against its parents and what was asked for; what follows from these is recorded
+again.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.wire import JsonScalar
 from sdk.schemas.work import CombineResult
 
-#: What no combination is asked for, so that no worker may say it in its name.
+#: What no combination can ask for, so that no worker may record it in a combination's name.
 _NEVER_ASKED = ("dataset", "tags", "description", "unknown")
-#: Parts of a LoRA record that a combination leaves at what it is without them.
+#: Parts of a LoRA record that keep their defaults in a combination.
 _NOT_LEFT = ("modules_to_save", "bias", "init", "use_rslora", "use_dora", "trainable_token_indices", "dropout")
 _PLAIN = LoraConfig(rank=1, alpha=1.0, dropout=0.0, target_modules=["-"])
 
@@ -35,32 +37,35 @@ class Ancestor:
     base_fingerprint: str
     method: str
     quantization: QuantizationRecipe | None
-    #: What its training took from its dataset, if anybody said so.
+    #: How its training used its dataset, if anybody said so.
     dataset: DatasetUse | None
-    #: Path to SHA-256.
+    #: SHA-256 by path.
     files: Mapping[str, str]
-    #: None where an earlier release looked into them.
+    #: None if an earlier release inspected them.
     weights: KnownWeights | None
 
 
 class Settled(NamedTuple):
-    """What is to be recorded of a combination."""
+    """What to record about a combination."""
 
     publication: Publication
-    #: Which of it is the worker's word.
+    #: Which of it only the worker stated.
     reported: list[str]
-    #: What people should know of it.
+    #: What people should know about it.
     notes: list[str]
 
 
 def settle(request: CombineRequest, ancestors: Sequence[Ancestor], done: CombineResult) -> Settled:
-    """Return what is to be recorded. Raises Verification for a version of other parents, weights, method or base than the job's."""
+    """Return what to record. Raises Verification for a version with other parents, weights, method or base than the
+    job's.
+    """
     publication = done.version
     shared, differing = _serving(ancestors)
     asked = _asked(request)
     require_none(_differences(request, ancestors, publication, asked, shared))
     recipe = _recipe(ancestors)
-    # What is its parent in another place was trained as that was: how it is rendered, and what it tells apart, is there.
+    # If it is its parent in another place, it was trained like that one, which says how rows are rendered, and which
+    # labels there are.
     dataset = ancestors[0].dataset if taken_whole(_ingredients(ancestors), request.spec) else None
     settled = publication.model_copy(
         update={
@@ -80,9 +85,9 @@ def settle(request: CombineRequest, ancestors: Sequence[Ancestor], done: Combine
 def require_made_of(
     request: CombineRequest, ancestors: Sequence[Ancestor], lora: LoraConfig, facts: WeightFacts
 ) -> None:
-    """Raise Verification for weights that are no weighted sum of the parents', as far as the registry can tell."""
+    """Raise Verification for weights that can't be a weighted sum of the parents', as far as the registry can tell."""
     if taken_whole(_ingredients(ancestors), request.spec):
-        # They are its parent's, by their digest.
+        # By their digest they are its parent's.
         return
     require_sum(
         known_weights(facts, lora),
@@ -100,7 +105,7 @@ def _parents(ancestors: Sequence[Ancestor]) -> list[Parent]:
 
 
 def _asked(request: CombineRequest) -> dict[str, JsonScalar]:
-    """What a request says of how it is done, under the names that a record has for it."""
+    """What a request says about how to do it, under the names that records use."""
     spec = request.spec
     return {"combine_method": spec.method, "combine_rank": spec.rank, "combine_dtype": spec.dtype}
 
@@ -150,7 +155,7 @@ def _of_lora(
     for name in _NOT_LEFT:
         if (given := getattr(lora, name)) != (plain := getattr(_PLAIN, name)):
             yield Difference(f"lora.{name}", plain, given)
-    # A pattern that all parents exclude by has no field of its own.
+    # A pattern by which all parents exclude modules has no field of its own.
     for name in lora.other.keys() - {"exclude_modules"}:
         yield Difference(f"lora.other.{name}", None, lora.other[name])
     if lora.lora_bias != ancestors[0].lora.lora_bias:
@@ -168,7 +173,7 @@ def _shown(parents: Sequence[Parent]) -> str:
 
 
 def _serving(ancestors: Sequence[Ancestor]) -> tuple[dict[str, str], list[str]]:
-    """Return the files for whoever serves it that all parents have alike, by SHA-256, and those in which they differ."""
+    """Return the files for serving that are the same for all parents, by SHA-256, and those in which they differ."""
     digests = {name: {one.files.get(name) for one in ancestors} for name in SERVING_FILES}
     shared = {
         name: sha256 for name, found in digests.items() if len(found) == 1 and (sha256 := next(iter(found))) is not None
@@ -177,7 +182,7 @@ def _serving(ancestors: Sequence[Ancestor]) -> tuple[dict[str, str], list[str]]:
 
 
 def _recipe(ancestors: Sequence[Ancestor]) -> QuantizationRecipe | None:
-    """Return how the base was quantised for all parents; None where it was not, or differently."""
+    """Return how the base was quantised for all parents; None if it was not, or not in the same way."""
     recipes = [one.quantization for one in ancestors]
     first = recipes[0]
     if first is None or any(_essence(recipe) != _essence(first) for recipe in recipes):

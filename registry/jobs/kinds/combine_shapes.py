@@ -1,4 +1,6 @@
-"""Whether the tensors of parents fit each other, by what admission has seen of them: their worker looks again, at the bytes."""
+"""Whether the tensors of parents fit each other, by what admission found in them; the worker checks again, by the
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +18,26 @@ from sdk.lora.combining import CombiningError, Ingredient, require_fitting
 from sdk.lora.module_outlines import AdapterOutline, OutlineError
 from sdk.schemas.lora_config import LoraConfig
 
-#: Of all parents together, that are looked at when a job is accepted: names by the hundred thousand take seconds.
+#: How many tensors of all parents together are checked when a job is accepted: hundreds of thousands of names take
+#: seconds.
 _MOST_TENSORS = 50_000
-#: Letters of patterns, each times the modules that it is tried for (of an expression the letters of these), of all parents
-#: together: some seconds at the most.
+#: Letters of patterns, each times the modules for which it is tried (for an expression times their letters), of all
+#: parents together: some seconds at most.
 MOST_LETTERS = 20_000_000
 
 
 def weight_facts(session: Session, version: Version) -> WeightFacts | None:
-    """Return what admission has seen in a version's weights; None where an earlier release looked, which kept other facts."""
+    """Return what admission found in a version's weights; None if an earlier release did, which kept other facts."""
     file = next(file for file in read_manifest(session, version.digest).files if file.path == WEIGHTS_FILE)
     blob = session.get(Blob, file.sha256)
     return None if blob is None else WeightFacts.from_json(blob.facts)
 
 
 def require_shapes_fit(parents: Sequence[tuple[Ingredient, WeightFacts | None]]) -> None:
-    """Raise CombiningError for parents whose tensors don't fit, as far as that can be told in short time.
+    """Raise CombiningError for parents whose tensors don't fit, as far as that can be found out quickly.
 
-    It takes seconds at the most and is nothing to hold a database's lock for. A parent that is beyond what is looked at is
-    left to the worker.
+    It takes seconds at most, so no lock in the database should be held meanwhile. A parent beyond these limits is left
+    to the worker.
     """
     tensors_left, letters_left, outlines = _MOST_TENSORS, MOST_LETTERS, []
     for ingredient, facts in parents:
@@ -51,7 +54,7 @@ def require_shapes_fit(parents: Sequence[tuple[Ingredient, WeightFacts | None]])
 
 
 def letters_tried(lora: LoraConfig, names: Iterable[str]) -> int:
-    """Return how many letters of its patterns are tried for the modules of an adapter, at the most.
+    """Return how many letters of an adapter's patterns are tried for its modules at most.
 
     >>> record = LoraConfig(rank=2, alpha=2.0, dropout=0.0, target_modules=["q"], rank_pattern={"h.q": 4, ".*q": 4})
     >>> letters_tried(record, ["base_model.model.h.q.lora_A.weight", "base_model.model.h.q.lora_B.weight"])

@@ -1,8 +1,8 @@
-"""The weights that a combination hands in, held against its parents' by what admission found in the bytes of each.
+"""The weights that a combination hands in, checked against its parents' by what admission found in the bytes of each.
 
-The registry adds nothing up. What it knows of ΔW = Σ wᵢ·ΔWᵢ without: it has the modules of all parents, those that cancel
-with zeros, and by the triangle inequality ‖ΔW‖ ≤ Σ |wᵢ|·‖ΔWᵢ‖ for each. Of an exact sum it is no smaller than the largest
-term less the others; a cut only makes it smaller.
+The registry doesn't compute the sum. What it knows about ΔW = Σ wᵢ·ΔWᵢ without that: it has the modules of all parents,
+with zeros where they cancel, and by the triangle inequality ‖ΔW‖ ≤ Σ |wᵢ|·‖ΔWᵢ‖ for each module. In an exact sum it is
+no smaller than the largest term minus the others; cutting the rank only makes it smaller.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.probe import Norms
 
-#: How far norms may be beyond what they can be, relatively: a few roundings of both factors to bfloat16.
+#: By how much norms may exceed these bounds, relatively: a few roundings of both factors to bfloat16.
 _TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class KnownWeights:
-    """What the registry knows of the weights of one version."""
+    """What the registry knows about the weights of one version."""
 
     modules: frozenset[str]
-    #: Tensors that are no part of a module, which an adapter holds whole.
+    #: Tensors that don't belong to a module, which an adapter has whole.
     whole: frozenset[str]
-    #: ‖ΔW‖ by module, None where it can't be told; empty where the whole version's can't.
+    #: ‖ΔW‖ by module, None if it isn't known; empty if none of the version's norms are known.
     norms: Norms
 
 
 def known_weights(facts: WeightFacts, lora: LoraConfig, *, most_letters: int = MOST_LETTERS) -> KnownWeights:
-    """Return it for a version; without norms where its patterns have more than so many letters to be tried."""
+    """Return it for a version; without norms if its patterns have more than this many letters to be tried."""
     names = [tensor.name for tensor in facts.tensors()]
     keys = {name: lora_key(name) for name in names}
     own = facts.under(lora) if letters_tried(lora, names) <= most_letters else None
@@ -46,7 +46,8 @@ def known_weights(facts: WeightFacts, lora: LoraConfig, *, most_letters: int = M
 
 
 def require_sum(made: KnownWeights, parents: Sequence[tuple[float, KnownWeights | None]], *, exact: bool) -> None:
-    """Raise Verification for weights that are no weighted sum of the parents'; None stands for one that nothing is known of.
+    """Raise Verification for weights that can't be a weighted sum of the parents'; None stands for a parent of which
+    nothing is known.
 
     `exact` says that no rank was cut.
     """

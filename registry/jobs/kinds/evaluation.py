@@ -1,4 +1,4 @@
-"""Evaluations: versions and bare bases scored on the same rows; the scores are kept."""
+"""Evaluations: versions and bare bases are scored on the same rows, and the scores are kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     versions = versions_of(session, request.targets, who)
     namespaces = {version.adapter.namespace for version in versions.values()}
     if len(namespaces) > 1:
-        # Whoever may see one of them would see the others' names in the job.
+        # Everybody who may see one of them would see the others' names in the job.
         raise Invalid(
             "an evaluation's versions must be in one namespace; submit one job for each namespace", param="targets"
         )
@@ -47,14 +47,14 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
     rows = Rows(digests["data"], request.spec, who, namespace, embedded)
     chosen = [rows.choose(session, target, versions) for target in request.targets]
-    # A version by its number and by an alias is one target.
+    # A version that is named both by its number and by an alias is one target.
     asked = list({one.target.label: one for one in reversed(chosen)}.values())[::-1]
     rows.require(session, asked)
     estimate = _most(asked, rows)
     beside = [] if request.only else scored_beside(session, asked, rows)
-    # A job is held to what was asked for: production over a larger base is no reason for a larger worker.
+    # Only what was asked for counts for a job's needs: production over a larger base is no reason for a larger worker.
     beside = [one for one in beside if one.version is None or _needed(_most([one], rows)) <= _needed(estimate)]
-    # Of rows of another namespace no text is kept, which readers of this one would see.
+    # No texts are kept of another namespace's rows: readers of this one would see them.
     kept = request.spec.keep_samples if is_given(session, digests["data"], namespace) else 0
     spec = request.spec.model_copy(update={"keep_samples": kept})
     bases = [one.base for one in asked if one.base is not None]
@@ -76,7 +76,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
 
 
 def _most(targets: Sequence[Chosen], rows: Rows) -> Estimate:
-    """What the targets take over the base that takes most: they are held one after another."""
+    """How much memory the targets take over the base that takes most: they are loaded one after another."""
     over: dict[str, list[Chosen]] = {}
     for one in targets:
         if one.base is not None:
@@ -98,7 +98,9 @@ def _needed(estimate: Estimate) -> int:
 
 
 def _quantizes(spec: EvaluationSpec, versions: Sequence[Version]) -> bool:
-    """Whether every target is scored over a base in 4 bits; bare ones go with the versions beside them. 8 bits are counted as 16."""
+    """Whether every target is scored over a base in 4 bits; bare bases are scored like the versions with them. 8 bits
+    count as 16.
+    """
     if spec.precision != "as-trained":
         return spec.precision == "nf4"
     recipes = [version.quantization for version in versions]
@@ -123,7 +125,9 @@ def _source(session: Session, target: EvaluationTarget, namespace: str) -> Targe
 
 
 def _keep(services: CompletionServices, request: EvaluationRequest, done: HandedIn) -> None:
-    """Append one record for each target with scores, in the transaction in which the job succeeds; the others are named."""
+    """Append a record for each target with scores, in the transaction in which the job succeeds; the others are
+    named.
+    """
     results = done.completion.evaluations
     expected = [target.label for target in request.targets]
     if results is None or [result.label for result in results] != expected:
@@ -147,7 +151,7 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
         )
         kept = [ident for ident in ids if ident is not None]
         if not kept:
-            # Whoever hands them in again evaluates them; beside scores of others they fail alone.
+            # Handing them in again will evaluate them; if other targets have scores, only these fail.
             unfit = next(result.label for result in results if result.failure is None)
             raise Invalid(f"{_unfit(unfit).message}; evaluate it", param="recorded")
         failures = [_failure(result, ident) for result, ident in zip(results, ids, strict=True)]
@@ -162,7 +166,7 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
 
 
 def _failure(result: EvaluationResult, ident: str | None) -> EvaluationFailure | None:
-    """Why a result has no scores; None where it has some, of the id `ident`."""
+    """Why a result has no scores; None if it has some, with the id `ident`."""
     if result.failure is not None:
         return result.failure
     return _unfit(result.label) if ident is None else None
@@ -178,7 +182,9 @@ def _unfit(label: str) -> EvaluationFailure:
 def _require_asked(
     session: Session, request: EvaluationRequest, results: Sequence[EvaluationResult], namespace: str
 ) -> None:
-    """Raise Invalid or Verification if a result is of other bytes, another base or another precision than asked for."""
+    """Raise Invalid or Verification if a result is for other bytes, another base or another precision than asked
+    for.
+    """
     versions = [
         None if target.ref is None else find_version(session, parse_ref(target.ref), SYSTEM)
         for target in request.targets
@@ -208,7 +214,7 @@ def _require_asked(
 
 
 def _packing(session: Session, fingerprint: str, namespace: str) -> QuantizationRecipe | None:
-    """Return how a base is packed that is stored in 4 bits, where its namespace still has it."""
+    """Return how a base that is stored in 4 bits is packed, if its namespace still has it."""
     try:
         return stored_recipe(table(find_base(session, fingerprint, namespace).config))
     except (NotFound, StoredQuantizationError):
@@ -218,9 +224,10 @@ def _packing(session: Session, fingerprint: str, namespace: str) -> Quantization
 def _differences(
     label: str, spec: EvaluationSpec, recipe: QuantizationRecipe | None, report: EvaluationReport
 ) -> Iterator[Difference]:
-    """What of the scores of a target was taken otherwise than was asked for.
+    """In what way a target's scores were not made as asked for.
 
-    `recipe` is how an adapter's base was quantised in training; of a bare base that of the job's first adapter over it.
+    `recipe` is how an adapter's base was quantised in training; for a bare base, that of the job's first adapter over
+    it.
     """
     quantized = {"native": None, "nf4": "nf4", "as-trained": None if recipe is None else recipe.type}[spec.precision]
     wanted = _WIDE if quantized is None else (quantized,)
@@ -248,7 +255,7 @@ def _differences(
 
 
 def _is_there(asked: str, names: Set[str]) -> bool:
-    """Whether there is a score; a scorer may have several, whose names begin with its own."""
+    """Whether there is a score of this name; a scorer may have several, whose names begin with its own."""
     return any(name == asked or (is_scorer(asked) and name.startswith(f"{asked}.")) for name in names)
 
 

@@ -1,4 +1,4 @@
-"""The scores by row of an evaluation that is handed in: their file is read, and what the report says must follow from it."""
+"""The scores by row of an evaluation that is handed in: their file is read, and the report must follow from it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from sdk.schemas.row_file import RowFileError, read_rows
 from sdk.schemas.work import EvaluationResult
 from sdk.statistics.calibration import Calibration
 
-#: How far a mean may be from that of the rows, absolute and relative.
+#: By how much a mean may differ from that of the rows, absolute and relative.
 _TOLERANCE = 1e-6
 
 
 def verify_rows(
     artifacts: Artifacts, results: Sequence[EvaluationResult], spec: EvaluationSpec, who: Principal
 ) -> None:
-    """Make sure of each file of rows. Raises Invalid, Verification where one is not what its report says, Unavailable."""
+    """Verify each file of rows. Raises Invalid, Verification if one is not what its report says, Unavailable."""
     for result in results:
         file = None if result.report is None else result.report.rows
         if file is None or result.report is None:
@@ -57,26 +57,26 @@ def verify_rows(
 
 @dataclass
 class RowSums:
-    """What the rows of a file add up to; memory stays flat however many there are."""
+    """The sums over the rows of a file; memory stays constant however many there are."""
 
-    #: Rows that were scored, or failed.
+    #: Rows that were scored, or that failed.
     rows: int = 0
-    #: Others, of which nothing could be scored.
+    #: Rows of which nothing could be scored.
     unscored: int = 0
-    #: Rows whose loss is no number.
+    #: Rows whose loss is not a number.
     failed: int = 0
-    #: Of the others: nats, and supervised tokens.
+    #: Over the other rows: nats, and supervised tokens.
     loss: float = 0.0
     tokens: int = 0
     #: Rows with a text.
     texts: int = 0
-    #: Metric → the sum of its scores, and how many rows have one.
+    #: By metric: the sum of its scores, and how many rows have one.
     scores: dict[str, float] = field(default_factory=dict)
     scored: Counter[str] = field(default_factory=Counter)
     calibration: Calibration = field(default_factory=Calibration)
 
     def add(self, row: RowScore) -> None:
-        """Take one row in."""
+        """Add one row."""
         self.texts += row.prediction is not None or row.expected is not None
         if row.unscored is not None and row.loss_sum is None and not row.scores:
             self.unscored += 1
@@ -94,7 +94,9 @@ class RowSums:
             self.scored[name] += 1
 
     def means(self) -> dict[str, float | None]:
-        """What follows from the rows; without scores of a whole corpus. The loss is None where no row has one."""
+        """The means that follow from the rows, without scores over a whole corpus. The loss is None if no row has
+        one.
+        """
         means: dict[str, float | None] = {
             name: total / self.scored[name] for name, total in self.scores.items() if name not in CORPUS_METRICS
         }
@@ -120,7 +122,7 @@ def summed(rows: Iterable[RowScore]) -> RowSums:
 def differences(
     file: RowFile, report: EvaluationReport, sums: RowSums
 ) -> Iterator[tuple[str, float | None, float | None]]:
-    """What a report says that does not follow from its rows: name, what it says, and what they give."""
+    """What in a report does not follow from its rows: name, what the report says, and what the rows give."""
     said = report.metrics
     counted = {"rows": sums.rows - sums.failed, "failed_rows": sums.failed, "supervised_tokens": sums.tokens}
     counted |= {f"{name}{COUNTED}": count for name, count in sums.scored.items()}
@@ -134,7 +136,7 @@ def differences(
 
 
 def _unscored(file: RowFile, report: EvaluationReport, sums: RowSums) -> Iterator[tuple[str, float, float]]:
-    """Whether all rows are there, and those without a score are told."""
+    """Checks that all rows are present, and that those without a score are reported."""
     if (said := report.metrics.get(UNSCORED_ROWS, 0.0)) != sums.unscored:
         yield UNSCORED_ROWS, said, sums.unscored
     if file.rows != (found := sums.rows + sums.unscored):

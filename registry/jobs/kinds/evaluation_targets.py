@@ -1,4 +1,4 @@
-"""The targets of an evaluation, made exact: those that were asked for, and what is scored beside them."""
+"""The targets of an evaluation, made exact: those that were asked for, and those that are scored with them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ class Chosen:
     """A target made exact."""
 
     target: EvaluationTarget
-    #: None of a bare base.
+    #: None for a bare base.
     version: Version | None
-    #: None of a base that nobody has registered yet.
+    #: None for a base that nobody has registered yet.
     base: NamedBase | None
 
 
 def versions_of(session: Session, targets: Sequence[EvaluationTarget], who: Principal) -> dict[str, Version]:
-    """Return the versions that targets name now, by ref. Raises NotFound, Forbidden, and Invalid for a merged model."""
+    """Return the versions that the targets name now, by ref. Raises NotFound, Forbidden, and Invalid for a merged
+    model.
+    """
     found = {
         target.ref: find_version(session, parse_ref(target.ref), who, action="write")
         for target in targets
@@ -61,7 +63,9 @@ class Rows:
     embedded: bool
 
     def choose(self, session: Session, target: EvaluationTarget, versions: Mapping[str, Version]) -> Chosen:
-        """Return a target made exact. Raises NotFound for a base that is gone, InvalidBase for one that no worker reaches."""
+        """Return a target made exact. Raises NotFound for a base that is gone, InvalidBase for one that no worker can
+        reach.
+        """
         if target.ref is not None:
             version = versions[target.ref]
             return Chosen(EvaluationTarget(ref=exact_ref(version)), version, base_of(session, version, self.embedded))
@@ -71,7 +75,7 @@ class Rows:
         return Chosen(EvaluationTarget(base=choice), None, row)
 
     def require(self, session: Session, chosen: Sequence[Chosen]) -> None:
-        """Raise Invalid, InvalidBase for a target that these rows, or this precision, are not for."""
+        """Raise Invalid, InvalidBase for a target that doesn't go with these rows, or with this precision."""
         versions = [one.version for one in chosen]
         require_rows_for(session, versions, self.digest, self.spec, self.who, self.namespace)
         for one in chosen:
@@ -80,16 +84,19 @@ class Rows:
             self.is_packed(one)
 
     def is_packed(self, chosen: Chosen) -> bool:
-        """Whether a target's base is stored in 4 bits. Raises InvalidBase for one that this precision is not for."""
+        """Whether a target's base is stored in 4 bits. Raises InvalidBase for one that doesn't go with this
+        precision.
+        """
         fits = partial(require_precision, precision=self.spec.precision)
         return chosen.base is not None and require_fitting(chosen.base, fits)
 
 
 def scored_beside(session: Session, asked: Sequence[Chosen], rows: Rows) -> list[Chosen]:
-    """Return what nobody named: the bare bases of versions, and of each name the version in production, pinned.
+    """Return the targets that nobody named, pinned: the bare bases of versions, and the version in production of each
+    name.
 
-    What can't be scored on these rows is left out, as is what no longer fits among the targets of one job. Of a classifier the bare
-    base has no labels.
+    Targets that can't be scored on these rows are left out, as are those that would be too many for one job. The bare
+    base of a classifier has no labels.
     """
     found = [_bare(one) for one in asked if one.version is not None and not is_classifier(one.version)]
     for name in dict.fromkeys(one.version.adapter.name for one in asked if one.version is not None):
@@ -112,12 +119,12 @@ def _bare(of: Chosen) -> Chosen:
 
 
 def _fingerprint(of: Chosen) -> str | None:
-    """Of a bare base, which may have been asked for by another of its names."""
+    """The fingerprint of a bare base, which may have been asked for by another of its names."""
     return of.base.base.fingerprint if of.version is None and of.base is not None else None
 
 
 def _in_production(session: Session, name: str, rows: Rows) -> Chosen:
-    """Raises NotFound where there is none, Invalid where it can't be scored."""
+    """Raises NotFound if there is none, Invalid if it can't be scored."""
     ref = str(Ref(name, _PRODUCTION))
     versions = versions_of(session, [EvaluationTarget(ref=ref)], rows.who)
     found = rows.choose(session, EvaluationTarget(ref=ref), versions)

@@ -30,6 +30,6 @@ def rules_of(kind: str) -> JobKindRules[Any]:
 
 
 def read_request(kind: str, stored: object, *, job_id: str) -> Wire:
-    """Return the request of a stored job, to act by it. Raises Unreadable."""
+    """Return the request of a stored job, in order to act on it. Raises Unreadable."""
     request: Wire = read_stored(rules_of(kind).request, stored, of=f"the request of job {job_id}")
     return request

@@ -1,4 +1,4 @@
-"""Merges: one version added to its base; the model is fetched by its digest, or becomes a version of a name."""
+"""Merges: a version is added to its base; the model is fetched by its digest, or becomes a version under a name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from sdk.schemas.job_requests import MergeRequest
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import Assignment, MergeResult
 
-#: Of a report what is held against the request.
+#: The fields of a report that are compared with the request.
 _ASKED_FOR = {"onto", "dtype"}
 
 
@@ -64,7 +64,7 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
 
 
 def _require_unpacking(version: Version, request: MergeRequest) -> None:
-    """Raise Invalid for a merge onto a dequantised base that none makes."""
+    """Raise Invalid for a merge onto a dequantised base that isn't possible."""
     if version.quantization is None:
         return
     recipe = read_stored(QuantizationRecipe, version.quantization, of=f"the quantisation of {exact_ref(version)}")
@@ -80,13 +80,13 @@ def _estimate(pinned: Pinned[MergeRequest]) -> Estimate:
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
     version = find_version(session, parse_ref(request.ref), SYSTEM)
-    # The norms are found by it once the job is given out.
+    # It is used to find the norms once the job is given out.
     record_of(version)
     return Inputs(targets=[version_source(session, request.ref, job.namespace)])
 
 
 def _with_norms(db: Database, request: MergeRequest, given: Assignment) -> Assignment:
-    """Add the norms that the merged model is held against."""
+    """Add the norms that the merged model is checked against."""
     with db.read() as session:
         norms = norms_of(session, find_version(session, parse_ref(request.ref), SYSTEM)).norms
     return given.model_copy(
@@ -95,9 +95,9 @@ def _with_norms(db: Database, request: MergeRequest, given: Assignment) -> Assig
 
 
 def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -> None:
-    """Verify and record the merged model's files, as a version where a name was given for it.
+    """Verify and record the merged model's files, as a version if a name was given for it.
 
-    Raises Verification also where they are not what the job asked for, QuotaExceeded where its namespace has no room.
+    Raises Verification, also if they are not what the job asked for, and QuotaExceeded if its namespace has no room.
     """
     merge = done.completion.merge
     if merge is None or merge.manifest.kind != "merged":
@@ -122,9 +122,9 @@ def _keep(services: CompletionServices, request: MergeRequest, done: HandedIn) -
 def _register(
     services: CompletionServices, request: MergeRequest, done: HandedIn, merge: MergeResult, name: str
 ) -> None:
-    """Publish the model, or find the version with the same bytes; the job succeeds as it is numbered.
+    """Publish the model, or find the version with the same bytes; the job succeeds in the transaction that numbers it.
 
-    Raises Verification where it is none that this merge makes, NotFound where the adapter was deleted since.
+    Raises Verification if this merge can't have made it, NotFound if the adapter was deleted since.
     """
     with services.db.read() as session:
         settled = settle(session, request, merge, name)
@@ -147,13 +147,13 @@ def _result(done: HandedIn, merge: MergeResult, digest: str) -> dict[str, Any]:
         "digest": digest,
         "manifest": merge.manifest.model_dump(),
         "report": report,
-        #: The worker's word, by dotted names.
+        #: What only the worker stated, by dotted names.
         "reported": sorted(f"report.{name}" for name in report.keys() - _ASKED_FOR),
     }
 
 
 def _differences(request: MergeRequest, base_fingerprint: str, merge: MergeResult) -> Iterator[Difference]:
-    """What of a merged model is not over the version's base, or not made as was asked for."""
+    """In what way a merged model is not over the version's base, or not made as asked for."""
     if merge.manifest.base_fingerprint != base_fingerprint:
         yield Difference("base", base_fingerprint, merge.manifest.base_fingerprint)
     for name in ("onto", "dtype"):

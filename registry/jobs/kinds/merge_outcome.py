@@ -1,4 +1,6 @@
-"""A merged model as a version: where it may become one, and its record, which follows from the job and from its adapter."""
+"""A merged model as a version: whether it may become one, and its record, which follows from the job and from its
+adapter.
+"""
 
 from __future__ import annotations
 
@@ -30,25 +32,25 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.wire import JsonScalar
 from sdk.schemas.work import MergeResult
 
-#: Kinds of job whose subject is the name that gets a version, and what they are called.
+#: Kinds of job whose subject is the name that gets a version, with their names in sentences.
 _MAKING_ADAPTERS = {"training": "training", "combine": "combination"}
 _TOKENS = re.compile(re.escape(HOLDS_EMBEDDINGS) + r"([0-9]{1,9}) tokens")
 
 
 class Settled(NamedTuple):
-    """What is to be recorded of a merged model, and what admission holds its files against."""
+    """What to record about a merged model, and what admission checks its files against."""
 
     publication: Publication
     made: MergedFrom
-    #: Which of the record is the worker's word.
+    #: Which parts of the record only the worker stated.
     reported: list[str]
 
 
 def require_registrable(session: Session, version: Version, name: str) -> None:
-    """Raise Invalid or Conflict where the model that a version is merged into can't become a version of `name`."""
+    """Raise Invalid or Conflict if the model that a version is merged into can't become a version of `name`."""
     ref, namespace = exact_ref(version), version.adapter.namespace
     if space_of(name) != namespace:
-        # Whoever may see the model would see its adapter's name in it.
+        # Everybody who may see the model would see its adapter's name in it.
         whose = "without a namespace" if namespace == "-" else f"of the namespace {namespace}, as {namespace}/NAME"
         raise Invalid(
             f"{ref} is merged into a version of its own namespace; register it under a name {whose}",
@@ -64,7 +66,9 @@ def require_registrable(session: Session, version: Version, name: str) -> None:
 
 
 def _require_free(session: Session, name: str) -> None:
-    """Raise Conflict for a name that has adapters, or that an unfinished job is to give to one: it must not find its name taken."""
+    """Raise Conflict for a name that has adapters, or that an unfinished job will give to one, which must not find it
+    taken.
+    """
     require_name_of_kind(session, name, "merged", param="register_as")
     making = (Job.subject == name, Job.kind.in_(_MAKING_ADAPTERS), Job.state.in_(UNFINISHED))
     job = session.execute(select(Job.id, Job.kind).where(*making).limit(1)).first()
@@ -77,7 +81,7 @@ def _require_free(session: Session, name: str) -> None:
 
 
 def settle(session: Session, request: MergeRequest, merge: MergeResult, name: str) -> Settled:
-    """Return what is to be recorded. Raises Verification for a model that was not read back, NotFound, Conflict."""
+    """Return what to record. Raises Verification for a model that was not read back, NotFound, Conflict."""
     version = find_version(session, parse_ref(request.ref), SYSTEM)
     _require_free(session, name)
     found = _require_read_back(merge)
@@ -89,7 +93,7 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
             "adapter": name,
             "upload": merge.upload,
             "manifest": merge.manifest,
-            # The configuration and the method are those of the adapter that is in it.
+            # The configuration and the method are those of the merged adapter.
             "lora": record_of(version),
             "method": version.method,
             "training": training,
@@ -113,7 +117,7 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
 
 
 def _require_read_back(merge: MergeResult) -> ReadBack:
-    """Return what was read back. Raises Verification where nothing was."""
+    """Return what was read back. Raises Verification if nothing was."""
     found = merge.report.read_back
     if found is None:
         raise Verification(
@@ -124,7 +128,9 @@ def _require_read_back(merge: MergeResult) -> ReadBack:
 
 
 def _tokenizer(session: Session, version: Version) -> dict[str, frozenset[str]] | None:
-    """The SHA-256 that each tokenizer file may have: the base's, or the adapter's; None where the base's are not stored."""
+    """The SHA-256 that each tokenizer file may have: the base's, or the adapter's; None if the base's are not
+    stored.
+    """
     base = files_of(session, find_base(session, version.base.fingerprint, version.adapter.namespace))
     if base is None:
         return None

@@ -1,7 +1,7 @@
 """What a worker hands in, checked against what its job asked for.
 
-Values in the request are recorded as requested, and a worker that reports others is refused. What the request left
-open, and what only the worker can know, is taken from the worker and marked as reported.
+Values in the request are recorded as requested, and a worker that reports different ones is refused. What the request
+left open, and what only the worker can know, is taken from the worker and marked as reported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from registry.errors import Verification
 
 
 class Difference(NamedTuple):
-    """One thing that is not as it was asked for."""
+    """One thing that is not as asked for."""
 
     #: The field, as the job's request or the record names it.
     field: str

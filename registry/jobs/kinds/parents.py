@@ -1,4 +1,4 @@
-"""What a version must be that others are made from, and one that a training continues."""
+"""What a version must be so that others can be made from it, or a training can continue it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sdk.schemas.job_requests import ParentChoice, TrainingRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
 
-#: What may be done about a parent that is in another state.
+#: What to do about a parent that is in another state.
 _ADVICE = {
     VersionState.ARCHIVED: "restore it with: adapterctl restore {ref}",
     VersionState.QUARANTINED: "an admin may let it be a version with: adapterctl release {ref}",
 }
-#: Weights that share one scale, where a training quantises its base.
+#: How many weights share one scale if a training quantises its base.
 _BLOCK_SIZE = QuantizationRecipe().block_size
-#: What a training has no options for.
+#: What trainings have no options for.
 _NO_OPTION = (
     "lora_bias",
     "init",
@@ -41,7 +41,7 @@ _NO_OPTION = (
 
 
 def require_ready(version: Version, *, done: str, param: str) -> None:
-    """Raise Invalid for a version in another state; `done` is what is done with ready ones."""
+    """Raise Invalid for a version in another state; `done` is what can only be done with ready ones."""
     if version.state != VersionState.READY:
         ref = exact_ref(version)
         advice = _ADVICE.get(VersionState(version.state), "choose another one").format(ref=ref)
@@ -56,7 +56,9 @@ def lora_of(version: Version) -> LoraConfig:
 def pin_parent(
     session: Session, request: TrainingRequest, who: Principal, namespace: str, base: NamedBase | None
 ) -> ParentChoice | None:
-    """Return the parent of a training made exact. Raises NotFound, Invalid and InvalidBase where it can't be continued so."""
+    """Return the parent of a training, made exact. Raises NotFound, and Invalid or InvalidBase if it can't be continued
+    in this way.
+    """
     if request.parent is None:
         return None
     version = find_version(session, parse_ref(request.parent.ref), who)
@@ -69,7 +71,7 @@ def pin_parent(
             param="parent",
         )
     if version.adapter.namespace != namespace:
-        # Whoever may see the version would see the other's name in it.
+        # Everybody who may see the version would see the other's name in it.
         raise Invalid(
             f"{ref} is of the namespace {version.adapter.namespace}, and a version continues one of its own; pull it and push it to "
             f"the namespace {namespace} first",
@@ -88,7 +90,9 @@ def pin_parent(
 
 
 def _require_unlearnt(session: Session, version: Version, request: TrainingRequest) -> None:
-    """Raise Invalid where rows would be held out that the parent has learnt: their loss would be that of rows known by heart."""
+    """Raise Invalid if rows would be held out that the parent has learnt: their loss would be that of rows known by
+    heart.
+    """
     use = dataset_use(session, version)
     if request.spec.holdout is None or use is None or set(use.digests).isdisjoint(request.digests):
         return
@@ -99,7 +103,7 @@ def _require_unlearnt(session: Session, version: Version, request: TrainingReque
         if job is None
         else hold_out_of(read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}").spec)
     )
-    # Of other rows together, others are held out.
+    # From a different set of rows, different ones are held out.
     if theirs == hold_out_of(request.spec) and use.digests == request.digests:
         return
     held = (
@@ -117,7 +121,7 @@ def _require_unlearnt(session: Session, version: Version, request: TrainingReque
 
 
 def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
-    """Raise Invalid where the options say another LoRA configuration than the parent has."""
+    """Raise Invalid if the options say a different LoRA configuration than the parent has."""
     if lora.task_type == "SEQ_CLS" or spec.objective == "classify":
         raise Invalid(f"{ref} can't be continued: classifications are trained anew; leave parent out", param="parent")
     if spec.init_lora_weights is not None:
@@ -125,7 +129,7 @@ def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
             f"the training starts with the matrices of {ref}; leave init_lora_weights out",
             param="spec.init_lora_weights",
         )
-    # Dropout is a matter of the training, and so is how matrices began that are all there.
+    # Dropout only concerns the training, and so does the initialisation, because all matrices exist already.
     init = lora.init if changes_base(lora.init) else True
     theirs = lora.model_copy(update={"dropout": spec.dropout, "init": init})
     different = next(lora_differences(spec, theirs), None)

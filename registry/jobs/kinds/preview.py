@@ -1,4 +1,4 @@
-"""Previews: rows as a training would learn them, or has learnt them; what is shown is the job's result."""
+"""Previews: rows as a training would learn them, or has learnt them; they are the job's result."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
         raise Invalid("a preview is over a registered base; add it with: adapterctl base add FOLDER", param="base")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     if not is_given(session, digests["data"], namespace):
-        # What is shown is kept for all readers of the job's namespace.
+        # All readers of the job's namespace can see what is shown.
         raise Invalid(
             f"these rows belong to another namespace than {namespace}, and its readers could see the preview; preview them where "
             "the worker's libraries are: pip install 'adapterctl[worker]'",
@@ -68,7 +68,7 @@ def _assign(session: Session, request: PreviewJobRequest, job: Job) -> Inputs:
 
 
 def _keep(services: CompletionServices, request: PreviewJobRequest, done: HandedIn) -> None:
-    """Keep what is shown, of the rows that were asked for, as the job's result."""
+    """Keep the shown rows, which must be those that were asked for, as the job's result."""
     preview = done.completion.preview
     if preview is None:
         raise Invalid("a preview's completion must have what it shows", param="preview")
@@ -80,11 +80,13 @@ def _keep(services: CompletionServices, request: PreviewJobRequest, done: Handed
 
 
 def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Difference]:
-    """What is shown of other rows than were asked for, otherwise rendered, or not as it says itself."""
+    """In what way the shown rows aren't those that were asked for, are rendered differently, or contradict
+    themselves.
+    """
     last = min(request.rows, preview.file_rows)
     asked = [request.row] if request.row is not None else list(range(1, last + 1))
     shown = list(dict.fromkeys(text.row for text in preview.rows))
-    # What is left out, for lack of room, is the end; each row becomes a text at least.
+    # If there isn't room for all, the last ones are left out; each row becomes at least one text.
     if shown != (asked[: len(shown)] if preview.left_out > 0 else asked) or preview.left_out < 0:
         yield Difference("rows", asked, shown)
     if request.loss_on not in (None, preview.loss_on):
@@ -103,7 +105,7 @@ def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Diffe
 
 
 def _estimate(_: Pinned[PreviewJobRequest]) -> Estimate:
-    # Of the base, only the tokenizer is loaded.
+    # Only the base's tokenizer is loaded.
     return Estimate()
 
 

@@ -40,7 +40,7 @@ class KeepScores(Protocol):
         contamination: Mapping[str, Contamination],
         who: Principal,
     ) -> Sequence[str | None]:
-        """Append them in the caller's transaction; return the id of each result, None where it has no scores."""
+        """Append them in the caller's transaction; return the id of each result, None if it has no scores."""
 
 
 class LookForTrainingRows(Protocol):
@@ -49,12 +49,12 @@ class LookForTrainingRows(Protocol):
     def __call__(
         self, request: EvaluationRequest, job_id: str, targets: Mapping[str, str | None]
     ) -> Mapping[str, Contamination]:
-        """Return it for those of the targets, digests by label, of which it takes no time."""
+        """Return it for those targets (digests by label) for which it is quick to find out."""
 
 
 @dataclass(frozen=True)
 class CompletionServices:
-    """The services of other rooms by which a completion has its effect."""
+    """The services of other rooms that a completion needs for its effect."""
 
     db: Database
     artifacts: Artifacts
@@ -65,7 +65,7 @@ class CompletionServices:
 
 @dataclass(frozen=True)
 class HandedIn:
-    """A result that a worker hands in, of an attempt that it holds."""
+    """A result that a worker hands in, for an attempt that it holds."""
 
     job: JobView
     completion: Completion
@@ -85,31 +85,31 @@ class JobKindRules(Generic[R]):
     queue: QueueName
     #: The fields of the request that name datasets.
     datasets: tuple[str, ...]
-    #: Makes every name exact; the last argument says whether every folder is a shared path. Raises NotFound for what is not
-    #: there or may not be seen, Forbidden, InvalidBase for a base that no worker reaches.
+    #: Makes every name exact; the last argument says whether every folder is a shared path. Raises NotFound for what
+    #: does not exist or may not be seen, Forbidden, InvalidBase for a base that no worker can reach.
     pin: Callable[[Session, R, Principal, bool], Pinned[R]]
-    #: What it takes, as far as the base is known.
+    #: How much memory it takes, as far as the base is known.
     estimate: Callable[[Pinned[R]], Estimate]
     #: What a worker is given. Raises NotFound if something is gone by now, Unreadable.
     assign: Callable[[Session, R, Job], Inputs]
     #: Checks the result against the request and applies its effects; calls `succeed` in its last transaction. Raises a
     #: RegistryError to refuse the result.
     complete: Callable[[CompletionServices, R, HandedIn], None]
-    #: Adds to an assignment what takes too long for the transaction of a claim, and can be found at any time.
+    #: Adds to an assignment what takes too long for a claim's transaction, and can be looked up at any time.
     complement: Callable[[Database, R, Assignment], Assignment] = lambda db, request, given: given
-    #: Looks, before a job is accepted and outside of every transaction that writes, at what takes long; returns the request,
-    #: its names exact where they have to be the ones that it looked at. Raises what `pin` does.
+    #: Checks what takes long, before a job is accepted and outside of any transaction that writes; returns the request,
+    #: with exact names if they have to stay the ones that it checked. Raises what `pin` does.
     examine: Callable[[Database, R, Principal], R] | None = None
-    #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it, and it
-    #: is kept for a while.
+    #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it,
+    #: and it is kept for a while.
     makes_model: bool = False
-    #: Whether the result shows rows of its dataset, which its field `data` names: it is removed some days later, or once the
-    #: namespace has given the rows up.
+    #: Whether the result shows rows of its dataset, which its field `data` names: it is removed some days later, or
+    #: when the namespace has given up the rows.
     shows_rows: bool = False
-    #: The parts of a result that may be so long that lists of jobs go without them.
+    #: The parts of a result that may be so long that lists of jobs leave them out.
     long_parts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """What requests and rows say for it."""
+        """Its name in requests and rows."""
         return str(self.request.model_fields["kind"].default)

@@ -1,4 +1,4 @@
-"""Trainings: over one base, on one dataset, gone on from a checkpoint; the adapter becomes a version."""
+"""Trainings: over one base, on datasets, perhaps continued from a checkpoint; the adapter becomes a version."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
 
 
 def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None:
-    """Raise Invalid for rows longer than the base has positions for; the length that nobody asked for is cut to them."""
+    """Raise Invalid for rows longer than the base has positions for; a length that nobody asked for is reduced to
+    them.
+    """
     length = request.spec.max_length
     positions = None if base is None else positions_of(table(base.config))
     if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
@@ -85,7 +87,7 @@ def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None
 
 
 def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
-    """Raise InvalidTargets for what a base's shapes say can't be trained, as the worker would."""
+    """Raise InvalidTargets for what can't be trained by a base's shapes, as the worker would."""
     config = table(base.config)
     kind = str(config.get("model_type", ""))
     if said := unfit_targets(spec.targets, tensors_of(base), model_type=kind, exclude=spec.exclude):
@@ -107,9 +109,10 @@ def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
 
 
 def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:
-    """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds as it is numbered.
+    """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds in the
+    transaction that numbers it.
 
-    Raises Verification if it is none that the job asked for.
+    Raises Verification if it is not what the job asked for.
     """
     job, publication = done.job, done.completion.version
     if publication is None:

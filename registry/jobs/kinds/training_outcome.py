@@ -21,7 +21,7 @@ from sdk.schemas.wire import JsonScalar
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
-#: Options that show in nothing that is handed in but the word of the worker.
+#: Options that can't be checked by anything that is handed in, except for what the worker says.
 _ONLY_SAID = frozenset(
     {
         "adam_beta1",
@@ -40,36 +40,36 @@ _ONLY_SAID = frozenset(
         "weight_decay",
     }
 )
-#: What no training is asked for, so that no worker may say it in its name.
+#: What no training can ask for, so that no worker may record it in a training's name.
 _NEVER_ASKED = ("parents", "tags", "description", "unknown")
 
 
 def settle(request: TrainingRequest, publication: Publication) -> tuple[Publication, list[str]]:
-    """Return what is to be recorded of a training's version, and which of that is the worker's word.
+    """Return what to record about a training's version, and which of that only the worker stated.
 
-    Raises Verification for a version of another base, dataset or spec than the job's.
+    Raises Verification for a version with another base, dataset or spec than the job's.
     """
     said = publication.training or {}
     require_none(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
     require_none(_of_publication(request, publication))
     asked = _asked(request.spec, publication.lora, said)
     if request.eval_data is not None:
-        # Two losses say something of one another only where they were taken on the same rows.
+        # Two losses can only be compared if they were computed on the same rows.
         asked["eval_data"] = request.eval_data
     if request.parent is not None and asked["objective"] == "dpo":
-        # The worker says that it is the parent, and the record which one that is.
+        # The worker says that it is the parent, and the record says which version that is.
         asked["reference"] = request.parent.ref
     parents = [] if request.parent is None else [Parent(ref=request.parent.ref, relation="continued-from")]
     settled = publication.model_copy(
         update={"method": request.spec.method, "training": {**said, **asked}, "parents": parents}
     )
-    # Of a base on a hub that nobody had seen, the worker says which bytes it found there.
+    # If nobody had seen a base on a hub before, the worker says which bytes it found there.
     of_base = ["base"] if request.base.fingerprint is None else []
     return settled, of_base + _reported(settled, asked, named=_names_modules(request.spec))
 
 
 def require_learnt(publication: Publication) -> None:
-    """Raise Verification where a training says itself that its adapter moves no prediction."""
+    """Raise Verification if a training itself reports that its adapter doesn't change any prediction."""
     gap = publication.metrics.get("probe_logit_gap")
     if gap is not None and gap < LEAST_LOGIT_GAP:
         raise Verification(
@@ -79,13 +79,13 @@ def require_learnt(publication: Publication) -> None:
 
 
 def require_asked(request: TrainingRequest, manifest: Manifest, report: TrainingReport) -> None:
-    """Raise Verification if a checkpoint is none of the training that was asked for."""
+    """Raise Verification if a checkpoint is not from the training that was asked for."""
     require_none(_of_training(request, manifest, report.lora, report.quantization, report.training))
 
 
 def _asked(spec: TrainingSpec, lora: LoraConfig, said: dict[str, JsonScalar]) -> dict[str, JsonScalar]:
-    """What a spec says of a training, under the names that a record has for it; its objective also where that follows
-    from the rows, into which only the worker may have looked.
+    """What a spec says about a training, under the names that records use; also its objective if that follows from the
+    rows, which perhaps only the worker has seen.
     """
     asked: dict[str, JsonScalar] = {
         "objective": spec.objective or _found(lora, said.get("objective")),
@@ -113,13 +113,15 @@ def _asked(spec: TrainingSpec, lora: LoraConfig, said: dict[str, JsonScalar]) ->
 
 
 def _found(lora: LoraConfig, said: JsonScalar) -> Objective:
-    """Return the objective of a training that nobody asked one of: what its worker says, where its task is that."""
+    """Return the objective of a training for which none was asked: what its worker says, if that fits its task."""
     possible = [name for name, task in TASK_TYPES.items() if task == lora.task_type]
     return next((name for name in possible if name == said), "classify" if possible == ["classify"] else "sft")
 
 
 def _names_modules(spec: TrainingSpec) -> bool:
-    """Whether what was asked for is the names that a record has, which a worker can only find for a preset, a pattern or layers."""
+    """Whether a record must have the names that were asked for; only a worker finds them for a preset, a pattern or
+    layers.
+    """
     named = spec.targets not in TARGET_PRESETS and not is_pattern(spec.targets)
     return named and spec.exclude is None and spec.layers is None
 
@@ -132,7 +134,7 @@ def _of_training(
     training: dict[str, JsonScalar],
 ) -> Iterator[Difference]:
     spec = request.spec
-    # A base that was named by its place on a hub is fingerprinted by the worker.
+    # The worker computes the fingerprint of a base that was named by its place on a hub.
     if request.base.fingerprint not in (None, manifest.base_fingerprint):
         yield Difference("base", request.base.fingerprint, manifest.base_fingerprint)
     if (recipe is not None) != (spec.method == "qlora"):
@@ -147,24 +149,24 @@ def _of_training(
     for name, value in _asked(spec, lora, training).items():
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
-    # An earlier worker passes over an option that it does not know, and trains something else.
+    # An earlier worker ignores an option that it does not know, and trains something else.
     for name in sorted(_ONLY_SAID & spec.further().keys()):
         if training and name not in training:
             yield Difference(name, _asked(spec, lora, training)[name], None)
-    # A base may count fewer positions than were asked for.
+    # A base may have fewer positions than were asked for.
     length = training.get("max_length", spec.max_length)
     if not isinstance(length, int) or not 0 < length <= spec.max_length:
         yield Difference("max_length", spec.max_length, length)
 
 
 def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
-    """Compare a LoRA record with a spec; nobody asked for the rest of it, and admission compares it with the bytes."""
+    """Compare a LoRA record with a spec; the rest was not asked for, and admission compares it with the bytes."""
     if spec.objective is not None and lora.task_type != TASK_TYPES[spec.objective]:
         yield Difference("lora.task_type", TASK_TYPES[spec.objective], lora.task_type)
-    # The head of a classification is none of the base's, so its name follows from the model.
+    # The head of a classification is not the base's, so its name follows from the model.
     head = set(lora.modules_to_save) - set(spec.saved_modules) if lora.task_type == TASK_TYPES["classify"] else set()
     named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
-    # Which of the names mean stacked parameters the base's model says; nothing can be excluded beside them.
+    # The base's model says which of the names mean stacked parameters; nothing can be excluded in addition to them.
     parameters = named & set(lora.target_parameters) if spec.exclude is None else set()
     exact = _names_modules(spec)
     targets = named - parameters if exact else set(lora.target_modules)
@@ -177,7 +179,7 @@ def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Differenc
         dropout=spec.dropout,
         target_modules=sorted(targets),
         target_parameters=sorted(parameters),
-        # Which module has which rank, EVA finds in the rows.
+        # EVA finds each module's rank from the rows.
         rank_pattern=lora.rank_pattern if moved else spec.ranks,
         alpha_pattern=lora.alpha_pattern if moved else spec.alphas,
         use_rslora=spec.use_rslora,
@@ -218,7 +220,7 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
 
 
 def _reported(publication: Publication, asked: dict[str, JsonScalar], *, named: bool) -> list[str]:
-    """The parts of a version's record that are its worker's word, by dotted names."""
+    """The parts of a version's record that only its worker stated, by dotted names."""
     found = [f"training.{name}" for name in publication.training or {} if name not in asked]
     found += ["dataset.rows", "dataset.supervised_tokens"]
     if publication.dataset is not None:

@@ -1,4 +1,6 @@
-"""Which scorers of a user's own are installed on this worker: entry points of the group `adapterctl.scorers`, none of them imported."""
+"""Which of users' own scorers are installed on this worker: entry points in the group `adapterctl.scorers`; none is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from sdk.schemas.work import MOST_SCORERS, SCORERS_GROUP, ScorerInfo
 
 
 class NoScorerError(ValueError):
-    """A scorer that is not there, or is there more than once; the message is a whole sentence."""
+    """A scorer is missing, or installed more than once; the message is a whole sentence."""
 
 
 def installed_scorers(names: Iterable[str]) -> list[EntryPoint]:
@@ -35,7 +37,9 @@ def installed_scorers(names: Iterable[str]) -> list[EntryPoint]:
 
 
 def require_any(names: Iterable[str]) -> None:
-    """Raise NoScorerError where names are asked for and none of them is there: the others are scored without those that lack."""
+    """Raise NoScorerError if names are requested and none of them is installed; if only some are missing, the others
+    are used.
+    """
     asked = list(names)
     faults = []
     for name in asked:
@@ -49,9 +53,10 @@ def require_any(names: Iterable[str]) -> None:
 
 @cache
 def announced_scorers() -> list[ScorerInfo] | None:
-    """Return what a worker says that jobs may ask for, as it was when its process began: names that no two distributions offer.
+    """Return the scorers that a worker offers to jobs, as installed when its process began: names offered by only one
+    distribution.
 
-    None where there are more than can be said: a worker that says a part of them would never be given the others.
+    None if there are more than can be reported: a worker that reports only some would never get jobs for the others.
     """
     found = []
     for name, (entry, *more) in sorted(_by_name().items()):
@@ -60,7 +65,7 @@ def announced_scorers() -> list[ScorerInfo] | None:
         try:
             found.append(ScorerInfo(name=name, distribution=entry.dist.name, version=entry.dist.version))
         except ValidationError:
-            # Of a name that no job may have.
+            # Its name is not allowed in jobs.
             continue
     return found if len(found) <= MOST_SCORERS else None
 

@@ -1,6 +1,6 @@
 """How much main memory this process may use: the machine's, within the limits of all control groups that it is in.
 
-A limit of any group above a process's own holds for it as well, so every level up to the root is read: the tightest counts.
+The limits of all groups above a process's own apply to it as well, so every level up to the root is read: the tightest counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
-#: The files of a limit and of what is used, in version 2 of control groups and in version 1.
+#: The files with limit and usage, in version 2 of control groups and in version 1.
 _LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
@@ -24,7 +24,7 @@ class MainMemory(NamedTuple):
 
 
 def main_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> MainMemory | None:
-    """Return what this process may use of main memory; None if the system does not say how much it has."""
+    """Return how much main memory this process may use; None if the system doesn't tell how much it has."""
     try:
         lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
         total, available = (int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
@@ -40,14 +40,14 @@ def main_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> MainMemory | None
 def control_groups(proc: Path = _PROC, groups: Path = _GROUPS) -> list[Path]:
     """Return the folders of this process's control groups for memory, its own first, then each above it to the root.
 
-    They are of either version; none where the system has none that can be seen.
+    They have either version; none if the system shows none.
     """
     try:
         lines = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
     except OSError:
         return []
     paths = {controllers: path for _, controllers, path in lines}
-    # Where both versions are mounted, memory is counted by one of them: by the first, if it is there.
+    # If both versions are mounted, only one of them counts memory: the first, if it is there.
     first = next((path for controllers, path in paths.items() if "memory" in controllers.split(",")), None)
     if first is not None:
         return _upwards(groups / "memory", first)
@@ -58,14 +58,14 @@ def _upwards(root: Path, path: str) -> list[Path]:
     """Return the folder of a group and those above it, up to the root of its hierarchy."""
     parts = [part for part in path.split("/") if part]
     own = root.joinpath(*parts)
-    # Within a container its own group may be mounted as the root, while the path is the one outside of it.
+    # In a container its own group may be mounted as the root, while the path is the one outside the container.
     if ".." in parts or not own.is_dir():
         return [root] if root.is_dir() else []
     return [own, *list(own.parents)[: len(parts)]]
 
 
 def _limits(group: Path) -> Iterator[tuple[int, int]]:
-    """Yield the limit of a group and what is used of it, in bytes; nothing where it has none."""
+    """Yield the limit of a group and its usage, in bytes; nothing if it has no limit."""
     for limit, used in _LIMITS:
         # The other version's files, the word "max", or a group that has just been removed.
         with suppress(OSError, ValueError):
@@ -73,7 +73,7 @@ def _limits(group: Path) -> Iterator[tuple[int, int]]:
 
 
 def _reclaimable(group: Path) -> int:
-    """Bytes that count as used and that the kernel gives away first: files that were read and are idle."""
+    """Bytes that count as used but that the kernel reclaims first: the cache of idle files."""
     try:
         lines = dict(line.split(" ", 1) for line in (group / "memory.stat").read_text().splitlines())
         return int(lines.get("total_inactive_file") or lines.get("inactive_file") or 0)

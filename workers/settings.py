@@ -18,7 +18,7 @@ from sdk.schemas.jobs import QueueName
 
 LogLevel = Literal["INFO", "DEBUG", "WARNING"]
 
-#: The queues that there are; a worker listens to one or both.
+#: The existing queues; a worker listens to one or both.
 QUEUES: tuple[QueueName, ...] = get_args(QueueName)
 _REPOSITORY = re.compile(r"\*|[A-Za-z0-9._*-]+/[A-Za-z0-9._*-]+")
 _VARIABLES = {
@@ -82,9 +82,9 @@ def _queues(text: str) -> tuple[QueueName, ...]:
 class WorkerSettings:
     """What a worker process runs with."""
 
-    #: How it is called in job lists.
+    #: Its name in job lists.
     name: str
-    #: `redis://…`, which may hold a password and is never shown; None: the worker asks by itself.
+    #: `redis://…`, which may contain a password and is never shown; None: the worker polls the registry.
     broker_url: Annotated[str | None, AfterValidator(_redis_url)] = field(default=None, repr=False)
     #: Folders that clients see under the same path.
     shared_paths: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()
@@ -92,14 +92,14 @@ class WorkerSettings:
     hub_repositories: Annotated[tuple[str, ...], BeforeValidator(_repositories)] = ()
     #: Which jobs it takes.
     queues: Annotated[tuple[QueueName, ...], BeforeValidator(_queues)] = QUEUES
-    #: Pause between two questions for work without a broker, in seconds.
+    #: Pause between two requests for work without a broker, in seconds.
     ask_every_s: float = 2.0
-    #: What a training gets to write a checkpoint before its processes are killed; a worker that is told to end needs no
-    #: longer than this for all that it has to do. In seconds.
+    #: How long a training may take to write a checkpoint before its processes are killed; a worker that is told to end
+    #: finishes everything within this time. In seconds.
     grace_s: Annotated[Positive, Field(lt=86_400)] = 30.0
-    #: Whether a warm child waits, its libraries imported, so that the next job begins sooner.
+    #: Whether a warm child waits with imported libraries, so that the next job begins sooner.
     warm: Switch = False
-    #: Whether weights of bases in 4 bits are kept in the cache, so that the next attempt doesn't quantise them anew.
+    #: Whether weights of bases in 4 bits are kept in the cache, so that the next attempt doesn't quantise them again.
     quantized_cache: Switch = True
     log_level: LogLevel = "INFO"
     log_format: Literal["text", "json"] = "text"
@@ -107,13 +107,13 @@ class WorkerSettings:
     @classmethod
     def from_env(cls) -> WorkerSettings:
         """Read the settings. Raises InvalidInput with a sentence for each variable that has a bad value."""
-        # A worker that is started has a name of its own, and has time to make a child warm.
+        # A worker started by a user has a name of its own, and time to prepare a warm child.
         usual = {"ADAPTER_WORKER_NAME": f"{socket.gethostname()}-{os.getpid()}", "ADAPTER_WORKER_WARM": "1"}
         given = {variable: text for variable, text in os.environ.items() if text}
         return read_settings(cls, _VARIABLES, usual | given, refused=InvalidInput)
 
     def may_use_hub_token(self, repository: str) -> bool:
-        """Tell whether this node's hub token may be used to fetch a repository: anybody may ask for any.
+        """Whether this node's hub token may be used to fetch a repository: anybody may request any.
 
         >>> settings = WorkerSettings("gpu-1", hub_repositories=("meta-llama/*", "org/base"))
         >>> [settings.may_use_hub_token(name) for name in ("meta-llama/x", "org/base", "org/other", "meta-llama/x/y")]
@@ -122,7 +122,7 @@ class WorkerSettings:
         if "*" in self.hub_repositories:
             return True
         parts = repository.split("/")
-        # Part by part, since `*` would else mean a "/" as well.
+        # Part by part, since `*` would otherwise match a "/" as well.
         return any(
             len(parts) == len(wanted) and all(fnmatchcase(*pair) for pair in zip(parts, wanted, strict=True))
             for wanted in (pattern.split("/") for pattern in self.hub_repositories)

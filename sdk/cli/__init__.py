@@ -1,4 +1,4 @@
-"""`adapterctl`: one small function a command, loaded when it is called; errors leave through one table.
+"""`adapterctl`: one small function for each command, loaded when it is called; errors are mapped by one table.
 
 Only click is imported here, so that `--version` and `--help` answer at once.
 """
@@ -15,7 +15,7 @@ import click
 
 from sdk.imports import nothing_collected
 
-#: Command to (module, help). The help stands here so that the list of commands loads none of them.
+#: Command to (module, help). The help is here so that listing the commands loads none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Train an adapter over a base, and watch it."),
     "plan": ("plan", "Say what a training takes, which cards it fits, what to choose."),
@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All commands, in the order of a day's work."""
+        """All commands, in the order in which they are typically used."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -90,7 +90,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest command where one was mistyped."""
+        """Suggest the nearest command for a mistyped one."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             import difflib
@@ -139,17 +139,17 @@ def cli(insecure: bool) -> None:
 
 
 def _stand_in_for_closed_streams() -> None:
-    """Open what the caller has closed (`>&-`), to nowhere: else there is no stream, and a file gets its number."""
+    """Open streams that the caller has closed (`>&-`) on the null device: otherwise a file would get their number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # This takes the lowest number that is free; those below are open by now.
+            # This takes the lowest free number; those below are open by now.
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def main() -> None:
     """The entry point: every error becomes one line, or one JSON document, and an exit code.
 
-    Where that can't be written, since the terminal is gone, the process ends as by SIGHUP.
+    If it can't be written because the terminal is gone, the process ends as if by SIGHUP.
     """
     _stand_in_for_closed_streams()
     try:
@@ -172,6 +172,6 @@ def _run() -> NoReturn:
     except KeyboardInterrupt:
         click.echo("\ninterrupted", err=True)
         sys.exit(130)
-    # At exit Python would look through everything once more for garbage, which goes with the process anyway.
+    # At exit Python would collect garbage once more, which is freed with the process anyway.
     gc.freeze()
     sys.exit(result if isinstance(result, int) else 0)

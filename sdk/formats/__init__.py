@@ -1,1 +1,1 @@
-"""File formats and names that client, registry and workers read alike; the standard library only."""
+"""File formats and names that client, registry and workers read in the same way; the standard library only."""

@@ -19,40 +19,40 @@ from typing import NamedTuple
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-#: The chat template that its conversations were rendered by, as transformers and vLLM read one.
+#: The chat template that rendered its conversations, in the file that transformers and vLLM read.
 TEMPLATE_FILE = "chat_template.jinja"
 #: How answers are generated, and where they stop, as transformers reads it.
 GENERATION_FILE = "generation_config.json"
 #: How its rows became tokens: `sdk.schemas.rendering.Rendering`, in canonical JSON.
 RENDERING_FILE = "rendering.json"
-#: What may travel beside the two files that make an adapter, for whoever serves it.
+#: Files that may come with the two that make an adapter, for serving it.
 SERVING_FILES = (TEMPLATE_FILE, GENERATION_FILE, RENDERING_FILE)
-#: The longest templates of published models have some 20 KiB.
+#: The longest templates of published models have about 20 KiB.
 MAX_SERVING_BYTES = 1024 * 1024
 
-#: How the warning begins that a version has whose embeddings are not of the base's number of tokens.
+#: How the warning begins for a version whose embeddings have another number of tokens than the base's.
 HOLDS_EMBEDDINGS = "the adapter holds embeddings of "
-#: How the warning begins that a version has most of which is whole embeddings and saved modules.
+#: How the warning begins for a version that consists mostly of whole embeddings and saved modules.
 MOSTLY_WHOLE = "embeddings and saved modules are "
 
-#: What PEFT puts before the name of each tensor of the model that it wraps.
+#: PEFT's prefix for the name of each tensor of the model that it wraps.
 PREFIX = "base_model.model."
 _PREFIX = re.escape(PREFIX)
 _LORA_KEY = re.compile(
     _PREFIX + r"(?P<module>.+)\."
     r"lora_(?P<part>A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector(?:\.weight)?)"
 )
-#: What variants of LoRA have beside A and B; each group is called as the setting that asks for the variant.
+#: What variants of LoRA have besides A and B; each group has the name of the setting that turns on the variant.
 _VARIANT_KEY = re.compile(
     _PREFIX + r".+\.lora_(?:(?P<velora_config>velora_embed)|(?P<monteclora_config>monteclora_sampler\..+))"
 )
 _KEY = re.compile(_PREFIX + r"(?P<parameter>.+)")
-#: What PEFT puts between a module's name and its weight where it wraps the module.
+#: What PEFT inserts between a module's name and its weight if it wraps the module.
 _WRAPPERS = re.compile(r"(?:\.token_adapter)?\.base_layer(?=\.)|\.(?:modules_to_save|original_module)(?=\.)")
 
 
 class LoraKey(NamedTuple):
-    """What the name of one of LoRA's own tensors says."""
+    """The parts of the name of one of LoRA's own tensors."""
 
     #: The adapted module, without PEFT's prefix.
     module: str
@@ -61,13 +61,13 @@ class LoraKey(NamedTuple):
 
 
 def lora_key(name: str) -> LoraKey | None:
-    """Return which module and part a tensor belongs to; None where it is not one of LoRA's own."""
+    """Return the module and the part that a tensor belongs to; None if it isn't one of LoRA's own."""
     match = _LORA_KEY.fullmatch(name)
     return LoraKey(match["module"], match["part"].removesuffix(".weight")) if match else None
 
 
 def variant_setting(name: str) -> str | None:
-    """Return the setting of a config that gives LoRA this tensor beside A and B; None for any other tensor."""
+    """Return the setting of a config that gives LoRA this tensor besides A and B; None for any other tensor."""
     match = _VARIANT_KEY.fullmatch(name)
     return match.lastgroup if match else None
 
@@ -79,10 +79,10 @@ def base_parameter(name: str) -> str | None:
 
 
 def unwrapped(parameter: str) -> str:
-    """Return the base's name of a parameter, without what PEFT wraps its module in."""
+    """Return the base's name of a parameter, without the parts added by PEFT's wrappers."""
     return _WRAPPERS.sub("", parameter)
 
 
 def base_module(module: str) -> str:
-    """Return an adapted module's name in the base: where several parameters of one are adapted, each wraps the one before."""
+    """Return an adapted module's name in the base: if several of its parameters are adapted, each wraps the one before."""
     return module.replace(".base_layer", "")

@@ -1,6 +1,6 @@
-"""Where the API begins: for its typed calls, for a pull that loads none of them, and for servers."""
+"""The path at which the API begins: for its typed calls, for a pull that loads none of them, and for servers."""
 
 from __future__ import annotations
 
-#: Below it are the routes of the API.
+#: The API's routes are below it.
 API = "/api/v1"

@@ -1,8 +1,8 @@
-"""What a base consists of, and its fingerprint, which registry, client and worker compute by this one arithmetic.
+"""What a base consists of, and its fingerprint; registry, client and worker all compute it here.
 
 The fingerprint is the SHA-256 over the canonical config (without `transformers_version` and `_name_or_path`), the
-SHA-256 of each tokenizer file, the chat template among them, and the SHA-256 of the weight files, sorted. So whoever
-shows a config and these digests has proven which fingerprint they have; the weights need not be read again.
+SHA-256 of each tokenizer file, the chat template among them, and the SHA-256 of the weight files, sorted. So a config
+and these digests prove the fingerprint; the weights need not be read again.
 
 >>> files = {"config.json": "c" * 64, "model.safetensors": "d" * 64}
 >>> identity = identify({"model_type": "llama", "transformers_version": "5.0"}, files)
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.canonical_json import digest_of
 
-#: As models name their input embeddings, and their output head, which holds as many numbers.
+#: Models' names for their input embeddings, and for their output head, which has as many numbers.
 INPUT_EMBEDDINGS = ("embed_tokens", "embed_in", "tok_embeddings", "word_embeddings", "wte")
 HEADS = ("lm_head", "embed_out")
 
@@ -30,9 +30,9 @@ CONFIG_FILE = "config.json"
 #: The model card.
 CARD_FILE = "README.md"
 INDEX_FILE = "model.safetensors.index.json"
-#: What a model's weights are called that lie in one file: transformers prefers it to an index.
+#: The name of a model's only weight file: transformers prefers it to an index.
 SINGLE_FILE = "model.safetensors"
-#: Files that say how text becomes tokens.
+#: Files that define how text becomes tokens.
 TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -48,7 +48,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-#: Everything else that a base may have beside its weights.
+#: Everything else that a base may have besides its weights.
 OTHER_FILES = (CONFIG_FILE, "generation_config.json", INDEX_FILE)
 
 _AFTER_PADDING = (
@@ -57,31 +57,30 @@ _AFTER_PADDING = (
 )
 _UNSTABLE_CONFIG_KEYS = ("transformers_version", "_name_or_path")
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,187}\.safetensors")
-#: A library that finds this in a base's folder loads it as an adapter, on top of the base and without a word.
-#: A config of more is not a model's; transformers' own are a few kilobytes.
+#: A larger config is not a model's; transformers' own are a few kilobytes.
 MAX_CONFIG_BYTES = 1024 * 1024
 #: The largest published models have some 200.
 MAX_WEIGHT_FILES = 1000
-#: That of the largest published mixtures of experts has a line for each of 140,000 tensors.
+#: The index of the largest published mixtures of experts has a line for each of 140,000 tensors.
 MAX_INDEX_BYTES = 24 * 1024 * 1024
 _MAX_DEPTH = 64
 
 
 class BadBaseError(ValueError):
-    """A base's files contradict each other, or are none that a base has. The message is for people."""
+    """A base's files contradict each other, or don't belong to a base. The message is for people."""
 
 
 class BaseIdentity(NamedTuple):
     """What a base's small files and the digests of its weights prove."""
 
     fingerprint: str
-    #: SHA-256 over the weight files' digests alone: another tokenizer or template leaves it as it is.
+    #: SHA-256 over the weight files' digests alone: another tokenizer or template doesn't change it.
     weights_digest: str
     architecture: str
 
 
 def identify(config: Mapping[str, Any], files: Mapping[str, str]) -> BaseIdentity:
-    """Return what a config and the SHA-256 of each file, by its name, say of a base.
+    """Return what a config and the SHA-256 of each file, by its name, prove about a base.
 
     Raises BadBaseError if there are no weights, or the config can't be written canonically.
     """
@@ -107,7 +106,8 @@ def _tokenizer_files(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:
-    """Return the tokens of the longest row that a base has positions for, by its config; None if it counts none.
+    """Return the length in tokens of the longest row that a base has positions for, from its config; None if it has no
+    positions.
 
     >>> positions_of({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512
@@ -117,14 +117,14 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
         found = given.get("max_position_embeddings") or given.get("n_positions")
         if type(found) is int and found > 0:
             pad = given.get("pad_token_id")
-            # These count from the number after that of their padding.
+            # In these models, positions start after the number of the padding token.
             skipped = pad + 1 if given.get("model_type") in _AFTER_PADDING and type(pad) is int else 0
             return max(1, found - skipped)
     return None
 
 
 def stable_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a fingerprint covers of a config: not where its author had it, nor with which release it was saved."""
+    """Return what a fingerprint covers of a config: not its author's path, nor the release that saved it."""
     return {key: value for key, value in config.items() if key not in _UNSTABLE_CONFIG_KEYS}
 
 
@@ -140,7 +140,7 @@ def weight_files(names: Collection[str]) -> list[str]:
 
 
 def check_files(names: Collection[str]) -> None:
-    """Raise BadBaseError unless these are files that a base has, the config and weights among them, and no others."""
+    """Raise BadBaseError unless these are all files of a base, including the config and weights."""
     for name in sorted(names):
         if name == WEIGHTS_FILE or name.startswith("adapter_"):
             raise BadBaseError(f"{name} is an adapter's file; a library would load it on top of the base")
@@ -166,7 +166,7 @@ def check_files(names: Collection[str]) -> None:
 
 
 def check_index(index: Any, tensors_by_file: Mapping[str, Collection[str]]) -> None:
-    """Raise BadBaseError unless an index says of each tensor what the weight files' headers say.
+    """Raise BadBaseError unless an index agrees with the weight files' headers about each tensor.
 
     `tensors_by_file` are the names of the tensors in each weight file.
     """
@@ -182,7 +182,7 @@ def check_index(index: Any, tensors_by_file: Mapping[str, Collection[str]]) -> N
 
 
 def weight_map(index: Any) -> dict[str, str]:
-    """Return the name of the weight file of each tensor, as an index says. Raises BadBaseError."""
+    """Return the name of each tensor's weight file, from an index. Raises BadBaseError."""
     found = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(found, dict) or not found or not all(type(name) is str for name in found.values()):
         raise BadBaseError(f"{INDEX_FILE} has no weight_map")
@@ -193,17 +193,17 @@ def weight_map(index: Any) -> dict[str, str]:
 
 
 def read_index(raw: bytes) -> Any:
-    """Return the value of an index. Raises BadBaseError."""
+    """Return the JSON value of an index. Raises BadBaseError."""
     return _parsed(raw, INDEX_FILE, MAX_INDEX_BYTES)
 
 
 def read_config(raw: bytes) -> dict[str, Any]:
-    """Return the object in a `config.json`. Raises BadBaseError for what is none, or could not be kept and sent again."""
+    """Return the object in a `config.json`. Raises BadBaseError if it isn't one, or can't be stored and sent again."""
     config = _parsed(raw, CONFIG_FILE, MAX_CONFIG_BYTES)
     if not isinstance(config, dict):
         raise BadBaseError(f"{CONFIG_FILE} is not an object")
     try:
-        # An escape may spell half a surrogate pair, which has no bytes in UTF-8.
+        # An escape may stand for half a surrogate pair, which can't be encoded in UTF-8.
         json.dumps(config, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except ValueError as error:
         raise BadBaseError(f"{CONFIG_FILE} has half a surrogate pair, or an invalid number") from error
@@ -229,7 +229,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unfit(value: Any, depth: int) -> bool:
-    """Whether a value is nested deeper, or holds a NUL, which PostgreSQL keeps in no text."""
+    """Whether a value is nested deeper, or contains a NUL, which PostgreSQL can't store in text."""
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, dict):

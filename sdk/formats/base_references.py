@@ -1,15 +1,15 @@
-"""What a base's small files may refer to: nothing outside of its folder.
+"""What a base's small files may refer to: nothing outside its folder.
 
-A library that loads a base takes these files for arguments. transformers opens a text under `vocab` of a
-`tokenizer_config.json` as a file, wherever that lies; sets each key of a `special_tokens_map.json` as an argument as well;
-calls `from_pretrained` of whatever class is named; fetches code for an attention called `org/kernel`; takes other weights or
-another config where a file of them is named. So an author could have a worker read what lies beside the base.
+A library that loads a base uses these files as arguments. transformers opens a string under `vocab` in a
+`tokenizer_config.json` as a file, wherever that is; passes each key of a `special_tokens_map.json` as an argument as
+well; calls `from_pretrained` of any class that is named; fetches code for an attention called `org/kernel`; and loads
+other weights or another config if a file is named. So an author could make a worker read files outside the base.
 
-Which keys are opened differs by class and by release. For tokenizers the rule therefore says where a text may stand, and
-not where it may not: any under the keys of tokens and templates, which are never opened; none under those of files and
-vocabularies; elsewhere only one without a separator, which leads nowhere from an empty folder. A `config.json` becomes
-attributes that are read one by one, so that there those are named which lead anywhere. Paths are refused and not dropped:
-the files are what the fingerprint covers, and other programs load them as they are.
+Which keys are opened differs by class and by release. For tokenizers the rule therefore lists where a string is
+allowed, not where it is forbidden: any string under the keys of tokens and templates, which are never opened; none
+under those of files and vocabularies; elsewhere only one without a separator, which leads nowhere from an empty folder.
+A `config.json` becomes attributes that are read one by one, so there the rule lists the keys that lead somewhere. Paths
+are refused rather than dropped: the fingerprint covers the files, and other programs load them as they are.
 
 >>> check_references("tokenizer_config.json", b'{"eos_token": "</s>", "name_or_path": "/home/me/model", "vocab": null}')
 >>> check_references("tokenizer_config.json", b'{"vocab": "/etc/passwd"}')
@@ -28,7 +28,7 @@ from sdk.formats.base_files import CONFIG_FILE, MAX_CONFIG_BYTES, BadBaseError
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
-#: The files from which a library takes arguments, and how long they may be: added tokens have some lines each.
+#: The files from which a library takes arguments, and their maximum size: each added token has a few lines.
 REFERRING_FILES = {
     CONFIG_FILE: MAX_CONFIG_BYTES,
     SPECIAL_TOKENS_FILE: 16 * 1024 * 1024,
@@ -36,8 +36,8 @@ REFERRING_FILES = {
 }
 
 _TOKEN_KEY = re.compile(r".*_tokens?(_decoder)?", re.DOTALL)
-#: What else holds any text. Where a tokenizer was, and its map of tokens, many say who were saved by older releases;
-#: the first is replaced by the folder that is loaded, and the second is kept and never opened.
+#: Other keys that may have any text. Many files saved by older releases give the tokenizer's path and its map of
+#: tokens; the first is replaced by the folder that is loaded, and the second is kept and never opened.
 _TEXT_KEYS = (
     "auto_map",
     "chat_template",
@@ -46,10 +46,10 @@ _TEXT_KEYS = (
     "response_template",
     "special_tokens_map_file",
 )
-#: A text under these is a file's name, an object or a list the vocabulary itself.
+#: A string under these is a file's name; an object or a list is the vocabulary itself.
 _VOCABULARY_KEYS = ("merges", "vocab")
 _FILE_KEY = re.compile(r".*_files?|init_inputs", re.DOTALL)
-#: Others are looked up among all that the library has.
+#: Other names are looked up among everything that the library has.
 _TOKENIZER_CLASS = re.compile(r"\w{0,100}(Tokenizer|TokenizerFast|Backend)", re.ASCII)
 _CODE_KEYS = tuple(
     f"{prefix}{kind}_implementation{suffix}"
@@ -65,7 +65,7 @@ def check_references(name: str, raw: bytes) -> None:
     if len(raw) > REFERRING_FILES[name]:
         raise BadBaseError(f"{name} is longer than {REFERRING_FILES[name] // 1024} KiB")
     try:
-        # Of a key that is there twice the last counts, as in the library.
+        # If a key occurs twice, the last one counts, as in the library.
         found = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise BadBaseError(f"{name} is not JSON") from error
@@ -89,7 +89,7 @@ def _check_tokenizer(config: dict[str, Any]) -> None:
         if key == "tokenizer_class":
             _check_class(TOKENIZER_CONFIG_FILE, value)
         elif key in _VOCABULARY_KEYS:
-            # An object with this key is made a token, which can be taken for its text.
+            # An object with this key becomes a token, which can be used as a string.
             if not isinstance(value, dict | list | None) or (isinstance(value, dict) and "__type" in value):
                 raise _file_named(TOKENIZER_CONFIG_FILE, key)
         elif key not in _TEXT_KEYS and not _TOKEN_KEY.fullmatch(key):
@@ -132,7 +132,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield the texts within a value; keys are none."""
+    """Yield the strings within a value, but not keys."""
     left = [value]
     while left:
         value = left.pop()

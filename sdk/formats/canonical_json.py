@@ -1,4 +1,4 @@
-"""The one canonical form of JSON, which digests are taken over.
+"""The one canonical form of JSON, over which digests are computed.
 
 >>> canonical_json({"b": 1, "a": [True, None]})
 b'{"a":[true,null],"b":1}'
@@ -14,7 +14,7 @@ from typing import Any
 def canonical_json(value: Any) -> bytes:
     """Return `value` as UTF-8 JSON with sorted keys and no spaces, the same bytes on every machine.
 
-    Raises ValueError for NaN and infinities, which JSON has no word for.
+    Raises ValueError for NaN and infinities, which JSON can't represent.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8")

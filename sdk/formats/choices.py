@@ -16,7 +16,7 @@ from sdk.formats.row_faults import kind_of
 
 #: The keys of such a row.
 CHOICES = ("prompt", "choices", "answer")
-#: Choices of a row.
+#: The most choices in a row.
 MOST_CHOICES = 100
 
 

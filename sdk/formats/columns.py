@@ -1,4 +1,4 @@
-"""Which columns of a dataset are which keys of a row, as `--columns` says it.
+"""Which columns of a dataset become which keys of a row, as in `--columns`.
 
 >>> parse_columns("completion=answer, prompt=question")
 {'prompt': 'question', 'completion': 'answer'}
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: The keys that rows of some shape have, in the order in which they are written.
+#: All keys of rows of any shape, in the order in which they are written.
 KEYS = (
     "prompt", "completion", "chosen", "rejected", "messages", "tools", "text", "label",
     "instruction", "input", "output", "conversations", "system", "choices", "answer", "references",
@@ -21,7 +21,7 @@ KEYS = (
 #: Keys that some rows of a file have and others don't.
 _OPTIONAL = frozenset({"tools", "input", "system"})
 _EXAMPLE = "prompt=question,completion=answer"
-#: Keys that an error names at most.
+#: The most keys that an error names.
 _NAMED = 8
 
 
@@ -43,19 +43,19 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def canonical_columns(text: str) -> str:
-    """Return columns as they are recorded: in one order and without spaces. Raises ValueError as `parse_columns` does."""
+    """Return columns as they are recorded: in a fixed order and without spaces. Raises ValueError as `parse_columns` does."""
     return ",".join(f"{key}={column}" for key, column in parse_columns(text).items())
 
 
 def picked(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """Return a row with its columns under their keys; other columns are left out, for that is what was asked for.
+    """Return a row with its columns under their keys; other columns are left out, as requested.
 
     Raises ValueError for a row without one of the columns, as the rest of a sentence about the row.
     """
     for key, column in columns.items():
         if column not in row and key not in _OPTIONAL:
             raise ValueError(f"has no column `{column[:80]}` for `{key}`, but {named(row)}")
-    # What a CSV file leaves empty, most rows don't have.
+    # Values that a CSV file leaves empty are missing in most rows.
     return {
         key: row[column]
         for key, column in columns.items()
@@ -64,7 +64,7 @@ def picked(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]
 
 
 def named(row: Iterable[Any]) -> str:
-    """Name the keys of a row, for an error."""
+    """Name the keys of a row for an error."""
     keys = [f"`{str(key)[:80]}`" for key in row]
     more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
     return f"the keys {', '.join(keys[:_NAMED])}{more}" if keys else "no keys"

@@ -1,4 +1,4 @@
-"""Texts that together take a limited number of bytes as JSON: the longest are cut, and say so at their end.
+"""Texts that may take a limited number of bytes together as JSON: the longest are cut, and marked at their end.
 
 >>> longest_that_fit([2, 30, 40], 42), longest_that_fit([2, 30], 42)
 (20, None)
@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-#: What a text that was cut ends with.
+#: The mark at the end of a cut text.
 CUT = " … [cut]"
 _CUT_BYTES = len(CUT.encode())
 
 
 def longest_that_fit(sizes: Sequence[int], most_bytes: int) -> int | None:
-    """How long each text may be so that all fit; None if they do as they are."""
+    """How long each text may be so that all fit; None if they fit as they are."""
     left_bytes = most_bytes
     for done, size in enumerate(ordered := sorted(sizes)):
         share = left_bytes // (len(ordered) - done)
@@ -28,11 +28,11 @@ def longest_that_fit(sizes: Sequence[int], most_bytes: int) -> int | None:
 
 
 def cut_text(text: str, longest: int) -> str:
-    """Return the text, or as much of its beginning as takes `longest` bytes together with the mark."""
+    """Return the text, or as much of its beginning as fits `longest` bytes together with the mark."""
     if json_bytes(text) <= longest:
         return text
     room = longest - _CUT_BYTES
-    # No character takes less than a byte, so no more of them fit.
+    # Every character takes at least a byte, so no more of them fit.
     fits, too_many = 0, max(room, 0) + 1
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
@@ -44,5 +44,5 @@ def cut_text(text: str, longest: int) -> str:
 
 
 def json_bytes(text: str) -> int:
-    """How many bytes of a body a text takes between its quotes."""
+    """How many bytes a text takes in a body, between its quotes."""
     return len(json.dumps(text, ensure_ascii=False).encode()) - 2

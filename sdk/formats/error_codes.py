@@ -1,6 +1,6 @@
-"""Every stable error code, in one place; what each becomes (HTTP status, exception class, exit code) is said by its readers.
+"""Every stable error code, in one place; its users define what it becomes (HTTP status, exception class, exit code).
 
-Apart from the models that carry them, so that an error can be raised before pydantic is loaded.
+They are apart from the models that contain them, so that an error can be raised before pydantic is loaded.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ class ErrorCode(StrEnum):
     INVALID_DATA = "invalid_data"
     #: Target modules that match nothing in the base.
     INVALID_TARGETS = "invalid_targets"
-    #: A base that has no weights, or weights of a kind that is not read.
+    #: A base without weights, or with weights of an unsupported kind.
     INVALID_BASE = "invalid_base"
-    #: A job that needs more memory than any worker has that could run it.
+    #: A job that needs more memory than any worker that could run it has.
     DOES_NOT_FIT = "does_not_fit"
-    #: The thing that was named does not exist, or may not be seen.
+    #: The named thing does not exist, or the caller may not see it.
     NOT_FOUND = "not_found"
-    #: Another state than the caller assumed: a lost compare-and-set, foreign files, a name that is taken.
+    #: The state differs from what the caller assumed: a lost compare-and-set, foreign files, a name that is taken.
     CONFLICT = "conflict"
     #: A worker's claim that is no longer the current one.
     STALE_ATTEMPT = "stale_attempt"
     #: A stored record that this release of the registry can't read.
     UNREADABLE = "unreadable"
-    #: No token, or one that is unknown, expired or revoked.
+    #: No token, or an unknown, expired or revoked one.
     UNAUTHENTICATED = "unauthenticated"
     #: The token's role does not allow this.
     FORBIDDEN = "forbidden"
-    #: A namespace has all that its quota allows.
+    #: A namespace has used up its quota.
     QUOTA_EXCEEDED = "quota_exceeded"
-    #: More requests than this token may send.
+    #: This token has sent too many requests.
     RATE_LIMITED = "rate_limited"
     #: The registry takes no changes for now: an admin has made it read-only.
     READ_ONLY = "read_only"
     #: A body that is too long.
     TOO_LARGE = "too_large"
-    #: A body that is not called JSON.
+    #: A body whose content type is not JSON.
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     #: A job ended without a result.
     JOB_FAILED = "job_failed"
     #: A job was cancelled.
     JOB_CANCELLED = "job_cancelled"
-    #: Bytes, structure or signature are not what they must be.
+    #: Bytes, structure or signature are wrong.
     VERIFICATION = "verification"
     #: It took longer than the caller allows, or a request came in more slowly than the server waits for.
     TIMEOUT = "timeout"

@@ -1,6 +1,6 @@
-r"""What Python's `re` may take to try an expression on a name, estimated from above without trying it.
+r"""An upper estimate of what Python's `re` needs to try an expression on a name, made without trying it.
 
-Only plain expressions have such an estimate: what repeats a group, looks about or refers back may take a time without bound.
+Only plain expressions have such an estimate: repeated groups, lookarounds and backreferences may take unbounded time.
 
 >>> tries(r".*\.layers\.\d+\.(q|k)_proj")
 320
@@ -20,7 +20,7 @@ from sdk.formats.expressions import MAX_DEPTH, ExpressionError, Node, character_
 
 from re import _constants as _re  # type: ignore[attr-defined]  # isort: skip
 
-#: The name for which tries are counted; names of modules have up to about 80 characters.
+#: The length of the name for which tries are counted; names of modules have up to about 80 characters.
 NAME_CHARACTERS: Final = 64
 #: One bit for each ASCII character, and one for all others.
 _OTHERS = 1 << 128
@@ -29,19 +29,19 @@ _ALL = (1 << 129) - 1
 
 @lru_cache(maxsize=1024)
 def tries(expression: str) -> int:
-    """Return how often `re` may try to go on, at most and roughly, on a name of NAME_CHARACTERS.
+    """Return roughly how many steps `re` may try at most on a name of NAME_CHARACTERS.
 
     Plain expressions only: single characters and sets, repeated or not, groups that are not repeated, alternatives, and
-    the anchors ^ and $. Raises ExpressionError for all else.
+    the anchors ^ and $. Raises ExpressionError for anything else.
     """
     repeats, ways, length = _ways(parsed(expression), 0)
-    # Positions of so many repetitions, one after the other; each try compares some characters.
+    # The positions that this many repetitions, one after the other, may end at; each try compares some characters.
     positions: int = NAME_CHARACTERS**repeats // factorial(repeats)
     return max(1, positions * ways * (16 + min(length, NAME_CHARACTERS)) // 16)
 
 
 def _ways(nodes: Sequence[Node], depth: int) -> tuple[int, int, int]:
-    """Return the repetitions without a bound on one way through, the ways otherwise, and the characters on one."""
+    """Return the unbounded repetitions on one path through the expression, the number of paths, and the characters on one."""
     if depth > MAX_DEPTH:
         raise ExpressionError("its groups are nested too deeply")
     repeats, ways, length = 0, 1, 0
@@ -60,7 +60,7 @@ def _ways(nodes: Sequence[Node], depth: int) -> tuple[int, int, int]:
             low, high, body = argument
             if len(body) == 1 and body[0][0] in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
                 follows, may_end = _begins(nodes[position + 1 :])
-                # Where what follows can't be what is repeated, or is the end of the name, there is one way to go on.
+                # If what follows can't match what is repeated, or is the end of the name, there is only one way to go on.
                 if (may_end and depth) or follows & _letters(body[0]):
                     spread = min(int(high), NAME_CHARACTERS) - min(int(low), NAME_CHARACTERS)
                     if spread < 8:
@@ -75,27 +75,27 @@ def _ways(nodes: Sequence[Node], depth: int) -> tuple[int, int, int]:
                 raise ExpressionError("it repeats a group")
         else:
             raise ExpressionError("it looks ahead or back, refers back, or uses rare syntax")
-        # Nothing is won by counting further.
+        # Counting further would change nothing.
         if repeats > 6 or ways > 1_000_000:
             raise ExpressionError("it can be matched in too many ways")
     return repeats, ways, length
 
 
 def _overlap(alternatives: Iterable[Iterable[Node]]) -> int:
-    """Return how many of some alternatives can begin with the same character, at most."""
+    """Return the most alternatives that can begin with the same character."""
     begins = [_begins(list(part)) for part in alternatives]
     bits = [_ALL if may_end else letters for letters, may_end in begins]
     return max(1, max(sum(mask >> bit & 1 for mask in bits) for bit in range(129)))
 
 
 def _begins(nodes: Sequence[Node]) -> tuple[int, bool]:
-    """Return the characters with which a sequence can begin, and whether it can be empty and something else follow."""
+    """Return the characters with which a sequence can begin, and whether it can be empty, so that something else follows."""
     found = 0
     for op, argument in nodes:
         if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
             return found | _letters((op, argument)), False
         if op is _re.AT and argument is _re.AT_END:
-            # Nothing comes after it: whatever follows a repetition is not what is repeated.
+            # Nothing comes after it, so whatever follows a repetition differs from what is repeated.
             return found, False
         if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
             low, _, body = argument

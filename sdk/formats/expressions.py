@@ -1,7 +1,7 @@
-r"""Regular expressions that a stranger wrote, tried without backtracking and within a budget of steps.
+r"""Untrusted regular expressions, tried without backtracking and within a budget of steps.
 
-Python's `re` may take a time without bound for a short expression: `(a+)+b` doubles it with each letter. Here an
-expression becomes a set of states that move on together, letter by letter, so the steps are at most letters × states.
+Python's `re` may take unbounded time for a short expression: with `(a+)+b` it doubles with each letter. Here an
+expression becomes a set of states that advance together, letter by letter, so there are at most letters × states steps.
 
 >>> budget = Budget(10_000)
 >>> Automaton([r"(a+)+b", r"layers\.\d+"]).first("a" * 60, budget) is None
@@ -21,47 +21,47 @@ from typing import Any
 
 from sdk.formats.letter_case import same_letters
 
-# The library's own parser, so that what is understood here is what `re` understands: public only under a name that warns.
+# The library's own parser, so that expressions mean here what they mean to `re`: its public name raises a warning.
 from re import _constants as _re  # type: ignore[attr-defined]  # isort: skip
 from re import _parser  # type: ignore[attr-defined]  # isort: skip
 
-#: No expression in a configuration comes near.
+#: No expression in a configuration comes near this.
 MAX_CHARACTERS = 1000
 _MAX_STATES = 4000
-#: Of groups in one another.
+#: The deepest nesting of groups.
 MAX_DEPTH = 30
-#: States that are kept from one name to the next, all lists of them together.
+#: How many states are cached from one name to the next, in all lists together.
 _MAX_KEPT = 500_000
-#: Flags at the beginning of an expression that is looked for within texts: "(?ims)".
+#: Flags at the beginning of an expression that is searched for in texts: "(?ims)".
 _FLAGS = re.IGNORECASE | re.MULTILINE | re.DOTALL
 
-#: What it is, by the constants of the library, and what belongs to it.
+#: The operation, one of the library's constants, and its argument.
 Node = tuple[Any, Any]
 
 
 class ExpressionError(ValueError):
-    """An expression that is none, or that is not of the kind that is asked for; the text says why, after "because"."""
+    """The text isn't an expression, or isn't of the required kind; the message says why, to follow "because"."""
 
 
 class BudgetError(Exception):
-    """More steps would be needed than there are."""
+    """More steps are needed than are left."""
 
 
 class Budget:
-    """Steps that may be taken, which all who share it use up; a step takes a tenth of a microsecond or two."""
+    """The steps that may be taken, shared by everything that uses this budget; a step takes 0.1 to 0.2 µs."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
 
     def spend(self, steps: int) -> None:
-        """Use up some steps. Raises BudgetError if there are not as many."""
+        """Use up some steps. Raises BudgetError if there are not enough."""
         self.left -= steps
         if self.left < 0:
             raise BudgetError
 
 
 def parsed(expression: str) -> list[Node]:
-    """Return an expression as the library's parser understands it, without flags. Raises ExpressionError."""
+    """Return an expression as the library's parser reads it, without flags. Raises ExpressionError."""
     nodes, flags = _parsed(expression)
     if flags:
         raise ExpressionError("it sets flags")
@@ -70,7 +70,7 @@ def parsed(expression: str) -> list[Node]:
 
 @lru_cache(maxsize=64)
 def _parsed(expression: str) -> tuple[list[Node], int]:
-    """Return an expression with the flags that it sets."""
+    """Return a parsed expression with the flags that it sets."""
     if len(expression) > MAX_CHARACTERS:
         raise ExpressionError(f"it is longer than {MAX_CHARACTERS} characters")
     if _nests_sets(expression):
@@ -83,7 +83,7 @@ def _parsed(expression: str) -> tuple[list[Node], int]:
 
 
 def _nests_sets(expression: str) -> bool:
-    """Whether `re` would warn that a set may mean something else one day: "[[", or "--", "&&", "~~" or "||" in a set."""
+    """Whether `re` would warn that a set may change its meaning in future: "[[", or "--", "&&", "~~" or "||" in a set."""
     inside = empty = False
     before = ""
     letters = iter(expression)
@@ -99,14 +99,14 @@ def _nests_sets(expression: str) -> bool:
         elif letter == "]" and not empty:
             inside = False
         else:
-            # A bracket that comes first, perhaps after ^, does not close the set.
+            # A bracket in first place, or after ^, does not close the set.
             empty = empty and letter == "^" and before == ""
             before = letter
     return False
 
 
 def character_test(node: Node, flags: int = 0) -> Callable[[str], bool]:
-    """Return what tells whether one character is meant."""
+    """Return a test for a single character."""
     op, argument = node
     if op is _re.ANY:
         return _anything if flags & re.DOTALL else "\n".__ne__
@@ -165,17 +165,18 @@ def group_of(argument: Any) -> list[Node]:
 
 
 class Automaton:
-    """Several expressions as one machine, which says which of them is the first to be all of a text.
+    """Several expressions as one automaton, which finds the first of them that matches all of a text.
 
-    `after_dot` lets each also be what follows any of the text's dots. With `within` it is enough that a text contains it,
-    as for `re.search`, and it may begin with the flags i, m and s; otherwise a text with a line break is none of them.
-    Alternatives, repetitions, groups, anchors, word boundaries and looking ahead are understood. Raises ExpressionError for
-    what is none, or has more than that.
+    With `after_dot` each may also match what follows any of the text's dots. With `within` it is enough that a text
+    contains a match, as for `re.search`, and an expression may begin with the flags i, m and s; otherwise a text with a
+    line break matches none. Alternatives, repetitions, groups, anchors, word boundaries and lookaheads are supported.
+    Raises ExpressionError for anything else, or if a text isn't an expression.
     """
 
     def __init__(self, expressions: Sequence[str], *, after_dot: bool = False, within: bool = False) -> None:
-        #: By state: a test of one character, or a place ("^", "$", "Z", "b", "B", in each line "^m", "$m", ("ahead", state),
-        #: ("not ahead", state)), or the number of the expression that is done; None for a state that only leads on.
+        #: By state: a test for one character, or a position ("^", "$", "Z", "b", "B", in each line "^m", "$m",
+        #: ("ahead", state), ("not ahead", state)), or the number of the expression that has matched; None for a state
+        #: that only leads on.
         self._what: list[Callable[[str], bool] | str | tuple[str, int] | int | None] = []
         self._next: list[tuple[int, ...]] = []
         self._depends_on_place = self._has_end = False
@@ -201,12 +202,14 @@ class Automaton:
         self._kept = 0
 
     def first(self, text: str, budget: Budget) -> int | None:
-        """Return the number of the first expression that is all of a text, or within it; None. Raises BudgetError."""
+        """Return the number of the first expression that matches all of a text, or a part of it; None if none does.
+        Raises BudgetError.
+        """
         if "\n" in text and not self._within:
-            # Where a line ends, `$` and `.` have other meanings.
+            # `$` and `.` have other meanings at the end of a line.
             return None
         ahead: dict[tuple[int, int], bool] = {}
-        # `$` is also before a line break that ends the text.
+        # `$` also matches before a line break that ends the text.
         keeps = not (self._depends_on_place or (self._has_end and text.endswith("\n")))
         state = self._closed(self._start, text, 0, budget, ahead)
         for at, letter in enumerate(text):
@@ -251,7 +254,7 @@ class Automaton:
         *,
         at_end: bool = False,
     ) -> frozenset[int]:
-        """Return states with all to which they lead without a character; what waits for the end stays as it is."""
+        """Return states and all states that they lead to without a character; those that wait for the end stay as they are."""
         found: set[int] = set()
         waiting = list(states)
         while waiting:
@@ -277,7 +280,7 @@ class Automaton:
     def _goes_on(
         self, what: tuple[str, int], text: str, at: int, budget: Budget, ahead: dict[tuple[int, int], bool]
     ) -> bool:
-        """Whether what is looked ahead for is there, or is not."""
+        """Whether a lookahead succeeds."""
         kind, start = what
         if (start, at) not in ahead:
             ahead[start, at] = self._begins(start, text, at, budget, ahead)
@@ -296,7 +299,7 @@ class Automaton:
     # --- Building ---
 
     def _anywhere(self, after: int) -> int:
-        """Add states for any text; return where it begins."""
+        """Add states for any text; return the first one."""
         loop = self._add(None, ())
         self._next[loop] = (self._add(_anything, (loop,)), after)
         return loop
@@ -307,7 +310,7 @@ class Automaton:
         return len(self._what) - 1
 
     def _sequence(self, nodes: Sequence[Node], after: int, first: int, depth: int) -> int:
-        """Add states for a sequence that goes on at the state `after`; return where it begins."""
+        """Add states for a sequence that continues at the state `after`; return the first one."""
         if depth > MAX_DEPTH:
             raise ExpressionError("its groups are nested too deeply")
         for node in reversed(nodes):
@@ -326,7 +329,7 @@ class Automaton:
             parts = [self._sequence(list(part), after, first, depth + 1) for part in argument[1]]
             return self._add(None, tuple(parts))
         if op is _re.FAILURE:
-            # As `(?!)`: it leads nowhere.
+            # Like `(?!)`: it leads nowhere.
             return self._add(None, ())
         if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
             return self._repeated(argument, after, first, depth)

@@ -1,4 +1,4 @@
-"""Files that hold no rows as they are: compressed, of another encoding, of another program.
+"""Files whose rows can't be read as they are: compressed, in another encoding, or another program's.
 
 >>> foreign(b"PK\\x03\\x04")
 'is compressed (ZIP); give the file that is in it'
@@ -21,7 +21,7 @@ _WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def foreign(head: bytes) -> str | None:
-    """Return what a file is by its first bytes, and what to do, as the rest of a sentence; None for what may be rows."""
+    """Return what a file is by its first bytes, and what to do, as the rest of a sentence; None if it may have rows."""
     for begin, name in _COMPRESSED.items():
         if head.startswith(begin):
             return f"is compressed ({name}); give the file that is in it"

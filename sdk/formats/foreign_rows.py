@@ -1,4 +1,4 @@
-"""Rows of other programs' shapes, Alpaca and ShareGPT, as the conversations that they stand for.
+"""Rows in other programs' shapes, Alpaca and ShareGPT, converted to the conversations that they stand for.
 
 >>> alpaca({"instruction": "Add.", "input": "1 + 1", "output": "2"})["prompt"]
 [{'role': 'user', 'content': 'Add.\\n1 + 1'}]
@@ -17,7 +17,7 @@ from sdk.formats.row_faults import EmptyField, kind_of
 ALPACA = ("instruction", "input", "output", "system")
 SHAREGPT = ("conversations", "system", "tools")
 
-#: What `from` says, and whose message it is. A call is made of the JSON in its value.
+#: The values of `from`, and the role that each means. A call is made from the JSON in its value.
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -31,7 +31,7 @@ _ROLES = {
 
 
 def alpaca(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return prompt and completion: what is asked is the instruction, and below it the input, where there is one.
+    """Return prompt and completion: the prompt is the instruction, with the input, if any, below it.
 
     Raises ValueError with what is wrong, as the rest of a sentence about the row.
     """
@@ -45,7 +45,7 @@ def alpaca(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sharegpt(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return messages, and tools where there are some. Raises ValueError with what is wrong."""
+    """Return messages, and tools if there are any. Raises ValueError with what is wrong."""
     turns = given["conversations"]
     if isinstance(turns, str):
         turns = _json("conversations", turns)

@@ -1,4 +1,4 @@
-"""The values of a file that is one JSON list, one after the other: only the value at hand is in memory."""
+"""The values of a file that is one JSON list, one after the other: only the current value is in memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import IO, Any
 from sdk.formats.messages import json_decoder
 
 _CHUNK_CHARACTERS = 1024 * 1024
-#: No value of a list may be longer: the end of one that is broken would be looked for in all of the file.
+#: No value of a list may be longer: the end of a broken one would be searched for in the whole file.
 _MOST_CHARACTERS = 64 * 1024 * 1024
 _SPACE = " \t\r\n"
 _OF_NUMBERS = re.compile("[-+.0-9eE]*")
 
 
 def json_list(path: Path) -> Iterator[Any]:
-    """Yield the values of the list that a file is; a ValueError stands for one that a reader would lose a part of.
+    """Yield the values of a file's list; a ValueError stands for a value of which a reader would lose a part.
 
-    Raises ValueError that says where the file is no list any more.
+    Raises ValueError, which says where the file stops being a list.
     """
     decoder = json_decoder()
     with path.open(encoding="utf-8-sig") as file:
@@ -39,14 +39,14 @@ def json_list(path: Path) -> Iterator[Any]:
 
 
 class _Window:
-    """The part of a text that is looked at."""
+    """The part of a text that is being read."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file, self._text, self._at = file, "", 0
         self.line = 1
 
     def first(self) -> str:
-        """Return the next character that is no space, without taking it; "" at the end."""
+        """Return the next character that isn't a space, without consuming it; "" at the end."""
         while True:
             while self._at < len(self._text):
                 if self._text[self._at] not in _SPACE:
@@ -57,15 +57,15 @@ class _Window:
                 return ""
 
     def take(self, expected: str) -> None:
-        """Take the next character. Raises ValueError if it is another one."""
+        """Consume the next character. Raises ValueError if it isn't the expected one."""
         if (found := self.first()) != expected:
             raise ValueError(f"{expected!r} is expected in line {self.line}, not {found or 'its end'!a}")
         self._at += 1
 
     def value(self, decoder: json.JSONDecoder) -> Any:
-        """Take a value. Raises ValueError for what is none."""
+        """Consume a value. Raises ValueError if there isn't one."""
         self.first()
-        # Half a number is a number.
+        # Half a number still parses as a number, so its end must be in view.
         while _OF_NUMBERS.match(self._text, self._at).end() == len(self._text) and self._more():  # type: ignore[union-attr]
             pass
         while True:
@@ -74,7 +74,7 @@ class _Window:
             except RecursionError:
                 raise ValueError(f"a value is nested too deeply in line {self.line}") from None
             except json.JSONDecodeError as error:
-                # It may only be cut off: twice as much of it is looked at then.
+                # It may only be cut off: read twice as much of it.
                 if len(self._text) - self._at < _MOST_CHARACTERS and self._more(len(self._text) - self._at):
                     continue
                 line = self.line + self._text.count("\n", self._at, error.pos)
@@ -89,7 +89,7 @@ class _Window:
         except json.JSONDecodeError:
             raise
         except ValueError as error:
-            # What is wrong with it is no fault of the list; where it ends, a plain decoder says.
+            # Its fault is not the list's; a plain decoder finds where it ends.
             end = json.JSONDecoder().raw_decode(self._text, self._at)[1]
             return ValueError(f"is not a JSON object ({error})"), end
 

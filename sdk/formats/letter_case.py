@@ -1,4 +1,4 @@
-"""Letters that `re.IGNORECASE` takes for the same.
+"""Letters that `re.IGNORECASE` treats as equal.
 
 >>> sorted(same_letters("s")), sorted(same_letters("7"))
 (['S', 's', 'ſ'], ['7'])
@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import cache, lru_cache
 
-# The library's own tables, so that what is the same here is what is the same for `re`.
+# The library's own tables, so that letters are equal here if they are for `re`.
 from _sre import unicode_tolower as _lower  # type: ignore[import-not-found]  # isort: skip
 from re._casefix import _EXTRA_CASES  # type: ignore[import-not-found]  # isort: skip
 
-#: All letters that have a case are below.
+#: All letters that have case are below this.
 _CASED_BELOW = 0x1E944
 
 
 @lru_cache(maxsize=4096)
 def same_letters(letter: str) -> tuple[str, ...]:
-    """Return a letter and all that differ from it in case alone."""
+    """Return a letter and all letters that differ from it only in case."""
     lower = _lower(ord(letter))
     return tuple(
         sorted(
@@ -30,7 +30,7 @@ def same_letters(letter: str) -> tuple[str, ...]:
 
 @cache
 def _uppers() -> dict[int, list[int]]:
-    """Return the letters by what they are in lower case, without those that are in lower case themselves."""
+    """Return the letters by their lower case, without those that are lower case themselves."""
     found: defaultdict[int, list[int]] = defaultdict(list)
     for code in range(_CASED_BELOW):
         if (lower := _lower(code)) != code:

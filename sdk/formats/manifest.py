@@ -1,7 +1,7 @@
-"""What a version consists of, read without pydantic: a pull is over before that would be imported.
+"""What a version consists of, read without pydantic: a pull takes less time than importing that.
 
-`sdk.schemas.manifest.Manifest` keeps the same rules on the wire; a test feeds every kind of manifest to both, and to all
-who read stored ones. Either serves where only `files`, `digest` and `canonical` are asked for.
+`sdk.schemas.manifest.Manifest` keeps the same rules on the wire; a test feeds every kind of manifest to both, and to
+everything that reads stored ones. Either can be used if only `files`, `digest` and `canonical` are needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sdk.formats.canonical_json import canonical_json
 from sdk.formats.paths import check_path
 
 Format = Literal["adapterctl.manifest.v1"]
-#: What a manifest may be the manifest of.
+#: The kinds of things that have a manifest.
 Kind = Literal["adapter", "merged", "base", "checkpoint"]
 FORMAT: Format = "adapterctl.manifest.v1"
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -30,7 +30,7 @@ class FileEntry(Protocol):
 
     @property
     def path(self) -> str:
-        """Where it lies in the version's folder."""
+        """Its path in the version's folder."""
 
     @property
     def size_bytes(self) -> int:
@@ -42,11 +42,11 @@ class FileEntry(Protocol):
 
 
 class HasFiles(Protocol):
-    """A manifest, whoever read it."""
+    """A manifest, whichever class read it."""
 
     @property
     def kind(self) -> str:
-        """What it is the manifest of."""
+        """The kind of thing that it describes."""
 
     @property
     def files(self) -> Sequence[FileEntry]:
@@ -124,7 +124,7 @@ class Contents:
 
 
 def check_apart(paths: Sequence[str]) -> None:
-    """Refuse paths that can't lie in one folder on every system. Raises ValueError."""
+    """Refuse paths that can't be in one folder on every system. Raises ValueError."""
     folded = {path.lower() for path in paths}
     if len(folded) != len(paths):
         raise ValueError("two files of a version have the same path")
@@ -135,12 +135,12 @@ def check_apart(paths: Sequence[str]) -> None:
 
 
 def is_sha256(value: Any) -> bool:
-    """Tell whether a JSON value is a whole SHA-256 in lower-case hexadecimal."""
+    """Whether a JSON value is a whole SHA-256 in lower-case hexadecimal."""
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def is_count(value: Any) -> bool:
-    """Tell whether a JSON value is a number of bytes."""
+    """Whether a JSON value is a number of bytes."""
     return type(value) is int and value >= 0
 
 

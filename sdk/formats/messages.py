@@ -1,7 +1,7 @@
-"""Conversations in a row: messages and tools, made uniform; what no template could be given is refused by name.
+"""Conversations in a row: messages and tools, made uniform; anything that templates can't be given is refused by name.
 
-What comes out has one form, whatever the form it came in: contents and arguments that were lists of text parts or JSON texts
-are texts and objects, and keys that hold null are left out.
+The result has one form, whatever the input's form: contents that were lists of text parts become texts, arguments that
+were JSON texts become objects, and keys with null are left out.
 
 >>> check_messages("messages", [{"role": "user", "content": [{"type": "text", "text": "hi"}], "name": None}])
 [{'role': 'user', 'content': 'hi'}]
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from sdk.formats.row_faults import EmptyField, kind_of
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
-#: Names that reasoning goes by; templates are given the first.
+#: Keys for reasoning; templates are given the first.
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 _FOR_ALL = frozenset({"role", "content", "name"})
@@ -32,7 +32,7 @@ _FUNCTION_KEYS = frozenset({"name", "arguments"})
 
 
 def check_messages(key: str, value: Any, *, weights: bool = True) -> list[dict[str, Any]]:
-    """Return the messages that a row holds under `key`, made uniform.
+    """Return the messages that a row has under `key`, made uniform.
 
     With `weights` an answer may have a weight of 0 or 1. Raises ValueError with what is wrong, as the rest of a sentence
     about the row.
@@ -61,7 +61,7 @@ def check_tools(value: Any) -> list[dict[str, Any]]:
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object. Raises ValueError for a key that it holds twice, of which a reader would keep the last alone."""
+    """Return a JSON object. Raises ValueError for a key that occurs twice: a reader would keep only the last one."""
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
@@ -70,17 +70,17 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def no_number(name: str) -> NoReturn:
-    """Refuse NaN and infinities, for which JSON has no word. Raises ValueError."""
+    """Refuse NaN and infinities, which JSON can't represent. Raises ValueError."""
     raise ValueError(f"{name} is not a JSON number")
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text says, refusing what a reader would lose. Raises ValueError, RecursionError."""
+    """Return the value of a JSON text, refusing anything that a reader would lose. Raises ValueError, RecursionError."""
     return _DECODER.decode(text)
 
 
 def json_decoder() -> json.JSONDecoder:
-    """Return a decoder of texts that begin with a value, by the rules of `parse_json`."""
+    """Return a decoder for texts that begin with a value, with the rules of `parse_json`."""
     return json.JSONDecoder(**_LOSSLESS)
 
 
@@ -101,7 +101,7 @@ _DECODER = json.JSONDecoder(**_LOSSLESS)
 def _decoded(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    # CSV has no lists, so that one column holds the JSON of it.
+    # CSV has no lists, so a column has the list as JSON.
     try:
         return parse_json(value)
     except (ValueError, RecursionError) as error:
@@ -112,7 +112,7 @@ def _message(where: str, message: Any, weights: bool) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str) or message["role"] not in ROLES:
         raise ValueError(f"has a {where} without a role of {', '.join(sorted(ROLES))}")
     role = message["role"]
-    # Exporters write all keys into each message; one that holds nothing loses nothing.
+    # Exporters write all keys into each message; leaving out an empty one loses nothing.
     given = {
         key: value
         for key, value in message.items()
@@ -214,7 +214,7 @@ def _arguments(where: str, function: dict[str, Any]) -> dict[str, Any]:
             value = None
     if not isinstance(value, dict):
         raise ValueError(f"has `arguments` in {where} that are not a JSON object")
-    # As a text they were looked at as one.
+    # As a JSON text they were checked while parsing.
     _require_json(where, value)
     return value
 
@@ -240,7 +240,7 @@ def _only(where: str, given: dict[str, Any], known: frozenset[str]) -> None:
 
 
 def _require_json(where: str, value: Any) -> None:
-    """Refuse what no JSON text can hold: half a surrogate pair, NaN, and the dates and bytes that Parquet knows."""
+    """Refuse what JSON can't represent: half a surrogate pair, NaN, and Parquet's dates and bytes."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""What a training teaches, which the shape of its rows says.
+"""What a training teaches, given the shape of its rows.
 
 >>> objective_of("text-label"), objective_of("preference"), objective_of("messages")
 ('classify', 'dpo', 'sft')
@@ -19,18 +19,18 @@ _ROWS = {
     "classify": "{text, label}",
     "dpo": "{prompt, chosen, rejected}",
 }
-#: What PEFT calls the task of a model that learns it.
+#: PEFT's name for the task of a model that learns it.
 TASK_TYPES: dict[Objective, Literal["CAUSAL_LM", "SEQ_CLS"]] = {
     "sft": "CAUSAL_LM",
     "classify": "SEQ_CLS",
     "dpo": "CAUSAL_LM",
 }
-#: Sequences of one row, which follow each other: of a preference the chosen answer and the rejected one.
+#: Sequences per row, one after the other: a preference has the chosen answer and the rejected one.
 SEQUENCES: dict[Objective, int] = {"sft": 1, "classify": 1, "dpo": 2}
 _BY_SHAPE: dict[str, Objective] = {"text-label": "classify", "preference": "dpo"}
 
 
-#: What the loss can be computed on, by the shape of rows; the first where nobody says it.
+#: What the loss can be computed on, by the shape of rows; the first is the default.
 LOSS_ON: dict[str, tuple[str, ...]] = {
     "prompt": ("completion", "all"),
     "messages": ("assistant", "all"),
@@ -42,15 +42,15 @@ LOSS_ON: dict[str, tuple[str, ...]] = {
 }
 
 
-#: Rows that are for evaluations alone, and their keys.
+#: Rows that are only for evaluations, and their keys.
 ONLY_SCORED = {"choices": "{prompt, choices, answer}", "references": "{prompt, references}"}
 
-#: Rows that no completion is generated for.
+#: Rows for which no completion is generated.
 WITHOUT_COMPLETIONS = frozenset({"text", "text-label", "choices"})
 
 
 class ObjectiveError(ValueError):
-    """An objective, or a loss, that rows are not for. The message is a sentence without its end."""
+    """An objective, or a loss, that doesn't suit the rows. The message is a sentence without a full stop."""
 
 
 def objective_of(shape: str) -> Objective:
@@ -59,7 +59,7 @@ def objective_of(shape: str) -> Objective:
 
 
 def resolve_objective(asked: Objective | None, shape: str) -> Objective:
-    """Return what rows of a shape are for. Raises ObjectiveError if something else was asked for."""
+    """Return the objective for rows of a shape. Raises ObjectiveError if they don't suit the one that was asked for."""
     if shape in ONLY_SCORED:
         raise ObjectiveError(f"rows of {ONLY_SCORED[shape]} are for evaluations, and nothing is learnt of them")
     found = objective_of(shape)
@@ -69,7 +69,7 @@ def resolve_objective(asked: Objective | None, shape: str) -> Objective:
 
 
 def resolve_loss_on(asked: str | None, shape: str) -> str:
-    """Return what the loss is computed on for rows of a shape. Raises ObjectiveError where that can't be.
+    """Return what the loss is computed on for rows of a shape. Raises ObjectiveError if the rows don't allow it.
 
     >>> resolve_loss_on(None, "messages")
     'assistant'

@@ -1,4 +1,4 @@
-"""Options of a training that are lists of numbers or values of modules, as one text: for a flag, a record and a digest.
+"""Options of a training that are lists of numbers or values of modules, written as one text for flags, records and digests.
 
 >>> parse_numbers("8,0-3"), write_numbers([8, 3, 2, 1, 0])
 ([0, 1, 2, 3, 8], '0-3,8')
@@ -12,9 +12,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-#: No model has as many layers, and no training so many tokens of its own.
+#: No model has this many layers, and no training this many tokens of its own.
 MOST_NUMBERS = 65_536
-#: Modules with a value of their own.
+#: The most modules with a value of their own.
 MOST_VALUES = 1024
 
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)

@@ -1,8 +1,8 @@
-"""Weights that bitsandbytes packed in 4 bits: the shapes that they stand for, and whether a config says the same of them.
+"""Weights that bitsandbytes packed in 4 bits: the shapes that they stand for, and whether a config agrees.
 
-A weight of (out, in) is stored as out·in/2 bytes of the shape (out·in/2, 1). Beside it lie one scale for each block of
-weights (`.absmax`), which double quantisation packs again (`.nested_absmax`), and a JSON text of some 100 bytes
-(`.quant_state.bitsandbytes__nf4`) that says the shape.
+A weight of (out, in) is stored as out·in/2 bytes of the shape (out·in/2, 1). With it are stored one scale for each
+block of weights (`.absmax`), which double quantisation packs again (`.nested_absmax`), and a JSON text of about 100
+bytes (`.quant_state.bitsandbytes__nf4`) with the shape.
 
 >>> said_shape("w", b'{"quant_type": "nf4", "blocksize": 64, "shape": [16, 64]}', "nf4")
 [16, 64]
@@ -25,20 +25,18 @@ ReadPart = Callable[[int, int], bytes]
 _SINGLE_EXPERT = re.compile(r".*experts\.[0-9]+\..*\.quant_state\..*")
 _STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
 _NESTED, _SCALES = ".nested_absmax", ".absmax"
-#: What lies beside a packed weight.
+#: The suffixes of the tensors stored with a packed weight.
 _BESIDE = (_NESTED, _SCALES, ".nested_quant_map", ".quant_map")
-#: The longest that the library writes is a twentieth of it.
+#: The longest state that the library writes has a twentieth of this.
 _MAX_STATE_BYTES = 4096
-#: Of one base; the largest published dense models have a fifth of it. Each may be a read of its own.
+#: The limit per base; the largest published dense models have a fifth of this. Each may need a read of its own.
 _MAX_STATES = 4096
-#: States of one file that lie as near as this are read together, up to so many bytes.
+#: States of one file that are this close to each other are read together, up to this many bytes.
 _NEAR_BYTES, _MAX_READ_BYTES = 64 * 1024, 1024 * 1024
 
 
 class State(NamedTuple):
-    """Where a file says what a packed weight is: the bytes [begin, end) of it, of which no more is read than a state
-    may have.
-    """
+    """Where a file has the state of a packed weight: the bytes [begin, end). No more is read than a state may have."""
 
     kind: str
     begin: int
@@ -46,24 +44,24 @@ class State(NamedTuple):
 
 
 class WeightFile(NamedTuple):
-    """What one of a base's weight files says; what belongs to a packed weight may lie in another file than the weight."""
+    """The contents of one of a base's weight files; the tensors that belong to a packed weight may be in another file."""
 
     #: Name to shape of each tensor, as it is stored.
     shapes: dict[str, list[int]]
-    #: Weight to its bytes, of those that may be packed.
+    #: Weight to its bytes, for weights that may be packed.
     size_bytes: dict[str, int]
     #: Packed weight to its state.
     states: dict[str, State]
 
 
 def read_weights(header: Header) -> WeightFile:
-    """Return what the header of a weight file says. Raises BadBaseError if too many weights are packed."""
+    """Return the contents of a weight file by its header. Raises BadBaseError if too many weights are packed."""
     shapes, sizes, states = header.shapes(), {}, {}
     for index in range(len(header)):
         name, kind = header.name(index), header.kind(index)
         if kind.shape[-1:] == (1,):
             sizes[name] = kind.size_bytes
-        # Experts that are packed one by one are thousands, and nothing is done over them.
+        # Experts that are packed one by one are thousands, and are not supported anyway.
         elif (found := _STATE.fullmatch(name)) and not _SINGLE_EXPERT.fullmatch(name):
             begin, end = header.begin[index], min(header.end(index), header.begin[index] + _MAX_STATE_BYTES + 1)
             states[found[1]] = State(found[2], header.data_begin + begin, header.data_begin + end)
@@ -73,14 +71,14 @@ def read_weights(header: Header) -> WeightFile:
 
 
 def require_few_states(files: Iterable[WeightFile]) -> None:
-    """Raise BadBaseError if more weights of a base are packed than are looked into."""
+    """Raise BadBaseError if a base has more packed weights than are examined."""
     count = sum(len(file.states) for file in files)
     if count > _MAX_STATES:
         raise BadBaseError(f"{count} of its weights are packed; a base may have at most {_MAX_STATES}")
 
 
 def read_states(file: WeightFile, read: ReadPart) -> dict[str, list[int]]:
-    """Return the shape that each packed weight of a file is said to have. Raises BadBaseError for a state that says none."""
+    """Return the shape of each packed weight of a file, from its state. Raises BadBaseError for a state without one."""
     found: dict[str, list[int]] = {}
     for group in _near(file.states):
         first = group[0][1].begin
@@ -91,7 +89,7 @@ def read_states(file: WeightFile, read: ReadPart) -> dict[str, list[int]]:
 
 
 def _near(states: Mapping[str, State]) -> Iterator[list[tuple[str, State]]]:
-    """Yield weights and their states, in the order of the file, those together that are read at once."""
+    """Yield weights and their states in the order of the file, grouped by what is read at once."""
     group: list[tuple[str, State]] = []
     for weight, state in sorted(states.items(), key=lambda each: each[1].begin):
         if group and (state.begin - group[-1][1].end > _NEAR_BYTES or state.end - group[0][1].begin > _MAX_READ_BYTES):
@@ -103,7 +101,7 @@ def _near(states: Mapping[str, State]) -> Iterator[list[tuple[str, State]]]:
 
 
 def shapes_of(files: Iterable[WeightFile], said: Mapping[str, list[int]]) -> dict[str, list[int]]:
-    """Return the shape of each tensor of a base by its name: of a packed weight the one that it is said to have.
+    """Return the shape of each tensor of a base by its name; for a packed weight, the shape that its state gives.
 
     Raises BadBaseError for a weight whose own description contradicts its bytes.
     """
@@ -120,7 +118,7 @@ def shapes_of(files: Iterable[WeightFile], said: Mapping[str, list[int]]) -> dic
 
 
 def said_shape(weight: str, raw: bytes, kind: str) -> list[int]:
-    """Return the shape that the state of a packed weight says. Raises BadBaseError if it says none of such a weight."""
+    """Return the shape in the state of a packed weight. Raises BadBaseError if it has none that fits the weight."""
     try:
         state = json.loads(raw.decode("utf-8")) if len(raw) <= _MAX_STATE_BYTES else None
     except (ValueError, RecursionError):
@@ -138,9 +136,9 @@ def _none_of_its_own(weight: str) -> BadBaseError:
 
 
 def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -> None:
-    """Raise BadBaseError if a config says something else of the packing than the weight files hold.
+    """Raise BadBaseError if a config contradicts the weight files about the packing.
 
-    Libraries believe the config, and read other numbers out of the same bytes, or none.
+    Libraries believe the config, and would read other numbers from the same bytes, or none.
     """
     said = config.get("quantization_config")
     said = said if isinstance(said, dict) else {}
@@ -165,23 +163,23 @@ def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -
 
 
 def shows_bytes(tensors: Mapping[str, list[int]]) -> bool:
-    """Say whether what is known of packed weights is how many bytes they have, as releases before this one kept it."""
+    """Whether only the number of bytes is known of packed weights, as stored by releases before this one."""
     packed = [tensors.get(found[1], []) for name in tensors if (found := _STATE.fullmatch(name))]
     return bool(packed) and all(shape[-1:] == [1] for shape in packed)
 
 
 def packs_single_experts(names: Iterable[str]) -> bool:
-    """Say whether experts are packed one by one, which transformers from release 5 on stacks, and then can't unpack."""
+    """Whether experts are packed one by one; transformers stacks these since release 5, and then can't unpack them."""
     return any(_SINGLE_EXPERT.fullmatch(name) for name in names)
 
 
 def parameters_of(tensors: Mapping[str, list[int]]) -> int:
-    """Return how many numbers a base's tensors hold, of packed weights those that they stand for."""
+    """Return how many numbers a base's tensors have; a packed weight counts with the numbers that it stands for."""
     return sum(map(math.prod, wide_shapes(tensors).values()))
 
 
 def wide_shapes(tensors: Mapping[str, list[int]]) -> dict[str, list[int]]:
-    """Return the shapes of a base's weights, without what lies beside those that are packed."""
+    """Return the shapes of a base's weights, without the tensors stored with packed ones."""
     return {
         name: shape for name, shape in tensors.items() if not name.endswith(_BESIDE) and _STATE.fullmatch(name) is None
     }
@@ -193,6 +191,6 @@ def block_size_of(tensors: Mapping[str, list[int]]) -> int | None:
     sizes = {name: math.prod(tensors[name]) for name in scales if name in tensors}
     if not sizes:
         return None
-    # The last block may be short, which in the largest weight matters least.
+    # The last block may be short, which matters least in the largest weight.
     largest = max(sizes, key=lambda name: (sizes[name], name))
     return 1 << max(0, -(-sizes[largest] // max(1, scales[largest])) - 1).bit_length()

@@ -12,7 +12,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}")
 
 
 def check_path(path: str) -> str:
-    """Return `path` if it is a relative POSIX path of plain segments; nothing in it can climb, hide or collide.
+    """Return `path` if it is a relative POSIX path of plain segments; it can't leave the folder, hide a file or collide.
 
     Raises ValueError otherwise.
     """

@@ -1,7 +1,7 @@
-"""What an `adapter_config.json` may say: one list of its keys, which the SDK cleans by and the registry refuses by.
+"""What an `adapter_config.json` may contain: one list of keys, used by the SDK to clean it and by the registry to refuse it.
 
-The keys are those of LoraConfig in PEFT 0.10 to 0.21, each with the kind of value that it may have. Whatever is not
-listed is found, at any depth, for nested settings have lists of their own:
+The keys are those of LoraConfig in PEFT 0.10 to 0.21, each with the kind of value that it may have. Unlisted keys are
+found at any depth, since nested settings have lists of their own:
 
 >>> for finding in examine({"r": 8, "auto_mapping": {"parent_library": "os"}, "eva_config": {"rho": 2.0, "more": 1}}):
 ...     print(finding.key, finding.reason)
@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 from sdk.formats.expressions import MAX_CHARACTERS
 from sdk.formats.peft_patterns import SELECTION_KEYS, unfit
 
-#: No configuration comes near; what is longer is not read.
+#: No configuration comes near this; longer ones are not read.
 MAX_CONFIG_BYTES = 256 * 1024
 _MAX_INTEGER = 2**53
-#: Names in one list. PEFT compares each with each module, and with each other.
+#: The most names in one list. PEFT compares each with every module, and with each other.
 _MAX_NAMES = 4096
 
-#: As PyTorch names modules and parameters.
+#: PyTorch's names of modules and parameters.
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,99}")
 #: A commit, tag or branch; a hub's refs have parts, as in refs/pr/3.
@@ -37,40 +37,40 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class Reason(StrEnum):
-    """Why a key can't stay as it is."""
+    """Why a key can't be kept as it is."""
 
-    #: A library would import, fetch or run something by it, or look for a file of the machine that trained.
+    #: It would make a library import, fetch or run something, or look for a file of the machine that trained.
     RUNS = "runs"
-    #: It is none of LoRA's settings.
+    #: It isn't one of LoRA's settings.
     UNKNOWN = "unknown"
     #: Its value is of another kind than PEFT writes.
     VALUE = "value"
-    #: It holds an expression that PEFT might try for ever, or too much to try.
+    #: It has an expression that PEFT might try forever, or too many to try.
     PATTERN = "pattern"
 
 
 class Finding(NamedTuple):
-    """One key that can't stay."""
+    """One key that can't be kept."""
 
     #: The key within its settings: ("corda_config", "cache_file").
     path: tuple[str, ...]
     reason: Reason
     value: Any
-    #: What the key's value is to be, to follow "is to be".
+    #: What the value must be, to follow "is to be".
     wanted: str
-    #: Of a pattern: which it is, and what is wrong with it.
+    #: For a pattern: the pattern, and what is wrong with it.
     pattern: str = ""
     why: str = ""
 
     @property
     def key(self) -> str:
-        """The path with dots, cut to what a message may hold; a key in an error is the writer's own choice."""
+        """The path with dots, cut for a message; a key in an error may be anything."""
         return ".".join(part if len(part) <= 80 else part[:79] + "…" for part in self.path)
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of value; null stands for PEFT's default and is of every kind."""
+    """A kind of value; null stands for PEFT's default and is allowed for every kind."""
 
     wanted: str
     fits: Callable[[Any], bool]
@@ -94,7 +94,7 @@ def says_nothing(value: Any) -> bool:
 
 
 def is_base_name(value: Any) -> bool:
-    """Whether a base is named as registries and hubs do, and not by a path or URL, where whatever lies there is loaded."""
+    """Whether a base has a name as in registries and on hubs, not a path or URL, from which anything would be loaded."""
     return (
         isinstance(value, str)
         and 0 < len(value) <= 200
@@ -110,7 +110,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # JSON has no infinity, but 1e999 is read as one.
+    # JSON has no infinity, but 1e999 is parsed as one.
     return _is_whole(value) or (type(value) is float and math.isfinite(value))
 
 
@@ -123,7 +123,7 @@ def _is_module(value: Any) -> bool:
 
 
 def _is_pattern(value: Any) -> bool:
-    """A regular expression over module names: no slash is ever in one."""
+    """A regular expression over module names, which never contain a slash."""
     return (
         isinstance(value, str)
         and 0 < len(value) <= MAX_CHARACTERS
@@ -169,11 +169,11 @@ _SELECTION = _Kind(
 _WHOLES = _Kind("a list of whole numbers", _listed(_is_whole))
 _RANKS = _Kind("an object of module names or patterns and numbers", _mapped(_is_pattern, _is_number))
 
-#: Keys that say what to import, fetch or run, at whatever depth. Null, false and empty ones do nothing.
+#: Keys that say what to import, fetch or run, at any depth. Null, false and empty ones do nothing.
 _RUNNING = ("auto_mapping", "auto_map", "custom_code", "megatron_config", "megatron_core", "trust_remote_code")
-#: Keys that name files of the machine that trained; what was in them went into the weights.
+#: Keys that name files of the machine that trained; their contents went into the weights.
 _FILES = ("cache_file", "covariance_file")
-#: All keys that are dropped wherever they are.
+#: All keys that are dropped, wherever they occur.
 DROPPED_KEYS = frozenset((*_RUNNING, *_FILES))
 
 #: Key to the kind of its value, or to the keys of its nested settings.
@@ -259,9 +259,9 @@ KEYS: Mapping[str, _Kind | Mapping[str, _Kind]] = {
 
 
 def examine(config: Mapping[str, Any]) -> Iterator[Finding]:
-    """Find every key of an `adapter_config.json` that can't stay as it is.
+    """Find every key of an `adapter_config.json` that can't be kept as it is.
 
-    Keys that run something are found whatever their value is: one that says nothing does no harm.
+    Keys that run something are found whatever their value is; empty values do no harm.
     """
     yield from _examine(config, KEYS, ())
     for key, pattern, why in unfit(config):
@@ -272,9 +272,9 @@ def examine(config: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def hazard(raw: bytes) -> str | None:
-    """Say, in a clause, why no library should be given the bytes of an `adapter_config.json`; None where one may.
+    """Say, in a clause, why the bytes of an `adapter_config.json` must not be given to a library; None if they may.
 
-    What was stored before a rule was made is held to it by this.
+    This applies new rules to configs that were stored before them.
 
     >>> hazard(b'{"peft_type": "LORA", "exclude_modules": "(a+)+b"}')
     "exclude_modules has '(a+)+b', which PEFT might try for ever: it repeats a group"
@@ -292,7 +292,7 @@ def hazard(raw: bytes) -> str | None:
             return f"{finding.key} has {finding.pattern!a}, which PEFT might try for ever: {finding.why}"
         if finding.reason is Reason.RUNS and not says_nothing(finding.value):
             return f"{finding.key!a} can run code or look for files when it is loaded"
-        # A pulled copy may name its base as its reader wants; no library is asked to load it by that.
+        # A pulled copy may name its base in any way that its reader wants; no library loads the base by that name.
         if finding.reason is Reason.VALUE and finding.path != ("base_model_name_or_path",):
             return f"{finding.key!a} is not {finding.wanted}"
     return None

@@ -1,8 +1,8 @@
 r"""How PEFT finds modules by the names and expressions in an `adapter_config.json`, and which of these a config may hold.
 
-PEFT hands each expression to `re`, for each module, as often as somebody loads the adapter. So a config may hold plain
-expressions only, and few enough that trying them is quick: `unfit` says which can't stay. Here they are never given to
-`re`, so a config can be looked at before it is known to be fit.
+PEFT passes each expression to `re`, for each module, whenever the adapter is loaded. So a config may have only plain
+expressions, and few enough to try quickly: `unfit` finds those that can't stay. Here they are never passed to `re`, so
+a config can be examined before it is known to be safe.
 
 >>> values = ModuleValues({"q_proj": 32, r"layers\.0\..+": 4}, 16, Budget(10_000))
 >>> [values.of(f"model.layers.{name}") for name in ("1.self_attn.q_proj", "0.mlp.up_proj", "1.mlp.up_proj")]
@@ -35,16 +35,16 @@ __all__ = [
 
 V = TypeVar("V")
 
-#: Keys whose names of modules may be expressions, each for the whole name or what follows a dot of it.
+#: Keys whose module names may be expressions, each for the whole name or what follows one of its dots.
 VALUE_KEYS: Final = ("alpha_pattern", "rank_pattern")
 #: Keys that are a list of names, or one expression for the whole name.
 SELECTION_KEYS: Final = ("exclude_modules", "target_modules")
-#: Names and expressions in one of VALUE_KEYS: PEFT tries each of them on each module, and compiles each anew where there
-#: are more than `re` remembers.
+#: The most names and expressions in one of VALUE_KEYS: PEFT tries each on every module, and compiles each again if
+#: there are more than `re` caches.
 MAX_VALUES: Final = 1024
-#: Of all their names and expressions together.
+#: The most characters of all their names and expressions together.
 MAX_VALUE_CHARACTERS: Final = 64 * 1024
-#: Of all expressions of a config together.
+#: The most characters of all expressions of a config together.
 MAX_EXPRESSION_CHARACTERS: Final = 16 * 1024
 #: What all expressions of a config may take together on one module's name, as `expression_cost.tries` counts. At the
 #: 0.1 µs that a try was seen to take, that is a hundredth of a second.
@@ -52,27 +52,27 @@ MAX_TRIES: Final = 100_000
 #: An expression of VALUE_KEYS is tried after each dot of a name.
 _DOTS: Final = 8
 
-#: Characters that are copied in a step: as they are, and letter by letter.
+#: How many characters a step copies: as they are, and letter by letter.
 _COPIED: Final = 256
 _LETTERS: Final = 8
 
-#: A key that is a name. PEFT takes it for an expression too, in which a dot stands for any character.
+#: A key that is a name. PEFT treats it as an expression too, in which a dot stands for any character.
 _NAME = re.compile(r"[A-Za-z0-9_.\-]+")
-#: As PEFT takes the number of a layer out of a module's name.
+#: How PEFT finds the number of a layer in a module's name.
 _ANY_LAYER = re.compile(r".*?\.[^.]*\.([0-9]+)\.")
 
 
 class Unfit(NamedTuple):
-    """An expression that a config can't hold, or that is one too many."""
+    """An expression that a config can't have, or one too many."""
 
     key: str
     expression: str
-    #: Why, in a clause: "it repeats a group".
+    #: The reason, as a clause: "it repeats a group".
     reason: str
 
 
 def is_name(key: str) -> bool:
-    """Whether a key is a module's name and no expression."""
+    """Whether a key is a module's name rather than an expression."""
     return _NAME.fullmatch(key) is not None
 
 
@@ -86,7 +86,7 @@ def suffixes(name: str) -> Iterator[str]:
 
 
 def unfit(config: Mapping[str, Any]) -> Iterator[Unfit]:
-    """Find the expressions of a config that it can't hold; values of another kind than PEFT writes are passed over."""
+    """Find the expressions that a config can't have; values of another kind than PEFT writes are skipped."""
     left, characters = MAX_TRIES, 0
     for key, expression, factor in _expressions(config):
         characters += len(expression)
@@ -129,7 +129,7 @@ def _expressions(config: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
 
 
 class _Names:
-    """Names among the keys of a pattern, found without trying each: a dot in them stands for any character."""
+    """The names among the keys of a pattern, found without trying each: a dot in them stands for any character."""
 
     def __init__(self) -> None:
         #: Length, then the places of the dots, then the name, to its position.
@@ -142,7 +142,7 @@ class _Names:
     def first(self, module: str, budget: Budget) -> int | None:
         best = None
         for end in suffixes(module):
-            # A long name is copied once for each of its dots, and once more, letter by letter, for each way in which dots lie.
+            # A long name is copied once for each of its dots, and again, letter by letter, for each arrangement of dots.
             budget.spend(1 + len(end) // _COPIED)
             for dots, names in self._of.get(len(end), {}).items():
                 budget.spend(2 + len(end) // _LETTERS)
@@ -162,10 +162,10 @@ def _dotted(name: str, dots: tuple[int, ...]) -> str:
 
 
 class ModuleValues(Generic[V]):
-    """What `rank_pattern` or `alpha_pattern` says of each module, as PEFT's `get_pattern_key` finds it.
+    """The value of each module in `rank_pattern` or `alpha_pattern`, as PEFT's `get_pattern_key` finds it.
 
-    A key is for the whole name, or for what follows a dot of it; the first that fits wins. Raises ExpressionError for a
-    key that can't be tried here.
+    A key matches the whole name, or what follows one of its dots; the first that matches wins. Raises ExpressionError
+    for a key that can't be tried here.
     """
 
     def __init__(self, patterns: Mapping[str, V], default: V, budget: Budget) -> None:
@@ -191,12 +191,13 @@ class ModuleValues(Generic[V]):
             number = self._expressions.first(module, self._budget)
             if number is not None and (position is None or self._positions[number] < position):
                 position = self._positions[number]
-        # PEFT looks for the whole name then, which may be one that doesn't fit itself as an expression: "a+b".
+        # Then PEFT looks up the whole name, which may not match itself as an expression: "a+b".
         return self._patterns.get(module, self._default) if position is None else self._values[position]
 
 
 class Targets:
-    """Which modules a config means, as PEFT's `check_target_module_exists` tells; for a config whose kinds are as PEFT's.
+    """Which modules a config means, as PEFT's `check_target_module_exists` decides; the config's values must be of
+    PEFT's kinds.
 
     Raises ExpressionError for an expression that can't be tried here.
     """
@@ -231,7 +232,7 @@ class Targets:
 
 
 class _Chosen:
-    """Modules by a list of names, each for a whole name or what follows a dot of it, or by one expression."""
+    """Modules given by a list of names, each for a whole name or what follows one of its dots, or by one expression."""
 
     def __init__(self, said: Any, budget: Budget) -> None:
         self._budget = budget
@@ -244,5 +245,5 @@ class _Chosen:
         return any(end in self._names for end in suffixes(module))
 
     def names_all_of(self, module: str) -> bool:
-        """Whether a name stands for all of a module's: PEFT asks for no layer then, nor with an expression."""
+        """Whether a name is a module's whole name: then PEFT doesn't check the layer, nor with an expression."""
         return self._expression is not None or module in self._names

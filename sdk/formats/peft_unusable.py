@@ -1,7 +1,7 @@
-"""Settings of an `adapter_config.json` that PEFT knows, and that no version may have: the adapter is not W + s·B·A then.
+"""Settings of an `adapter_config.json` that PEFT knows but no version may have: with them the adapter is not W + s·B·A.
 
-An adapter is kept to be put on a base that is shared: beside others, taken off again, merged, served. What changes the base
-itself as it is put on, or acts on some tokens only, is silently wrong in all of these but PEFT over a fresh base.
+Adapters are used on a shared base: next to others, removed again, merged, served. One that changes the base itself when
+it is added, or acts only on some tokens, is silently wrong in all of these uses except PEFT over a fresh base.
 
 >>> unusable({"init_lora_weights": "pissa_niter_4"})
 "init_lora_weights is 'pissa_niter_4', which changes the base before training, so A and B are not an update of the \
@@ -25,8 +25,8 @@ _QUANTIZED = (
     "changes the base before training, so A and B are not an update of the unchanged base; save the changed base too, "
     "register it, and push the adapter over it with init_lora_weights true"
 )
-#: Initialisations that change the base, and what is to be done. PEFT writes them into the config of an adapter that was not
-#: converted, and then changes the base at each load: of LoRA-GA and CorDA not even to what was trained over.
+#: Initialisations that change the base, and what to do. PEFT writes them into the config of an adapter that was not
+#: converted, and then changes the base at each load; for LoRA-GA and CorDA not even to the base that was trained over.
 _CHANGING = ((re.compile(r"(?:pissa|corda).*|lora_ga|(?i:olora)"), _CONVERTED), (re.compile("loftq"), _QUANTIZED))
 #: Other settings, and what is wrong with them.
 _SETTINGS = {
@@ -44,12 +44,12 @@ _SETTINGS = {
 
 
 def changes_base(init: Any) -> bool:
-    """Whether an initialisation of A and B takes their first product out of the base, or quantises the base."""
+    """Whether an initialisation of A and B subtracts their first product from the base, or quantises the base."""
     return any(pattern.fullmatch(str(init)) for pattern, _ in _CHANGING)
 
 
 def unusable(config: Mapping[str, Any]) -> str | None:
-    """Say, in a clause that names the setting and what to do, why no version may have a config; None if one may."""
+    """Say, in a clause that names the setting and what to do, why no version may have a config; None if it is allowed."""
     init = config.get("init_lora_weights")
     for pattern, said in _CHANGING:
         if pattern.fullmatch(str(init)):

@@ -1,4 +1,4 @@
-"""Rows with several right answers: a prompt, and each text that a completion may be.
+"""Rows with several right answers: a prompt, and all texts that are correct completions.
 
 >>> references({"prompt": "Translate: chat", "references": ["cat", "a cat"]})
 {'prompt': 'Translate: chat', 'references': ['cat', 'a cat']}
@@ -16,7 +16,7 @@ from sdk.formats.messages import check_messages, check_tools
 
 #: The keys of such a row.
 REFERENCES = ("prompt", "references", "tools")
-#: References of a row.
+#: The most references of a row.
 MOST_REFERENCES = 100
 
 

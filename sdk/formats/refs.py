@@ -27,7 +27,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{12,64})")
 _WHOLE_DIGEST = re.compile(r"[0-9a-f]{64}")
 _DIGITS = re.compile(r"[0-9a-f]{12,64}")
 _NUMBERED = re.compile(r"(.+)@v([1-9][0-9]{0,8})", re.DOTALL)
-#: Also digits in upper case and too many of them: nobody who reads it would take it for a name.
+#: Also upper-case digits and too many of them: no reader would take those for a name.
 _LIKE_DIGEST = re.compile(r"sha256.*|[0-9a-f]{12,}", re.IGNORECASE | re.DOTALL)
 
 _RULE = (
@@ -45,9 +45,9 @@ class BadRefError(ValueError):
 
 
 def _shown(text: str) -> str:
-    """Return `text` quoted for a message: escaped, and cut where it is long."""
+    """Return `text` quoted for a message: escaped, and cut if it is long."""
     shown = ascii(text)
-    # An escape is as long as ten characters.
+    # An escape has up to ten characters.
     return shown if len(shown) <= 120 else shown[:117] + "..."
 
 
@@ -56,10 +56,10 @@ def _fits(grammar: re.Pattern[str], text: str) -> bool:
 
 
 def _parse(kind: str, grammar: re.Pattern[str], text: str, rule: str) -> str:
-    """Return `text` if it is of the grammar. There is one spelling of a name, so nothing is normalised."""
+    """Return `text` if it matches the grammar. A name has one spelling, so nothing is normalised."""
     if _fits(grammar, text):
         return text
-    # A look-alike of another script may turn into ASCII in lower case; it is no other spelling of that name.
+    # A look-alike from another script may become ASCII in lower case; it is not another spelling of that name.
     if text.isascii() and _fits(grammar, text.lower()):
         raise BadNameError(f"{_shown(text)} is not {kind}: upper case is not used; write {_shown(text.lower())}")
     raise BadNameError(f"{_shown(text)} is not {kind}: {rule}")
@@ -76,7 +76,7 @@ def parse_namespace(text: str) -> str:
 
 
 def namespace_of(name: str) -> str:
-    """Return the namespace of an adapter's name, "" where it has none. Raises BadNameError for what is not a name."""
+    """Return the namespace of an adapter's name, "" if it has none. Raises BadNameError if `name` isn't a name."""
     return parse_name(name).rpartition("/")[0]
 
 
@@ -96,7 +96,7 @@ def parse_alias(text: str) -> str:
 
 
 def parse_digest(text: str) -> str:
-    """Return `text` if it is a whole digest without its prefix, the only thing that a path or key is made of.
+    """Return `text` if it is a whole digest without its prefix; paths and keys are made only of such digests.
 
     Raises BadRefError otherwise.
     """
@@ -106,7 +106,7 @@ def parse_digest(text: str) -> str:
 
 
 def digest_digits(text: str) -> str | None:
-    """Return the 12 to 64 hexadecimal digits of a digest or of its beginning, with or without `sha256:`; or None.
+    """Return the 12 to 64 hexadecimal digits of a digest or its beginning, given with or without `sha256:`; None otherwise.
 
     >>> digest_digits("sha256:3f1c2a9b7d20"), digest_digits("reviews.jsonl")
     ('3f1c2a9b7d20', None)
@@ -116,7 +116,7 @@ def digest_digits(text: str) -> str | None:
 
 
 def looks_like_digest(text: str) -> bool:
-    """Tell whether a text reads as a digest, so that it can't be a dataset's name and is never looked up as one.
+    """Whether a text looks like a digest, so that it can't be a dataset's name and is never looked up as one.
 
     >>> [looks_like_digest(text) for text in ("3F1C2A9B7D20", "sha256-of-it", "3f1c2a9b7d20.jsonl", "facade")]
     [True, True, False, False]
@@ -125,7 +125,7 @@ def looks_like_digest(text: str) -> bool:
 
 
 def split_dataset_name(text: str) -> tuple[str, int | None]:
-    """Return the name of a dataset, and the number where it says which dataset of that name is meant.
+    """Return the name of a dataset, and the number if it says which dataset of that name is meant.
 
     >>> split_dataset_name("reviews@v2"), split_dataset_name("reviews.jsonl")
     (('reviews', 2), ('reviews.jsonl', None))
@@ -160,7 +160,7 @@ def parse_number(text: str) -> int:
 
 @dataclass(frozen=True)
 class Ref:
-    """An adapter and what selects one of its versions: `vN`, `latest`, an alias, or `sha256:…`."""
+    """An adapter and the selector of one of its versions: `vN`, `latest`, an alias, or `sha256:…`."""
 
     adapter: str
     selector: str
@@ -192,24 +192,24 @@ class Ref:
 
     @property
     def number(self) -> int | None:
-        """The version number, where the selector is one."""
+        """The version number if the selector is one."""
         match = _NUMBER.fullmatch(self.selector)
         return int(match[1]) if match else None
 
     @property
     def digest_prefix(self) -> str | None:
-        """The 12 to 64 hex digits, where the selector is a digest."""
+        """The 12 to 64 hex digits if the selector is a digest."""
         match = _DIGEST.fullmatch(self.selector)
         return match[1] if match else None
 
     @property
     def alias(self) -> str | None:
-        """The alias, where the selector is one."""
+        """The alias if the selector is one."""
         if self.selector == "latest" or self.number is not None or self.digest_prefix is not None:
             return None
         return self.selector
 
 
 def is_folder(base: str) -> bool:
-    """Tell whether a `--base` names a folder: it starts with `/`, `./`, `../` or `~`, or is `.` or `..`."""
+    """Whether a `--base` names a folder: it starts with `/`, `./`, `../` or `~`, or is `.` or `..`."""
     return base.startswith(("/", "./", "../", "~")) or base in (".", "..")

@@ -1,10 +1,10 @@
-"""What can be wrong with a row, where that is told apart from the rest."""
+"""Faults of a row that are distinguished from others."""
 
 from __future__ import annotations
 
 
 class EmptyField(ValueError):  # noqa: N818 - a fault of a row, as the other ValueErrors of rows are
-    """A row without anything under a key that it needs; the message is the rest of a sentence about the row."""
+    """A row has nothing under a key that it needs; the message is the rest of a sentence about the row."""
 
 
 _KINDS = {

@@ -1,6 +1,6 @@
-"""Rows of a dataset file: JSONL, one JSON list, CSV or Parquet, told apart by their first bytes, bad ones named by line.
+"""Rows of a dataset file: JSONL, one JSON list, CSV or Parquet, recognised by their first bytes; bad rows are named by line.
 
-Client and job read rows by the same rules, so that what the client lets through the job can use.
+Client and job read rows by the same rules, so the job can use everything that the client accepts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PREFERENCE = ("prompt", "chosen", "rejected")
 #: Bad rows that an error names before it only counts the rest.
 NAMED_ROWS = 5
 _TEXT_KEYS = ("prompt", "completion", "chosen", "rejected", "text", "messages", "label")
-#: The longest field of a CSV file, in characters; the module's own 131,072 are fewer than a document may have.
+#: The longest field of a CSV file, in characters; the csv module's own 131,072 are too few for some documents.
 _MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 _BY_FIRST: dict[bytes, Format] = {b"{": "jsonl", b"[": "json"}
@@ -51,7 +51,7 @@ class Row:
     where: str
     shape: Shape
     fields: dict[str, Any]
-    #: What it has in the column of groups, where one was named.
+    #: Its value in the column of groups, if one was named.
     group: str | None = None
 
 
@@ -61,7 +61,7 @@ class BadRow:
 
     where: str
     fault: str
-    #: Whether a key that it needs is missing, or has nothing in it.
+    #: Whether a key that it needs is missing or empty.
     empty: bool
 
 
@@ -75,9 +75,9 @@ def judge_rows(
     """Yield a row, or what is wrong with it, for each of (where, value) pairs; a ValueError stands for a value that can't
     be parsed.
 
-    Good rows are all of one shape. With `columns`, a column for each key, a value has no other columns than these. Where
-    `known_labels` are given, each label is one of them. With `group_by`, each row has something in that column, which may be
-    one that is no key of a row.
+    Good rows all have one shape. With `columns`, a column for each key, only these columns of a value are used. With
+    `known_labels`, each label must be one of them. With `group_by`, each row must have a value in that column, which
+    need not be a key of a row.
     """
     shape: Shape | None = None
     for where, value in values:
@@ -103,7 +103,7 @@ def check_rows(
 ) -> Iterator[Row]:
     """Yield the rows that `judge_rows` finds good.
 
-    Raises RowsError, once all were looked at, that names the first bad rows and what is wrong with each.
+    Raises RowsError at the end, naming the first bad rows and what is wrong with each.
     """
     good, bad = 0, 0
     faults: list[tuple[str, str]] = []
@@ -124,7 +124,7 @@ def check_rows(
 
 
 def name_faults(faults: Iterable[tuple[str, str]], bad: int) -> str:
-    """Name the first bad rows, given as (where, fault), of so many, and each fault once.
+    """Name the first bad rows, given as (where, fault), out of this many in total, and each fault once.
 
     >>> name_faults([("line 1", "has no `b`"), ("line 2", "has no `a`"), ("line 3", "has no `b`")], 7)
     'line 1 has no `b` (line 3 likewise); line 2 has no `a`; and 4 more'
@@ -141,9 +141,9 @@ def name_faults(faults: Iterable[tuple[str, str]], bad: int) -> str:
 
 
 def detect_format(path: Path) -> Format:
-    """Tell what a file is from its first bytes, or that a file called `.jsonl` is that. Raises RowsError if it can't be read.
+    """Tell a file's format from its first bytes, or from the name `.jsonl`. Raises RowsError if it can't be read.
 
-    What is called so and is something else is refused by its first line, so that the bytes alone say it from then on.
+    A file with that name but another content is refused at its first line, so from then on the bytes alone decide.
     """
     try:
         with path.open("rb") as file:
@@ -190,7 +190,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _why(line: bytes, error: Exception) -> str:
-    """Say what is wrong with a line; one that only begins a value is of a file that is written over several lines."""
+    """Say what is wrong with a line; if it only begins a value, the file has values over several lines."""
     if line.strip() in (b"{", b"["):
         return f"only its beginning, {line.strip().decode()}: write each row in one line, or all in one list as a .json file"
     if isinstance(error, JSONDecodeError):
@@ -203,7 +203,7 @@ def _no_text(error: UnicodeDecodeError) -> str:
 
 
 def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
-    # It is one number for the whole process, which nothing else here depends on.
+    # This limit is global to the process; nothing else here depends on it.
     csv.field_size_limit(max(_MAX_FIELD_CHARACTERS, csv.field_size_limit()))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -211,16 +211,16 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
             header = _header(next(reader, []))
             last = reader.line_num
             for fields in reader:
-                # A quoted field may hold line feeds: a row is named by the line that it starts on.
+                # A quoted field may contain line feeds: a row is named by the line on which it starts.
                 start, last = last + 1, reader.line_num
                 if not fields:
-                    # A blank line is no row.
+                    # A blank line isn't a row.
                     continue
                 if len(fields) != len(header):
                     yield f"line {start}", ValueError("has another number of fields than the header")
                     continue
                 row = dict(zip(header, fields, strict=True))
-                # A column without a text is a key that this row doesn't have.
+                # An empty column means that this row doesn't have the key.
                 yield f"line {start}", {key: text for key, text in row.items() if text != "" or key in text_keys}
     except (csv.Error, UnicodeDecodeError) as error:
         why = "some bytes are no UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
@@ -228,7 +228,9 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _header(columns: list[str]) -> list[str]:
-    """Return the names of columns. Raises RowsError for those of which a row would lose one, or that are one name for a reader of CSV."""
+    """Return the names of columns. Raises RowsError for names of which a row would lose one, or that are equal to a
+    reader of CSV.
+    """
     if twice := next((name for name in columns if columns.count(name) > 1), None):
         raise RowsError(f"the dataset has the column {twice[:80]!r} twice; give each column its own name")
     if len(columns) == 1 and (other := next((mark for mark in (";", "\t", "|") if mark in columns[0]), None)):
@@ -237,7 +239,7 @@ def _header(columns: list[str]) -> list[str]:
 
 
 def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by: str | None) -> Row:
-    """Return a row with its group, where there are groups. Raises ValueError with what is wrong."""
+    """Return a row with its group, if there are groups. Raises ValueError with what is wrong."""
     if group_by is None or not isinstance(value, dict):
         return _row(where, value, columns)
     group = group_of(value, group_by)
@@ -247,7 +249,7 @@ def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by
 
 
 def group_of(value: Mapping[str, Any], column: str) -> str:
-    """Return the group that a row is in by a column. Raises ValueError, the rest of a sentence, for one that is in none.
+    """Return the group of a row by a column. Raises ValueError, with the rest of a sentence, for a row without one.
 
     >>> group_of({"repo": 7}, "repo"), group_of({"merged": True}, "merged")
     ('7', 'true')
@@ -271,7 +273,7 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
     if columns is not None:
         value = picked(value, columns)
     if "label" in value and value["label"] is None:
-        # Without it, the text would be learnt as a language model learns one.
+        # Without this, the text would be learnt as by a language model.
         raise ValueError("has a `label` that is null; give each row one, or remove the column")
     given = {key: content for key, content in value.items() if content is not None}
     if "chosen" in given or "rejected" in given:
@@ -333,7 +335,7 @@ def _answers(key: str, value: Any) -> list[dict[str, Any]]:
 
 
 def _preference(where: str, given: dict[str, Any]) -> Row:
-    """Return a prompt with the answer that is preferred and the one that is not. Raises ValueError with what is wrong."""
+    """Return a prompt with the preferred answer and the other one. Raises ValueError with what is wrong."""
     if missing := next((key for key in PREFERENCE if key not in given), None):
         further = next((key for key in given if key not in (*PREFERENCE, "tools")), "COLUMN")
         columns = ",".join(f"{key}={further[:80] if key == missing else key}" for key in PREFERENCE)
@@ -362,7 +364,7 @@ def _preference(where: str, given: dict[str, Any]) -> Row:
 
 
 def _only(given: dict[str, Any], *known: str) -> None:
-    """Refuse further keys, of which nothing is made. Raises ValueError."""
+    """Refuse other keys, which wouldn't be used. Raises ValueError."""
     further = [key for key in given if key not in known]
     if further:
         names = ", ".join(f"`{str(key)[:80]}`" for key in further[:NAMED_ROWS])
@@ -396,5 +398,5 @@ def _text(name: str, value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error, cut to what a sentence can hold."""
+    """The first line of an error, cut to fit into a sentence."""
     return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,8 +1,8 @@
-"""The header of a safetensors file, read by its own grammar: a few bytes of memory for each tensor, and no tree.
+"""The header of a safetensors file, read with its own grammar: it takes a few bytes of memory per tensor, and no tree.
 
-Format: 8 bytes little-endian length N, N bytes of JSON `{name: {dtype, shape, data_offsets}}`, then the data. Whatever
-the safetensors library refuses is refused, and so is what it lets pass: duplicate names, other fields, tensors
-without numbers, and names that PEFT doesn't write.
+Format: 8 bytes little-endian length N, N bytes of JSON `{name: {dtype, shape, data_offsets}}`, then the data.
+Everything that the safetensors library refuses is refused, and also some that it accepts: duplicate names, other
+fields, tensors without numbers, and names that PEFT doesn't write.
 
 >>> import io
 >>> raw = b'{"a":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]}}'
@@ -42,14 +42,14 @@ from sdk.formats.safetensors_grammar import (
     TRAILING,
 )
 
-#: The largest published mixtures of experts have 140,000 matrices of LoRA, which is a header of 25 MiB.
+#: LoRAs of the largest published mixtures of experts have 140,000 matrices, which makes a header of 25 MiB.
 MAX_HEADER_BYTES = 32 * 1024 * 1024
 MAX_TENSORS = 262_144
 _MAX_METADATA_BYTES = 1024 * 1024
 _MAX_METADATA = 1024
 _MAX_DIMENSIONS = 8
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-#: Of the types that a base may have beside those, in bits.
+#: The sizes in bits of other types that a base may have.
 _OTHER_BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
     "U16": 16,
@@ -67,20 +67,20 @@ _SAVE_AGAIN = "save the adapter again with PEFT"
 
 
 class SafetensorsError(ValueError):
-    """A file that is not one contiguous, fully described block of tensors."""
+    """The file is not one contiguous, fully described block of tensors."""
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(f"{reason}; {advice}")
-        #: What is wrong, a clause.
+        #: What is wrong, as a clause.
         self.reason = reason
-        #: What to do about it where the file is an adapter's.
+        #: What to do about it if the file is an adapter's.
         self.advice = advice
 
 
 class Kind(NamedTuple):
-    """What tensors of one adapter have in common: few kinds, many tensors."""
+    """What many tensors of an adapter have in common: there are few kinds for many tensors."""
 
-    #: As safetensors names it: F64, F32, F16, BF16.
+    #: safetensors' name for it: F64, F32, F16, BF16.
     dtype: str
     shape: tuple[int, ...]
 
@@ -98,14 +98,14 @@ class Header:
 
     raw: bytes
     kinds: list[Kind]
-    #: Where in `raw` each name begins, and its length.
+    #: The offset in `raw` at which each name begins, and its length.
     name_at: array[int]
     name_length: array[int]
     #: Index into `kinds`.
     kind_of: array[int]
-    #: Where each tensor begins, counted from the end of the header.
+    #: The offset at which each tensor begins, from the end of the header.
     begin: array[int]
-    #: Where the data begin in the file.
+    #: The offset at which the data begin in the file.
     data_begin: int
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class Header:
         return self.kinds[self.kind_of[index]]
 
     def end(self, index: int) -> int:
-        """Return where a tensor ends, counted as `begin` is."""
+        """Return the offset at which a tensor ends, counted like `begin`."""
         return self.begin[index] + self.kind(index).size_bytes
 
     def shapes(self) -> dict[str, list[int]]:
@@ -139,19 +139,19 @@ class Header:
 
 @dataclass
 class _Found:
-    """What was read so far, in the order of the header."""
+    """What has been read so far, in the order of the header."""
 
     data_bytes: int
-    #: What messages call the file.
+    #: The file's name in messages.
     called: str
-    #: Whether tensors may be of any type that there is, as those of a base.
+    #: Whether tensors may have any type, as in a base.
     any_dtype: bool = False
     kinds: dict[Kind, int] = field(default_factory=dict)
     name_at: array[int] = field(default_factory=lambda: array("I"))
     name_length: array[int] = field(default_factory=lambda: array("H"))
     kind_of: array[int] = field(default_factory=lambda: array("I"))
     begin: array[int] = field(default_factory=lambda: array("q"))
-    #: Of the names, by which duplicates are found.
+    #: Hashes of the names, to find duplicates.
     hashes: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, name: bytes, at: int, kind: Kind, begin: int) -> None:
@@ -165,8 +165,8 @@ class _Found:
 def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE, any_dtype: bool = False) -> Header:
     """Read the header of a file of `size_bytes`, which is left at the first byte of the data.
 
-    An adapter has floating-point tensors; those of a base, with `any_dtype`, may be of every type. Raises SafetensorsError
-    where the file is not one contiguous, fully described block of tensors.
+    An adapter has floating-point tensors; a base's, with `any_dtype`, may have any type. Raises SafetensorsError if the
+    file is not one contiguous, fully described block of tensors.
     """
     (length,) = struct.unpack("<Q", read_exactly(file, 8, called=called))
     if length > size_bytes - 8:
@@ -238,7 +238,7 @@ def _parse(raw: bytes, found: _Found) -> _Found:
 
 
 def _no_key(raw: bytes, position: int, called: str) -> SafetensorsError:
-    """Say why there is no key here: a name with a backslash is JSON, and none that PEFT writes."""
+    """Say why there is no key here: a name with a backslash is valid JSON, but PEFT doesn't write such names."""
     text = ANY_KEY.match(raw, position, position + 4096)
     return _bad_name(text[1]) if text else _no_json(called)
 
@@ -281,7 +281,7 @@ def _read_entry(raw: bytes, name: bytes, at: int, position: int, found: _Found) 
 
 
 def _read_fields(raw: bytes, name: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
-    """Read an entry whose fields come in another order."""
+    """Read an entry whose fields are in another order."""
     wrong = SafetensorsError(f"tensor {name.decode()!r} is described wrongly in the safetensors header", _SAVE_AGAIN)
     opened = OPEN.match(raw, position)
     values: list[bytes | None] = [None] * 4
@@ -294,7 +294,7 @@ def _read_fields(raw: bytes, name: bytes, position: int) -> tuple[tuple[bytes, .
         position = matched.end()
     closed = CLOSE.match(raw, position)
     complete = tuple(value for value in values if value is not None)
-    # Three fields that give all four values are three different ones.
+    # If three fields give all four values, they are three different fields.
     if closed is None or len(complete) != 4:
         raise wrong
     return complete, closed.end()
@@ -311,7 +311,7 @@ def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
     if not shape or shape.count(b",") >= _MAX_DIMENSIONS:
         raise SafetensorsError(f"tensor {name.decode()!r} has an impossible shape", _SAVE_AGAIN)
     numbers = tuple(map(int, shape.split(b",")))
-    # A quantised base may have parts that are empty.
+    # A quantised base may have empty tensors.
     if 0 in numbers and not any_dtype:
         raise SafetensorsError(
             f"tensor {name.decode()!r} is empty, as happens when only one of many shards is saved",
@@ -321,7 +321,7 @@ def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
 
 
 def _skip_metadata(raw: bytes, position: int, called: str) -> int:
-    """Check `__metadata__`, an object of texts; return where it ends."""
+    """Check `__metadata__`, an object of strings; return where it ends."""
     wrong = SafetensorsError(
         f"{called} has metadata that is not text, has a key twice, or is longer than 1 MiB", _SAVE_AGAIN
     )
@@ -349,8 +349,8 @@ def _skip_metadata(raw: bytes, position: int, called: str) -> int:
 
 
 def _refuse_duplicates(raw: bytes, found: _Found) -> None:
-    """Raise SafetensorsError for a name that is there twice. Hashes are compared first: a set of names is many times
-    larger.
+    """Raise SafetensorsError for a name that occurs twice. Hashes are compared first: a set of names would be many
+    times larger.
     """
     same = {one for one, other in itertools.pairwise(sorted(found.hashes)) if one == other}
     if not same:
@@ -371,7 +371,7 @@ def _ordered(raw: bytes, found: _Found) -> Header:
     columns = [found.name_at, found.name_length, found.kind_of, found.begin]
     if not all(one < other for one, other in itertools.pairwise(found.begin)):
         sizes = [kind.size_bytes for kind in found.kinds]
-        # An empty one lies where the next begins, and before it.
+        # An empty tensor comes before the one that begins at the same offset.
         order = sorted(range(len(found.begin)), key=lambda index: (found.begin[index], sizes[found.kind_of[index]]))
         columns = [array(column.typecode, map(column.__getitem__, order)) for column in columns]
     name_at, name_length, kind_of, begins = columns

@@ -1,6 +1,6 @@
 """The grammar of a safetensors header, as expressions over its bytes.
 
-Repetitions are possessive: nothing is ever tried a second way, so that time grows with the length alone.
+Repetitions are possessive: there is no backtracking, so the time depends only on the length.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
-#: Who saves a base calls its tensors as they like.
+#: The tensors of a base may have any names.
 ANY_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-/:]{0,499}")
 
 _W = rb"[ \t\n\r]*+"
@@ -20,17 +20,17 @@ _OFFSETS = (
     rb'"data_offsets"' + _COLON + rb"\[" + _W + rb"(" + _INT + rb")" + _COMMA + rb"(" + _INT + rb")" + _W + rb"\]"
 )
 KEY = re.compile(_W + rb'"([^"\\\x00-\x1f]*+)"' + _COLON)
-#: In the order in which the library writes the fields, which nearly every file has.
+#: The fields in the order in which the library writes them, as in nearly every file.
 ENTRY = re.compile(rb"\{" + _W + _DTYPE + _COMMA + _SHAPE + _COMMA + _OFFSETS + _W + rb"\}")
 FIELD = re.compile(rb"(?:" + _DTYPE + rb"|" + _SHAPE + rb"|" + _OFFSETS + rb")" + _W)
 OPEN, NEXT, CLOSE = re.compile(rb"\{" + _W), re.compile(rb"," + _W), re.compile(rb"\}")
 BETWEEN = re.compile(_W + rb"([,}])")
 TRAILING = re.compile(_W)
-#: A JSON text; halves of surrogate pairs stand for no character, and are refused.
+#: A JSON string; halves of surrogate pairs stand for no character, and are refused.
 _TEXT = (
     rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u(?:[0-9a-cefA-CEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
     rb'|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))*+"'
 )
-#: A key as any JSON text, a backslash and all.
+#: A key as any JSON string, including backslashes.
 ANY_KEY = re.compile(_W + rb"(" + _TEXT + rb")" + _COLON)
 METADATUM = re.compile(_W + rb"(" + _TEXT + rb")" + _COLON + _TEXT + _W)

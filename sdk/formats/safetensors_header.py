@@ -1,4 +1,4 @@
-"""The header of a safetensors file as it is written; `sdk.formats.safetensors` reads it.
+"""Writing the header of a safetensors file; `sdk.formats.safetensors` reads it.
 
 >>> written_header([Entry("a", "F16", (1, 2), 4)])[8:]
 b'{"a":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]}}'
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-#: The data begin at a multiple of this many bytes.
+#: The data begins at a multiple of this many bytes.
 _ALIGNED = 8
 
 
@@ -19,7 +19,7 @@ class Entry(NamedTuple):
     """A tensor of a file; its bytes follow those of the one before."""
 
     name: str
-    #: As the format names it: F32, BF16, U8 …
+    #: The format's name for it: F32, BF16, U8 …
     dtype: str
     shape: Sequence[int]
     size_bytes: int
@@ -38,5 +38,5 @@ def written_header(tensors: Iterable[Entry], metadata: Mapping[str, str] | None 
 
 
 def with_length(raw: bytes) -> bytes:
-    """Return the JSON of a header, padded already, after its length."""
+    """Return a header's JSON, already padded, after its length."""
     return struct.pack("<Q", len(raw)) + raw

@@ -1,1 +1,1 @@
-"""What the product knows of LoRA: targets, shapes, memory, and how adapters differ. A leaf over `sdk.formats`."""
+"""What the product knows about LoRA: targets, shapes, memory, and how adapters differ. A leaf over `sdk.formats`."""

@@ -25,14 +25,14 @@ from sdk.schemas.wire import JsonScalar
 
 #: Keys that differ between equal trainings.
 _UNSTABLE_KEYS = ("peft_version",)
-#: Lists of names whose order says nothing, which PEFT writes as its process happened to hold them.
+#: Lists of names whose order means nothing: PEFT writes them in whatever order its process had them.
 _SETS = ("target_modules", "modules_to_save", "exclude_modules", "target_parameters", "layers_to_transform")
 
-#: Fields of the LoRA record that a config has under other names.
+#: Fields of the LoRA record that have another name in a config.
 _KEY_OF = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "init": "init_lora_weights"}
 #: Keys of a config that have a field of their own in the LoRA record, most of them by the same name.
 _RECORDED_KEYS = LoraConfig.model_fields.keys() - {*_KEY_OF, "other"} | set(_KEY_OF.values())
-#: Keys that say nothing of the adapter itself, or what a version says elsewhere.
+#: Keys that say nothing about the adapter itself, or that a version records elsewhere.
 _UNRECORDED_KEYS = {
     *DROPPED_KEYS,
     *_UNSTABLE_KEYS,
@@ -42,13 +42,13 @@ _UNRECORDED_KEYS = {
     "base_model_name_or_path",
     "revision",
 }
-#: What PEFT takes the remaining settings to be where nothing else is said.
+#: PEFT's defaults for the remaining settings.
 _PEFT_DEFAULTS: dict[str, JsonScalar] = {"use_qalora": False, "qalora_group_size": 16, "ensure_weight_tying": False}
 
 
 def config_of(lora: LoraConfig, *, base_name: str, base_revision: str | None, fan_in_fan_out: bool) -> dict[str, Any]:
-    """Return the config of an adapter that a training made by this record, for PEFT to load it by."""
-    # Written only where they are used: PEFT takes them to be so.
+    """Return the config with which PEFT loads an adapter that was trained with this record."""
+    # Written only if they are set; otherwise PEFT uses its defaults.
     seldom = {
         "target_parameters": sorted(lora.target_parameters),
         "trainable_token_indices": lora.trainable_token_indices,
@@ -64,7 +64,7 @@ def config_of(lora: LoraConfig, *, base_name: str, base_revision: str | None, fa
         "init_lora_weights": lora.init,
         "layers_pattern": None,
         "layers_to_transform": None,
-        # vLLM reads alpha as a whole number wherever it is one.
+        # vLLM wants alpha to be an integer whenever its value is one.
         "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
         "lora_dropout": lora.dropout,
         "modules_to_save": sorted(lora.modules_to_save) or None,
@@ -80,7 +80,7 @@ def config_of(lora: LoraConfig, *, base_name: str, base_revision: str | None, fa
 
 
 def canonical_text(config: Mapping[str, Any]) -> str:
-    """Return a config as a file that says nothing of the machine or the moment: equal trainings have equal ones."""
+    """Return a config as a file without traces of the machine or the time: equal trainings give equal files."""
     stable = {key: value for key, value in config.items() if key not in _UNSTABLE_KEYS}
     for key in _SETS:
         if isinstance(stable.get(key), list):
@@ -89,11 +89,11 @@ def canonical_text(config: Mapping[str, Any]) -> str:
 
 
 def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a config says in the LoRA record's fields, but for `other`, by their names; unchecked.
+    """Return a config's values by the names of the LoRA record's fields, except `other`; they are not checked.
 
-    What it leaves out, and most of what is null, is what PEFT takes it to be. Names of modules are sorted;
-    `target_modules` is None where the config has a pattern. Raises TypeError or AttributeError for values that no config of
-    LoRA has, which `sdk.formats.peft_config.examine` finds.
+    Keys that are missing, and most that are null, get PEFT's defaults. Names of modules are sorted;
+    `target_modules` is None if the config has a pattern. Raises TypeError or AttributeError for values that no LoRA
+    config has; `sdk.formats.peft_config.examine` finds these.
     """
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
     return {
@@ -122,7 +122,7 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lora_of(config: Mapping[str, Any]) -> LoraConfig:
-    """Return the LoRA record that an `adapter_config.json` says. Raises InvalidInput for values that it can't have."""
+    """Return the LoRA record of an `adapter_config.json`. Raises InvalidInput for values that it can't have."""
     targets = config.get("target_modules")
     if targets is None:
         raise InvalidInput(
@@ -154,15 +154,17 @@ def _number(value: Any) -> Any:
 
 
 def _listed(value: Any) -> list[Any]:
-    """PEFT takes one value for a list of it, and null for none."""
+    """PEFT reads a single value as a list of one, and null as an empty list."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _other_settings(config: Mapping[str, Any]) -> dict[str, JsonScalar]:
-    """What a config says beyond the record's own fields and PEFT's defaults, sorted; nested values by dotted names."""
+    """A config's settings beyond the record's own fields that differ from PEFT's defaults, sorted; nested values by
+    dotted names.
+    """
     waiting = [(key, value) for key, value in config.items() if key not in _RECORDED_KEYS]
     if isinstance(config.get("exclude_modules"), str):
-        # A text is a pattern here, which no list of names can say.
+        # A string is a pattern here, which no list of names can express.
         waiting.append(("exclude_modules", config["exclude_modules"]))
     found: dict[str, JsonScalar] = {}
     while waiting:
@@ -181,5 +183,5 @@ def _other_settings(config: Mapping[str, Any]) -> dict[str, JsonScalar]:
 
 
 def _shortened(text: str) -> str:
-    """Cut a long text, and show that it was; the whole stands in the version's own config."""
+    """Shorten a long text visibly; the version's own config has all of it."""
     return text if len(text) <= MAX_OTHER_CHARACTERS else text[: MAX_OTHER_CHARACTERS - 1] + "…"

@@ -1,4 +1,4 @@
-"""The configuration in an adapter's folder, read for exports: no library is given it, and nothing in it runs."""
+"""The configuration in an adapter's folder, read for exports: it is passed to no library, and nothing in it runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise VerificationFailed(f"{path} is not the configuration of an adapter; save the adapter again with PEFT")
     for finding in examine(config):
-        # No library is given this config, so keys that would run something do nothing here.
+        # This config is passed to no library, so keys that would run something do nothing here.
         if finding.reason is Reason.VALUE and finding.path != ("base_model_name_or_path",):
             raise VerificationFailed(
                 f"{path}: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT"
@@ -47,6 +47,6 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def harmless(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without the keys that could run something, name a place of a machine, or are no settings of PEFT's."""
+    """Return a configuration without keys that could run something, name a path on a machine, or aren't settings of PEFT."""
     found = {finding.path[0] for finding in examine(config)}
     return {key: value for key, value in config.items() if key not in found}

@@ -21,7 +21,7 @@ from sdk.lora.module_outlines import AdapterOutline, ModuleOutline, OutlineError
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.lora_config import LoraConfig
 
-#: Settings without a field of their own that are of the training alone: what they did is in A and B, or in the patterns.
+#: Settings without a field of their own that matter only during training: their effect is in A and B, or in the patterns.
 OF_THE_TRAINING = (
     "corda_config",
     "eva_config",
@@ -30,12 +30,12 @@ OF_THE_TRAINING = (
     "lora_ga_config",
     "qalora_group_size",
 )
-#: A matrix of one expert, which PEFT joins with those of the others.
+#: A matrix of one expert, which PEFT joins with those of the other experts.
 _SINGLE_EXPERT = re.compile(r"\bexperts\.[0-9]+\.")
 
 
 class CombiningError(ValueError):
-    """Adapters that can't be combined as was asked; `param` names the part of the request."""
+    """Adapters can't be combined as requested; `param` names the part of the request."""
 
     def __init__(self, message: str, param: str = "parents") -> None:
         super().__init__(message)
@@ -52,12 +52,12 @@ class Ingredient(NamedTuple):
 
 
 def greatest_rank(lora: LoraConfig) -> int:
-    """Return the largest rank that a record gives any module; of stacked experts that of each."""
+    """Return the largest rank that a record gives any module; for stacked experts, the rank of each expert."""
     return max(lora.rank, *lora.rank_pattern.values(), 1)
 
 
 def taken_whole(parents: Sequence[Ingredient], spec: CombineSpec) -> bool:
-    """Whether a combination is its one parent, of weight 1: its weights are taken over byte for byte, whatever is in them."""
+    """Whether a combination has one parent of weight 1: then its weights are copied byte for byte, whatever they are."""
     return (
         len(parents) == 1
         and parents[0].weight == 1
@@ -66,7 +66,7 @@ def taken_whole(parents: Sequence[Ingredient], spec: CombineSpec) -> bool:
 
 
 def require_combinable(parents: Sequence[Ingredient], spec: CombineSpec) -> None:
-    """Raise CombiningError for adapters whose weighted sum is no LoRA, or not one that can be told exactly."""
+    """Raise CombiningError for adapters whose weighted sum is not a LoRA, or can't be computed exactly."""
     for parent in parents:
         if said := _unusable(parent.lora):
             raise CombiningError(f"{parent.label} {said}")
@@ -98,7 +98,7 @@ def _unusable(lora: LoraConfig) -> str | None:
 
 
 def _beside_the_factors(lora: LoraConfig) -> Iterator[str]:
-    """Say what an adapter has beside A, B and B's bias, which are all that can be added up."""
+    """Say what an adapter has besides A, B and B's bias; only those can be added up."""
     if lora.use_dora:
         yield (
             "is a DoRA, whose magnitudes scale the whole weight, so that it adds no ΔW that could be weighted; combine "
@@ -151,7 +151,7 @@ def _require_alike(parents: Sequence[Ingredient]) -> None:
 
 
 def require_fitting(parents: Sequence[tuple[str, AdapterOutline]]) -> None:
-    """Raise CombiningError where the tensors of adapters, by their labels, don't fit together module by module."""
+    """Raise CombiningError if the adapters' tensors don't fit together module by module; messages use the labels."""
     _require_same_names(parents)
     _require_same_whole(parents)
     first: dict[str, tuple[str, AdapterOutline, ModuleOutline]] = {}
@@ -183,7 +183,7 @@ def _outline_of(label: str, outline: AdapterOutline, module: str) -> ModuleOutli
 
 
 def _require_same_names(parents: Sequence[tuple[str, AdapterOutline]]) -> None:
-    """Raise CombiningError where two adapters seem to call one module by two names: PEFT would load neither's."""
+    """Raise CombiningError if two adapters seem to use two names for one module: PEFT would load neither."""
     single = next((label for label, outline in parents if any(map(is_single_expert, outline.modules))), None)
     stacked = next((label for label, outline in parents if outline.lora.target_parameters), None)
     if single is not None and stacked is not None:
@@ -205,7 +205,9 @@ def _require_same_names(parents: Sequence[tuple[str, AdapterOutline]]) -> None:
 
 
 def _require_same_whole(parents: Sequence[tuple[str, AdapterOutline]]) -> None:
-    """Raise CombiningError for a whole tensor that not all adapters hold alike: PEFT saves embeddings unasked where they are adapted."""
+    """Raise CombiningError for a whole tensor that isn't equal in all adapters: PEFT saves adapted embeddings without
+    being asked.
+    """
     holders = {name: (label, kind) for label, outline in parents for name, kind in outline.whole.items()}
     for name, (holder, kind) in sorted(holders.items()):
         for label, outline in parents:

@@ -1,4 +1,4 @@
-"""What no model can be like, of the numbers and switches of a `config.json`: it is said before anything is planned or stored.
+"""Numbers and switches of a `config.json` that no model can have: they are found before anything is planned or stored.
 
 >>> config_fault({"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 9})
 'says num_experts_per_tok = 9 of 8 experts, more than there are'
@@ -19,14 +19,16 @@ _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 _DTYPES = ("dtype", "torch_dtype")
-#: What transformers loads weights as, by torch's names.
+#: The types as which transformers loads weights, by torch's names.
 _FLOATING = re.compile(r"(torch\.)?(auto|half|double|float|bfloat16|float(16|32|64|[48]_[a-z0-9_]+))")
-#: Families whose heads are turned as a whole; others turn a part, or learn positions.
+#: Families whose heads are rotated as a whole; others rotate a part, or learn positions.
 _TURNED = FAMILIES.keys() - {"gpt2", "gpt_neox"}
 
 
 def config_fault(config: Mapping[str, Any]) -> str | None:
-    """Return what can't be in a config, or in that of its text model, as a clause that begins with "says"; None if all may be."""
+    """Return what is impossible in a config, or in its text model's, as a clause that begins with "says"; None if
+    nothing is.
+    """
     text = config.get("text_config")
     parts = [config, text] if isinstance(text, Mapping) else [config]
     return next((fault for part in parts for fault in _faults(part)), None)
@@ -52,13 +54,13 @@ def _faults(part: Mapping[str, Any]) -> Iterator[str]:
         yield f"says tie_word_embeddings = {_shown(said)}, which is neither true nor false"
     for name in _DTYPES:
         said = part.get(name)
-        # One for each part of a model is an object.
+        # An object has one type for each part of a model.
         if not isinstance(said, Mapping | None) and not (isinstance(said, str) and _FLOATING.fullmatch(said)):
             yield f"says {name} = {_shown(said)}, which is no type of floating-point numbers"
 
 
 def _odd_heads(part: Mapping[str, Any], defaults: Mapping[str, Any], heads: int | None) -> Iterator[str]:
-    """Rotary positions turn the numbers of a head in pairs."""
+    """Rotary positions rotate the numbers of a head in pairs."""
     said, hidden = _count(part, defaults, "head_dim"), _count(part, defaults, *_WIDTHS)
     if said and said % 2:
         yield f"says head_dim = {said}, an odd number, which rotary positions have no pairs of"
@@ -73,7 +75,7 @@ def _turns_all(part: Mapping[str, Any]) -> bool:
 
 
 def _count(part: Mapping[str, Any], defaults: Mapping[str, Any], *names: str) -> int | None:
-    """Return the first of several keys with a number above 0; what else they say is for others to judge."""
+    """Return the first of several keys with a number above 0; other checks judge other values."""
     found = (each.get(name) for each in (part, defaults) for name in names)
     return next((value for value in found if type(value) is int and value > 0), None)
 

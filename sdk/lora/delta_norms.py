@@ -1,7 +1,8 @@
-"""The norm of ΔW = s·B·A of every module that an adapter adapts, by its files and numpy alone.
+"""The norm of ΔW = s·B·A of every module that an adapter adapts, from its files, with numpy alone.
 
-The registry computes these at publication from the bytes, consumers from what they pulled, and a merge is held against them.
-They are of s·B·A: the magnitudes of DoRA come after it, B's own bias and whatever replaces a part of the base stand beside it.
+The registry computes these at publication from the bytes, consumers from what they pulled, and a merge is checked
+against them. They are the norms of s·B·A only: DoRA's magnitudes, B's own bias and whatever replaces a part of the base
+are not in them.
 
 >>> differing({"q": 1.0, "k": 0.0, "v": None}, {"q": 1.0000001, "k": 0.0, "v": 3.0})
 []
@@ -25,9 +26,9 @@ from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
 from sdk.schemas.lora_config import LoraConfig
 
-#: A rank beyond this is memory without bound: of stacked experts that of each.
+#: A rank beyond this would take unbounded memory; for stacked experts, the rank of each expert.
 MAX_RANK = 2048
-#: How far two norms of the same bytes may be from each other, relatively: both are right to 1e-9.
+#: The relative difference allowed between two norms of the same bytes: both are right to 1e-9.
 TOLERANCE = 1e-6
 #: Settings with which the layer does not add B·A itself.
 _OTHER_PRODUCTS = ("use_bdlora", "use_qalora", "monteclora_config")
@@ -39,39 +40,39 @@ Shape = tuple[int, ...]
 class ModuleNorm:
     """ΔW of one module."""
 
-    #: As the adapter names it, without PEFT's prefix.
+    #: The adapter's name for it, without PEFT's prefix.
     module: str
-    #: |s|·‖B·A‖, the Frobenius norm; of stacked experts over all of them.
+    #: |s|·‖B·A‖, the Frobenius norm; for stacked experts over all of them.
     norm: float
-    #: Of stacked experts that of each.
+    #: For stacked experts, the rank of each expert.
     rank: int
     #: s.
     scale: float
-    #: The norm of each expert's ΔW, in their order; empty of a module that is not stacked.
+    #: The norm of each expert's ΔW, in their order; empty for a module that is not stacked.
     experts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class DeltaNorms:
-    """What an adapter adds to its base, module by module, and what it does beside that."""
+    """What an adapter adds to its base, module by module, and what else it does."""
 
     #: By module, sorted.
     modules: dict[str, ModuleNorm]
-    #: Modules whose norm can't be told, and why, in a clause.
+    #: Modules whose norm can't be computed, with the reason as a clause.
     unmeasured: dict[str, str] = field(default_factory=dict)
-    #: Parameters of the base that whole tensors take the place of, or rows of them; sorted, as the base names them.
+    #: The base's names of parameters that whole tensors replace, entirely or in some rows; sorted.
     replaced: list[str] = field(default_factory=list)
     #: Modules whose B has a bias of its own, which s·B·A leaves out.
     biased: list[str] = field(default_factory=list)
 
     def norms(self) -> dict[str, float | None]:
-        """Return the norm of each module, None where it can't be told, as the registry keeps them."""
+        """Return the norm of each module, None if it can't be computed, as the registry stores them."""
         found: dict[str, float | None] = {name: one.norm for name, one in self.modules.items()}
         return dict(sorted((found | dict.fromkeys(self.unmeasured)).items()))
 
 
 class NormDifference(NamedTuple):
-    """A module whose norm is not what was stored; None where a side has no such module."""
+    """A module whose norm is not what was stored; None if a side has no such module."""
 
     module: str
     stored: float | None
@@ -79,10 +80,10 @@ class NormDifference(NamedTuple):
 
 
 def delta_norms(folder: Path, lora: LoraConfig) -> DeltaNorms:
-    """Return the norms of the adapter in a folder by its LoRA record; modules are read one after the other.
+    """Return the norms of the adapter in a folder, given its LoRA record; modules are read one after the other.
 
-    Raises NotFound without a file of weights, VerificationFailed for one that is no adapter's, or whose patterns can't be
-    tried, and for numbers that are not finite.
+    Raises NotFound without a file of weights, VerificationFailed for one that isn't an adapter's, or whose patterns
+    can't be tried, and for numbers that are not finite.
     """
     path = folder / WEIGHTS_FILE
     if not path.is_file():
@@ -106,7 +107,7 @@ def delta_norms(folder: Path, lora: LoraConfig) -> DeltaNorms:
 
 
 def replaced_by(names: Iterable[str]) -> list[str]:
-    """Return the parameters of the base that an adapter's tensors take the place of, or rows of them, sorted."""
+    """Return the parameters of the base that an adapter's tensors replace, entirely or in some rows, sorted."""
     others = (base_parameter(name) for name in names if lora_key(name) is None and variant_setting(name) is None)
     return sorted({unwrapped(parameter) for parameter in others if parameter})
 
@@ -114,9 +115,10 @@ def replaced_by(names: Iterable[str]) -> list[str]:
 def differing(
     stored: Mapping[str, float | None], found: Mapping[str, float | None], *, tolerance: float = TOLERANCE
 ) -> list[NormDifference]:
-    """Return the modules whose norms differ relatively by more than `tolerance`, sorted; those of which either side says none can't.
+    """Return the modules whose norms differ by more than `tolerance`, relatively, sorted; modules without a norm on
+    either side don't count.
 
-    A norm of 0 is equal to 0 alone.
+    A norm of 0 equals only 0.
     """
     wrong = []
     for module in sorted(stored.keys() | found.keys()):
@@ -129,15 +131,15 @@ def differing(
 
 
 def has_product(a: Shape, b: Shape, *, embedding: bool) -> bool:
-    """Whether A and B are multiplied as they are: not of a convolution whose channels are grouped, or whose B has a kernel."""
+    """Whether A and B are multiplied as they are: not for a convolution with grouped channels, or whose B has a kernel."""
     if embedding:
         return len(a) == len(b) == 2 and a[0] == b[1]
-    # PEFT gives B of a convolution a kernel of ones.
+    # PEFT gives a convolution's B a kernel of ones.
     return len(a) == len(b) >= 2 and a[0] == b[1] and set(b[2:]) <= {1}
 
 
 def split(columns: Columns, experts: int, *, by_rank: bool) -> Iterator[Columns]:
-    """Yield the columns of each expert: those of B (out, r·experts) go rank by rank, those of Aᵀ (in, experts·r) expert by expert."""
+    """Yield the columns of each expert: B (out, r·experts) is ordered rank by rank, Aᵀ (in, experts·r) expert by expert."""
     if experts == 1:
         yield columns
         return
@@ -153,17 +155,17 @@ def of_experts(out: Columns, into: Columns, experts: int) -> Iterator[tuple[Colu
 
 
 def combined(norms: list[float]) -> float:
-    """Return the norm of several matrices beside each other."""
+    """Return the norm of several matrices side by side."""
     return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
 
 def other_product(lora: LoraConfig) -> str | None:
-    """Return the setting of a record with which a layer adds something else than s·B·A; None where it adds that."""
+    """Return the setting of a record that makes a layer add something other than s·B·A; None if there is none."""
     return next((name for name in _OTHER_PRODUCTS if any(key.partition(".")[0] == name for key in lora.other)), None)
 
 
 def _pairs(file: TensorFile) -> dict[str, dict[str, Tensor]]:
-    """Return A and B by module, with their part's name. Raises VerificationFailed where a half is missing or there twice."""
+    """Return A and B by module, with their part's name. Raises VerificationFailed if a half is missing or there twice."""
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in file.tensors.items():
         key = lora_key(name)

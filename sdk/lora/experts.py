@@ -1,7 +1,8 @@
-"""LoRA of stacked experts: which parameters a module's A and B belong to, and ‖s·BA‖ expert by expert.
+"""LoRA on stacked experts: which parameters a module's A and B belong to, and ‖s·BA‖ expert by expert.
 
-A parameter of (experts, …, …) has one A of (experts·r, in), whose rows go expert by expert, and one B of (out, r·experts),
-whose columns go rank by rank, as PEFT's `ParamWrapper` reads them: ΔW of the expert e is s·B[:, r·E + e]·A[e·R + r, :].
+A parameter of (experts, …, …) has one A of (experts·r, in), with its rows ordered expert by expert, and one B of (out,
+r·experts), with its columns ordered rank by rank, as PEFT's `ParamWrapper` reads them: the ΔW of expert e is s·B[:, r·E
++ e]·A[e·R + r, :].
 
 >>> OwnedParameters(["experts.up", "mlp.experts.down", "gate", "other.up"]).of("mlp.experts")
 ['mlp.experts.down', 'mlp.experts.gate', 'mlp.experts.up']
@@ -20,23 +21,25 @@ from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Of one module: each has a product of its own.
+#: Per module: each expert has a product of its own.
 MAX_EXPERTS = 4096
 
 
 class OwnedParameters:
-    """The parameters that the A and B of a module may be of, by an adapter's record."""
+    """The parameters that a module's A and B may belong to, by an adapter's record."""
 
     def __init__(self, target_parameters: Iterable[str], target_modules: Iterable[str] = ()) -> None:
         self._targets = frozenset(target_modules)
-        #: By the module that they are of, "" where they don't say one.
+        #: By the module that they are in, "" if they don't name one.
         self._of: dict[str, list[str]] = {}
         for name in target_parameters:
             owner, _, parameter = name.rpartition(".")
             self._of.setdefault(owner, []).append(parameter)
 
     def of(self, module: str) -> list[str]:
-        """Return their full names, sorted; none where A and B are the module's own. A name alone is any module's."""
+        """Return their full names, sorted; none if A and B are the module's own. A name without a module counts for
+        every module.
+        """
         if not self._of:
             return []
         ends = list(suffixes(module))
@@ -46,9 +49,10 @@ class OwnedParameters:
 
 
 def experts_share(tensors: Mapping[str, Sequence[int]]) -> float:
-    """Return the share of a base's numbers that experts hold, by its files: transformers stacks them, and nothing packs the stack.
+    """Return the share of a base's numbers that are in experts, by its files: transformers stacks them, and nothing
+    packs the stack.
 
-    Those that each token comes to are linear modules, and are packed.
+    Experts that every token passes through are linear modules, and are packed.
 
     >>> experts_share({"mlp.experts.0.w1.weight": [3, 4], "mlp.shared_experts.w1.weight": [2, 2], "q_proj.weight": [4, 8]})
     0.25
@@ -61,10 +65,10 @@ def experts_share(tensors: Mapping[str, Sequence[int]]) -> float:
 def stacked_targets(
     targets: str, linear_names: Sequence[str], stacked_names: Sequence[str], *, exclude: str | None = None
 ) -> list[str]:
-    """Return those of the names in `targets` that mean stacked parameters, sorted; a name that means a module means that.
+    """Return the names in `targets` that mean stacked parameters, sorted; a name that also means a module counts as the module.
 
     `linear_names` are the full names of a model's linear modules, `stacked_names` of its parameters of (experts, …, …).
-    Raises TargetsError where something is excluded beside them: only modules can be.
+    Raises TargetsError if something is excluded as well: only modules can be excluded.
 
     >>> linear, stacked = ["layers.0.mlp.down_proj"], ["layers.1.mlp.experts.down_proj"]
     >>> stacked_targets("experts.down_proj,down_proj", linear, stacked)
@@ -83,7 +87,7 @@ def stacked_targets(
 
 
 def sum_of_products(gram_out: npt.NDArray[Any], gram_into: npt.NDArray[Any], experts: int) -> float:
-    """Return Σ ⟨B₁ₑA₁ₑ, B₂ₑA₂ₑ⟩ over the experts e, of B₁ᵀB₂ and A₁A₂ᵀ, both (r₁·experts, r₂·experts)."""
+    """Return Σ ⟨B₁ₑA₁ₑ, B₂ₑA₂ₑ⟩ over the experts e, from B₁ᵀB₂ and A₁A₂ᵀ, both (r₁·experts, r₂·experts)."""
     import numpy as np
 
     if experts == 1:

@@ -1,4 +1,4 @@
-"""Low-rank matrices B·A as their factors: sums of them, and the shortest factors of one. No B·A is ever formed.
+"""Low-rank matrices B·A as their factors: their sums, and the smallest factors of one. No B·A is ever formed.
 
 >>> import numpy as np
 >>> one, other = Factors(np.ones((3, 1)), np.ones((1, 2))), Factors(np.ones((3, 1)), np.ones((1, 2)))
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FactorsError(ValueError):
-    """Factors, or a product of them, beyond float64; a clause."""
+    """Factors, or a product of them, are out of float64's range; the message is a clause."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Reduced:
-    """The shortest factors of a matrix, or of the nearest one of a lower rank."""
+    """The smallest factors of a matrix, or of the nearest one of a lower rank."""
 
     factors: Factors
     #: Σσ² of what was kept, and of all.
@@ -44,9 +44,9 @@ class Reduced:
 
 
 def joined(terms: Iterable[tuple[float, Factors]]) -> Factors:
-    """Return the factors of Σ wᵢ·BᵢAᵢ, of rank Σ rᵢ: the B beside each other, with the weights in them, the A on top of each other.
+    """Return the factors of Σ wᵢ·BᵢAᵢ, of rank Σ rᵢ: the Bs side by side, with the weights in them, the As stacked.
 
-    Raises FactorsError where they are beyond float64.
+    Raises FactorsError if they are out of float64's range.
     """
     import numpy as np
 
@@ -60,13 +60,13 @@ def joined(terms: Iterable[tuple[float, Factors]]) -> Factors:
 
 
 def reduced(factors: Factors, rank: int | None = None) -> Reduced:
-    """Return factors of the same matrix whose rank is its numerical one, or of the nearest matrix of `rank`.
+    """Return factors of the same matrix with its numerical rank, or of the nearest matrix of rank `rank`.
 
     B = Q_B·R_B and Aᵀ = Q_A·R_A, so that B·A = Q_B·(R_B·R_Aᵀ)·Q_Aᵀ, and the singular values of B·A are those of the small
     matrix in the middle; the nearest matrix of a rank keeps the largest (Eckart and Young, 1936). Each σ goes in equal parts
-    into both factors, and the largest number of each column of B is positive, so that equal factors give
-    equal bytes on one machine: how many cores there are, LAPACK shows in the last digit. Raises FactorsError where B·A is
-    beyond float64.
+    into both factors, and the largest number of each column of B is positive, so that equal factors give equal bytes on
+    one machine: the number of cores changes the last digit of LAPACK's results. Raises FactorsError if B·A is out of
+    float64's range.
     """
     import numpy as np
 
@@ -76,11 +76,11 @@ def reduced(factors: Factors, rank: int | None = None) -> Reduced:
     with np.errstate(over="ignore", invalid="ignore"):
         middle = r_b @ r_a.T
         square = float((middle * middle).sum())
-    # LAPACK may never come back from infinity.
+    # LAPACK may never return if there is an infinity.
     if not np.isfinite(square):
         raise FactorsError("its ΔW, or the square of it, is beyond float64")
     u, sigma, v = np.linalg.svd(middle, full_matrices=False)
-    # What the terms of the sum are, of which rounding leaves a part even where they cancel.
+    # The size of the sum's terms: rounding leaves a fraction of it even if they cancel.
     terms = float((np.linalg.norm(factors.b, axis=0) * np.linalg.norm(factors.a, axis=1)).sum())
     noise = terms * max(len(factors.b), factors.a.shape[1]) * np.finfo(np.float64).eps
     keep = max(1, min(int((sigma > noise).sum()), len(sigma) if rank is None else rank))
@@ -95,9 +95,9 @@ def reduced(factors: Factors, rank: int | None = None) -> Reduced:
 
 
 def _balanced(factors: Factors) -> Factors:
-    """Return the same product, each column of B and its row of A of about the same size: their squares are taken.
+    """Return the same product with each column of B and its row of A about equally large, since their squares are taken.
 
-    Both are multiplied by powers of two, so that no digit is lost.
+    Both are multiplied by powers of two, so no digit is lost.
     """
     import numpy as np
 
@@ -115,7 +115,9 @@ def padded(factors: Factors, rank: int) -> Factors:
 
 
 def stacked(experts: Sequence[Factors]) -> Factors:
-    """Return B (out, r·experts), rank by rank, and A (r·experts, in), expert by expert, as PEFT holds those of stacked experts."""
+    """Return B (out, r·experts), rank by rank, and A (r·experts, in), expert by expert, as PEFT stores those of stacked
+    experts.
+    """
     import numpy as np
 
     width = len(experts) * experts[0].rank
@@ -124,6 +126,6 @@ def stacked(experts: Sequence[Factors]) -> Factors:
 
 
 def of_each_expert(factors: Factors, experts: int) -> list[Factors]:
-    """Return the factors of each expert of what `stacked` returns."""
+    """Return the factors of each expert from what `stacked` returns."""
     rank = factors.rank // experts
     return [Factors(factors.b[:, one::experts], factors.a[one * rank : (one + 1) * rank]) for one in range(experts)]

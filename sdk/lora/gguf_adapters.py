@@ -47,7 +47,7 @@ _SETTINGS = {
 class AdaptedModule:
     """One module's A and B, and what they become."""
 
-    #: As the file of weights calls it.
+    #: Its name in the file of weights.
     module: str
     #: Its name in a model of text alone: "model.layers.0.self_attn.q_proj".
     name: str

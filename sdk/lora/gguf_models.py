@@ -24,7 +24,7 @@ from sdk.errors import InvalidBase
 
 @dataclass(frozen=True)
 class _Family:
-    #: What people call it.
+    #: The name that people use.
     title: str
     #: `general.architecture`, as llama.cpp calls it.
     architecture: str

@@ -1,4 +1,4 @@
-"""What the names of a model's linear modules say: which are of its text part, of its layers, of attention.
+"""What the names of a model's linear modules tell: which are in its text part, in its layers, in attention.
 
 >>> linear_modules({"model.layers.0.mlp.up_proj.weight": [8, 4], "model.norm.weight": [4], "lm_head.weight": [9, 4]})
 ['model.layers.0.mlp.up_proj']
@@ -24,17 +24,17 @@ _OTHER_PARTS = re.compile(
     r"vision|visual|image|img|video|audio|speech|sound|siglip|(^|_)vit(_|$)|multi_modal|(^|_)mm_|connector|perceiver|resampler"
     r"|cross_attn"
 )
-#: Linear modules of a layer that choose experts: what they choose is not trained beside the experts.
+#: Linear modules of a layer that choose experts: the choice is not trained along with the experts.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
 _FUSED = ("c_attn", "att_proj")
-#: The matrices of attention, under their most frequent names.
+#: The matrices of attention, by their most common names.
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def linear_modules(tensors: Mapping[str, Sequence[int]]) -> list[str]:
-    """Return the names of the linear modules, sorted, by the names and shapes of a base's tensors.
+    """Return the names of the linear modules, sorted, from the names and shapes of a base's tensors.
 
-    A library joins experts into one parameter for all, so these are not modules.
+    Libraries join all experts into one parameter, so these are not modules.
     """
     return sorted(
         name.removesuffix(".weight")
@@ -47,12 +47,12 @@ def linear_modules(tensors: Mapping[str, Sequence[int]]) -> list[str]:
 
 
 def is_text(name: str) -> bool:
-    """Whether a module is of the text part of a model, which rows of text alone reach."""
+    """Whether a module is in a model's text part, the only part that rows of text reach."""
     return not any(_OTHER_PARTS.search(part) for part in name.split("."))
 
 
 def layer_of(name: str) -> int | None:
-    """Return the number of the layer that a module is in: the first in its name.
+    """Return the number of the layer that a module is in: the first number in its name.
 
     >>> layer_of("model.layers.3.mlp.experts.0.w1"), layer_of("score")
     (3, None)
@@ -61,9 +61,9 @@ def layer_of(name: str) -> int | None:
 
 
 def in_attention(rests: Collection[str]) -> set[str]:
-    """Return those of the modules, by their names within a layer, that are of softmax attention, and not of linear attention.
+    """Return the modules, given by their names within a layer, that are in softmax attention, not in linear attention.
 
-    A parent's name says so. Where none does, `q_proj` and what stands beside it under names of attention are of it.
+    The name of a parent tells. If none does, `q_proj` and its siblings with names of attention are in it.
     """
     said = {rest: [part for part in rest.split(".")[:-1] if "attn" in part or "attention" in part] for rest in rests}
     named = {rest for rest, parts in said.items() if any(not part.startswith("linear") for part in parts)}
@@ -75,7 +75,7 @@ def in_attention(rests: Collection[str]) -> set[str]:
 
 
 def reads_queries_or_values(rest: str) -> bool:
-    """Whether a module of attention makes queries or values, alone or with others in one matrix."""
+    """Whether a module of attention makes queries or values, alone or in one matrix with others."""
     last = rest.rpartition(".")[2]
     if last in _FUSED:
         return True
@@ -87,13 +87,13 @@ def reads_queries_or_values(rest: str) -> bool:
 
 @dataclass(frozen=True)
 class Layered:
-    """Linear modules by their place in a layer: "self_attn.q_proj" to the full names of all layers that have it."""
+    """Linear modules by their place in a layer: "self_attn.q_proj" to the full names in all layers that have it."""
 
     by_rest: dict[str, list[str]]
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Self:
-        """Sort names by what follows the number of their layer; those of no layer, and routers, are left out."""
+        """Group names by what follows the number of their layer; those outside layers, and routers, are left out."""
         found: dict[str, list[str]] = {}
         for name in names:
             parts = name.split(".")

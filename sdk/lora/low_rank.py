@@ -1,8 +1,8 @@
 """‖B·A‖, the Frobenius norm, from the factors alone: B·A of (out, in) is never formed.
 
 The trace is cyclic (Petersen and Pedersen, The Matrix Cookbook, eq. 16): ‖BA‖² = tr(AᵀBᵀBA) = Σ (BᵀB)∘(AAᵀ), a sum over
-(r, r) numbers. It takes the square of what it measures: where products of single columns cancel, as those of a converted
-PiSSA adapter do, digits are lost, and the norm is taken of the triangles of two QR decompositions, R_B·R_Aᵀ.
+(r, r) numbers. It computes the square of the norm: if products of single columns cancel, as in a converted PiSSA
+adapter, digits are lost, and the norm is computed from the triangles of two QR decompositions instead, R_B·R_Aᵀ.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from sdk.lora.tensors import Columns
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Σ (BᵀB)∘(AAᵀ) is right to some 1e-9 where it is no smaller than this share of (Σ ‖bᵢ‖‖aᵢ‖)².
+#: Σ (BᵀB)∘(AAᵀ) is right to about 1e-9 if it is no smaller than this share of (Σ ‖bᵢ‖‖aᵢ‖)².
 _SAFE_SHARE = 1e-6
-#: What the triangles leave of (Σ ‖bᵢ‖‖aᵢ‖) below this share is rounding: the products cancel.
+#: A norm from the triangles below this share of (Σ ‖bᵢ‖‖aᵢ‖) is rounding: the products cancel.
 _ROUNDING = 1e-13
-#: Squares of float64 numbers, or the products of two of these squares, may leave its range outside of these.
+#: Outside these bounds, squares of float64 numbers, or products of two such squares, may leave float64's range.
 _LEAST, _MOST = 1e-150, 1e150
-#: How many times as long QR takes as the products do.
+#: How many times longer QR takes than the products.
 QR_COST = 16
 
 
 def product_norm(out: Columns, into: Columns) -> float | None:
-    """Return ‖out·intoᵀ‖ of (n, r) and (m, r), right to some 1e-9, from sums of products; None where QR is needed."""
+    """Return ‖out·intoᵀ‖ of (n, r) and (m, r), right to about 1e-9, from sums of products; None if QR is needed."""
     import numpy as np
 
     with np.errstate(all="ignore"):
@@ -43,9 +43,9 @@ def product_norm(out: Columns, into: Columns) -> float | None:
 
 
 def triangular_norm(out: Columns, into: Columns) -> float:
-    """Return the same through QR, which loses no digits where products cancel; what is rounding alone is 0.
+    """Return the same through QR, which loses no digits if products cancel; a result that is only rounding becomes 0.
 
-    NaN or infinity where the factors hold them, or the product is beyond float64.
+    NaN or infinity if the factors contain them, or if the product is out of float64's range.
     """
     import numpy as np
 
@@ -60,7 +60,7 @@ def _norm_of_triangles(left: npt.NDArray[Any], right: npt.NDArray[Any], powers: 
     used = left.any(axis=0) & right.any(axis=0)
     if not used.any():
         return 0.0
-    # No column is beyond 2; what is smaller than the largest product by more than float64 has room for adds nothing.
+    # No column is longer than 2; a product too small for float64 to add to the largest one changes nothing.
     greatest = int(powers[used].max())
     right = np.ldexp(right[:, used], powers[used] - greatest)
     left = left[:, used]
@@ -70,7 +70,7 @@ def _norm_of_triangles(left: npt.NDArray[Any], right: npt.NDArray[Any], powers: 
 
 
 def triangle(columns: Columns) -> Columns:
-    """Return the triangle R of a QR decomposition of (n, r), at most (r, r): it takes the place of the columns in every norm."""
+    """Return the triangle R of a QR decomposition of (n, r), at most (r, r): it can replace the columns in every norm."""
     import numpy as np
 
     found, powers = _triangle(columns)
@@ -78,7 +78,7 @@ def triangle(columns: Columns) -> Columns:
 
 
 def _triangle(columns: Columns) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return R of the columns, each divided by a power of two so that no number is beyond 1, and these powers."""
+    """Return R of the columns, each divided by a power of two so that no number exceeds 1, and these powers."""
     import numpy as np
 
     powers = np.zeros(columns.raw.shape[1], dtype=np.int64)

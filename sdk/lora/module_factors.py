@@ -12,9 +12,9 @@ from sdk.schemas.lora_config import LoraConfig
 
 
 class AdapterFactors:
-    """An adapter's tensors by its outline; `lora` is what its configuration says.
+    """An adapter's tensors by its outline; `lora` is the record of its configuration.
 
-    Raises VerificationFailed for a file that is no adapter's, OutlineError.
+    Raises VerificationFailed for a file that isn't an adapter's, OutlineError.
     """
 
     def __init__(self, folder: Path, lora: LoraConfig) -> None:
@@ -23,12 +23,12 @@ class AdapterFactors:
         self.outline = AdapterOutline(lora, kinds)
 
     def of(self, module: ModuleOutline) -> list[Factors]:
-        """Return the factors of each expert, of a plain module its one pair, in float64 and without s."""
+        """Return the factors of each expert, or the one pair of a plain module, in float64 and without s."""
         b, a = (self._file.rows(self._file.tensors[name]).numbers() for name in (module.b, module.a))
         return of_each_expert(Factors(b.reshape(len(b), len(a)), a), module.layout.experts)
 
     def bias(self, module: ModuleOutline) -> Factors | None:
-        """Return B's own bias as a column (out, 1), times 1; None where it has none."""
+        """Return B's own bias as factors: a column (out, 1), times 1; None if it has none."""
         import numpy as np
 
         if module.bias is None:

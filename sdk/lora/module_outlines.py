@@ -1,4 +1,4 @@
-"""What an adapter's tensors are, by their names and shapes alone: module by module, with the scale that its record gives each.
+"""An adapter's tensors, module by module, from their names and shapes alone, with the scale that its record gives each module.
 
 >>> record = LoraConfig(rank=2, alpha=4.0, dropout=0.0, target_modules=["q"])
 >>> names = {f"base_model.model.h.0.q.lora_{half}.weight": ("F32", shape) for half, shape in (("A", (2, 6)), ("B", (8, 2)))}
@@ -18,34 +18,34 @@ from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
 from sdk.schemas.lora_config import LoraConfig
 
 Shape = tuple[int, ...]
-#: As safetensors names the type.
+#: The type's name in safetensors.
 Kind = tuple[str, Shape]
 
 
 class OutlineError(ValueError):
-    """A module whose A and B are no two factors of one product; a clause."""
+    """A module's A and B aren't factors of one product; the message is a clause."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What A and B of a module are of, whatever their rank."""
+    """The dimensions of a module's A and B, whatever their rank."""
 
     embedding: bool
     experts: int
-    #: Of B without its rank: (out), and ones where the module is a convolution.
+    #: B's shape without the rank: (out), followed by ones for a convolution.
     out: Shape
-    #: Of A without its rank: (in), and the kernel of a convolution.
+    #: A's shape without the rank: (in), followed by the kernel for a convolution.
     into: Shape
 
     def __str__(self) -> str:
-        """As messages have it."""
+        """The text for messages."""
         of = "×".join(map(str, (*self.out, *self.into)))
         return f"of {of} for each of {self.experts} experts" if self.experts > 1 else f"of {of}"
 
 
 @dataclass(frozen=True)
 class ModuleOutline:
-    """One module: how its tensors are read, and what they are called."""
+    """One module: how its tensors are read, and their names."""
 
     layout: Layout
     scale: ModuleScale
@@ -64,7 +64,7 @@ class AdapterOutline:
         self._parameters = OwnedParameters(lora.target_parameters, lora.target_modules)
         #: Part to the name of its tensor, by module.
         self.modules: dict[str, dict[str, str]] = {}
-        #: Tensors that are none of A, B and B's bias, by name.
+        #: Tensors other than A, B and B's bias, by name.
         self.whole: dict[str, Kind] = {}
         for name, kind in tensors.items():
             key = lora_key(name)
@@ -83,11 +83,13 @@ class AdapterOutline:
         return {self._tensors[name][0] for parts in self.modules.values() for name in parts.values()}
 
     def parameters_of(self, module: str) -> list[str]:
-        """Return the full names of the parameters that a module's A and B may be of; none where they are the module's own."""
+        """Return the full names of the parameters that a module's A and B may belong to; none if they are the module's own."""
         return self._parameters.of(base_module(module))
 
     def of(self, module: str) -> ModuleOutline:
-        """Return a module. Raises OutlineError where A and B have no product, or nobody can say of how many experts they are."""
+        """Return a module. Raises OutlineError if A and B have no product, or if their number of experts can't be
+        determined.
+        """
         parts = self.modules[module]
         embedding = "embedding_A" in parts
         name_a, name_b = (parts.get(f"embedding_{half}" if embedding else half) for half in "AB")

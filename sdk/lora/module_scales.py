@@ -1,4 +1,4 @@
-"""What a LoRA record says of each module that it adapts: rank, alpha, and of how many experts its A and B are.
+"""What a LoRA record says about each module that it adapts: rank, alpha, and the number of experts in its A and B.
 
 >>> record = LoraConfig(rank=8, alpha=16.0, dropout=0.0, target_modules=["q_proj"], alpha_pattern={"q_proj": 4.0})
 >>> ModuleScales(record).of("layers.0.q_proj", width=8)
@@ -17,35 +17,35 @@ from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Modu
 from sdk.lora.experts import OwnedParameters
 from sdk.schemas.lora_config import LoraConfig
 
-#: For the patterns of an adapter; all are some two seconds.
+#: The budget for an adapter's patterns; all of it takes about two seconds.
 _PATTERN_STEPS = 10_000_000
-#: Characters of a parameter's name that are put together in a step.
+#: Characters of a parameter's name that one step builds.
 _NAMED = 8
 
 V = TypeVar("V")
 
 
 class ScalesError(ValueError):
-    """Patterns that can't be tried, or not in the time that there is; a clause."""
+    """Patterns can't be tried, or not within the budget; the message is a clause."""
 
 
 @dataclass(frozen=True)
 class ModuleScale:
-    """How one module's ΔW = s·B·A is read."""
+    """How to read one module's ΔW = s·B·A."""
 
-    #: The rank that A and B really have; of stacked experts that of each.
+    #: The real rank of A and B; for stacked experts, the rank of each expert.
     rank: int
-    #: The rank that the record says.
+    #: The rank that the record gives.
     said: int
     alpha: float
-    #: Of a stacked weight; 1 for any other.
+    #: The number of experts of a stacked weight; 1 for any other.
     experts: int
-    #: s: α/r, or α/√r with rsLoRA, of the real rank.
+    #: s: α/r, or α/√r with rsLoRA, where r is the real rank.
     scale: float
 
 
 class ModuleScales:
-    """The scale of each module by a version's record. Raises ScalesError for patterns that can't be tried."""
+    """The scale of each module, from a version's record. Raises ScalesError for patterns that can't be tried."""
 
     def __init__(self, lora: LoraConfig) -> None:
         budget = Budget(_PATTERN_STEPS)
@@ -56,10 +56,10 @@ class ModuleScales:
         self._alphas = _values(lora.alpha_pattern, lora.alpha, budget)
 
     def of(self, module: str, *, width: int) -> ModuleScale | None:
-        """Return how a module is read whose A has `width` rows: of experts, the rank of each times their number.
+        """Return how to read a module whose A has `width` rows: for experts, the rank of each times their number.
 
-        Patterns name the parameters of a stacked weight, which the file does not; None where they leave it open which one
-        this is. Raises ScalesError.
+        Patterns name the parameters of a stacked weight, but the file does not; None if they leave open which one this
+        is. Raises ScalesError.
         """
         plain = base_module(module)
         stacked = self._parameters.of(plain)
@@ -81,7 +81,7 @@ class ModuleScales:
 
 
 def _values(patterns: Mapping[str, V], default: V, budget: Budget) -> ModuleValues[V]:
-    """Return what patterns say, tried in the order in which PEFT meets them: the file is written with sorted keys."""
+    """Return the patterns' values, tried in the order in which PEFT reads them: the file is written with sorted keys."""
     try:
         return ModuleValues(dict(sorted(patterns.items())), default, budget)
     except ExpressionError as error:

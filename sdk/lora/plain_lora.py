@@ -1,8 +1,9 @@
 """An adapter as a plain LoRA, with one rank and one α for every module: what it becomes, or why it can't be one.
 
-Engines differ in what they read of patterns, rsLoRA and DoRA; A, B, one r and one α are read by all. A module of a lower rank is
-padded with zeros, and whatever its scale has beyond α/r is multiplied into B: both are exact. A module of a higher rank is cut
-to the nearest one, and a DoRA has no rank at all: its ΔW = m/‖W + s·B·A‖ ∘ (W + s·B·A) − W needs the base, and is cut, too.
+Engines differ in their support for patterns, rsLoRA and DoRA; all of them read A, B, one r and one α. A module of a
+lower rank is padded with zeros, and the factor between its scale and α/r is multiplied into B: both are exact. A module
+of a higher rank is cut to the nearest matrix of that rank, and a DoRA has no rank at all: its ΔW = m/‖W + s·B·A‖ ∘ (W +
+s·B·A) − W needs the base, and is cut as well.
 
 >>> plain = LoraConfig(rank=8, alpha=16.0, dropout=0.0, target_modules=["q_proj"])
 >>> refused(plain), refused(plain.model_copy(update={"bias": "all"}))
@@ -28,20 +29,20 @@ from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.lora.tensors import read_tensors
 from sdk.schemas.lora_config import LoraConfig
 
-#: Beyond every base's rows that a LoRA was seen on: what is more is a slip.
+#: More than the rows of any base that a LoRA has been seen on: a higher rank is a mistake.
 MAX_RANK = 8192
 _MERGE = "merge it instead: adapterctl merge REF -o DIR"
-#: How far a scale may be from α/r and still be it: some roundings of float64.
+#: How far a scale may be from α/r and still count as equal: a few roundings in float64.
 _SAME_SCALE = 1e-12
-#: Scales beyond are slips, and so would be the numbers that they make.
+#: Larger scales are mistakes, and the numbers that they make would be too.
 _MOST_SCALE = 1e30
 
 
 @dataclass(frozen=True)
 class PlainPlan:
-    """A plain LoRA that is to be made of an adapter."""
+    """A plain LoRA to be made of an adapter."""
 
-    #: What the adapter's configuration says, and what that of the plain one will.
+    #: The adapter's configuration, and the plain LoRA's.
     lora: LoraConfig
     config: dict[str, Any]
     outlines: dict[str, ModuleOutline]
@@ -54,17 +55,17 @@ class PlainPlan:
         return self.alpha / self.rank
 
     def factor(self, module: ModuleOutline) -> float:
-        """Return what B is multiplied by for its scale to be that of all; 1.0 where it is."""
+        """Return the factor for B that gives the module the common scale; 1.0 if it has that already."""
         found = module.scale.scale / self.scale
         return 1.0 if math.isclose(found, 1.0, rel_tol=_SAME_SCALE) else found
 
     def is_exact(self, module: ModuleOutline) -> bool:
-        """Whether a module has room for its whole ΔW, whatever its numbers are."""
+        """Whether the rank has room for a module's whole ΔW, whatever its numbers are."""
         return not self.lora.use_dora and module.scale.rank <= self.rank
 
 
 def refused(lora: LoraConfig) -> str | None:
-    """Say, in a clause, what an adapter has that no plain LoRA can hold; None where it has nothing of that."""
+    """Say, in a clause, what an adapter has that no plain LoRA can hold; None if there is nothing like that."""
     if lora.modules_to_save:
         return f"replaces {', '.join(lora.modules_to_save[:5])} whole (modules_to_save)"
     if lora.bias != "none":
@@ -80,9 +81,9 @@ def refused(lora: LoraConfig) -> str | None:
 
 
 def plan_plain(folder: Path, rank: int | None = None) -> PlainPlan:
-    """Return the plain LoRA of a rank that an adapter becomes, from its configuration and the header of its weights.
+    """Return the plain LoRA of a given rank that an adapter becomes, from its configuration and the header of its weights.
 
-    Raises InvalidInput that names what can't be in one, NotFound, VerificationFailed.
+    Raises InvalidInput, which names what a plain LoRA can't hold, NotFound, VerificationFailed.
     """
     if rank is not None and not 1 <= rank <= MAX_RANK:
         raise InvalidInput(f"the rank is {rank}; give one from 1 to {MAX_RANK}", param="rank")
@@ -134,19 +135,19 @@ def _outlines(folder: Path, lora: LoraConfig) -> dict[str, ModuleOutline]:
 
 
 def _common_scale(outlines: dict[str, ModuleOutline]) -> float:
-    """Return the scale that most modules have: B stays as it is in these."""
+    """Return the scale that most modules have: their B stays as it is."""
     counted = Counter(module.scale.scale for module in outlines.values() if module.scale.scale)
     return max(counted, key=lambda scale: (counted[scale], scale), default=1.0)
 
 
 def _config(config: dict[str, Any], rank: int, alpha: float) -> dict[str, Any]:
-    """Return the plain LoRA's configuration: which modules are meant stays as it is said."""
+    """Return the plain LoRA's configuration; the keys that choose the modules stay as they are."""
     kept = {
         key: value for key, value in harmless(config).items() if key == "exclude_modules" or key not in OF_THE_TRAINING
     }
     return kept | {
         "r": rank,
-        # vLLM reads alpha as a whole number wherever it is one.
+        # vLLM wants alpha to be an integer whenever its value is one.
         "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
         "rank_pattern": {},
         "alpha_pattern": {},
@@ -158,7 +159,7 @@ def _config(config: dict[str, Any], rank: int, alpha: float) -> dict[str, Any]:
 
 
 def _require_says(lora: LoraConfig, outlines: dict[str, ModuleOutline], rank: int, scale: float) -> None:
-    """Raise InvalidInput unless a configuration gives each module this rank and scale, and the experts that it has."""
+    """Raise InvalidInput unless a configuration gives each module this rank and scale, and its number of experts."""
     try:
         scales = ModuleScales(lora)
         for name, module in outlines.items():

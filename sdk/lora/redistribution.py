@@ -18,17 +18,18 @@ from sdk.schemas.training import TrainingSpec
 
 
 def ranks_by_variance(shares: Mapping[str, Sequence[float]], budget: int) -> dict[str, int]:
-    """Return the rank of each module: directions are given out by the share of its inputs' variance that each explains, the largest first.
+    """Return the rank of each module: directions are handed out by the share of the inputs' variance that each
+    explains, largest first.
 
-    `shares` are those of a module's directions, the largest first, as many as it may have; `budget` is the sum of all ranks. Unlike in PEFT,
-    each module keeps one direction, so that what is adapted is what was asked for.
+    `shares` has the shares of a module's directions, the largest first, as many as it may have; `budget` is the sum of
+    all ranks. Unlike in PEFT, each module keeps at least one direction, so that all requested modules are adapted.
     """
     names = list(shares)
     further = [
         (-share, number, place)
         for place, name in enumerate(names)
         for number, share in enumerate(shares[name])
-        # A module's first direction is given out already.
+        # A module's first direction has been handed out already.
         if number
     ]
     ranks = dict.fromkeys(names, 1)
@@ -38,7 +39,7 @@ def ranks_by_variance(shares: Mapping[str, Sequence[float]], budget: int) -> dic
 
 
 def alpha_at(spec: TrainingSpec, rank: int) -> float:
-    """Return the alpha with which a module of another rank has the scale that was asked for."""
+    """Return the alpha that gives a module of another rank the requested scale."""
     ratio = rank / spec.rank
     return spec.resolved_alpha * (math.sqrt(ratio) if spec.use_rslora else ratio)
 
@@ -50,7 +51,7 @@ def patterns_of(spec: TrainingSpec, ranks: Mapping[str, int]) -> tuple[dict[str,
 
 
 def is_redistribution(spec: TrainingSpec, lora: LoraConfig) -> bool:
-    """Whether the patterns of a record are what a training of `spec` may have moved: within its bounds, and at its scale."""
+    """Whether a training of `spec` may have made the patterns of a record: within its bounds, and with its scale."""
     ranks = lora.rank_pattern
     if any(not 1 <= rank <= spec.most_rank for rank in ranks.values()):
         return False
@@ -58,7 +59,7 @@ def is_redistribution(spec: TrainingSpec, lora: LoraConfig) -> bool:
 
 
 def most_parameters(shapes: Iterable[tuple[int, int]], spec: TrainingSpec) -> int:
-    """Return how many parameters A and B of modules (out, in) have at most, however their ranks are moved."""
+    """Return the most parameters that A and B of modules (out, in) can have, however their ranks are moved."""
     sizes = sorted((out + into for out, into in shapes), reverse=True)
     left, found = len(sizes) * (spec.rank - 1), 0
     for size in sizes:

@@ -1,7 +1,7 @@
-"""Bases that come quantised: by which method, as their config says, and what may be done over them.
+"""Bases that are stored quantised: the method, from their config, and what may be done over them.
 
-Over weights that bitsandbytes packed in 4 bits a QLoRA trains as they are: their own recipe is the one that is used and
-recorded. Every other method is refused by its name: nothing here has been seen to train over it.
+A QLoRA trains over weights that bitsandbytes packed in 4 bits as they are, and uses and records their own recipe. Every
+other method is refused by its name: training over it has not been tested here.
 
 >>> said = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
 >>> stored_recipe(said).type, stored_recipe({}) is None
@@ -23,16 +23,16 @@ from sdk.formats.packed_weights import packs_single_experts
 from sdk.schemas.evaluation import BasePrecision, Onto
 from sdk.schemas.lora_config import QuantizationRecipe
 
-#: Where a config says how its weights are quantised; the last is what compressed-tensors wrote first.
+#: The keys under which a config says how its weights are quantised; the last is compressed-tensors' first one.
 _KEYS = ("quantization_config", "compression_config")
 _ADVICE = "take the 16-bit base that it was made from"
 
-#: What of a request is refused: the base itself, or the setting of that name.
+#: The part of a request that is refused: the base itself, or the setting with that name.
 Param = Literal["base", "method", "quant_type", "double_quant", "precision", "onto"]
 
 
 class StoredQuantizationError(ValueError):
-    """What can't be done over a base, for how it is quantised: a clause whose subject is the base, and what to do."""
+    """What can't be done over a base because of its quantisation: a clause whose subject is the base, and what to do."""
 
     def __init__(self, said: str, *, param: Param) -> None:
         super().__init__(said)
@@ -42,7 +42,7 @@ class StoredQuantizationError(ValueError):
 def stored_recipe(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> QuantizationRecipe | None:
     """Return the recipe of a base that bitsandbytes packed in 4 bits, None for one that is not quantised.
 
-    What the config leaves out is what transformers takes it to be; `tensors` are the names in its weight files. Raises
+    Missing keys of the config get transformers' defaults; `tensors` are the names in its weight files. Raises
     StoredQuantizationError for any other method, and for experts that are packed one by one.
     """
     said = _said(config)
@@ -80,7 +80,7 @@ def require_method(
 ) -> None:
     """Raise StoredQuantizationError if a base is stored in 4 bits, and a training is not a QLoRA or asks for others than these.
 
-    A training that asks for neither FP4 nor 8 bits, nor scales that are kept as they are, takes whatever is stored.
+    A training that asks neither for FP4 or 8 bits, nor for unquantised scales, uses whatever is stored.
     """
     if recipe is None:
         return
@@ -102,7 +102,7 @@ def require_method(
 
 
 def require_precision(recipe: QuantizationRecipe | None, precision: BasePrecision) -> None:
-    """Raise StoredQuantizationError if a base that is stored in 4 bits has not the precision that was asked for."""
+    """Raise StoredQuantizationError if a base that is stored in 4 bits doesn't have the requested precision."""
     if recipe is not None and precision not in ("as-trained", recipe.type):
         raise StoredQuantizationError(
             f"is stored in {recipe.type}, and has no {precision} weights; ask for as-trained, or {_ADVICE}",
@@ -111,7 +111,7 @@ def require_precision(recipe: QuantizationRecipe | None, precision: BasePrecisio
 
 
 def require_onto(recipe: QuantizationRecipe | None, onto: Onto) -> None:
-    """Raise StoredQuantizationError if a merge is onto weights that a base has not."""
+    """Raise StoredQuantizationError if a merge is onto weights that the base doesn't have."""
     if recipe is not None and onto == "original":
         raise StoredQuantizationError(
             f"is stored in {recipe.type}, and has no 16-bit weights to merge onto; merge onto dequantized, which writes its "
@@ -121,7 +121,7 @@ def require_onto(recipe: QuantizationRecipe | None, onto: Onto) -> None:
 
 
 def require_unpacking(recipe: QuantizationRecipe | None, onto: Onto) -> None:
-    """Raise StoredQuantizationError if a merge is onto the dequantised base of a training in 8 bits, which merges don't make."""
+    """Raise StoredQuantizationError if a merge is onto a base dequantised from 8 bits, which merges don't support."""
     if recipe is not None and recipe.type == "int8" and onto == "dequantized":
         raise StoredQuantizationError(
             "was quantised to int8 by the training, and merges dequantise 4 bits alone; merge onto original, whose distance from what was "
@@ -131,7 +131,7 @@ def require_unpacking(recipe: QuantizationRecipe | None, onto: Onto) -> None:
 
 
 def _said(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a config, or its text model's, says of quantisation; {} where nothing. Raises StoredQuantizationError."""
+    """Return what a config, or its text model's, says about quantisation; {} if nothing. Raises StoredQuantizationError."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, Mapping) else {}):
         for key in _KEYS:
@@ -143,7 +143,7 @@ def _said(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _method(said: Mapping[str, Any]) -> str:
-    """Return the method's name as people write it; a stranger wrote the config."""
+    """Return the method's name in its usual spelling; the config is untrusted."""
     if said.get("load_in_8bit") is True:
         return "'bitsandbytes' in 8 bits"
     named = said.get("quant_method")

@@ -1,6 +1,6 @@
 """Which modules of a base a training adapts: presets, names and patterns, resolved against the model or against its files.
 
-A preset is decided by what the model holds: the linear modules of its layers, and which of these are in attention.
+A preset's modules depend on the model: the linear modules of its layers, and which of these are in attention.
 
 >>> names = [f"model.layers.0.{end}" for end in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")]
 >>> resolve_targets("qv", "llama", names), resolve_targets("all-linear", "llama", names)
@@ -21,12 +21,14 @@ from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targ
 from sdk.lora.linear_modules import Layered, in_attention, is_text, layer_of, linear_modules, reads_queries_or_values
 from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 
-#: `model_type` of a config to presets that mean something else than what the model's layers say.
-#: BERT's kin call the last matrix of attention and both of the MLP alike, and common practice leaves it out of attention.
+#: `model_type` of a config to presets with a meaning other than what the model's layers suggest.
+#: BERT-like models use the same name for attention's last matrix and both of the MLP's; common practice leaves it out
+#: of attention.
 _BERT = {"attention": ("query", "key", "value"), "all-linear": ("query", "key", "value", "dense")}
 SPECIAL_CASES: Mapping[str, Mapping[str, Sequence[str]]] = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT}
 
-#: Names that presets are written in where they mean the preset's modules: checkpoints and digests of adapters hold them.
+#: Names in which presets are written if they mean exactly the preset's modules: checkpoints and digests of adapters
+#: contain them.
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _MLP = ("dense_h_to_4h", "dense_4h_to_h")
 _CUSTOMARY: Mapping[str, Sequence[str]] = {
@@ -35,19 +37,19 @@ _CUSTOMARY: Mapping[str, Sequence[str]] = {
     "bloom": ("query_key_value", "self_attention.dense", *_MLP),
 }
 
-#: State-space models use these weights without calling their modules: PEFT refuses `out_proj`, and no gradient reaches
+#: State-space models use these weights without calling the modules: PEFT refuses `out_proj`, and no gradient reaches
 #: `dt_proj`.
 _STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 _NOT_CALLED = ("out_proj", "dt_proj")
 
-#: For a pattern on all modules of a model; some three seconds.
+#: The budget for a pattern on all modules of a model; about three seconds.
 _STEPS = 20_000_000
-#: Names that a message has at most.
+#: The most names in a message.
 _MOST_NAMED = 5
 
 
 class TargetsError(ValueError):
-    """Targets that mean nothing in the model, or what can't be trained; the message says what there is."""
+    """Targets mean nothing in the model, or something that can't be trained; the message says what there is."""
 
 
 def resolve_targets(
@@ -58,13 +60,14 @@ def resolve_targets(
     exclude: str | None = None,
     layers: Collection[int] | None = None,
 ) -> list[str]:
-    """Return the sorted names of modules that a preset, a comma-separated list or a pattern means, without those excluded,
-    and of `layers` alone, by their numbers.
+    """Return the sorted names of the modules that a preset, a comma-separated list or a pattern means, without excluded
+    ones, and only those in `layers`, which are numbers.
 
-    `linear_names` are the full names of the model's linear modules, without its output head. Names are the customary
-    ones, or as short as they can be to mean these modules alone, and whole for a pattern, or where layers are chosen or something is
-    excluded or of an image's or a sound's part: text trains the text's part alone. Raises TargetsError if that
-    leaves none, or a name means nothing or a module of another part or that LoRA does not reach.
+    `linear_names` are the full names of the model's linear modules, without its output head. Names are the usual ones,
+    or as short as they can be to mean only these modules. They are whole names for a pattern, if layers are chosen or
+    something is excluded, or if the model has a part for images or sounds: text trains the text part alone. Raises
+    TargetsError if that leaves none, or if a name means nothing, or a module in another part, or one that LoRA does not
+    reach.
     """
     text = [name for name in linear_names if is_text(name) and not _is_bypassed(name, model_type)]
     asked = f"the preset {targets!r}" if targets in TARGET_PRESETS else "the targets"
@@ -116,10 +119,11 @@ def resolve_targets(
 def unfit_targets(
     targets: str, tensors: Mapping[str, Sequence[int]], *, model_type: str = "", exclude: str | None = None
 ) -> str | None:
-    """Say why a base can't be trained so, by its weight files' shapes by name, to follow its name; None if it may be.
+    """Say why a base can't be trained with these targets, given its files' shapes by name; the text follows the base's
+    name. None if it can be.
 
-    A library may put other prefixes before the names of the files, and may join experts under other names: what depends on
-    these is left to `resolve_targets`, which is given the model's own names.
+    A library may use other prefixes than the files, and may join experts under other names: what depends on these is
+    left to `resolve_targets`, which gets the model's own names.
     """
     names = linear_modules(tensors)
     if not names:
@@ -154,7 +158,7 @@ def unfit_targets(
 
 
 def not_excluded(stacked: Sequence[str]) -> str:
-    """Say why nothing can be excluded where targets mean stacked parameters."""
+    """Say why nothing can be excluded if targets mean stacked parameters."""
     return (
         f"exclude takes modules away, and {_named(stacked)} of the targets are stacked parameters; leave exclude out, and name"
         " what to train layer by layer, such as 'layers.1.mlp.experts.down_proj'"
@@ -164,8 +168,8 @@ def not_excluded(stacked: Sequence[str]) -> str:
 def mean_all(
     targets: str, exclude: str | None, names: Collection[str], *, layers: Collection[int] | None = None
 ) -> bool:
-    """Whether targets that are not a preset mean each of these modules, and `exclude` none; names are whole, of all of
-    `layers` and no other.
+    """Whether targets that are not a preset match each of these modules, and `exclude` matches none of them; names are
+    whole, and in exactly the given `layers`.
     """
     if layers is not None and {layer_of(name) for name in names} != set(layers):
         return False
@@ -181,12 +185,12 @@ def mean_all(
 
 
 def matches(full_name: str, target: str) -> bool:
-    """Say whether `target` names the module: wholly, or by its last parts, as PEFT reads a list of targets."""
+    """Whether `target` names the module: in full, or by its last parts, as PEFT reads a list of targets."""
     return full_name == target or full_name.endswith(f".{target}")
 
 
 def short_names(linear_names: Sequence[str]) -> list[str]:
-    """Return the distinct last parts of module names, with one more part where a name occurs in two places."""
+    """Return the distinct last parts of module names, with one more part if a name occurs in two places."""
     last: dict[str, set[str]] = {}
     for name in linear_names:
         parts = name.split(".")
@@ -206,7 +210,7 @@ def _of_preset(preset: str, model_type: str, text: Sequence[str]) -> list[str]:
 
 
 def _customary(model_type: str, wanted: set[str], linear_names: Sequence[str]) -> list[str]:
-    """Return the customary names of such a model's modules, where some mean exactly these; none otherwise."""
+    """Return the usual names of such a model's modules if some of them mean exactly these; none otherwise."""
     meant = {
         name: {full for full in linear_names if matches(full, name)} for name in _CUSTOMARY.get(model_type, _LLAMA)
     }
@@ -215,7 +219,7 @@ def _customary(model_type: str, wanted: set[str], linear_names: Sequence[str]) -
 
 
 def _shortest(wanted: Collection[str], linear_names: Sequence[str]) -> list[str]:
-    """Return the shortest ends of names that mean exactly these modules: of each place in a layer, or else whole names."""
+    """Return the shortest ends of names that mean exactly these modules: one for each place in a layer, or else whole names."""
     every = set(wanted)
     found: list[str | None] = []
     for rest, names in Layered.of(list(wanted)).by_rest.items():
@@ -285,7 +289,7 @@ def _untrained(foreign: Sequence[str]) -> str:
 
 
 def _exclusion(name: str) -> str:
-    """Return a pattern for all modules of the part that a module is in."""
+    """Return a pattern for all modules in the same part of the model as this one."""
     parts = name.split(".")
     number = next((at for at, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     part = next((part for part in parts[:number] if not is_text(part)), parts[0])
@@ -293,9 +297,9 @@ def _exclusion(name: str) -> str:
 
 
 def stacked_in_files(targets: str, tensors: Mapping[str, Sequence[int]], linear_names: Sequence[str]) -> list[str]:
-    """Return the names that mean no module, by a base's files, and stacked parameters if anything.
+    """Return the names that, by a base's files, mean no module but may mean stacked parameters.
 
-    The files may hold the experts one by one, which a library stacks.
+    Files may store experts one by one that a library stacks.
     """
     experts = any("experts" in name.split(".") for name in tensors)
     stacked = [name for name, shape in tensors.items() if len(shape) == 3]

@@ -14,9 +14,9 @@ from sdk.formats.safetensors import SafetensorsError, read_header
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Numbers of a tensor that are held as float64 at a time.
+#: How many numbers of a tensor are held as float64 at a time.
 _BLOCK_NUMBERS = 2**21
-#: The type by which numpy reads each; bfloat16, which numpy lacks, is read as its bits.
+#: The numpy type for each; numpy lacks bfloat16, so its bits are read.
 _NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -38,11 +38,11 @@ class Columns:
     dtype: str
 
     def transposed(self) -> Columns:
-        """Return the transpose, which copies nothing."""
+        """Return the transpose without a copy."""
         return Columns(self.raw.T, self.dtype)
 
     def columns(self, chosen: slice) -> Columns:
-        """Return some of the columns, which copies nothing."""
+        """Return some of the columns without a copy."""
         return Columns(self.raw[:, chosen], self.dtype)
 
     def products(self, other: Columns) -> npt.NDArray[Any]:
@@ -57,7 +57,7 @@ class Columns:
         return total
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield the rows in float64, some at a time."""
+        """Yield the rows in float64, a block at a time."""
         for rows in self._rows(self.raw.shape[1]):
             yield self._float64(rows)
 
@@ -80,11 +80,11 @@ class Columns:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A file whose header has been checked: each tensor has a known type and lies inside the file."""
+    """A file whose header has been checked: each tensor has a known type and is inside the file."""
 
     path: Path
     tensors: dict[str, Tensor]
-    #: The whole file as bytes, mapped: pages are read when they are looked at.
+    #: The whole file as bytes, mapped: pages are read on access.
     data: npt.NDArray[Any]
 
     def rows(self, tensor: Tensor) -> Columns:
@@ -93,12 +93,14 @@ class TensorFile:
 
 
 def as_rows(data: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> Columns:
-    """Return the bytes of a tensor of (n, …), uint8, as a matrix of n rows, which copies nothing."""
+    """Return the bytes of a tensor of (n, …), uint8, as a matrix of n rows, without a copy."""
     return Columns(data.view(_NUMPY_TYPES[dtype]).reshape(shape[0], -1), dtype)
 
 
 def require_numpy(doing: str, otherwise: str) -> None:
-    """Raise Unavailable, which names the extra and what else can be done, where numpy is missing; `doing` begins the sentence."""
+    """Raise Unavailable if numpy is missing, naming the extra to install and what else can be done; `doing` begins the
+    sentence.
+    """
     try:
         import numpy  # noqa: F401
     except ImportError as error:
@@ -119,7 +121,7 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors by name; raises VerificationFailed where `open_tensors` would. Needs no numpy and maps nothing."""
+    """Return the tensors by name; raises VerificationFailed if `open_tensors` would. Needs no numpy and maps nothing."""
     try:
         with disk_explained(f"reading {path}"), path.open("rb") as file:
             header = read_header(file, os.fstat(file.fileno()).st_size, called="it")

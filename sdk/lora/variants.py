@@ -1,4 +1,4 @@
-"""What a base can't be trained with of the options beyond rank, alpha and targets, by the names and shapes of its tensors.
+"""Which options besides rank, alpha and targets a base can't be trained with, by the names and shapes of its tensors.
 
 >>> from sdk.schemas.training import TrainingSpec
 >>> shapes = {"model.embed_tokens.weight": [300, 8], "model.layers.0.q_proj.weight": [8, 8], "model.norm.weight": [8]}
@@ -24,21 +24,22 @@ from sdk.schemas.training import TrainingSpec
 
 
 class Unfit(NamedTuple):
-    """Why a base can't be trained so."""
+    """Why a base can't be trained with an option."""
 
     #: The option.
     param: str
-    #: To follow the option's name.
+    #: The reason, to follow the option's name.
     said: str
 
 
 def unfit_variant(
     spec: TrainingSpec, shapes: Mapping[str, Sequence[int]], *, exact: bool = False, tied: bool | None = None
 ) -> Unfit | None:
-    """Say which of a spec's options a base can't be trained with; None if it may be, or if nothing is known of it.
+    """Say which of a spec's options a base can't be trained with; None if all are fine, or if nothing is known about the base.
 
-    `shapes` are those of its tensors by name: the model's own names (`exact`), or those of files, which may lack what a library puts
-    before them, so that only the end of a name is looked at. `tied`: whether the head is the embedding; None: it is if it is in no file.
+    `shapes` are its tensors' shapes by name: the model's own names (`exact`), or those in files, which may lack a
+    library's prefix, so only the end of a name is compared. `tied`: whether the head is tied to the embedding; None: it
+    is if no file has it.
     """
     if not shapes:
         return None
@@ -65,9 +66,9 @@ def unfit_options(spec: TrainingSpec, files: Mapping[str, Sequence[int]], config
 
 
 def unfit_beside_targets(spec: TrainingSpec, adapted: Collection[str] | None) -> Unfit | None:
-    """Say which pattern is of a module that the targets don't mean, and which module they adapt that is to be trained whole besides.
+    """Say which pattern is for a module that the targets don't mean, or which adapted module is also to be trained whole.
 
-    `adapted` are the model's own names of the modules that the targets mean; None: nobody knows them yet.
+    `adapted` are the model's own names of the modules that the targets mean; None: not known yet.
     """
     if adapted is None:
         return None
@@ -80,7 +81,7 @@ def unfit_beside_targets(spec: TrainingSpec, adapted: Collection[str] | None) ->
 
 
 def unfit_beside_parameters(spec: TrainingSpec, parameters: Sequence[str]) -> Unfit | None:
-    """Say which option can't be used where targets mean stacked parameters: PEFT adapts these in another way."""
+    """Say which option can't be used if targets mean stacked parameters: PEFT adapts these in another way."""
     named = ", ".join(parameters[:5])
     choices = {
         "use_dora": spec.use_dora,
@@ -99,7 +100,7 @@ def unfit_beside_parameters(spec: TrainingSpec, parameters: Sequence[str]) -> Un
 
 
 def saved_by_peft(names: Collection[str], saved: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Return the modules that `modules_to_save` means, and those that PEFT takes it for: all whose names end in its letters."""
+    """Return the modules that `modules_to_save` means, and those that PEFT matches: all whose names end in these letters."""
     return (
         {full for full in names if any(matches(full, name) for name in saved)},
         {full for full in names if any(full.endswith(name) for name in saved)},
@@ -107,12 +108,14 @@ def saved_by_peft(names: Collection[str], saved: Sequence[str]) -> tuple[set[str
 
 
 def _adapted(spec: TrainingSpec, config: Mapping[str, Any]) -> list[str] | None:
-    """Return the model's own names of the modules that targets mean, by its config; None where only the model itself says them."""
+    """Return the model's own names of the modules that targets mean, from its config; None if only the model itself can
+    tell.
+    """
     if not (spec.ranks or spec.alphas or spec.saved_modules):
         return None
     try:
         blueprint = blueprint_of(config)
-        # Beside a part for images, the text part's names have more before them.
+        # If there is a part for images, the text part's names have a longer prefix.
         return None if blueprint.left_out else meant_by(blueprint, spec).modules
     except (UnknownFamilyError, ConfigError, TargetsError):
         return None

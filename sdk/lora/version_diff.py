@@ -1,4 +1,4 @@
-"""How two versions differ, from what the registry says of them and from their files.
+"""How two versions differ, from the registry's records and from their files.
 
 >>> differing({"rank": 8, "alpha_pattern": {}}, {"rank": 16, "alpha_pattern": {"q_proj": 4.0}})
 [Difference(name='rank', a=8, b=16), Difference(name='alpha_pattern.q_proj', a=None, b=4.0)]
@@ -35,7 +35,7 @@ from sdk.schemas.scores import EvaluationView
 def compare_versions(
     a: VersionView, b: VersionView, evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]
 ) -> Diff:
-    """Compare what is recorded of two versions; the weights are left out."""
+    """Compare the records of two versions; the weights are left out."""
     if a.digest == b.digest:
         return Diff(a=_side(a), b=_side(b), same=True)
     return Diff(
@@ -66,7 +66,7 @@ def compare_files(a: VersionView, b: VersionView, folder_a: Path, folder_b: Path
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    """Return the values that differ, in the order of their names' first mention; nested ones by dotted names."""
+    """Return the values that differ, in the order in which their names first occur; nested ones by dotted names."""
     flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
     names = dict.fromkeys([*flat_a, *flat_b])
     return [
@@ -87,7 +87,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def scored(
     a: Mapping[str, float], b: Mapping[str, float], *, comparable: Callable[[str], bool] = lambda name: True
 ) -> list[Score]:
-    """Return every metric of either side, with the difference where both have it and it is `comparable`."""
+    """Return every metric of either side, with the difference if both have it and it is `comparable`."""
     return [
         Score(
             name=name,
@@ -164,18 +164,20 @@ def _why(one: EvaluationView, other: EvaluationView) -> str:
 
 
 def _last(evaluations: Sequence[EvaluationView]) -> dict[str, EvaluationView]:
-    """The newest of those that can be compared with one another."""
+    """The newest evaluation of each group that can be compared with one another."""
     return {one.key: one for one in sorted(evaluations, key=lambda one: one.created_at)}
 
 
-#: What a single job asks of all its targets alike.
+#: Options that one job applies to all its targets.
 _ASKED = frozenset(
     {"precision", "loss_on", "columns", "max_length", "generated_rows", "generate_rows", "max_new_tokens", "metrics"}
 )
 
 
 def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]) -> list[str]:
-    """Say of each dataset on which both were scored, and never alike, what differs; and of which scores rows differ."""
+    """For each dataset on which both were scored, but never in the same way, say what differs; and which scores are
+    over different rows.
+    """
     last_a, last_b = _last(evaluations_a), _last(evaluations_b)
     failed = {
         f"{name} on {one.dataset[:12]} is over other rows in one than in the other, since {_why(one, last_b[key])}; compare the rows"
@@ -191,7 +193,7 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
         for other in last_b.values():
             if one.dataset == other.dataset and one.dataset not in alike:
                 names, rows = one.unlike(other), one.dataset[:12]
-                # By default each adapter's base is loaded as it was trained, which need not be the same.
+                # By default each adapter's base is loaded as in its training, which may differ between the two.
                 how = " --precision native" if "precision" in names else ""
                 again = (
                     f"; score both in one job: adapterctl eval A B --data {rows}{how}" if set(names) <= _ASKED else ""
@@ -201,20 +203,22 @@ def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence
 
 
 def _trained_on(ref: str, evaluations: Sequence[EvaluationView]) -> list[str]:
-    """Say of each dataset on which a version was scored that it was trained on rows of it, or that this is not known."""
+    """For each dataset on which a version was scored, say if it was trained on rows of it, or if that is unknown."""
     last = {one.dataset: one for one in sorted(evaluations, key=lambda one: one.created_at)}
     told = {one.dataset[:12]: warning(one.contamination, is_base=False) for one in last.values()}
     return [f"the scores of {ref} on {rows}: {words}" for rows, words in told.items() if words is not None]
 
 
-#: What the losses of a training depend on beside the rows, by their names in its record.
+#: What the losses of a training depend on besides the rows, by their names in its record.
 _LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective", "beta", "rows_split", "held_out_split")
 
 
 def _training_scores(a: VersionView, b: VersionView) -> list[Score]:
-    """The metrics that both trainings recorded; scores are subtracted only where they were taken alike, on the same rows."""
+    """The metrics that both trainings recorded; scores are subtracted only if they were measured in the same way on the
+    same rows.
+    """
     conditions = _conditions(a) == _conditions(b)
-    # Rows that were held out of the training's own are known by their digest alone.
+    # Rows held out of the training's own rows are known only by their digest.
     records = [version.training or {} for version in (a, b)]
     held_out = [record.get("eval_data", record.get("held_out_digest")) for record in records]
     trained_on = [

@@ -21,9 +21,9 @@ from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors, require_numpy
 from sdk.schemas.lora_config import LoraConfig
 
-#: The products compared are (rank, rank), so that a rank without bound would be memory without bound.
+#: The products compared are (rank, rank), so an unbounded rank would take unbounded memory.
 _MAX_RANK = 4096
-#: A squared norm beyond this can't be summed; no adapter that works comes near.
+#: A squared norm beyond this can't be summed; no working adapter comes near it.
 _MAX_SQUARE = 1e200
 
 #: Parts of LoRA that are not part of s·B·A.
@@ -32,14 +32,14 @@ _LEFT_OUT = {"magnitude_vector": "DoRA's magnitudes", "B.bias": "LoRA biases"}
 
 @dataclass(frozen=True)
 class ModuleDelta:
-    """What two adapters do to one module; None where it can't be said."""
+    """What two adapters do to one module; None if it can't be computed."""
 
-    #: As the base names it, without PEFT's prefix.
+    #: The base's name for it, without PEFT's prefix.
     module: str
-    #: ‖ΔW‖, the Frobenius norm; None where the adapter leaves the module alone, or a note says why.
+    #: ‖ΔW‖, the Frobenius norm; None if the adapter doesn't adapt the module, or for a reason given in a note.
     norm_a: float | None
     norm_b: float | None
-    #: ⟨ΔW_a, ΔW_b⟩ / (‖ΔW_a‖ ‖ΔW_b‖); None where one is absent or zero, or the shapes differ.
+    #: ⟨ΔW_a, ΔW_b⟩ / (‖ΔW_a‖ ‖ΔW_b‖); None if one is absent or zero, or the shapes differ.
     cosine: float | None
     rank_a: int | None
     rank_b: int | None
@@ -54,7 +54,7 @@ class WeightDiff:
     #: Over the whole adapter, as if all ΔW were one vector.
     norm_a: float
     norm_b: float
-    #: None where one adapter is zero throughout.
+    #: None if all of one adapter is zero.
     cosine: float | None
     #: What the numbers leave out, in sentences.
     notes: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ class WeightDiff:
 
 @dataclass(frozen=True)
 class _Delta:
-    """ΔW = s·out·inᵀ of one module of one adapter, as the layer holds it."""
+    """ΔW = s·out·inᵀ of one module of one adapter, in the layer's layout."""
 
     #: (rows of ΔW, r)
     out: Columns
@@ -70,7 +70,7 @@ class _Delta:
     into: Columns
     scale: float
     shape: tuple[int, ...]
-    #: Of a stacked weight; 1 for any other.
+    #: The number of experts of a stacked weight; 1 for any other.
     experts: int
     #: ‖ΔW‖²
     square: float
@@ -84,19 +84,19 @@ class _Adapter:
     #: Module to its A and B.
     pairs: dict[str, dict[str, Tensor]]
     embeddings: set[str]
-    #: What else is in the file, which the comparison leaves out.
+    #: What else is in the file; the comparison leaves it out.
     left_out: set[str]
 
 
 def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_b: LoraConfig) -> WeightDiff:
     """Compare the ΔW = s·B·A of two pulled adapters, A being (r, in) and B (out, r), in float64.
 
-    No ΔW of (out, in) is ever formed, for the trace is cyclic (Petersen and Pedersen, The Matrix Cookbook, eq. 16):
+    No ΔW of (out, in) is ever formed, since the trace is cyclic (Petersen and Pedersen, The Matrix Cookbook, eq. 16):
     ‖BA‖² = tr(AᵀBᵀBA) = Σ (BᵀB)∘(AAᵀ), and likewise ⟨B₁A₁, B₂A₂⟩ = Σ (B₁ᵀB₂)∘(A₁A₂ᵀ), both sums over (r₁, r₂) numbers.
     An embedding's ΔW is the transpose of B·A, a convolution's is B·A with the kernel flattened: neither alters these.
     Stacked experts have one each, and ‖ΔW‖² is the sum of theirs.
 
-    Raises NotFound without a file of weights, VerificationFailed for one that is not an adapter's, Unavailable without numpy.
+    Raises NotFound without a file of weights, VerificationFailed for one that isn't an adapter's, Unavailable without numpy.
     """
     require_numpy("comparing weights", "or leave the weights out with --no-weights")
     first, second = _open(folder_a, lora_a), _open(folder_b, lora_b)
@@ -156,7 +156,7 @@ def _open(folder: Path, lora: LoraConfig) -> _Adapter:
 
 
 def _check_pair(adapter: _Adapter, module: str) -> None:
-    """Raise VerificationFailed unless a module has both halves, of a rank that they share as far as they are matrices."""
+    """Raise VerificationFailed unless a module has both halves, and these have the same rank if they are matrices."""
     halves = adapter.pairs[module]
     said = f"{adapter.file.path}: {module!r}"
     if set(halves) != {"A", "B"}:
@@ -178,14 +178,14 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def _rank(adapter: _Adapter, module: str, delta: _Delta | None) -> int | None:
-    """Return a module's rank: of stacked experts that of each."""
+    """Return a module's rank; for stacked experts, the rank of each expert."""
     if module not in adapter.pairs:
         return None
     return adapter.pairs[module]["A"].shape[0] // (1 if delta is None else delta.experts)
 
 
 def _notes(first: _Adapter, second: _Adapter) -> list[str]:
-    """Say what the files hold that s·B·A does not."""
+    """Say what the files contain besides s·B·A."""
     notes = [
         f"{what} of {whose} are not part of s·B·A and are not compared"
         for what, whose in _whose(first.left_out, second.left_out)
@@ -205,7 +205,7 @@ def _whose(first: set[str], second: set[str]) -> Iterator[tuple[str, str]]:
 
 
 def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], notes: list[str]) -> _Delta | None:
-    """Return ΔW of a module; None where the adapter has none, or one in another layout, which is noted."""
+    """Return ΔW of a module; None if the adapter has none, or one in another layout, which is noted."""
     if module not in adapter.pairs:
         return None
     a, b = (adapter.pairs[module][half] for half in "AB")
@@ -227,7 +227,7 @@ def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], not
         notes.append(f"{module}: the {side} adapter's rank is {scale.rank}, not {scale.said} as its configuration says")
     out, into, shape = adapter.file.rows(b), adapter.file.rows(a).transposed(), (b.shape[0], *a.shape[1:])
     if module in adapter.embeddings:
-        # An embedding holds its weight as (entries, dimension), which is the transpose of B·A.
+        # An embedding stores its weight as (entries, dimension), the transpose of B·A.
         out, into, shape = into, out, (a.shape[1], b.shape[0])
     if scale.experts > 1:
         shape = (scale.experts, *shape)
@@ -242,7 +242,7 @@ def _square(adapter: _Adapter, module: str, out: Columns, into: Columns, experts
         found = product_norm(one, other)
         norms.append(triangular_norm(one, other) if found is None else found)
     norm = combined(norms) * abs(scale)
-    # A power that is out of range is an error, and a product infinity.
+    # A power that is out of range raises an error; a product becomes infinity.
     square = norm * norm
     if not square < _MAX_SQUARE:
         raise VerificationFailed(
@@ -252,7 +252,7 @@ def _square(adapter: _Adapter, module: str, out: Columns, into: Columns, experts
 
 
 def _inner(module: str, a: _Delta | None, b: _Delta | None, notes: list[str]) -> float | None:
-    """Return ⟨ΔW_a, ΔW_b⟩; None where one is absent, or where the shapes differ, which is noted."""
+    """Return ⟨ΔW_a, ΔW_b⟩; None if one is absent, or if the shapes differ, which is noted."""
     if a is None or b is None:
         return None
     if a.shape != b.shape:

@@ -106,7 +106,8 @@ class DatasetRegistration(Wire):
     ) = None
     #: Which columns are which keys of a row, where `shape` holds for them so.
     columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
-    #: Whether its rows are read as they are from now on, whatever columns were said before; an earlier registry knows no such field.
+    #: Whether its rows are read as they are from now on, whatever columns were given before; earlier registries don't
+    #: know this field.
     native: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     #: Its name in its namespace; a name that looks like a digest, a path or a number of a name is refused.
     name: Annotated[str, Field(max_length=200)] = ""
@@ -133,9 +134,9 @@ class DatasetView(Wire):
     #: As stated by whoever registered it.
     rows: int | None
     shape: str | None
-    #: Which columns are which keys of a row, where nothing else is said; None: the keys are called as the columns.
+    #: Which columns are which keys of a row, unless a job says otherwise; None: the keys are named like the columns.
     columns: str | None = None
-    #: The name that it was asked for by, or else the last that it was given there; empty for none.
+    #: The name by which it was requested, or else the last one that it was given there; empty if it has none.
     name: str
     #: Its number under that name.
     number: int | None = None
@@ -145,5 +146,5 @@ class DatasetView(Wire):
 
     @property
     def exact_name(self) -> str | None:
-        """Its name with the number, by which it stays what it is; None if it has none."""
+        """Its name with the number, which always means this dataset; None if it has none."""
         return f"{self.name}@v{self.number}" if self.name and self.number is not None else None

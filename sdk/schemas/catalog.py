@@ -171,7 +171,7 @@ class VersionView(Wire):
     number: int | None
     digest: str
     state: str
-    #: "adapter", or "merged": a model, of which `lora` and `method` are those of the adapter that was merged into it.
+    #: "adapter", or "merged": a model; then `lora` and `method` describe the adapter that was merged into it.
     kind: str
     aliases: list[str]
     tags: dict[str, str]
@@ -181,7 +181,7 @@ class VersionView(Wire):
     created_at: datetime
     base: BaseBrief
     lora: LoraConfig
-    #: "qlora", "lora", or "unknown" where the pusher did not say.
+    #: "qlora", "lora", or "unknown" if the pusher did not say.
     method: str
     quantization: QuantizationRecipe | None
     dataset: DatasetUse | None
@@ -225,7 +225,7 @@ class AdapterView(Wire):
 
     adapter: str
     latest: str | None
-    #: "adapter", or "merged" of a name whose versions are merged models.
+    #: "adapter", or "merged" for a name whose versions are merged models.
     kind: str = "adapter"
     versions: int
     base: str | None

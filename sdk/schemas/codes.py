@@ -27,13 +27,13 @@ class ErrorReply(Wire):
 
 
 def explain_validation(errors: list[Any], model: type[BaseModel] | None = None) -> tuple[str, str | None]:
-    """Turn pydantic's list of errors into one sentence and the dotted name of the first field; of a known `model` it says what
-    the fields may be.
+    """Turn pydantic's list of errors into one sentence and the dotted name of the first field; with a known `model`,
+    the sentence says what the fields may be.
     """
     parts = []
     first: str | None = None
     for error in errors[:5]:
-        # Names of fields come from whoever sent them, and may be as long as a whole body.
+        # Names of fields come from the sender, and may be as long as a whole body.
         where = ".".join(str(piece)[:100] for piece in error["loc"][:12] if piece not in ("body", "query"))
         if first is None and where:
             first = where

@@ -1,4 +1,4 @@
-"""What a combination is asked for, ΔW = Σ wᵢ·ΔWᵢ over versions of one base, and what it says it found.
+"""The request for a combination, ΔW = Σ wᵢ·ΔWᵢ over versions of one base, and its report.
 
 >>> spec = CombineSpec(method="svd", rank=16)
 >>> CombineRequest(adapter="team/mix", parents=[{"ref": "team/a@v1", "weight": 0.5}], spec=spec).parents[0].weight
@@ -14,25 +14,25 @@ from pydantic import Field, field_validator, model_validator
 from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.wire import Sha256, Wire
 
-#: As many as the lineage of a version holds.
+#: As many as a version's lineage can have.
 MOST_PARENTS = 64
-#: No weight beyond this is meant.
+#: A larger weight is a mistake.
 MOST_WEIGHT = 1000.0
 
 #: "linear": the sum, reduced without loss to its numerical rank; "cat": the sum as it is written, of rank Σ rᵢ; "svd": the sum
 #: cut to a rank.
 CombineMethod = Literal["linear", "cat", "svd"]
-#: How A and B are stored: in 32 bits, or as the parents' are, in the wider type where these differ.
+#: How A and B are stored: in 32 bits, or as the parents' are, in the wider type if these differ.
 CombineDtype = Literal["float32", "parents"]
 
 
 class CombineParent(Wire):
-    """One version, and what its ΔW is multiplied by."""
+    """One version, and the factor for its ΔW."""
 
     ref: str
-    #: Any number but 0, also below it.
+    #: Any number except 0, also a negative one.
     weight: Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
-    #: Of the version, once the job is accepted.
+    #: The version's digest, once the job is accepted.
     digest: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("ref")
@@ -51,7 +51,7 @@ class CombineSpec(Wire):
     """How versions are combined."""
 
     method: CombineMethod = "linear"
-    #: The largest rank of the result, of "svd" alone; of stacked experts that of each.
+    #: The largest rank of the result, only for "svd"; for stacked experts, the rank of each expert.
     rank: Annotated[int, Field(ge=1, le=65536)] | None = None
     dtype: CombineDtype = "float32"
 
@@ -99,11 +99,11 @@ class CombineRequest(Wire):
 class CombineReport(Wire):
     """What a combination did."""
 
-    #: Of every tensor of A and B: "float32", "bfloat16" …
+    #: The type of every tensor of A and B: "float32", "bfloat16" …
     dtype: str
-    #: modules, rank_max, combine_s, read_back_error (the largest of a module, relative), and of "svd" kept_energy and
+    #: modules, rank_max, combine_s, read_back_error (the largest of any module, relative), and for "svd" kept_energy and
     #: kept_energy_min …
     metrics: dict[str, float]
-    #: Σσ² kept of Σσ², by module; of "svd" alone.
+    #: The kept share of Σσ², by module; only for "svd".
     kept_energy: dict[str, float] = {}
     libraries: dict[str, str] = {}

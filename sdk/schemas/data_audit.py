@@ -1,4 +1,4 @@
-"""What is found out about the rows of a file before a training (`DataAudit`)."""
+"""What is found in the rows of a file before a training (`DataAudit`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sdk.schemas.wire import Open, Sha256, Wire
 
-#: What can be found, in the order in which it is told.
+#: What can be found, in the order in which it is reported.
 Kind = Literal[
     "unusable",
     "empty",
@@ -31,11 +31,11 @@ Kind = Literal[
 class AuditExample(Wire):
     """Rows that a finding is about."""
 
-    #: As messages name them, "line 7" or "row 7", counted from 1; the first in the file comes first.
+    #: Their names in messages, "line 7" or "row 7", counted from 1; the first in the file comes first.
     rows: list[str]
-    #: The row of the held-out file, where it is one of those.
+    #: The row of the held-out file, if it is one of those.
     held_out: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
-    #: What is wrong, as the rest of a sentence, or how much is the same.
+    #: What is wrong, as the rest of a sentence, or how much is equal.
     detail: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
 
 
@@ -43,22 +43,22 @@ class AuditFinding(Wire):
     """One kind of thing that is wrong with rows."""
 
     kind: Annotated[Kind, Open]
-    #: Rows that have it: of duplicates all but the first of each group, of held-out rows those.
+    #: How many rows have it; for duplicates all but the first of each group, for held-out rows those rows.
     rows: int
     examples: list[AuditExample]
 
 
 class LengthBucket(Wire):
-    """How many texts are at most so long, and longer than in the bucket before."""
+    """How many texts are at most this long, and longer than in the bucket before."""
 
     up_to: int
     rows: int
 
 
 class TokenCounts(Wire):
-    """Rows as tokens of a base, as a training would make them; of all rows, or of a sample spread over the file."""
+    """Rows as tokens of a base, as a training would make them; for all rows, or for a sample spread over the file."""
 
-    #: Rows that were counted, of all that can be used.
+    #: How many rows were counted, and how many can be used.
     rows: int
     of_rows: int
     max_length: int
@@ -66,7 +66,7 @@ class TokenCounts(Wire):
     #: Tokens that the loss would be computed on.
     supervised_tokens: int
     longest: int
-    #: Rows longer than max_length, and what cutting them takes: their tokens beyond it, and rows with nothing left to learn.
+    #: Rows longer than max_length, and what cutting them removes: their tokens beyond it, and rows with nothing left to learn.
     rows_cut: int
     tokens_lost: int
     rows_dropped: int
@@ -85,7 +85,7 @@ class TokenCountRequest(Wire):
     base: str
     data: str
     columns: str | None = None
-    #: The column that groups are held out by.
+    #: The column by which groups are held out.
     group_by: str | None = None
     loss_on: Literal["completion", "assistant", "all"] | None = None
     max_length: int
@@ -97,13 +97,13 @@ class TokenCountRequest(Wire):
 
 
 class DataAudit(Wire):
-    """What was found out about the rows of a file."""
+    """What was found in the rows of a file."""
 
     data: str
     digest: Sha256
-    #: All of them, those that can't be used included.
+    #: All rows, including those that can't be used.
     rows: int
-    #: Those that a training would take.
+    #: Rows that a training would use.
     usable_rows: int
     shape: str | None
     findings: list[AuditFinding]

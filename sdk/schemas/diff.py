@@ -30,7 +30,7 @@ class Score(Wire):
     name: str
     a: float | None
     b: float | None
-    #: b - a; None if one is missing, or both are scores that were not taken alike.
+    #: b - a; None if one is missing, or if both are scores that were not measured in the same way.
     difference: float | None
 
 
@@ -46,7 +46,7 @@ class EvaluationBrief(Wire):
 
 
 class EvaluationDiff(Wire):
-    """The last evaluations of both versions that were taken alike: on the same rows, under the same conditions."""
+    """The last comparable evaluations of both versions: on the same rows, under the same conditions."""
 
     #: Digest of the dataset.
     dataset: str

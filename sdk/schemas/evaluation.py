@@ -32,19 +32,21 @@ TextMetric = Literal[
     "regex",
     "code_parses",
 ]
-#: How the scores of a scorer NAME that is installed on the workers begin: `scorer.NAME`, or `scorer.NAME.KEY` of each that it has.
+#: The prefix of the scores of a scorer NAME that is installed on the workers: `scorer.NAME`, or `scorer.NAME.KEY` for
+#: each that it has.
 SCORER_PREFIX = "scorer."
-#: How the count of the rows that a score is over is called: `rouge_l_rows`. No score has a name that ends so.
+#: The suffix for the number of rows that a score is over: `rouge_l_rows`. No score has a name with this ending.
 COUNTED = "_rows"
 
 
-#: Why a row has no scores: its length cut off all that the loss is taken on, or there is no such token at all.
+#: Why a row has no scores: cutting it removed every token that the loss is computed on, or there is no such token at all.
 Unscored = Literal["too_long", "nothing_to_score"]
-#: How many rows have no scores for that, and how many were scored on what their length left of them; both only where there are any.
+#: How many rows have no scores for this reason, and how many were scored on what was left after cutting; both only if
+#: there are any.
 UNSCORED_ROWS, SHORTENED_ROWS = "unscored_rows", "shortened_rows"
-#: How many completions start from what was left of their prompt, where there are any.
+#: How many completions start from a cut prompt, if there are any.
 SHORTENED_PROMPT_ROWS = "shortened_prompt_rows"
-#: How many of the rows that were answered expect more tokens than an answer may have, where there are any.
+#: How many of the answered rows expect more tokens than an answer may have, if there are any.
 LONGER_REFERENCE_ROWS = "longer_reference_rows"
 
 
@@ -56,34 +58,34 @@ def _is_no_count(name: str) -> str:
 
 ScorerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$"), AfterValidator(_is_no_count)]
 
-#: What an error of a scorer may say, in characters.
+#: The longest error of a scorer, in characters.
 MOST_ERROR = 200
 ScorerErrors = Annotated[dict[ScorerName, Annotated[str, Field(max_length=MOST_ERROR)]], Field(max_length=20)]
 
 _TEXT_METRICS = frozenset(get_args(TextMetric))
 
-#: Those that are no mean over rows: of one row there is the score that it would have alone, or none.
+#: Metrics that aren't a mean over rows: a row has the score that it would have alone, or none.
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
-#: What is made of the loss, over the same rows.
+#: Metrics derived from the loss, over the same rows.
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
-#: Of rows that they can be computed of.
+#: Metrics that are computed unasked for rows that allow it.
 _UNASKED = MADE_OF_LOSS | {"loss", "accuracy", "macro_f1"}
-#: What a prediction may take in a file of scores by row, as UTF-8 or as JSON.
+#: The longest prediction in a file of scores by row, as UTF-8 or as JSON.
 MOST_PREDICTION_BYTES = 16 * 1024
-#: Counts are whole numbers that a double holds.
+#: Counts are whole numbers that a double can represent.
 _MOST_COUNT = 2**53
-#: What a row scores is no larger: sums and squares of as many as there may be stay numbers.
+#: No row's score is larger, so that sums and squares over the most rows stay finite.
 MOST_SCORE = 1e15
-#: Scores that a row has at most.
+#: The most scores of a row.
 MOST_SCORES = 200
 Score = Annotated[float, Field(ge=-MOST_SCORE, le=MOST_SCORE)]
 
-#: Metrics that count, time or weigh what was done, or say how far it reaches.
+#: Metrics that are counts, times or sizes, or say how far an adapter moves its base.
 _MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)|probe_.+")
 
 
 def is_score(metric: str) -> bool:
-    """Tell whether a metric says how good something is, rather than how much of it there was or how long it took.
+    """Whether a metric says how good something is, rather than how much of it there was or how long it took.
 
     >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "tokens_per_s") if is_score(name)]
     ['loss', 'rouge_l']
@@ -96,7 +98,7 @@ def is_score(metric: str) -> bool:
 
 
 def is_of_texts(metric: str) -> bool:
-    """Tell whether generated texts are scored by a metric.
+    """Whether a metric scores generated texts.
 
     >>> [name for name in ("loss", "rouge_l", "scorer.politeness") if is_of_texts(name)]
     ['rouge_l', 'scorer.politeness']
@@ -105,12 +107,12 @@ def is_of_texts(metric: str) -> bool:
 
 
 def is_scorer(metric: str) -> bool:
-    """Tell whether it is a score by a scorer of somebody's own."""
+    """Whether a metric is a score by a user's own scorer."""
     return metric.startswith(SCORER_PREFIX)
 
 
 def _named(value: object, info: ValidationInfo) -> object:
-    """Names with commas as a list, each once, where a person wrote them."""
+    """Split names with commas that a person wrote into a list, each name once."""
     if info.context is not BY_HAND:
         return value
     if isinstance(value, str):
@@ -123,7 +125,7 @@ def _is_text(value: object) -> bool:
 
 
 def _computed(value: object) -> object:
-    """Refuse what is scored in any case, and what is known elsewhere and computed by programs in Java."""
+    """Refuse metrics that are computed anyway, and metrics known elsewhere that need programs in Java."""
     for name in value if isinstance(value, list) else ():
         if isinstance(name, str) and name in _UNASKED:
             raise ValueError(f"{name} is scored without being asked for; leave it out")
@@ -135,7 +137,7 @@ def _computed(value: object) -> object:
 
 
 def _searched(value: str) -> str:
-    """Refuse what can't be looked for in texts in a time that grows with their length."""
+    """Refuse expressions that can't be searched for in linear time."""
     try:
         Automaton([value], within=True)
     except ExpressionError as error:
@@ -146,7 +148,7 @@ def _searched(value: str) -> str:
 
 
 def no_completions(asked: list[str]) -> str:
-    """Say that completions are to be scored where there are none, without the end of the sentence."""
+    """Say that completions are to be scored but none are generated, without a full stop."""
     return (
         f"{', '.join(asked)} {'is a score' if len(asked) == 1 else 'are scores'} of completions, and of these rows none is"
         " generated; leave out metrics, regex and scorers, or give rows with a prompt and an answer, and generate_rows above 0"
@@ -154,7 +156,7 @@ def no_completions(asked: list[str]) -> str:
 
 
 class EvaluationSpec(Wire):
-    """One evaluation: the same rows, prompts and decoding for every version or base that is compared."""
+    """One evaluation: the same rows, prompts and decoding for all versions and bases that are compared."""
 
     #: Which tokens the loss is computed on; None: by the shape of the rows, as in training.
     loss_on: Literal["completion", "assistant", "all"] | None = None
@@ -182,14 +184,14 @@ class EvaluationSpec(Wire):
         Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_searched)] | None,
         Field(exclude_if=lambda value: value is None),
     ] = None
-    #: Scorers of one's own that are installed on the workers, by name.
+    #: Users' own scorers that are installed on the workers, by name.
     scorers: Annotated[
         Annotated[list[ScorerName], Field(min_length=1, max_length=20)] | None,
         BeforeValidator(_named),
         Field(exclude_if=lambda value: value is None),
     ] = None
-    #: The base's precision; a bare base under "as-trained" is loaded as the first adapter of the job over it was trained. A
-    #: base that is stored in 4 bits is always loaded as it is stored.
+    #: The base's precision; with "as-trained", a bare base is loaded as it was for the training of the job's first
+    #: adapter over it. A base that is stored in 4 bits is always loaded as it is stored.
     precision: BasePrecision = "as-trained"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
@@ -201,13 +203,13 @@ class EvaluationSpec(Wire):
 
     @property
     def text_metrics(self) -> list[TextMetric]:
-        """The scores of the generated completions, by name: those that are asked for, and `regex` where there is an expression."""
+        """The scores of the generated completions, by name: the requested ones, and `regex` if there is an expression."""
         named: list[TextMetric] = list(self.metrics or ["rouge_l"])
         return named if self.regex is None or "regex" in named else [*named, "regex"]
 
     @property
     def asked_of_texts(self) -> list[str]:
-        """All by which completions are scored that is asked for by name: metrics, and scorers as scores of theirs begin."""
+        """All requested scores of completions by name: metrics, and scorers by the prefix of their scores."""
         metrics = self.text_metrics if self.metrics is not None or self.regex is not None else []
         return [*metrics, *(SCORER_PREFIX + name for name in self.scorers or ())]
 
@@ -238,69 +240,72 @@ class Sample(Wire):
 
 
 class Conditions(Wire):
-    """What scores depend on beside their target and its rows: only scores of equal conditions are compared."""
+    """What scores depend on besides their target and its rows: only scores with equal conditions are compared."""
 
-    #: "label" where rows have one.
+    #: "label" if rows have one.
     loss_on: Literal["completion", "assistant", "all", "label"]
     #: Which columns of the data were which keys of a row; None: the keys were called as the columns.
     columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
-    #: Longest row in tokens, where the base has positions for as many.
+    #: Longest row in tokens, limited by the base's positions.
     max_length: int
-    #: Rows whose completion was generated, and the longest completion in tokens; 0 where there were none.
+    #: Rows whose completion was generated, and the longest completion in tokens; 0 if there were none.
     generated_rows: int = 0
     max_new_tokens: int = 0
-    #: Ids of all tokens that a completion ends at, sorted.
+    #: Ids of all tokens that end a completion, sorted.
     stop_ids: list[int] = []
     #: SHA-256 of each chat template that rendered conversations, sorted.
     templates: list[Sha256] = []
     #: The day that a template wrote into the conversations; None if it writes none.
     template_date: Day | None = None
-    #: SHA-256 over the digests of the base's tokenizer files: a loss is one of its tokens.
+    #: SHA-256 over the digests of the base's tokenizer files: a loss depends on its tokens.
     tokenizer: Sha256
-    #: How the base was quantised as it was held, without the names of modules that were not; None in 16 or 32 bit.
+    #: How the base was quantised in memory, without the names of modules that weren't; None for 16 or 32 bits.
     quantization: dict[str, JsonScalar] | None = None
-    #: dtype of what is not quantised, and of the computation.
+    #: dtype of what is not quantised, and of the computations.
     dtype: str = ""
-    #: Tokens of a prompt that generation starts from at most; 0 where nothing was generated.
+    #: The most tokens of a prompt that generation starts from; 0 if nothing was generated.
     prompt_tokens: int = 0
-    #: SHA-256 of the base's `generation_config.json`, which may hold penalties; None if it has none, or nothing was generated.
+    #: SHA-256 of the base's `generation_config.json`, which may set penalties; None if it has none, or nothing was generated.
     generation: Sha256 | None = None
-    #: What scores of completions are defined by: "words" is the definition of a word, "regex" the expression, "python" whose
-    #: grammar code is parsed by, "scorer.NAME" the distribution that a scorer is of, "bytes" how the bytes of a text are counted where the first
-    #: releases counted others; the rest are releases of libraries.
+    #: What defines the scores of completions: "words" is the definition of a word, "regex" the expression, "python" the
+    #: release whose grammar parses code, "scorer.NAME" the distribution of a scorer, "bytes" how the bytes of a text
+    #: are counted, since the first releases counted differently; the rest are releases of libraries.
     metrics: dict[str, str] = {}
-    #: Which scoring of adapterctl's own it was: masks, cutting, labels, sums. The first is left out, as its records have none.
+    #: The number of adapterctl's own scoring rules: masks, cutting, labels, sums. The first is left out, since its
+    #: records have no number.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
-    #: SHA-256 over the general texts that losses and divergence from the bare base were taken on; None: on none.
+    #: SHA-256 over the general texts on which losses and divergence from the bare base were measured; None: on none.
     general_texts: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.
-    #: An outcome of one metric, and no setting: the scores of others, and of the rows that both have, are compared still.
+    #: This is an outcome of one metric, not a setting: other metrics' scores, and scores of the rows that both have,
+    #: are still compared.
     failed: Annotated[dict[str, Sha256], Field(exclude_if=lambda value: not value)] = {}
 
 
 class RowScore(Wire):
-    """What one target made of one row of a dataset."""
+    """One target's scores on one row of a dataset."""
 
     #: Its number in the dataset, from 0.
     row: Annotated[int, Field(ge=0, lt=_MOST_COUNT)]
-    #: Nats, the sum over the supervised tokens; None: it was no number, and the row is not in the mean.
+    #: Nats, the sum over the supervised tokens; None: it was not a number, and the row is not in the mean.
     loss_sum: Score | None = None
     #: Supervised tokens; a label counts as one.
     tokens: Annotated[int, Field(ge=0, lt=_MOST_COUNT)] = 0
-    #: What was generated, or the label that was found; None where nothing was, or no text is kept. One that is too long ends
-    #: with a mark.
+    #: The generated text, or the predicted label; None if there is none, or no text is kept. One that is too long is
+    #: cut, and ends with a mark.
     prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None
-    #: The row's own label, in classification; None where no text is kept.
+    #: The row's own label, in classification; None if no text is kept.
     expected: Annotated[
         Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None, Field(exclude_if=lambda value: value is None)
     ] = None
-    #: Probability of the label that was found.
+    #: Probability of the predicted label.
     confidence: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Field(exclude_if=lambda value: value is None)] = (
         None
     )
-    #: Why nothing of it was scored; it is in no count but that of such rows.
+    #: Why the row was not scored; it is counted only among such rows.
     unscored: Annotated[Unscored | None, Field(exclude_if=lambda value: value is None)] = None
-    #: Score of each metric, those of a row alone where a metric is of a whole corpus; without what it failed on.
+    #: The score of each metric; for a metric over a whole corpus, the score of the row alone. Metrics that failed on
+    #: the row are missing.
     scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=MOST_SCORES)] = {}
 
 
@@ -316,18 +321,19 @@ class RowFile(Wire):
 class EvaluationReport(Wire):
     """Scores of one version, or of a bare base, on one dataset."""
 
-    #: loss (nats a supervised token), perplexity, bits_per_byte, rouge_l (0..1), general_kl (nats a token), rows,
+    #: loss (nats per supervised token), perplexity, bits_per_byte, rouge_l (0..1), general_kl (nats per token), rows,
     #: supervised_tokens, generated_rows, eval_s …
     metrics: dict[str, float]
     #: The precision that the base actually had.
     precision: Literal["nf4", "fp4", "int8", "bfloat16", "float16", "float32"]
     samples: list[Sample] = []
     libraries: dict[str, str] = {}
-    #: None of an earlier worker.
+    #: None from an earlier worker.
     conditions: Annotated[Conditions | None, Field(exclude_if=lambda value: value is None)] = None
-    #: The scores of each row; None where they were not stored.
+    #: The scores of each row; None if they were not stored.
     rows: Annotated[RowFile | None, Field(exclude_if=lambda value: value is None)] = None
-    #: Scorer of a user's own → the first error that it raised on a row, in a line; of rows of which no text is kept, its kind alone.
+    #: A user's own scorer → the first error that it raised on a row, in one line; if no text of the rows is kept, only
+    #: the error's type.
     scorer_errors: Annotated[ScorerErrors, Field(exclude_if=lambda value: not value)] = {}
 
 
@@ -346,7 +352,7 @@ class MergeSpec(Wire):
     #: kept. A base that is stored in 4 bits has only "dequantized".
     onto: Onto = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    #: The type that the merged model's linear weights are stored in at last, as bitsandbytes packs them; None: `dtype`.
+    #: The type in which the merged model's linear weights are finally stored, as bitsandbytes packs them; None: `dtype`.
     quantize: Annotated[Literal["nf4"] | None, Field(exclude_if=lambda value: value is None)] = None
 
 
@@ -359,29 +365,29 @@ class MergeOptions(TypedDict, total=False):
 
 
 class ReadBack(Wire):
-    """What was read again of a merged model's files, and found right."""
+    """What was read back from a merged model's files and found correct."""
 
     #: All tensors, and how many of them are the base's byte for byte.
     tensors: int
     copied: int
-    #: Rows of the others that were computed again in float64.
+    #: Rows of the other tensors that were computed again in float64.
     rows: int
     #: Whether the fixed prompts went through the written model: "run", or "not run: " and why.
     prompts: str
 
 
 class FourBitWeights(Wire):
-    """What of a merged model is stored in 4 bits, read back."""
+    """What a merged model stores in 4 bits, read back."""
 
     type: Literal["nf4"]
-    #: Whether the scales are in 8 bits.
+    #: Whether the scales are quantised to 8 bits.
     double_quant: bool
     #: Weights that share one scale.
     block_size: int
     #: How many weights are in 4 bits, and which linear modules are not.
     weights: int
     kept: list[str] = []
-    #: ‖W − W₄‖/‖W‖ of the weight where that is most.
+    #: ‖W − W₄‖/‖W‖ of the weight where it is largest.
     furthest: float
 
 
@@ -394,17 +400,17 @@ class MergeReport(Wire):
 
     onto: Literal["original", "dequantized"]
     dtype: Literal["bfloat16", "float16", "float32"]
-    #: logit_kl_original, logit_kl_dequantized, logit_kl_nf4 (nats a token), max_abs_logit_diff, max_abs_logit_diff_nf4,
+    #: logit_kl_original, logit_kl_dequantized, logit_kl_nf4 (nats per token), max_abs_logit_diff, max_abs_logit_diff_nf4,
     #: merged_modules, merge_s, peak_memory_bytes …
     metrics: dict[str, float]
     libraries: dict[str, str] = {}
-    #: Weight file to the SHA-256 over the digests (XXH3, 128 bits) of its tensors, as they were computed and as they lie on the disk.
+    #: Weight file to the SHA-256 over the digests (XXH3, 128 bits) of its tensors, as computed and as found on the disk.
     digests: Annotated[dict[str, Sha256], Field(exclude_if=_is_empty)] = {}
-    #: Module to ‖W' − W‖, the Frobenius norm, by the bytes on the disk; left out of more than 4096 modules.
+    #: Module to ‖W' − W‖, the Frobenius norm, from the bytes on the disk; left out if there are more than 4096 modules.
     norms: Annotated[dict[str, float], Field(exclude_if=_is_empty)] = {}
-    #: None of a release that read nothing back.
+    #: None from a release that read nothing back.
     read_back: Annotated[ReadBack | None, Field(exclude_if=_is_empty)] = None
-    #: None where the model is stored as it was merged; what was read back is the merged one, of which this was made.
+    #: None if the model is stored as it was merged; what was read back is the merged model from which this was made.
     quantized: Annotated[FourBitWeights | None, Field(exclude_if=_is_empty)] = None
-    #: What should be known before the model is used, each a sentence.
+    #: What one should know before using the model, each a sentence.
     warnings: Annotated[list[str], Field(exclude_if=_is_empty)] = []

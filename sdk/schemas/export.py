@@ -1,4 +1,4 @@
-"""What the program that exports an adapter or a model is asked, and what it answers."""
+"""The request to the program that exports an adapter or a model, and its answer."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class ExportReport(Wire):
     dtype: GgufDtype
     tensors: int
     size_bytes: int
-    #: Of a model: llama.cpp's name for how texts are split.
+    #: For a model: llama.cpp's name for how texts are split.
     pre_tokenizer: str | None = None
-    #: The largest error that was read back, as a share of what rounding to the type allows.
+    #: The largest error found when reading back, as a share of what rounding to the type allows.
     rounding: float
     #: What users of the file have to know, in sentences.
     notes: list[str] = []
@@ -55,9 +55,9 @@ class PlainLoraRequest(Wire):
     folder: str
     #: The new folder.
     out: str
-    #: Of each module; None: the largest that any has.
+    #: The rank of each module; None: the largest that any has.
     rank: int | None
-    #: None: the adapter's own type where no number changes, f32 where one does.
+    #: None: the adapter's own type if no number changes, otherwise f32.
     dtype: GgufDtype | None
     #: The base's folder; only a DoRA needs it.
     base: str | None = None
@@ -75,10 +75,10 @@ class PlainLoraReport(Wire):
     size_bytes: int
     #: How many modules have less than all of their ΔW.
     cut: int
-    #: ‖ΔW_r‖²/‖ΔW‖² over all modules, and by module where something was cut.
+    #: ‖ΔW_r‖²/‖ΔW‖² over all modules, and by module if something was cut.
     kept_energy: float
     kept_by_module: dict[str, float] = {}
-    #: ‖ΔW − ΔW_r‖ against what the kept energy says, as a share of ‖ΔW‖, in the module where that is most.
+    #: How far ‖ΔW − ΔW_r‖ is from what the kept energy implies, as a share of ‖ΔW‖, in the module where this is largest.
     error: float
     #: What users of the adapter have to know, in sentences.
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""What stands over the fields of a record, so that each field is described once.
+"""The comments over the fields of a record, so that each field is described only once.
 
 >>> from sdk.schemas.training import TrainingSpec
 >>> field_comments(TrainingSpec)["grad_accum"]
@@ -17,7 +17,7 @@ from sdk.schemas.wire import Wire
 
 @cache
 def field_comments(model: type[Wire]) -> dict[str, str]:
-    """The `#:` comments of a class by field; none where its source is not at hand."""
+    """The `#:` comments of a class by field; none if its source isn't available."""
     try:
         lines = inspect.getsource(model).splitlines()
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""What a job asks for: one request for each kind, of which `JobRequest` is the union."""
+"""The requests of jobs: one for each kind; `JobRequest` is their union."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdk.schemas.rendering import Day
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import Open, Sha256, Wire
 
-#: Datasets of one training.
+#: The most datasets of one training.
 MOST_SOURCES = 32
 #: A dataset's name and number, as "reviews@v2".
 DataName = Annotated[str, Field(min_length=1, max_length=211)]
@@ -78,7 +78,7 @@ class TrainingRequest(Wire):
     data: Sha256
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
     data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
-    #: All datasets, where there are several; `data` and `data_name` are the first's. Earlier registries don't know this field, so
+    #: All datasets, if there are several; `data` and `data_name` are the first's. Earlier registries don't know this field, so
     #: it is sent only if it is set.
     sources: Annotated[
         Annotated[list[DataSource], Field(min_length=2, max_length=MOST_SOURCES)] | None,
@@ -97,7 +97,7 @@ class TrainingRequest(Wire):
     #: The date that chat templates are given, at each attempt. None: the day on which the job is accepted. Earlier
     #: registries don't know this field, so it is sent only if it is set.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
-    #: The version whose training is made again, with all that it was made from.
+    #: The version whose training is repeated, with everything that it was made from.
     like: Annotated[RecordedTraining | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("adapter")
@@ -118,11 +118,11 @@ class TrainingRequest(Wire):
 
     @property
     def digests(self) -> list[str]:
-        """Those of all datasets that are trained on."""
+        """The digests of all datasets that are trained on."""
         return [self.data] if self.sources is None else [source.data for source in self.sources]
 
 
-#: Targets of one evaluation.
+#: The most targets of one evaluation.
 MOST_TARGETS = 64
 
 
@@ -131,8 +131,8 @@ class EvaluationTarget(Wire):
 
     ref: str | None = None
     base: BaseChoice | None = None
-    #: What the registry added it as, where nobody named it: the bare base of a version that was asked for, or the version of its
-    #: name that is in production. Ignored in what is submitted.
+    #: Why the registry added it, if it was not in the request: as the bare base of a requested version, or as the
+    #: version of the same name that is in production. Ignored in requests.
     beside: Annotated[
         Annotated[Literal["base", "production"], Open] | None, Field(exclude_if=lambda value: value is None)
     ] = None
@@ -156,8 +156,8 @@ class EvaluationRequest(Wire):
 
     kind: Literal["evaluation"] = "evaluation"
     targets: Annotated[list[EvaluationTarget], Field(min_length=1, max_length=MOST_TARGETS)]
-    #: Whether to score these targets alone. Else the bare base of each version is scored too, and the version of its name that
-    #: is in production when the job is accepted.
+    #: Whether to score only these targets. Otherwise the bare base of each version is scored too, and the version of
+    #: its name that is in production when the job is accepted.
     only: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     #: Digest of the dataset.
     data: Sha256
@@ -167,7 +167,7 @@ class EvaluationRequest(Wire):
     #: The date that chat templates are given, unless the version was trained with another. None: the day on which
     #: the job is accepted.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
-    #: Whether to compute scores that are recorded already.
+    #: Whether to compute scores again that are already recorded.
     again: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
 
@@ -177,8 +177,8 @@ class MergeRequest(Wire):
     kind: Literal["merge"] = "merge"
     ref: str
     spec: MergeSpec = MergeSpec()
-    #: The name that the merged model becomes a version of, in the namespace of `ref`. None: it is no version, and is kept
-    #: for its job.
+    #: The name under which the merged model becomes a version, in the namespace of `ref`. None: it doesn't become a
+    #: version, and is kept for its job.
     register_as: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
 
     @field_validator("ref")
@@ -240,7 +240,7 @@ class PreviewJobRequest(Wire):
         return self
 
 
-#: What a job asks for; each kind has its own request.
+#: The request of a job; each kind has its own.
 JobRequest = Annotated[
     TrainingRequest | EvaluationRequest | MergeRequest | PreviewJobRequest | CombineRequest, Field(discriminator="kind")
 ]

@@ -39,7 +39,7 @@ class JobState(StrEnum):
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
-#: No machine has this much, and every database can store it.
+#: No machine has this much, but every database can store it.
 MOST_MEMORY_BYTES = 2**62
 
 
@@ -105,9 +105,9 @@ class JobView(Wire):
     priority: int = 0
     queue: str = "gpu"
     needs: Needs = Needs()
-    #: What it was forecast to take, where its kind has a forecast; shown of one job, and not in lists.
+    #: The forecast of its memory, if its kind has one; shown for a single job, not in lists.
     forecast: JobForecast | None = None
-    #: What a training took beside its worker's forecast; likewise.
+    #: What a training took, next to its worker's forecast; shown for a single job, too.
     peak: JobPeak | None = None
     #: How many attempts failed or were lost; attempts that a worker gave back don't count.
     failures: int = 0

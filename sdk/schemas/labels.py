@@ -33,7 +33,7 @@ def parse_label(text: str) -> str:
 
 
 def same_label(text: str) -> str:
-    """Return the same text for names that people would take for one: case, width and repeated spaces make no
+    """Return the same text for names that people would take for the same: case, width and repeated spaces make no
     difference.
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

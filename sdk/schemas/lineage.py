@@ -85,7 +85,7 @@ class JobNode(Wire):
 
 
 class MergedNode(Wire):
-    """A model that a version was merged into, and that became no version."""
+    """A model that a version was merged into, and that did not become a version."""
 
     kind: Literal["merged"] = "merged"
     #: "merged:" and the digest.
@@ -93,7 +93,7 @@ class MergedNode(Wire):
     digest: str
     #: The weights that ΔW was added to: "original" or "dequantized".
     onto: str | None
-    #: The job that made it, the last one where there are several.
+    #: The job that made it; the last one if there are several.
     job: str
 
 
@@ -128,9 +128,9 @@ class Edge(Wire):
     #: Key of a node.
     target: str
     relation: Annotated[Relation, Open]
-    #: Of a parent in a combination.
+    #: The weight of a parent in a combination.
     weight: float | None = None
-    #: Of the job that made the version.
+    #: The id of the job that made the version.
     attempt: int | None = None
 
 

@@ -19,7 +19,7 @@ class LoraConfig(Wire):
     """The LoRA configuration of a version, resolved: real numbers and real module names."""
 
     rank: Annotated[int, Field(ge=1)]
-    #: α as a number; the scale is α/r, or α/√r with use_rslora.
+    #: α; the scale is α/r, or α/√r with use_rslora.
     alpha: float
     dropout: Annotated[float, Field(ge=0, lt=1)]
     #: Sorted names as in `adapter_config.json`; may be empty beside target_parameters.
@@ -69,7 +69,7 @@ class QuantizationRecipe(Wire):
     type: Annotated[Literal["nf4", "fp4", "int8"], Open] = "nf4"
     double_quant: bool = True
     compute_dtype: Annotated[Literal["bfloat16", "float16", "float32"], Open] = "bfloat16"
-    #: Weights that share one scale; None: those of a row.
+    #: How many weights share one scale; None: the weights of a row.
     block_size: Annotated[int, Field(ge=1)] | None = 64
     skipped_modules: list[str] = []
     library_version: str | None = None
@@ -88,6 +88,6 @@ class QuantizationRecipe(Wire):
 
     @property
     def four_bit_block(self) -> int:
-        """Weights that share one scale, of a recipe in 4 bits."""
+        """How many weights share one scale, for a recipe in 4 bits."""
         assert self.block_size is not None
         return self.block_size

@@ -1,4 +1,4 @@
-"""Which options of a training can't go together, whatever its base is."""
+"""Which options of a training can't be combined, whatever its base is."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _QUANTISING = {"quant_type", "double_quant"}
 
 
 def both_held_out() -> str:
-    """Say that held-out rows are given and a share is to be held out, too."""
+    """Say that held-out rows are given although a share is to be held out."""
     return "held-out rows are given, so none are held out of the others; leave out holdout, or eval_data"
 
 
 def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
-    """Say which options of a spec contradict each other, and what to do; None if they may go together.
+    """Say which options of a spec contradict each other, and what to do; None if they can be combined.
 
-    `given` are those that a person wrote, of which a default is no less said than another value.
+    `given` are the options that a person wrote; a default value among them counts like any other.
     """
     if spec.use_rslora and spec.alpha is None:
         return (

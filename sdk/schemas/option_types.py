@@ -20,7 +20,7 @@ TARGET_PRESETS = ("qv", "attention", "all-linear")
 MOST_RANK = 1024
 
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
-#: Characters that no list of names has, but every pattern that is more than one name.
+#: Characters that no list of names has, but every pattern that matches more than one name.
 _PATTERN_SIGNS = frozenset("\\*+?()[]|^$")
 
 
@@ -30,7 +30,7 @@ def is_pattern(targets: str) -> bool:
 
 
 def require_modules(value: str) -> str:
-    """Return names with commas sorted, and a pattern as it is. Raises ValueError for what is neither."""
+    """Return names with commas sorted, and a pattern as it is. Raises ValueError for anything else."""
     if is_pattern(value) and not set(value) & {" ", ";", "/"}:
         if found := next(unfit({"target_modules": value}), None):
             raise ValueError(
@@ -47,9 +47,7 @@ def require_modules(value: str) -> str:
 
 
 def joined(value: Any, info: ValidationInfo) -> Any:
-    """Take a list of names or numbers for the text that has them, and a table of values for the text that has these,
-    where a person wrote them.
-    """
+    """Convert a list of names or numbers, or a table of values, that a person wrote to the text with the same meaning."""
     if info.context is not BY_HAND:
         return value
     if isinstance(value, (list, tuple)):
@@ -73,11 +71,11 @@ def _within(values: dict[str, float], most: int, *, whole: bool) -> dict[str, fl
     return values
 
 
-#: Left out of what is sent where nobody uses it: earlier releases know no such field.
+#: Not sent if unused: earlier releases don't know this field.
 UNUSED = Field(exclude_if=lambda value: not value)
-#: A text; by hand, lists and tables are taken for the text that says the same.
+#: A text; people may also write lists and tables with the same meaning.
 OptionText = Annotated[str, Field(min_length=1, max_length=16_000), BeforeValidator(joined)]
-#: Where ranks were moved, a value for each module by its full name.
+#: If ranks were moved, a value for each module by its full name.
 _ValueText = Annotated[str, Field(min_length=1, max_length=65_536), BeforeValidator(joined)]
 #: "lm_head,model.norm".
 ModuleNames = Annotated[OptionText, AfterValidator(_require_names)]

@@ -6,10 +6,10 @@ from typing import Literal
 
 from sdk.schemas.wire import Wire
 
-#: "fits" takes at most 70 % of the card, "tight" more of it, and "no" more than there is.
+#: "fits" takes at most 70 % of the card, "tight" more, and "no" more than it has.
 Verdict = Literal["fits", "tight", "no"]
 PlanMethod = Literal["qlora", "lora", "full"]
-#: The parts that grow with the rows of a pass.
+#: The parts that grow with the number of rows in a pass.
 ROW_PARTS = ("activations", "logits")
 Task = Literal["instruct", "summarise", "code", "format"]
 
@@ -18,7 +18,7 @@ class PlanPart(Wire):
     """What one part of a training takes."""
 
     name: str
-    #: In the memory of the card, or of the machine.
+    #: Whether it is in the card's memory or in the machine's.
     where: Literal["card", "machine"]
     size_bytes: int
     #: What it is made of.
@@ -37,22 +37,22 @@ class Forecast(Wire):
 
     @property
     def card_bytes(self) -> int:
-        """What the card must have."""
+        """The memory that the card must have."""
         return sum(part.size_bytes for part in self.parts if part.where == "card")
 
     @property
     def place(self) -> Literal["card", "machine"]:
-        """The memory that limits it: that of the card, or of a machine without one."""
+        """The memory that limits it: the card's, or the machine's if there is no card."""
         return "card" if any(part.where == "card" for part in self.parts) else "machine"
 
     @property
     def needed_bytes(self) -> int:
-        """What the memory must have that limits it."""
+        """How much of that memory it needs."""
         return sum(part.size_bytes for part in self.parts if part.where == self.place)
 
     @property
     def fixed_bytes(self) -> int:
-        """What of that is needed whatever the rows are."""
+        """The part of that which doesn't depend on the rows."""
         return self.needed_bytes - sum(part.size_bytes for part in self.parts if part.name in ROW_PARTS)
 
     @property
@@ -64,42 +64,42 @@ class Forecast(Wire):
 class JobForecast(Wire):
     """What a job was forecast to take when it was submitted, with rows as long as its `max_length` allows."""
 
-    #: On a worker with a card, and on one without; None where that is not known, or no such worker may have the job.
+    #: On a worker with a card, and on one without; None if that is unknown, or if no such worker may have the job.
     card: Forecast | None = None
     machine: Forecast | None = None
-    #: Why nothing is forecast but the base's weights, in one sentence; None where it is.
+    #: Why only the base's weights are forecast, in one sentence; None if everything is.
     unknown: str | None = None
 
 
-#: Past jobs of a device below which nothing is learnt of them.
+#: How many past jobs a device must have for anything to be learnt from them.
 LEAST_JOBS = 5
 
 
 class DeviceForecasts(Wire):
-    """What past trainings on a device have taken of their forecasts, and how fast they were."""
+    """How much of their forecasts past trainings on a device took, and how fast they were."""
 
-    #: What the device calls itself; "cpu" without a card.
+    #: The device's own name; "cpu" without a card.
     device: str
     jobs: int
-    #: The median of measured over forecast, and their standard deviation.
+    #: The median of measured over forecast, and the standard deviation.
     ratio: float
     spread: float
-    #: Median of parameters of the base · tokens a second; None where too few jobs say it.
+    #: Median of the base's parameters · tokens per second; None if too few jobs recorded it.
     parameter_tokens_per_s: float | None = None
 
 
 class JobPeak(Wire):
-    """What a training took, beside what its worker forecast with the rows that it had read."""
+    """What a training took, next to its worker's forecast, which knew the actual rows."""
 
     device: str
     forecast_bytes: int
     measured_bytes: int
-    #: What the caller's past jobs on that device say, where there are enough.
+    #: What the caller's past jobs on that device show, if there are enough.
     learnt: DeviceForecasts | None = None
 
 
 class CardFit(Wire):
-    """Whether a training fits a card, by the method, with the batch and length asked for."""
+    """Whether a training fits a card, by method, with the requested batch and length."""
 
     card: str
     memory_bytes: int
@@ -110,7 +110,7 @@ class CardFit(Wire):
 
 
 class Choice(Wire):
-    """One option of a training, and why it is chosen so."""
+    """One option of a training, and why it has this value."""
 
     option: str
     value: str
@@ -121,13 +121,13 @@ class Plan(Wire):
     """What a training takes, before it is started."""
 
     model_type: str
-    #: Parameters of the base, a tied head counted once.
+    #: Parameters of the base; a tied head counts once.
     parameters: int
     #: "config" for a table of the family, "files" for the headers of the weights, "model" for what transformers builds.
     shapes_from: Literal["config", "files", "model"]
     method: PlanMethod
     trainable: int
-    #: Trainable parameters over those of the base, and over both together, as PEFT prints it.
+    #: Trainable parameters divided by the base's, and by both together, as PEFT prints it.
     percent_of_base: float
     percent_of_both: float
     #: Trainable parameters by the last part of a module's name; empty for full fine-tuning.
@@ -136,14 +136,15 @@ class Plan(Wire):
     adapter_size_bytes: int
     #: The configuration that `recommendation` has.
     forecast: Forecast
-    #: Bytes of a card that each method needs, with the batch and length asked for, and with checkpointing unless that is off.
+    #: The bytes of card memory that each method needs with the requested batch and length, and with checkpointing
+    #: unless that is off.
     card_bytes: dict[PlanMethod, int]
-    #: The card that was asked for, or the smallest that this fits.
+    #: The requested card, or the smallest that this fits.
     card: str | None
-    #: Of the forecast on that card.
+    #: The verdict on the forecast for that card.
     verdict: Verdict
     cards: list[CardFit]
     recommendation: list[Choice]
     notes: list[str]
-    #: What the registry's past trainings say, by device; empty without a registry, or where there are too few.
+    #: What the registry's past trainings show, by device; empty without a registry, or if there are too few.
     learnt: list[DeviceForecasts] = []

@@ -10,7 +10,7 @@ from sdk.schemas.option_types import Columns
 from sdk.schemas.rendering import Day, Rendering
 from sdk.schemas.wire import Wire
 
-#: Limits of a job's result: rows that may be asked for, and bytes of the whole as JSON.
+#: Limits of a job's result: how many rows may be requested, and the bytes of the whole as JSON.
 MOST_JOB_ROWS = 100
 MOST_JOB_BYTES = 1024 * 1024
 

@@ -21,9 +21,9 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training_report import Labels
 from sdk.schemas.wire import JsonScalar, Sha256, Wire
 
-#: A training that moves no logit by as much has learnt nothing.
+#: A training that moves no logit by this much has learnt nothing.
 LEAST_LOGIT_GAP = 1e-6
-#: Tokens of a fixed text at most.
+#: The most tokens of a fixed text.
 MOST_TOKENS = 128
 #: Key of a training's record for the digest of the texts.
 TEXTS_KEY = "probe_texts"
@@ -31,59 +31,59 @@ _TOKENS = "probe_tokens_"
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
 
-#: The norm of ΔW = s·B·A by module, as the adapter names it without PEFT's prefix; None where it can't be told.
+#: The norm of ΔW = s·B·A by module, named as in the adapter without PEFT's prefix; None if it can't be computed.
 Norms = dict[str, float | None]
 
 
 class VersionNorms(Wire):
     """What a version adds to its base, as the registry derived it from the bytes."""
 
-    #: The ref that always means this version.
+    #: The ref that always names this version.
     ref: str
     digest: str
-    #: The Frobenius norm of ΔW = s·B·A of each module, of stacked experts over all of them; null where it can't be told. Before
-    #: the magnitudes of DoRA. Null as a whole: the version was made by an earlier release.
+    #: The Frobenius norm of ΔW = s·B·A of each module, for stacked experts over all of them; null if it can't be
+    #: computed. It is taken before DoRA's magnitudes. Null as a whole: an earlier release made the version.
     norms: Norms | None
-    #: Parameters of the base that whole tensors of the version take the place of, or rows or biases of them.
+    #: Parameters of the base that whole tensors of the version replace, entirely or in some rows or biases.
     replaced: list[str]
 
 
 class ProbeText(Wire):
-    """How far an adapter moves what a base predicts on one text."""
+    """How far an adapter moves a base's predictions on one text."""
 
     tokens: Annotated[int, Field(ge=1)]
     #: The largest |logit with the adapter − logit without it|, in float32.
     logit_gap: Annotated[float, Field(ge=0)]
-    #: KL(base ‖ base + adapter) in nats, the mean over the text's tokens; of a classification that of its labels.
+    #: KL(base ‖ base + adapter) in nats, the mean over the text's tokens; for a classification, the KL over its labels.
     kl: Annotated[float, Field(ge=0)]
 
 
 class ProbeReport(Wire):
-    """How far an adapter moves what a base predicts on the fixed texts."""
+    """How far an adapter moves a base's predictions on the fixed texts."""
 
-    #: Of the texts.
+    #: The digest of the texts.
     texts_digest: Sha256
     texts: Annotated[list[ProbeText], Field(min_length=1, max_length=64)]
-    #: The largest |logit| of the base alone, by which rounding is judged.
+    #: The largest |logit| of the base alone, from which the size of rounding errors follows.
     largest_logit: Annotated[float, Field(ge=0)]
 
     @property
     def logit_gap(self) -> float:
-        """The largest one of any text."""
+        """The largest gap on any text."""
         return max(text.logit_gap for text in self.texts)
 
     @property
     def tokens(self) -> int:
-        """Of all texts."""
+        """The tokens of all texts."""
         return sum(text.tokens for text in self.texts)
 
     @property
     def kl(self) -> float:
-        """In nats a token."""
+        """The mean over all tokens, in nats per token."""
         return sum(text.kl * text.tokens for text in self.texts) / self.tokens
 
     def metrics(self) -> dict[str, float]:
-        """Return it as a training's record keeps it, beside the digest of the texts."""
+        """Return it as metrics of a training's record, which also has the digest of the texts."""
         found = {
             "probe_logit_gap": self.logit_gap,
             "probe_kl": self.kl,
@@ -98,24 +98,24 @@ class ProbeReport(Wire):
 
 
 class ProbeRequest(Wire):
-    """What is asked of the program that measures an adapter over its base."""
+    """The request to the program that measures an adapter over its base."""
 
-    #: A folder with a base's files, and nothing else.
+    #: A folder with only a base's files.
     base: str
     adapter: str
     #: How the base was quantised in training.
     quantization: QuantizationRecipe | None
-    #: What was computed in, and how quantised weights were held; None: as this device would.
+    #: The type of the computation, and how quantised weights were held; None: as this device would choose.
     dtype: DtypeName | None = None
     held: Literal["packed", "wide"] | None = None
-    #: Of a classification: what it tells apart, by which token rows are padded, and the seed of its first head.
+    #: For a classification: its labels, the token that pads rows, and the seed of its initial head.
     labels: Labels | None = None
     pad_token_id: int | None = None
     seed: int = 0
 
 
 class ProbeAnswer(Wire):
-    """What it found, and in what it computed."""
+    """What the program found, and how it computed."""
 
     report: ProbeReport
     dtype: DtypeName
@@ -123,7 +123,7 @@ class ProbeAnswer(Wire):
 
 
 class NormDiffering(Wire):
-    """A module whose norm is not the one that the registry keeps; null where one side has no such module."""
+    """A module whose norm is not the one stored in the registry; null if one side has no such module."""
 
     module: str
     stored: float | None
@@ -131,7 +131,7 @@ class NormDiffering(Wire):
 
 
 class TextDiffering(Wire):
-    """A number of one text that is further from the recorded one than rounding explains."""
+    """A number for one text that differs from the recorded one by more than rounding explains."""
 
     #: Counted from 1.
     text: int
@@ -139,14 +139,14 @@ class TextDiffering(Wire):
     what: Literal["tokens", "logit_gap", "kl"]
     recorded: float
     found: float
-    #: How far apart the two may be.
+    #: The allowed difference.
     allowed: float
 
 
 class LogitsReplay(Wire):
-    """The probe of a training once more."""
+    """A training's probe, measured again."""
 
-    #: None: the record has none, as of a version that was pushed; then nothing is compared.
+    #: None: the record has none, as for a pushed version; then nothing is compared.
     recorded: ProbeReport | None
     found: ProbeReport
     dtype: DtypeName
@@ -155,34 +155,34 @@ class LogitsReplay(Wire):
 
 
 class ProbeReplay(Wire):
-    """What a pulled version does to its base, against what is recorded of it."""
+    """What a pulled version does to its base, compared with its record."""
 
     ref: str
     digest: str
-    #: Of the pulled bytes.
+    #: The norms of the pulled bytes.
     norms: Norms
     replaced: list[str]
-    #: Whether the registry keeps norms to hold them against: not of a version that an earlier release published.
+    #: Whether the registry has norms to compare them with: not for a version that an earlier release published.
     norms_stored: bool
     norms_differing: list[NormDiffering]
-    #: None where predictions were not compared; the notes say why.
+    #: None if predictions were not compared; the notes say why.
     logits: LogitsReplay | None
     #: What was left out, in sentences.
     notes: list[str]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs of what was compared."""
+        """Whether everything that was compared agrees."""
         return not self.norms_differing and not (self.logits is not None and self.logits.differing)
 
 
 def says_probe(metrics: Mapping[str, float], training: Mapping[str, JsonScalar] | None) -> bool:
-    """Whether a version's record says anything of a probe, readable or not: its metrics are whatever its publisher wrote."""
+    """Whether a version's record mentions a probe, readable or not: its metrics are whatever its publisher wrote."""
     return TEXTS_KEY in (training or {}) or any(name.startswith(_TOKENS) for name in metrics)
 
 
 def recorded_probe(metrics: Mapping[str, float], training: Mapping[str, JsonScalar] | None) -> ProbeReport | None:
-    """Return the probe of a version's record; None where there is none that can be read, as of a version that was pushed."""
+    """Return the probe of a version's record; None if it has no readable one, as for a pushed version."""
     numbers = list(takewhile(lambda number: f"{_TOKENS}{number}" in metrics, count(1)))
     if len(numbers) != sum(name.startswith(_TOKENS) for name in metrics):
         return None
@@ -199,5 +199,5 @@ def recorded_probe(metrics: Mapping[str, float], training: Mapping[str, JsonScal
 
 
 def _whole(number: float) -> float | int:
-    """Return a number as an integer, where it is one."""
+    """Return a number as an int if it is a whole number."""
     return int(number) if float(number).is_integer() else number

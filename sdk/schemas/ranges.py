@@ -1,4 +1,4 @@
-"""What a field may be, in words, and what is said of a value that it can't be.
+"""What a field may be, in words, and what messages say about a value that it can't have.
 
 >>> from sdk.schemas.training import TrainingSpec
 >>> [range_of(TrainingSpec.model_fields[name]) for name in ("rank", "holdout", "schedule", "use_dora")]
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 _MOST_SHOWN = 60
-#: What is wrong with a value, where its field's range says all about it.
+#: Types of errors for which the field's range says everything.
 _OF_RANGE = (
     "bool_parsing",
     "bool_type",
@@ -34,15 +34,15 @@ _OF_RANGE = (
     "string_too_short",
     "string_type",
 )
-#: Bounds as the field has them, and as an error says them.
+#: Bounds, by the field's names and by the error's.
 _LOWER, _UPPER = ("ge", "gt"), ("le", "lt")
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _KIND_OF_ERROR = {"bool": bool, "int": int, "float": float, "string": str}
 
 
 def unfit(error: Mapping[str, Any], field: FieldInfo | None = None) -> str | None:
-    """Return what is said of a value that pydantic refuses, as the rest of a sentence that its option begins; None where its own
-    words are as good. Without the field, only the bound that was passed is known.
+    """Return what to say about a value that pydantic refuses, as the rest of a sentence that begins with the option;
+    None if pydantic's own words are as good. Without the field, only the exceeded bound is known.
     """
     kind = str(error["type"])
     if kind not in _OF_RANGE or "input" not in error:
@@ -52,7 +52,7 @@ def unfit(error: Mapping[str, Any], field: FieldInfo | None = None) -> str | Non
 
 
 def range_of(field: FieldInfo) -> str | None:
-    """Return what a field may be; None of one that is neither a number, a text, a choice nor yes or no."""
+    """Return what a field may be; None if it is neither a number, a text, a choice nor a boolean."""
     bounds: dict[str, Any] = {}
     kind = _plain(field.annotation, bounds)
     _take(field.metadata, bounds)
@@ -67,7 +67,7 @@ def range_of(field: FieldInfo) -> str | None:
 
 
 def _plain(annotation: Any, bounds: dict[str, Any]) -> Any:
-    """Return the type that an annotation is of, beside None; what it is bound by goes into `bounds`."""
+    """Return the type of an annotation, ignoring None; its bounds are added to `bounds`."""
     while True:
         if get_origin(annotation) is Annotated:
             _take(annotation.__metadata__, bounds)
@@ -111,7 +111,7 @@ def _text(bounds: Mapping[str, Any]) -> str:
 
 
 def _wanted(kind: str, context: Mapping[str, Any]) -> str | None:
-    """Return what an error alone says that is wanted."""
+    """Return what is expected, as far as the error alone tells."""
     if "expected" in context:
         return str(context["expected"])
     if bounds := {name: context[name] for name in (*_LOWER, *_UPPER) if name in context}:

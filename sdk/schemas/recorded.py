@@ -1,4 +1,4 @@
-"""A training that is made again from the record of the version that it made."""
+"""A training that is repeated from the record of the version that it made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from sdk.formats.refs import Ref
 from sdk.schemas.wire import JsonScalar, Sha256, Wire
 
-#: What of a training's record says where it ran and what its rows became, and can change what it computes.
+#: Keys of a training's record about its environment and its rows that can change what it computes.
 RAN_WITH = (
     "device",
     "device_name",
@@ -29,17 +29,18 @@ RAN_WITH = (
     "rows_cut",
     "total_steps",
 )
-#: Of libraries, devices and the base.
+#: The most entries in `ran_with`.
 _MOST_NAMES = 64
 
 
 class RecordedTraining(Wire):
-    """The version whose training is made again."""
+    """The version whose training is repeated."""
 
     ref: str
     #: SHA-256 of its manifest; the registry pins it when the job is accepted.
     digest: Sha256 | None = None
-    #: What the training ran with, by name: releases of libraries, device, dtype, threads, samples. The registry takes it from the record.
+    #: The environment of the training, by name: releases of libraries, device, dtype, threads, samples. The registry
+    #: takes it from the record.
     ran_with: Annotated[dict[str, JsonScalar], Field(max_length=_MOST_NAMES)] = {}
 
     @field_validator("ref")
@@ -48,7 +49,7 @@ class RecordedTraining(Wire):
         return str(Ref.parse(value))
 
     def differences(self, now: Mapping[str, Any]) -> list[str]:
-        """Name what is otherwise now; what either of the two doesn't say is passed over.
+        """Name what is different now; values that either of the two lacks are ignored.
 
         >>> RecordedTraining(ref="a@v1", ran_with={"torch": "2.12", "threads": 2}).differences({"torch": "2.13", "threads": 2})
         ['torch 2.12 → 2.13']

@@ -40,8 +40,8 @@ class GcRequest(Wire):
     dry_run: bool
     #: Files given up less than this many hours ago are kept.
     grace_hours: Annotated[int, Field(ge=0, le=8760)] = 24
-    #: Merged models that are no versions, and whose job ended more than this many days ago, are removed too; None: they are
-    #: kept for ever.
+    #: Merged models that aren't versions, and whose job ended more than this many days ago, are removed too; None: they
+    #: are kept forever.
     keep_merged_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
 
 
@@ -75,12 +75,12 @@ class GcReport(Wire):
     manifests: int
     #: Blobs that nothing referred to any more.
     blobs: int
-    #: Of blobs and of strays together.
+    #: The bytes of blobs and strays together.
     freed_bytes: int
     blobs_without_row: StrayBlobs
     rows_without_blob: MissingBlobs
-    #: What interrupted uploads had left.
+    #: How many remnants of interrupted uploads were removed.
     partial_uploads: int
     expired_uploads: int
-    #: Answers that were kept for requests with a key, older than 7 days.
+    #: Stored answers to requests with an idempotency key, older than 7 days.
     keyed_requests: int

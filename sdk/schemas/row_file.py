@@ -1,6 +1,6 @@
-"""The scores of an evaluation by row, as a file: one JSON object a line, in the order of the rows, compressed by gzip.
+"""The scores of an evaluation by row, as a file: one JSON object per line, in the order of the rows, compressed with gzip.
 
-The same rows give the same bytes on the same machine: nothing of the moment or the machine is written.
+The same rows give the same bytes on the same machine: nothing about the time or the machine is written.
 
 >>> import io
 >>> file = io.BytesIO()
@@ -26,25 +26,25 @@ from sdk.schemas.wire import read_json
 
 #: Longest line, with the longest prediction and many scores.
 MOST_LINE_BYTES = 64 * 1024
-#: What a file may hold, so that a few bytes can't become many.
+#: The most that a file may contain, so that a few bytes can't expand into many.
 MOST_ROWS = 10_000_000
 MOST_UNPACKED_BYTES = 4 * 1024**3
 
 
 def row_file_name(digest: str) -> str:
-    """What a worker calls a file on its way to the registry."""
+    """A worker's name for a file on its way to the registry."""
     return f"rows-{digest}.jsonl.gz"
 
 
 class Readable(Protocol):
-    """What bytes are read from, forward once."""
+    """A source of bytes that is read once, from start to end."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return the next bytes, none at the end."""
+        """Return the next bytes; empty at the end."""
 
 
 class RowFileError(ValueError):
-    """A file that is none of scores by row; the message says where."""
+    """The file isn't one of scores by row; the message says where it is wrong."""
 
 
 def write_rows(file: IO[bytes], scores: Iterable[RowScore]) -> int:
@@ -61,7 +61,9 @@ def write_rows(file: IO[bytes], scores: Iterable[RowScore]) -> int:
 
 
 def read_rows(file: Readable) -> Iterator[RowScore]:
-    """Yield the scores of a file as it is read. Raises RowFileError where it is none; fields of a later release are passed over."""
+    """Yield the scores of a file while reading it. Raises RowFileError if it isn't such a file; fields of a later
+    release are ignored.
+    """
     number, last, unpacked_bytes = 0, -1, 0
     try:
         with gzip.GzipFile(fileobj=cast("IO[bytes]", file), mode="rb") as packed:

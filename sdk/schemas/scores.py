@@ -21,31 +21,31 @@ class EvaluationView(Wire):
     dataset: str
     grader: str
     precision: str
-    #: What the scores depend on beside all that: `Conditions`, or of an earlier release what was asked for.
+    #: What else the scores depend on: `Conditions`, or from an earlier release the requested options.
     conditions: dict[str, Any] = {}
     metrics: dict[str, float]
     samples: list[dict[str, str]]
-    #: How many samples were asked for; of 0, the rows have no text either. None where that is not known.
+    #: How many samples were requested; if 0, the rows have no text either. None if that is unknown.
     keep_samples: int | None = None
-    #: Distribution → version, where they were taken.
+    #: Distribution → version, on the worker that computed the scores.
     libraries: dict[str, str] = {}
-    #: SHA-256 of the canonical JSON of `conditions`; None of an earlier release.
+    #: SHA-256 of the canonical JSON of `conditions`; None from an earlier release.
     spec_digest: str | None = None
-    #: The file with the scores of each row: its SHA-256 and its length; None where there is none, or no more.
+    #: The file with the scores of each row: its SHA-256 and its length; None if there is none, or if it was removed.
     rows_digest: str | None = None
     rows_size_bytes: int | None = None
-    #: Rows that the target was trained on, or why that is not known; None where nobody has looked yet.
+    #: Rows that the target was trained on, or why that is unknown; None if this has not been checked yet.
     contamination: Contamination | None = None
-    #: Scorer of a user's own → the first error that it raised on a row.
+    #: A user's own scorer → the first error that it raised on a row.
     scorer_errors: dict[str, str] = {}
     job: str
     created_at: datetime
 
     @property
     def key(self) -> str:
-        """What only scores have in common that can be compared: the SHA-256 over rows, grader, precision and conditions.
+        """The key that two comparable evaluations share: the SHA-256 over rows, grader, precision and conditions.
 
-        Of an earlier release, which recorded less, scores are alike only within a job, over one base.
+        Earlier releases recorded less; their scores are comparable only within a job, over one base.
         """
         unknown = {} if "tokenizer" in self.conditions else {"job": self.job, "base": self.base_fingerprint}
         alike = self.model_dump(include={"dataset", "grader", "precision"})
@@ -53,16 +53,20 @@ class EvaluationView(Wire):
 
     @property
     def _set(self) -> dict[str, Any]:
-        """The conditions that were set. On which rows a score failed is an outcome, of each metric by itself."""
+        """The conditions that were set. The rows on which a score failed are not among them: they are an outcome of
+        each metric.
+        """
         return {name: value for name, value in self.conditions.items() if name != "failed"}
 
     def has_as_many_rows(self, other: EvaluationView) -> bool:
-        """Tell whether two evaluations of one key looked at as many rows, as far as they say."""
+        """Whether two evaluations with the same key have the same number of rows, as far as is recorded."""
         counts = [one.metrics for one in (self, other) if "rows" in one.metrics]
         return len({each["rows"] + each.get("failed_rows", 0.0) for each in counts}) < 2
 
     def has_rows_of(self, other: EvaluationView, metric: str) -> bool:
-        """Tell whether a metric's means of two evaluations of one key are over the same rows: as many, and it failed on the same."""
+        """Whether a metric's means in two evaluations with the same key are over the same rows: as many, and it failed
+        on the same ones.
+        """
         if not self.has_as_many_rows(other):
             return False
         made_of = "loss" if metric in MADE_OF_LOSS else metric
@@ -70,7 +74,7 @@ class EvaluationView(Wire):
         return failed[0] == failed[1]
 
     def unlike(self, other: EvaluationView) -> list[str]:
-        """Name what two evaluations on the same rows differ in, so that their scores say nothing of one another."""
+        """Name the conditions in which two evaluations on the same rows differ, so that their scores can't be compared."""
         found = [name for name in ("grader", "precision") if getattr(self, name) != getattr(other, name)]
         one, another = self._set, other._set
         return found + [name for name in dict.fromkeys([*one, *another]) if one.get(name) != another.get(name)]

@@ -43,7 +43,7 @@ class VersionBrief(Wire):
     created_at: datetime
     base: BaseName
     lora: LoraSize
-    #: "qlora", "lora", or "unknown" where the pusher did not say.
+    #: "qlora", "lora", or "unknown" if the pusher did not say.
     method: str
     #: What was measured when it was made: loss, eval_loss …
     metrics: dict[str, float]

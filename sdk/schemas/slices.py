@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sdk.schemas.wire import Wire
 
-#: Values of a column that scores are shown of.
+#: The most values of a column for which scores are shown.
 MOST_SLICES = 50
 
 
@@ -17,26 +17,26 @@ class Slice(Wire):
 
     #: A text as it is, anything else as JSON.
     value: str
-    #: Rows with a loss, and rows whose loss is no number.
+    #: Rows with a loss, and rows whose loss is not a number.
     rows: int
     failed_rows: int
-    #: Others, of which nothing could be scored.
+    #: Other rows, which could not be scored.
     unscored_rows: Annotated[int, Field(exclude_if=lambda value: value == 0)] = 0
-    #: Supervised tokens that the loss is over; a label counts as one.
+    #: Number of supervised tokens that the loss is over; a label counts as one.
     tokens: int
-    #: The loss in nats a token, each token counted once, and the mean of each score over the rows that have it; without what no row
-    #: has, and what is of a whole corpus.
+    #: The loss in nats per token, each token counted once, and the mean of each score over the rows that have it;
+    #: without scores that no row has, and without those over a whole corpus.
     metrics: dict[str, float]
-    #: Score → how many rows its mean is over.
+    #: Score → the number of rows that its mean is over.
     scored: dict[str, int] = {}
 
 
 class SlicedScores(Wire):
-    """The scores of one evaluation, by the values of a column."""
+    """The scores of one evaluation, grouped by the values of a column."""
 
     #: The id of the scores.
     evaluation: str
     #: The column.
     by: str
-    #: Those with most rows first.
+    #: The values with the most rows first.
     slices: list[Slice]

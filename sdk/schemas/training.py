@@ -1,4 +1,4 @@
-"""What a training is asked for: each option, its bounds, and which of them go together."""
+"""The options of a training: their bounds, and which of them can be combined."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from sdk.schemas.option_types import (
 )
 from sdk.schemas.wire import BY_HAND, JsonScalar, Wire
 
-#: As TRL has it.
+#: TRL's default.
 DEFAULT_BETA = 0.1
 
 
 class TrainingSpec(Wire):
-    """One training, as asked for. Defaults are the starting points of common practice; None is resolved by the job."""
+    """One training, as requested. Defaults are common starting points; None is resolved by the job."""
 
-    #: "qlora" trains over a base in 4 bits, or 8, "lora" over a 16- or 32-bit one.
+    #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
     method: Literal["qlora", "lora"] = "qlora"
-    #: What is learnt: "sft" the next token, "classify" which label a text has, "dpo" which of two answers is preferred. None: by
-    #: the rows. Earlier releases don't know this field, so it is sent only if it is set.
+    #: What is learnt: with "sft" the next token, with "classify" which label a text has, with "dpo" which of two
+    #: answers is preferred. None: the rows decide. Earlier releases don't know this field, so it is sent only if it is
+    #: set.
     objective: Annotated[Objective | None, Field(exclude_if=lambda value: value is None)] = None
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[int, Field(ge=1, le=MOST_RANK)] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
     alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
-    #: Probability that an input of A is dropped while training; with nearly all of them dropped nothing is learnt.
+    #: Probability that an input of A is dropped in training; if nearly all of them are dropped, nothing is learnt.
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
     #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked
     #: parameters such as "experts.down_proj", which need dropout 0), or one pattern for whole names.
@@ -50,16 +51,18 @@ class TrainingSpec(Wire):
     ] = None
     #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones (arXiv:2312.03732).
     use_rslora: Annotated[bool, UNUSED] = False
-    #: DoRA: the norm of each row of W + s·BA is learnt apart from its direction (arXiv:2402.09353).
+    #: DoRA: the norm of each row of W + s·BA is learnt separately from its direction (arXiv:2402.09353).
     use_dora: Annotated[bool, UNUSED] = False
     #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170); None: at random. B starts at zero
     #: either way.
     init_lora_weights: Annotated[Literal["eva"] | None, UNUSED] = None
-    #: EVA: a module may get so many times `rank`, of ranks that others lose: those whose inputs vary in more directions. 1: each keeps its own.
+    #: EVA: a module whose inputs vary in more directions may get up to this many times `rank`, taken from other
+    #: modules. 1: each keeps its own rank.
     eva_rho: Annotated[float, Field(ge=1, le=64, exclude_if=lambda value: value == 1.0)] = 1.0
     #: Ranks of modules that differ from `rank`: "q_proj=16,layers.0.mlp.up_proj=4".
     rank_pattern: Annotated[Ranks | None, UNUSED] = None
-    #: α of modules that differ from `alpha`, written alike. Without alpha, modules of rank_pattern have 2·rank of theirs.
+    #: α of modules that differ from `alpha`, written in the same way. Without alpha, modules in rank_pattern get
+    #: 2·rank, with their own rank.
     alpha_pattern: Annotated[Alphas | None, UNUSED] = None
     #: Numbers of the layers whose modules are adapted, from 0: "0-3,8". None: all.
     layers_to_transform: Annotated[Numbers | None, UNUSED] = None
@@ -71,7 +74,7 @@ class TrainingSpec(Wire):
     trainable_token_indices: Annotated[Numbers | None, UNUSED] = None
     #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights; "int8", 8 bits with one scale per row.
     quant_type: Annotated[Literal["nf4", "fp4", "int8"], Field(exclude_if=lambda value: value == "nf4")] = "nf4"
-    #: Whether the scales of 4 bits are quantised too, to 8 bits: 4.127 bits a weight instead of 4.5.
+    #: Whether the scales of 4-bit weights are quantised too, to 8 bits: 4.127 bits per weight instead of 4.5.
     double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all"] | None = None
@@ -81,11 +84,12 @@ class TrainingSpec(Wire):
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
     #: out. None: the keys are called as the columns. Earlier releases don't know this field.
     columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
-    #: Share of the rows that is held out, where no held-out rows are given; their loss is measured before and after.
+    #: Share of the rows that is held out if no held-out rows are given; their loss is measured before and after.
     holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, UNUSED] = None
-    #: The column whose rows stay on one side of the split if they have the same in it. None: each row is for itself.
+    #: Rows with the same value in this column stay on one side of the split. None: each row is split by itself.
     holdout_by: Annotated[Annotated[str, Field(min_length=1, max_length=200)] | None, UNUSED] = None
-    #: Which rows are held out; another seed than that of the training, so that trainings with several have the same.
+    #: The seed that chooses the held-out rows; it is separate from the training's, so trainings with different seeds
+    #: hold out the same rows.
     holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), UNUSED] = 0
     #: Passes over the data; ignored if max_steps is given.
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
@@ -95,32 +99,32 @@ class TrainingSpec(Wire):
     lr: Annotated[float, Field(gt=0, le=1)] = 2e-4
     #: Share of the steps in which the learning rate rises from zero.
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    #: Course of the learning rate after the warm-up.
+    #: How the learning rate changes after the warm-up.
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    #: AdamW with its moments in 32 or 8 bits, and in memory of the card alone or paged out to the machine's where that is full. All but
-    #: "adamw" need a CUDA card.
+    #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
+    #: full. All but "adamw" need a CUDA card.
     optim: Annotated[
         Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"],
         Field(exclude_if=lambda value: value == "adamw"),
     ] = "adamw"
     #: LoRA+: each B learns at this many times the rate of its A (arXiv:2402.12354).
     loraplus_lr_ratio: Annotated[Annotated[float, Field(ge=1, le=1024)] | None, UNUSED] = None
-    #: Share of each matrix that a step at the rate 1 would take away; biases, norms and magnitudes are left alone.
+    #: Share of each matrix that a step at a learning rate of 1 would subtract; biases, norms and magnitudes are not decayed.
     weight_decay: Annotated[float, Field(ge=0, le=1), UNUSED] = 0.0
-    #: The norm that the gradients of a step together are cut to; 0: they are not.
+    #: The total norm to which a step's gradients are clipped; 0: no clipping.
     max_grad_norm: Annotated[float, Field(ge=0, le=1e6, exclude_if=lambda value: value == 1.0)] = 1.0
-    #: Share of the mean of gradients that AdamW keeps at each step.
+    #: AdamW's β₁: the share of the gradients' running mean that it keeps at each step.
     adam_beta1: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.9)] = 0.9
-    #: Share of the mean of squared gradients.
+    #: AdamW's β₂: the same for squared gradients.
     adam_beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999)] = 0.999
-    #: NEFTune: noise is added to the embeddings while training, uniform within ±α/√(length · dimension) (arXiv:2310.05914).
+    #: NEFTune: noise is added to the embeddings in training, uniform within ±α/√(length · dimension) (arXiv:2310.05914).
     neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=1000)] | None, UNUSED] = None
     #: Rows in one forward pass.
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     #: Forward passes summed into one optimiser step.
     grad_accum: Annotated[int, Field(ge=1, le=4096)] = 4
-    #: Whether short rows share a sequence, without padding: "on"; "auto" where that is less to compute than rows sorted by length. It is left
-    #: out over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
+    #: Whether short rows share a sequence without padding: "on"; "auto" if that means less computation than rows sorted
+    #: by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
     packing: Annotated[Literal["off", "auto", "on"] | None, Field(exclude_if=lambda value: value is None)] = None
     #: Longest row in tokens; longer ones are cut at the end, and rows of {text} split.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
@@ -150,7 +154,7 @@ class TrainingSpec(Wire):
 
     @property
     def most_rank(self) -> int:
-        """The largest rank that EVA may give a module: rank · eva_rho, rounded as PEFT rounds it."""
+        """The largest rank that EVA may give a module: rank · eva_rho, rounded as in PEFT."""
         return min(MOST_RANK, round(self.rank * self.eva_rho))
 
     @property
@@ -160,12 +164,12 @@ class TrainingSpec(Wire):
 
     @property
     def resolved_alpha(self) -> float:
-        """α of the modules that no pattern names."""
+        """α of the modules that no pattern matches."""
         return float(self.alpha if self.alpha is not None else 2 * self.rank)
 
     @property
     def packs_scales(self) -> bool:
-        """Whether scales are quantised too; int8 has so few that they never are."""
+        """Whether scales are quantised too; never for int8, which has few."""
         return self.double_quant and self.quant_type != "int8"
 
     @property
@@ -179,7 +183,7 @@ class TrainingSpec(Wire):
 
     @property
     def alphas(self) -> dict[str, float]:
-        """α of the modules that have one of their own: without `alpha` that is also each with its own rank."""
+        """α of the modules that have their own; without `alpha` this includes all modules with their own rank."""
         followed = {} if self.alpha is not None else {name: 2.0 * rank for name, rank in self.ranks.items()}
         own = {} if self.alpha_pattern is None else parse_values(self.alpha_pattern)
         return dict(sorted({**followed, **own}.items()))
@@ -200,7 +204,7 @@ class TrainingSpec(Wire):
         return [] if self.trainable_token_indices is None else parse_numbers(self.trainable_token_indices)
 
     def further(self) -> dict[str, JsonScalar]:
-        """What is chosen beyond the options that every training has, by name."""
+        """Chosen options beyond those that every training has, by name."""
         fields = type(self).model_fields
         return {
             name: value

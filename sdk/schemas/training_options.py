@@ -8,7 +8,7 @@ from sdk.formats.objectives import Objective
 
 
 class PlanOptions(TypedDict, total=False):
-    """The fields of `TrainingSpec` that a plan depends on, or that it checks, as keywords of a function."""
+    """The fields of `TrainingSpec` that a plan depends on or checks, as keywords of a function."""
 
     objective: Objective | None
     rank: int

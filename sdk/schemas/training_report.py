@@ -40,23 +40,23 @@ class SourceUse(Wire):
 
 
 class DatasetUse(Wire):
-    """How a training used its dataset, or its datasets, of which `digest` is the first."""
+    """How a training used its dataset or datasets; `digest` is the first one's."""
 
     digest: str
     #: Rows left after dropping those with nothing to learn from.
     rows: Annotated[int, Field(ge=0)]
-    #: Tokens that the loss is computed on, in one epoch; for a classification the labels, one per row.
+    #: Number of tokens that the loss is computed on in one epoch; for a classification the labels, one per row.
     supervised_tokens: Annotated[int, Field(ge=0)]
-    #: None: an earlier release trained it, or nobody said.
+    #: None: an earlier release trained it, or it is unknown.
     rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
     #: The labels of a classification.
     labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
-    #: Each dataset, where there were several; None: the one.
+    #: Each dataset if there were several; None: only the one.
     sources: Annotated[list[SourceUse] | None, Field(exclude_if=lambda value: value is None)] = None
 
     @property
     def digests(self) -> list[str]:
-        """Those of all datasets."""
+        """The digests of all datasets."""
         return [self.digest] if self.sources is None else [source.digest for source in self.sources]
 
 
@@ -69,7 +69,7 @@ class LossPoint(Wire):
 
 
 def held_out_warning(training: Mapping[str, Any]) -> str | None:
-    """Say it where a record has held-out rows that were learnt, under its `held_out_rows_in_training`."""
+    """Return a warning if a record has held-out rows that were trained on, in its `held_out_rows_in_training`."""
     count = training.get("held_out_rows_in_training")
     if type(count) is not int or count < 1:
         return None
@@ -87,13 +87,13 @@ class TrainingReport(Wire):
     training: dict[str, JsonScalar]
     #: loss, eval_loss, eval_loss_base, train_s, tokens_per_s, peak_memory_bytes, trainable_parameters …
     metrics: dict[str, float]
-    #: Distribution name to version.
+    #: Distribution to version.
     libraries: dict[str, str]
     curve: list[LossPoint] = []
     rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
     #: The labels of a classification.
     labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
-    #: Each dataset, where there were several.
+    #: Each dataset if there were several.
     sources: Annotated[list[SourceUse] | None, Field(exclude_if=lambda value: value is None)] = None
 
     def dataset_use(self, digest: str) -> DatasetUse:

@@ -39,7 +39,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 #: The validation context for reading something in order to show it.
 _OPEN_ENDED = {"open_ended": True}
-#: The validation context for options as a person writes them, who may give a list where a request has one text.
+#: The validation context for options that a person writes: lists are allowed where requests have one text.
 BY_HAND = {"by_hand": True}
 
 
@@ -77,7 +77,9 @@ def _is_open_ended(info: ValidationInfo) -> bool:
 def _or_in_showing(
     of: type[T], otherwise: Callable[[T, ValidatorFunctionWrapHandler], Any]
 ) -> Callable[[Any, ValidatorFunctionWrapHandler, ValidationInfo], Any]:
-    """Return a validator that takes what its schema takes, and what is `of` a type as `otherwise` says, where it is read to be shown."""
+    """Return a validator that accepts what its schema accepts; values of type `of` are converted by `otherwise` if they
+    are read to be shown.
+    """
 
     def validate(value: Any, known: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         try:

@@ -26,14 +26,14 @@ from sdk.schemas.wire import Sha256, Wire
 MOST_CACHED = 256
 
 
-#: The group of the entry points that scorers of a user's own are.
+#: The group of entry points in which users register their own scorers.
 SCORERS_GROUP = "adapterctl.scorers"
-#: Scorers that a worker names, more than anybody has.
+#: The most scorers that a worker reports, more than anybody has.
 MOST_SCORERS = 100
 
 
 class ScorerInfo(Wire):
-    """A scorer of a user's own that is installed on a worker."""
+    """A user's own scorer that is installed on a worker."""
 
     name: ScorerName
     #: The distribution that offers it, and its version.
@@ -57,7 +57,7 @@ class WorkerInfo(Wire):
     kinds: Annotated[list[Annotated[str, Field(pattern=r"^[a-z_-]{1,20}$")]], Field(max_length=32)] = list(JOB_KINDS)
     queues: Annotated[list[QueueName], Field(min_length=1, max_length=2)] = ["gpu", "cpu"]
     version: Annotated[str, Field(max_length=40)] = ""
-    #: Those that jobs may ask for; None: it does not say, as earlier releases.
+    #: The scorers that jobs may ask for; None: it doesn't say, like earlier releases.
     scorers: Annotated[
         Annotated[list[ScorerInfo], Field(max_length=MOST_SCORERS)] | None,
         Field(exclude_if=lambda value: value is None),
@@ -104,7 +104,8 @@ class TargetSource(Wire):
     stop_ids: list[int] = []
     #: The version's labels, if it is a classifier.
     labels: Labels | None = None
-    #: Of a merge: the norm of ΔW of each module, as the registry derived it at publication. None: an earlier release published it.
+    #: For a merge: the norm of ΔW of each module, as the registry derived it at publication. None: an earlier release
+    #: published it.
     delta_norms: Annotated[Norms | None, Field(exclude_if=lambda value: value is None)] = None
 
 
@@ -181,9 +182,9 @@ class EvaluationResult(Wire):
     digest: str | None
     base_fingerprint: Sha256
     report: EvaluationReport | None = None
-    #: The id of scores that were taken of it before, under the same conditions.
+    #: The id of its earlier scores under the same conditions.
     recorded: Annotated[str | None, Field(max_length=64, exclude_if=lambda value: value is None)] = None
-    #: The upload session in which the file of its rows was sent; None: there is none.
+    #: The upload session in which its file of rows was sent; None: there is none.
     upload: Annotated[str | None, Field(max_length=64, exclude_if=lambda value: value is None)] = None
     #: An earlier registry knows no such field, so what is not handed in is not said.
     failure: Annotated[EvaluationFailure | None, Field(exclude_if=lambda value: value is None)] = None
@@ -201,7 +202,7 @@ class MergeResult(Wire):
     manifest: Manifest
     upload: str
     report: MergeReport
-    #: Over the manifest, of a model that becomes a version; needed if the registry accepts only signed ones.
+    #: Over the manifest, for a model that becomes a version; needed if the registry accepts only signed ones.
     signature: Annotated[SignedManifest | None, Field(exclude_if=lambda value: value is None)] = None
 
 

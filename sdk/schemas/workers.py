@@ -21,7 +21,7 @@ class WorkerView(Wire):
     cached_bases: list[str]
     queues: list[str]
     version: str
-    #: Scorers of a user's own that it has; None where it doesn't say, or also works in namespaces that the caller may not read.
+    #: Users' own scorers that it has; None if it doesn't say, or also works in namespaces that the caller may not read.
     scorers: list[ScorerInfo] | None = None
     #: "busy", "idle", "draining" while it shuts down, or "silent" if nothing was heard from it for a while.
     state: str

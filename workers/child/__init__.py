@@ -1,1 +1,1 @@
-"""The child process that each job runs in, and how its parent starts, hears and ends it."""
+"""The child process in which each job runs, and how its parent starts it, listens to it and ends it."""

@@ -1,4 +1,4 @@
-"""How the child imports its libraries: without what they say of themselves, and without a compiler that nothing asks for."""
+"""How the child imports its libraries: without their messages, and without a compiler that is never used."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _LIGHT = frozenset({"data"})
 
 
 def import_libraries(pipeline: str | None = None) -> None:
-    """Import torch and bitsandbytes in the way that costs least, where they are installed, and needed by the pipeline.
+    """Import torch and bitsandbytes in the cheapest way, if they are installed and the pipeline needs them.
 
-    bitsandbytes hands four functions to `torch.compile` while it is imported, which loads the whole of inductor: 0.8 s,
-    a quarter of a child's imports. No job calls them on a processor; where one is called, it is compiled then.
+    bitsandbytes passes four functions to `torch.compile` during its import, which loads all of inductor: 0.8 s, a
+    quarter of a child's imports. No job calls them on a CPU; if one is called, it is compiled then.
     """
     if pipeline in _LIGHT:
         leave_out_torch()
         return
-    # It warns where an optional package with a faster kernel for the CPU is missing.
+    # It warns if an optional package with a faster kernel for the CPU is missing.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     with suppress(ImportError):
         torch: Any = importlib.import_module("torch")
@@ -37,7 +37,7 @@ def import_libraries(pipeline: str | None = None) -> None:
 
 
 def _when_called(at_once: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what stands for `torch.compile`, and calls it when the function that it was given is first called."""
+    """Return a substitute for `torch.compile`, which calls it only when the given function is first called."""
 
     def compile_later(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         if function is None:

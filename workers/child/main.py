@@ -1,6 +1,6 @@
 """The child process: one order in, files and one report out. Only this process imports torch.
 
-News goes line by line as JSON to the pipe that was its standard output; what libraries print goes to standard error.
+Reports go line by line as JSON to the pipe that was its standard output; output of libraries goes to standard error.
 Started without a folder, it imports what a job needs, touches no card, and waits on standard input for a folder. The
 child ends with its worker.
 """
@@ -41,7 +41,7 @@ from workers.pipelines.sandbox import die_with_parent
 
 _PARENT_VARIABLE = "ADAPTER_WORKER_PID"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: How libraries say it that keep no error number.
+#: The messages of libraries that don't keep an error number.
 _FULL_DISK_WORDS = (*(os.strerror(number) for number in _FULL_DISK), "PytorchStreamWriter failed writing")
 
 
@@ -53,7 +53,7 @@ def run() -> NoReturn:
     """
     try:
         status = main()
-    except Exception:  # noqa: BLE001 - it is said as the interpreter would say it
+    except Exception:  # noqa: BLE001 - printed as the interpreter would print it
         traceback.print_exc()
         status = 1
     sys.stdout.flush()
@@ -62,17 +62,17 @@ def run() -> NoReturn:
 
 
 def main() -> int:
-    """Carry out the order in the folder that is the only argument, or that comes on standard input."""
+    """Carry out the order in the folder given as the only argument or on standard input."""
     pipe = _take_stdout()
     die_with_parent(os.environ.get(_PARENT_VARIABLE))
     faulthandler.enable()
-    # Everything it needs is here, whatever its worker may fetch.
+    # The child has everything it needs and must not download anything, whatever its worker may do.
     os.environ["HF_HUB_OFFLINE"] = "1"
     given = Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_warm()
     if given is None:
         return 0
     folder = given.absolute()
-    # A bare name that a library opens leads to what is the job's own.
+    # If a library opens a bare name, it finds only the job's own files.
     os.chdir(folder)
     order = (folder / ORDER_FILE).read_bytes()
     try:
@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def _take_stdout() -> IO[str]:
-    """Return standard output as a pipe of our own, and point it at standard error for everybody else."""
+    """Return standard output as a pipe of our own, and redirect it to standard error for everything else."""
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return pipe
@@ -112,7 +112,7 @@ def _wait_warm() -> Path | None:
 
 
 def _carry_out(text: bytes, host: _Process) -> Wire | None:
-    """Return what a pipeline found; None if it was told to stop and has written a checkpoint."""
+    """Return the result of a pipeline; None if it was told to stop and has written a checkpoint."""
     pipeline = read_json(Order, text).pipeline
     with nothing_collected(ever=True), nothing_searched():
         import_libraries(pipeline)
@@ -132,21 +132,21 @@ class _Process:
 
     @property
     def out(self) -> Path:
-        """The folder for the files that are made."""
+        """The folder for the result's files."""
         return self._folder / OUT_FOLDER
 
     def report(self, progress: Progress) -> None:
-        """Say how far the pipeline is."""
+        """Report the pipeline's progress."""
         self._say(News(progress=progress))
 
     def stop_in_order(self) -> None:
-        """Leave it to the pipeline to end when SIGTERM comes."""
+        """On SIGTERM, leave it to the pipeline to end."""
         if not self._listens:
             signal.signal(signal.SIGTERM, self._stop)
             self._listens = True
 
     def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
-        """Say that a checkpoint is whole and on the disk."""
+        """Report that a checkpoint is complete and on the disk."""
         self._say(News(checkpoint=Written(step=step, total=total, folder=str(folder))))
 
     def _say(self, news: News) -> None:
@@ -158,7 +158,7 @@ class _Process:
 
 
 def _fault(error: Exception) -> Fault:
-    """Say why, in a word and a sentence."""
+    """Report the reason, as a word and a sentence."""
     from workers.pipelines.errors import PipelineError
 
     text = str(error)

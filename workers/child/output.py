@@ -19,7 +19,7 @@ _FILE_BYTES = 16 * 1024 * 1024
 _REMEMBERED = 40
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]")
-#: Control characters of both sets, separators of lines, and what turns the direction of writing.
+#: Control characters of both sets, line separators, and characters that change the direction of text.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
@@ -45,7 +45,7 @@ class RateLimiter:
         self._left_out = 0
 
     def lines(self, line: str) -> list[str]:
-        """Return the lines to pass on now that `line` came."""
+        """Return the lines to pass on when `line` arrives."""
         now = time.monotonic()
         self._free = min(self._burst, self._free + (now - self._at) * self._lines_per_s)
         self._at = now
@@ -77,7 +77,7 @@ class Output:
         self._thread.start()
 
     def attach(self, file: IO[bytes], on_line: Callable[[str], None]) -> None:
-        """Write to `file`, and call `on_line` with lines, some of them left out where too many come at once."""
+        """Write to `file`, and call `on_line` with lines, leaving some out if too many come at once."""
         with self._guard:
             self._file, self._on_line = file, on_line
             while self._early:

@@ -35,14 +35,14 @@ _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 #: How long pipes are read after all their writers are gone, in seconds.
 _DRAIN_S = 5.0
 
-#: Settings for libraries, unless already set. Nothing is compiled here: with torch's compiler at hand,
-#: importing bitsandbytes would load all of it, a quarter of the time that a child needs to come up. Of the kernels that oneDNN
-#: makes for each shape of a product in 16 bits, it would keep 1,024: rows of many lengths come to 0.6 GB of them.
+#: Settings for libraries, unless already set. Nothing is compiled here: if torch's compiler were enabled, importing
+#: bitsandbytes would load all of it, a quarter of a child's start time. oneDNN would cache 1,024 kernels, one for each
+#: shape of a product in 16 bits: with rows of many lengths they take 0.6 GB.
 LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHDYNAMO_DISABLE": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
-    # Memory in larger pages, where the system has them: each is made in one go.
+    # Memory in larger pages, if the system has them: each is made in one go.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
@@ -52,7 +52,7 @@ _SECRET_VALUE = re.compile(r"://[^/\s]*@")
 
 
 class Listener(Protocol):
-    """Who hears what a child reports."""
+    """The receiver of a child's reports."""
 
     def news(self, news: News) -> None:
         """Take progress, or a checkpoint that it wrote."""
@@ -62,10 +62,10 @@ class Listener(Protocol):
 
 
 class Watch(Protocol):
-    """Who decides whether a child should be stopped."""
+    """Decides whether a child should be stopped."""
 
     def reason(self) -> StopReason | None:
-        """Say why it must stop, or None."""
+        """Return why it must stop, or None."""
 
     def may_finish(self, asked_s: float) -> bool:
         """Whether a child that was told to stop this long ago may still stop in order."""
@@ -73,7 +73,7 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended. Nothing that it started is left running."""
+    """How a child ended. No process that it started is left running."""
 
     #: The exit status, negative for a signal.
     status: int
@@ -84,10 +84,10 @@ class Ending:
 
 
 class Child:
-    """One child, with a session of its own. It ends with this process, and not with the thread that makes it."""
+    """One child, with a session of its own. It ends with this process, not with the thread that makes it."""
 
     def __init__(self, folder: Path | None = None, *, program: Sequence[str] = PROGRAM) -> None:
-        """Start it on the order in `folder`; without one it makes itself ready and waits for `give`."""
+        """Start it on the order in `folder`; without one it gets ready and waits for `give`."""
         command = [sys.executable, *program, *([] if folder is None else [str(folder)])]
         self._process = _starter.submit(
             _start, command, subprocess.PIPE if folder is None else subprocess.DEVNULL
@@ -121,10 +121,10 @@ class Child:
         return not self.has_ended
 
     def run(self, folder: Path, listener: Listener, watch: Watch) -> Ending:
-        """Listen to it until it and all that it started are gone, having stopped it where `watch` wants that."""
+        """Listen to it until it and all processes that it started are gone; stop it if `watch` wants that."""
         with (folder / LOG_FILE).open("ab") as log:
             self._output.attach(log, listener.line)
-            # Whoever reads a stream closes it.
+            # The reader of a stream closes it.
             stream, self._process.stdout = self._process.stdout, None
             reader = threading.Thread(target=_read, args=(stream, listener.news), name="news", daemon=True)
             reader.start()
@@ -137,7 +137,7 @@ class Child:
         return Ending(self._process.returncode, reason, killed)
 
     def end(self) -> None:
-        """End it and all that it started, at once; return when they are gone."""
+        """Kill it and all processes that it started; return when they are gone."""
         if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -161,7 +161,7 @@ class Child:
             if reason is None:
                 reason, asked_at = watch.reason(), time.monotonic()
                 if reason is not None and watch.may_finish(0.0):
-                    # Only the child itself: what it started is needed for its last step.
+                    # Only the child itself: the processes that it started are needed for its last step.
                     self._process.terminate()
             if reason is not None and not watch.may_finish(time.monotonic() - asked_at):
                 return reason, True

@@ -23,13 +23,13 @@ def is_alive(group: int) -> bool:
     processes = Path("/proc")
     if not (processes / "self/stat").exists():
         return True
-    # Where this worker is process 1 of a container, nobody waits for orphans, and they stay as zombies.
+    # If this worker is process 1 of a container, nobody waits for orphans, and they stay as zombies.
     return any(_lives_in(group, process) for process in processes.iterdir() if process.name.isdigit())
 
 
 def _lives_in(group: int, process: Path) -> bool:
     try:
-        # The name in brackets may itself hold brackets and spaces.
+        # The name in brackets may itself contain brackets and spaces.
         state, _parent, its_group = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
     except (OSError, ValueError):
         # It has just ended.

@@ -1,4 +1,4 @@
-"""What a worker and its child process exchange as JSON, beside the order and the report of a pipeline."""
+"""What a worker and its child process exchange as JSON, besides the order and the report of a pipeline."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RESULT_FILE = "result.json"
 FAULT_FILE = "fault.json"
 OUT_FOLDER = "out"
 
-#: The exit status of a training that wrote a checkpoint because it was told to stop, and of nothing else.
+#: The exit status of a training that wrote a checkpoint because it was told to stop; it has no other meaning.
 INTERRUPTED_STATUS = 75
 #: The child's exit status if the disk is too full even to report that.
 DISK_FULL_STATUS = 74
 
 
 class Written(Wire):
-    """A checkpoint that is whole and on the disk."""
+    """A checkpoint that is complete and on the disk."""
 
     step: Annotated[int, Field(ge=1)]
     total: Annotated[int, Field(ge=1)]

@@ -20,7 +20,7 @@ class WarmChild:
         self._child: Child | None = None
 
     def prepare(self) -> None:
-        """Start the next one, while no job runs: it would take memory and time from it."""
+        """Start the next one, but only while no job runs: it would take memory and time from the job."""
         if not self._warm or (self._child is not None and not self._child.has_ended):
             return
         self.end()
@@ -30,7 +30,7 @@ class WarmChild:
             _log.warning("no warm child could be started (%s); the next job starts cold", error.strerror)
 
     def take(self, folder: Path) -> Child:
-        """Return a child at work on the order in `folder`: the warm one, or a new one where none lives."""
+        """Return a child at work on the order in `folder`: the warm one, or a new one if there is none."""
         child, self._child = self._child, None
         if child is not None:
             if child.give(folder):
@@ -40,7 +40,7 @@ class WarmChild:
         return Child(folder, program=self._program)
 
     def end(self) -> None:
-        """End the child that waits, if one does."""
+        """End the waiting child, if there is one."""
         child, self._child = self._child, None
         if child is not None:
             child.end()

@@ -1,1 +1,1 @@
-"""How a worker process starts, hears of work, and stops."""
+"""How a worker process starts, learns of work, and stops."""

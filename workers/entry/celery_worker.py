@@ -1,4 +1,4 @@
-"""A worker that is told of work by a broker: Celery listens in the main thread, and its pool's only thread works."""
+"""A worker that learns of work from a broker: Celery listens in the main thread, and its pool's only thread works."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from workers.entry.service import drain, present, tell
 from workers.node.shutdown import Shutdown
 from workers.settings import WorkerSettings
 
-#: How long the process may take to end after a second signal, in seconds. Celery would wait for its pool without end.
+#: How long the process may take to end after a second signal, in seconds. Celery would wait for its pool forever.
 _LAST_RESORT_S = 10
 
 
 def work_on_hints(settings: WorkerSettings) -> None:
-    """Work whenever a hint comes, until a signal ends this. Called in the main thread, once a process."""
+    """Work whenever a hint comes, until a signal ends this. Called in the main thread, once per process."""
     shutdown = Shutdown(grace_s=settings.grace_s)
     worker = Worker(settings, shutdown)
 
@@ -66,7 +66,7 @@ def work_on_hints(settings: WorkerSettings) -> None:
 
 
 def _leave_logging_alone(**_: Any) -> None:
-    """Celery configures logging unless somebody listens to its signal for that."""
+    """Celery configures logging unless its signal for that has a listener."""
 
 
 def _end_now(_number: int, _frame: FrameType | None) -> None:

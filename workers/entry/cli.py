@@ -65,7 +65,7 @@ def start(queues: str, name: str | None, log_level: LogLevel) -> None:
 
 
 def main() -> None:
-    """The entry point: errors leave as one line and an exit code."""
+    """The entry point: errors become one line and an exit code."""
     try:
         cli(standalone_mode=False)
     except AdapterctlError as error:

@@ -1,7 +1,7 @@
 """What comes from the broker: hints from the registry, and nothing else. Other messages are dropped before Celery sees them.
 
-Celery would take it for a task: some of it raises in its event loop and ends the worker, the rest stays unacknowledged and,
-with one message at a time, keeps the next from coming.
+Celery would treat any message as a task: some raise in its event loop and end the worker, the rest stay unacknowledged
+and, with one message at a time, block the next.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from kombu.transport import TRANSPORT_ALIASES, redis
 
 from workers.settings import QUEUES
 
-#: As the registry names the one task.
+#: The registry's name for its only task.
 TASK = "adapterctl.work"
-#: A hint holds an id.
+#: A hint contains an id.
 _MOST_BYTES = 16_384
 
 _log = logging.getLogger(__name__)
 
 
 def is_hint(message: Any) -> bool:
-    """Tell whether a message is one that the registry sends: the task, and a job's id for now."""
+    """Whether a message is one that the registry sends: the task, with a job's id for now."""
     try:
         headers, properties, body = message["headers"], message["properties"], message["body"]
         args, kwargs, embed = _decoded(body, properties["body_encoding"])
@@ -61,7 +61,7 @@ class HintChannel(redis.Channel):  # type: ignore[misc]
         return self._but_for_garbage(super()._receive_one, c)
 
     def _but_for_garbage(self, take: Callable[..., Any], *given: Any, **options: Any) -> Any:
-        """Take a message. It is gone from the broker before it is looked into, so nothing brings a bad one back."""
+        """Take a message. It is removed from the broker before it is parsed, so a bad one doesn't come back."""
         try:
             return take(*given, **options)
         except (Empty, *self.connection_errors):
@@ -72,7 +72,7 @@ class HintChannel(redis.Channel):  # type: ignore[misc]
 
 
 class HintTransport(redis.Transport):  # type: ignore[misc]
-    """Redis, of whose messages in the queues of jobs only hints are delivered."""
+    """Redis, which delivers only hints from the queues of jobs."""
 
     Channel = HintChannel
 
@@ -84,6 +84,6 @@ class HintTransport(redis.Transport):  # type: ignore[misc]
 
 
 def install() -> None:
-    """Let every connection of this process to Redis deliver hints only."""
+    """Make all connections of this process to Redis deliver only hints."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:{HintTransport.__name__}"

@@ -1,7 +1,8 @@
 """The runner of an embedded registry: one per home, detached; drains the job table and exits.
 
 Started by name as `python -m workers.entry.local_runner LOCK`, with the registry's URL in `ADAPTERCTL_URL`. LOCK is the
-descriptor of the home's lock, which whoever starts it has taken for it; without one it takes the lock itself.
+descriptor of the home's lock, already taken by the process that starts the runner; without it the runner takes the lock
+itself.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _log = logging.getLogger("workers.entry.local_runner")
 def _only_runner(home: Path, lock: int | None = None) -> Iterator[bool]:
     """Whether this process is the home's only runner, for the length of the block: always, if it was given the lock."""
     if lock is not None:
-        # Nothing that it starts keeps the lock after it.
+        # Processes that it starts don't inherit the lock.
         os.set_inheritable(lock, False)
         with os.fdopen(lock, "ab"):
             yield True
@@ -53,7 +54,7 @@ def _only_runner(home: Path, lock: int | None = None) -> Iterator[bool]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # An earlier release may only be looking whether there is a runner.
+                # An earlier release may only be checking whether there is a runner.
                 time.sleep(_TRY_EVERY_S)
             else:
                 yield True
@@ -65,7 +66,7 @@ def main() -> int:
     """Work until there is no work, or a signal ends this."""
     keep_to_itself()
     begin_program()
-    # A home has one runner at a time, which has ended before the next begins: no warm child would live to see its job.
+    # A home has one runner at a time, which ends before the next begins: a warm child would never get a job.
     settings = replace(WorkerSettings.from_env(), name="local", warm=False)
     logs.configure(settings)
     home = config.load().home
@@ -84,8 +85,8 @@ def main() -> int:
 def _work(home: Path, worker: Worker, shutdown: Shutdown, *, lock: int | None = None) -> int:
     """Work until there is no work.
 
-    Whoever finds the lock taken, in the moment between the last look and its release, starts no runner: that somebody
-    asked is seen after the release, and the table is looked at again.
+    A command that finds the lock taken between the last check and its release doesn't start a runner: its request is
+    noticed after the release, and the table is checked again.
     """
     while True:
         with _only_runner(home, lock) as alone:

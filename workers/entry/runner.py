@@ -50,7 +50,7 @@ class Worker:
         self._unanswered: str | None = None
 
     def work_once(self, hint: str | None = None) -> bool:
-        """Claim one job and carry it out; return whether there was one. What goes wrong with it is reported, not raised."""
+        """Claim one job and carry it out; return whether there was one. Its errors are reported, not raised."""
         if self._shutdown.asked:
             return False
         try:
@@ -81,10 +81,10 @@ class Worker:
         self._client.close()
 
     def _ask(self, hint: str | None) -> tuple[Assignment | None, float]:
-        """Ask for work; return also when that was, by the monotonic clock.
+        """Ask for work; also return when that was, by the monotonic clock.
 
-        A claim whose answer never came is sent again with the same key. Otherwise the registry may have given out a job that
-        nobody knows of: it would stand still until its lease expires, and lose an attempt.
+        A claim without an answer is sent again with the same key. Otherwise the registry may have given out a job that
+        no worker knows about: it would wait until its lease expires, and lose an attempt.
         """
         self._unanswered = key = self._unanswered or secrets.token_hex(16)
         pauses_s = iter(_ASK_AGAIN_S)
@@ -98,7 +98,7 @@ class Worker:
                 raise
             except (Unavailable, Conflict) as error:
                 if isinstance(error, (Incompatible, RateLimited)):
-                    # An answer it was. What was given with one that can't be understood is for another worker.
+                    # It was an answer. If it can't be understood, the job in it is for another worker.
                     self._unanswered = None
                     raise
                 pause_s = next(pauses_s, None)
@@ -111,7 +111,7 @@ class Worker:
                 return assignment, claimed_at
 
     def _give_up(self, given: NotUnderstoodError) -> None:
-        """Give back a job that this release does not understand; after a pause the registry gives it to whoever asks."""
+        """Give back a job that this release does not understand; after a pause the registry offers it to other workers."""
         _log.warning("job %s given back, since this worker's release does not understand it: %s", given.job, given)
         message = f"the worker {self._settings.name} ({VERSION}) does not understand it: {given}; upgrade the workers"
         failed = AttemptFailed(FailureReason.UNSUPPORTED, message)
@@ -131,7 +131,7 @@ class Worker:
             except (StaleAttempt, Stopped, AttemptFailed) as ended:
                 self._report(assignment, lease, stop_signal, ended)
             except Exception as error:  # noqa: BLE001 - see below
-                # Whatever it was, the job must not hang until its lease runs out.
+                # Whatever the error, the job must not hang until its lease runs out.
                 _log.exception("unexpected error")
                 failed = AttemptFailed(
                     FailureReason.INTERNAL, f"{type(error).__name__} in the worker; its log has the details"
@@ -207,6 +207,6 @@ def _of_stop(reason: StopReason | None, assignment: Assignment) -> AttemptFailed
 
 
 def _failure(attempt: int, failed: AttemptFailed) -> Failure:
-    # A library's message may quote the bytes that it failed on.
+    # A library's message may quote the bytes on which it failed.
     message = str(failed).replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:4000]
     return Failure(attempt=attempt, reason=failed.reason, message=message)

@@ -1,5 +1,5 @@
-"""A worker beside a server: it works when the broker announces a job, or asks for work itself; and it reports that it
-is there, and that it leaves.
+"""A worker for a server: it works when the broker announces a job, or asks for work itself, and reports when it is
+available and when it leaves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def drain(worker: Worker, shutdown: Shutdown, hint: str | None = None) -> int:
-    """Work until the registry has nothing for this worker, or it is to end; return how many jobs there were."""
+    """Work until the registry has nothing for this worker, or until it should end; return the number of jobs."""
     done = 0
     while not shutdown.asked and worker.work_once(hint):
         done += 1
@@ -54,7 +54,7 @@ def ask_forever(settings: WorkerSettings) -> None:
 
 
 def ask(worker: Worker, shutdown: Shutdown, *, every_s: float) -> None:
-    """Ask for work at intervals until this is to end. No answer of the registry ends it."""
+    """Ask for work at intervals until this should end. No answer of the registry ends it."""
     failures = 0
     while not shutdown.asked:
         try:
@@ -76,7 +76,7 @@ def pause_s(every_s: float, failures: int) -> float:
 
 
 def tell(error: Exception) -> None:
-    """Log what went wrong outside of any job."""
+    """Log an error outside any job."""
     if isinstance(error, AdapterctlError):
         _log.warning("%s", error)
     else:
@@ -85,7 +85,9 @@ def tell(error: Exception) -> None:
 
 @contextmanager
 def present(settings: WorkerSettings, shutdown: Shutdown) -> Iterator[None]:
-    """Have a thread report regularly that this worker is there and, once it should stop, that it takes no more jobs."""
+    """Run a thread that reports regularly that this worker is available and, once it should stop, that it takes no more
+    jobs.
+    """
     over = threading.Event()
     thread = threading.Thread(target=_speak, args=(settings, shutdown, over), name="presence", daemon=True)
     thread.start()

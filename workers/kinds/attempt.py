@@ -1,4 +1,4 @@
-"""One attempt at a job, in a folder of its own: what all kinds of job have in common."""
+"""One attempt at a job, in a folder of its own: the part that all kinds of job share."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Attempt:
         self._warm_child = warm_child
 
     def run_child(self, order: Order, report: type[F], on_checkpoint: Callable[[Written], None] | None = None) -> F:
-        """Let a child carry out an order; return what it found. Raises Stopped once all its processes are gone,
+        """Have a child carry out an order; return its result. Raises Stopped once all its processes are gone,
         AttemptFailed.
         """
         self.stop_signal.check()
@@ -74,7 +74,7 @@ class Attempt:
             (self.folder / ORDER_FILE).write_text(order.model_dump_json())
         self.lease.report(Progress(phase="load", message="starting"))
         kills = causes.oom_kills()
-        # Checkpoints that are sent meanwhile are watched by who sends them.
+        # The sender of checkpoints checks for stops itself.
         self._transfers.ignore()
         child = self._warm_child.take(self.folder)
         _log.info("child %s: started", child.pid)
@@ -82,7 +82,7 @@ class Attempt:
         _log.info("child %s: ended with status %s", child.pid, ending.status)
         if ending.status == 0:
             return report.model_validate_json((self.folder / RESULT_FILE).read_bytes())
-        # A machine that shuts down signals all processes at once, so the child may have been told first.
+        # A machine that shuts down signals all processes at once, so the child may have been signalled first.
         reason = ending.stop_reason or self.stop_signal.reason()
         if reason is not None:
             raise Stopped(reason)
@@ -90,7 +90,7 @@ class Attempt:
         raise causes.of_child(self.folder, ending.status, kills)
 
     def finishing(self, message: str) -> None:
-        """Say that what the child made is now handed in."""
+        """Report that the child's result is being handed in."""
         _log.info(message)
         self._transfers.watch(self.stop_signal.check_finishing, self.lease.report)
         self.stop_signal.check_finishing()
@@ -107,7 +107,7 @@ class Attempt:
 
 
 class _Listener:
-    """Passes on what a child says."""
+    """Passes on a child's reports."""
 
     def __init__(self, lease: Lease, on_checkpoint: Callable[[Written], None] | None) -> None:
         self._lease = lease

@@ -38,7 +38,7 @@ class AttemptFailed(Exception):  # noqa: N818 - it reads as what happened
 
 
 class KilledForMemory(AttemptFailed):
-    """The system killed the process since memory ran out, so it could neither say so nor go on with less."""
+    """The system killed the process because memory ran out, so it could neither report it nor continue with less."""
 
 
 def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
@@ -60,7 +60,7 @@ def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
         (QuotaExceeded, FailureReason.QUOTA),
         (InvalidInput, FailureReason.SPEC),
         (Unreadable, FailureReason.UNREADABLE),
-        # A name that was taken meanwhile by versions of another kind.
+        # The name was taken meanwhile by versions of another kind.
         (Conflict, FailureReason.SPEC),
     ]
     reason = next((reason for kind, reason in reasons if isinstance(error, kind)), FailureReason.INTERNAL)
@@ -77,11 +77,11 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def of_child(folder: Path, status: int, kills_before: int | None) -> AttemptFailed:
-    """What a child's end means: by its own word, or by its exit status."""
+    """What a child's end means, by its own report or by its exit status."""
     try:
         fault = Fault.model_validate_json((folder / FAULT_FILE).read_bytes())
     except (OSError, ValueError):
-        # It had no time to say.
+        # It had no time to report.
         return of_status(status, kills_before)
     return AttemptFailed(fault.reason, fault.message)
 
@@ -99,7 +99,7 @@ def of_status(status: int, kills_before: int | None) -> AttemptFailed:
                 FailureReason.OOM, f"the kernel's OOM killer ended the process: memory ran out; {_LESS_MEMORY}"
             )
         said = f"the system killed the process, most likely for lack of memory; {_LESS_MEMORY}"
-        # Where the kernel counts and has not counted this one, it may have been anybody.
+        # If the kernel counts kills and has not counted this one, any process may have sent the signal.
         kind = KilledForMemory if kills is None or kills_before is None else AttemptFailed
         return kind(FailureReason.OOM, said)
     if status == INTERRUPTED_STATUS or status == -signal.SIGTERM:

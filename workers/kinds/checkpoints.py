@@ -1,7 +1,7 @@
 """Checkpoints on their way to the registry, sent by a thread of their own while the training goes on.
 
-The newest wins: where sending is slower than writing, older ones are left out. Sending that fails is tried again, and
-never ends the training.
+The newest wins: if sending is slower than writing, older ones are skipped. Failed sending is retried, and never ends
+the training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from workers.lease.stop_signal import Stopped, StopReason
 
 _FIRST_WAIT_S = 2.0
 _LONGEST_WAIT_S = 60.0
-#: The longest pause between two tries while somebody waits for the end.
+#: The longest pause between two tries while a caller waits for the end.
 _HURRIED_WAIT_S = 1.0
 _LOOK_S = 0.5
 #: How long to wait for the end of a request that is no longer needed.
@@ -49,9 +49,9 @@ class CheckpointSender:
     def __init__(self, attempt: Attempt, *, base_fingerprint: str) -> None:
         self._attempt = attempt
         self._base_fingerprint = base_fingerprint
-        #: Guards all that follows.
+        #: Guards the attributes below.
         self._changed = threading.Condition()
-        #: The newest that is not sent yet.
+        #: The newest checkpoint that has not been sent yet.
         self._waiting: Written | None = None
         self._sending: Written | None = None
         #: The newest that was written; its folder stays until the attempt ends.
@@ -131,7 +131,7 @@ class CheckpointSender:
             self._changed.notify_all()
 
     def _pause(self, checkpoint: Written, seconds: float) -> None:
-        """Wait before the next try; a newer checkpoint, or who begins to wait, ends the pause."""
+        """Wait before the next try; a newer checkpoint, or a caller that begins to wait, ends the pause."""
         with self._changed:
             until = self._until
             longest_s = seconds if until is None else min(seconds, _HURRIED_WAIT_S)
@@ -145,7 +145,7 @@ class CheckpointSender:
         except StaleAttempt:
             self._attempt.lease.lose()
         except Stopped:
-            # Nobody needs it any more.
+            # It is no longer needed.
             pass
         except (Unavailable, VerificationFailed) as error:
             self._tell(

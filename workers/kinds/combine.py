@@ -17,7 +17,7 @@ from workers.kinds.pins import of_targets
 from workers.kinds.rules import KindOfWork
 from workers.pipelines.combining.order import CombineOrder, ParentFolder
 
-#: Lines of a job's log for the modules of which least was kept.
+#: How many lines of a job's log list the modules of which least was kept.
 _MOST_TOLD = 400
 
 
@@ -33,7 +33,7 @@ def _differences(given: Assignment, request: CombineRequest) -> Iterator[str]:
 def _combine(attempt: Attempt, request: CombineRequest) -> None:
     """Carry out a combination and publish it. Raises AttemptFailed, Stopped, AdapterctlError."""
     targets = attempt.assignment.targets
-    # Known before the work, not after it.
+    # Checked before the work, not after it.
     attempt.client.check_signing_key()
     parents = []
     for parent, target in zip(request.parents, targets, strict=True):

@@ -22,7 +22,7 @@ from workers.kinds.samples import within
 from workers.pipelines.scoring.order import AsRecorded, EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
 
 _NF4 = QuantizationRecipe()
-#: What is wrong with one target, and says nothing of the others.
+#: Failures of one target that say nothing about the others.
 _OF_THE_TARGET = (InvalidBase, NotFound, VerificationFailed)
 
 
@@ -33,7 +33,7 @@ def _differences(given: Assignment, request: EvaluationRequest) -> Iterator[str]
 def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     """Carry out an evaluation and hand its scores in. Raises AttemptFailed, Stopped, AdapterctlError."""
     try:
-        # Before anything is fetched.
+        # Checked before anything is fetched.
         require_any(request.spec.scorers or ())
     except NoScorerError as error:
         raise AttemptFailed(FailureReason.SPEC, str(error)) from error
@@ -83,7 +83,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         else:
             found[number] = next(kept)
     if asked <= failures.keys():
-        # Some could not be had, and the rest not be scored; what is beside them is no answer.
+        # Some could not be fetched, and the rest could not be scored, so there is no result to hand in.
         failure = failures[min(failures)]
         raise AttemptFailed(FailureReason(failure.reason), failure.message)
     upload = _send_rows(attempt, found)
@@ -103,7 +103,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
 
 
 def _as_trained(target: TargetSource, targets: Sequence[TargetSource]) -> QuantizationRecipe | None:
-    """How the base of a target is held; a bare one as that of the first adapter over it, or else of the first."""
+    """How the base of a target is held; a bare base as for the first adapter over it, or else as for the first adapter."""
     if target.digest is not None:
         return target.quantization
     adapters = [each for each in targets if each.digest is not None]
@@ -112,9 +112,9 @@ def _as_trained(target: TargetSource, targets: Sequence[TargetSource]) -> Quanti
 
 
 def _send_rows(attempt: Attempt, found: dict[int, EvaluationReport]) -> str | None:
-    """Send the files of all rows; return the upload session's id, None where no file is stored.
+    """Send the files of all rows; return the upload session's id, None if no file is stored.
 
-    Where the namespace has no room for them, the scores are handed in without.
+    If the namespace has no room for them, the scores are handed in without them.
     """
     files = {report.rows.digest: row_file_name(report.rows.digest) for report in found.values() if report.rows}
     if not files:

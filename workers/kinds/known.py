@@ -18,7 +18,7 @@ KINDS: dict[str, KindOfWork[Any]] = {kind.name: kind for kind in (TRAINING, EVAL
 
 
 def require_pinned(assignment: Assignment) -> None:
-    """Raise VerificationFailed where something is given that the job did not ask for."""
+    """Raise VerificationFailed if an input is not the one that the job asked for."""
     request = assignment.request
     wrong = next(KINDS[request.kind].differences(assignment, request), None)
     if wrong is not None:

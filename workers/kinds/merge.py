@@ -28,7 +28,7 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
     if target.manifest is None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a merge without a version; upgrade both")
     if request.register_as is not None:
-        # Known before the work, not after it.
+        # Checked before the work, not after it.
         attempt.client.check_signing_key()
     order = MergeOrder(
         base=str(base.folder),

@@ -1,4 +1,4 @@
-"""A folder of files as a manifest, and where the bytes of each lie."""
+"""The manifest of a folder of files, and where each file's bytes are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the registry gives a worker for a job, checked against what the job's own request was pinned to."""
+"""What the registry gives a worker for a job, checked against the pins in the job's own request."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sdk.schemas.work import BaseSource, TargetSource
 
 
 def today() -> str:
-    """Return the day in UTC, for a job of a registry of an earlier release, which pins none."""
+    """Return today's date in UTC, for a job from a registry of an earlier release, which doesn't pin one."""
     return datetime.now(UTC).date().isoformat()
 
 
 def of_targets(wanted: Sequence[EvaluationTarget], given: Sequence[TargetSource]) -> Iterator[str]:
-    """Say what of the given targets is not what was asked for."""
+    """Say which of the given targets is not what was asked for."""
     if len(wanted) != len(given):
         yield "a different number of targets"
     for asked, target in zip(wanted, given, strict=False):
@@ -30,7 +30,7 @@ def of_targets(wanted: Sequence[EvaluationTarget], given: Sequence[TargetSource]
 
 
 def of_base(asked: BaseChoice, base: BaseSource) -> Iterator[str]:
-    """Say what of a given base is not what was asked for."""
+    """Say in what a given base differs from the requested one."""
     if asked.fingerprint is not None:
         if base.fingerprint != asked.fingerprint:
             yield "another base"
@@ -51,7 +51,7 @@ def _of_version(ref: Ref, target: TargetSource) -> Iterator[str]:
 
 
 def of_manifest(manifest: Manifest, kind: str, fingerprint: str | None) -> Iterator[str]:
-    """Say what of a given manifest is not of the kind and base that was asked for."""
+    """Say if a given manifest doesn't have the requested kind and base."""
     if manifest.kind != kind:
         yield f"a manifest of the wrong kind ({manifest.kind}, not {kind})"
     if fingerprint is not None and manifest.base_fingerprint != fingerprint:

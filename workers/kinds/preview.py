@@ -44,11 +44,11 @@ def _preview(attempt: Attempt, request: PreviewJobRequest) -> None:
 
 
 def within(preview: Preview, most_bytes: int = MOST_JOB_BYTES) -> Preview:
-    """Return a preview with as many texts, from the first, as take `most_bytes` as JSON together with the rest of it."""
+    """Return a preview with as many texts, from the first, as fit `most_bytes` as JSON together with the rest of it."""
     kept: list[PreviewText] = []
     left_bytes = most_bytes - _size(preview.model_copy(update={"rows": [], "left_out": len(preview.rows)}))
     for text in map(_without_nul, preview.rows):
-        # With the comma before it.
+        # Including the comma before it.
         left_bytes -= _size(text) + 1
         if left_bytes < 0:
             break
@@ -57,7 +57,7 @@ def within(preview: Preview, most_bytes: int = MOST_JOB_BYTES) -> Preview:
 
 
 def _without_nul(text: PreviewText) -> PreviewText:
-    """Return a text with the mark for what can't be shown in place of NUL, which no registry stores; spans stay right."""
+    """Return a text with NUL, which registries can't store, replaced by the replacement character; spans stay correct."""
     said = {name: getattr(text, name).replace("\0", "\ufffd") for name in ("text", "supervised_text", "cut_text")}
     return text.model_copy(update=said)
 

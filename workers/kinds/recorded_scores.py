@@ -1,4 +1,4 @@
-"""Scores that the registry has of what is to be evaluated: candidates, which the child holds against what it would do."""
+"""The registry's scores of the targets to be evaluated: candidates, which the child compares with what it would compute."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sdk.schemas.wire import read
 from sdk.schemas.work import TargetSource
 from workers.pipelines.scoring.order import RecordedScores
 
-#: Of those taken under any conditions, the newest.
+#: How many are considered, under any conditions: the newest.
 _MOST = 16
 
 
 def recorded_scores(
     client: Client, request: EvaluationRequest, target: TargetSource, *, namespace: str | None
 ) -> list[RecordedScores]:
-    """Return the last scores of a target on the same rows that the namespace has, the newest first; none where they are to be
-    computed again.
+    """Return the last scores of a target on the same rows that the namespace has, the newest first; none if they are to
+    be computed again.
 
-    What an earlier release recorded, which has no conditions or no rows, is left out.
+    Records of earlier releases without conditions or rows are left out.
     """
     if request.again or (target.digest is None and target.base.fingerprint is None):
         return []

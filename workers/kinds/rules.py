@@ -17,15 +17,15 @@ R = TypeVar("R", bound=Wire)
 class KindOfWork(Generic[R]):
     """One kind of job."""
 
-    #: What is asked for; its field `kind` has the kind's name.
+    #: The class of requests; its field `kind` has the kind's name.
     request: type[R]
-    #: Says which part of an assignment is not what the request was pinned to.
+    #: Says which part of an assignment differs from the request's pins.
     differences: Callable[[Assignment, R], Iterator[str]]
-    #: Fetches the inputs, has a child carry out the order, and hands in what it made. Raises AttemptFailed, Stopped,
+    #: Fetches the inputs, has a child carry out the order, and hands in the result. Raises AttemptFailed, Stopped,
     #: AdapterctlError.
     carry_out: Callable[[Attempt, R], None]
 
     @property
     def name(self) -> str:
-        """What requests say for it."""
+        """The kind's name in requests."""
         return str(self.request.model_fields["kind"].default)

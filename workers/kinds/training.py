@@ -1,4 +1,4 @@
-"""Trainings: gone on from a checkpoint where there is one, checkpoints sent while they run, the adapter published."""
+"""Trainings: resumed from a checkpoint if there is one; checkpoints are sent while they run, and the adapter is published."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from workers.kinds.rules import KindOfWork
 from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.training.order import OrderedSource, Rung, TrainingOrder
 
-#: How files of checkpoints end that torch pickled, as earlier releases did.
+#: Endings of checkpoint files pickled by torch, as in earlier releases.
 _PICKLES = (".pt", ".pth")
-#: Where a child says how much it computes at once.
+#: The file in which a child records how much it computes at once.
 _RUNG_FILE = "rung.json"
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
     source = attempt.assignment.base
     if source is None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a training without a base; upgrade both")
-    # Known before the training, not after it.
+    # Checked before the training, not after it.
     attempt.client.check_signing_key()
     base = attempt.inputs.base(source)
     eval_data = request.eval_data
@@ -84,7 +84,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
 
 
 def _sources(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource] | None:
-    """Fetch all datasets, where there are several."""
+    """Fetch all datasets, if there are several."""
     if request.sources is None:
         return None
     return [
@@ -125,8 +125,8 @@ def _start_over(attempt: Attempt, reason: str) -> None:
 
 
 def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingReport:
-    """Let children train until one ends: from the beginning after one that can't use its checkpoint, and with less computed at once
-    after one that the system killed for lack of memory.
+    """Run children until one ends the training: from the beginning after one that can't use its checkpoint, and with
+    less computed at once after one that the system killed for lack of memory.
     """
     while True:
         try:
@@ -144,7 +144,9 @@ def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingR
 
 
 def _with_less(attempt: Attempt, order: TrainingOrder, failed: KilledForMemory) -> TrainingOrder:
-    """Return the order for the child after one that was killed, from the newest checkpoint on. Raises `failed` where nothing takes less."""
+    """Return the order for the child after a killed one, from the newest checkpoint on. Raises `failed` if nothing
+    takes less memory.
+    """
     try:
         rung = Rung.model_validate_json((attempt.folder / _RUNG_FILE).read_bytes())
     except (OSError, ValueError):
@@ -167,7 +169,7 @@ def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> Trai
             return attempt.run_child(order, TrainingReport, sender.written)
         except (Stopped, AttemptFailed) as error:
             if not (isinstance(error, Stopped) and error.reason is StopReason.LOST):
-                # Whoever takes the job up again resumes from here.
+                # The next attempt resumes from here.
                 sender.finish(attempt.stop_signal.remaining_s(HAND_IN_S))
             raise
 

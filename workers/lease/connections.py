@@ -11,7 +11,7 @@ from sdk.pulling.filling import OnTransfer
 
 @contextmanager
 def apart(client: Client, on_transfer: OnTransfer | None = None) -> Iterator[Client]:
-    """A client of the same registry with its own connections. In process there are none to share."""
+    """A client of the same registry with its own connections. With an in-process registry there are no connections to share."""
     if client.config.home is not None:
         yield client
         return

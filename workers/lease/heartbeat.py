@@ -1,4 +1,4 @@
-"""A thread that holds a job while its child works: renews the lease, sends what happened, hears of a cancel.
+"""A thread that holds a job while its child works: it renews the lease, sends events, and learns of a cancellation.
 
 It has its own connection and does nothing else, so neither a training nor a long upload can delay it.
 """
@@ -51,7 +51,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         if time.monotonic() - self.claimed_at > self._lease_s / 4:
-            # The answer took long. The registry counts from when it gave the job, and can say whether that holds.
+            # The answer took long. The registry counts from when it gave the job, and can tell whether the lease still holds.
             self._send(within_s=self._lease_s / 4)
         self._thread.start()
         return self
@@ -75,11 +75,13 @@ class Lease:
         return self._lost.is_set() or time.monotonic() >= self._held_until
 
     def lose(self) -> None:
-        """Give the job up: the registry said that this attempt no longer holds it."""
+        """Give up the job: the registry said that this attempt no longer holds it."""
         self._lost.set()
 
     def report(self, progress: Progress) -> None:
-        """Keep news for the next heartbeat; of counts within one phase only the newest, of training every step, and all that is said."""
+        """Keep events for the next heartbeat: only the newest of counts within one phase, but every training step and
+        every message.
+        """
         with self._guard:
             last = self._news[-1].progress if self._news else None
             if last is not None and last.phase == progress.phase and _only_counts(last) and progress.message is None:
@@ -87,7 +89,7 @@ class Lease:
             self._keep(NewEvent(kind="progress", progress=progress))
 
     def log(self, message: str) -> None:
-        """Keep a line for whoever reads the job's log."""
+        """Keep a line for the job's log."""
         with self._guard:
             self._keep(NewEvent(kind="log", message=message[:4000]))
 

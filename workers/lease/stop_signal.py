@@ -1,4 +1,4 @@
-"""Why an attempt has to stop, and how long what it started may take for it."""
+"""Why an attempt has to stop, and how long its processes may take to do so."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from enum import StrEnum
 from workers.lease.heartbeat import Lease
 from workers.node.shutdown import Shutdown
 
-#: Of a worker's grace, what remains for sending a checkpoint and giving the job back once the child is gone.
+#: The part of a worker's grace that is reserved for sending a checkpoint and giving the job back once the child is gone.
 _RESERVE = 1 / 3
 
 
 class StopReason(StrEnum):
     """Reasons to stop, the weightiest first."""
 
-    #: Another attempt holds the job, or may: nothing that this one made may reach anybody.
+    #: Another attempt holds the job, or may: nothing from this one may be handed in.
     LOST = "lost"
     #: Somebody cancelled the job.
     CANCELLED = "cancelled"
@@ -34,7 +34,7 @@ class Stopped(Exception):  # noqa: N818 - it reads as what happened
 
 
 class StopSignal:
-    """Says whether an attempt must stop: looks at everything that may end it. Asked from any thread."""
+    """Says whether an attempt must stop: it checks everything that may end it. Called from any thread."""
 
     def __init__(self, lease: Lease, shutdown: Shutdown, *, grace_s: float, timeout_s: float | None) -> None:
         self._lease = lease
@@ -43,7 +43,7 @@ class StopSignal:
         self._ends_at = None if timeout_s is None else lease.claimed_at + timeout_s
 
     def reason(self) -> StopReason | None:
-        """Say why the attempt must stop, or None."""
+        """Return why the attempt must stop, or None."""
         if self._lease.lost:
             return StopReason.LOST
         if self._lease.cancelled:
@@ -71,7 +71,7 @@ class StopSignal:
             raise Stopped(reason)
 
     def check_finishing(self) -> None:
-        """Raise Stopped if even a result that is there may not be handed in any more."""
+        """Raise Stopped if even a finished result may no longer be handed in."""
         reason = self.reason()
         if reason in (StopReason.LOST, StopReason.CANCELLED) or (self._shutdown.asked and self._shutdown.left_s <= 0):
             raise Stopped(reason or StopReason.DRAINING)

@@ -1,7 +1,7 @@
-"""A folder for each attempt in a worker's cache, and what attempts leave behind whose worker is killed.
+"""A folder for each attempt in a worker's cache, and the remains of attempts whose worker was killed.
 
-Beside a folder lies its lock, a file that its worker holds. It is there before the folder and goes after it: at whatever
-moment a worker dies, a lock that nobody holds leads to what is left.
+Next to a folder is its lock, a file that its worker holds. It is made before the folder and removed after it: whenever
+a worker dies, a lock that nobody holds leads to the remains.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Folders:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     _remove(lock.with_suffix(""), lock)
             except OSError:
-                # Somebody works there, or it has just been removed.
+                # Another process works there, or it has just been removed.
                 continue
 
     def _lock(self, name: str) -> tuple[Path, BinaryIO]:
@@ -58,7 +58,7 @@ class Folders:
             lock = self._root / f"{name}-{secrets.token_hex(4)}{_LOCK}"
             file = lock.open("xb")
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Between the two, somebody who sweeps may have taken it for a dead worker's.
+            # Between the two, a cleanup may have mistaken it for a dead worker's.
             if lock.exists():
                 return lock, file
             file.close()

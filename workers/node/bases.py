@@ -29,11 +29,11 @@ _log = logging.getLogger(__name__)
 def obtain(
     client: Client, source: BaseSource, view: Path, on_bytes: OnBytes, *, settings: WorkerSettings
 ) -> ScannedBase:
-    """Return the base that the job names, in the new folder `view`, which holds exactly its files and no others.
+    """Return the base that the job names, in the new folder `view`, which has exactly its files.
 
-    Whatever else lies beside them on this node, a library would load it too: an adapter, a second set of weights.
-    `on_bytes` is called while files are hashed. Raises NotFound if it lies nowhere that this node can reach, InvalidBase
-    where it is another one than it was, VerificationFailed if the registry lists files that are not of the base.
+    Anything else next to them on this node would be loaded by a library too: an adapter, a second set of weights.
+    `on_bytes` is called while files are hashed. Raises NotFound if it is nowhere that this node can reach, InvalidBase
+    if it has changed, VerificationFailed if the registry lists files that are not the base's.
     """
     if source.manifest is not None:
         try:
@@ -74,7 +74,7 @@ class _Search:
         )
 
     def _checked(self, folder: Path) -> ScannedBase:
-        """The base in a folder. Raises InvalidBase if it is another than is wanted, without a word of what it is."""
+        """The base in a folder. Raises InvalidBase if it isn't the wanted one, without saying which one it is."""
         scanned = _scan(self.client, self.source, folder, self.on_bytes)
         found, wanted = scanned.registration.fingerprint, self.source.fingerprint
         if wanted in (None, found):
@@ -86,13 +86,13 @@ class _Search:
         )
 
     def _from_registry(self) -> ScannedBase:
-        """The base from the cache, or fetched into it; what was altered in the cache is fetched again, once."""
+        """The base from the cache, or fetched into it; an altered one in the cache is fetched again, once."""
         fingerprint, manifest, cache = self.source.fingerprint, self.source.manifest, self.client.cache
         assert fingerprint is not None
         assert manifest is not None
         folder, name = cache.base(fingerprint), f"base-{fingerprint}"
         with disk_explained(f"fetching base {self.source.id}"):
-            # Attempts share it as long as they last, so it is held alone only where something is to be fetched.
+            # Attempts share it while they run, so it is locked exclusively only if something must be fetched.
             with cache.lock(name, shared=True):
                 if (found := self._cached(folder)) is not None:
                     return found
@@ -117,21 +117,21 @@ class _Search:
         return None
 
     def _from_hub(self) -> Path:
-        """Fetch a commit of a hub's model, with this node's own token where that is for whoever asks."""
+        """Fetch a commit of a hub's model, with this node's own token if that may be used for this repository."""
         repository, revision = _on_hub(self.source)
         if self.settings.may_use_hub_token(repository):
-            # The library finds the node's token, and its cache.
+            # Here the library finds the node's token and its cache.
             return _snapshot(repository, revision)
-        # What was fetched with a token is not for whoever names it, so that nothing of that is in this folder.
+        # Files fetched with a token are not for everybody who names them, so this folder has none of them.
         with disk_explained(f"fetching base {self.source.id}"):
             self.client.cache.keep_private()
         return _snapshot(repository, revision, token=False, cache_dir=self.client.cache.hub)
 
 
 def _shared_folder(location: str, settings: WorkerSettings, cached: Sequence[Path]) -> Path | None:
-    """The folder that a `file:` location names, if clients see it as well: it and its files, wherever links lead.
+    """The folder that a `file:` location names, if clients see it as well: the folder and its files, after following links.
 
-    What is in the cache may be another tenant's, and is not shared whatever lies around it.
+    Files in the cache may be another tenant's, and are not shared, whatever folder contains the cache.
     """
     parts = urlsplit(location)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
@@ -145,7 +145,7 @@ def _shared_folder(location: str, settings: WorkerSettings, cached: Sequence[Pat
         own = [path.resolve() for path in cached]
         outside = sorted(name for name in names if not _is_below(folder / name, roots) or _is_below(folder / name, own))
     except (OSError, RuntimeError, ValueError):
-        # Links in a circle, or what is not a path.
+        # Circular links, or not a path.
         return None
     if outside:
         _log.warning("not following %s: %s leads out of the shared folders", folder, outside[0])
@@ -159,13 +159,13 @@ def _is_below(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def _lay_out(client: Client, source: BaseSource, scanned: ScannedBase, view: Path, on_bytes: OnBytes) -> ScannedBase:
-    """Link a base's files into the new folder `view`; the few that this node has otherwise are fetched.
+    """Link a base's files into the new folder `view`; the few that differ on this node are fetched.
 
-    What lies there then is looked at again: the registry's list may name others than were found.
+    The result is checked again: the registry's list may name other files than were found.
     """
     manifest = source.manifest or scanned.manifest
     have = {file.sha256: scanned.folder / file.path for file in scanned.manifest.files}
-    # The weights and the tokenizer are those of the fingerprint, so this is an index or a generation config at most.
+    # The fingerprint covers weights and tokenizer, so this is at most an index or a generation config.
     missing = {file.sha256 for file in manifest.files} - have.keys()
     origins = {origin.sha256: origin for origin in client.locate(manifest.digest)} if missing else {}
     with disk_explained("laying out a base"):
@@ -214,9 +214,9 @@ def _scan(client: Client, source: BaseSource, folder: Path, on_bytes: OnBytes) -
 
 
 def _on_hub(source: BaseSource) -> tuple[str, str | None]:
-    """The repository and revision of a base that lies on a hub; what it is called here may be something else by now."""
+    """The repository and revision of a base on a hub; its name here may have changed since."""
     if source.fingerprint is None:
-        # Nothing but the name says yet which it is.
+        # So far only the name tells which one it is.
         return source.id, source.revision
     repository, _, revision = (source.location or "").removeprefix("hf://").partition("@")
     return repository, revision or source.revision

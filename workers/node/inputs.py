@@ -1,6 +1,6 @@
-"""What an attempt works on, in the node's cache: fetched once, and held there as long as the attempt lasts.
+"""An attempt's inputs, in the node's cache: fetched once, and held there while the attempt runs.
 
-What a job was pinned to is what it is given: wherever a file comes from, also from this cache, it has the pinned digest.
+A job gets exactly what it was pinned to: wherever a file comes from, also from this cache, it has the pinned digest.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Inputs:
     ) -> None:
         self._client = client
         self._settings = settings
-        #: The attempt's own, where bases are laid out.
+        #: The attempt's own folder, in which bases are assembled.
         self._folder = folder
-        #: Whose job it is.
+        #: The job's namespace.
         self._namespace = namespace
         self._transfers = transfers
-        #: What of the cache nobody may prune meanwhile.
+        #: Locks on parts of the cache that must not be pruned meanwhile.
         self._kept = ExitStack()
         self._bases: list[ScannedBase] = []
         self._adapters: dict[str, Path] = {}
@@ -46,7 +46,7 @@ class Inputs:
         self._kept.__exit__(kind, error, at)
 
     def base(self, source: BaseSource) -> ScannedBase:
-        """Obtain a base; tell the registry of one that is new, from a hub, or of which nobody has read the files yet."""
+        """Obtain a base; tell the registry about it if it is new, from a hub, or if its files have not been read yet."""
         found = next((base for base in self._bases if base.registration.fingerprint == source.fingerprint), None)
         if found is not None:
             return found
@@ -56,7 +56,7 @@ class Inputs:
         if source.fingerprint is None:
             self._client.register_base(scanned.registration.model_copy(update={"namespace": self._namespace}))
         elif not source.hashed:
-            # Of what is published for all, not every worker may speak.
+            # Not every worker may report about bases that are published for all.
             with contextlib.suppress(NotAllowed):
                 self._client.register_base(scanned.registration.model_copy(update={"namespace": source.namespace}))
         self._bases.append(scanned)
@@ -64,20 +64,22 @@ class Inputs:
         return scanned
 
     def kept(self, base: ScannedBase) -> str | None:
-        """Return the folder in which weights in 4 bits of a base are kept, which nobody prunes while the base is held; None: nowhere."""
+        """Return the folder in which weights of a base in 4 bits are kept; it isn't pruned while the base is held.
+        None: nowhere.
+        """
         if not self._settings.quantized_cache:
             return None
         return str(self._client.cache.quantized(base.registration.fingerprint))
 
     def adapter(self, manifest: Manifest) -> Path:
         """Return the folder of a version's files."""
-        # A lock that this attempt holds already would be in its own way.
+        # Taking a lock again that this attempt already holds would block it.
         while manifest.digest not in self._adapters:
             folder = self._client.fill_cache(manifest, checked=True)
             kept = self._client.cache.lock(manifest.digest, shared=True)
             with ExitStack() as stack:
                 stack.enter_context(kept)
-                # Between the two another process may have pruned the cache.
+                # In between, another process may have pruned the cache.
                 if folder.is_dir():
                     self._adapters[manifest.digest] = folder
                     self._kept.push(stack.pop_all())

@@ -14,13 +14,13 @@ _TEXT = "%(asctime)s %(levelname)s %(name)s %(label)s%(message)s"
 
 
 class _Present(logging.Filter):
-    """Adds the attempt that this process works on: there is one at a time, whichever thread speaks."""
+    """Adds the attempt that this process works on: there is one at a time, whichever thread logs."""
 
     job: str | None = None
     attempt: int | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # What the libraries say that listen to the broker is of no attempt.
+        # Messages of the libraries that listen to the broker don't belong to an attempt.
         own = not record.name.startswith(("celery", "kombu"))
         job, attempt = (self.job, self.attempt) if own else (None, None)
         record.job, record.attempt = job, attempt
@@ -32,7 +32,7 @@ _present = _Present()
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON document a line."""
+    """One JSON document per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -55,13 +55,13 @@ def configure(settings: WorkerSettings) -> None:
     handler.addFilter(_present)
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    # One line a request would bury what the worker says.
+    # A line for every request would bury the worker's own messages.
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @contextmanager
 def about(job: str, attempt: int) -> Iterator[None]:
-    """Let every line of the block, in all threads, say which attempt it belongs to."""
+    """Make every line of the block, in all threads, say which attempt it belongs to."""
     _present.job, _present.attempt = job, attempt
     try:
         yield

@@ -15,7 +15,7 @@ from workers.settings import WorkerSettings
 
 
 def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
-    """Return what a worker says of itself when it asks for work."""
+    """Return what a worker reports about itself when it asks for work."""
     card = _card_memory()
     total, free = card or main_memory() or (0, 0)
     bases = cache.bases
@@ -36,7 +36,7 @@ def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
 def _card_memory() -> tuple[int, int] | None:
     """Total and free bytes of the first card that this process may use, or None if there is none."""
     tool = shutil.which("nvidia-smi")
-    # The card's number, or its UUID; empty where no card may be used.
+    # The card's number, or its UUID; empty if no card may be used.
     card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if tool is None or card in ("", "-1"):
         return None

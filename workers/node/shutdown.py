@@ -12,7 +12,7 @@ LOOK_S = 0.2
 
 
 class Shutdown:
-    """Whether and how urgently this process is to end. Looked at from any thread."""
+    """Whether and how urgently this process should end. Read from any thread."""
 
     def __init__(self, *, grace_s: float) -> None:
         self.grace_s = grace_s
@@ -22,24 +22,24 @@ class Shutdown:
     def ask(self) -> None:
         """Ask it to end; asked again, it ends at once.
 
-        This only counts, and loops look at the count: a signal handler calls it, which may take no lock.
+        This only counts, and loops check the count: it is called by a signal handler, which must not take locks.
         """
         self._since = self._since or time.monotonic()
         self._times += 1
 
     @property
     def asked(self) -> bool:
-        """Whether no more work is to be begun, and the job in progress to be given back within the grace."""
+        """Whether no more work should begin, and the job in progress should be given back within the grace period."""
         return self._times > 0
 
     @property
     def at_once(self) -> bool:
-        """Whether even the grace is given up."""
+        """Whether even the grace period has been given up."""
         return self._times > 1
 
     @property
     def left_s(self) -> float:
-        """What is left of the grace, in seconds; all of it as long as nobody asked."""
+        """The rest of the grace period in seconds; all of it until this process is asked to end."""
         if self.at_once:
             return 0.0
         return self.grace_s if self._since is None else max(0.0, self._since + self.grace_s - time.monotonic())

@@ -1,4 +1,4 @@
-"""What passes while an attempt is prepared and handed in: told as progress, and ended where the attempt must stop."""
+"""Transfers while an attempt is prepared and handed in: reported as progress, and ended if the attempt must stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PHASES = {"fetching": "download", "hashing": "load"}
 
 
 class Transfers:
-    """What a worker's client calls with each piece of bytes, from any of its threads."""
+    """The callback of a worker's client for each piece of bytes, from any of its threads."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -24,19 +24,19 @@ class Transfers:
         self._told_at = 0.0
 
     def watch(self, check: Callable[[], None], report: Callable[[Progress], None]) -> None:
-        """From now on call `check`, which raises to end a transfer, and tell how far it is."""
+        """From now on call `check`, which raises to end a transfer, and report progress."""
         self._watch, self._doing = (check, report), ""
 
     def ignore(self) -> None:
-        """From now on let all pass."""
+        """From now on let everything pass."""
         self._watch = None
 
     def on_bytes(self, doing: str, total_bytes: int) -> OnBytes:
-        """Return what one transfer calls that the client doesn't make."""
+        """Return the callback for a transfer that isn't made by the client."""
         return lambda count: self(doing, count, total_bytes)
 
     def __call__(self, doing: str, count: int, total_bytes: int) -> None:
-        """Count bytes of what is being done. Raises whatever `check` raises."""
+        """Count transferred bytes. Raises whatever `check` raises."""
         if self._watch is None:
             return
         check, report = self._watch
@@ -44,7 +44,7 @@ class Transfers:
         with self._guard:
             now = time.monotonic()
             if doing != self._doing:
-                # Of what is over at once nobody is told.
+                # Transfers that finish immediately report no progress.
                 self._doing, self._done_bytes, self._told_at = doing, 0, now
             self._done_bytes += count
             if now - self._told_at < _TELL_EVERY_S:

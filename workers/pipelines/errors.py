@@ -19,5 +19,5 @@ class PipelineError(Exception):
         self.message = message
 
     def __reduce__(self) -> tuple[type[PipelineError], tuple[FailureReason, str]]:
-        """Both arguments travel when the error is pickled between processes."""
+        """Both arguments are kept when the error is pickled between processes."""
         return (PipelineError, (self.reason, self.message))

@@ -1,4 +1,4 @@
-"""How a process imports transformers and what stands on it: without what nothing asks for.
+"""How a process imports transformers and libraries on top of it, without parts that are never used.
 
 with nothing_collected(ever=True), nothing_searched():
     import transformers
@@ -16,13 +16,13 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-#: Asked for by accelerate's command line alone, which imports it with the library where it is installed.
+#: Only accelerate's command line uses it, but the library imports it if it is installed.
 _UNUSED = "boto3"
 
 
 @contextmanager
 def nothing_searched() -> Iterator[None]:
-    """Let the block import transformers and trl without their search through all that is installed.
+    """Make the block import transformers and trl without their search through everything that is installed.
 
     That is 0.7 s of a child's 3 s: transformers looks for `__all__` in each line of each of its 3,400 files, trl reads the
     list of files of every distribution, and accelerate imports boto3.
@@ -32,7 +32,7 @@ def nothing_searched() -> Iterator[None]:
     sys.meta_path.insert(0, finder)
     metadata.packages_distributions = lambda: _Distributions(all_of_them)
     if leave_out:
-        # It is found by nobody.
+        # Makes the module look missing.
         sys.modules[_UNUSED] = None  # type: ignore[assignment]
     try:
         yield
@@ -44,19 +44,19 @@ def nothing_searched() -> Iterator[None]:
 
 
 def leave_out_torch() -> None:
-    """Have this process, which loads tokenizers and no model, do without torch from now on, unless it is there already.
+    """Make this process, which loads tokenizers but no model, do without torch from now on, unless it is loaded already.
 
-    It is three quarters of the 2 s that such a process takes. transformers, and TRL's templates, are written to do without.
+    Importing it takes three quarters of the 2 s of such a process. transformers, and TRL's templates, can work without it.
     """
     if "torch" not in sys.modules:
-        # It is found by nobody.
+        # Makes the module look missing.
         sys.modules["torch"] = None  # type: ignore[assignment]
-        # Else it says on standard error that there are no models.
+        # Otherwise it says on standard error that there are no models.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 class _ShortSearch(MetaPathFinder):
-    """Finds the module with which transformers reads its own files, and shortens what it reads of each."""
+    """Finds the module with which transformers reads its own files, and shortens the part of each that it reads."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return nothing for any other module."""
@@ -67,7 +67,7 @@ class _ShortSearch(MetaPathFinder):
 
         def execute_and_shorten(module: ModuleType) -> None:
             execute(module)
-            # What it is called may change, and then the search is as long as it was.
+            # If the name changes, the search just takes as long as before.
             if (search := getattr(module, "fetch__all__", None)) is not None:
                 module.fetch__all__ = shortened(search)  # type: ignore[attr-defined]
 
@@ -76,7 +76,7 @@ class _ShortSearch(MetaPathFinder):
 
 
 def shortened(search: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
-    """Return what searches a source from the last line that begins with `__all__`, which is where `search` begins to read."""
+    """Return a search that starts at a source's last line that begins with `__all__`, where `search` begins to read."""
 
     def search_the_end(source: str) -> list[str]:
         return search(source[source.rfind("\n__all__") + 1 :])
@@ -85,7 +85,7 @@ def shortened(search: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
 
 
 class _Distributions(Mapping[str, list[str]]):
-    """Package to distributions; whose names are the same is looked up alone."""
+    """Package to distributions; a package with the same name as its distribution is looked up directly."""
 
     def __init__(self, find: Callable[[], Mapping[str, list[str]]]) -> None:
         self._find = find

@@ -20,18 +20,18 @@ NAMES = (
 
 
 def library_versions() -> dict[str, str]:
-    """Return distribution name to version, for those that are installed. Nothing is imported."""
+    """Return distribution name to version, for installed ones. Nothing is imported."""
     return versions_of(*NAMES)
 
 
 def versions_of(*names: str) -> dict[str, str]:
-    """Return the versions of some distributions, by name, for those that are installed. Nothing is imported."""
+    """Return the versions of these distributions by name, for installed ones. Nothing is imported."""
     return {name: version for name in names if (version := _version_of(name)) is not None}
 
 
 @cache
 def _version_of(name: str) -> str | None:
-    """Look it up once: that reads all that a distribution says of itself, a millisecond or two."""
+    """Look it up only once: this reads all metadata of a distribution, which takes a millisecond or two."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

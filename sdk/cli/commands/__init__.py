@@ -1,1 +1,1 @@
-"""One file a noun, one small function a command: options, one call of the SDK, one call for the output."""
+"""One file for each noun, one small function for each command: options, one call of the SDK, one call for the output."""

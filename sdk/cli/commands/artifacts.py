@@ -110,7 +110,7 @@ def push_command(
 
 
 def _ask_revision(base: str) -> str | None:
-    """Ask for what the folder doesn't say; nobody has to know it."""
+    """Ask for what the folder doesn't tell; every question may be left unanswered."""
     return click.prompt(f"commit of {base} that it was trained over (empty: unknown)", default="", err=True) or None
 
 

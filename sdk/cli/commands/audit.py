@@ -71,18 +71,18 @@ def audit_command(
 
 
 def _whom(row: Mapping[str, Any]) -> str:
-    """Return the name and the beginning of the token's id, since a name may have been another's before."""
+    """Return the name and the beginning of the token's id, since the name may have belonged to another token before."""
     return f"{row['actor']} ({row['token'][:8]})" if row["token"] else str(row["actor"])
 
 
-#: Words of an entry that its row says already, or that nobody looks for in a table.
+#: Keys of an entry that its row shows already, or that nobody looks for in a table.
 _SAID = ("id", "created_by", "created_at", "revoked_at")
-#: What most changes are about: the value says enough.
+#: Keys of the most common changes: their values are clear without a name.
 _PLAIN = ("number", "state", "ref", "name")
 
 
 def brief(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
-    """Return what changed in few words, what has a before and an after first.
+    """Return what changed in a few words, beginning with values that have a before and an after.
 
     >>> brief({"number": 1}, {"number": 2, "reason": "beats v1"})
     'v1→v2, reason beats v1'
@@ -101,7 +101,7 @@ def brief(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> 
 
 
 def _word(key: str, value: Any) -> str:
-    """Return a value in a word or two; "" where it says nothing."""
+    """Return a value in a word or two; "" if it is empty."""
     if value is None or value in ("", [], {}):
         return ""
     if isinstance(value, Mapping):
@@ -114,6 +114,6 @@ def _word(key: str, value: Any) -> str:
         return f"v{value}"
     if key.endswith("_bytes") and isinstance(value, int):
         return human_bytes(value)
-    # A digest is known by the 12 digits that refs take.
+    # Digests are shortened to the 12 digits that refs take.
     text = str(value)
     return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

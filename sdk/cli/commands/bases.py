@@ -40,7 +40,7 @@ def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | No
 
 
 def _show_named(view: BaseView, style: str) -> None:
-    """Print a base's id, and say aloud where that named another until now."""
+    """Print a base's id, with a warning if it named another base until now."""
     if view.replaces is not None:
         say(f"{view.id} named the base {view.replaces[:12]} until now, and names {view.fingerprint[:12]} from now on")
     if style == "json":

@@ -46,13 +46,13 @@ def show_command(ref: str, style: str) -> None:
             click.echo(_scores(shown["evaluations"]))
 
 
-#: Labels that are shown at most.
+#: The most labels that are shown.
 _MOST_LABELS = 10
-#: The parameters of the base that had one precision while an adapter was trained.
+#: The parameters of the base that had this precision while an adapter was trained.
 _PRECISION = re.compile(r"base_([a-z0-9]+)_parameters")
-#: Target modules that are shown to people.
+#: How many target modules are shown.
 _MOST_NAMES = 12
-#: What a state means to whoever looks, where its name does not say so.
+#: What a state means for readers if its name does not tell.
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",
     "quarantined": "; found only by its digest until an admin releases it",
@@ -130,7 +130,7 @@ def _warnings(shown: dict[str, Any]) -> list[str]:
 
 
 def _variant(lora: dict[str, Any]) -> str:
-    """Say what is beyond plain LoRA."""
+    """Show the settings beyond plain LoRA."""
     said = [name for key, name in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA")) if lora.get(key)]
     for key in ("rank_pattern", "alpha_pattern"):
         if values := lora.get(key):
@@ -150,7 +150,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _added(shown: dict[str, Any]) -> list[tuple[str, str]]:
-    """Say how large ΔW is, where the registry has derived it."""
+    """Show how large ΔW is, if the registry has derived it."""
     norms = shown.get("norms")
     if not norms:
         return []
@@ -167,14 +167,14 @@ def _added(shown: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _moved(metrics: dict[str, float]) -> list[str]:
-    """Say how far predictions on the fixed texts are moved, where the training has measured it."""
+    """Show how far predictions on the fixed texts are moved, if the training has measured it."""
     if "probe_logit_gap" not in metrics or "probe_kl" not in metrics:
         return []
     return [f"logits moved by up to {metrics['probe_logit_gap']:.4g}, KL {metrics['probe_kl']:.4g} nats a token"]
 
 
 def _combined(shown: dict[str, Any]) -> Iterator[str]:
-    """Say of what parents a combination is the sum, and what a cut has kept of it."""
+    """Show the parents of a combination, and how much a cut has kept."""
     parents = [one for one in shown["parents"] if one["relation"] == "combined-from"]
     method = (shown["training"] or {}).get("combine_method")
     if method is None or not parents:
@@ -185,7 +185,7 @@ def _combined(shown: dict[str, Any]) -> Iterator[str]:
 
 
 def _merged(shown: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Say what a merged model was made from, and what its merge has read back; what follows is of its adapter."""
+    """Show what a merged model was made from, and what its merge has read back; the following lines are about its adapter."""
     if shown["kind"] != "merged":
         return
     said, metrics = shown["training"] or {}, shown["metrics"]
@@ -214,17 +214,17 @@ def _learnt(data: dict[str, Any]) -> str:
 
 
 def _line(text: str) -> str:
-    """Return a text of several lines as one."""
+    """Return a text of several lines as one line."""
     return " ".join(text.split())
 
 
 def _first(names: list[str]) -> list[str]:
-    """Return the first names, and how many more there are: modules of one part of a model are named one by one."""
+    """Return the first names, and how many more there are: a part of a model may be named module by module."""
     return names if len(names) <= _MOST_NAMES else [*names[:_MOST_NAMES], f"and {len(names) - _MOST_NAMES} more"]
 
 
 def _quantised(method: str, recipe: dict[str, Any] | None) -> str:
-    """Say how the base was quantised in training. Without a recipe it was not only where the method says so."""
+    """Show how the base was quantised in training. Without a recipe, it was unquantised only if the method says so."""
     if recipe is not None:
         double = " with double quantisation" if recipe["double_quant"] else ""
         return f"{recipe['type']}{double}, {recipe['compute_dtype']} compute"
@@ -232,7 +232,7 @@ def _quantised(method: str, recipe: dict[str, Any] | None) -> str:
 
 
 def _held(metrics: dict[str, float]) -> list[str]:
-    """Say which share of the base was in which precision, where the training has counted it."""
+    """Show which share of the base was in which precision, if the training has counted it."""
     counted = {found[1]: count for name, count in metrics.items() if (found := _PRECISION.fullmatch(name))}
     total = sum(counted.values())
     if not total:

@@ -16,9 +16,9 @@ from sdk.cli.support.session import open_client
 if TYPE_CHECKING:
     from sdk.lora.compatibility import Compatibility
 
-#: A word of a command: what has no blank, or has it in quotes.
+#: A word of a command: it has no blanks outside quotes.
 _WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)+")
-#: What stands before and behind a line of a command.
+#: The prefix and the suffix of a line of a command.
 _MARGIN = 8
 _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
 
@@ -83,7 +83,7 @@ def _print_table(found: Compatibility) -> None:
 
 
 def _print_commands(label: str, commands: Sequence[str]) -> None:
-    """Print commands as they are typed; one that is too long goes on behind a backslash, and can be pasted."""
+    """Print commands as they are typed; one that is too long continues after a backslash, so it can be pasted."""
     if commands:
         click.echo(f"\n{label}")
     for command in commands:
@@ -91,7 +91,7 @@ def _print_commands(label: str, commands: Sequence[str]) -> None:
 
 
 def _wrapped(command: str) -> list[str]:
-    """Break a command between its words, of which one may be quoted: a backslash within quotes would be part of it."""
+    """Break a command between its words, not within quotes, where a backslash would be part of the word."""
     lines = [""]
     for word in _WORD.findall(command):
         if lines[-1] and len(lines[-1]) + 1 + len(word) > WIDTH - _MARGIN:

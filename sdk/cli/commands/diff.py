@@ -12,7 +12,7 @@ from sdk.cli.support.session import open_client
 from sdk.schemas.diff import Diff, Difference, ModuleDiff, Score, WeightsDiff
 from sdk.schemas.evaluation import is_score
 
-#: Modules of a table, those that differ most.
+#: How many modules a table shows, those that differ most.
 _MODULES = 20
 
 
@@ -46,7 +46,7 @@ def diff_command(a: str, b: str, no_weights: bool, every: bool, style: str) -> N
 
 
 def _settings(found: Diff) -> list[Difference]:
-    """Everything that differs and is no score or weight, under names that are told apart."""
+    """Everything that differs except scores and weights, under distinct names."""
     training = [one.model_copy(update={"name": f"training.{one.name}"}) for one in found.training]
     dataset = [one.model_copy(update={"name": f"dataset.{one.name}"}) for one in found.dataset]
     return [*found.configuration, *training, *dataset]
@@ -69,7 +69,7 @@ def _print_table(found: Diff, every: bool) -> None:
 
 def _setting(one: Difference) -> list[Any]:
     if isinstance(one.a, list) and isinstance(one.b, list):
-        # Of two long lists a table would show beginnings that are the same.
+        # Of two long lists, a table would show the same beginning.
         only_a = [value for value in one.a if value not in one.b]
         return [f"{one.name}, only in", only_a, [value for value in one.b if value not in one.a]]
     digits = 12 if one.name.endswith(("digest", "fingerprint")) else None

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from sdk.schemas.evaluation import RowScore
     from sdk.schemas.slices import SlicedScores
 
-#: Of a text, so many characters are shown.
+#: How many characters of a text are shown.
 _SHOWN = 160
-#: So many rows a table has where nobody says.
+#: How many rows a table has by default.
 _ROWS = 20
 
 
@@ -55,7 +55,7 @@ def evals_list(target: str, style: str) -> None:
         names = {} if style != "table" or not found else {each.digest: each.name for each in client.datasets()}
     found.sort(key=lambda one: one.created_at, reverse=True)
     if style == "table" and found:
-        # Perplexity is the loss once more, and a line of 80 columns has room for two; `show` has all.
+        # Perplexity repeats the loss, and a line of 80 columns has room for two scores; `show` has all.
         scores = [name for name in score_names(one.metrics for one in found) if name != "perplexity"][:2]
         rows = [
             [
@@ -211,7 +211,7 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
 
 
 def _wrapped(label: str, text: str) -> str:
-    """Return a text after its label, in lines that 80 columns have room for."""
+    """Return a text after its label, in lines of at most 80 columns."""
     return (
         textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False)
         or label.rstrip()

@@ -89,7 +89,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
 
 
 def print_scores(client: Client, job: Job[Any], style: str) -> None:
-    """Print the scores of an evaluation that has succeeded. Raises JobFailed after them where a target has none."""
+    """Print the scores of a successful evaluation. Raises JobFailed after that if a target has none."""
     scores, beside = scores_of(job.view, client), scored_beside(job.view)
     found = [{**item.model_dump(mode="json"), "beside": beside.get(item.ref)} for item in scores]
     for ref, _, message in failed_targets(job.view, beside=True):
@@ -126,7 +126,7 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
 
 
 def _marked(ref: str, beside: Mapping[str, str]) -> str:
-    """A ref with what it was added as; that a base is one, its ref says."""
+    """A ref with the reason why it was added; for a base, the ref tells."""
     return f"{ref} ({beside[ref]})" if beside.get(ref) not in (None, "base") else ref
 
 

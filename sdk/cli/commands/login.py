@@ -33,7 +33,7 @@ def login_command(url: str, token_stdin: bool, insecure: bool, style: str) -> No
     """
     chosen = config.Config(config.check_url(url), None, config.load(url, insecure=insecure).insecure)
     if chosen.home is None:
-        # Before a token is asked for.
+        # This is checked before asking for a token.
         chosen.reach.require(chosen.url)
         chosen = replace(chosen, token=config.check_token(_token(token_stdin)))
     client = Client(chosen.url, chosen.token, insecure=chosen.insecure)

@@ -76,13 +76,15 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
 
 
 def require_merged(job: Job[MergedModel]) -> None:
-    """Raise VerificationFailed where what was written is not what was asked for, which is no mishap of the job, or JobFailed."""
+    """Raise VerificationFailed if the written model is not what was asked for, which is not an accident of the job, or
+    else JobFailed.
+    """
     if (error := job.error) is not None:
         raise VerificationFailed(str(error)) if error.reason == FailureReason.VERIFICATION else error
 
 
 def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
-    """Write the model of a merge that has succeeded into a new folder, if there is one, and print where it is."""
+    """Write the model of a successful merge into a new folder, if one is given, and print where it is."""
     merged = job.result()
     if target is None and merged.registered is None:
         raise click.UsageError(f"say where the model goes: adapterctl jobs result {job.id} -o DIR")

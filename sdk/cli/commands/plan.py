@@ -132,7 +132,7 @@ def print_plan(found: Plan) -> None:
         )
     )
     click.echo()
-    # Cards of one size have one answer.
+    # Cards of the same size have the same answer.
     fits: dict[tuple[Any, ...], list[str]] = {}
     for fit in found.cards:
         fits.setdefault((fit.memory_bytes, fit.qlora, fit.lora, fit.full), []).append(fit.card)
@@ -149,7 +149,7 @@ def print_plan(found: Plan) -> None:
 
 
 def learnt_of(device: DeviceForecasts, plan: Plan) -> str:
-    """Say what past trainings on a device mean for a plan."""
+    """Show what past trainings on a device mean for a plan."""
     about = f"{device.jobs} trainings on {device.device} took {_of_forecast(device)} of their forecasts"
     if device.parameter_tokens_per_s is None:
         return about

@@ -1,4 +1,4 @@
-"""`adapterctl pull`, `verify`. Little is imported: what a pull costs is mostly what it takes to start."""
+"""`adapterctl pull`, `verify`. Little is imported, since most of a pull's time is spent on starting."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def pull_command(
 
 
 def _over(ref: str, base: str, frozen: bool) -> str:
-    """Return the ref, by digest, of the version that belongs to a base. Raises VerificationFailed for another's."""
+    """Return the version's ref by digest if it belongs to this base. Raises VerificationFailed if it belongs to another."""
     with open_client() as client:
         version = client.get(client.puller().resolve(ref, frozen=frozen).ref)
         client.require_base(version, base)
@@ -143,7 +143,7 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
 
                 require_probed(client.puller().resolve(target))
             manifest = client.verify(target, verify_with=key)
-            # An alias may move meanwhile: what was verified is what is replayed.
+            # An alias may move meanwhile, so the verified version is the one that is replayed.
             exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"
             replayed = client.replay_probe(exact, base=base) if probe else None
     if replayed is not None:

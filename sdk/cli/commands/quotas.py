@@ -15,7 +15,7 @@ from sdk.schemas.access import QuotaView
 
 
 class _Given(NamedTuple):
-    """A limit as it was given; None takes it away."""
+    """A limit as it was given; None removes it."""
 
     limit: int | None
 

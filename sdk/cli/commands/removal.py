@@ -71,7 +71,7 @@ def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
       adapterctl delete code-review@v2 --yes
     """
     with open_client() as client:
-        # What is asked about is what is deleted, whatever an alias names by then.
+        # The version shown in the question is the one that is deleted, whatever an alias names by then.
         exact = client.get(ref).ref
         confirm(f"delete {exact} for good?", yes=yes)
         version = client.delete(exact, reason=reason)

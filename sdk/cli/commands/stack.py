@@ -76,7 +76,7 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
         click.echo(document["url"])
     else:
         print_facts([("url", document["url"]), ("token", document["token"])])
-        # The token is on the screen anyway; where it is not, this line must not bring it into a log.
+        # On a terminal the token is visible anyway; elsewhere this line must not write it into a log.
         token = document["token"] if sys.stdout.isatty() else "…"
         say(f"use it in this shell:  export ADAPTERCTL_URL={document['url']} ADAPTERCTL_TOKEN={token}")
         say(f"or from now on:        adapterctl login {document['url']}")
@@ -182,7 +182,7 @@ def _print_line(name: str, line: str, width: int) -> None:
 
 @contextmanager
 def _telling() -> Iterator[Callable[[Sequence[Part]], None]]:
-    """What tells of each part that becomes ready or fails, a line each, and shows what is waited for meanwhile."""
+    """Reports each part that becomes ready or fails, with a line each, and shows what is being waited for."""
     told: set[str] = set()
     with _waiting("starting") as (update, tell):
 
@@ -204,7 +204,7 @@ def _telling() -> Iterator[Callable[[Sequence[Part]], None]]:
 
 @contextmanager
 def _waiting(doing: str) -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
-    """Show what is being done where somebody watches; give what changes that, and what tells a line above it."""
+    """Show what is being done on a terminal; yield a function that changes the text, and one that prints a line above it."""
     if not sys.stderr.isatty():
         yield lambda _doing: None, say
         return

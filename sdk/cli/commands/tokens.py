@@ -186,7 +186,7 @@ def _revoke_namespace(namespace: str, yes: bool, style: str) -> None:
 
 
 def in_words(grants: Sequence[GrantView]) -> str:
-    """Return "writer in team, reader in -"; "admin everywhere" for all namespaces."""
+    """Return for example "writer in team, reader in -"; "admin everywhere" for all namespaces."""
     named_first = sorted(grants, key=lambda grant: (grant.namespace == "-", grant.namespace))
     return ", ".join(
         f"{grant.role} everywhere" if grant.namespace == "*" else f"{grant.role} in {grant.namespace}"

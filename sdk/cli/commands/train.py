@@ -16,7 +16,7 @@ from sdk.cli.support.training_file import read_training_file
 from sdk.cli.support.values import parse_size
 from sdk.errors import InvalidInput
 
-#: No job runs in less, so a smaller figure lacks its unit.
+#: No job runs in less, so a smaller number lacks its unit.
 _LEAST_MEMORY_BYTES = 10**6
 
 
@@ -232,7 +232,7 @@ def train_command(
 
 
 def _data_given(data: Sequence[str], weights: Sequence[float]) -> Any:
-    """Return the rows that are given: one file, several, or several with their weights. Raises InvalidInput."""
+    """Return the given rows: one file, several, or several with their weights. Raises InvalidInput."""
     if weights and len(weights) != len(data):
         raise InvalidInput(
             f"there are {len(weights)} weights for {len(data)} datasets; give one --weight for each --data, or none",

@@ -29,7 +29,7 @@ def show_ahead(
     dry_run: bool,
     explain: bool,
 ) -> None:
-    """Print the options of a training and, for a dry run, its plan. Raises what a submit raises without rows, and a plan."""
+    """Print the options of a training and, for a dry run, its plan. Raises what a submit without rows, or a plan, raises."""
     fields = {name: value for name, value in options.items() if name in TrainingSpec.model_fields}
     spec = _checked(name, options, fields)
     base = options["base"]
@@ -55,7 +55,7 @@ def show_ahead(
 
 
 def _checked(name: str, options: Mapping[str, Any], fields: Mapping[str, Any]) -> TrainingSpec:
-    """Return the spec of a training whose options a submit would take. Raises InvalidInput, InvalidName, NotFound."""
+    """Return the spec of a training whose options a submit would accept. Raises InvalidInput, InvalidName, NotFound."""
     for option, flag in (("like", "--like"), ("parent", "--from")):
         if options.get(option):
             raise InvalidInput(

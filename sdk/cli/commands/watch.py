@@ -19,9 +19,9 @@ from sdk.submitting.job_output import follow
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: Without a terminal a line is written at most so often, in seconds.
+#: The shortest time between two lines without a terminal, in seconds.
 _LINE_EVERY_S = 5.0
-#: A watch begins with so many of the events that there were before.
+#: A watch begins with this many of the earlier events.
 _BEFORE = 50
 _BAR_COLUMNS = 12
 _FINAL = tuple(state.value for state in JobState if state.is_final)
@@ -68,7 +68,7 @@ def watch_all(jobs: Sequence[Job[Result]], *, timeout_s: float | None = None) ->
 
 
 def describe(progress: Progress) -> str:
-    """One line of a job's progress, without its bar."""
+    """One line about a job's progress, without its bar."""
     parts = []
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
@@ -104,7 +104,7 @@ def left_of(progress: Progress) -> str:
 
 
 def standing_of(progress: Progress) -> str:
-    """All but the phase: "3/10 steps · 12 s left · loss 1.235"."""
+    """Everything except the phase: "3/10 steps · 12 s left · loss 1.235"."""
     return " · ".join(part for part in (count_of(progress), left_of(progress), describe(progress)) if part)
 
 
@@ -118,29 +118,29 @@ def told(event: Event) -> str:
 
 
 class _Screen(Protocol):
-    """Where a watch is shown."""
+    """A display of a watch."""
 
     def happened(self, job: Job[Result], event: Event) -> None:
         """Show an event."""
 
     def looked(self, job: Job[Result]) -> None:
-        """Show what the registry says of a job to which nothing has happened."""
+        """Show what the registry says about a job that has had no new events."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""
 
 
 class _Lines:
-    """A line for what is worth one."""
+    """A line for each event that deserves one."""
 
     def __init__(self, jobs: Sequence[Job[Result]]) -> None:
         self._named = len(jobs) > 1
-        #: Job → the phase that was told last, and when; why it waits, and when.
+        #: Job → the phase that was reported last, and when; why it waits, and when.
         self._phase: dict[str, tuple[str, float]] = {}
         self._waits: dict[str, tuple[str, float]] = {}
 
     def happened(self, job: Job[Result], event: Event) -> None:
-        """Write a line, of progress within one phase not too often; lines of logs are for `jobs logs`."""
+        """Write a line, but not too often for progress within one phase; lines of logs are for `jobs logs`."""
         now = time.monotonic()
         if event.progress is not None:
             phase, at = self._phase.get(job.id, ("", now))
@@ -151,7 +151,7 @@ class _Lines:
             self._write(job, told(event))
 
     def looked(self, job: Job[Result]) -> None:
-        """Say why a job waits, where that has changed."""
+        """Say why a job waits, if that has changed."""
         now = time.monotonic()
         before, at = self._waits.get(job.id, ("", now - _LINE_EVERY_S))
         if job.view.waits not in (None, before) and now - at >= _LINE_EVERY_S:
@@ -159,25 +159,25 @@ class _Lines:
             self._write(job, f"waits: {job.view.waits}")
 
     def close(self) -> None:
-        """Nothing is to be undone."""
+        """There is nothing to undo."""
 
     def _write(self, job: Job[Result], text: str) -> None:
         say(f"{job.id} {text}" if self._named else text)
 
 
 class _Live:
-    """A row for each job, drawn again and again in its place."""
+    """A row for each job, redrawn in place."""
 
     def __init__(self, jobs: Sequence[Job[Result]]) -> None:
         from rich.console import Console
         from rich.live import Live
         from rich.spinner import Spinner
 
-        # A thread of rich's draws, too.
+        # A thread of rich draws too.
         hang_up_in_threads()
         self._jobs = jobs
         self._spinner = Spinner("dots")
-        #: Job → its phase or state, and what is said of it.
+        #: Job → its phase or state, and the text next to it.
         self._said = {job.id: (job.view.state.value, job.view.waits or "") for job in jobs}
         self._progress: dict[str, Progress | None] = {}
         self._live = Live(
@@ -186,7 +186,7 @@ class _Live:
         self._live.start()
 
     def happened(self, job: Job[Result], event: Event) -> None:
-        """Draw it; news comes in bursts, and each is drawn, so that a short phase is seen at all."""
+        """Draw it; events come in bursts, and each is drawn, so that a short phase is seen at all."""
         if event.progress is not None:
             self._said[job.id] = (event.progress.phase, standing_of(event.progress))
             self._progress[job.id] = event.progress
@@ -201,7 +201,7 @@ class _Live:
             self._said[job.id] = (job.view.state.value, job.view.waits)
 
     def close(self) -> None:
-        """Take the rows away."""
+        """Remove the rows."""
         self._live.stop()
 
     def _table(self) -> Table:
@@ -221,7 +221,7 @@ class _Live:
                 total, 0 if progress is None else progress.step or 0, width=_BAR_COLUMNS, pulse=total is None
             )
             final = phase in _FINAL
-            # What a job says may hold brackets, which are not markup; what has no room is cut, so that no line wraps.
+            # A job's text may contain brackets that are not markup; long text is cut, so that no line wraps.
             row = [
                 Text(" ") if final else self._spinner,
                 Text(f"{plain(phase):<8}", style=COLOURS.get(phase, "")),

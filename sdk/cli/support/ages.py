@@ -1,4 +1,4 @@
-"""How long something took or is ago, in one word and its unit.
+"""How long something took, or how long ago it was, as a number and its unit.
 
 >>> human_duration(40), human_duration(750), human_duration(18_000), human_duration(300_000)
 ('40 s', '12 min', '5 h', '3 d')
@@ -18,5 +18,5 @@ def human_duration(seconds: float) -> str:
 
 
 def age_of(moment: datetime) -> str:
-    """How long ago a moment is."""
+    """How long ago a moment was."""
     return human_duration((datetime.now(UTC) - moment).total_seconds())

@@ -1,4 +1,4 @@
-"""A comparison as Markdown and as a page of HTML. What models and datasets say is text there, whatever it looks like."""
+"""A comparison as Markdown and as an HTML page. Text from models and datasets is always shown as plain text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sdk.cli.support.comparison_table import heading, pair_columns, score_column
 if TYPE_CHECKING:
     from sdk.schemas.comparison import ChangedRow, Comparison
 
-#: Signs that mean something in Markdown, or begin a tag.
+#: Characters that mean something in Markdown, or begin a tag.
 _MEANING = re.compile(r"([\\`*_{}\[\]()#+!|<>&~])")
-#: Nothing is loaded from anywhere, and nothing runs.
+#: The page loads nothing and runs nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
@@ -53,7 +53,7 @@ def _markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) ->
 
 
 def _quoted(text: str) -> str:
-    """One line of text in which nothing means anything."""
+    """One line of text in which all special characters are escaped."""
     return _MEANING.sub(r"\\\1", " ".join(_shown(text).split()))
 
 
@@ -65,7 +65,7 @@ def _fenced(text: str) -> str:
 
 
 def html_page(found: Comparison) -> str:
-    """The comparison as one page that needs nothing else."""
+    """The comparison as one self-contained page."""
     return "".join(_html(found)) + "\n"
 
 
@@ -98,7 +98,7 @@ def _html_cell(value: object) -> str:
 
 
 def _texts(row: ChangedRow, refs: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What of a row is shown, each under its title."""
+    """The parts of a row that are shown, each under its title."""
     if row.prompt is not None:
         yield "Prompt", row.prompt
     if row.reference is not None:
@@ -116,5 +116,7 @@ def _safe(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """Text without what changes how the text around it is read: control and direction characters become '?'."""
+    """Text without characters that change how the text around them is displayed: control and direction characters
+    become '?'.
+    """
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)

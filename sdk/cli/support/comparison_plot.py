@@ -12,12 +12,12 @@ from sdk.errors import InvalidInput, Unavailable
 if TYPE_CHECKING:
     from sdk.schemas.comparison import Comparison
 
-#: Of a ref, so many characters are shown, the last ones, which have the version.
+#: How many characters of a ref are shown: the last ones, which have the version.
 _SHOWN = 32
 
 
 def require_matplotlib() -> None:
-    """Raise Unavailable, with what can be done instead, where matplotlib is missing."""
+    """Raise Unavailable if matplotlib is missing; it says what to do instead."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -56,5 +56,5 @@ def _short(ref: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as it is: between two dollar signs matplotlib reads formulas."""
+    """Text as it is: matplotlib would read a formula between two dollar signs."""
     return "\n".join(plain(line) for line in text.split("\n")).replace("$", r"\$")

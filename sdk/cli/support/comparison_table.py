@@ -1,4 +1,4 @@
-"""A comparison as a terminal shows it: scores, each pair with its verdict, and the rows that changed most."""
+"""A comparison for the terminal: scores, each pair with its verdict, and the rows that changed most."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdk.schemas.contamination import briefly
 if TYPE_CHECKING:
     from sdk.schemas.comparison import ChangedRow, ComparedPair, Comparison
 
-#: Of a text, so many characters are shown.
+#: How many characters of a text are shown.
 _SHOWN = 300
 
 
@@ -26,12 +26,12 @@ def heading(found: Comparison) -> str:
 
 
 def statement(pair: ComparedPair, *, alone: bool) -> str:
-    """A verdict as a sentence that says of which pair it is; `alone` where there is no other."""
+    """A verdict as a sentence that names its pair, unless it is the only one (`alone`)."""
     return pair.verdict if alone or pair.better is not None else f"{pair.a} and {pair.b}: {pair.verdict}"
 
 
 def score_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
-    """The table of scores, each under a letter by which that of pairs calls it."""
+    """The table of scores, each under the letter that the table of pairs uses for it."""
     rows: list[list[object]] = [
         [letter, one.ref, one.score, briefly(one.contamination), one.evaluation]
         for letter, one in zip(ascii_uppercase, found.scores, strict=False)
@@ -40,7 +40,7 @@ def score_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
 
 
 def pair_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
-    """The table of pairs. p is as it counts among all of them."""
+    """The table of pairs. p is corrected for all of them."""
     letters = dict(zip(found.refs, ascii_uppercase, strict=False))
     rows: list[list[object]] = [
         [

@@ -16,7 +16,7 @@ _SHOWN = 12
 
 
 def condition_rows(conditions: Mapping[str, Any]) -> list[list[str]]:
-    """Return name and value of each condition that holds something; one that has parts is a row for each."""
+    """Return name and value of each condition that isn't empty; one with parts becomes a row for each part."""
     rows = []
     for name, value in conditions.items():
         if isinstance(value, dict):

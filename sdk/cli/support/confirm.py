@@ -1,4 +1,4 @@
-"""Asking before something is removed. Without a terminal nothing asks: it fails and names `--yes`."""
+"""Asking before something is removed. Without a terminal the command doesn't ask: it fails and names `--yes`."""
 
 from __future__ import annotations
 

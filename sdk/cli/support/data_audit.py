@@ -13,7 +13,7 @@ from sdk.cli.support.output import WIDTH, fit, plain, print_facts, render, writa
 if TYPE_CHECKING:
     from sdk.schemas.data_audit import AuditExample, DataAudit, LengthBucket, TokenCounts
 
-#: What is said of a kind of finding; kinds of a later release are said as they are called.
+#: The text for each kind of finding; kinds from a later release are shown by name.
 _SAID = {
     "unusable": "rows that can't be used",
     "empty": "rows that lack a text",
@@ -31,7 +31,7 @@ _SAID = {
     "refused_by_base": "rows that can't be used over this base",
     "too_long": "rows that are too long, and would be cut",
 }
-#: What is wrong in a row is a sentence that says what to do.
+#: Kinds whose detail is a sentence that says what to do.
 _FAULTS = ("unusable", "held_out_unusable", "refused_by_base")
 _MOST_SCRIPTS = 6
 _BAR = 24
@@ -59,7 +59,7 @@ def print_audit(found: DataAudit, *, quiet: bool) -> None:
 
 
 def _each_fault_once(examples: Sequence[AuditExample]) -> list[AuditExample]:
-    """Join rows of which the same is wrong."""
+    """Join rows with the same fault."""
     found: dict[object, AuditExample] = {}
     for number, example in enumerate(examples):
         key = (
@@ -73,7 +73,7 @@ def _each_fault_once(examples: Sequence[AuditExample]) -> list[AuditExample]:
 
 
 def _wrapped(text: str) -> str:
-    """Return a sentence on lines of its own, whole: its end says what to do."""
+    """Return a sentence on lines of its own, uncut: its end says what to do."""
     return textwrap.fill(plain(text), WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 

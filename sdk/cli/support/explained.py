@@ -1,4 +1,4 @@
-"""The options of a training before there is a job: each with its value, where that is from, its default and what it is."""
+"""The options of a training before there is a job: each with its value, the source of that, its default and its description."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def explained(
     return rows
 
 
-#: Fields of which None means that rows or base decide.
+#: Fields for which None means that rows or base decide.
 _RESOLVED = ("objective", "loss_on", "packing")
 
 
 def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:
-    """Print them, with `about` the description of each below its line."""
+    """Print the options, with `about` each with its description below."""
     for row in rows:
         default = "" if row["from"].startswith("default") else f"; default {_shown(row['default'])}"
         click.echo(_filled(f"{row['option']} = {_shown(row['value'])}  ({row['from']}{default})", ""))

@@ -23,11 +23,11 @@ def leave(error: Exception) -> NoReturn:
     if isinstance(error, click.exceptions.Exit):
         sys.exit(error.exit_code)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        # No mistake was made that a line could name: the help is the answer.
+        # There is no mistake that a line could name: the help is the answer.
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     if isinstance(error, BrokenPipeError):
-        # The reader of our output has gone; that is its right, and Python must not complain at exit.
+        # The reader of our output has gone, which is fine, and Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     if lost_terminal(error):
@@ -66,6 +66,6 @@ def _param_of(error: click.UsageError) -> str | None:
 
 
 def _wants_json() -> bool:
-    """Whether `--format json` was asked for, also where the command line was not understood."""
+    """Whether `--format json` was given, even if the command line could not be parsed."""
     args = sys.argv[1:]
     return "--format=json" in args or any(a == "--format" and b == "json" for a, b in itertools.pairwise(args))

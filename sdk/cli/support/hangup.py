@@ -1,4 +1,6 @@
-"""A terminal that goes away ends a program by SIGHUP; a write that fails before the signal comes must end it likewise."""
+"""A terminal that goes away ends a program by SIGHUP; a write that fails before the signal arrives must end it in the
+same way.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import NoReturn
 
 
 class _Signalled(BaseException):
-    """A signal that ends the process, on its way out of what has to be put in order."""
+    """A signal that ends the process, raised as an exception so that blocks can clean up."""
 
     def __init__(self, number: int, _frame: FrameType | None) -> None:
         super().__init__(number)
@@ -26,7 +28,7 @@ def _unwind(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that it removes what is half done; then end by that signal."""
+    """Let SIGTERM and SIGHUP end the block like Ctrl-C, so that it removes what is half done; then end by that signal."""
     before = {
         number: signal.signal(number, _unwind)
         for number in (signal.SIGTERM, signal.SIGHUP)
@@ -44,23 +46,23 @@ def unwinding() -> Iterator[None]:
 
 
 def lost_terminal(error: BaseException) -> bool:
-    """Tell whether `error` comes of a terminal that is gone, to which stdout or stderr leads."""
+    """Whether `error` is due to a lost terminal on stdout or stderr."""
     return isinstance(error, OSError) and error.errno == errno.EIO and any(_is_gone(stream) for stream in (1, 2))
 
 
 def hang_up() -> NoReturn:
-    """End this process as by SIGHUP, also where that is blocked or was to be ignored: nothing can be shown any more."""
+    """End this process as if by SIGHUP, even if that is blocked or ignored: nothing can be shown any more."""
     if threading.current_thread() is threading.main_thread():
-        # Nobody else may change what a signal does.
+        # Only the main thread may change what a signal does.
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     os.kill(os.getpid(), signal.SIGHUP)
-    # The first process of a container is ended by no signal of its own; this is how a shell names that end.
+    # The first process of a container can't end itself by a signal; this is the exit code that a shell would show.
     os._exit(128 + signal.SIGHUP)
 
 
 def hang_up_in_threads() -> None:
-    """Let a thread that draws end the process, too, where it finds the terminal gone."""
+    """Let a drawing thread, too, end the process if it finds the terminal gone."""
     before = threading.excepthook
 
     def ended(args: threading.ExceptHookArgs) -> None:
@@ -77,6 +79,6 @@ def _is_gone(stream: int) -> bool:
     try:
         termios.tcgetattr(stream)
     except termios.error as error:
-        # A file or a pipe says ENOTTY, a terminal that hung up EIO.
+        # A file or a pipe gives ENOTTY, a terminal that hung up EIO.
         return bool(error.args[0] == errno.EIO)
     return False

@@ -1,4 +1,4 @@
-"""Which labels were taken for which, as a table of at most 80 columns."""
+"""Which labels were predicted for which, as a table of at most 80 columns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from sdk.cli.support.output import WIDTH, plain, render
 from sdk.examining.label_counts import LabelCounts
 from sdk.statistics.calibration import BINS
 
-#: Room for a label at the beginning of a line.
+#: The width of a label at the beginning of a line.
 _LABEL = 24
-#: Pairs of labels that are listed where a table of all would be too wide.
+#: How many pairs of labels are listed if a table of all would be too wide.
 _PAIRS = 20
 
 
@@ -28,7 +28,7 @@ def label_lines(found: LabelCounts) -> list[str]:
 
 
 def _counts(found: LabelCounts) -> list[str]:
-    """All pairs as a square where it fits, else the mistakes that were made most often."""
+    """All pairs as a square if it fits, else the most frequent mistakes."""
     numbers = [str(number) for number in range(1, len(found.labels) + 1)]
     names = [_label(label) for label in found.labels]
     square = [[f"{number} {name}", *row] for number, name, row in zip(numbers, names, found.counts, strict=True)]

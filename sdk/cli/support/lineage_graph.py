@@ -38,7 +38,7 @@ from sdk.schemas.lineage import (
     VersionNode,
 )
 
-#: What an edge says between a thing, above, and what it came from, below. An evaluation is told in its own words.
+#: The words for an edge between a thing, above, and what it came from, below. An evaluation has words of its own.
 _UP: dict[Relation, str] = {
     "trained-over": "trained over",
     "trained-on": "trained on",
@@ -47,7 +47,7 @@ _UP: dict[Relation, str] = {
     "merged-from": "merged from",
     "made-by": "made by",
 }
-#: What it says between a thing, above, and what came of it, below.
+#: The words for an edge between a thing, above, and what was made from it, below.
 _DOWN: dict[Relation, str] = {
     "trained-over": "base of",
     "trained-on": "trained",
@@ -55,7 +55,7 @@ _DOWN: dict[Relation, str] = {
     "combined-from": "part of",
     "merged-from": "merged into",
 }
-#: Columns of the branches up to which a step takes three of them, and two beyond.
+#: Up to this column, a level of branches takes three columns, beyond it two.
 _MOST_BRANCHES = 36
 
 
@@ -72,9 +72,9 @@ class _Graph:
 
 
 def tree(lineage: Lineage) -> list[str]:
-    """Return lines that draw what the root came from and what came of it, the texts of others as they are.
+    """Return lines that draw what the root came from and what was made from it; texts from users are not escaped.
 
-    Whoever prints them sees to the width, and to what a terminal obeys.
+    The caller limits the width and removes control characters.
     """
     graph = _Graph(lineage)
     root = graph.nodes[lineage.root]
@@ -89,7 +89,7 @@ def tree(lineage: Lineage) -> list[str]:
 
 
 def _branches(graph: _Graph, root: str, edges: Mapping[str, Sequence[Edge]]) -> list[tuple[int, str]]:
-    """Return the level and text of each line below a node; each other node is gone into once, where it is nearest."""
+    """Return the level and text of each line below a node; each other node is expanded once, where it is nearest."""
     up = edges is graph.above
 
     def far(edge: Edge) -> str:
@@ -116,7 +116,7 @@ def _branches(graph: _Graph, root: str, edges: Mapping[str, Sequence[Edge]]) -> 
 
 
 def _told(graph: _Graph, edge: Edge, *, up: bool) -> str:
-    """Say an edge and the node at its other end."""
+    """Return the text for an edge and the node at its other end."""
     node = graph.nodes[edge.target if up else edge.source]
     if isinstance(node, EvaluationNode):
         return f"scored{_ends(graph, node, edge.target)}  {', '.join([*_scores(node), node.precision])}"
@@ -127,7 +127,7 @@ def _told(graph: _Graph, edge: Edge, *, up: bool) -> str:
 
 
 def _ends(graph: _Graph, node: EvaluationNode, but: str) -> str:
-    """Say what an evaluation scored and on which rows, but for the one of the two below which it stands."""
+    """Say what an evaluation scored, and on which rows, except for the one under which it is listed."""
     of = [edge.target for edge in graph.above.get(node.key, []) if edge.relation == "scored"]
     if but == f"data:{node.dataset}":
         return f" {_name(graph.nodes[of[0]])}" if of else ""
@@ -135,12 +135,12 @@ def _ends(graph: _Graph, node: EvaluationNode, but: str) -> str:
 
 
 def _drawn(lines: Sequence[tuple[int, str]]) -> Iterator[str]:
-    """Draw branches before texts that are given with their levels."""
+    """Draw branches in front of texts, which are given with their levels."""
     deepest = max((level for level, _ in lines), default=0) + 1
     bars = ("├─ ", "└─ ", "│  ", "   ") if 3 * deepest <= _MOST_BRANCHES else ("├ ", "└ ", "│ ", "  ")
     fork, end, passing, empty = bars
     drawn: list[str] = []
-    # From below, since a branch ends where no line of its level follows before a line of a lower one.
+    # From the bottom, since a branch ends where no line of its level follows before a line of a lower one.
     following: set[int] = set()
     for level, text in reversed(lines):
         following = {other for other in following if other <= level}
@@ -164,13 +164,13 @@ def dot(lineage: Lineage) -> str:
 
 
 def _edges(lineage: Lineage) -> list[Edge]:
-    """The edges between nodes that are there: those of a kind that only a newer registry knows were left out."""
+    """The edges between existing nodes: kinds of nodes that only a newer registry knows were left out."""
     keys = {node.key for node in lineage.nodes}
     return [edge for edge in lineage.edges if edge.source in keys and edge.target in keys]
 
 
 def _escaped(text: str) -> str:
-    """Return text for between quotes in DOT: quotes, backslashes and entities mean themselves, controls nothing."""
+    """Return text for use in quotes in DOT: quotes, backslashes and entities are escaped, controls become "?"."""
     shown = "".join(c if c.isprintable() else "?" for c in text)
     return shown.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
 
@@ -184,7 +184,7 @@ def _name(node: Node) -> str:
 
 
 def _label(node: Node) -> str:
-    """Say what a node is: what names it, then two spaces and the rest."""
+    """Describe a node: its name, then two spaces and the rest."""
     if isinstance(node, VersionNode):
         method = [] if node.method == "unknown" else [node.method]
         what = ["merged model"] if node.merged else [f"rank {node.rank}", *method]

@@ -1,4 +1,4 @@
-"""Data to stdout as a table, JSON or bare values; talk to stderr. Colours only on a terminal."""
+"""Data goes to stdout as a table, JSON or bare values, messages go to stderr. Colours only on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 WIDTH = 80
-#: The exit code of whatever was looked at and is not as it should be.
+#: The exit code if a check finds that something is not as it should be.
 NOT_AS_IT_SHOULD_BE = 7
 _NARROWEST = 8
 _CUT_TO = 12
@@ -34,12 +34,12 @@ def format_option(command: F) -> F:
 
 
 def say(text: str) -> None:
-    """Tell the person one line, on stderr."""
+    """Print a line for the user on stderr."""
     click.echo(plain(text), err=True)
 
 
 def print_detached(style: str, job_id: str, state: str) -> None:
-    """Print the id of a job that nobody waits for, and how to come back to it."""
+    """Print the id of a detached job, and how to come back to it."""
     if style == "json":
         print_json({"job": job_id, "state": state})
         return
@@ -49,17 +49,17 @@ def print_detached(style: str, job_id: str, state: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Return text of others without what a terminal obeys: control, direction and zero-width characters become '?'."""
+    """Return untrusted text made safe for a terminal: control, direction and zero-width characters become '?'."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def fit(text: str) -> str:
-    """Return one line of others' text, plain and cut to the width of the screen."""
+    """Return one line of untrusted text, made safe and cut to the width of the screen."""
     return _cut(plain(text), _terminal_width())
 
 
 def _columns(text: str) -> int:
-    """How many columns a terminal gives to `text`: two to a wide character, none to one that joins the one before."""
+    """How many columns `text` takes on a terminal: two for a wide character, none for one that combines with the one before."""
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
@@ -84,7 +84,7 @@ def print_json(value: Any) -> None:
 
 
 def writable(text: str) -> str:
-    """Return text with what standard output has no bytes for as escapes."""
+    """Return text with escapes for characters that standard output can't encode."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -107,10 +107,10 @@ def print_rows(
     cut: str | None = None,
     spare: Sequence[str] = (),
 ) -> None:
-    """Print a list: as a table of `columns` within the terminal, as JSON with every field, or one `key` a line.
+    """Print a list: as a table of `columns` within the terminal, as JSON with every field, or one `key` per line.
 
-    Where the terminal is too narrow, the column `cut` is cut before all others, and those of `spare` are left out, the first one
-    first.
+    If the terminal is too narrow, the column `cut` is cut before all others, and the columns in `spare` are left out,
+    beginning with the first.
     """
     if style == "json":
         print_json(list(rows))
@@ -133,9 +133,10 @@ def _brief(value: Any) -> Any:
 def render(
     headers: Sequence[str], rows: Sequence[Sequence[Any]], *, cut: int | None = None, spare: Sequence[int] = ()
 ) -> str:
-    """Lay out a table in at most 80 columns where it is piped, or the terminal's width; long cells are cut with '…'.
+    """Lay out a table in at most 80 columns if it is piped, or in the terminal's width; long cells are cut with '…'.
 
-    The column `cut` is cut first, then those of `spare` are left out, the first one first, and then the others are cut by their width.
+    The column `cut` is cut first, then the columns in `spare` are left out, beginning with the first, and then the
+    others are cut by their width.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([_columns(header), *(_columns(row[i]) for row in cells)]) for i, header in enumerate(headers)]
@@ -144,12 +145,12 @@ def render(
         widths[cut] = max(min(widths[cut], _CUT_TO), widths[cut] - (sum(widths) - room))
     for at, column in enumerate(spare):
         if sum(widths) > room:
-            # A name that is cut is none.
+            # A name that is cut is useless.
             kept = [i for i in range(len(headers)) if i != column]
             later = [i - (i > column) for i in spare[at + 1 :]]
             least = None if cut in (None, column) else cut - (cut > column)
             return render([headers[i] for i in kept], [[row[i] for i in kept] for row in rows], cut=least, spare=later)
-    # None can keep more than there is, and a row may be megabytes long.
+    # No column can have more than the whole width, and a row may be megabytes long.
     widths = [min(width, max(room, _NARROWEST)) for width in widths]
     while sum(widths) > room and max(widths) > _NARROWEST:
         # The first column names the row and is what people copy, so it gives way last.
@@ -164,7 +165,7 @@ def render(
 
 
 def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
-    """Print names and values under each other."""
+    """Print names and values, one pair per line."""
     width = max((len(name) for name, _ in facts), default=0)
     for name, value in facts:
         label = f"{name:<{width}}"
@@ -191,7 +192,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return plain(", ".join(map(str, value))) or "-"
     text = str(value)
-    # "2026-01-02T03:04:05.678Z" says no more to a person than "2026-01-02 03:04".
+    # "2026-01-02 03:04" tells people as much as "2026-01-02T03:04:05.678Z".
     if len(text) >= 20 and text[4:5] == "-" and text[10:11] == "T":
         return text[:16].replace("T", " ")
     return plain(text)
@@ -207,7 +208,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) 
 
 
 def human_bytes(count: float) -> str:
-    """Return "12.3 MB"; decimal units, as disks and networks have them."""
+    """Return for example "12.3 MB", in decimal units, as for disks and networks."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

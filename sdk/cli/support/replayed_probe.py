@@ -11,12 +11,12 @@ from sdk.cli.support.output import WIDTH, plain, print_json, render
 from sdk.examining.probe_replay import require_equal
 from sdk.schemas.probe import LogitsReplay, ProbeReplay
 
-#: Modules of a table: those that differ, then those that change most.
+#: How many modules a table shows: those that differ, then those that change most.
 _MOST_MODULES = 10
 
 
 def print_replay(found: ProbeReplay, style: str) -> None:
-    """Print what was found; raises VerificationFailed afterwards where it is not what is recorded."""
+    """Print what was found; raises VerificationFailed afterwards if it differs from the record."""
     if style == "json":
         print_json({**found.model_dump(mode="json"), "ok": found.ok})
     elif style == "quiet":

@@ -1,4 +1,4 @@
-"""Rows as a training would learn them, for people: what the loss is taken on is marked."""
+"""Rows as a training would learn them, for people: the parts that the loss is computed on are marked."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import click
 from sdk.cli.support.output import plain, print_facts, writable
 from sdk.schemas.preview import Preview, PreviewText
 
-#: Around what is learnt, where there are no colours.
+#: The marks around what is learnt if there are no colours.
 _BEGINS, _ENDS = "⟦", "⟧"
-#: Of what was cut off.
+#: How many characters of the cut-off text are shown.
 _MOST_CUT_CHARACTERS = 200
 
 
 def print_preview(preview: Preview, *, quiet: bool = False) -> None:
-    """Print the texts with what is learnt marked, then what is said of all of them; `quiet`: only what is learnt."""
+    """Print the texts with what is learnt marked, then remarks about all of them; `quiet`: only what is learnt."""
     for text, answer in zip(preview.rows, _answers(preview), strict=True):
         if quiet:
             click.echo(writable(_lines(text.supervised_text if text.label is None else text.label)))
@@ -34,7 +34,7 @@ def print_preview(preview: Preview, *, quiet: bool = False) -> None:
 
 
 def _answers(preview: Preview) -> list[str | None]:
-    """Return which answer of its row each text has: of a preference comes the chosen one, then the rejected one."""
+    """Return which answer of its row each text has; for a preference first the chosen one, then the rejected one."""
     if preview.shape != "preference":
         return [None] * len(preview.rows)
     rows = [None, *(text.row for text in preview.rows)]
@@ -67,7 +67,7 @@ def _marked(text: PreviewText) -> str:
 def _learnt(text: str) -> str:
     if not sys.stdout.isatty():
         return f"{_BEGINS}{text}{_ENDS}"
-    # Line by line: a pager, and a terminal that scrolls, forget the colour at a line's end. Spaces show it as well.
+    # Line by line: pagers, and terminals that scroll, forget the colour at the end of a line. Spaces show it as well.
     return "\n".join(click.style(line, fg="black", bg="green") if line else "" for line in text.split("\n"))
 
 
@@ -104,7 +104,7 @@ def _facts(preview: Preview) -> list[tuple[str, str | None]]:
 
 
 def _lines(text: str) -> str:
-    """Return others' text without what a terminal obeys, but for the ends of lines and tabs."""
+    """Return untrusted text made safe for a terminal, keeping line ends and tabs."""
     return "".join(c if c in "\n\t" else plain(c) for c in text)
 
 

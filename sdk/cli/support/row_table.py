@@ -11,16 +11,16 @@ from sdk.cli.support.output import plain, render
 if TYPE_CHECKING:
     from sdk.schemas.evaluation import RowScore
 
-#: Of a prediction, so many characters are shown at most.
+#: The most characters of a prediction that are shown.
 _SHOWN = 160
-#: Scores that a line of 80 columns has room for, beside row, loss and prediction.
+#: How many scores fit into a line of 80 columns, besides row, loss and prediction.
 _SCORES = 2
 
 
 def worst_first(rows: Sequence[RowScore], metric: str | None) -> list[RowScore]:
-    """Return rows by their loss a token, the highest first and those without one before them; by `metric` the lowest first.
+    """Return rows sorted by their loss per token, rows without one first, then the highest; by `metric`, the lowest first.
 
-    Rows that have no score of the metric are left out.
+    Rows without a score of the metric are left out.
     """
     if metric in (None, "loss"):
         failed = [row for row in rows if row.loss_sum is None]
@@ -32,12 +32,12 @@ def worst_first(rows: Sequence[RowScore], metric: str | None) -> list[RowScore]:
 
 
 def metrics_of(rows: Sequence[RowScore]) -> list[str]:
-    """Return the names of all scores that some row has."""
+    """Return the names of all scores that any row has."""
     return sorted({name for row in rows for name in row.scores})
 
 
 def row_document(row: RowScore) -> dict[str, Any]:
-    """A row as JSON has it, with its loss in nats a token."""
+    """A row for JSON, with its loss in nats per token."""
     loss = None if row.loss_sum is None or not row.tokens else row.loss_sum / row.tokens
     return {**row.model_dump(mode="json"), "loss": loss}
 
@@ -71,7 +71,7 @@ def row_table(rows: Sequence[RowScore], metric: str | None) -> str:
 
 
 def _loss(row: RowScore) -> float:
-    """Nats a token; NaN where that was no number."""
+    """Nats per token; NaN if that was not a number."""
     return math.nan if row.loss_sum is None else row.loss_sum / max(row.tokens, 1)
 
 

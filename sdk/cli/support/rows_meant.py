@@ -1,4 +1,4 @@
-"""Which rows a job was given, where the command named no file: a mistyped path may be the name of other rows."""
+"""Which rows a job got if the command didn't name a file: a mistyped path may be the name of other rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sdk.schemas.jobs import JobView
 
 
 def say_rows(view: JobView, **given: Any) -> None:
-    """Say which registered dataset each text was taken for that is no file: by the job's own field, such as `data`."""
+    """Say which registered dataset was used for each text that isn't a file, from the job's own field, such as `data`."""
     if isinstance(given.get("data"), (list, dict)):
-        # Several, or one alone in a list.
+        # Several datasets, or a list of one.
         several = list(given.pop("data"))
         sources = view.request.get("sources") or [view.request]
         for text, source in zip(several, sources, strict=True):

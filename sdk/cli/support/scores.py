@@ -1,4 +1,4 @@
-"""Which scores a table shows: those that rows of the kind have."""
+"""Which scores a table shows: those that rows of this kind have."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
 
 
 def held_out_loss(metrics: Mapping[str, float]) -> str | None:
-    """Return the loss of the held-out rows before a training and after it; None where none were.
+    """Return the loss of the held-out rows before and after a training; None if there were none.
 
-    Preferences that are learnt against a version begin there, at log 2: what the bare base has is no loss of theirs.
+    Preferences learnt against a version begin at that version, with a loss of log 2: the bare base's loss is not theirs.
 
     >>> held_out_loss({"eval_loss": 0.75, "eval_loss_base": 1.9}), held_out_loss({"loss": 1.0})
     ('1.9 → 0.75', None)
@@ -54,7 +54,7 @@ def held_out_loss(metrics: Mapping[str, float]) -> str | None:
 
 
 def metric_text(name: str, value: float) -> str:
-    """Return a metric as people read it: counts in whole numbers, sizes with their unit, all else to four digits.
+    """Return a metric as text: counts as whole numbers, sizes with their unit, everything else with four digits.
 
     >>> [metric_text(*each) for each in (("loss", 1.23456), ("tokens", 123456.0), ("peak_memory_bytes", 512e6), ("eval_s", 12345.6))]
     ['1.235', '123456', '512.0 MB', '12346']
@@ -67,7 +67,7 @@ def metric_text(name: str, value: float) -> str:
 
 
 def failed_lines(ref: str, metrics: Mapping[str, float], failed: Iterable[str]) -> list[str]:
-    """Say of each score that it failed on rows, and over how many it is. `failed` are their names.
+    """Say for each score in `failed` that it failed on rows, and over how many rows it is.
 
     >>> failed_lines("a@v1", {"generated_rows": 8.0, "regex": 0.5, "regex_rows": 7.0}, ["regex", "scorer.boom"])
     ['a@v1: regex is over 7 of 8 answers, since it failed on the others', 'a@v1: scorer.boom has no score of any of 8 answers']
@@ -90,8 +90,8 @@ def failed_lines(ref: str, metrics: Mapping[str, float], failed: Iterable[str]) 
 def long_lines(
     ref: str, metrics: Mapping[str, float], conditions: Mapping[str, object], ident: str | None
 ) -> list[str]:
-    """Say how many rows were too long to be scored, or scored in part, or answered so, and what can be done; `ident` is that of
-    scores with rows.
+    """Say how many rows were too long to be scored, scored only in part, or answered from a cut prompt, and what to do;
+    `ident` is the id of scores by row.
 
     >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0}, {"max_length": 512}, "3f1c")
     ['a@v1: 1 of 6 rows has no score: none of its first 512 tokens is one that the loss is taken on; shorten it, or raise --max-length where the base has the positions (which: adapterctl evals show 3f1c --rows)']
@@ -131,7 +131,7 @@ def _mending(rows: int) -> str:
 
 
 def error_lines(ref: str, errors: Mapping[str, str]) -> list[str]:
-    """Say what each scorer stumbled over first.
+    """Show the first error of each scorer.
 
     >>> error_lines("a@v1", {"politeness": "ValueError: no words"})
     ['a@v1: the first error of scorer.politeness: ValueError: no words']
@@ -140,7 +140,7 @@ def error_lines(ref: str, errors: Mapping[str, str]) -> list[str]:
 
 
 def general_line(ref: str, metrics: Mapping[str, float]) -> str | None:
-    """Say in one line what an adapter changed on general texts; None of scores that have no word of it.
+    """Say in one line what an adapter changed on general texts; None for scores without that.
 
     >>> general_line("sql@v4", {"general_loss": 3.4567, "general_loss_base": 3.2, "general_kl": 0.01234})
     'sql@v4 on general texts: loss 3.457 (bare base 3.2), KL 0.01234'
@@ -152,7 +152,7 @@ def general_line(ref: str, metrics: Mapping[str, float]) -> str | None:
 
 
 def scores_table(scores: Sequence[tuple[str, str, Mapping[str, float], str]]) -> tuple[str, str | None]:
-    """Lay out ref, precision, metrics and seen of each, as many scores as a line has room for; return also what is left out."""
+    """Lay out ref, precision, metrics and seen for each, with as many scores as fit into a line; also return those left out."""
     names = score_names(metrics for _, _, metrics, _ in scores)
     fixed = max(map(len, (*(ref for ref, *_ in scores), "ref"))) + len("precision") + _SEEN + 3 * _GAP
     room = max(2, (WIDTH - fixed) // _SCORE) if fixed < WIDTH else 2
@@ -176,5 +176,5 @@ _COLUMNS = (
     "perplexity",
     *get_args(TextMetric),
 )
-#: Of a line: what lies between columns, a score of four digits under its name, "100/100+".
+#: Widths in a line: between columns, a score of four digits under its name, "100/100+".
 _GAP, _SCORE, _SEEN = 2, 12, 7

@@ -1,4 +1,4 @@
-"""The client of a command, with a progress bar for bytes where somebody watches."""
+"""The client of a command, with a progress bar for bytes on a terminal."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def open_client() -> Iterator[Client]:
 
 @contextmanager
 def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
-    """The client of the configured registry, which shows what passes in a bar that is there."""
-    # Importing httpx would import its own command line too, and a highlighter with that: half of its time.
+    """The client of the configured registry, which shows transfers in an existing bar."""
+    # Importing httpx would also import its command line, with a highlighter: half of the import time.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     with nothing_collected():
         from sdk.client import Client
@@ -44,7 +44,7 @@ def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
 
 @contextmanager
 def open_puller(*, offline: bool = False) -> Iterator[Puller]:
-    """What pulls from the configured registry: without the rest of a client, unless the registry is in this process."""
+    """A puller for the configured registry, without the rest of a client unless the registry is in this process."""
     from sdk import config
 
     configured = config.load()
@@ -67,7 +67,7 @@ def open_puller(*, offline: bool = False) -> Iterator[Puller]:
 
 @contextmanager
 def watched() -> Iterator[OnTransfer | None]:
-    """What shows a bar for bytes that pass, where somebody watches."""
+    """A callback that shows a bar for transferred bytes on a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -76,7 +76,7 @@ def watched() -> Iterator[OnTransfer | None]:
 
 
 class _Bars:
-    """One bar at a time, made when enough bytes are to move."""
+    """One bar at a time, created once enough bytes are to be transferred."""
 
     def __init__(self) -> None:
         self._doing = ""
@@ -90,7 +90,7 @@ class _Bars:
         self._close()
 
     def moved(self, doing: str, count: int, total: int) -> None:
-        """Note that `count` bytes of `total` passed."""
+        """Record that `count` bytes of `total` were transferred."""
         if total < _WORTH_A_BAR_BYTES:
             return
         if doing != self._doing or self._progress is None:
@@ -130,7 +130,7 @@ class _Bars:
 
 @contextmanager
 def counting(doing: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many of a number of things are done, with rate and time left, where somebody watches."""
+    """Show how many things of a total are done, with rate and time left, on a terminal."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return

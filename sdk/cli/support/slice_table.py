@@ -5,12 +5,12 @@ from __future__ import annotations
 from sdk.cli.support.output import plain, render
 from sdk.schemas.slices import SlicedScores
 
-#: Scores that a line of 80 columns has room for, beside value, rows and loss.
+#: How many scores fit into a line of 80 columns, besides value, rows and loss.
 _SCORES = 3
 
 
 def slice_table(found: SlicedScores) -> tuple[str, str | None]:
-    """Lay slices out as they come; return also what should be said beside the table, if anything is."""
+    """Lay slices out in the given order; also return a remark to print with the table, if there is one."""
     names = sorted({name for one in found.slices for name in one.metrics} - {"loss"})
     shown = names[:_SCORES]
     lines = [

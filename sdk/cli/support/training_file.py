@@ -8,7 +8,7 @@ from typing import Any
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 
-#: Keys that a configuration file may hold beside the fields of TrainingSpec.
+#: Keys that a configuration file may have besides the fields of TrainingSpec.
 _JOB_KEYS = (
     "base",
     "parent",
@@ -22,12 +22,12 @@ _JOB_KEYS = (
     "checkpoint_every",
     "from_checkpoint",
 )
-#: Those of them that YAML may read as something else, such as a name of digits.
+#: Keys whose values YAML may read as another type, such as a name made of digits.
 _TEXTS = ("base", "parent", "like", "from_checkpoint")
 
 
 def read_training_file(name: str) -> dict[str, Any]:
-    """Read a YAML file of options. Raises NotFound, InvalidInput for an option that there is not, or that is there twice."""
+    """Read a YAML file of options. Raises NotFound, InvalidInput for an option that is unknown or occurs twice."""
     import yaml
 
     from sdk.schemas.training import TrainingSpec
@@ -68,7 +68,9 @@ def read_training_file(name: str) -> dict[str, Any]:
 
 
 def _key_twice(text: str) -> tuple[str, int] | None:
-    """Return a key that the options, or a table among them, have twice, with the line of the second; YAML silently takes the last."""
+    """Return a key that the options, or a table in them, have twice, with the line of the second; YAML silently takes
+    the last.
+    """
     import yaml
 
     root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -78,7 +80,7 @@ def _key_twice(text: str) -> tuple[str, int] | None:
             continue
         seen: set[str] = set()
         for key in (key for key, _ in table.value if isinstance(key, yaml.ScalarNode)):
-            # Of options, "batch-size" and "batch_size" are one.
+            # "batch-size" and "batch_size" are the same option.
             name = key.value.replace("-", "_") if table is root else key.value
             if name in seen:
                 return key.value, key.start_mark.line + 1

@@ -21,7 +21,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def parse_size(text: str) -> int | None:
-    """Return bytes for "10GB", "500 MB", "2GiB" or "1234"; None for what is not a size. Units are decimal but for KiB…TiB."""
+    """Return bytes for "10GB", "500 MB", "2GiB" or "1234"; None if it isn't a size. Units are decimal except KiB…TiB."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         return None
@@ -30,7 +30,9 @@ def parse_size(text: str) -> int | None:
 
 
 def parse_moment(text: str, *, now: datetime | None = None) -> datetime | None:
-    """Return the moment of "2d" (so long ago), or of an ISO date or time, in UTC where it names no zone; None for none."""
+    """Return the moment of "2d" (that long ago), or of an ISO date or time, in UTC if it names no zone; None if it is
+    neither.
+    """
     match = _AGO.fullmatch(text.strip())
     try:
         if match is not None:

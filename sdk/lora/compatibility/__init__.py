@@ -1,4 +1,4 @@
-"""Whether an inference engine can serve an adapter as it is: yes, no or unknown, with the engine's rule and where it is read.
+"""Whether an inference engine can serve an adapter as it is: yes, no or unknown, with the engine's rule and its source.
 
 >>> facts = Facts(rank=24, alpha=48.0, target_modules=("q_proj", "v_proj"), architecture="LlamaForCausalLM", base="llama")
 >>> judge(facts, "vllm").answer, judge(facts, "vllm").flags[:3]
@@ -7,13 +7,13 @@
 >>> found.answer, [finding.rule for finding in found.against]
 (<Verdict.NO: 'no'>, ['dora'])
 
-One file an engine holds its rules as data; `judging` applies them and knows no engine. A rule that can't be decided from what
-is known makes the answer "unknown"; "yes" is what is left where no rule says otherwise.
+Each engine's rules are data in a file of their own; `judging` applies them and knows no engine. A rule that can't be
+decided from what is known makes the answer "unknown"; the answer is "yes" if no rule says otherwise.
 
 The answer is derived and never stored. It depends on a version's record, which never changes, and on these tables, which change
-with each release of an engine: a stored answer would be right about a past that nobody serves with, and would have to be
-computed again for every version whenever a table changes. Computing it takes less than a millisecond and no file of the
-adapter, so `compat`, `show --format json` and the SDK compute it when they are asked, and say the day of the tables.
+with each release of an engine: a stored answer would describe old releases, and would have to be computed again for
+every version whenever a table changes. Computing it takes less than a millisecond and needs no file of the adapter, so
+`compat`, `show --format json` and the SDK compute it on request, and give the date of the tables.
 """
 
 from sdk.lora.compatibility.answers import Compatibility, Finding, Source, Verdict

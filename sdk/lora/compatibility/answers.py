@@ -1,4 +1,4 @@
-"""What is answered: a verdict, and what each rule found, with the place where the engine says so."""
+"""The answer: a verdict, and what each rule found, with the place in the engine's sources."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
-#: What `adapterctl export --to lora` makes of what a rule speaks against: the same ΔW, one that is cut, or nothing.
+#: What `adapterctl export --to lora` makes of an adapter that a rule objects to: the same ΔW, a cut one, or nothing.
 PlainLora: TypeAlias = Literal["same", "cut", "no"]
 
 
 class Verdict(StrEnum):
-    """What is said of an adapter and an engine."""
+    """The verdict on an adapter and an engine."""
 
-    #: No rule speaks against it.
+    #: No rule objects.
     YES = "yes"
-    #: The engine refuses it, or serves something else than was trained without a word.
+    #: The engine refuses it, or silently serves something else than what was trained.
     NO = "no"
-    #: What is known of the adapter, or of the engine, does not decide it.
+    #: Too little is known about the adapter, or about the engine, to decide.
     UNKNOWN = "unknown"
 
 
@@ -27,9 +27,9 @@ class Source:
 
     #: A file of the engine's repository, or an issue in it.
     place: str
-    #: The release that was read, or the commit.
+    #: The release or commit that was read.
     version: str
-    #: The day of that release, as "2026-11-02".
+    #: The date of that release, as "2026-11-02".
     day: str
 
     def __str__(self) -> str:
@@ -42,12 +42,12 @@ class Finding:
 
     rule: str
     verdict: Verdict
-    #: One sentence without its end.
+    #: One sentence without a full stop.
     reason: str
     source: Source
-    #: Whether a merged model is served all the same.
+    #: Whether a merged model can be served nevertheless.
     mended_by_merge: bool = True
-    #: Whether a plain LoRA of it is served: the same adapter, one that is cut to a lower rank, or none.
+    #: Whether a plain LoRA made of it can be served: the same adapter, one cut to a lower rank, or none.
     mended_by_plain: PlainLora = "no"
 
 
@@ -58,28 +58,28 @@ class Compatibility:
     #: The version, as `name@v3`, or the folder.
     ref: str
     engine: str
-    #: The version that was asked for; None where none was.
+    #: The version that was asked for; None if none was.
     version: str | None
     #: The version whose rules were applied.
     judged_by: str
     #: When the engine's sources were last read.
     tables_day: str
     answer: Verdict
-    #: Of each rule, in the order of the engine's table.
+    #: One for each rule, in the order of the engine's table.
     findings: tuple[Finding, ...]
     #: Options that the engine needs for this adapter.
     flags: tuple[str, ...]
-    #: What serves it, or may, line by line; nothing where the answer is no.
+    #: The commands that serve it, or may serve it, line by line; empty if the answer is no.
     commands: tuple[str, ...]
-    #: What else should be known, in sentences; nothing of it decides the answer.
+    #: What else one should know, in sentences; none of this decides the answer.
     notes: tuple[str, ...]
-    #: The one command that makes it fit, where it does not and one does.
+    #: The command that makes the adapter fit, if it doesn't and there is such a command.
     fix: str | None
-    #: What to run where the answer is unknown, in a sentence without its end.
+    #: What to run if the answer is unknown, in a sentence without a full stop.
     find_out: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as plain values: what `adapterctl compat --format json` prints."""
+        """The whole answer as plain values: what `adapterctl compat --format json` prints."""
         plain = asdict(self)
         for finding, found in zip(plain["findings"], self.findings, strict=True):
             finding["verdict"] = found.verdict.value

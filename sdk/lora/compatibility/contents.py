@@ -1,7 +1,8 @@
-"""What the tensors of a folder hold that its configuration, or its base, does not say: names and shapes alone, no number is read.
+"""What a folder's tensors have that its configuration, or its base, doesn't mention: only names and shapes are read, no values.
 
-A library passes over a tensor that nobody asked for, and leaves a module as it was whose tensor is missing: an adapter of such a
-folder is not the one that was trained. The registry's admission refuses these when they are pushed.
+A library ignores a tensor that nobody asked for, and leaves a module unchanged if its tensor is missing: the adapter
+that it loads from such a folder is not the one that was trained. The registry's admission refuses these when they are
+pushed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Shape = tuple[int, ...]
 
 _PATTERN_STEPS = 10_000_000
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.([0-9]{1,6})\.")
-#: How configs call the number of layers; a model of two halves has one for each.
+#: The keys of configs for the number of layers; a model of two halves has one for each.
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers", "encoder_layers")
 _TOKENS = "trainable_tokens_delta"
 
@@ -34,9 +35,9 @@ _TOKENS = "trainable_tokens_delta"
 def contradiction(
     shapes: Mapping[str, Shape], config: Mapping[str, Any], lora: LoraConfig, base_config: Mapping[str, Any] | None
 ) -> tuple[Verdict, str] | None:
-    """Return what is wrong first, in a clause, and whether that decides; None where the tensors are those that are described.
+    """Return the first fault, as a clause, and whether it decides the verdict; None if the tensors are as described.
 
-    `config` is one whose values are of the kinds that PEFT writes. A is (r, in), and B (out, r).
+    The values of `config` must have the types that PEFT writes. A is (r, in), and B (out, r).
     """
     modules: dict[str, dict[str, Shape]] = {}
     whole = []
@@ -73,7 +74,7 @@ def _unasked(names: Iterable[str], config: Mapping[str, Any], lora: LoraConfig) 
             or any(f".{saved}." in f".{module}." for saved in lora.modules_to_save)
             or (lora.bias != "none" and last == "bias" and bool(module))
             or (last == _TOKENS and bool(lora.trainable_token_indices))
-            # PEFT saves embeddings unasked where they were resized; these have a rule of their own.
+            # PEFT saves resized embeddings without being asked; these have a rule of their own.
             or (last == "weight" and module.rpartition(".")[2] in EMBEDDINGS)
         )
         if not asked:
@@ -84,7 +85,7 @@ def _of_modules(
     modules: Mapping[str, Mapping[str, Shape]], config: Mapping[str, Any], lora: LoraConfig
 ) -> Iterator[str]:
     budget = Budget(_PATTERN_STEPS)
-    # PEFT resolves this word, and no expression is meant.
+    # PEFT resolves this word itself; it isn't an expression.
     targets = None if config.get("target_modules") == "all-linear" else Targets(config, budget)
     ranks = ModuleValues(config.get("rank_pattern") or {}, lora.rank, budget)
     owned = OwnedParameters(lora.target_parameters)
@@ -107,7 +108,7 @@ def _of_modules(
 
 
 def _of_parts(parts: Mapping[str, Shape], lora: LoraConfig) -> Iterator[str]:
-    """Find what a module has too much, or lacks."""
+    """Find tensors that a module lacks or has too many of."""
     halves = parts.keys() - {"B.bias", "magnitude_vector"}
     if halves not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
         yield "has only one of A and B" if len(halves) < 2 else "has A or B twice"
@@ -122,7 +123,7 @@ def _of_parts(parts: Mapping[str, Shape], lora: LoraConfig) -> Iterator[str]:
 
 
 def _beyond_base(modules: Mapping[str, Mapping[str, Shape]], config: Mapping[str, Any] | None) -> Iterator[str]:
-    """Find modules that the base does not have, or has in another shape, as far as its config says."""
+    """Find modules that the base doesn't have, or has in another shape, as far as its config tells."""
     if not config:
         return
     inner = config.get("text_config")
@@ -141,7 +142,7 @@ def _beyond_base(modules: Mapping[str, Mapping[str, Shape]], config: Mapping[str
         is_for = (
             (parts["B"][0], parts["A"][-1]) if "A" in parts else (parts["embedding_A"][-1], parts["embedding_B"][0])
         )
-        # Embeddings of another number of tokens have a rule of their own.
+        # Embeddings with another number of tokens have a rule of their own.
         if kind not in EMBEDDINGS and is_for != (out, into):
             yield f"{_shown(plain)} is adapted as one of {_times(is_for)}, and the base's is {out}×{into}"
 

@@ -17,13 +17,13 @@ HEADS = frozenset({"score", "classifier"})
 
 @dataclass(frozen=True)
 class Facts:
-    """An adapter, as far as it is known. None is "nobody knows", and never "no"."""
+    """What is known about an adapter. None means "unknown", never "no"."""
 
     rank: int
     alpha: float
-    #: Names as `adapter_config.json` holds them; None where it has a pattern.
+    #: Names as in `adapter_config.json`; None if it has a pattern.
     target_modules: tuple[str, ...] | None
-    #: Full names of the modules that are adapted; None where only target_modules is known.
+    #: Full names of the adapted modules; None if only target_modules is known.
     modules: tuple[str, ...] | None = None
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
@@ -32,50 +32,50 @@ class Facts:
     bias: str = "none"
     lora_bias: bool = False
     fan_in_fan_out: bool = False
-    #: Whether some of the modules that target_modules means are left alone.
+    #: Whether some of the modules that target_modules matches are not adapted.
     excludes: bool = False
     modules_to_save: tuple[str, ...] = ()
     target_parameters: tuple[str, ...] = ()
     trained_tokens: bool = False
-    #: Why A and B are no update of the base as it is, in a clause; None where they are.
+    #: Why A and B aren't an update of the base as it is, as a clause; None if they are.
     unusable: str | None = None
-    #: What its weights hold that its configuration, or its base, does not say, in a clause, and whether that decides.
+    #: What its weights have that its configuration, or its base, doesn't mention, as a clause, and whether that decides.
     contradiction: tuple[Verdict, str] | None = None
     #: Settings without a field of their own that are not PEFT's defaults: "use_qalora", "use_bdlora", …
     other: tuple[str, ...] = ()
-    #: Whether it holds embeddings of another number of tokens than the base has.
+    #: Whether its embeddings have another number of tokens than the base's.
     vocabulary_changed: bool | None = False
-    #: Whether it holds embeddings, whole, beside A and B.
+    #: Whether it contains whole embeddings besides A and B.
     saved_embeddings: bool = False
-    #: As the base's config.json says: "LlamaForCausalLM".
+    #: From the base's config.json: "LlamaForCausalLM".
     architecture: str | None = None
-    #: Whether the base's head is its embeddings.
+    #: Whether the base's head is tied to its embeddings.
     tied: bool | None = None
-    #: The base as commands take it: its folder or its name on a hub. A registered id is neither of the two.
+    #: The base as commands take it: its folder or its name on a hub, not its id in a registry.
     base: str = "BASE"
     #: Its folder.
     base_folder: str = "BASE_FOLDER"
-    #: What it is called in the registry, or where the adapter was trained; None where nobody says.
+    #: Its name in the registry, or the one that the training used; None if unknown.
     base_said: str | None = None
     #: "qlora", "lora" or "unknown".
     method: str = "unknown"
-    #: How the base was quantised while it was trained, as "nf4"; None where it was not, or nobody knows.
+    #: How the base was quantised during training, as "nf4"; None if it wasn't, or if that is unknown.
     quantization: str | None = None
-    #: Whether a chat template, and a generation config, travel with it; None where it can't be seen.
+    #: Whether a chat template, and a generation config, come with it; None if that is unknown.
     has_template: bool | None = None
     has_generation: bool | None = None
-    #: Whether its template is byte for byte the base's; None where one of the two is not known.
+    #: Whether its template is byte for byte the base's; None if either is unknown.
     template_is_base: bool | None = None
-    #: Tokens that end what it learnt; None where nobody said.
+    #: The tokens that end the texts it was trained on; None if unknown.
     stop_ids: tuple[int, ...] | None = None
-    #: Tokens that the base's own configuration stops at; None where it is not known.
+    #: The tokens at which the base's own configuration stops; None if unknown.
     base_stop_ids: tuple[int, ...] | None = None
     #: The version, as REF of commands, or the folder.
     ref: str = "REF"
-    #: What requests call it, and the folder that it is pulled to.
+    #: Its name in requests, and the folder that it is pulled to.
     name: str = "adapter"
     folder: str = "./adapter"
-    #: Whether it is a folder, and no version of a registry.
+    #: Whether it is a folder rather than a version in a registry.
     is_folder: bool = False
 
     @property
@@ -95,15 +95,15 @@ class Facts:
 
     @property
     def other_ranks(self) -> dict[str, int]:
-        """The patterns that give a module another rank than the adapter's."""
+        """The patterns that give a module a rank other than the adapter's."""
         return {name: rank for name, rank in self.rank_pattern.items() if rank != self.rank}
 
     @property
     def other_alphas(self) -> dict[str, float]:
-        """The patterns that give a module another alpha than the adapter's."""
+        """The patterns that give a module an alpha other than the adapter's."""
         return {name: alpha for name, alpha in self.alpha_pattern.items() if alpha != self.alpha}
 
     @property
     def foreign_stops(self) -> tuple[int, ...]:
-        """The tokens that it stops at and the base does not, or may not."""
+        """The tokens at which it stops but the base does not, or may not."""
         return tuple(i for i in self.stop_ids or () if i not in (self.base_stop_ids or ()))

@@ -1,4 +1,4 @@
-"""The core: it applies an engine's rules to an adapter, and knows neither of the two."""
+"""The core: it applies any engine's rules to any adapter."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sdk.lora.compatibility.words import quoted
 
 
 class UnknownEngine(ValueError):  # noqa: N818 - the tree of errors reads as words
-    """An engine that has no table; the message names those that have."""
+    """The engine has no table; the message names those that have one."""
 
 
 def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibility:
-    """Say whether an engine can serve an adapter as it is, by the rules of a version, or of the newest that was read.
+    """Say whether an engine can serve an adapter as it is, by the rules of a given version, or of the newest one read.
 
     Raises UnknownEngine, UnknownVersion.
     """
@@ -59,7 +59,7 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
 
 
 def _holds(rule: Rule, number: Number, engine: str) -> bool:
-    """Whether a rule is one of this version; what came before the first version read is held to that one's rules."""
+    """Whether a rule applies to this version; versions before the first one read are judged by that one's rules."""
     oldest = parse(ENGINES[engine].oldest, engine)
     number = max(number, oldest)
     return (rule.since is None or number >= parse(rule.since, engine)) and (
@@ -79,7 +79,7 @@ def _too_old(table: Engine, version: str) -> Finding:
 
 
 def _contradicted(verdict: Verdict, reason: str) -> Finding:
-    """What the folder itself says, whatever the engine: no merge mends it."""
+    """Faults of the folder itself, whatever the engine: no merge repairs them."""
     return Finding("weights", verdict, reason, Source(WEIGHTS_FILE, "this folder", "-"), mended_by_merge=False)
 
 
@@ -95,7 +95,7 @@ def _judged_by(table: Engine, number: Number, version: str | None) -> str:
 
 
 def _of_base(facts: Facts) -> tuple[str, ...]:
-    """What stands for the base in commands, where that is not known here."""
+    """The placeholder for the base in commands if the base is unknown here."""
     of = f"the base {quoted(facts.base_said)}" if facts.base_said else "its base"
     if facts.base == Facts.base:
         return (f"{Facts.base} stands for {of}: its folder, or its name on a hub; {Facts.base_folder} is the folder",)
@@ -103,7 +103,7 @@ def _of_base(facts: Facts) -> tuple[str, ...]:
 
 
 def _of_training(facts: Facts) -> tuple[str, ...]:
-    """What is to be known of how it was trained, whatever serves it."""
+    """What one should know about its training, whichever engine serves it."""
     notes = []
     if facts.quantization:
         notes.append(
@@ -145,7 +145,7 @@ def _fix(facts: Facts, against: Sequence[Finding]) -> str | None:
 
 
 def _cut(facts: Facts, against: Sequence[Finding]) -> tuple[str, ...]:
-    """What is served in its place where a lower rank, or any, is all that stands in the way."""
+    """What can be served instead if the rank, or having one rank for all modules, is all that stands in the way."""
     kinds = {finding.mended_by_plain for finding in against}
     if "cut" not in kinds or "no" in kinds or not _can_be_plain(facts):
         return ()
@@ -157,7 +157,7 @@ def _cut(facts: Facts, against: Sequence[Finding]) -> tuple[str, ...]:
 
 
 def _left_open(facts: Facts, doubts: Sequence[Finding]) -> tuple[str, ...]:
-    """What leaves nothing open where it is only not known whether the engine scales each module rightly."""
+    """What to serve instead if the only doubt is whether the engine scales each module correctly."""
     kinds = {(finding.verdict, finding.mended_by_plain) for finding in doubts}
     if kinds != {(Verdict.UNKNOWN, "same")} or not _can_be_plain(facts):
         return ()
@@ -167,7 +167,7 @@ def _left_open(facts: Facts, doubts: Sequence[Finding]) -> tuple[str, ...]:
 
 
 def _can_be_plain(facts: Facts) -> bool:
-    """Whether there is nothing beside A and B that a plain LoRA can't hold, as `sdk.lora.plain_lora` says it."""
+    """Whether the adapter has nothing besides A and B that a plain LoRA can't hold, by the rules of `sdk.lora.plain_lora`."""
     beside = (
         facts.modules_to_save,
         facts.saved_embeddings,

@@ -1,4 +1,4 @@
-"""What llama.cpp says of LoRA, as its sources of builds b8672 and b11549 were read: its converter, and what loads the result."""
+"""llama.cpp's rules for LoRA, from its sources of builds b8672 and b11549: its converter, and the loader of the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sdk.lora.gguf_models import WHOLE_MODELS
 NAME = "llama.cpp"
 _OLDEST, _NEWEST, _DAY = "b8672", "b11549", "2026-10-10"
 
-#: Architectures whose conversion passes each linear weight on, or permutes its rows, which it does to B as well.
+#: Architectures whose conversion passes each linear weight on unchanged, or permutes its rows, and then those of B as well.
 _CONVERTED = """
 Gemma2ForCausalLM Gemma3ForCausalLM Gemma3ForConditionalGeneration GemmaForCausalLM LlamaForCausalLM MistralForCausalLM
 MixtralForCausalLM Phi3ForCausalLM Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen3ForCausalLM Qwen3MoeForCausalLM SmolLM3ForCausalLM
@@ -45,18 +45,18 @@ _EXPORTED = frozenset(
         "Qwen3ForCausalLM",
     }
 )
-#: Whose conversion leaves the output head out.
+#: Architectures whose conversion leaves the output head out.
 _WITHOUT_HEAD = frozenset(
     {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "GemmaForCausalLM"}
 )
-#: Models that see images, of which the text part is converted and exported; by the linear modules of that part.
+#: Models that see images: only their text part is converted and exported. The values are the linear modules of that part.
 _TEXT_PARTS = {"Gemma3ForConditionalGeneration": LLAMA}
-#: Modules that the part for images has under the same names.
+#: Modules that have the same names in the part for images.
 _OF_BOTH_PARTS = frozenset({"q_proj", "k_proj", "v_proj"})
 _ARCHITECTURES = dict.fromkeys(_CONVERTED.split(), Support(_OLDEST))
-#: Architectures that no conversion is registered for: a merged model is of no use either.
+#: Architectures without a registered conversion: a merged model doesn't help either.
 _UNCONVERTED = frozenset({"OPTForCausalLM"})
-#: Architectures whose weights lie as (in, out).
+#: Architectures whose weights are stored as (in, out).
 _TRANSPOSED = frozenset({"GPT2LMHeadModel"})
 
 
@@ -86,7 +86,7 @@ def _architecture(facts: Facts, version: Number) -> Objection | None:
 
 
 def _by_tensors(facts: Facts) -> Facts:
-    """Facts whose target modules are those that the tensors are of, where they are a pattern: only tensors are converted."""
+    """Facts with the target modules taken from the tensors if they are given by a pattern: only tensors are converted."""
     if facts.target_modules is not None or facts.modules is None:
         return facts
     return replace(facts, target_modules=facts.modules)
@@ -161,7 +161,9 @@ RULES = (
 
 
 def converted(facts: Facts) -> str:
-    """Return the command that makes a GGUF of an adapter, which lies in its folder unless this project exports it."""
+    """Return the command that makes a GGUF of an adapter; it is written to the adapter's folder unless this project
+    exports it.
+    """
     if facts.architecture not in _EXPORTED:
         return f"python convert_lora_to_gguf.py --base {facts.base_folder} --outfile {facts.name}.gguf {facts.folder}"
     of = f"{facts.folder} --base {facts.base_folder}" if facts.is_folder else facts.ref
@@ -176,7 +178,7 @@ def base_converted(facts: Facts) -> str:
 
 
 def base_notes(facts: Facts) -> tuple[str, ...]:
-    """Say what makes BASE.gguf where this project's export refuses the base."""
+    """Say what makes BASE.gguf if this project's export refuses the base."""
     if facts.architecture not in WHOLE_MODELS:
         return ()
     return (f"where adapterctl export does not know the base's tokenizer, BASE.gguf is made by {_by_llama_cpp(facts)}",)

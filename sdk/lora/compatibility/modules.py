@@ -1,7 +1,7 @@
-"""The linear modules of bases by architecture, as transformers names them and adapters hold them.
+"""The linear modules of bases by architecture, as transformers and adapters name them.
 
-Only what the engines' sources were read for; what is not here is "unknown", and never "yes". So are models of images and of
-linear attention, whose modules engines join and rename in ways that change from release to release.
+Only architectures for which the engines' sources were read; any other is "unknown", never "yes". Models with images or
+linear attention are unknown too: engines join and rename their modules in ways that change from release to release.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MistralForCausalLM Ministral3ForCausalLM Olmo2ForCausalLM Olmo3ForCausalLM OlmoF
 Qwen2ForCausalLM Qwen3ForCausalLM SeedOssForCausalLM SmolLM3ForCausalLM
 CohereForCausalLM
 """
-#: Of a mixture of experts only what each token comes to: its experts are stacked parameters.
+#: For a mixture of experts, only the modules that every token passes through: its experts are stacked parameters.
 _MIXTURES = """
 GptOssForCausalLM GraniteMoeForCausalLM MixtralForCausalLM OlmoeForCausalLM Qwen2MoeForCausalLM Qwen3MoeForCausalLM
 """

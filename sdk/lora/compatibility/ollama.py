@@ -1,7 +1,8 @@
-"""What Ollama says of LoRA, as its sources of v0.33.0-rc2 were read. It serves adapters through llama.cpp, so it has its rules too.
+"""Ollama's rules for LoRA, from its sources of v0.33.0-rc2. It serves adapters through llama.cpp, whose rules apply too.
 
-A Modelfile's ADAPTER takes a GGUF, or a folder of safetensors that Ollama converts itself. Its conversion permutes the A of q_proj
-and k_proj of a Llama, where llama.cpp's permutes B, and knows two architectures. So the GGUF is what the commands here make.
+A Modelfile's ADAPTER takes a GGUF, or a folder of safetensors that Ollama converts itself. Its conversion permutes the
+A of a Llama's q_proj and k_proj, while llama.cpp's permutes B, and it knows only two architectures. So the commands
+here make a GGUF.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def _template(facts: Facts, _: Number) -> Objection | None:
     return None
 
 
-#: What llama.cpp's loader and its conversion say, of the build that was read.
+#: The rules of llama.cpp's loader and conversion, from the build that was read.
 _CONVERTED = tuple(
     replace(rule, judge=lambda facts, _, judge=rule.judge: judge(facts, (11549,)))  # type: ignore[misc]
     for rule in llama_cpp.RULES

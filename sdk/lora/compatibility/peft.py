@@ -1,4 +1,4 @@
-"""What PEFT says of its own adapters: each setting came with a release, and an older one does not read it."""
+"""PEFT's rules for its own adapters: each setting was added in some release, and older releases don't read it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONFIG = "src/peft/tuners/lora/config.py"
 
 
 def _came(name: str, version: str, day: str, has: Callable[[Facts], object]) -> Rule:
-    """The rule that a setting is read from a version on."""
+    """The rule that a setting is read since some version."""
     return Rule(
         name,
         f"{name} is read from {version} on",

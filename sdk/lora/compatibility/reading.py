@@ -1,4 +1,4 @@
-"""The facts of a version, from what the registry recorded, or of a folder that PEFT saved, from its files and its base's."""
+"""The facts about a version, from the registry's records, or about a folder that PEFT saved, from its files and its base's."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from sdk.lora.tensors import read_tensors
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.lora_config import LoraConfig
 
-#: Settings that say how A and B began, or how they were trained, and nothing of what they are.
+#: Settings that say how A and B were initialised or trained, and nothing about what they are.
 _HARMLESS = ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "runtime_config", "qalora_group_size")
 
-#: What a model is called on a hub.
+#: A model's name on a hub.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-#: Ties the adapters of embeddings and head, where they are adapted.
+#: Ties the adapters of embeddings and head if they are adapted.
 _TYING = "ensure_weight_tying"
 
 
 def facts_of_version(version: VersionView, base_config: Mapping[str, Any] | None) -> Facts:
-    """Return what is known of a version; `base_config` is its base's config.json, None where it can't be read.
+    """Return what is known about a version; `base_config` is its base's config.json, None if it can't be read.
 
-    That it holds embeddings of another number of tokens was found when it was published. Raises InvalidInput for a merged
-    model, which is no adapter.
+    Whether its embeddings have another number of tokens was determined when it was published. Raises InvalidInput for a
+    merged model, which is not an adapter.
     """
     if version.kind != "adapter":
         raise InvalidInput(
@@ -75,15 +75,15 @@ def facts_of_version(version: VersionView, base_config: Mapping[str, Any] | None
 
 
 def facts_of_folder(folder: Path, base: Path | None) -> Facts:
-    """Return what is known of a folder that PEFT saved, and of its base where that folder is given; no network is asked.
+    """Return what is known about a folder that PEFT saved, and about its base if its folder is given; the network isn't used.
 
-    Raises NotFound, InvalidInput for a config that is no LoRA's, VerificationFailed for weights that can't be read.
+    Raises NotFound, InvalidInput for a config that isn't a LoRA's, VerificationFailed for weights that can't be read.
     """
     config = _read(folder / CONFIG_FILE)
     if config.get("peft_type") != "LORA":
         raise InvalidInput(f"{folder / CONFIG_FILE} describes no LoRA adapter; only these are judged", param="ref")
     for finding in examine(config):
-        # No library is given this config, so a path to a base, or a key that would run something, does nothing here.
+        # This config is passed to no library, so a path to a base, or a key that would run something, does nothing here.
         if finding.reason is Reason.VALUE and finding.path != ("base_model_name_or_path",):
             raise InvalidInput(
                 f"{folder / CONFIG_FILE}: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT",
@@ -145,7 +145,7 @@ def _of_lora(lora: LoraConfig) -> dict[str, Any]:
 
 
 def _called(base: Path | None, named: object) -> dict[str, Any]:
-    """What a folder's base is called in commands: its folder, or else its name on a hub where the adapter has one."""
+    """The base of a folder as commands take it: the base's folder, or else its name on a hub if the adapter gives one."""
     if base is not None:
         return {"base": _path(base), "base_folder": _path(base)}
     if not isinstance(named, str) or not named:
@@ -156,7 +156,7 @@ def _called(base: Path | None, named: object) -> dict[str, Any]:
 
 
 def _of_base(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a base's config.json says; None for what it leaves to a library's defaults."""
+    """What a base's config.json says; None for everything that it leaves to a library's defaults."""
     if not config:
         return {"tied": None, "base_stop_ids": None}
     text = config.get("text_config")
@@ -179,7 +179,7 @@ def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _is_whole(name: str, saved: tuple[str, ...]) -> bool:
-    """Whether a tensor is an embedding that nothing of LoRA wraps, and that no modules_to_save asks for."""
+    """Whether a tensor is an embedding that LoRA doesn't wrap and that modules_to_save doesn't name."""
     module, _, last = (base_parameter(name) or "").rpartition(".")
     module = module.rpartition(".")[2]
     return lora_key(name) is None and last == "weight" and module in EMBEDDINGS and module not in saved
@@ -188,9 +188,9 @@ def _is_whole(name: str, saved: tuple[str, ...]) -> bool:
 def _holds_other_embeddings(
     shapes: Mapping[str, tuple[int, ...]], base_config: Mapping[str, Any] | None
 ) -> bool | None:
-    """Whether the file has embeddings, or their A and B, of another number of tokens than the base has.
+    """Whether the file has embeddings, or their A and B, for another number of tokens than the base has.
 
-    None where it has some and the base's number is not known.
+    None if it has some and the base's number is unknown.
     """
     rows = {count for name, shape in shapes.items() if (count := _tokens(name, shape)) is not None}
     if not rows:
@@ -201,7 +201,7 @@ def _holds_other_embeddings(
 
 
 def _tokens(name: str, shape: tuple[int, ...]) -> int | None:
-    """For how many tokens a tensor has rows or columns; None where it is no embedding."""
+    """The number of tokens for which a tensor has rows or columns; None if it isn't an embedding."""
     key = lora_key(name)
     if key is not None:
         if key.part == "embedding_A":
@@ -219,12 +219,12 @@ def _same(one: Path, two: Path) -> bool | None:
 
 
 def _path(folder: Path) -> str:
-    """A folder as commands of a shell take it, told apart from a name."""
+    """A folder as a word of a shell command that can't be mistaken for a name."""
     return quoted(str(folder) if folder.is_absolute() else f"./{folder}")
 
 
 def _plain(name: str) -> str:
-    """A folder's name as a command may hold it."""
+    """A folder's name as it can be written in a command."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name) or "adapter"
 
 

@@ -1,4 +1,4 @@
-"""What the engines' tables are made of: a rule, and the judges that several engines have in common."""
+"""What the engines' tables are made of: a rule, and the checks that several engines share."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sdk.lora.compatibility.versions import Number, parse
 
 
 class Objection(NamedTuple):
-    """What speaks against an adapter."""
+    """An objection to an adapter."""
 
     verdict: Verdict
-    #: One sentence without its end.
+    #: One sentence without a full stop.
     reason: str
 
 
-#: What a rule finds of an adapter under a version of its engine; None: nothing speaks against it.
+#: What a rule finds about an adapter under a version of its engine; None: no objection.
 Judge = Callable[[Facts, Number], Objection | None]
 
 
@@ -28,7 +28,7 @@ class Rule:
     """One rule of an engine, in the versions from `since` to before `before`."""
 
     name: str
-    #: The rule in one sentence without its end, as the documentation's table says it.
+    #: The rule in one sentence without a full stop, as in the documentation's table.
     says: str
     source: Source
     judge: Judge
@@ -43,7 +43,7 @@ class Engine:
     """An inference engine: its rules, and how it is started."""
 
     name: str
-    #: The first and the last version whose sources were read, and when that was released.
+    #: The first and the last version whose sources were read, and when the last one was released.
     oldest: str
     newest: str
     newest_day: str
@@ -51,17 +51,17 @@ class Engine:
     flags: Callable[[Facts, Number], tuple[str, ...]]
     commands: Callable[[Facts, Number], tuple[str, ...]]
     notes: Callable[[Facts, Number], tuple[str, ...]]
-    #: What shows whether an adapter that these tables can't judge is served.
+    #: How to find out whether an adapter that these tables can't judge is served.
     trial: Callable[[Facts], str]
 
 
 def no(reason: str) -> Objection:
-    """Return an objection that decides."""
+    """Return an objection that makes the answer "no"."""
     return Objection(Verdict.NO, reason)
 
 
 def unknown(reason: str) -> Objection:
-    """Return an objection that leaves it open."""
+    """Return an objection that leaves the answer open."""
     return Objection(Verdict.UNKNOWN, reason)
 
 
@@ -71,7 +71,7 @@ def unless(has: Callable[[Facts], object], reason: str) -> Judge:
 
 
 def one_scale(facts: Facts, _: Number) -> Objection | None:
-    """Object to an adapter whose modules have scales of their own: the engine has α/r of the whole adapter."""
+    """Object to an adapter whose modules have scales of their own: the engine uses one α/r for the whole adapter."""
     if facts.other_ranks and facts.other_alphas:
         return unknown(
             "rank_pattern and alpha_pattern differ by module, and whether each module's α/r is the adapter's is not looked at"
@@ -86,26 +86,26 @@ def one_scale(facts: Facts, _: Number) -> Objection | None:
 
 
 def one_alpha(facts: Facts, _: Number) -> Objection | None:
-    """Object to an adapter whose modules have other alphas: the engine takes each module's rank, and one α."""
+    """Object to an adapter whose modules have different alphas: the engine uses each module's rank, but one α."""
     if facts.other_alphas:
         return no(f"alpha_pattern gives {named(facts.other_alphas)} another α, and every module gets {facts.alpha:g}")
     return None
 
 
 def base_as_it_is(facts: Facts, _: Number) -> Objection | None:
-    """Object to an adapter that is no update of the base as it is."""
+    """Object to an adapter that isn't an update of the base as it is."""
     return no(facts.unusable) if facts.unusable else None
 
 
 def same_vocabulary(facts: Facts, _: Number) -> Objection | None:
-    """Object to an adapter that holds embeddings of another number of tokens."""
+    """Object to an adapter with embeddings for another number of tokens."""
     if facts.vocabulary_changed is None:
         return unknown("whether it holds embeddings of another number of tokens than the base is not known")
     return no("it holds embeddings of another number of tokens than the base") if facts.vocabulary_changed else None
 
 
 def no_whole_embeddings(facts: Facts, version: Number) -> Objection | None:
-    """Object to an adapter that holds embeddings whole, of whichever number of tokens."""
+    """Object to an adapter with whole embeddings, for any number of tokens."""
     if facts.saved_embeddings and not facts.vocabulary_changed:
         return no(
             "it holds the base's embeddings whole; save it again with save_embedding_layers=False where they were not trained"
@@ -120,15 +120,15 @@ def plain_settings(facts: Facts, _: Number) -> Objection | None:
 
 @dataclass(frozen=True)
 class Support:
-    """From which version on something was there, among the versions that were read."""
+    """Since which version something has existed, among the versions that were read."""
 
-    #: The first version that was read and has it; None: none has.
+    #: The first of the versions read that has it; None: none has.
     since: str | None
-    #: The last version that was read and does not have it; None: each has.
+    #: The last of the versions read that doesn't have it; None: all have.
     absent: str | None = None
 
     def objection(self, version: Number, engine: str, *, lacking: str) -> Objection | None:
-        """Object where a version does not have it, or lies between two of which one has."""
+        """Object if a version doesn't have it, or is between one that doesn't and one that does."""
         if self.since is not None and version >= parse(self.since, engine):
             return None
         if self.absent is not None and version <= parse(self.absent, engine):
@@ -142,7 +142,7 @@ class Support:
 
 
 def architectures(engine: str, known: Mapping[str, Support], *, lacking: str) -> Judge:
-    """Object to a base that the engine adapts in no version, not in this one, or that the table does not have."""
+    """Object to a base that the engine adapts in no version, or not in this one, or that the table lacks."""
 
     def judge(facts: Facts, version: Number) -> Objection | None:
         name = facts.architecture
@@ -156,7 +156,7 @@ def architectures(engine: str, known: Mapping[str, Support], *, lacking: str) ->
 
 
 def targets(known: Mapping[str, Iterable[str]]) -> Judge:
-    """Leave open what the table does not have of a base's modules; embeddings have a rule of their own."""
+    """Leave the answer open if the table lacks some of a base's modules; embeddings have a rule of their own."""
 
     def judge(facts: Facts, _: Number) -> Objection | None:
         if facts.target_modules is None:
@@ -171,12 +171,12 @@ def targets(known: Mapping[str, Iterable[str]]) -> Judge:
 
 
 def is_of_image_or_sound(name: str) -> bool:
-    """Whether a module's name says that it is no part of the text."""
+    """Whether a module's name says that it isn't in the text part."""
     return any(word in part for part in name.split(".") for word in ("vision", "visual", "audio", "projector"))
 
 
 def named(names: Iterable[object], most: int = 3) -> str:
-    """Return the first names of some, and how many more there are."""
+    """Return the first few names, and how many more there are."""
     listed: Sequence[str] = sorted(map(str, names))
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

@@ -1,4 +1,4 @@
-"""What SGLang says of LoRA, as its sources of 0.5.1 to 0.5.23 were read."""
+"""SGLang's rules for LoRA, from its sources of 0.5.1 to 0.5.23."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from sdk.lora.compatibility.versions import Number
 NAME = "sglang"
 _OLDEST, _NEWEST, _DAY = "0.5.1", "0.5.23", "2026-10-30"
 
-#: Architectures whose modules have the names and shapes that SGLang's buffers are made for.
+#: Architectures whose modules have the names and shapes that SGLang makes buffers for.
 _LIKE_LLAMA = """
 Gemma2ForCausalLM Gemma3ForCausalLM GemmaForCausalLM GraniteForCausalLM LlamaForCausalLM MistralForCausalLM Olmo2ForCausalLM
 Qwen2ForCausalLM Qwen3ForCausalLM Phi3ForCausalLM MixtralForCausalLM Qwen2MoeForCausalLM Qwen3MoeForCausalLM
 """
-#: Architectures whose linear modules have names that no buffer is made for.
+#: Architectures whose linear modules have names that SGLang makes no buffers for.
 _OTHERWISE = "GPT2LMHeadModel BertForSequenceClassification GPTBigCodeForCausalLM"
 _ARCHITECTURES = {
     **dict.fromkeys(_LIKE_LLAMA.split(), Support(_OLDEST)),
@@ -45,7 +45,7 @@ def _read(place: str, version: str = _NEWEST, day: str = _DAY) -> Source:
 
 
 def _together(facts: Facts, _: Number) -> Objection | None:
-    """Object to a part of what SGLang joins: it takes q for granted, and v where there is q or k."""
+    """Object if only a part of what SGLang joins is adapted: it assumes q always, and v if there is q or k."""
     places: dict[str, set[str]] = {}
     for name in facts.target_modules or ():
         place, _dot, last = name.rpartition(".")

@@ -10,7 +10,7 @@ from sdk.lora.compatibility.rules import Engine, Rule
 
 
 def markdown() -> str:
-    """Return one table an engine: each rule, the versions that it is of, and where it was read."""
+    """Return one table for each engine: each rule, the versions that it applies to, and its source."""
     return "\n".join(line for engine in ENGINES.values() for line in _table(engine)) + "\n"
 
 

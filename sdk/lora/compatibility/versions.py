@@ -1,4 +1,4 @@
-"""Versions of engines, which name them differently: 0.33.0, v0.33.0-rc2, 0.8.5.post1, b11549.
+"""Versions of engines, each written in the engine's own way: 0.33.0, v0.33.0-rc2, 0.8.5.post1, b11549.
 
 >>> parse("v0.33.0-rc2", "ollama"), parse("0.8.5.post1", "vllm"), parse("b11549", "llama.cpp")
 ((0, 33, 0), (0, 8, 5), (11549,))
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TypeAlias
 
-#: Numbers that compare; a candidate and a post-release count as their release.
+#: Numbers that can be compared; a release candidate and a post-release count as their release.
 Number: TypeAlias = tuple[int, ...]
 
 _RELEASE = re.compile(
@@ -21,11 +21,11 @@ _PARTS = 3
 
 
 class UnknownVersion(ValueError):  # noqa: N818 - the tree of errors reads as words
-    """What is no version of an engine; the message says how one looks."""
+    """Not a version of an engine; the message shows what one looks like."""
 
 
 def parse(text: str, engine: str) -> Number:
-    """Return the number of a version of an engine. Raises UnknownVersion for what is none."""
+    """Return the number of a version of an engine. Raises UnknownVersion if the text isn't one."""
     if engine == "llama.cpp":
         if found := _BUILD.fullmatch(text):
             return (int(found[1]),)

@@ -1,4 +1,4 @@
-"""What vLLM says of LoRA, as its sources of 0.8.5 to 0.33.0 were read."""
+"""vLLM's rules for LoRA, from its sources of 0.8.5 to 0.33.0."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from sdk.lora.compatibility.versions import Number, parse
 NAME = "vllm"
 _OLDEST, _NEWEST, _DAY = "0.8.5", "0.33.0", "2026-11-02"
 
-#: What `--max-lora-rank` may be; 1 was added in 0.11.1.
+#: The values that `--max-lora-rank` allows; 1 was added in 0.11.1.
 RANK_STEPS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _STEPS_BEFORE_ONE = RANK_STEPS[1:]
 _ONE_SINCE = (0, 11, 1)
 DEFAULT_RANK = 16
 
-#: Architectures whose class says that it supports LoRA, by the releases that were read.
+#: Architectures whose class declares LoRA support, by the releases that were read.
 _ARCHITECTURES = {
     "BertForSequenceClassification": Support("0.33.0", absent="0.32.0"),
     "BertModel": Support("0.32.0", absent="0.31.0"),
@@ -94,7 +94,7 @@ _ARCHITECTURES = {
 }
 
 _BOTH = frozenset({"embed_tokens", "lm_head"})
-#: Architecture to the embeddings that its class lets LoRA adapt, and the first release read from which on it has been so.
+#: Architecture to the embeddings that its class lets LoRA adapt, and the first of the releases read since which it does.
 _EMBEDDINGS: dict[str, tuple[str, frozenset[str]]] = {
     **dict.fromkeys(
         (
@@ -140,7 +140,7 @@ _BEFORE_PATTERNS = _read(_HELPER, "0.31.0", "2026-10-04")
 
 
 def rank_step(rank: int, version: Number) -> int | None:
-    """Return the smallest `--max-lora-rank` that takes a rank; None where none does.
+    """Return the smallest `--max-lora-rank` that allows a rank; None if none does.
 
     >>> rank_step(24, (0, 33, 0)), rank_step(1, (0, 33, 0)), rank_step(1, (0, 11, 0)), rank_step(513, (0, 33, 0))
     (32, 1, 8, None)
@@ -156,7 +156,7 @@ def _rank(facts: Facts, version: Number) -> Objection | None:
 
 
 def _saved(facts: Facts, _: Number) -> Objection | None:
-    """From 0.31 on: the head of a classification, on a base that has one there."""
+    """Since 0.31: the head of a classification, on a base that has one there."""
     beside = sorted(set(facts.modules_to_save) - HEADS)
     if beside:
         return no(f"it has {named(beside)} in modules_to_save")

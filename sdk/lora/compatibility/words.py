@@ -11,14 +11,14 @@ import shlex
 
 
 def quoted(text: str) -> str:
-    """Return one word of a shell that means `text`, and that a terminal shows as it is: what it would obey is escaped."""
+    """Return `text` as one word of a shell, safe to show in a terminal: control characters are escaped."""
     if text.isprintable():
         return shlex.quote(text)
     return f"$'{''.join(map(_escaped, text))}'"
 
 
 def unquoted(word: str) -> str:
-    """Return what a word means."""
+    """Return the text that a word stands for."""
     if word.startswith("$'"):
         return str(ast.literal_eval(word[1:]))
     return shlex.split(word)[0]
@@ -29,6 +29,6 @@ def _escaped(letter: str) -> str:
         return letter
     number = ord(letter)
     if 0xDC80 <= number <= 0xDCFF:
-        # A byte of a name that is no UTF-8.
+        # A byte of a name that isn't UTF-8.
         return f"\\x{number - 0xDC00:02x}"
     return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -1,8 +1,8 @@
 """How many parameters an adapter has, module by module, and how large its file is.
 
-A of (r, in) and B of (out, r) make r·(in + out) numbers of a matrix of in·out (LoRA, arXiv:2106.09685); rsLoRA scales otherwise
-and has as many (arXiv:2312.03732); DoRA has a magnitude for each row of the matrix beside them (arXiv:2402.09353). Of stacked
-experts each has an A and a B of its own.
+A of (r, in) and B of (out, r) have r·(in + out) numbers for a matrix of in·out (LoRA, arXiv:2106.09685); rsLoRA differs
+only in its scale (arXiv:2312.03732); DoRA adds a magnitude for each row of the matrix (arXiv:2402.09353). Each of
+several stacked experts has an A and a B of its own.
 
 >>> from sdk.lora.planning.blueprint import blueprint_of
 >>> from sdk.schemas.training import TrainingSpec
@@ -47,7 +47,7 @@ class AdaptedModule:
 
     @property
     def tensors(self) -> Iterator[tuple[str, list[int]]]:
-        """What PEFT calls its tensors after the module's name, and their shapes."""
+        """The ends of PEFT's names for its tensors, after the module's name, and their shapes."""
         yield "lora_A.weight", [self.rank * self.experts, self.into]
         yield "lora_B.weight", [self.out, self.rank * self.experts]
         if self.dora:
@@ -55,34 +55,34 @@ class AdaptedModule:
 
     @property
     def parameters(self) -> int:
-        """Numbers of all of them."""
+        """The number of parameters in all of them."""
         return sum(math.prod(shape) for _, shape in self.tensors)
 
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """What an adapter holds."""
+    """What an adapter contains."""
 
     #: By the full name of the module, or of the stacked parameter.
     modules: Mapping[str, AdaptedModule]
-    #: Biases, modules trained whole and rows of the embedding, by the names that a file has them under, with their shapes.
+    #: Biases, modules trained whole and rows of the embedding, by their names in a file, with their shapes.
     whole: Mapping[str, list[int]]
-    #: As they would be stored: short names where these mean the same.
+    #: As they would be stored: short names if these mean the same.
     targets: list[str]
 
     @property
     def trainable(self) -> int:
-        """Parameters that are trained."""
+        """The number of trained parameters."""
         return sum(module.parameters for module in self.modules.values()) + sum(map(math.prod, self.whole.values()))
 
     def most_trainable(self, spec: TrainingSpec) -> int:
-        """Return the parameters that are trained at most, however EVA moves ranks between modules."""
+        """Return the most parameters that can be trained, however EVA moves ranks between modules."""
         counted = sum(module.rank * (module.out + module.into) for module in self.modules.values())
         most = most_parameters(((module.out, module.into) for module in self.modules.values()), spec)
         return self.trainable - counted + most
 
     def by_target(self) -> dict[str, int]:
-        """Trainable parameters by the last part of the modules' names, and of what is trained whole."""
+        """Trainable parameters by the last part of the modules' names, including what is trained whole."""
         found: dict[str, int] = {}
         for name, module in self.modules.items():
             last = name.rpartition(".")[2]
@@ -105,7 +105,7 @@ class AdapterPlan:
         for name, module in self.modules.items():
             stored = name
             if module.experts > 1:
-                # PEFT stores what belongs to a parameter under the module that has it, each of several around the one before.
+                # PEFT stores a parameter's A and B under its module, and wraps several parameters one around the other.
                 owner = name.rpartition(".")[0]
                 stored = owner + ".base_layer" * wrapped[owner]
                 wrapped[owner] += 1
@@ -115,18 +115,18 @@ class AdapterPlan:
 
 @dataclass(frozen=True)
 class Meant:
-    """What targets mean in a base."""
+    """What the targets select in a base."""
 
-    #: As they would be stored, stacked parameters among them.
+    #: As they would be stored, including stacked parameters.
     targets: list[str]
-    #: Those of the targets that are stacked parameters.
+    #: The targets that are stacked parameters.
     parameters: list[str]
     #: Full names of the linear modules.
     modules: list[str]
 
 
 def meant_by(blueprint: Blueprint, spec: TrainingSpec) -> Meant:
-    """Return what the targets of a training mean in a base. Raises TargetsError where they mean nothing."""
+    """Return what the targets of a training select in a base. Raises TargetsError if they select nothing."""
     names = sorted(blueprint.linear)
     experts = stacked_targets(spec.targets, names, sorted(blueprint.stacked), exclude=spec.exclude)
     wanted = ",".join(name for name in spec.targets.split(",") if name not in experts) if experts else spec.targets
@@ -138,7 +138,7 @@ def meant_by(blueprint: Blueprint, spec: TrainingSpec) -> Meant:
 
 
 def adapter_of(blueprint: Blueprint, spec: TrainingSpec) -> AdapterPlan:
-    """Return what a training of `spec` over a base adapts. Raises TargetsError for targets that mean nothing in it."""
+    """Return what a training of `spec` over a base adapts. Raises TargetsError for targets that select nothing in it."""
     linear, meant = blueprint.linear, meant_by(blueprint, spec)
     ranks = ModuleValues(dict(sorted(spec.ranks.items())), spec.rank, Budget(_STEPS))
     modules = {name: AdaptedModule(ranks.of(name), *linear[name], 1, spec.use_dora) for name in meant.modules}
@@ -153,10 +153,10 @@ def adapter_of(blueprint: Blueprint, spec: TrainingSpec) -> AdapterPlan:
 def _whole(
     blueprint: Blueprint, spec: TrainingSpec, modules: Mapping[str, AdaptedModule]
 ) -> Iterator[tuple[str, list[int]]]:
-    """Biases, modules and rows of the embedding that are trained beside A and B."""
+    """Biases, modules and rows of the embedding that are trained besides A and B."""
     tensors = dict(blueprint.tensors)
     if blueprint.tied:
-        # Trained whole, a tied head is a matrix of its own.
+        # A tied head that is trained whole becomes a matrix of its own.
         tensors["lm_head.weight"] = [blueprint.vocabulary, blueprint.hidden]
     for saved in spec.saved_modules:
         found = [name for name in tensors if matches(name.rpartition(".")[0], saved)]

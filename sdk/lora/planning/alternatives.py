@@ -1,4 +1,4 @@
-"""What of a training that is too large would fit, each forecast like the training itself.
+"""Which changes would make a training fit that is too large, each forecast like the training itself.
 
 >>> from sdk.schemas.training import TrainingSpec
 >>> config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -34,7 +34,7 @@ class Alternative:
 
     @property
     def said(self) -> str:
-        """As options of the command, with what they take."""
+        """The options as on the command line, with the memory that they take."""
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.options.items())
         return f"{flags} ({self.needed_bytes / 1e9:.1f} GB)"
 
@@ -48,10 +48,10 @@ def alternatives(
     place: Place,
     may_quantize: bool = True,
 ) -> list[Alternative]:
-    """Return what fits: of 4 bits and shorter rows each by itself, or else of both together.
+    """Return what fits: 4 bits and shorter rows, each by itself, or else both together.
 
-    Smaller passes are none of them, since a worker takes these by itself. `may_quantize`: whether the base is there in 16 bits.
-    Raises NotKnownError for a base without shapes, TargetsError.
+    Smaller batches are not among them, since a worker chooses those by itself. `may_quantize`: whether the base is
+    available in 16 bits. Raises NotKnownError for a base without shapes, TargetsError.
     """
     base = known_blueprint(config, tensors)
     base = without_head(base) if spec.objective == "classify" else base
@@ -73,7 +73,7 @@ class _Search:
     available_bytes: int
 
     def first(self, *, shorten: bool = False, quantize: bool = False) -> Alternative | None:
-        """Return the one that changes least among those that change all that is named."""
+        """Return the smallest sufficient change, given what may be changed."""
         for length in _halves(self.run.max_length, _SHORTEST) if shorten else [self.run.max_length]:
             found = self._forecast(length, quantize=quantize)
             if found <= self.available_bytes:

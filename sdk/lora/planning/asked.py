@@ -1,4 +1,4 @@
-"""What somebody asks of a plan.
+"""The options that a plan is made for.
 
 >>> Asked(gpu="24GB").spec.rank
 8
@@ -17,23 +17,23 @@ from sdk.schemas.training import TrainingSpec
 
 @dataclass(frozen=True)
 class Asked:
-    """What somebody asks of a plan."""
+    """The options that a plan is made for."""
 
     spec: TrainingSpec = field(default_factory=TrainingSpec)
-    #: Options that were given, by name, the method and checkpointing among them: these are not chosen by the plan.
+    #: The names of options that were given, including the method and checkpointing: the plan doesn't choose these.
     given: Collection[str] = ()
-    #: Whether nothing is chosen at all but what a worker chooses: options that were not given have their defaults.
+    #: Whether the plan chooses only what a worker chooses: options that were not given have their defaults.
     as_given: bool = False
     #: None: the plan chooses between lora and qlora.
     method: PlanMethod | None = None
     gpu: str | None = None
     task: Task | None = None
-    #: None: only where it is needed.
+    #: None: only if it is needed.
     gradient_checkpointing: bool | None = None
     attention: Attention = "sdpa"
-    #: Tokens whose logits are there at a time; None: all of a pass.
+    #: Tokens whose logits are in memory at a time; None: all of a pass.
     logit_chunk_tokens: int | None = None
-    #: Bytes of a number of the base, where a training has it as it is stored.
+    #: Bytes per number of the base if a training holds it as it is stored.
     width: int = HALF
-    #: How the base is stored in 4 bits already, where it is.
+    #: How the base is stored if it is in 4 bits already.
     stored: QuantizationRecipe | None = None

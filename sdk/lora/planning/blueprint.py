@@ -20,17 +20,17 @@ from sdk.lora.linear_modules import linear_modules
 from sdk.lora.planning.families import FAMILIES, ConfigError, Numbers, tied
 from sdk.lora.planning.joined_experts import joined
 
-#: Linear modules that choose experts, which transformers 5 holds as parameters of their own: nothing packs or adapts them.
+#: Linear modules that choose experts, which transformers 5 stores as plain parameters: nothing packs or adapts them.
 _ROUTER = "gate"
-#: Of a family that is not known, where its config says nothing: a state-space model has no heads.
+#: For an unknown family, if its config says nothing: a state-space model has no heads.
 _LONGEST_NAME = 80
 _CUSTOMARY = {"num_attention_heads": 1}
-#: Times the hidden size.
+#: As a multiple of the hidden size.
 _CUSTOMARY_INNER = 4
 
 
 class UnknownFamilyError(ValueError):
-    """A config of a family that the table lacks, without shapes from files; a sentence."""
+    """The family isn't in the table, and there are no shapes from files; the message is a sentence."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Blueprint:
     """A base's shapes."""
 
     model_type: str
-    #: Name to shape of every parameter, a head that is tied to the embedding left out.
+    #: Name to shape of every parameter, without a head that is tied to the embedding.
     tensors: Mapping[str, Sequence[int]]
-    #: Whether the output head is the input embedding.
+    #: Whether the output head is tied to the input embedding.
     tied: bool
-    #: Whether linear weights lie as (in, out), as in GPT-2.
+    #: Whether linear weights are stored as (in, out), as in GPT-2.
     transposed: bool
     hidden: int
     layers: int
@@ -54,29 +54,29 @@ class Blueprint:
     heads: int
     #: Width of the MLP that a token goes through.
     inner: int
-    #: Numbers that it keeps for each of that width.
+    #: Numbers that it keeps for each unit of that width.
     mlp_kept: int
-    #: Normalisations of the hidden size in a layer.
+    #: Normalisations over the hidden size in a layer.
     norms: int
     #: Whether queries and keys are normalised too.
     normed_queries: bool
-    #: Whether queries, keys and values are made by one matrix and stay whole, beside those that are rotated.
+    #: Whether one matrix makes queries, keys and values, and its output stays in memory besides the rotated ones.
     joined_qkv: bool = False
-    #: Whether the base drops a part of what is attended to while it is trained, as GPT-2 does.
+    #: Whether the base has dropout on attention in training, as GPT-2 does.
     drops_attention: bool = False
     #: Whether attention can do without a matrix of all scores.
     sdpa: bool = True
-    #: Experts that each token goes through; 0: the layers have none.
+    #: Experts that each token goes through; 0: the layers have no experts.
     experts: int = 0
-    #: Whether the family is known: otherwise counts are exact where shapes came from files, and activations are those of Llama.
+    #: Whether the family is known: otherwise counts are exact if shapes came from files, and activations are Llama's.
     known: bool = True
     shapes_from: Literal["config", "files", "model"] = "config"
-    #: Parts of the model that are not counted; "" where all are.
+    #: Parts of the model that are not counted; "" if all are.
     left_out: str = ""
 
     @property
     def parameters(self) -> int:
-        """All parameters of the model, a tied head counted once."""
+        """The number of parameters of the model; a tied head counts once."""
         return sum(math.prod(shape) for shape in self.tensors.values())
 
     @property
@@ -100,10 +100,10 @@ class Blueprint:
 
 
 def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]] | None = None) -> Blueprint:
-    """Return the blueprint of a `config.json`, with the shapes of its files where these are known.
+    """Return the blueprint of a `config.json`, with the shapes from its files if these are known.
 
-    Raises ConfigError for a config without a number that is needed, or with what no model is like, UnknownFamilyError where
-    neither table nor files say shapes.
+    Raises ConfigError for a config that lacks a needed number, or describes an impossible model, UnknownFamilyError if
+    neither the table nor files give shapes.
     """
     if (fault := config_fault(config)) is not None:
         raise ConfigError(fault)
@@ -124,7 +124,7 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
     )
     is_tied = tied(config, text, False if family is None else family.tied)
     if tensors:
-        # Scales and states of packed weights are named after them.
+        # Scales and states of packed weights have the weights' names with a suffix.
         held = {
             key: list(shape) for key, shape in tensors.items() if ".weight." not in key and not is_buffer(key, shape)
         }
@@ -168,13 +168,13 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
 
 
 def _drops_attention(config: Mapping[str, Any], default: bool) -> bool:
-    """Whether a config, or else its family, drops a part of what is attended to."""
+    """Whether a config, or else its family, has dropout on attention."""
     said = [config[key] for key in ("attn_pdrop", "attention_dropout") if config.get(key) is not None]
     return bool(said[0]) if said else default
 
 
 def _model_type(config: Mapping[str, Any]) -> str | None:
-    """Return the family that a config says; a stranger wrote it. Raises ConfigError for what is no text."""
+    """Return the family that a config names; the config is untrusted. Raises ConfigError if the value is not a string."""
     said = config.get("model_type")
     if said is not None and not isinstance(said, str):
         raise ConfigError(f"says model_type = {str(said)[:40]!a}, which is no text")
@@ -182,9 +182,9 @@ def _model_type(config: Mapping[str, Any]) -> str | None:
 
 
 def _inner(numbers: Numbers, held: Mapping[str, Sequence[int]], *, transposed: bool) -> int:
-    """Return the width of the widest MLP: what goes into a matrix beside attention that gives the hidden size.
+    """Return the width of the widest MLP: the input of a matrix outside attention whose output is the hidden size.
 
-    Layers may differ, and a config then has a list. Without such matrices it is as the config says. Raises ConfigError.
+    Layers may differ; the config then has a list. Without such matrices the config decides. Raises ConfigError.
     """
     modules = linear_modules(held)
     shapes = [held[f"{name}.weight"] for name in modules if not any("att" in part for part in name.split("."))]

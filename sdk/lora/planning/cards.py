@@ -1,6 +1,6 @@
-"""Common cards with their memory, as the makers' data sheets say it.
+"""Common cards with their memory, from the makers' data sheets.
 
-What a data sheet calls 24 GB is taken as 24·10⁹ bytes: cards have up to 7 % more, of which ECC and the driver keep as much.
+A data sheet's 24 GB count as 24·10⁹ bytes: cards have up to 7 % more, but ECC and the driver take about that much.
 
 >>> card_of("24GB").memory_bytes, card_of("4090").name, card_of("NVIDIA H100 PCIe").name
 (24000000000, 'RTX 4090', 'H100 80GB')
@@ -12,18 +12,18 @@ import re
 from dataclasses import dataclass
 
 _GB = 10**9
-#: What a driver and shops write beside the name of a card.
+#: What drivers and shops add to the name of a card.
 _BESIDE = re.compile(r"nvidia|geforce|rtx|tesla|sxm\d?|pcie|hbm\d?e?")
 _SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(gib|gb|g)", re.IGNORECASE | re.ASCII)
 
 
 class CardError(ValueError):
-    """A card that is neither a size nor one of the table; a sentence."""
+    """The text is neither a size nor a card in the table; the message is a sentence."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A card, or a size that somebody gave."""
+    """A card, or just a size that was given."""
 
     name: str
     memory_bytes: int
@@ -54,7 +54,7 @@ CARDS = tuple(
 
 
 def card_of(text: str) -> Card:
-    """Return the card of a name, or of a size with its unit. Raises CardError."""
+    """Return the card with this name, or with this size, given with its unit. Raises CardError."""
     wanted = text.strip()
     size = _SIZE.fullmatch(wanted)
     if size is not None and float(size[1]) > 0:
@@ -73,7 +73,7 @@ def card_of(text: str) -> Card:
 
 
 def _shown(text: str) -> str:
-    """Return a text in quotes, as it was written where it can be printed."""
+    """Return a text in quotes, unchanged if it can be printed."""
     return repr(text[:40])
 
 

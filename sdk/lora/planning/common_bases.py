@@ -1,6 +1,6 @@
-"""Configs of bases that many people use, as their `config.json` has them, without what shapes don't depend on.
+"""Configs of popular bases, from their `config.json`, without keys that don't affect shapes.
 
-They are for the tables of docs/planning.md: a plan is made from the config of the base that is really there.
+They are for the tables of docs/planning.md: a real plan is made from the config of the base itself.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ QWEN3_30B_A3B: dict[str, Any] = {
     "tie_word_embeddings": False,
     "vocab_size": 151936,
 }
-#: The vocabulary is the family's own, and not in the file.
+#: The vocabulary size is the family's default, and not in the file.
 GEMMA_3_27B: dict[str, Any] = {
     "model_type": "gemma3",
     "text_config": {
@@ -106,7 +106,7 @@ GPT_2_MEDIUM: dict[str, Any] = {
     "vocab_size": 50257,
 }
 
-#: By the name that people know, the smallest first.
+#: By their common names, the smallest first.
 COMMON_BASES: Mapping[str, Mapping[str, Any]] = {
     "SmolLM2-135M": SMOLLM2_135M,
     "GPT-2 medium": GPT_2_MEDIUM,

@@ -1,4 +1,5 @@
-"""Which parameters the models of a family have, by the numbers of a config; held against transformers' own models by a test.
+"""Which parameters the models of a family have, given the numbers of a config; a test checks this against transformers'
+own models.
 
 Shapes are (out, in) as torch.nn.Linear has them; GPT-2's Conv1D has (in, out).
 """
@@ -10,17 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Shapes = dict[str, list[int]]
-#: Beyond this no model is: a config may claim any number, and the names of its tensors are written out.
+#: No model has more: a config may claim any number, and the names of all its tensors are generated.
 _MOST_LAYERS = 1000
 _MOST = 2**31
 
 
 class ConfigError(ValueError):
-    """A config without a number that is needed, or with one that can't be; a clause."""
+    """A config lacks a needed number, or has an impossible one; the message is a clause."""
 
 
 class Numbers:
-    """The numbers of a config by what they are, whatever the family calls them. Raises ConfigError where one is missing."""
+    """The numbers of a config by their meaning, whatever the family's keys are. Raises ConfigError if one is missing."""
 
     def __init__(
         self, config: Mapping[str, Any], defaults: Mapping[str, Any], *, inner_times_hidden: int | None = None
@@ -84,7 +85,7 @@ class Numbers:
         """Width of a dense MLP."""
         times = self._inner_times_hidden
         if "intermediate_size" in self.config and self.config["intermediate_size"] is None and times is None:
-            # transformers builds no such model.
+            # transformers doesn't build such a model.
             raise ConfigError("says intermediate_size = null")
         return self.of(
             "intermediate_size", "n_inner", "ffn_dim", default=None if times is None else times * self.hidden
@@ -111,7 +112,7 @@ class Numbers:
 
 
 def tied(config: Mapping[str, Any], text: Mapping[str, Any], default: bool) -> bool:
-    """Return whether the head is the embedding, as the config says, or its text model's, or else the family."""
+    """Return whether the head is tied to the embedding, by the config, or its text model's config, or else the family."""
     said = [part["tie_word_embeddings"] for part in (config, text) if "tie_word_embeddings" in part]
     return bool(said[0]) if said else default
 
@@ -123,35 +124,36 @@ Layer = Callable[[Numbers, int], Shapes]
 class Family:
     """The models of one `model_type`."""
 
-    #: The parameters of the layer of a number, by their names within it.
+    #: The parameters of the layer with a given number, by their names within it.
     layer: Layer
-    #: Before the number of a layer.
+    #: The part of a name before the number of a layer.
     path: str = "model.layers"
     embedding: str = "model.embed_tokens"
     last_norm: str = "model.norm"
     tied: bool = False
     transposed: bool = False
-    #: Numbers that the MLP keeps for each of its inner width: three of SwiGLU.
+    #: Numbers that the MLP keeps for each unit of its inner width: three for SwiGLU.
     mlp_kept: int = 3
     norms: int = 2
     normed_queries: bool = False
-    #: Whether one matrix makes queries, keys and values, of which the first two are rotated.
+    #: Whether one matrix makes queries, keys and values; the first two are rotated.
     joined_qkv: bool = False
-    #: Whether a part of what is attended to is dropped where the config doesn't say.
+    #: Whether there is dropout on attention if the config doesn't say.
     drops_attention: bool = False
-    #: Whether transformers has such a model's attention without a matrix of all scores; Gemma 2 cuts them softly.
+    #: Whether transformers computes the model's attention without a matrix of all scores; not for Gemma 2, which
+    #: soft-caps them.
     sdpa: bool = True
     #: Whether a token chooses experts.
     experts: bool = False
-    #: LayerNorm has a bias, RMSNorm none.
+    #: LayerNorm has a bias, RMSNorm has none.
     norm_bias: bool = False
-    #: Key of the number of learnt positions, and the name of their embedding.
+    #: Key for the number of learnt positions, and the name of their embedding.
     positions: tuple[str, str] | None = None
-    #: What transformers takes where a config of such a model lacks the key.
+    #: transformers' defaults for keys that a config of such a model lacks.
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    #: The width of an MLP where the config says none, as so many times the hidden size.
+    #: The width of an MLP as a multiple of the hidden size, if the config gives none.
     inner_times_hidden: int | None = None
-    #: The part that a larger config has beside this text model, and that is not counted; None: there is no such config.
+    #: The part of a larger config besides this text model; it is not counted. None: there is no such config.
     beside: str | None = None
 
     def tensors(self, numbers: Numbers, *, tied: bool) -> Shapes:
@@ -200,7 +202,7 @@ def _mlp(n: Numbers, *, bias: bool = False) -> Shapes:
 
 
 def _experts(n: Numbers) -> Shapes:
-    """As transformers 5 holds them: all experts of a layer in one parameter, gate and up one below the other."""
+    """As transformers 5 stores them: all experts of a layer in one parameter, gate above up."""
     return {
         "mlp.gate.weight": [n.experts, n.hidden],
         "mlp.experts.gate_up_proj": [n.experts, 2 * n.moe_inner, n.hidden],
@@ -372,7 +374,7 @@ FAMILIES: Mapping[str, Family] = {
         embedding="gpt_neox.embed_in",
         last_norm="gpt_neox.final_layer_norm",
         defaults={"intermediate_size": 24576},
-        # Attention and MLP normalise the same input, and a GELU keeps what goes in.
+        # Attention and MLP normalise the same input, and a GELU keeps its input.
         mlp_kept=1,
         norms=1,
         joined_qkv=True,

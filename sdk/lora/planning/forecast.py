@@ -1,4 +1,4 @@
-"""The memory of a training, part by part: the one estimate of plans, of what a job needs of its worker, and of the worker itself.
+"""The memory of a training, part by part: the one estimate that plans, a job's requirements and the worker itself use.
 
 >>> from sdk.lora.planning.adapter import adapter_of
 >>> from sdk.lora.planning.blueprint import blueprint_of
@@ -40,46 +40,46 @@ from sdk.lora.planning.footprint import (
 from sdk.schemas.planning import Forecast, PlanMethod, PlanPart
 from sdk.schemas.training import TrainingSpec
 
-#: What a CUDA context and cuBLAS' workspaces take; a customary figure, not measured here.
+#: What a CUDA context and cuBLAS' workspaces take; a common figure, not measured here.
 CONTEXT_BYTES = 512 * 2**20
-#: Interpreter and libraries, without any weights, as plans and submits count them: so much was resident after the training of a
-#: tiny model with a torch that is built for processors. One that is built for cards had 490 to 500 MiB that no file has, and
-#: mapped as much again of its files, which the system gives away first. A training measures its own.
+#: Interpreter and libraries, without any weights, as plans and submits count them: this much was resident after training a tiny
+#: model with a torch that is built for processors. One that is built for cards had 490 to 500 MiB that no file has, and mapped
+#: as much again of its files, which the system gives away first. A training measures its own.
 PROCESS_BYTES = 490 * 2**20
-#: Texts in one pass, and tokens of each, of the general texts that an evaluation reads however short its rows are
+#: Texts per pass, and tokens of each, of the general texts that an evaluation reads however short its rows are
 #: (`workers.pipelines.scoring.forgetting`).
 GENERAL_PASS = (16, 12)
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a training runs, as far as its memory depends on it."""
+    """How a training runs, as far as this affects its memory."""
 
     spec: TrainingSpec
     method: PlanMethod
-    #: Rows in a forward pass, and the tokens of the longest.
+    #: Rows in a forward pass, and the tokens of the longest row.
     batch_size: int
     max_length: int
     checkpointing: bool
     place: Place = "cuda"
-    #: Bytes of a number of what is not in 4 bits.
+    #: Bytes per number of everything that is not in 4 bits.
     width: int = HALF
     attention: Attention = "sdpa"
-    #: Tokens whose logits are there at a time; None: as a training chooses them.
+    #: Tokens whose logits are in memory at a time; None: as a training chooses.
     logit_chunk_tokens: int | None = None
-    #: Tokens of a pass that the loss is taken on; None: all.
+    #: Tokens of a pass that the loss is computed on; None: all.
     supervised_tokens: int | None = None
     #: What interpreter and libraries take, where that was measured.
     process_bytes: int = PROCESS_BYTES
 
     @property
     def sequences(self) -> int:
-        """Sequences of a row: of a preference there are two."""
+        """Sequences per row: a preference has two."""
         return SEQUENCES[self.spec.objective or "sft"]
 
 
 def forecast_of(base: Blueprint, adapter: AdapterPlan, run: Run) -> Forecast:
-    """Return the parts of one configuration; `adapter` is left out of full fine-tuning."""
+    """Return the parts of one configuration; `adapter` is None for full fine-tuning."""
     return Forecast(
         method=run.method,
         batch_size=run.batch_size,
@@ -90,10 +90,11 @@ def forecast_of(base: Blueprint, adapter: AdapterPlan, run: Run) -> Forecast:
 
 
 def evaluation_of(base: Blueprint, run: Run) -> Forecast:
-    """Return the parts of an evaluation: nothing is trained, and nothing kept but what one layer holds and the logits.
+    """Return the parts of an evaluation: nothing is trained, and only one layer's activations and the logits are kept.
 
-    Of the logits there are two copies at a time, 8 bytes a number: as computed and those of supervised positions, or those
-    in float32 and their log-softmax (`workers.pipelines.data.batches.example_losses`); of general texts, the bare and the adapted ones.
+    There are two copies of the logits at a time, 8 bytes per number: as computed and those of supervised positions, or
+    those in float32 and their log-softmax (`workers.pipelines.data.batches.example_losses`); for general texts, the
+    base's and the adapter's.
     """
     made = _Parts(base, None, run)
     rows, length = max((run.batch_size, run.max_length), GENERAL_PASS, key=math.prod)
@@ -182,7 +183,9 @@ class _Parts:
             yield self.part("paged optimizer", paged, said, machine=True)
 
     def _chunk_tokens(self) -> int | None:
-        """Tokens whose logits are there at a time: all, where something of the head is trained, which would be computed twice."""
+        """Tokens whose logits are in memory at a time: all if a part of the head is trained, since chunks would compute
+        it twice.
+        """
         if self.run.logit_chunk_tokens is not None:
             return self.run.logit_chunk_tokens
         if self.adapter is None or any(_is_head(name) for name in (*self.adapter.modules, *self.adapter.whole)):
@@ -213,7 +216,7 @@ class _Parts:
         said = f"in chunks of {chunk} tokens" if chunk else "of all tokens at once"
         if not kept["logits"]:
             return
-        # Nothing is kept for a backward pass then.
+        # Then nothing is kept for a backward pass.
         looked_at = looked_at_bytes(base, width=run.width) - kept["activations"]
         if looked_at > kept["logits"]:
             said = "of the looks before the first step and after the last one"

@@ -1,4 +1,4 @@
-"""What a job takes of the worker that gets it: a forecast for a worker with a card, and one for a worker without.
+"""What a job takes on the worker that gets it: a forecast for a worker with a card, and one for a worker without.
 
 >>> from sdk.schemas.training import TrainingSpec
 >>> config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -29,8 +29,8 @@ from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.planning import JobForecast
 from sdk.schemas.training import TrainingSpec
 
-#: Forecasts were up to so many times what was measured (docs/planning.md). A job is kept from a worker only where that worker
-#: would lack memory even then.
+#: Forecasts were up to this many times what was measured (docs/planning.md). A job is withheld from a worker only if
+#: the worker would lack memory even then.
 MOST_TOO_HIGH = 1.2
 _HEAD = "lm_head.weight"
 _WIDE = 4
@@ -41,11 +41,13 @@ Tensors = Mapping[str, list[int]]
 
 
 class NotKnownError(ValueError):
-    """A base of which no shapes are known; a sentence."""
+    """No shapes are known of the base; the message is a sentence."""
 
 
 def training_forecast(config: Mapping[str, Any], tensors: Tensors, spec: TrainingSpec) -> JobForecast:
-    """Return what a training takes, with its activations computed twice, as a worker does that lacks memory for them."""
+    """Return what a training takes with its activations computed twice, as a worker does if it lacks the memory to keep
+    them.
+    """
     try:
         base = known_blueprint(config, tensors)
         run = training_run(config, spec)
@@ -77,7 +79,7 @@ def evaluation_forecast(
 
 
 def training_run(config: Mapping[str, Any], spec: TrainingSpec) -> Run:
-    """Return how a training of exactly this spec runs on a card, where it lacks memory for its activations."""
+    """Return how a training of exactly this spec runs on a card that lacks memory for its activations."""
     return Run(
         spec=spec,
         method=spec.method,
@@ -89,7 +91,7 @@ def training_run(config: Mapping[str, Any], spec: TrainingSpec) -> Run:
 
 
 def known_blueprint(config: Mapping[str, Any], tensors: Tensors) -> Blueprint:
-    """Return the shapes of a base by its config, or by those of its files where its family is not known. Raises NotKnownError."""
+    """Return the shapes of a base from its config, or from its files if its family is unknown. Raises NotKnownError."""
     try:
         try:
             return blueprint_of(config)
@@ -104,9 +106,10 @@ def known_blueprint(config: Mapping[str, Any], tensors: Tensors) -> Blueprint:
 
 
 def weights_needs(size_bytes: int, config: Mapping[str, Any], tensors: Tensors, *, quantized: bool) -> int:
-    """Return what surely is needed over a base of which only the size is known: the process, and the weights as they are held.
+    """Return the least that is needed over a base of which only the size is known: the process, and the weights in memory.
 
-    Quantised to NF4, 0.3 of them: 4 bits of 16 with their scales, and embeddings as they are; stacked experts stay whole.
+    Quantised to NF4 they take 0.3 of their size: 4 bits of 16 with scales, and embeddings unchanged; stacked experts
+    stay whole.
     """
     kept = 1.0
     if quantized:
@@ -116,17 +119,17 @@ def weights_needs(size_bytes: int, config: Mapping[str, Any], tensors: Tensors, 
 
 
 def counts_experts(config: Mapping[str, Any]) -> bool:
-    """Whether a config, or its text model's, says that there are experts."""
+    """Whether a config, or its text model's config, mentions experts."""
     text = config.get("text_config")
     return any("expert" in key for part in (config, text if isinstance(text, dict) else {}) for key in part)
 
 
 def without_head(base: Blueprint) -> Blueprint:
-    """Return the base of a classification, whose head is another, of a row for each class."""
+    """Return the base of a classification, which has another head, with a row for each class."""
     return replace(base, tensors={name: shape for name, shape in base.tensors.items() if name != _HEAD})
 
 
 def stored_width(config: Mapping[str, Any], default: int = HALF) -> int:
-    """Return the bytes of a number as a config says that it is stored, by its key now or before."""
+    """Return the bytes per stored number by the config's key for it, the current or the former one."""
     said = config.get("dtype", config.get("torch_dtype"))
     return _WIDTHS.get(said, default) if isinstance(said, str) else default

@@ -1,4 +1,4 @@
-"""Experts that files hold one by one, as transformers 5 joins them when it loads these: one parameter of all in a layer.
+"""Experts that files store one by one, joined as transformers 5 joins them when loading: one parameter for all in a layer.
 
 >>> one = {"mlp.experts.0.gate_proj.weight": [4, 8], "mlp.experts.0.up_proj.weight": [4, 8], "mlp.experts.0.down_proj.weight": [8, 4]}
 >>> joined(one | {name.replace("0", "1"): shape for name, shape in one.items()})
@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 _SINGLE = re.compile(r"(.*experts)\.([0-9]{1,5})\.(?:(gate_proj|up_proj|w1|w3)|(down_proj|w2))\.weight")
-#: What Mixtral's files call the part of a layer that transformers 5 calls as others do.
+#: Mixtral's name in files for a part of a layer that transformers 5 names as in other models.
 _MIXTRAL, _MLP = "block_sparse_moe.", "mlp."
 
 

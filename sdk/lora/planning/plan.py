@@ -27,19 +27,19 @@ from sdk.lora.planning.recommending import recommended
 from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, Verdict
 from sdk.schemas.training import TrainingSpec
 
-#: What takes at most this share of the card fits it.
+#: A training fits a card if it takes at most this share of it.
 ROOMY = 0.7
-#: Rows are shortened where more than this share would be taken: the allocator leaves gaps.
+#: Rows are shortened if more than this share would be taken: the allocator leaves gaps.
 FULL_ENOUGH = 0.9
 _SHORTEST = 256
 _HEAD = "lm_head.weight"
-#: Options that full fine-tuning has no use for.
+#: Options that full fine-tuning doesn't use.
 _OF_ADAPTERS = {
     *("rank", "alpha", "dropout", "targets", "exclude", "use_rslora", "use_dora", "init_lora_weights", "eva_rho"),
     *("rank_pattern", "alpha_pattern", "layers_to_transform", "bias", "modules_to_save", "trainable_token_indices"),
     *("quant_type", "double_quant"),
 }
-#: The parts that are on the card when a worker chooses checkpointing.
+#: The parts that are already on the card when a worker decides about checkpointing.
 _LOADED = ("weights", "weights in 4 bits", "weights in 8 bits", "weights in 16 bits", "adapter", "CUDA context")
 METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
 
@@ -53,7 +53,7 @@ class _Planner:
     def forecast(
         self, method: PlanMethod, *, batch: int, length: int, checkpointing: bool, at_once: bool = False
     ) -> Forecast:
-        """Return the parts of one configuration; `at_once`: with the logits of all tokens, as most trainers have them."""
+        """Return the parts of one configuration; `at_once`: with the logits of all tokens in memory, as in most trainers."""
         asked = self.asked
         whole = batch * SEQUENCES[asked.spec.objective or "sft"] * length if at_once else None
         run = Run(
@@ -69,7 +69,7 @@ class _Planner:
         return forecast_of(self.base, self.adapter, run)
 
     def asked_for(self, method: PlanMethod) -> Forecast:
-        """Return the customary forecast: with the batch and length asked for, and with checkpointing unless it is asked to be off."""
+        """Return the usual forecast: with the requested batch and length, and with checkpointing unless it is turned off."""
         spec = self.asked.spec
         checkpointing = self.asked.gradient_checkpointing is not False
         return self.forecast(
@@ -77,7 +77,7 @@ class _Planner:
         )
 
     def as_run(self, method: PlanMethod, card: Card, *, batch: int, length: int) -> Forecast:
-        """Return the forecast with checkpointing as it was asked for, or else as a worker with that card chooses it."""
+        """Return the forecast with checkpointing as requested, or else as a worker with that card chooses it."""
         checkpointing = self.asked.gradient_checkpointing
         if checkpointing is None:
             kept = self.forecast(method, batch=batch, length=length, checkpointing=False)
@@ -90,10 +90,10 @@ class _Planner:
 
 
 def plan_of(base: Blueprint, asked: Asked) -> Plan:
-    """Return a plan. Raises TargetsError for targets that mean nothing in the base, CardError for what is no card."""
+    """Return a plan. Raises TargetsError for targets that select nothing in the base, CardError for an unknown card."""
     card = None if asked.gpu is None else card_of(asked.gpu)
     if asked.spec.objective == "classify":
-        # Its head is another, of a row for each class.
+        # It has another head, with a row for each class.
         base = replace(base, tensors={name: size for name, size in base.tensors.items() if name != _HEAD})
     planner = _Planner(base, asked, adapter_of(base, asked.spec))
     customary = {method: planner.asked_for(method) for method in METHODS}
@@ -131,12 +131,12 @@ def plan_of(base: Blueprint, asked: Asked) -> Plan:
 
 
 def _method(customary: dict[PlanMethod, Forecast], card: Card | None) -> PlanMethod:
-    """Return "lora" where it takes at most 70 % of the card, and "qlora" otherwise, and without a card."""
+    """Return "lora" if it takes at most 70 % of the card, and "qlora" otherwise or without a card."""
     return "lora" if card is not None and _verdict(customary["lora"], card) == "fits" else "qlora"
 
 
 def _cards_that_fit(planner: _Planner, method: PlanMethod, customary: Forecast) -> Iterator[Card]:
-    """The cards that a training fits with the batch and length asked for, and as it would run there; the smallest first."""
+    """The cards that a training fits with the requested batch and length, as it would run there; the smallest first."""
     for card in CARDS:
         if _verdict(customary, card) == "fits" == _verdict(_configured(planner, method, card), card):
             yield card
@@ -150,12 +150,12 @@ def _verdict(forecast: Forecast, card: Card) -> Verdict:
 def _configured(planner: _Planner, method: PlanMethod, card: Card | None) -> Forecast:
     """Return the first configuration that fits: smaller batches, then checkpointing, then shorter rows; else the smallest.
 
-    Batch and length are chosen; whether such a batch is checkpointed is the worker's rule. Rows are shortened only where none
-    takes at most 90 % of the card.
+    Batch and length are chosen here; whether such a batch is checkpointed follows the worker's rule. Rows are shortened
+    only if nothing takes at most 90 % of the card.
     """
     asked, spec = planner.asked, planner.asked.spec
     if card is None:
-        # The customary configuration says more than the smallest.
+        # The usual configuration is more informative than the smallest.
         return planner.asked_for(method)
     fixed = TrainingSpec.model_fields if asked.as_given else asked.given
     batches = [spec.batch_size]

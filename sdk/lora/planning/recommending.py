@@ -26,7 +26,7 @@ class _Customary:
 
 
 _ATTENTION = "attention is what most adapters need; all-linear holds more, and overfits small data sooner"
-#: Customary ranks and targets by what is to be learnt.
+#: Common ranks and targets by what is to be learnt.
 _TASKS: Mapping[str, _Customary] = {
     "instruct": _Customary(8, "attention", "4 to 8 are customary for simple instructions", _ATTENTION),
     "format": _Customary(4, "attention", "4 to 8 are customary for a format", _ATTENTION),
@@ -41,14 +41,14 @@ _UNSURE = _Customary(
 
 
 def task_options(task: Task | None) -> dict[str, Any]:
-    """Return the options that a task sets where nobody gives others."""
+    """Return the options that a task sets unless others are given."""
     return {} if task is None else {"rank": _TASKS[task].rank, "targets": _TASKS[task].targets}
 
 
 def recommended(
     asked: Asked, chosen: Forecast, customary: Mapping[PlanMethod, Forecast], card: Card | None, *, roomy: float
 ) -> list[Choice]:
-    """Return the options of a training, each with its reason; what was given, or is a default that nobody chose, says so."""
+    """Return the options of a training, each with its reason, which is "given" or "default" if the plan didn't choose."""
     spec = asked.spec
     of_task = _UNSURE if asked.task is None else _TASKS[asked.task]
 
@@ -88,7 +88,7 @@ def recommended(
 
 
 def _accumulation(asked: Asked, chosen: Forecast) -> int:
-    """Forward passes in a step: as given, or else as many as make the rows of a step those that were asked for."""
+    """Forward passes per step: as given, or else as many as reach the requested rows per step."""
     if asked.as_given or "grad_accum" in asked.given:
         return asked.spec.grad_accum
     return max(1, asked.spec.effective_batch // chosen.batch_size)
@@ -113,7 +113,7 @@ def _why_method(
         return f"with 16-bit weights it takes {math.floor(share)} % of the card, and up to {most} leave room"
     if share <= 100 * roomy:
         return "the card was chosen for it, as the smallest that it fits"
-    # Rounded to the nearest, 70.2 % would be no more than 70 %.
+    # Rounded to the nearest, 70.2 % would pass as 70 %.
     return f"with 16-bit weights it would take {math.ceil(share)} % of the card, and more than {most} leave too little room"
 
 

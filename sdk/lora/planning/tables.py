@@ -1,4 +1,4 @@
-"""What plans say of common bases, as Markdown for docs/planning.md: `python -m sdk.lora.planning.tables`."""
+"""Plans for common bases, as Markdown for docs/planning.md: `python -m sdk.lora.planning.tables`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZES = sorted({card.memory_bytes for card in CARDS})
 
 
 def markdown() -> str:
-    """Return the table of bases and cards, that of memory, and the cards with their sources."""
+    """Return the table of bases and cards, the table of memory, and the cards with their sources."""
     plans = {name: plan_of(blueprint_of(config), Asked()) for name, config in COMMON_BASES.items()}
     return "\n".join([*_cards(plans), "", *_memory(plans), "", *_sources()]) + "\n"
 
@@ -30,7 +30,7 @@ def _cards(plans: dict[str, Plan]) -> Iterator[str]:
 
 
 def _method(fit: CardFit) -> str:
-    """The larger method that leaves room; in brackets what takes nearly all of the card."""
+    """The larger method that leaves room; in brackets if it takes nearly all of the card."""
     return (
         "LoRA" if fit.lora == "fits" else "QLoRA" if fit.qlora == "fits" else "(QLoRA)" if fit.qlora == "tight" else "–"
     )

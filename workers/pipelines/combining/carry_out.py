@@ -1,4 +1,4 @@
-"""A combination as it was ordered."""
+"""Running a combination from its order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Combine adapters of one base: ΔW = Σ wᵢ·sᵢ·BᵢAᵢ, module by module, in float64 and rounded once.
 
-The factors are written beside each other, with wᵢ·sᵢ in B, and reduced to the numerical rank of the sum, or cut to a lower
-one; no ΔW is formed, and no base is needed. What is written is read back and held against the parents by another path.
+The factors are put side by side, with wᵢ·sᵢ in B, and reduced to the numerical rank of the sum, or cut to a lower one;
+no ΔW is formed, and no base is needed. The result is read back and compared with the parents in another way.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 @dataclass(frozen=True)
 class _Sum:
-    """ΔW of one module, in as many pairs as it has experts."""
+    """ΔW of one module, with a pair of factors for each expert."""
 
     layout: Layout
     experts: list[Factors]
-    #: B's own bias, (out), where it has one.
+    #: B's own bias, (out), if it has one.
     bias: Any
     kept_square: float
     square: float
@@ -53,8 +53,8 @@ def combine(
 ) -> CombineReport:
     """Write the combination of adapters into the folder `out`, as PEFT would save it. Equal parents give equal bytes on one machine.
 
-    One parent of weight 1 is taken over byte for byte. Raises PipelineError for adapters that don't fit each other, and where
-    what was written is not Σ wᵢ·ΔWᵢ.
+    A single parent of weight 1 is copied byte for byte. Raises PipelineError for adapters that don't fit each other, or
+    if the result is not Σ wᵢ·ΔWᵢ.
     """
     started = time.perf_counter()
     parents = open_parents(given, spec)
@@ -119,11 +119,11 @@ def _sum(layout: Layout, terms: Sequence[Term], spec: CombineSpec, keep: Any) ->
             found = reduced(whole, spec.rank)
             whole = found.factors
             kept_square, square = kept_square + found.kept_square, square + found.square
-        # What is beyond the type becomes infinite, and is refused before it is written.
+        # Numbers out of the type's range become infinite, and are refused before writing.
         with np.errstate(over="ignore"):
             experts.append(Factors(whole.b.astype(keep), whole.a.astype(keep)))
     biases = [(term.factor, term.bias) for term in terms if term.bias is not None]
-    # What B's bias adds is s·bias, likewise.
+    # B's bias adds s·bias, in the same way.
     bias = joined(biases).b.sum(axis=1) if biases else None
     return _Sum(layout, experts, bias, kept_square, square)
 
@@ -153,7 +153,7 @@ def _write(
 
 
 def _widest(parents: Sequence[OpenParent]) -> str:
-    """Return the type that holds the numbers of all parents."""
+    """Return the type that can hold the numbers of all parents."""
     found = {name for parent in parents for name in parent.tensors.outline.dtypes}
     if len(found) == 1:
         return next(iter(found))
@@ -165,7 +165,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _take_over_serving(parents: Sequence[OpenParent], out: Path) -> None:
-    """Copy what travels with an adapter for whoever serves it, file by file, where all parents have the same."""
+    """Copy the files that are stored with an adapter for serving it, if all parents have the same."""
     for name in SERVING_FILES:
         paths = [parent.folder / name for parent in parents]
         if all(path.is_file() for path in paths) and len({path.read_bytes() for path in paths}) == 1:

@@ -1,4 +1,4 @@
-"""The configuration of a combination: which modules it means, and a rank for each, with α = r, so that s is 1."""
+"""The configuration of a combination: its modules, and a rank for each, with α = r, so that s is 1."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.combining.parents import OpenParent
 from workers.pipelines.errors import PipelineError
 
-#: Keys by which a configuration chooses among the modules of its targets' names.
+#: Keys by which a configuration chooses among the modules that its targets name.
 _CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
-#: Names that a configuration may list.
+#: The most names that a configuration may list.
 _MOST_NAMES = 4096
 
 
 def settle_config(
     parents: Sequence[OpenParent], ranks: Mapping[str, int], experts: Mapping[str, int]
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the config of a combination whose modules have these ranks, and the ranks that A and B are to be padded to.
+    """Return the config of a combination whose modules have these ranks, and the ranks to which A and B must be padded.
 
-    Ranks that differ go into `rank_pattern` and `alpha_pattern`. Where these would mean other modules too, or be too many, and
-    of several stacked parameters of a module, which files don't tell apart, and of single experts, ranks are raised. Raises PipelineError.
+    Ranks that differ go into `rank_pattern` and `alpha_pattern`. Ranks are raised if the patterns would match other
+    modules too, or would be too many, for several stacked parameters of a module, which files don't distinguish, and
+    for single experts. Raises PipelineError.
     """
     selection = _selection(parents, list(ranks))
     tallest: dict[str, int] = {}
@@ -60,19 +61,21 @@ def _config(parents: Sequence[OpenParent], rank: int) -> dict[str, Any]:
         rank=rank,
         alpha=float(rank),
         dropout=0.0,
-        # Whatever the selection says takes its place.
+        # The selection replaces it.
         target_modules=["-"],
         target_parameters=sorted({name for lora in loras for name in lora.target_parameters}),
         task_type=next((lora.task_type for lora in loras if lora.task_type is not None), None),
     )
-    # PEFT corrects a flag that does not fit the layer; where the parents differ the harmless one is said.
+    # PEFT corrects a flag that does not fit the layer; if the parents differ, the harmless value is used.
     transposed = all(lora.fan_in_fan_out for lora in loras)
     found = config_of(record, base_name="", base_revision=None, fan_in_fan_out=transposed)
     return {**found, "base_model_name_or_path": None, "lora_bias": loras[0].lora_bias}
 
 
 def _selection(parents: Sequence[OpenParent], modules: Sequence[str]) -> dict[str, Any]:
-    """Return the keys that say which modules are meant: as all parents say it, or their names together, or every module's whole name."""
+    """Return the keys that choose the modules: the parents' if they agree, or their names together, or every module's
+    whole name.
+    """
     keys = ("target_modules", *_CHOOSING)
     said = [{key: _sorted(parent.config.get(key)) for key in keys} for parent in parents]
     if all(one == said[0] for one in said):
@@ -90,13 +93,13 @@ def _selection(parents: Sequence[OpenParent], modules: Sequence[str]) -> dict[st
 
 
 def _is_parameter(module: str, parents: Sequence[OpenParent]) -> bool:
-    """Whether a module's A and B are of a parameter of it, which all parents agree in."""
+    """Whether a module's A and B belong to one of its parameters; all parents agree on this."""
     outlines = (parent.tensors.outline for parent in parents)
     return any(module in outline.modules and outline.parameters_of(module) for outline in outlines)
 
 
 def _pattern(ranks: Mapping[str, int], highest: int, lora: LoraConfig) -> dict[str, int]:
-    """Return the ranks that are lower than the highest, by the last part of their modules' names where that says enough."""
+    """Return the ranks below the highest, by the last part of their modules' names if that is unambiguous."""
     parameters = OwnedParameters(lora.target_parameters, lora.target_modules)
     plain = {base_module(module): rank for module, rank in ranks.items()}
     named = {name: rank for module, rank in plain.items() for name in parameters.of(module) or [module]}
@@ -128,7 +131,7 @@ def _record(config: Mapping[str, Any]) -> LoraConfig:
 
 
 def _sorted(value: Any) -> Any:
-    """Return a value of a configuration as it counts: the order of names says nothing, and empty is null."""
+    """Return a value of a configuration in normal form: the order of names doesn't matter, and empty is null."""
     if isinstance(value, list):
         return sorted(set(value)) or None
     return value if value not in ("", {}) else None

@@ -12,9 +12,9 @@ from workers.pipelines.orders import Order
 
 
 class ParentFolder(Wire):
-    """One adapter that is combined."""
+    """One adapter to be combined."""
 
-    #: As messages call it.
+    #: Its name in messages.
     label: str
     folder: str
     weight: float

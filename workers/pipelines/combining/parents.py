@@ -24,19 +24,19 @@ from workers.pipelines.errors import PipelineError
 
 @dataclass(frozen=True)
 class OpenParent:
-    """One parent, whose tensors are read when they are asked for."""
+    """One parent, whose tensors are read on demand."""
 
     label: str
     weight: float
     folder: Path
-    #: The whole `adapter_config.json`, and what a record has of it.
+    #: The whole `adapter_config.json`, and its LoRA record.
     config: dict[str, Any]
     lora: LoraConfig
     tensors: AdapterFactors
 
     @property
     def ingredient(self) -> Ingredient:
-        """As rules see it."""
+        """The parent in the form that the rules check."""
         return Ingredient(self.label, self.weight, self.lora)
 
 
@@ -44,9 +44,9 @@ class OpenParent:
 class Term:
     """One parent's part of one module."""
 
-    #: wᵢ·sᵢ, which BᵢAᵢ is multiplied by, and B's bias.
+    #: wᵢ·sᵢ, the factor for BᵢAᵢ and for B's bias.
     factor: float
-    #: Of each expert; of a plain module its one pair.
+    #: The factors of each expert; for a plain module, its one pair.
     factors: list[Factors]
     #: B's own bias as a column.
     bias: Factors | None
@@ -82,7 +82,7 @@ def modules_of(parents: Sequence[OpenParent]) -> list[str]:
 
 
 def terms_of(name: str, parents: Sequence[OpenParent]) -> tuple[Layout, list[Term]]:
-    """Return what the parents add to one module."""
+    """Return the parents' parts of one module."""
     having = [parent for parent in parents if name in parent.tensors.outline.modules]
     outlines = [parent.tensors.outline.of(name) for parent in having]
     terms = [
@@ -93,10 +93,10 @@ def terms_of(name: str, parents: Sequence[OpenParent]) -> tuple[Layout, list[Ter
 
 
 def common_whole(parents: Sequence[OpenParent]) -> list[str]:
-    """Return the names of the whole tensors, which all parents hold, with the same bytes.
+    """Return the names of the whole tensors; all parents have them with the same bytes.
 
-    PEFT saves embeddings unasked where they are adapted, as the base has them: ΔW is added to them, and they are no part of
-    it. Raises PipelineError for one that differs.
+    PEFT saves adapted embeddings without being asked, unchanged from the base: ΔW is added to them, and doesn't include
+    them. Raises PipelineError for one that differs.
     """
     first = parents[0]
     names = sorted(first.tensors.outline.whole)

@@ -1,4 +1,4 @@
-"""An adapter's files read by safetensors' own reader, with ranks and scales by PEFT's rules: what written adapters are held against."""
+"""An adapter's files read by safetensors' own reader, with ranks and scales by PEFT's rules, for checking written adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from sdk.formats.adapter_files import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 
-#: How far an adapter and what it should be may be apart, relatively, by the type that was written: a few roundings of both factors.
+#: The relative error allowed for a written adapter, by its type: a few roundings of both factors.
 TOLERANCE = {
     torch.float64: 1e-9,
     torch.float32: 1e-6,
@@ -38,7 +38,7 @@ class PeftAdapter:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its first matrix."""
+        """The type of its first matrix."""
         return self._tensor(next(f"{module}.{a}" for module, (a, _) in sorted(self.modules.items()))).dtype
 
     def times(self, module: str, x: torch.Tensor, experts: int) -> torch.Tensor:
@@ -62,7 +62,7 @@ class PeftAdapter:
         return float(alpha) / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
 
     def experts(self, module: str) -> int:
-        """Return how many pairs of factors a module's A and B hold, by the rank that the configuration says."""
+        """Return how many pairs of factors a module's A and B contain, given the configuration's rank."""
         name, by_parameter = self._called(module)
         if not by_parameter:
             return 1
@@ -70,7 +70,7 @@ class PeftAdapter:
         return int(self.width(module) // _first(patterns, name, self._config["r"]))
 
     def _called(self, module: str) -> tuple[str, bool]:
-        """Return the name that patterns have for a module, and whether it is that of a parameter of it."""
+        """Return the name of a module in patterns, and whether it is the name of one of its parameters."""
         plain = module.removeprefix(PREFIX).replace(".base_layer", "")
         if any(f".{plain}".endswith(f".{name}") for name in self._config.get("target_modules") or []):
             return plain, False
@@ -98,7 +98,7 @@ class PeftAdapter:
 
 
 def _first(patterns: Mapping[str, float], name: str, default: float) -> float:
-    """Return what the first pattern that fits says, tried as PEFT's `get_pattern_key` does; admission has let no slow one in."""
+    """Return the value of the first matching pattern, tried as in PEFT's `get_pattern_key`; admission refuses slow ones."""
     return next((patterns[key] for key in sorted(patterns) if re.match(rf"(.*\.)?({key})$", name)), default)
 
 

@@ -1,6 +1,6 @@
-"""What was written, read again and held against the parents: B·(A·x) against Σ wᵢ·sᵢ·Bᵢ·(Aᵢ·x) for random x, in float64.
+"""Reading back the result and comparing it with the parents: B·(A·x) with Σ wᵢ·sᵢ·Bᵢ·(Aᵢ·x) for random x, in float64.
 
-None of it is shared with what wrote the file.
+It shares nothing with the writer.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from workers.pipelines.combining.order import ParentFolder
 from workers.pipelines.combining.peft_adapter import TOLERANCE, PeftAdapter, singular_values
 from workers.pipelines.errors import PipelineError
 
-#: Columns of x: that a difference is in none of them is as good as impossible.
+#: The number of columns of x: that a difference shows in none of them is practically impossible.
 _PROBES = 8
-#: What is left of terms that cancel below this share of them is rounding.
+#: If terms cancel to less than this share of them, the rest is rounding.
 _ROUNDING = 1e-12
-#: How far a share of the energy may be from what was reported.
+#: How far a share of the energy may be from the reported one.
 _ENERGY = 1e-6
 
 
 def read_back(given: Sequence[ParentFolder], out: Path, *, expected_kept: Mapping[str, float] | None) -> float:
-    """Return how far a written combination is from Σ wᵢ·ΔWᵢ, relatively, in the module where that is most.
+    """Return the relative error of a written combination, compared with Σ wᵢ·ΔWᵢ, in the module where it is largest.
 
-    Of one that was cut, `expected_kept` is the share of the energy by module: it is then the sum's projection on B's columns
-    that ΔW is held against, and the share is computed anew. Raises PipelineError that names the module.
+    If it was cut, `expected_kept` is the share of the energy by module: then ΔW is compared with the sum's projection
+    on B's columns, and the share is computed again. Raises PipelineError, naming the module.
     """
     written = PeftAdapter(out)
     parents = [(parent.weight, PeftAdapter(Path(parent.folder))) for parent in given]
@@ -58,12 +58,14 @@ def read_back(given: Sequence[ParentFolder], out: Path, *, expected_kept: Mappin
 
 
 def _require_near(module: str, found: torch.Tensor, said: torch.Tensor, terms: torch.Tensor, tolerance: float) -> float:
-    """Return how far the two are apart, of stacked experts where that is most; `terms` are what was added up. Raises PipelineError."""
+    """Return how far the two are apart, for stacked experts the largest error; `terms` are the summands. Raises
+    PipelineError.
+    """
     worst = 0.0
     stacked = found.dim() == 3
     for expert in range(len(found) if stacked else 1):
         one, other, parts = (found[expert], said[expert], terms[:, expert]) if stacked else (found, said, terms)
-        # Where terms cancel, rounding is what is left of them here, too.
+        # If terms cancel, only rounding is left here, too.
         distance = max(0.0, float((one - other).norm()) - _ROUNDING * float(parts.norm()))
         error = distance / max(float(other.norm()), 1e-300)
         if not error <= tolerance:
@@ -74,9 +76,9 @@ def _require_near(module: str, found: torch.Tensor, said: torch.Tensor, terms: t
 
 
 def _projected(said: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return what of ΔW·x lies in the space of B's columns, expert by expert."""
+    """Return the part of ΔW·x in the space of B's columns, expert by expert."""
     u, sigma, _ = torch.linalg.svd(b, full_matrices=False)
-    # Columns of zeros, which a rank was padded with, are no direction.
+    # Columns of zeros, from padding to a rank, have no direction.
     u = u * (sigma > 1e-9 * sigma.amax(-1, keepdim=True)).unsqueeze(-2)
     return u @ (u.mT @ said)
 
@@ -89,13 +91,13 @@ def _require_kept(
     expected: Mapping[str, float],
     tolerance: float,
 ) -> None:
-    """Hold the share of the energy against what was reported, and what a rank can keep at most. Raises PipelineError."""
+    """Compare the share of the energy with the reported one, and with the most that a rank can keep. Raises PipelineError."""
     parts = [(weight, parent.factors(module, experts)) for weight, parent in having]
     b = torch.cat([weight * scale * b for weight, (b, _, scale) in parts], dim=2)
     a = torch.cat([a for _, (_, a, _) in parts], dim=1)
     b_kept, a_kept, scale = written.factors(module, experts)
     squares = singular_values(b, a) ** 2
-    # Where all terms cancel, what is left of them is rounding, of which nothing need be kept.
+    # If all terms cancel, only rounding is left, of which nothing need be kept.
     noise = max(_ROUNDING, max(b.shape[1], a.shape[2]) * torch.finfo(b.dtype).eps) * (_norms(b, 1) * _norms(a, 2)).sum(
         -1
     )
@@ -112,7 +114,7 @@ def _require_kept(
 
 
 def _norms(matrix: torch.Tensor, dim: int) -> torch.Tensor:
-    """Return the norms along a dimension, whose squares may be beyond float64."""
+    """Return the norms along a dimension; their squares may be out of float64's range."""
     largest = matrix.abs().amax(dim, keepdim=True).clamp(min=1e-300)
     return (matrix / largest).norm(dim=dim) * largest.squeeze(dim)
 

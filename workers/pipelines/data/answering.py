@@ -1,8 +1,8 @@
-"""A program that answers one question about a file of rows, in a process of its own.
+"""A program that answers one request about a file of rows, in a process of its own.
 
 Standard input is the request; the last line of standard output is the answer, or `{"refused", "reason"}` with a sentence.
-Only a tokenizer is loaded. It and its template may be a stranger's, so the process has no network where the system allows
-that, and limits.
+Only a tokenizer is loaded. It and its template may be untrusted, so the process has limits, and no network if the
+system allows that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import leave_out_torch, nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
-#: It writes nothing; libraries keep this and that.
+#: It writes nothing itself; libraries write small files.
 _MOST_WRITTEN_BYTES = 64 * 1024 * 1024
 
 
@@ -38,15 +38,15 @@ def answer(
     spare_bytes: Callable[[int], int],
     processor_s: Callable[[int], int],
 ) -> int:
-    """Answer the request on standard input about the file `data`, of whose bytes the limits are functions. Returns the exit code."""
+    """Answer the request on standard input about the file `data`; the limits depend on its size. Returns the exit code."""
     request = read_json(asked, sys.stdin.buffer.read())
-    # Before the libraries, which start threads.
+    # Before importing the libraries, which start threads.
     leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
     leave_out_torch()
     with nothing_collected(ever=True), nothing_searched():
-        # Loaded before the limits are set.
+        # Loaded before setting the limits.
         from transformers import AutoTokenizer  # noqa: F401
 
     size_bytes = Path(data(request)).stat().st_size
@@ -56,7 +56,7 @@ def answer(
         file_bytes=_MOST_WRITTEN_BYTES,
     )
     try:
-        # It imports more of them.
+        # It imports more libraries.
         with nothing_searched():
             said = make(request).model_dump_json()
     except PipelineError as error:

@@ -21,32 +21,34 @@ from workers.pipelines.model.rotary import parts, turns_at
 Tokens = dict[str, list[int]]
 #: Tensors by name, of int64: input_ids, attention_mask, labels and position_ids are (batch, seq), labels of whole rows (batch,).
 Batch = dict[str, Any]
-#: Of a model and a batch: the loss of each supervised token in nats, (supervised,) in float32, and where they stand.
+#: From a model and a batch to the loss of each supervised token in nats, (supervised,) in float32, and the tokens' places.
 TokenLosses = Callable[[Any, Batch], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is learnt of rows: how they become a batch, and what is minimised."""
+    """What is learnt from rows: how they become a batch, and what is minimised."""
 
-    #: As a spec has it.
+    #: The name in a spec.
     name: objectives.Objective
-    #: As PEFT has it.
+    #: PEFT's name.
     task_type: Literal["CAUSAL_LM", "SEQ_CLS"]
-    #: Makes a batch of examples, padded with a token; the longest comes first.
+    #: Makes a batch from examples, padded with a token; the longest comes first.
     collate: Callable[[Sequence[Tokens], int], Batch]
-    #: Of how many losses `loss_sum` is the sum.
+    #: The number of losses that `loss_sum` adds up.
     counted: Callable[[Batch], int]
-    #: The summed loss of a model in nats, a float32 scalar with its graph; a third argument says how tokens' losses are computed.
+    #: The summed loss of a model in nats, a float32 scalar with its graph; the third argument computes the tokens' losses.
     loss_sum: Callable[..., Any]
-    #: All that a model says of a batch.
+    #: All logits of a model for a batch.
     logits: Callable[[Any, Batch], Any]
-    #: Examples of one row, which follow each other: of a preference the chosen answer and the rejected one.
+    #: Examples per row, one after the other: a preference has the chosen answer and the rejected one.
     sequences: int = 1
 
 
 def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
-    """Return input_ids, labels and attention_mask, each (batch, seq), the longest row first, padded on the right to it."""
+    """Return input_ids, labels and attention_mask, each (batch, seq), the longest row first, padded on the right to its
+    length.
+    """
     return padded(sorted(rows, key=lambda row: -len(row["input_ids"])), pad_id)
 
 
@@ -65,11 +67,11 @@ def padded(ordered: Sequence[Tokens], pad_id: int) -> Batch:
 
 
 def micro_batches(batch: Batch, rows: int, turns: int | None = None, sequences: int = 1) -> Iterator[Batch]:
-    """Split a batch whose rows, of so many sequences each, are sorted by length into parts of up to `rows` rows, each cut to its own
-    longest sequence.
+    """Split a batch, whose rows of several sequences each are sorted by length, into parts of up to `rows` rows, each
+    cut to its own longest sequence.
 
-    Rows of `turns` tokens and more share no part with others (see `turns_at`). The sum of the parts' losses, and so the gradient, is that
-    of the whole batch, with less padding computed.
+    Rows of `turns` tokens and more share no part with others (see `turns_at`). The sum of the parts' losses, and so the
+    gradient, equals the whole batch's, with less computation on padding.
     """
     lengths = batch["attention_mask"].sum(dim=1).reshape(-1, sequences).amax(dim=1).tolist()
     for chosen in parts(lengths, rows, turns):
@@ -82,7 +84,9 @@ def micro_batches(batch: Batch, rows: int, turns: int | None = None, sequences: 
 def example_batches(
     examples: Sequence[Example], objective: Objective, pad_id: int, rows: int, device: Any, turns: int | None = None
 ) -> Iterator[Batch]:
-    """Yield all examples in batches of up to `rows` rows of like length, the longest first; those of `turns` tokens and more by themselves."""
+    """Yield all examples in batches of up to `rows` rows of similar length, the longest first; those of `turns` tokens
+    or more separately.
+    """
     order = longest_first(examples, objective.sequences)
     lengths = lengths_of(examples).reshape(-1, objective.sequences).max(axis=1)[order]
     for chosen in parts(lengths, rows, turns):
@@ -92,14 +96,14 @@ def example_batches(
 
 
 def longest_first(examples: Sequence[Example], sequences: int) -> list[int]:
-    """Return the numbers of all rows, of so many examples each, those with the longest example first."""
+    """Return the numbers of all rows, which have several examples each, those with the longest example first."""
     lengths = lengths_of(examples).astype(np.int64)
     found: list[int] = np.argsort(-lengths.reshape(-1, sequences).max(axis=1), kind="stable").tolist()
     return found
 
 
 def tokens_of(examples: Sequence[Example], row: int, objective: Objective) -> list[Tokens]:
-    """Return the examples of one row, by its number."""
+    """Return the examples of the row with this number."""
     found = examples[row * objective.sequences : (row + 1) * objective.sequences]
     return [{"input_ids": example.input_ids, "labels": example.labels} for example in found]
 
@@ -111,12 +115,14 @@ def rows_of(examples: Sequence[Example], objective: Objective) -> Iterator[list[
 
 
 def supervised_tokens(batch: Batch) -> int:
-    """Return how many tokens of a batch the loss is taken on."""
+    """Return how many tokens of a batch the loss is computed on."""
     return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
 def token_losses(model: Any, batch: Batch) -> tuple[Any, Any]:
-    """Return the cross-entropy of each supervised token in nats, (supervised,) in float32 with its graph, and where they stand."""
+    """Return the cross-entropy of each supervised token in nats, (supervised,) in float32 with its graph, and the
+    tokens' places.
+    """
     logits, targets, kept = supervised_logits(model, batch)
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), kept
 
@@ -127,34 +133,34 @@ def loss_sum(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> An
 
 
 def passed(batch: Batch) -> dict[str, Any]:
-    """Return what a causal model is given of a batch.
+    """Return the inputs of a causal model for a batch.
 
-    Rows are padded on the right, where a causal model's real tokens never look. Without a mask, attention also skips the upper
-    triangle; packed rows are told apart by where their positions begin anew.
+    Rows are padded on the right, where a causal model's real tokens never look. Without a mask, attention also skips
+    the upper triangle; packed rows are separated by positions that start again.
     """
     positions = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
     return {"input_ids": batch["input_ids"], **positions, "use_cache": False}
 
 
 def without_last(batch: Batch) -> Batch:
-    """Return a batch whose longest row ends before its last token, by which nothing is predicted that has a loss."""
+    """Return a batch without the last token of the longest row, since it predicts nothing that has a loss."""
     seen = max(1, batch["input_ids"].shape[1] - 1)
     return {**batch, "input_ids": batch["input_ids"][:, :seen]}
 
 
 def supervised_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
-    """Return the logits that supervised tokens are predicted by, (supervised, vocab) in float32, these tokens, (supervised,), and
-    where they stand, (batch, positions).
+    """Return the logits that predict supervised tokens, (supervised, vocab) in float32, these tokens, (supervised,),
+    and their places, (batch, positions).
     """
     logits, targets, kept = said_logits(model, batch)
     return logits.float(), targets, kept
 
 
 def said_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
-    """Return what `supervised_logits` does, the logits in the type that the model says them in.
+    """Return what `supervised_logits` does, with the logits in the model's own type.
 
-    The logits are computed only at positions where some row of the batch has a supervised next token: with a
-    vocabulary of 49,152 the head is otherwise a third of the work, most of it for prompt tokens.
+    The logits are computed only at positions where some row of the batch has a supervised next token: with a vocabulary
+    of 49,152 the head would otherwise be a third of the work, most of it for prompt tokens.
     """
     targets = batch["labels"][:, 1:]
     inputs = passed(batch)
@@ -165,7 +171,7 @@ def said_logits(model: Any, batch: Batch) -> tuple[Any, Any, Any]:
     else:
         logits = model(**inputs).logits[:, : targets.shape[1]]
     kept = targets != IGNORED
-    # Of rows of one length that are supervised throughout, nothing is copied.
+    # If all rows have one length and all tokens are supervised, nothing is copied.
     return logits.flatten(0, 1) if bool(kept.all()) else logits[kept], targets[kept], kept
 
 
@@ -175,12 +181,12 @@ def example_losses(
     """Yield each example with its summed loss in nats, batch by batch, the longest first."""
     order = longest_first(examples, 1)
     start = 0
-    # Its last token is left out of a batch's longest row.
+    # The last token of a batch's longest row is left out.
     turns = None if (whole := turns_at(model)) is None else whole + 1
     for batch in example_batches(examples, SFT, pad_id, rows, device, turns):
         with torch.no_grad():
             found, kept = losses(model, without_last(batch))
-        # Added up on the CPU in float64: in one order, whatever the card.
+        # Added up on the CPU in float64, in a fixed order whatever the card.
         sums = [math.fsum(part.tolist()) for part in found.double().cpu().split(kept.sum(dim=1).tolist())]
         yield [(examples[at], loss) for at, loss in zip(order[start : start + len(sums)], sums, strict=True)]
         start += len(sums)
@@ -189,9 +195,9 @@ def example_losses(
 def mean_loss(
     model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
 ) -> Iterator[float]:
-    """Yield the running token-weighted mean loss in nats after each batch; the last one is the mean over all.
+    """Yield the running token-weighted mean loss in nats after each batch; the last value is the mean over all.
 
-    A mean of batch means would give the few tokens of a short batch the weight of many.
+    A mean of batch means would overweight the few tokens of a short batch.
     """
     total, tokens = 0.0, 0
     for part in example_losses(model, examples, pad_id, rows, device, losses):
@@ -217,5 +223,5 @@ def _keeps_logits(model: Any) -> bool:
 
 
 def of_sequences(objective: Objective) -> Objective:
-    """Return the objective by which each sequence is looked at alone, whatever is learnt of several of them together."""
+    """Return the objective for single sequences, even if several of them are learnt together."""
     return SFT if objective.task_type == SFT.task_type else objective

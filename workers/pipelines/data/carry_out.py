@@ -1,4 +1,4 @@
-"""A preview as it was ordered."""
+"""Running a preview from its order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ORDER = PreviewOrder
 
 
 def carry_out(order: PreviewOrder, host: Host) -> Preview:
-    """Return what a training would learn of the rows."""
+    """Return what a training would learn from the rows."""
     del host
     found = preview(order.asked)
     if not found.rows:

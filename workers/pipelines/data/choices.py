@@ -1,4 +1,4 @@
-"""Rows of multiple choice as tokens: each choice after its prompt, with the loss on the choice alone."""
+"""Rows of multiple choice as tokens: each choice after its prompt, with the loss only on the choice."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Question:
     #: One for each choice; the loss of each is the negative log-likelihood of the choice after the prompt.
     examples: list[Example]
     texts: list[str]
-    #: The number of the right one.
+    #: The number of the right choice.
     answer: int
 
 
 def tokenise_choices(
     rows: Sequence[Row], tokenizer: Any, *, loss_on: str | None, max_length: int
 ) -> tuple[Tokenised, list[Question]]:
-    """Return the right choices, as rows that a loss is taken on, and all of them.
+    """Return the right choices as rows to compute a loss on, and all choices.
 
-    No end of text follows a choice. A row that is longer than `max_length` tokens loses the beginning of its prompt. Raises
-    PipelineError ("data") that names the rows that can't be used.
+    No end of text follows a choice. A row that is longer than `max_length` tokens loses the beginning of its prompt.
+    Raises PipelineError ("data"), naming the rows that can't be used.
     """
     try:
         resolve_loss_on(loss_on, "choices")

@@ -1,4 +1,4 @@
-"""Batches of rows with labels, what is minimised over them, and scores of what a model makes of them."""
+"""Batches of rows with labels, the loss over them, and the scores of a model's predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.pipelines.model.causality import fixed_texts
 from workers.pipelines.model.packed import multiplies_in_eight_bits
 from workers.pipelines.model.rotary import turns_at
 
-#: By such a share of the largest other tokens may move a logit where they are multiplied in 8 bits.
+#: The share of the largest logit by which other tokens may change a logit if matrices are multiplied in 8 bits.
 _IN_EIGHT_BITS = 0.05
 
 
@@ -42,7 +42,7 @@ def label_logits(model: Any, batch: Batch) -> Any:
 
 
 def logits_of(model: Any, texts: Any) -> Any:
-    """Return (batch, labels) logits in float32 of tokens, (batch, seq), none of which is there for its length."""
+    """Return (batch, labels) logits in float32 for tokens, (batch, seq), without padding."""
     with torch.no_grad():
         return label_logits(model, {"input_ids": texts, "attention_mask": torch.ones_like(texts)})
 
@@ -64,10 +64,10 @@ CLASSIFY = Objective(
 
 
 class Guess(NamedTuple):
-    """What a model made of one row."""
+    """A model's prediction for one row."""
 
     example: Example
-    #: Number of the label that it finds likeliest.
+    #: Number of the label with the highest probability.
     guessed: int
     #: In nats.
     loss: float
@@ -76,20 +76,20 @@ class Guess(NamedTuple):
 
     @property
     def label(self) -> int:
-        """The row's own."""
+        """Number of the row's own label."""
         return self.example.labels[0]
 
 
 def reads_padding(model: Any, pad_id: int) -> bool:
-    """Say whether what a model makes of a row moves with what stands where the row is padded, so that its neighbours in a pass move it.
+    """Whether a model's logits for a row depend on its padding, so that its neighbours in a pass change them.
 
-    It does in encoders that mix all tokens of a sequence (FNet), or those that are close (ConvBERT), with no regard to a mask. A decoder
-    reads its answer before any padding.
+    They do in encoders that mix all tokens of a sequence (FNet), or nearby ones (ConvBERT), ignoring the mask. A
+    decoder reads its answer before any padding.
     """
     if not is_encoder(model.config.to_dict()):
         return False
     if getattr(model.config, "attention_type", None) == "block_sparse":
-        # BigBird draws which blocks it looks at by the padded length; a short text as below would turn that off for good.
+        # BigBird chooses its blocks by the padded length; a short text as below would turn that off for good.
         return True
     padded = fixed_texts(model)[:1].repeat(2, 1)
     mask = torch.ones_like(padded)
@@ -99,17 +99,19 @@ def reads_padding(model: Any, pad_id: int) -> bool:
     model.eval()
     try:
         with torch.no_grad():
-            # Each in a pass of its own: what a library computes of a batch may depend on where in it a row stands.
+            # Each in a pass of its own: results may depend on a row's place in the batch.
             one, other = (label_logits(model, {"input_ids": ids[None], "attention_mask": mask[:1]}) for ids in padded)
     finally:
         model.train(was)
     share = _IN_EIGHT_BITS if multiplies_in_eight_bits(model) else 0.0
-    # Also of NaN.
+    # Also true for NaN.
     return not float((one - other).abs().max()) <= share * float(one.abs().max())
 
 
 def guesses(model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any) -> Iterator[list[Guess]]:
-    """Yield what a model makes of rows, up to `rows` at a time, the longest first; one at a time where it would read their padding."""
+    """Yield a model's predictions for rows, up to `rows` at a time, the longest first; one at a time if it would read
+    their padding.
+    """
     order = longest_first(examples, 1)
     rows = 1 if rows > 1 and reads_padding(model, pad_id) else rows
     start = 0
@@ -129,9 +131,9 @@ def guesses(model: Any, examples: Sequence[Example], pad_id: int, rows: int, dev
 
 
 def scores(found: Sequence[Guess]) -> dict[str, float]:
-    """Return loss in nats a row, accuracy, and the mean F1 of the labels that occur in the rows or among the guesses.
+    """Return the loss in nats per row, accuracy, and the mean F1 of the labels that occur in the rows or among the predictions.
 
-    F1 = 2·TP / (2·TP + FP + FN) of each label, each counted alike: macro-F1 as `sklearn.metrics.f1_score` has it.
+    F1 = 2·TP / (2·TP + FP + FN) for each label, with equal weights: macro-F1 as in `sklearn.metrics.f1_score`.
     """
     hits = Counter(guess.label for guess in found if guess.guessed == guess.label)
     of_rows, guessed = Counter(guess.label for guess in found), Counter(guess.guessed for guess in found)

@@ -1,4 +1,4 @@
-"""The control tokens of a tokenizer in rendered texts: with which of them a turn ends, and at which generation stops."""
+"""The control tokens of a tokenizer in rendered texts: which of them end a turn, and at which generation stops."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 class TurnEnds:
     """How a template ends a turn."""
 
-    #: What ends each turn; "" where the last one ends otherwise than the others.
+    #: The end of each turn; "" if the last one ends differently from the others.
     turn: str
     #: Tokens that end a turn.
     tokens: frozenset[str]
 
 
 class ControlTokens:
-    """Those of one tokenizer. Generation stops at `stop_ids` and at the tokenizer's end of text."""
+    """The control tokens of one tokenizer. Generation stops at `stop_ids` and at the tokenizer's end of text."""
 
     def __init__(self, tokenizer: Any, stop_ids: Iterable[int] = ()) -> None:
-        #: The tokens that no text is tokenised to piecemeal; those of blanks alone, which some tokenizers add, control
+        #: The tokens that are matched whole in a text; those made only of blanks, which some tokenizers add, control
         #: nothing.
         self._controls = {
             text
@@ -37,21 +37,21 @@ class ControlTokens:
 
     @cached_property
     def pattern(self) -> str:
-        """An expression of any one of them."""
+        """An expression that matches any of them."""
         longest_first = sorted(self._controls, key=len, reverse=True)
         return "|".join(map(re.escape, longest_first)) or r"(?!)"
 
     def turn_ends(self, last: str, followed: str) -> TurnEnds:
-        """Return how a turn ends, by what a template writes after an answer that is the last message, and after one that is
-        not.
+        """Return how a turn ends, given what a template writes after an answer that is the last message, and after one
+        that isn't.
         """
         tokens = set(re.findall(self.pattern, last.rstrip())[-1:])
         turn = self._common(last, followed)
         return TurnEnds(turn, frozenset({*tokens, *re.findall(self.pattern, turn)[-1:]}))
 
     def end_of_turn(self, text: str, start: int, end: int, ends: TurnEnds) -> int:
-        """Return where an answer's end of turn ends: what a template writes after it, to end the whole text, is not
-        learnt.
+        """Return the offset after an answer's end of turn: what a template writes after that to end the whole text is
+        not learnt.
         """
         end = start + len(text[start:end].rstrip())
         if not ends.turn:
@@ -62,9 +62,9 @@ class ControlTokens:
         return end + len(ends.turn) if text.startswith(ends.turn, end) else end
 
     def stops(self, answer: str, ends: TurnEnds) -> bool:
-        """Say whether an answer ends in a token that generation stops at.
+        """Whether an answer ends in a token at which generation stops.
 
-        Not each control token does: the end of a tool call, or of the reasoning, ends no turn.
+        Not every control token qualifies: the end of a tool call, or of the reasoning, doesn't end a turn.
         """
         last = re.search(rf"({self.pattern})\Z", answer)
         return last is not None and (last[1] in self._stop_tokens or last[1] in ends.tokens)

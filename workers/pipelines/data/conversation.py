@@ -1,4 +1,4 @@
-"""A conversation in the forms that templates want, and what of it a template loses."""
+"""A conversation in the forms that templates want, and which parts of it a template loses."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-#: Before and after a number; no template changes such a word, and none writes one by itself.
+#: Letters before and after a number: no template changes such a word, or writes one by itself.
 _PROBE = "zq{}v{}z"
 
 _TOOLS = "tools"
 
 
 class RowRefused(ValueError):  # noqa: N818 - it reads as what happened
-    """A row that can't be trained on; the message is the rest of a sentence that begins with the row's place."""
+    """A row can't be trained on; the message is the rest of a sentence that begins with the row's place."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The messages of a row as `sdk.formats.messages` makes them, and which of them the loss is taken on."""
+    """The messages of a row as `sdk.formats.messages` makes them, and on which of them the loss is computed."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
@@ -29,23 +29,23 @@ class Conversation:
     learnt: tuple[int, ...]
 
     def until(self, answer: int) -> Conversation:
-        """Return the conversation that ends with one answer, which alone is learnt."""
+        """Return the conversation that ends with one answer, the only one that is learnt."""
         return replace(self, messages=self.messages[: answer + 1], learnt=(answer,))
 
 
 @dataclass(frozen=True)
 class Form:
-    """How messages are handed to a template: templates differ in what they can read."""
+    """How messages are passed to a template: templates differ in what they can read."""
 
     #: Contents as lists of parts, as multimodal templates want them.
     parts: bool = False
     #: A tool call without a content: its key is left out, or it is None or "".
     empty: str | None = "absent"
-    #: Arguments as the JSON text that OpenAI's API has for them.
+    #: Arguments as a JSON text, as in OpenAI's API.
     arguments_as_text: bool = False
 
     def message(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Return a message for a template; the weight is none of its business."""
+        """Return a message for a template, without the weight."""
         found = {key: value for key, value in message.items() if key != "weight"}
         if _calls_alone(message):
             found.pop("content", None)
@@ -84,14 +84,14 @@ def _with_text(call: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Probed:
-    """A conversation of the same form with a word in each of its texts, by which they are found again."""
+    """A conversation of the same form with a marker word in each of its texts, to find them again."""
 
     conversation: Conversation
     #: Word to (index of the message, or None for the tools; key).
     words: dict[str, tuple[int | None, str]]
 
     def lost(self, text: str) -> list[str]:
-        """Return what the rendered probe lacks, each named: "`content` of message 2".
+        """Return the names of the parts that the rendered probe lacks: "`content` of message 2".
 
         The reasoning of an answer that is not learnt may be missing: templates leave it out of earlier turns.
         """
@@ -103,14 +103,14 @@ class Probed:
         return list(named)
 
     def messages_in(self, text: str) -> set[int]:
-        """Return the indices of the messages of which a part of the rendered probe holds something."""
+        """Return the indices of the messages that a part of the rendered probe contains something of."""
         return {index for word, (index, _) in self.words.items() if index is not None and word in text}
 
 
 def probe(conversation: Conversation) -> Probed:
-    """Put a word of its own into each text of a conversation that has to be rendered.
+    """Put a unique word into each text of a conversation that has to be rendered.
 
-    Left alone are the names that only link a tool's answer to its call, which templates render or not: `id`,
+    Names that only link a tool's answer to its call stay as they are, since templates may leave them out: `id`,
     `tool_call_id`, and the `name` of a tool's answer.
     """
     words: dict[str, tuple[int | None, str]] = {}
@@ -150,7 +150,7 @@ def probe(conversation: Conversation) -> Probed:
 
 
 def _between_words(text: str, first: str, last: str) -> str:
-    """Return a text with a word at its beginning and one at its end; what stands in `<think>` marks is left alone."""
+    """Return a text with a word at its beginning and one at its end; the part in `<think>` marks stays as it is."""
     thought, mark, said = text.rpartition("</think>")
     begins = len(said) - len(said.lstrip())
     return f"{thought}{mark}{said[:begins]}{first}{said[begins:]}{last}"
@@ -176,9 +176,9 @@ def _probed_schema(schema: Any, word: Any) -> Any:
 
 
 def missing_from(message: dict[str, Any], rendered: str) -> str | None:
-    """Return the key of an answer whose own text is not in what is rendered of it; None if all is there.
+    """Return the key of an answer whose text is missing from the rendered answer; None if all are there.
 
-    Templates trim a content, and wrap in their own way the reasoning that is written into one.
+    Templates trim contents, and wrap reasoning that is written into one in their own way.
     """
     contents = re.split(r"</?think>", message.get("content", ""))
     if not all(part.strip() in rendered for part in contents):
@@ -202,6 +202,6 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _stands_in(text: str, rendered: str) -> bool:
-    """Say whether a text stands somewhere as it is, or as JSON or Python write it."""
+    """Whether a text occurs as it is, or as JSON or Python write it."""
     ways = (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1], repr(text)[1:-1])
     return any(way in rendered for way in ways)

@@ -1,4 +1,4 @@
-"""Digests of files, and of what of a base turns texts into tokens."""
+"""Digests of files, and of the parts of a base that turn texts into tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row to its examples: token ids, with the tokens that the loss is taken on marked."""
+"""From one row to its examples: token ids, with marks on the tokens that the loss is computed on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from workers.pipelines.data.spans import ChatTemplate, Method, Sample
 from workers.pipelines.data.tokenizer import known_ids
 from workers.pipelines.errors import PipelineError
 
-#: "label" of a row, and none of its tokens.
+#: "label": on the row's label, and none of its tokens.
 LossOn = Literal["completion", "assistant", "all", "label"]
 
-#: The label of a token that no loss is taken on, as torch's cross-entropy takes it.
+#: The label of a token without a loss, as torch's cross-entropy expects it.
 IGNORED = -100
 
 
@@ -32,25 +32,26 @@ class Example:
 
     input_ids: list[int]
     labels: list[int]
-    #: What generation starts from, (prompt_seq,); empty for rows without a prompt, and for all but the last text of a row.
+    #: The tokens that generation starts from, (prompt_seq,); empty for rows without a prompt, and for all but the last
+    #: text of a row.
     prompt_ids: list[int]
     prompt: str
     reference: str
-    #: The token that ends what is learnt; None if it was cut off, or where all of a conversation is learnt.
+    #: The token that ends what is learnt; None if it was cut off, or if all of a conversation is learnt.
     stop: int | None = None
-    #: How it was found what of a rendered conversation is learnt; None of plain texts.
+    #: How the learnt parts of a rendered conversation were found; None for plain texts.
     method: Method | None = None
     #: The number of its row in the dataset, from 0.
     row: int = 0
 
     @property
     def supervised_tokens(self) -> int:
-        """Tokens that the loss is taken on."""
+        """The number of tokens that the loss is computed on."""
         return sum(label != IGNORED for label in self.labels)
 
 
 class ExampleMaker:
-    """Makes examples of rows, and knows afterwards how it did."""
+    """Makes examples from rows, and records how."""
 
     def __init__(self, tokenizer: Any, loss_on: LossOn, day: date | None, stop_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
@@ -80,7 +81,7 @@ class ExampleMaker:
         return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
 
     def _alone(self, row: Row, key: str) -> Example:
-        """Return one of the two answers of a preference as an example. Raises RowRefused where it takes several."""
+        """Return one of the two answers of a preference as an example. Raises RowRefused if it needs several."""
         fields = {name: value for name, value in row.fields.items() if name in ("prompt", "tools")}
         made = self.examples(Row(row.where, "prompt", {**fields, "completion": row.fields[key]}))
         if len(made) > 1:
@@ -92,13 +93,13 @@ class ExampleMaker:
 
     @property
     def template(self) -> str | None:
-        """The template of those so far: the one that the base has for conversations without tools, where it was used."""
+        """The template used so far: the base's one for conversations without tools, if it was used."""
         own = self._tokenizer.chat_template
         default = own.get("default") if isinstance(own, dict) else own
         return default if default in self._templates else min(self._templates, default=None)
 
     def rendering(self, examples: Sequence[Example]) -> Rendering:
-        """Return how all rows so far were rendered, of which these examples were kept."""
+        """Return how all rows so far were rendered; these of their examples were kept."""
         return Rendering(
             templates=sorted(hashlib.sha256(template.encode()).hexdigest() for template in self._templates),
             methods=dict(sorted(self._methods.items())),
@@ -143,7 +144,7 @@ class ExampleMaker:
             return Example(ids, labels, [], "", "", stop, sample.method)
         messages, _ = _messages(row)
         asked = messages[sample.answer - 1].get("content", "") if sample.answer else ""
-        # What is generated is decoded in the same way: with the reasoning and the calls as the template writes them.
+        # Generated text is decoded in the same way: with reasoning and calls as the template writes them.
         if sample.method == "all":
             reference = messages[sample.answer].get("content", "")
         else:
@@ -153,17 +154,17 @@ class ExampleMaker:
 
 
 def _messages(row: Row) -> tuple[list[dict[str, Any]], int]:
-    """Return a row's messages, and the index of the first that may be learnt."""
+    """Return a row's messages, and the index of the first one that may be learnt."""
     if row.shape == "messages":
         return row.fields["messages"], 0
     return row.fields["prompt"] + row.fields["completion"], len(row.fields["prompt"])
 
 
 def _encoded(tokenizer: Any, text: str, borders: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the tokens of a text and where each begins in it, in characters; no token lies across one of the borders.
+    """Return the tokens of a text and where each begins in it, in characters; no token crosses one of the borders.
 
-    Answers are generated from the tokens of what is before them alone, so training takes them apart there, too. Raises
-    RowRefused where the tokenizer makes another text of the parts.
+    An answer is generated from the tokens of the text before it, so training splits the text there, too. Raises
+    RowRefused if the parts' tokens make another text.
     """
     ids, starts, ends = _tokens(tokenizer, text)
     cut_ids: list[int] = []
@@ -193,7 +194,7 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[int], list[int]]
 def _labels(ids: list[int], starts: list[int], spans: Sequence[tuple[int, int]]) -> list[int]:
     labels = [IGNORED] * len(ids)
     for start, end in spans:
-        # Tokens stand in the order of what they are of.
+        # Tokens are in the order of their text.
         learnt = slice(bisect_left(starts, start), bisect_left(starts, end))
         labels[learnt] = ids[learnt]
     return labels
@@ -203,7 +204,7 @@ def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossO
     prompt_ids = unended(tokenizer(prompt)["input_ids"], tokenizer)
     ids = _ended(tokenizer(prompt + completion)["input_ids"], tokenizer)
     if ids[: len(prompt_ids)] != prompt_ids:
-        # Tokens grew together across the border. Generation starts from the prompt's own tokens, so training does too.
+        # A token merged across the border. Generation starts from the prompt's own tokens, so training does too.
         ids = prompt_ids + _ended(continued(tokenizer, prompt_ids, prompt, completion), tokenizer)
     masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
     return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
@@ -212,7 +213,7 @@ def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossO
 def continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
     """Return the tokens of a completion that follow those of its prompt. Raises RowRefused if no tokens make that text.
 
-    Some tokenizers put a blank before every text. They put none in the middle of one, such as after a line break.
+    Some tokenizers put a blank before every text, but not in the middle of one, such as after a line break.
     """
     wanted = tokenizer.decode(unended(tokenizer(prompt + completion)["input_ids"], tokenizer))
     alone = tokenizer(completion, add_special_tokens=False)["input_ids"]
@@ -230,10 +231,10 @@ def continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: st
 
 
 def _ended(ids: list[int], tokenizer: Any) -> list[int]:
-    """Add the end-of-text token unless it stands there already, so that the model learns to stop."""
+    """Add the end-of-text token unless it is there already, so that the model learns to stop."""
     return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
 
 
 def unended(ids: list[int], tokenizer: Any) -> list[int]:
-    """Take off an end-of-text token that the tokenizer itself puts after every text."""
+    """Remove an end-of-text token that the tokenizer itself puts after every text."""
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids

@@ -1,7 +1,7 @@
-"""Short general texts on which an evaluation measures what an adapter changed beside what it was trained for.
+"""Short general texts on which an evaluation measures what an adapter changed besides its task.
 
-Source: all of them were written for this project; none is from a book, a website or another data set. Two measurements are
-alike only on the same texts, cut at the same length, so scores are recorded with the digest of both.
+Source: all of them were written for this project; none is from a book, a website or another data set. Measurements can
+be compared only on the same texts, cut at the same length, so scores are recorded with a digest of both.
 
 >>> len(GENERAL_TEXTS), GENERAL_DIGEST[:12]
 (32, 'd6a0e6d8351d')
@@ -73,9 +73,9 @@ _LANGUAGES = (
     "ذهبت إلى السوق صباح اليوم واشتريت الخبز والتفاح. كان الجو جميلا.",
     "आज सुबह बहुत ठंड थी। हम ने चाय पी और फिर बाज़ार गए।",
 )
-#: Prose, questions, code, numbers, and ten other languages in seven alphabets beside the Latin one.
+#: Prose, questions, code, numbers, and ten other languages in seven alphabets besides the Latin one.
 GENERAL_TEXTS = (*_PROSE, *_ASKED, *_CODE, *_NUMBERS, *_LANGUAGES)
-#: Tokens of each at most: what an adapter takes to be read with is to be little beside its own rows.
+#: The most tokens of each: reading them should take little time compared with the adapter's own rows.
 MOST_TOKENS = 12
-#: SHA-256 over the texts and where they are cut.
+#: SHA-256 over the texts and the length at which they are cut.
 GENERAL_DIGEST = digest_of({"texts": list(GENERAL_TEXTS), "most_tokens": MOST_TOKENS})

@@ -1,7 +1,8 @@
-"""A causal model in two parts: its decoder, and the head that makes logits of hidden states: of supervised tokens alone, in chunks.
+"""A causal model in two parts: its decoder, and the head that turns hidden states into logits, only for supervised
+tokens and in chunks.
 
-The model's own code computes both. For a chunk the decoder is stood in for by one that returns the chunk's hidden states, so that
-whatever a family does to them or to its logits (a scale, a soft cap, a trained head) is done here too.
+The model's own code computes both. For a chunk, the decoder is replaced by one that returns the chunk's hidden states,
+so whatever a family does to them or to its logits (a scale, a soft cap, a trained head) is done here too.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from workers.pipelines.data.batches import Batch, TokenLosses, passed, supervise
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.model.device import is_out_of_memory
 
-#: The losses of both ways may differ by so many roundings of the largest logit.
+#: The losses of both ways may differ by this many roundings of the largest logit.
 _ROUNDINGS = 4
 _HIDDEN = "last_hidden_state"
 
 
 class OnePieceError(Exception):
-    """A model whose decoder and head can't be told apart."""
+    """The model's decoder and head can't be separated."""
 
 
 class _Decoded(NamedTuple):
-    """What a decoder says of a batch."""
+    """A decoder's output for a batch."""
 
-    #: The class of its answer, and what else is in it.
+    #: The class of the output, and its other fields.
     kind: Any
     rest: dict[str, Any]
     #: (batch, seq, hidden)
@@ -40,22 +41,24 @@ class _Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Head:
-    """What makes logits of the hidden states that a decoder returns."""
+    """The part of a model that turns a decoder's hidden states into logits."""
 
     #: The module of the model that returns hidden states, (batch, seq, hidden).
     decoder: Any
-    #: Whether anything after it is trained.
+    #: Whether anything after that module is trained.
     trained: bool = True
 
     def losses(self, chunk_tokens: int) -> TokenLosses:
-        """Return what computes the losses of supervised tokens, with the logits of `chunk_tokens` of them there at a time."""
+        """Return a function for the losses of supervised tokens, with the logits of `chunk_tokens` of them in memory at
+        a time.
+        """
         return partial(self._losses, chunk_tokens=chunk_tokens)
 
     def _losses(self, model: Any, batch: Batch, *, chunk_tokens: int) -> tuple[Any, Any]:
-        """Return the cross-entropy of each supervised token in nats, (supervised,) in float32 with its graph, and where they
-        stand, (batch, seq - 1).
+        """Return the cross-entropy of each supervised token in nats, (supervised,) in float32 with its graph, and the
+        tokens' places, (batch, seq - 1).
 
-        Where nothing of the head is trained, the gradient of a chunk is taken at once, so that nothing is computed twice;
+        If no part of the head is trained, the gradient of a chunk is computed at once, so that nothing is computed twice;
         otherwise its logits are computed again in the backward pass.
         """
         targets = batch["labels"][:, 1:]
@@ -79,7 +82,7 @@ class Head:
         return found, kept
 
     def _decoded(self, model: Any, batch: Batch) -> _Decoded:
-        """Return what the decoder says. The head gets one token, of which nothing is kept. Raises OnePieceError."""
+        """Return the decoder's output. The head gets one token, and its result is dropped. Raises OnePieceError."""
         own, found = self.decoder.forward, []
 
         def listen(*args: Any, **rest: Any) -> Any:
@@ -88,7 +91,7 @@ class Head:
                 raise OnePieceError
             others = {name: value for name, value in said.items() if name != _HIDDEN}
             found.append(_Decoded(type(said), others, said[_HIDDEN]))
-            # As a whole tensor: for a part of one, torch multiplies in batches and copies the head's transposed weight.
+            # As a tensor of its own: for a view, torch multiplies in batches and copies the head's transposed weight.
             return type(said)(**others, **{_HIDDEN: said[_HIDDEN][0, 0].detach()[None, None]})
 
         with _standing_in(self.decoder, listen):
@@ -98,14 +101,14 @@ class Head:
         return found[0]
 
     def logits(self, model: Any, said: _Decoded, part: Any) -> Any:
-        """Return the logits, (tokens, vocabulary), that the model makes of hidden states, (tokens, hidden)."""
+        """Return the model's logits, (tokens, vocabulary), for hidden states, (tokens, hidden)."""
         answer = said.kind(**said.rest, **{_HIDDEN: part[None]})
         places = torch.zeros((1, len(part)), dtype=torch.int64, device=part.device)
         with _standing_in(self.decoder, lambda *args, **rest: answer):
             return model(input_ids=places, use_cache=False).logits[0]
 
     def is_trained(self, model: Any, batch: Batch) -> bool:
-        """Say whether a gradient of the logits reaches anything but the hidden states."""
+        """Whether a gradient of the logits reaches anything but the hidden states."""
         with torch.no_grad():
             said = self._decoded(model, batch)
         with torch.enable_grad():
@@ -113,7 +116,7 @@ class Head:
 
 
 class _Chunked(torch.autograd.Function):  # type: ignore[misc]  # torch's types are not followed
-    """Losses of hidden states, chunk by chunk. What is kept for the backward pass is their slope alone, as large as they are."""
+    """Losses of hidden states, chunk by chunk. Only their gradient is kept for the backward pass, as large as the states."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Any, wanted: Any, losses_of: Callable[[Any, Any], Any], chunk_tokens: int) -> Any:
@@ -123,7 +126,7 @@ class _Chunked(torch.autograd.Function):  # type: ignore[misc]  # torch's types 
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_()
                 each = losses_of(leaf, tokens)
-                # A token's loss depends on its own state alone, so the slope of the sum is that of each.
+                # A token's loss depends only on its own state, so the gradient of the sum has each token's own gradient.
                 slopes += torch.autograd.grad(each.sum(), leaf)
             losses.append(each.detach())
         ctx.save_for_backward(torch.cat(slopes))
@@ -131,7 +134,7 @@ class _Chunked(torch.autograd.Function):  # type: ignore[misc]  # torch's types 
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
-        """Return the gradient of the states, each token's by its own factor."""
+        """Return the gradient of the states, each token's multiplied by its own factor."""
         (slopes,) = ctx.saved_tensors
         return (slopes * upstream[0][:, None]).to(slopes.dtype), None, None, None
 
@@ -142,7 +145,7 @@ def _parts(hidden: Any, wanted: Any, chunk_tokens: int) -> Iterator[tuple[Any, A
 
 @contextmanager
 def _standing_in(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a module compute something else for a while."""
+    """Temporarily replace what a module computes."""
     own = vars(module).get("forward")
     module.forward = forward
     try:
@@ -155,9 +158,9 @@ def _standing_in(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 def head_of(model: Any, batch: Batch, rounding: float) -> Head:
-    """Find the head of a model, by which a batch has the losses that the model's own logits say.
+    """Find a model's head; a batch must have the same losses with it as from the model's own logits.
 
-    `rounding` is the relative one of the type that the model computes in. Raises OnePieceError for one without such a head.
+    `rounding` is the relative rounding error of the model's type. Raises OnePieceError for a model without such a head.
     """
     was = model.training
     model.eval()
@@ -173,7 +176,7 @@ def head_of(model: Any, batch: Batch, rounding: float) -> Head:
                     found, _ = head.losses(max(1, len(targets) // 2))(model, batch)
                 trained = head.is_trained(model, batch)
             except Exception as error:
-                # Its code was not written for this, and may fail in any way.
+                # The model's code was not written for this, and may fail in any way.
                 if is_out_of_memory(error):
                     raise
                 continue
@@ -185,7 +188,7 @@ def head_of(model: Any, batch: Batch, rounding: float) -> Head:
 
 
 def _decoders(model: Any) -> list[Any]:
-    """Return the modules that may be the decoder: all of the model but its head, or what is within that."""
+    """Return the modules that may be the decoder: the model without its head, or a module within that."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     found = [base.base_model, base.get_decoder()] if hasattr(base, "get_decoder") else []
     return [each for number, each in enumerate(found) if each is not base and each not in found[:number]]

@@ -1,4 +1,4 @@
-"""Logits that are needed again later, on the disk: of a large vocabulary they would take a gigabyte of memory."""
+"""Logits that are needed again later, kept on disk: with a large vocabulary they would take a gigabyte of memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.pipelines.data.divergence import few_rows
 
 
 class HeldLogits:
-    """Batches of logits with all their digits, in a file that has no name and ends with this object.
+    """Batches of logits at full precision, in a file without a name that goes with this object.
 
     >>> held = HeldLogits()
     >>> held.append(torch.tensor([[0.5, 0.1], [2.0, 3.0]]))
@@ -23,11 +23,13 @@ class HeldLogits:
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is read as long as this object is there
         weakref.finalize(self, self._file.close)
-        #: Of each batch its shape, its type, and where in the file it begins and how long it is, in bytes.
+        #: For each batch its shape, its type, and its offset and length in the file, in bytes.
         self._batches: list[tuple[tuple[int, ...], Any, int, int]] = []
 
     def append(self, logits: Any) -> None:
-        """Hold the next batch, (tokens, vocabulary), in 16 bits where that is what it was widened from. Raises OSError where the disk is full."""
+        """Store the next batch, (tokens, vocabulary), in 16 bits if it was widened from those. Raises OSError if the
+        disk is full.
+        """
         narrow = _narrow(logits).cpu().contiguous()
         self._batches.append((tuple(narrow.shape), narrow.dtype, self._file.tell(), narrow.nbytes))
         self._file.write(memoryview(narrow.view(torch.uint8).numpy()))
@@ -43,7 +45,7 @@ class HeldLogits:
 
 
 def _narrow(logits: Any) -> Any:
-    """Return float32 in 16 bits where that is what it was widened from."""
+    """Return float32 in 16 bits if it was widened from those."""
     if logits.dtype == torch.float32:
         for dtype in (torch.bfloat16, torch.float16):
             if all(torch.equal(part.to(dtype).float(), part) for (part,) in few_rows(logits)):

@@ -1,4 +1,4 @@
-"""Rows of {text, label} to token ids with the number of their label, before any weights are loaded."""
+"""From rows of {text, label} to token ids with the number of their label, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def class_names(rows: Rows) -> tuple[str, ...]:
-    """Return what a training on rows tells apart, in the order that numbers it. Raises PipelineError ("data")."""
+    """Return the labels that a training on rows distinguishes, in the order of their numbers. Raises PipelineError ("data")."""
     try:
         return tuple(classes_of({row.fields["label"] for row in rows}))
     except ValueError as error:
@@ -26,7 +26,7 @@ def class_names(rows: Rows) -> tuple[str, ...]:
 
 
 def refuse_loss_on(loss_on: LossOn | None) -> None:
-    """Raise PipelineError ("spec") where part of a text is to be learnt, of which a classification learns none."""
+    """Raise PipelineError ("spec") if part of a text is to be learnt: a classification learns none of it."""
     if loss_on is not None:
         raise PipelineError(
             FailureReason.SPEC, "The loss of a classification is always on its labels; leave loss_on out."
@@ -34,7 +34,7 @@ def refuse_loss_on(loss_on: LossOn | None) -> None:
 
 
 def pad_token_id(config: Any, tokenizer: Any) -> int:
-    """Return the token that pads rows: that of the base's config, by which others load the base, or else the tokenizer's.
+    """Return the token that pads rows: the one in the base's config, which other programs use, or else the tokenizer's.
 
     The tokenizer pads with it from then on.
     """
@@ -43,7 +43,7 @@ def pad_token_id(config: Any, tokenizer: Any) -> int:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(said)
     rows = getattr(config.get_text_config(), "vocab_size", None)
     if type(rows) is int and tokenizer.pad_token_id >= rows and tokenizer.eos_token is not None:
-        # It was added to the tokenizer alone: the base has no embedding for it.
+        # It was added only to the tokenizer: the base has no embedding for it.
         tokenizer.pad_token = tokenizer.eos_token
     return int(tokenizer.pad_token_id)
 
@@ -51,16 +51,16 @@ def pad_token_id(config: Any, tokenizer: Any) -> int:
 def label_rows(
     rows: Rows, tokenizer: Any, names: Sequence[str], *, max_length: int, into: StoredExamples | None = None
 ) -> Tokenised:
-    """Return texts as the tokenizer writes them, special tokens included, each with the number of its label; the examples are put
-    `into` a file where one is given.
+    """Return texts as the tokenizer encodes them, including special tokens, each with the number of its label; the
+    examples are put `into` a file if one is given.
 
-    A text of more than `max_length` tokens is cut at its end, before the special token that may stand there. Raises
-    PipelineError ("data") for texts of which nothing is left, and for labels that are none of the names.
+    A text of more than `max_length` tokens is cut at its end, before a special token if there is one. Raises
+    PipelineError ("data") for texts of which nothing is left, and for labels that are not among the names.
     """
     numbers = {name: number for number, name in enumerate(names)}
     examples: list[Example] | StoredExamples = [] if into is None else into
     cut, empty = 0, []
-    # Others may have set it to the beginning.
+    # Other code may have set it to the beginning.
     tokenizer.truncation_side = "right"
     for number, row in enumerate(rows):
         text, label = row.fields["text"], row.fields["label"]
@@ -73,7 +73,7 @@ def label_rows(
         if len(ids) > max_length:
             ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
             cut += 1
-        # A decoder reads its answer off the last token that is not padding, whoever runs it.
+        # A decoder reads its answer from the last token that is not padding, whichever program runs it.
         while ids and ids[-1] == tokenizer.pad_token_id:
             ids = ids[:-1]
         if not ids:

@@ -1,8 +1,9 @@
-"""Rows of several files by weight: of a file with the share w of all weights come w of the rows of an epoch.
+"""Rows of several files by weight: a file with the share w of all weights provides the share w of an epoch's rows.
 
-An epoch has as many rows as all files together, N. Of file i with the weight wᵢ come kᵢ of them: N · wᵢ / Σ w, rounded so that their
-sum is N (the largest remainders up, and of equal ones the first). Of its nᵢ rows each comes kᵢ div nᵢ times, and kᵢ mod nᵢ of them,
-which the seed chooses, once more: no row comes again before all of its file have come. Each epoch has the same rows, in an order of its own.
+An epoch has as many rows as all files together, N. File i with the weight wᵢ provides kᵢ of them: N · wᵢ / Σ w, rounded
+so that their sum is N (the largest remainders up, and the first of equal ones). Each of its nᵢ rows occurs kᵢ div nᵢ
+times, and kᵢ mod nᵢ of them, chosen by the seed, once more: no row is repeated before all rows of its file have
+occurred. Each epoch has the same rows, in an order of its own.
 
 >>> drawn_rows([100, 900], [3, 1])
 [750, 250]
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several files that a training has its rows of."""
+    """Several files from which a training takes its rows."""
 
     files: tuple[DataFile, ...]
-    #: Of each file, above 0; None: all rows come once.
+    #: The weight of each file, above 0; None: all rows come once.
     weights: tuple[float, ...] | None = None
 
 
 def drawn_rows(rows: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Return how many rows an epoch has of each file, whose numbers of rows are given, by their weights."""
+    """Return how many rows an epoch has from each file, given the files' numbers of rows and their weights."""
     total = sum(map(Fraction, weights))
     exact = [Fraction(weight) / total * sum(rows) for weight in weights]
     found = [int(share) for share in exact]
@@ -48,8 +49,8 @@ def drawn_rows(rows: Sequence[int], weights: Sequence[float]) -> list[int]:
 
 
 def weighted(rows: CheckedRows, weights: Sequence[float], seed: int) -> CheckedRows:
-    """Return rows as often as they come in an epoch; those that are held out of the others don't. Raises PipelineError ("data") for
-    a weight that is too small for one row.
+    """Return rows, each as often as it occurs in an epoch; held-out rows are not among them. Raises PipelineError
+    ("data") for a weight that is too small for one row.
     """
     import numpy as np
 
@@ -72,7 +73,7 @@ def weighted(rows: CheckedRows, weights: Sequence[float], seed: int) -> CheckedR
 
 
 def require_labels(rows: CheckedRows, drawn: CheckedRows, weights: Sequence[float]) -> None:
-    """Raise PipelineError ("data") for a label of the rows that none of those has which are drawn of them by weight."""
+    """Raise PipelineError ("data") for a label that none of the rows drawn by weight has."""
     there = {row.fields["label"] for row in drawn}
     files = (file for file, count in enumerate(rows.by_file()) for _ in range(count))
     for file, row in zip(files, rows, strict=True):
@@ -85,7 +86,7 @@ def require_labels(rows: CheckedRows, drawn: CheckedRows, weights: Sequence[floa
 
 
 def _chosen(rows: int, more: int, file: int, seed: int) -> npt.NDArray[Any]:
-    """Return which `more` of so many rows of a file come once more, by the least digests of seed, file and row."""
+    """Return which `more` of a file's rows come once more: those with the smallest digests of seed, file and row."""
     import numpy as np
 
     if not more:

@@ -1,4 +1,4 @@
-"""Rows beside each other in one sequence, without padding: packed by best fit, and told apart by the positions of their tokens.
+"""Several rows in one sequence, without padding: packed by best fit, and separated by the positions of their tokens.
 
 >>> best_fit([5, 4, 3, 2], 7)
 [[0, 3], [1, 2]]
@@ -16,19 +16,20 @@ from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.model.device import is_out_of_memory
 from workers.pipelines.model.rotary import follows_each_length, parts
 
-#: Losses of rows that are packed, and alone, may differ by so many roundings of the largest.
+#: The losses of rows, packed and alone, may differ by this many roundings of the largest.
 _ROUNDINGS = 16
-#: And by so many with other tokens at the same experts.
+#: And by this many if other tokens go through the same experts.
 _BESIDE = 4
-#: Layers that do the same wherever in a sequence a row stands. Beside others, which attend in chunks or to keys that are chosen, are things
-#: that begin beyond two short rows: Llama 4 scales queries by their place in the whole sequence, in steps of 8192.
+#: Kinds of layers that compute the same wherever a row is in a sequence. Others attend in chunks or to chosen keys, or
+#: do something only beyond two short rows: Llama 4 scales queries by their place in the whole sequence, in steps of
+#: 8192.
 _ALIKE_ANYWHERE = frozenset({"full_attention", "sliding_attention"})
 
 
 def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Return which of some lengths, the longest first, go together within `room`: each where the least is left.
+    """Return which of these lengths, the longest first, share a bin of `room`: each goes where it leaves the least room.
 
-    One that is longer than `room` is alone. Best-fit decreasing takes at most 11/9 of the fewest, and one more.
+    A length above `room` has a bin of its own. Best-fit decreasing needs at most 11/9 of the fewest bins, plus one.
     """
     packs: list[list[int]] = []
     left: list[int] = []
@@ -45,10 +46,11 @@ def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def packed(batch: Batch, room: int, turns: int | None = None) -> Iterator[Batch]:
-    """Yield the rows of a batch, the longest first, in sequences of up to `room` tokens: input_ids, labels, and where there are
-    several rows position_ids, each (1, tokens). Rows of `turns` tokens and more share no sequence with others (see `turns_at`).
+    """Yield the rows of a batch, the longest first, in sequences of up to `room` tokens: input_ids, labels, and
+    position_ids if there are several rows, each (1, tokens). Rows of `turns` tokens or more don't share a sequence with
+    shorter ones (see `turns_at`).
 
-    No row's first token is learnt, as it isn't where it is alone.
+    The first token of a row is not learnt, as for a row alone.
     """
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     alike = [range(len(lengths))[chosen] for chosen in parts(lengths, len(lengths), turns)]
@@ -69,11 +71,12 @@ def packed(batch: Batch, room: int, turns: int | None = None) -> Iterator[Batch]
 
 
 def keeps_apart(model: Any, batch: Batch, losses: TokenLosses, rounding: float, *, experts: bool = False) -> bool:
-    """Say whether a model has, for the first two rows of a batch in one sequence, the losses that it has of each alone.
+    """Whether a model has the same losses for the first two rows of a batch in one sequence as for each alone.
 
-    What the second row is told of the first one would change with it: with another first row it must be the same, bit by bit.
-    Only experts are given other tokens beside it, and multiply them together, so there it may differ by roundings. False too where
-    its config names layers of which two short rows show too little, or frequencies that follow the length of a sequence.
+    Anything that leaks from the first row into the second would change with it: with another first row, the second
+    row's losses must be the same bit by bit. Only experts multiply its tokens together with others, so there they may
+    differ by roundings. Also False if the config names layers that two short rows can't test, or frequencies that
+    depend on the length of a sequence.
     """
     if follows_each_length(model) or not _ALIKE_ANYWHERE.issuperset(
         getattr(model.config.get_text_config(), "layer_types", None) or ()
@@ -90,7 +93,7 @@ def keeps_apart(model: Any, batch: Batch, losses: TokenLosses, rounding: float, 
             alone = torch.cat([losses(model, row)[0] for row in micro_batches(pair, 1)])
             together, moved = (losses(model, next(packed(each, room)))[0] for each in (pair, other))
     except Exception as error:
-        # It takes no positions, or of another shape.
+        # It takes no positions, or positions of another shape.
         if is_out_of_memory(error):
             raise
         return False
@@ -106,10 +109,10 @@ def keeps_apart(model: Any, batch: Batch, losses: TokenLosses, rounding: float, 
 def computed(
     lengths: Sequence[int], *, batch: int, rows: int, room: int, linear: int, attention: int, masked: bool = True
 ) -> tuple[float, float]:
-    """Return what passes over rows cost, sorted into passes of `rows` rows each, and packed into `room` tokens.
+    """Return the cost of passes over rows, sorted into passes of `rows` rows each, and packed into `room` tokens.
 
-    `batch` rows at a time are what a step has, in the order given. A token costs the `linear` numbers that it is multiplied by,
-    and `attention` ones for each token that it is held against: all of its sequence where packed rows are told apart under a mask
+    A step has `batch` rows, in the given order. A token costs the `linear` numbers that it is multiplied by, and
+    `attention` ones for each token that it attends to: all of its sequence if packed rows are separated by a mask
     (`masked`), and half of its row otherwise.
     """
     apart = together = 0.0

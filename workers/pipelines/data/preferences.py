@@ -1,7 +1,8 @@
-"""Direct preference optimisation (arXiv:2305.18290): of two answers, one becomes likelier against what a reference makes of both.
+"""Direct preference optimisation (arXiv:2305.18290): one of two answers becomes likelier, relative to a reference's
+probabilities for both.
 
-The reference is the base, or the version that is continued: the same model (`workers.pipelines.model.compared_with`). It sees the same batch by
-the same code, before the policy does: what is not trained yet has the log-ratio 0 exactly.
+The reference is the base, or the version that is continued: the same model (`workers.pipelines.model.compared_with`).
+It sees the same batch through the same code, before the policy does: before training, log-ratios are exactly 0.
 """
 
 from __future__ import annotations
@@ -71,27 +72,27 @@ _PAIRS = preference(1.0)
 
 
 class Pair(NamedTuple):
-    """What a model makes of one row, in nats."""
+    """A model's log-probabilities for one row, in nats."""
 
     #: log π_ref of the two answers, and log π/π_ref.
     chosen: float
     rejected: float
     chosen_ratio: float
     rejected_ratio: float
-    #: Supervised tokens of each.
+    #: Number of supervised tokens in each.
     chosen_tokens: int
     rejected_tokens: int
 
     @property
     def margin(self) -> float:
-        """By how much the chosen answer gained more than the rejected one."""
+        """How much more the chosen answer gained than the rejected one."""
         return self.chosen_ratio - self.rejected_ratio
 
 
 def judged(
     model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
 ) -> Iterator[list[Pair]]:
-    """Yield what a model makes of rows, batch by batch of up to `rows` rows, the longest first."""
+    """Yield a model's log-probabilities for rows, in batches of up to `rows` rows, the longest first."""
     for batch in example_batches(examples, _PAIRS, pad_id, rows, device, turns_at(model)):
         with torch.no_grad():
             ratios, reference = log_ratios(model, batch, losses)
@@ -104,8 +105,8 @@ def judged(
 
 
 def preference_scores(found: Sequence[Pair], reference: str = "base") -> dict[str, float]:
-    """Return how often, and by how much in nats a row, the chosen answers gained more than the rejected ones, and the losses of both,
-    in nats a token, by the model and by its `reference`.
+    """Return how often, and by how much in nats per row, the chosen answers gained more than the rejected ones, and the
+    losses of both, in nats per token, for the model and for its `reference`.
     """
     chosen, rejected = (
         sum(each) for each in zip(*((pair.chosen_tokens, pair.rejected_tokens) for pair in found), strict=True)
@@ -121,7 +122,7 @@ def preference_scores(found: Sequence[Pair], reference: str = "base") -> dict[st
 
 
 def _sum(numbers: Iterable[float]) -> float:
-    """Return the exact sum rounded once; of what is not all finite, what adding it up gives: infinity or NaN."""
+    """Return the exact sum, rounded once; if not all values are finite, the plain sum: infinity or NaN."""
     found = list(numbers)
     return math.fsum(found) if all(map(math.isfinite, found)) else sum(found)
 

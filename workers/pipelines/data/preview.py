@@ -1,9 +1,9 @@
 """Rows as a training would learn them, in a process of its own: `python -m workers.pipelines.data.preview`.
 
 Standard input is a `PreviewRequest`; the last line of standard output is a `Preview`, or `{"refused", "reason"}` with a
-sentence. The rows go through the code that a training's rows go through, and what is shown is made of its tokens and labels.
-Only a tokenizer is loaded. It and its template may be a stranger's, so the process has no network where the system allows
-that, and limits.
+sentence. The rows go through the same code as a training's rows, and what is shown is made from its tokens and labels.
+Only a tokenizer is loaded. It and its template may be untrusted, so the process has limits, and no network if the
+system allows that.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from workers.pipelines.data.tokenise import (
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 
-#: A file of more rows is not counted: each conversation is rendered several times, which takes milliseconds.
+#: A file with more rows is not counted: each conversation is rendered several times, which takes milliseconds.
 _MOST_COUNTED_ROWS = 2_000
-#: Beside the libraries; TRL's, which some templates need, are loaded later.
+#: Memory besides the libraries; TRL's, which some templates need, are loaded later.
 _SPARE_BYTES = 4 * 1024**3
-#: What Python needs for a byte of a dataset, rendered and as tokens.
+#: How much memory Python needs per byte of a dataset, rendered and as tokens.
 _BYTES_PER_BYTE = 50
 
 
 def preview(request: PreviewRequest) -> Preview:
-    """Return what a training would learn of the rows that are asked for; of a row past the last one there are none.
+    """Return what a training would learn from the requested rows; nothing for a row past the last one.
 
     Raises PipelineError ("base", "data") as the training would, with the rows and keys named.
     """
     base, day = Path(request.base), date.fromisoformat(request.day)
-    # What is held out of a training it doesn't learn.
+    # A training doesn't learn held-out rows.
     rows = list(read_split(Path(request.data), hold_out_of(request), columns=request.columns).training)
     if (shape := rows[0].shape) == "text-label":
         return _of_labels(request, rows)
@@ -80,7 +80,7 @@ def preview(request: PreviewRequest) -> Preview:
 
 
 def _of_labels(request: PreviewRequest, rows: Sequence[Row]) -> Preview:
-    """Return what a classification would be given of rows, by the code that it is trained by."""
+    """Return what a classification would get from rows, using the training's own code."""
     base = Path(request.base)
     refuse_loss_on(request.loss_on)
     names = class_names(rows)
@@ -133,7 +133,7 @@ def _shown_label(number: int, row: Row, example: Example, tokenizer: Any) -> Pre
     encoded = tokenizer(example.prompt, return_offsets_mapping=True)
     whole, kept = list(encoded["input_ids"]), example.input_ids
     while whole and whole[-1] == tokenizer.pad_token_id:
-        # None of it is given to the model.
+        # The model gets none of it.
         whole.pop()
     same = next((at for at, (one, other) in enumerate(zip(whole, kept, strict=False)) if one != other), len(kept))
     return PreviewText(
@@ -167,7 +167,7 @@ def _made(maker: ExampleMaker, chosen: Sequence[tuple[int, Row]], max_length: in
 
 
 def shown_text(row: int, where: str, example: Example, tokenizer: Any, max_length: int) -> PreviewText:
-    """Return an example as text, with the parts that are learnt after the cut at `max_length` tokens."""
+    """Return an example as text, with the parts that are still learnt after the cut at `max_length` tokens."""
     whole = _Decoded(example.input_ids, tokenizer)
     kept = cut_example(example, max_length)
     tokens = min(len(example.input_ids), max_length)
@@ -199,21 +199,21 @@ def _runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 class _Decoded:
-    """Tokens as text, and where in it each of them begins and ends: a character may be of several tokens."""
+    """Tokens as text, and where in it each of them begins and ends: a character may span several tokens."""
 
     def __init__(self, ids: Sequence[int], tokenizer: Any) -> None:
         self._ids, self._tokenizer = list(ids), tokenizer
         self.text = self._decode(len(self._ids))
 
     def start(self, token: int) -> int:
-        """Return the first character that a token has a part of."""
+        """Return the offset of the first character that a token is part of."""
         return self._whole(self._decode(token))
 
     def end(self, tokens: int) -> int:
-        """Return where the characters end that the first `tokens` tokens have a part of."""
+        """Return the offset after the last character that the first `tokens` tokens are part of."""
         before = self._decode(tokens)
         whole = self._whole(before)
-        # What is not a beginning of the text stands for a character of which only some bytes are there.
+        # Where the decoded text differs from the whole text, a character has only some of its bytes.
         return whole if whole == len(before) else whole + 1
 
     def _whole(self, before: str) -> int:

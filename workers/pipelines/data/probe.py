@@ -19,12 +19,11 @@ from workers.pipelines.model.trained_whole import without_adapter
 
 
 def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool) -> ProbeReport:
-    """Measure a PeftModel in evaluation mode; `labelled`: it tells labels apart, and these logits are compared.
+    """Measure a PeftModel in evaluation mode; `labelled`: it is a classifier, and its labels' logits are compared.
 
-    Texts are tokenised as the tokenizer of the base in a folder does by itself, without tokens that the model has no
-    embedding for, cut, and go through the model alone, without
-    padding. Logits are compared in float32, a token at a time. The generators of random numbers are left alone. Raises PipelineError
-    ("diverged") for logits that are not finite.
+    Texts are tokenised by the tokenizer of the base in a folder, without tokens that the model has no embedding for,
+    cut, and go through the model one by one, without padding. Logits are compared in float32, a token at a time. The
+    state of random number generators is not changed. Raises PipelineError ("diverged") for logits that are not finite.
     """
     cut, words = longest_row(base, MOST_TOKENS), words_of(model)
     found, largest = [], 0.0
@@ -39,7 +38,7 @@ def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool
 
 
 def _measured(model: Any, ids: Any, number: int, *, labelled: bool) -> tuple[ProbeText, float]:
-    """Return what is said of one text, and the largest logit of the base. No other text's logits are there then."""
+    """Return the result for one text, and the largest logit of the base. Only this text's logits are in memory then."""
     adapted = _logits(model, ids, labelled=labelled)
     with without_adapter(model):
         bare = _logits(model, ids, labelled=labelled)
@@ -53,11 +52,13 @@ def _measured(model: Any, ids: Any, number: int, *, labelled: bool) -> tuple[Pro
 
 
 def _logits(model: Any, ids: Any, *, labelled: bool) -> Any:
-    """Return (seq, vocab) logits, as computed, of a text of (1, seq) tokens, or (1, labels)."""
+    """Return (seq, vocab) logits, as computed, for a text of (1, seq) tokens, or (1, labels)."""
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return label_logits(model, batch) if labelled else model(**batch, use_cache=False).logits[0]
 
 
 def _largest_gap(adapted: Any, bare: Any) -> float:
-    """Return how far a logit has moved at most. A token at a time is widened: of a wide vocabulary all would be gigabytes."""
+    """Return the largest change of a logit. One token at a time is widened: with a large vocabulary all would take
+    gigabytes.
+    """
     return max(float((after.float() - before.float()).abs().max()) for after, before in zip(adapted, bare, strict=True))

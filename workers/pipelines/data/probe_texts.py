@@ -1,6 +1,6 @@
 """A few fixed texts on which two models' predictions are compared.
 
-What was measured on them is recorded with their digest: other texts are another measurement.
+Measurements on them are recorded with their digest: other texts would be another measurement.
 
 >>> TEXTS_DIGEST[:12]
 'e381bb3b6085'
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sdk.schemas.wire import digest_of
 
-#: Prose, code, a dialogue, a table and numbers: short, and of the kinds that models are asked for.
+#: Prose, code, a dialogue, a table and numbers: short, and of kinds that models are typically asked for.
 PROBE_TEXTS = (
     "The committee met on Tuesday to discuss the budget for the coming year. After two hours of debate, the members"
     " agreed to postpone the decision until the audit is complete, and asked the treasurer to prepare a summary.",

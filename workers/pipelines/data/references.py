@@ -1,4 +1,4 @@
-"""Rows with several references, as rows with one answer, which their loss is taken on."""
+"""Rows with several references, as rows with one answer on which their loss is computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from workers.pipelines.data.rows import Row
 
 
 def by_first_reference(rows: Sequence[Row]) -> tuple[list[Row], dict[int, list[str]]]:
-    """Return rows of {prompt, completion}, each with its first reference, and the others of each row by its number."""
+    """Return rows of {prompt, completion}, each with its first reference, and the other references by the row's number."""
     return [_answered(row) for row in rows], {
         number: row.fields["references"][1:] for number, row in enumerate(rows) if row.shape == "references"
     }

@@ -1,7 +1,7 @@
-"""Chat templates rendered as transformers renders them, but with a date that is given and not today's.
+"""Chat templates rendered as by transformers, but with a given date instead of today's.
 
-A template may write the date into each conversation (Llama 3.2 and gpt-oss do). transformers asks the clock for it, so that a
-training would see other tokens after midnight than before.
+A template may write the date into each conversation (Llama 3.2 and gpt-oss do). transformers takes it from the clock,
+so a training would see different tokens after midnight.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import jinja2.utils
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-#: Around what a template marks as generated; Unicode leaves these characters to private use.
+#: Marks around what a template declares as generated; Unicode reserves these characters for private use.
 _BEGINS, _ENDS = "\U000f0002", "\U000f0003"
 
-#: What `*` in a template may make at most, in characters or items, and the powers that it may raise a number to.
+#: The most characters or items that `*` in a template may make, and the largest exponent allowed.
 _MOST_MULTIPLIED, _MOST_EXPONENT = 1_000_000, 100
 
 Message = Mapping[str, Any]
 
 
 class TemplateRefusal(Exception):  # noqa: N818 - it is the template's word, and not always a fault
-    """The template raised for this conversation; the message is its own."""
+    """The template raised an error for this conversation; the message is the template's own."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Rendered:
     """A conversation as text."""
 
     text: str
-    #: Where `{% generation %}` blocks stand in it, in characters.
+    #: Where its `{% generation %}` blocks are, in characters.
     generated: tuple[tuple[int, int], ...]
     #: Whether the template asked for the date.
     dated: bool
@@ -49,9 +49,9 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders conversations by templates of one tokenizer on one day."""
+    """Renders conversations with the templates of one tokenizer for one day."""
 
-    #: bos_token, eos_token and so on, under which templates know them.
+    #: bos_token, eos_token and so on, by their names in templates.
     special_tokens: Mapping[str, str]
     #: None: templates that ask for the date are refused.
     day: date | None
@@ -64,7 +64,7 @@ class Renderer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         prompt: bool = False,
     ) -> Rendered:
-        """Render messages; with `prompt` the beginning of an answer comes after them. Raises TemplateRefusal."""
+        """Render messages; with `prompt` the beginning of an answer follows them. Raises TemplateRefusal."""
         asked = []
 
         def strftime_now(form: str) -> str:
@@ -89,17 +89,17 @@ class Renderer:
         except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise TemplateRefusal((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
         unmarked, generated = _without_marks(marked)
-        # A template that trims what it marked says nothing of where that stands.
+        # If a template trims what it marked, the marks don't tell where that is.
         return Rendered(text, generated if unmarked == text else (), bool(asked))
 
 
 def has_marks(template: str) -> bool:
-    """Say whether a template marks what is generated, by `{% generation %}`."""
+    """Whether a template marks what is generated with `{% generation %}`."""
     return re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template) is not None
 
 
 def _aliased(message: Message) -> dict[str, Any]:
-    """Return a message with its reasoning under the names that gpt-oss' and the other templates read."""
+    """Return a message with its reasoning under both names: gpt-oss' and the other templates'."""
     if (reasoning := message.get("reasoning_content")) is None:
         return dict(message)
     return {**message, "thinking": reasoning}
@@ -120,12 +120,12 @@ def _without_marks(marked: str) -> tuple[str, tuple[tuple[int, int], ...]]:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`: what stands in it is what a model wrote."""
+    """`{% generation %}`: its content is what a model wrote."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja's own declaration
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        """Let the block's text go through `_as_is`."""
+        """Pass the block's text through `_as_is`."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.CallBlock(self.call_method("_as_is"), [], [], body).set_lineno(line)
@@ -140,7 +140,7 @@ class _MarkedGeneration(_Generation):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """Takes no attribute through which a template could reach Python's own."""
+    """Refuses attributes through which a template could reach Python's internals."""
 
     def __init__(*args: Any, **values: Any) -> None:
         self, *rest = args
@@ -159,7 +159,7 @@ def _require_public(name: object) -> None:
 
 
 class _Dict:
-    """`dict(...)` and nothing else of the type."""
+    """`dict(...)`, and nothing else of the type."""
 
     def __call__(self, *args: Any, **values: Any) -> dict[Any, Any]:
         return dict(*args, **values)
@@ -170,12 +170,12 @@ class _Dict:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Multiplies no text and no list to more than a conversation could need."""
+    """Doesn't multiply texts or lists beyond what a conversation could need."""
 
     intercepted_binops = frozenset({"*", "**"})
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        """As of the sandbox. Raises SecurityError for what would take too much memory."""
+        """As in the sandbox. Raises SecurityError for results that would take too much memory."""
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
         if operator == "**" and not (numbers and abs(left) < _MOST_MULTIPLIED and abs(right) < _MOST_EXPONENT):
             raise SecurityError("it raises a number to too high a power")
@@ -205,7 +205,7 @@ def _tojson(
 
 @lru_cache(maxsize=32)
 def compiled(template: str, *, marked: bool = False) -> jinja2.Template:
-    """Return a template in a sandbox with what transformers gives to templates. Raises jinja2.TemplateError."""
+    """Return a template in a sandbox with everything that transformers provides to templates. Raises jinja2.TemplateError."""
     generation = _MarkedGeneration if marked else _Generation
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson

@@ -1,4 +1,4 @@
-"""Rows of dataset files, read by the rules that the client checked texts by."""
+"""Rows of dataset files, read by the same rules by which the client checked them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["CheckedRows", "Row", "Rows", "Shape", "check_files", "count_equal", 
 
 
 class Rows(Protocol):
-    """Rows of one shape, in memory or in files; there is one at least."""
+    """Rows of one shape, in memory or in files; there is at least one."""
 
     def __iter__(self) -> Iterator[Row]:
         """Yield each row, in its order."""
@@ -36,14 +36,14 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class CheckedRows:
-    """Rows of files that were checked. Each pass reads the files anew, so that one row is in memory at a time."""
+    """Rows of checked files. Each pass reads the files again, so that only one row is in memory at a time."""
 
     files: tuple[DataFile, ...]
     columns: Mapping[str, str] | None
     group_by: str | None
     #: Usable rows of each file.
     rows: tuple[int, ...]
-    #: How often each of these rows comes, (rows of all files,) of whole numbers; None: once.
+    #: How often each of these rows occurs, (rows of all files,) as integers; None: once.
     times: npt.NDArray[Any] | None = None
 
     def __iter__(self) -> Iterator[Row]:
@@ -58,11 +58,11 @@ class CheckedRows:
         return sum(self.rows) if self.times is None else int(self.times.sum())
 
     def coming(self, times: npt.NDArray[Any]) -> CheckedRows:
-        """Return the same rows, each as often as is said, (rows of all files,)."""
+        """Return the same rows, each repeated as given, (rows of all files,)."""
         return replace(self, times=times)
 
     def by_file(self) -> list[int]:
-        """Return how many rows come of each file."""
+        """Return how many rows come from each file."""
         import numpy as np
 
         if self.times is None:
@@ -78,13 +78,13 @@ def check_files(
     group_by: str | None = None,
     splitter: Splitter | None = None,
 ) -> CheckedRows:
-    """Return the rows of files once all were looked at; see `read_rows`. Each row is shown to a `splitter`."""
+    """Return the rows of files after checking all of them; see `read_rows`. Each row is passed to a `splitter`."""
     files = as_files(data)
     found = [0] * len(files)
     at = 0
 
     def begun(number: int) -> None:
-        # A row is checked as soon as its value is there.
+        # A row is checked as soon as its value has been read.
         nonlocal at
         at = number
 
@@ -104,11 +104,12 @@ def check_files(
 def read_rows(
     path: Path, *, columns: str | None = None, known_labels: Collection[str] | None = None, group_by: str | None = None
 ) -> list[Row]:
-    """Return all rows of a file, which are of one shape; where `known_labels` are given, each label is one of them.
+    """Return all rows of a file, which have one shape; with `known_labels`, each label must be one of them.
 
-    `columns` is which columns are which keys, as "prompt=question,completion=answer"; None: keys are called as columns. With `group_by`, each row has its group.
+    `columns` maps keys to columns, as "prompt=question,completion=answer"; None: keys are named like columns. With
+    `group_by`, each row has its group.
 
-    Raises PipelineError ("data") that names the first bad rows and what is wrong with each.
+    Raises PipelineError ("data"), naming the first bad rows and what is wrong with each.
     """
     with _named():
         keys = None if columns is None else parse_columns(columns)
@@ -125,7 +126,7 @@ def _named() -> Iterator[None]:
 
 
 def count_equal(rows: Rows, others: Rows) -> int:
-    """Return how many rows say the same as one of the others, of which there may be many more."""
+    """Return how many rows are equal to one of the others, of which there may be many more."""
     wanted = [row_digest(row) for row in rows]
     known = set(wanted)
     found = {digest for digest in map(row_digest, others) if digest in known}

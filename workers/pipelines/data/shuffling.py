@@ -1,4 +1,4 @@
-"""The order that a training takes its rows in: another one in each epoch, and the same for one seed wherever it is."""
+"""The order in which a training takes its rows: different in each epoch, and the same for one seed on every machine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _PART_ROWS = 1 << 16
 
 
 class ShuffledRows(torch.utils.data.Sampler[int]):  # type: ignore[misc]  # torch's types are not followed
-    """The numbers of so many rows, shuffled as accelerate's SeedableRandomSampler does it.
+    """The numbers of all rows, shuffled as by accelerate's SeedableRandomSampler.
 
-    That one makes a list of Python's numbers of each order, 40 bytes a row; here a row takes 4.
+    That one makes a list of Python integers for each order, 40 bytes per row; here a row takes 4.
     """
 
     def __init__(self, rows: int, seed: int) -> None:

@@ -1,9 +1,9 @@
-"""Which part of a rendered conversation is learnt: found on the text, in characters, by the first method that is sure of it.
+"""Which parts of a rendered conversation are learnt: found in the text, in characters, by the first method that is sure.
 
 The methods, in this order: the template's own `{% generation %}` marks; what comes after the prompt that the answer is
-generated from ("prefix"); the marks of the variant that TRL has of a known template, where it renders the very same text
-("variant"); one sample for each answer, rendered as for generating it ("turns"); TRL's variant where it renders another text
-("changed"). A conversation that none of them serves is refused.
+generated from ("prefix"); the marks of TRL's variant of a known template, if it renders exactly the same text
+("variant"); one sample for each answer, rendered as for generating it ("turns"); TRL's variant if it renders another
+text ("changed"). A conversation for which all of them fail is refused.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Sample:
-    """A text with the parts that are learnt; of one row there may be several."""
+    """A text with the parts that are learnt; a row may have several texts."""
 
     text: str
-    #: Of characters, [start, end), in order.
+    #: In characters, [start, end), in order.
     spans: tuple[Span, ...]
     method: Method
-    #: What generating the last learnt answer starts from; "" where nothing does.
+    #: The text from which the last learnt answer is generated; "" if there is none.
     prompt: str
     #: Index of that answer.
     answer: int | None
     #: Whether the template wrote the date.
     dated: bool
-    #: The template that it was rendered by, or that TRL's variant belongs to.
+    #: The template that rendered it, or the one that TRL's variant belongs to.
     template: str
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, on one day. Raises RowRefused for conversations that it can't serve.
+    """The chat template of a tokenizer, on one day. Raises RowRefused for conversations that it can't render.
 
     Generation stops at `stop_ids` and at the tokenizer's end of text.
     """
@@ -56,9 +56,9 @@ class ChatTemplate:
         self._known_ends: dict[tuple[str, Form], TurnEnds] = {}
 
     def whole(self, conversation: Conversation) -> Sample:
-        """Return a conversation of which every token is learnt."""
+        """Return a conversation whose tokens are all learnt."""
         template = self._template(conversation)
-        # Of no answer may the reasoning be missing.
+        # No answer may lack its reasoning.
         answers = tuple(i for i, message in enumerate(conversation.messages) if message["role"] == "assistant")
         fitting = self._fit(template, replace(conversation, learnt=answers))
         if fitting.lost:
@@ -73,7 +73,7 @@ class ChatTemplate:
         return Sample(text, ((0, len(text)),), "all", prompt, answer, fitting.rendered.dated, template)
 
     def learnt(self, conversation: Conversation) -> list[Sample]:
-        """Return samples in which the learnt answers and their ends are marked, and nothing else is."""
+        """Return samples in which exactly the learnt answers and their ends are marked."""
         template = self._template(conversation)
         try:
             fitting = self._fit(template, conversation)
@@ -81,7 +81,7 @@ class ChatTemplate:
             if sample is not None:
                 return [sample]
         except RowRefused:
-            # The template may take the conversation up to each answer, as it does when the answer is generated.
+            # The template may accept the conversation up to each answer, as when generating it.
             pass
         problems = _Problems()
         samples = []
@@ -108,7 +108,7 @@ class ChatTemplate:
             ) from error
 
     def _fit(self, template: str, conversation: Conversation) -> _Fitting:
-        """Return the conversation in the first form that the template renders whole, or else the one that loses least."""
+        """Return the conversation in the first form that the template renders completely, or else the one that loses least."""
         probed = probe(conversation)
         best: _Fitting | None = None
         refusal: TemplateRefusal | None = None
@@ -133,7 +133,7 @@ class ChatTemplate:
         return self._renderer.render(template, messages, tools=conversation.tools, prompt=prompt)
 
     def _prompt(self, fitting: _Fitting, answer: int) -> str:
-        """Return what the answer is generated from. Raises RowRefused if the template renders none."""
+        """Return the text from which the answer is generated. Raises RowRefused if the template renders none."""
         if answer not in fitting.prompts:
             fitting.prompts[answer] = self._render_prompt(fitting, answer)
         return fitting.prompts[answer]
@@ -204,7 +204,7 @@ class ChatTemplate:
         return _turns(other)
 
     def _fit_variant(self, fitting: _Fitting) -> _Fitting | None:
-        """Return the conversation as TRL's variant of the template takes it, if it renders all of it."""
+        """Return the conversation for TRL's variant of the template, if that renders all of it."""
         variant = self._variant(fitting.template)
         if variant is None:
             return None
@@ -215,7 +215,7 @@ class ChatTemplate:
         return None if other.lost else other
 
     def _variant(self, template: str) -> str | None:
-        """Return the variant with marks that TRL has of a template that it knows."""
+        """Return TRL's variant with marks of a template that it knows."""
         default = self._tokenizer.chat_template
         if isinstance(default, dict):
             default = default.get("default")
@@ -238,7 +238,7 @@ class ChatTemplate:
     ) -> tuple[str, tuple[Span, ...]] | None:
         """Return the text and the spans of the learnt answers, each from its first token to its end of turn.
 
-        None where one doesn't hold what was said, or ends in nothing that a model could stop at.
+        None if one doesn't contain the answer's text, or doesn't end in a token at which a model could stop.
         """
         problems = problems or _Problems()
         text = fitting.rendered.text
@@ -255,7 +255,7 @@ class ChatTemplate:
                 if answer != fitting.conversation.learnt[-1] or text[end:].strip():
                     problems.add("the template writes no end of turn after the answer")
                     return None
-                # As after a completion: the model has to learn to stop.
+                # As after completions: the model has to learn to stop.
                 text = text[:end] + self._eos
                 end = len(text)
             missing = missing_from(fitting.conversation.messages[answer], text[start:end])
@@ -266,7 +266,7 @@ class ChatTemplate:
         return text, tuple(spans)
 
     def _after_header(self, fitting: _Fitting, answer: int, text: str, start: int, end: int) -> int:
-        """Return where an answer begins after the tokens that the prompt for it writes already."""
+        """Return where an answer begins, after the tokens that its prompt already has."""
         prompt = self._prompt(fitting, answer)
         if text.startswith(prompt) and start <= len(prompt) < end:
             return len(prompt)
@@ -300,7 +300,7 @@ class ChatTemplate:
 
 @dataclass(frozen=True)
 class _Fitting:
-    """A conversation in a form that a template takes."""
+    """A conversation in a form that a template accepts."""
 
     template: str
     conversation: Conversation
@@ -309,9 +309,9 @@ class _Fitting:
     probed: Probed
     #: The probe, rendered.
     found: Rendered
-    #: What is not rendered of it.
+    #: The parts of it that are not rendered.
     lost: list[str]
-    #: By answer, as they come to be rendered.
+    #: By answer, as they are rendered.
     prompts: dict[int, str] = field(default_factory=dict)
 
 
@@ -333,7 +333,7 @@ class _Problems:
 
 
 def _turns(fitting: _Fitting) -> dict[int, Span] | None:
-    """Return where each message stands by the template's marks; the probe tells whose mark is whose."""
+    """Return where each message is by the template's marks; the probe tells which mark belongs to which message."""
     rendered, found, probed = fitting.rendered, fitting.found, fitting.probed
     if len(rendered.generated) != len(found.generated) or not rendered.generated:
         return None

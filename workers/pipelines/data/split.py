@@ -1,4 +1,4 @@
-"""The rows of files as a training and its held-out loss are given them."""
+"""The rows of files, divided for a training and its held-out loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
 
 def read_split(data: Path | Sequence[DataFile], how: HoldOut | None, *, columns: str | None) -> Split:
-    """Return the rows of files, and those of them that are held out; none without `how`. Raises PipelineError ("data")."""
+    """Return the rows of files, and the held-out ones; none of these without `how`. Raises PipelineError ("data")."""
     if how is None:
         return Split(check_files(data, columns=columns), None)
     splitter = Splitter(how)

@@ -1,4 +1,4 @@
-"""Examples in a file: a training has one batch of its rows in memory, however many there are."""
+"""Examples in a file: a training has only one batch of its rows in memory, however many there are."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import numpy.typing as npt
 
 from workers.pipelines.data.examples import IGNORED, Example
 
-#: Of each example: where its numbers begin in the other file, how many of them are tokens and how many labels (`_WHERE`: where tokens are
-#: labels), the token that ends it or -1, and its row.
+#: For each example: where its numbers begin in the other file, how many of them are tokens and how many labels
+#: (`_WHERE`: bits for the tokens that are labels), the token that ends it or -1, and its row.
 _ENTRY = np.dtype([("start", "<u8"), ("tokens", "<u4"), ("labels", "<u4"), ("stop", "<i4"), ("row", "<u4")])
 _NUMBER = np.dtype("<i4")
-#: Instead of labels that are all tokens themselves there is a bit for each token, in whole numbers: set where it is learnt.
+#: If all labels equal their tokens, there is a bit for each token instead, in integers: set if it is learnt.
 _WHERE = 2**32 - 1
-#: Entries, and bytes of tokens and labels, that are read at once on a way through all of them.
+#: How many entries, and bytes of tokens and labels, are read at once when reading all of them.
 _CHUNK_ENTRIES, _CHUNK_BYTES = 4096, 1 << 22
 
 
 class StoredExamples(Sequence[Example]):
-    """What a training needs of examples, in two files without a name: 4.1 bytes a token and 24 an example.
+    """What a training needs of its examples, in two files without a name: 4.1 bytes per token and 24 per example.
 
-    Their texts, and what generation would start from, are left out.
+    Their texts and prompts are left out.
     """
 
     def __init__(self, examples: Iterable[Example] = ()) -> None:
@@ -37,13 +37,14 @@ class StoredExamples(Sequence[Example]):
         for file in (self._numbers, self._entries):
             weakref.finalize(self, _close, file)
         self._written = self._count = 0
-        #: Tokens that the loss is taken on, all tokens, and the largest of these; tokens of the longest example.
+        #: The number of tokens that the loss is computed on, of all tokens, the largest token id, and the length of the
+        #: longest example.
         self.supervised_tokens = self.tokens = self.largest = self.longest = 0
         for example in examples:
             self.append(example)
 
     def append(self, example: Example) -> None:
-        """Add an example behind the others."""
+        """Append an example."""
         tokens, labels = np.array(example.input_ids, _NUMBER), np.array(example.labels, _NUMBER)
         where = _where(tokens, labels)
         numbers = np.concatenate([tokens, labels if where is None else where])
@@ -83,7 +84,7 @@ class StoredExamples(Sequence[Example]):
                     yield _example(entry, numbers, start)
 
     def lengths(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield how many tokens each has, some at a time, each (examples,) of uint32."""
+        """Yield the numbers of tokens of the examples in blocks, each (examples,) of uint32."""
         for first in range(0, len(self), _CHUNK_ENTRIES):
             yield self._read_entries(first, min(len(self), first + _CHUNK_ENTRIES))["tokens"]
 
@@ -93,7 +94,7 @@ class StoredExamples(Sequence[Example]):
         return np.frombuffer(os.pread(self._entries.fileno(), (end - first) * size, first * size), _ENTRY)
 
     def _read_numbers(self, first: Any, last: Any) -> npt.NDArray[Any]:
-        """Return tokens and labels from those of one entry to those of another."""
+        """Return the tokens and labels of a range of entries."""
         self._numbers.flush()
         size, start = _NUMBER.itemsize, int(first["start"])
         count = int(last["start"]) + int(last["tokens"]) + _numbers_of_labels(last) - start
@@ -101,18 +102,20 @@ class StoredExamples(Sequence[Example]):
 
 
 def _close(file: IO[bytes]) -> None:
-    # What could not be written for lack of room is not needed any more.
+    # What could not be written because the disk was full is no longer needed.
     with suppress(OSError):
         file.close()
 
 
 def lengths_of(examples: Sequence[Example]) -> npt.NDArray[Any]:
-    """Return how many tokens each example has, (examples,) of whole numbers: 4 bytes each, so for no more than are scored at a time."""
+    """Return how many tokens each example has, (examples,) of integers: 4 bytes each, so only for as many as are scored
+    at a time.
+    """
     return np.fromiter(_lengths(examples), np.uint32, len(examples))
 
 
 def first_lengths_of(examples: Sequence[Example], count: int) -> list[int]:
-    """Return how many tokens the first examples have."""
+    """Return the total number of tokens of the first examples."""
     return list(itertools.islice(_lengths(examples), count))
 
 
@@ -122,13 +125,13 @@ def longest_of(examples: Sequence[Example]) -> int:
 
 
 def shortest_of(examples: Sequence[Example], count: int) -> list[Example]:
-    """Return the shortest examples, the first of those that are as long."""
+    """Return the shortest examples; of equally long ones the first."""
     found = heapq.nsmallest(count, zip(_lengths(examples), range(len(examples)), strict=True))
     return [examples[at] for _, at in found]
 
 
 def longest_examples(examples: Sequence[Example], count: int) -> list[Example]:
-    """Return the longest examples, the longest first and of those that are as long the first."""
+    """Return the longest examples, the longest first; of equally long ones the first."""
     found = heapq.nsmallest(count, ((-length, at) for at, length in enumerate(_lengths(examples))))
     return [examples[at] for _, at in found]
 
@@ -142,7 +145,7 @@ def _lengths(examples: Sequence[Example]) -> Iterator[int]:
 
 
 def _example(entry: Any, numbers: npt.NDArray[Any], start: int) -> Example:
-    """Return the example of an entry; `numbers` begin at the place `start`."""
+    """Return the example of an entry; `numbers` begin at the offset `start`."""
     first = int(entry["start"]) - start
     middle = first + int(entry["tokens"])
     stop = int(entry["stop"])
@@ -162,7 +165,7 @@ def _example(entry: Any, numbers: npt.NDArray[Any], start: int) -> Example:
 
 
 def _where(tokens: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-    """Return a bit for each token, in whole numbers; None where labels are more than tokens and places that are not learnt."""
+    """Return a bit for each token, in integers; None if some labels are neither the token itself nor ignored."""
     if tokens.shape != labels.shape:
         return None
     learnt = labels != IGNORED
@@ -178,7 +181,7 @@ def _numbers_of_labels(entry: Any) -> int:
 
 
 def _parts(entries: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Yield [begin, end) of entries whose tokens and labels are few enough to be in memory, or of one alone."""
+    """Yield [begin, end) of entries whose tokens and labels fit into memory, or of a single entry."""
     begin = 0
     while begin < len(entries):
         room = int(entries["start"][begin]) + _CHUNK_BYTES // _NUMBER.itemsize

@@ -1,6 +1,6 @@
-"""How many tokens rows are, and what a cut takes of them: `python -m workers.pipelines.data.token_counts`.
+"""How many tokens rows have, and how many of them a cut removes: `python -m workers.pipelines.data.token_counts`.
 
-Rows become tokens by the code that a training's rows go through; one is in memory at a time.
+Rows become tokens through the same code as a training's rows; one is in memory at a time.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from workers.pipelines.data.tokenise import kept_of_row, resolve_loss_on
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import PipelineError
 
-#: Beside the libraries; TRL's, which some templates need, are loaded later.
+#: Memory besides the libraries; TRL's, which some templates need, are loaded later.
 _SPARE_BYTES = 4 * 1024**3
 
 
 class _Texts(NamedTuple):
     """The texts of a row."""
 
-    #: Of each.
+    #: The number of tokens of each.
     tokens: list[int]
-    #: Of what is kept of all of them; 0 where the row is dropped.
+    #: The supervised tokens in what is kept of all of them; 0 if the row is dropped.
     supervised_tokens: int
 
 
 def count_tokens(request: TokenCountRequest) -> TokenCounts:
-    """Return the tokens of the rows that are asked for. Raises PipelineError ("base", "data", "spec")."""
+    """Return the counts of tokens for the requested rows. Raises PipelineError ("base", "data", "spec")."""
     base = Path(request.base)
     max_length = longest_row(base, request.max_length)
     texts_of: Callable[[Row], _Texts] | None = None
@@ -88,7 +88,7 @@ def count_tokens(request: TokenCountRequest) -> TokenCounts:
 
 
 def _sampled(request: TokenCountRequest) -> Iterator[Row]:
-    """Yield the usable rows that are counted: all, or as many as are asked for, spread evenly over the file."""
+    """Yield the usable rows to be counted: all, or as many as requested, spread evenly over the file."""
     keys = None if request.columns is None else parse_columns(request.columns)
     sample = min(request.sample, request.of_rows)
     number = taken = 0
@@ -96,7 +96,7 @@ def _sampled(request: TokenCountRequest) -> Iterator[Row]:
         for row in judge_rows(file_values(Path(request.data), keys), columns=keys, group_by=request.group_by):
             if isinstance(row, BadRow):
                 continue
-            # The n-th of the sample stands at n · of_rows / sample.
+            # The n-th row of the sample is at n · of_rows / sample.
             if taken < sample and number >= taken * request.of_rows // sample:
                 taken += 1
                 yield row
@@ -106,7 +106,7 @@ def _sampled(request: TokenCountRequest) -> Iterator[Row]:
 
 
 def _maker(first: Row, request: TokenCountRequest, base: Path, max_length: int) -> Callable[[Row], _Texts]:
-    """Return what makes texts of rows that are of the shape of the first."""
+    """Return a function that makes texts from rows with the shape of the first one."""
     if first.shape == "text-label":
         labelled = load_tokenizer(base, ends=False)
         return lambda row: _Texts([len(labelled(row.fields["text"])["input_ids"])], 1)

@@ -1,4 +1,4 @@
-"""Rows to token ids, with the tokens that the loss is taken on marked and counted before any weights are loaded."""
+"""From rows to token ids, with the tokens that the loss is computed on marked and counted before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ if TYPE_CHECKING:
 class Tokenised:
     """The usable rows of a dataset."""
 
-    #: One of each row, or of a conversation one for each answer.
+    #: One for each row, or for each answer of a conversation.
     examples: list[Example] | StoredExamples
     shape: Shape
     loss_on: LossOn
-    #: Rows that there are examples of.
+    #: Number of rows that have examples.
     rows: int
-    #: Rows left out because `max_length` cut off all that the loss would have been taken on.
+    #: Rows left out because `max_length` cut off everything that the loss would have been computed on.
     dropped: int
     #: Rows cut at `max_length`.
     cut: int
     rendering: Rendering
-    #: The chat template that rendered conversations, the base's own before one of its others; None of plain texts.
+    #: The chat template that rendered conversations, preferring the base's default over its others; None for plain texts.
     template: str | None
     #: Texts longer than `max_length` that became several examples.
     split: int = 0
-    #: The numbers of the rows that were left out, and why.
+    #: The numbers of the rows left out, and why.
     left_out: dict[int, Unscored] = field(default_factory=dict)
 
     @property
     def supervised_tokens(self) -> int:
-        """Tokens that the loss is taken on, in one pass."""
+        """Number of tokens that the loss is computed on in one pass."""
         if not isinstance(self.examples, list):
             return self.examples.supervised_tokens
         return sum(example.supervised_tokens for example in self.examples)
 
     @property
     def tokens(self) -> int:
-        """All tokens of all examples, without padding."""
+        """Number of all tokens of all examples, without padding."""
         if not isinstance(self.examples, list):
             return self.examples.tokens
         return sum(len(example.input_ids) for example in self.examples)
@@ -70,14 +70,14 @@ def tokenise(
     split_texts: bool = False,
     into: StoredExamples | None = None,
 ) -> Tokenised:
-    """Return rows as tokens, each with the tokens that the loss is taken on; the examples are put `into` a file where one is given.
+    """Return rows as tokens, marking the tokens that the loss is computed on; the examples are put `into` a file if one
+    is given.
 
     Prompt and completion are texts that are joined as they are, with the end-of-text token after the completion, or
-    lists of messages, which the base's chat template renders as on `day`. Generation stops at `stop_ids` and at the end of
-    text: an answer that ends in neither gets the latter. Rows are cut at `max_length` tokens at the end; with `split_texts`, rows of
-    {text} become as many examples as they need.
-    Raises PipelineError ("data") that names the rows that can't be used, or when no token is left that a loss could be
-    taken on.
+    lists of messages, which the base's chat template renders with the date `day`. Generation stops at `stop_ids` and at
+    the end of text: an answer that ends in neither gets the latter. Rows are cut at `max_length` tokens at the end;
+    with `split_texts`, rows of {text} become as many examples as they need. Raises PipelineError ("data"), naming the
+    rows that can't be used, or if no token is left to compute a loss on.
     """
     shape = next(iter(rows)).shape
     resolved = resolve_loss_on(shape, loss_on)
@@ -115,7 +115,7 @@ def tokenise(
 
 
 def require_usable(refused: Sequence[tuple[str, str]], rows: int) -> None:
-    """Raise PipelineError ("data") that names rows that were refused, (where, fault), of so many that were looked at."""
+    """Raise PipelineError ("data"), naming refused rows, (where, fault), out of the number that was checked."""
     if refused:
         raise PipelineError(
             FailureReason.DATA,
@@ -124,23 +124,23 @@ def require_usable(refused: Sequence[tuple[str, str]], rows: int) -> None:
 
 
 def kept_of_row(made: Sequence[Example], shape: Shape, max_length: int, *, split_texts: bool) -> list[Example]:
-    """Return what is kept of the examples of a row, of at most `max_length` tokens each; none where the row is dropped.
+    """Return what is kept of a row's examples, of at most `max_length` tokens each; none if the row is dropped.
 
-    A text alone is split with `split_texts`, and everything else is cut. Of a pair of answers both are kept, or none.
+    With `split_texts` a plain text is split; everything else is cut. Both answers of a pair are kept, or none.
     """
     if split_texts and shape == "text":
         made = [piece for each in made for piece in split_text(each, max_length)]
     kept = [example for each in made if (example := cut_example(each, max_length)) is not None]
     if shape == "preference" and (len(kept) < 2 or kept[0].input_ids == kept[1].input_ids):
-        # The answers differ only in what was cut off.
+        # The answers differed only in what was cut off.
         return []
     return kept
 
 
 def split_text(example: Example, max_length: int) -> list[Example]:
-    """Return a text as pieces of at most `max_length` tokens. A piece begins with the last token of the one before, which
-    predicts its second: so each token but the text's first is learnt once, and the end of text in the last piece. In pieces
-    of one token nothing is learnt.
+    """Return a text as pieces of at most `max_length` tokens. A piece begins with the last token of the one before,
+    which predicts its second: so each token except the text's first is learnt once, and the end of text in the last
+    piece. Pieces of one token would teach nothing.
     """
     ids = example.input_ids
     pieces = []
@@ -153,10 +153,10 @@ def split_text(example: Example, max_length: int) -> list[Example]:
 
 
 def cut_example(example: Example, max_length: int) -> Example | None:
-    """Return an example of at most `max_length` tokens, without a stop where that was cut off; None if nothing is
+    """Return an example of at most `max_length` tokens, without a stop token if that was cut off; None if nothing is
     learnt.
     """
-    # The first token has no predecessor that could predict it.
+    # The first token has no predecessor to predict it.
     labels = [IGNORED, *example.labels[1:max_length]]
     if all(label == IGNORED for label in labels):
         return None
@@ -166,7 +166,7 @@ def cut_example(example: Example, max_length: int) -> Example | None:
 
 
 def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
-    """Return what the loss is taken on for rows of a shape. Raises PipelineError ("data") where that can't be."""
+    """Return what the loss is computed on for rows of a shape. Raises PipelineError ("data") if the rows don't allow it."""
     if shape == "text-label":
         raise PipelineError(
             FailureReason.DATA,

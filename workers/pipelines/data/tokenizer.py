@@ -1,4 +1,4 @@
-"""A base's tokenizer, and the tokens that generation over it stops at."""
+"""A base's tokenizer, and the tokens at which generation stops."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from workers.pipelines.model.references import require_self_contained
 
 
 def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
-    """Return the tokenizer of a base's folder, with a token for padding and without any network.
+    """Return the tokenizer in a base's folder, with a token for padding and without using the network.
 
-    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") when
-    there is none, or it refers to files elsewhere.
+    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") if there
+    is no tokenizer, or it refers to files elsewhere.
     """
     from transformers import AutoTokenizer
 
@@ -34,7 +34,7 @@ def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
             FailureReason.BASE, f"The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
         ) from error
     if not set(tokenizer.get_vocab().values()) - {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
-        # A library makes one of nothing where the file with its words is missing.
+        # If the file with the vocabulary is missing, the library makes a tokenizer from nothing.
         raise PipelineError(
             FailureReason.BASE,
             "The base's tokenizer has no vocabulary, because the file with it is missing; add its tokenizer files, such as"
@@ -45,15 +45,15 @@ def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
             FailureReason.BASE, "The tokenizer has no end-of-text token; set `eos_token` in its config."
         )
     if tokenizer.pad_token is None:
-        # Padding is masked everywhere, so that any token will do.
+        # Padding is masked everywhere, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def configured_stops(base: Path) -> list[int]:
-    """Return the ids that the generation of a base, or of an adapter's folder, stops at, sorted; none where it names none.
+    """Return the ids at which generation stops for a base or an adapter's folder, sorted; none if it names none.
 
-    As for transformers that is what its `generation_config.json` says, or, without one, its `config.json`.
+    As in transformers, they are in its `generation_config.json`, or, without one, in its `config.json`.
     """
     named = next(
         (found for name in (GENERATION_FILE, CONFIG_FILE) if (found := read_object(base / name)) is not None), {}
@@ -64,7 +64,7 @@ def configured_stops(base: Path) -> list[int]:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Return the object in a small JSON file of a stranger; {} where it is none, None if there is no file."""
+    """Return the object in a small untrusted JSON file; {} if it isn't an object, None if there is no file."""
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(MAX_SERVING_BYTES))
@@ -76,7 +76,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def serve_by(tokenizer: Any, adapter: Path) -> None:
-    """Let a tokenizer render by the chat template that travels with an adapter, where one does. Raises PipelineError."""
+    """Make a tokenizer use the chat template that comes with an adapter, if there is one. Raises PipelineError."""
     try:
         with (adapter / TEMPLATE_FILE).open("rb") as file:
             tokenizer.chat_template = file.read(MAX_SERVING_BYTES).decode()
@@ -89,7 +89,7 @@ def serve_by(tokenizer: Any, adapter: Path) -> None:
 
 
 def all_stops(base: Path, tokenizer: Any, taught: Sequence[int]) -> list[int]:
-    """Return the ids that end a completion, sorted: those taught, the tokenizer's, and those of the base's generation
+    """Return the ids that end a completion, sorted: those taught, the tokenizer's, and those in the base's generation
     config.
     """
     named = [*taught, *configured_stops(base)]
@@ -97,14 +97,14 @@ def all_stops(base: Path, tokenizer: Any, taught: Sequence[int]) -> list[int]:
 
 
 def known_ids(tokenizer: Any, ids: Iterable[int]) -> list[int]:
-    """Return those of some token ids that the tokenizer has: a base's files may name any number."""
+    """Return the token ids that the tokenizer really has: a base's files may name any number."""
     return [token for token in ids if token < len(tokenizer)]
 
 
 def longest_row(base: Path, max_length: int) -> int:
-    """Return `max_length`, or the positions that the base's config counts where those are fewer.
+    """Return `max_length`, or the number of positions in the base's config if that is smaller.
 
-    Past its last position a base with learnt positions fails, and one with rotary positions only guesses.
+    Beyond its last position, a base with learnt positions fails, and one with rotary positions was never trained.
     """
     try:
         config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8"))

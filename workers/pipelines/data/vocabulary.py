@@ -1,4 +1,4 @@
-"""Tokens that a tokenizer has and a model has no embedding for: a tokenizer may have more words than the embedding has rows."""
+"""Tokens of a tokenizer without an embedding in the model: a tokenizer may have more words than the embedding has rows."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def require_embedded(examples: Sequence[Example], tokenizer: Any, *, words: int)
 
 
 def embedded(ids: Sequence[int], *, words: int) -> list[int]:
-    """Return those of some tokens that the model has an embedding for, or one if it has none for any."""
+    """Return the tokens that the model has an embedding for, or one token if it has none for any of them."""
     return [token for token in ids if token < words] or [0]
 
 
 def words_of(model: Any) -> int:
-    """Return how many tokens a model has an embedding for."""
+    """Return for how many tokens a model has an embedding."""
     return int(model.get_input_embeddings().weight.shape[0])

@@ -122,7 +122,7 @@ def read_back(
         second = widened(source.rows(module.b)).astype("<f8")
         x = random.standard_normal(first.shape[1])
         expected = module.scale * (second @ (first @ x))
-        # As llama.cpp's `get_scale` does it: without an α there is no scale.
+        # As in llama.cpp's `get_scale`: without an α there is no scale.
         scale = alpha / b.shape[1] if alpha else 1.0
         factor = module.scale / scale
         if math.isclose(factor, 1.0, rel_tol=1e-12):

@@ -23,18 +23,19 @@ from workers.pipelines.merging.plan import Onto
 from workers.pipelines.merging.prepare import prepare
 from workers.pipelines.model.base_config import read_packing
 
-#: A matrix whose shorter side is no longer has all of its singular values computed; of others those that are kept are found by
-#: powers of random combinations (Halko, Martinsson and Tropp, 2011), which keep a little less, and the share is that of what is kept.
+#: If the shorter side of a matrix is at most this, all of its singular values are computed; otherwise those to keep are
+#: found by powers of random combinations (Halko, Martinsson and Tropp, 2011), which keep a little less, and the
+#: reported share is the one really kept.
 _WHOLE_SVD = 1024
 _BESIDE, _POWERS = 16, 4
 
 
 class Magnitude(NamedTuple):
-    """What a module's ΔW is made of, in float64."""
+    """The parts of a module's ΔW, in float64."""
 
     #: W, (out, in).
     weight: Any
-    #: (out, r), with s in it, and (r, in).
+    #: (out, r), including s, and (r, in).
     b: Any
     a: Any
     #: m, (out).
@@ -43,7 +44,9 @@ class Magnitude(NamedTuple):
 
 @contextmanager
 def over_base(request: PlainLoraRequest, plan: PlainPlan) -> Iterator[MagnitudeDeltas]:
-    """Lay the DoRA of a request over its base, but for settings that could run something as PEFT reads them: as a push stores it."""
+    """Load the DoRA of a request over its base, without settings that could run something when PEFT reads them, as a
+    push stores it.
+    """
     folder = Path(request.folder)
     said = harmless(read_adapter_config(folder))
     with tempfile.TemporaryDirectory(prefix="adapterctl-") as held:
@@ -59,7 +62,7 @@ class MagnitudeDeltas:
         assert request.base is not None
         base = Path(request.base)
         recipe = read_packing(base) or request.quantization
-        # What was trained over: 4-bit weights, made wide again. Those in 8 bits nothing here makes.
+        # The weights that were trained over: 4-bit weights, widened again. 8-bit ones are not supported here.
         onto: Onto = "original" if recipe is None or recipe.type == "int8" else "dequantized"
         self._prepared = prepare(base, adapter, classes=None, onto=onto, dtype="float32", recipe=recipe)
         self._blocks = self._prepared.blocks()

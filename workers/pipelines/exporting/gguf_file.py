@@ -40,7 +40,7 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Planned:
-    """One tensor that is to be written."""
+    """One tensor to be written."""
 
     name: str
     #: As in numpy, rows first.
@@ -76,7 +76,7 @@ def flag(value: bool) -> Value:
 
 
 def described(kind: str, name: str, dtype: GgufDtype) -> dict[str, Value]:
-    """Return the keys that every file has: whether it is an "adapter" or a "model", what it is called, and its type."""
+    """Return the keys that every file has: whether it is an "adapter" or a "model", its name, and its type."""
     keys = gguf.Keys.General
     return {
         keys.TYPE: text(kind),
@@ -117,7 +117,7 @@ class UnreadableError(ValueError):
 
 
 class _Reader(gguf.GGUFReader):  # type: ignore[misc] # gguf has no types
-    """gguf's reader, which takes a number beyond the end of a file for none, and so counts on for as long as a list claims."""
+    """gguf's reader, which ignores a number beyond the end of a file, and so keeps counting for as long as a list claims."""
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
         if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
@@ -177,7 +177,7 @@ class Written:
 
 
 def read_again(path: Path, architecture: str, names: set[str], *, kind: str) -> Written:
-    """Return a file that was just written, with what every file has checked. Raises VerificationFailed."""
+    """Return a file that was just written, after checking what every file has. Raises VerificationFailed."""
     try:
         written = Written(path)
     except UnreadableError as error:
@@ -193,7 +193,7 @@ def read_again(path: Path, architecture: str, names: set[str], *, kind: str) -> 
 
 
 def differs(what: str, kind: str) -> VerificationFailed:
-    """Return the error of a file of which something is not what it was made from."""
+    """Return the error for a file that differs from its source."""
     return VerificationFailed(
         f"the file was read back, and {what} differs from the {kind}, so nothing was kept; try again"
     )

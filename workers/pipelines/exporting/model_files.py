@@ -63,7 +63,7 @@ def _open(path: Path) -> TensorFile:
 def model_shapes(model: GgufModel, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor that a model consists of, by its name in transformers, in the order of the layers."""
     hidden = (model.hidden,)
-    # transformers' Mistral and Qwen3 take no notice of these keys of the config, or are refused with them.
+    # transformers' Mistral and Qwen3 ignore these keys of the config, or such configs are refused.
     biased_kind = config.get("model_type") == "llama"
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": model.shape_of("embed_tokens")}
     for layer in range(model.layers):

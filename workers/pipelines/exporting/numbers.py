@@ -59,9 +59,10 @@ def rounded(values: Floats, dtype: GgufDtype, *, called: str) -> Floats:
 
 
 def _single_bits(values: Floats) -> npt.NDArray[Any]:
-    """Return float32 as its bits; of float64 those rounded to odd, after which rounding to fewer bits is that of the float64.
+    """Return the bits of float32; float64 is first rounded to odd, so that rounding to fewer bits gives the same as
+    from float64.
 
-    To the nearest and then to the nearest again would move a number just beside the middle of two to the middle, and on.
+    Rounding to nearest twice would move a number just beside the middle of two to the middle, and then to the wrong side.
     """
     bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
     if values.dtype != np.float64:

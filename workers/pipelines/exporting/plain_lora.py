@@ -1,6 +1,6 @@
-"""An adapter as a plain LoRA of one rank: padded with zeros where there is room, cut to the nearest ΔW of that rank where not.
+"""An adapter as a plain LoRA of one rank: padded with zeros if there is room, otherwise cut to the nearest ΔW of that rank.
 
-Everything is computed in float64 and rounded once. Of LoRA no ΔW is formed; that of a DoRA is, one module after the other.
+Everything is computed in float64 and rounded once. No ΔW of a LoRA is formed; a DoRA's is, one module after the other.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from workers.pipelines.exporting.dora import MagnitudeDeltas
 
 _TORCH: dict[GgufDtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-#: ‖rounded − x‖/‖x‖ that is no more than rounding: four times the most that one number is rounded by, were none below the normal ones.
+#: The ‖rounded − x‖/‖x‖ that counts as mere rounding: four times the largest relative rounding of a normal number.
 _ROUNDING: dict[GgufDtype, float] = {"f32": 2.0**-22, "f16": 2.0**-9, "bf16": 2.0**-6}
 _SAME: dict[str, GgufDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-#: A share of the energy that is all of it but for the rounding of sums.
+#: A share of the energy that counts as all of it, given the rounding of sums.
 _WHOLE = 1 - 1e-12
-#: Less of the energy than this is worth a word.
+#: A smaller share of the energy is worth a remark.
 _LITTLE = 0.9
 
 
@@ -44,9 +44,9 @@ _LITTLE = 0.9
 class _Plain:
     """One module, ready to be written."""
 
-    #: Of each expert, with the rank and scale of the plain LoRA.
+    #: The factors of each expert, with the rank and scale of the plain LoRA.
     experts: list[Factors]
-    #: Σσ² of what was kept and of all, over the square of the plain scale.
+    #: Σσ² of what was kept and of everything, divided by the square of the plain scale.
     kept_square: float
     square: float
     cut: bool
@@ -63,7 +63,7 @@ def export_plain_lora(request: PlainLoraRequest) -> PlainLoraReport:
     dtype = request.dtype or _own_dtype(plan, source)
     found: dict[str, _Plain] = {}
     tensors: dict[str, torch.Tensor] = {}
-    # The matrices of a DoRA are decomposed whole, which threads are of use for.
+    # A DoRA's matrices are decomposed whole, for which threads are useful.
     with _over_base(request, plan) as deltas, nullcontext() if deltas else one_thread():
         for name, outline in plan.outlines.items():
             one = _of_magnitude(plan, name, deltas) if deltas else _of_factors(plan, name, outline, source)
@@ -92,7 +92,7 @@ def export_plain_lora(request: PlainLoraRequest) -> PlainLoraReport:
 def _over_base(request: PlainLoraRequest, plan: PlainPlan) -> AbstractContextManager[MagnitudeDeltas | None]:
     if not plan.lora.use_dora:
         return nullcontext()
-    # This takes PEFT and transformers, which other adapters do without.
+    # This needs PEFT and transformers; other adapters don't.
     from workers.pipelines.exporting.dora import over_base
 
     return over_base(request, plan)
@@ -112,7 +112,7 @@ def _notes_of_base(request: PlainLoraRequest, plan: PlainPlan) -> list[str]:
 
 
 def _own_dtype(plan: PlainPlan, source: AdapterFactors) -> GgufDtype:
-    """Return the adapter's type where no number changes."""
+    """Return the adapter's type if no number changes."""
     dtypes = source.outline.dtypes
     same = all(plan.is_exact(outline) and plan.factor(outline) == 1.0 for outline in plan.outlines.values())
     return _SAME.get(next(iter(dtypes)), "f32") if same and len(dtypes) == 1 else "f32"

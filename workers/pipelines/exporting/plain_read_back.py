@@ -1,8 +1,8 @@
-"""A plain LoRA that was written, read again: ‖ΔW − ΔW_r‖, module by module, is what the kept energy leaves of ‖ΔW‖.
+"""Reading back a written plain LoRA: ‖ΔW − ΔW_r‖, module by module, must match the energy that was not kept.
 
-Nothing of it is shared with what wrote the file: both folders are read by safetensors' own reader, with ranks and scales by PEFT's
-rules, and the difference is taken of the factors of both. That of a DoRA is taken of products of W with the factors: its ΔW
-is never formed here.
+It shares nothing with the writer: both folders are read by safetensors' own reader, with ranks and scales by PEFT's
+rules, and the difference is computed from the factors of both. For a DoRA it is computed from products of W with the
+factors: its ΔW is never formed here.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from workers.pipelines.combining.peft_adapter import TOLERANCE, PeftAdapter, sin
 if TYPE_CHECKING:
     from workers.pipelines.exporting.dora import Magnitude, MagnitudeDeltas
 
-#: How far shares of the energy may be apart where they are differences of large numbers: ‖ΔW‖² of a DoRA is one of ‖W‖² and more.
+#: How far shares of the energy may differ if they are differences of large numbers: a DoRA's ‖ΔW‖² is a difference of
+#: terms like ‖W‖².
 _ENERGY = 1e-6
 
 
 def read_back(folder: Path, out: Path, kept: Mapping[str, float], deltas: MagnitudeDeltas | None) -> float:
-    """Return how far ‖ΔW − ΔW_r‖ is from what was told of it, as a share of ‖ΔW‖, where that is most.
+    """Return how far ‖ΔW − ΔW_r‖ is from the reported value, as a share of ‖ΔW‖, in the module where this is largest.
 
-    Raises VerificationFailed that names the module.
+    Raises VerificationFailed, naming the module.
     """
     source, written = PeftAdapter(folder), PeftAdapter(out)
     if set(source.modules) != set(written.modules) or {name.removeprefix(PREFIX) for name in written.modules} != set(
@@ -58,7 +59,7 @@ def read_back(folder: Path, out: Path, kept: Mapping[str, float], deltas: Magnit
 
 
 def _of_factors(source: PeftAdapter, written: PeftAdapter, name: str) -> tuple[float, float, float]:
-    """Return ‖ΔW − ΔW_r‖², ‖ΔW‖², and the share of this that the rank can keep at most; of stacked experts in sum."""
+    """Return ‖ΔW − ΔW_r‖², ‖ΔW‖², and the largest share of this that the rank can keep; for stacked experts, the sums."""
     experts = source.experts(name)
     if written.experts(name) != experts:
         raise _differs(f"the number of experts of {name}")
@@ -72,7 +73,7 @@ def _of_factors(source: PeftAdapter, written: PeftAdapter, name: str) -> tuple[f
 
 
 def _of_magnitude(parts: Magnitude, written: PeftAdapter, name: str) -> tuple[float, float, float]:
-    """Return the same of a DoRA: ΔW = (d − 1)∘W + d∘BA with d = m/‖W + BA‖, row by row."""
+    """Return the same for a DoRA: ΔW = (d − 1)∘W + d∘BA with d = m/‖W + BA‖, row by row."""
     weight, b, a, magnitude = parts
     rows = weight.square().sum(1)
     both = ((weight @ a.T) * b).sum(1)
@@ -83,7 +84,7 @@ def _of_magnitude(parts: Magnitude, written: PeftAdapter, name: str) -> tuple[fl
     b_kept = scale * b_kept
     through = (d - 1).unsqueeze(1) * (weight @ a_kept.T) + d.unsqueeze(1) * (b @ (a @ a_kept.T))
     kept = float(((b_kept @ (a_kept @ a_kept.T)) * b_kept).sum())
-    # What a rank can keep at most would take all of ΔW.
+    # The largest share that a rank can keep would need the whole ΔW.
     return square - 2 * float((through * b_kept).sum()) + kept, square, 0.0
 
 

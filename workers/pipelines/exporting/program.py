@@ -22,12 +22,12 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
-#: For a tokenizer of some hundred thousand tokens, and for blocks of numbers.
+#: Memory for a tokenizer with some hundred thousand tokens, and for blocks of numbers.
 _SPARE_BYTES = 3 * 1024**3
 
 
 def request_of(said: bytes) -> ExportRequest | PlainLoraRequest:
-    """Return what is asked for."""
+    """Return the parsed request."""
     asked = json.loads(said)
     if asked["kind"] == "lora":
         return read(PlainLoraRequest, asked)
@@ -57,12 +57,13 @@ def export(request: ExportRequest | PlainLoraRequest) -> ExportReport | PlainLor
 def main() -> int:
     """Answer the request on standard input."""
     request = request_of(sys.stdin.buffer.read())
-    # Before the libraries, which start threads.
+    # Before importing the libraries, which start threads.
     leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
     if request.kind == "lora":
-        # Many small decompositions: with several threads each waits for the slowest, which took ten times as long on a busy machine.
+        # Many small decompositions: several threads would wait for the slowest one, which took ten times as long on a
+        # busy machine.
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
     with nothing_collected(ever=True), nothing_searched():
         _load(request)
@@ -95,7 +96,7 @@ def _answer(request: ExportRequest | PlainLoraRequest) -> dict[str, Any]:
 
 
 def _load(request: ExportRequest | PlainLoraRequest) -> None:
-    """Load the libraries, whose address space is no part of the bounds."""
+    """Load the libraries, whose address space doesn't count towards the limits."""
     if isinstance(request, PlainLoraRequest):
         import workers.pipelines.exporting.plain_lora
 
@@ -112,12 +113,12 @@ def _load(request: ExportRequest | PlainLoraRequest) -> None:
 def _limit(request: ExportRequest | PlainLoraRequest) -> None:
     given, times = [*Path(request.folder).glob("*.safetensors")], 2
     if isinstance(request, PlainLoraRequest):
-        # A rank that is higher than the adapter's makes it larger; of the base one weight at a time is held wide.
+        # A rank above the adapter's makes it larger; one weight of the base at a time is widened.
         given += Path(request.base).glob("*.safetensors") if request.base else []
         times = 2 * (request.rank or 1)
     elif request.tokenizer_from is not None:
         given.append(Path(request.tokenizer_from))
-    # Files are mapped: what is read, and what was written, in a type of at most twice the size. An adapter is held in memory, too.
+    # Files are mapped, both the input and the output, whose type has at most twice the size. An adapter is also held in memory.
     size_bytes = sum(path.stat().st_size for path in given if path.is_file())
     limit(
         spare_bytes=_SPARE_BYTES + 4 * times * size_bytes,

@@ -1,4 +1,4 @@
-"""What llama.cpp calls a tensor of transformers, by the map that comes with gguf."""
+"""llama.cpp's names for transformers' tensors, from the map in gguf."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _splitting(said: Mapping[str, Any]) -> Splitting | None:
 
 
 def _step(said: Mapping[str, Any]) -> str:
-    """Return one step of splitting in words, or its whole description if it is none of the table's."""
+    """Return one step of splitting in words, or its whole description if the table doesn't have it."""
     kind = said.get("type")
     if kind == "ByteLevel" and said.get("add_prefix_space") is False:
         return "bytes of words" if said.get("use_regex", True) else "bytes"
@@ -144,7 +144,7 @@ def _merges(said: Mapping[str, Any]) -> list[str]:
 def _copied(
     given: Path, tokenizer: Any, said: Mapping[str, Any], known: str | None, vocabulary: int
 ) -> tuple[dict[str, Value], str]:
-    """Return the keys of a GGUF file whose tokens are those of the tokenizer, without those that say where texts begin and end."""
+    """Return the keys of a GGUF file with the same tokens as the tokenizer, without keys about where texts begin and end."""
     try:
         keys = Written(given).keys("tokenizer.")
     except UnreadableError as error:
@@ -169,7 +169,9 @@ def _copied(
 
 
 def _require_kind(given: Path, keys: Mapping[str, Value], said: Mapping[str, Any], vocabulary: int) -> None:
-    """Raise InvalidInput unless a file joins parts of words as the tokenizer does, and holds what llama.cpp needs for it."""
+    """Raise InvalidInput unless a file merges parts of words like the tokenizer, and has everything that llama.cpp
+    needs for this.
+    """
     model, kind = said.get("model") or {}, _text(given, keys, _KEYS.MODEL)
     bytes_bpe = model.get("type") == "BPE" and not model.get("byte_fallback")
     if bytes_bpe != (kind == "gpt2") and (bytes_bpe or model.get("type") != "BPE"):
@@ -183,7 +185,7 @@ def _require_kind(given: Path, keys: Mapping[str, Value], said: Mapping[str, Any
 
 
 def _of_folder(key: str) -> bool:
-    """Whether a key says what the model's folder decides: the template, and the tokens around texts and after answers."""
+    """Whether a key is decided by the model's folder: the template, and the tokens around texts and after answers."""
     if key.startswith(_KEYS.CHAT_TEMPLATE) or key in (_KEYS.ADD_BOS, _KEYS.ADD_EOS, _KEYS.ADD_SEP):
         return True
     return key.endswith("_token_id") and key != _KEYS.UNK_ID

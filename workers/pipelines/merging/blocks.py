@@ -16,7 +16,8 @@ from workers.pipelines.merging.stored_base import TORCH_TYPES, StoredBase
 from workers.pipelines.merging.threads import Room
 from workers.pipelines.model.device import DTYPES
 
-#: That are in memory at a time: fewer of them, and two threads wait for each other at what Python does between the products.
+#: How many numbers are in memory at a time: with fewer, two threads wait for each other during the Python code between
+#: products.
 _BLOCK_NUMBERS = 2**18
 
 
@@ -38,17 +39,17 @@ class Blocks:
         self._room = Room()
 
     def ranges(self, written: Written) -> Iterator[tuple[int, int]]:
-        """Yield which rows of a plane are computed at a time, as (begin, end)."""
+        """Yield the rows of a plane that are computed at a time, as (begin, end)."""
         rows, step = written.grid.rows, max(2, _BLOCK_NUMBERS // max(1, written.grid.columns))
         begin = 0
         while begin < rows:
-            # A single row is multiplied by another routine, which sums in another order than PEFT's whole product.
+            # A single row would be multiplied by another routine, which sums in another order than PEFT's whole product.
             end = rows if rows - begin <= step + 1 else begin + step
             yield begin, end
             begin = end
 
     def weight(self, parameter: str) -> Any:
-        """Return a parameter that is changed as the base has it, (rows, columns) in float32."""
+        """Return a changed parameter with the base's numbers, (rows, columns) in float32."""
         grid = parameter_grid(parameter, self._changes)
         found = torch.empty(grid.rows, grid.columns)
         for written, window in self._of_parameter[parameter]:
@@ -67,14 +68,14 @@ class Blocks:
         return found
 
     def rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
-        """Return the rows [begin, end) of a plane of a tensor, (rows, columns) in its own type, until the next are asked for."""
+        """Return the rows [begin, end) of a plane of a tensor, (rows, columns) in its own type; valid until the next call."""
         if self._held != written.name:
-            # What was of use to the tensor before is of none to this one.
+            # Values cached for the previous tensor are useless for this one.
             self._held = written.name
             self._matrices.clear()
             for window in written.windows:
                 for change in low_rank(window.changes):
-                    # The first pass over a weight uses the room that the second one will.
+                    # The first pass over a weight uses the same memory as the second.
                     self._prepare_factor(change, window.parameter)
         block = self._base_rows(written, plane, begin, end)
         for window in written.windows:
@@ -87,7 +88,7 @@ class Blocks:
         )
 
     def _base_rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
-        """Return the base's rows in a type that is summed in, as a copy."""
+        """Return a copy of the base's rows in the type of the sum."""
         grid = written.grid
         source = written.source
         if source is None or _replaced(written):
@@ -120,7 +121,7 @@ class Blocks:
         return quantised(weight.T if written.turned else weight, self._recipe, DTYPES[self._recipe.compute_dtype])
 
     def _change(self, block: Any, window: Window, plane: int, begin: int, end: int) -> None:
-        """Make the changes of a window to a block of rows, in place."""
+        """Apply a window's changes to a block of rows, in place."""
         if not window.plane <= plane < window.plane + window.planes:
             return
         first, last = max(begin, window.row), min(end, window.row + window.rows)
@@ -166,7 +167,7 @@ class Blocks:
     def _add(
         self, view: Any, change: LowRank, parameter: str, plane: int, rows: tuple[int, int], columns: tuple[int, int]
     ) -> None:
-        """Add s·B·A, with its transpose where the parameter lies so; then scale each output to its magnitude."""
+        """Add s·B·A, or its transpose if the parameter is stored transposed; then scale each output to its magnitude."""
         if change.plane is not None and change.plane != plane:
             return
         (top, height), (left, width) = change.rows, change.columns
@@ -182,7 +183,7 @@ class Blocks:
         else:
             room = self._room.of("delta", r1 - r0, c1 - c0, torch.float32)
             delta = torch.mm(b[r0 - top : r1 - top], a[:, c0 - left : c1 - left], out=room)
-        # Two roundings, as PEFT makes them; one call for both would be off by a last digit.
+        # Two roundings, as in PEFT; one call for both would differ in the last digit.
         part += delta.mul_(change.scale)
         if change.magnitude is not None:
             factor = self._factors[change.magnitude]
@@ -197,7 +198,7 @@ class Blocks:
         return self._matrices[factor]
 
     def _prepare_factor(self, change: LowRank, parameter: str) -> None:
-        """Find m / ‖W + s·B·A‖, a number for each output (DoRA, arXiv:2402.09353, equation 5): the first of two passes."""
+        """Find m / ‖W + s·B·A‖, one number for each output (DoRA, arXiv:2402.09353, equation 5): the first of two passes."""
         if change.magnitude is None or change.magnitude in self._factors:
             return
         outputs = change.columns[1] if change.across else change.rows[1]
@@ -220,7 +221,7 @@ class Blocks:
             view = block[first - begin : last - begin, window.column : window.column + window.columns].double()
             row, column = window.parameter_row, window.parameter_column
             along = first - window.row
-            # Which axis of the view counts outputs, and where they begin.
+            # The view's axis of outputs, and where they begin.
             outputs_in_rows = change.across == window.turned
             summed = view.square().sum(1 if outputs_in_rows else 0)
             offset = (column if change.across else row) + (along if outputs_in_rows else 0)

@@ -1,4 +1,4 @@
-"""A merge as it was ordered."""
+"""Running a merge from its order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What an adapter does to each parameter of a base, as PEFT itself lays it over a model without weights.
+"""What an adapter does to each parameter of a base, found by PEFT itself on a model without weights.
 
-PEFT decides which modules are adapted, with which scale and which way round; here its layers are only asked. Each tensor of
-the adapter's file must come to something, and each matrix that PEFT expects must be in the file.
+PEFT decides which modules are adapted, with which scale and orientation; here its layers are only queried. Each tensor
+of the adapter's file must be used, and each matrix that PEFT expects must be in the file.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ class Whole:
 
 @dataclass(frozen=True)
 class LowRank:
-    """s·B·A is added to a block of a parameter, and where there are magnitudes each output is scaled to its own."""
+    """s·B·A is added to a block of a parameter, and if there are magnitudes, each output is scaled to its own."""
 
-    #: The adapted module as the adapter's tensors name it.
+    #: The adapted module's name in the adapter's tensors.
     module: str
-    #: Of a parameter of (experts, …, …) the expert; None of a matrix.
+    #: The expert in a parameter of (experts, …, …); None for a matrix.
     plane: int | None
-    #: Where the block begins and how long it is, in the parameter.
+    #: The block's offsets and lengths in the parameter.
     rows: tuple[int, int]
     columns: tuple[int, int]
     #: (out, r) and (r, in).
     b: Factor
     a: Factor
     scale: float
-    #: Whether the parameter holds its weight as (in, out), so that the transpose of B·A is added.
+    #: Whether the parameter stores its weight as (in, out), so that the transpose of B·A is added.
     across: bool
     #: DoRA's magnitudes, (out), by their key.
     magnitude: str | None = None
@@ -84,7 +84,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of the parameter are the adapter's."""
+    """Some rows of the parameter are the adapter's."""
 
     key: str
     indices: tuple[int, ...]
@@ -99,26 +99,26 @@ class Changes:
 
     #: The adapter's own file.
     file: StoredBase
-    #: The model without weights, before the adapter was laid over it.
+    #: The model without weights, before PEFT added the adapter.
     shapes: Mapping[str, tuple[int, ...]]
-    #: Names of one and the same parameter, the first being the model's own.
+    #: Names of the same parameter; the first is the model's own.
     tied: list[list[str]]
-    #: Parameter to its changes, in the order in which they are made.
+    #: Parameter to its changes, in the order in which they are applied.
     by_parameter: dict[str, list[Change]] = field(default_factory=dict)
     #: Parameters of convolutions, whose kernel is flattened.
     flat: set[str] = field(default_factory=set)
-    #: Rows of the vocabulary, where the adapter has another number than the base.
+    #: Rows of the vocabulary, if the adapter has another number than the base.
     vocabulary: int | None = None
 
     def add(self, parameter: str, change: Change) -> None:
-        """Add a change as the last one of a parameter."""
+        """Append a change to a parameter's changes."""
         self.by_parameter.setdefault(parameter, []).append(change)
 
 
 def read_changes(model: Any, adapter: Path) -> Changes:
-    """Return what the adapter of a folder does to a model without weights, which is PEFT's afterwards.
+    """Return what the adapter in a folder does to a model without weights; PEFT modifies that model.
 
-    Raises PipelineError ("adapter") where a tensor comes to nothing or is missing, or where it can't be merged exactly.
+    Raises PipelineError ("adapter") if a tensor is unused or missing, or can't be merged exactly.
     """
     config = peft_config_of(adapter)
     if said := unusable(config.to_dict()):
@@ -137,7 +137,7 @@ class _Reading:
     def __init__(self, model: Any, file: StoredBase, config: Any, vocabulary: int | None) -> None:
         modules = {name for name, _ in model.named_modules()}
         keys = {key: lora_key(key) for key in file.tensors}
-        #: Of modules that the model no longer has as such: single experts, and what was renamed.
+        #: Tensors of modules that the model no longer has as such: single experts, and renamed modules.
         self._gone: dict[str, dict[str, str]] = {}
         self._parts: dict[str, dict[str, str]] = {}
         for key, said in keys.items():
@@ -157,7 +157,7 @@ class _Reading:
         wanted = set(get_peft_model_state_dict(self._peft, save_embedding_layers=False))
         plain = {unwrapped(base_parameter(key) or "") for key in wanted if not lora_key(key)}
         inner = self._peft.get_base_model()
-        # Embeddings that PEFT saves as they were, then what is trained whole, then what is added.
+        # First embeddings that PEFT saves unchanged, then modules trained whole, then added products.
         self._take_others(plain)
         for name, module in inner.named_modules():
             if isinstance(module, LoraLayer):
@@ -186,13 +186,13 @@ class _Reading:
         return found
 
     def _take_others(self, plain: set[str]) -> None:
-        """Take what is no matrix of LoRA: modules and biases that are trained whole, tokens, embeddings as they were."""
+        """Collect what isn't a LoRA matrix: modules and biases trained whole, tokens, unchanged embeddings."""
         kept: dict[str, str] = {}
         for key, parameter in self._others.items():
             if parameter.endswith("trainable_tokens_delta"):
                 continue
             if ".original_module." in key:
-                # PEFT saves its bias, and uses the module that was trained in its place.
+                # PEFT saves its bias, but uses the trained module instead.
                 self._unused.discard(key)
             elif parameter in plain:
                 self._require_shape(key, self._changes.shapes.get(parameter, ()))
@@ -200,7 +200,7 @@ class _Reading:
                 self._changes.add(parameter, Whole(key))
             elif parameter in self._embeddings and parameter in self._changes.shapes:
                 kept[parameter] = key
-        # One weight can't be two: PEFT fills a tied one twice, and the copies must be the same.
+        # PEFT fills a tied weight twice, so the copies must be the same.
         for parameter, key in kept.items():
             self._require_shape(key, self._changes.shapes[parameter])
             names = next((group for group in self._changes.tied if parameter in group), [parameter])
@@ -213,12 +213,12 @@ class _Reading:
                         self._changes.by_parameter.setdefault(name, []).insert(0, Whole(first))
 
     def _require_shape(self, key: str, wanted: Sequence[int]) -> None:
-        """Raise PipelineError where a tensor has another shape than its place."""
+        """Raise PipelineError if a tensor has another shape than its place."""
         if self._file.shape(key) != tuple(wanted):
             raise unloadable(f"{key} is {list(self._file.shape(key))}, and the base wants {list(wanted)}")
 
     def _take_layer(self, name: str, layer: Any) -> None:
-        """Take the matrices of one of PEFT's layers."""
+        """Collect the matrices of one of PEFT's layers."""
         (adapter,) = layer.scaling
         plain = base_module(name)
         require_known(plain, layer, adapter)
@@ -283,7 +283,7 @@ class _Reading:
         self._changes.add(bias, Shift(key, float(layer.scaling[adapter])))
 
     def _take_pieces(self, name: str, layer: Any, parameter: str) -> None:
-        """Take the matrices of single experts, each of which is a block of the parameter that a layer adapts."""
+        """Collect the matrices of single experts, each of which is a block of the parameter that a layer adapts."""
         (adapter,) = layer.scaling
         covered = 0
         for module, piece in self._pieces[parameter]:
@@ -297,7 +297,7 @@ class _Reading:
             if piece.size[:-2] not in ((), (1,)) or sorted(axes) != [0, 1] or piece.axes[-2] is None:
                 raise inexact(module, "is no block of the base's parameter")
             across = piece.axes[-1] == 0
-            # Where the block lies in B's rows and A's columns.
+            # The block's place in B's rows and A's columns.
             out, into = (piece.source_begin[axis] for axis in (0, 1))
             long = {axis: piece.size[place] for place, axis in enumerate(piece.axes) if axis is not None}
             change = LowRank(
@@ -317,7 +317,7 @@ class _Reading:
             self._missing.append(f"{name}.lora_A")
 
     def _take_tokens(self, inner: Any) -> None:
-        """Take the rows of single tokens, also for a weight that is tied to the one that has them."""
+        """Collect the rows of single tokens, also for a weight that is tied to the one that has them."""
         wrappers = {
             name: module for name, module in inner.named_modules() if isinstance(module, TrainableTokensWrapper)
         }
@@ -344,11 +344,11 @@ class _Reading:
 def _full(
     module: str, plane: int | None, b: Factor, a: Factor, scale: float, across: bool, out: int, into: int
 ) -> LowRank:
-    """Return the change of a whole matrix, of (out, in) or across."""
+    """Return the change of a whole matrix, (out, in) or transposed."""
     rows, columns = (into, out) if across else (out, into)
     return LowRank(module, plane, (0, rows), (0, columns), b, a, scale, across)
 
 
 def low_rank(changes: Iterable[Change]) -> Iterator[LowRank]:
-    """Yield those changes that add a product of two matrices."""
+    """Yield the changes that add a product of two matrices."""
     return (change for change in changes if isinstance(change, LowRank))

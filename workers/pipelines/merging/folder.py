@@ -1,4 +1,4 @@
-"""What a merged model has beside its weights: the config as it now is, the index, the tokenizer, where generation stops."""
+"""What a merged model has besides its weights: the new config, the index, the tokenizer, where generation stops."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.stored_base import StoredBase
 from workers.pipelines.model.device import DtypeName
 
-#: Endings of weight files, which a merged folder does not take over from its base.
+#: Endings of weight files, which are not copied from the base to a merged folder.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
-#: Files of a base that a merged model needs beside config and weights.
+#: Files of a base that a merged model needs besides config and weights.
 _TAKEN_OVER = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -33,7 +33,7 @@ _TAKEN_OVER = (
     "*.jinja",
     "chat_template.json",
     GENERATION_FILE,
-    # What a model of several parts makes of images.
+    # How a model with several parts processes images.
     "*processor_config.json",
 )
 _QUANTIZATION = ("quantization_config", "compression_config")
@@ -42,9 +42,9 @@ _QUANTIZATION = ("quantization_config", "compression_config")
 def merged_config(
     base: Path, *, dtype: DtypeName | None, untied: bool, vocabulary: int | None, labelled: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the base's config with what is another in the merged model.
+    """Return the base's config with the merged model's changes.
 
-    `dtype` is None where it stays; `labelled` is what a classification says, None for a language model.
+    `dtype` is None if it stays; `labelled` has a classification's additions, None for a language model.
     """
     said: dict[str, Any] = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig"))
     parts = [said, *(part for part in (said.get("text_config"),) if isinstance(part, dict))]
@@ -63,8 +63,8 @@ def merged_config(
 
 
 def labelled_config(config: Any, architecture: str) -> dict[str, Any]:
-    """Return what the config of a classification says that its base's does not."""
-    # As JSON has them: keys are texts.
+    """Return what a classification's config has that its base's does not."""
+    # As in JSON: keys are strings.
     names = {str(number): name for number, name in config.id2label.items()}
     return {
         "architectures": [architecture],
@@ -78,9 +78,9 @@ def labelled_config(config: Any, architecture: str) -> dict[str, Any]:
 def write_small_files(
     out: Path, *, base: Path, adapter: Path, config: Mapping[str, Any], stored: StoredBase, written: Sequence[Written]
 ) -> None:
-    """Write the config and the index, and take the tokenizer's files over, with the adapter's template.
+    """Write the config and the index, and copy the tokenizer's files, with the adapter's template.
 
-    What else lies in `out` beside the weights is of an earlier run, and is removed.
+    Anything else in `out` besides the weights is from an earlier run, and is removed.
     """
     weights = {each.file for each in written}
     for path in out.iterdir():
@@ -98,7 +98,7 @@ def write_small_files(
 
 
 def _index(base: Path, written: Sequence[Written]) -> bytes:
-    """Return the base's index, byte for byte where each tensor is in the same file and as large."""
+    """Return the base's index, byte for byte if each tensor is in the same file with the same size."""
     raw = (base / INDEX_FILE).read_bytes()
     said = read_index(raw)
     where = {each.name: each.file for each in written}
@@ -111,12 +111,12 @@ def _index(base: Path, written: Sequence[Written]) -> bytes:
 
 
 def stop_as_taught(out: Path, base: Path, adapter: Path, tokenizer: Any) -> None:
-    """Let the generation of a merged model stop where its adapter was taught to, too."""
+    """Make generation with a merged model also stop where its adapter was taught to."""
     taught = all_stops(base, tokenizer, configured_stops(adapter))
     if not set(taught) - set(all_stops(base, tokenizer, [])):
         return
     with warnings.catch_warnings():
-        # A base whose generation settings contradict each other is saved with them as it came.
+        # If a base's generation settings contradict each other, they are kept as they are.
         warnings.simplefilter("ignore", UserWarning)
         if (said := read_object(out / GENERATION_FILE)) is not None:
             (out / GENERATION_FILE).write_text(

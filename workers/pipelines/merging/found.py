@@ -1,4 +1,4 @@
-"""What a read-back found, and the error of what is not as it should be."""
+"""What a read-back found, and the error for anything that is wrong."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from workers.pipelines.errors import PipelineError
 
 @dataclass
 class ReadBack:
-    """What a read-back found right."""
+    """What a read-back found to be correct."""
 
     tensors: int = 0
     copied: int = 0
     rows: int = 0
-    #: Sums of squares by module: of W' − W by the bytes on the disk, of experts over all of them, and of what rounding may be of it.
+    #: Sums of squares by module: of W' − W from the bytes on the disk, over all experts, and of the part that may be rounding.
     squares: dict[str, float] = field(default_factory=dict)
     blur_squares: dict[str, float] = field(default_factory=dict)
-    #: Module to the sum of squares of s·B·A, by A and B alone.
+    #: Module to the sum of squares of s·B·A, from A and B alone.
     formula_squares: dict[str, float] = field(default_factory=dict)
-    #: Modules of which more is done than to add s·B·A: their outputs are scaled to magnitudes (DoRA), rows are replaced.
+    #: Modules that are changed by more than adding s·B·A: their outputs are scaled to magnitudes (DoRA), rows are replaced.
     scaled: set[str] = field(default_factory=set)
 
     @property
@@ -35,7 +35,7 @@ class ReadBack:
         return {module: math.sqrt(square) for module, square in self.blur_squares.items()}
 
     def add(self, other: ReadBack) -> None:
-        """Add what was found of another tensor."""
+        """Add the findings for another tensor."""
         self.tensors += other.tensors
         self.copied += other.copied
         self.rows += other.rows
@@ -50,7 +50,7 @@ class ReadBack:
 
 
 def wrong(name: str, said: str) -> PipelineError:
-    """Return the error of a tensor whose bytes are not what they should be."""
+    """Return the error for a tensor whose bytes are wrong."""
     return PipelineError(
         FailureReason.VERIFICATION,
         f"The merged model is not what was asked for: the bytes of {name} on the disk {said}; merge once more, and"

@@ -1,8 +1,8 @@
-"""Weights in 4 bits made wide again, some rows at a time: those of a base that is stored so, and what a QLoRA was trained over.
+"""Weights in 4 bits widened again, some rows at a time: a base's that are stored so, and those that a QLoRA was trained over.
 
-Both hold the 4-bit codes of one weight at a time, an eighth of its size in 32 bit, and give the numbers that bitsandbytes
-gives when the whole weight is loaded: a block of 64 weights has nothing to do with its neighbours, but for the offset of the
-scales where these are quantised too, which is made of all of them.
+Both hold the 4-bit codes of one weight at a time, an eighth of its size in 32 bit, and give the same numbers as
+bitsandbytes with the whole weight: a block of 64 weights doesn't depend on its neighbours, except for the offset of
+quantised scales, which is computed from all of them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_bloc
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.stored_base import StoredBase
 
-#: Weights that are quantised at a time; a multiple of every block size.
+#: How many weights are quantised at a time; a multiple of every block size.
 _AT_ONCE = 2**20
-#: Scales that share one of their own, where they are quantised too.
+#: How many scales share a scale of their own, if they are quantised too.
 _NESTED_BLOCK = 256
 
 
@@ -27,22 +27,22 @@ _NESTED_BLOCK = 256
 class FourBits:
     """A weight of (out, in) in 4 bits."""
 
-    #: Two weights a byte, in the order of the rows.
+    #: Two weights per byte, in the order of the rows.
     codes: Any
     #: One scale for each block, in float32.
     scales: Any
     block_size: int
     kind: str
     shape: tuple[int, int]
-    #: Of the numbers when they are wide.
+    #: The type of the widened numbers.
     dtype: Any
 
     def rows(self, begin: int, end: int) -> Any:
-        """Return the rows [begin, end) as bitsandbytes makes them wide."""
+        """Return the rows [begin, end) as widened by bitsandbytes."""
         width, total = self.shape[1], math.prod(self.shape)
         if width % self.block_size:
-            # Its kernel for CPUs takes the scales of other blocks where a row is no whole number of them, and what it
-            # takes depends on all rows: the numbers are those that a model is loaded with.
+            # Its kernel for CPUs uses the scales of other blocks if a row isn't a whole number of blocks, and which
+            # ones depends on all rows; a loaded model has these numbers.
             return self._dequantised(self.codes, self.scales, self.shape)[begin:end]
         first, last = begin * width, end * width
         low = first // self.block_size * self.block_size
@@ -59,7 +59,7 @@ class FourBits:
 
 
 def stored_in_four_bits(base: StoredBase, name: str) -> FourBits:
-    """Return a weight as a base has it."""
+    """Return a weight as stored in a base."""
     packed = base.packed[name]
     parts = {part: base.read(part) for part in packed.parts}
     state = QuantState.from_dict(parts, device=torch.device("cpu"))
@@ -72,10 +72,10 @@ def stored_in_four_bits(base: StoredBase, name: str) -> FourBits:
 
 
 def quantised(weight: Any, recipe: QuantizationRecipe, dtype: Any) -> FourBits:
-    """Return a weight of (out, in) as a training under a recipe loads it; `weight` may be a view of a mapped file."""
+    """Return a weight of (out, in) as a training loads it with a recipe; `weight` may be a view of a mapped file."""
     size = recipe.four_bit_block
     shape = (weight.shape[0], weight.shape[1])
-    # Whole blocks of whole rows.
+    # Whole rows with whole blocks.
     step = size // math.gcd(size, shape[1]) * 2
     step *= max(1, _AT_ONCE // (step * shape[1]))
     codes, scales = [], []

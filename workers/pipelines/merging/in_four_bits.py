@@ -1,8 +1,8 @@
-"""A merged model written once more in 4 bits, as a checkpoint of bitsandbytes that transformers loads by its `quantization_config`.
+"""A merged model written again in 4 bits, as a bitsandbytes checkpoint that transformers loads by its `quantization_config`.
 
-It is made of the merged files after they were read back, weight by weight, by bitsandbytes' own functions. Which modules are in
-4 bits is what transformers would do to the merged model. What is written is read again: every weight, made wide, is what
-quantising the merged one and making it wide gives, and every other tensor is the merged one byte for byte.
+It is made from the merged files after they were read back, weight by weight, with bitsandbytes' own functions. The same
+modules are in 4 bits as if transformers had quantised the merged model. The result is read back: every widened weight
+must equal the merged one quantised and widened, and every other tensor the merged one byte for byte.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ from workers.pipelines.model.packed import packing_config, quantised_names
 
 _CHUNK_BYTES = 8 * 2**20
 _BLOCK_ROWS, _BLOCK_NUMBERS = 256, 2**20
-#: How far 4 bits may be from a weight, relatively: half the widest gap of NF4 is 0.15 of a block's largest number, and where all others
-#: lie in the middle of gaps near zero they lose no more than 0.35 of it. What is further is another weight.
+#: The relative error allowed for 4 bits: half the widest gap of NF4 is 0.15 of a block's largest number, and numbers in
+#: the middle of gaps near zero lose at most 0.35. A larger error means another weight.
 _FURTHEST = 0.5
 
 
 @dataclass
 class FourBitFiles:
-    """What was written, and read again."""
+    """What was written and read back."""
 
     #: Weights in 4 bits, and the linear modules that are not.
     weights: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     #: Tensor to the digest of its bytes, by file.
     digests: dict[str, dict[str, str]] = field(default_factory=dict)
-    #: ‖W − W₄‖/‖W‖ of the weight where that is most.
+    #: ‖W − W₄‖/‖W‖ of the weight where it is largest.
     furthest: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One tensor of a file that is written."""
+    """One tensor of a file to be written."""
 
     name: str
     dtype: str
@@ -77,8 +77,8 @@ def nf4(base: Path, compute_dtype: DtypeName, classes: Classes | None) -> Quanti
 def write_in_four_bits(merged: Path, out: Path, recipe: QuantizationRecipe, classes: Classes | None) -> FourBitFiles:
     """Write the model of a folder into the new folder `out` in 4 bits, and read it back.
 
-    Raises PipelineError ("spec") where a weight that should be in 4 bits is no tensor of its own, ("verification") that names the
-    tensor which is not what it should be.
+    Raises PipelineError ("spec") if a weight that should be in 4 bits isn't a tensor of its own, ("verification"),
+    naming a tensor that is wrong.
     """
     source = open_stored_base(merged)
     blueprint = read_blueprint(merged, classes)
@@ -128,7 +128,7 @@ def _names_in(source: StoredBase, file: str) -> list[str]:
 def _parts(
     source: StoredBase, name: str, packed: Mapping[str, str], across: set[str], recipe: QuantizationRecipe, codes: Any
 ) -> Iterator[_Part]:
-    """Yield the tensors that a merged one becomes; what is large waits in the file `codes`."""
+    """Yield the tensors that a merged one becomes; large data is kept in the file `codes`."""
     tensor = source.tensors[name]
     if name not in packed:
         raw = source.bytes_of(name)
@@ -167,7 +167,7 @@ def _read(codes: Any, begin: int, size: int) -> Iterator[bytes]:
 
 
 def _write(path: Path, parts: list[_Part], metadata: Mapping[str, str]) -> dict[str, str]:
-    """Write a weight file, wider types first, so that each tensor begins where it may; return the digest of each."""
+    """Write a weight file, wider types first, so that each tensor is aligned; return the digest of each."""
     ordered = sorted(parts, key=lambda part: -_width(part.dtype))
     entries = (Entry(part.name, part.dtype, part.shape, part.size_bytes) for part in ordered)
     digests = {}
@@ -205,7 +205,7 @@ def _read_back(
     across: set[str],
     recipe: QuantizationRecipe,
 ) -> None:
-    """Hold what was written against the merged files. Raises PipelineError ("verification") that names the tensor."""
+    """Compare what was written with the merged files. Raises PipelineError ("verification"), naming the tensor."""
     files = open_stored_base(out)
     for file, digests in found.digests.items():
         for name, digest in digests.items():
@@ -225,15 +225,15 @@ def _read_back(
 
 
 def _bytes_differ(one: StoredBase, other: StoredBase, name: str) -> bool:
-    """Whether a tensor has other bytes, or another shape or type, in the second than in the first."""
+    """Whether bytes, shape or type of a tensor differ between two files."""
     kinds = [(files.tensors[name].dtype, files.tensors[name].shape) for files in (one, other)]
     return kinds[0] != kinds[1] or digest_in(one, name) != digest_in(other, name)
 
 
 def _distance(files: StoredBase, name: str, weight: Any, recipe: QuantizationRecipe) -> float:
-    """Return how far a weight in 4 bits is from the merged one, relatively. Raises PipelineError where it is not what was meant."""
+    """Return the relative error of a weight in 4 bits. Raises PipelineError if it isn't the merged one."""
     ours = stored_in_four_bits(files, name)
-    # In pieces, and with the scales made wide by another way than that of the library's whole weight.
+    # In pieces, and with the scales widened in another way than by the library for the whole weight.
     theirs = quantised(weight, recipe, weight.dtype)
     if ours.shape != theirs.shape:
         raise wrong(name, f"in 4 bits are of {list(ours.shape)}, not of {list(theirs.shape)}")
@@ -251,7 +251,7 @@ def _furthest(held: FourBits, weight: Any) -> float:
     """Return ‖W − W₄‖/‖W‖."""
     numbers = weight.reshape(-1)
     if len(numbers) % held.block_size == 0:
-        # A block a row: where a row of the weight is no whole number of blocks, the kernel for CPUs takes other scales.
+        # One block per row: if a row of the weight isn't a whole number of blocks, the kernel for CPUs uses other scales.
         held = replace(held, shape=(len(numbers) // held.block_size, held.block_size))
     off = square = 0.0
     step = max(1, _BLOCK_NUMBERS // held.shape[1])

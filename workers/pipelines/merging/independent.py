@@ -1,7 +1,7 @@
-"""The arithmetic of a merge once more: how a read-back holds what was written against what was asked for.
+"""The arithmetic of a merge, written a second time for the read-back to check what was written.
 
-Nothing here shares code with what writes. Numbers are decoded from their bits, products are taken in float64, and what
-is in 4 bits is looked up by its definition.
+Nothing here shares code with the writer. Numbers are decoded from their bits, products are computed in float64, and
+4-bit codes are looked up by their definition.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 FORMATS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1", "I64": "<i8", "I32": "<i4"}
-#: That are held at a time.
+#: How many numbers are held at a time.
 _MATRICES = 8
-#: Bits of a significand, the leading one among them.
+#: Bits of a significand, including the leading one.
 _BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8}
 #: The exponent below which numbers no longer become finer.
 _LEAST = {"F64": -1022, "F32": -126, "F16": -14, "BF16": -126}
 
 
 def half_step(dtype: str) -> float:
-    """Return how far rounding to a type may move a number, as a share of it.
+    """Return the largest relative error of rounding to a type.
 
     >>> half_step("BF16") == 2**-8
     True
@@ -42,12 +42,12 @@ def half_step(dtype: str) -> float:
 
 
 def smallest_step(dtype: str) -> float:
-    """Return the distance of the finest numbers of a type."""
+    """Return the smallest distance between numbers of a type."""
     return float(2.0 ** (_LEAST[dtype] - _BITS[dtype] + 1))
 
 
 def raw(files: StoredBase, name: str) -> Array:
-    """Return a tensor's numbers as they lie in a file, BF16 as uint16."""
+    """Return a tensor's numbers as stored in a file, BF16 as uint16."""
     return np.frombuffer(files.bytes_of(name), dtype=_TYPES[files.tensors[name].dtype])
 
 
@@ -64,7 +64,7 @@ def decoded(values: Array, dtype: str) -> Array:
 
 
 def rounded(values: Array, dtype: str) -> Array:
-    """Round float64 once to a type, to the nearest and to even; return float64.
+    """Round float64 once to a type, to nearest, ties to even; return float64.
 
     >>> rounded(np.array([1 + 2**-8, 1 + 3 * 2**-8]), "BF16").tolist()
     [1.0, 1.015625]
@@ -77,7 +77,7 @@ def rounded(values: Array, dtype: str) -> Array:
 
 
 def step_at(values: Array, dtype: str) -> Array:
-    """Return the distance of the numbers of a type around some values."""
+    """Return the distance between a type's numbers around some values."""
     _, exponents = np.frexp(values)
     steps: Array = np.ldexp(1.0, np.maximum(exponents - _BITS[dtype], _LEAST[dtype] - _BITS[dtype] + 1))
     return steps
@@ -86,14 +86,14 @@ def step_at(values: Array, dtype: str) -> Array:
 def times(left: Array, right: Array) -> Array:
     """Return a product of matrices, or of a matrix and a vector, in float64.
 
-    numpy would compute it with threads of its own, and each of several callers would wait for them.
+    numpy would use threads of its own, and several callers would wait for each other's.
     """
     found: Array = torch.matmul(torch.from_numpy(left), torch.from_numpy(right)).numpy()
     return found
 
 
 class Product(NamedTuple):
-    """s·L·R is added to a block of a written plane, whichever way round its parameter lies."""
+    """s·L·R is added to a block of a written plane, whatever the orientation of its parameter."""
 
     change: LowRank
     row: int
@@ -101,7 +101,7 @@ class Product(NamedTuple):
     #: (rows, r) and (r, columns), in float64.
     left: Array
     right: Array
-    #: What each output is multiplied by afterwards, and whether outputs are rows here; None where there are no magnitudes.
+    #: The factor of each output afterwards, and whether outputs are rows here; None if there are no magnitudes.
     outputs_are_rows: bool
 
 
@@ -129,13 +129,13 @@ class Matrices:
 
 
 def product_of(change: LowRank, window: Window, plane: int, matrices: Matrices) -> Product | None:
-    """Return a change as it is seen in a plane of a written tensor; None where it is in another, or beside the window."""
+    """Return a change's part in a plane of a written tensor; None if it is in another plane, or outside the window."""
     at = plane - window.plane + window.parameter_plane
     inside = window.plane <= plane < window.plane + window.planes
     if not inside or (change.plane is not None and change.plane != at):
         return None
     b, a = matrices.of(change.b), matrices.of(change.a)
-    # The parameter's block, cut to what of it the window shows.
+    # The parameter's block, cut to the window.
     (top, height), (begin, width) = change.rows, change.columns
     tall, wide = (window.columns, window.rows) if window.turned else (window.rows, window.columns)
     r0, r1 = max(top, window.parameter_row), min(top + height, window.parameter_row + tall)
@@ -152,21 +152,21 @@ def product_of(change: LowRank, window: Window, plane: int, matrices: Matrices) 
 
 
 class Codes(NamedTuple):
-    """A weight in 4 bits, by the format's own terms."""
+    """A weight in 4 bits, in the format's own terms."""
 
-    #: Two weights a byte.
+    #: Two weights per byte.
     codes: Array
     #: One for each block, in float32.
     scales: Array
     block_size: int
-    #: What each of the 16 codes stands for.
+    #: The values of the 16 codes.
     book: Array
-    #: The type that it is made wide in.
+    #: The type to which it is widened.
     dtype: str
 
 
 def packed_codes(base: StoredBase, name: str) -> Codes:
-    """Return what a base's files hold of a packed weight."""
+    """Return a packed weight from a base's files."""
     packed = base.packed[name]
     state = json.loads(bytes(base.bytes_of(f"{name}.quant_state.bitsandbytes__{packed.kind}")))
     scales = raw(base, f"{name}.absmax")
@@ -181,17 +181,17 @@ def packed_codes(base: StoredBase, name: str) -> Codes:
 
 @dataclass
 class BaseNumbers:
-    """The numbers of a base that a written tensor begins with, in float64."""
+    """The base's numbers from which a written tensor is computed, in float64."""
 
     base: StoredBase
     written: Written
-    #: Of a weight that is taken through 4 bits.
+    #: For a weight that goes through 4 bits.
     codes: Codes | None = None
-    #: All numbers, where they are known in another way.
+    #: All numbers, if they are known in another way.
     wide: Array | None = None
 
     def rows(self, plane: int, rows: Array) -> Array:
-        """Return some rows of a plane, (rows, columns)."""
+        """Return these rows of a plane, (rows, columns)."""
         grid, source = self.written.grid, self.written.source
         if self.wide is not None:
             return self.wide[rows]
@@ -207,7 +207,7 @@ class BaseNumbers:
     def _from_codes(self, packed: Codes, rows: Array) -> Array:
         grid = self.written.grid
         if self.written.turned:
-            # Rows here are columns of what is packed.
+            # Rows here are columns of the packed weight.
             places = np.arange(grid.columns)[None, :] * grid.rows + rows[:, None]
         else:
             places = rows[:, None] * grid.columns + np.arange(grid.columns)[None, :]

@@ -1,4 +1,4 @@
-"""What is said of a merge that was read again: nothing, a warning, or that it must not be used."""
+"""The verdict on a merge after reading it back: nothing, a warning, or that it must not be used."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from workers.pipelines.merging.found import ReadBack
 from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.prompts import Distance
 
-#: KL in nats a token from which on a merge is told of, and from which on it is none. In float32 models were seen to agree to
+#: KL in nats per token above which a merge gets a warning, and above which it fails. In float32 models were seen to agree to
 #: 1e-8, in 16 bit to 1e-3 (tiny random ones of 13 families, whose weights are large), and with experts to 4e-3.
 KL_WARNS, KL_FAILS = 1e-2, 0.1
-#: From which on it is none where rounding may send tokens to other experts, and on a model in 4 bits is told of.
+#: The limit for failing if rounding may send tokens to other experts, and for a warning about a model in 4 bits.
 KL_ROUTED_FAILS, KL_FOUR_BITS_WARNS = 1.0, 0.5
 #: The share of an update that has to be left after rounding.
 _KEPT_SHARE = 0.5
-#: How far a norm taken from float32 sums may be from that of A and B, and this from the stored one, relatively.
+#: The relative difference allowed between a norm from float32 sums and the norm from A and B, and between this and the
+#: stored one.
 _NORM_ERROR, _STORED_ERROR = 1e-3, 1e-6
 
 
@@ -30,12 +31,12 @@ class Judgement:
     warnings: list[str] = field(default_factory=list)
 
     def hold_distance(self, distance: Distance, plan: Prepared, *, quantised: bool) -> None:
-        """Hold the distance of the predictions against the thresholds. Raises PipelineError ("verification")."""
+        """Compare the distance of the predictions with the thresholds. Raises PipelineError ("verification")."""
         said = f"its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the adapter"
         far = not distance.kl < KL_WARNS
         require_finite(distance)
         if quantised and plan.target.onto == "original":
-            # That it is another base than was trained over is what was asked for.
+            # The request was to merge onto another base than was trained over.
             if far:
                 self.warnings.append(
                     f"The adapter was trained over a quantised base and is merged onto the original one: {said}."
@@ -53,7 +54,7 @@ class Judgement:
             self.warnings.append(f"The merged model is rounded: {said}; --dtype float32 rounds less.")
 
     def hold_four_bits(self, distance: Distance) -> None:
-        """Tell of predictions that the model in 4 bits has lost. Raises PipelineError ("verification")."""
+        """Warn if the model in 4 bits has lost accuracy. Raises PipelineError ("verification")."""
         require_finite(distance)
         if not distance.kl < KL_FOUR_BITS_WARNS:
             self.warnings.append(
@@ -63,7 +64,7 @@ class Judgement:
 
 
 def require_finite(distance: Distance) -> None:
-    """Raise PipelineError ("verification") where predictions are not finite: no threshold says anything of them."""
+    """Raise PipelineError ("verification") if predictions are not finite: thresholds don't apply to them."""
     if not math.isfinite(distance.kl):
         raise PipelineError(
             FailureReason.VERIFICATION,
@@ -73,12 +74,12 @@ def require_finite(distance: Distance) -> None:
 
 
 def _routes(plan: Prepared) -> bool:
-    """Whether tokens are sent to experts by numbers that rounding moves."""
+    """Whether rounding may change which experts get a token."""
     return any("expert" in name for name in plan.changes.shapes) and plan.dtype != "float32"
 
 
 def hold_norms(judgement: Judgement, found: ReadBack, stored: Mapping[str, float | None] | None) -> None:
-    """Hold ‖W' − W‖ of each module against ‖s·B·A‖, and that against what was stored. Raises PipelineError ("verification")."""
+    """Compare ‖W' − W‖ of each module with ‖s·B·A‖, and this with the stored norm. Raises PipelineError ("verification")."""
     formula = {module: math.sqrt(square) for module, square in found.formula_squares.items()}
     for module, norm in (stored or {}).items():
         if norm is not None and not math.isclose(norm, formula.get(module, 0.0), rel_tol=_STORED_ERROR):

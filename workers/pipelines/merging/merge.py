@@ -1,4 +1,4 @@
-"""Merge an adapter into its base, W' = W + s·B·A, shard by shard, and prove it from the bytes that were written."""
+"""Merge an adapter into its base, W' = W + s·B·A, shard by shard, and verify the written bytes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from workers.pipelines.model.loading import native_dtype
 
 T = TypeVar("T")
 
-#: Modules whose norms a report holds at most: single experts come by the ten thousand.
+#: The most modules whose norms a report contains: there may be tens of thousands of single experts.
 _MOST_NORMS = 4096
 
 
@@ -64,19 +64,19 @@ def merge(
     norms: Mapping[str, float | None] | None = None,
     kept: Path | None = None,
 ) -> MergeReport:
-    """Merge the adapter of a folder into the base of a folder and write a complete model folder `out`.
+    """Merge the adapter in a folder into the base in a folder and write a complete model folder `out`.
 
-    `quantization` is the recipe that the adapter was trained under, None for a 16- or 32-bit base. Under "auto" both
-    the original and the dequantised base are merged and measured against the base as trained with the adapter beside
-    it, and the nearer one is kept; a base that is stored in 4 bits is dequantised. The sum is made in float32, block by block
-    from mapped files, and rounded once. Of a classification, which tells `labels` apart, the head that was trained
-    goes with it, and the config has their names. `norms` are those of ΔW by module that were stored at publication,
-    `kept` is the folder that weights of the base in 4 bits are kept in between attempts.
+    `quantization` is the recipe with which the adapter was trained, None for a 16- or 32-bit base. With "auto" both the
+    original and the dequantised base are merged and compared with the base as trained plus the unmerged adapter, and
+    the closer one is kept; a base that is stored in 4 bits is dequantised. The sum is computed in float32, block by
+    block from mapped files, and rounded once. For a classification with `labels`, the trained head is included, and the
+    config has the labels' names. `norms` are the norms of ΔW by module stored at publication, `kept` is the folder in
+    which weights of the base in 4 bits are kept between attempts.
 
-    What is written lies beside `out` until it was read again and found right; then it gets its name. A run that was killed
-    is gone on with. Raises PipelineError, after which there is nothing at `out`.
+    The files are written next to `out`, and get that name only once they have been read back and found correct. A
+    killed run is resumed. Raises PipelineError, after which there is nothing at `out`.
     """
-    # A name of its own, which . and .. have not.
+    # A real name, unlike . and .. .
     out = out.parent.resolve() / out.name if out.name not in ("", "..") else out.resolve()
     _require_place(base, adapter, out)
     tokenizer = load_tokenizer(base, ends=labels is None)
@@ -107,7 +107,7 @@ def merge(
 
 
 def _require_place(base: Path, adapter: Path, out: Path) -> None:
-    """Raise PipelineError where a merge would be written into what it is made of."""
+    """Raise PipelineError if a merge would be written into its own inputs."""
     target = out.resolve()
     for called, source in (("base", base.resolve()), ("adapter", adapter.resolve())):
         if target == source or source in target.parents:
@@ -118,7 +118,7 @@ def _require_place(base: Path, adapter: Path, out: Path) -> None:
 
 @dataclass
 class _Candidate:
-    """One merge, written beside the target and read again."""
+    """One merge, written next to the target and read back."""
 
     prepared: Prepared
     folder: Path
@@ -127,7 +127,7 @@ class _Candidate:
     distance: Distance | None = None
 
     def far(self) -> float:
-        """Return how far its predictions are from those of what was trained; infinitely where that can't be told."""
+        """Return how far its predictions are from the trained model's; infinity if that is unknown."""
         kl = math.inf if self.distance is None else self.distance.kl
         return math.inf if math.isnan(kl) else kl
 
@@ -148,7 +148,7 @@ class _Merging:
     started_s: float = field(default_factory=time.perf_counter)
 
     def planned(self, onto: Onto) -> Prepared:
-        """Return what a merge onto a base would write. Raises PipelineError for what can't be merged exactly."""
+        """Return what a merge onto a base would write. Raises PipelineError for anything that can't be merged exactly."""
         dtype = None if self.spec.dtype == "auto" else self.spec.dtype
         plan = prepare(self.base, self.adapter, classes=self.classes, onto=onto, dtype=dtype, recipe=self.quantization)
         if self.spec.quantize is None:
@@ -156,11 +156,11 @@ class _Merging:
         return replace(plan, digest=plan_digest({"plan": plan.digest, "quantize": self.spec.quantize}))
 
     def run(self, plans: Sequence[Prepared]) -> MergeReport:
-        """Write each candidate, keep the nearest and give it its name."""
+        """Write each candidate, keep the closest and give it the final name."""
         expected = self._expected(plans)
         unmeasured = expected is None and len(plans) > 1
         if unmeasured:
-            # What was trained over is the dequantised base: without a measurement it is the nearer one.
+            # The training was over the dequantised base: without a measurement that one counts as closer.
             plans = plans[:1]
         metrics: dict[str, float] = {}
         with contextlib.ExitStack() as held:
@@ -172,7 +172,7 @@ class _Merging:
                 found.append(one)
             if len(found) > 1 and any(one.distance is None for one in found):
                 unmeasured = True
-            # The first is the dequantised one.
+            # The first candidate is the dequantised one.
             best = found[0] if unmeasured else min(found, key=_Candidate.far)
             for one in found:
                 if one is not best:
@@ -186,7 +186,7 @@ class _Merging:
             return self._finish(best, metrics, judgement, expected)
 
     def _expected(self, plans: Sequence[Prepared]) -> Expected | None:
-        """Return what was trained says; None where there is not the memory to ask it."""
+        """Return the trained model's predictions; None if there isn't enough memory."""
         stored = dtype_name(read_config(self.base).dtype)
         # A device that can't multiply 16-bit numbers holds them in 32.
         wider = 2 if stored != native_dtype(self.base, self.device) == "float32" else 1
@@ -212,7 +212,7 @@ class _Merging:
         )
 
     def _written(self, plan: Prepared, folder: Path, expected: Expected | None) -> _Candidate:
-        """Write a plan beside the target, read it again, and measure it."""
+        """Write a plan's files next to the target, read them back, and measure the model."""
         changed, total = sum(not each.copied for each in plan.written), len(plan.written)
         try:
             require_room(folder, self.out, plan.written)
@@ -286,7 +286,7 @@ class _Merging:
     def _packed(
         self, best: _Candidate, metrics: dict[str, float], judgement: Judgement, expected: Expected | None
     ) -> tuple[dict[str, dict[str, str]], FourBitWeights | None]:
-        """Put the best candidate into 4 bits where that is asked for; return the digests by file, and what is in 4 bits."""
+        """Quantise the best candidate to 4 bits if requested; return the digests by file, and what is in 4 bits."""
         plan = best.prepared
         if self.spec.quantize is None:
             by_file: dict[str, dict[str, str]] = {}
@@ -319,7 +319,7 @@ class _Merging:
         )
 
     def _counted(self, phase: str, total: int) -> Callable[[Written], None]:
-        """Return what says how many tensors are done."""
+        """Return a callback that reports how many tensors are done."""
         done = 0
 
         def say(written: Written) -> None:
@@ -335,7 +335,7 @@ class _Merging:
 
 
 def _if_memory(measured: Callable[[], T]) -> T | None:
-    """Return what is measured; None where the memory for it runs out, for the bytes have been held against what they should be."""
+    """Return the measurement; None if memory runs out, which is acceptable since the bytes have been checked already."""
     try:
         with memory_errors_named("measure on a machine with more of it."):
             return measured()

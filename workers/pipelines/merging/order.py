@@ -18,10 +18,10 @@ class MergeOrder(Order):
     base: str
     adapter: str
     quantization: QuantizationRecipe | None
-    #: What the adapter tells apart, where it is a classification.
+    #: The adapter's labels, if it is a classification.
     labels: Labels | None
     spec: MergeSpec
-    #: The folder that weights of the base in 4 bits are kept in between attempts; None: nowhere.
+    #: The folder in which weights of the base in 4 bits are kept between attempts; None: nowhere.
     kept: str | None = None
-    #: Of ΔW by module, as they were stored at publication; None of a version that an earlier release published.
+    #: The norms of ΔW by module, as stored at publication; None for a version that an earlier release published.
     norms: Norms | None = None

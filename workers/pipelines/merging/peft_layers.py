@@ -1,4 +1,4 @@
-"""PEFT's layers over a model without weights, and what of them can't be merged exactly."""
+"""PEFT's layers over a model without weights, and which of them can't be merged exactly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DORA = (DoraLinearVariant, _DoraConvNdVariant)
 
 def laid_over(model: Any, config: Any) -> Any:
     """Return PEFT's model over one without weights. Raises PipelineError ("adapter")."""
-    # Each matrix comes from the file; some ways to begin one can't be had without weights.
+    # Each matrix comes from the file; some initialisations are impossible without weights.
     config.init_lora_weights = True
     maker = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
     try:
@@ -39,7 +39,7 @@ def embedding_names(model: Any) -> set[str]:
 
 
 def shapes_of(layer: Any, adapter: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that a layer's A and B have."""
+    """Return the shapes of a layer's A and B."""
     if isinstance(layer, Embedding):
         pair = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
     else:
@@ -48,7 +48,7 @@ def shapes_of(layer: Any, adapter: str) -> dict[str, tuple[int, ...]]:
 
 
 def require_known(name: str, layer: Any, adapter: str) -> None:
-    """Raise PipelineError for a layer whose ΔW is not known here to be s·B·A."""
+    """Raise PipelineError for a layer whose ΔW may be something other than s·B·A."""
     if not isinstance(layer, Linear | Embedding | ParamWrapper | _ConvNd):
         raise inexact(name, f"is adapted as {type(layer).__name__}")
     if isinstance(layer, Embedding) and not _is_looked_up(layer.get_base_layer()):
@@ -61,12 +61,12 @@ def require_known(name: str, layer: Any, adapter: str) -> None:
 
 
 def _is_looked_up(embedding: Any) -> bool:
-    """Whether an embedding gives the rows of its weight, or multiples of them, which PEFT takes into account."""
+    """Whether an embedding returns the rows of its weight, or multiples of them, which PEFT takes into account."""
     return type(embedding).forward is torch.nn.Embedding.forward or hasattr(embedding, "embed_scale")
 
 
 def inexact(name: str, said: str) -> PipelineError:
-    """Return the error of a module that can't be merged exactly, and why, in a clause."""
+    """Return the error for a module that can't be merged exactly; the reason is a clause."""
     return PipelineError(
         FailureReason.ADAPTER,
         f"The adapter can't be merged exactly: {name} {said}; serve the adapter beside its base, or leave that module out of it.",
@@ -74,7 +74,7 @@ def inexact(name: str, said: str) -> PipelineError:
 
 
 def unloadable(said: str) -> PipelineError:
-    """Return the error of an adapter that does not fit its base."""
+    """Return the error for an adapter that does not fit its base."""
     return PipelineError(
         FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({said}); check that it was made for it."
     )

@@ -1,8 +1,8 @@
-"""Where on the disk each parameter of a model lies, by transformers' own mapping of names and conversions of tensors.
+"""Where on the disk each parameter of a model is, using transformers' own mapping of names and conversions of tensors.
 
-From release 5 on, names in files are not names of modules: experts that lie there one by one are one parameter of (experts,
-…, …), fused projections are cut. The library's rules are applied here to shapes alone, so that nothing is loaded. What
-it does to numbers beyond moving them is not followed: such a parameter is known to be made so, and is only copied.
+Since release 5, names in files differ from names of modules: experts that are stored one by one become one parameter of
+(experts, …, …), and fused projections are split. The library's rules are applied here only to shapes, so nothing is
+loaded. Operations that do more than move numbers are not followed: such a parameter is marked, and only copied.
 """
 
 from __future__ import annotations
@@ -32,41 +32,41 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """A block of a parameter and the block of one stored tensor that it is, without changing a number."""
+    """A block of a parameter, and the block of one stored tensor with the same numbers."""
 
     source: str
-    #: For each axis of the parameter: where the block begins and how long it is.
+    #: For each axis of the parameter: the block's offset and length.
     begin: Shape
     size: Shape
-    #: For each axis of the parameter: the axis of the stored tensor, None where each tensor is one entry of it.
+    #: For each axis of the parameter: the axis of the stored tensor, None if each tensor is one entry along it.
     axes: tuple[int | None, ...]
-    #: For each axis of the stored tensor: where the block begins.
+    #: For each axis of the stored tensor: the block's offset.
     source_begin: Shape
 
 
 @dataclass(frozen=True)
 class _Symbol:
-    """A tensor of which only is known what it is made of."""
+    """A tensor of which only the sources are known."""
 
     shape: Shape
     pieces: tuple[Piece, ...]
 
 
 class _OpaqueError(Exception):
-    """An operation that does more than to move numbers."""
+    """An operation does more than move numbers."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """All parameters of a model, and what they are made of."""
+    """All parameters of a model, and the tensors they are made from."""
 
     #: Parameter, or buffer, to its pieces.
     pieces: Mapping[str, tuple[Piece, ...]]
     #: Parameters that are computed from stored tensors in another way.
     opaque: frozenset[str]
-    #: Stored tensors that reach nothing of the model.
+    #: Stored tensors that no part of the model uses.
     unused: frozenset[str]
-    #: Expressions for parameters that files may lack.
+    #: Expressions for parameters that may be missing in files.
     may_lack: tuple[str, ...] = ()
 
     def optional(self, parameter: str) -> bool:
@@ -83,7 +83,7 @@ class Placement:
 
 
 def place(model: Any, stored: Mapping[str, Shape]) -> Placement:
-    """Return where the parameters of a model without weights lie in stored tensors of these names and shapes."""
+    """Return where the parameters of a model without weights are in stored tensors with these names and shapes."""
     state = model.state_dict()
     conversions = get_model_conversion_mapping(model)
     renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
@@ -93,7 +93,7 @@ def place(model: Any, stored: Mapping[str, Shape]) -> Placement:
     found: dict[str, tuple[Piece, ...]] = {}
     opaque: set[str] = set()
     unused: set[str] = set()
-    # As the library goes through them, since an expert's place is that in the list of all.
+    # In the library's order, since an expert's index is its place in the whole list.
     for name in sorted(stored, key=dot_natural_key):
         key, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
         if key not in state and name in state:
@@ -112,7 +112,7 @@ def place(model: Any, stored: Mapping[str, Shape]) -> Placement:
         try:
             made = _converted(converter, symbols, key, model)
         except _OpaqueError:
-            # It is never asked for which names this makes, but for the first one.
+            # Only the first of the names that this makes is ever used.
             opaque |= {key.replace(converter.target_patterns[0], target) for target in converter.target_patterns}
             continue
         found |= {name: symbol.pieces for name, symbol in made.items()}
@@ -190,7 +190,7 @@ def _chunk(
 ) -> dict[str, Any]:
     symbol, names = _only(values), operation.get_target_patterns(targets, config=model.config)
     axis, whole = operation.dim % len(symbol.shape), symbol.shape[operation.dim]
-    # As torch.chunk does, whose last part may be shorter.
+    # As in torch.chunk, whose last part may be shorter.
     step = math.ceil(whole / len(names))
     return {name: _cut(symbol, axis, n * step, min(step, whole - n * step)) for n, name in enumerate(names)}
 
@@ -241,7 +241,7 @@ def _merge_list(
 
 
 def _stacked(symbol: _Symbol, axis: int) -> _Symbol:
-    """Return a symbol with one axis more, of length 1."""
+    """Return a symbol with an additional axis of length 1."""
 
     def widened(values: Sequence[Any], value: Any) -> tuple[Any, ...]:
         return (*values[:axis], value, *values[axis:])
@@ -286,7 +286,7 @@ _OPERATIONS: dict[type, Callable[..., dict[str, Any]]] = {
 
 
 def tied_groups(model: Any) -> Iterator[list[str]]:
-    """Yield the names of parameters that are one and the same, in the model's order."""
+    """Yield groups of names of the same parameter, in the model's order."""
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)

@@ -1,4 +1,4 @@
-"""What a merge will write, from headers and configs alone: each tensor's type, shape, place, and what is done to it."""
+"""What a merge will write, from headers and configs alone: each tensor's type, shape, place and changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Grid:
-    """A tensor seen as planes of rows and columns: a matrix is one plane, a vector one column, experts a plane each."""
+    """A tensor as planes of rows and columns: a matrix is one plane, a vector is one column, each expert is a plane."""
 
     planes: int
     rows: int
@@ -32,15 +32,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Window:
-    """The block of a written tensor that a block of a parameter is, and what is done to the parameter."""
+    """The block of a written tensor that corresponds to a block of a parameter, and the parameter's changes."""
 
     parameter: str
     changes: tuple[Change, ...]
-    #: The first plane here and in the parameter, and how many planes follow each other in both.
+    #: The first plane here and in the parameter, and how many consecutive planes.
     plane: int
     parameter_plane: int
     planes: int
-    #: In the written tensor.
+    #: The block in the written tensor.
     row: int
     column: int
     rows: int
@@ -60,16 +60,16 @@ class Written:
     dtype: str
     shape: Shape
     grid: Grid
-    #: The base's tensor that its numbers come from; None where they are the adapter's alone.
+    #: The base's tensor from which its numbers come; None if they are only the adapter's.
     source: str | None
     windows: tuple[Window, ...] = ()
-    #: In which the base's numbers are taken first, where that is not their own type.
+    #: The type to which the base's numbers are converted first, if that is not their own.
     through: str | None = None
-    #: Whether the base's numbers are taken through 4 bits, as in training.
+    #: Whether the base's numbers go through 4 bits, as in training.
     four_bits: bool = False
-    #: Whether the base's file, or a training, has the transpose of it in 4 bits.
+    #: Whether the base's file, or a training, has its transpose in 4 bits.
     turned: bool = False
-    #: Whether it has the very bytes of the base's tensor.
+    #: Whether it has exactly the bytes of the base's tensor.
     copied: bool = False
 
     @property
@@ -80,23 +80,23 @@ class Written:
 
 @dataclass(frozen=True)
 class Target:
-    """How a merge was asked for, once nothing is left open."""
+    """The options of a merge, all resolved."""
 
     onto: Onto
     #: None: each tensor keeps its type.
     dtype: DtypeName | None
-    #: What weights are in that come in 4 bits, where nothing else was asked for.
+    #: The type for weights that are stored in 4 bits, if no other was requested.
     stored: DtypeName
-    #: Of the training, None over a base that was not quantised.
+    #: The training's recipe, None over a base that was not quantised.
     recipe: QuantizationRecipe | None
-    #: The parameters that a training has in 4 bits; empty onto the original.
+    #: The parameters that a training has in 4 bits; empty if merging onto the original.
     quantised: frozenset[str]
-    #: Those of them, or of the packed ones, that the model holds transposed.
+    #: The ones among them, or among packed ones, that the model stores transposed.
     transposed: frozenset[str]
-    #: Parameter to the type that it has in the asked precision, and to that in which it is trained over.
+    #: Parameter to its type in the requested precision, and to its type in training.
     precisions: Mapping[str, Any]
     trained: Mapping[str, Any]
-    #: Whether tensors that the model has no use for are left out.
+    #: Whether tensors that the model doesn't use are left out.
     drops_unused: bool
 
 
@@ -105,7 +105,7 @@ def plan_tensors(
 ) -> tuple[list[Written], list[str]]:
     """Return all tensors in the order in which they are written, and the names of those that were tied to another.
 
-    Raises PipelineError where something can't be merged exactly.
+    Raises PipelineError if something can't be merged exactly.
     """
     _require_shapes(placement, changes)
     _require_complete(placement, changes)
@@ -173,7 +173,7 @@ def _stored(name: str, parts: list[tuple[str, Piece]], base: StoredBase, changes
 
 
 def _first_whole(changed: list[tuple[str, Piece]], changes: Changes) -> Shape | None:
-    """Return the shape of the adapter's tensor that takes the place of the whole one; None where none does."""
+    """Return the shape of the adapter's tensor that replaces the whole one; None if none does."""
     if len(changed) == 1:
         first = changes.by_parameter[changed[0][0]][0]
         if isinstance(first, Whole) and _is_whole(changed[0][1]):
@@ -186,7 +186,7 @@ def _is_whole(piece: Piece) -> bool:
 
 
 def _added(base: StoredBase, placement: Placement, changes: Changes, target: Target) -> tuple[list[Written], list[str]]:
-    """Return the tensors that the base has not: heads, and copies of tied weights that are one no more."""
+    """Return the tensors that the base doesn't have: heads, and copies of weights that are no longer tied."""
     found: list[Written] = []
     untied: list[str] = []
     last = list(base.headers)[-1]
@@ -214,7 +214,7 @@ def _added(base: StoredBase, placement: Placement, changes: Changes, target: Tar
 
 
 def _new(parameter: str, changes: Changes, target: Target, file: str) -> Written:
-    """Return a tensor that is the adapter's alone."""
+    """Return a tensor that comes only from the adapter."""
     whole = changes.by_parameter[parameter][0]
     assert isinstance(whole, Whole)
     shape = changes.file.shape(whole.key)
@@ -239,7 +239,7 @@ def parameter_grid(parameter: str, changes: Changes) -> Grid:
 
 
 def _window(parameter: str, piece: Piece, shape: Shape, grid: Grid, changes: Changes) -> Window:
-    """Return where in a written tensor a piece of a parameter is. Raises PipelineError where that is no block of it."""
+    """Return where in a written tensor a piece of a parameter is. Raises PipelineError if it isn't a block of it."""
     axes, flat = piece.axes, parameter in changes.flat
     given = tuple(each for each in changes.by_parameter[parameter] if _meets(each, piece))
     ends = axes[-2:] if len(axes) > 1 else axes
@@ -260,7 +260,7 @@ def _window(parameter: str, piece: Piece, shape: Shape, grid: Grid, changes: Cha
     turned = row_axis > column_axis
     row, column = sorted(axis for axis in ends if axis is not None)
     size = (piece.size[-1], piece.size[-2]) if turned else piece.size[-2:]
-    # A new vocabulary has other rows than the base's tensor.
+    # A new vocabulary has another number of rows than the base's tensor.
     rows, columns = (grid.rows, grid.columns) if _is_whole(piece) else size
     return Window(
         parameter=parameter,
@@ -279,7 +279,7 @@ def _window(parameter: str, piece: Piece, shape: Shape, grid: Grid, changes: Cha
 
 
 def _meets(change: Change, piece: Piece) -> bool:
-    """Whether a change is of a piece at all: of a stack of experts each has its own."""
+    """Whether a change affects a piece at all: each expert in a stack has its own."""
     if not isinstance(change, LowRank) or change.plane is None:
         return True
     inside = piece.begin[0] <= change.plane < piece.begin[0] + piece.size[0]
@@ -288,7 +288,9 @@ def _meets(change: Change, piece: Piece) -> bool:
 
 
 def _require_complete(placement: Placement, changes: Changes) -> None:
-    """Raise PipelineError ("base") where the base's files lack a parameter, or have one of another shape: a library begins it anew."""
+    """Raise PipelineError ("base") if the base's files lack a parameter, or have one with another shape: a library
+    would initialise it.
+    """
     same = {name: group for group in changes.tied for name in group}
     for parameter, shape in changes.shapes.items():
         given = changes.by_parameter.get(parameter, [])
@@ -296,7 +298,7 @@ def _require_complete(placement: Placement, changes: Changes) -> None:
             continue
         pieces = placement.pieces.get(parameter)
         if pieces is None:
-            # Not all names are known of parameters that are computed from others.
+            # Some names of parameters that are computed from others are unknown.
             known = parameter in placement.opaque or (not given and (placement.opaque or placement.optional(parameter)))
             if not known and not any(name in placement.pieces for name in same.get(parameter, [])):
                 raise PipelineError(
@@ -314,7 +316,7 @@ def _require_complete(placement: Placement, changes: Changes) -> None:
 
 
 def _require_shapes(placement: Placement, changes: Changes) -> None:
-    """Raise PipelineError where the adapter has another vocabulary, and lacks a tensor that grows with it."""
+    """Raise PipelineError if the adapter has another vocabulary, but lacks a tensor that grows with it."""
     if changes.vocabulary is None:
         return
     for parameter, shape in changes.shapes.items():

@@ -1,4 +1,4 @@
-"""A merge, prepared: what will be written, and the config that goes with it, before a weight is looked at."""
+"""A prepared merge: what will be written, and the config that goes with it, before any weight is read."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from workers.pipelines.model.device import DTYPES, DtypeName, dtype_name
 from workers.pipelines.model.packed import quantised_names
 from workers.pipelines.model.precision import dtypes_in
 
-#: Of what is written for a plan: a run of another release must not go on with its files.
+#: The version of the files written for a plan: a run of another release must not resume from them.
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a merge needs to know before it reads weights."""
+    """Everything that a merge must know before it reads weights."""
 
     base: StoredBase
     changes: Changes
     written: tuple[Written, ...]
     target: Target
     config: dict[str, Any]
-    #: The precision that the merged model's config names.
+    #: The precision in the merged model's config.
     dtype: DtypeName
     #: SHA-256 of the plan.
     digest: str
 
     def blocks(self) -> Blocks:
-        """Return what computes the rows of the tensors."""
+        """Return the object that computes the rows of the tensors."""
         return Blocks(self.base, self.changes, self.written, self.target.recipe)
 
     def adapted(self) -> Iterator[tuple[str, LowRank]]:
@@ -66,10 +66,10 @@ def prepare(
     dtype: DtypeName | None,
     recipe: QuantizationRecipe | None,
 ) -> Prepared:
-    """Plan the merge of the adapter of one folder into the base of another.
+    """Plan the merge of the adapter in one folder into the base in another.
 
-    `dtype` None: each tensor keeps its own. `recipe` is that of the training, or of a base that is stored in 4 bits.
-    Raises PipelineError where it can't be done exactly.
+    `dtype` None: each tensor keeps its own. `recipe` is the training's, or that of a base stored in 4 bits.
+    Raises PipelineError if it can't be done exactly.
     """
     stored = open_stored_base(base)
     model = blank_model(base, classes)
@@ -143,7 +143,7 @@ def _target(
 
 
 def _require_untied(base: Path, config: dict[str, Any], classes: Classes | None, untied: list[str]) -> None:
-    """Raise PipelineError where the merged config would tie again what is untied."""
+    """Raise PipelineError if the merged config would tie weights again that are untied now."""
     if not untied:
         return
     made = type(read_config(base)).from_dict(config)
@@ -159,7 +159,7 @@ def _require_untied(base: Path, config: dict[str, Any], classes: Classes | None,
 
 
 def _described(written: Written) -> list[Any]:
-    """Return what a plan says of a tensor; the changes of its parameters are told apart."""
+    """Return a tensor's part of the plan's digest, including its parameters' changes."""
     plain = [getattr(written, each.name) for each in fields(written) if each.name not in ("grid", "windows")]
     windows = [
         [getattr(window, each.name) for each in fields(window) if each.name != "changes"] for window in written.windows
@@ -168,7 +168,7 @@ def _described(written: Written) -> list[Any]:
 
 
 def _identity(path: Path) -> list[int]:
-    """Return what tells a file of a base from another that took its place."""
+    """Return what distinguishes a base's file from another that replaced it."""
     said = path.stat()
     return [said.st_size, said.st_mtime_ns]
 

@@ -1,7 +1,7 @@
-"""Fixed texts through what was trained and through what was written: how far their predictions are from each other.
+"""Fixed texts run through the trained and the written model: how far their predictions are apart.
 
-What was trained is the base, quantised where it was, with the adapter beside it in plain PEFT; what was written is read from its
-folder as anybody reads it. One of them is in memory at a time.
+The trained model is the base, quantised as in training, with the unmerged adapter in plain PEFT; the written one is
+loaded from its folder like any model. Only one of them is in memory at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from workers.pipelines.model.device import Device
 from workers.pipelines.model.freed import give_back
 from workers.pipelines.model.loading import load_base, load_written
 
-#: Tokens of each text at most; a small batch keeps the logits of a large vocabulary small.
+#: The most tokens of each text; a small batch keeps the logits of a large vocabulary small.
 _PROBE_LENGTH = 128
 
 
@@ -34,16 +34,16 @@ _PROBE_LENGTH = 128
 class Distance:
     """How far a merged model's predictions are from those of base-as-trained + adapter."""
 
-    #: Mean of KL(as trained ‖ merged), in nats a token.
+    #: Mean of KL(as trained ‖ merged), in nats per token.
     kl: float
     max_abs_logit_diff: float
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What was trained says."""
+    """The trained model's logits."""
 
-    #: In float32: (batch, seq, vocab) of tokens, or (batch, labels) of texts.
+    #: In float32: (batch, seq, vocab) for tokens, or (batch, labels) for texts.
     logits: Any
     #: Which of them count.
     kept: Any
@@ -65,7 +65,7 @@ def as_trained(
     tokenizer: Any,
     kept: Path | None = None,
 ) -> Expected:
-    """Return what the base as it was trained over says with the adapter beside it. Raises PipelineError."""
+    """Return the logits of the base as trained with the unmerged adapter. Raises PipelineError."""
     loaded = load_base(base, device, quantization=quantization, classes=classes, kept=kept)
     if classes is None:
         require_causal(loaded.model)
@@ -78,7 +78,9 @@ def as_trained(
 
 
 def distance_of(folder: Path, expected: Expected, *, classes: Classes | None, device: Device) -> Distance:
-    """Return how far a written model is from what was trained. Raises PipelineError ("verification") where it can't be loaded whole."""
+    """Return how far a written model is from the trained one. Raises PipelineError ("verification") if it can't be
+    loaded completely.
+    """
     try:
         model = load_written(folder, device, classes)
     except PipelineError as error:
@@ -92,15 +94,15 @@ def distance_of(folder: Path, expected: Expected, *, classes: Classes | None, de
 
 
 def distance(expected: Any, merged: Any, kept: Any) -> Distance:
-    """Compare logits, (…, vocab) of tokens or (batch, labels) of texts, where `kept` says that they count.
+    """Compare logits, (…, vocab) for tokens or (batch, labels) for texts, at the places given by `kept`.
 
-    Of a vocabulary that one side has more of, the shared part is compared.
+    If one side has a larger vocabulary, only the shared part is compared.
     """
     shared = min(expected.shape[-1], merged.shape[-1])
     expected, merged = expected[..., :shared][kept], merged[..., :shared][kept]
     p, q = expected.log_softmax(-1), merged.log_softmax(-1)
-    # KL(p‖q) = Σ p·(log p − log q), summed over the vocabulary, or the labels, and averaged over tokens, or texts. It is never negative, but the
-    # rounding of a sum whose terms cancel may be.
+    # KL(p‖q) = Σ p·(log p − log q), summed over the vocabulary, or the labels, and averaged over tokens, or texts. It
+    # is never negative, but rounding may make it so when terms cancel.
     kl = max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
     return Distance(kl, float((expected - merged).abs().max()))
 
@@ -108,7 +110,7 @@ def distance(expected: Any, merged: Any, kept: Any) -> Distance:
 def _probe(base: Path, tokenizer: Any, device: Device, *, words: int) -> dict[str, Any]:
     """Return the fixed texts as input_ids and attention_mask, (batch, seq), padded on the right.
 
-    A tokenizer may have more tokens than the model has `words`; these are left out.
+    A tokenizer may have more tokens than the model's `words`; these are left out.
     """
     cut = longest_row(base, _PROBE_LENGTH)
     rows = [embedded(tokenizer(text)["input_ids"], words=words)[:cut] for text in PROBE_TEXTS]
@@ -123,7 +125,7 @@ def _probe(base: Path, tokenizer: Any, device: Device, *, words: int) -> dict[st
 
 
 def _logits(model: Any, probe: dict[str, Any], classes: Classes | None) -> tuple[Any, Any]:
-    """Return logits in float32, and which of them count: (batch, seq, vocab) of tokens, or (batch, labels) of texts."""
+    """Return logits in float32, and which of them count: (batch, seq, vocab) for tokens, or (batch, labels) for texts."""
     with torch.no_grad():
         if classes is not None:
             return label_logits(model, probe), torch.ones(len(probe["input_ids"]), dtype=torch.bool)

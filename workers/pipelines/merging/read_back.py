@@ -1,6 +1,6 @@
-"""What was written, read again: the bytes are those that were computed, and they are W + s·B·A by another way of computing.
+"""Reading back what was written: the bytes must be the computed ones, and equal W + s·B·A computed in another way.
 
-Each tensor is looked at by name: what is the base's is compared byte by byte, and what is changed is computed once more.
+Tensors are checked by name: the base's are compared byte by byte, and changed ones are computed again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from workers.pipelines.merging.stored_base import StoredBase, open_files
 from workers.pipelines.merging.threads import Room, at_once, threads
 from workers.pipelines.merging.writing import digest_in
 
-#: Bytes that are compared at a time.
+#: How many bytes are compared at a time.
 _CHUNK_BYTES = 4 * 2**20
 
 
 def read_back(
     prepared: Prepared, folder: Path, digests: Mapping[str, str], done: Callable[[Written], None]
 ) -> ReadBack:
-    """Hold the weight files of a folder against what was asked for. Raises PipelineError ("verification") that names the tensor."""
+    """Check the weight files in a folder against the plan. Raises PipelineError ("verification"), naming the tensor."""
     files, room = _opened(prepared, folder), Room()
 
     def look_at(written: Written) -> ReadBack:
@@ -46,7 +46,7 @@ def read_back(
 
     whole = ReadBack()
     with threads(at_once(prepared.written, prepared.base.packed)) as reading:
-        # In their order, so that sums are the same each time.
+        # In a fixed order, so that sums are the same each time.
         for written, found in zip(prepared.written, reading.map(look_at, prepared.written), strict=True):
             whole.add(found)
             done(written)
@@ -54,7 +54,7 @@ def read_back(
 
 
 def _opened(prepared: Prepared, folder: Path) -> StoredBase:
-    """Return the written files, which hold exactly the tensors that were planned."""
+    """Return the written files, which must have exactly the planned tensors."""
     planned: dict[str, set[str]] = {}
     for each in prepared.written:
         planned.setdefault(each.file, set()).add(each.name)
@@ -76,7 +76,7 @@ def _opened(prepared: Prepared, folder: Path) -> StoredBase:
 
 
 def require_said(prepared: Prepared, folder: Path) -> None:
-    """Hold the config and the index of a folder against what was planned: a library loads what they say. Raises PipelineError."""
+    """Check the config and the index in a folder against the plan: a library loads by them. Raises PipelineError."""
     if _object(folder / CONFIG_FILE) != prepared.config:
         raise wrong(CONFIG_FILE, "are not those that were planned")
     where = {each.name: each.file for each in prepared.written}

@@ -1,7 +1,7 @@
-"""One tensor of a merged model, computed a second time and held against what lies on the disk.
+"""One tensor of a merged model, computed a second time and compared with the disk.
 
-A random product with every block of rows is compared with W·x + s·B·(A·x), and one row of each 64 is computed again in
-float64; where nothing is added, all rows are.
+A random product with every block of rows is compared with W·x + s·B·(A·x), and one row in 64 is computed again in
+float64; if nothing is added, all rows are.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from workers.pipelines.model.device import DTYPES
 if TYPE_CHECKING:
     from workers.pipelines.merging.independent import Array
 
-#: Rows of each tensor that are computed again: one of so many that follow each other, which are about those that are written at a time.
+#: One row in this many consecutive ones is computed again; about as many rows are written at a time.
 _ONE_ROW_IN = 64
-#: Rows of a small tensor that are computed again at least.
+#: The least number of rows of a small tensor that are computed again.
 _LEAST_ROWS = 8
-#: Likewise of what is only made wide from 4 bits.
+#: The same for tensors that are only widened from 4 bits.
 _CODES_ROW_IN = 8
-#: The share of a sum of squares below which too little of it is left.
+#: The share of a sum of squares below which too little of it is left after cancellation.
 _CANCELLED = 1e-6
-#: Numbers of a block that is multiplied by a random vector.
+#: How many numbers a block has that is multiplied by a random vector.
 _BLOCK_NUMBERS = 2**19
-#: By how many deviations rounding may move a product: beyond it by chance once in 10¹³ rows (Hoeffding's inequality).
+#: By how many standard deviations rounding may move a product: exceeded by chance once in 10¹³ rows (Hoeffding's inequality).
 _DEVIATIONS = 8.0
-#: How far 32-bit sums may be from those in float64, as a share of the sum of magnitudes; with magnitudes (DoRA) as a share
-#: of the result.
+#: How far 32-bit sums may be from float64 sums, as a share of the sum of absolute values; with magnitudes (DoRA), as a
+#: share of the result.
 _SUM_ERROR, _DORA_ERROR = 1e-6, 1e-5
 #: A last digit at the larger of W and s·B·A, of which a sum of both may be all off, and what float32 rounds before.
 _ONE_STEP = 1.001
@@ -63,7 +63,7 @@ _UNEQUAL_SHARE = 0.001
 
 
 class Recomputed:
-    """One tensor that is not the base's, held against what it should be."""
+    """One tensor that is not the base's, compared with what it should be."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Recomputed:
         self._factors: dict[str, Array] = {}
 
     def check(self) -> None:
-        """Raise PipelineError ("verification") where it is not what it should be."""
+        """Raise PipelineError ("verification") if it is not what it should be."""
         grid = self._written.grid
         for plane in range(grid.planes):
             products = self._products(plane)
@@ -97,8 +97,8 @@ class Recomputed:
                 if product.change.magnitude is not None or not simple:
                     self._found.scaled.add(module)
             if not products or not simple:
-                # Nothing but the base's numbers, or the adapter's, in another type: all of them are compared, but for 4 bits,
-                # which take long to look up one by one.
+                # Only the base's numbers, or the adapter's, in another type: all of them are compared, except for 4
+                # bits, which take long to look up one by one.
                 step = _CODES_ROW_IN if self._base.codes is not None and not products else 1
                 self._compare_rows(plane, products, np.arange(plane % step, grid.rows, step))
                 self._measure(plane, products)
@@ -122,7 +122,7 @@ class Recomputed:
         return [product for product in given if product is not None]
 
     def _multiply(self, plane: int, products: list[Product]) -> None:
-        """Hold W'·x against W·x + s·B·(A·x) for a vector of signs, block by block, and take the norms of W' − W."""
+        """Compare W'·x with W·x + s·B·(A·x) for a vector of signs, block by block, and compute the norms of W' − W."""
         grid, wide = self._written.grid, self._dtype in ("F32", "F64")
         type_ = torch.float64 if wide else torch.float32
         signs = self._random.choice([-1.0, 1.0], grid.columns)
@@ -144,7 +144,7 @@ class Recomputed:
         share, least = half_step(self._dtype), smallest_step(self._dtype)
         for begin in range(0, grid.rows, step):
             end = min(begin + step, grid.rows)
-            # Copies: what is mapped would be changed in place.
+            # Copies, since mapped data would be changed in place.
             ours = self._room.of("ours", end - begin, grid.columns, type_).copy_(self._tensor[plane, begin:end])
             theirs = self._base_block(plane, begin, end, type_)
             sizes = torch.linalg.vector_norm(ours, dim=1).double().numpy()
@@ -173,7 +173,9 @@ class Recomputed:
         return torch.from_numpy(self._base.rows(plane, np.arange(begin, end))).to(type_)
 
     def _add_norms(self, moved: Any, products: list[Product], begin: int, blur: Array) -> None:
-        """Add the squares of W' − W in the blocks of the modules; `moved` are rows of it, `blur` what rounding may be of each."""
+        """Add the squares of W' − W in the modules' blocks; `moved` are rows of it, `blur` the part of each that may be
+        rounding.
+        """
         for product in products:
             first, last = max(product.row - begin, 0), min(product.row + product.left.shape[0] - begin, len(moved))
             if first >= last:
@@ -198,7 +200,7 @@ class Recomputed:
         return any(isinstance(window.changes[0], Whole) for window in self._written.windows)
 
     def _compare_rows(self, plane: int, products: list[Product], rows: Array) -> None:
-        """Hold some rows against what they are in float64."""
+        """Compare some rows with their float64 values."""
         self._found.rows += len(rows)
         for begin in range(0, len(rows), step := max(1, _BLOCK_NUMBERS // max(1, self._written.grid.columns))):
             picked = rows[begin : begin + step]
@@ -212,16 +214,16 @@ class Recomputed:
             with np.errstate(invalid="ignore"):
                 error = np.abs(ours - expected)
             wide = self._dtype in ("F32", "F64")
-            # The sum is taken in float32 before it is rounded, which shows where it is a step of a small number.
+            # The sum is computed in float32 before rounding, which shows if a step of a small number is small.
             allowed = _SUM_ERROR * size if wide else _ONE_STEP * step_at(size, self._dtype) + _SUM_ERROR * sums
             if any(product.change.magnitude is not None for product in products):
                 allowed = allowed + _DORA_ERROR * size
-            # What is only put in another type is exact.
+            # A mere conversion to another type is exact.
             exact = not any(
                 isinstance(each, LowRank | Shift) for window in self._written.windows for each in window.changes
             )
             if not wide:
-                # What is as near as any number of the type, but for that sum, is rounded right.
+                # A number that is the nearest of its type, up to the error of that sum, is rounded correctly.
                 unequal &= ~(error <= step_at(np.abs(expected), self._dtype) / 2 + _SUM_ERROR * sums)
             coarse = not wide and unequal.sum() > 2 + _UNEQUAL_SHARE * unequal.size
             if exact or coarse or not bool((error <= allowed).all()):
@@ -229,8 +231,8 @@ class Recomputed:
                 raise self._not_the_sum(products, plane, int(worst))
 
     def _expected(self, plane: int, products: list[Product], rows: Array) -> tuple[Array, Array, Array]:
-        """Return rows as they should be in float64, the larger of |W| and the sums of magnitudes that are added to it, and
-        |s|·Σ|B||A|.
+        """Return the correct rows in float64, the larger of |W| and the sums of absolute values that are added to it,
+        and |s|·Σ|B||A|.
         """
         total = (
             self._base.rows(plane, rows)
@@ -305,7 +307,7 @@ class Recomputed:
         return self._factors[key]
 
     def _output_squares(self, product: Product, plane: int) -> Array:
-        """Return the squares of the outputs' norms; a weight that lies in several tensors can't be told from one of them."""
+        """Return the squares of the outputs' norms; for a weight spread over several tensors, one tensor isn't enough."""
         count = product.left.shape[0] if product.outputs_are_rows else product.right.shape[1]
         squares = np.zeros(count)
         grid = self._written.grid
@@ -337,7 +339,7 @@ class Recomputed:
             held = quantised(weight, recipe, DTYPES[recipe.compute_dtype])
         else:
             return BaseNumbers(base, written)
-        # What the library makes of such a width goes by no definition.
+        # The library's result for such a width follows no definition.
         wide = held.rows(0, held.shape[0]).double().numpy()
         return BaseNumbers(base, written, wide=wide.T if written.turned else wide)
 
@@ -356,7 +358,7 @@ def _square(product: Product) -> float:
     grams = times(product.left.T, product.left) * times(product.right, product.right.T)
     square = float(grams.sum())
     if square < _CANCELLED * float(np.abs(grams).sum()):
-        # What is left of sums that cancel is their rounding: triangular factors have the product's own size.
+        # If sums cancel, only rounding is left; triangular factors avoid this, since they have the product's own size.
         left: Any = np.linalg.qr(product.left, mode="r")
         right: Any = np.linalg.qr(product.right.T, mode="r")
         square = float(np.linalg.norm(left @ right.T)) ** 2
@@ -364,7 +366,7 @@ def _square(product: Product) -> float:
 
 
 def _whole_codes(weight: Any, recipe: Any) -> Codes:
-    """Return what bitsandbytes makes of a whole weight, as it does where a model is loaded."""
+    """Return bitsandbytes' result for a whole weight, as when loading a model."""
     from bitsandbytes.functional import get_4bit_type, quantize_4bit
 
     dtype = DTYPES[recipe.compute_dtype]

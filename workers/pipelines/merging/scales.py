@@ -1,7 +1,7 @@
-"""The scale of each module, read a second time: from the adapter's own config and matrices, as the registry reads them.
+"""The scale of each module, computed a second time from the adapter's own config and matrices, as in the registry.
 
-PEFT says which scale a module has, by patterns that may be expressions; one that is read wrongly is an update of the wrong size,
-of which the written bytes say nothing.
+PEFT derives a module's scale from patterns that may be expressions; if one is misread, the update has the wrong size,
+which the written bytes can't show.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import Changes, LowRank, low_rank
 
-#: What trying patterns on names may take: those of the largest adapters take a tenth of it.
+#: The budget for trying patterns on names: the largest adapters take a tenth of it.
 _PATTERN_STEPS = 100_000_000
 
 
 def require_scales(adapter: Path, changes: Changes) -> None:
-    """Raise PipelineError ("adapter") where a module's scale is not α/r, or α/√r, of what its config says of it."""
+    """Raise PipelineError ("adapter") if a module's scale is not α/r, or α/√r, with its config's values."""
     config: dict[str, Any] = json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8"))
     alpha = config.get("lora_alpha")
     try:
@@ -45,7 +45,7 @@ def require_scales(adapter: Path, changes: Changes) -> None:
 def _agrees(change: LowRank, parameter: str, alphas: ModuleValues[float], *, by_root: bool) -> bool:
     rank = len(range(*change.a.rows))
     plain = base_module(change.module)
-    # A parameter without a module of its own is meant by its own name.
+    # A parameter without a module of its own is matched by its own name.
     names = (plain, f"{plain}.{parameter.rpartition('.')[2]}")
     wanted = (alphas.of(name) / (math.sqrt(rank) if by_root else rank) for name in names)
     return any(math.isclose(change.scale, scale, rel_tol=1e-9) for scale in wanted)

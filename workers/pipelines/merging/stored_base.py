@@ -1,4 +1,4 @@
-"""A base as it lies on the disk: which file holds which tensor where, read from the headers and mapped when it is looked at."""
+"""A base on the disk: which tensor is where in which file, from the headers; the data is mapped on access."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sdk.formats.safetensors import Header, SafetensorsError, read_header
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 
-#: Types as the format names them, and as torch does.
+#: Types by the format's names and torch's.
 TORCH_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -35,7 +35,7 @@ TORCH_TYPES = {
 }
 FORMAT_TYPES = {dtype: name for name, dtype in TORCH_TYPES.items()}
 FLOATS = ("F64", "F32", "F16", "BF16")
-#: What lies beside a weight that bitsandbytes packed.
+#: The suffixes of tensors stored with a weight that bitsandbytes packed.
 _PACKED_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
 
@@ -45,22 +45,22 @@ class StoredTensor:
 
     name: str
     file: str
-    #: As the format names it: F32, BF16, U8 …
+    #: The format's name: F32, BF16, U8 …
     dtype: str
     shape: tuple[int, ...]
-    #: Of its bytes in the file.
+    #: The offsets of its bytes in the file.
     begin: int
     end: int
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What belongs to a weight that bitsandbytes packed in 4 bits."""
+    """The tensors that belong to a weight that bitsandbytes packed in 4 bits."""
 
     kind: str
-    #: (out, in) of what it stands for.
+    #: (out, in) of the weight that it stands for.
     shape: tuple[int, int]
-    #: Names of the tensors beside it.
+    #: Names of the tensors stored with it.
     parts: tuple[str, ...]
 
 
@@ -71,42 +71,42 @@ class StoredBase:
     folder: Path
     #: File to its header, in the order of their names.
     headers: dict[str, Header]
-    #: In the order in which the files hold them.
+    #: In the order of the files.
     tensors: dict[str, StoredTensor]
     packed: dict[str, Packed]
     _maps: dict[str, mmap.mmap] = field(default_factory=dict)
-    #: The last tensor that had to be copied to where its type may begin.
+    #: The last tensor that had to be copied for alignment.
     _moved: tuple[str, Any] = ("", None)
 
     @cached_property
     def beside(self) -> frozenset[str]:
-        """Names of the tensors that only say how a packed weight is to be read."""
+        """Names of the tensors that only describe how to read a packed weight."""
         return frozenset(part for packed in self.packed.values() for part in packed.parts)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor, of a packed one that which it stands for."""
+        """Return the shape of a tensor; for a packed one, the shape that it stands for."""
         return self.packed[name].shape if name in self.packed else self.tensors[name].shape
 
     def map(self, file: str) -> mmap.mmap:
-        """Return a file's bytes; a page is read when it is looked at, and takes no memory of the process."""
+        """Return a file's bytes; a page is read on access, and doesn't count as the process's memory."""
         if file not in self._maps:
             with (self.folder / file).open("rb") as opened:
-                # A private mapping may be written to, which nobody does; torch warns about others.
+                # A private mapping is writable, though nobody writes to it; torch warns about read-only ones.
                 self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
         return self._maps[file]
 
     def read(self, name: str) -> Any:
-        """Return a tensor as torch sees it in the mapped file."""
+        """Return a tensor as a torch view of the mapped file."""
         tensor = self.tensors[name]
         if tensor.begin == tensor.end:
             return torch.empty(tensor.shape, dtype=TORCH_TYPES[tensor.dtype])
         dtype = TORCH_TYPES[tensor.dtype]
         if tensor.begin % dtype.itemsize:
-            # The library begins every tensor where its type may begin; others need not.
+            # The library aligns every tensor for its type; other writers may not.
             moved = self._moved
             if moved[0] != name:
                 moved = name, torch.frombuffer(bytearray(self.bytes_of(name)), dtype=dtype).view(tensor.shape)
-                # Other threads read other tensors.
+                # Other threads may be reading other tensors.
                 self._moved = moved
             return moved[1]
         count = (tensor.end - tensor.begin) // dtype.itemsize
@@ -118,7 +118,7 @@ class StoredBase:
         return memoryview(self.map(tensor.file))[tensor.begin : tensor.end]
 
     def metadata(self, file: str) -> dict[str, str]:
-        """Return what a file's header says beside its tensors."""
+        """Return the metadata in a file's header."""
         said = json.loads(self.headers[file].raw).get("__metadata__")
         return said if isinstance(said, dict) else {}
 
@@ -128,7 +128,7 @@ class StoredBase:
 
 
 def open_stored_base(folder: Path) -> StoredBase:
-    """Read the headers of a base's weight files. Raises PipelineError ("base") where they are none."""
+    """Read the headers of a base's weight files. Raises PipelineError ("base") if they are not weight files."""
     try:
         return open_files(folder, _files(folder))
     except (OSError, BadBaseError, SafetensorsError) as error:

@@ -1,4 +1,4 @@
-"""Threads that each compute by themselves: with several to a product, each small one waits for the slowest of them."""
+"""Threads that each compute on their own: with several threads per product, every small product would wait for the slowest."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import torch
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.model.device import one_thread
 
-#: Of one merge. More of them wait for each other at what Python does between the products.
+#: Threads per merge. More of them would wait for each other during the Python code between products.
 _MOST = 2
 
 
 def at_once(written: Sequence[Written], packed: Container[str | None]) -> int:
-    """Return how many tensors are computed at a time: one where whole weights are held in 4 bits."""
+    """Return how many tensors are computed at a time: one if whole weights are held in 4 bits."""
     held = any(each.four_bits or each.source in packed for each in written)
     return 1 if held else _MOST
 
 
 class Room(threading.local):
-    """Memory that each thread uses again: to ask for it anew takes as long as to fill it."""
+    """Memory that each thread reuses: allocating it again takes as long as filling it."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, Any], Any] = {}
 
     def of(self, what: str, rows: int, columns: int, dtype: Any) -> Any:
-        """Return memory for (rows, columns) numbers, which is given again when the same is asked for."""
+        """Return memory for (rows, columns) numbers; the same request returns the same memory again."""
         held = self._held.get((what, dtype))
         if held is None or held.numel() < rows * columns:
             held = self._held[what, dtype] = torch.empty(rows * columns, dtype=dtype)
@@ -39,8 +39,8 @@ class Room(threading.local):
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Run work in threads; what has not begun when the block ends by an error is dropped."""
-    # OpenMP keeps the number for each thread.
+    """Run work in threads; if the block ends with an error, work that has not begun is dropped."""
+    # OpenMP keeps this number per thread.
     executor = ThreadPoolExecutor(count, "merge", initializer=torch.set_num_threads, initargs=(1,))
     with one_thread():
         try:

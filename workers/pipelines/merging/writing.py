@@ -1,8 +1,8 @@
-"""The files of a merge: written shard by shard beside the target, and gone on with after the process was killed.
+"""The files of a merge: written shard by shard next to the target, and resumed after the process was killed.
 
-A shard that is whole and on the disk has a line in a journal, with a digest of each of its tensors taken as it was
-written. A run of the same plan looks at those shards again, keeps the ones that are what the journal says, and writes
-the rest. What is written is the same, byte for byte, however often it was begun.
+A shard that is complete and on the disk has a line in a journal, with a digest of each of its tensors computed while
+writing. A run of the same plan checks those shards again, keeps the ones that match the journal, and writes the rest.
+The result is the same, byte for byte, however often it was restarted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.stored_base import StoredBase, open_files
 from workers.pipelines.merging.threads import at_once, threads
 
-#: Of a tensor's bytes that are copied or hashed at a time.
+#: How many of a tensor's bytes are copied or hashed at a time.
 _CHUNK_BYTES = 8 * 2**20
 _FILES, _OTHERS, _JOURNAL, _REPORT = "files", "others", "journal.jsonl", "report.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -43,16 +43,16 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 @dataclass
 class Shards:
-    """The weight files of a merge in a folder of their own, and what is known of their bytes."""
+    """The weight files of a merge in a folder of their own, and the digests of their bytes."""
 
     folder: Path
-    #: Tensor to the digest of the bytes that were computed for it.
+    #: Tensor to the digest of its computed bytes.
     digests: dict[str, str] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
 def beside(target: Path, plan: str) -> Iterator[Path]:
-    """Hold the folder beside a target in which the merge of a plan is written; another process that holds it is an error."""
+    """Lock the folder next to a target in which a plan's merge is written; it is an error if another process has locked it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = _folder(target, plan)
     (folder / _FILES).mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def beside(target: Path, plan: str) -> Iterator[Path]:
 
 
 def _locked(journal: IO[str]) -> bool:
-    """Lock a journal until it is closed; return whether that was done: no other process may hold it."""
+    """Lock a journal until it is closed; return whether that worked: another process may have locked it."""
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -80,7 +80,7 @@ def write_shards(
     folder: Path,
     done: Callable[[Written], None],
 ) -> Shards:
-    """Write every weight file below `folder`, but those that an earlier run has finished; return where they are.
+    """Write every weight file below `folder`, except those that an earlier run has finished; return where they are.
 
     Two files are written at a time, each with `blocks` of its own; `done` is called for one tensor after the other.
     """
@@ -104,11 +104,11 @@ def write_shards(
         made = _write_shard(base, file, tensors, blocks(), shards.folder, tell)
         return made, syncing.submit(_keep, shards.folder / file, journal, made)
 
-    # While a shard goes to the disk, the next one is computed.
+    # While a shard is synced to the disk, the next one is computed.
     with ThreadPoolExecutor(1, "merge-sync") as syncing, threads(at_once(written, base.packed)) as writing:
         try:
             futures = [writing.submit(shard, file, tensors) for file, tensors in _by_file(base, written).items()]
-            # The first error is the one that is told.
+            # The first error is the one that is reported.
             for future in as_completed(futures):
                 future.result()
         finally:
@@ -126,7 +126,7 @@ class _StoppedError(Exception):
 
 
 def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:
-    """Put a shard on the disk, and then say so in the journal."""
+    """Sync a shard to the disk, and then add it to the journal."""
     _sync(path)
     _sync(path.parent)
     _append(journal, {"file": path.name, "digests": digests})
@@ -134,7 +134,7 @@ def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def full_disk_named(target: Path, written: Sequence[Written]) -> Iterator[None]:
-    """Say that the disk of a target is full where it is, as a PipelineError ("disk_full")."""
+    """Turn a full disk into a PipelineError ("disk_full")."""
     try:
         yield
     except OSError as error:
@@ -145,7 +145,9 @@ def full_disk_named(target: Path, written: Sequence[Written]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_their_place(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the written files' folder and that of others, not there yet, which take their place at the end of the block."""
+    """Yield the folder of the written files and a new one, not created yet, whose files replace them at the end of the
+    block.
+    """
     files, others = folder / _FILES, folder / _OTHERS
     shutil.rmtree(others, ignore_errors=True)
     yield files, others
@@ -154,13 +156,13 @@ def in_their_place(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def put_in_place(folder: Path, target: Path, report: str) -> None:
-    """Give the written files their name: the target is there whole, or not at all. The report stays until that is done."""
+    """Rename the written files to the target, which is then complete or absent. The report stays until that is done."""
     files = folder / _FILES
     (folder / _REPORT).write_text(report)
     for path in (*files.iterdir(), folder / _REPORT, files, folder):
         _sync(path)
     try:
-        # An empty folder is given way to; one with files in it is not.
+        # An empty folder may be replaced; one with files may not.
         files.replace(target)
     except OSError as error:
         if error.errno not in _TAKEN:
@@ -184,9 +186,9 @@ def _remove_others(target: Path) -> None:
 
 
 def finished(target: Path, plans: Sequence[str]) -> str | None:
-    """Return the report of a merge by one of some plans that was killed after its files had got their name; None where there is none.
+    """Return the report of a merge by one of these plans that was killed after its files were renamed; None if there is none.
 
-    Raises PipelineError where the target holds anything else.
+    Raises PipelineError if the target contains anything else.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise PipelineError(FailureReason.SPEC, f"{target} is there and is no folder; choose another with -o DIR.")
@@ -216,14 +218,14 @@ def _by_file(base: StoredBase, written: Sequence[Written]) -> dict[str, list[Wri
 
 
 def _aligned(base: StoredBase, tensors: list[Written]) -> list[Written]:
-    """Put wider types first, as the format's library does, where not all have the base's: each then begins where it may."""
+    """Put wider types first, as the format's library does, so that each tensor is aligned; not if all types are the base's."""
     if all(each.source == each.name and each.dtype == base.tensors[each.name].dtype for each in tensors):
         return tensors
     return sorted(tensors, key=lambda each: -Kind(each.dtype, (1,)).size_bytes)
 
 
 def header_of(base: StoredBase, file: str, tensors: Sequence[Written]) -> bytes:
-    """Return the header of a file with its length: the base's own, byte for byte, where nothing in it is another."""
+    """Return the header of a file with its length: the base's own, byte for byte, if nothing in it differs."""
     own = [name for name in base.tensors if base.tensors[name].file == file]
     same = [each.name for each in tensors] == own and all(
         (base.tensors[each.name].dtype, base.tensors[each.name].shape) == (each.dtype, each.shape) for each in tensors
@@ -265,7 +267,7 @@ def _computed(blocks: Blocks, tensor: Written) -> Iterator[memoryview]:
     for plane in range(tensor.grid.planes):
         for begin, end in blocks.ranges(tensor):
             rows = blocks.rows(tensor, plane, begin, end)
-            # A sum is finite where all is, but for sums that overflow.
+            # A sum is finite if all numbers are, unless it overflows.
             if (
                 rows.is_floating_point()
                 and not math.isfinite(rows.sum(dtype=torch.float32))
@@ -280,7 +282,7 @@ def _computed(blocks: Blocks, tensor: Written) -> Iterator[memoryview]:
 
 
 def digest_in(files: StoredBase, name: str) -> str:
-    """Return the digest of a tensor's bytes as they lie in a file."""
+    """Return the digest of a tensor's bytes in a file."""
     digest, view = xxhash.xxh3_128(), files.bytes_of(name)
     for begin in range(0, len(view), _CHUNK_BYTES):
         digest.update(view[begin : begin + _CHUNK_BYTES])
@@ -288,7 +290,7 @@ def digest_in(files: StoredBase, name: str) -> str:
 
 
 def _is_whole(folder: Path, file: str, tensors: Sequence[Written], digests: Mapping[str, str]) -> bool:
-    """Whether a shard that an earlier run finished still is what its journal says."""
+    """Whether a shard that an earlier run finished still matches the journal."""
     try:
         there = open_files(folder, [file])
     except (OSError, ValueError):
@@ -302,7 +304,7 @@ def _is_whole(folder: Path, file: str, tensors: Sequence[Written], digests: Mapp
 def _read_journal(path: Path) -> dict[str, dict[str, str]]:
     found = {}
     for line in path.read_text().splitlines():
-        # The last line may be cut, where the process was killed as it wrote it.
+        # The last line may be cut if the process was killed while writing it.
         with contextlib.suppress(ValueError, TypeError, KeyError):
             said = json.loads(line)
             found[said["file"]] = dict(said["digests"])
@@ -311,7 +313,7 @@ def _read_journal(path: Path) -> dict[str, dict[str, str]]:
 
 def _append(path: Path, said: Mapping[str, Any]) -> None:
     with path.open("a") as journal:
-        # A cut line before it is ended, so that this one stands alone.
+        # A preceding cut line is ended first, so that this one is separate.
         journal.write("\n" + json.dumps(said) + "\n")
         journal.flush()
         os.fsync(journal.fileno())
@@ -326,7 +328,7 @@ def _sync(path: Path) -> None:
 
 
 def require_room(folder: Path, target: Path, written: Sequence[Written]) -> None:
-    """Raise PipelineError ("disk_full") where the disk lacks the room for all that is still to be written in a folder."""
+    """Raise PipelineError ("disk_full") if the disk lacks the room for everything that is still to be written in a folder."""
     there = sum(path.stat().st_size for path in (folder / _FILES).iterdir())
     if shutil.disk_usage(folder).free + there < sum(each.size_bytes for each in written):
         raise _disk_full(target, written)
@@ -342,5 +344,5 @@ def _disk_full(target: Path, written: Sequence[Written]) -> PipelineError:
 
 
 def plan_digest(said: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what a merge is made of, by which a later run knows its own."""
+    """Return the SHA-256 of a merge's inputs, by which a later run recognises its own files."""
     return digest_of(said)

@@ -23,7 +23,7 @@ from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.trained_whole import biases_of, keep_biases
 
-#: As PEFT calls the one adapter of a model, within the names of its parameters.
+#: PEFT's name for a model's only adapter, within the names of its parameters.
 _ADAPTER = re.compile(r"\.default(?=\.|$)")
 _OS_ERROR = re.compile(r"\(os error ([0-9]{1,4})\)")
 
@@ -41,8 +41,8 @@ def write_adapter(
     """Write `adapter_config.json` and `adapter_model.safetensors`, and nothing else, into `out`.
 
     Equal arguments give equal bytes: lists and keys are sorted, and no path, time or library version is written.
-    `tensors` are stored in float32 under PEFT's own keys. `labels` that a classification tells apart are named in the metadata
-    of the weights, as a JSON list in the order that numbers them.
+    `tensors` are stored in float32 under PEFT's own keys. A classification's `labels` are in the metadata of the
+    weights, as a JSON list in the order of their numbers.
     """
     config = config_of(lora, base_name=base_name, base_revision=base_revision, fan_in_fan_out=fan_in_fan_out)
     out.mkdir(parents=True, exist_ok=True)
@@ -52,14 +52,14 @@ def write_adapter(
 
 
 def save_tensors(tensors: dict[str, Any], path: Path, *, labels: Sequence[str] = ()) -> None:
-    """Write tensors of the CPU as safetensors. Raises OSError where the disk is full."""
+    """Write CPU tensors as safetensors. Raises OSError if the disk is full."""
     named = {"labels": json.dumps(list(labels), ensure_ascii=False)} if labels else {}
     try:
         save_file(tensors, path, metadata={"format": "pt", **named})
         if named:
             _sort_metadata(path)
     except SafetensorError as error:
-        # The library only writes out the error of the system.
+        # The library has the system's error only as text.
         if said := _OS_ERROR.search(str(error)):
             number = int(said[1])
             raise OSError(number, os.strerror(number), str(path)) from error
@@ -67,7 +67,7 @@ def save_tensors(tensors: dict[str, Any], path: Path, *, labels: Sequence[str] =
 
 
 def _sort_metadata(path: Path) -> None:
-    """Bring the texts in a file's header into one order: the library writes several in any, and equal files are to be equal bytes."""
+    """Sort the metadata in a file's header: the library writes it in any order, and equal files must have equal bytes."""
     with path.open("r+b") as file:
         header = file.read(int.from_bytes(file.read(8), "little"))
         start = header.index(b"{", 1)
@@ -78,7 +78,7 @@ def _sort_metadata(path: Path) -> None:
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:
-    """Return a PeftModel of `model` with the adapter of a folder, in evaluation mode, its matrices in float32.
+    """Return a PeftModel of `model` with the adapter in a folder, in evaluation mode, its matrices in float32.
 
     PEFT only warns when keys match nothing and then leaves the fresh, ineffective matrices in place. Here each
     tensor of the file must reach the model and each matrix of the model must come from the file, else PipelineError
@@ -89,20 +89,20 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     config = peft_config_of(adapter)
     try:
         with warnings.catch_warnings():
-            # What PEFT warns of is checked below, and is an error.
+            # What PEFT warns about is checked below, and is an error.
             warnings.simplefilter("ignore")
             with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
                 names = set(file.keys())
                 resize_vocabulary(model, {name: tuple(file.get_slice(name).get_shape()) for name in names})
                 if not changes_base(config.init_lora_weights):
-                    # Each matrix comes from the file; some ways to begin one can't be had over 4-bit weights.
+                    # Each matrix comes from the file; some initialisations are impossible over 4-bit weights.
                     config.init_lora_weights = True
                 biases = biases_of(model) if config.bias != "none" else {}
                 peft_model = PeftModel.from_pretrained(model, adapter, config=config, local_files_only=True)
                 keep_biases(peft_model, biases)
                 wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
                 found = names if names == wanted else _as_loaded(peft_model, file, names)
-                # PEFT also saves, and loads, embeddings that it does not train, and copies of what it trains.
+                # PEFT also saves and loads embeddings that it doesn't train, and copies of modules that it trains.
                 found -= _loaded_whole(peft_model, file, names & found - wanted)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -115,7 +115,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
 
 
 def mismatch(unused: Collection[str], missing: Collection[str]) -> PipelineError:
-    """Return the error of a file of which tensors come to nothing, or that lacks some."""
+    """Return the error for a file with unused tensors, or that lacks some."""
     return PipelineError(
         FailureReason.ADAPTER,
         f"{len(unused)} of the adapter's tensors match no module of this base, and {len(missing)} of"
@@ -124,7 +124,9 @@ def mismatch(unused: Collection[str], missing: Collection[str]) -> PipelineError
 
 
 def peft_config_of(adapter: Path) -> Any:
-    """Return what the config of an adapter's folder says, as PEFT has it. Raises PipelineError ("adapter") for what PEFT must not be given."""
+    """Return PEFT's config object for an adapter's folder. Raises PipelineError ("adapter") for a config that PEFT must
+    not be given.
+    """
     from peft import PeftConfig
 
     try:
@@ -135,7 +137,7 @@ def peft_config_of(adapter: Path) -> Any:
             FailureReason.ADAPTER, f"The adapter's {CONFIG_FILE} can't be read; push the adapter again."
         ) from error
     if said:
-        # It was stored before the registry refused it.
+        # It was stored before the registry refused such configs.
         raise PipelineError(
             FailureReason.ADAPTER,
             f"The adapter's {CONFIG_FILE} is not given to PEFT, since {said}; push the adapter again with: adapterctl push"
@@ -164,9 +166,9 @@ def _as_loaded(peft_model: Any, file: Any, names: set[str]) -> set[str]:
 
 
 def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]]) -> int | None:
-    """Give a model as many tokens as a file of weights has whole embeddings of, (tokens, dimension).
+    """Resize a model's vocabulary to the whole embeddings in a file of weights, (tokens, dimension).
 
-    `shapes` are those of the file's tensors. Return how many there are then, None where it had as many.
+    `shapes` are the shapes of the file's tensors. Return the new number of tokens, None if nothing changed.
     """
     embeddings = model.get_input_embeddings()
     name = next((name for name, module in model.named_modules() if module is embeddings), None)
@@ -181,7 +183,7 @@ def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]]) -> int | 
 
 
 def _loaded_whole(peft_model: Any, file: Any, names: set[str]) -> set[str]:
-    """Return which of these tensors of a file a model holds with the file's own values."""
+    """Return which of these tensors in a file the model has with the file's own values."""
     held = {_ADAPTER.sub("", key): tensor for key, tensor in peft_model.state_dict().items()} if names else {}
     return {
         name
@@ -193,5 +195,5 @@ def _loaded_whole(peft_model: Any, file: Any, names: set[str]) -> set[str]:
 
 
 def zero_matrices(tensors: dict[str, Any]) -> list[str]:
-    """Return the sorted names of the B matrices that are all zero, and so change nothing."""
+    """Return the sorted names of B matrices that are all zero and so change nothing."""
     return sorted(name for name, tensor in tensors.items() if "lora_B" in name and not bool(tensor.any()))

@@ -1,4 +1,4 @@
-"""The config of a base's folder, and how its weights are packed by what it says."""
+"""The config in a base's folder, and how the weights are packed according to it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.references import require_self_contained
 
-#: Ways to compute attention that torch has itself; for others transformers may fetch code.
+#: Implementations of attention in torch itself; for others transformers may fetch code.
 _OWN_ATTENTION = ("eager", "sdpa")
 
 
 def read_packing(base: Path) -> QuantizationRecipe | None:
-    """Return how a base is packed that is stored in 4 bits. Raises PipelineError ("base") for what else is quantised."""
+    """Return how a base stored in 4 bits is packed. Raises PipelineError ("base") for bases that are quantised otherwise."""
     require_self_contained(base)
     try:
         config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig"))
@@ -41,7 +41,7 @@ def _tensor_names(base: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def stored_quantization_named() -> Iterator[None]:
-    """Say in a PipelineError what can't be done over a base, for how it is quantised."""
+    """Return a PipelineError that says what can't be done over a base because of its quantisation."""
     try:
         yield
     except StoredQuantizationError as error:
@@ -51,7 +51,7 @@ def stored_quantization_named() -> Iterator[None]:
 
 
 def read_config(base: Path) -> Any:
-    """Return the config of a base, with an implementation of attention that is chosen here and not by the base."""
+    """Return the config of a base, with an implementation of attention that is chosen here, not by the base."""
     require_self_contained(base)
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
@@ -72,5 +72,5 @@ def _unreadable(error: Exception) -> PipelineError:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, of at most 200 characters."""
+    """Return the first line of an error, at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

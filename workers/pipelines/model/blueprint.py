@@ -27,26 +27,26 @@ class Blueprint:
     config: Any
     #: Full names without the output head.
     linear_names: list[str]
-    #: The modules of a classification that are none of the base's; empty for a causal language model.
+    #: The modules of a classification that the base doesn't have; empty for a causal language model.
     head: list[str]
-    #: Full names of parameters of (experts, …, …), which no module of their own multiplies.
+    #: Full names of parameters of (experts, …, …), which don't have a module of their own.
     stacked_names: list[str]
-    #: The linear modules that hold their weight transposed, (in, out).
+    #: The linear modules that store their weight transposed, (in, out).
     conv1d_names: frozenset[str]
     parameters: int
-    #: How the base is packed, where it is stored in 4 bits.
+    #: How the base is packed, if it is stored in 4 bits.
     packing: QuantizationRecipe | None
-    #: The shape of each parameter by its full name; what is tied is there once.
+    #: The shape of each parameter by its full name; tied ones occur once.
     shapes: Mapping[str, Sequence[int]]
-    #: Whether the output head is the input embedding.
+    #: Whether the output head is tied to the input embedding.
     tied: bool
 
 
 def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
-    """Build the model of a folder's config without memory for its weights, to look at its modules.
+    """Build the model of a folder's config without memory for its weights, to inspect its modules.
 
-    With `classes` it is the one that tells them apart. Raises PipelineError ("base") when the folder holds no config of such a
-    model, or of an encoder where it is to be causal, or one of a base that is quantised in a way over which nothing is done.
+    With `classes` it is a classifier for these. Raises PipelineError ("base") if the folder has no config of such a
+    model, or an encoder's although it should be causal, or one of a base with an unsupported quantisation.
     """
     packing = read_packing(base)
     model = blank_model(base, classes)
@@ -105,7 +105,9 @@ def _stacked(model: Any) -> Iterator[str]:
 
 
 def maker_of(config: Any, classes: Classes | None) -> Any:
-    """Return what makes a model of a config: one that tells classes apart, a causal one, or one of several parts that holds one."""
+    """Return the class that makes a model from a config: a classifier, a causal model, or one with several parts that
+    contains one.
+    """
     if classes is not None:
         return AutoModelForSequenceClassification
     kind = type(config)

@@ -1,7 +1,7 @@
 """The check that a language model predicts each token without seeing it.
 
-A model that sees the whole text, as encoders do, is given the answer by what it is asked: its loss on the next token falls
-and nothing is learnt. A config may not say so; changing the last token of a text does.
+A model that sees the whole text, like an encoder, sees the answer in its input: its loss on the next token falls and
+nothing is learnt. A config may not say so; changing the last token of a text does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_map
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 
-#: Logits before a changed token move by no more than this share of what they move by at it. In float32, a causal model moves
-#: them by rounding alone, at most 1e-6 of it; random encoders of two layers were seen to move them by 3e-3.
+#: How much logits before a changed token may move, as a share of their change at that token. In float32, a causal model
+#: moves them only by rounding, at most 1e-6 of it; random encoders with two layers were seen to move them by 3e-3.
 TOLERANCE = 1e-4
-#: Tokens of the text, and other last tokens that are tried: of some pairs of tokens the embeddings are the same.
+#: The number of tokens in the text, and of other last tokens to try: some pairs of tokens have equal embeddings.
 _TOKENS, _OTHERS = 12, 4
 _SIXTEEN_BIT = (torch.bfloat16, torch.float16)
 
@@ -26,21 +26,21 @@ _SIXTEEN_BIT = (torch.bfloat16, torch.float16)
 class Influence(NamedTuple):
     """How far logits move when the last token changes, at most."""
 
-    #: At the positions before it, which a causal model leaves alone.
+    #: At the positions before it, where a causal model changes nothing.
     before: float
     #: At the last position.
     last: float
 
 
 def require_causal(model: Any) -> None:
-    """Raise PipelineError if a model's logits depend on what comes after them, or on nothing that a text says.
+    """Raise PipelineError if a model's logits depend on later tokens, or don't depend on the text at all.
 
     `model` is in evaluation mode; its 4-bit modules must not repack their weights in it, which `load_base` sees to.
     """
     found = influence(model)
     kind = getattr(model.config, "model_type", "model")
     if not found.last > 0:
-        # Also of NaN. A head of zeros passes no gradient on, so that nothing below it could be learnt either.
+        # Also true for NaN. A head of zeros passes no gradient on, so nothing below it could be learnt either.
         raise PipelineError(
             FailureReason.UNTRAINED,
             f"This {kind} predicts the same after any token, so nothing could be learnt over it; check the base's weights.",
@@ -56,14 +56,14 @@ def require_causal(model: Any) -> None:
 def influence(model: Any) -> Influence:
     """Change the last token of a random text; return how far logits move, in float32.
 
-    Of several changes the one that moves the last position most is taken.
+    Of several changes, the one that moves the last position most counts.
     """
     texts = fixed_texts(model)
     try:
         with _Widened():
             logits = logits_of(model, texts)
     except (RuntimeError, NotImplementedError):
-        # Some operations take no float32 beside weights of 16 bit; in a causal model each row is the same number anyway.
+        # Some operations don't mix float32 with 16-bit weights; in a causal model equal inputs give equal numbers anyway.
         logits = logits_of(model, texts)
     moved = (logits[1:] - logits[:1]).abs().amax(dim=-1)
     most = moved[int(moved[:, -1].argmax())]
@@ -71,7 +71,7 @@ def influence(model: Any) -> Influence:
 
 
 def fixed_texts(model: Any) -> Any:
-    """Return (1 + others, seq) token ids that differ in the last one. None is one that stands for a picture or the like."""
+    """Return (1 + others, seq) token ids that differ in the last one. None of them stands for a picture or the like."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     special = _special_ids(model.config)
     plain = torch.tensor([token for token in range(vocabulary) if token not in special] or list(range(vocabulary)))
@@ -83,7 +83,7 @@ def fixed_texts(model: Any) -> Any:
 
 
 def _special_ids(config: Any) -> set[int]:
-    """Return the ids that a config calls a token's, of whatever else it says under such a name nothing."""
+    """Return the token ids in a config, ignoring other values under such names."""
     found: set[int] = set()
     for part in (config, config.get_text_config()):
         for name, value in vars(part).items():
@@ -99,12 +99,12 @@ def logits_of(model: Any, texts: Any) -> Any:
 
 
 class _Widened(TorchDispatchMode):  # type: ignore[misc]  # torch's types are not followed
-    """Computes in float32 what a model holds in 16 bit, with one operation's weights widened at a time."""
+    """Computes a 16-bit model in float32, widening one operation's weights at a time."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch for each operation."""
         if func is torch.ops.aten.embedding.default:
-            # Only the rows that are looked up are widened.
+            # Only the looked-up rows are widened.
             return _widened(func(*args, **(kwargs or {})))
         return func(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
 

@@ -1,7 +1,7 @@
-"""What a base becomes to tell labels apart: transformers' model for sequence classification, with a head that is its own.
+"""A base as a classifier: transformers' model for sequence classification, with a head of its own.
 
-The head is in float32 over a base of any precision, as the matrices of an adapter are: both are trained. PEFT keeps a copy of
-it to train (`modules_to_save`), so that a base without its adapter has the head that training began with.
+The head is in float32 over a base of any precision, like the matrices of an adapter: both are trained. PEFT trains a
+copy of it (`modules_to_save`), so a base without its adapter has the head with which training began.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from sdk.formats.base_files import INDEX_FILE, SINGLE_FILE, read_index, weight_m
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 
-#: As models start their linear modules where a config says nothing else.
+#: The models' default standard deviation for initialising linear modules.
 _DEVIATION = 0.02
-#: The one module of an encoder that filling masks has no use for: many bases have no weights of it.
+#: The one module of an encoder that mask filling doesn't use: many bases have no weights for it.
 _POOLER = "pooler"
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What is told apart, and by which token rows are padded: a decoder reads its answer off the last one before it."""
+    """The labels, and the token that pads rows: a decoder reads its answer from the last token before the padding."""
 
     names: tuple[str, ...]
     pad_token_id: int
-    #: Of the head's first weights.
+    #: The seed of the head's initial weights.
     seed: int = 0
 
 
 def configure(config: Any, classes: Classes) -> Any:
-    """Say in a config what its model is to tell apart; return it."""
+    """Put the labels into a config; return it."""
     config.num_labels = len(classes.names)
     config.id2label = dict(enumerate(classes.names))
     config.label2id = {name: number for number, name in enumerate(classes.names)}
@@ -45,7 +45,7 @@ def configure(config: Any, classes: Classes) -> Any:
 
 
 def head_modules(model: Any, base: Path) -> list[str]:
-    """Return the full names of the modules that the task brings, which the base in a folder has no use or no weights for."""
+    """Return the full names of the modules that the task adds, which the base in a folder doesn't use or has no weights for."""
     found = [
         name
         for name, module in model.named_children()
@@ -59,14 +59,15 @@ def head_modules(model: Any, base: Path) -> list[str]:
 
 
 def is_in_head(name: str, head: Sequence[str]) -> bool:
-    """Say whether a module or parameter is one of the head's modules, or lies in one."""
+    """Whether a module or parameter is one of the head's modules, or within one."""
     return any(f"{name}.".startswith(f"{module}.") for module in head)
 
 
 def start_head(model: Any, head: Sequence[str], classes: Classes, missing: Sequence[str]) -> None:
-    """Give the head its first weights, by the seed alone, in float32.
+    """Initialise the head's weights in float32, from the seed alone.
 
-    `missing` are parameters that the base's files had no values for. Raises PipelineError if others than the head's are.
+    `missing` are the parameters without values in the base's files. Raises PipelineError if parameters outside the head
+    are missing.
     """
     outside = sorted(name for name in missing if not is_in_head(name, head))
     if outside:
@@ -93,7 +94,7 @@ def start_head(model: Any, head: Sequence[str], classes: Classes, missing: Seque
 
 
 def _as_its_weights(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Called by torch before a module of the head: what a base in 16 bit hands over is widened."""
+    """Called by torch before a module of the head: inputs from a 16-bit base are widened."""
     dtype = next(module.parameters(recurse=False)).dtype
     return tuple(
         value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value for value in inputs
@@ -101,7 +102,7 @@ def _as_its_weights(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _stored_names(base: Path) -> list[str]:
-    """Return the names of the tensors in a base's files; none where they can't be read, which loading will tell."""
+    """Return the names of the tensors in a base's files; none if they can't be read, which loading will report."""
     try:
         if (base / INDEX_FILE).is_file():
             return list(weight_map(read_index((base / INDEX_FILE).read_bytes())))

@@ -1,6 +1,6 @@
 """What a preference training compares its model with: the base, or the version that it continues.
 
-Either is the model itself, so that no second one is in memory: without its adapter, or with the matrices that the version has in their place.
+Either is the model itself, so no second one is in memory: without its adapter, or with the version's matrices instead.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from peft.tuners.lora import LoraLayer
 
 from workers.pipelines.model.trained_whole import without_adapter
 
-#: Where a PeftModel keeps what it is compared with, by the names of its parameters.
+#: The attribute in which a PeftModel keeps its reference, by the names of its parameters.
 _KEPT = "adapterctl_compared_with"
 
 
 def compare_with_this(model: Any) -> None:
-    """Keep all that is trained of a PeftModel as it is now, to compare it with that later."""
+    """Keep a copy of everything that is trained in a PeftModel, as the reference for later."""
     kept = {name: each.detach().clone() for name, each in model.named_parameters() if each.requires_grad}
     setattr(model, _KEPT, kept)
 
 
 @contextmanager
 def as_reference(model: Any) -> Iterator[None]:
-    """Let a PeftModel compute as what it is compared with: the base, where nothing was kept. Nothing of its adapter's input is dropped."""
+    """Make a PeftModel compute like its reference, or like the base if none was kept, without dropout on the adapter's
+    input.
+    """
     kept: dict[str, Any] | None = getattr(model, _KEPT, None)
     if kept is None:
         with without_adapter(model):

@@ -1,8 +1,8 @@
 """Pickled weights to safetensors, in a process of its own: `python -m workers.pipelines.model.convert SOURCE TARGET`.
 
 The pickle is read by torch's restricted reader, which builds tensors and runs nothing, and within limits of memory,
-processor time and file size, for a crafted file may still ask for more than there is. Where the system allows it the
-process has no network, so that a hole in the reader is no way out. The last line of standard output is one JSON object,
+processor time and file size, since a crafted file may still ask for more than there is. If the system allows it, the
+process has no network, so that a hole in the reader leads nowhere. The last line of standard output is one JSON object,
 `{"tensors", "size_bytes", "offline"}` or `{"refused"}`, a sentence.
 """
 
@@ -19,25 +19,25 @@ from sdk.imports import nothing_collected
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.sandbox import die_with_parent, leave_network, limit
 
-#: Beside what the process had with its libraries loaded; the file is held twice, once read and once to be written.
+#: Memory on top of the process with its libraries loaded; the file is held twice, once read and once to be written.
 _SPARE_BYTES = 512 * 1024 * 1024
 _MOST_TENSORS = 262_144
 _BLOCKED = re.compile(r"GLOBAL ([A-Za-z0-9_.]{1,100})")
 
 
 class RefusedError(Exception):
-    """The file is not one of tensors alone."""
+    """The file contains more than tensors."""
 
 
 def convert(source: Path, target: Path) -> dict[str, int]:
     """Write the tensors of a pickled file as safetensors; return how many there are, and their bytes.
 
-    Raises RefusedError for a file that holds, or would run, anything else.
+    Raises RefusedError for a file that contains, or would run, anything else.
     """
     tensors = _load(source)
     from safetensors.torch import save_file
 
-    # Tied tensors share their memory, which safetensors has no word for: each gets a copy.
+    # Tied tensors share their memory, which safetensors can't express: each gets a copy.
     separate = {name: tensor.detach().clone().contiguous() for name, tensor in sorted(tensors.items())}
     save_file(separate, target, metadata={"format": "pt"})
     return {"tensors": len(separate), "size_bytes": target.stat().st_size}
@@ -64,23 +64,23 @@ def _load(source: Path) -> dict[str, Any]:
             raise RefusedError(f"{source.name} holds something besides tensors by name")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise RefusedError(f"{source.name} holds a tensor that is sparse, quantised or without data")
-    # A few bytes can stand for a tensor of any size.
+    # A few bytes can describe a tensor of any size.
     if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > 4 * source.stat().st_size + 65536:
         raise RefusedError(f"{source.name} describes far more than it holds")
     return found
 
 
 def main() -> int:
-    """Convert the file that is the first argument to the one that is the second."""
+    """Convert the file in the first argument to the one in the second."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
-    # Before torch, which starts threads.
+    # Before importing torch, which starts threads.
     offline = leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     with nothing_collected(ever=True):
         import safetensors.torch  # noqa: F401 - loaded before the limits are set
         import torch
 
-    # One thread reads as fast, and needs no room for the stacks of others.
+    # One thread reads as fast, and needs no memory for other threads' stacks.
     torch.set_num_threads(1)
     source_bytes = source.stat().st_size
     limit(

@@ -1,4 +1,4 @@
-"""The device that a pipeline computes on: what it can do, and how much memory it has and used."""
+"""The device that a pipeline computes on: its abilities, its memory, and its peak use."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from workers.pipelines.errors import PipelineError
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
 
-#: What is taken to be available where the system does not say.
+#: The memory assumed to be available if the system doesn't tell.
 _UNKNOWN_BYTES = 1 << 62
-#: Where Linux says how much is resident and was at most, in KiB, and is told to begin anew with the latter (proc(5)).
+#: Where Linux reports resident memory and its peak, in KiB, and where it is told to reset the latter (proc(5)).
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESIDENT, _PEAK = (re.compile(rf"^{name}:\s+([0-9]+) kB$", re.M) for name in ("VmRSS", "VmHWM"))
 
 _KIB = 1024
 
-#: How it is said by what raises no class of its own.
+#: The messages of libraries that raise no class of their own.
 _SHORT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
 
-#: Names of dtypes as they stand in specs and reports.
+#: Names of dtypes in specs and reports.
 DTYPES: dict[str, Any] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -40,20 +40,20 @@ class Device:
     """One device and the widest-ranged 16-bit dtype that it multiplies natively, or float32."""
 
     kind: Literal["cuda", "cpu"]
-    #: What the hardware calls itself.
+    #: The hardware's own name.
     name: str
     compute_dtype: DtypeName
 
     @property
     def torch_device(self) -> Any:
-        """The device as torch takes it."""
+        """The device for torch."""
         return torch.device(self.kind, 0) if self.kind == "cuda" else torch.device("cpu")
 
     def available_memory_bytes(self) -> int:
-        """Return the bytes that can still be taken: on the GPU, or in main memory under the limits of control groups."""
+        """Return the bytes that are still available: on the GPU, or in main memory within the limits of control groups."""
         if self.kind == "cuda":
             free, total = torch.cuda.mem_get_info(0)
-            # A process may have been given a share of the card.
+            # A process may have only a share of the card.
             share = torch.cuda.get_per_process_memory_fraction(0)
             return max(0, min(int(free), int(share * total) - int(torch.cuda.memory_reserved(0))))
         memory = main_memory()
@@ -70,7 +70,7 @@ class Device:
         return peak if sys.platform == "darwin" else peak * _KIB
 
     def forget_peak(self) -> None:
-        """Let the peak be measured from now on, where the system can: on the GPU, and on Linux."""
+        """Reset the peak, if the system can: on the GPU, and on Linux."""
         if self.kind == "cuda":
             torch.cuda.reset_peak_memory_stats(0)
             return
@@ -108,7 +108,7 @@ def dtype_name(dtype: Any) -> DtypeName:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out, on a card or in main memory."""
+    """Whether an error means that memory ran out, on a card or in main memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # The CPU's allocator, and cuBLAS, raise a plain RuntimeError.
@@ -128,7 +128,7 @@ def memory_errors_named(advice: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute in one thread: with several, each of many small products waits for the slowest of them."""
+    """Compute in one thread: with several, each of many small products would wait for the slowest thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -138,7 +138,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Say whether the CPU has instructions for bfloat16; emulated, it is several times slower than float32."""
+    """Whether the CPU has instructions for bfloat16; emulated, it is several times slower than float32."""
     if not torch.backends.mkldnn.is_available():
         return False
     if platform.machine() in {"x86_64", "AMD64"}:

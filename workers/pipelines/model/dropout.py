@@ -1,4 +1,4 @@
-"""The dropout that a base brings along, and one for CPUs, where drawing torch's own mask costs a sixth of a training step."""
+"""A base's own dropout, and one for CPUs, where drawing torch's mask takes a sixth of a training step."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 import torch
 
-#: What modules and configs call the share that they drop, layers included, or the noise that they add.
+#: The names in modules and configs for the share that they drop, including whole layers, or for the noise that they add.
 _DRAWS = re.compile("drop|jitter")
 
 
 def own_dropout(model: Any) -> float:
-    """Return the largest probability with which a model drops anything while it is trained; 0 where it drops nothing."""
+    """Return the largest dropout probability of a model in training; 0 if it drops nothing."""
     found = [0.0]
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             found.append(float(module.p))
-        # Some models hold the number and call the function.
+        # Some models store only the number and call the function.
         found += [value for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
     return max(found)
 
 
 def drop_nothing(model: Any) -> None:
-    """Let a model compute in training as it does otherwise, drawing nothing at random."""
+    """Make a model compute in training as in evaluation, without drawing anything at random."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -48,16 +48,16 @@ class SixteenBitDropout(torch.nn.Module):  # type: ignore[misc]  # torch's types
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        #: Elements whose 16 bits, read as a signed integer, lie below this are dropped.
+        #: Elements whose 16 bits, read as a signed integer, are below this are dropped.
         self._threshold = round(p * 65536) - 32768
         self._scale = 65536 / (65536 - round(p * 65536))
 
     def forward(self, x: Any) -> Any:
-        """Return `x` of any shape with elements dropped while training, and as it is otherwise."""
+        """Return `x` of any shape, with elements dropped in training, and unchanged otherwise."""
         if not self.training:
             return x
         # `random_` fills all 64 bits only between these bounds.
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        # The backward pass keeps the mask, one byte an element, and not a copy of `x`.
+        # The backward pass keeps the mask, one byte per element, not a copy of `x`.
         return (x * self._scale).masked_fill_(bits < self._threshold, 0.0)

@@ -1,7 +1,8 @@
-"""Linear modules in 8 bits (LLM.int8, arXiv:2208.07339): what their weights are, and whether this processor computes with them.
+"""Linear modules in 8 bits (LLM.int8, arXiv:2208.07339): their weights, and whether this processor can compute with them.
 
-A weight has an int8 and its row a float32: W = codes · scale / 127. bitsandbytes quantises inputs too where nothing is trained, so that products are
-about a hundredth off; on processors without the instructions that it is written for, it may fail, or give something else.
+Each weight has an int8 and each row a float32: W = codes · scale / 127. bitsandbytes quantises inputs too if nothing is
+trained, so products are off by about a hundredth; on processors without the instructions it is written for, it may fail
+or give wrong results.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 
-#: How far products and gradients may be from those of the weights, as a share of their norm. Quantised inputs make it some 0.01.
+#: The allowed error of products and gradients, as a share of their norm. Quantised inputs make it about 0.01.
 _ALLOWED = 0.05
 _TOKENS = 8
 _LEVELS = 127.0
@@ -31,19 +32,19 @@ def eight_bit_modules(model: Any) -> Iterator[tuple[str, Any]]:
 
 def scales_of(module: Any) -> Any:
     """Return the scale of each row, (out,)."""
-    # The first pass moves them from the weight to the module's state.
+    # The first pass moves the scales from the weight to the module's state.
     return module.state.SCB if getattr(module.weight, "SCB", None) is None else module.weight.SCB
 
 
 def wide_weight(module: Any, dtype: torch.dtype) -> Any:
-    """Return the weight of a module in 8 bits, (out, in), as it computes with it."""
+    """Return the weight with which a module in 8 bits computes, (out, in)."""
     return (module.weight.data.float() * (scales_of(module).float() / _LEVELS)[:, None]).to(dtype)
 
 
 def keep_scales(model: Any) -> None:
-    """Let modules keep their scales where something puts their weight on a device after the first pass, as PEFT does for DoRA.
+    """Make modules keep their scales if their weight is moved to a device after the first pass, as PEFT does for DoRA.
 
-    bitsandbytes takes the scales from the weight again then, which has none any more.
+    bitsandbytes would take the scales from the weight again, which no longer has any.
     """
     for _, module in eight_bit_modules(model):
         module.register_forward_pre_hook(_with_scales)
@@ -55,7 +56,9 @@ def _with_scales(module: Any, _given: Any) -> None:
 
 
 def require_gradients(model: Any, dtype: torch.dtype) -> None:
-    """Check products and gradients of a module of each shape against its weights. Raises PipelineError ("base") where they are others."""
+    """Check products and gradients of a module of each shape against its weights. Raises PipelineError ("base") if they
+    differ.
+    """
     seen: set[tuple[int, int]] = set()
     for name, module in eight_bit_modules(model):
         shape = (module.out_features, module.in_features)

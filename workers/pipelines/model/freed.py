@@ -1,4 +1,4 @@
-"""What a process has freed goes back to the machine: what lies between other pieces, glibc would keep for itself."""
+"""Returning freed memory to the system: glibc would keep pieces that are between other pieces."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-#: mallopt(3): from this size on a piece is mapped by itself.
+#: mallopt(3): pieces of at least this size are mapped separately.
 _MMAP_THRESHOLD = -3
-#: A page of a processor's larger size, so that few of them are asked for (`GLIBC_TUNABLES` of a worker's child).
+#: The processor's larger page size, so that fewer pages are needed (`GLIBC_TUNABLES` of a worker's child).
 _MAPPED_BYTES = 2 * 2**20
 
 
 def give_back() -> None:
-    """Free what is in circles, and give back what is free: the heap's pages, and a card's cached blocks.
+    """Free reference cycles, and return free memory: the heap's pages, and a card's cached blocks.
 
-    What comes next may need pieces that none of the free ones is large enough for, and then the process would have both.
+    The next step may need pieces larger than any free one, and then the process would hold both.
     """
     gc.collect()
     if torch.cuda.is_initialized():
@@ -26,20 +26,20 @@ def give_back() -> None:
 
 
 def give_pages_back() -> None:
-    """Give the heap's free pages back, also those between pieces that are in use."""
+    """Return the heap's free pages, also those between pieces in use."""
     _of_glibc("malloc_trim", 0)
 
 
 def map_large_pieces() -> None:
-    """Have each large piece mapped by itself from now on, so that it goes back once it is freed, and leaves no gap.
+    """From now on, map each large piece separately, so that it is returned once it is freed, and leaves no gap.
 
-    A training with checkpointing takes half the memory by that, and the system an eighth of its time to make the pages.
+    This halves the memory of a training with checkpointing, and the system spends an eighth of the time on making pages.
     """
     _of_glibc("mallopt", _MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 def _of_glibc(name: str, *given: int) -> None:
-    """Call one of its functions; other C libraries have none of that name."""
+    """Call one of glibc's functions; other C libraries don't have it."""
     found: Any = getattr(ctypes.CDLL(None), name, None)
     if found is not None:
         found(*given)

@@ -1,4 +1,4 @@
-"""What an adapter puts around the modules of a base, kept for the next one of the same form: then only its matrices are read.
+"""An adapter's wrappers around a base's modules, kept for the next adapter of the same form: then only its matrices are read.
 
 PEFT takes a tenth of a second to wrap a small model's modules, and reads the same weights into the same places.
 """
@@ -18,9 +18,9 @@ from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import peft_config_of
 
-#: What of a config says nothing of the model.
+#: Keys of a config that don't affect the model.
 _UNREAD = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision")
-#: With one of these an adapter is more than its matrices.
+#: With any of these an adapter is more than its matrices.
 _MORE = (
     "alora_invocation_tokens",
     "layer_replication",
@@ -35,26 +35,28 @@ _MATRICES = ("lora_A.weight", "lora_B.weight")
 
 @dataclass(frozen=True)
 class KeptAdapter:
-    """A PeftModel whose adapter can be taken off and put on by exchanging modules."""
+    """A PeftModel whose adapter can be removed and added by exchanging modules."""
 
     worn: Any
     model: Any
     peft_config: Any
-    #: The config, without what says nothing of the model.
+    #: The config, without keys that don't affect the model.
     said: dict[str, Any]
     #: The matrices of the model by their names in a file.
     matrices: dict[str, Any]
-    #: Module, the name of its child, and what PEFT puts around that.
+    #: Module, the name of its child, and PEFT's wrapper around the child.
     places: Sequence[tuple[Any, str, Any]]
 
     @classmethod
     def of(cls, worn: Any, model: Any, adapter: Path) -> KeptAdapter | None:
-        """Return the adapter of a folder that `model` wears as the PeftModel `worn`; None for one that is more than its matrices."""
+        """Return the adapter in a folder that `model` has as the PeftModel `worn`; None for one that is more than its
+        matrices.
+        """
         from peft import get_peft_model_state_dict
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         config = worn.peft_config[worn.active_adapter]
-        # Loading sets the initialisation of all that leave the base alone.
+        # Loading sets this initialisation for all that don't change the base.
         if config.peft_type != "LORA" or config.bias != "none" or config.init_lora_weights is not True:
             return None
         if any(getattr(config, name, None) for name in _MORE):
@@ -71,13 +73,15 @@ class KeptAdapter:
         return cls(worn, model, model.peft_config, _said(adapter), matrices, places)
 
     def take_off(self) -> None:
-        """Leave the base with its own modules."""
+        """Restore the base's own modules."""
         for parent, child, module in self.places:
             setattr(parent, child, module.get_base_layer())
         del self.model.peft_config
 
     def put_on(self, adapter: Path) -> Any | None:
-        """Return the PeftModel with the matrices of another adapter's folder; None for one of another form, or that can't be read."""
+        """Return the PeftModel with the matrices in another adapter's folder; None for one of another form, or an
+        unreadable one.
+        """
         try:
             peft_config_of(adapter)
             if _said(adapter) != self.said:
@@ -91,7 +95,7 @@ class KeptAdapter:
                 for name, each in read.items():
                     self.matrices[name].copy_(each)
         except (OSError, ValueError, SafetensorError, PipelineError):
-            # Where it is loaded as any other, the error says what is wrong.
+            # Then it is loaded like any other, and the error says what is wrong.
             return None
         for parent, child, module in self.places:
             setattr(parent, child, module)

@@ -1,9 +1,9 @@
 """A base's weights in 4 bits, kept on disk: quantised once, and read by the attempts that follow.
 
-Below the folder of a base each entry is a folder of its own, by all that its bits depend on. It has the weights as bitsandbytes
-serialises them, and the SHA-256 of what a model held that was just quantised. That is computed again of each model that is made
-of an entry: where it is another, the entry is removed and the base quantised anew. Config and generation config are always the
-base's own.
+Each entry is a folder within the base's folder, named by everything that its bits depend on. It has the weights as
+serialised by bitsandbytes, and the SHA-256 of the freshly quantised model's contents. This is computed again for each
+model made from an entry: if it differs, the entry is removed and the base quantised again. Config and generation config
+are always the base's own.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from sdk.schemas.wire import digest_of
 from workers.pipelines.libraries import versions_of
 from workers.pipelines.model.device import Device, is_out_of_memory
 
-#: What of the libraries moves the bits, or how they are serialised.
+#: Libraries whose versions affect the bits, or how they are serialised.
 _LIBRARIES = ("accelerate", "bitsandbytes", "safetensors", "torch", "transformers")
 _WEIGHTS_FILE = "model.safetensors"
 _GENERATION_FILE = "generation_config.json"
 _DIGEST_FILE = "sha256"
-#: Held by who writes below a base's folder, and what that writes until it is whole.
+#: The lock of the process that writes in a base's folder, and the name of its files until they are complete.
 _LOCK, _PARTIAL = ".lock", ".partial"
-#: An entry is written only where so many times its size is free: the job needs the disk, too.
+#: An entry is written only if this many times its size is free: the job needs the disk, too.
 _ROOM = 2
 _READ_ONLY = 0o444
 
@@ -47,15 +47,15 @@ class KeptWeights:
     """The entry of one base under one recipe."""
 
     folder: Path
-    #: How the weights are packed, as a config says it.
+    #: How the weights are packed, in a config's terms.
     packing: Mapping[str, Any]
-    #: What became of it, in words for the job's log.
+    #: What happened to it, in words for the job's log.
     said: str = ""
 
     def read(self, base: Path, load: Callable[[Path], Any]) -> Any | None:
-        """Return the model that `load` makes of a folder with the entry's weights; None where there is none that can be used.
+        """Return the model that `load` makes from a folder with the entry's weights; None if there is no usable entry.
 
-        Memory that runs out is an error, as with the base itself.
+        Running out of memory is an error, as with the base itself.
         """
         if not self.folder.is_dir():
             return None
@@ -64,10 +64,10 @@ class KeptWeights:
             with tempfile.TemporaryDirectory(prefix="adapterctl-kept-") as view:
                 self._lay_out(base, Path(view))
                 model = load(Path(view))
-            # PEFT looks up there which vocabulary the base has.
+            # PEFT looks up the base's vocabulary there.
             model.name_or_path = model.config._name_or_path = str(base)
             if digest_of_model(model) == expected:
-                # When it was used last is what the cache is pruned by; it may be another user's.
+                # The cache is pruned by the time of last use; the entry may belong to another user.
                 with contextlib.suppress(OSError):
                     os.utime(self.folder)
                 self.said = "read in 4 bits from the node's cache"
@@ -82,7 +82,7 @@ class KeptWeights:
         return None
 
     def write(self, model: Any) -> None:
-        """Keep the weights of a model that was just quantised. Where that fails, it is said, and nothing is left."""
+        """Keep the weights of a freshly quantised model. If that fails, it is logged, and nothing is left."""
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with self._alone() as alone:
@@ -97,9 +97,9 @@ class KeptWeights:
 
     def _write(self, model: Any) -> None:
         partial = self.folder.with_name(_PARTIAL)
-        # What a killed process left.
+        # Left by a killed process.
         shutil.rmtree(partial, ignore_errors=True)
-        # What is tied is there once, under the name that comes first.
+        # Tied weights occur once, under the first name.
         tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         tied -= {name for name, _ in model.named_parameters()}
         stored = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
@@ -117,7 +117,7 @@ class KeptWeights:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _lay_out(self, base: Path, view: Path) -> None:
-        """Put into a folder what a model is made of: all but the weights is the base's."""
+        """Assemble a model's folder: everything except the weights is the base's."""
         config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig"))
         said = {**config, "quantization_config": self.packing}
         (view / CONFIG_FILE).write_text(json.dumps(said), encoding="utf-8")
@@ -127,7 +127,7 @@ class KeptWeights:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Hold the base's folder against others that write there, or yield False where somebody does."""
+        """Lock the base's folder for writing, or yield False if another process has it."""
         with (self.folder.parent / _LOCK).open("wb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,8 +140,8 @@ class KeptWeights:
 def kept_weights(folder: Path, packing: Any, packed: Sequence[str], dtype: str, device: Device) -> KeptWeights:
     """Return the entry below a base's folder for a recipe, the dtype of the rest, and this machine and its libraries.
 
-    `packing` is the recipe as transformers takes it, `packed` are the names of the modules that are in 4 bits under it: what
-    one asks to leave out, another leaves out by itself.
+    `packing` is the recipe for transformers, `packed` are the names of the modules that it puts into 4 bits: recipes
+    may leave out the same modules explicitly or implicitly.
     """
     key = digest_of(
         {
@@ -152,7 +152,7 @@ def kept_weights(folder: Path, packing: Any, packed: Sequence[str], dtype: str, 
             "dtype": dtype,
             "device": device.name,
             "instructions": torch.backends.cpu.get_cpu_capability(),
-            # Of double quantisation the offset is a mean, whose last bit depends on how many threads add it up.
+            # With double quantisation, the offset is a mean whose last bit depends on the number of threads.
             "threads": torch.get_num_threads(),
         }
     )
@@ -160,7 +160,7 @@ def kept_weights(folder: Path, packing: Any, packed: Sequence[str], dtype: str, 
 
 
 def digest_of_model(model: Any) -> str:
-    """Return the SHA-256 of all that a model holds: names, dtypes, shapes and bytes of parameters, scales and buffers."""
+    """Return the SHA-256 of everything in a model: names, dtypes, shapes and bytes of parameters, scales and buffers."""
     hasher = hashlib.sha256()
     for name, tensor in _held(model):
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -1,4 +1,4 @@
-"""A base's folder to a model: in native precision, or quantised in 4 bits, or 8, as QLoRA trains over it."""
+"""From a base's folder to a model: in native precision, or quantised to 4 or 8 bits for QLoRA."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from workers.pipelines.model.packed import (
 from workers.pipelines.model.precision import Share, cast, described, shares_of
 from workers.pipelines.model.silencing import missing_weights_silenced, silence
 
-#: On a CPU the 4-bit weights are kept in 16 bit as well if that takes at most this share of the available memory.
+#: On a CPU the 4-bit weights are also kept in 16 bits if that takes at most this share of the available memory.
 _WIDE_SHARE = 0.25
 
 
@@ -44,21 +44,21 @@ class LoadedBase:
     dtype: DtypeName
     #: None in native precision.
     quantization: QuantizationRecipe | None
-    #: "wide": the quantised values are held in 16 bit, so that no pass has to unpack them.
+    #: "wide": the quantised values are held in 16 bits, so that no pass has to unpack them.
     held: Literal["native", "packed", "wide"]
-    #: What of it is in which precision, before it was made wide.
+    #: Which parameters are in which precision, before widening.
     shares: Mapping[str, Share]
-    #: What came of the weights that are kept on disk, in words; empty where they have no part in it.
+    #: What happened to the weights kept on disk, in words; empty if they are not involved.
     origin: str = ""
 
     @property
     def said(self) -> str:
-        """What it is held as, and where it comes from, in words."""
+        """How it is held, and where it comes from, in words."""
         return f"{described(self.shares)}{self.origin and f', {self.origin}'}"
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """The number of parameters."""
         return sum(share.parameters for share in self.shares.values())
 
 
@@ -72,15 +72,15 @@ def load_base(
     classes: Classes | None = None,
     kept: Path | None = None,
 ) -> LoadedBase:
-    """Load a base, frozen and in evaluation mode; with `classes` under a fresh head that tells them apart, in float32.
+    """Load a base, frozen and in evaluation mode; with `classes` under a fresh classification head in float32.
 
-    `dtype` overrides the stored one in native precision. `held` says how quantised weights are held on a CPU, which moves
-    the last digits of each product; None: wide, where that leaves room. Under `quantization` the linear modules are in 4 bits with
-    one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype, but what transformers keeps
-    in float32. A base that is stored
-    in 4 bits is loaded as it is stored, whatever is asked for. `kept` is the folder that weights of this base in 4 bits are kept
-    in between attempts; those in 8 bits, and those below a head of classes, are always made anew. Raises PipelineError ("base") also where
-    this processor can't compute in 8 bits.
+    `dtype` overrides the stored one in native precision. `held` says how quantised weights are held on a CPU, which
+    affects the last digits of each product; None: wide, if memory allows. With `quantization` the linear modules are in
+    4 bits with one scale per 64 weights (QLoRA, arXiv:2305.14314, section 3) and the rest is in the compute dtype,
+    except what transformers keeps in float32. A base stored in 4 bits is loaded as it is stored, whatever is requested.
+    `kept` is the folder in which weights of this base in 4 bits are kept between attempts; those in 8 bits, and those
+    of a classifier, are always made again. Also raises PipelineError ("base") if this processor can't compute in 8
+    bits.
     """
     silence()
     packing = read_packing(base)
@@ -102,7 +102,7 @@ def load_base(
             entry.write(model)
     model = _frozen(model)
     if packing is not None:
-        # What lies beside packed weights is loaded as it is stored, whatever is asked for.
+        # The other tensors next to packed weights are loaded as they are stored, whatever is requested.
         cast(model, DTYPES[resolved], but=lambda name: is_in_head(name, head))
     shares = shares_of(model)
     states = [module.weight.quant_state for _, module in packed_modules(model) if is_in_four_bits(module)]
@@ -125,7 +125,7 @@ def load_base(
             "compute_dtype": resolved,
             "skipped_modules": skipped,
             "library_version": _bitsandbytes_version(),
-            # What the weights say themselves.
+            # From the weights themselves.
             **(
                 {"type": states[0].quant_type, "double_quant": states[0].nested, "block_size": states[0].blocksize}
                 if states
@@ -137,7 +137,9 @@ def load_base(
 
 
 def _skipped(model: Any, head: Sequence[str]) -> list[str]:
-    """Return the modules of a head, and the linear ones that are not packed, by their last part where no packed one has that too."""
+    """Return the modules of a head, and the linear ones that are not packed, by their last part unless a packed one has
+    that too.
+    """
     linear = {
         name: module
         for name, module in model.named_modules()
@@ -149,9 +151,9 @@ def _skipped(model: Any, head: Sequence[str]) -> list[str]:
 
 
 def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
-    """Load a whole model as it lies in a folder, heads and all, in evaluation mode. Raises PipelineError ("base").
+    """Load a complete model from a folder, including heads, in evaluation mode. Raises PipelineError ("base").
 
-    A tensor that its files lack, or that has another shape, is an error.
+    A tensor that is missing in its files, or has another shape, is an error.
     """
     silence()
     config = read_config(folder)
@@ -175,12 +177,12 @@ def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
 
 
 def native_dtype(base: Path, device: Device) -> DtypeName:
-    """Return the stored dtype of a base, or the nearest one that the device computes in."""
+    """Return the stored dtype of a base, or the nearest one in which the device computes."""
     return _computable(dtype_name(read_config(base).dtype), device)
 
 
 def dtype_to_be(base: Path, recipe: QuantizationRecipe | None, device: Device) -> DtypeName:
-    """Return the dtype that a base is loaded in, where nobody asks for another: of all of it, or of what a recipe leaves wide."""
+    """Return the default dtype for loading a base: for all of it, or for what a recipe leaves unquantised."""
     return native_dtype(base, device) if recipe is None else _computable(recipe.compute_dtype, device)
 
 
@@ -206,7 +208,7 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                # A base may have the head of another task.
+                # A base may have another task's head.
                 ignore_mismatched_sizes=classes is not None,
                 output_loading_info=True,
             )
@@ -225,16 +227,16 @@ def _frozen(model: Any) -> Any:
         parameter.requires_grad_(False)
     for module in (each for _, each in packed_modules(model) if is_in_four_bits(each)):
         # On CPUs with AVX512-BF16 a forward pass in evaluation mode repacks the weight in place, after which the
-        # backward pass stops there and nothing is learnt.
+        # backward pass stops there, and nothing is learnt.
         module.support_avx512bf16_for_cpu = False
     return model.eval()
 
 
 def _computable(dtype: DtypeName, device: Device) -> DtypeName:
-    """Return `dtype`, or what the device has in its place."""
+    """Return `dtype`, or the device's substitute for it."""
     if dtype == "float32" or dtype == device.compute_dtype:
         return dtype
-    # A GPU with bfloat16 multiplies float16 too; its narrow range is what trainings overflow.
+    # A GPU with bfloat16 multiplies float16 too, but trainings overflow its narrow range.
     return device.compute_dtype
 
 

@@ -1,4 +1,4 @@
-"""Linear modules in 4 bits, or 8: which they are, how they are made, and the plain ones that hold the same values."""
+"""Linear modules in 4 or 8 bits: which they are, how they are made, and plain ones with the same values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.pipelines.model.eight_bits import wide_weight
 
 
 def held_as(recipe: QuantizationRecipe | None) -> dict[str, JsonScalar] | None:
-    """Return what of a recipe moves what a base predicts, but for the names of modules that were left out."""
+    """Return the part of a recipe that affects a base's predictions, except the names of modules that were left out."""
     if recipe is None:
         return None
     return {
@@ -31,7 +31,7 @@ def held_as(recipe: QuantizationRecipe | None) -> dict[str, JsonScalar] | None:
 
 
 def packing_config(quantization: QuantizationRecipe, dtype: DtypeName, head: Sequence[str]) -> Any:
-    """Return the configuration by which transformers has a model in 4 bits, or 8, but for the modules of a head."""
+    """Return the configuration with which transformers loads a model in 4 or 8 bits, except the modules of a head."""
     skipped = sorted({*quantization.skipped_modules, *head}) or None
     if quantization.type == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
@@ -45,7 +45,7 @@ def packing_config(quantization: QuantizationRecipe, dtype: DtypeName, head: Seq
 
 
 def quantised_names(base: Path, quantization: QuantizationRecipe, classes: Classes | None) -> list[str]:
-    """Return the full names of the modules that a training under a recipe has quantised. No weights are loaded."""
+    """Return the full names of the modules that a training with this recipe has quantised. No weights are loaded."""
     from transformers.quantizers import AutoHfQuantizer
 
     head = [] if classes is None else read_blueprint(base, classes).head
@@ -59,21 +59,23 @@ def quantised_names(base: Path, quantization: QuantizationRecipe, classes: Class
 def default_recipe(
     device: Device, quant_type: Literal["nf4", "fp4", "int8"] = "nf4", *, double_quant: bool = True
 ) -> QuantizationRecipe:
-    """Return 4 bits, by default NF4 with double quantisation, or 8 with a scale a row, and the dtype that the device computes in."""
+    """Return a recipe with 4 bits, by default NF4 with double quantisation, or with 8 and a scale per row, and the
+    device's compute dtype.
+    """
     if quant_type == "int8":
         return QuantizationRecipe(type=quant_type, compute_dtype=device.compute_dtype)
     return QuantizationRecipe(type=quant_type, double_quant=double_quant, compute_dtype=device.compute_dtype)
 
 
 def packed_modules(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (full name, module) of the linear modules in 4 bits, or 8."""
+    """Yield (full name, module) for the linear modules in 4 or 8 bits."""
     for name, module in model.named_modules():
         if is_packed(module):
             yield name, module
 
 
 def widen(model: Any, dtype: torch.dtype) -> None:
-    """Replace each packed linear module by a plain one that holds the same, dequantised values in `dtype`.
+    """Replace each packed linear module by a plain one with the same dequantised values in `dtype`.
 
     `Linear4bit` unpacks its weight in every forward and every backward pass; the products are the same numbers. `Linear8bitLt` does so
     in training, and rounds its inputs to 8 bits otherwise, which a plain module does not.
@@ -92,13 +94,13 @@ def widen(model: Any, dtype: torch.dtype) -> None:
             plain.bias = torch.nn.Parameter(module.bias.data.to(weight.dtype), requires_grad=False)
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, plain.train(module.training))
-    # The model is a plain one now, and libraries that ask should be told so.
+    # The model is plain now, and libraries that check should see that.
     for attribute in ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "hf_quantizer", "quantization_method"):
         if attribute in vars(model):
             delattr(model, attribute)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    # Nor are there packed weights to be written as they were read.
+    # Nor are there any packed weights to write back.
     if conversions := getattr(model, "_weight_conversions", None):
         model._weight_conversions = [each for each in conversions if not _unpacks(each)]
 
@@ -110,21 +112,21 @@ def _unpacks(conversion: Any) -> bool:
 
 
 def is_packed(module: Any) -> bool:
-    """Tell whether a module is a linear one in 4 bits, or 8."""
+    """Whether a module is a linear one in 4 or 8 bits."""
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     return isinstance(module, Linear4bit | Linear8bitLt)
 
 
 def is_in_four_bits(module: Any) -> bool:
-    """Tell whether a module is a linear one in 4 bits."""
+    """Whether a module is a linear one in 4 bits."""
     from bitsandbytes.nn import Linear4bit
 
     return isinstance(module, Linear4bit)
 
 
 def multiplies_in_eight_bits(model: Any) -> bool:
-    """Tell whether what a model makes of a token depends a little on the others of a pass: bitsandbytes computes the column of an input
-    above 6 in 16 bits for all of them.
+    """Whether a token's result depends slightly on the other tokens of a pass: if one has an input above 6,
+    bitsandbytes computes that column in 16 bits for all of them.
     """
     return any(not is_in_four_bits(module) for _, module in packed_modules(model))

@@ -1,7 +1,7 @@
-"""What a loaded base really is: how many of its parameters are in which precision, and how many bytes they take.
+"""The real precision of a loaded base: how many of its parameters are in which precision, and how many bytes they take.
 
-bitsandbytes packs linear modules. Embeddings, norms, the head, and experts that a model holds as one stacked parameter stay
-as they are, so that of a mixture of experts most may be in 16 bit.
+bitsandbytes packs linear modules. Embeddings, norms, the head, and experts that a model stores as one stacked parameter
+stay as they are, so most of a mixture of experts may be in 16 bits.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _PACKED = ("nf4", "fp4", "int8")
 
 @dataclass(frozen=True)
 class Share:
-    """The parameters of a model that have one precision."""
+    """The parameters of a model with the same precision."""
 
     parameters: int
-    #: With the scales of what is packed.
+    #: Including the scales of packed weights.
     size_bytes: int
 
 
 def shares_of(model: Any) -> dict[str, Share]:
-    """Return what of a model is in which precision, as nf4 or bfloat16: what is packed first, then by name.
+    """Return which parameters of a model are in which precision, such as nf4 or bfloat16: packed ones first, then by name.
 
-    A tied parameter counts once. The model is as it was loaded, not yet made wide.
+    A tied parameter counts once. The model must be as loaded, not widened yet.
     """
     found: dict[str, tuple[int, int]] = {}
     for parameter in model.parameters():
@@ -52,9 +52,10 @@ def shares_of(model: Any) -> dict[str, Share]:
 
 
 def cast(model: Any, dtype: torch.dtype, *, but: Callable[[str], bool] = lambda name: False) -> None:
-    """Put in `dtype` what the library would load in it: neither packed weights nor what it keeps in float32, such as routers.
+    """Convert to `dtype` what the library would load in it: neither packed weights nor what it keeps in float32, such
+    as routers.
 
-    Left as it is stays what `but` says of a parameter's name.
+    Parameters for whose name `but` is true stay as they are.
     """
     wanted = dtypes_in(model, dtype)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -63,7 +64,7 @@ def cast(model: Any, dtype: torch.dtype, *, but: Callable[[str], bool] = lambda 
 
 
 def dtypes_in(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """Return the type that each parameter and buffer has where the library loads a model in `dtype`."""
+    """Return the type of each parameter and buffer when the library loads a model in `dtype`."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
@@ -76,7 +77,9 @@ def dtypes_in(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 
 def described(shares: Mapping[str, Share]) -> str:
-    """Say which share of the parameters is in which precision, as `nf4 24.3 %, bfloat16 75.7 % of 46,703,104 parameters`."""
+    """Return in words which share of the parameters is in which precision, as `nf4 24.3 %, bfloat16 75.7 % of
+    46,703,104 parameters`.
+    """
     total = sum(share.parameters for share in shares.values())
     parts = (f"{name} {100 * share.parameters / total:.1f} %" for name, share in shares.items())
     return f"{', '.join(parts)} of {total:,} parameters"

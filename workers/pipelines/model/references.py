@@ -1,4 +1,4 @@
-"""The last look at a base's small files, in the process that gives them to a library: whatever way they came here."""
+"""The last check of a base's small files, in the process that passes them to a library, wherever they came from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.pipelines.errors import PipelineError
 
 
 def require_self_contained(base: Path) -> None:
-    """Raise PipelineError ("base") where a file of a base's folder would have a library look outside of it."""
+    """Raise PipelineError ("base") if a file in a base's folder would make a library read outside it."""
     for name, most_bytes in REFERRING_FILES.items():
         try:
             with (base / name).open("rb") as file:

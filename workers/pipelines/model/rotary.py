@@ -1,4 +1,4 @@
-"""Rotary frequencies that depend on how long a sequence is, so that rows of one pass would turn each other's."""
+"""Rotary frequencies that depend on the length of a sequence, so that rows in one pass would affect each other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 
 def turns_at(model: Any) -> int | None:
-    """Return of how many tokens a pass is in which a model turns all of them by other frequencies than in a shorter one; None: it never does.
+    """Return from how many tokens on a model uses other frequencies for a whole pass than for shorter ones; None: it
+    never does.
 
-    Bases of the type "longrope" (Phi-3 and Phi-4 of 128k tokens) have a second set of frequencies, for sequences beyond the length that
-    they were first trained on (https://arxiv.org/abs/2402.13753); transformers chooses it for a whole pass, by its longest row.
+    Bases of the type "longrope" (Phi-3 and Phi-4 with 128k tokens) have a second set of frequencies, for sequences
+    beyond the length that they were first trained on (https://arxiv.org/abs/2402.13753); transformers chooses the set
+    for a whole pass, by its longest row.
     """
     config = model.config.get_text_config()
     within = [
@@ -22,13 +24,13 @@ def turns_at(model: Any) -> int | None:
 
 
 def follows_each_length(model: Any) -> bool:
-    """Say whether a model's frequencies are of the longest sequence that it has seen, as those of the type "dynamic" are."""
+    """Whether a model's frequencies depend on the longest sequence that it has seen, as for the type "dynamic"."""
     return any(said.get("rope_type") == "dynamic" for said in _said(model.config.get_text_config()))
 
 
 def parts(lengths: Sequence[int], rows: int, turns: int | None, *, beyond: int | None = None) -> Iterator[slice]:
-    """Yield which of some rows, the longest first, a pass is over: of up to `rows` rows that are turned alike, or `beyond` of those of
-    `turns` tokens and more.
+    """Yield the rows of each pass, the longest first: up to `rows` rows with the same frequencies, or up to `beyond`
+    rows of at least `turns` tokens.
 
     >>> list(parts([9, 8, 3, 2, 1], 2, 9))
     [slice(0, 1, None), slice(1, 3, None), slice(3, 5, None)]
@@ -40,6 +42,6 @@ def parts(lengths: Sequence[int], rows: int, turns: int | None, *, beyond: int |
 
 
 def _said(config: Any) -> list[Mapping[str, Any]]:
-    """Return what a config says of its frequencies: once, or once for each kind of its layers."""
+    """Return a config's settings of frequencies: one, or one for each kind of layer."""
     said = getattr(config, "rope_parameters", None) or {}
     return [said, *(each for each in said.values() if isinstance(each, Mapping))]

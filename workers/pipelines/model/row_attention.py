@@ -1,8 +1,8 @@
-"""Attention over rows that lie beside each other in one sequence: torch's kernel takes each by itself, so no mask is computed.
+"""Attention over several rows in one sequence: torch's kernel computes each separately, so no mask is needed.
 
-transformers tells packed rows apart by a mask of all tokens by all tokens, with which attention on a CPU is several times
-slower. Here that mask is read once a pass: where each token looks at its own row, up to itself, and at nothing else, the lengths of the rows
-are all that attention needs. Any other mask is used as it is.
+transformers separates packed rows by a mask of all tokens by all tokens, with which attention on a CPU is several times
+slower. Here that mask is read once per pass: if each token attends exactly to its own row up to itself, attention needs
+only the lengths of the rows. Any other mask is used as it is.
 
 >>> mask = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
 >>> row_lengths(mask).tolist()
@@ -18,15 +18,15 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-#: What transformers calls it, beside its own "sdpa".
+#: Its name in transformers, next to transformers' own "sdpa".
 ROW_ATTENTION = "sdpa_row_by_row"
 _PLAIN = "sdpa"
 
 
 def row_lengths(mask: Any) -> Any | None:
-    """Return the lengths of the rows that a mask tells apart, (rows,); None where it says anything else.
+    """Return the lengths of the rows that a mask separates, (rows,); None if it means anything else.
 
-    `mask` is (tokens, tokens), true where a token looks at another.
+    `mask` is (tokens, tokens), true where a token attends to another.
     """
     tokens = len(mask)
     at = torch.arange(tokens, device=mask.device)
@@ -41,7 +41,7 @@ def row_lengths(mask: Any) -> Any | None:
 
 
 def take_rows_alone(model: Any, wanted: bool = True) -> bool:
-    """Let a model of transformers attend row by row, or as it did before. Return whether it does."""
+    """Switch a transformers model to attention row by row, or back. Return whether it is switched."""
     said = model.config.get_text_config()._attn_implementation
     if said not in (_PLAIN, ROW_ATTENTION):
         return False
@@ -51,7 +51,9 @@ def take_rows_alone(model: Any, wanted: bool = True) -> bool:
 
 
 def _mask(**asked: Any) -> Any | None:
-    """Return what `_attend` is told: lengths of rows, (rows,), or a mask as transformers makes it; None: each token looks at all before."""
+    """Return the mask for `_attend`: lengths of rows, (rows,), or transformers' own mask; None: each token attends to
+    all before it.
+    """
     mask = sdpa_mask(**asked)
     if mask is None or mask.dtype != torch.bool or mask.shape[:2] != (1, 1) or mask.shape[2] != mask.shape[3]:
         return mask
@@ -62,7 +64,7 @@ def _mask(**asked: Any) -> Any | None:
 def _attend(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any | None, **rest: Any
 ) -> tuple[Any, Any | None]:
-    """Return (1, tokens, heads, width) of queries, keys and values, (1, heads, tokens, width) each."""
+    """Return (1, tokens, heads, width) for queries, keys and values, (1, heads, tokens, width) each."""
     if attention_mask is None or attention_mask.ndim > 1:
         found: tuple[Any, Any | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
         return found

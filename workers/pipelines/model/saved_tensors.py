@@ -1,7 +1,8 @@
-"""What is kept for a backward pass in 32 bits and is really of 16 takes half as much, and what is kept twice is kept once.
+"""Tensors kept for a backward pass in 32 bits but with 16 bits of information take half as much, and equal ones are kept once.
 
-A and B are computed in float32, so each keeps a float32 copy of its input, and a norm one of the hidden states: of numbers
-that the base has in 16 bits. Here the 16 bits are kept, once for all copies, and widened again when their turn comes. No number changes.
+A and B are computed in float32, so each keeps a float32 copy of its input, and a norm one of the hidden states,
+although the base has these numbers in 16 bits. Here the 16 bits are kept, once for all copies, and widened again when
+needed. No number changes.
 
 >>> with narrow_saved(torch.bfloat16):
 ...     x = torch.tensor([1.5, 2.5] * 4096, requires_grad=True)
@@ -21,14 +22,14 @@ from typing import Any
 
 import torch
 
-#: Tensors of fewer numbers are kept as they are.
+#: Smaller tensors are kept as they are.
 _LEAST_NUMBERS = 4096
-#: So many of the latest tensors are looked at for an equal one: the inputs of a layer's attention, and of its norm.
+#: How many of the latest tensors are searched for an equal one: the inputs of a layer's attention, and of its norm.
 _LATEST = 4
 
 
 class _Narrow:
-    """A tensor of 16 bits that stands for one of 32."""
+    """A 16-bit tensor that stands for a 32-bit one."""
 
     def __init__(self, tensor: Any) -> None:
         self.tensor = tensor
@@ -36,7 +37,7 @@ class _Narrow:
 
 @contextmanager
 def narrow_saved(dtype: Any) -> Iterator[None]:
-    """Keep what a forward pass saves in float32 as `dtype`, of 16 bits, where that loses nothing. `dtype` float32: as it is."""
+    """Keep what a forward pass saves in float32 as the 16-bit `dtype` if that loses nothing. `dtype` float32: unchanged."""
     if dtype.itemsize >= torch.float32.itemsize:
         yield
         return
@@ -65,7 +66,7 @@ def _unpack(kept: Any) -> Any:
 
 
 def _is_equal(one: Any, other: Any) -> bool:
-    """Say whether two tensors are the same bits at the same places, looked at eight bytes at a time."""
+    """Whether two tensors have the same bits at the same places, compared eight bytes at a time."""
     if one.stride() != other.stride():
         return False
     wide = one.is_contiguous() and one.nbytes % 8 == 0 and not any(_offset_bytes(each) % 8 for each in (one, other))

@@ -1,7 +1,8 @@
-"""The parameters of a model whose config says little: `python -m workers.pipelines.model.shapes`.
+"""The parameters of a model whose config tells little: `python -m workers.pipelines.model.shapes`.
 
-Standard input is a `config.json`; the last line of standard output is `{"shapes"}`, name to shape as the model's library has them,
-or `{"refused"}` with a sentence. The config may be a stranger's, so the process has no network where the system allows that.
+Standard input is a `config.json`; the last line of standard output is `{"shapes"}`, name to shape as in the model's
+library, or `{"refused"}` with a sentence. The config may be untrusted, so the process has no network if the system
+allows that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from workers.pipelines.sandbox import die_with_parent, leave_network
 
 
 def shapes_of_config(config: bytes) -> dict[str, list[int]]:
-    """Return name and shape of each parameter, what is tied once. Raises PipelineError."""
+    """Return name and shape of each parameter, tied ones once. Raises PipelineError."""
     from workers.pipelines.model.blueprint import blank_model
 
     with tempfile.TemporaryDirectory() as folder:
@@ -29,15 +30,15 @@ def shapes_of_config(config: bytes) -> dict[str, list[int]]:
         try:
             model = blank_model(Path(folder))
         except PipelineError as error:
-            # Whoever gave the config has no such folder.
+            # The caller doesn't know this folder.
             raise PipelineError(error.reason, error.message.replace(folder, CONFIG_FILE)) from error
     return {name: list(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def main() -> int:
-    """Answer the config on standard input."""
+    """Answer for the config on standard input."""
     config = sys.stdin.buffer.read()
-    # Before the libraries, which start threads.
+    # Before importing the libraries, which start threads.
     leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,4 +1,4 @@
-"""One base in memory, on which one adapter after the other is put, each finding it as it was loaded."""
+"""One base in memory for one adapter after the other; each finds it as it was loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.pipelines.model.causality import fixed_texts, logits_of
 from workers.pipelines.model.kept_adapter import KeptAdapter
 from workers.pipelines.model.loading import LoadedBase
 
-#: What a tensor of the base is known by: name, type, shape, place in memory, and how often it was written to.
+#: What identifies a tensor of the base: name, type, shape, place in memory, and how often it was written to.
 _Held = tuple[str, Any, tuple[int, ...], int, int]
 
 _Read = TypeVar("_Read")
@@ -24,26 +24,28 @@ _Read = TypeVar("_Read")
 class SharedBase:
     """Bases that are loaded once for all adapters over them, one base at a time.
 
-    Some adapters change the base itself: their initialisation (PiSSA, OLoRA), their biases or their vocabulary. So after
-    each that was taken off, the bare base must hold the same tensors, and predict the same bit for bit; where it does
-    not, it is loaded afresh.
+    Some adapters change the base itself: their initialisation (PiSSA, OLoRA), their biases or their vocabulary. So
+    after removing each adapter, the bare base must have the same tensors and predict the same bit for bit; if it
+    doesn't, it is loaded again.
     """
 
     def __init__(self) -> None:
         self._key: object = None
         self._bare: _Bare | None = None
-        #: The last adapter over it that is no more than its matrices.
+        #: The last adapter over it that consists only of its matrices.
         self._kept: KeptAdapter | None = None
-        #: Whether the base was found as it was loaded, and nothing was put on since.
+        #: Whether the base was found to be as loaded, and no adapter was added since.
         self._untouched = False
-        #: The folder that was read last, and what each reader found there.
+        #: The folder that was read last, and each reader's result.
         self._folder: Path | None = None
         self._found: dict[object, Any] = {}
         #: How often a base was loaded.
         self.loads = 0
 
     def of_folder(self, base: Path, read: Callable[[Path], _Read]) -> _Read:
-        """Return what `read` finds in a base's folder, read once as long as no other is asked for. Raises what `read` does."""
+        """Return the result of `read` for a base's folder, cached until another folder is requested. Raises what `read`
+        raises.
+        """
         if self._folder != base:
             self._folder, self._found = base, {}
         if read not in self._found:
@@ -51,8 +53,8 @@ class SharedBase:
         return cast("_Read", self._found[read])
 
     def tokenizer(self, base: Path, load: Callable[[Path], Any]) -> Any:
-        """Return the tokenizer that `load` gives of a base's folder, as `of_folder` does, to each caller a copy, whose chat
-        template it may set.
+        """Return the tokenizer that `load` returns for a base's folder, cached as in `of_folder`; each caller gets a
+        copy, and may set its chat template.
         """
         return copy.copy(self.of_folder(base, load))
 
@@ -65,10 +67,11 @@ class SharedBase:
         load: Callable[[], LoadedBase],
         logits: Callable[[Any, Any], Any] = logits_of,
     ) -> Iterator[tuple[LoadedBase, Any]]:
-        """Yield the base that `load` gives, or that is held under `key`, and a model of it with the adapter of a folder, or bare.
+        """Yield the base that `load` returns, or that is held under `key`, and a model of it with the adapter in a
+        folder, or bare.
 
-        `logits` are what the model says of tokens, (batch, seq). Raises PipelineError for an adapter that does not fit, and what
-        `load` raises.
+        `logits` computes the model's logits for tokens, (batch, seq). Raises PipelineError for an adapter that does not
+        fit, and what `load` raises.
         """
         bare = self._base(key, load, logits)
         model = bare.loaded.model
@@ -84,7 +87,7 @@ class SharedBase:
                 kept = KeptAdapter.of(worn, model, adapter)
             yield bare.loaded, worn
         except BaseException:
-            # An adapter that is half on can't be taken off.
+            # An adapter that is only half added can't be removed.
             self._bare = self._kept = None
             raise
         if kept is None:
@@ -94,7 +97,9 @@ class SharedBase:
             self._kept = kept
 
     def bare(self, *, key: object, load: Callable[[], LoadedBase], read: Callable[[Any], _Read]) -> _Read:
-        """Return what `read` finds of the bare language model, found once as long as this base is held. Raises PipelineError."""
+        """Return the result of `read` for the bare language model, cached as long as this base is held. Raises
+        PipelineError.
+        """
         bare = self._base(key, load, logits_of)
         if bare.read is None:
             bare.read = read(bare.loaded.model)
@@ -103,7 +108,7 @@ class SharedBase:
     def _base(self, key: object, load: Callable[[], LoadedBase], logits: Callable[[Any, Any], Any]) -> _Bare:
         bare = self._bare
         if bare is None or key != self._key or not (self._untouched or bare.is_as_loaded()):
-            # The one before goes first: two would not fit.
+            # The previous one is freed first: two would not fit.
             self._bare = self._kept = bare = None
             loaded = load()
             self.loads += 1
@@ -121,7 +126,7 @@ class _Bare:
         self._texts = fixed_texts(loaded.model)[:1]
         self._logits = logits(loaded.model, self._texts)
         self._held = _held(loaded.model)
-        #: What was found of it bare.
+        #: Results for the bare base.
         self.read: object = None
 
     def is_as_loaded(self) -> bool:
@@ -141,17 +146,17 @@ def _held(model: Any) -> list[_Held]:
 
 
 def _take_off(worn: Any, model: Any) -> None:
-    """Take an adapter off its base, as far as PEFT can; whether the base is as before is seen where it is used next."""
+    """Remove an adapter from its base, as far as PEFT can; whether the base is as before is checked at its next use."""
     from peft.utils import ModulesToSaveWrapper
 
-    # PEFT leaves what an adapter has whole, as a classification's head, in the place of the base's own.
+    # PEFT leaves an adapter's whole modules, such as a classification's head, in place of the base's own.
     own = {name: each.original_module for name, each in model.named_modules() if isinstance(each, ModulesToSaveWrapper)}
-    # What PEFT can't take off is loaded afresh.
+    # If PEFT can't remove it, the base is loaded again.
     with suppress(AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         worn.unload()
         for name, module in own.items():
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module)
     if hasattr(model, "peft_config"):
-        # PEFT adds the next adapter to those that it still finds named here.
+        # PEFT would add the next adapter to those that are still named here.
         del model.peft_config

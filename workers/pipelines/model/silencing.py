@@ -1,4 +1,4 @@
-"""What the libraries would say on the terminal, and is kept off it."""
+"""Keeping the libraries' output off the terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def deprecations_silenced() -> Iterator[None]:
 
 @contextlib.contextmanager
 def missing_weights_silenced() -> Iterator[None]:
-    """Silence the table of weights that a base's files lack, which is looked at here."""
+    """Silence the table of weights missing in a base's files, which is checked here."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,8 +1,8 @@
 """Parameters of a base that are trained themselves: biases, and modules of which PEFT trains a copy.
 
-They are held in float32, as the matrices of an adapter are, so that small steps are not lost. Their modules compute with them
-rounded to the precision that the base has: before the first step as the base does, bit by bit, and later as whoever loads the saved
-adapter over the base will.
+They are held in float32, like the matrices of an adapter, so that small steps are not lost. Their modules compute with
+them rounded to the base's precision: before the first step exactly like the base, and later like the saved adapter when
+it is loaded over the base.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 
 from sdk.formats.adapter_files import base_parameter, unwrapped
 
-#: Where a PeftModel keeps its base's own biases, by their names in the base, and the modules that round.
+#: The attributes in which a PeftModel keeps its base's own biases, by their names in the base, and the modules that round.
 _BIASES, _ROUNDING = "adapterctl_biases", "adapterctl_rounding"
 
 
 def widen_trained(model: Any) -> None:
-    """Hold all that is trained of a PeftModel in float32; nothing that is computed changes."""
+    """Hold everything that is trained in a PeftModel in float32; results don't change."""
     rounding = []
     for name, module in model.named_modules():
         trained = {
@@ -29,7 +29,7 @@ def widen_trained(model: Any) -> None:
         narrow = {of: each.dtype for of, each in trained.items() if each.dtype != torch.float32}
         for parameter in trained.values():
             parameter.data = parameter.data.float()
-        # LoRA's own modules, and rows of embeddings, are brought to what they meet by PEFT.
+        # PEFT itself converts the types of LoRA's own modules and of rows of embeddings.
         if narrow and "lora_" not in name and not isinstance(module, torch.nn.ParameterDict):
             module.forward = _rounding(module, narrow)
             rounding.append(module)
@@ -37,18 +37,18 @@ def widen_trained(model: Any) -> None:
 
 
 def biases_of(model: Any) -> dict[str, Any]:
-    """Return copies of the biases of a base, by name; PEFT changes them in place, and taking an adapter off brings none back."""
+    """Return copies of a base's biases by name; PEFT changes them in place, and removing an adapter doesn't restore them."""
     return {name: each.detach().clone() for name, each in model.named_parameters() if name.endswith(".bias")}
 
 
 def keep_biases(model: Any, biases: dict[str, Any]) -> None:
-    """Remember with a PeftModel what `biases_of` its base were."""
+    """Store the result of `biases_of` the base with a PeftModel."""
     setattr(model, _BIASES, biases)
 
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
-    """Let a PeftModel compute as its base does, its biases included."""
+    """Make a PeftModel compute like its base, including biases."""
     trained = [(parameter, parameter.data) for parameter, _ in _with_own_bias(model)]
     try:
         for parameter, bias in _with_own_bias(model):
@@ -61,7 +61,7 @@ def without_adapter(model: Any) -> Iterator[None]:
 
 
 def restore_base(model: Any) -> None:
-    """Give the base of a PeftModel its own biases, and its modules their own way to compute."""
+    """Restore the biases of a PeftModel's base, and how its modules compute."""
     for parameter, bias in _with_own_bias(model):
         parameter.data = bias
     for module in getattr(model, _ROUNDING, []):
@@ -69,7 +69,7 @@ def restore_base(model: Any) -> None:
 
 
 def _with_own_bias(model: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each bias of the base within a PeftModel, and what it was without the adapter."""
+    """Yield each bias of the base within a PeftModel, and its value without the adapter."""
     kept: dict[str, Any] = getattr(model, _BIASES, {})
     for name, parameter in model.named_parameters() if kept else ():
         own = kept.get(unwrapped(base_parameter(name) or ""))

@@ -1,4 +1,4 @@
-"""An evaluation as it was ordered."""
+"""Running an evaluation from its order."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 ORDER = EvaluationOrder
 
-#: After these nothing more can be scored here either.
+#: Reasons after which nothing more can be scored here.
 _OF_THE_MACHINE = frozenset({FailureReason.DISK_FULL})
 
 
 def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
-    """Score the items, those over one base together; what can't be scored loses only its own scores.
+    """Score the items, grouped by base; an item that can't be scored loses only its own scores.
 
-    Raises the first error where nothing could be scored.
+    Raises the first error if nothing could be scored.
     """
     outcomes: dict[int, EvaluationReport | AsRecorded | ItemFailure] = {}
     bases = SharedBase()
@@ -40,10 +40,10 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
         except PipelineError as error:
             if error.reason in _OF_THE_MACHINE:
                 raise
-            # Of the error itself nothing is kept: it holds the model that it was raised amid.
+            # The error itself is not kept: it would keep the model alive in which it was raised.
             outcomes[index] = ItemFailure(reason=error.reason, message=error.message)
         except Exception as error:  # noqa: BLE001  # whatever an adapter breaks, the others are scored
-            # The job's log has it, as that of a job that failed.
+            # It goes to the job's log, as for a failed job.
             traceback.print_exc()
             said = (str(error).splitlines() or [""])[0][:300]
             outcomes[index] = ItemFailure(
@@ -57,7 +57,7 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
 
 
 def _first_over(order: EvaluationOrder, index: int) -> tuple[int, int]:
-    """The number of the first item for which the same is loaded, and its own."""
+    """A sort key: the number of the first item with the same base loaded in the same way, and the item's own number."""
     loaded = [(item.base, item.quantization, item.labels if item.adapter else None) for item in order.items]
     return loaded.index(loaded[index]), index
 

@@ -1,4 +1,4 @@
-"""Which of several choices a model finds likeliest: accuracy by summed log-likelihood, as lm-evaluation-harness has it."""
+"""Which of several choices is most likely for a model: accuracy by summed log-likelihood, as in lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from workers.pipelines.data.choices import Question
 from workers.pipelines.data.examples import Example
 from workers.pipelines.scoring.row_scores import RowScores
 
-#: Goes up when a score would be another number.
+#: Increased whenever a score would change.
 CHOICES_VERSION = 1
 
 
 def score_choices(
     questions: Sequence[Question], losses: Iterable[tuple[Example, float]], scored: RowScores
 ) -> dict[str, float]:
-    """Add to `scored` what each row makes of its choices, of which `losses` are; return the means, nothing of no questions.
+    """Add each row's result to `scored`, given the `losses` of the choices; return the means, empty without questions.
 
-    `acc`: the right choice has the greatest log-likelihood, summed over its tokens; `acc_norm`: it has the greatest by byte of
-    its text in UTF-8. Of equal ones the first is taken. A row with a choice whose log-likelihood is no number has neither, and
-    is counted.
+    `acc`: the right choice has the greatest log-likelihood, summed over its tokens; `acc_norm`: it has the greatest per
+    byte of its text in UTF-8. Of equal ones the first counts. A row with a choice whose log-likelihood is not a number
+    has neither, and is counted.
     """
     of = {id(example): loss for example, loss in losses}
     failed = []

@@ -1,4 +1,4 @@
-"""Whether a generated text is code: it parses, and nothing of it is run."""
+"""Whether a generated text is code: it is parsed, never run."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import warnings
 
 #: A fence of Markdown on a line of its own, with the language of what follows.
 _FENCE = re.compile(r"^( {0,3}+)(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^\n`]*+$", re.MULTILINE)
-#: How the language is called.
+#: Names of the language.
 _PYTHON = re.compile(r"(?:\{?\.?py(?:thon)?(?:[23](?:\.[0-9]+)*)?\}?)?")
-#: Longer texts are no answers, and the parser of deeply nested ones may take the process down.
+#: Longer texts aren't answers, and deeply nested ones may crash the parser and the process.
 _MOST_CHARACTERS = 200_000
 
-#: Whose grammar it is.
+#: The release whose grammar is used.
 GRAMMAR = ".".join(platform.python_version_tuple()[:2])
 
 
 def code_parses(answer: str) -> float:
     """Return 1 for an answer that is Python and parses, else 0.
 
-    Where an answer has fenced blocks, they are the code: each must be Python by its name, or have none, and parse. A block that
-    is not closed goes on to the end. Nothing at all is no code.
+    If an answer has fenced blocks, they are the code: each must be named as Python, or have no name, and parse. An
+    unclosed block continues to the end. An empty text isn't code.
 
-    An answer that is indented as a whole is a block out of its place.
+    An answer that is indented as a whole counts as a block taken out of its context.
 
     >>> code_parses("return x + 1"), code_parses("Here it is:\\n```python\\nx = 1\\n```"), code_parses("```sql\\nx\\n```")
     (1.0, 1.0, 0.0)
@@ -40,7 +40,7 @@ def code_parses(answer: str) -> float:
 
 
 def _fenced(text: str) -> list[tuple[str, str]]:
-    """Return the language and the text of each block between fences, without the blanks that its fence begins with."""
+    """Return the language and the text of each fenced block, without the blanks with which its fence begins."""
     blocks: list[tuple[str, str]] = []
     opened: re.Match[str] | None = None
     for fence in _FENCE.finditer(text):
@@ -55,7 +55,7 @@ def _fenced(text: str) -> list[tuple[str, str]]:
 
 
 def _inside(fence: re.Match[str], text: str) -> str:
-    """As in Markdown, each line loses as many blanks as its fence has, where it has them."""
+    """As in Markdown, each line loses up to as many blanks as its fence has."""
     return re.sub(rf"^ {{1,{len(fence[1])}}}", "", text, flags=re.MULTILINE) if fence[1] else text
 
 
@@ -64,7 +64,7 @@ def _parses(text: str) -> bool:
         return False
     try:
         with warnings.catch_warnings():
-            # Of escapes that a later Python refuses.
+            # Warnings about escapes that a later Python refuses.
             warnings.simplefilter("ignore")
             ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,4 +1,4 @@
-"""Score a base, with or without an adapter, on rows: the loss of what is expected, and what is generated."""
+"""Score a base, with or without an adapter, on rows: the loss of the expected text, and the generated text."""
 
 from __future__ import annotations
 
@@ -66,15 +66,19 @@ def evaluate(
     recorded: Sequence[RecordedScores] = (),
     kept: Path | None = None,
 ) -> EvaluationReport:
-    """Score the base in the folder `base` on the rows of `data`, with the adapter of a folder or bare.
+    """Score the base in the folder `base` on the rows of `data`, with the adapter in a folder or bare.
 
-    `quantization` None loads the base as it is stored. The loss is in nats a supervised token, weighted by
-    tokens; perplexity is exp(loss), and bits_per_byte the same loss by the length of the texts, which models of other
-    tokenizers have in common. The completions of the first `generate_rows` rows that have a prompt, decoded greedily,
-    are scored by `metrics` and `scorers`, each against all references of its row; the loss is that of the first. General texts say what the adapter changed beside that. `day` is what chat templates are told that the date is. A completion ends at
-    `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds the base between calls, `kept` is the folder that its weights in 4 bits are kept in between attempts.
-    What each row scores is written to a file in the folder `rows_to`. A row whose loss is no number, or that a metric raises
-    on, loses only that, and is counted; so is one that is too long to be scored, or that was cut, and a prompt of which only the end fits before its answer. Raises PipelineError, and AlreadyRecorded for one of `recorded` that has what would be found.
+    `quantization` None loads the base as it is stored. The loss is in nats per supervised token, weighted by tokens;
+    perplexity is exp(loss), and bits_per_byte is the same loss by the length of the texts, so that models with other
+    tokenizers can be compared. The completions of the first `generate_rows` rows that have a prompt, decoded greedily,
+    are scored by `metrics` and `scorers`, each against all references of its row; the loss is that of the first.
+    General texts show what else the adapter changed. `day` is the date given to chat templates. A
+    completion ends at `stop_ids`, at the tokens that end the rows' own answers, and at those of the base. `bases` holds
+    the base between calls, `kept` is the folder in which its weights in 4 bits are kept between attempts. The scores of
+    each row are written to a file in the folder `rows_to`. A row whose loss is not a number, or on which a metric
+    raises, loses only that score, and is counted; also counted are rows that are too long to be scored, or were cut,
+    and prompts of which only the end fits before the answer. Raises PipelineError, and AlreadyRecorded if one of
+    `recorded` has the same scores already.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -96,12 +100,12 @@ def evaluate(
         rows = tokenise(answered, tokenizer, loss_on=spec.loss_on, max_length=max_length, day=day, stop_ids=configured)
     device = choose_device()
     device.forget_peak()
-    # Of a preference, the chosen answer is what a model should say.
+    # For a preference, the chosen answer is the expected one.
     expected_texts = rows.examples[::2] if rows.shape == "preference" else rows.examples
-    # Of several choices each is scored, and the right one is what a model should say.
+    # Each of several choices is scored, and the right one is the expected answer.
     every = [example for question in questions for example in question.examples] or expected_texts
     asked = [example for example in expected_texts if example.prompt_ids][: spec.generate_rows]
-    # The end of a prompt is what is asked: a long one loses its beginning, and leaves room for an answer.
+    # The question is at the end of a prompt: a long one loses its beginning, and leaves room for an answer.
     room = _room(base, spec) if asked else 0
     shortened_prompts = sum(len(example.prompt_ids) > room for example in asked)
     references = [[example.reference, *further.get(example.row, ())] for example in asked]
@@ -138,7 +142,7 @@ def evaluate(
     shortened = rows.cut - sum(why == "too_long" for why in rows.left_out.values())
     counts = counts_of_long(len(rows.left_out), shortened, shortened_prompts, longer_references)
     wanted = [*metrics_asked, *counts]
-    # Of choices no samples are kept, and rows have the one that was taken.
+    # For choices no samples are kept; rows have the choice that was taken.
     texts = bool(questions) and spec.keep_samples > 0
     require_unrecorded(recorded, expected, wanted, min(spec.keep_samples, len(asked)), texts=texts)
 
@@ -221,7 +225,7 @@ def evaluate(
 
 
 def _room(base: Path, spec: EvaluationSpec) -> int:
-    """How many tokens of a prompt an answer starts from at most. Raises PipelineError where the base has no position for one."""
+    """The most tokens of a prompt that an answer starts from. Raises PipelineError if the base has no position left for one."""
     positions = longest_row(base, spec.max_length + spec.max_new_tokens)
     if positions <= spec.max_new_tokens:
         raise PipelineError(
@@ -256,7 +260,7 @@ def _losses(
 
 
 def _scored(examples: Sequence[Example], losses: Sequence[tuple[Example, float]]) -> RowScores:
-    """Return what each row has of a loss, of `examples` alone. Raises PipelineError where none has."""
+    """Return each row's loss, only for `examples`. Raises PipelineError if no row has one."""
     own = set(map(id, examples))
     scored = RowScores()
     scored.add_losses((example, loss) for example, loss in losses if id(example) in own)
@@ -280,8 +284,8 @@ def _generate(
 ) -> list[str]:
     """Return one greedy completion per prompt, given as tokens, in their order.
 
-    Rows of like length share a batch and are padded on the left, so that every row's next token comes right after
-    its own prompt.
+    Rows of similar length share a batch and are padded on the left, so every row's next token comes right after its
+    prompt.
     """
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
@@ -289,7 +293,7 @@ def _generate(
     if order:
         on_progress(Progress(phase="generate", step=0, total=len(order), unit="rows"))
     lengths = [len(prompts[index]) for index in order]
-    # On its way an answer can come to where it is turned otherwise, and others with it.
+    # A growing answer may reach a length with other rotary frequencies, which would affect the other rows too.
     turns = None if (whole := turns_at(model)) is None else whole - spec.max_new_tokens
     together = spec.batch_size
     if together > 1 and len(set(lengths)) > 1 and reads_left_padding(model, tokenizer.pad_token_id):
@@ -306,7 +310,7 @@ def _generate(
             input_ids[row, first:] = torch.tensor(prompts[index])
             mask[row, first:] = 1
         with torch.no_grad(), warnings.catch_warnings():
-            # Some bases store sampling settings, which greedy decoding does not use and warns of.
+            # Some bases store sampling settings; greedy decoding doesn't use them, but warns about them.
             warnings.simplefilter("ignore", UserWarning)
             output = model.generate(
                 input_ids=input_ids.to(device.torch_device),
@@ -328,5 +332,5 @@ def _generate(
 
 
 def _kept(text: str) -> str:
-    """Return `text` as a record can hold it: a model may generate any character, and NUL is one that no database keeps."""
+    """Return `text` in a form that can be stored: a model may generate any character, also NUL, which databases can't store."""
     return text.replace("\0", "\ufffd")

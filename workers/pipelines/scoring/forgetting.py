@@ -1,4 +1,4 @@
-"""What an adapter changed beside what it was trained for: general texts, predicted with it and by the bare base."""
+"""What an adapter changed besides its task: general texts, predicted with it and by the bare base."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from workers.pipelines.data.held_logits import HeldLogits
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
 
-#: Texts in one forward pass, whatever the size of an evaluation's own batches, so that it moves no digit. All 32 in one took 6 %
-#: less than in two, and twice the memory for logits: of 262,144 tokens, 0.7 GB.
+#: Texts per forward pass, whatever the size of an evaluation's own batches, so that this doesn't affect the digits. All
+#: 32 in one pass took 6 % less time than in two, and twice the memory for logits: with a vocabulary of 262,144, 0.7 GB.
 _TOGETHER = 16
 
 
 @dataclass(frozen=True)
 class BareTexts:
-    """The general texts, and what a bare base says of them."""
+    """The general texts, and a bare base's logits for them."""
 
     examples: Sequence[Example]
     pad_id: int
-    #: Nats of each token that is predicted, all but the first of each text, by batch.
+    #: Nats of each predicted token, all except the first of each text, by batch.
     losses: Sequence[Any]
     #: (tokens, vocabulary) of each batch.
     logits: HeldLogits
 
     @property
     def tokens(self) -> int:
-        """How many are predicted."""
+        """The number of predicted tokens."""
         return sum(map(len, self.losses))
 
 
 def read_bare(model: Any, tokenizer: Any, base: Path) -> BareTexts:
-    """Let the bare base in the folder `base` read the general texts, tokenised as its tokenizer does by itself."""
+    """Run the bare base in the folder `base` on the general texts, tokenised by its tokenizer."""
     cut, words = longest_row(base, MOST_TOKENS), words_of(model)
     examples = []
     for text in GENERAL_TEXTS:
@@ -57,10 +57,10 @@ def read_bare(model: Any, tokenizer: Any, base: Path) -> BareTexts:
 
 
 def general_scores(bare: BareTexts, model: Any | None) -> dict[str, float]:
-    """Return the losses of an adapted model, None for the bare base itself, and of the bare base in nats a token, and
+    """Return the losses of an adapted model, None for the bare base itself, and of the bare base in nats per token, and
     KL(base ‖ base + adapter), the mean over the same tokens.
 
-    Nothing where one of them is no number.
+    Empty if one of them is not a number.
     """
     begun = time.perf_counter()
     losses, kl = _numbers(bare.losses), [0.0]
@@ -79,15 +79,15 @@ def general_scores(bare: BareTexts, model: Any | None) -> dict[str, float]:
     }
     if not bare.tokens or not all(map(math.isfinite, found.values())):
         return {}
-    # Of like predictions rounding may leave less than nothing.
+    # For similar predictions rounding may make it negative.
     found["general_kl"] = max(0.0, found["general_kl"])
     return {**found, "general_tokens": float(bare.tokens), "general_s": time.perf_counter() - begun}
 
 
 def _bare_losses(model: Any, batch: Batch, held: HeldLogits) -> Any:
-    """Return the nats of each token of a batch, (tokens,) in float64 on the CPU; its logits are held.
+    """Return the nats of each token of a batch, (tokens,) in float64 on the CPU; its logits are stored.
 
-    What is computed of wide logits is computed a few rows at a time, and none of a batch are left when the next is read.
+    Widened logits are processed a few rows at a time, and none of a batch are left when the next is read.
     """
     logits, targets = _said(model, batch)
     held.append(logits)
@@ -113,7 +113,7 @@ def _numbers(batches: Sequence[Any]) -> list[float]:
 
 
 def _mean(numbers: Sequence[float], count: int) -> float:
-    """Return the mean; NaN where one is no number."""
+    """Return the mean; NaN if any is not a number."""
     return math.fsum(numbers) / max(count, 1) if all(map(math.isfinite, numbers)) else math.nan
 
 
@@ -123,7 +123,7 @@ def _at(logits: Any, targets: Any) -> Any:
 
 
 def _said(model: Any, batch: Batch) -> tuple[Any, Any]:
-    """Return the logits of a batch, (tokens, vocabulary) as the model says them, and these tokens, (tokens,)."""
+    """Return the logits of a batch, (tokens, vocabulary) in the model's type, and these tokens, (tokens,)."""
     with torch.no_grad():
         logits, targets, _ = said_logits(model, without_last(batch))
     return logits, targets

@@ -1,4 +1,4 @@
-"""What generated texts are scored by in one evaluation, all of it known before a base is loaded."""
+"""The scores of generated texts in one evaluation, all known before a base is loaded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from workers.pipelines.scoring.words import WORDS_VERSION
 
 @dataclass(frozen=True)
 class Grading:
-    """The metrics and scorers that were asked for."""
+    """The requested metrics and scorers."""
 
     metrics: Sequence[TextMetric]
     regex: str | None
     scorers: Sequence[Scorer]
 
     def definitions(self) -> dict[str, str]:
-        """Return what the scores are defined by, for their conditions."""
+        """Return what defines the scores, for their conditions."""
         found = {"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)}
         found |= {"regex": self.regex} if self.regex is not None else {}
         found |= {"python": GRAMMAR} if "code_parses" in self.metrics else {}
@@ -42,11 +42,13 @@ class Grading:
 
 
 def grading_of(spec: EvaluationSpec) -> Grading:
-    """Return what is asked for. Raises PipelineError ("spec") where there are scorers and none of them is on this worker."""
+    """Return the requested scores. Raises PipelineError ("spec") if scorers are requested but none of them is on this
+    worker.
+    """
     return Grading(spec.text_metrics, spec.regex, load_scorers(spec.scorers or ()))
 
 
 def require_scorable(spec: EvaluationSpec, generated: int) -> None:
-    """Raise PipelineError ("spec") where scores of completions are asked for by name, and none is generated."""
+    """Raise PipelineError ("spec") if scores of completions are requested by name, but none are generated."""
     if not generated and (asked := spec.asked_of_texts):
         raise PipelineError(FailureReason.SPEC, f"{no_completions(asked)}.")

@@ -1,4 +1,4 @@
-"""Score a classification on rows: how many labels it finds, and how well each."""
+"""Score a classifier on rows: how many labels it gets right, and how well it does for each."""
 
 from __future__ import annotations
 
@@ -51,11 +51,12 @@ def evaluate_labels(
     recorded: Sequence[RecordedScores] = (),
     bases: SharedBase | None = None,
 ) -> EvaluationReport:
-    """Score an adapter that tells `labels` apart on the rows of `data`, whose labels are among them.
+    """Score an adapter that classifies by `labels` on the rows of `data`, whose labels are among them.
 
-    The loss is in nats a row; accuracy, macro-F1 and the expected calibration error are from 0 to 1. The first rows are kept as samples, with the label
-    that was found as their completion. What each row scores is written to a file in the folder `rows_to`. A row whose loss is no
-    number is in no score, and is counted. `bases` holds the base between calls. Raises PipelineError, and AlreadyRecorded as `evaluate`.
+    The loss is in nats per row; accuracy, macro-F1 and the expected calibration error are from 0 to 1. The first rows
+    are kept as samples, with the predicted label as their completion. The scores of each row are written to a file in
+    the folder `rows_to`. A row whose loss is not a number is in no score, and is counted. `bases` holds the base
+    between calls. Raises PipelineError, and AlreadyRecorded like `evaluate`.
     """
     started = time.perf_counter()
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
@@ -109,7 +110,7 @@ def evaluate_labels(
             FailureReason.DIVERGED,
             f"The loss on these rows is {guessed[0].loss}; train again with a lower learning rate.",
         )
-    # A label that was found without a loss is none: all scores are over the other rows.
+    # A predicted label without a loss doesn't count: all scores are over the other rows.
     scored.add_failed(("accuracy", "macro_f1", "expected_calibration_error"), scored.failed.get("loss", ()), len(good))
     calibration = Calibration()
     for guess in good:
@@ -155,5 +156,5 @@ def evaluate_labels(
 
 
 def _tokenizer(base: Path) -> Any:
-    """Return the tokenizer of a base's folder, which ends no row of a classification."""
+    """Return the tokenizer in a base's folder; it needs no end-of-text token for a classification."""
     return load_tokenizer(base, ends=False)

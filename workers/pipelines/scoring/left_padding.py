@@ -1,4 +1,4 @@
-"""Whether what stands before a prompt, where it is padded to the length of another one, moves what is generated after it."""
+"""Whether padding before a prompt, to the length of a longer one, affects what is generated after it."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import torch
 from workers.pipelines.model.causality import fixed_texts
 from workers.pipelines.model.packed import multiplies_in_eight_bits
 
-#: Logits may move by so many roundings of the largest: experts multiply the tokens of a pass together.
+#: Logits may change by this many roundings of the largest: experts multiply the tokens of a pass together.
 _ROUNDINGS = 4
-#: And by such a share of it where they are multiplied in 8 bits.
+#: And by this share of it if matrices are multiplied in 8 bits.
 _IN_EIGHT_BITS = 0.05
 
 
 def reads_left_padding(model: Any, pad_id: int) -> bool:
-    """Say whether a model reads tokens that its mask leaves out, so that a prompt beside a longer one is another prompt.
+    """Whether a model reads tokens that its mask leaves out, so that a prompt next to a longer one becomes another prompt.
 
-    Some that carry a state from token to token do (RWKV, RecurrentGemma); others leave it alone there.
+    Some that carry a state from token to token do (RWKV, RecurrentGemma); others don't change it there.
     """
     texts = fixed_texts(model)[:1]
     mask = torch.ones_like(texts)
     mask[:, : texts.shape[1] // 2] = 0
     padded, other = (_next(model, ids, mask, pad_id) for ids in (texts.masked_fill(mask == 0, pad_id), texts))
     share = _IN_EIGHT_BITS if multiplies_in_eight_bits(model) else _ROUNDINGS * torch.finfo(model.dtype).eps
-    # Also of NaN.
+    # Also true for NaN.
     return not float((padded - other).abs().max()) <= share * float(padded.abs().max())
 
 
 def _next(model: Any, ids: Any, mask: Any, pad_id: int) -> Any:
-    """Return the logits of the first token that is generated, (1, vocabulary) in float32."""
+    """Return the logits of the first generated token, (1, vocabulary) in float32."""
     with torch.no_grad(), warnings.catch_warnings():
-        # Some bases store sampling settings, which greedy decoding does not use and warns of.
+        # Some bases store sampling settings; greedy decoding doesn't use them, but warns about them.
         warnings.simplefilter("ignore", UserWarning)
         found = model.generate(
             input_ids=ids,

@@ -1,4 +1,4 @@
-"""The order of an evaluation, and what it finds."""
+"""The order of an evaluation, and its result."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from workers.pipelines.orders import Order
 
 
 class RecordedScores(Wire):
-    """Scores of the same target on the same rows that the registry has."""
+    """The registry's scores of the same target on the same rows."""
 
     id: str
     conditions: Conditions
     #: Distribution → version.
     libraries: dict[str, str]
-    #: Names of all that was scored.
+    #: Names of all scores.
     metrics: list[str]
     #: How many samples were kept.
     samples: int
-    #: Whether the rows have what was answered.
+    #: Whether the rows have the answers' texts.
     texts: bool = True
 
 
@@ -36,15 +36,15 @@ class EvaluationItem(Wire):
     base: str
     adapter: str | None
     quantization: QuantizationRecipe | None
-    #: What chat templates are told that the date is.
+    #: The date given to chat templates.
     template_date: Day
-    #: Ids of the tokens that the adapter was taught to stop at, beside those of its base.
+    #: Ids of the tokens at which the adapter was taught to stop, besides its base's.
     stop_ids: list[int]
-    #: What the adapter tells apart, where it is a classification.
+    #: The adapter's labels, if it is a classification.
     labels: Labels | None
-    #: The folder that weights of the base in 4 bits are kept in between attempts; None: nowhere.
+    #: The folder in which weights of the base in 4 bits are kept between attempts; None: nowhere.
     kept: str | None = None
-    #: The newest first; empty: compute in any case.
+    #: The newest first; empty: compute anyway.
     recorded: list[RecordedScores] = Field(default_factory=list)
 
 
@@ -65,12 +65,12 @@ class ItemFailure(Wire):
 
 
 class AsRecorded(Wire):
-    """The scores of an item are in the record."""
+    """The scores of an item are already recorded."""
 
     id: str
 
 
 class EvaluationScores(Wire):
-    """What became of each item, in their order."""
+    """The result of each item, in their order."""
 
     outcomes: list[EvaluationReport | AsRecorded | ItemFailure]

@@ -1,4 +1,4 @@
-"""What a version makes of preferences, against its base."""
+"""How a version rates preferences, compared with its base."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from workers.pipelines.scoring.row_scores import RowScores
 def preferred_by(
     model: Any, rows: Tokenised, pad_id: int, batch_size: int, device: Device, scored: RowScores
 ) -> dict[str, float]:
-    """Return the loss of rejected answers, and how an adapter prefers the chosen ones against its base; nothing of other rows.
+    """Return the loss of rejected answers, and how much more an adapter prefers the chosen ones than its base; empty
+    for other rows.
 
-    For a bare base, and for an adapter that began by changing its base, there is nothing to compare with. Each score is over
-    the rows of which it can be computed; those that it failed on are added to `scored`, and one that failed on all is left out.
+    For a bare base, and for an adapter that began by changing its base, there is nothing to compare with. Each score is
+    over the rows for which it can be computed; those on which it failed are added to `scored`, and a score that failed
+    on all is left out.
     """
     if rows.shape != "preference":
         return {}

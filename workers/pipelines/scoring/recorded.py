@@ -1,4 +1,4 @@
-"""Scores that are recorded already: whether an evaluation would find them again, known before the base is loaded."""
+"""Scores that are already recorded: whether an evaluation would get the same ones, decided before the base is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.pipelines.scoring.order import RecordedScores
 
 
 class AlreadyRecorded(Exception):  # noqa: N818 - nothing went wrong
-    """The scores that were asked for are in the record."""
+    """The requested scores are already recorded."""
 
     def __init__(self, ident: str) -> None:
         super().__init__(ident)
@@ -26,19 +26,21 @@ class AlreadyRecorded(Exception):  # noqa: N818 - nothing went wrong
 def held_in(
     base: Path, quantization: QuantizationRecipe | None, device: Device, conditions: Conditions, *, own: bool
 ) -> Conditions | None:
-    """Return the conditions with how the base will be held, as far as it is known before; None where it is not.
+    """Return the conditions with the way the base will be held, as far as this is known in advance; None if it isn't.
 
-    `own`: the recipe is that of the adapter that is scored.
+    `own`: the recipe is the scored adapter's own.
     """
     packing = read_packing(base)
     recipe = packing or quantization
     if not own and packing is None and recipe is not None and len(recipe.skipped_modules) > 1:
-        # More than the output head is wide, as of a bare base beside an adapter; the record has only the number of such modules.
+        # More than the output head is unquantised, as for a bare base next to an adapter; the record has only the
+        # number of such modules.
         return None
     dtype = dtype_to_be(base, recipe, device)
     held = held_as(None if recipe is None else recipe.model_copy(update={"compute_dtype": dtype}))
     if held is not None:
-        # A packed base says which modules are wide, and an adapter's own recipe does where it names some; else it is the head alone.
+        # A packed base lists its unquantised modules, as does an adapter's own recipe if it names some; otherwise it is
+        # only the head.
         held["skipped"] = None if packing is not None else (held["skipped"] or None) if own else 1
     return conditions.model_copy(update={"dtype": dtype, "quantization": held})
 
@@ -51,8 +53,8 @@ def require_unrecorded(
     *,
     texts: bool = False,
 ) -> None:
-    """Raise AlreadyRecorded for scores that were taken under the `expected` conditions, by the same releases of libraries, and
-    that have all `metrics`, as many `samples`, and what each row was answered with where `texts` says so.
+    """Raise AlreadyRecorded for scores under the `expected` conditions, with the same releases of libraries, that have
+    all `metrics`, as many `samples`, and with `texts` the answer of each row.
     """
     if expected is None:
         return

@@ -1,8 +1,8 @@
-"""The probe of a training once more, in a process of its own: `python -m workers.pipelines.scoring.replay`.
+"""A training's probe, measured again in a process of its own: `python -m workers.pipelines.scoring.replay`.
 
 Standard input is a `ProbeRequest`; the last line of standard output is a `ProbeAnswer`, or `{"refused", "reason"}` with a
-sentence. The base is loaded as it was in training, and the adapter by PEFT. Base and tokenizer may be a stranger's, so the
-process has no network where the system allows that.
+sentence. The base is loaded as it was in training, and the adapter by PEFT. Base and tokenizer may be untrusted, so the
+process has no network if the system allows that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workers.pipelines.sandbox import die_with_parent, leave_network
 
 
 def replay(request: ProbeRequest) -> ProbeAnswer:
-    """Measure the adapter of a folder on the base of a folder. Raises PipelineError."""
+    """Measure the adapter in a folder on the base in another. Raises PipelineError."""
     from workers.pipelines.data.probe import probe
     from workers.pipelines.data.tokenizer import load_tokenizer
     from workers.pipelines.model.adapters import load_adapter
@@ -53,18 +53,18 @@ def replay(request: ProbeRequest) -> ProbeAnswer:
 def main() -> int:
     """Answer the request on standard input."""
     request = read_json(ProbeRequest, sys.stdin.buffer.read())
-    # Before the libraries, which start threads.
+    # Before importing the libraries, which start threads.
     leave_network()
     die_with_parent(os.environ.get(PARENT_VARIABLE))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # As for a worker's child: bitsandbytes would load all of a compiler that nothing asks for.
+    # As for a worker's child: bitsandbytes would load a whole compiler that is never used.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     with nothing_collected(ever=True), nothing_searched():
         importlib.import_module("workers.pipelines.data.probe")
         importlib.import_module("workers.pipelines.model.loading")
         importlib.import_module("peft")
     try:
-        # It imports more of them.
+        # It imports more libraries.
         with nothing_searched():
             said = replay(request).model_dump_json()
     except PipelineError as error:

@@ -1,4 +1,4 @@
-"""What each row of a dataset scores, gathered of losses and answers, and written to a file."""
+"""The scores of each row of a dataset, collected from losses and answers, and written to a file."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ from sdk.schemas.row_file import row_file_name, write_rows
 from workers.pipelines.data.examples import Example
 from workers.pipelines.scoring.texts import TextScores
 
-#: What all predictions of a file may take.
+#: The most bytes of all predictions in a file.
 MOST_TEXT_BYTES = 256 * 1024**2
 
 
 @dataclass
 class RowScores:
-    """What the rows of one target score, by the number of each."""
+    """The scores of one target's rows, by their numbers."""
 
-    #: Summed loss in nats, where that is a number, and one that a record can hold.
+    #: Summed loss in nats, if it is a number that can be stored.
     loss_sums: dict[int, float] = field(default_factory=dict)
     #: Supervised tokens.
     tokens: dict[int, int] = field(default_factory=dict)
     predictions: dict[int, str] = field(default_factory=dict)
-    #: The rows' own labels, and the probabilities of those that were found.
+    #: The rows' own labels, and the probabilities of the predicted ones.
     expected: dict[int, str] = field(default_factory=dict)
     confidences: dict[int, float] = field(default_factory=dict)
     scores: dict[int, Mapping[str, float]] = field(default_factory=dict)
-    #: "loss" or a metric → rows that it failed on.
+    #: "loss" or a metric → the rows on which it failed.
     failed: dict[str, list[int]] = field(default_factory=dict)
-    #: Of metrics that failed and that no row has by itself: how many rows each is over.
+    #: Metrics without scores by row that failed on some → the number of rows that each is over.
     over: dict[str, int] = field(default_factory=dict)
-    #: Rows of which nothing can be scored, and why.
+    #: Rows that can't be scored, and why.
     unscored: Mapping[int, Unscored] = field(default_factory=dict)
-    #: How many rows were scored on what was left of them.
+    #: How many rows were scored on what was left after cutting.
     shortened: int = 0
-    #: How many completions start from what was left of their prompt.
+    #: How many completions start from a cut prompt.
     shortened_prompts: int = 0
-    #: How many rows that are answered expect more tokens than an answer may have.
+    #: How many answered rows expect more tokens than an answer may have.
     longer_references: int = 0
 
     def add_losses(self, losses: Iterable[tuple[Example, float]]) -> None:
-        """Take in the summed loss of each example; a row has the sum over its examples."""
+        """Add the summed loss of each example; a row has the sum over its examples."""
         sums: dict[int, list[float]] = {}
         for example, loss in losses:
             sums.setdefault(example.row, []).append(loss)
@@ -68,34 +68,35 @@ class RowScores:
             self.failed["loss"] = bad
 
     def add_answers(self, rows: Sequence[int], answers: Sequence[str], found: TextScores) -> None:
-        """Take in what was generated for some rows, and what it scores."""
+        """Add the generated texts of some rows, and their scores."""
         self.predictions |= dict(zip(rows, answers, strict=True))
         self.scores |= dict(zip(rows, found.rows, strict=True))
         self.failed |= {name: sorted(rows[place] for place in places) for name, places in found.failed.items()}
 
     def add_failed(self, names: Iterable[str], failed: Sequence[int], over: int) -> None:
-        """Take in the rows that metrics which no row has by itself failed on, and how many others there are."""
+        """Add the rows on which metrics without scores by row failed, and the number of the others."""
         for name in names if failed else ():
             self.failed[name], self.over[name] = sorted(failed), over
 
     @property
     def supervised_tokens(self) -> int:
-        """Those of rows with a loss."""
+        """The supervised tokens of rows with a loss."""
         return sum(self.tokens[row] for row in self.loss_sums)
 
     @property
     def mean_loss(self) -> float:
-        """Nats a supervised token, each token counted once; NaN where no row has a loss."""
+        """Nats per supervised token, each token counted once; NaN if no row has a loss."""
         return math.fsum(self.loss_sums.values()) / self.supervised_tokens if self.loss_sums else math.nan
 
     @property
     def failed_rows(self) -> int:
-        """Rows without a loss, which are not in its mean."""
+        """The number of rows without a loss, which are not in its mean."""
         return len(self.failed.get("loss", ()))
 
     def counted(self) -> dict[str, float]:
-        """How many rows the loss is over, how many it failed on, how many are scored in part or not at all, and how many
-        each metric is over that failed on some."""
+        """How many rows the loss is over, on how many it failed, how many are scored in part or not at all, and for
+        each metric that failed on some, how many rows it is over.
+        """
         over = {
             f"{name}{COUNTED}": float(self.over.get(name, sum(name in scores for scores in self.scores.values())))
             for name in self.failed
@@ -109,7 +110,7 @@ class RowScores:
         return counts_of_long(len(self.unscored), self.shortened, self.shortened_prompts, self.longer_references)
 
     def failed_digests(self) -> dict[str, str]:
-        """`Conditions.failed`: means over other rows are no scores of equal conditions."""
+        """`Conditions.failed`: means over other rows can't be compared."""
         return {name: digest_of(rows) for name, rows in self.failed.items()}
 
     def rows(self, *, texts: bool) -> list[RowScore]:
@@ -131,8 +132,8 @@ class RowScores:
 
 
 def counts_of_long(unscored: int, shortened: int, prompts: int = 0, references: int = 0) -> dict[str, float]:
-    """The counts of rows that are scored in part or not at all, of prompts that were cut, and of references that no answer is
-    as long as; a record has those that are not 0.
+    """The numbers of rows scored in part or not at all, of cut prompts, and of references longer than any answer; a
+    record has those that are not 0.
 
     >>> counts_of_long(1, 0)
     {'unscored_rows': 1.0}
@@ -143,12 +144,12 @@ def counts_of_long(unscored: int, shortened: int, prompts: int = 0, references: 
 
 
 def _writable(text: str | None) -> str | None:
-    """Half of a character, which a label may hold, can't be written as UTF-8."""
+    """Half a surrogate pair, which a label may contain, can't be written as UTF-8."""
     return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def store_rows(folder: Path, rows: Sequence[RowScore]) -> tuple[RowFile, int]:
-    """Write rows to a file in `folder` that is called by its digest; return also how many predictions were too long and cut."""
+    """Write rows to a file in `folder` named by its digest; also return how many predictions were too long and were cut."""
     kept, cut = _within(rows, MOST_TEXT_BYTES)
     written = folder / "rows.partial"
     with written.open("wb") as file:

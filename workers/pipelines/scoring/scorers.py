@@ -1,7 +1,7 @@
-"""Scorers of a user's own: functions that a distribution on the worker offers as entry points of the group `adapterctl.scorers`.
+"""Users' own scorers: functions that a distribution on the worker registers as entry points in the group `adapterctl.scorers`.
 
 A scorer is called with the answer, its references and the row's fields, and returns a number, or a dict of some. It runs in the
-job's process. Where it raises, or returns anything else, only that row is without its scores.
+job's process. If it raises, or returns anything else, only that row lacks its scores.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from workers.installed_scorers import NoScorerError, installed_scorers, made_by
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring.texts import TextScores
 
-#: What makes a scorer that is not there, among the conditions: such scores are alike with no others.
+#: The distribution of a missing scorer, for the conditions: such scores can't be compared with any others.
 NOBODY = "none"
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,39}")
-#: Different keys of a scorer, over all rows.
+#: The most different keys of a scorer, over all rows.
 _MOST_KEYS = 20
 
 
@@ -40,9 +40,9 @@ class Scorer:
 
 
 def load_scorers(names: Iterable[str]) -> list[Scorer]:
-    """Return the scorers with these names; one that is not there or can't be loaded fails on every row.
+    """Return the scorers with these names; a scorer that is missing or can't be loaded fails on every row.
 
-    Raises PipelineError ("spec") where that is so of all of them.
+    Raises PipelineError ("spec") if this is true for all of them.
     """
     found, faults = list[Scorer](), list[PipelineError]()
     for name in names:
@@ -76,7 +76,7 @@ def _load(name: str) -> Scorer:
 
 
 def _failing(said: str) -> Callable[[str, list[str], dict[str, Any]], object]:
-    """Return a scorer that fails on every row, as one that is there and crashes does."""
+    """Return a scorer that fails on every row, like an installed one that crashes."""
 
     def score(_answer: str, _references: list[str], _row: dict[str, Any]) -> object:
         raise NoScorerError(said)
@@ -91,14 +91,14 @@ def add_scores(
     references: Sequence[Sequence[str]],
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Add what a scorer makes of each answer to `found`: its mean, the scores of the rows, and the places that have none."""
+    """Add a scorer's results to `found`: its mean, the scores of the rows, and the places without one."""
     whole = SCORER_PREFIX + scorer.name
     scored: list[dict[str, float]] = []
     names: set[str] = set()
     others = {name for own in found.rows for name in own}
     for place, (answer, expected, row) in enumerate(zip(answers, references, rows, strict=True)):
         try:
-            # It may change what it is given.
+            # It may modify its arguments.
             given = scorer.score(answer, list(expected), copy.deepcopy(dict(row)))
             numbers = _numbers(whole, given)
             if len(names | numbers.keys()) > _MOST_KEYS:
@@ -107,7 +107,7 @@ def add_scores(
                 raise ValueError(f"with those of the other scorers these are more than {MOST_SCORES} scores")
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # whatever it stumbles over, the other rows have their scores
             if all(scored):
-                # The job's log has the first of them.
+                # The first one goes to the job's log.
                 found.errors[scorer.name] = _said(error)
                 error.add_note(f"{scorer.name} has no score of the completion {place}, or of others that it failed on.")
                 traceback.print_exc()
@@ -126,7 +126,7 @@ def add_scores(
 
 
 def _said(error: BaseException) -> str:
-    """Return the kind of an error, and what it says first, in one line."""
+    """Return the type of an error and its first line, in one line."""
     kind = type(error).__name__
     try:
         first = next(filter(None, map(str.strip, str(error).splitlines())), "")
@@ -138,7 +138,7 @@ def _said(error: BaseException) -> str:
 
 
 def _numbers(name: str, given: object) -> dict[str, float]:
-    """Return what a scorer returned as scores by their names. Raises TypeError, ValueError for what is none."""
+    """Return a scorer's result as scores by name. Raises TypeError, ValueError if it isn't a score."""
     if not isinstance(given, Mapping):
         return {name: _number(given)}
     if not given:
@@ -152,7 +152,7 @@ def _numbers(name: str, given: object) -> dict[str, float]:
 
 
 def _number(value: object) -> float:
-    # A scalar of numpy or torch, whose true and false are no number of Python's.
+    # A scalar of numpy or torch; their booleans aren't Python numbers.
     if not isinstance(value, Real) and callable(item := getattr(value, "item", None)):
         value = item()
     if not isinstance(value, Real | Decimal):

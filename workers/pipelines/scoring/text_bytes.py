@@ -1,4 +1,4 @@
-"""How long the texts are that a loss is taken on, in bytes of UTF-8, which models of other tokenizers have in common."""
+"""The length of the texts that a loss is computed on in bytes of UTF-8, which doesn't depend on the tokenizer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from workers.pipelines.data.examples import IGNORED, Example
 
-#: Raised with every change of what is counted; it stands with the scores where an earlier count was another one. The first
-#: releases decoded the tokens by themselves, of which Llama's tokenizers leave out the blank that they begin with.
+#: Increased with every change of what is counted; it is recorded with the scores if an earlier count was different. The
+#: first releases decoded tokens one by one, where Llama's tokenizers leave out the leading blank.
 BYTES_VERSION = 2
-#: Tokens before a text that it is decoded after: a character may be of several.
+#: How many preceding tokens are decoded together with a text: a character may span several.
 _BEFORE = 4
 
 
@@ -21,14 +21,14 @@ def supervised_bytes(example: Example, tokenizer: Any) -> int:
     added = 0
     for start, end in _runs(example.labels):
         first = max(0, start - _BEFORE)
-        # A character that is not whole yet counts where it is.
+        # An incomplete character counts where it is completed.
         before = _text(ids[first:start], tokenizer).rstrip("\ufffd")
         added += _length(_text(ids[first:end], tokenizer)) - _length(before)
     return added
 
 
 def counted_otherwise(examples: Iterable[Example], counts: Iterable[int], tokenizer: Any) -> bool:
-    """Whether the first releases counted other bytes of one of these than the counts of each."""
+    """Whether the first releases counted another number of bytes for any of these than the given counts."""
     return any(
         count != _length(_text([label for label in example.labels if label != IGNORED], tokenizer))
         for example, count in zip(examples, counts, strict=True)
@@ -36,7 +36,7 @@ def counted_otherwise(examples: Iterable[Example], counts: Iterable[int], tokeni
 
 
 def _runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield where supervised tokens that follow one another begin and end."""
+    """Yield where runs of supervised tokens begin and end."""
     at = 0
     for supervised, run in groupby(label != IGNORED for label in labels):
         start, at = at, at + sum(1 for _ in run)

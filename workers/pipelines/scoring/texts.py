@@ -1,4 +1,4 @@
-"""Scores of generated texts against what was expected, of which a row may have several."""
+"""Scores of generated texts, compared with the expected ones; a row may have several of these."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sdk.schemas.evaluation import CORPUS_METRICS, TextMetric
 from workers.pipelines.scoring.code_texts import code_parses
 from workers.pipelines.scoring.words import words
 
-#: What defines the scores beside `words`.
+#: What defines the scores, besides `words`.
 SCORING_LIBRARIES = ("rouge-score", "sacrebleu")
-#: Steps that looking for an expression may take, a letter and at least: to generate a text takes longer.
+#: The steps allowed for searching for an expression, per letter and at least: generating a text takes longer.
 _STEPS_A_LETTER, _STEPS = 1_000, 1_000_000
 #: Each answer with its references.
 _Pairs = Sequence[tuple[str, Sequence[str]]]
@@ -29,11 +29,11 @@ _Pairs = Sequence[tuple[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of answers against references."""
+    """A score of answers, compared with references."""
 
-    #: Of one answer alone.
+    #: The score of a single answer.
     row: Callable[[str, Sequence[str]], float]
-    #: Of all answers together; None: the mean over the rows.
+    #: The score of all answers together; None: the mean over the rows.
     corpus: Callable[[_Pairs], float] | None = None
     #: Whether blanks around an answer count; else it is stripped.
     as_written: bool = False
@@ -41,15 +41,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class TextScores:
-    """What answers score."""
+    """The scores of answers."""
 
-    #: Each metric over all answers that it could score; without those that could score none.
+    #: Each metric over all answers that it could score; without metrics that could score none.
     metrics: dict[str, float]
-    #: Each metric of each answer, without what it could not score.
+    #: Each metric for each answer, without answers that it could not score.
     rows: list[dict[str, float]]
     #: Metric → the places of the answers that it could not score.
     failed: dict[str, list[int]]
-    #: Scorer of a user's own → the first error that it raised, in a line.
+    #: A user's own scorer → the first error that it raised, in one line.
     errors: dict[str, str] = field(default_factory=dict)
 
 
@@ -60,11 +60,12 @@ def score_texts(
     *,
     regex: str | None = None,
 ) -> TextScores:
-    """Score answers, each against its references: from 0 to 1 by the mean over the rows, by `bleu` and `chrf` from 0 to 100
-    over the corpus. Of several references the one counts by which the answer scores best; BLEU and chrF take them as sacrebleu
-    does. Answers are as they were generated: but for their blanks, which begin code, they are scored stripped. `regex` is the expression of the metric of that name.
+    """Score answers, each by comparison with its references: from 0 to 1 as the mean over the rows, and `bleu` and
+    `chrf` from 0 to 100 over the corpus. Of several references, the one with which the answer scores best counts; BLEU
+    and chrF use them as in sacrebleu. Answers are given as generated, and are scored stripped, unless blanks matter, as
+    at the beginning of code. `regex` is the expression of the metric of that name.
 
-    Where a metric raises, or its score is no number, only that row is without it.
+    If a metric raises, or its score is not a number, only that row lacks it.
     """
     stripped = list(zip(map(str.strip, answers), references, strict=True))
     found = TextScores({}, [{} for _ in answers], {})
@@ -89,7 +90,7 @@ def _score(metric: Metric, answer: str, references: Sequence[str]) -> float | No
     try:
         score = float(metric.row(answer, references))
     except Exception:  # noqa: BLE001  # whatever a metric stumbles over, the other rows have their scores
-        # The job's log has it.
+        # It goes to the job's log.
         traceback.print_exc()
         return None
     return score if math.isfinite(score) else None
@@ -112,7 +113,7 @@ def contains(answer: str, reference: str) -> float:
 def json_valid(answer: str) -> float:
     """Return 1 for an answer that is one JSON value, by RFC 8259, else 0."""
     try:
-        # Python limits the digits of an int, and JSON does not.
+        # Python limits the digits of an int, but JSON does not.
         json.loads(answer, parse_constant=_refuse, parse_int=str)
     except (ValueError, RecursionError):
         return 0.0
@@ -133,17 +134,17 @@ def token_f1(answer: str, reference: str) -> float:
 
 
 def _best(of_one: Callable[[str, str], float]) -> Metric:
-    """A score against one reference: of several it is the greatest."""
+    """A score for one reference; with several, the greatest counts."""
     return Metric(lambda answer, references: max(of_one(answer, reference) for reference in references))
 
 
 def _alone(of_answer: Callable[[str], float]) -> Metric:
-    """A score that asks no reference."""
+    """A score that doesn't use references."""
     return Metric(lambda answer, _references: of_answer(answer))
 
 
 def _looking_for(expression: str) -> Metric:
-    """1 for an answer that the expression is found in, else 0; none for one in which that takes too many steps."""
+    """1 for an answer in which the expression is found, else 0; no score if the search takes too many steps."""
     automaton = Automaton([expression], within=True)
 
     def found_in(answer: str) -> float:
@@ -155,10 +156,10 @@ def _looking_for(expression: str) -> Metric:
 def _rouge(kind: str) -> Metric:
     def of_one(answer: str, reference: str) -> float:
         said, expected = words(answer), words(reference)
-        # A single word has no pair of words: equal texts are right all the same.
+        # A single word has no pair of words; equal texts are right anyway.
         return 1.0 if said == expected else float(_rouge_scorer(kind).score(reference, answer)[kind].fmeasure)
 
-    # As the package's `score_multi`.
+    # As in the package's `score_multi`.
     return _best(of_one)
 
 
@@ -170,7 +171,7 @@ def _rouge_scorer(kind: str) -> Any:
 
 
 class _Words:
-    """`words`, as the library takes it."""
+    """`words` in the form that the library takes."""
 
     def tokenize(self, text: str) -> list[str]:
         """Return the words of a text."""
@@ -185,7 +186,7 @@ def _sacrebleu(name: str, **options: bool) -> Any:
 
 
 def _of_sacrebleu(name: str, **of_a_row: bool) -> Metric:
-    """A metric with its defaults over the corpus; of one answer with what suits a single sentence."""
+    """A metric with its defaults over the corpus, and with settings for single sentences for one answer."""
 
     def row(answer: str, references: Sequence[str]) -> float:
         return float(_sacrebleu(name, **of_a_row).sentence_score(answer, list(references)).score)

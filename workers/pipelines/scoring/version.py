@@ -1,8 +1,8 @@
-"""Which scoring this is: what the releases of libraries don't say of a score."""
+"""The version of this scoring: what the releases of libraries don't tell about a score."""
 
 from __future__ import annotations
 
-#: Raised with every change of what a score is made of that is adapterctl's own: how a loss is summed, which tokens it is
-#: taken on, how rows are cut to their length, how prompts and labels are read. It stands with the scores, so that those of
-#: before are neither compared with those of now nor taken for them.
+#: Increased with every change in adapterctl's own part of a score: how a loss is summed, on which tokens it is
+#: computed, how rows are cut to their length, how prompts and labels are read. It is recorded with the scores, so that
+#: earlier ones are neither compared with new ones nor reused.
 SCORING_VERSION = 1

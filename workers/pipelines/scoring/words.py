@@ -1,4 +1,4 @@
-"""The words of a text in any alphabet, as what is generated is compared by."""
+"""The words of a text in any alphabet, for comparing generated texts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from functools import lru_cache
 
 from sdk.rows.texts import stream_safe
 
-#: Raised with every change of what a word is; it stands with the scores. The first releases knew Latin letters alone.
+#: Increased with every change of what a word is; it is recorded with the scores. The first releases knew only Latin letters.
 WORDS_VERSION = 2
-#: How the names of letters begin in scripts that put no spaces between words.
+#: Prefixes of the names of letters in scripts without spaces between words.
 _UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "HALFWIDTH KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")
-#: Whether a character goes on with the word before it, is part of one in a script with spaces, is a word of its own, ends
-#: one, or is not seen at all.
+#: Whether a character continues the word before it, is part of one in a script with spaces, is a word of its own, ends
+#: one, or is invisible.
 _MARK, _LETTER, _ALONE, _SPACE, _NOTHING = range(5)
-#: What joins letters, or keeps them apart, within a word.
+#: Characters that join or separate letters within a word.
 _JOINERS = "\u200c\u200d"
 
 
 def words(text: str) -> list[str]:
     """Return the words of a text, in lower case and composed (NFC, and Unicode's folding of case).
 
-    Letters and digits that follow one another are a word. Of scripts without spaces, such as Chinese, Japanese or
-    Thai, each letter is one, with the marks on it; so is each sign: `[]` and `{}` have no word in common.
+    Consecutive letters and digits are a word. In scripts without spaces, such as Chinese, Japanese or Thai, each letter
+    is a word, with its marks; so is each sign: `[]` and `{}` have no word in common.
 
     >>> words("Return x_1 + {};")
     ['return', 'x', '_', '1', '+', '{', '}', ';']
@@ -30,7 +30,7 @@ def words(text: str) -> list[str]:
     ['привет', ',', '東', '京']
     """
     found: list[list[str]] = []
-    # Whether the last word is still being written, and whether a letter would go on with it.
+    # Whether the last word is still open, and whether a letter would continue it.
     open_, goes_on = False, False
     for character in unicodedata.normalize("NFC", stream_safe(text)).casefold():
         kind = _kind(character)

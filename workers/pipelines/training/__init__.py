@@ -1,1 +1,1 @@
-"""Training an adapter, and going on from a checkpoint."""
+"""Training an adapter, and resuming from a checkpoint."""

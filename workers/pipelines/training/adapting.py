@@ -1,4 +1,4 @@
-"""A base becomes a model that learns: fresh matrices beside its modules, and a look whether they change nothing yet."""
+"""A base becomes a trainable model: fresh matrices are added to its modules, and checked to change nothing yet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from workers.pipelines.training.short_rows import short_rows
 
 
 def adapted(given: Inputs, loaded: LoadedBase) -> Any:
-    """Put fresh matrices, A random and B zero, beside the target modules. They are in float32 on every base.
+    """Add fresh matrices, A random and B zero, to the target modules. They are in float32 on every base.
 
     Raises PipelineError for modules that PEFT refuses.
     """
@@ -62,7 +62,7 @@ def adapted(given: Inputs, loaded: LoadedBase) -> Any:
     if spec.init_lora_weights == "eva" and given.resumed is None:
         start_at_inputs(model, given.rows.examples, of_sequences(given.objective), spec, given.tokenizer.pad_token_id)
         if lora.use_dora and spec.eva_rho > 1:
-            # PEFT has made those of modules with another rank anew.
+            # PEFT has replaced the matrices of modules with another rank.
             _start_magnitudes(model)
     if given.device.kind == "cpu" and spec.dropout > 0:
         for module in model.modules():
@@ -73,9 +73,9 @@ def adapted(given: Inputs, loaded: LoadedBase) -> Any:
 
 
 def _start_magnitudes(model: Any) -> None:
-    """Start DoRA's magnitudes at the norms of the rows of W in float32, in which each pass takes them.
+    """Initialise DoRA's magnitudes with the norms of the rows of W in float32, the type in which each pass computes them.
 
-    PEFT rounds them as the base is, and then the ratio of the two is not 1.
+    PEFT rounds them to the base's type, and then the ratio of the two is not 1.
     """
     for module in model.modules():
         if isinstance(module, LoraLayer):
@@ -102,7 +102,7 @@ def require_equal_to_base(given: Inputs, model: Any) -> None:
 
 
 def reference_of(given: Inputs, model: Any) -> Any:
-    """Return what the base alone makes of a row of preferences, as a training computes it: log π of both answers, (2,)."""
+    """Return the base's own log π of both answers of a preference, (2,), as a training computes it."""
     row = min(
         rows_of(given.rows.examples, given.objective), key=lambda row: max(len(each["input_ids"]) for each in row)
     )
@@ -119,7 +119,9 @@ def reference_of(given: Inputs, model: Any) -> Any:
 
 
 def require_reference(given: Inputs, model: Any, bare: Any) -> None:
-    """Check that the adapted model without its adapter is the base `bare` was computed by, exactly. Raises PipelineError ("untrained")."""
+    """Check that the adapted model without its adapter gives exactly `bare`, the base's result. Raises PipelineError
+    ("untrained").
+    """
     with without_adapter(model):
         found = reference_of(given, model)
     if not torch.equal(found, bare):

@@ -1,4 +1,4 @@
-"""The audit of a training's rows: its log names the kinds of what was found, and its record has how many rows."""
+"""The audit of a training's rows: the log names the kinds of findings, and the record has their numbers of rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.pipelines.data.mixing import Mixture
 def audit(
     data: Path | Mixture, eval_data: Path | None, spec: TrainingSpec, on_progress: Callable[[Progress], None]
 ) -> dict[str, int]:
-    """Return how many rows have something wrong, by kind, and say so. Without room for it on the disk or in memory nothing is looked for."""
+    """Return how many rows have faults, by kind, and log it. If disk or memory lack room, the audit is skipped."""
     on_progress(Progress(phase="data", message="auditing rows"))
     keys = None if spec.columns is None else parse_columns(spec.columns)
     try:
@@ -46,7 +46,7 @@ def audit(
 
 
 def _options(spec: TrainingSpec) -> str:
-    """Return the options of a training that say how its rows are read, as `data check` takes them."""
+    """Return the training's options for reading rows, as `data check` takes them."""
     given = {
         "--columns": spec.columns,
         "--holdout": spec.holdout,

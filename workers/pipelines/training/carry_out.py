@@ -1,4 +1,4 @@
-"""A training as it was ordered, with checkpoints."""
+"""Running a training from its order, with checkpoints."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ORDER = TrainingOrder
 
 
 def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
-    """Train; return None where the training was told to stop and has written a checkpoint."""
+    """Train; return None if the training was told to stop and has written a checkpoint."""
 
     def report(progress: Progress) -> None:
-        # Before the first step there is nothing to keep, and being told to stop ends the process as it does any other.
+        # Before the first step there is nothing to keep, and a request to stop ends the process like any other.
         if progress.phase == "train":
             host.stop_in_order()
         if progress.phase == "fit" or (progress.phase == "check" and order.like is not None):
-            # For the job's log, too.
+            # This also goes to the job's log.
             sys.stderr.write(f"{progress.message}\n")
         host.report(progress)
 

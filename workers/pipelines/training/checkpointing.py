@@ -1,4 +1,4 @@
-"""Whether activations are kept or computed twice: what the planner forecasts, against the memory that is there."""
+"""Whether activations are kept or computed twice: the planner's forecast, compared with the available memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workers.pipelines.training.order import Fit
 
 
 def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit) -> bool:
-    """Say whether the activations of the longest forward pass would not fit, so that they are computed twice.
+    """Whether the activations of the longest forward pass would not fit, so that they must be computed twice.
 
     `model` has its adapters. This only chooses between speed and memory.
     """
@@ -27,7 +27,7 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit)
     try:
         blueprint = blueprint_in(loaded.model)
     except ConfigError:
-        # Nothing can be forecast; computing twice costs time alone.
+        # Nothing can be forecast; computing twice only costs time.
         return True
     parts = pass_parts(
         blueprint,
@@ -46,16 +46,16 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit)
 
 
 def blueprint_in(model: Any) -> Blueprint:
-    """Return the blueprint of a base in memory. Raises ConfigError for a config of none of the usual numbers."""
+    """Return the blueprint of a base in memory. Raises ConfigError for a config without the usual numbers."""
     config = model.config.get_text_config()
-    # A family may have other names for these, which the config knows.
+    # A family may have other names for these; the config object maps them.
     named = {name: getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     return blueprint_of(config.to_dict() | named, shapes)
 
 
 def adapter_in(model: Any) -> AdapterPlan:
-    """Return what a model's A and B are of: (r, in) and (out, r)."""
+    """Return the shapes of a model's A and B: (r, in) and (out, r)."""
     found = {}
     for name, module in model.named_modules():
         for key, a in getattr(module, "lora_A", {}).items():

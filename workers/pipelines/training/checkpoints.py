@@ -1,4 +1,4 @@
-"""Checkpoints of a training: what one holds, when one is due, and how it is written so that it is whole or not there.
+"""Checkpoints of a training: what one contains, when one is due, and how it is written so that it is complete or absent.
 
 The folder's name appears by one rename after every byte is on disk:
 
@@ -34,7 +34,7 @@ PROGRESS_NAME = "progress.json"
 STATE_NAME = "trainer_state.json"
 REPORT_NAME = "report.json"
 RECORD_NAME = "record.json"
-#: What a checkpoint's folder holds, tensors and JSON, beside `SERVING_FILES`, which earlier releases did not write.
+#: The files in a checkpoint's folder, tensors and JSON, besides `SERVING_FILES`, which earlier releases did not write.
 FILES = frozenset(
     {
         CONFIG_FILE,
@@ -51,7 +51,7 @@ FILES = frozenset(
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where and when a training writes checkpoints, and from which one it goes on."""
+    """Where and when a training writes checkpoints, and from which one it resumes."""
 
     #: Checkpoints are made here, each in a folder named by its step.
     folder: Path
@@ -59,16 +59,16 @@ class Checkpoints:
     every_steps: int | None
     #: One after the first step that ends this long after the last one was written.
     every_s: float | None
-    #: Called with step, total and folder once a checkpoint is whole and on disk.
+    #: Called with step, total and folder once a checkpoint is complete and on disk.
     written: Callable[[int, int, Path], None]
-    #: Asked after each step, and between the phases before the first one.
+    #: Called after each step, and between the phases before the first one, to ask whether to stop.
     must_stop: Callable[[], bool]
     #: The folder of a checkpoint to resume from.
     resume: Path | None
 
 
 class Interrupted(Exception):  # noqa: N818 - it reads as what happened
-    """A training stopped because it was asked to; `step` is that of the newest checkpoint, 0 where there is none."""
+    """A training stopped because it was asked to; `step` is the newest checkpoint's step, 0 if there is none."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"The training stopped at step {step}, as requested.")
@@ -76,11 +76,11 @@ class Interrupted(Exception):  # noqa: N818 - it reads as what happened
 
 
 class Record(Wire):
-    """What our own record of a training needs in order to go on as if it had never stopped."""
+    """What our own record of a training must keep to resume as if it had never stopped."""
 
     step: Annotated[int, Field(ge=1)]
     total: Annotated[int, Field(ge=1)]
-    #: Of each step so far.
+    #: The loss of each step so far.
     losses: list[float]
     rates: list[float]
     #: Tokens without padding so far.
@@ -89,19 +89,19 @@ class Record(Wire):
     train_s: Annotated[float, Field(ge=0)]
     #: The loss of the bare base on the held-out rows, if there are any.
     eval_loss_base: float | None
-    #: How a quantised base is held, which moves the last digits of each product.
+    #: How a quantised base is held, which changes the last digits of each product.
     base_weights: Literal["native", "packed", "wide"]
-    #: How much of a step is computed at once, which moves last digits too. None: an earlier release wrote the checkpoint.
+    #: How much of a step is computed at once, which changes last digits too. None: an earlier release wrote the checkpoint.
     fit: Annotated[Fit | None, UNUSED] = None
-    #: What memory has run out with so far, and what came after it, in words.
+    #: With which settings memory has run out so far, and what followed, in words.
     memory_steps: Annotated[list[str], Field(default_factory=list, exclude_if=lambda value: not value)]
     #: The adapter matrices that no gradient has reached yet.
     unreached: list[str]
-    #: The gradient scaler's state where float16 is computed in.
+    #: The gradient scaler's state if the computation is in float16.
     scaler: dict[str, int | float] | None
-    #: What determines the training.
+    #: Everything that determines the training.
     configuration: dict[str, JsonScalar]
-    #: Of the configuration.
+    #: The digest of the configuration.
     digest: Sha256
 
     @model_validator(mode="after")
@@ -115,7 +115,7 @@ class Record(Wire):
 
 @dataclass(frozen=True)
 class Resumed:
-    """A checkpoint that was read, and found whole and of this training."""
+    """A checkpoint that was read, and found to be complete and of this training."""
 
     folder: Path
     record: Record
@@ -123,7 +123,7 @@ class Resumed:
 
 
 class Pace:
-    """Says after which steps a checkpoint is due."""
+    """Decides after which steps a checkpoint is due."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._every_steps = checkpoints.every_steps
@@ -131,13 +131,13 @@ class Pace:
         self._last = time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Say whether one is due after `step`."""
+        """Whether one is due after `step`."""
         if self._every_steps is not None and step % self._every_steps == 0:
             return True
         return self._every_s is not None and time.monotonic() - self._last >= self._every_s
 
     def wrote(self) -> None:
-        """Count the seconds to the next one from now."""
+        """Restart the count of seconds to the next one."""
         self._last = time.monotonic()
 
 
@@ -162,7 +162,7 @@ def write_checkpoint(
     write_adapter: Callable[[Path], None],
     write_trainer_state: Callable[[Path], None],
 ) -> Path:
-    """Write a checkpoint's files aside, bring them to disk, and give them their name in `folder`; return its path.
+    """Write a checkpoint's files under a temporary name, sync them to disk, and rename them into `folder`; return the path.
 
     An earlier checkpoint of the same step is replaced. Raises OSError if the disk is full; then nothing is left.
     """
@@ -198,7 +198,7 @@ def _sync(path: Path) -> None:
 
 
 def _put(partial: Path, target: Path) -> None:
-    """Give a whole folder its name. No rename replaces a folder that holds files, so an old one steps aside first."""
+    """Rename a complete folder. No rename replaces a folder with files, so an old one is moved away first."""
     old = target.with_name(f".partial-old-{target.name}")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

@@ -1,4 +1,6 @@
-"""How much of a step a training begins to compute at once: as a checkpoint or a record has it, or by its rows, its model and memory."""
+"""How much of a step a training computes at once at the beginning: as in a checkpoint or record, or chosen by rows,
+model and memory.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,12 @@ from workers.pipelines.training.order import Fit, Rung
 from workers.pipelines.training.short_of_memory import looked_twice
 from workers.pipelines.training.short_rows import short_rows
 
-#: Packed passes must be so much cheaper by what is computed, for their masks are computed too, and attention with one is slower.
+#: Packed passes must need this much less computation, since their masks are computed too, and attention with a mask is slower.
 _CHEAPER = 0.95
-#: Of packed rows that attention takes by themselves there is still a mask of all tokens by all, in which they are found: of so many, about
-#: 256 MiB beside its copies. Longer passes save nothing more.
+#: Packed rows that attention computes one by one still have a mask of all tokens by all tokens, which separates them:
+#: for this many tokens, about 256 MiB without its copies. Longer passes save nothing more.
 _MOST_MASKED = 8192
-#: Rows that this is estimated of.
+#: How many rows this is estimated from.
 _MOST_ROWS = 4096
 
 
@@ -48,7 +50,7 @@ def fitting_of(
     rung_file: Path | None,
     base_dropout: float,
 ) -> Fitting:
-    """Return how much is computed at once: what the checkpoint or the record to repeat has, or else what is chosen here."""
+    """Return how much is computed at once: as in the checkpoint or the record to repeat, or else as chosen here."""
     spec, place = given.spec, given.device.kind
     head = None if given.objective.name == "classify" else _head(given, loaded, model, say)
     vocabulary = int(getattr(loaded.model.config.get_text_config(), "vocab_size", 0) or 1)
@@ -61,9 +63,9 @@ def fitting_of(
     )
     fit = _recorded(given)
     if fit is None:
-        # Where something of the head is trained, logits in chunks would be computed twice.
+        # If a part of the head is trained, logits in chunks would be computed twice.
         chunk = None if head is None or head.trained else chunk
-        # No pass has more rows than there are: half of what is not there takes no less memory.
+        # No pass has more rows than there are: halving a larger number would not save memory.
         rows = min(spec.batch_size, given.training_rows)
         if rows > 1 and given.objective.name == "classify" and reads_padding(model, given.tokenizer.pad_token_id):
             rows, kind = 1, loaded.model.config.model_type
@@ -76,7 +78,7 @@ def fitting_of(
         if _packs(given, loaded, model, losses, in_packs, say):
             fit = in_packs
     elif fit.packed and not _apart(given, loaded, model, _losses(head, fit.chunk_tokens), fit):
-        # It was packed with other versions of the libraries; losses are the same either way.
+        # It was packed with other versions of the libraries; the losses are the same either way.
         kind = loaded.model.config.model_type
         say(
             Progress(
@@ -84,7 +86,7 @@ def fitting_of(
             )
         )
         fit = fit.model_copy(update={"packed": False, "row_attention": False})
-    # What was written down on another machine may be more than this one can do.
+    # A setting recorded on another machine may be more than this one can do.
     chunk, offloading = None if head is None else fit.chunk_tokens, fit.offloading and limits.offloading
     fit = fit.model_copy(update={"chunk_tokens": chunk, "offloading": offloading})
     fitting = Fitting(
@@ -109,9 +111,11 @@ def fitting_of(
 
 
 def _with_less(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit) -> Fit:
-    """Return what takes less memory: shorter passes where packed rows fill them as well, and otherwise activations computed twice.
+    """Return a setting that takes less memory: shorter passes if packed rows fill them as well, and otherwise
+    activations computed twice.
 
-    A pass of one row that keeps its activations took 1.2 times as long as one of four, and one of four that computes them twice 1.3 times.
+    Passes of one row that keep their activations took 1.2 times as long as passes of four; passes of four that compute
+    them twice took 1.3 times.
     """
     rows = fit.micro_rows
     while fit.row_attention and (rows := rows // 2):
@@ -122,7 +126,7 @@ def _with_less(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit) -> Fit:
 
 
 def _recorded(given: Inputs) -> Fit | None:
-    """Return what a training had that this one repeats or goes on from; None: it is for this one to choose."""
+    """Return the setting of the training that this one repeats or resumes; None: this one chooses."""
     if given.resumed is not None:
         # Earlier releases did not write it, and had all logits at once.
         return given.resumed.record.fit or Fit(micro_rows=given.spec.batch_size, checkpointing=False)
@@ -141,7 +145,7 @@ def _recorded(given: Inputs) -> Fit | None:
 
 
 def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | None:
-    """Return the head of a model where it can be told from its decoder; two short rows have the same losses by it as by the model."""
+    """Return a model's head if it can be separated from the decoder; two short rows must have the same losses both ways."""
     try:
         return looked_twice(lambda: head_of(model, short_rows(given), _rounding(loaded)))
     except OnePieceError:
@@ -152,7 +156,9 @@ def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | Non
 
 
 def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, fit: Fit, say: Say) -> bool:
-    """Say whether rows are packed, as `fit` has it: where that is asked for, is less to compute, and keeps rows apart."""
+    """Whether rows are packed, with the settings of `fit`: if that is requested, needs less computation, and keeps rows
+    apart.
+    """
     asked = given.spec.packing or ("auto" if fit.row_attention else "off")
     if asked == "off":
         return False
@@ -175,10 +181,10 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
 
 
 def _on_a_cpu(base: Any, rows: int, longest: int) -> dict[str, bool | int]:
-    """Return how packed rows are computed there: each by itself in attention, in passes of up to so many of the longest ones, or where a
-    model has another kind, in short passes.
+    """Return how packed rows are computed: one by one in attention, in passes with room for several of the longest
+    ones, or in short passes if a model has another kind of attention.
 
-    Of a long sequence with a mask, attention on a CPU takes more than many short passes.
+    Attention over a long sequence with a mask takes longer on a CPU than many short passes.
     """
     if take_rows_alone(base):
         take_rows_alone(base, False)
@@ -187,7 +193,7 @@ def _on_a_cpu(base: Any, rows: int, longest: int) -> dict[str, bool | int]:
 
 
 def _apart(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, fit: Fit) -> bool:
-    """Say whether a model keeps packed rows apart, and attends to each by itself where `fit` has it so."""
+    """Whether a model keeps packed rows apart, and attends to each separately if `fit` says so."""
     base, rows, experts = model.get_base_model(), short_rows(given), _has_experts(loaded)
     if take_rows_alone(base, fit.row_attention) != fit.row_attention:
         return False
@@ -202,7 +208,7 @@ def _losses(head: Head | None, chunk: int | None) -> TokenLosses:
 
 
 def _draws(spec: TrainingSpec, base_dropout: float) -> tuple[str, ...]:
-    """Return what is drawn at random in a pass, by its rows."""
+    """Return what a pass draws at random, which depends on its rows."""
     masks = spec.dropout > 0 or base_dropout > 0
     noise = spec.neftune_noise_alpha is not None
     return (*(["dropout masks"] if masks else []), *(["noise"] if noise else []))
@@ -210,7 +216,7 @@ def _draws(spec: TrainingSpec, base_dropout: float) -> tuple[str, ...]:
 
 def _is_cheaper(given: Inputs, loaded: LoadedBase, fit: Fit) -> bool:
     if given.device.kind == "cpu" and loaded.dtype != "float32" and not fit.row_attention:
-        # Under a mask, and with few rows, a CPU is so slow in 16 bit that packing took 1.15 times as long (`benchmarks/packing.py`).
+        # With a mask and few rows, a CPU is so slow in 16 bits that packing took 1.15 times as long (`benchmarks/packing.py`).
         return False
     try:
         blueprint = blueprint_in(loaded.model)
@@ -222,7 +228,7 @@ def _is_cheaper(given: Inputs, loaded: LoadedBase, fit: Fit) -> bool:
         rows=given.spec.batch_size,
         room=fit.micro_rows * longest_of(given.rows.examples),
         linear=sum(math.prod(shape) for shape in blueprint.linear.values()),
-        # Scores of queries by keys, and the values weighted by them.
+        # Scores of queries and keys, and the values weighted by them.
         attention=2 * blueprint.layers * blueprint.queries,
         masked=not fit.row_attention,
     )

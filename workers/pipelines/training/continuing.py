@@ -1,4 +1,4 @@
-"""A training that continues a version starts with its matrices; its optimiser, its rates and its rows are its own."""
+"""A training that continues a version starts with the version's matrices, but with its own optimiser, rates and rows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from workers.pipelines.model.compared_with import compare_with_this
 class Continued:
     """The version that a training continues."""
 
-    #: With its two files.
+    #: The folder with its two files.
     folder: Path
-    #: How the base was quantised for it; None: not.
+    #: How the base was quantised for it; None: it wasn't.
     quantization: QuantizationRecipe | None
 
 
 def require_same_config(parent: Continued, lora: LoraConfig) -> None:
-    """Raise PipelineError ("adapter") where the parent's own config says another scale or variant than the training has."""
+    """Raise PipelineError ("adapter") if the parent's config has another scale or variant than the training."""
     theirs = peft_config_of(parent.folder)
     pairs = {
         "r": (theirs.r, lora.rank),
@@ -51,7 +51,7 @@ def require_same_config(parent: Continued, lora: LoraConfig) -> None:
 
 
 def require_moved(tensors: Mapping[str, Any], parent: Continued) -> None:
-    """Raise PipelineError ("untrained") where a training has left each matrix as the parent has it."""
+    """Raise PipelineError ("untrained") if a training has left every matrix as in the parent."""
     stored = load_file(parent.folder / WEIGHTS_FILE)
     if all(
         bool((tensor.to("cpu", stored[name].dtype) == stored[name]).all())
@@ -66,7 +66,7 @@ def require_moved(tensors: Mapping[str, Any], parent: Continued) -> None:
 
 
 def compare_with_parent(model: Any, parent: Continued) -> None:
-    """Let preferences be learnt against the parent; the fresh PeftModel stays as it is. Raises PipelineError ("adapter")."""
+    """Use the parent as the reference for preferences; the fresh PeftModel stays as it is. Raises PipelineError ("adapter")."""
     trained = [each for each in model.parameters() if each.requires_grad]
     fresh = [each.detach().clone() for each in trained]
     load_parent(model, parent)

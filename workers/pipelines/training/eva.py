@@ -1,8 +1,8 @@
-"""EVA: each A starts at the directions that its inputs have on the rows (arXiv:2410.07170), and B at zero.
+"""EVA: each A starts with the main directions of its inputs on the rows (arXiv:2410.07170), and B with zero.
 
-The r right singular vectors of X, (tokens, in), are found by subspace iteration on XᵀX, which needs passes over the rows and memory for
-2r vectors a module. PEFT's own search ends once two neighbouring batches agree, and never where a batch has fewer tokens than r; it
-takes the mean of X away first, so that its directions are others where that is far from zero.
+The r right singular vectors of X, (tokens, in), are found by subspace iteration on XᵀX, which needs passes over the
+rows and memory for 2r vectors per module. PEFT's own search ends once two consecutive batches agree, and never if a
+batch has fewer tokens than r; it subtracts the mean of X first, so its directions differ if that is far from zero.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.rotary import turns_at
 
-#: Tokens that the loss is computed on, of rows from all over the file.
+#: How many tokens that the loss is computed on are used, from rows all over the file.
 _MOST_TOKENS = 8192
-#: Each shrinks what is not among the first r directions by (σ / σᵣ)².
+#: Number of iterations: each shrinks components outside the first r directions by (σ / σᵣ)².
 _PASSES = 8
-#: Vectors beyond r that are iterated along, so that the last ones converge as fast as the first.
+#: Additional vectors beyond r in the iteration, so that the last ones converge as fast as the first.
 _BESIDE = 8
 
 
@@ -38,7 +38,7 @@ def start_at_inputs(
 ) -> None:
     """Give each A of a fresh PeftModel, (r, in), the right singular vectors of its inputs, the largest first.
 
-    With `eva_rho` above 1 modules get other ranks before, and alphas with which their scale stays. Raises PipelineError ("spec") for a
+    With `eva_rho` above 1, modules first get new ranks, and alphas that keep their scale. Raises PipelineError ("spec") for a
     rank above a module's inputs.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -53,11 +53,11 @@ def start_at_inputs(
         for batch in example_batches(chosen, objective, pad_id, rows, model.device, turns_at(model)):
             with torch.no_grad(), _summing(layers, found, sums, squares, _learnt(batch, objective)):
                 objective.loss_sum(model, batch)
-        # Orthonormal, and in a subspace that XᵀX leaves alone its eigenvectors, the one with the most of X first.
+        # Orthonormal, and in an invariant subspace of XᵀX its eigenvectors, the one with the most of X first.
         parts = {name: torch.linalg.svd(total, full_matrices=False) for name, total in sums.items()}
         found = {name: part.U for name, part in parts.items()}
     if spec.eva_rho > 1:
-        # σ² of each direction, of all of X: the share that it explains.
+        # σ² of each direction divided by all of X: the share that it explains.
         shares = {name: (parts[name].S / max(squares[name], 1e-300)).tolist() for name in layers}
         _redistribute(model, layers, shares, spec)
     for name, module in layers.items():
@@ -79,7 +79,7 @@ def resolved_lora(lora: LoraConfig, model: Any, spec: TrainingSpec) -> LoraConfi
 def _redistribute(
     model: Any, layers: Mapping[str, Any], shares: Mapping[str, Sequence[float]], spec: TrainingSpec
 ) -> None:
-    """Give modules the ranks that their shares make, with a B of zeros, in float32."""
+    """Give modules the ranks that follow from their shares, with a B of zeros, in float32."""
     allowed = {name: values[: min(spec.most_rank, layers[name].in_features)] for name, values in shares.items()}
     config = model.peft_config["default"]
     for name, rank in ranks_by_variance(allowed, budget=spec.rank * len(layers)).items():
@@ -91,7 +91,7 @@ def _redistribute(
 
 
 def _fresh(name: str, module: Any, spec: TrainingSpec) -> Any:
-    """Return orthonormal vectors to begin with, (in, q), in float64."""
+    """Return orthonormal initial vectors, (in, q), in float64."""
     rank, width = module.lora_A["default"].weight.shape
     if rank > width:
         raise PipelineError(
@@ -105,19 +105,17 @@ def _fresh(name: str, module: Any, spec: TrainingSpec) -> Any:
 
 
 def _spread(examples: Sequence[Example]) -> list[Example]:
-    """Return so many examples, evenly from all over the rows, that they have about `_MOST_TOKENS` tokens to learn."""
+    """Return examples, spread evenly over the rows, with about `_MOST_TOKENS` tokens to learn."""
     total = sum(sum(label != IGNORED for label in example.labels) for example in examples)
     return list(examples[:: max(1, total // _MOST_TOKENS)])
 
 
 def _learnt(batch: Batch, objective: Objective) -> Any:
-    """Return which positions count, (batch, seq): those whose predictions the loss is computed on, or all of a
-    classification's.
-    """
+    """Return which positions count, (batch, seq): those whose predictions have a loss, or all for a classification."""
     if objective.task_type == "SEQ_CLS":
         return batch["attention_mask"].bool()
     learnt = torch.zeros_like(batch["labels"], dtype=torch.bool)
-    # A label is predicted at the position before it.
+    # A token is predicted at the position before it.
     learnt[:, :-1] = batch["labels"][:, 1:] != IGNORED
     return learnt
 
@@ -131,7 +129,7 @@ def _summing(
     def hook(name: str) -> Any:
         def add(module: Any, given: tuple[Any, ...]) -> None:
             inputs = given[0]
-            # Some modules see the tokens of a batch in one row, and some only a part of them.
+            # Some modules see the tokens of a batch in one row, and some see only a part of them.
             mask = learnt if inputs.shape[:2] == learnt.shape else learnt.flatten()
             inputs = (inputs[mask] if inputs.shape[: mask.ndim] == mask.shape else inputs.flatten(0, -2)).double()
             sums[name] += inputs.T @ (inputs @ found[name])

@@ -19,9 +19,9 @@ from workers.pipelines.training.optimising import diverged
 def held_out_scores(
     given: Inputs, model: Any, fitting: Fitting, on_progress: Callable[[Progress], None]
 ) -> dict[str, float]:
-    """Return the loss of held-out rows, in nats a supervised token, a label or a preference, and the scores of the latter two.
+    """Return the loss of held-out rows, in nats per supervised token, label or preference, and the scores for the latter two.
 
-    Empty where there are no held-out rows. Where memory runs out, they are scored again in smaller parts. Raises PipelineError
+    Empty if there are no held-out rows. If memory runs out, they are scored again in smaller parts. Raises PipelineError
     ("diverged", "oom").
     """
     if given.held_out is None:
@@ -39,7 +39,7 @@ def held_out_scores(
 
 
 def _rows_a_pass(given: Inputs, fitting: Fitting) -> int:
-    """Return how many rows are scored at once: as many as were asked for, until memory has run out with that many."""
+    """Return how many rows are scored at once: as many as requested, until memory has run out with that many."""
     fit, asked = fitting.fit, given.spec.batch_size
     fewer = not fit.packed and fit.micro_rows < min(asked, given.training_rows)
     return fit.micro_rows if fewer or fitting.steps else asked
@@ -48,7 +48,7 @@ def _rows_a_pass(given: Inputs, fitting: Fitting) -> int:
 def _scores(
     given: Inputs, model: Any, fitting: Fitting, on_progress: Callable[[Progress], None], rows: int
 ) -> dict[str, float] | None:
-    """Return the scores; None where memory ran out, with nothing of it held."""
+    """Return the scores; None if memory ran out, with nothing kept alive."""
     assert given.held_out is not None
     examples = given.held_out.examples
     total = len(examples) // given.objective.sequences

@@ -1,4 +1,4 @@
-"""How much of a step a training computes at once, and less of it where memory runs out."""
+"""How much of a step a training computes at once, and less if memory runs out."""
 
 from __future__ import annotations
 
@@ -20,59 +20,63 @@ from workers.pipelines.model.saved_tensors import narrow_saved
 from workers.pipelines.training.ladder import Limits, change, rows_a_pass
 from workers.pipelines.training.order import Fit, Rung
 
-#: What is told of how a training fits.
+#: The callback that is told how a training fits.
 Say = Callable[[Progress], None]
 
 
 @dataclass
 class Fitting:
-    """How much is computed at once, now, and how it came to that."""
+    """How much is computed at once now, and why."""
 
     fit: Fit
-    #: What memory has run out with so far, and what came after it, in words.
+    #: With which settings memory has run out so far, and what followed, in words.
     steps: list[str]
     limits: Limits
     head: Head | None
-    #: What is drawn at random in a forward pass: "dropout masks", "noise".
+    #: What a forward pass draws at random: "dropout masks", "noise".
     draws: tuple[str, ...]
     #: The longest row of the training, in tokens.
     longest_tokens: int
     on_cuda: bool
-    #: Rows of so many tokens and more share no pass with others.
+    #: Rows of at least this many tokens don't share a pass with shorter ones.
     turns: int | None
-    #: The type that the model computes in, which is kept for a backward pass.
+    #: The type in which the model computes and keeps values for a backward pass.
     dtype: Any
     say: Say
-    #: Where a worker reads the rung once this process was killed.
+    #: The file from which a worker reads the rung if this process was killed.
     rung_file: Path | None = None
 
     @property
     def losses(self) -> TokenLosses:
-        """What computes the losses of tokens."""
+        """The function that computes the losses of tokens."""
         if self.head is None or self.fit.chunk_tokens is None:
             return token_losses
         return self.head.losses(self.fit.chunk_tokens)
 
     def parts(self, batch: Batch, sequences: int) -> Iterator[Batch]:
-        """Yield what passes are over, of a batch whose longest row comes first and of whose rows each has so many sequences."""
+        """Yield the passes over a batch, whose longest row comes first and whose rows have several sequences each."""
         if self.fit.packed:
             return packed(batch, self.fit.micro_rows * self.longest_tokens, self.turns)
         return micro_batches(batch, self.fit.micro_rows, self.turns, sequences)
 
     def saving(self) -> AbstractContextManager[None]:
-        """What forward passes are computed in, so that nothing is kept in more bits than it has. A card would wait for each look at a tensor."""
+        """The context for forward passes, in which nothing is kept in more bits than it has; not on a card, which would
+        wait for each inspection of a tensor.
+        """
         return nullcontext() if self.on_cuda else narrow_saved(self.dtype)
 
     def begin(self, model: Any) -> None:
-        """Let a model compute like this, and write down that it does."""
+        """Make a model compute with this setting, and record it."""
         _let_compute(model, self.fit)
         if not self.on_cuda and (self.fit.checkpointing or self.steps):
-            # Memory is short, and time is not.
+            # Memory is scarce here, time is not.
             map_large_pieces()
         self._write()
 
     def lower(self, model: Any, where: str) -> None:
-        """Let a model compute with less memory, since it ran out in `where`. Raises PipelineError ("oom") where nothing takes less."""
+        """Make a model compute with less memory, since it ran out in `where`. Raises PipelineError ("oom") if nothing
+        takes less.
+        """
         give_back()
         below = self.limits.below(self.fit)
         if below is None:
@@ -86,12 +90,12 @@ class Fitting:
         self.begin(model)
 
     def fewer_rows(self, where: str) -> None:
-        """Write down that memory ran out in `where`, where passes had more rows than those of a step."""
+        """Record that memory ran out in `where`, whose passes had more rows than a step's."""
         self._go_on(self.fit, f"memory ran out in {where}", where)
         self._write()
 
     def go_on_after(self, killed: Rung) -> None:
-        """Take up a training whose process was killed on a rung: with less, where that is possible."""
+        """Continue a training whose process was killed on a rung, with less memory if possible."""
         self.fit, self.steps = killed.fit, list(killed.steps)
         if killed.below is not None:
             self._go_on(killed.below, "the system killed the process for lack of memory", "killed")
@@ -99,14 +103,14 @@ class Fitting:
     def _go_on(self, below: Fit, why: str, where: str) -> None:
         changed = change(self.fit, below) or rows_a_pass(below)
         if self.draws and below.micro_rows != self.fit.micro_rows:
-            # They are drawn for a pass, so they depend on its rows.
+            # They are drawn per pass, so they depend on its rows.
             changed += f" (other {' and '.join(self.draws)})"
         self.steps.append(f"{where}: {changed}")
         self.say(Progress(phase="fit", message=f"{why}; it goes on with {changed}, same effective batch"))
         self.fit = below
 
     def record(self) -> str | None:
-        """Return what a record has of what memory ran out with; None: it never did."""
+        """Return the text for a record about settings with which memory ran out; None: it never did."""
         return "; ".join(self.steps) or None
 
     def _write(self) -> None:

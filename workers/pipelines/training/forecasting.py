@@ -1,4 +1,4 @@
-"""What a training was bound to take by the planner's formulas, with the rows that it has read and the base as it is held."""
+"""What a training should take by the planner's formulas, given the rows that it has read and the base in memory."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from workers.pipelines.training.order import Fit
 
 
 def forecast_bytes(given: Inputs, loaded: LoadedBase, fitting: Fitting) -> int | None:
-    """Return what the device's own count of the peak should be; None for a base that nothing can be forecast of, and where memory ran
-    out, so that the peak is that of another pass.
+    """Return what the device's own count of the peak should be; None for a base without a forecast, and if memory ran
+    out, since then the peak belongs to another pass.
 
-    On a card the allocator counts tensors and not the context; in main memory the process counts too.
+    On a card the allocator counts tensors but not the context; in main memory the process counts too.
     """
     found = None if fitting.steps else forecast(given, loaded, fitting.fit)
     if found is None:
@@ -33,7 +33,7 @@ def forecast_bytes(given: Inputs, loaded: LoadedBase, fitting: Fitting) -> int |
 
 
 def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
-    """Return the parts of that, for the longest rows."""
+    """Return the parts of that forecast, for the longest rows."""
     config = loaded.model.config.get_text_config()
     moved = {"rank_pattern": write_values(given.lora.rank_pattern)} if given.lora.rank_pattern else {}
     spec = given.spec.model_copy(update={"objective": given.objective.name, **moved})
@@ -54,7 +54,7 @@ def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
     length = max(len(example.input_ids) for example in rows)
     run = Run(
         spec=spec,
-        # Made wide, a base is held as without quantisation.
+        # A widened base takes as much as without quantisation.
         method="qlora" if loaded.held == "packed" else "lora",
         batch_size=max(1, len(rows) // given.objective.sequences),
         max_length=length,
@@ -70,5 +70,5 @@ def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
 
 
 def _longest_rows(given: Inputs, micro_rows: int) -> list[Example]:
-    """Return the sequences of a pass that takes most: of each training there is one with the longest rows together."""
+    """Return the sequences of the pass that takes most: every training has one with the longest rows together."""
     return longest_examples(given.rows.examples, micro_rows * given.objective.sequences)

@@ -1,4 +1,4 @@
-"""The data phase of a training: all that is known before any weights are loaded."""
+"""The data phase of a training: everything that is known before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from workers.pipelines.training.lora_configs import lora_config, require_tokens
 from workers.pipelines.training.optimising import Schedule, require_card
 from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
 
-#: Parts of a config that say how it was stored and not what the model is.
+#: Parts of a config about how it was stored, not about the model.
 _NO_PART_OF_THE_MODEL = ("transformers_version", "_name_or_path")
 
 
@@ -61,31 +61,31 @@ class Inputs:
     base_name: str
     base_revision: str | None
     objective: Objective
-    #: What is told apart, of a classification.
+    #: The labels of a classification.
     classes: Classes | None
     rows: Tokenised
     held_out: Tokenised | None
-    #: Held-out rows that are rows of the training, too.
+    #: Held-out rows that are also rows of the training.
     held_out_seen: int
     tokenizer: Any
     spec: TrainingSpec
     device: Device
     lora: LoraConfig
     schedule: Schedule
-    #: All that determines the training, digests and settings by name.
+    #: Everything that determines the training: digests and settings by name.
     configuration: dict[str, JsonScalar]
     checkpoints: Checkpoints | None
     resumed: Resumed | None
     parent: Continued | None
-    #: The version whose training this is again.
+    #: The version whose training this one repeats.
     like: RecordedTraining | None
-    #: Rows and digests of the two sides, where some of the rows are held out.
+    #: Rows and digests of the two sides, if some of the rows are held out.
     split: dict[str, JsonScalar]
-    #: How many rows came of each file, where there are several.
+    #: How many rows came from each file, if there are several.
     sources: list[SourceUse] | None = None
-    #: What the audit found in the rows: how many rows by kind.
+    #: What the audit found: the number of rows by kind.
     audit: Mapping[str, int] = field(default_factory=dict)
-    #: The folder that weights of the base in 4 bits are kept in.
+    #: The folder in which weights of the base in 4 bits are kept.
     kept: Path | None = None
     #: What the process has in main memory before it loads any weights; None where the system does not say it.
     process_bytes: int | None = None
@@ -134,7 +134,7 @@ def read_inputs(
     kept = split.held_out
     if eval_data is not None:
         kept = check_files(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
-        # Of a split, no text is on both sides.
+        # After a split, no text is on both sides.
         seen = count_equal(kept, given)
     if kept is not None:
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
@@ -151,10 +151,10 @@ def read_inputs(
         "eval_data": None if eval_data is None else file_digest(eval_data),
     }
     if rows.rendering.generation is not None:
-        # Where answers stop depends on it, and it travels with the adapter.
+        # The end of answers depends on it, and it is stored with the adapter.
         configuration["generation"] = rows.rendering.generation
     if rows.rendering.template_date is not None:
-        # Only of a template that writes it: the others' checkpoints are those of any day.
+        # Only for a template that writes it: otherwise checkpoints don't depend on the day.
         configuration["template_date"] = rows.rendering.template_date
     if parent is not None:
         require_same_config(parent, lora)
@@ -190,7 +190,7 @@ def read_inputs(
 
 
 def _read_split(data: Mixture, eval_data: Path | None, spec: TrainingSpec) -> Split:
-    """Return the rows of files, and those that are held out of them. Raises PipelineError ("data", "spec")."""
+    """Return the rows of files, and the held-out ones. Raises PipelineError ("data", "spec")."""
     if spec.holdout is not None and eval_data is not None:
         raise PipelineError(FailureReason.SPEC, f"The rows can't be split: {both_held_out()}.")
     return read_split(data.files, hold_out_of(spec), columns=spec.columns)
@@ -207,7 +207,7 @@ def _data_digest(data: Mixture) -> str:
 
 
 def _sources(data: Mixture, training: CheckedRows, drawn: CheckedRows) -> list[SourceUse] | None:
-    """Return what is recorded of several files."""
+    """Return what is recorded about several files."""
     if len(data.files) == 1:
         return None
     return [
@@ -223,7 +223,7 @@ def _sources(data: Mixture, training: CheckedRows, drawn: CheckedRows) -> list[S
 
 
 def _sides(split: Split) -> dict[str, JsonScalar]:
-    """Return what is recorded of a split."""
+    """Return what is recorded about a split."""
     if split.held_out is None:
         return {}
     return {
@@ -235,7 +235,7 @@ def _sides(split: Split) -> dict[str, JsonScalar]:
 
 
 def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
-    """Return what rows of a shape are for. Raises PipelineError ("data") where the spec asks for something else."""
+    """Return the objective for rows of a shape. Raises PipelineError ("data") if the spec asks for another one."""
     try:
         name = resolve_objective(spec.objective, shape)
     except ObjectiveError as error:
@@ -263,19 +263,19 @@ def _tokens(
 def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
     steps_an_epoch = math.ceil(rows / spec.effective_batch)
     total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
-    # All steps but one may be warm-up, so that the peak is reached.
+    # All steps but one may be warm-up, so the peak is always reached.
     return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
 
 
 def _config_digest(base: Path) -> str:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     kept = {name: value for name, value in config.items() if name not in _NO_PART_OF_THE_MODEL}
-    # Some configs hold infinities, which the canonical form has no word for.
+    # Some configs contain infinities, which the canonical form can't represent.
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _told_by(base: Path) -> dict[str, str | None]:
-    """Return what is recorded of the files of a base that say how text becomes tokens, and where it ends."""
+    """Return what is recorded about the base's files that define how text becomes tokens, and where it ends."""
     return {
         "tokenizer": tokenizer_of(base),
         "generation": generation_of(base),
@@ -283,7 +283,7 @@ def _told_by(base: Path) -> dict[str, str | None]:
 
 
 def _token_digest(examples: Iterable[Example]) -> str:
-    """Return the SHA-256 of what the model sees: the same rows under another tokenizer are other tokens."""
+    """Return the SHA-256 of what the model sees: with another tokenizer, the same rows have other tokens."""
     digest = hashlib.sha256()
     for example in examples:
         for numbers in (example.input_ids, example.labels):

@@ -1,4 +1,4 @@
-"""What is done, in this order, where memory runs out in a step: each rung takes less, and the effective batch stays as it is.
+"""What is done, in this order, if memory runs out in a step: each rung takes less, and the effective batch stays the same.
 
 >>> start = Fit(micro_rows=4, checkpointing=False, chunk_tokens=85)
 >>> limits = Limits(checkpointing=True, chunk_tokens=85, offloading=False)
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from workers.pipelines.training.order import Fit
 
-#: The last chunks are so many times smaller than those that cost no time.
+#: The last chunks are this many times smaller than those that cost no time.
 _SMALLER_CHUNKS = 8
 
 
@@ -25,9 +25,9 @@ class Limits:
 
     #: Whether activations can be computed twice.
     checkpointing: bool
-    #: Tokens of a chunk of logits that costs little time; None: they are all there at once.
+    #: Tokens in a chunk of logits that costs little time; None: all logits are in memory at once.
     chunk_tokens: int | None
-    #: Whether there is other memory that activations can wait in.
+    #: Whether there is other memory to which activations can be offloaded.
     offloading: bool
 
     def below(self, fit: Fit) -> Fit | None:
@@ -46,12 +46,12 @@ class Limits:
 
 
 def rows_a_pass(fit: Fit) -> str:
-    """Say in words how many rows a pass has."""
+    """Return in words how many rows a pass has."""
     return f"{fit.micro_rows} row{'s' if fit.micro_rows > 1 else ''} a pass"
 
 
 def change(before: Fit, after: Fit) -> str:
-    """Say in words what is otherwise in a lower rung."""
+    """Return in words what a lower rung changes."""
     said = []
     if after.micro_rows != before.micro_rows:
         said.append(rows_a_pass(after))

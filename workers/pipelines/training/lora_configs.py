@@ -18,15 +18,17 @@ from workers.pipelines.model.blueprint import Blueprint
 
 
 def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) -> LoraConfig:
-    """Return what a spec means over a base. Raises PipelineError ("targets", "spec") for what the base can't be trained with."""
-    # What the rows are for, nobody may have said before.
+    """Return the meaning of a spec over a base. Raises PipelineError ("targets", "spec") for options that the base
+    can't be trained with.
+    """
+    # The objective may have been unknown until now.
     if said := clash_of(spec.model_copy(update={"objective": objective.name})):
         raise PipelineError(FailureReason.SPEC, f"{said}.")
     targets, parameters = _targets(spec, blueprint)
     _require_fit(unfit_variant(spec, blueprint.shapes, exact=True, tied=blueprint.tied))
     adapted = [full for full in blueprint.linear_names if any(matches(full, target) for target in targets)]
     _require_fit(unfit_beside_targets(spec, adapted))
-    # Linear modules in 4 bits never lie transposed: those of a packed base stand so in its files.
+    # Linear modules in 4 bits are never stored transposed: a packed base's files have them this way.
     conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
     return LoraConfig(
         rank=spec.rank,
@@ -42,13 +44,15 @@ def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) 
         modules_to_save=sorted({*blueprint.head, *spec.saved_modules}),
         trainable_token_indices=spec.tokens,
         task_type=objective.task_type,
-        # GPT-2 holds its weights transposed, which PEFT has to be told.
+        # GPT-2 stores its weights transposed, and PEFT must be told.
         fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),
     )
 
 
 def require_tokens(spec: TrainingSpec, examples: Sequence[Example]) -> None:
-    """Raise PipelineError ("data") for a token whose embedding is to be trained and that no row has: nothing would change it."""
+    """Raise PipelineError ("data") for a token whose embedding is to be trained but that no row has: nothing would
+    change it.
+    """
     if not spec.tokens:
         return
     absent = set(spec.tokens).difference(*(example.input_ids for example in examples))

@@ -1,4 +1,4 @@
-"""AdamW over what is trained, its groups, and the course of its rates.
+"""AdamW over the trained parameters, its groups, and its learning rate schedule.
 
 >>> Schedule("linear", 2, 6).share(0), Schedule("linear", 2, 6).share(4)
 (0.3333333333333333, 0.5)
@@ -18,7 +18,7 @@ from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.short_of_memory import name_optimizer
 
-#: AdamW's ε, as common practice has it.
+#: AdamW's ε, the usual value.
 EPSILON = 1e-8
 
 
@@ -33,7 +33,7 @@ class Schedule:
     def share(self, step: int) -> float:
         """Return the share at `step`, counted from 0.
 
-        No step has the rate zero: with a warm-up from zero itself, a training of one step would learn nothing.
+        No step has a rate of zero: if the warm-up began at zero, a training of one step would learn nothing.
         """
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
@@ -50,13 +50,13 @@ def optimizer_and_scheduler(trainable: Mapping[str, Any], spec: TrainingSpec, sc
         parameter_groups(trainable, spec), lr=spec.lr, betas=(spec.adam_beta1, spec.adam_beta2), eps=EPSILON
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
-    # Once the scheduler has put itself around the step.
+    # After the scheduler has wrapped the step.
     name_optimizer(optimizer, spec)
     return optimizer, scheduler
 
 
 def require_card(spec: TrainingSpec, kind: str) -> None:
-    """Raise PipelineError ("spec") for an optimiser that a device has not."""
+    """Raise PipelineError ("spec") for an optimiser that the device doesn't have."""
     if spec.optim != "adamw" and kind != "cuda":
         raise PipelineError(
             FailureReason.SPEC,
@@ -69,7 +69,7 @@ def _maker(spec: TrainingSpec) -> Any:
         return torch.optim.AdamW
     from bitsandbytes import optim
 
-    # Matrices of less than 4,096 numbers have moments in 32 bits there too.
+    # Matrices with fewer than 4,096 numbers have 32-bit moments there too.
     made = {
         "adamw_8bit": optim.AdamW8bit,
         "paged_adamw": optim.PagedAdamW32bit,
@@ -81,8 +81,8 @@ def _maker(spec: TrainingSpec) -> Any:
 def parameter_groups(trainable: Mapping[str, Any], spec: TrainingSpec) -> list[dict[str, Any]]:
     """Return the parameters by rate and decay, each A in the first group.
 
-    Under LoRA+ each B, and what has one dimension (magnitudes, biases, norms), learns at the ratio times the rate, as PEFT's
-    `create_loraplus_optimizer` has it. Only matrices decay.
+    With LoRA+ each B, and each parameter with one dimension (magnitudes, biases, norms), learns at the ratio times the
+    rate, as in PEFT's `create_loraplus_optimizer`. Only matrices decay.
     """
     ratio = spec.loraplus_lr_ratio or 1.0
     groups: dict[tuple[bool, bool], list[Any]] = {}
@@ -101,7 +101,7 @@ def parameter_groups(trainable: Mapping[str, Any], spec: TrainingSpec) -> list[d
 
 
 def diverged(spec: TrainingSpec, what: str) -> PipelineError:
-    """Return the error of a training whose numbers are no longer finite, with what to try, in order."""
+    """Return the error for a training whose numbers are no longer finite, with what to try, in order."""
     return PipelineError(
         FailureReason.DIVERGED,
         f"The training diverged: {what}; try, in this order: a lower learning rate ({spec.lr:g} → {spec.lr / 2:g}), a"

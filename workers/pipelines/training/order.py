@@ -16,29 +16,29 @@ from workers.pipelines.orders import Order
 
 
 class Fit(Wire):
-    """How much of an optimiser step is computed at once. It changes memory and speed, and what is learnt by roundings alone."""
+    """How much of an optimiser step is computed at once. It affects memory and speed, but the result only by rounding."""
 
-    #: Rows in one forward pass, of a preference pairs.
+    #: Rows in one forward pass; for preferences, pairs.
     micro_rows: Annotated[int, Field(ge=1)]
-    #: Whether activations are computed twice and not kept.
+    #: Whether activations are computed twice instead of kept.
     checkpointing: bool
-    #: Tokens whose logits are there at a time; None: all supervised ones of a pass.
+    #: Tokens whose logits are in memory at a time; None: all supervised ones of a pass.
     chunk_tokens: Annotated[int, Field(ge=1)] | None = None
-    #: Whether what checkpointing keeps waits in main memory.
+    #: Whether what checkpointing keeps is offloaded to main memory.
     offloading: bool = False
-    #: Whether rows are packed beside each other: a pass has as many tokens as `micro_rows` of the longest rows.
+    #: Whether rows are packed: a pass has as many tokens as `micro_rows` of the longest rows.
     packed: bool = False
-    #: Whether attention takes each packed row by itself, and not all under a mask, as earlier releases had it.
+    #: Whether attention computes each packed row separately, instead of all with a mask, as in earlier releases.
     row_attention: bool = False
 
 
 class Rung(Wire):
-    """Where a training stands on the way to less memory."""
+    """The rung of a training on the way to less memory."""
 
     fit: Fit
-    #: What memory has run out with so far, and what came after it, in words.
+    #: With which settings memory has run out so far, and what followed, in words.
     steps: Annotated[list[str], Field(default_factory=list)]
-    #: What would come next; None: nothing takes less.
+    #: The next rung; None: nothing takes less.
     below: Fit | None = None
 
 
@@ -46,7 +46,7 @@ class OrderedSource(Wire):
     """One of several files of rows."""
 
     path: str
-    #: What messages call it.
+    #: Its name in messages.
     name: str
     weight: float | None = None
 
@@ -59,26 +59,26 @@ class TrainingOrder(Order):
     base_name: str
     base_revision: str | None
     data: str
-    #: Where rows are of several files, all of them; `data` is the first.
+    #: All files, if the rows are in several; `data` is the first.
     sources: list[OrderedSource] | None = None
     eval_data: str | None
     spec: TrainingSpec
-    #: What chat templates are told that the date is.
+    #: The date given to chat templates.
     template_date: Day
     checkpoint: CheckpointPolicy
-    #: The folder that checkpoints are written into.
+    #: The folder for checkpoints.
     checkpoints: str
     #: The folder of the version that is continued.
     parent: str | None = None
-    #: How the base was quantised for that one; None: not, or nothing is continued.
+    #: How the base was quantised for that version; None: it wasn't, or no version is continued.
     quantization: QuantizationRecipe | None = None
-    #: The version whose training this is again.
+    #: The version whose training this one repeats.
     like: RecordedTraining | None = None
     #: The folder of a checkpoint to resume from; the worker has checked its files' digests.
     resume: str | None
-    #: The folder that weights of the base in 4 bits are kept in between attempts; None: nowhere.
+    #: The folder in which weights of the base in 4 bits are kept between attempts; None: nowhere.
     kept: str | None = None
-    #: The file that says, while it trains, on which rung.
+    #: The file with the current rung, written while training.
     rung_file: str | None = None
-    #: The rung that it was on when the system killed the process before this one for lack of memory.
+    #: The rung on which the system killed the previous process for lack of memory.
     killed_on: Rung | None = None

@@ -1,4 +1,4 @@
-"""The last look of a training at what it wrote: the saved adapter on the base, against the base alone."""
+"""A training's last check of what it wrote: the saved adapter on the base, compared with the base alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from workers.pipelines.training.short_of_memory import looked_twice
 
 
 def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
-    """Take the trained adapter off its base, put the one in the folder `out` on in its place, and measure that.
+    """Remove the trained adapter from its base, load the one in the folder `out` instead, and measure that.
 
-    The model is of no use for training afterwards; the generators of random numbers are as they were. Raises PipelineError
-    where the saved files don't reach the base.
+    The model can't be trained further afterwards; the state of random number generators is unchanged. Raises
+    PipelineError if the saved files don't affect the base.
     """
-    # Activations are gone, and logits of a text are of another size.
+    # Activations are freed, and a text's logits have another size.
     give_back()
     devices = [given.device.torch_device] if given.device.kind == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -38,7 +38,7 @@ def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
 
 
 def _bare(model: Any) -> Any:
-    """Return the base without any of the adapter. PEFT leaves biases and modules that were trained in it, which go back too."""
+    """Return the base without anything of the adapter. PEFT leaves trained biases and modules in it; these are restored too."""
     whole = {
         name.removeprefix(PREFIX): module.original_module
         for name, module in model.named_modules()
@@ -53,7 +53,7 @@ def _bare(model: Any) -> Any:
 
 
 def require_learnt(found: ProbeReport, dtype: str) -> None:
-    """Raise PipelineError where an adapter moves no logit on the fixed texts."""
+    """Raise PipelineError if an adapter moves no logit on the fixed texts."""
     if found.logit_gap < LEAST_LOGIT_GAP:
         raise PipelineError(
             FailureReason.UNTRAINED,

@@ -1,4 +1,4 @@
-"""What a training says that it did: at its end, or as if it had ended at a checkpoint."""
+"""A training's report: at its end, or as if it had ended at a checkpoint."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _CURVE_POINTS = 500
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of a training once its base is loaded and scored."""
+    """What is known about a training once its base is loaded and scored."""
 
     given: Inputs
     loaded: LoadedBase
     #: How much is computed at once.
     fitting: Fitting
-    #: The held-out loss of the bare base in nats a supervised token, where there are held-out rows.
+    #: The held-out loss of the bare base in nats per supervised token, if there are held-out rows.
     eval_loss_base: float | None
-    #: The largest probability with which the base itself drops anything while it is trained.
+    #: The largest dropout probability of the base itself in training.
     base_dropout: float
 
 
@@ -83,7 +83,7 @@ def training_report(
 
 
 def ran_with(setting: Setting) -> dict[str, JsonScalar]:
-    """Return what a training runs with, as a `RecordedTraining` has it."""
+    """Return the environment of a training, for a `RecordedTraining`."""
     said = _hyperparameters(setting)
     return {
         "base": setting.given.base_name,
@@ -153,7 +153,7 @@ def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
 
 
 def _curve(losses: list[float], rates: list[float]) -> list[LossPoint]:
-    """Return the loss of each step, thinned to `_CURVE_POINTS` points, the last step always among them."""
+    """Return the loss of each step, thinned to `_CURVE_POINTS` points, always including the last step."""
     every = math.ceil(len(losses) / _CURVE_POINTS)
     kept = sorted({*range(0, len(losses), every), len(losses) - 1})
     return [LossPoint(step=index + 1, loss=losses[index], lr=rates[index]) for index in kept]

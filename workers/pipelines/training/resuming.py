@@ -1,4 +1,4 @@
-"""Read a checkpoint back: nothing in it is executed, and what is broken, or of another training, is refused by name."""
+"""Read a checkpoint back: nothing in it is executed, and anything broken, or of another training, is refused by name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from workers.pipelines.training.checkpoints import (
 from workers.pipelines.training.optimising import Schedule
 from workers.pipelines.training.states import Standing, numpy_state, python_state
 
-#: What a configuration calls things, in words; settings of the spec are their own words.
+#: The words for a configuration's keys; settings of the spec have their own names.
 _WORDS = {
     "base": "the base's name",
     "base_revision": "the base's revision",
@@ -49,32 +49,32 @@ _WORDS = {
     "target_modules": "the target modules",
     "parent": "the version to continue",
 }
-#: Digests, which tell nobody anything.
+#: Digests, which mean nothing to people.
 _UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data", "parent"})
 _MOST_DIFFERENCES = 5
-#: Of each JSON file, for some hundred bytes are written of each step; a stranger's may be as long as it likes.
+#: The limit for each JSON file: each step writes about a hundred bytes, and a foreign file may have any length.
 _MAX_JSON_BYTES = 64 * 1024 * 1024
 #: Files of the releases that kept the optimiser's state in pickles.
 _PICKLES = frozenset({"optimizer.pt", "scheduler.pt", "rng_state.pth"})
-#: What AdamW keeps of each matrix.
+#: What AdamW keeps for each matrix.
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-#: What bitsandbytes' optimisers call the same; in 8 bits so many numbers share a scale.
+#: bitsandbytes' names for the same; in 8 bits this many numbers share a scale.
 _BNB_MOMENTS = ("state1", "state2")
 _SHARE_A_SCALE = 256
-#: As safetensors names them.
+#: safetensors' names of types.
 _DTYPES = {torch.float32: "F32", torch.uint8: "U8"}
-#: No adapter has as many matrices, with three tensors of each.
+#: No adapter has this many matrices, with three tensors each.
 _MOST_TENSORS = 1_000_000
-#: It has 16 bytes, and may have more one day.
+#: It has 16 bytes, and may have more in future.
 _MAX_CUDA_STATE_BYTES = 8192
 
 
 def read_checkpoint(
     folder: Path, *, configuration: Mapping[str, JsonScalar], spec: TrainingSpec, schedule: Schedule
 ) -> Resumed:
-    """Check a checkpoint whole, and that it is one of the training that `configuration` describes.
+    """Check a whole checkpoint, and that it belongs to the training that `configuration` describes.
 
-    It holds tensors and JSON only. Sizes, types and names are looked at before values are. Raises PipelineError
+    It contains only tensors and JSON. Sizes, types and names are checked before values. Raises PipelineError
     ("checkpoint").
     """
     check_files(folder)
@@ -91,7 +91,7 @@ def read_checkpoint(
 
 
 def moved_ranks(folder: Path, lora: LoraConfig, spec: TrainingSpec) -> LoraConfig:
-    """Return the configuration with the ranks that EVA gave modules before the first step. Raises PipelineError ("checkpoint")."""
+    """Return the configuration with the ranks that EVA assigned before the first step. Raises PipelineError ("checkpoint")."""
     with _read(REPORT_NAME):
         theirs = TrainingReport.model_validate_json((folder / REPORT_NAME).read_bytes()).lora
         _require(is_redistribution(spec, theirs), "its ranks are none that eva_rho allows")
@@ -99,7 +99,7 @@ def moved_ranks(folder: Path, lora: LoraConfig, spec: TrainingSpec) -> LoraConfi
 
 
 def check_files(folder: Path) -> None:
-    """Check that a folder holds a checkpoint's files, all of them plain files, and nothing else."""
+    """Check that a folder contains a checkpoint's files, all of them plain files, and nothing else."""
     try:
         found = {path.name: path for path in folder.iterdir()}
     except OSError as error:
@@ -133,7 +133,7 @@ def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Sc
     with _read(WEIGHTS_FILE):
         shapes = _shapes(folder / WEIGHTS_FILE, torch.float32)
         _check_finite(folder / WEIGHTS_FILE)
-    # A gradient scaler skips steps; without one each step was taken.
+    # A gradient scaler skips steps; without one every step was taken.
     fewest = record.step if record.scaler is None else 0
     with _read(PROGRESS_NAME):
         standing = Standing.model_validate_json((folder / PROGRESS_NAME).read_bytes())
@@ -153,16 +153,16 @@ def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Sc
 
 
 def _check_twisters(standing: Standing) -> None:
-    """Check the states of the random generators by giving them to others of the same kind."""
+    """Check the states of the random generators by loading them into other generators."""
     random.Random().setstate(python_state(standing.python))  # noqa: S311  # nothing is drawn
     numpy.random.RandomState().set_state(numpy_state(standing.numpy))
 
 
 def _check_moments(path: Path, matrices: list[tuple[int, ...]], optim: str) -> list[float]:
-    """Check the moments of an optimiser over matrices of these shapes; return the steps that it counts."""
+    """Check the moments of an optimiser over matrices of these shapes; return its count of steps."""
     found = _typed_shapes(path)
     if not found:
-        # No step was taken yet: a gradient scaler left out each.
+        # No step was taken yet: a gradient scaler skipped all of them.
         return []
     by_matrix: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     for name, what in found.items():
@@ -195,7 +195,7 @@ def _check_moments(path: Path, matrices: list[tuple[int, ...]], optim: str) -> l
 
 
 def _parts(first: str, second: str, packed: int | None) -> dict[str, tuple[str, tuple[int, ...] | None]]:
-    """Return type and shape of what is kept of one matrix; `packed` is how many numbers it has, where its moments are in 8 bits."""
+    """Return type and shape of what is kept for one matrix; `packed` is its number of values if its moments are in 8 bits."""
     kind = "F32" if packed is None else "U8"
     parts: dict[str, tuple[str, tuple[int, ...] | None]] = {
         first: (kind, None),
@@ -214,7 +214,7 @@ def _parts(first: str, second: str, packed: int | None) -> dict[str, tuple[str, 
 
 
 def _check_generators(path: Path) -> None:
-    """Check the states of torch's random generators by giving them to others of the same kind."""
+    """Check the states of torch's random generators by loading them into other generators."""
     own = torch.Generator().get_state()
     found = _shapes(path, torch.uint8)
     _require(found.keys() - {"cuda"} == {"cpu"}, "it names other generators")
@@ -227,7 +227,7 @@ def _check_generators(path: Path) -> None:
 
 
 def _shapes(path: Path, dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of a file, whose values are not read. Raises ValueError for another type."""
+    """Return the shape of each tensor of a file without reading values. Raises ValueError for another type."""
     found = _typed_shapes(path)
     for name, (kind, _) in found.items():
         _require(kind == _DTYPES[dtype], f"{name} has another type")
@@ -235,7 +235,7 @@ def _shapes(path: Path, dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
 
 
 def _typed_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return type, as safetensors names it, and shape of each tensor of a file."""
+    """Return safetensors' type name and the shape of each tensor of a file."""
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
         _require(len(names) <= _MOST_TENSORS, "it holds too many tensors")
@@ -244,7 +244,7 @@ def _typed_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _check_finite(path: Path) -> None:
-    """Look at each tensor of a file by itself."""
+    """Check each tensor of a file separately."""
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  # it is not a mapping
             _require(bool(file.get_tensor(name).isfinite().all()), f"{name} is not finite")
@@ -268,7 +268,7 @@ def _differences(theirs: Mapping[str, JsonScalar], ours: Mapping[str, JsonScalar
 
 @contextlib.contextmanager
 def _read(name: str) -> Iterator[None]:
-    """Name the file in whatever reading it raises: a crafted one can make its reader raise anything."""
+    """Name the file in any error raised by reading it: a crafted one can make its reader raise anything."""
     try:
         yield
     except MemoryError:

@@ -1,6 +1,6 @@
-"""What travels with an adapter for whoever serves it: the chat template, where answers stop, how rows became tokens.
+"""What is stored with an adapter for serving it: the chat template, where answers stop, how rows became tokens.
 
-A base's template may change, and the tokenizer's end of text needn't be the end of turn that was learnt.
+A base's template may change, and the tokenizer's end of text may differ from the learnt end of turn.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from sdk.schemas.wire import canonical_json
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.data.tokenizer import all_stops, read_object
 
-#: Keys of a generation config that say how it was saved, or where a model's own one came from.
+#: Keys of a generation config about how it was saved, or where it came from.
 _OF_THE_FILE = ("transformers_version", "_from_model_config")
 
 
 def write_serving(out: Path, *, base: Path, tokenizer: Any, rows: Tokenised) -> None:
-    """Write the files of `SERVING_FILES` that rows give rise to into `out`. Equal rows over an equal base give equal bytes.
+    """Write the files in `SERVING_FILES` that apply to the rows into `out`. Equal rows over an equal base give equal bytes.
 
     `chat_template.jinja` is the template that rendered conversations. `generation_config.json` has the settings of the
-    base, and every token that generation stops at; a classification generates nothing. `rendering.json` is the part of
-    the version's record that says the same.
+    base, and every token at which generation stops; not for a classification. `rendering.json` is the corresponding
+    part of the version's record.
     """
     if rows.template is not None:
         (out / TEMPLATE_FILE).write_bytes(rows.template.encode("utf-8"))
@@ -34,7 +34,7 @@ def write_serving(out: Path, *, base: Path, tokenizer: Any, rows: Tokenised) -> 
 
 
 def _settings(base: Path) -> dict[str, Any]:
-    """Return how a base's author generates; nothing where the file can't be taken over as it is."""
+    """Return the generation settings of a base's author; empty if the file can't be copied as it is."""
     found = read_object(base / GENERATION_FILE) or {}
     kept = {name: value for name, value in found.items() if name not in _OF_THE_FILE}
     try:

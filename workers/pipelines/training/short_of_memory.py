@@ -1,4 +1,4 @@
-"""Memory that runs out elsewhere than in the passes of a step, where the ladder has no rung: what helps there is done, or named."""
+"""Memory running out outside a step's passes, where the ladder doesn't help: what helps there is done, or named."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from workers.pipelines.model.freed import give_back
 
 _Found = TypeVar("_Found")
 
-#: Bytes that an optimiser keeps for each number that is trained: two moments, in 32 or in 8 bits.
+#: Bytes that an optimiser keeps per trained number: two moments, in 32 or 8 bits.
 _STATE_BYTES = {"adamw": 8, "paged_adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}
-#: What on a card keeps less there, by the optimiser that there was.
+#: What keeps less memory on a card, by the current optimiser.
 _SMALLER = {
     "adamw": "choose optim adamw_8bit, which keeps a quarter of that, or paged_adamw_8bit, whose state can move to main memory",
     "paged_adamw": "choose optim paged_adamw_8bit, which keeps a quarter of that",
@@ -27,13 +27,15 @@ _FEWER = "lower rank, or choose fewer targets"
 
 
 def looked_twice(look: Callable[[], _Found]) -> _Found:
-    """Return what `look` finds, which changes nothing. Where memory runs out it looks once more, after what is free went back."""
+    """Return the result of `look`, which has no side effects. If memory runs out, it is tried once more after freeing
+    caches.
+    """
     try:
         return look()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-    # Out here the error holds no tensors any more.
+    # Outside the handler the error no longer keeps tensors alive.
     give_back()
     return look()
 
@@ -91,7 +93,7 @@ def after_the_last_step(keep: Callable[[], int | None]) -> Iterator[None]:
         if error.reason is not FailureReason.OOM:
             raise
         failed = PipelineError(error.reason, error.message)
-    # Out here the error holds no tensors any more.
+    # Outside the handler the error no longer keeps tensors alive.
     give_back()
     try:
         step = keep()

@@ -13,27 +13,27 @@ from pydantic import Field
 
 from sdk.schemas.wire import Wire
 
-#: Of what `random.getstate()` returns.
+#: The version that `random.getstate()` returns.
 _PYTHON_VERSION = 3
 
 
 class Twister(Wire):
-    """The state of a Mersenne twister, which Python's and numpy's random generators are."""
+    """The state of a Mersenne twister, which Python's and numpy's random generators use."""
 
     #: 32 bits each.
     words: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=624, max_length=624)]
-    #: The word that is next; 624: new ones are made first.
+    #: The index of the next word; 624: new ones are made first.
     position: Annotated[int, Field(ge=0, le=624)]
-    #: The second number of a pair from a normal distribution, where one is left over.
+    #: The second number of a pair from a normal distribution, if one is left over.
     spare: float | None
 
 
 class Standing(Wire):
-    """Where the schedule and the random generators stand."""
+    """The state of the schedule and the random generators."""
 
-    #: Steps of the optimiser, of which a gradient scaler may have left out some.
+    #: Steps of the optimiser; a gradient scaler may have skipped some.
     last_epoch: Annotated[int, Field(ge=0)]
-    #: Of the next step, of the first group of parameters.
+    #: The learning rate of the next step, for the first group of parameters.
     rate: Annotated[float, Field(ge=0)]
     python: Twister
     numpy: Twister
@@ -47,7 +47,7 @@ class States:
     #: "0.step", "0.exp_avg", "0.exp_avg_sq", "1.step" …: by matrix, in the order of the optimiser's parameters; bitsandbytes has
     #: other names.
     optimizer: dict[str, torch.Tensor]
-    #: "cpu", and "cuda" where there is one: torch's own generators.
+    #: "cpu", and "cuda" if there is one: torch's own generators.
     generators: dict[str, torch.Tensor]
 
 
@@ -77,7 +77,7 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
 
 
 def _each(parts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what an optimiser keeps of one matrix, by name; bitsandbytes has most of it one level down."""
+    """Yield what an optimiser keeps for one matrix, by name; bitsandbytes has most of it one level deeper."""
     for name, value in parts.items():
         if isinstance(value, dict):
             yield from _each(value)
@@ -86,7 +86,7 @@ def _each(parts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def restore_schedule(standing: Standing, scheduler: Any) -> None:
-    """Put a schedule, and the rates of its optimiser, where a checkpoint left them."""
+    """Restore a schedule, and its optimiser's rates, from a checkpoint."""
     scheduler.load_state_dict(
         {
             **scheduler.state_dict(),
@@ -106,27 +106,27 @@ def _rates(standing: Standing, scheduler: Any) -> list[float]:
 
 
 def restore_optimizer(moments: dict[str, torch.Tensor], optimizer: Any) -> None:
-    """Give AdamW the moments of a checkpoint; all else of it is as the training's settings have it."""
+    """Give AdamW the moments of a checkpoint; everything else follows the training's settings."""
     kept: dict[int, dict[str, Any]] = {}
     for name, value in moments.items():
         number, _, part = name.partition(".")
         kept.setdefault(int(number), {})[part] = value
     for parts in kept.values():
         if "state1" in parts:
-            # bitsandbytes counts steps in plain numbers.
+            # bitsandbytes counts steps as plain numbers.
             parts["step"] = int(parts["step"])
     optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def restore_generators(standing: Standing, generators: dict[str, torch.Tensor]) -> None:
-    """Put all random generators where a checkpoint left them."""
+    """Restore all random generators from a checkpoint."""
     random.setstate(python_state(standing.python))
     numpy.random.set_state(numpy_state(standing.numpy))
     set_generators(generators)
 
 
 def generator_states() -> dict[str, torch.Tensor]:
-    """Return the states of torch's own generators: "cpu", and "cuda" where there is one."""
+    """Return the states of torch's own generators: "cpu", and "cuda" if there is one."""
     return {
         "cpu": torch.get_rng_state(),
         **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}),
@@ -134,18 +134,18 @@ def generator_states() -> dict[str, torch.Tensor]:
 
 
 def set_generators(generators: dict[str, torch.Tensor]) -> None:
-    """Put torch's own generators where `generator_states` found them."""
+    """Restore torch's own generators from the result of `generator_states`."""
     torch.set_rng_state(generators["cpu"])
     if "cuda" in generators and torch.cuda.is_available():
         torch.cuda.set_rng_state(generators["cuda"])
 
 
 def python_state(twister: Twister) -> tuple[Any, ...]:
-    """Return a state as Python's generator takes it."""
+    """Return a state in the form of Python's generator."""
     return (_PYTHON_VERSION, (*twister.words, twister.position), twister.spare)
 
 
 def numpy_state(twister: Twister) -> tuple[Any, ...]:
-    """Return a state as numpy's generator takes it."""
+    """Return a state in the form of numpy's generator."""
     words = numpy.array(twister.words, dtype=numpy.uint32)
     return ("MT19937", words, twister.position, int(twister.spare is not None), twister.spare or 0.0)

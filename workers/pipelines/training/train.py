@@ -68,17 +68,19 @@ def train(
     rung_file: Path | None = None,
     kept: Path | None = None,
 ) -> TrainingReport:
-    """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts as `parent` is, if there is one.
+    """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts from `parent`,
+    if there is one.
 
-    `base_name` and `base_revision` are what the adapter says of its base; no local path is written. `day` is what chat
-    templates are told that the date is; one that asks for it is refused where there is none. The same
-    arguments give the same bytes on the same machine and libraries. Each run checks itself: the base predicts no token that it
-    sees, before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite, no B is zero at
-    the end, and the saved adapter moves what the base predicts on fixed texts. Where memory runs out, less is computed at once; `rung_file` says how much it
-    is, and `killed_on` how much it was when the process before this one was killed for that. `kept` is the folder that weights of the base in 4 bits are kept in between attempts.
-    With `checkpoints` a training that is stopped after any step and goes on from there, in another process,
-    ends with the same bytes as one that never stopped, on a like machine. Raises PipelineError, and Interrupted where
-    it was told to stop.
+    `base_name` and `base_revision` are the adapter's description of its base; no local path is written. `day` is the
+    date given to chat templates; without it, a template that asks for the date is refused. The same arguments give the
+    same bytes on the same machine and libraries. Each run checks itself: the base sees no token that it predicts,
+    before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite,
+    no B is zero at the end, and the saved adapter moves the base's predictions on fixed texts. If memory runs out, less
+    is computed at once; `rung_file` gets the current rung, and `killed_on` is the rung on which the previous process
+    was killed for lack of memory. `kept` is the folder in which weights of the base in 4 bits are kept between
+    attempts. With `checkpoints` a training that is stopped after any step and resumed in another process ends with the
+    same bytes as one that never stopped, on a similar machine. Raises PipelineError, and Interrupted if it was told to
+    stop.
     """
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
     given = read_inputs(
@@ -143,9 +145,9 @@ def _train(
             looked_twice(lambda: require_causal(loaded.model))
     prefers = given.objective.name == "dpo"
     if prefers:
-        # The base is compared with as it is.
+        # The comparison is with the unchanged base.
         drop_nothing(loaded.model)
-    # Once the adapter is there, its own dropout is among the model's.
+    # Later the adapter's own dropout would be included.
     base_dropout = own_dropout(loaded.model)
     if base_dropout:
         on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
@@ -169,7 +171,7 @@ def _train(
     if resumed is not None:
         bare = resumed.record.eval_loss_base
     else:
-        # B is zero, so this is the loss of the bare base, of preferences against what they are learnt against.
+        # B is zero, so this is the loss of the bare base; for preferences, relative to their reference.
         bare = held_out_scores(given, model, fitting, on_progress).get("loss")
         _stop_if_asked(given)
         if given.parent is not None:
@@ -204,7 +206,7 @@ def _train(
 
 
 def _name_differences(setting: Setting, on_progress: Callable[[Progress], None]) -> None:
-    """Say, where a training is made again, what is otherwise than its record has it."""
+    """If a training is repeated, log what differs from its record."""
     like = setting.given.like
     if like is not None:
         found = ", ".join(like.differences(ran_with(setting)))
@@ -215,7 +217,7 @@ def _name_differences(setting: Setting, on_progress: Callable[[Progress], None])
 
 
 def _load(given: Inputs) -> LoadedBase:
-    """Load the base, held as it was when the checkpoint to go on from was written."""
+    """Load the base, held as when the checkpoint to resume from was written."""
     spec, quantization = given.spec, None
     if spec.method == "qlora":
         quantization = default_recipe(given.device, spec.quant_type, double_quant=spec.double_quant)
@@ -239,7 +241,7 @@ def _stop_if_asked(given: Inputs) -> None:
 
 
 def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
-    """Return what follows each step: a checkpoint where one is due, and the end where the training must stop."""
+    """Return the callback for each step: it writes a checkpoint if one is due, and ends the training if it must stop."""
     given, checkpoints = setting.given, setting.given.checkpoints
     if checkpoints is None:
         return lambda trainer: None
@@ -260,7 +262,7 @@ def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
 
 
 def _keep_last(setting: Setting, trainer: AdapterTrainer, tensors: dict[str, Any]) -> int | None:
-    """Write the checkpoint of the last step, if it isn't the one that the training went on from; return its step."""
+    """Write the checkpoint of the last step, unless the training resumed from it; return its step."""
     checkpoints, last = setting.given.checkpoints, setting.given.schedule.total_steps
     if trainer.record.resumed_from == last:
         return last
@@ -272,7 +274,7 @@ def _keep_last(setting: Setting, trainer: AdapterTrainer, tensors: dict[str, Any
 
 def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer, tensors: dict[str, Any]) -> Path:
     given, steps = setting.given, trainer.record
-    # No training could go on from such a checkpoint, and this one can't either.
+    # No training could resume from such a checkpoint, and this one can't continue either.
     _check_finite(tensors, given.spec)
     train_s = steps.train_s()
     record = Record(

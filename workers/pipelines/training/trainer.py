@@ -44,14 +44,14 @@ from workers.pipelines.training.states import (
 class StepRecord:
     """What the steps so far have measured."""
 
-    #: Mean loss in nats a supervised token, a label or a preference, of each step.
+    #: Mean loss of each step in nats per supervised token, label or preference.
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
-    #: Tokens without padding.
+    #: Number of tokens without padding.
     tokens: int = 0
-    #: The step of the checkpoint that this process went on from.
+    #: The step of the checkpoint from which this process resumed.
     resumed_from: int | None = None
-    #: Seconds of the processes before this one.
+    #: Seconds of the previous processes.
     earlier_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
@@ -61,11 +61,12 @@ class StepRecord:
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
-    """Trains an adapter over already tokenised rows, which the `data_collator` is given the numbers of.
+    """Trains an adapter over already tokenised rows; the `data_collator` gets their numbers.
 
-    The trainer's batch is the effective batch. `training_step` computes it in parts of so many rows of like length as
-    `fitting` says and sums their gradients, normalised once by the supervised tokens, or the labels, of the whole step, so that
-    the split changes memory and speed but not what is learnt. Where memory runs out in a step, it is taken again in smaller parts.
+    The trainer's batch is the effective batch. `training_step` computes it in parts of rows of similar length, as large
+    as `fitting` says, and sums their gradients, normalised once by the supervised tokens, or the labels, of the whole
+    step, so the split affects memory and speed but not what is learnt. If memory runs out in a step, the step is
+    repeated in smaller parts.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         after_step: Any,
         **options: Any,
     ) -> None:
-        # It takes a table alone, and makes two more of it: 24 bytes a row.
+        # It accepts only a table, and makes two more of it: 24 bytes per row.
         super().__init__(train_dataset=Dataset.from_dict({"row": [0]}), **options)
         self.train_dataset = range(rows)
         self._objective = objective
@@ -96,19 +97,19 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
             name: False for name, parameter in self.model.named_parameters() if parameter.requires_grad
         }
         self.record = StepRecord()
-        # Its table of losses would go to stdout.
+        # Otherwise its table of losses would go to stdout.
         self.remove_callback(PrinterCallback)
         self.add_callback(_StepEnd(self))
 
     def _send_telemetry(self) -> None:
-        """Send nothing: a training tells nobody outside that it happened."""
+        """Send nothing: trainings don't report to anybody outside."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> ShuffledRows:
-        """Called by the trainer once: its own sampler has the numbers of all rows in a list."""
+        """Called by the trainer once: its own sampler would keep the numbers of all rows in a list."""
         return ShuffledRows(len(self.train_dataset), self._spec.seed)
 
     def run(self, resumed: Resumed | None) -> None:
-        """Take all the steps, or those that were left when the checkpoint `resumed` was written."""
+        """Take all steps, or those left when the checkpoint `resumed` was written."""
         self._resumed = resumed
         self.record = StepRecord()
         if resumed is None:
@@ -120,7 +121,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         if was.step < was.total:
             self.train(resume_from_checkpoint=str(resumed.folder))
         else:
-            # The trainer itself knows no training without a step, and would take one more.
+            # The trainer doesn't support a training without steps, and would take one more.
             self._load_from_checkpoint(str(resumed.folder))
 
     def states(self) -> States:
@@ -132,7 +133,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         return sorted(name for name, reached in self._reached.items() if not reached)
 
     def scaler_state(self) -> dict[str, int | float] | None:
-        """Return the state of the gradient scaler, where there is one."""
+        """Return the state of the gradient scaler, if there is one."""
         return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -145,13 +146,13 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
             matrix.copy_(stored[name])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Called by the trainer before the first step: its own reader would take pickles."""
+        """Called by the trainer before the first step: its own reader would accept pickles."""
         if checkpoint is not None and self._resumed is not None:
             restore_optimizer(load_file(Path(checkpoint) / OPTIMIZER_NAME), self.optimizer)
             restore_schedule(self._resumed.standing, self.lr_scheduler)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Called by the trainer once the rows that were trained on are skipped."""
+        """Called by the trainer after skipping the rows that were trained on."""
         if checkpoint is not None and self._resumed is not None:
             restore_generators(self._resumed.standing, load_file(Path(checkpoint) / GENERATORS_NAME))
 
@@ -166,7 +167,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         `inputs` are (batch, seq), the longest row first. Raises PipelineError ("diverged", "untrained").
         """
         model.train()
-        # Passes are of many lengths, so what one of them freed has gaps that the next one doesn't fill.
+        # Passes have many lengths, so memory freed by one has gaps that the next one doesn't fill.
         if self._device.kind == "cpu":
             give_pages_back()
         inputs = self._prepare_inputs(inputs)
@@ -186,7 +187,9 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         return loss
 
     def _add_gradients(self, model: Any, inputs: Batch, counted: int) -> Any | None:
-        """Add the gradients of one effective batch; return its mean loss, or None where memory ran out, with nothing of it held."""
+        """Add the gradients of one effective batch; return its mean loss, or None if memory ran out, with nothing kept
+        alive.
+        """
         loss = torch.zeros((), device=self._device.torch_device)
         try:
             for part in self._fitting.parts(inputs, self._objective.sequences):
@@ -201,7 +204,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         return loss
 
     def end_step(self) -> None:
-        """Say where the training stands, after a step, and let what follows each step do its work."""
+        """Report progress after a step, and call the callback for each step."""
         step, total = self.state.global_step, self._schedule.total_steps
         elapsed = self.record.train_s()
         self._report(
@@ -221,7 +224,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
     def _watch_gradients(self, model: Any) -> None:
         """Check that gradients reach each matrix: each B on the first step, each A as soon as its B is not zero.
 
-        dL/dA = s·Bᵀ·(dL/dy)·xᵀ is zero by construction while B is. Trained tokens may be in later rows only.
+        dL/dA = s·Bᵀ·(dL/dy)·xᵀ is zero by construction while B is. Trained tokens may occur only in later rows.
         """
         if all(self._reached.values()):
             return
@@ -270,9 +273,10 @@ def training_arguments(scratch: str, *, spec: TrainingSpec, device: Device, tota
         learning_rate=spec.lr,
         max_grad_norm=spec.max_grad_norm,
         neftune_noise_alpha=spec.neftune_noise_alpha,
-        # Experts' routers are no part of the loss here. Their logits, which would be handed out, hold on to all that is computed twice.
+        # Experts' routers aren't part of the loss here. Their logits, which would be returned, would keep everything
+        # alive that is computed twice.
         router_aux_loss_coef=0.0,
-        # It is the model that is told, when it is needed.
+        # The model itself is told when it is needed.
         gradient_checkpointing=False,
         # Without autocast the adapters are computed in float32; the base brings its own 16-bit weights. Only
         # float16, whose gradients vanish below 6e-8, needs the scaler that comes with its flag.
@@ -293,7 +297,7 @@ def training_arguments(scratch: str, *, spec: TrainingSpec, device: Device, tota
         # The dataset is the numbers of rows.
         remove_unused_columns=False,
     )
-    # Reading the device settles the count of GPUs, which the trainer would otherwise all wrap in DataParallel.
+    # Reading the device fixes the number of GPUs; otherwise the trainer would wrap all of them in DataParallel.
     with contextlib.suppress(AttributeError):
         assert arguments.device is not None
         arguments._n_gpu = min(arguments._n_gpu, 1)

@@ -1,4 +1,4 @@
-"""`adapterctl jobs cancel|retry|publish`: what is done to jobs."""
+"""`adapterctl jobs cancel|retry|publish`: commands that act on jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`adapterctl jobs watch|wait|logs`: what happens to jobs."""
+"""`adapterctl jobs watch|wait|logs`: following jobs."""
 
 from __future__ import annotations
 

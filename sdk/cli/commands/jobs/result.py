@@ -1,4 +1,4 @@
-"""`adapterctl jobs result`: what a job made, long after nobody waited for it."""
+"""`adapterctl jobs result`: what a job made, for those who didn't wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`adapterctl jobs list|show|checkpoints`: how jobs stand."""
+"""`adapterctl jobs list|show|checkpoints`: the state of jobs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sdk.objects import scored_beside
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 from sdk.schemas.planning import Forecast
 
-#: Checkpoints that `show` lists.
+#: How many checkpoints `show` lists.
 _SHOWN = 5
-#: Parts of a forecast, the largest ones.
+#: How many parts of a forecast are shown, the largest ones.
 _PARTS = 3
 
 
@@ -70,13 +70,13 @@ def _print_table(views: Sequence[JobView]) -> None:
 
 
 def _coloured(line: str, state: str) -> str:
-    # The state comes before all that others have named; an id has no such word in it.
+    # The state comes before anything that users have named; an id can't contain such a word.
     colour = COLOURS.get(state)
     return line.replace(state, click.style(state, fg=colour), 1) if colour and sys.stdout.isatty() else line
 
 
 def note_of(view: JobView) -> str:
-    """What is worth knowing of a job beside its state."""
+    """What is worth knowing about a job besides its state."""
     if view.state is JobState.QUEUED:
         place = "" if view.ahead is None else f"#{view.ahead + 1}: "
         return f"{place}{view.waits or 'waits for a worker'}"
@@ -125,7 +125,7 @@ def jobs_show(job_id: str, style: str) -> None:
 
 
 def result_command(view: JobView) -> str:
-    """The command that prints or writes what a job has made."""
+    """The command that prints or writes a job's result."""
     unregistered = view.kind == "merge" and not view.request.get("register_as")
     return f"adapterctl jobs result {view.id}" + (" -o DIR" if unregistered else "")
 
@@ -157,7 +157,7 @@ def _facts(view: JobView) -> list[tuple[str, Any]]:
 
 
 def _memory_facts(view: JobView) -> Iterator[tuple[str, str]]:
-    """What a job was forecast to take, and what it took."""
+    """A job's forecast, and what it really took."""
     if view.forecast is not None and view.forecast.unknown is not None:
         yield "forecast", f"none: {view.forecast.unknown}"
     elif view.forecast is not None:
@@ -234,6 +234,8 @@ def jobs_checkpoints(job_id: str, style: str) -> None:
 
 
 def _made(view: JobView) -> str | None:
-    """Return the ref of what a job made: of a merge the version that its model became, or else the one that was merged."""
+    """Return the ref of what a job made; for a merge, the version that its model became, or else the version that was
+    merged.
+    """
     found = view.result or {}
     return found.get("version") or found.get("ref")

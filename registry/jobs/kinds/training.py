@@ -32,8 +32,7 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.job_requests import TrainingRequest
-from sdk.schemas.option_clashes import both_held_out, clash_of
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
 from sdk.schemas.training_report import held_out_warning
 
 _DATASETS = ("data", "eval_data", "sources")

@@ -20,8 +20,6 @@ from workers.pipelines.errors import PipelineError
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
 
-#: What is taken to be available where the system does not say.
-_UNKNOWN_BYTES = 1 << 62
 #: Where Linux says how much was resident at most, in KiB, and is told to begin anew with that (proc(5)).
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _PEAK = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.M)
@@ -54,8 +52,7 @@ class Device:
             # A process may have been given a share of the card.
             share = torch.cuda.get_per_process_memory_fraction(0)
             return max(0, min(int(free), int(share * total) - int(torch.cuda.memory_reserved(0))))
-        memory = main_memory()
-        return _UNKNOWN_BYTES if memory is None else memory.available_bytes
+        return main_memory().available_bytes
 
     def peak_memory_bytes(self) -> int:
         """Return the peak so far, or since `forget_peak`: allocated on the GPU, or resident in main memory, in this process."""

@@ -13,7 +13,7 @@ from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
-from registry.jobs.checkpoints import pin_checkpoint, resume_point
+from registry.jobs.checkpoint_pins import pin_checkpoint, resume_point
 from registry.jobs.forecasts import Estimate, of_training
 from registry.jobs.kinds.again import pin_like
 from registry.jobs.kinds.parents import pin_parent

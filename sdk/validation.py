@@ -37,8 +37,7 @@ from sdk.schemas.access import GrantView, TokenReplacement, TokenRequest
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.evaluation import EvaluationSpec, no_completions
-from sdk.schemas.option_clashes import both_held_out, clash_of
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
 from sdk.schemas.wire import BY_HAND
 
 M = TypeVar("M", bound=BaseModel)

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
 #: The files with limit and usage, in version 2 of control groups and in version 1.
@@ -23,13 +25,10 @@ class MainMemory(NamedTuple):
     available_bytes: int
 
 
-def main_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> MainMemory | None:
-    """Return how much main memory this process may use; None if the system doesn't tell how much it has."""
-    try:
-        lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
-        total, available = (int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    except (OSError, KeyError, ValueError, IndexError):
-        return None
+def main_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> MainMemory:
+    """Return how much main memory this process may use."""
+    machine = psutil.virtual_memory()
+    total, available = machine.total, machine.available
     for group in control_groups(proc, groups):
         for limit, used in _limits(group):
             total = min(total, limit)

@@ -1,4 +1,4 @@
-"""Checkpoints of trainings: recorded while they run, resumed from, published, and expired."""
+"""Checkpoints of trainings: recorded while they run, published, and expired."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from registry.db.clock import db_now, utc_now
 from registry.db.database import Database
 from registry.db.statements import upsert
 from registry.db.stored_json import read_stored, readable
-from registry.errors import Invalid, NotFound
+from registry.errors import Invalid
 from registry.jobs import attempts
+from registry.jobs.checkpoint_pins import NEWEST_FIRST, find_checkpoint
 from registry.jobs.finding import find_job
 from registry.jobs.kinds.training_outcome import require_asked, settle
 from registry.jobs.lifecycle import UNFINISHED
@@ -32,11 +33,7 @@ from sdk.schemas.jobs import CheckpointPublication, CheckpointView
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import Wire
-from sdk.schemas.work import CheckpointRecord, CheckpointSource
-
-#: The last checkpoint of a job is the one that was recorded last: a training that starts over passes the same steps
-#: again. Times don't show which that is, because each is from the clock of the server that recorded it.
-NEWEST_FIRST = (Checkpoint.seq.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
+from sdk.schemas.work import CheckpointRecord
 
 
 class Checkpoints:
@@ -108,7 +105,7 @@ class Checkpoints:
         """
         with self._db.read() as session:
             job = find_job(session, job_id, who)
-            row = _find(session, CheckpointRef(job=job_id, step=step))
+            row = find_checkpoint(session, CheckpointRef(job=job_id, step=step))
             manifest = read_manifest(session, row.manifest_digest)
             request = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
             report = read_stored(TrainingReport, row.report, of=f"step {step} of job {job.id}")
@@ -160,91 +157,6 @@ class Checkpoints:
             end = None if session.scalar(last) == key[1] else db_now(session) + self._kept
             row = update(Checkpoint).where(Checkpoint.job_id == key[0], Checkpoint.step == key[1])
             session.execute(row.values(kept=False, expires_at=end))
-
-
-def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:
-    """Where an attempt resumes from: the job's own last checkpoint, or else the one that it was submitted with.
-
-    Raises NotFound if that is gone.
-    """
-    own = select(Checkpoint.step).where(Checkpoint.job_id == job.id).limit(1)
-    if session.scalar(own) is not None:
-        wanted = CheckpointRef(job=job.id)
-    elif request.from_checkpoint is not None:
-        wanted = request.from_checkpoint
-    else:
-        return None
-    row = _find(session, wanted)
-    return CheckpointSource(job=row.job_id, step=row.step, manifest=read_manifest(session, row.manifest_digest))
-
-
-def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -> TrainingRequest:
-    """Pin the checkpoint that a training starts from, which is then kept until the training has ended.
-
-    Raises NotFound, Invalid if the earlier job trained something else: its optimiser's state means nothing here.
-    """
-    if request.from_checkpoint is None:
-        return request
-    earlier = find_job(session, request.from_checkpoint.job, who)
-    row = _find(session, request.from_checkpoint, to_keep=True)
-    theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
-    day = request.template_date or theirs.template_date
-    if others := other_than(theirs, request):
-        raise Invalid(
-            f"job {earlier.id} was submitted with another {', '.join(others)}, so this job can't start from its checkpoints; "
-            "give the same, or leave from_checkpoint out",
-            param="from_checkpoint",
-        )
-    row.kept, row.expires_at = True, None
-    checkpoint = CheckpointRef(job=row.job_id, step=row.step)
-    return request.model_copy(update={"from_checkpoint": checkpoint, "template_date": day})
-
-
-def other_than(theirs: TrainingRequest, request: TrainingRequest) -> list[str]:
-    """Name the options in which a training differs from another; no day means the other's day."""
-    named = ("base", "data", "eval_data", "parent")
-    others = [name for name in named if getattr(theirs, name) != getattr(request, name)]
-    if _weighed(theirs) != _weighed(request) and "data" not in others:
-        others.append("data")
-    if request.template_date not in (None, theirs.template_date):
-        others.append("template_date")
-    return others + [name for name, value in request.spec if getattr(theirs.spec, name) != value]
-
-
-def _weighed(request: TrainingRequest) -> list[tuple[str, float | None]]:
-    """Return the several datasets that a training is on, without their names."""
-    return [(source.data, source.weight) for source in request.sources or ()]
-
-
-def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principal) -> dict[str, Any]:
-    """Return the request of a job that is tried again: a training resumes from its last checkpoint, or from where it
-    began.
-
-    Raises NotFound if that is gone, or is of a job that the caller may not see.
-    """
-    last = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(*NEWEST_FIRST).limit(1)
-    if (row := session.scalars(last.with_for_update()).first()) is not None:
-        row.kept, row.expires_at = True, None
-        return {**request, "from_checkpoint": {"job": job.id, "step": row.step}}
-    if request.get("from_checkpoint") is None:
-        return request
-    began = read_stored(TrainingRequest, request, of=f"the request of job {job.id}")
-    return pin_checkpoint(session, began, who).model_dump(mode="json")
-
-
-def _find(session: Session, ref: CheckpointRef, *, to_keep: bool = False) -> Checkpoint:
-    query = select(Checkpoint).where(Checkpoint.job_id == ref.job)
-    if to_keep:
-        query = query.with_for_update()
-    if ref.step is not None:
-        query = query.where(Checkpoint.step == ref.step)
-    row = session.scalars(query.order_by(*NEWEST_FIRST).limit(1)).first()
-    if row is None:
-        which = "no checkpoint" if ref.step is None else f"no checkpoint of step {ref.step}"
-        raise NotFound(
-            f"job {ref.job[:64]!a} has {which}; see: adapterctl jobs checkpoints {ref.job[:64]}", param="step"
-        )
-    return row
 
 
 class _Scores(Wire):

@@ -17,7 +17,7 @@ from registry.db.stored_json import table
 from registry.errors import Conflict
 from registry.jobs import events
 from registry.jobs.attempts import count_end, lapsed
-from registry.jobs.checkpoints import pin_again
+from registry.jobs.checkpoint_pins import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.finding import find_job
 from registry.jobs.forecasts import require_memory

@@ -38,7 +38,7 @@ from sdk.formats.packed_weights import (
     shapes_of,
 )
 from sdk.formats.safetensors import SafetensorsError, read_header
-from sdk.lora.config_faults import config_fault
+from sdk.lora.planning.config_faults import config_fault
 from sdk.pulling.cache import Cache
 from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.manifest import Manifest, ManifestFile

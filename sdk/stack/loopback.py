@@ -8,13 +8,11 @@ import random
 import secrets
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 from sdk.stack.errors import ServerError
 
 #: Ports are taken below Linux's ephemeral range (32768 and up), so that no outgoing connection can sit on a kept one.
 _LOWEST_PORT, _HIGHEST_PORT = 10_240, 32_767
-_ESTABLISHED = "01"
 
 
 def free_ports(count: int, *, twin_offset: int = 0) -> list[int]:
@@ -65,23 +63,17 @@ def http_status(port: int, path: str, *, token: str | None = None) -> int:
 
 def is_connected(pid: int, port: int) -> bool:
     """Say whether a process is connected to a port of 127.0.0.1; where the system doesn't tell, that it is."""
-    if not Path("/proc/self/fd").exists():
-        return True
-    remote = f"0100007F:{port:04X}"
-    sockets = set()
-    for line in Path(f"/proc/{pid}/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
-        fields = line.split()
-        if fields[2] == remote and fields[3] == _ESTABLISHED:
-            sockets.add(f"socket:[{fields[9]}]")
-    return any(_target(entry) in sockets for entry in Path(f"/proc/{pid}/fd").iterdir())
+    import psutil
 
-
-def _target(entry: Path) -> str:
     try:
-        return str(entry.readlink())
-    except FileNotFoundError:
-        # Closed since it was listed.
-        return ""
+        connections = psutil.Process(pid).net_connections("tcp4")
+    except psutil.AccessDenied:
+        # A worker keeps to itself what it has open, unless root asks.
+        return True
+    except psutil.NoSuchProcess:
+        return False
+    wanted = ("127.0.0.1", port)
+    return any(each.raddr == wanted and each.status == psutil.CONN_ESTABLISHED for each in connections)
 
 
 def _candidates(highest: int) -> Iterator[int]:

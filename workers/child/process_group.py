@@ -6,10 +6,12 @@ import logging
 import os
 import signal
 import time
-from pathlib import Path
+
+import psutil
 
 _LOOK_S = 0.02
 _COMPLAIN_EVERY_S = 10.0
+_ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 _log = logging.getLogger(__name__)
 
@@ -20,21 +22,16 @@ def is_alive(group: int) -> bool:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
         return False
-    processes = Path("/proc")
-    if not (processes / "self/stat").exists():
-        return True
     # If this worker is process 1 of a container, nobody waits for orphans, and they stay as zombies.
-    return any(_lives_in(group, process) for process in processes.iterdir() if process.name.isdigit())
+    return any(_lives_in(group, pid) for pid in psutil.pids())
 
 
-def _lives_in(group: int, process: Path) -> bool:
+def _lives_in(group: int, pid: int) -> bool:
     try:
-        # The name in brackets may itself contain brackets and spaces.
-        state, _parent, its_group = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
-    except (OSError, ValueError):
-        # It has just ended.
+        return os.getpgid(pid) == group and psutil.Process(pid).status() not in _ENDED
+    except (ProcessLookupError, PermissionError, psutil.Error):
+        # It has just ended, or is another user's on a system that does not tell.
         return False
-    return int(its_group) == group and state not in "ZX"
 
 
 def end(group: int) -> None:

@@ -17,7 +17,7 @@ from workers.settings import WorkerSettings
 def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
     """Return what a worker reports about itself when it asks for work."""
     card = _card_memory()
-    total, free = card or main_memory() or (0, 0)
+    total, free = card or main_memory()
     bases = cache.bases
     cached = sorted(path.name for path in bases.iterdir() if len(path.name) == 64) if bases.is_dir() else []
     return WorkerInfo(

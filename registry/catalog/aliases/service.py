@@ -136,11 +136,6 @@ class Aliases:
             return [_present(row, alias, version, protected) for alias, version in found]
 
 
-def aliases_of(session: Session, version: Version) -> list[str]:
-    """The aliases that name a version now."""
-    return list(session.scalars(select(Alias.name).where(Alias.version_pk == version.pk).order_by(Alias.name)))
-
-
 def _point(
     session: Session,
     adapter: Adapter,

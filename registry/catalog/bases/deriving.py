@@ -37,7 +37,7 @@ from sdk.formats.packed_weights import (
     shapes_of,
 )
 from sdk.formats.safetensors import SafetensorsError, read_header
-from sdk.lora.config_faults import config_fault
+from sdk.lora.planning.config_faults import config_fault
 from sdk.schemas.manifest import Manifest, ManifestFile
 
 #: A header of many megabytes takes many times that in memory, so only one file is looked into at a time.

@@ -10,8 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
 from registry.artifacts.models import ManifestAccess, ManifestRow
-from registry.catalog.aliases.service import aliases_of
-from registry.catalog.models import Adapter, Version, VersionNote, VersionTag
+from registry.catalog.models import Adapter, Alias, Version, VersionNote, VersionTag
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.lifecycle import LIVE, VersionState, sources_of
 from registry.catalog.versions.numbering import give_number, lock_counters, recount
@@ -181,7 +180,7 @@ def _leave(
 
 
 def _require_no_alias(session: Session, version: Version, verb: str) -> None:
-    aliases = aliases_of(session, version)
+    aliases = _aliases_of(session, version)
     if aliases:
         names = ", ".join(aliases)
         adapter = version.adapter.name
@@ -215,3 +214,8 @@ def _retag(session: Session, version: Version, tags: dict[str, str]) -> None:
     session.execute(delete(VersionTag).where(VersionTag.version_pk == version.pk))
     for key, value in tags.items():
         upsert(session, VersionTag, {"version_pk": version.pk, "key": key}, {"value": value})
+
+
+def _aliases_of(session: Session, version: Version) -> list[str]:
+    """The aliases that name a version now."""
+    return list(session.scalars(select(Alias.name).where(Alias.version_pk == version.pk).order_by(Alias.name)))

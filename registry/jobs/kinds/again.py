@@ -11,7 +11,7 @@ from registry.catalog.models import Origin
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid
-from registry.jobs.checkpoints import other_than
+from registry.jobs.checkpoint_pins import other_than
 from registry.jobs.models import Job
 from registry.jobs.sources import dataset_use
 from registry.principal import Principal

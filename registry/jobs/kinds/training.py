@@ -13,7 +13,7 @@ from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
-from registry.jobs.checkpoints import pin_checkpoint, resume_point
+from registry.jobs.checkpoint_pins import pin_checkpoint, resume_point
 from registry.jobs.forecasts import Estimate, of_training
 from registry.jobs.kinds.again import pin_like
 from registry.jobs.kinds.parents import pin_parent
@@ -32,8 +32,7 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.job_requests import TrainingRequest
-from sdk.schemas.option_clashes import both_held_out, clash_of
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
 from sdk.schemas.training_report import held_out_warning
 
 _DATASETS = ("data", "eval_data", "sources")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sdk.formats.saved_buffers import is_buffer
-from sdk.lora.config_faults import config_fault
 from sdk.lora.linear_modules import linear_modules
+from sdk.lora.planning.config_faults import config_fault
 from sdk.lora.planning.families import FAMILIES, ConfigError, Numbers, tied
 from sdk.lora.planning.joined_experts import joined
 

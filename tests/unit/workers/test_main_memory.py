@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from workers.main_memory import control_groups, main_memory
@@ -24,6 +25,7 @@ class Machine:
         (self.proc / "self").mkdir(parents=True)
         (self.proc / "meminfo").write_text(
             f"MemTotal: {1000 * 1024} kB\nMemFree: 1 kB\nMemAvailable: {800 * 1024} kB\n"
+            "Buffers: 1 kB\nCached: 1 kB\nShmem: 1 kB\nActive: 1 kB\nInactive: 1 kB\n"
         )
         if version == 2:
             (self.groups / "cgroup.controllers").write_text("cpu memory")
@@ -47,9 +49,11 @@ class Machine:
             (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
             (folder / "memory.stat").write_text(f"inactive_file 0\ntotal_inactive_file {idle_files}\n")
 
-    def memory(self) -> tuple[int, int] | None:
-        found = main_memory(self.proc, self.groups)
-        return None if found is None else (found.total_bytes // MIB, found.available_bytes // MIB)
+    def memory(self) -> tuple[int, int]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(psutil, "PROCFS_PATH", str(self.proc))
+            found = main_memory(self.proc, self.groups)
+        return found.total_bytes // MIB, found.available_bytes // MIB
 
 
 @pytest.fixture(params=[1, 2])
@@ -113,12 +117,11 @@ def test_where_both_versions_are_mounted_the_first_counts_memory(tmp_path: Path)
     assert machine.memory() == (300, 200)
 
 
-def test_a_system_that_does_not_say_has_none(tmp_path: Path) -> None:
-    assert main_memory(tmp_path, tmp_path) is None
+def test_without_control_groups_it_is_the_machine_s(tmp_path: Path) -> None:
+    assert main_memory(tmp_path, tmp_path).total_bytes == psutil.virtual_memory().total
     assert control_groups(tmp_path, tmp_path) == []
 
 
 def test_this_machine_s_own_groups_are_found() -> None:
     found = main_memory()
-    assert found is not None
     assert 0 < found.available_bytes <= found.total_bytes

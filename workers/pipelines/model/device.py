@@ -20,8 +20,6 @@ from workers.pipelines.errors import PipelineError
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
 
-#: The memory assumed to be available if the system doesn't tell.
-_UNKNOWN_BYTES = 1 << 62
 #: Where Linux reports resident memory and its peak, in KiB, and where it is told to reset the latter (proc(5)).
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESIDENT, _PEAK = (re.compile(rf"^{name}:\s+([0-9]+) kB$", re.M) for name in ("VmRSS", "VmHWM"))
@@ -56,8 +54,7 @@ class Device:
             # A process may have only a share of the card.
             share = torch.cuda.get_per_process_memory_fraction(0)
             return max(0, min(int(free), int(share * total) - int(torch.cuda.memory_reserved(0))))
-        memory = main_memory()
-        return _UNKNOWN_BYTES if memory is None else memory.available_bytes
+        return main_memory().available_bytes
 
     def peak_memory_bytes(self) -> int:
         """Return the peak so far, or since `forget_peak`: allocated on the GPU, or resident in main memory, in this process."""

@@ -20,9 +20,8 @@ from sdk.rows.holdout import hold_out_of
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
-from sdk.schemas.option_clashes import both_held_out
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import TrainingSpec, both_held_out
 from sdk.schemas.training_report import SourceUse
 from sdk.schemas.wire import JsonScalar, digest_of
 from workers.pipelines.data.batches import SFT, Objective

@@ -9,8 +9,7 @@ from sdk.lora.targets import TargetsError, matches, resolve_targets
 from sdk.lora.variants import Unfit, unfit_beside_parameters, unfit_beside_targets, unfit_variant
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
-from sdk.schemas.option_clashes import clash_of
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import TrainingSpec, clash_of
 from workers.pipelines.data.batches import Objective
 from workers.pipelines.data.examples import Example
 from workers.pipelines.errors import PipelineError

@@ -1,0 +1,106 @@
+"""Which checkpoint a training starts from: found, pinned so that it is kept, and compared with what is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.artifacts.manifests import read_manifest
+from registry.db.stored_json import read_stored
+from registry.errors import Invalid, NotFound
+from registry.jobs.finding import find_job
+from registry.jobs.models import Checkpoint, Job
+from registry.principal import Principal
+from sdk.schemas.job_requests import CheckpointRef, TrainingRequest
+from sdk.schemas.work import CheckpointSource
+
+#: The last checkpoint of a job is the one that was recorded last: a training that starts over passes the same steps
+#: again. Their times don't show this, since each is from the clock of the server that recorded it.
+NEWEST_FIRST = (Checkpoint.seq.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
+
+
+def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:
+    """Where an attempt resumes from: the job's own last checkpoint, else the one that it was submitted with.
+
+    Raises NotFound if that is gone.
+    """
+    own = select(Checkpoint.step).where(Checkpoint.job_id == job.id).limit(1)
+    if session.scalar(own) is not None:
+        wanted = CheckpointRef(job=job.id)
+    elif request.from_checkpoint is not None:
+        wanted = request.from_checkpoint
+    else:
+        return None
+    row = find_checkpoint(session, wanted)
+    return CheckpointSource(job=row.job_id, step=row.step, manifest=read_manifest(session, row.manifest_digest))
+
+
+def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -> TrainingRequest:
+    """Pin the checkpoint that a training starts from, and keep it until the training has ended.
+
+    Raises NotFound, Invalid if the earlier job trained something else: its optimiser's state means nothing here.
+    """
+    if request.from_checkpoint is None:
+        return request
+    earlier = find_job(session, request.from_checkpoint.job, who)
+    row = find_checkpoint(session, request.from_checkpoint, to_keep=True)
+    theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
+    day = request.template_date or theirs.template_date
+    if others := other_than(theirs, request):
+        raise Invalid(
+            f"job {earlier.id} was submitted with another {', '.join(others)}, so this job can't start from its checkpoints; "
+            "give the same, or leave from_checkpoint out",
+            param="from_checkpoint",
+        )
+    row.kept, row.expires_at = True, None
+    checkpoint = CheckpointRef(job=row.job_id, step=row.step)
+    return request.model_copy(update={"from_checkpoint": checkpoint, "template_date": day})
+
+
+def other_than(theirs: TrainingRequest, request: TrainingRequest) -> list[str]:
+    """Name what a training is asked for otherwise than another; no day means that of the other."""
+    named = ("base", "data", "eval_data", "parent")
+    others = [name for name in named if getattr(theirs, name) != getattr(request, name)]
+    if _weighed(theirs) != _weighed(request) and "data" not in others:
+        others.append("data")
+    if request.template_date not in (None, theirs.template_date):
+        others.append("template_date")
+    return others + [name for name, value in request.spec if getattr(theirs.spec, name) != value]
+
+
+def _weighed(request: TrainingRequest) -> list[tuple[str, float | None]]:
+    """Return what several datasets a training is on, whatever they are called."""
+    return [(source.data, source.weight) for source in request.sources or ()]
+
+
+def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principal) -> dict[str, Any]:
+    """Return the request of a job that is tried again: a training resumes from its last checkpoint, or where it began.
+
+    Raises NotFound if that is gone, or is of a job that the caller may not see.
+    """
+    last = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(*NEWEST_FIRST).limit(1)
+    if (row := session.scalars(last.with_for_update()).first()) is not None:
+        row.kept, row.expires_at = True, None
+        return {**request, "from_checkpoint": {"job": job.id, "step": row.step}}
+    if request.get("from_checkpoint") is None:
+        return request
+    began = read_stored(TrainingRequest, request, of=f"the request of job {job.id}")
+    return pin_checkpoint(session, began, who).model_dump(mode="json")
+
+
+def find_checkpoint(session: Session, ref: CheckpointRef, *, to_keep: bool = False) -> Checkpoint:
+    """Return a checkpoint, or a job's last one. Raises NotFound."""
+    query = select(Checkpoint).where(Checkpoint.job_id == ref.job)
+    if to_keep:
+        query = query.with_for_update()
+    if ref.step is not None:
+        query = query.where(Checkpoint.step == ref.step)
+    row = session.scalars(query.order_by(*NEWEST_FIRST).limit(1)).first()
+    if row is None:
+        which = "no checkpoint" if ref.step is None else f"no checkpoint of step {ref.step}"
+        raise NotFound(
+            f"job {ref.job[:64]!a} has {which}; see: adapterctl jobs checkpoints {ref.job[:64]}", param="step"
+        )
+    return row

@@ -27,7 +27,7 @@ def iterate(
     dataset: str | None = None,
     namespace: str | None = None,
 ) -> Iterator[EvaluationView]:
-    """Yield the scores of a version, of a job, of a base by its fingerprint, or with an id; on any rows or on a dataset.
+    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or with an id; on any or given data.
 
     With `namespace`, only those that its jobs made.
     """

@@ -286,7 +286,7 @@ class Client:
         )
 
     def locate_data(self, name: str) -> Transfer:
-        """Return where to fetch a dataset from, by digest or name.
+        """Return the location of a dataset's file, by digest or name.
 
         Raises NotFound, InvalidInput for a name that is used in several namespaces, VerificationFailed if the registry
         returns another digest than was asked for.
@@ -670,7 +670,7 @@ class Client:
     ) -> list[VersionBrief]:
         """The versions that match `filter`, such as `base = tiny and rank >= 8`, at most `limit`.
 
-        Raises InvalidInput that says where a filter is wrong; NotAllowed if anybody but an admin asks for quarantined
+        Raises InvalidInput, which says where a filter is wrong; NotAllowed if anybody but an admin asks for quarantined
         versions.
         """
         return list(search.iterate(self.transport, filter, sort=sort, limit=limit))
@@ -764,7 +764,7 @@ class Client:
 
         The rules are those of the engine's `version`, or of the newest that was read. A Path, or "./folder", is a folder that
         PEFT saved, and `base` the folder of its base; nothing is asked of the registry then. Raises NotFound, InvalidInput for
-        an engine or a version that there is none of, and for a merged model.
+        an unknown engine or version, and for a merged model.
         """
         return judged(facts_of(self, ref, base), engine, version)
 
@@ -1001,7 +1001,7 @@ class Client:
 
     def replay_probe(self, ref: str, *, base: str | Path | None = None) -> ProbeReplay:
         """Fetch a version, and find what it does to its base again: the norm of ΔW of each module by the pulled bytes, and the
-        predictions on fixed texts over `base`, a folder, or over its base where that lies here.
+        predictions on fixed texts over `base`, a folder, or over its base if that is on this machine.
 
         What differs from the record is in `norms_differing` and `logits.differing`, and raises nothing. Norms may differ by
         1e-6; a logit gap by 1e-3 and the rounding of the type that was computed in. Raises NotFound, InvalidInput for a merged
@@ -1015,7 +1015,7 @@ class Client:
         self._pusher.require_base(version.info, base)
 
     def locate(self, digest: str) -> list[Transfer]:
-        """Return where to fetch the files of a manifest from."""
+        """Return the locations of a manifest's files."""
         return manifests.locate(self.transport, digest)
 
     def fill_cache(self, manifest: HasFiles, *, checked: bool = False) -> Path:

@@ -1,5 +1,5 @@
 """The registry's HTTP API, over HTTP or in process: one file per noun, one typed function per route.
 
-Each function sends one request and returns the registry's answer. It raises the error that the registry refuses
-with, and Unavailable if nothing answers. Callers check the values.
+Each function sends one request and returns the registry's answer. It raises the error with which the registry refuses,
+and Unavailable if nothing answers. Callers check the values.
 """

@@ -7,5 +7,5 @@ from sdk.schemas.access import Whoami
 
 
 def whoami(transport: Transport) -> Whoami:
-    """Return who this client is to the registry, and what it may do where. Raises Unauthenticated."""
+    """Return who this client is to the registry, and what it may do in which namespaces. Raises Unauthenticated."""
     return transport.call("GET", "/whoami", Whoami)

@@ -1,4 +1,4 @@
-"""Aliases: names of an adapter that are moved from version to version, and who may move them."""
+"""Aliases: names that are moved between versions of an adapter, and who may move them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def of_adapter(transport: Transport, adapter: str) -> list[AliasView]:
 
 
 def roll_back(transport: Transport, rollback: AliasRollback) -> AliasView:
-    """Point an alias back at what it named before its last move. Raises Conflict."""
+    """Point an alias back at the version that it named before its last move. Raises Conflict."""
     return transport.call("POST", "/aliases/rollback", AliasView, body=rollback)
 
 

@@ -1,4 +1,4 @@
-"""What is checked in every answer of a registry, over HTTP or in process: the server's version, and errors."""
+"""Checks on every answer of a registry, over HTTP or in process: the server's version, and errors."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _minor(text: str) -> tuple[int, int] | None:
 
 
 def require_json(content: bytes, content_type: str | None, url: str) -> None:
-    """Raise Unavailable for a success that no registry would send."""
+    """Raise Unavailable for a successful answer that no registry would send."""
     if content and not (content_type or "").startswith("application/json"):
         raise Unavailable(f"{url} does not answer like a registry; check ADAPTERCTL_URL")
 
 
 def raise_error(status: int, content: bytes, url: str) -> NoReturn:
-    """Raise the error that an unsuccessful answer stands for."""
+    """Raise the error that an unsuccessful answer represents."""
     try:
         error = json.loads(content)["error"]
         code, message, param = error["code"], error["message"], error.get("param")

@@ -1,4 +1,4 @@
-"""Bases: what adapters are trained over."""
+"""Bases: the models over which adapters are trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def iterate(transport: Transport) -> Iterator[BaseView]:
 
 
 def get(transport: Transport, name: str, *, namespace: str | None = None) -> BaseView:
-    """Return what an id or a fingerprint means in a namespace, or in any. Raises NotFound, InvalidInput."""
+    """Return the base that an id or a fingerprint names in a namespace, or in any. Raises NotFound, InvalidInput."""
     return transport.call("GET", "/base", BaseView, params={"name": name, "namespace": namespace})
 
 
@@ -33,5 +33,5 @@ def remove(transport: Transport, selector: BaseSelector) -> None:
 
 
 def fix(transport: Transport, change: BaseFix) -> BaseView:
-    """Correct what a namespace says about a base. Raises NotFound, NotAllowed, InvalidInput."""
+    """Correct a namespace's entry for a base. Raises NotFound, NotAllowed, InvalidInput."""
     return transport.call("POST", "/base/fix", BaseView, body=change)

@@ -1,4 +1,4 @@
-"""Datasets: rows to train on and to score with."""
+"""Datasets: rows for training and scoring."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ def iterate(transport: Transport) -> Iterator[DatasetView]:
 
 
 def get(transport: Transport, name: str, *, namespace: str | None = None) -> DatasetView:
-    """Return a dataset by digest or name, which is first looked up in a namespace.
+    """Return a dataset by digest or name; a name is first looked up in a namespace.
 
-    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed if the registry returns another digest than was
-    asked for.
+    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed if the registry returns a different digest.
     """
     found = transport.call("GET", f"/datasets/{segment(name)}", DatasetView, params={"namespace": namespace})
     _require_asked(name, found.digest)
@@ -36,7 +35,7 @@ def get(transport: Transport, name: str, *, namespace: str | None = None) -> Dat
 
 
 def locate(transport: Transport, name: str) -> Transfer:
-    """Return where to fetch a dataset from, by digest or name.
+    """Return the location of a dataset's file, by digest or name.
 
     Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed if the registry returns another digest than was
     asked for.

@@ -11,8 +11,8 @@ from a2wsgi import ASGIMiddleware
 
 
 class EmbeddedTransport(httpx.BaseTransport):
-    """Requests to an application of `registry.app.application` in this process; it runs in its own loop until this is
-    closed.
+    """Sends requests to an application of `registry.app.application` in this process; it runs in its own loop until
+    this is closed.
     """
 
     def __init__(self, app: Any) -> None:
@@ -23,7 +23,7 @@ class EmbeddedTransport(httpx.BaseTransport):
         inner: Any = ASGIMiddleware(app, loop=self._loop)
 
         def answered(environ: dict[str, Any], start_response: Any) -> Any:
-            # WSGI has a path as bytes of UTF-8, each as one character (PEP 3333); httpx gives the text itself.
+            # In WSGI a path is bytes of UTF-8, each as one character (PEP 3333); httpx gives the text itself.
             environ["PATH_INFO"] = environ["PATH_INFO"].encode().decode("latin-1")
             return inner(environ, start_response)
 

@@ -13,7 +13,7 @@ from sdk.schemas.comparison import Comparison
 from sdk.schemas.scores import EvaluationView
 from sdk.schemas.slices import SlicedScores
 
-#: Many rows are read, and drawn from some thousand times.
+#: Many rows are read and resampled some thousand times.
 _COMPARING_S = 600.0
 
 
@@ -27,9 +27,9 @@ def iterate(
     dataset: str | None = None,
     namespace: str | None = None,
 ) -> Iterator[EvaluationView]:
-    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or those of an id; on any rows, or on a dataset.
+    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or with an id; on any or given data.
 
-    With `namespace`, those alone that its jobs made.
+    With `namespace`, only those that its jobs made.
     """
     of = {"digest": digest, "job": job, "base": base, "id": ident, "dataset": dataset, "namespace": namespace}
     return pages(transport, "/evaluations", EvaluationView, params=of)
@@ -53,17 +53,25 @@ def compare(
     examples: int = 0,
     detect: float | None = None,
 ) -> Comparison:
-    """Compare targets that were scored alike on the same rows. Raises NotFound, InvalidInput, Conflict for unlike scores."""
+    """Compare targets that were scored in the same way on the same rows. Raises NotFound, InvalidInput, Conflict for
+    scores that can't be compared.
+    """
     asked = {"ref": list(refs), "metric": metric, "data": data, "by": by, "examples": examples, "detect": detect}
     return transport.call("GET", "/evaluations/comparison", Comparison, params=asked, timeout_s=_COMPARING_S)
 
 
 def slices(transport: Transport, ident: str, *, by: str) -> SlicedScores:
-    """Return scores by the values of a column. Raises NotFound, also where there are no rows; InvalidInput for the column."""
+    """Return scores by the values of a column.
+
+    Raises NotFound, also if there are no rows; InvalidInput for the column.
+    """
     path = f"/evaluations/{segment(ident)}/slices"
     return transport.call("GET", path, SlicedScores, params={"by": by}, timeout_s=_COMPARING_S)
 
 
 def locate_rows(transport: Transport, ident: str) -> Transfer:
-    """Return where to fetch the scores of each row from. Raises NotFound, also where there are none, or no more."""
+    """Return the location of the scores of each row.
+
+    Raises NotFound, also if there are none, or if they were removed.
+    """
     return transport.call("GET", f"/evaluations/{segment(ident)}/rows", Transfer)

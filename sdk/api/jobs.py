@@ -14,7 +14,7 @@ from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView,
 
 #: A checkpoint's files are hashed before it becomes a version.
 _PUBLISHING_S = 600.0
-#: How long a request for events may take beyond the time that it waits for one.
+#: How long a request for events may take beyond its waiting time.
 _ANSWERING_S = 30.0
 
 
@@ -31,7 +31,7 @@ def iterate(
 
 
 def get(transport: Transport, job_id: str) -> JobView:
-    """Return a job as it is now. Raises NotFound."""
+    """Return the current state of a job. Raises NotFound."""
     return transport.call("GET", f"/jobs/{check_job_id(job_id)}", JobView)
 
 

@@ -1,4 +1,4 @@
-"""What was made from what."""
+"""What each version, base and dataset was made from."""
 
 from __future__ import annotations
 

@@ -8,5 +8,5 @@ from sdk.schemas.artifacts import Transfer
 
 
 def locate(transport: Transport, digest: str) -> list[Transfer]:
-    """Return where to fetch the files of a manifest from. Raises NotFound."""
+    """Return the locations of a manifest's files. Raises NotFound."""
     return transport.call("GET", f"/manifests/{segment(digest)}/files", list[Transfer])

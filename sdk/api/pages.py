@@ -19,7 +19,7 @@ _PAGE = 500
 def pages(
     transport: Transport, path: str, row: type[T], *, params: dict[str, Any] | None = None, limit: int | None = None
 ) -> Iterator[T]:
-    """Yield the rows of a list, the first `limit` of them if given, each page requested when it is needed.
+    """Yield the rows of a list, at most `limit` if given; each page is requested when it is needed.
 
     Raises InvalidInput, before anything is requested, if the limit is less than 1.
     """

@@ -1,4 +1,4 @@
-"""Quotas: what a namespace may have."""
+"""Quotas: how much a namespace may use."""
 
 from __future__ import annotations
 

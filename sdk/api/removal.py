@@ -5,7 +5,7 @@ from __future__ import annotations
 from sdk.api.transport import Transport
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 
-#: A collection looks at everything that is stored.
+#: A collection goes through everything that is stored.
 _COLLECTING_S = 4 * 3600.0
 
 
@@ -25,5 +25,5 @@ def clear_retention(transport: Transport, adapter: str) -> None:
 
 
 def collect_garbage(transport: Transport, request: GcRequest) -> GcReport:
-    """Remove what neither the rules nor any name keeps. Raises NotAllowed."""
+    """Remove everything that is kept neither by the rules nor by a name. Raises NotAllowed."""
     return transport.call("POST", "/gc", GcReport, body=request, timeout_s=_COLLECTING_S)

@@ -1,4 +1,4 @@
-"""Finding versions by what is known about them."""
+"""Finding versions by their recorded facts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from sdk.schemas.search import SortKey, VersionBrief
 def iterate(transport: Transport, filter: str, *, sort: SortKey, limit: int | None) -> Iterator[VersionBrief]:  # noqa: A002 - the word of the HTTP interface
     """Yield the versions that match a filter, at most `limit`.
 
-    Raises InvalidInput that says where the filter is wrong, NotAllowed.
+    Raises InvalidInput, which says where the filter is wrong, and NotAllowed.
     """
     return pages(transport, "/search", VersionBrief, params={"filter": filter, "sort": sort}, limit=limit)

@@ -1,4 +1,4 @@
-"""Tokens: who may do what where."""
+"""Tokens: who may do what in which namespaces."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def revoke(transport: Transport, token_id: str) -> TokenView:
 
 
 def revoke_namespace(transport: Transport, revocation: NamespaceRevocation) -> RevocationView:
-    """Take away every token's role in a namespace. Raises NotAllowed."""
+    """Remove every token's role in a namespace. Raises NotAllowed."""
     return transport.call("POST", "/tokens/revoke", RevocationView, body=revocation)

@@ -31,7 +31,7 @@ class Transport:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        #: By the id of the process that made it.
+        #: By the id of the process that created it.
         self._http: dict[int, httpx.Client] = {}
 
     def call(
@@ -48,7 +48,7 @@ class Transport:
         """Send a request to `/api/v1` + `path` and parse the answer as `reply`.
 
         Fields and members of a newer server that this client does not know are ignored. Raises the error that the
-        registry's code stands for, Unavailable if nothing answers, Incompatible if versions are far apart.
+        registry's code represents, Unavailable if nothing answers, Incompatible if versions are far apart.
         """
         raw = self._send(method, path, params=params, body=body, headers=headers, timeout_s=timeout_s)
         try:
@@ -118,8 +118,8 @@ class Transport:
         config.reach.require(config.url)
         if config.token:
             headers["Authorization"] = f"Bearer {config.token}"
-        # Connections are tried again; requests are not, since only the caller knows whether they may be. No redirect is
-        # followed: it would carry the token to wherever the answer says.
+        # Connections are retried; requests are not, since only the caller knows whether that is safe. No redirect is
+        # followed: it would send the token to any address that the answer names.
         return httpx.Client(
             base_url=config.url, headers=headers, transport=_retrying(config.url), follow_redirects=False
         )
@@ -144,7 +144,8 @@ def _retrying(url: str) -> httpx.BaseTransport | None:
         if proxied
         else httpx.HTTPTransport(
             retries=2,
-            # Reading the certificates of all authorities takes a while, and without TLS no server presents one.
+            # Reading the certificates of all authorities takes a while, and without TLS no server presents a
+            # certificate.
             verify=url.startswith("https:"),
         )
     )

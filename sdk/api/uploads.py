@@ -1,4 +1,4 @@
-"""Upload sessions: which files the registry wants, and where they are sent."""
+"""Upload sessions: which files the registry wants, and where to send them."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def begin(transport: Transport, request: UploadRequest, *, namespace: str | None
 
 
 def ask_parts(transport: Transport, upload: str, request: PartsRequest) -> list[Transfer]:
-    """Ask where parts of a large file go. Raises NotFound for a session that has ended."""
+    """Ask where to send parts of a large file. Raises NotFound for a session that has ended."""
     return transport.call("POST", f"/uploads/{segment(upload)}/parts", list[Transfer], body=request)

@@ -1,4 +1,4 @@
-"""Versions of adapters: found, published, annotated, and what becomes of them."""
+"""Versions of adapters: finding, publishing, annotating, archiving and removing them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sdk.api.transport import Transport
 from sdk.schemas.catalog import Annotation, Publication, Published, VersionMove, VersionView
 from sdk.schemas.probe import VersionNorms
 
-#: A version's files are hashed before it is one.
+#: A version's files are hashed before it is published.
 _PUBLISHING_S = 600.0
 
 
@@ -19,7 +19,10 @@ def resolve(transport: Transport, ref: str) -> VersionView:
 
 
 def norms(transport: Transport, ref: str) -> VersionNorms:
-    """Return what the version that a ref names now adds to its base. Raises InvalidName, InvalidRef, NotFound."""
+    """Return the record of what the version that a ref names now adds to its base.
+
+    Raises InvalidName, InvalidRef, NotFound.
+    """
     return transport.call("GET", "/version/norms", VersionNorms, params={"ref": ref})
 
 
@@ -29,8 +32,8 @@ def publish(transport: Transport, publication: Publication) -> Published:
 
 
 def iterate(transport: Transport, adapter: str, *, archived: bool = False) -> Iterator[VersionView]:
-    """Yield the ready versions of an adapter, with `archived` those too, the newest first. Raises NotFound."""
-    # As text, since the registry takes a truth value in no other form.
+    """Yield the ready versions of an adapter, with `archived` also the archived ones, newest first. Raises NotFound."""
+    # As text, since the registry accepts a boolean only in that form.
     params = {"adapter": adapter, "archived": "true" if archived else "false"}
     return pages(transport, "/versions", VersionView, params=params)
 
@@ -41,7 +44,7 @@ def annotate(transport: Transport, annotation: Annotation) -> VersionView:
 
 
 def archive(transport: Transport, move: VersionMove) -> VersionView:
-    """Hide a version from lists and `latest`. Raises Conflict that names its aliases."""
+    """Hide a version from lists and `latest`. Raises Conflict, which names its aliases."""
     return transport.call("POST", "/version/archive", VersionView, body=move)
 
 
@@ -51,10 +54,10 @@ def restore(transport: Transport, move: VersionMove) -> VersionView:
 
 
 def delete(transport: Transport, move: VersionMove) -> VersionView:
-    """Take a version away for good. Raises Conflict that names its aliases."""
+    """Remove a version for good. Raises Conflict, which names its aliases."""
     return transport.call("POST", "/version/delete", VersionView, body=move)
 
 
 def release(transport: Transport, move: VersionMove) -> VersionView:
-    """Let a quarantined version be one, with the next number. Raises NotFound, NotAllowed."""
+    """Accept a quarantined version, which gets the next number. Raises NotFound, NotAllowed."""
     return transport.call("POST", "/version/release", VersionView, body=move)

@@ -25,17 +25,17 @@ from sdk.schemas.work import (
     WorkerInfo,
 )
 
-#: As the registry writes ids: a job's is part of paths, here and at the worker.
+#: The registry's form of ids: a job's id becomes part of paths, here and at the worker.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-#: A checkpoint's files are looked at before it is stored.
+#: A checkpoint's files are checked before it is stored.
 _RECORDING_S = 600.0
-#: Making a version of a result can take the registry a while.
+#: The registry can take a while to make a version of a result.
 COMPLETING_S = 1800.0
 _REPORTING_S = 60.0
 
 
 class NotUnderstoodError(Exception):
-    """The registry gave out a job that this release does not understand. Another worker may."""
+    """The registry gave out a job that this release does not understand. Another worker may understand it."""
 
     def __init__(self, job: str, attempt: int, why: str) -> None:
         super().__init__(why)
@@ -44,9 +44,9 @@ class NotUnderstoodError(Exception):
 
 
 def claim(transport: Transport, request: ClaimRequest, *, key: str | None = None) -> Assignment | None:
-    """Ask for work; None if there is none. The same `key` again gives the same job, for as long as it is held.
+    """Ask for work; None if there is none. The same `key` again gives the same job, as long as it is held.
 
-    Raises NotUnderstoodError, Incompatible for an answer that is not a job, and what the registry refuses.
+    Raises NotUnderstoodError, Incompatible for an answer that is not a job, and any refusal of the registry.
     """
     headers = None if key is None else {"Idempotency-Key": key}
     reply: Any = dict[str, Any] | None
@@ -55,7 +55,7 @@ def claim(transport: Transport, request: ClaimRequest, *, key: str | None = None
 
 
 def _understood(answer: dict[str, Any]) -> Assignment:
-    """Return an assignment. Unlike in data that is only shown, an unknown member or kind is an error."""
+    """Return an assignment. Unlike in data that is only displayed, an unknown member or kind is an error."""
     job, attempt = answer.get("job"), answer.get("attempt")
     if not isinstance(job, str) or not _ID.fullmatch(job) or type(attempt) is not int:
         raise Incompatible(
@@ -69,7 +69,7 @@ def _understood(answer: dict[str, Any]) -> Assignment:
 
 
 def heartbeat(transport: Transport, job: str, beat: Heartbeat, *, timeout_s: float) -> HeartbeatReply:
-    """Hold on to a job and report events. Raises StaleAttempt if another attempt holds it, NotFound."""
+    """Extend the lease on a job and report events. Raises StaleAttempt if another attempt holds it, NotFound."""
     return transport.call("POST", f"/jobs/{job}/heartbeat", HeartbeatReply, body=beat, timeout_s=timeout_s)
 
 
@@ -84,20 +84,20 @@ def complete(transport: Transport, job: str, completion: Completion, *, timeout_
 
 
 def fail(transport: Transport, job: str, failure: Failure, *, timeout_s: float = _REPORTING_S) -> JobView:
-    """Say why an attempt ended without a result. Raises StaleAttempt."""
+    """Report why an attempt ended without a result. Raises StaleAttempt."""
     return transport.call("POST", f"/jobs/{job}/fail", JobView, body=failure, timeout_s=timeout_s)
 
 
 def release(transport: Transport, job: str, given_back: Release, *, timeout_s: float = _REPORTING_S) -> JobView:
-    """Give a job back, for another worker. Raises StaleAttempt."""
+    """Give a job back for another worker. Raises StaleAttempt."""
     return transport.call("POST", f"/jobs/{job}/release", JobView, body=given_back, timeout_s=timeout_s)
 
 
 def hello(transport: Transport, worker: WorkerInfo, *, timeout_s: float = _REPORTING_S) -> None:
-    """Report that a worker is there, and what it has."""
+    """Report that a worker is available, and its equipment."""
     transport.call("POST", "/workers/hello", type(None), body=worker, timeout_s=timeout_s)
 
 
 def leave(transport: Transport, farewell: Farewell, *, timeout_s: float = _REPORTING_S) -> None:
-    """Report that a worker takes no more jobs."""
+    """Report that a worker accepts no more jobs."""
     transport.call("POST", "/workers/leave", type(None), body=farewell, timeout_s=timeout_s)

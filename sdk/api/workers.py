@@ -1,4 +1,4 @@
-"""The workers that a registry has heard of, and what its queues look like."""
+"""The workers that have reported to a registry, and the state of its queues."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from sdk.schemas.workers import QueueCapacity, WorkerView
 
 
 def heard_of(transport: Transport) -> list[WorkerView]:
-    """Return the workers that were heard from in the last week, by name."""
+    """Return the workers that have reported in the last week, by name."""
     return transport.call("GET", "/workers", list[WorkerView])
 
 
 def capacity(transport: Transport) -> list[QueueCapacity]:
-    """Return each queue as it is now: waiting and running jobs, and workers that could take them."""
+    """Return the current state of each queue: waiting and running jobs, and workers that could take them."""
     return transport.call("GET", "/capacity", list[QueueCapacity])
 
 
 def devices(transport: Transport) -> list[DeviceForecasts]:
-    """Return what past trainings took of their forecasts, by device; none from a registry of an earlier release, which has no such route."""
+    """Return how much of their forecasts past trainings took, by device.
+
+    Empty from a registry of an earlier release, which doesn't have this route.
+    """
     try:
         return transport.call("GET", "/devices", list[DeviceForecasts])
     except NotFound:

@@ -1,1 +1,3 @@
-"""What is found out about versions from their records and files: engines that can serve them, their effect, how two differ."""
+"""Facts about versions, derived from their records and files: which engines can serve them, their effect, how two
+differ.
+"""

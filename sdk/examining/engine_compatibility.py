@@ -1,4 +1,6 @@
-"""Whether engines can serve a version, or a folder: the facts are gathered here, and judged by `sdk.lora.compatibility`."""
+"""Whether engines can serve a version, or a folder: this module gathers the facts, `sdk.lora.compatibility` judges
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Registry(Protocol):
-    """What is asked of a registry; a client answers it."""
+    """The requests to a registry; a client implements them."""
 
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""
@@ -26,7 +28,10 @@ class Registry(Protocol):
 
 
 def facts_of(registry: Registry, ref: str | Path, base: str | Path | None = None) -> Facts:
-    """Return what is known of a version, or of the folder `ref` over the folder `base`. Raises NotFound, InvalidInput."""
+    """Return what is known about a version, or about the folder `ref` over the folder `base`.
+
+    Raises NotFound, InvalidInput.
+    """
     from sdk.lora.compatibility.reading import facts_of_folder, facts_of_version
 
     if means_folder(ref):
@@ -41,7 +46,7 @@ def facts_of(registry: Registry, ref: str | Path, base: str | Path | None = None
 
 
 def by_engine(registry: Registry, version: Version) -> dict[str, dict[str, str]] | None:
-    """Return the answer for the newest version read of each engine, in brief; None for what is no adapter."""
+    """Return a brief answer for the newest version read of each engine; None if it is not an adapter."""
     from sdk.lora.compatibility import ENGINES, judge
     from sdk.lora.compatibility.reading import facts_of_version
 
@@ -56,7 +61,7 @@ def by_engine(registry: Registry, version: Version) -> dict[str, dict[str, str]]
 
 
 def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
-    """Return the answer for one engine. Raises InvalidInput for an engine, or a version, that there is none of."""
+    """Return the answer for one engine. Raises InvalidInput for an unknown engine or version."""
     from sdk.lora.compatibility import ENGINES, judge
     from sdk.lora.compatibility.judging import UnknownEngine
     from sdk.lora.compatibility.versions import UnknownVersion
@@ -74,7 +79,7 @@ def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
 
 
 def _config_of(registry: Registry, version: Version) -> dict[str, Any] | None:
-    """Return the config of a version's base; None where the base was taken away, or may not be seen: nothing is guessed."""
+    """Return the config of a version's base; None if the base was removed or may not be seen: nothing is guessed."""
     try:
         return registry.base(version.info.base.fingerprint).config
     except (NotFound, NotAllowed):

@@ -1,4 +1,4 @@
-"""Which labels a classifier takes for which, and how sure it is: counted over the scores of single rows.
+"""Which labels a classifier confuses, and how confident it is: counted over the scores of single rows.
 
 >>> from sdk.schemas.evaluation import RowScore
 >>> rows = [RowScore(row=n, expected=own, prediction=found) for n, (own, found) in enumerate(("aa", "ab", "bb"))]
@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from sdk.schemas.evaluation import RowScore
 from sdk.statistics.calibration import Bin, Calibration
 
-#: Of more labels no table is made.
+#: No table is made for more labels.
 MOST_LABELS = 50
 
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How the rows of a classification were told apart."""
+    """How the rows of a classification were labelled."""
 
-    #: Those that rows have or that were found, sorted; none where there are too many, or the rows say none.
+    #: The rows' own and the predicted labels, sorted; empty if there are too many, or if the rows don't have any.
     labels: list[str]
-    #: counts[i][j]: rows that have the label i, and of which j was found.
+    #: counts[i][j]: rows that have the label i and for which j was predicted.
     counts: list[list[int]]
-    #: Rows by how sure the label was found, and the expected calibration error; None where the rows don't say.
+    #: Rows by the confidence of the prediction, and the expected calibration error; None if the rows don't record it.
     calibration: list[Bin]
     calibration_error: float | None
     #: Why there are no counts.

@@ -1,4 +1,6 @@
-"""A plan of a training for whoever asks: the base's config and shapes are found here, and the rest is `sdk.lora.planning`."""
+"""A plan of a training for any caller: this module finds the base's config and shapes, `sdk.lora.planning` does the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,13 @@ _TIMEOUT_S = 180.0
 
 
 class Registry(Places, Protocol):
-    """What is asked of a registry; a client answers it."""
+    """The requests to a registry; a client implements them."""
 
     def base(self, name: str, *, namespace: str | None = None) -> BaseView:
         """Return a base by id or fingerprint, with its config."""
 
     def devices(self) -> list[DeviceForecasts]:
-        """Return what past trainings took of their forecasts, by device."""
+        """Return how much of their forecasts past trainings took, by device."""
 
 
 def is_file_or_folder(base: str | Path) -> bool:
@@ -64,12 +66,12 @@ def plan_training(
     as_given: bool = False,
     **options: Any,
 ) -> Plan:
-    """Return the plan of a training over a base; a registry is asked only of a base that is not a folder or a config.
+    """Return the plan of a training over a base; the registry is asked only if the base is not a folder or a config.
 
-    With `as_given` it is the plan of a job of exactly these options, of which nothing is chosen but what its worker chooses.
+    With `as_given` it is the plan of a job with exactly these options; only its worker's choices are made.
 
-    Raises InvalidInput for options, InvalidTargets, InvalidBase for a config that lacks a number, NotFound, Unavailable for a
-    family whose shapes nothing says.
+    Raises InvalidInput for options, InvalidTargets, InvalidBase for a config that lacks a number, NotFound, Unavailable
+    for a family whose shapes are unknown.
     """
     _require_one_of("method", method, get_args(PlanMethod))
     _require_one_of("task", task, get_args(Task))
@@ -79,7 +81,7 @@ def plan_training(
             "logit_chunk_tokens is no whole number above 0; give one such as 1024", param="logit_chunk_tokens"
         )
     _require_card(gpu)
-    # Full fine-tuning has no spec of its own: what it doesn't use of one, the plan's notes name.
+    # Full fine-tuning has no spec of its own: the plan's notes name the settings that it doesn't use.
     kind = {} if method is None or method == "full" else {"method": method}
     spec = build(TrainingSpec, **{**task_options(task), **options, **kind})
     config, shapes = _config_and_shapes(registry, base)
@@ -90,7 +92,7 @@ def plan_training(
     if recipe is not None:
         method, stored = "qlora", {"quant_type": recipe.type, "double_quant": recipe.double_quant}
         spec = spec.model_copy(update=stored)
-    # A submit takes the default for what nobody asked for, and so it is in the options that a dry run prints.
+    # A submit uses defaults for options that are not given, so a dry run prints them too.
     default = as_given and spec.max_length == TrainingSpec.model_fields["max_length"].default
     length = _length(spec, config, given="max_length" in options and not default)
     asked = Asked(
@@ -113,7 +115,7 @@ def plan_training(
         raise InvalidTargets(str(error), param="targets") from error
     if plan.method != "full":
         check_options(asked.spec.model_copy(update={"method": plan.method}), blueprint.tensors, config)
-    # A folder is planned without asking anybody.
+    # A folder is planned without the registry.
     learnt = [] if registry is None or is_file_or_folder(base) else registry.devices()
     return plan.model_copy(update={"learnt": learnt})
 
@@ -125,7 +127,10 @@ def _stored(
     spec: TrainingSpec,
     method: PlanMethod | None,
 ) -> QuantizationRecipe | None:
-    """Return how a base is stored in 4 bits, None for one that isn't. Raises InvalidBase, InvalidInput as a training does."""
+    """Return how a base is stored in 4 bits, None for one that isn't.
+
+    Raises InvalidBase and InvalidInput like a training.
+    """
     wanted: Literal["qlora", "lora"] = "qlora" if method in (None, "qlora") else "lora"
     try:
         recipe = stored_recipe(config, shapes)
@@ -142,7 +147,7 @@ def _require_one_of(name: str, value: str | None, known: tuple[str, ...]) -> Non
 
 
 def _require_card(gpu: str | None) -> None:
-    """Raise InvalidInput for what is no card, before a base is looked for."""
+    """Raise InvalidInput for anything that is not a card, before looking for a base."""
     try:
         if gpu is not None:
             card_of(gpu)
@@ -166,7 +171,9 @@ def _blueprint(base: str | Path, config: dict[str, Any], shapes: dict[str, list[
 
 
 def _shapes_by_the_worker(unknown: UnknownFamilyError, config: dict[str, Any]) -> dict[str, list[int]]:
-    """Have a program of the worker's build the model without its numbers. Raises Unavailable, InvalidBase for no causal model."""
+    """Have a worker's program build the model without its weights. Raises Unavailable, InvalidBase if it isn't a causal
+    model.
+    """
     advice = "give the folder with its weights as well, whose headers say the shapes: adapterctl plan --base ./FOLDER"
     if missing_libraries(_LIBRARIES):
         raise Unavailable(f"{unknown}; {advice}, or run: pip install 'adapterctl[worker]'")
@@ -182,7 +189,7 @@ def _shapes_by_the_worker(unknown: UnknownFamilyError, config: dict[str, Any]) -
 
 
 def _config_and_shapes(registry: Registry | None, base: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Return the config of a base, and the shapes of its files where these are at hand. Raises NotFound, InvalidBase."""
+    """Return the config of a base, and the shapes in its files if they are available. Raises NotFound, InvalidBase."""
     if is_file_or_folder(base):
         path = user_path(base)
         if path.is_dir():
@@ -200,13 +207,16 @@ def _config_and_shapes(registry: Registry | None, base: str | Path) -> tuple[dic
         folder = files_here(registry.cache, view.fingerprint, view)
         return config, {} if folder is None else read_shapes(folder)[1]
     except ConfigError:
-        # It is said where the plan is made.
+        # The plan reports it.
         pass
     return config, {}
 
 
 def _length(spec: TrainingSpec, config: dict[str, Any], *, given: bool) -> int:
-    """Return the length of rows: at most as many tokens as the base has positions for. Raises InvalidInput for a longer one."""
+    """Return the length of rows in tokens: at most the number of the base's positions.
+
+    Raises InvalidInput for a longer one.
+    """
     positions = positions_of(config) or spec.max_length
     if given and spec.max_length > positions:
         raise InvalidInput(

@@ -1,7 +1,7 @@
-"""What a version does to its base, found again at the consumer and held against what is recorded of it.
+"""A version's effect on its base, computed again at the consumer and compared with its record.
 
-The norms of ΔW are taken of the pulled bytes by numpy alone. The predictions on the fixed texts are computed by transformers and
-PEFT, in a program of the worker's beside this one.
+The norms of ΔW are computed from the pulled bytes by numpy alone. The predictions on the fixed texts are computed by
+transformers and PEFT, in a separate program of the worker.
 """
 
 from __future__ import annotations
@@ -48,18 +48,19 @@ _LIBRARIES = ("torch", "transformers", "peft")
 _TIMEOUT_S = 600.0
 _BYTES_PER_S = 20_000_000
 
-#: How far a replayed logit gap may be from the recorded one, relatively.
+#: How far a replayed logit gap may be from the recorded one, as a fraction of it.
 RELATIVE = 1e-3
-#: And beside that, as a share of the base's largest logit: 64 roundings of float32, or 8 of the 16-bit type that was computed in.
+#: In addition, as a share of the base's largest logit: 64 roundings of float32, or 8 of the 16-bit type used to
+#: compute.
 #: Seen between float32 and float16 over a tiny Llama: 5.5 of them, and 2 in bfloat16.
 ROUNDING = {"float32": 64 * 2.0**-23, "float16": 8 * 2.0**-11, "bfloat16": 8 * 2.0**-8}
 
 
 class Registry(Places, Protocol):
-    """What is asked of a registry; a client answers it."""
+    """The requests to a registry; a client implements them."""
 
     def norms(self, ref: str) -> VersionNorms | None:
-        """Return what a version adds to its base."""
+        """Return the record of what a version adds to its base."""
 
 
 def require_probed(version: Resolved) -> None:
@@ -72,7 +73,7 @@ def require_probed(version: Resolved) -> None:
 
 
 def replay_version(registry: Registry, puller: Puller, ref: str, *, base: Path | None) -> ProbeReplay:
-    """Fetch a version, and find norms and probe again by its verified bytes; see `Client.replay_probe`."""
+    """Fetch a version, and compute norms and probe again from its verified bytes; see `Client.replay_probe`."""
     version = puller.resolve(ref)
     require_probed(version)
     manifest = puller.check_cached(version.contents)
@@ -91,7 +92,7 @@ def replay_probe(
     *,
     base: Path | None,
 ) -> ProbeReplay:
-    """Find norms and probe of a version again, whose verified files lie in `adapter`; see `Client.replay_probe`."""
+    """Compute norms and probe again for a version whose verified files are in `adapter`; see `Client.replay_probe`."""
     from sdk.lora.adapter_config import lora_of
     from sdk.lora.delta_norms import delta_norms, differing
     from sdk.lora.tensors import require_numpy
@@ -101,7 +102,7 @@ def replay_probe(
     if scanned is not None:
         require_libraries(_LIBRARIES, doing="replaying the probe over a base")
     notes: list[str] = []
-    # By the version's own config, which is among the bytes, and not by what the registry says of it.
+    # From the version's own config, which is among the verified bytes, not from the registry's record.
     found = delta_norms(adapter, lora_of(json.loads((adapter / CONFIG_FILE).read_bytes())))
     kept = None if stored is None else stored.norms
     if kept is None:
@@ -121,7 +122,7 @@ def replay_probe(
 
 
 def require_equal(found: ProbeReplay) -> None:
-    """Raise VerificationFailed that names the first module or text of which a replay differs."""
+    """Raise VerificationFailed, which names the first module or text for which a replay differs."""
     if found.norms_differing:
         one = found.norms_differing[0]
         sides = ["no such module" if norm is None else f"norm {norm:.9g}" for norm in (one.found, one.stored)]
@@ -146,7 +147,7 @@ def _more(count: int, what: str) -> str:
 
 
 def text_differences(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]) -> Iterator[TextDiffering]:
-    """Yield what is further apart than rounding explains where `dtypes` were computed in, the one recorded and the one here.
+    """Yield differences larger than rounding explains, given the `dtypes` of the recorded and the local computation.
 
     KL is about half the variance of the difference of logits: moving each by δ moves it by √(2·KL)·δ + δ²/2 at most.
     """
@@ -154,7 +155,7 @@ def text_differences(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]
     rounding = share * max(recorded.largest_logit, found.largest_logit)
     for number, (was, now) in enumerate(zip(recorded.texts, found.texts, strict=True), start=1):
         gap = RELATIVE * was.logit_gap + rounding
-        # A record may hold any number: the product of two is infinite at worst, where a power raises.
+        # A record may contain any number: the product of two is infinite at worst, but a power raises.
         kl = 2 * RELATIVE * was.kl + math.sqrt(2) * math.sqrt(was.kl) * rounding + rounding * rounding / 2
         for what, allowed in (("tokens", 0.0), ("logit_gap", gap), ("kl", kl)):
             one, other = float(getattr(was, what)), float(getattr(now, what))
@@ -168,7 +169,7 @@ def text_differences(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]
 
 
 def _of_version(base: Path, cache: Cache, version: VersionView) -> ScannedBase:
-    """Return the base in a folder. Raises NotFound, InvalidBase, VerificationFailed for another than the version's."""
+    """Return the base in a folder. Raises NotFound, InvalidBase, VerificationFailed if it is not the version's base."""
     scanned, ours = scan_base(base, cache=cache), version.base
     fingerprint = scanned.registration.fingerprint
     if fingerprint != ours.fingerprint:
@@ -231,7 +232,7 @@ def _measure(version: VersionView, adapter: Path, scanned: ScannedBase) -> Probe
         return said[name] if said.get(name) in known else None
 
     with tempfile.TemporaryDirectory() as view:
-        # Whatever else lies in the base's folder a library might load as well.
+        # A library might also load any other files in the base's folder.
         for file in scanned.manifest.files:
             (Path(view) / file.path).symlink_to((scanned.folder / file.path).resolve())
         pad, seed = said.get("pad_token_id"), said.get("seed")
@@ -263,7 +264,7 @@ def _measure(version: VersionView, adapter: Path, scanned: ScannedBase) -> Probe
 
 
 def _refused(sentence: str, reason: str) -> ProbeAnswer:
-    """Raise what a refusal of the program means."""
+    """Raise the error that a refusal of the program means."""
     if reason == FailureReason.BASE:
         raise InvalidBase(sentence, param="base")
     if reason == FailureReason.OOM:

@@ -1,4 +1,4 @@
-"""Scores by row as columns, and as a table of pandas."""
+"""Scores by row as columns, and as a pandas DataFrame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def row_frame(rows: Sequence[RowScore]) -> pandas.DataFrame:
     """Return a DataFrame with the number of the row as its index: `loss_sum`, `tokens`, `prediction`, and a column for each metric.
 
-    Raises Unavailable where pandas is not installed.
+    Raises Unavailable if pandas is not installed.
     """
     try:
         import pandas
@@ -29,9 +29,9 @@ def row_frame(rows: Sequence[RowScore]) -> pandas.DataFrame:
 
 
 def row_columns(rows: Sequence[RowScore]) -> dict[str, tuple[Literal["int", "float", "str"], list[Any]]]:
-    """Return the columns of a table of rows, in their order, each with what its values are; None where a row has none.
+    """Return the columns of a table of rows, in order, each with the type of its values; None if a row has no value.
 
-    `expected`, `confidence` and `unscored` are columns where some row has them, as is each metric.
+    `expected`, `confidence` and `unscored` are columns if any row has them, as is each metric.
     """
     fields: dict[str, Literal["int", "float", "str"]] = {
         "row": "int",

@@ -1,4 +1,4 @@
-"""Scores by row as a file of Parquet."""
+"""Scores by row as a Parquet file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sdk.worker_program import require_libraries
 
 
 def write_row_parquet(read: Callable[[], Sequence[RowScore]], output: str | Path) -> Path:
-    """Write the rows that `read` gives to a new file, with the columns of `row_columns`; return its path.
+    """Write the rows that `read` returns to a new file, with the columns of `row_columns`; return its path.
 
-    Raises Unavailable without pyarrow, InvalidInput for a name that doesn't end in .parquet, Conflict if the file exists, and what
-    `read` does, which is asked last.
+    Raises Unavailable without pyarrow, InvalidInput for a name that doesn't end in .parquet, Conflict if the file
+    exists, and the errors of `read`, which is called last.
     """
     require_libraries(("pyarrow",), doing="writing Parquet")
     target = free(output, like="FILE.parquet")

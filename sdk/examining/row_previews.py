@@ -1,4 +1,6 @@
-"""Previews of rows: by the worker's libraries on this machine, or by a job where these, or the base's files, are not here."""
+"""Previews of rows: by the worker's libraries on this machine, or by a job if these, or the base's files, are missing
+here.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from sdk.submitting.submitter import JobSubmitter
 
 
 class Registry(Places, objects.Registry, Protocol):
-    """What is asked of a registry; a client answers it."""
+    """The requests to a registry; a client implements them."""
 
     @property
     def http(self) -> HttpClient:
@@ -35,7 +37,9 @@ def preview_rows(
     on_job: Callable[[Job[Preview]], object] | None,
     on_transfer: OnTransfer | None,
 ) -> Preview:
-    """Return what a training learns from rows of a file, or has learnt from those of the version with a ref; see `Client.preview`."""
+    """Return what a training learns from rows of a file, or what a version's training learned from its rows; see
+    `Client.preview`.
+    """
     transport, cache = registry.transport, registry.cache
     found = _rows_or_version(registry, asked)
     if transport.config.home is None and not can_be_here(transport, cache, found):
@@ -60,7 +64,7 @@ def submit_preview(
     priority: int,
     key: str | None,
 ) -> Job[Preview]:
-    """Have a worker do what `preview_rows` does, and return at once."""
+    """Have a worker do the work of `preview_rows`, and return immediately."""
     found = _rows_or_version(registry, asked)
     return Job(submitter.preview(found, rows=rows, row=row, job_options=JobOptions(priority), key=key), registry)
 

@@ -1,4 +1,4 @@
-"""Which of several versions, and bare bases, scores better; the registry draws, from the rows that it keeps."""
+"""Which of several versions and bare bases scores better; the registry resamples the rows that it keeps."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def compare_scores(
     examples: int,
     detect: float | None,
 ) -> Comparison:
-    """Compare the scores of targets, each with each; see `Client.compare`."""
+    """Compare the scores of targets in pairs; see `Client.compare`."""
     if isinstance(refs, str) or not 2 <= len(refs) <= MOST_TARGETS:
         raise InvalidInput(
             f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
             param="refs",
         )
     for name, given in (("metric", metric), ("data", data), ("by", by)):
-        # As of a variable of the shell that is not set; nobody means the loss by it, or no groups.
+        # For example from an unset shell variable; it is not meant as the loss, or as no groups.
         if given == "":
             raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
     targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
@@ -43,7 +43,7 @@ def compare_scores(
             transport, targets, metric=metric, data=rows, by=by, examples=examples, detect=detect
         )
     path = user_path(data)
-    # A pipe or a device may never end.
+    # Reading a pipe or a device may never end.
     if not os.path.isfile(path):  # noqa: PTH113 - a text that no path can be is none here
         raise InvalidInput(f"{str(data)[:200]!a} can't be read, since it is no file; check the path", param="data")
     try:

@@ -1,4 +1,4 @@
-"""How two versions differ, with their weights, which are fetched for it."""
+"""How two versions differ, optionally including their weights, which are then fetched."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sdk.validation import require_adapter
 
 
 def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[Manifest], Path]) -> Diff:
-    """Say how two versions differ; with `weights`, `fill_cache` gives the folder of each one's files.
+    """Return how two versions differ; with `weights`, `fill_cache` returns the folder of each version's files.
 
-    Raises InvalidInput for the weights of a merged model, VerificationFailed for weights that can't be read; Unavailable
-    where numpy is missing.
+    Raises InvalidInput for the weights of a merged model, VerificationFailed for weights that can't be read;
+    Unavailable if numpy is missing.
     """
     from sdk.lora.tensors import require_numpy
     from sdk.lora.version_diff import compare_files, compare_versions

@@ -1,4 +1,4 @@
-"""The norm of ΔW of each module of a version, as the registry derived it from the bytes."""
+"""The norm of ΔW of each module of a version, as the registry computed it from the bytes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from sdk.schemas.probe import VersionNorms
 
 
 def norms_of(transport: Transport, ref: str) -> VersionNorms | None:
-    """Return the norms of the version that a ref names now; None where the registry knows none. Raises InvalidName, InvalidRef, NotFound."""
+    """Return the norms of the version that a ref names now; None if the registry doesn't have any. Raises InvalidName,
+    InvalidRef, NotFound.
+    """
     named = str(parse_ref(ref))
     try:
         found = versions.norms(transport, named)
     except NotFound:
-        # A registry of before has no such route; of one that has, the version is missing here too.
+        # An older registry doesn't have this route; with one that has it, the version is missing here too.
         versions.resolve(transport, named)
         return None
     return None if found.norms is None else found

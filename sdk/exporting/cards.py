@@ -18,7 +18,7 @@ _MADE_BY = ("made by", f"adapterctl {VERSION}")
 def merged_card(ref: str, report: Mapping[str, Any], version: VersionView | None, base: Path | None) -> str:
     """Return the card of a merged model.
 
-    `version` is None where the registry has it no more, and `base` where the base's files don't lie on this machine.
+    `version` is None if the registry no longer has it, and `base` if the base's files are not on this machine.
     """
     packed = report.get("quantized")
     model = "AutoModelForCausalLM"

@@ -1,4 +1,4 @@
-"""The model card of a merged model that lies in the registry, with what can still be found out about its version."""
+"""The model card of a merged model in the registry, with what can still be found out about its version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdk.schemas.catalog import VersionView
 
 
 class Registry(Places, Protocol):
-    """What is asked of a registry; a client answers it."""
+    """The requests to a registry; a client implements them."""
 
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""

@@ -36,7 +36,7 @@ class OllamaOptions(TypedDict):
 
 
 def place_of(target: Path) -> Path:
-    """Return where the Modelfile of a GGUF file lies."""
+    """Return the path of a GGUF file's Modelfile."""
     return target.with_suffix(".Modelfile")
 
 

@@ -70,7 +70,7 @@ def export_plain_lora(
         )
         report = read(PlainLoraReport, run(request, folder, reads=(folder, *(() if base is None else (base,)))))
         if base is not None and version is None:
-            # Of a version the base is known by its fingerprint, and so is how it was quantised.
+            # The base of a version is known by its fingerprint, and so is how it was quantised.
             unproven = f"nothing proves that the DoRA was trained over {base.name}, as it is stored: only the shapes were held against it"
             report = report.model_copy(update={"notes": [*report.notes, unproven]})
         card = plain_card(

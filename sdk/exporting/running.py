@@ -25,7 +25,7 @@ class Exported:
     path: Path
     kind: Literal["adapter", "model"]
     report: ExportReport
-    #: The Ollama Modelfile beside it, where one was asked for.
+    #: The Ollama Modelfile beside it, if one was requested.
     modelfile: Path | None = None
 
 
@@ -40,7 +40,7 @@ class ExportedLora:
 def run(request: ExportRequest | PlainLoraRequest, folder: Path, *, reads: Iterable[Path]) -> dict[str, Any]:
     """Return what the program reports of an export of `folder`; it reads the weight files of the folders `reads`.
 
-    Raises what the program refused, TimedOut, Unavailable where it ended without an answer.
+    Raises what the program refused, TimedOut, Unavailable if it ended without an answer.
     """
     files = (path for each in reads for path in each.glob("*.safetensors"))
     timeout_s = _TIMEOUT_S + sum(path.stat().st_size for path in files if path.is_file()) / _BYTES_PER_S

@@ -21,7 +21,7 @@ from sdk.validation import require_adapter
 
 
 class Registry(Places, Protocol):
-    """What is asked of a registry; a client answers it."""
+    """The requests to a registry; a client implements them."""
 
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""
@@ -145,7 +145,7 @@ def _pulled(registry: Registry, version: Version) -> Path:
 
 
 def _base_folder(registry: Registry, base: str | Path | None, version: VersionView | None) -> Path | None:
-    """Return the folder of a base, by default that of a version; None where its files don't lie on this machine."""
+    """Return the folder of a base, by default that of a version; None if its files are not on this machine."""
     if isinstance(base, Path) or (base is not None and is_folder(base)):
         return user_path(base)
     if version is not None:

@@ -1,6 +1,6 @@
 """A studentised bootstrap interval of a ratio of sums over clusters.
 
-Of skewed rows a percentile interval is too narrow: over lognormal lengths it covers 86 % at 30 rows where 95 % are meant.
+For skewed rows a percentile interval is too narrow: over lognormal lengths at 30 rows it covers 86 % instead of 95 %.
 A studentised one draws what the error is in units of its own standard error, which every draw has anew.
 """
 

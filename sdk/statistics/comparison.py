@@ -28,7 +28,7 @@ __all__ = ["ALPHA", "LEAST_CLUSTERS", "RowsComparison", "compare_rows", "paired_
 
 #: How often two models that are alike may be told apart.
 ALPHA = 0.05
-#: Of fewer clusters neither an interval nor a test says what it promises.
+#: With fewer clusters neither an interval nor a test keeps its guarantee.
 LEAST_CLUSTERS = 20
 #: Differences are equal in size if they are within this share: they were subtracted from different scores.
 _ROUNDING = 1e-9
@@ -42,19 +42,19 @@ class RowsComparison:
     difference: float
     standard_error: float
     rows: int
-    #: Groups, or rows where there are none.
+    #: The number of groups, or of rows if there are no groups.
     clusters: int
     #: Ends of the 95 % interval of the difference; None of too few clusters, or where no row differs and nothing
     #: says by how much one could.
     low: float | None = None
     high: float | None = None
-    #: Two-sided; None of too few clusters.
+    #: Two-sided; None for too few clusters.
     p: float | None = None
     #: None of too few clusters.
     test: Literal["sign-flip", "mcnemar"] | None = None
 
     def better(self, p: float | None = None, *, alpha: float = ALPHA) -> int:
-        """Return 1 where the second is shown to score more, -1 where the first is, and 0 where neither is.
+        """Return 1 if the second is shown to score more, -1 if the first is, and 0 if neither is.
 
         The test decides, by its own p or by one that was adjusted for several; an interval that holds zero objects.
         """

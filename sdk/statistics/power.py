@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 #: How often a true difference of that size is to be shown.
 POWER = 0.8
-#: More rows than anybody has: the difference is none.
+#: More rows than any dataset has: the difference counts as zero.
 MOST_ROWS = 10**12
 
 
@@ -37,7 +37,7 @@ def rows_needed(
     None for more than `MOST_ROWS`.
     """
     least = least_difference(standard_error, alpha=alpha, power=power)
-    # Of a difference of hardly anything the square would overflow.
+    # With a tiny difference the square would overflow.
     if least > difference * sqrt(MOST_ROWS / rows):
         return None
     return ceil(rows * (least / difference) ** 2)

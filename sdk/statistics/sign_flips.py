@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-#: Up to so many clusters that differ every choice of signs is tried; of more, so many choices are drawn.
+#: Up to this many clusters that differ, every choice of signs is tried; for more, `DRAWS` are drawn.
 EXACT_CLUSTERS = 16
 DRAWS = 9999
 #: Clusters whose signs are drawn as one number. All sums of so many fit into the processor's nearest cache.
@@ -33,7 +33,7 @@ def sign_flip_p(sums: Floats, rng: np.random.Generator, *, draws: int = DRAWS) -
     if len(differing) <= EXACT_CLUSTERS:
         return float(np.mean(np.abs(_every_choice(differing)) >= least))
     extreme = int(np.count_nonzero(np.abs(_some_choices(differing, rng, draws)) >= least))
-    # What was seen is one of the choices; so p is never 0, and never too small.
+    # The observed choice of signs is counted too, so p is never 0, and never too small.
     return (extreme + 1) / (draws + 1)
 
 

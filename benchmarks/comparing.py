@@ -26,11 +26,11 @@ from servers import RegistryServer, registry_server
 from startup import Row
 
 from sdk.client import Client
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.evaluation import Conditions, EvaluationReport, RowFile, RowScore
 from sdk.schemas.jobs import JobView
 from sdk.schemas.row_file import write_rows
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, WorkerInfo
-from sdk.transfer import hash_file
 from sdk.version import VERSION
 
 ROWS = 100_000

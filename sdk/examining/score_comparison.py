@@ -11,9 +11,9 @@ from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 from sdk.names import parse_ref
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.comparison import MOST_TARGETS, Comparison
 from sdk.submitting.given_data import means_file
-from sdk.transfer import hash_file
 
 
 def compare_scores(

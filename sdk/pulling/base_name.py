@@ -13,7 +13,7 @@ from typing import Any
 
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE
-from sdk.transfer import read_json
+from sdk.pulling.transfer import read_json
 
 REWRITE = "rewrite.json"
 ORIGINAL = f"original/{CONFIG_FILE}"

@@ -32,7 +32,7 @@ from sdk.config import cache_path
 from sdk.errors import disk_explained
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import parse_digest
-from sdk.transfer import OnBytes, hash_file, place
+from sdk.pulling.transfer import OnBytes, hash_file, place
 
 #: A version's manifest within its folder.
 MARKER = ".adapterctl/manifest.json"

@@ -19,7 +19,7 @@ from sdk.formats.manifest import Contents
 from sdk.pulling.cache import MARKER, Cache
 from sdk.pulling.partial_file import is_leaving
 from sdk.pulling.pins import all_refs
-from sdk.transfer import hash_file
+from sdk.pulling.transfer import hash_file
 
 Kind = Literal["version", "base", "quantized", "blob"]
 #: A blob without a version may be one that a job is reading, or whose version is about to be assembled.

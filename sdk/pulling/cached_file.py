@@ -8,8 +8,8 @@ from pathlib import Path
 from sdk.pulling.cache import Cache
 from sdk.pulling.download import fetch
 from sdk.pulling.http import HttpClient
+from sdk.pulling.transfer import OnBytes
 from sdk.schemas.artifacts import Transfer
-from sdk.transfer import OnBytes
 
 
 def cached_file(

@@ -14,7 +14,7 @@ from sdk.pulling.http import HttpClient
 from sdk.pulling.partial_file import Partial, open_partial
 from sdk.pulling.ranges import Location, Relocate, ReplacedError
 from sdk.pulling.streams import Streams
-from sdk.transfer import OnBytes, copy_checked
+from sdk.pulling.transfer import OnBytes, copy_checked
 
 #: How often a blob is fetched from the start again.
 _ANEW = 3

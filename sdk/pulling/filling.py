@@ -12,7 +12,7 @@ from sdk.pulling.cache import MARKER, READ_ONLY, Cache
 from sdk.pulling.download import fetch
 from sdk.pulling.http import HttpClient
 from sdk.pulling.ranges import Location, Relocate
-from sdk.transfer import OnBytes, folder_whole, hash_file, written_whole
+from sdk.pulling.transfer import OnBytes, folder_whole, hash_file, written_whole
 
 #: Called with what is being done, the bytes that just arrived, and the total.
 OnTransfer = Callable[[str, int, int], None]

@@ -22,7 +22,7 @@ from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.manifest import Contents, HasFiles
 from sdk.formats.paths import check_path
 from sdk.pulling.base_name import ORIGINAL, REWRITE, check_rewrite, declared, rewritten
-from sdk.transfer import folder_whole, hash_file, place, written_whole
+from sdk.pulling.transfer import folder_whole, hash_file, place, written_whole
 
 if TYPE_CHECKING:
     from sdk.schemas.manifest import Manifest

@@ -149,7 +149,7 @@ class HttpClient:
     def _get_by_httpx(self, url: str, headers: Mapping[str, str], read_s: float) -> Response:
         import httpx
 
-        from sdk.transfer import storage_client
+        from sdk.pulling.transfer import storage_client
 
         with self._lock:
             if self._httpx is None:

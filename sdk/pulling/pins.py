@@ -14,7 +14,7 @@ from sdk.errors import VerificationFailed
 from sdk.formats.manifest import is_sha256
 from sdk.formats.refs import Ref
 from sdk.pulling.cache import Cache
-from sdk.transfer import written_whole
+from sdk.pulling.transfer import written_whole
 
 
 class Pins:

@@ -30,8 +30,8 @@ from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import Pins, require_pinned
 from sdk.pulling.source import Resolved, Signature, Source
+from sdk.pulling.transfer import folder_whole, written_whole
 from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
-from sdk.transfer import folder_whole, written_whole
 
 if TYPE_CHECKING:
     from sdk.schemas.manifest import Manifest

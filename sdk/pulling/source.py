@@ -19,7 +19,7 @@ from sdk.formats.api_paths import API
 from sdk.formats.manifest import FORMAT, Contents, is_count, is_sha256
 from sdk.pulling.http import BrokenConnection, HttpClient
 from sdk.pulling.ranges import Location
-from sdk.transfer import CHUNK_BYTES
+from sdk.pulling.transfer import CHUNK_BYTES
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from sdk.errors import Unavailable, VerificationFailed
 from sdk.pulling.http import BrokenConnection, HttpClient, Response
 from sdk.pulling.partial_file import Partial
 from sdk.pulling.ranges import ExpiredError, Location, Reading, Relocate, ReplacedError
-from sdk.transfer import CHUNK_BYTES, OnBytes
+from sdk.pulling.transfer import CHUNK_BYTES, OnBytes
 
 #: What one connection takes on at a time.
 PART_BYTES = 8 * 1024 * 1024

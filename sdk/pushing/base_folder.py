@@ -40,9 +40,9 @@ from sdk.formats.packed_weights import (
 from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.lora.planning.config_faults import config_fault
 from sdk.pulling.cache import Cache
+from sdk.pulling.transfer import OnBytes
 from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.transfer import OnBytes
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 

@@ -15,10 +15,10 @@ from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine, names_pla
 from sdk.formats.peft_patterns import unfit
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter_config import canonical_text, lora_of
+from sdk.pulling.transfer import hash_file, read_json, require_inside
 from sdk.pushing.expand_patterns import adapted_modules, expand, expressions_of, matches
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.transfer import hash_file, read_json, require_inside
 
 #: Weights as PEFT wrote them before safetensors: reading them can run any code in them.
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")

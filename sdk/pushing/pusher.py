@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from sdk import transfer
 from sdk.api import access, bases, datasets, versions
 from sdk.api.transport import Transport
 from sdk.config import user_path
@@ -16,6 +15,7 @@ from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.formats.refs import is_folder, namespace_of, no_dataset_name
 from sdk.names import check_name
+from sdk.pulling import transfer
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pushing import hub

@@ -21,8 +21,8 @@ from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, Unavailable, VerificationFailed, disk_explained
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import proxied
+from sdk.pulling.transfer import CHUNK_BYTES, OnBytes, copy_checked, storage_client, storage_explained
 from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
-from sdk.transfer import CHUNK_BYTES, OnBytes, copy_checked, storage_client, storage_explained
 
 if TYPE_CHECKING:
     import httpx

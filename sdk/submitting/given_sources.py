@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdk.errors import InvalidInput
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.job_requests import MOST_SOURCES
 from sdk.submitting.given_data import GivenData, RegisteredData
-from sdk.transfer import hash_file
 
 #: A file, a digest or a name; several of them; or each with its weight.
 TrainingData = str | Path | Iterable[str | Path] | Mapping[str | Path, float] | Mapping[str, float]

@@ -34,6 +34,7 @@ from registry.principal import Role
 from registry.storage import FolderStorage, StorageUnavailable, open_storage
 from sdk.client import Client
 from sdk.errors import AdapterctlError, QuotaExceeded, VerificationFailed
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.upload import _run, send_all
 from sdk.schemas.artifacts import (
     BlobSpec,
@@ -49,7 +50,6 @@ from sdk.schemas.artifacts import (
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.signing import sign
-from sdk.transfer import hash_file
 
 PART_BYTES = 5 * 1024 * 1024
 

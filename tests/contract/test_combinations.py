@@ -21,13 +21,13 @@ from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.lora.module_outlines import AdapterOutline, ModuleOutline
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.combination import CombineParent, CombineReport, CombineRequest
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.manifest import ManifestFile
 from sdk.schemas.work import Assignment, ClaimRequest, CombineResult, Completion, WorkerInfo
-from sdk.transfer import hash_file
 from workers.kinds.known import require_pinned
 
 Q = "model.layers.0.self_attn.q_proj"

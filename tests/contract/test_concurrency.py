@@ -40,9 +40,9 @@ from registry.catalog.versions.lifecycle import VersionState
 from registry.principal import LOCAL, SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import Conflict, NotFound, VerificationFailed
+from sdk.pulling.transfer import written_whole
 from sdk.schemas.artifacts import UploadRequest, UploadView
 from sdk.schemas.catalog import Published, VersionMove
-from sdk.transfer import written_whole
 
 pytestmark = pytest.mark.soak
 

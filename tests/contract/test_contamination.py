@@ -24,6 +24,7 @@ from registry.evaluations.models import Evaluation
 from registry.principal import Role
 from sdk.client import Client
 from sdk.formats.rows import check_rows, text_values
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.rows.holdout import held_out, hold_out_of, split_unit
 from sdk.rows.splitting import rows_digest
@@ -34,7 +35,6 @@ from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
 from sdk.schemas.work import Completion
-from sdk.transfer import hash_file
 
 WORDS = [f"w{number}" for number in range(997)]
 

@@ -33,6 +33,7 @@ from registry.usage.charging import BYTES
 from registry.usage.models import Usage
 from sdk.client import Client
 from sdk.errors import AdapterctlError
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.catalog import Published
 from sdk.schemas.evaluation import MergeReport
@@ -40,7 +41,6 @@ from sdk.schemas.jobs import JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.removal import GcRequest
 from sdk.schemas.work import Completion, EvaluationResult, MergeResult
-from sdk.transfer import hash_file
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

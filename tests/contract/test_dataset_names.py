@@ -20,8 +20,8 @@ from registry.db.clock import utc_now
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidData, InvalidInput, InvalidName, NotFound, VerificationFailed
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import DatasetView
-from sdk.transfer import hash_file
 
 SPEC: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}
 

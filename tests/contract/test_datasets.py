@@ -15,9 +15,9 @@ from registry.datasets.models import Dataset, DatasetAccess, DatasetNumber
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidName, JobFailed, NotFound
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.jobs import JobState
-from sdk.transfer import hash_file
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from registry.principal import LOCAL, Role
 from registry.quotas.recount import recount
 from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.catalog import BaseView
 from sdk.schemas.evaluation import RowFile, RowScore
 from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import digest_of
 from sdk.schemas.work import Completion, EvaluationResult
-from sdk.transfer import hash_file
 
 
 @pytest.fixture

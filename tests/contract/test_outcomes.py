@@ -20,6 +20,7 @@ from support.registries import World
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidTargets, JobFailed, VerificationFailed
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, FourBitWeights, MergeReport, Sample
@@ -40,7 +41,6 @@ from sdk.schemas.work import (
     Release,
     WorkerInfo,
 )
-from sdk.transfer import hash_file
 from sdk.version import VERSION
 from workers.kinds.causes import of_error
 

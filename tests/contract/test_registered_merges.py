@@ -28,12 +28,12 @@ from registry.principal import LOCAL, Role
 from registry.quotas.recount import recount
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, InvalidName, NotFound, VerificationFailed
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.catalog import BaseView, Published
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.work import Release
-from sdk.transfer import hash_file
 
 
 @pytest.fixture

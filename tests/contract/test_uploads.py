@@ -23,9 +23,9 @@ from registry.principal import Role
 from registry.storage import open_storage
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import BlobSpec, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.transfer import hash_file
 
 PART_BYTES = 5 * 1024 * 1024
 PARTS = 5

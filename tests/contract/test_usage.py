@@ -19,9 +19,9 @@ from registry.artifacts.models import Upload
 from registry.principal import EVERYWHERE, SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import NotAllowed, NotFound, QuotaExceeded
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.catalog import Published
 from sdk.schemas.removal import GcRequest
-from sdk.transfer import hash_file
 
 
 class TestReserved:

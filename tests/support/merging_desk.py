@@ -11,12 +11,12 @@ from typing import Any
 
 from sdk.client import Client
 from sdk.objects import Job
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.catalog import BaseView
 from sdk.schemas.evaluation import MergeReport, ReadBack
 from sdk.schemas.jobs import JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, MergeResult, WorkerInfo
-from sdk.transfer import hash_file
 from sdk.version import VERSION
 from support.people import SEEDS
 from support.small import TENSORS, write_adapter, write_base, write_safetensors

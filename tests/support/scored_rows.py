@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.evaluation import CORPUS_METRICS, Conditions, EvaluationReport, RowFile, RowScore
 from sdk.schemas.jobs import JobView
 from sdk.schemas.row_file import write_rows
 from sdk.schemas.work import Completion, EvaluationResult
-from sdk.transfer import hash_file
 from support.merging_desk import MergingDesk
 from support.people import SEEDS
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.client import Client
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.events import NewEvent, Progress
@@ -24,7 +25,6 @@ from sdk.schemas.work import (
     Release,
     WorkerInfo,
 )
-from sdk.transfer import hash_file
 from support.adapters import digest, use_of
 from support.people import SEEDS, new_adapter
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.transfer import hash_file
 
 
 def pack(

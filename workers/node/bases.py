@@ -15,10 +15,10 @@ from sdk.client import Client
 from sdk.errors import InvalidBase, NotFound, Unavailable, VerificationFailed, disk_explained
 from sdk.formats.base_files import OTHER_FILES, TOKENIZER_FILES, BadBaseError, check_files
 from sdk.pulling.download import fetch
+from sdk.pulling.transfer import OnBytes, folder_whole
 from sdk.pushing.base_folder import ScannedBase, scan_base
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource
-from sdk.transfer import OnBytes, folder_whole
 from workers.settings import WorkerSettings
 
 _PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]

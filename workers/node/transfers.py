@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from sdk.pulling.transfer import OnBytes
 from sdk.schemas.events import Progress
-from sdk.transfer import OnBytes
 
 _TELL_EVERY_S = 0.5
 _PHASES = {"fetching": "download", "hashing": "load"}

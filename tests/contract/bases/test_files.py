@@ -22,11 +22,11 @@ from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidBase, InvalidInput, NotFound, VerificationFailed
 from sdk.formats import base_files
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.base_folder import ScannedBase
 from sdk.schemas.catalog import BaseFix
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import BaseSource, WorkerInfo
-from sdk.transfer import hash_file
 from workers.node.bases import obtain
 from workers.settings import WorkerSettings
 

@@ -15,6 +15,7 @@ from support.registries import World
 from registry.app.services import Services, build
 from registry.queue import NoQueue
 from sdk.client import Client
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
@@ -22,7 +23,6 @@ from sdk.schemas.jobs import AttemptView, CheckpointView, JobSubmission, JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import Assignment, CheckpointRecord, ClaimRequest, Completion, Failure, Release, WorkerInfo
-from sdk.transfer import hash_file
 
 
 @dataclass

@@ -14,6 +14,7 @@ from support.adapters import SPEC, digest, save_adapter, use_of
 from support.registries import World
 
 from sdk.client import Client
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Parent, Publication, Published
@@ -24,7 +25,6 @@ from sdk.schemas.lineage import Lineage
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training_report import SourceUse
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, MergeResult, WorkerInfo
-from sdk.transfer import hash_file
 from sdk.version import VERSION
 
 SEEDS = itertools.count(10_000)

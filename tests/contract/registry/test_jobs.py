@@ -28,6 +28,7 @@ from sdk.errors import (
     NotFound,
     StaleAttempt,
 )
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
@@ -44,7 +45,6 @@ from sdk.schemas.work import (
     HeartbeatReply,
     MergeResult,
 )
-from sdk.transfer import hash_file
 
 
 def beat(client: Client, held: Assignment, *events: NewEvent) -> HeartbeatReply:

@@ -21,6 +21,7 @@ from sdk.errors import (
     NotAllowed,
     Unauthenticated,
 )
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.jobs import JobView
 from sdk.schemas.work import (
@@ -28,7 +29,6 @@ from sdk.schemas.work import (
     Heartbeat,
     HeartbeatReply,
 )
-from sdk.transfer import hash_file
 
 
 class TestStrictness:

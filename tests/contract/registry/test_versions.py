@@ -33,9 +33,9 @@ from sdk.errors import (
     NotFound,
     VerificationFailed,
 )
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.manifest import ManifestFile
-from sdk.transfer import hash_file
 
 
 def publish(client: Client, body: Publication) -> Published:

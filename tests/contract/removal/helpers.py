@@ -20,11 +20,11 @@ from registry.db.clock import utc_now
 from registry.db.types import Model
 from sdk.client import Client
 from sdk.objects import Version
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.removal import GcReport, GcRequest
-from sdk.transfer import hash_file
 
 #: Each adapter of the run has weights of its own; all have the same config.
 SEEDS = itertools.count(1)

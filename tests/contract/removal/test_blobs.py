@@ -27,9 +27,9 @@ from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import NotFound, VerificationFailed
 from sdk.objects import Version
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.transfer import hash_file
 
 
 def stored_bytes(world: World) -> int:

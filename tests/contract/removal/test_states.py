@@ -29,8 +29,8 @@ from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from sdk.objects import Version
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.catalog import Publication
-from sdk.transfer import hash_file
 
 
 class TestMoves:

@@ -38,9 +38,9 @@ from registry.removal.garbage import Rules
 from sdk.client import Client
 from sdk.errors import VerificationFailed
 from sdk.objects import Version
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.catalog import Publication
 from sdk.schemas.removal import GcRequest
-from sdk.transfer import hash_file
 
 
 def rules(world: World, **changed: Any) -> Rules:

@@ -20,13 +20,13 @@ from support.scored_rows import write_file
 
 from sdk.lora.adapter_config import lora_of
 from sdk.pulling.cache import Cache
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.evaluation import EvaluationReport, MergeReport, RowScore
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.row_file import row_file_name
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import digest_of
-from sdk.transfer import hash_file
 from workers.child.process import Ending, Listener, Watch
 from workers.child.protocol import FAULT_FILE, ORDER_FILE, OUT_FOLDER, RESULT_FILE, Fault, News, Written
 from workers.child.warm import WarmChild

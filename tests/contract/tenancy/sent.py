@@ -10,10 +10,10 @@ from contract.tenancy.answers import fetched, keyed, plain
 from contract.tenancy.universe import SHARDED, save_weights
 
 from sdk.client import Client
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import BlobSpec, DatasetRegistration, DatasetView, UploadRequest, UploadView
 from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.transfer import hash_file
 
 if TYPE_CHECKING:
     from contract.tenancy.party import Party

@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from support.adapters import BASE_TENSORS, save_adapter
 
 from sdk.pulling.cache import Cache
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.base_folder import ScannedBase, scan_base
-from sdk.transfer import hash_file
 
 #: Names of the same things in each tenant's namespace.
 ADAPTERS = ("a", "b")

@@ -24,7 +24,7 @@ from sdk.pulling.filling import fill
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import Pins, all_refs
 from sdk.pulling.source import Place
-from sdk.transfer import folder_whole
+from sdk.pulling.transfer import folder_whole
 
 FETCH = """
 import os, sys, time
@@ -32,7 +32,7 @@ from pathlib import Path
 from sdk.pulling.cache import Cache
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.transfer import hash_file
+from sdk.pulling.transfer import hash_file
 from sdk.pulling.http import HttpClient
 from sdk.pulling.puller import Puller
 from sdk.allowed_locations import Reach

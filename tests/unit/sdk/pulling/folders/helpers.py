@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from sdk.pulling.transfer import hash_file
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.transfer import hash_file
 
 #: A file of no tensors, whose header is as short as it can be.
 WEIGHTS = "\x02" + "\0" * 7 + "{}"

@@ -14,12 +14,12 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from sdk.formats.adapter_files import SERVING_FILES
 from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.rendering import Rendering
 from sdk.schemas.training_report import TrainingReport
-from sdk.transfer import hash_file
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge
 from workers.pipelines.scoring.evaluate import evaluate

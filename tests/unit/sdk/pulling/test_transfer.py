@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sdk.errors import Conflict
-from sdk.transfer import place, read_json, written_whole
+from sdk.pulling.transfer import place, read_json, written_whole
 
 CONTENT = bytes(range(256)) * 5000
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 
+from registry.artifacts.blob_lock import hold_blobs
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
@@ -92,6 +93,7 @@ def _ruled(db: Database) -> Iterator[int]:
 
 def _delete_some(db: Database, adapter_pk: int, now: datetime, who: Principal) -> list[str]:
     with db.write() as session:
+        hold_blobs(session, alone=True)
         # While the adapter is locked, no alias moves and no version is added or removed.
         locked = select(Adapter).where(Adapter.pk == adapter_pk).with_for_update(key_share=True)
         adapter = session.scalars(locked).one()

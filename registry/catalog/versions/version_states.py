@@ -9,6 +9,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.catalog.models import Adapter, Alias, Version, VersionNote, VersionTag
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
@@ -90,8 +91,13 @@ class VersionStates:
 
     def _move(self, move: VersionMove, target: VersionState, who: Principal) -> VersionView:
         verb, action = _VERBS[target]
+        ref = parse_ref(move.ref)
         with self._db.write() as session:
-            version = find_version(session, parse_ref(move.ref), who, action=action, lock=True)
+            if target == VersionState.DELETED:
+                # Whoever may not delete it makes nobody wait.
+                find_version(session, ref, who, action=action)
+                hold_blobs(session, alone=True)
+            version = find_version(session, ref, who, action=action, lock=True)
             return move_version(session, version, target, verb, move.reason, who, on_deleted=self._on_deleted)
 
     def annotate(self, *, annotation: Annotation, who: Principal) -> VersionView:
@@ -132,7 +138,11 @@ def move_version(
     *,
     on_deleted: OnDeleted,
 ) -> VersionView:
-    """Move a version whose adapter the caller has locked, with everything that depends on it. Raises Conflict."""
+    """Move a version whose adapter the caller has locked, with everything that depends on it. Raises Conflict.
+
+    For a deletion, the caller has called `hold_blobs(alone=True)` before it locked anything: otherwise a version of the same
+    files that is published in another adapter at this moment, and relies on the access that they have, would lose it.
+    """
     ref, before = exact_ref(version), version.state
     if before == target:
         return present(session, version, who)

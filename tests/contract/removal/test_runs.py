@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract.removal.helpers import (
@@ -33,6 +34,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixe
 
 from registry.artifacts.models import Upload
 from registry.catalog.models import Version as VersionRow
+from registry.catalog.publishing import recording
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.clock import utc_now
 from registry.errors import Unavailable
@@ -150,6 +152,32 @@ class TestRuns:
             assert world.http.post("/api/v1/gc", json=body).status_code == 422
         with pytest.raises(InvalidInput):
             world.writer.gc(dry_run=True, grace_hours=-1)
+
+    def test_a_deletion_waits_for_who_publishes_the_same_bytes_elsewhere(
+        self, world: World, admin: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = save_adapter(tmp_path / "same", next(SEEDS))
+        first = admin.push(folder, "was-first", base="tiny")
+        recorded, may_go_on = threading.Event(), threading.Event()
+        charge = recording._charge
+
+        def slowly(*given: Any) -> None:
+            recorded.set()
+            assert may_go_on.wait(30)
+            charge(*given)
+
+        monkeypatch.setattr(recording, "_charge", slowly)
+        with ThreadPoolExecutor() as pool:
+            publishing = pool.submit(admin.push, folder, "comes-second", base="tiny")
+            assert recorded.wait(30)
+            deleting = pool.submit(admin.delete, first.ref)
+            # Time enough for a deletion that does not wait.
+            wait([deleting], timeout=1)
+            may_go_on.set()
+            second = publishing.result()
+            deleting.result()
+        admin.cache.root = tmp_path / "another-cache"
+        admin.pull(second.ref, tmp_path / "pulled")
 
     def test_publishers_race_with_collections_and_no_version_misses_a_byte(
         self, world: World, admin: Client, tmp_path: Path

@@ -7,6 +7,8 @@ from sqlalchemy.orm import Session
 
 #: Those who are about to name stored blobs hold it shared, those who remove blobs hold it exclusively.
 _BLOBS_LOCK = 0x61646170626C6F62
+#: The first key of the locks of manifests; the second is from a manifest's digest.
+_MANIFESTS = 0x6D616E69
 
 
 def hold_blobs(session: Session, *, alone: bool = False) -> None:
@@ -17,3 +19,16 @@ def hold_blobs(session: Session, *, alone: bool = False) -> None:
     if session.get_bind().dialect.name == "postgresql":
         function = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
         session.execute(text(f"SELECT {function}(:key)"), {"key": _BLOBS_LOCK})
+
+
+def hold_manifest(session: Session, digest: str, *, alone: bool = False) -> None:
+    """Let no namespace lose its access to the files of a manifest until the transaction ends; with `alone`, nobody begins to
+    rely on that access either.
+
+    A transaction that locks an adapter, too, calls this first; for several manifests, in the order of their digests.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        function = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        # Two that share these bits only wait for each other.
+        key = int(digest[:8], 16) - 2**31
+        session.execute(text(f"SELECT {function}(:of, :key)"), {"of": _MANIFESTS, "key": key})

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_lock import hold_blobs
+from registry.artifacts.blob_lock import hold_blobs, hold_manifest
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
 from registry.db.statements import append_new, insert_if_new
 from registry.db.transactions import connection_of
@@ -43,6 +43,7 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
     """
     digest = manifest.digest
     hold_blobs(session)
+    hold_manifest(session, digest)
     there = connection_of(session).execute(_THERE, {"digest": digest, "namespace": namespace}).first()
     if there is None:
         new = insert_if_new(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_lock import hold_blobs
+from registry.artifacts.blob_lock import hold_manifest
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
@@ -93,14 +93,21 @@ def _ruled(db: Database) -> Iterator[int]:
 
 def _delete_some(db: Database, adapter_pk: int, now: datetime, who: Principal) -> list[str]:
     with db.write() as session:
-        hold_blobs(session, alone=True)
-        # While the adapter is locked, no alias moves and no version is added or removed.
-        locked = select(Adapter).where(Adapter.pk == adapter_pk).with_for_update(key_share=True)
-        adapter = session.scalars(locked).one()
+        adapter = session.get_one(Adapter, adapter_pk)
         rule = _rule_to_apply(adapter)
         if rule is None:
             return []
-        versions = session.scalars(_outside(session, adapter, rule, now).limit(_BATCH)).all()
+        found = session.scalars(_outside(session, adapter, rule, now).limit(_BATCH)).all()
+        for digest in sorted({version.digest for version in found}):
+            hold_manifest(session, digest, alone=True)
+        # While the adapter is locked, no alias moves and no version is added or removed.
+        locked = select(Adapter).where(Adapter.pk == adapter_pk).with_for_update(key_share=True)
+        adapter = session.scalars(locked.execution_options(populate_existing=True)).one()
+        rule = _rule_to_apply(adapter)
+        if rule is None:
+            return []
+        again = _outside(session, adapter, rule, now).where(Version.pk.in_([version.pk for version in found]))
+        versions = session.scalars(again.execution_options(populate_existing=True)).all()
         for version in versions:
             reason = f"retention: {_words(rule)}"
             move_version(session, version, VersionState.DELETED, "delete", reason, who, on_deleted=give_up)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_lock import hold_blobs, hold_manifest
+from registry.artifacts.blob_lock import hold_for_manifest
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
 from registry.db.statements import append_new, insert_if_new
 from registry.db.transactions import connection_of
@@ -42,8 +42,7 @@ def record_manifest(session: Session, manifest: Manifest, *, namespace: str) -> 
     Readers of `namespace` may fetch its files. Raises Verification if a blob was removed meanwhile.
     """
     digest = manifest.digest
-    hold_blobs(session)
-    hold_manifest(session, digest)
+    hold_for_manifest(session, digest)
     there = connection_of(session).execute(_THERE, {"digest": digest, "namespace": namespace}).first()
     if there is None:
         new = insert_if_new(

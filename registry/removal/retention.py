@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_lock import hold_manifest
+from registry.artifacts.blob_lock import hold_access
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
@@ -99,7 +99,7 @@ def _delete_some(db: Database, adapter_pk: int, now: datetime, who: Principal) -
             return []
         found = session.scalars(_outside(session, adapter, rule, now).limit(_BATCH)).all()
         for digest in sorted({version.digest for version in found}):
-            hold_manifest(session, digest, alone=True)
+            hold_access(session, digest)
         # While the adapter is locked, no alias moves and no version is added or removed.
         locked = select(Adapter).where(Adapter.pk == adapter_pk).with_for_update(key_share=True)
         adapter = session.scalars(locked.execution_options(populate_existing=True)).one()

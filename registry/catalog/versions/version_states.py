@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
-from registry.artifacts.blob_lock import hold_manifest
+from registry.artifacts.blob_lock import hold_access
 from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.catalog.models import Adapter, Alias, Version, VersionNote, VersionTag
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
@@ -94,7 +94,7 @@ class VersionStates:
         ref = parse_ref(move.ref)
         with self._db.write() as session:
             if target == VersionState.DELETED:
-                hold_manifest(session, find_version(session, ref, who, action=action).digest, alone=True)
+                hold_access(session, find_version(session, ref, who, action=action).digest)
             version = find_version(session, ref, who, action=action, lock=True)
             return move_version(session, version, target, verb, move.reason, who, on_deleted=self._on_deleted)
 
@@ -138,7 +138,7 @@ def move_version(
 ) -> VersionView:
     """Move a version whose adapter the caller has locked, with everything that depends on it. Raises Conflict.
 
-    For a deletion, the caller has called `hold_manifest(alone=True)` before it locked the adapter: otherwise a version of the
+    For a deletion, the caller has called `hold_access` before it locked the adapter: otherwise a version of the
     same files that is published in another adapter at this moment, and relies on the access that they have, would lose it.
     """
     ref, before = exact_ref(version), version.state

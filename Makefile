@@ -57,10 +57,10 @@ quick: $(QUICK)/.quick ## Run the unit tests, and the contracts over registries 
 	ADAPTERCTL_QUICK=1 PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(QUICK)/bin/python -m pytest -q -n $(QUICK_PROCESSES) \
 		-m 'not slow and not soak and not alone' -k 'unit or embedded' --ignore tests/unit/workers/pipelines tests/unit tests/contract
 
-coverage: $(VENV)/.dev ## Run every test and show what lines and branches none of them takes; COVERAGE_OF= chooses tests.
+coverage: $(VENV)/.dev ## Run every test and show what lines and branches none of them takes.
 	mkdir -p build && rm -f build/coverage*
-	PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q -n $(TEST_PROCESSES) $(COVERAGE_OF); \
-		failed=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$failed
+	@failed=0; $(MAKE) test PYTEST='$(BIN)/python -m coverage run -m pytest -q' || failed=1; \
+		$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$failed
 
 soak: $(VENV)/.dev ## Run the long tests in full length.
 	ADAPTERCTL_SOAK=1 $(PYTEST) -m soak

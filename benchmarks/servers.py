@@ -82,8 +82,9 @@ def registry_server(database_url: str | None = None, **settings: str) -> Iterato
         )
         command = str(_BIN / "adapter-registry")
         _output([command, "db", "upgrade"], environment)
+        # Named for the port: a database may have the tokens of a server before this one.
         tokens = {
-            role: _output([command, "token", "create", "--role", role, "--name", role], environment)
+            role: _output([command, "token", "create", "--role", role, "--name", f"{role}-{port}"], environment)
             for role in ("reader", "writer", "admin")
         }
         with _running([command, "serve", "--port", str(port), "--workers", str(WORKERS)], environment, folder):
@@ -139,7 +140,7 @@ def _cure(scripts: Path) -> Path:
 
 
 def _output(command: list[str], environment: Mapping[str, str]) -> str:
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def _free_port() -> int:

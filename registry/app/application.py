@@ -13,7 +13,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -37,7 +37,7 @@ from registry.datasets import views as datasets
 from registry.errors import RegistryError
 from registry.evaluations import views as evaluations
 from registry.http.idempotency.middleware import AnswerOnce
-from registry.http.refusals import REFUSALS
+from registry.http.refusals import REFUSALS, Refusals
 from registry.http.request_bodies import StrictBodies
 from registry.http.routes import VERSION, SayVersion, install_error_handlers, provide
 from registry.jobs import event_stream, worker_views
@@ -90,7 +90,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
         every_s = 0.0 if settings.embedded_home is not None else settings.reconcile_s
         with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
-            async with _keeping_refusals(services.metrics, services.read_only):
+            async with _keeping_refusals(REFUSALS, services.metrics, services.read_only):
                 yield
 
     app = FastAPI(
@@ -146,32 +146,35 @@ def _documented() -> list[APIRoute]:
 
 
 @asynccontextmanager
-async def _keeping_refusals(metrics: Metrics, read_only: ReadOnlySwitch) -> AsyncIterator[None]:
+async def _keeping_refusals(refusals: Refusals, metrics: Metrics, read_only: ReadOnlySwitch) -> AsyncIterator[None]:
     """Add what this process refuses to the counters that all processes share, every few seconds and when it ends.
 
     While the registry is read-only, they are only counted in this process.
     """
+    ends = asyncio.Event()
 
     async def keep() -> None:
         if await run_in_threadpool(read_only.reason) is not None:
             return
-        counted = REFUSALS.drain()
+        counted = refusals.drain()
         if not counted:
             return
         try:
             await run_in_threadpool(metrics.add_refusals, counted)
         except (RegistryError, SQLAlchemyError) as error:
-            REFUSALS.restore(counted)
+            refusals.restore(counted)
             _log.debug("refusals will be counted later: %s", type(error).__name__)
 
     async def keep_on() -> None:
-        while True:
-            await asyncio.sleep(_KEEP_REFUSALS_S)
+        while not ends.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ends.wait(), _KEEP_REFUSALS_S)
             await keep()
 
     keeping = asyncio.create_task(keep_on(), name="refusals")
     try:
         yield
     finally:
-        keeping.cancel()
-        await keep()
+        # Not cancelled: what was drained a moment ago would be lost.
+        ends.set()
+        await keeping

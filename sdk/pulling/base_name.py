@@ -1,7 +1,7 @@
 """The one change that a pulled copy may have: another name for its base, which a plug-in of vLLM compares as a string.
 
-The folder declares it beside the marker and keeps the original bytes, so that the version can still be verified: the original
-bytes are the version's, and renaming the base in them gives exactly the bytes in the folder.
+The folder declares the change beside the marker and keeps the original bytes, so that the version can still be
+verified: the original bytes are the version's, and renaming the base in them gives exactly the bytes in the folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_CHARACTERS = 1000
 
 
 def rewritten(original: bytes, base_name: str) -> bytes:
-    """Return a config with another base; the same bytes if it already names that base. Raises InvalidInput."""
+    """Return a config that names another base; the same bytes if it already names that base. Raises InvalidInput."""
     if not base_name or len(base_name) > _MOST_CHARACTERS or not base_name.isprintable():
         raise InvalidInput("a base's name is 1 to 1000 printable characters; give another", param="base_name")
     try:
@@ -46,10 +46,10 @@ def declared(changed: bytes, base_name: str) -> bytes:
 
 
 def check_rewrite(folder: Path, marker_folder: str) -> dict[str, Path]:
-    """Return where the original bytes of a declared change are, by the path of the file; empty if none is declared.
+    """Return the path of the original bytes for each file with a declared change; empty if none is declared.
 
-    Raises VerificationFailed if the change is not exactly the declared one. The original bytes are not checked here: the
-    caller checks them against the manifest.
+    Raises VerificationFailed if the change is not exactly the declared one. The original bytes are not checked here:
+    the caller checks them against the manifest.
     """
     rewrite, original = folder / marker_folder / REWRITE, folder / marker_folder / ORIGINAL
     if not rewrite.exists() and not original.exists():

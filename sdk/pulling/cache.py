@@ -6,12 +6,12 @@ Layout under `ADAPTERCTL_CACHE`::
     versions/DIGEST/          a version's folder, complete once it has its name: links to blobs, and its manifest
     refs/…                    what refs named when they were pulled, by registry
     bases/FINGERPRINT/        a base that a worker fetched
-    quantized/FINGERPRINT/…   weights of a base in 4 bits, as a worker quantised them
+    quantized/FINGERPRINT/…   a base's 4-bit weights, as a worker quantised them
     hashes/…                  SHA-256 of local files by path, size, times and inode
     hub/…                     what a worker fetched from a model hub without a token
-    jobs/…                    what attempts of a worker work with
+    jobs/…                    the working folders of a worker's attempts
 
-Only its owner can read it: versions, rows and bases may be private even if their user's other files are not.
+Only its owner can read it: versions, rows and bases may be private even if the user's other files are not.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PARTS = ("bases", "blobs", "hashes", "hub", "jobs", "locks", "quantized", "refs
 
 
 class Cache:
-    """One cache folder. Its paths are made only of whole digests; any other text raises BadRefError."""
+    """One cache folder. Its paths are built only from whole digests; any other text raises BadRefError."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_path()
@@ -74,32 +74,33 @@ class Cache:
         return self.bases / parse_digest(fingerprint)
 
     def quantized(self, fingerprint: str) -> Path:
-        """Where weights of a base in 4 bits are, or will be: a folder for each recipe, device and set of libraries.
+        """Where a base's 4-bit weights are, or will be: a folder for each recipe, device and set of libraries.
 
-        Whoever holds the base's lock, holds these too.
+        The lock of the base covers these too.
         """
         return self.quantized_bases / parse_digest(fingerprint)
 
     @property
     def quantized_bases(self) -> Path:
-        """Where folders of bases with weights in 4 bits are."""
+        """Where the folders with the 4-bit weights of all bases are."""
         return self.root / "quantized"
 
     @property
     def parts(self) -> list[Path]:
-        """The folders with what was fetched, and what is known about it; anything else in the root belongs to somebody
-        else.
-        """
+        """The folders that belong to the cache; anything else in its root is somebody else's."""
         return [self.root / part for part in _PARTS]
 
     @property
     def hub(self) -> Path:
-        """Where hub repositories are that anybody may fetch, in the hub's own layout."""
+        """Where public repositories of a model hub are, in the hub's own layout."""
         return self.root / "hub"
 
     @contextmanager
     def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
-        """Wait until no other process holds `name`, or with `shared` none holds it alone; two pulls download once."""
+        """Hold `name` for the block, exclusively unless `shared`; wait for other processes that prevent this.
+
+        So two pulls of the same version download it once.
+        """
         with disk_explained("locking the cache"):
             file = self._lock_file(name)
             try:
@@ -121,7 +122,7 @@ class Cache:
     def keep_private(self) -> None:
         """Ensure, before anything is written, that only the owner can read the cache.
 
-        A new cache is created private. In one that others can read, from an earlier release or in a given folder, the
+        A new cache is created private. If others can read its root, because an earlier release or the user made it, the
         parts are made private; anything that belongs to another user is left as it is.
         """
         if self._is_private:
@@ -157,21 +158,21 @@ class Cache:
             return False
 
     def is_unaltered(self, path: Path, sha256: str) -> bool:
-        """Tell whether a cached file has the digest that it is stored under; a file that was touched is hashed again."""
+        """Tell whether a cached file has the digest that it is stored under; if it was touched, it is hashed again."""
         try:
             return self.sha256_of(path) == sha256
         except (FileNotFoundError, NotADirectoryError):
             return False
 
     def used(self, folder: Path) -> None:
-        """Remember that a version or base was used now: its marker's time says so."""
+        """Record that a version, base or file was used just now, as the time of its marker, or its own without one."""
         marker = folder / MARKER
-        # Another user's cache may be read and not written to.
+        # Another user's cache may be readable, but not writable.
         with contextlib.suppress(OSError):
             os.utime(marker if marker.exists() else folder)
 
     def link(self, sha256: str, target: Path) -> None:
-        """Put a blob into a folder of the cache: by a link if the file system has links, else by a copy."""
+        """Put a blob into a folder of the cache: as a hard link if that is possible, else as a copy."""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(self.blob(sha256), target)
@@ -182,7 +183,7 @@ class Cache:
             target.chmod(READ_ONLY)
 
     def remove_folder(self, folder: Path) -> None:
-        """Remove a version's or base's folder, at once: leftovers have a name that nothing looks for."""
+        """Remove a version's or base's folder in one step: it is first given a name that nothing looks for."""
         if folder.is_dir():
             leaving = folder.with_name(f".{folder.name[:100]}.partial-{os.urandom(4).hex()}")
             folder.rename(leaving)
@@ -202,7 +203,7 @@ class Cache:
             pass
         sha256, _ = hash_file(path) if on_bytes is None else hash_file(path, on_bytes)
         if _identity(path) != known:
-            # It was written to meanwhile: the hash is of neither the old file nor the new one.
+            # It was written to meanwhile: the hash may be of neither the old content nor the new one.
             return sha256
         self.keep_private()
         with disk_explained("remembering a file's digest"):
@@ -218,11 +219,11 @@ class Cache:
 
 
 def _close(folder: Path) -> None:
-    """Create a private folder, or make ours private."""
-    # Another user's cache may be read and not written to.
+    """Create a private folder, or make it private if it exists and is ours."""
+    # Another user's cache may be readable, but not writable.
     with contextlib.suppress(PermissionError):
         folder.mkdir(exist_ok=True, mode=_PRIVATE)
-        # A link leads to a folder with another purpose.
+        # A link is left alone, since the folder that it leads to has another purpose.
         found = folder.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~_PRIVATE:
             folder.chmod(_PRIVATE)
@@ -237,9 +238,7 @@ def _try_lock(file: int) -> bool:
 
 
 def _identity(path: Path) -> dict[str, str | int]:
-    """What identifies a file whose hash is remembered. It includes the change time, since a copy can set any other time
-    back.
-    """
+    """What identifies a file whose hash is remembered. The change time is part of it, since a copy can't set that."""
     found = path.stat()
     return {
         "path": str(path),

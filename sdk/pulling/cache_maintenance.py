@@ -1,7 +1,7 @@
 """The contents of the cache: listed, hashed again, and removed if unused.
 
-Nothing is removed that another process holds: it locks a version while it copies from it, and all blobs while it fills a
-folder.
+Nothing that another process holds is removed: a process locks a version while it copies from it, and all blobs while
+it fills a folder.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from sdk.pulling.pins import all_refs
 from sdk.pulling.transfer import hash_file
 
 Kind = Literal["version", "base", "quantized", "blob"]
-#: A blob without a version may be one that a job is reading, or whose version is about to be assembled.
+#: A blob without a version is kept this long: a job may be reading it, or its version may be about to be assembled.
 _LOOSE_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One version, base, base in 4 bits, or blob that is in no version."""
+    """A version, a base, a base's 4-bit weights, or a blob that is in no version."""
 
     kind: Kind
     digest: str
@@ -96,9 +96,9 @@ def _base(kind: Kind, fingerprint: str, path: Path) -> Entry:
 
 
 def _quantized(base: Path) -> Iterator[Entry]:
-    """Yield a base's weights in 4 bits, and what a killed process had half written of them, which may be gigabytes."""
+    """Yield a base's 4-bit weights, and those that a killed process left half-written, which may be gigabytes."""
     for path in sorted(base.iterdir()):
-        # An attempt that is writing them gives them their name.
+        # An attempt that is writing them may rename the folder meanwhile.
         with suppress(FileNotFoundError):
             if path.is_dir():
                 yield _base("quantized", base.name, path)
@@ -119,7 +119,7 @@ def _contents(folder: Path) -> Contents | None:
 
 
 def verify(cache: Cache) -> list[Damage]:
-    """Hash every version and blob again, remove what is damaged, and return that.
+    """Hash every version and blob again; remove the damaged ones, and return them.
 
     Waits for entries that another process is filling or copying from.
     """
@@ -132,7 +132,7 @@ def verify(cache: Cache) -> list[Damage]:
                     if what is not None:
                         _remove_version(cache, entry)
                         damaged.append(Damage(entry.kind, entry.digest, entry.path, what))
-        # Links to these were hashed with their versions; those of no version, or of copies, were not.
+        # Blobs that versions link to were hashed with these; those of no version, or that were copied, were not.
         for path in _blobs(cache):
             what = _wrong_bytes(path, path.name) if path.stat().st_nlink == 1 else None
             if what is not None:
@@ -164,7 +164,7 @@ def _wrong_bytes(path: Path, sha256: str) -> str | None:
 
 
 def _remove_version(cache: Cache, entry: Entry) -> None:
-    """Remove a damaged version, with those of its blobs that are damaged: they share their bytes."""
+    """Remove a damaged version and its damaged blobs, which share their bytes with it."""
     for sha256, _ in entry.blobs:
         blob = cache.blob(sha256)
         if _wrong_bytes(blob, sha256) is not None:
@@ -194,7 +194,7 @@ def plan_prune(
     found: list[Entry], *, keep: int | None = None, keep_days: float | None = None, max_bytes: int | None = None
 ) -> PrunePlan:
     """Plan what to remove: versions beyond the `keep` most recently used, anything not used for `keep_days`, then the
-    longest unused until the rest takes at most `max_bytes`. Loose blobs are removed after a day in any case.
+    least recently used until the rest takes at most `max_bytes`. Loose blobs are removed after a day in any case.
     """
     now = time.time()
     versions = [entry for entry in found if entry.kind == "version"]
@@ -228,7 +228,7 @@ def prune(cache: Cache, plan: PrunePlan) -> tuple[list[Entry], list[Entry]]:
                 if free:
                     cache.remove_folder(entry.path)
                 (gone if free else held).append(entry)
-        # While any process fills a folder, a blob in no folder may be the one that it is about to link.
+        # While a process fills a folder, a blob that is in no folder may be one that it is about to link.
         with cache.lock_if_free("filling") as free:
             loose = [entry for entry in plan.removed if entry.kind == "blob"]
             if free:

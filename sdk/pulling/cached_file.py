@@ -1,4 +1,4 @@
-"""A file of rows in the cache, a dataset or scores by row: complete, and with the digest that it is stored under."""
+"""A file of rows in the cache, of a dataset or of scores: complete, and with the digest that it is stored under."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def cached_file(
 ) -> Path:
     """Return a file by its whole digest; it is fetched if the cache doesn't have it intact.
 
-    Only then is `locate` called, and `watched` with what is being done (`doing`) and how many bytes. Raises NotFound,
-    VerificationFailed, Unavailable.
+    Only then are `locate` and `watched` called, the latter with what is being done (`doing`) and the number of bytes.
+    Raises NotFound, VerificationFailed, Unavailable.
     """
     path = cache.blob(digest)
     with cache.lock(digest):

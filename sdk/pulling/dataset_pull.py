@@ -1,4 +1,4 @@
-"""A dataset's rows as a file of the caller's: whole and with the digest that was asked for, or not there."""
+"""A dataset's rows, written to a file of the caller's: complete and with the right digest, or not at all."""
 
 from __future__ import annotations
 

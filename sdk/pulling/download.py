@@ -16,7 +16,7 @@ from sdk.pulling.ranges import Location, Relocate, ReplacedError
 from sdk.pulling.streams import Streams
 from sdk.pulling.transfer import OnBytes, copy_checked
 
-#: How often a blob is fetched from the start again.
+#: A fetch is given up when the object in the storage has been replaced this often meanwhile.
 _ANEW = 3
 
 
@@ -33,10 +33,10 @@ def fetch(
 ) -> None:
     """Fetch a blob into `target`; a wrong byte leaves nothing there, an interruption leaves `.partial` beside it.
 
-    `name` is its name in errors, `mode` its permissions. With `once`, nothing is fetched if another
-    process has just done so. `on_bytes` is called in this thread; its count is negative if bytes were thrown
-    away. Raises VerificationFailed for wrong bytes and for a location that the registry may not give, NotFound for bytes
-    that are gone, Unavailable.
+    `name` is its name in errors, `mode` its permissions. With `once`, nothing is fetched if another process has just
+    done so. `on_bytes` is called in this thread; its count is negative if bytes were thrown away. Raises
+    VerificationFailed for wrong bytes and for a location that the registry may not give, NotFound for bytes that are
+    gone, Unavailable.
     """
     name = name or target.name
     with disk_explained(f"writing {name}"):
@@ -92,5 +92,5 @@ def _fetch_checked(begin: Callable[[], Streams], partial: Partial, sha256: str, 
             raise VerificationFailed(
                 f"{name} has the SHA-256 {found}, not {sha256}, so nothing was kept. Try again, then tell an admin"
             )
-        # Part of it may be from an earlier time, or left by a crash: it is fetched again once.
+        # Part of it may be older, or left by a crash, so it is fetched again once.
         replaced = _ANEW - 1

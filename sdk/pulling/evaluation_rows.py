@@ -17,7 +17,7 @@ def fetch_rows(
     transport: Transport, cache: Cache, ident: str, *, http: HttpClient, on_transfer: OnTransfer | None
 ) -> list[RowScore]:
     """Return the scores of each row; see `Client.evaluation_rows`."""
-    # Asked each time: whether they may be read is the registry's to say.
+    # The registry is asked each time, since it decides whether they may be read.
     origin = evaluations.locate_rows(transport, ident)
     path = cached_file(
         cache,

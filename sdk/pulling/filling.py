@@ -43,7 +43,7 @@ def fill(
     if there():
         cache.used(folder)
         return folder
-    # Nobody removes a blob that is not yet in a folder while any process fills one.
+    # While any process holds this lock, nobody removes a blob that is not in a folder yet.
     with disk_explained("filling the cache"), cache.lock("filling", shared=True), cache.lock(contents.digest):
         if not there():
             _fetch_missing(cache, contents, locate, http, on_transfer)
@@ -68,7 +68,7 @@ def _fetch_missing(
     for file in contents.files:
         blob = cache.blob(file.sha256)
         if not cache.has_blob(file.sha256, file.size_bytes) or hash_file(blob)[0] != file.sha256:
-            # The file in its place was damaged.
+            # If there is a file, it is damaged.
             blob.unlink(missing_ok=True)
             missing.append(file)
     if not missing:
@@ -85,8 +85,9 @@ def _fetch_missing(
 
 
 def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, Location, Relocate]]:
-    """Yield each file with its blob's location, and a function that returns a fresh one. Raises VerificationFailed if
-    one has none.
+    """Yield each file with its blob's location, and a function that returns a fresh one.
+
+    Raises VerificationFailed if the registry gives no location for a file.
     """
     places = {place.sha256: place for place in locate(contents.digest)}
     for file in contents.files:
@@ -105,7 +106,7 @@ def _place_of(file: FileEntry, places: Mapping[str, Location]) -> Location:
 
 
 def watching(on_transfer: OnTransfer | None, doing: str, total: int) -> OnBytes:
-    """Return what is called with each count of bytes."""
+    """Return a function to be called with the number of bytes that just passed, which tells `on_transfer`."""
     if on_transfer is None:
         return lambda _count: None
     return lambda count: on_transfer(doing, count, total)

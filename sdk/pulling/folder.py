@@ -1,9 +1,9 @@
 """A user's folder that a pull wrote: whether it is ours, whether it is intact, and how it is replaced.
 
-The marker `.adapterctl/manifest.json` is removed first and written last, so an interrupted replacement shows. Meanwhile
-`.adapterctl/replacing.json` lists every file, old and new, so that the next pull can finish it. Beside the marker there
-may be `signatures.json` and, if the base was renamed in the copy, `rewrite.json`, which says so, with the original
-bytes.
+The marker `.adapterctl/manifest.json` is removed before any file is replaced and written last, so that an interrupted
+replacement is noticed. Meanwhile `.adapterctl/replacing.json` lists every file, old and new, so that the next pull can
+finish it. Beside the marker there may be `signatures.json` and, if the base was renamed in the copy, `rewrite.json`,
+which says so, with the original bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MANIFEST = "manifest.json"
 _JOURNAL = "replacing.json"
 #: SHA-256 of the manifest, which is the version's digest, as `sha256sum -c` reads it.
 _SUM = "manifest.sha256"
-#: What a pull may write beside a version's files, but for the marker and the journal.
+#: What a pull may write besides a version's files, the marker and the journal.
 _EXTRAS = (_SUM, SIGNATURES, REWRITE, ORIGINAL)
 #: What an interrupted replacement may leave beside the marker.
 _STAGED = re.compile(re.escape(MARKER_FOLDER) + r"/[^/]+\.partial-[0-9a-f]{8}")
@@ -41,7 +41,7 @@ _MAX_MARKER_BYTES = 64 * 1024 * 1024
 
 
 def require_free(target: Path, *, replaceable: bool = True) -> None:
-    """Raise Conflict if `target` has something that a pull did not write."""
+    """Raise Conflict if `target` has something that no pull wrote; if it is not `replaceable`, if it has anything."""
     with place_explained(target):
         if not target.exists() and not target.is_symlink():
             return
@@ -121,7 +121,7 @@ def replace_folder(
     """Make `target` a copy of the cached folder `source`; return its absolute path.
 
     A new folder appears by one rename. In an older version's folder the marker is removed first, then files are
-    replaced one by one, and the new marker is written last. Files that are not among the digests `hashed` are hashed
+    replaced one by one, and the new marker is written last. Files whose digests are not in `hashed` are hashed
     again. The caller holds the lock of `target`. With `base_name` the copy's config names that base, and the folder
     says so. Raises Conflict if `target` has foreign files, InvalidInput if there is no base to rename.
     """
@@ -174,7 +174,7 @@ def _sum_of(manifest: HasFiles) -> bytes:
 
 
 def _placing(source: Path, sha256: str | None) -> _Writer:
-    """Copy a file, and hash it at the same time if `sha256` says what it must be."""
+    """Return a function that copies a file, and meanwhile hashes it if `sha256` says what it must be."""
     if sha256 is None:
         return lambda path: place(source, path)
 
@@ -252,10 +252,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def verify_folder(folder: Path) -> Manifest:
-    """Hash a pulled folder again and check it against its manifest; return that.
+    """Hash a pulled folder again and check it against its manifest; return the manifest.
 
-    Raises NotFound for a folder that no pull wrote, VerificationFailed for a file that was altered, added, removed or
-    renamed, for a link in its place, and for an adapter whose tensors can't be read.
+    Raises NotFound for a folder that no pull wrote, VerificationFailed for a file that was altered, added, removed,
+    renamed or replaced with a link, and for an adapter whose tensors can't be read.
     """
     from sdk.lora.tensors import read_tensors
     from sdk.schemas.manifest import Manifest
@@ -293,7 +293,7 @@ def verify_folder(folder: Path) -> Manifest:
 
 
 def refuse_hazard(folder: Path, manifest: HasFiles) -> None:
-    """Raise VerificationFailed for an adapter whose config is not safe to load, even if it is the version's."""
+    """Raise VerificationFailed for an adapter whose config is not safe to load, even if it was published so."""
     from sdk.formats.peft_config import hazard
 
     path = folder / CONFIG_FILE
@@ -304,7 +304,7 @@ def refuse_hazard(folder: Path, manifest: HasFiles) -> None:
 
 
 def _marked(folder: Path, present: dict[str, bool]) -> Contents:
-    """The manifest in a folder, which must say what its digest beside it says."""
+    """The manifest in a folder, which must be canonical and have the digest that is written beside it."""
     name = f"{MARKER_FOLDER}/{_MANIFEST}"
     if name not in present and any(path.split("/")[0] == MARKER_FOLDER for path in present):
         raise VerificationFailed(f"{folder / name} is missing, or is not a plain file; pull again into a new folder")

@@ -1,4 +1,4 @@
-"""GETs over HTTP for programs that must start fast: only the standard library, with connections kept and shared by threads.
+"""GETs over HTTP for programs that must start fast: standard library only, with kept connections that threads share.
 
 httpx takes longer to import than a pull of a cached version may take, and copies bytes more often. If the environment
 names a proxy, httpx is used anyway, since it supports every kind. No error of this module contains a URL: a presigned
@@ -57,7 +57,7 @@ class HttpClient:
     """Connections to the servers that GETs go to."""
 
     def __init__(self, reach: Reach | None = None) -> None:
-        #: Where they may go to.
+        #: Where GETs may go.
         self.reach = reach or Reach()
         self._idle: dict[tuple[str, str, int | None], list[HTTPConnection]] = {}
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class HttpClient:
     def get(self, url: str, headers: Mapping[str, str], *, read_s: float = READ_S) -> Response:
         """Send a GET and return its answer, of whatever status; no redirect is followed.
 
-        Raises BrokenConnection, and what `Reach.require` does before anything is sent.
+        Raises BrokenConnection and, before anything is sent, what `Reach.require` raises.
         """
         self.reach.require(url)
         if self._pid != os.getpid():
@@ -89,7 +89,7 @@ class HttpClient:
                     return self._ask(key, connection, target, sent, read_s)
                 except (OSError, HTTPException):
                     connection.close()
-                    # A server may close a connection that waits at any time: that is not a failure of this request.
+                    # A server may close an idle connection at any time, which is not a failure of this request.
                     if not reused:
                         raise
         except (OSError, HTTPException, ValueError) as error:
@@ -105,7 +105,7 @@ class HttpClient:
     ) -> _Response:
         if connection.sock is None:
             connection.connect()
-        # Kept here, since the last answer on a connection takes its socket away.
+        # Kept here, since a connection gives up its socket with its last answer.
         held: socket.socket = connection.sock
         held.settimeout(read_s)
         connection.request("GET", target, headers=dict(headers))
@@ -241,14 +241,14 @@ class _HttpxResponse:
         self._response.close()
 
     def abort(self) -> None:
-        """Its reader wakes up when the time to read is over."""
+        """Do nothing: the reader wakes up when its read times out."""
 
 
 def proxied() -> bool:
     if any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES):
         return True
     if sys.platform == "darwin":
-        # There a proxy may also be set for the whole system.
+        # On macOS a proxy may also be set for the whole system.
         from urllib.request import getproxies
 
         return bool(getproxies())

@@ -1,7 +1,7 @@
 """A partially fetched file: which parts have been written, remembered so that a killed process loses no byte.
 
 Beside the target are `NAME.partial`, with bytes where they belong, and `NAME.partial.json`, which says where bytes have
-been written and which object of the storage they come from. It is written after each piece, in one call.
+been written and which object of the storage they come from. The latter is written after each piece, in one call.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: The length of what is remembered: one call writes it, so that a kill can't leave half of it.
+#: The length of the note: one call writes all of it, so that a kill can't leave half of it.
 _NOTE_BYTES = 4096
 
 
 class Partial:
-    """The bytes so far of one blob. Its methods are called by one thread at a time, but for `write`."""
+    """The bytes so far of one blob. Only one thread at a time may call its methods, apart from `write`."""
 
     def __init__(self, target: Path, descriptor: int, sha256: str, size_bytes: int) -> None:
         self.target = target
@@ -94,7 +94,7 @@ class Partial:
             self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget everything, and drop the bytes."""
         self.ranges, self.etag = [], None
         os.ftruncate(self.descriptor, 0)
         os.ftruncate(self._note, 0)
@@ -102,7 +102,7 @@ class Partial:
     def finish(self, mode: int | None) -> None:
         """Give the file its name; the writer has already flushed its bytes to disk."""
         if mode is not None:
-            # Only now: a partial file that nobody may write to could not be continued. A power cut may undo it.
+            # Only now, since a read-only partial file could not be continued. A power cut may undo this.
             os.fchmod(self.descriptor, mode)
         # The note is removed first: after renaming, another process may use both names.
         _note_of(self.target).unlink(missing_ok=True)
@@ -110,12 +110,12 @@ class Partial:
         self._finished = True
 
     def discard(self) -> None:
-        """Leave nothing."""
+        """Remove the partial file and its note."""
         _note_of(self.target).unlink(missing_ok=True)
         _partial_of(self.target).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close it; if nothing was written, nothing is left."""
+        """Close the note; if nothing was written, leave neither it nor the partial file."""
         os.close(self._note)
         if not self.ranges and not self._finished:
             self.discard()
@@ -131,10 +131,10 @@ def _note_of(target: Path) -> Path:
 
 @contextmanager
 def open_partial(target: Path, sha256: str, size_bytes: int) -> Iterator[Partial]:
-    """The partial file of `target`, locked against other processes; waits for one that is writing it."""
+    """The partial file of `target`, locked against other processes; waits while one of them is writing it."""
     path = _partial_of(target)
     while True:
-        # No link is followed, and a kill gives the lock back.
+        # No link is followed, and a kill releases the lock.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

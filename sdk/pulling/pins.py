@@ -36,11 +36,14 @@ class Pins:
                 file.write(json.dumps({"url": self._url, "adapter": adapter, "refs": refs}, indent=1).encode())
 
     def of(self, adapter: str) -> dict[str, str]:
-        """The digests of an adapter's versions by number ("v3"), or by themselves where they have none."""
+        """The digests of an adapter's versions: by number ("v3"), or by digest for a version without a number."""
         return _read(self._path(adapter)).get(adapter, {})
 
     def digest(self, ref: Ref) -> str | None:
-        """Return the digest that a ref of a number or digest names; None if it wasn't pulled, or the ref may move."""
+        """Return the digest that a ref with a number or digest names; None for a ref that may move.
+
+        None also if no such version was pulled, or a shortened digest fits several.
+        """
         known = self.of(ref.adapter)
         if ref.number is not None:
             return known.get(f"v{ref.number}")
@@ -59,7 +62,7 @@ class Pins:
 
 
 def require_pinned(ref: Ref, adapter: str, number: int | None, digest: str) -> None:
-    """Raise VerificationFailed if a registry answers with another version than a ref that can't move names."""
+    """Raise VerificationFailed if a registry's answer has another adapter, number or digest than the ref names."""
     named = adapter == ref.adapter and digest.startswith(ref.digest_prefix or "") and ref.number in (None, number)
     if not named:
         shown = "no number" if number is None else f"v{number}"
@@ -81,7 +84,7 @@ def all_refs(cache: Cache) -> dict[str, list[str]]:
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
-    """The adapter and its refs that a file holds; nothing where it is missing or damaged: they are remembered again."""
+    """The refs in a file, by adapter; empty if it is missing or damaged, since the next pulls write it again."""
     try:
         known: Any = json.loads(path.read_bytes())
         refs = {str(name): digest for name, digest in known["refs"].items() if is_sha256(digest)}

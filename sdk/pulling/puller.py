@@ -1,6 +1,7 @@
 """A pull, from a ref to a folder: resolve once, fetch what the cache lacks, and write a copy if one is wanted.
 
-Only the parts of a client that a pull needs: `adapterctl pull` is done before the whole client would be imported.
+It has only the parts of a client that a pull needs: `adapterctl pull` can be done before a whole client would be
+imported.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Puller:
             require_free(to)
         version = self.resolve(ref, offline=offline, frozen=frozen)
         contents = version.contents
-        # Verifying, or writing signatures beside a copy, includes signatures that were added after the bytes.
+        # Signatures may be newer than the cached bytes, so they are asked for again to verify or to write a copy.
         wanted = to is not None or verify_with is not None or not self._cache.has_version(contents)
         signatures = self._signatures(version.digest, offline=offline) if wanted else []
         if verify_with is not None:
@@ -214,7 +215,7 @@ class Puller:
         try:
             return self._source.signatures_of(digest)
         except NotFound:
-            # A registry that is one version behind knows no signatures.
+            # A registry of an earlier release has no signatures.
             return []
 
     def _keep_signatures(self, digest: str, signatures: list[Signature]) -> None:
@@ -228,7 +229,7 @@ class Puller:
     def fill_cache(self, contents: HasFiles, *, checked: bool = False) -> Path:
         """Return the cache's folder of a manifest's files, fetching them if needed; other processes wait meanwhile.
 
-        With `checked`, files that lie there with other bytes than the manifest says are fetched again.
+        With `checked`, cached files that don't match the manifest are fetched again.
         """
         locate = self._source.locations
         return fill(self._cache, contents, locate, self._http, self._on_transfer, checked=checked)
@@ -236,7 +237,7 @@ class Puller:
     def check_cached(self, contents: HasFiles) -> Manifest:
         """Hash the cache's folder of a manifest again; return the manifest.
 
-        Raises VerificationFailed, also for an adapter whose config no library should be given.
+        Raises VerificationFailed, also for an adapter whose config is not safe to load.
         """
         folder = self.fill_cache(contents)
         try:
@@ -261,7 +262,10 @@ class Puller:
         return manifest
 
     def save(self, contents: HasFiles, to: Path, *, beside: Mapping[str, str]) -> Path:
-        """Fetch a manifest's files into the new folder `to`, with texts beside them, complete once it has its name. Raises Conflict."""
+        """Fetch a manifest's files into the new folder `to`, which appears only once it is complete. Raises Conflict.
+
+        `beside` has further texts by file name; the manifest's own files take precedence.
+        """
         target = user_path(to).absolute()
         require_free(target, replaceable=False)
         with (

@@ -29,10 +29,10 @@ class Location(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What is to be sent with a GET."""
+        """Headers to send with a GET."""
 
 
-#: Asks the registry for a fresh location, where the one at hand has expired.
+#: Asks the registry for a fresh location when the present one has expired.
 Relocate = Callable[[], Location]
 
 
@@ -41,27 +41,27 @@ class ReplacedError(Exception):
 
 
 class ExpiredError(Exception):
-    """The location is not valid any more."""
+    """The location is no longer valid."""
 
 
 class Reading:
-    """The response that a stream reads, and where it is."""
+    """The response that a stream reads, and the position that it has reached."""
 
     def __init__(self) -> None:
         self.response: Response | None = None
         #: The position in the blob of the next byte, None without a response.
         self.at: int | None = None
-        #: Where the response begins and ends; a server that knows no ranges begins at 0.
+        #: Where the response begins and ends; a server without ranges begins at 0.
         self.begin = self.end = 0
-        #: Bytes of it that were written.
+        #: Bytes of it that were written to the file.
         self.passed = 0
 
     def open(self, response: Response, position: int) -> None:
-        """Begin with a response that is to give the bytes from `position` on."""
+        """Begin with a response that should have the bytes from `position` on."""
         self.response, self.at, self.begin, self.end, self.passed = response, position, position, position, 0
 
     def read(self, most_bytes: int) -> bytes:
-        """Return what has come; b"" at the end. Raises BrokenConnection."""
+        """Return what has arrived; b"" at the end. Raises BrokenConnection."""
         if self.response is None or self.at is None:
             raise BrokenConnection("closed")
         data = self.response.read(most_bytes)
@@ -69,9 +69,9 @@ class Reading:
         return data
 
     def judge(self, origin: Location, name: str) -> str | None:
-        """Look at the status and the headers; return the ETag.
+        """Check the status and the headers; return the ETag.
 
-        Raises BrokenConnection if it is worth another try, ExpiredError, ReplacedError; NotFound, Unavailable.
+        Raises BrokenConnection if another try is worth it, ExpiredError, ReplacedError, NotFound, Unavailable.
         """
         if self.response is None:
             raise BrokenConnection("closed")

@@ -1,6 +1,6 @@
-"""The three questions that a pull asks a registry, over the standard library alone.
+"""The three requests that a pull sends to a registry, with the standard library alone.
 
-`Source` is what a pull needs; a client answers the same questions over its own transport, which embedded registries and
+`Source` is what a pull needs; `ApiSource` does the same over a client's own transport, which embedded registries and
 proxies need.
 """
 
@@ -46,7 +46,7 @@ class Signature:
 
 
 class Source(Protocol):
-    """How a pull asks a registry."""
+    """What a pull asks a registry for."""
 
     def resolve(self, ref: str) -> Resolved:
         """Return the version that a ref names now. Raises NotFound."""
@@ -116,7 +116,7 @@ class HttpSource:
 
 
 def read_version(value: Any) -> Resolved:
-    """Read what a registry says of a version. Raises ValueError, TypeError, KeyError."""
+    """Read what a registry says about a version. Raises ValueError, TypeError, KeyError."""
     files = [{key: entry[key] for key in ("path", "size_bytes", "sha256")} for entry in value["files"]]
     contents = Contents.of(
         {"format": FORMAT, "kind": value["kind"], "base_fingerprint": value["base"]["fingerprint"], "files": files}

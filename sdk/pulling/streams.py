@@ -1,6 +1,6 @@
-"""The bytes of one blob, on their way from storage into a partial file, and hashed as they come in.
+"""The bytes of one blob, on their way from storage into a partial file, hashed as they come in.
 
-One connection is opened first, since the nearest storage is fastest so; more join it while much is left.
+One connection is opened first, since nothing is faster with a nearby storage; more join it while much is left.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from sdk.pulling.partial_file import Partial
 from sdk.pulling.ranges import ExpiredError, Location, Reading, Relocate, ReplacedError
 from sdk.pulling.transfer import CHUNK_BYTES, OnBytes
 
-#: What one connection takes on at a time.
+#: How much one connection takes on at a time.
 PART_BYTES = 8 * 1024 * 1024
-#: What is read at once.
+#: How much is read at once.
 PIECE_BYTES = 256 * 1024
 MOST_STREAMS = 8
-#: How often it is looked whether another connection would help.
+#: How often to check whether another connection would help.
 TICK_S = 0.15
-#: Less than this left is not worth another connection.
+#: If the rest takes less time than this, another connection is not worth it.
 _WORTH_S = 0.5
-#: A storage that gives this to one stream is near, or gives all it has: others would only get in its way.
+#: A storage that gives each stream this much is near, or at its limit: another would only get in the way.
 FAST_BYTES_PER_S = 200_000_000
 #: Failures in a row, without progress, that one connection is allowed.
 TRIES = 8
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
-#: Progress after which failures are counted anew.
+#: After this much progress, failures are counted from the start again.
 _PROGRESS_BYTES = 64 * 1024
-#: How often a fresh location is asked for without progress.
+#: How often a fresh location is asked for before there is progress.
 _RELOCATIONS = 3
 
 
 class Streams:
-    """One attempt at a whole blob: streams that write, one thread that hashes behind them, and who watches both."""
+    """One attempt at a blob: streams that write, a thread that hashes behind them, and the caller, who watches."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class Streams:
     ) -> None:
         self._origin, self._partial, self._name = origin, partial, name
         self._on_bytes, self._relocate, self._http = on_bytes, relocate, http
-        #: Whether what arrived came in more than one response that was to be the last.
+        #: Whether a request failed or broke off, so that another one had to go on in its place.
         self.interrupted = False
         self._gaps = partial.gaps()
-        #: Guards all that follows, and the partial's note.
+        #: Guards the gaps, the partial file and its note, and all that follows.
         self._changed = threading.Condition()
         self._over = threading.Event()
         self._error: BaseException | None = None
@@ -78,7 +78,7 @@ class Streams:
         try:
             self._watch(threads)
             if self._error is None:
-                # What is in the disk's queue goes out while the last bytes are hashed.
+                # The bytes are flushed to disk while the last of them are hashed.
                 os.fsync(self._partial.descriptor)
                 threads[0].join()
         finally:
@@ -93,7 +93,7 @@ class Streams:
         self._partial.reset()
 
     def _watch(self, threads: list[threading.Thread]) -> None:
-        """Tell how far it is, and let more streams join while much is left and they bring something."""
+        """Report progress, and let more streams join while much is left and each of them speeds it up."""
         before, since, rate_before, patience = self._partial.written_bytes, time.monotonic(), 0.0, 0
         self._tell()
         while not self._over.wait(TICK_S):
@@ -108,7 +108,7 @@ class Streams:
             if not wanted or patience > 0:
                 continue
             if rate < rate_before * 1.05:
-                # The last one brought nothing: it is the wire, or the storage, that sets the pace.
+                # The last one brought nothing: the network, or the storage, sets the pace.
                 rate_before, patience = 0.0, 20
                 continue
             rate_before = rate
@@ -132,7 +132,7 @@ class Streams:
                 response.abort()
         threads[0].join()
         for thread in threads[1:]:
-            # One that waits for a server to answer can't be woken; it will find that all is over.
+            # A stream that waits for a server's answer can't be woken; it will then see that all is over.
             thread.join(timeout=2)
 
     def _join(self) -> threading.Thread:
@@ -151,7 +151,7 @@ class Streams:
     # Hashing.
 
     def _hash(self) -> None:
-        """Hash the bytes in order as they come in, read back while they are still in memory."""
+        """Hash the bytes in order as they come in, reading them back while they are still in memory."""
         try:
             self._digest = self._hashed()
         except BaseException as error:  # noqa: BLE001 - it is raised where the fetch was called
@@ -175,7 +175,7 @@ class Streams:
     # Streams.
 
     def _claim(self, at: int | None) -> tuple[int, int] | None:
-        """Take on a part: the one at `at`, where a response goes on, if nobody has it, else the first; None at the end."""
+        """Take on a part: the one at `at`, where a response goes on, if it is free, else the first; None at the end."""
         with self._changed:
             if not self._gaps or self._over.is_set():
                 return None
@@ -206,7 +206,7 @@ class Streams:
                         if not data:
                             raise BrokenConnection("cut short")
                         with self._changed:
-                            # After the end the file may be another's, or closed.
+                            # Once all is over, the file may be closed, or another process's.
                             if self._over.is_set():
                                 return
                             self._partial.write(data, position)
@@ -245,7 +245,7 @@ class Streams:
         for _ in range(_RELOCATIONS + 1):
             with self._changed:
                 origin, etag = self._origin, self._partial.etag
-                # Alone, it asks for all that follows, and reads on without asking again.
+                # A single stream asks for the whole gap, so that it can read on without another request.
                 upto = end
                 if self._streams == 1:
                     upto = next((gap[1] for gap in self._gaps if gap[0] == end), end)
@@ -268,7 +268,7 @@ class Streams:
         raise BrokenConnection("no location is accepted")
 
     def _accept(self, reading: Reading, origin: Location, position: int) -> None:
-        """Look at a status and its headers; leave `reading` at `position`."""
+        """Check the status and headers of a response; leave `reading` at `position`."""
         etag = reading.judge(origin, self._name)
         with self._changed:
             if self._partial.etag is None and not (etag or "W/").startswith("W/"):
@@ -279,7 +279,7 @@ class Streams:
             self._skip(reading, position)
 
     def _skip(self, reading: Reading, position: int) -> None:
-        """Read past what is there already: this server knows no ranges, so that one stream is all that helps."""
+        """Read past what is there already: this server doesn't know ranges, so more streams would not help."""
         with self._changed:
             self._most = 1
         while position:
@@ -290,7 +290,10 @@ class Streams:
             reading.at = None if reading.at is None else reading.at - len(data)
 
     def _ask_where(self, used: Location, error: ExpiredError) -> None:
-        """Ask for a fresh location, once for all streams. Raises Unavailable if that does not help."""
+        """Ask for a fresh location, once for all streams.
+
+        Raises Unavailable if that does not help, VerificationFailed if the registry now names another blob.
+        """
         with self._changed:
             if self._origin is not used:
                 return

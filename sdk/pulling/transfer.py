@@ -30,7 +30,7 @@ OnBytes = Callable[[int], None]
 
 
 def _ignore(_count: int) -> None:
-    """Nobody watches."""
+    """Do nothing, since nobody watches."""
 
 
 def hash_file(path: Path, on_bytes: OnBytes = _ignore) -> tuple[str, int]:
@@ -46,10 +46,10 @@ def hash_file(path: Path, on_bytes: OnBytes = _ignore) -> tuple[str, int]:
 
 
 def require_inside(folder: Path, name: str) -> Path:
-    """Return the path of a folder's file that is to be sent.
+    """Return the path of a file that is to be sent from a folder.
 
-    Raises InvalidInput for a link that leads out of the folder, whatever it leads to: what is sent is what lies there. Each
-    file of a model hub's cache is such a link, into the `blobs` of its repository, and is let pass.
+    Raises InvalidInput for a link that leads out of the folder, whatever it leads to: only what lies in the folder is
+    sent. In a model hub's cache, each file is such a link into the `blobs` of its repository; those are accepted.
     """
     path = folder / name
     root, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
@@ -70,7 +70,10 @@ def _hub_blobs(folder: Path) -> Path | None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file of somebody else holds. Raises OSError; ValueError, also for NaN and lone surrogates."""
+    """Return the content of a JSON file that another program wrote.
+
+    Raises OSError; ValueError, also for NaN and lone surrogates.
+    """
     text = path.read_bytes().decode("utf-8-sig")
     value = json.loads(text, parse_constant=_no_constant)
     # An escape may spell half a surrogate pair, which has no bytes in UTF-8.
@@ -84,7 +87,7 @@ def _no_constant(word: str) -> NoReturn:
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[IO[bytes]]:
-    """A new file that gets its name at the end of the block, and leaves nothing where the block fails."""
+    """A new file that gets its name at the end of the block; if the block fails, nothing is left of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name[:100]}.partial-{os.urandom(4).hex()}")
     try:
@@ -99,10 +102,10 @@ def written_whole(target: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def folder_whole(target: Path) -> Iterator[Path]:
-    """A new folder that gets the name `target` at the end of the block, and is gone where the block fails.
+    """A new folder that gets the name `target` at the end of the block; if the block fails, it is removed.
 
-    To be called by whoever holds `target` against other processes: what earlier calls left, which were killed, is swept.
-    Raises InvalidInput for a place that can have no folder.
+    The caller must hold a lock on `target`, since the leftovers of earlier calls that were killed are removed too.
+    Raises InvalidInput if there can be no folder in that place.
     """
     stem = f".{target.name[:100]}.partial-"
     with place_explained(target):
@@ -120,7 +123,7 @@ def folder_whole(target: Path) -> Iterator[Path]:
 
 
 def copy_checked(source: Path, target: Path, sha256: str, on_bytes: OnBytes, name: str | None = None) -> None:
-    """Copy a file whose SHA-256 is known; a byte that differs leaves nothing. Raises VerificationFailed."""
+    """Copy a file whose SHA-256 is known; if a byte differs, nothing is left. Raises VerificationFailed."""
     hasher = hashlib.sha256()
     with source.open("rb") as reader, written_whole(target) as writer:
         while chunk := reader.read(CHUNK_BYTES):
@@ -138,7 +141,7 @@ def _check(expected: str, found: str, name: str) -> None:
 
 
 class _WithoutQueries:
-    """Takes the query from URLs that httpx logs: of a presigned one it is the credential."""
+    """Removes the query from URLs that httpx logs: in a presigned one it is the credential."""
 
     def filter(self, record: LogRecord) -> bool:
         """Rewrite the record's arguments; every record passes."""
@@ -155,12 +158,12 @@ _without_queries = _WithoutQueries()
 
 
 def storage_client(*, tls: bool = True) -> httpx.Client:
-    """A client of the storage, whose log says no presigned URL; without `tls` it reads no authorities' certificates."""
+    """An HTTP client for the storage, which logs no URL's query; without `tls` it doesn't load certificates."""
     import logging
 
     import httpx
 
-    # A filter that is there already is not added again.
+    # `addFilter` doesn't add a filter twice.
     logging.getLogger("httpx").addFilter(_without_queries)
     return httpx.Client(timeout=httpx.Timeout(60, connect=10), follow_redirects=False, verify=tls)
 
@@ -179,7 +182,7 @@ def storage_explained() -> Iterator[None]:
 
 
 def place(source: Path, target: Path) -> None:
-    """Copy a cached file to a user's folder, sharing the blocks where the file system can; never a link."""
+    """Copy a cached file to a user's folder, sharing its blocks if possible, but never as a link. Raises Conflict."""
     if target.exists():
         raise Conflict(f"{target} already exists")
     with source.open("rb") as reader, target.open("xb") as writer:
@@ -192,13 +195,13 @@ def place(source: Path, target: Path) -> None:
 
 
 def _copy(reader: IO[bytes], writer: IO[bytes]) -> None:
-    """Copy to the end: within the kernel where it can."""
+    """Copy to the end, within the kernel if it can do that."""
     copied = 0
     try:
         while count := os.copy_file_range(reader.fileno(), writer.fileno(), 16 * CHUNK_BYTES):
             copied += count
     except (OSError, AttributeError):
-        # Another system, or a file system that knows no such copies.
+        # Another operating system, or a file system without such copies.
         if copied:
             raise
     if not copied:

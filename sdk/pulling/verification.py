@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_signed(contents: HasFiles, signatures: list[Signature], key: Path) -> None:
-    """Raise VerificationFailed unless one of the signatures over exactly this manifest is by the public key in `key`."""
+    """Raise VerificationFailed unless the public key in `key` verifies a signature over exactly this manifest."""
     from sdk.schemas.manifest import Manifest
     from sdk.signing import verify
 
@@ -39,7 +39,7 @@ def check_signed(contents: HasFiles, signatures: list[Signature], key: Path) -> 
 
 
 def verify_pulled(folder: Path, key: Path | None = None) -> Manifest:
-    """Hash a pulled folder again; with `key`, a signature in it must be by that public key. Raises VerificationFailed."""
+    """Hash a pulled folder again; with `key`, that must verify a signature in it. Raises VerificationFailed."""
     manifest = verify_folder(folder)
     refuse_hazard(folder, manifest)
     if key is not None:
@@ -48,7 +48,7 @@ def verify_pulled(folder: Path, key: Path | None = None) -> Manifest:
 
 
 def read_signatures(folder: Path) -> list[Signature]:
-    """Return the signatures that lie in a pulled folder; none where there is no file. Raises VerificationFailed."""
+    """Return the signatures in a pulled folder; none if it has no file of them. Raises VerificationFailed."""
     path = folder / MARKER_FOLDER / SIGNATURES
     try:
         return [read_signature(entry) for entry in json.loads(path.read_bytes())]
@@ -59,6 +59,6 @@ def read_signatures(folder: Path) -> list[Signature]:
 
 
 def signature_bytes(signatures: list[Signature]) -> bytes:
-    """Return signatures as they lie in a pulled folder."""
+    """Return signatures as a pulled folder stores them."""
     shown = [{"key_id": signature.key_id, "bundle": signature.bundle} for signature in signatures]
     return (json.dumps(shown, indent=1) + "\n").encode()

@@ -65,19 +65,19 @@ class ScannedBase:
 def base_id_of(folder: Path) -> str:
     """The default id for a folder: its own name, limited to the characters that ids may have.
 
-    A hub's cache names a snapshot by its commit, and the model two folders above.
+    In a hub's cache, a snapshot's folder is named by its commit, and the one two levels above it by the model.
     """
     name = folder.resolve().name
     if (model := _hub_model(folder)) is not None:
         return model
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:190].strip(".-_") or "base"
-    # Digits alone would be taken for a fingerprint.
+    # Hexadecimal digits alone would be taken for a fingerprint.
     return f"base-{plain}" if re.fullmatch(r"[0-9a-f]{12,}", plain) else plain
 
 
 def _hub_model(folder: Path) -> str | None:
     """ORG/NAME of `…/models--ORG--NAME/snapshots/COMMIT`, or None for another folder."""
-    whole = Path(os.path.abspath(folder))  # noqa: PTH100 - a link's own place, not what it leads to
+    whole = Path(os.path.abspath(folder))  # noqa: PTH100 - where a link is, not where it leads
     kind, *parts = whole.parent.parent.name.split("--")
     model = "/".join(parts)
     return model if whole.parent.name == "snapshots" and kind == "models" and _ID.fullmatch(model) else None
@@ -152,7 +152,7 @@ def scan_base(
 
 
 def read_shapes(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Return the config of the base in a folder, and its tensors' shapes by the headers of its weights; {} without weights.
+    """Return the config of the base in a folder, and its tensors' shapes from its weights' headers; {} without weights.
 
     Nothing is hashed. Raises NotFound, InvalidBase.
     """

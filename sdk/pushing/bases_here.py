@@ -21,7 +21,7 @@ class Places(Protocol):
 
     @property
     def transport(self) -> Transport:
-        """How requests reach it."""
+        """How requests reach the registry."""
 
     @property
     def cache(self) -> Cache:
@@ -29,16 +29,16 @@ class Places(Protocol):
 
 
 def registered_base(transport: Transport, version: VersionView) -> BaseView | None:
-    """Return what is registered of the base of a version; None where it was taken away."""
+    """Return the base of a version, as it is registered; None if it was removed."""
     with suppress(NotFound):
         return bases.get(transport, version.base.fingerprint, namespace=namespace_of(version.adapter) or "-")
     return None
 
 
 def files_here(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | None:
-    """Return the folder with the files of a base, as they were registered; None where there is none on this machine."""
+    """Return the folder with the files of a base, as they were registered; None if there is none on this machine."""
     for folder in places_of(cache, fingerprint, view):
-        # Files that were changed since would be another base's.
+        # If the files have been changed since, they are those of another base.
         with suppress(NotFound, InvalidBase):
             if scan_base(folder, cache=cache).registration.fingerprint == fingerprint:
                 return folder
@@ -46,7 +46,7 @@ def files_here(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | 
 
 
 def places_of(cache: Cache, fingerprint: str, view: BaseView | None) -> list[Path]:
-    """Return the folders where the files of a base may lie, which nobody looked at yet."""
+    """Return the folders where the files of a base may lie; this is not checked."""
     places = [cache.base(fingerprint)]
     location = urlsplit((None if view is None else view.location) or "")
     if location.scheme == "file" and location.netloc in ("", "localhost"):

@@ -92,7 +92,7 @@ def _run(source: Path, target: Path) -> dict[str, Any]:
 
 def _publish(partial: Path, target: Path) -> None:
     """Flush the folder to disk, then give it its name."""
-    # Like other folders: a privately created one should be readable by everybody who may read its parent.
+    # `mkdtemp` makes a private folder; like others, it should be readable by everybody who may read its parent.
     partial.chmod(0o755)
     (partial / WEIGHTS_FILE).chmod(0o644)
     for path in (partial / WEIGHTS_FILE, partial / CONFIG_FILE, partial):

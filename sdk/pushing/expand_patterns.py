@@ -1,4 +1,4 @@
-"""Expressions in an `adapter_config.json`, turned into the names of the modules that they match in the adapter's own weights.
+"""Expressions in an `adapter_config.json`, replaced with the names of the modules that they match in the adapter.
 
 >>> config = {"r": 8, "target_modules": r".*\\.(q|v)_proj", "rank_pattern": {r".*\\.v_.*": 4}}
 >>> expanded = expand(config, ["layers.0.q_proj", "layers.0.v_proj"])
@@ -18,18 +18,21 @@ from sdk.formats.expressions import Automaton, Budget, BudgetError, ExpressionEr
 from sdk.formats.peft_patterns import SELECTION_KEYS, VALUE_KEYS, ModuleValues, Targets, is_name, unfit
 from sdk.lora.tensors import read_tensors
 
-#: For all patterns of a config; some three seconds.
+#: The most steps for all patterns of a config: some three seconds.
 _STEPS = 20_000_000
-#: What PEFT takes for all linear modules, and no expression.
+#: PEFT takes this for all linear modules, not for an expression.
 _ALL_LINEAR = "all-linear"
-#: Where PEFT takes a module's number from, if no pattern says one.
+#: Where PEFT takes a module's rank or alpha from if no pattern matches the module.
 _DEFAULTS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
 #: The most modules that a message names.
 _MOST_NAMED = 5
 
 
 def adapted_modules(weights: Path) -> list[str]:
-    """Return the modules that a file of LoRA weights adapts, sorted, as the base names them. Raises VerificationFailed."""
+    """Return the modules that a file of LoRA weights adapts, sorted, by their names in the base.
+
+    Raises VerificationFailed.
+    """
     found = map(lora_key, read_tensors(weights))
     return sorted({base_module(key.module) for key in found if key and key.part in ("A", "embedding_A")})
 
@@ -46,7 +49,7 @@ def _holds_expressions(key: str, value: Any) -> bool:
 
 
 def matches(key: str, pattern: str, modules: Sequence[str]) -> str:
-    """Say which modules of an adapter a pattern matches, in a clause."""
+    """Return a clause that says which modules of an adapter a pattern matches."""
     budget = Budget(_STEPS)
     try:
         automaton = Automaton([pattern], after_dot=key in VALUE_KEYS)
@@ -64,8 +67,8 @@ def matches(key: str, pattern: str, modules: Sequence[str]) -> str:
 def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any]:
     """Return a config without expressions that means the same to PEFT, for an adapter of these modules.
 
-    Modules are named as the base names them. The result is read back: PEFT adapts the same modules with it, with
-    the same ranks and alphas. Raises InvalidInput if that can't be.
+    Modules are named as the base names them. The result is checked: with it, PEFT adapts the same modules with the
+    same ranks and alphas. Raises InvalidInput if that is not possible.
     """
     held = expressions_of(config)
     if not held:
@@ -86,7 +89,7 @@ def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any
 
 
 def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str], budget: Budget) -> dict[str, Any]:
-    # PEFT takes every linear module then, so these are all.
+    # PEFT then adapts every linear module, so these are all of them.
     everything = str(config.get("target_modules")).lower() == _ALL_LINEAR
     plain = {**config, "target_modules": modules} if everything else dict(config)
     targets = Targets(plain, budget)
@@ -112,7 +115,11 @@ def _expanded(config: Mapping[str, Any], modules: list[str], held: Sequence[str]
 
 
 def _values(key: str, config: Mapping[str, Any], modules: Iterable[str], budget: Budget) -> dict[str, Any]:
-    """Return each module's number by name; by the last part of its name if all with that name have the same number."""
+    """Return the ranks or alphas that differ from the default, by module.
+
+    All modules whose names have the same last part are entered by that part if they have the same value, else each by
+    its whole name.
+    """
     default = config.get(_DEFAULTS[key])
     values = ModuleValues(config[key], default, budget)
     by_end: dict[str, dict[str, Any]] = {}

@@ -1,6 +1,6 @@
 """A model hub: the immutable commit that a name means now, and pushing adapters from there.
 
-The files of bases are fetched by workers, with their token.
+The files of bases are not fetched here, but by workers with their own token.
 
 >>> parse_url("hf://org/name@v1.0"), parse_url("hf://org/name")
 (('org/name', 'v1.0'), ('org/name', None))
@@ -31,7 +31,7 @@ def resolve_commit(repo: str, revision: str | None) -> str:
     """Return the commit that `repo` at `revision` (or its main branch) names now.
 
     Raises NotFound if the hub has no such model, Unavailable if it can't be reached. A gated model can't be
-    read without a token, which clients do not have; name its commit (`org/name@<commit>`), which is accepted as it is.
+    read without a token, and none is sent; name its commit (`org/name@<commit>`), which is accepted as it is.
     """
     import httpx
 
@@ -78,7 +78,7 @@ def resolve_commit(repo: str, revision: str | None) -> str:
 
 
 def _of_a_folder(repo: str) -> str:
-    """What to do where a base was meant that lies on this machine."""
+    """What to do if a base on this machine was meant."""
     return f"write ./{repo} for the folder" if Path(repo).is_dir() else "add a folder with: adapterctl base add FOLDER"
 
 
@@ -128,7 +128,7 @@ def fetch_adapter(url: str, folder: Path) -> str:
     except AdapterctlError:
         raise
     except Exception as error:
-        # The errors of the HTTP library that huggingface_hub uses leave it as they are, and which that is changes.
+        # huggingface_hub lets its HTTP library's errors through, and which library that is depends on the release.
         raise Unavailable(
             f"{url} can't be fetched from the model hub ({type(error).__name__}); try again later, or push a folder",
             param="path",

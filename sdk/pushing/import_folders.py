@@ -23,7 +23,7 @@ class Imported:
 
     #: Relative to the root.
     folder: str
-    #: The adapter that it was pushed to; None if no name could be made of the folder's.
+    #: The adapter that the folder belongs to; None if its name can't be made into an adapter's.
     adapter: str | None
     #: "new", "existing" or "refused".
     outcome: str
@@ -51,14 +51,15 @@ def push_tree(
     versions: bool = False,
     on_folder: Callable[[int, int], None] | None = None,
 ) -> list[Imported]:
-    """Publish every folder below `root` that holds an adapter; repeating it continues where it was stopped.
+    """Publish every folder below `root` that holds an adapter; a repeated call continues where the last one stopped.
 
-    A folder's name is its adapter's: `NAME`, or `NAMESPACE/NAME` if it is one level deeper; deeper parts are joined with
-    dots, and letters that a name can't have become lower case or '-'. With `namespace` all are put there. With `versions`
-    the last part is not part of the name: `code-review/v1`, `code-review/v2` become versions of `code-review`, pushed in
-    natural order. `push` publishes one folder with the `options`; without a base there each folder's config names it.
-    A folder that is refused stops no other; Unavailable stops all, and what was pushed stays. Raises NotFound if
-    there is no adapter, InvalidInput for a bad namespace.
+    An adapter is named after its folder: `NAME`, or `NAMESPACE/NAME` one level deeper; further parts are joined with
+    dots, letters become lower case, and characters that a name can't have become '-'. With `namespace`, all adapters
+    are put there. With `versions`, the last part of a path is not part of the name: `code-review/v1` and
+    `code-review/v2` become versions of `code-review`, pushed in natural order. `push` publishes one folder with the
+    `options`; if these have no base, each folder's config names it. If a folder is refused, the others are still
+    pushed; Unavailable stops everything, and what was pushed stays. Raises NotFound if there is no adapter,
+    InvalidInput for a bad namespace.
     """
     if not root.is_dir():
         raise NotFound(f"there is no folder {root}; give the one that holds the adapters", param="path")
@@ -108,7 +109,10 @@ def _push_one(push: Push, item: _Found, taken: str | None, options: PushOptions)
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Folders that hold an adapter; links are not followed, and folders inside an adapter are a trainer's leftovers."""
+    """The folders that hold an adapter. Links and hidden folders are skipped, and so are folders inside an adapter's.
+
+    The latter are a trainer's leftovers.
+    """
     for folder, inside, files in os.walk(root):
         inside[:] = [name for name in inside if not name.startswith(".")]
         if CONFIG_FILE in files:

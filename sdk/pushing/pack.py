@@ -24,10 +24,10 @@ from sdk.schemas.manifest import Manifest, ManifestFile
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-#: With thousands of added tokens it has some megabytes.
+#: With thousands of added tokens, the file has some megabytes.
 _MAX_TOKENIZER_CONFIG_BYTES = 16 * 1024 * 1024
 
-#: `name` or `owner/name`, as a model hub spells it; a path of a folder has more parts, or begins otherwise.
+#: `name` or `owner/name`, as a model hub spells it; a folder's path has more parts, or begins differently.
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/)?[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 
 
@@ -37,7 +37,7 @@ class Package:
 
     manifest: Manifest
     lora: LoraConfig
-    #: SHA-256 to the local file that has it.
+    #: The local file with each SHA-256.
     sources: dict[str, Path]
     #: Files of the folder that a version doesn't need, and config keys that were dropped.
     left_out: list[str]
@@ -146,7 +146,10 @@ def pickled_weights(folder: Path) -> Path | None:
 
 
 def read_origin(folder: Path) -> tuple[str | None, str | None]:
-    """Return the base that a folder's config names, if it is not a path, and its revision. Raises NotFound, InvalidInput."""
+    """Return the base that a folder's config names, if it is not a path, and its revision.
+
+    Raises NotFound, InvalidInput.
+    """
     config = _read_config(require_inside(folder, CONFIG_FILE))
     revision = config.get("revision")
     return _hub_name(config.get("base_model_name_or_path")), revision if isinstance(revision, str) else None
@@ -190,7 +193,7 @@ def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 param="path",
             )
         if finding.reason is Reason.PATTERN:
-            # It may become names yet.
+            # It may still be replaced with names.
             continue
         inner = kept
         for part in finding.path[:-1]:
@@ -202,8 +205,9 @@ def _cleaned(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _refuse_patterns(config: dict[str, Any], weights: Path) -> None:
-    """Raise InvalidInput for an expression that a version's config can't have; the message says what it matches in the
-    adapter.
+    """Raise InvalidInput for an expression that a version's config can't have.
+
+    The message says which of the adapter's modules it matches.
     """
     targets = config.get("target_modules")
     if isinstance(targets, str):

@@ -30,12 +30,12 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import CheckedData, build, check_causal, check_options, check_targets
 
-#: A registration with the shapes of more tensors would exceed the registry's limit for bodies.
+#: The most that tensors' shapes may take in a registration; with more it would exceed the limit for bodies.
 _MOST_SHAPES_BYTES = 3_500_000
 
 
 class PushKeywords(TypedDict, total=False):
-    """The fields of `PushOptions` beside the base as keywords of a function, for type checkers and editors."""
+    """The fields of `PushOptions` other than the base, as keywords of a function, for type checkers and editors."""
 
     method: Method | None
     quantization: QuantizationRecipe | None
@@ -61,7 +61,7 @@ class PushOptions:
     tags: Mapping[str, str] | None = None
     sign: str | Path | None = None
     sign_password: str | None = field(default=None, repr=False)
-    #: Called with the base's id to ask for its commit, if nobody states it.
+    #: Called with the base's id to ask for its commit, if that is stated nowhere.
     ask_revision: Callable[[str], str | None] | None = None
     expand_patterns: bool = False
 
@@ -70,7 +70,7 @@ class PushReport(NamedTuple):
     """What a push did."""
 
     version: VersionView
-    #: Whether these bytes are already a version.
+    #: Whether these bytes were a version already.
     existing: bool
     #: Files of the folder that a version doesn't need, and config keys that were dropped.
     left_out: list[str]
@@ -90,7 +90,10 @@ class Pusher:
     # Bases.
 
     def scan_base(self, folder: str | Path, *, base_id: str | None = None) -> ScannedBase:
-        """Fingerprint the base in a folder. Raises NotFound, InvalidBase, InvalidInput for a link that leads out of it."""
+        """Fingerprint the base in a folder.
+
+        Raises NotFound, InvalidBase, InvalidInput for a config that is a link out of the folder.
+        """
         on_bytes = watching(self._on_transfer, "hashing base", 0)
         found = scan_base(user_path(folder), cache=self._cache, base_id=base_id, on_bytes=on_bytes)
         # The only file whose content is always sent.
@@ -106,7 +109,7 @@ class Pusher:
             }
             # Without a namespace it is published for all, if the caller may do that.
             payer = namespace or ("*" if self._may_publish_for_all() else None)
-            # The registry reads the tensors' facts from their headers.
+            # The registry reads the tensors' shapes from the headers of the files.
             uploaded = self.uploader.upload(sources, "uploading base", payer)
             body = body.model_copy(update={"tensors": {}, "upload": uploaded})
         return self.register_base(body)
@@ -118,7 +121,7 @@ class Pusher:
     def register_base(self, registration: BaseRegistration) -> BaseView:
         """Register a base. Raises InvalidBase, NotAllowed."""
         if sum(len(name) + 12 * len(shape) + 8 for name, shape in registration.tensors.items()) > _MOST_SHAPES_BYTES:
-            # Too long for a body; if the files are uploaded, they have it themselves.
+            # Too long for a body; if the files are uploaded, the registry reads the shapes from them.
             registration = registration.model_copy(update={"tensors": {}})
         return bases.register(self._transport, registration)
 
@@ -133,8 +136,9 @@ class Pusher:
     ) -> BaseChoice:
         """Return the base that a job is pinned to: a folder, a registered base, or one of a model hub.
 
-        `causal`: whether it is to predict the next token.
-        Raises NotFound, InvalidBase for an encoder in a folder, InvalidTargets for modules that the base in it doesn't have.
+        `causal`: whether the job needs a base that predicts the next token. Raises NotFound; for a base in a folder
+        also InvalidBase if it is an encoder although `causal`, InvalidTargets for modules that it doesn't have,
+        InvalidInput for other options that it can't be trained with.
         """
         if isinstance(base, Path) or is_folder(base):
             scanned = self.scan_base(base)
@@ -178,12 +182,12 @@ class Pusher:
     def send_data(self, data: CheckedData, namespace: str | None, name: str | None = None) -> DatasetView:
         """Upload and register a dataset that was checked.
 
-        Without a name it is sent for a job alone, and how that reads the rows is no matter of the dataset's.
+        Without a name it is sent only for a job, and which columns that reads as which keys is not recorded here.
         """
         sha256, size = transfer.hash_file(data.path)
         told = name is not None
         if name is None:
-            # A file that is called like a digest is sent all the same, and is found by its own.
+            # A file whose name no dataset may have is sent without one, and is found by its digest.
             name = "" if no_dataset_name(data.name) else data.name
         registration = build(
             DatasetRegistration,
@@ -231,7 +235,7 @@ class Pusher:
                 staging=Path(staging),
                 expand_patterns=options.expand_patterns,
             )
-            # Before anything is sent: a key that can't sign leaves nothing behind.
+            # Before anything is sent, so that a key that can't sign leaves nothing behind.
             signature = sign_manifest(package.manifest, options.sign, password=options.sign_password)
             known = options.quantization is not None or options.method == "lora"
             unknown = [*package.unknown, *([] if known else ["quantization"]), "dataset", "training", "libraries"]

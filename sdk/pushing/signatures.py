@@ -17,7 +17,7 @@ from sdk.signing import check_key, sign
 def sign_manifest(
     manifest: Manifest, key: str | Path | None = None, *, password: str | None = None
 ) -> SignedManifest | None:
-    """Sign a manifest with `key`, or with what `ADAPTERCTL_SIGNING_KEY` names; None if neither does.
+    """Sign a manifest with `key`, or with what `ADAPTERCTL_SIGNING_KEY` names; None without either.
 
     Raises NotFound, InvalidInput for a key that can't sign, Unavailable without `[signing]`.
     """

@@ -27,17 +27,17 @@ from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, PartsRequest, Tra
 if TYPE_CHECKING:
     import httpx
 
-#: How often a session is opened before giving up on an interrupted upload.
+#: How often in a row a session is opened without progress before an interrupted upload is given up.
 _TRIES = 5
 #: Requests that run at once.
 _AT_ONCE = 4
 
-#: Opens a session over all files, and says what is to be sent.
+#: Opens a session for all files; the session says what is to be sent.
 Begin = Callable[[], UploadView]
 #: Asks where one part goes: the session, the blob, the part's number and its SHA-256.
 AskPart = Callable[[str, str, int, str], Transfer]
 
-#: One transfer: what sends it, given a client of the storage.
+#: Does one transfer, given an HTTP client for the storage.
 _Work = Callable[["httpx.Client"], None]
 
 
@@ -54,9 +54,9 @@ class Uploader:
     def upload(self, sources: Mapping[str, Path], doing: str, namespace: str | None = None) -> str:
         """Send files, by SHA-256, straight to storage; return the upload session's id.
 
-        What the registry has and this client may read is not sent; what was interrupted goes on. Room is reserved for the
-        rest where it will be used: in a namespace, "-", or "*" for what is published for all; None: the first in which this
-        client may write. Raises QuotaExceeded before anything is sent.
+        Files that the registry has and this client may read are not sent; an interrupted upload continues. Space for
+        the rest is reserved where it will be used: in a namespace, "-", or "*" for what is published for all; None: the
+        first in which this client may write. Raises QuotaExceeded before anything is sent.
         """
         blobs = [BlobSpec(sha256=sha256, size_bytes=path.stat().st_size) for sha256, path in sources.items()]
         watch: OnBytes | None = None
@@ -97,7 +97,7 @@ def send_all(
             len(blob.missing) * blob.part_bytes for blob in session.parts
         )
         if least is not None and left < least:
-            # It moves on, however slowly.
+            # There is progress, however slow.
             turn = 0
         least = left if least is None else min(left, least)
         works = _works(session, sources, ask_part, on_bytes, reach)
@@ -114,7 +114,7 @@ def send_all(
 
 
 def _needs_tls(session: UploadView) -> bool:
-    # Where parts go is said later, and a proxy may want it for itself.
+    # Where parts go is only known later, and a proxy may need TLS itself.
     return bool(session.parts) or proxied() or any(put.url.startswith("https:") for put in session.put)
 
 
@@ -135,7 +135,7 @@ def _works(
 
 
 def _run(works: list[_Work], *, tls: bool = True) -> None:
-    """Do everything, several at a time; after a failure begin nothing more, and raise the first."""
+    """Do all transfers, several at a time; after a failure begin no more, and raise one of the errors."""
     if not works:
         return
     with storage_client(tls=tls) as client:
@@ -222,15 +222,15 @@ def _send(client: httpx.Client, source: Path, offset: int, to: Transfer, on_byte
 
 def _judge(response: httpx.Response, source: Path) -> None:
     status = response.status_code
-    # 412: the store has this already, from a try whose answer was lost.
+    # 412: the storage has this already, from a try whose answer was lost.
     if response.is_success or status == 412:
         return
-    # AWS calls a request that came too slowly a bad one, too.
+    # AWS also answers 400 to a request that came too slowly.
     if status == 400 and "RequestTimeout" not in response.text:
         raise VerificationFailed(
             f"the storage refused {source.name} (HTTP 400); it may have changed meanwhile, so try again"
         )
-    # 403 is the answer for an expired URL, 404 an upload in parts that was swept, 409 another try in progress.
+    # 403 means an expired URL, 404 that the upload in parts was removed, 409 that another try is in progress.
     raise Unavailable(f"the storage answered HTTP {status} to {source.name}; try again")
 
 

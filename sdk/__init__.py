@@ -9,7 +9,7 @@
     path = sdk.pull(version.ref)
 
 The functions of this module work on the default client, made from the environment on first use or by `connect`; each
-asks for it when it is called. Classes are imported on first use, so that `import sdk` costs next to nothing.
+looks it up when it is called. Classes are imported on first use, so that `import sdk` costs next to nothing.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ __all__ = [
     "workers",
 ]
 
-#: Where classes come from that are not errors.
+#: The modules of the classes that are not errors.
 _HOME_OF = {
     "Client": "sdk.client",
     "Evaluation": "sdk.objects",

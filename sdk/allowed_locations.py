@@ -1,8 +1,8 @@
-"""Where a registry may send its clients: said once, for whoever asks it, sends to its storage or fetches from there.
+"""Where a registry may send its clients: one rule for requests to it, and for transfers to and from its storage.
 
-A registry's answers name places that a client then writes to and reads from. A registry in a folder is this process itself,
-and may name files. Any other may name `https:` places only, since all else could be read on its way, and a file would be one
-of this machine's. Plain `http` is for this machine, or for whoever has accepted it.
+A registry's answers name places that a client then writes to and reads from. A registry in a folder runs in this
+process, and may name files. Any other may name only `https:` places, since anything else could be read in transit, and
+a file would be one of this machine's. Plain `http` is allowed on this machine, or if it was accepted.
 
 >>> Reach("https://registry.example").require("file:///etc/passwd")
 Traceback (most recent call last):
@@ -23,7 +23,7 @@ _ACCEPT = "accept that with --insecure or ADAPTERCTL_INSECURE=1"
 
 @dataclass(frozen=True)
 class Reach:
-    """The places that one registry may name; without arguments those of one that runs on this machine."""
+    """The places that one registry may name; without arguments, those for one that runs on this machine."""
 
     #: `https://…`, `http://…`, or `local:DIR`.
     registry: str = "http://127.0.0.1"
@@ -31,9 +31,9 @@ class Reach:
     insecure: bool = False
 
     def require(self, url: str) -> None:
-        """Raise an error where nothing may be asked at, sent to or fetched from `url`.
+        """Raise an error if nothing may be requested from `url` or sent to it.
 
-        It is InvalidInput for the registry itself over plain http, VerificationFailed for a place that a registry named.
+        It is InvalidInput for the registry itself over plain http, VerificationFailed for a place that it named.
         """
         if self.registry.startswith("local:"):
             return
@@ -68,7 +68,7 @@ class Reach:
 
 
 def _is_here(host: str) -> bool:
-    """Tell whether a host is this machine, by its name alone: nobody is asked."""
+    """Tell whether a host is this machine, by its name or address alone: it is not looked up."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -249,22 +249,23 @@ class Client:
     ) -> DatasetView:
         """Check and upload a dataset of JSONL, JSON, CSV or Parquet, for the readers of a namespace ("-": none).
 
-        `namespace` defaults to the first in which this client may write, `name` to the file's name. A name that other rows
-        have there gets the next number; the same rows again keep theirs. `columns`, as "prompt=question,completion=answer", is
-        which columns are which keys of a row, wherever the dataset is used and nothing else is said. Raises NotFound, InvalidData with the bad lines,
-        InvalidName for a name that would be read as a digest, a number or a path, NotAllowed.
+        `namespace` defaults to the first in which this client may write, `name` to the file's name. If other rows have
+        that name there, it gets the next number; the same rows keep theirs. `columns`, such as
+        "prompt=question,completion=answer", says which columns are which keys of a row wherever the dataset is used,
+        unless others are given there. Raises NotFound, InvalidData with the bad lines, InvalidName for a name that
+        would be read as a digest, a number or a path, NotAllowed.
         """
         data = check_data(path, columns=columns)
         return self._pusher.send_data(data, namespace, check_data_name(data.name if name is None else name))
 
     def datasets(self) -> list[DatasetView]:
-        """The datasets that may be used, newest first."""
+        """The datasets that this client may use, newest first."""
         return list(datasets.iterate(self.transport))
 
     def dataset(self, name: str, *, namespace: str | None = None) -> DatasetView:
-        """Return a dataset by a digest or 12 digits of one, by `NAME@v2`, or by a name, of which the newest is meant.
+        """Return a dataset by its digest or the first 12 digits of it, by `NAME@v2`, or by name: the newest so called.
 
-        A name is first looked up in `namespace`. Raises NotFound, InvalidInput for what fits several datasets.
+        A name is first looked up in `namespace`. Raises NotFound, InvalidInput if several datasets fit.
         """
         return datasets.get(self.transport, name, namespace=namespace)
 
@@ -278,8 +279,9 @@ class Client:
     def pull_data(self, name: str, output: str | Path, *, overwrite: bool = False) -> DatasetView:
         """Write the rows of a dataset, by digest or name as in `dataset`, to the file `output`, byte for byte.
 
-        They are hashed while they are fetched, and the file is there whole or not at all; an interrupted pull continues
-        where it broke. Raises NotFound, Conflict if `output` exists, unless with `overwrite`, VerificationFailed.
+        They are hashed while they are fetched, and the file is there complete or not at all; an interrupted pull
+        continues where it broke. Raises NotFound, Conflict if `output` exists and `overwrite` isn't given, InvalidInput
+        if it is a folder, VerificationFailed.
         """
         return pull_dataset(
             self.transport, name, user_path(output), overwrite=overwrite, http=self.http, on_transfer=self._on_transfer
@@ -309,16 +311,18 @@ class Client:
         max_length: int | None = None,
         on_job: Callable[[Job[Preview]], object] | None = None,
     ) -> Preview:
-        """What a training over `base` would learn from the first `rows` rows of a file, or of a registered dataset, or only
-        from its `row`, counted from 1.
+        """What a training over `base` would learn from the first `rows` rows of a file or a registered dataset.
 
-        Or, with `of`, what a version's training has learnt from its dataset: base, date and the rest come from its
-        record. `base` is a folder, or a registered base whose files are on this machine; only its tokenizer is loaded,
-        in a separate process. The other options are those of a training. Without the worker's extra, or the files of a
-        version's base, this submits a job, as `submit_preview` does, and waits for it; `on_job` is called with the job
-        first. Raises NotFound without the file, the version, its dataset, the base or the row; InvalidData,
-        InvalidBase, InvalidInput for whatever a training would be refused for; TimedOut; JobFailed; Unavailable without
-        the worker's extra in an embedded registry.
+        With `row`, only from the row of that number, counted from 1. With `of` instead of a file, what the training of
+        that version has learnt from its dataset: base, date and the rest come from its record. `base` is a folder, or a
+        registered base whose files are on this machine; only its tokenizer is loaded, in a separate process. The other
+        options are those of a training.
+
+        If the worker's extra or the files of a version's base are missing here, this submits a job, as `submit_preview`
+        does, and waits for it; `on_job` is called with the job first. A registry in a folder gets no such job. Raises
+        NotFound without the file, the version, its dataset, the base or the row; InvalidData, InvalidBase, InvalidInput
+        for whatever a training would be refused for; TimedOut; JobFailed; Unavailable without the worker's extra in an
+        embedded registry.
         """
         asked = preview_asked(
             file,
@@ -350,15 +354,18 @@ class Client:
         sample: int | None = None,
         examples: int = 5,
     ) -> DataAudit:
-        """What is wrong with the rows of a file, or of a registered dataset, or of several together, before a training: those that can't be used,
-        are there twice, nearly twice or with another answer, have odd characters, or are among `eval_data`, or what `holdout` holds
-        out of them, too. `holdout_by` may be given alone, for a column that is no key of a row.
+        """What is wrong with the rows of a file, of a registered dataset, or of several together, before a training.
 
-        It is computed here, with numpy; memory doesn't grow with the file. With `base` (a folder, or a registered base
-        whose files are on this machine), the tokens of `sample` rows (5,000) spread over the file are counted, by a
-        worker's libraries in a separate process; the other options are those of a training. `examples` is how many
-        of each kind are named. Raises NotFound, InvalidInput, InvalidBase; InvalidData for a file whose rows can't be told
-        apart; TimedOut; Unavailable without numpy, or the worker's extra.
+        It finds rows that can't be used, that occur twice, nearly twice or with different answers, that have odd
+        characters, or that are also among `eval_data` or the rows that `holdout` holds out. `holdout_by` may be given
+        alone, for a column that is not a key of a row.
+
+        It is computed here, with numpy. The rows are kept in a temporary folder, so memory grows by about a byte for
+        each row; held-out and repeated rows take more, as `sdk.rows.audit` says. With `base` (a folder, or a registered
+        base whose files are on this machine), the worker's libraries count the tokens of `sample` rows (5,000 by
+        default), spread over the file, in a separate process; the other options are those of a training. `examples` is
+        how many rows of each kind are named. Raises NotFound, InvalidInput, InvalidBase; InvalidData for a file whose
+        rows can't be told apart; TimedOut; Unavailable without numpy, or the worker's extra.
         """
         return check_rows_of(
             data,
@@ -399,16 +406,17 @@ class Client:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
         `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`); `data` and
-        `eval_data` are files, digests of datasets or 12 digits of them, or names, as "reviews" or "reviews@v2". `data` may be
-        several of these, or each with its weight, {"a.jsonl": 3, "reviews@v2": 1}: three rows in four are of the first. A training that
-        continues the version `parent`, "code-review@v3", starts with its matrices, over its base and with its LoRA
-        configuration. With `like`, a version that was trained, its training is made again from its record, and nothing else is
-        given but where it runs. It saves a
-        checkpoint `checkpoint_every` "10m", "90s", "50steps" or "never", and starts `from_checkpoint` "JOB" or
-        "JOB@STEP" of a training with the same base, data and spec. One attempt may run for `timeout` seconds, or "2h";
-        by default as long as the registry allows. It goes to a worker with that `device` and that much free `memory` in
-        bytes; by default as much as the registry estimates. Raises InvalidInput for values and rows, NotFound for
-        files, bases and checkpoints.
+        `eval_data` are files, digests of datasets or their first 12 digits, or names such as "reviews" or "reviews@v2".
+        `data` may be several of these, or their weights: with {"a.jsonl": 3, "reviews@v2": 1}, three rows in four are
+        from the first. With `parent`, such as "code-review@v3", the training continues that version: it starts with its
+        matrices, over its base and with its LoRA configuration. With `like`, the training of that version is repeated
+        from its record; none of `base`, `parent`, `data`, `eval_data`, `from_checkpoint` and `spec` may then be given.
+
+        `checkpoint_every` is "10m", "90s", "50steps" or "never". `from_checkpoint`, "JOB" or "JOB@STEP", is the
+        checkpoint to start from, of a training with the same base, data and spec. One attempt may run for `timeout`
+        seconds, or "2h"; by default as long as the registry allows. It goes to a worker with that `device` and that
+        much free `memory` in bytes; by default as much as the registry estimates. Raises InvalidInput for values and
+        rows, NotFound for files, bases and checkpoints.
         """
         view = self._submitter.training(
             check_name(adapter),
@@ -438,8 +446,8 @@ class Client:
     ) -> Job[list[Evaluation]]:
         """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once.
 
-        Their bare bases, and the versions in production, are scored beside them and come last, unless `only`.
-        What was scored before, on the same rows under the same conditions, is taken from the record, unless `again`.
+        Unless `only`, their bare bases and the versions in production are scored too, and come last. Unless `again`,
+        earlier scores on the same rows under the same conditions are taken from the record.
         """
         checked = build(EvaluationSpec, **spec)
         view = self._submitter.evaluation(
@@ -458,9 +466,9 @@ class Client:
     ) -> Job[MergedModel]:
         """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model.
 
-        With `register` it becomes the next version of that name, of the kind "merged", and `Job.result().registered` is its
-        ref. Raises NotFound, InvalidInput for a merged model and for a name in another namespace, Conflict for a name whose
-        versions are adapters.
+        With `register` it becomes the next version of that name, of the kind "merged", and `Job.result().registered` is
+        its ref. Raises NotFound, InvalidInput for a merged model and for a name in another namespace, Conflict for a
+        name whose versions are adapters.
         """
         checked = build(MergeSpec, **spec)
         name = None if register is None else check_name(register)
@@ -476,11 +484,11 @@ class Client:
         idempotency_key: str | None = None,
         **spec: Unpack[CombineOptions],
     ) -> Job[Version]:
-        """Submit the combination ΔW = Σ wᵢ·ΔWᵢ of versions over one base into the next version of `adapter`; returns at once.
+        """Submit the combination ΔW = Σ wᵢ·ΔWᵢ of versions over one base; returns at once.
 
-        `parents` are refs and their weights, as {"a@v2": 0.7, "b@v1": 0.3}; weights of one version add up. `spec` are the
-        fields of `CombineSpec`. Raises InvalidInput for versions whose sum is no LoRA, InvalidBase for several bases,
-        NotFound.
+        It becomes the next version of `adapter`. `parents` are refs and their weights, such as
+        {"a@v2": 0.7, "b@v1": 0.3}; several weights of one version add up. `spec` are the fields of `CombineSpec`.
+        Raises InvalidInput for versions whose sum is not a LoRA, InvalidBase for several bases, NotFound.
         """
         checked = build(CombineSpec, **spec)
         view = self._submitter.combination(
@@ -508,7 +516,7 @@ class Client:
         """Have a worker do what `preview` does, and return at once. The file is added as a dataset, and a base in a
         folder is registered.
 
-        At most 100 rows are shown, and texts of 1 MiB; the result says in `left_out` how many more there are.
+        `rows` may be at most 100, and the result has at most 1 MiB; its `left_out` is how many texts didn't fit.
         """
         asked = preview_asked(
             file,
@@ -534,14 +542,15 @@ class Client:
         modelfile: bool = False,
         ollama_base: str | None = None,
     ) -> Exported:
-        """Write an adapter, or a merged model, as the new GGUF file `output`, and read it back, on this machine and without a job.
+        """Write an adapter, or a merged model, as the new GGUF file `output`, and read it back, here and without a job.
 
-        `target` is the ref of a version, an adapter or a merged model, the folder of an adapter, which needs its `base` (a folder or a registered base, of
-        which only the config is read), or the folder of a model. Without `dtype` an adapter is written in f32, and a
-        model in its own type. `tokenizer_from` is a GGUF file of the model's base. With `modelfile` an Ollama
-        Modelfile is written beside it, of an adapter over `ollama_base`: a name in Ollama, or the base's GGUF file. Raises InvalidInput and InvalidBase for
-        what such a file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without
-        the worker's extra.
+        `target` is the ref of an adapter's version or of a merged model, the folder of a model, or the folder of an
+        adapter, which needs its `base` (a folder or a registered base, of which only the config is read). Without
+        `dtype` an adapter is written in f32, and a model in its own type. `tokenizer_from` is a GGUF file of the
+        model's base. With `modelfile` an Ollama Modelfile is written beside the file, for an adapter over
+        `ollama_base`: a name in Ollama, or the base's GGUF file. Raises InvalidInput and InvalidBase for what such a
+        file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without the
+        worker's extra.
         """
         return export_gguf(
             self,
@@ -563,13 +572,14 @@ class Client:
         base: str | Path | None = None,
         dtype: Literal["f32", "f16", "bf16"] | None = None,
     ) -> ExportedLora:
-        """Write an adapter into the new folder `output` as a plain LoRA, and read it back, on this machine and without a job.
+        """Write an adapter into the new folder `output` as a plain LoRA, and read it back, here and without a job.
 
-        It has one rank and one α: `rank`, or the largest of its modules. Modules of a lower rank are padded with zeros, those of a
-        higher one are cut to the nearest ΔW; the report says how much of its energy is kept. `target` is a version's ref or the
-        folder of an adapter. A DoRA takes a `rank` and its base's weights: `base`, or the files of a version's base that lie on this
-        machine. Raises InvalidInput for what no plain LoRA can hold, Conflict if `output` exists, NotFound, InvalidBase,
-        VerificationFailed, Unavailable without the worker's extra.
+        It has one α and one rank: `rank`, or the largest of its modules. Modules of a lower rank are padded with zeros,
+        those of a higher one are cut to the nearest ΔW; the report says how much of its energy is kept. `target` is a
+        version's ref or the folder of an adapter. A DoRA needs `rank` and the weights of its base: those in `base` or,
+        for a version, those of its base if they are on this machine. Raises InvalidInput for what no plain LoRA can
+        hold, Conflict if `output` exists, NotFound, InvalidBase, VerificationFailed, Unavailable without the worker's
+        extra.
         """
         return export_plain(self, target, output, rank=rank, base=base, dtype=dtype)
 
@@ -627,7 +637,7 @@ class Client:
         return jobs.publish_checkpoint(self.transport, job_id, at, publication)
 
     def workers(self) -> list[WorkerView]:
-        """The workers that were heard from in the last week, by name; memory in bytes."""
+        """The workers that have reported in the last week, by name; memory in bytes."""
         return workers.heard_of(self.transport)
 
     def capacity(self) -> list[QueueCapacity]:
@@ -635,9 +645,10 @@ class Client:
         return workers.capacity(self.transport)
 
     def devices(self) -> list[DeviceForecasts]:
-        """What past trainings took of their forecasts, and how fast they were, by device; a device with fewer than five is left out.
+        """How much of their forecasts past trainings took, and how fast they were, by device.
 
-        Empty from a registry of an earlier release, which knows none.
+        Devices with fewer than five trainings are left out. Empty from a registry of an earlier release, which has
+        none.
         """
         return workers.devices(self.transport)
 
@@ -655,7 +666,7 @@ class Client:
         return list(adapters.iterate(self.transport, namespace=namespace, prefix=prefix))
 
     def versions(self, adapter: str, *, archived: bool = False) -> list[Version]:
-        """The ready versions of an adapter, with `archived` also archived ones, newest first. Raises InvalidName,
+        """The ready versions of an adapter, and with `archived` the archived ones, newest first. Raises InvalidName,
         NotFound.
         """
         found = versions.iterate(self.transport, check_name(adapter), archived=archived)
@@ -678,7 +689,8 @@ class Client:
     def norms(self, ref: str) -> VersionNorms | None:
         """The norm of ΔW of each module of the version that `ref` names now, as the registry derived it from the bytes.
 
-        None from a registry of an earlier release, or of a version that one published. Raises InvalidName, InvalidRef.
+        None if the registry is of an earlier release, or such a release published the version. Raises InvalidName,
+        InvalidRef, NotFound.
         """
         return norms_of(self.transport, ref)
 
@@ -702,42 +714,50 @@ class Client:
         examples: int = 0,
         detect: float | None = None,
     ) -> Comparison:
-        """Which of versions, and bare bases ("base:ID"), scores better on the rows that all were scored on, each with each.
+        """Which of several versions, and bare bases ("base:ID"), scores better on the rows that all have scores for.
 
-        By `metric`, else by the loss; on `data`, a file or a dataset's name or digest, where there are several. Rows that are equal
-        in the column `by` go together. `examples` rows that changed most are shown side by side, and of a difference
-        `detect` it is said how many rows show it. Raises NotFound, InvalidInput, Conflict for scores that were not taken
-        alike.
+        Each is compared with each, by `metric`, or else by the loss; on `data`, a file or a dataset's name or digest,
+        if there are scores on several. Rows with the same value in the column `by` form a group. The `examples` rows
+        that changed most are shown side by side, and the result says how many rows are needed to show a difference of
+        `detect`. Raises NotFound, InvalidInput, Conflict for scores that were not taken under the same conditions.
         """
         return compare_scores(self.transport, refs, metric=metric, data=data, by=by, examples=examples, detect=detect)
 
     def evaluation_rows(self, ident: str) -> list[RowScore]:
         """What each row scored, by the id of the scores, in the order of the rows.
 
-        Raises NotFound, also where scores have no rows, or no more; VerificationFailed.
+        Raises NotFound, also if the scores have no rows, or no longer have them; VerificationFailed.
         """
         return fetch_rows(self.transport, self.cache, ident, http=self.http, on_transfer=self._on_transfer)
 
     def evaluation_slices(self, ident: str, *, by: str) -> SlicedScores:
         """Scores by the value that their rows have in a column of the dataset, of at most 50 values.
 
-        Raises NotFound, also where scores have no rows, or no more; InvalidInput for a column that rows don't have.
+        Raises NotFound, also if the scores have no rows, or no longer have them; InvalidInput for a column that the
+        rows don't have.
         """
         return evaluations.slices(self.transport, ident, by=by)
 
     def evaluation_labels(self, ident: str) -> LabelCounts:
-        """Which labels were taken for which, and how sure a classifier was, counted over its rows. Raises as `evaluation_rows`."""
+        """Which labels a classifier took for which, and how sure it was, counted over its rows.
+
+        Raises as `evaluation_rows` does.
+        """
         return count_labels(self.evaluation_rows(ident))
 
     def export_evaluation_rows(self, ident: str, output: str | Path) -> Path:
-        """Write `evaluation_rows` to a new file of Parquet, with the columns of `evaluation_frame`; return its path.
+        """Write `evaluation_rows` to a new Parquet file, with the columns of `evaluation_frame`; return its path.
 
-        Raises as `evaluation_rows`, Conflict if the file exists, InvalidInput for its name, Unavailable without pyarrow.
+        Raises as `evaluation_rows` does; Conflict if the file exists, InvalidInput for its name, Unavailable without
+        pyarrow.
         """
         return write_row_parquet(lambda: self.evaluation_rows(ident), output)
 
     def evaluation_frame(self, ident: str) -> pandas.DataFrame:
-        """`evaluation_rows` as a DataFrame: a line for each row, a column for each metric. Raises Unavailable without pandas."""
+        """`evaluation_rows` as a DataFrame: a line for each row, a column for each metric.
+
+        Raises as `evaluation_rows` does; Unavailable without pandas.
+        """
         return row_frame(self.evaluation_rows(ident))
 
     def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
@@ -752,8 +772,8 @@ class Client:
     def diff(self, a: str, b: str, *, weights: bool = True) -> Diff:
         """How two versions differ: configuration, training, data, scores, and their weights, which are fetched.
 
-        Raises NotFound; InvalidInput for the weights of a merged model; VerificationFailed for weights that can't be read;
-        Unavailable if numpy is missing.
+        Raises NotFound; InvalidInput for the weights of a merged model; VerificationFailed for weights that can't be
+        read; Unavailable if numpy is missing.
         """
         return compare(self.get(a), self.get(b), weights=weights, fill_cache=self.fill_cache)
 
@@ -762,9 +782,9 @@ class Client:
     ) -> Compatibility:
         """Whether an engine ("vllm", "sglang", "llama.cpp", "ollama", "peft") can serve a version as it is, and how.
 
-        The rules are those of the engine's `version`, or of the newest that was read. A Path, or "./folder", is a folder that
-        PEFT saved, and `base` the folder of its base; nothing is asked of the registry then. Raises NotFound, InvalidInput for
-        an unknown engine or version, and for a merged model.
+        The rules are those of the engine's `version`, or of the newest that was read. A Path, or "./folder", is a
+        folder that PEFT saved, and `base` the folder of its base; the registry isn't asked then. Raises NotFound,
+        InvalidInput for an unknown engine or version, and for a merged model.
         """
         return judged(facts_of(self, ref, base), engine, version)
 
@@ -780,11 +800,12 @@ class Client:
         logit_chunk_tokens: int | None = None,
         **spec: Unpack[PlanOptions],
     ) -> Plan:
-        """What a training over a base takes: parameters, bytes on disk, memory by part, the cards it fits, and what to choose.
+        """What a training over a base takes, and what to choose.
 
-        `base` is a folder, a `config.json`, or a registered base. `gpu` is a size ("24GB") or a card ("RTX 4090"); None means
-        the smallest card that fits. `spec` is the fields of a `TrainingSpec`: those that are given are not chosen. Raises
-        InvalidInput, InvalidTargets, InvalidBase, NotFound, Unavailable for a family whose shapes nothing says.
+        That is parameters, bytes on disk, memory by part, and the cards it fits. `base` is a folder, a `config.json`,
+        or a registered base. `gpu` is a size ("24GB") or a card ("RTX 4090"); None means the smallest card that fits.
+        `spec` are fields of a `TrainingSpec`; what is given there is not chosen by the plan. Raises InvalidInput,
+        InvalidTargets, InvalidBase, NotFound, Unavailable for a family whose shapes are unknown.
         """
         return plan_training(
             self,
@@ -887,20 +908,20 @@ class Client:
     def push(self, path: str | Path, adapter: str, *, base: str | Path, **options: Unpack[PushKeywords]) -> Version:
         """Publish an adapter from a folder that PEFT wrote; waits until it is verified and has its number.
 
-        Everything in its `adapter_config.json` is recorded. `method`, `quantization` and `base_revision` are not in it,
-        and are recorded as unknown unless given; `ask_revision` is first called with the base's id to ask for the
-        base's commit. The same bytes again give the existing version. `path` may be `hf://org/name@revision` on a model
-        hub. It is signed with the private key in the PEM file `sign`, or the one that `ADAPTERCTL_SIGNING_KEY` names;
-        `sign_password` opens it. With `expand_patterns`, expressions in its config are replaced with the modules'
-        names; otherwise they are refused unless they are plain. Raises NotFound, InvalidInput, VerificationFailed,
-        NotAllowed, Unavailable.
+        Everything in its `adapter_config.json` is recorded. `method` and `quantization` are not in it, and
+        `base_revision` may be missing: what is neither given nor known from the base is recorded as unknown. To ask for
+        a missing commit, `ask_revision` is first called with the base's id. The same bytes again give the existing
+        version. `path` may be `hf://org/name@revision` on a model hub. It is signed with the private key in the PEM
+        file `sign`, or the one that `ADAPTERCTL_SIGNING_KEY` names; `sign_password` opens it. With `expand_patterns`,
+        expressions in its config are replaced with the modules' names; otherwise they are refused unless they are
+        plain. Raises NotFound, InvalidInput, VerificationFailed, NotAllowed, Unavailable.
         """
         return Version(self.push_with_report(path, adapter, base=base, **options).version, self)
 
     def push_with_report(
         self, path: str | Path, adapter: str, *, base: str | Path | None, **options: Unpack[PushKeywords]
     ) -> PushReport:
-        """Like `push`; also says whether the version existed, and what was left out or is unknown.
+        """Like `push`; also says whether the version existed already, what was left out, and what was expanded.
 
         If `base` is None it is the registered base that the folder's config names. A version from a hub is tagged
         `hub=org/name@commit`.
@@ -1000,13 +1021,14 @@ class Client:
         return self._puller.verify(ref, verify_with=None if verify_with is None else user_path(verify_with))
 
     def replay_probe(self, ref: str, *, base: str | Path | None = None) -> ProbeReplay:
-        """Fetch a version, and find what it does to its base again: the norm of ΔW of each module by the pulled bytes, and the
-        predictions on fixed texts over `base`, a folder, or over its base if that is on this machine.
+        """Fetch a version, and compute again what it does to its base.
 
-        What differs from the record is in `norms_differing` and `logits.differing`, and raises nothing. Norms may differ by
-        1e-6; a logit gap by 1e-3 and the rounding of the type that was computed in. Raises NotFound, InvalidInput for a merged
-        model, VerificationFailed for altered bytes and for another base than the version's, InvalidBase, Unavailable where numpy is missing, or, with
-        `base`, the worker's libraries.
+        That is the norm of ΔW of each module from the pulled bytes, and the predictions on fixed texts over `base`, a
+        folder, or over the version's base if that is on this machine. What differs from the record is in
+        `norms_differing` and `logits.differing`, and raises nothing. Norms may differ by 1e-6 of their value, a logit
+        gap by 1e-3 of its value and the rounding of the type that was computed in. Raises NotFound, InvalidInput for a
+        merged model, VerificationFailed for altered bytes and for another base than the version's, InvalidBase,
+        Unavailable if numpy is missing or, with `base`, the worker's libraries.
         """
         return replay_version(self, self._puller, ref, base=None if base is None else user_path(base))
 
@@ -1033,8 +1055,9 @@ class Client:
         return self._puller.check_cached(manifest)
 
     def save_manifest(self, manifest: Manifest, to: Path, *, beside: Mapping[str, str] | None = None) -> Path:
-        """Fetch a manifest's files into the new folder `to`, which appears only once it is complete, with further texts `beside`
-        them by their names. Raises Conflict.
+        """Fetch a manifest's files into the new folder `to`, which appears only once it is complete. Raises Conflict.
+
+        `beside` has further texts by file name; the manifest's own files take precedence.
         """
         return self._puller.save(manifest, to, beside=beside or {})
 
@@ -1078,7 +1101,7 @@ class Client:
     # Access.
 
     def whoami(self) -> Whoami:
-        """Who this client is to the registry, and what it may do where."""
+        """Who this client is to the registry, and which roles it has in which namespaces."""
         return access.whoami(self.transport)
 
     def create_token(

@@ -1,8 +1,8 @@
-"""Where the registry is, with which token, and where the cache lies: read here and nowhere else.
+"""Where the registry is, which token it gets, and where the cache is: read here and nowhere else.
 
-`ADAPTERCTL_URL`, `ADAPTERCTL_TOKEN` and `ADAPTERCTL_CACHE` go before the profile that `adapterctl login` writes. What
-is pushed is signed with `ADAPTERCTL_SIGNING_KEY`, which `ADAPTERCTL_SIGNING_PASSWORD` opens. `ADAPTERCTL_INSECURE=1`
-accepts plain http to another machine.
+`ADAPTERCTL_URL` and `ADAPTERCTL_TOKEN` take precedence over the profile that `adapterctl login` writes;
+`ADAPTERCTL_CACHE` is the cache's folder. What is pushed is signed with the key in the file `ADAPTERCTL_SIGNING_KEY`,
+whose password is `ADAPTERCTL_SIGNING_PASSWORD`. `ADAPTERCTL_INSECURE=1` accepts plain http to another machine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Config:
 
 
 def user_path(given: str | Path) -> Path:
-    """Return a path as a user wrote it, with `~` expanded; a `~name` that nobody has stays as it is."""
+    """Return a path as a user wrote it, with `~` expanded; `~name` stays as it is if there is no such user."""
     path = Path(given)
     try:
         return path.expanduser()
@@ -56,12 +56,12 @@ def user_path(given: str | Path) -> Path:
 
 
 def profile_path() -> Path:
-    """Where the profile lies."""
+    """Where the profile is."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "adapterctl" / "profile.json"
 
 
 def cache_path() -> Path:
-    """Where the cache lies."""
+    """Where the cache is."""
     given = os.environ.get("ADAPTERCTL_CACHE")
     if given:
         return user_path(given).absolute()
@@ -69,21 +69,21 @@ def cache_path() -> Path:
 
 
 def signing_key() -> Path | None:
-    """The private key that versions are signed with; None: they are not."""
+    """The private key that versions are signed with; None if they are not signed."""
     given = os.environ.get("ADAPTERCTL_SIGNING_KEY")
     return user_path(given).absolute() if given else None
 
 
 def signing_password() -> str | None:
-    """What opens a private key that is protected."""
+    """The password of a private key that is protected by one."""
     return os.environ.get("ADAPTERCTL_SIGNING_PASSWORD") or None
 
 
 def load(url: str | None = None, token: str | None = None, *, insecure: bool = False) -> Config:
     """Return the configuration: arguments, then environment, then profile, then the default.
 
-    The profile's token, and that it accepts plain http, count for the profile's own URL only. Raises InvalidInput for a URL
-    of another kind, and for a profile that can't be read where no `url` stands in for it.
+    The profile's token, and whether it accepts plain http, apply only to the profile's own URL. Raises InvalidInput for
+    a URL or token that can't be one, and for a profile that can't be read unless `url` is given.
     """
     try:
         profile = _read_profile()
@@ -110,11 +110,11 @@ def check_url(url: str) -> str:
         return url
     try:
         parts = urlsplit(url)
-        # Asking for the port is what finds a bad one.
+        # Reading the port raises ValueError for a bad one.
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         raise _no_registry(url) from None
-    # Checked before anything is shown: what stands there may be a secret.
+    # Checked before the URL is shown, since this part of it may be a secret.
     if "@" in parts.netloc:
         raise InvalidInput(
             "a registry's URL must not contain a password; put the token into ADAPTERCTL_TOKEN", param="url"
@@ -142,7 +142,7 @@ def check_token(token: str) -> str:
 
 
 def _read_profile() -> Config:
-    """What `adapterctl login` wrote; an empty URL where it wrote nothing."""
+    """What `adapterctl login` wrote; an empty URL if it wrote nothing."""
     try:
         found = json.loads(profile_path().read_text())
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """The functions of the module `sdk`: each calls the method of the same name of the default client.
 
-That is made from the environment on first use, or by `connect`. Nothing is imported before a function is called.
+The client is made from the environment on first use, or by `connect`. Nothing is imported before a function is called.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def compare(
     examples: int = 0,
     detect: float | None = None,
 ) -> Comparison:
-    """Say which of versions and bare bases scores better on the same rows. See `Client.compare`."""
+    """Say which of several versions and bare bases scores better on the same rows. See `Client.compare`."""
     return _client().compare(refs, metric=metric, data=data, by=by, examples=examples, detect=detect)
 
 
@@ -210,7 +210,7 @@ def preview(
     max_length: int | None = None,
     on_job: Callable[[Job[Preview]], object] | None = None,
 ) -> Preview:
-    """Return what a training would learn from rows, or has learnt. See `Client.preview`."""
+    """Return what a training would learn from rows, or what it has learnt. See `Client.preview`."""
     return _client().preview(
         file,
         of=of,
@@ -385,5 +385,5 @@ def versions(adapter: str, *, archived: bool = False) -> list[Version]:
 
 
 def workers() -> list[WorkerView]:
-    """Return the workers that were heard from in the last week. See `Client.workers`."""
+    """Return the workers that have reported in the last week. See `Client.workers`."""
     return _client().workers()

@@ -24,7 +24,7 @@ def _switch(text: str) -> bool:
 
 
 def _whole(text: str) -> int:
-    # pydantic would take "5.0", too.
+    # pydantic would also take "5.0".
     try:
         return int(text)
     except ValueError:
@@ -33,11 +33,11 @@ def _whole(text: str) -> int:
 
 #: A number above 0.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-#: A number above 0, or 0 where that means: no limit, or never.
+#: A number above 0, or 0 if that means no limit, or never.
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 #: A whole number above 0.
 Count = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
-#: What is "1" for yes and "0" for no.
+#: "1" for yes, "0" for no.
 Switch = Annotated[bool, BeforeValidator(_switch)]
 
 _WRONG = {
@@ -58,12 +58,14 @@ def read_settings(
     refused: Callable[..., Exception],
     examples: Mapping[str, str] | None = None,
 ) -> T:
-    """Build a dataclass of settings, each field from its variable; one that is empty is not set.
+    """Build a dataclass of settings, each field from its variable; an empty variable counts as not set.
 
-    A validator of a field raises ValueError with the rest of the sentence that its variable begins. No value but that of a
-    choice is shown, since some are secret. `examples` has one for each field without a default.
+    A field's validator raises ValueError with the rest of a sentence that begins with the variable's name. No values
+    are shown except those of a choice, since some are secret. `examples` has an example for each field without a
+    default.
 
-    Raises what `refused` makes of a sentence for each variable that is missing or wrong, and of `param`, the first of them.
+    Raises the error that `refused` returns: it gets a sentence for each variable that is missing or wrong, and the
+    first of these variables as `param`.
     """
     given = {field: environ[variable] for field, variable in variables.items() if environ.get(variable)}
     try:

@@ -10,15 +10,15 @@
     │   ├── InvalidTargets
     │   ├── InvalidBase
     │   ├── DoesNotFit                       a job that needs more memory than any worker has
-    │   ├── TooLarge                         a request that is longer than any that is read
-    │   └── UnsupportedMediaType             a request whose body is not called JSON
+    │   ├── TooLarge                         a request that is too long to be read
+    │   └── UnsupportedMediaType             a request whose body is not declared as JSON
     ├── NotFound                    exit 3
     ├── Conflict                    exit 4   foreign files, a lost compare-and-set
     │   ├── StaleAttempt
     │   └── Unreadable                       what another release stored, and this one can't read
     ├── NotAllowed                  exit 5
     │   ├── Unauthenticated
-    │   └── QuotaExceeded                    a namespace that has all that it may have
+    │   └── QuotaExceeded                    a namespace that has used up its quota
     ├── JobFailed                   exit 6
     │   └── JobCancelled
     ├── VerificationFailed          exit 7   digest, structure, signature
@@ -26,7 +26,7 @@
     └── Unavailable                 exit 9   no server, no storage, full disk, missing extra
         ├── Incompatible                     client and server too far apart
         ├── RateLimited                      more requests than this token may send
-        └── ReadOnly                         a change while the registry takes none
+        └── ReadOnly                         a change while the registry accepts none
 
 >>> raise_for("not_found", "there is no adapter 'x'")
 Traceback (most recent call last):
@@ -103,19 +103,19 @@ class InvalidBase(InvalidInput):
 
 
 class DoesNotFit(InvalidInput):
-    """A job that needs more memory than any worker has that could run it."""
+    """A job that needs more memory than any worker that could run it has."""
 
     code = ErrorCode.DOES_NOT_FIT
 
 
 class TooLarge(InvalidInput):
-    """A request that is longer than any that is read."""
+    """A request that is too long to be read."""
 
     code = ErrorCode.TOO_LARGE
 
 
 class UnsupportedMediaType(InvalidInput):
-    """A request whose body is not called JSON."""
+    """A request whose body is not declared as JSON."""
 
     code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
 
@@ -128,7 +128,7 @@ class NotFound(AdapterctlError):  # noqa: N818
 
 
 class Conflict(AdapterctlError):  # noqa: N818
-    """Another state than was assumed."""
+    """The state is not the one that the caller assumed."""
 
     code = ErrorCode.CONFLICT
     exit_code = 4
@@ -147,7 +147,7 @@ class Unreadable(Conflict):
 
 
 class NotAllowed(AdapterctlError):  # noqa: N818
-    """A token whose role does not allow it."""
+    """A token whose role does not allow the request, or a file that may not be read or written."""
 
     code = ErrorCode.FORBIDDEN
     exit_code = 5
@@ -160,7 +160,7 @@ class Unauthenticated(NotAllowed):
 
 
 class QuotaExceeded(NotAllowed):
-    """A namespace that has all that its quota allows."""
+    """A namespace that has used up its quota."""
 
     code = ErrorCode.QUOTA_EXCEEDED
 
@@ -216,7 +216,7 @@ class RateLimited(Unavailable):
 
 
 class ReadOnly(Unavailable):
-    """A change while the registry takes none: an admin has made it read-only."""
+    """A change while the registry accepts none: an admin has made it read-only."""
 
     code = ErrorCode.READ_ONLY
 
@@ -225,12 +225,12 @@ def _all(root: type[AdapterctlError]) -> list[type[AdapterctlError]]:
     return [root, *(found for child in root.__subclasses__() for found in _all(child))]
 
 
-#: Code to class, complete: a test holds it against the codes.
+#: The class of each code; a test checks that it is complete.
 CLASS_OF: dict[ErrorCode, type[AdapterctlError]] = {cls.code: cls for cls in _all(AdapterctlError)}
 
 
 def raise_for(code: str, message: str, param: str | None = None) -> NoReturn:
-    """Raise the error that `code` stands for; an unknown code, of a newer server, becomes an AdapterctlError."""
+    """Raise the error that `code` stands for; an unknown code, from a newer server, becomes an AdapterctlError."""
     try:
         cls = CLASS_OF[ErrorCode(code)]
     except ValueError:
@@ -260,7 +260,7 @@ def disk_explained(doing: str) -> Iterator[None]:
 
 @contextmanager
 def place_explained(target: Path) -> Iterator[None]:
-    """Turn what the system has against a file's name or place into InvalidInput; what `disk_explained` explains passes."""
+    """Turn the system's errors about a file's name or place into InvalidInput; those of `disk_explained` pass."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,9 @@
-"""How modules are imported that define a great deal: without a look for garbage among what they define.
+"""How modules that define very many objects are imported: without garbage collection.
 
-with nothing_collected():
-    import fastapi
+::
+
+    with nothing_collected():
+        import fastapi
 """
 
 from __future__ import annotations
@@ -14,20 +16,21 @@ _is_program = False
 
 
 def begin_program() -> None:
-    """Say that this process is a program of ours: what there is once something was imported is no garbage."""
+    """Say that this process is a program of ours: nothing that exists after its imports is garbage."""
     global _is_program
     _is_program = True
 
 
 @contextmanager
 def nothing_collected(*, ever: bool = False) -> Iterator[None]:
-    """Let nothing be looked through for garbage while the block imports; with `ever`, nor later what is there by then.
+    """Turn garbage collection off while the block imports; with `ever`, later collections skip what there is then.
 
-    In a program of ours it is so for ever in any case.
+    In a program of ours they do so in any case.
 
-    What libraries define are objects by the hundred thousand that stay as long as the process: looking through them takes
-    a fifth of the imports. A trainer or a merge that asks for its memory back would look through them again, a quarter of
-    a second each time; a process that isn't ours may have garbage by then, which is to be found.
+    Libraries define hundreds of thousands of objects that live as long as the process: searching them for garbage takes
+    a fifth of the time of the imports. A trainer or a merge that collects garbage to free memory would search them
+    again, for a quarter of a second each time. A process that isn't ours may have real garbage by then, which must
+    still be found.
     """
     collects = gc.isenabled()
     gc.disable()

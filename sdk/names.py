@@ -32,9 +32,10 @@ def parse_ref(ref: str) -> Ref:
 
 
 def means_folder(target: str | Path) -> bool:
-    """Whether what may be a ref or a folder is a folder: it begins as one, or it is one with a `/` and no ref is written so.
+    """Whether a text that may be a ref or a folder is a folder: it begins like one, or can't be a ref.
 
-    What a ref can be is a ref, also where a folder of that name lies here.
+    In the second case, it must have a `/`, and there must be such a folder. A text that can be a ref is one, even if
+    there is a folder of that name.
 
     >>> [means_folder(text) for text in ("./x", "../x", "/x", "~/x", ".", "x", "team/x", "team/x@v3", "no/such/folder")]
     [True, True, True, True, True, False, False, False, False]
@@ -44,13 +45,13 @@ def means_folder(target: str | Path) -> bool:
     try:
         Ref.parse(target)
     except (BadNameError, BadRefError):
-        return "/" in target and os.path.isdir(target)  # noqa: PTH112 - a text that no path can be is none here
+        return "/" in target and os.path.isdir(target)  # noqa: PTH112 - False for a text that can't be a path
     return False
 
 
 @contextmanager
 def or_folder(target: str) -> Iterator[None]:
-    """Add to the refusal of a ref how the folder of that name is written, where there is one."""
+    """Add to the refusal of a ref how to write the folder of that name, if there is one."""
     try:
         yield
     except (InvalidName, InvalidRef, NotFound) as error:
@@ -97,5 +98,5 @@ def check_job_id(job_id: str) -> str:
 
 
 def segment(text: str) -> str:
-    """Return `text` as one segment of a URL's path; it can't climb."""
+    """Return `text` as one segment of a URL's path; it can't be `.` or `..`, nor empty."""
     return quote(text, safe="").replace(".", "%2E") if text.strip(".") == "" and text else quote(text, safe="") or "-"

@@ -120,7 +120,7 @@ class Version:
 
     @property
     def norms(self) -> VersionNorms | None:
-        """The norm of ΔW of each module, as the registry derived it from the bytes; None where it knows none."""
+        """The norm of ΔW of each module, as the registry derived it from the bytes; None if it has none."""
         return self._registry.norms(self.ref)
 
     def pull(self, to: str | Path | None = None) -> Path:
@@ -137,8 +137,8 @@ class Version:
         return shown
 
 
-#: What a job produces: a training or a combination a Version, an evaluation a list of them, a merge a MergedModel, a preview
-#: a Preview.
+#: What a job produces: a training or a combination a Version, an evaluation a list of Evaluations, a merge a
+#: MergedModel, a preview a Preview.
 Result: TypeAlias = "Version | list[Evaluation] | MergedModel | Preview"
 R = TypeVar("R", covariant=True, bound="Result")
 
@@ -185,7 +185,7 @@ class Job(Generic[R]):
     def events(self, follow: bool = False, after: int = 0) -> Iterator[Event]:
         """Yield events after the cursor `after`; with `follow`, continue until the job has ended.
 
-        Following waits while the registry is away, and logs that.
+        While the registry is unavailable, following waits, and logs that.
         """
         if follow:
             news = job_output.follow([self], note=_log.warning, after=after)
@@ -200,7 +200,7 @@ class Job(Generic[R]):
         return self._registry.job_events(self.id, after=after, wait_s=wait_s, last=last)
 
     def wait(self, timeout: float | None = None) -> Job[R]:
-        """Wait until it has ended, even while the registry is away, which is logged; `timeout` in seconds.
+        """Wait until it has ended, even while the registry is unavailable, which is logged; `timeout` in seconds.
 
         Raises JobFailed or JobCancelled if it ended without a result, TimedOut.
         """
@@ -268,8 +268,8 @@ class MergedModel:
     #: How it was merged, and how close it is to base-as-trained + adapter.
     report: dict[str, Any]
     _registry: Registry
-    #: The ref of the version that it became, `code-review-merged@v1`, and whether the same bytes were that already. None: it
-    #: was not registered.
+    #: The ref of the version that it became, such as `code-review-merged@v1`; None if it was not registered. `existing`
+    #: says whether the same bytes were that version already.
     registered: str | None = None
     existing: bool = False
 
@@ -280,11 +280,11 @@ class MergedModel:
 
     @property
     def version(self) -> Version | None:
-        """The version that it became; None where it was not registered."""
+        """The version that it became; None if it was not registered."""
         return None if self.registered is None else self._registry.get(self.registered)
 
     def save(self, to: str | Path) -> Path:
-        """Write its files and a model card into the new folder `to`; return it. Raises Conflict if something is there."""
+        """Write its files and a model card into the new folder `to`; return that. Raises Conflict if it has files."""
         return self._registry.save_manifest(
             self.manifest, Path(to), beside={CARD_FILE: self._registry.model_card(self)}
         )
@@ -305,7 +305,7 @@ def _evaluations(view: JobView, registry: Registry) -> list[Evaluation]:
 
 
 def scores_of(view: JobView, registry: Registry) -> list[Evaluation]:
-    """Return the scores of an evaluation in the order of its targets, those too that were recorded before it."""
+    """Return the scores of an evaluation in the order of its targets, including those recorded before it."""
     result = view.result or {}
     order = list(result.get("evaluations", []))
     found = registry.evaluations(job=view.id) + [registry.evaluation(ident) for ident in result.get("recorded", [])]
@@ -313,13 +313,16 @@ def scores_of(view: JobView, registry: Registry) -> list[Evaluation]:
 
 
 def scored_beside(view: JobView) -> dict[str, str]:
-    """Return what the registry added to the targets of an evaluation, by ref: "base", or "production"."""
+    """Return why the registry added targets to an evaluation, by their refs: "base" or "production"."""
     targets = [one for one in view.request.get("targets", []) if isinstance(one, dict) and one.get("beside")]
     return {one.get("ref") or f"base:{one['base']['id']}": one["beside"] for one in targets}
 
 
 def failed_targets(view: JobView, *, beside: bool) -> list[tuple[str, str, str]]:
-    """Return the ref, reason and message of each target without scores: of those that were asked for, or that are beside them."""
+    """Return the ref, reason and message of each target without scores.
+
+    They are those that were requested or, with `beside`, those that the registry added.
+    """
     added = scored_beside(view)
     failed = [one for one in (view.result or {}).get("failed", []) if isinstance(one, dict)]
     told = [(str(one.get("ref")), str(one.get("reason")), str(one.get("message"))) for one in failed]
@@ -327,7 +330,7 @@ def failed_targets(view: JobView, *, beside: bool) -> list[tuple[str, str, str]]
 
 
 def unscored(view: JobView) -> JobFailed | None:
-    """Return an error that names the targets that were asked for and have no scores, or None where all have."""
+    """Return an error that names the requested targets without scores, or None if all have scores."""
     failed = failed_targets(view, beside=False)
     if not failed:
         return None
@@ -362,7 +365,7 @@ def _merged(view: JobView, registry: Registry) -> MergedModel:
     )
 
 
-#: What `Job.result` returns, by kind of job; of the others it is a version.
+#: What `Job.result` returns, by kind of job; for any other kind it is a version.
 _RESULTS: dict[str, Callable[[JobView, Registry], Result]] = {
     "training": _version,
     "evaluation": _evaluations,

@@ -1,8 +1,8 @@
 """Signatures of versions: OpenSSF model-signing over a manifest's canonical bytes, with EC keys, offline.
 
-What is signed is a folder with one file, `manifest.json`, of which the version's digest is the SHA-256; it names every
-other file, and the base, by digest. A bundle holds when it says exactly what `sign` says of this manifest, and its
-signature is the key's. Whether it does is said by exceptions, never by text that a library prints.
+What is signed is a folder with one file, `manifest.json`, whose SHA-256 is the version's digest; it names every other
+file, and the base, by digest. A bundle is valid if it states exactly what `sign` states about this manifest, and the
+key verifies its signature. Exceptions tell whether it is valid, never a text that a library prints.
 
 >>> from sdk.schemas.manifest import ManifestFile
 >>> files = [ManifestFile(path="adapter_config.json", size_bytes=1, sha256="a" * 64)]
@@ -10,8 +10,7 @@ signature is the key's. Whether it does is said by exceptions, never by text tha
 Traceback (most recent call last):
 sdk.errors.VerificationFailed: the signature is not valid for 49946f40a3cb: it is not a bundle as model-signing writes it (mediaType); fetch both again, or ask the signer
 
-The registry, which knows nothing else of the SDK but its schemas, verifies with this module too: so it imports only errors
-and schemas.
+The registry verifies with this module too, so of the SDK it imports only errors and schemas.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ MANIFEST_FILE = "manifest.json"
 #: What the signed folder is called in a statement.
 _SUBJECT = "manifest"
 _MAX_KEY_BYTES = 65_536
-#: Public keys that one verifier takes.
+#: The most public keys that a signature is checked against.
 _MAX_KEYS = 100
-#: What model-signing takes, by OpenSSL's names.
+#: The curves that model-signing accepts, by OpenSSL's names.
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----.*?-----END \1-----", re.DOTALL)
 _HOW_TO_MAKE = "make one with: openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem"
@@ -75,7 +74,7 @@ class _Envelope(Wire):
 
 
 class _Bundle(Wire):
-    """The one form that a bundle of an EC key has; what model-signing reads beyond it is refused."""
+    """The only form of a bundle that is accepted, with an EC key; others that model-signing reads are refused."""
 
     media_type: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"] = Field(alias="mediaType")
     material: _Material = Field(alias="verificationMaterial")
@@ -92,7 +91,7 @@ class PublicKey:
 
     @property
     def hint(self) -> str:
-        """What bundles call it by."""
+        """The name that bundles have for it."""
         return hashlib.sha256(self.pem).hexdigest()
 
 
@@ -112,7 +111,7 @@ def sign(manifest: Manifest, key: Path, password: str | None = None) -> SignedMa
         except ValueError as error:
             raise InvalidInput(f"{key} can't sign ({error}); {_HOW_TO_MAKE}", param="key") from error
         bundle = canonical_json(json.loads(target.read_bytes())).decode()
-    # What nobody could verify is not handed out.
+    # A signature that can't be verified is not returned.
     find_signer(manifest, bundle, [public])
     return SignedManifest(key_id=public.key_id, bundle=bundle)
 
@@ -127,7 +126,7 @@ def verify(manifest: Manifest, bundle: str, key: Path) -> None:
 
 
 def find_signer(manifest: Manifest, bundle: str, keys: Sequence[PublicKey]) -> PublicKey:
-    """Return the key, of these, whose signature over exactly this manifest `bundle` is. Raises VerificationFailed."""
+    """Return the key that verifies `bundle` as a signature over exactly this manifest. Raises VerificationFailed."""
     library = _library()
     hint = check_bundle(manifest, bundle)
     signer = next((key for key in keys if key.hint == hint), None)
@@ -145,20 +144,20 @@ def find_signer(manifest: Manifest, bundle: str, keys: Sequence[PublicKey]) -> P
             verifier = library.verifying.Config().use_elliptic_key_verifier(public_key=paths[1])
             verifier.set_hashing_config(_hashing(library)).verify(folder, paths[0])
         except Exception as error:
-            # What a verifier chokes on, in whichever way, is not verified.
+            # Whatever the verifier raises, the signature is not verified.
             raise _wrong(manifest, f"it is not the key's ({type(error).__name__})") from error
     return signer
 
 
 def check_bundle(manifest: Manifest, bundle: str) -> str:
-    """Return the hint of the key that a bundle over exactly this manifest names; its signature is not looked at.
+    """Return the hint of the key that a bundle over exactly this manifest names; its signature is not checked.
 
-    Needs no `[signing]`. Raises VerificationFailed for another manifest, and for what is not a bundle of ours.
+    Needs no `[signing]`. Raises VerificationFailed for another manifest, and for anything that is not a bundle of ours.
     """
     if len(bundle.encode("utf-8", "replace")) > MAX_BUNDLE_BYTES:
         raise _wrong(manifest, f"it is longer than {MAX_BUNDLE_BYTES} bytes")
     try:
-        # One text for one meaning: nothing stands twice, and no byte can be changed unseen.
+        # Each meaning has only one text: no field appears twice, and no byte can be changed unnoticed.
         if canonical_json(json.loads(bundle)) != bundle.encode():
             raise _wrong(manifest, "its JSON is not canonical")
         parsed = _Bundle.model_validate_json(bundle)
@@ -171,7 +170,7 @@ def check_bundle(manifest: Manifest, bundle: str) -> str:
     except (ValueError, RecursionError) as error:
         raise _wrong(manifest, "it is not JSON") from error
     if said != canonical_json(_statement(manifest)):
-        # This is what keeps lists of ignored paths out, under which a signature would cover less than it seems.
+        # This refuses lists of ignored paths, with which a signature would cover less than it seems to.
         raise _wrong(manifest, "it covers something other than just this manifest")
     return parsed.material.public_key.hint
 
@@ -179,7 +178,7 @@ def check_bundle(manifest: Manifest, bundle: str) -> str:
 def read_public_keys(path: Path) -> list[PublicKey]:
     """Return the EC public keys in a PEM file, or in a folder's `*.pem`.
 
-    Raises NotFound, InvalidInput if there is none, or something else.
+    Raises NotFound, InvalidInput if there is no public key, or if there is anything else.
     """
     _library()
     files = sorted(path.glob("*.pem")) if path.is_dir() else [path]
@@ -219,7 +218,7 @@ def _library() -> _Library:
 
 
 def _hashing(library: _Library) -> Any:
-    """Every file counts: by default model-signing passes over `.git`, `.github/` and others."""
+    """Return options with which every file counts: by default model-signing skips `.git`, `.github/` and others."""
     config = library.hashing.Config().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=False)
     return config.set_ignored_paths(paths=[], ignore_git_paths=False)
 
@@ -235,7 +234,7 @@ def _laid_out(manifest: Manifest) -> Iterator[Path]:
 
 
 def _statement(manifest: Manifest) -> dict[str, Any]:
-    """What a signature over this manifest says, whole: see in-toto's Statement and model-signing's predicate v1.0."""
+    """All that a signature over this manifest states: see in-toto's Statement and model-signing's predicate v1.0."""
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [
@@ -250,7 +249,7 @@ def _statement(manifest: Manifest) -> dict[str, Any]:
 
 
 def _decoded(text: str) -> bytes:
-    """Decode base64 that is written in the one usual way. Raises ValueError."""
+    """Decode base64 in its canonical form. Raises ValueError."""
     try:
         content = base64.b64decode(text, validate=True)
     except binascii.Error as error:

@@ -49,7 +49,7 @@ def build(model: type[M], **values: Any) -> M:
         return model.model_validate(values, context=BY_HAND)
     except ValidationError as error:
         message, param = explain_validation(list(error.errors()), model)
-        # One that says what to give says all.
+        # A message that says what to give needs no other advice.
         advice = "" if "; give " in message else "; correct it, then try again"
         raise InvalidInput(f"{message}{advice}", param=param) from None
 
@@ -60,12 +60,12 @@ class CheckedData:
 
     path: Path
     format: rows.Format
-    #: None for Parquet, which the job looks into.
+    #: None for Parquet, which only the job reads.
     shape: Any
     rows: int | None
-    #: Of rows with labels.
+    #: The labels of rows that have some.
     labels: frozenset[str] = frozenset()
-    #: Which columns are which keys, where that was said.
+    #: Which columns are which keys, if that was given.
     columns: str | None = None
 
     @property
@@ -75,7 +75,7 @@ class CheckedData:
 
     @property
     def name(self) -> str:
-        """What it is called where nobody says it: as its file is."""
+        """Its name if no other is given: that of its file."""
         return self.path.name.encode("utf-8", "replace").decode()[:200]
 
 
@@ -88,10 +88,10 @@ def check_data(
     hold_out: HoldOut | None = None,
     alone: bool = True,
 ) -> CheckedData:
-    """Look at every row of a JSONL, JSON or CSV file; where `known_labels` are given, each label is one of them.
+    """Check every row of a JSONL, JSON or CSV file; if `known_labels` are given, each label must be one of them.
 
-    `columns` is which columns are which keys of a row. With `hold_out`, some of the rows can be held out of the
-    others, where the file is `alone`. Raises NotFound, InvalidInput, InvalidData with the bad lines.
+    `columns` says which columns are which keys of a row. With `hold_out`, it must be possible to hold some of the rows
+    out; that is not checked unless the file is `alone`. Raises NotFound, InvalidInput, InvalidData with the bad lines.
     """
     columns, keys = check_columns(columns)
     file = check_data_file(path, param=param)
@@ -122,14 +122,14 @@ def check_data(
 
 
 def check_data_file(path: str | Path, *, param: str) -> Path:
-    """Return a file with something in it. Raises NotFound, InvalidData."""
+    """Return the path of a file that is not empty. Raises NotFound, InvalidData."""
     if "://" in str(path):
         raise InvalidData(
             f"{str(path)[:200]!a} is a URL, and only files are read; fetch it first, as with: curl -L -o rows.jsonl URL",
             param=param,
         )
     file = user_path(path)
-    if os.path.isdir(file):  # noqa: PTH112 - a text that no path can be is none here
+    if os.path.isdir(file):  # noqa: PTH112 - False for a text that can't be a path
         raise InvalidData(f"{file} is a folder; give a JSONL, JSON, CSV or Parquet file", param=param)
     if not os.path.isfile(file):  # noqa: PTH113
         raise NotFound(f"there is no file {str(file)[:300]}; check the path of the dataset", param=param)
@@ -152,7 +152,7 @@ def check_columns(columns: str | None) -> tuple[str | None, dict[str, str] | Non
 
 
 class Rows(Protocol):
-    """What is known of a dataset before a job looks into it, be it a file or registered."""
+    """What is known about a dataset, a file or a registered one, before a job reads it."""
 
     @property
     def label(self) -> str:
@@ -160,21 +160,22 @@ class Rows(Protocol):
 
     @property
     def shape(self) -> str | None:
-        """The shape of its rows; None where only the job sees that."""
+        """The shape of its rows; None if only the job sees that."""
 
     @property
     def labels(self) -> frozenset[str]:
-        """Of rows with labels; empty where only the job sees them."""
+        """The labels of rows that have some; empty if only the job sees them."""
 
     @property
     def columns(self) -> str | None:
-        """Which columns are which keys of a row; None: the keys are called as the columns."""
+        """Which columns are which keys of a row; None if the columns are named like the keys."""
 
 
 def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Rows | None = None) -> Objective | None:
-    """Return what the rows of datasets are for; None if neither the caller nor they say, for only the job looks into Parquet.
+    """Return the objective that the rows of datasets are for; None if neither the caller nor they tell.
 
-    Raises InvalidInput if they are for something else than was asked for, InvalidData for labels that can't be learnt.
+    Rows of Parquet don't, since only the job reads them. Raises InvalidInput if the rows are for another objective than
+    the requested one, InvalidData for labels that can't be learnt.
     """
     for data in rows if held_out is None else (*rows, held_out):
         if data.shape is not None:
@@ -192,24 +193,24 @@ def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Row
 
 
 def known_labels_of(rows: Sequence[Rows]) -> frozenset[str]:
-    """Return the labels of datasets together; none where only the job sees those of one."""
+    """Return the labels of all datasets together; none if those of one are unknown here."""
     return frozenset().union(*(one.labels for one in rows)) if all(one.labels for one in rows) else frozenset()
 
 
 def check_held_out(spec: TrainingSpec, *, eval_data: object) -> None:
-    """Raise InvalidInput where held-out rows are given and a share is to be held out, too."""
+    """Raise InvalidInput if held-out rows are given and a share of the others is to be held out, too."""
     if eval_data is not None and spec.holdout is not None:
         raise InvalidInput(both_held_out(), param="holdout")
 
 
 def check_together(spec: TrainingSpec, objective: Objective) -> None:
-    """Raise InvalidInput for options that an objective, also one that follows from the rows, can't be trained with."""
+    """Raise InvalidInput for options that an objective, even one that only the rows tell, can't be trained with."""
     if said := clash_of(spec.model_copy(update={"objective": objective})):
         raise InvalidInput(f"{said}; correct it, then try again", param="objective")
 
 
 def check_loss_on(loss_on: str | None, rows: Rows) -> None:
-    """Raise InvalidInput if what is to be learnt or scored is nothing that rows of this shape have."""
+    """Raise InvalidInput if rows of this shape don't have what is to be learnt or scored."""
     if rows.shape is not None:
         try:
             resolve_loss_on(loss_on, rows.shape)
@@ -218,7 +219,7 @@ def check_loss_on(loss_on: str | None, rows: Rows) -> None:
 
 
 def check_scorable(spec: EvaluationSpec, rows: Rows) -> None:
-    """Raise InvalidInput if completions are to be scored, and rows of this shape have none."""
+    """Raise InvalidInput if completions are to be scored, but rows of this shape have none or none are generated."""
     if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
         raise InvalidInput(f"{rows.label}: {no_completions(asked)}", param="metrics")
 
@@ -246,13 +247,18 @@ def check_targets(
     model_type: str = "",
     exclude: str | None = None,
 ) -> None:
-    """Raise InvalidTargets for targets that mean nothing in the base's weight files, or what rows of text don't train."""
+    """Raise InvalidTargets for targets that can't be trained, by the names in the base's weight files.
+
+    They are not in these, or are modules that rows of text don't train.
+    """
     if said := unfit_targets(targets, tensors, model_type=model_type, exclude=exclude):
         raise InvalidTargets(f"base {base} {said}", param="targets")
 
 
 def require_adapter(ref: str, kind: str, consequence: str, *, param: str = "ref") -> None:
-    """Raise InvalidInput for a version that is no adapter, before anything of it is fetched; `consequence` is a clause that ends with what to do.
+    """Raise InvalidInput for a version that is not an adapter, before anything of it is fetched.
+
+    `consequence` is a clause that ends with what to do.
 
     >>> require_adapter("a@v1", "adapter", "it has no ΔW")
     >>> require_adapter("m@v1", "merged", "it has no ΔW; see its adapter: adapterctl lineage m@v1 --up")
@@ -270,7 +276,7 @@ def check_options(spec: TrainingSpec, tensors: Mapping[str, Sequence[int]], conf
 
 
 def alias_change(adapter: str, alias: str, expect: str | int | None, reason: str) -> dict[str, Any]:
-    """Return what every change of an alias says. Raises InvalidName, InvalidRef."""
+    """Return the fields that every change of an alias has. Raises InvalidName, InvalidRef."""
     return {
         "adapter": check_name(adapter),
         "alias": check_alias(alias),

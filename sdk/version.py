@@ -1,4 +1,4 @@
-"""The version of this distribution. Asking the installed metadata for it takes longer than many a command."""
+"""The version of this distribution. Reading it from the installed metadata takes longer than many commands do."""
 
 from __future__ import annotations
 

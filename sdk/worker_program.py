@@ -1,8 +1,8 @@
-"""A module of the worker as a program beside this one, for what the SDK has no libraries for.
+"""A module of the worker, run as a separate program for work that needs libraries the SDK doesn't have.
 
-The SDK imports nothing of the worker: the program is started by its module's name, reads what is asked for from its
-standard input, and answers with one JSON object on the last line of its standard output. It has none of this process's
-tokens, what it may take of the machine it bounds itself, and it ends with this process.
+The SDK imports nothing from the worker: the program is started by its module's name, reads the request from its
+standard input, and answers with one JSON object on the last line of its standard output. It gets none of this process's
+tokens, limits its own use of the machine, and ends with this process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from sdk.errors import Unavailable
 
-#: What a program needs to start; tokens and whatever else is set here stay here.
+#: The variables of this process that a program needs to start; it gets no others of them, such as tokens.
 _ENVIRONMENT = (
     "HOME",
     "LANG",
@@ -31,7 +31,7 @@ _ENVIRONMENT = (
     "TMPDIR",
     "VIRTUAL_ENV",
 )
-#: The number of this process, for a program to end with it.
+#: The variable with the id of this process, so that the program can end with it.
 PARENT_VARIABLE = "ADAPTERCTL_PARENT"
 
 
@@ -41,7 +41,10 @@ def missing_libraries(names: Sequence[str]) -> list[str]:
 
 
 def require_libraries(names: Sequence[str], *, doing: str) -> None:
-    """Raise Unavailable that names those of the worker's libraries that are not installed; `doing` begins the sentence."""
+    """Raise Unavailable, with their names, if some of the worker's libraries are not installed.
+
+    `doing` begins the sentence.
+    """
     if missing := missing_libraries(names):
         raise Unavailable(
             f"{doing} needs {' and '.join(missing)}, not installed here; run: pip install 'adapterctl[worker]'"
@@ -49,11 +52,12 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
 
 
 def run_program(module: str, *args: str, asked: bytes = b"", timeout_s: float) -> dict[str, Any] | None:
-    """Run a module; return the object on its last line, or None if it failed or said none.
+    """Run a module; return the object on its last line, or None if it failed or printed none.
 
-    Raises subprocess.TimeoutExpired after `timeout_s`; whatever it started has ended then.
+    Raises subprocess.TimeoutExpired after `timeout_s`. In any case, everything in its session is ended before this
+    returns.
     """
-    # -P: a folder that the person stands in, perhaps the very one to read, is no place to import from.
+    # -P: nothing is imported from the current folder, which may be the very one to be read.
     child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-P", "-m", module, *args],
         stdin=subprocess.PIPE,

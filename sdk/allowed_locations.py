@@ -56,9 +56,9 @@ class Reach:
                 f"the registry at {self.registry} gives plain http URLs on {host[:80]!a} for its files; have it give https URLs "
                 f"(REGISTRY_S3_PUBLIC_ENDPOINT_URL), or {_ACCEPT}"
             )
-        what = "on this machine" if scheme == "file" else f"of the kind {scheme[:20]!a}"
+        what = "on this machine" if scheme == "file" else f"with the scheme {scheme[:20]!a}"
         raise VerificationFailed(
-            f"the registry at {self.registry} names a place {what} for its bytes, which only one in a folder (local:DIR) may; "
+            f"the registry at {self.registry} gives a location {what} for its files, which only one in a folder (local:DIR) may; "
             "nothing was read or written. Check the registry's URL, then tell its admin"
         )
 

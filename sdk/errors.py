@@ -266,5 +266,5 @@ def place_explained(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (*FULL_DISK, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        why = error.strerror if not isinstance(error, FileExistsError) else "a part of its path is a file"
+        why = error.strerror if not isinstance(error, FileExistsError) else "its path leads through a file"
         raise InvalidInput(f"{target} can't be written ({why}); give another name with -o", param="output") from error

@@ -347,7 +347,7 @@ def _preview(view: JobView, registry: Registry) -> Preview:
     found = view.result or registry.job_view(view.id).result or {}
     if "preview" not in found:
         raise NotFound(
-            f"the rows that job {view.id} showed are no longer kept: a preview is kept for some days, or until its rows are removed; preview them again"
+            f"the preview of job {view.id} is no longer kept: previews last some days, or until their rows are removed; preview the rows again"
         )
     return read(Preview, found["preview"])
 

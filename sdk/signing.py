@@ -145,7 +145,7 @@ def find_signer(manifest: Manifest, bundle: str, keys: Sequence[PublicKey]) -> P
             verifier.set_hashing_config(_hashing(library)).verify(folder, paths[0])
         except Exception as error:
             # Whatever the verifier raises, the signature is not verified.
-            raise _wrong(manifest, f"it is not the key's ({type(error).__name__})") from error
+            raise _wrong(manifest, f"it was not made with this key ({type(error).__name__})") from error
     return signer
 
 
@@ -337,7 +337,7 @@ def _other_kind(path: Path, key: object) -> InvalidInput:
     curve = getattr(getattr(key, "curve", None), "name", None)
     kind = curve or re.sub("(Public|Private)Key.*", "", type(key).__name__).lstrip("_")
     return InvalidInput(
-        f"{path} is a key of the kind {kind}; signatures need EC keys over {', '.join(_CURVES.values())}: {_HOW_TO_MAKE}",
+        f"{path} holds a key of the type {kind}; signatures need EC keys on {', '.join(_CURVES.values())}: {_HOW_TO_MAKE}",
         param="key",
     )
 

@@ -266,7 +266,7 @@ def require_adapter(ref: str, kind: str, consequence: str, *, param: str = "ref"
     sdk.errors.InvalidInput: m@v1 is a merged model and no adapter, so it has no ΔW; see its adapter: adapterctl lineage m@v1 --up
     """
     if kind != "adapter":
-        raise InvalidInput(f"{ref} is a {kind} model and no adapter, so {consequence}", param=param)
+        raise InvalidInput(f"{ref} is a {kind} model, not an adapter, so {consequence}", param=param)
 
 
 def check_options(spec: TrainingSpec, tensors: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> None:
@@ -293,7 +293,7 @@ def version_move(ref: str, reason: str) -> VersionMove:
 def require_numbered(ref: str, number: int | None) -> int:
     """Return the number of the version that a ref names. Raises InvalidInput for one in quarantine, which has none."""
     if number is None:
-        raise InvalidInput(f"{ref} has no number, so no alias can name it; an admin has to release it", param="ref")
+        raise InvalidInput(f"{ref} is in quarantine and has no number, so no alias can name it; ask an admin to release it", param="ref")
     return number
 
 

@@ -47,7 +47,7 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
     """
     if missing := missing_libraries(names):
         raise Unavailable(
-            f"{doing} needs {' and '.join(missing)}, not installed here; run: pip install 'adapterctl[worker]'"
+            f"{doing} needs {' and '.join(missing)}, which this Python lacks; run: pip install 'adapterctl[worker]'"
         )
 
 

@@ -62,7 +62,7 @@ def fetch(
 def _copy(origin: Location, source: Path, target: Path, on_bytes: OnBytes, name: str, mode: int | None) -> None:
     if not source.is_file():
         raise NotFound(
-            f"the bytes of {origin.sha256[:12]} are gone from the registry's storage; restore them from a backup"
+            f"the file with the digest {origin.sha256[:12]} is missing from the registry's storage; restore it from a backup"
         )
     copy_checked(source, target, origin.sha256, on_bytes, name)
     if mode is not None:
@@ -81,7 +81,7 @@ def _fetch_checked(begin: Callable[[], Streams], partial: Partial, sha256: str, 
             streams.forget()
             if replaced >= _ANEW:
                 raise VerificationFailed(
-                    f"the object of {name} in the storage was replaced again and again while it was being fetched ({error}); "
+                    f"{name} was replaced in the storage several times while it was being fetched ({error}); "
                     f"its SHA-256 must be {sha256}, so nothing was kept. Try again, then tell an admin"
                 ) from None
             continue

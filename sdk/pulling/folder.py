@@ -264,7 +264,7 @@ def verify_folder(folder: Path) -> Manifest:
         raise NotFound(f"there is no folder {folder}; pull one with: adapterctl pull REF -o {folder}", param="folder")
     if (folder / MARKER_FOLDER / _JOURNAL).is_file():
         raise VerificationFailed(
-            f"{folder} was interrupted while being replaced; finish it with: adapterctl pull REF -o {folder}"
+            f"replacing {folder} was interrupted; finish it with: adapterctl pull REF -o {folder}"
         )
     present = _entries(folder)
     manifest = _marked(folder, present)
@@ -299,7 +299,7 @@ def refuse_hazard(folder: Path, manifest: HasFiles) -> None:
     path = folder / CONFIG_FILE
     if manifest.kind == "adapter" and path.is_file() and (said := hazard(path.read_bytes())):
         raise VerificationFailed(
-            f"{path} belongs to the version, but {said}; push the adapter again with: adapterctl push --expand-patterns"
+            f"{path} is as published, but {said}; push the adapter again with: adapterctl push --expand-patterns"
         )
 
 
@@ -310,7 +310,7 @@ def _marked(folder: Path, present: dict[str, bool]) -> Contents:
         raise VerificationFailed(f"{folder / name} is missing, or is not a plain file; pull again into a new folder")
     if name not in present:
         raise NotFound(
-            f"{folder} has no {name}, so no pull wrote it; pull one with: adapterctl pull REF -o DIR", param="folder"
+            f"{folder} has no {name}, so it was not written by a pull; pull a version with: adapterctl pull REF -o DIR", param="folder"
         )
     manifest = _read(folder / name)
     if manifest is None or (folder / name).read_bytes() != manifest.canonical():

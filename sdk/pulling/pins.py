@@ -65,9 +65,9 @@ def require_pinned(ref: Ref, adapter: str, number: int | None, digest: str) -> N
     """Raise VerificationFailed if a registry's answer has another adapter, number or digest than the ref names."""
     named = adapter == ref.adapter and digest.startswith(ref.digest_prefix or "") and ref.number in (None, number)
     if not named:
-        shown = "no number" if number is None else f"v{number}"
+        shown = "without a number" if number is None else f"v{number}"
         raise VerificationFailed(
-            f"the registry answers {ref} with another version ({adapter[:129]}, {shown}, sha256:{digest[:12]}); tell an admin",
+            f"the registry returned another version for {ref} ({adapter[:129]}, {shown}, sha256:{digest[:12]}); tell an admin",
             param="ref",
         )
 

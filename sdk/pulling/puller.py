@@ -244,7 +244,7 @@ class Puller:
             found = verify_folder(folder)
         except VerificationFailed as error:
             raise VerificationFailed(
-                f"{error.message}; it was altered in the cache: remove damaged files with: adapterctl cache verify"
+                f"{error.message}; the copy in the cache was altered: remove damaged files with: adapterctl cache verify"
             ) from error
         if found.digest != contents.digest:
             raise VerificationFailed(f"{folder} holds another version; run: adapterctl cache verify")

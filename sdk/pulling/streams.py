@@ -235,7 +235,7 @@ class Streams:
                     if self._gaps and not self._over.is_set():
                         self._error = self._error or Unavailable(
                             f"the connection to the storage broke while {self._name} was being fetched ({self._broken}); "
-                            "check the network, then run the same command again: it continues where it broke"
+                            "check the network, then run the same command again; it continues where it stopped"
                         )
                     self._over.set()
                 self._changed.notify_all()
@@ -300,8 +300,8 @@ class Streams:
             self._relocated += 1
             if self._relocate is None or self._relocated > _RELOCATIONS:
                 raise Unavailable(
-                    f"the storage refuses to give {self._name} ({error}): the permission has expired or is wrong; "
-                    "run the same command again: it continues where it broke"
+                    f"the storage refused {self._name} ({error}): its URL has expired or is not valid; "
+                    "run the same command again; it continues where it stopped"
                 )
             fresh = self._relocate()
             if (fresh.sha256, fresh.size_bytes) != (used.sha256, used.size_bytes):

@@ -31,8 +31,8 @@ def check_signed(contents: HasFiles, signatures: list[Signature], key: Path) -> 
             return
     if refused is None or len(signatures) > 1:
         raise VerificationFailed(
-            f"the version {contents.digest[:12]} has {'no signature' if refused is None else f'{len(signatures)} signatures, none'}"
-            f" that {key} verifies; ask its publisher to sign it, or give the signer's public key",
+            f"none of the {len(signatures)} signatures of the version {contents.digest[:12]} is verified by {key}; "
+            "ask its publisher to sign it, or give the signer's public key",
             param="verify_with",
         )
     raise refused

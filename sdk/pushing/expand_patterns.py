@@ -55,7 +55,7 @@ def matches(key: str, pattern: str, modules: Sequence[str]) -> str:
         automaton = Automaton([pattern], after_dot=key in VALUE_KEYS)
         found = [module for module in modules if automaton.first(module, budget) is not None]
     except ExpressionError as error:
-        return f"it can't be worked out which of the adapter's modules it matches, since {error}"
+        return f"which of the adapter's modules it matches can't be determined: {error}"
     except BudgetError:
         return "working out which of the adapter's modules it matches would take too long"
     if not found:
@@ -78,12 +78,12 @@ def expand(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any
         return _expanded(config, sorted(modules), held, budget)
     except ExpressionError as error:
         raise InvalidInput(
-            f"the patterns of {', '.join(held)} can't be turned into names, since of one {error}; save the adapter with lists of names",
+            f"one of the patterns of {', '.join(held)} can't be turned into names: {error}; save the adapter with lists of names",
             param="path",
         ) from error
     except BudgetError as error:
         raise InvalidInput(
-            f"turning the patterns of {', '.join(held)} into names takes too long; save the adapter with lists of names",
+            f"the patterns of {', '.join(held)} take too long to turn into names; save the adapter with lists of names",
             param="path",
         ) from error
 
@@ -138,7 +138,7 @@ def _read_back(
     """Raise InvalidInput unless a config of names means what the one with expressions meant."""
     if too_many := next(unfit(expanded), None):
         raise InvalidInput(
-            f"{too_many.key} can't be written as names, since {too_many.reason}; train with the same number in more modules",
+            f"{too_many.key} can't be written as names, since {too_many.reason}; train with fewer different ranks or alphas",
             param="path",
         )
     now = Targets(expanded, budget)
@@ -149,7 +149,7 @@ def _read_back(
         same = same and all(before.of(module) == after.of(module) for module in modules)
     if not same:
         raise InvalidInput(
-            "names of the adapter's modules are ends of one another, so that names can't say what its patterns do; "
+            "some module names of the adapter are the ends of others, so a list of names can't replace its patterns; "
             "save the adapter without patterns",
             param="path",
         )

@@ -1,1 +1,1 @@
-"""From an adapter or a model in a folder to a file for another program."""
+"""From an adapter or a model, in the registry or a folder, to a file for another program."""

@@ -1,4 +1,4 @@
-"""Model cards of what is written here: merged models and plain LoRAs."""
+"""The model cards of merged models and plain LoRAs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def merged_card(ref: str, report: Mapping[str, Any], version: VersionView | None
 def plain_card(
     name: str, report: PlainLoraReport, *, version: VersionView | None, base_name: str | None, base: Path | None
 ) -> str:
-    """Return the card of a plain LoRA that was made of `name`, a version's ref or a folder's name."""
+    """Return the card of a plain LoRA that was made from `name`, a version's ref or a folder's name."""
     made = [("base", base_name)] if base_name else []
     of = [("adapter", name)]
     if version is not None:

@@ -1,6 +1,6 @@
-"""GGUF files. A program of the worker, in a process of its own, writes them and reads them back; then they get their name.
+"""GGUF files: a worker program, in a process of its own, writes them and reads them back, then they get their name.
 
-What can be refused by the config and the header of the weights is refused here, before that program is started.
+What can be refused because of the config, or the header of the weights, is refused here, before that program starts.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def export_adapter(
 ) -> Exported:
     """Write a PEFT adapter as a new file that llama.cpp applies to a GGUF of its base: exactly s·B·A for each module.
 
-    With `modelfile`, an Ollama Modelfile over `ollama_base`, a name there or a GGUF file, is written beside it. Raises InvalidInput and InvalidBase for what such a file can't hold, Conflict if `output` exists, NotFound,
-    VerificationFailed, Unavailable without the worker's extra or if the disk is full, TimedOut.
+    With `modelfile`, an Ollama Modelfile is written beside it; its base is `ollama_base`, the name of a model in Ollama
+    or a GGUF file. Raises InvalidInput and InvalidBase for what such a file can't hold, Conflict if `output` exists,
+    NotFound, VerificationFailed, Unavailable without the worker's extra or if the disk is full, TimedOut.
     """
     target = _target(output, dtype)
     plan_adapter(folder, adapted_model(base_config))
@@ -56,9 +57,10 @@ def export_model(
     modelfile: bool = False,
     ollama_base: str | None = None,
 ) -> Exported:
-    """Write the model in a folder, with tokenizer and chat template, as a new file for llama.cpp, under its `name` or the folder's.
+    """Write the model in a folder, with tokenizer and chat template, as a new file for llama.cpp.
 
-    `tokenizer_from` is a GGUF file of the same base, for tokenizers that are not known. Raises as `export_adapter` does.
+    The file has the model's `name`, by default the folder's. `tokenizer_from` is a GGUF file of the same base, for
+    tokenizers that are not known. Raises as `export_adapter` does.
     """
     target, config = _target(output, dtype), config_of(folder)
     whole_model(config)
@@ -110,7 +112,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def require_dtype(dtype: str | None) -> None:
-    """Raise InvalidInput for a type that no export is written in."""
+    """Raise InvalidInput for a dtype in which nothing can be exported."""
     if dtype is not None and dtype not in get_args(GgufDtype):
         raise InvalidInput(f"there is no dtype {dtype[:40]!a}; give {', '.join(get_args(GgufDtype))}", param="dtype")
 
@@ -123,7 +125,7 @@ def _target(output: str | Path, dtype: str | None) -> Path:
 def _written(
     target: Path, folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any], modelfile: str | None
 ) -> Exported:
-    """Let the program write the file under a temporary name, then give it its own, and its Modelfile beside it."""
+    """Let the program write the file under a temporary name, then give it and its Modelfile their names."""
     require_utf8(folder.resolve(), target, asked.get("tokenizer_from") or "")
     place = None if modelfile is None else free(modelfiles.place_of(target), like="FILE.Modelfile")
     with disk_explained(f"writing {target}"), beside(target) as partial:

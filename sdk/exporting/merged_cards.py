@@ -26,11 +26,11 @@ def card_of(registry: Registry, merged: MergedModel) -> str:
         version = registry.get(merged.ref).info
         return merged_card(merged.ref, merged.report, version, folder_with_card(registry, version))
     except (NotFound, NotAllowed, VerificationFailed):
-        # It was removed, or may no longer be seen: the model is there all the same.
+        # The version was removed, or may no longer be seen: the model is there all the same.
         return merged_card(merged.ref, merged.report, None, None)
 
 
 def folder_with_card(at: Places, version: VersionView) -> Path | None:
-    """Return a folder of a version's base that has a card of its own; its weights are not looked at."""
+    """Return a folder of a version's base that has a model card, or None; the weights in it are not looked at."""
     places = places_of(at.cache, version.base.fingerprint, registered_base(at.transport, version))
     return next((place for place in places if (place / CARD_FILE).is_file()), None)

@@ -1,7 +1,7 @@
-"""The README.md of what is written for others: what it was made of and how, what was read back, how to load it.
+"""The README.md of what is written for others: what it was made from and how, what was read back, how to load it.
 
-The Hub reads the front matter. Names, refs and licences come from outside: in the front matter each text is a quoted scalar of
-plain ASCII, in the text it is a code span, and a licence is taken over only where it looks like one.
+The Hub reads the front matter. Names, refs and licences come from outside: in the front matter each is a quoted scalar
+in plain ASCII, in the text it is a code span, and a licence is taken over only if it looks like one.
 
 >>> print(front_matter({"base_model": "a: b", "tags": ["lora"]}), end="")
 ---
@@ -22,9 +22,9 @@ from pathlib import Path
 
 from sdk.formats.base_files import CARD_FILE
 
-#: What the Hub takes for the name of a model.
+#: What the Hub accepts as the name of a model.
 _HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})")
-#: A base's own card: its first lines, and what the Hub calls a licence.
+#: How many bytes of a base's own card are read, and its lines that name a licence as the Hub does.
 _MAX_CARD_BYTES = 64 * 1024
 _LICENSE = re.compile(r"""^(license|license_name):[ \t]*["']?([a-z0-9][a-z0-9.+_-]{0,60})["']?[ \t]*$""", re.M)
 _LICENSE_LINK = re.compile(r"""^(license_link):[ \t]*["']?(https://[A-Za-z0-9./_~%#?=&+-]{1,200})["']?[ \t]*$""", re.M)
@@ -38,14 +38,14 @@ class Card:
     """A model card."""
 
     title: str
-    #: What the base is called; the front matter has it where it is a name on the Hub.
+    #: What the base is called; it is in the front matter if it can be a name on the Hub.
     base: str | None
     #: "finetune", "quantized" or "adapter", as the Hub relates a model to its base.
     relation: str
     #: "transformers" or "peft".
     library: str
     tags: Sequence[str]
-    #: What it was made of, and what was read back: a name and a value, line by line.
+    #: What it was made from, and what was read back: a name and a value for each line.
     made: Sequence[tuple[str, str]]
     read_back: Sequence[tuple[str, str]]
     #: Lines of Python, with no name from outside in them.
@@ -76,7 +76,7 @@ def render(card: Card) -> str:
 
 
 def front_matter(said: Scalars) -> str:
-    """Return a block of YAML, each text in it a quoted scalar of ASCII."""
+    """Return a block of YAML in which each text is a quoted scalar in ASCII."""
     lines = ["---"]
     for key, value in said.items():
         if isinstance(value, str):
@@ -87,7 +87,7 @@ def front_matter(said: Scalars) -> str:
 
 
 def code(text: str) -> str:
-    """Return a text as a code span, in which Markdown and HTML mean nothing; what is no printable letter is made one."""
+    """Return a text as a code span, in which Markdown and HTML mean nothing; what can't be printed is replaced."""
     shown = "".join(_shown(letter) for letter in text[:_MOST_CHARACTERS]) or " "
     longest = max((len(run) for run in re.findall("`+", shown)), default=0)
     fence = "`" * (longest + 1)
@@ -95,7 +95,7 @@ def code(text: str) -> str:
 
 
 def license_of(base: Path) -> dict[str, str]:
-    """Return what a base's own card says of its licence: license, license_name and license_link, as the Hub calls them."""
+    """Return what a base's own card says about its licence: license, license_name and license_link, as on the Hub."""
     try:
         with (base / CARD_FILE).open("rb") as file:
             text = file.read(_MAX_CARD_BYTES).decode(errors="replace").replace("\r\n", "\n")
@@ -124,7 +124,7 @@ def _escaped(letter: str) -> str:
         return f"\\{letter}"
     if 0x20 <= number < 0x7F:
         return letter
-    # A lone surrogate is no character of YAML.
+    # YAML has no lone surrogates.
     if 0xD800 <= number < 0xE000:
         return "?"
     return f"\\x{number:02X}" if number < 0x100 else f"\\u{number:04X}" if number < 0x10000 else f"\\U{number:08X}"

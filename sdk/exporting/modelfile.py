@@ -1,4 +1,4 @@
-"""A Modelfile beside a GGUF file: what `ollama create NAME -f FILE` makes a model of.
+"""A Modelfile beside a GGUF file: what `ollama create NAME -f FILE` makes a model from.
 
 >>> print(text("merged.gguf", kind="model", base=None).splitlines()[-1])
 FROM ./merged.gguf
@@ -15,10 +15,10 @@ from typing import TypedDict
 
 from sdk.errors import InvalidInput
 
-#: Names of models in Ollama, and paths: what would begin another line, or another word, is in neither.
+#: Names of models in Ollama and their paths, and names of files: none has a line break, and only the last have spaces.
 _BASE = re.compile(r"[A-Za-z0-9./~_-][A-Za-z0-9./:@~_+-]{0,255}")
 _FILE = re.compile(r"[\w.+@ -]{1,255}")
-#: A Jinja template can't be said in TEMPLATE, which is of Go's language.
+#: A Jinja template can't be written as a TEMPLATE, which is in Go's template language.
 _NO_TEMPLATE = (
     "# No TEMPLATE: from 0.30 on Ollama renders conversations by the chat template in the model's own GGUF file, and a template in "
     "Jinja can't be said here."
@@ -41,9 +41,10 @@ def place_of(target: Path) -> Path:
 
 
 def text(file: str, *, kind: str, base: str | None) -> str:
-    """Return the Modelfile of a GGUF file in the same folder, of an "adapter" over what Ollama calls `base`, or of a "model".
+    """Return the Modelfile of a GGUF file in the same folder: of an "adapter" over `base`, as Ollama calls it, or of a
+    "model", which has no base.
 
-    Raises InvalidInput for names that have no place in one.
+    Raises InvalidInput for names that a Modelfile can't hold, and if an adapter has no base or a model has one.
     """
     if kind == "model" and base is not None:
         raise InvalidInput("a whole model needs no base in Ollama; leave --ollama-base out", param="ollama_base")

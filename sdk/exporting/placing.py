@@ -1,4 +1,4 @@
-"""Where an export is written: beside its future name, which it gets once it is whole, and which it never takes from another."""
+"""Where an export is written: beside its future name, which it gets once it is whole, unless something else has it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def free(output: str | Path, *, like: str) -> Path:
-    """Return where an output goes, whose name looks like `like`: "FILE.gguf", "DIR".
+    """Return the path of an output, whose name looks like `like`: "FILE.gguf", "DIR".
 
-    Raises InvalidInput for a name that can't be one, Conflict for one that something has.
+    Raises InvalidInput for a name that can't be used, Conflict if something has that name.
     """
     if not str(output):
         raise InvalidInput(f"the output has no name; give one with -o {like}", param="output")
@@ -37,7 +37,7 @@ def free(output: str | Path, *, like: str) -> Path:
 
 
 def require_utf8(*paths: Path | str) -> None:
-    """Raise InvalidInput for a path that can't be said to a program."""
+    """Raise InvalidInput for a path that can't be passed to the program, because it is not UTF-8."""
     for path in paths:
         try:
             str(path).encode()
@@ -49,7 +49,7 @@ def require_utf8(*paths: Path | str) -> None:
 
 @contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """A folder beside a future file, removed at the end of the block; what killed calls left there is removed first."""
+    """A folder beside a future file, removed at the end of the block; what killed calls left is removed first."""
     with place_explained(target):
         partial = _new_partial(target)
     try:
@@ -60,7 +60,7 @@ def beside(target: Path) -> Iterator[Path]:
 
 
 def give_name(written: Path, target: Path) -> None:
-    """Give a file, or a folder, its name, unless that exists by now."""
+    """Give a file or a folder its name. Raises Conflict if something has that name by now."""
     with place_explained(target):
         if written.is_dir():
             _give_folder_name(written, target)
@@ -72,7 +72,7 @@ def give_name(written: Path, target: Path) -> None:
 
 def _new_partial(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # A name may have some 255 bytes.
+    # The name of a file may have some 255 bytes.
     begins = f".{os.fsencode(target.name)[:100].decode(errors='ignore')}."
     for path in target.parent.iterdir():
         if path.name.startswith(begins) and path.name.endswith(_PARTIAL):
@@ -93,7 +93,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _give_folder_name(folder: Path, target: Path) -> None:
-    """Rename a folder, whose files are flushed first: the name is that of all of them, or of none."""
+    """Flush a folder's files, then rename it, so that it has its name with all of its files or not at all."""
     for path in folder.iterdir():
         path.chmod(0o644)
         _flush(path)
@@ -109,7 +109,7 @@ def _give_folder_name(folder: Path, target: Path) -> None:
 
 
 def _give_file_name(file: Path, target: Path) -> None:
-    """Give a file its name, unless that exists by now."""
+    """Give a file its name. Raises Conflict if a file has that name by now; without hard links, it is replaced."""
     try:
         # Unlike a rename, a link never replaces a file that was created meanwhile.
         target.hardlink_to(file)

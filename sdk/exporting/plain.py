@@ -1,4 +1,4 @@
-"""Plain LoRAs: of an adapter whose patterns, rsLoRA or magnitudes an engine does not read, or whose rank is too high for it."""
+"""Plain LoRAs, for engines that do not read an adapter's patterns, rsLoRA or magnitudes, or not with so high a rank."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from sdk.worker_program import require_libraries
 
 
 def needs_base(folder: Path, rank: int | None) -> bool:
-    """Whether a plain LoRA of an adapter takes its base's weights. Raises what `export_plain_lora` does for what can't be one."""
+    """Whether making a plain LoRA of an adapter needs the base's weights.
+
+    Raises InvalidInput for what a plain LoRA can't hold, NotFound, VerificationFailed.
+    """
     return plan_plain(folder, rank).lora.use_dora
 
 
@@ -37,11 +40,11 @@ def export_plain_lora(
 ) -> ExportedLora:
     """Write an adapter into a new folder as a LoRA with one rank and one α for all modules, and read it back.
 
-    Modules of a lower rank are padded, which is exact, and those of a higher one cut; the report has the energy that is kept.
-    `base` is the folder of a DoRA's base, and `quantization` how that was quantised in training. `version` is what the model
-    card says it was made of, and `licensed` the base's folder, whose own card has its licence. Raises InvalidInput for
-    what no plain LoRA can hold, Conflict if `output` exists, NotFound, InvalidBase, VerificationFailed, Unavailable without
-    the worker's extra or if the disk is full, TimedOut.
+    Modules of a lower rank are padded, which is exact, and those of a higher rank are cut; the report says how much
+    energy is kept. `base` is the folder of a DoRA's base, and `quantization` says how the base was quantised in
+    training. `version` is what the model card says it was made from, and `licensed` the folder of the base, whose own
+    card names the licence. Raises InvalidInput for what a plain LoRA can't hold, Conflict if `output` exists, NotFound,
+    InvalidBase, VerificationFailed, Unavailable without the worker's extra or if the disk is full, TimedOut.
     """
     require_dtype(dtype)
     target = free(output, like="DIR")
@@ -70,7 +73,7 @@ def export_plain_lora(
         )
         report = read(PlainLoraReport, run(request, folder, reads=(folder, *(() if base is None else (base,)))))
         if base is not None and version is None:
-            # The base of a version is known by its fingerprint, and so is how it was quantised.
+            # Of a version it is known which base it was trained over, by the fingerprint, and how that was quantised.
             unproven = f"nothing proves that the DoRA was trained over {base.name}, as it is stored: only the shapes were held against it"
             report = report.model_copy(update={"notes": [*report.notes, unproven]})
         card = plain_card(

@@ -13,7 +13,7 @@ from sdk.errors import AdapterctlError, TimedOut, Unavailable, raise_for
 from sdk.schemas.export import ExportReport, ExportRequest, PlainLoraReport, PlainLoraRequest
 
 _PROGRAM = "workers.pipelines.exporting.program"
-#: A model's tokenizer needs transformers, which takes some seconds to load, on a cold disk a minute.
+#: A model's tokenizer needs transformers, which takes some seconds to load, or a minute from a cold disk.
 _TIMEOUT_S = 300.0
 _BYTES_PER_S = 5_000_000
 
@@ -38,9 +38,10 @@ class ExportedLora:
 
 
 def run(request: ExportRequest | PlainLoraRequest, folder: Path, *, reads: Iterable[Path]) -> dict[str, Any]:
-    """Return what the program reports of an export of `folder`; it reads the weight files of the folders `reads`.
+    """Return what the program reports about an export of `folder`.
 
-    Raises what the program refused, TimedOut, Unavailable if it ended without an answer.
+    The more bytes the weight files in the folders `reads` have, the longer it may take. Raises the error with which the
+    program refuses, TimedOut, Unavailable if it ends without an answer.
     """
     files = (path for each in reads for path in each.glob("*.safetensors"))
     timeout_s = _TIMEOUT_S + sum(path.stat().st_size for path in files if path.is_file()) / _BYTES_PER_S

@@ -1,4 +1,4 @@
-"""What is exported: a version that the registry has, or a folder; and which base it is over."""
+"""What is exported: a version in the registry, or a folder; and the base that it is over."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def export_plain(
 
 
 def _pulled(registry: Registry, version: Version) -> Path:
-    """Return the folder of a version, which is fetched by its digest: the bytes that were looked at, whatever happens meanwhile."""
+    """Return the folder of a version, fetched by its digest: the version that was looked up, even if the ref moved."""
     return registry.pull(f"{version.info.adapter}@sha256:{version.digest}")
 
 

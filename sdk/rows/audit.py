@@ -1,9 +1,9 @@
-"""The audit of a file of rows before a training: what can't be used, what is there twice, what contradicts itself.
+"""The audit of a file of rows before a training: which rows can't be used, are there twice or contradict others.
 
-Its memory grows by a byte a row, by 8 for each row that repeats another, by some 4,000 for each held-out row, whose signature is kept, and
-by up to 250 MB where very many rows are nearly the same; by some 60 a row where some are held out of the others (by groups or of each
-label, some 500). What is kept of each row lies in a
-scratch folder, about as much as the rows themselves and 150 bytes for each.
+Its memory grows by one byte a row, by 8 for each row that repeats another, by some 4,000 for each held-out row, whose
+signature is kept, and by up to 250 MB if very many rows are nearly the same. If rows are held out of the others, the
+memory of a `Splitter` is added. What is kept of each row is in a scratch folder, which takes about as much as the rows
+themselves and 150 bytes a row.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from sdk.schemas.data_audit import AuditExample, AuditFinding, DataAudit, Kind, 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: What is being done, how much more of it is done now, and how much there is.
+#: Told what is being done, how much more of it is done since the last call, and how much there is in all.
 OnProgress = Callable[[str, int, int], object]
 _TOLD_EVERY_BYTES = 1 << 20
-#: Rows, and characters of each, that say what most rows have.
+#: How many rows, and characters of each, are sampled to find out what most rows have in common.
 _SAMPLED_ROWS, _SAMPLED_CHARACTERS = 100, 2_000
 
 
@@ -51,11 +51,13 @@ def audit_rows(
     most_examples: int = NAMED_ROWS,
     on_progress: OnProgress | None = None,
 ) -> DataAudit:
-    """Return what is found out about the rows of a file, or of several together, and of held-out rows among them: those of the file
-    `held_out`, or those that `hold_out` takes from the others. `group_by` is a column beside those of a row, where no `hold_out` names it. Needs
-    numpy.
+    """Return the audit of the rows of a file, or of several files together.
 
-    Raises RowsError for a file that has no rows of which any could be told apart, such as one that is no JSON list, and
+    It also says which held-out rows are among the training rows: the held-out rows are those of the file `held_out`, or
+    those that `hold_out` takes from the others. `group_by` is a column beside those of a row, if no `hold_out` names
+    it. Needs numpy.
+
+    Raises RowsError for a file in which no rows can be told apart, such as one that is not a JSON list, and
     HoldoutError.
     """
     files = as_files(data)
@@ -93,7 +95,7 @@ def audit_rows(
         findings = [*_noted(("unusable", table.unusable), ("empty", table.empty)), *_labels(table), *repeats]
         if held is not None:
             findings += _noted(("held_out_unusable", _both(held.unusable, held.empty)))
-            # What is held out of a file has labels that are known.
+            # Rows held out of the file itself have no unknown labels: each label keeps a row in the training.
             findings += [] if held_out is None else _unknown_labels(table, held)
             findings += held_out_findings(table, held, found, most_examples=most_examples)
         findings += _noted(("control_characters", table.odd))
@@ -102,7 +104,7 @@ def audit_rows(
             digest=_digest(files),
             rows=table.rows + table.unusable.rows + table.empty.rows,
             usable_rows=table.rows,
-            # As datasets are registered.
+            # The name that this shape has in registered datasets.
             shape={"prompt": "prompt-completion"}.get(table.shape or "", table.shape),
             findings=findings,
             complete=complete,
@@ -136,7 +138,7 @@ def _read(rows: Iterable[Row | BadRow], table: RowTable, tell: Callable[[int], o
 
 
 def _digest(files: Sequence[DataFile]) -> str:
-    """Return the SHA-256 of a file, or that of the digests of several, each as a line."""
+    """Return the SHA-256 of a file; for several files, that of their digests, one on each line."""
     digests = []
     for each in files:
         with each.path.open("rb") as file:
@@ -151,7 +153,7 @@ def _noted(*noted: tuple[Kind, Noted]) -> list[AuditFinding]:
 
 
 def _labels(table: RowTable) -> Iterator[AuditFinding]:
-    """Yield what a training would refuse all rows for: one label alone, or too many."""
+    """Yield a finding if a training would refuse all rows for their labels: only one, or too many."""
     if table.labels:
         try:
             classes_of(table.labels)
@@ -176,7 +178,10 @@ def _both(one: Noted, other: Noted) -> Noted:
 
 
 def _repeats(table: RowTable, most_examples: int, tell: Callable[[int], object]) -> tuple[list[AuditFinding], bool]:
-    """Return what rows repeat or contradict earlier ones, each told once, and whether all near ones were compared."""
+    """Return findings about rows that repeat or contradict earlier ones, and whether all near candidates were compared.
+
+    A row that repeats another is reported once, under the closest match.
+    """
     import numpy as np
 
     alive = np.ones(table.rows, bool)
@@ -197,7 +202,7 @@ def _repeats(table: RowTable, most_examples: int, tell: Callable[[int], object])
         table.texts,
         alive,
         characters=table.characters,
-        # A prompt with two answers is a conflict.
+        # The same prompt with another answer is a conflict.
         apart=lambda one, other: 0 != table.asked.at(one) == table.asked.at(other),
         on_step=tell,
     )
@@ -222,7 +227,7 @@ def _near_example(table: RowTable, pair: NearPair, usual: frozenset[str]) -> Aud
 
 
 def _conflicts(table: RowTable) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Yield rows that answer a prompt otherwise than its first row does."""
+    """Yield the first rows with a prompt, and rows that answer the same prompt differently, (n,) each."""
     for equal in equal_rows(table.asked):
         differs = _at(table.answered, equal.first) != _at(table.answered, equal.row)
         yield equal.first[differs], equal.row[differs]
@@ -240,7 +245,7 @@ def _at(column: Any, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class _Groups:
-    """Rows by the first row that they go with, of which a few groups become examples."""
+    """Rows grouped by the first row that they go with; a few of the groups become examples."""
 
     def __init__(self, table: RowTable, most_examples: int) -> None:
         self._table, self._most = table, most_examples
@@ -248,7 +253,7 @@ class _Groups:
         self._groups: dict[int, list[int]] = {}
 
     def add(self, first: npt.NDArray[Any], row: npt.NDArray[Any]) -> None:
-        """Add rows, (n,) each; all that go with one first row come together."""
+        """Add rows, (n,) each; all rows that go with one first row must come in the same call."""
         import numpy as np
 
         self.rows.append(row)
@@ -257,7 +262,7 @@ class _Groups:
         self._groups = dict(sorted(self._groups.items())[: self._most])
 
     def finding(self, kind: Kind) -> list[AuditFinding]:
-        """Return what was found, if anything."""
+        """Return the finding in a list, which is empty if there are no rows."""
         count = sum(len(rows) for rows in self.rows)
         examples = [
             AuditExample(rows=[self._table.where(row) for row in (first, *rows)])

@@ -1,4 +1,4 @@
-"""Characters that a text should not have, and the scripts that its letters are of.
+"""Characters that a text should not have, and the scripts of its letters.
 
 >>> odd_characters("zero\\u200bwidth, NUL \\x00")
 ['U+0000', 'U+200B ZERO WIDTH SPACE']
@@ -14,19 +14,20 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 
-#: Control characters but for tab and the ends of lines; what has no width or turns the direction of writing; what stands
-#: for bytes that could not be read. Joiners are letters' business in Persian, Hindi and pictures, and odd behind Latin letters.
+#: Control characters except tab and line ends; characters that have no width or change the direction of writing; and
+#: those that stand for bytes that could not be read. Joiners have a use in Persian, Hindi and emoji; they are odd after
+#: Latin letters.
 _ODD = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffd]"
     "|(?<=[\x00-\u024f])[\u200c\u200d]"
 )
 _ODD_ASCII = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-#: What begins the names of letters that have no name of their script.
+#: The scripts of letters whose Unicode names begin with something else.
 _SCRIPTS = {"CJK": "Han", "IDEOGRAPHIC": "Han", "KANGXI": "Han", "HALFWIDTH": "Katakana", "MODIFIER": "Common"}
 
 
 def has_odd(text: str) -> bool:
-    """Whether a text has such a character."""
+    """Whether a text has an odd character."""
     return (_ODD_ASCII if text.isascii() else _ODD).search(text) is not None
 
 
@@ -36,7 +37,7 @@ def odd_characters(text: str) -> list[str]:
 
 
 def scripts_of(counts: Mapping[int, int]) -> dict[str, float]:
-    """Return the share of each script among letters, the largest first; `counts` is how often each code point stands."""
+    """Return each script's share among letters, the largest first; `counts` is how often each code point occurs."""
     scripts: Counter[str] = Counter()
     for point, count in counts.items():
         if (script := _script(point)) is not None:

@@ -1,8 +1,8 @@
-"""Rows of one file that are among those of another, by the signatures of both alone.
+"""Which rows of one file are among those of another, found by the signatures of both alone.
 
-A row is near another where `SHARE` of its kept hashes are among those of that one row. Of pairs of texts whose 13-grams have
-a Jaccard index of 0.8 or more, that finds 99 in 100. A hash that very many rows have, such as of an instruction that each
-begins with, counts as there.
+A row is near another if `SHARE` of its kept hashes are among those of that one row. This finds 99 in 100 pairs of texts
+whose 13-grams have a Jaccard index of 0.8 or more. A hash that very many rows have, such as one of an instruction that
+they all begin with, counts as shared.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from sdk.rows.signature_file import SignatureFile
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Of a row's kept hashes. Least hashes are a sample, and what was changed moves some: 0.8 would miss 1 in 10 at an index of 0.8.
+#: The share of a row's kept hashes. The least hashes are a sample, and a change to the text moves some of them: 0.8
+#: would miss 1 in 10 pairs with an index of 0.8.
 SHARE = 0.75
-#: Rows beyond which a hash says nothing of one of them.
+#: A hash that more rows than this have says nothing about any one of them.
 _MANY_ROWS = 32
-#: Pairs of rows that are counted at once.
+#: About how many pairs of rows are counted at once.
 _PAIRS = 1 << 22
 
 
 class Among(NamedTuple):
-    """Which rows are there, (rows,) of bool each, in the order of the file; each row is one of these at most."""
+    """Which rows were found, (rows,) of bool each, in the order of the file; each row is in at most one of these."""
 
     exact: npt.NDArray[Any]
     normalised: npt.NDArray[Any]
@@ -40,14 +41,14 @@ def rows_among(held: SignatureFile, training: Iterable[SignatureFile]) -> Among:
         exact[held.exact_rows[_found(held.exact, one.exact)]] = True
         normalised[held.normalised_rows[_found(held.normalised, one.normalised)]] = True
         _mark_near(near, held, one)
-    # Grams are those of the first row with a text; the others with it are as near.
+    # Only the first row with a text has its grams; the other rows with the same text are just as near.
     near[held.normalised_rows] |= near[_first_with_the_text(held)]
     normalised &= ~exact
     return Among(exact, normalised, near & ~exact & ~normalised)
 
 
 def _found(keys: npt.NDArray[Any], among: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return which of some sorted keys are among others, sorted as well."""
+    """Return which of the sorted `keys` are in `among`, which is sorted too."""
     import numpy as np
 
     if not len(among):
@@ -58,18 +59,18 @@ def _found(keys: npt.NDArray[Any], among: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _first_with_the_text(held: SignatureFile) -> npt.NDArray[Any]:
-    """Return for each normalised text in the order of its hash the first row that has it."""
+    """Return for each row, in the order of the hashes of normalised texts, the first row with the same text."""
     import numpy as np
 
     new = np.ones(held.rows, bool)
     new[1:] = held.normalised[1:] != held.normalised[:-1]
     begins = np.flatnonzero(new)
-    # Rows with one hash stand in their order.
+    # Rows with the same hash are in the order of the file.
     return held.normalised_rows[np.repeat(begins, np.diff(np.append(begins, held.rows)))]
 
 
 def _mark_near(near: npt.NDArray[Any], held: SignatureFile, training: SignatureFile) -> None:
-    """Mark the rows that a row of another file is near."""
+    """Mark the rows of `held` that are near a row of `training`."""
     import numpy as np
 
     sizes = np.bincount(held.gram_rows, minlength=held.rows)
@@ -96,7 +97,7 @@ def _mark_near(near: npt.NDArray[Any], held: SignatureFile, training: SignatureF
 
 
 def _parts(owners: npt.NDArray[Any], counts: npt.NDArray[Any]) -> Iterable[slice]:
-    """Yield slices of so many pairs, about, that no owner is in two of; owners are sorted."""
+    """Yield slices of about `_PAIRS` pairs each, none of which divides the pairs of an owner; owners are sorted."""
     import numpy as np
 
     ends = np.append(np.flatnonzero(owners[1:] != owners[:-1]) + 1, len(owners)) if len(owners) else np.zeros(0, int)

@@ -13,7 +13,7 @@ class DataFile(NamedTuple):
     """A file of rows."""
 
     path: Path
-    #: What rows are said to be of, where there are several files.
+    #: What messages call the file, if there are several.
     name: str
 
 
@@ -28,9 +28,10 @@ def values_of(
     *,
     on_file: Callable[[int], object] = lambda _number: None,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (where, value) of each row, for `judge_rows` and `check_rows`: of several files "line 7 of reviews@v2".
+    """Yield (where, value) of each row, for `judge_rows` and `check_rows`.
 
-    `on_file` is told the number of each file, from 0, before its first row. Raises RowsError, ImportError without pyarrow.
+    With several files, `where` is like "line 7 of reviews@v2". `on_file` is told the number of each file, from 0,
+    before its first row. Raises RowsError, ImportError for Parquet without pyarrow.
     """
     for number, file in enumerate(files):
         on_file(number)

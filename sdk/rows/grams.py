@@ -1,8 +1,9 @@
 """Hashes of the 13-grams and words of many texts at once, the signature of a text, and keys that similar texts share.
 
-A 13-gram is 13 characters in a row of a normalised text; it needs no words, so it works for any script. Winnowing keeps
-of every 4 grams in a row the one with the least hash (Schleimer, Wilkerson, Aiken 2003): of 16 characters that two texts
-share, at least one gram is in both signatures. A hash depends on the characters alone, so those of any two files compare.
+A 13-gram is 13 consecutive characters of a normalised text; it needs no words, so it works for any script. Of every 4
+consecutive grams, winnowing keeps the one with the least hash (Schleimer, Wilkerson, Aiken 2003): if two texts share 16
+consecutive characters, at least one of the grams in these is kept for both. A hash depends on the characters alone, so
+hashes of any two files can be compared.
 
 >>> batch = Texts(["the quick brown fox jumps", "the quick brown fox sleeps", "short"])
 >>> len(set(signatures(batch)[0].tolist()) & set(signatures(batch)[1].tolist())) > 0, len(signatures(batch)[2])
@@ -19,27 +20,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Characters of a gram.
+#: How many characters a gram has.
 GRAM = 13
-#: Hashes that a signature has at most: the least ones.
+#: How many hashes a signature has at most: the least ones.
 MOST_SIGNATURE = 64
-#: Of a longer text, only so many characters are looked at.
+#: Only this many characters of a longer text are looked at.
 MOST_CHARACTERS = 1_000_000
-#: So many texts may have something in common by chance.
+#: This many texts may have something in common by chance.
 _FEW = 10
-#: Texts that share 4 least hashes of one band are compared: of those with a Jaccard index of 0.8, 99 in 100 share some.
+#: Texts that share all 4 least hashes of a band are compared: of those with a Jaccard index of 0.8, 99 in 100 share a
+#: band.
 _BANDS, _ROWS_OF_BAND = 10, 4
-#: Of grams, and of words.
+#: The bands of grams and those of words.
 BANDS = 2 * _BANDS
 
-#: An odd number, and what undoes a multiplication by it modulo 2^64.
+#: An odd number, and its inverse modulo 2^64.
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 2**64)
 _MOST = 2**64 - 1
 
 
 class Texts:
-    """Normalised texts, one after the other, as the numbers of their characters."""
+    """Normalised texts, one after the other, as code points."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         import numpy as np
@@ -50,16 +52,16 @@ class Texts:
         self.starts = np.zeros(len(kept) + 1, np.int64)
         np.cumsum([len(text) for text in kept], out=self.starts[1:])
         powers, self._inverse = _powers(1 << len(self.codes).bit_length())
-        #: (characters + 1,) sums of code · base^position: the difference of two is a hash of what stands between.
+        #: (characters + 1,) sums of code · base^position: the difference of two is a hash of the characters between.
         self._sums = np.zeros(len(self.codes) + 1, np.uint64)
         np.cumsum((self.codes + np.uint64(1)) * powers[: len(self.codes)], out=self._sums[1:])
 
     def hashes(self, starts: npt.NDArray[Any], ends: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return a hash of the characters from each start to its end, wherever they stand; uint64."""
+        """Return a hash of the characters from each start to its end, whatever their position; uint64."""
         import numpy as np
 
         found: npt.NDArray[Any] = (self._sums[ends] - self._sums[starts]) * self._inverse[starts]
-        # The finaliser of splitmix64: each bit of what comes in changes half of those that go out.
+        # The finaliser of splitmix64: each bit of the input changes half of the bits of the output.
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             found ^= found >> np.uint64(shift)
             found *= np.uint64(factor)
@@ -68,7 +70,7 @@ class Texts:
 
     @cached_property
     def _owners(self) -> npt.NDArray[Any]:
-        """(characters,) the text that each character is of."""
+        """(characters,) the text that each character belongs to."""
         import numpy as np
 
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
@@ -83,7 +85,7 @@ class Texts:
         whole = places + GRAM <= self.starts[1:][owners]
         hashes = np.full(len(self.codes) + 3, _MOST, np.uint64)
         hashes[places[whole]] = self.hashes(places[whole], places[whole] + GRAM)
-        # Of a text's last grams, windows are shorter: the 12 places behind them begin no gram.
+        # At the end of a text windows are shorter, because no gram begins at its last 12 characters.
         pairs = np.minimum(hashes[:-1], hashes[1:])
         least = np.minimum(pairs[:-2], pairs[2:])[whole]
         owners = owners[whole]
@@ -93,7 +95,7 @@ class Texts:
 
     @cached_property
     def words(self) -> Segments:
-        """The hashes of the words of each text, which white space divides."""
+        """The hashes of the words of each text, which are separated by white space."""
         import numpy as np
 
         blank = (self.codes == ord(" ")) | (self.codes == ord("\n"))
@@ -111,7 +113,7 @@ class Texts:
 
 
 class Segments:
-    """Hashes, each of one of some texts, in the order of the texts."""
+    """Hashes in the order of the texts that they belong to; `owners` has the text of each."""
 
     def __init__(self, hashes: npt.NDArray[Any], owners: npt.NDArray[Any], texts: int) -> None:
         self.hashes, self.owners, self.texts = hashes, owners, texts
@@ -129,7 +131,7 @@ class Segments:
         for band in range(_BANDS):
             key = np.zeros(len(begins), np.uint64)
             for factor in factors[band * _ROWS_OF_BAND : (band + 1) * _ROWS_OF_BAND]:
-                # Which hash is the least differs from factor to factor.
+                # With each factor, another hash may be the least.
                 key = (key + np.minimum.reduceat(self.hashes * factor, begins)) * np.uint64(_BASE)
                 key ^= key >> np.uint64(29)
             keys[there, band] = np.maximum(key >> np.uint64(32), 1)
@@ -146,7 +148,9 @@ def signatures(texts: Texts) -> list[npt.NDArray[Any]]:
 
 
 def least_hashes(segments: Segments, most: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the least hashes of each text, each once and sorted, and the text that each is of: (n,) uint64, (n,) int64."""
+    """Return the `most` least hashes of each text, sorted and without repeats, and the text that each belongs to: (n,)
+    uint64, (n,) int64.
+    """
     import numpy as np
 
     order = np.lexsort((segments.hashes, segments.owners))
@@ -159,8 +163,8 @@ def least_hashes(segments: Segments, most: int) -> tuple[npt.NDArray[Any], npt.N
 
 
 def jaccard(one: str, other: str, *, without: frozenset[str] = frozenset()) -> float:
-    """Return the Jaccard index of two normalised texts, of their words or of their 13-grams, whichever is greater; some words
-    and grams may be left out of both.
+    """Return the Jaccard index of the words or of the 13-grams of two normalised texts, whichever is greater; the words
+    and grams in `without` are left out of both.
 
     >>> jaccard("a b c d", "a b c e"), jaccard("a b c d", "a b c e", without=frozenset("abc"))
     (0.6, 0.0)
@@ -170,7 +174,7 @@ def jaccard(one: str, other: str, *, without: frozenset[str] = frozenset()) -> f
 
 
 def in_most(texts: Sequence[str]) -> frozenset[str]:
-    """Return the words and 13-grams that more than half of some normalised texts have; none of a few texts."""
+    """Return the words and 13-grams that more than half of the normalised texts have, and more than `_FEW` of them."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update({*text.split(), *_grams(text)})
@@ -178,7 +182,7 @@ def in_most(texts: Sequence[str]) -> frozenset[str]:
 
 
 def contained(one: str, other: str) -> float:
-    """Return the share of the 13-grams of a text that another has too; 0 for a text without any."""
+    """Return the share of a text's 13-grams that another text has too; 0 for a text without any."""
     grams = _grams(one)
     return len(grams & _grams(other)) / len(grams) if grams else 0.0
 

@@ -1,4 +1,4 @@
-"""Rows of a held-out file that are among the training rows: the same, the same but for spelling, or mostly the same."""
+"""Rows of a held-out file that are among the training rows: the same, the same but for case and spaces, or nearly."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sdk.schemas.data_audit import AuditExample, AuditFinding, Kind
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Texts are compared where a training row has this share of a held-out row's signature: winnowing around what was changed
-#: leaves some grams out that are the same.
+#: Texts are compared if a training row has this share of a held-out row's signature. It is this low because around a
+#: change winnowing also leaves out grams that are the same.
 _SHARE = 0.4
-#: A gram of more held-out texts than these tells none apart: an instruction that all rows begin with. Looking it up would take
-#: held-out rows times training rows.
+#: A gram that more held-out texts than this have, such as one of an instruction that all rows begin with, does not tell
+#: them apart, and looking it up would take time in proportion to held-out rows times training rows.
 _MOST_OWNERS = 20
-#: Training rows that are compared, of those that share a key of least hashes with a held-out row.
+#: How many of the training rows that share a key of least hashes with a held-out row are compared with it.
 _MOST_CANDIDATES = 3
-#: Bits of a hash that are looked up first, in one table: most grams of a training row are no held-out row's.
+#: How many bits of a hash are looked up first, in one table: most grams of a training row are in no held-out row.
 _FIRST_BITS = 24
-#: Pairs of a held-out text and a gram of a training row that are in memory at once.
+#: About how many pairs of a held-out text and a gram of a training row are in memory at once.
 _MOST_PAIRS = 1 << 20
 
 
 class HeldOutRows:
-    """The signatures of held-out rows, and for each the training row that has most of it.
+    """The signatures of held-out rows, and for each signature the training row that has most of it.
 
-    `out`, (rows,) of bool, says of each row of the training's file whether it is one of those that are held out; without it, none is.
+    `out`, (rows,) of bool, says which rows of the training's file are held out; without it, none is.
     """
 
     def __init__(self, out: npt.NDArray[Any] | None = None) -> None:
@@ -45,17 +45,17 @@ class HeldOutRows:
         self.pairs = 0
 
     def learn(self, _first: int, texts: Texts) -> None:
-        """Take signatures of held-out texts; rows with the same one share it."""
+        """Add the signatures of held-out texts; rows with the same signature share it."""
         for part in signatures(texts):
             self._texts.append(self._signatures.setdefault(part.tobytes(), len(self._signatures)))
 
     def ready(self) -> None:
-        """Begin to look at training texts."""
+        """Prepare for `look`, once all held-out texts are learnt."""
         import numpy as np
 
         parts = [np.frombuffer(part, np.uint64) for part in self._signatures]
         self._signatures = {}
-        #: (texts,) grams of each.
+        #: (texts,) how many grams each has.
         self._sizes = np.array([len(part) for part in parts], np.int64)
         hashes = np.concatenate([*parts, np.empty(0, np.uint64)])
         order = np.argsort(hashes, kind="stable")
@@ -63,7 +63,7 @@ class HeldOutRows:
         hashes, counts = np.unique(hashes, return_counts=True)
         few = counts <= _MOST_OWNERS
         kept = np.repeat(few, counts)
-        #: (hashes,) sorted, and of each how many texts have it and where these begin among the owners.
+        #: (hashes,) sorted; how many texts have each; and these texts, which for each hash begin at `_begins`.
         self._hashes, self._counts, self._owners = hashes[few], counts[few], owners[kept]
         self._begins = np.cumsum(self._counts) - self._counts
         self._common = self._sizes - np.bincount(self._owners, minlength=len(parts))
@@ -74,7 +74,7 @@ class HeldOutRows:
         self._ready = True
 
     def look(self, first: int, texts: Texts) -> None:
-        """Look for signatures in training texts, the first of which is of the row `first`."""
+        """Look for the signatures in training texts, of which the first is that of row `first`."""
         import numpy as np
 
         if not self._ready or not len(self._hashes):
@@ -85,14 +85,14 @@ class HeldOutRows:
         there = self._hashes[at] == grams.hashes[likely]
         if self.others is not None:
             there &= self.others[first + grams.owners[likely]]
-        # Each gram once of each training row, in the order of the rows.
+        # Each gram counts once in each training row; they are in the order of the rows.
         found = np.unique(grams.owners[likely[there]] * len(self._hashes) + at[there])
         rows, at = np.divmod(found, len(self._hashes))
         for part in _slices(rows, self._counts[at]):
             self._take(first + rows[part], at[part])
 
     def _take(self, rows: npt.NDArray[Any], at: npt.NDArray[Any]) -> None:
-        """Take note of training rows, each with all of its grams, by their places among the hashes, (n,) each."""
+        """Note training rows, each with all of its grams; `at` has their places among the hashes, (n,) each."""
         import numpy as np
 
         counts = self._counts[at]
@@ -103,7 +103,7 @@ class HeldOutRows:
         found = self._owners[places] * span + np.repeat(rows - lowest, counts)
         pairs, shared = np.unique(found, return_counts=True)
         texts, rows = np.divmod(pairs, span)
-        # The row with most of a text comes first of it, and of several the first in the file.
+        # For each text, the row that has most of it comes first; of several such rows, the first in the file.
         order = np.lexsort((rows, -shared, texts))
         order = order[np.flatnonzero(np.diff(texts[order], prepend=-1))]
         order = order[shared[order] > self._shared[texts[order]]]
@@ -111,16 +111,18 @@ class HeldOutRows:
         self._row[texts[order]] = rows[order] + lowest
 
     def likely(self) -> npt.NDArray[Any]:
-        """Return for each held-out row the training row that is worth a comparison, (rows,) of int64; -1 for none."""
+        """Return for each held-out row the training row worth comparing it with, (rows,) of int64; -1 for none."""
         import numpy as np
 
-        # What many held-out rows have may be in any row.
+        # Grams that many held-out rows have were not looked up; they may be in any training row.
         enough = self._shared + self._common >= _SHARE * self._sizes
         return np.where(enough, self._row, -1)[np.array(self._texts, np.int64)]
 
 
 def _slices(rows: npt.NDArray[Any], counts: npt.NDArray[Any]) -> Iterator[slice]:
-    """Yield slices of whole rows, which are sorted, of about as many pairs as may be in memory; `counts` has those of each place."""
+    """Yield slices of whole rows with about as many pairs as may be in memory at once; `rows` is sorted, and `counts`
+    is how many pairs each place has.
+    """
     import numpy as np
 
     done = np.cumsum(counts)
@@ -128,7 +130,7 @@ def _slices(rows: npt.NDArray[Any], counts: npt.NDArray[Any]) -> Iterator[slice]
     while begin < len(rows):
         end = int(np.searchsorted(done, (done[begin - 1] if begin else 0) + _MOST_PAIRS, side="right"))
         if end < len(rows):
-            # The row that does not fit is the next slice's first, unless it is alone.
+            # The row that does not fit begins the next slice, unless it is the only one in this slice.
             end = max(int(np.searchsorted(rows, rows[end])), int(np.searchsorted(rows, rows[begin], side="right")))
         yield slice(begin, end)
         begin = end
@@ -137,7 +139,7 @@ def _slices(rows: npt.NDArray[Any], counts: npt.NDArray[Any]) -> Iterator[slice]
 def held_out_findings(
     training: RowTable, held: RowTable, found: HeldOutRows, *, most_examples: int
 ) -> Iterator[AuditFinding]:
-    """Yield what of the held-out rows is among the training rows; each is told once, as what is most the same."""
+    """Yield findings about held-out rows that are among the training rows, each reported once, as its closest match."""
     import numpy as np
 
     exact = matches(training.exact, held.exact.between(0, held.rows), found.others)
@@ -171,7 +173,8 @@ def _candidates(
 ) -> Iterator[tuple[int, list[int]]]:
     """Yield held-out rows with the training rows that each is compared with, the likeliest first.
 
-    Rows that are nearly the same but for a number have no gram of their own; they share keys of least hashes.
+    Held-out rows that differ from one another by little more than a number have no grams of their own to be found by;
+    they are found by the keys of least hashes that they share with training rows.
     """
     import numpy as np
 
@@ -190,7 +193,7 @@ def _candidates(
 
 
 def _near(one: str, other: str) -> str | None:
-    """Return how much of a held-out text is in another, as the rest of a sentence; None where that is too little."""
+    """Return how much of a held-out text is in another, as the rest of a sentence; None if that is too little."""
     if (part := contained(one, other)) >= NEAR:
         return f"{part:.0%} of its 13-grams are there"
     index = jaccard(one, other)

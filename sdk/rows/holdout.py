@@ -1,8 +1,8 @@
 """Rows of a file that are held out of a training: chosen by a share and a seed, and the same wherever they are chosen.
 
-Rows of one group, and rows that say the same but for case and spaces, are on the same side. Which side follows from the names
-of the groups, or else from what the rows say, and not from their order: rows that are added to a file later move few others.
-Of each label, rows are left to the training.
+Rows of one group, and rows that say the same except for case and spaces, are on the same side. Which side that is
+follows from the names of the groups, or else from what the rows say, and not from their order: rows that are added to a
+file later move few others. Each label keeps rows in the training.
 
 >>> rows = [Unit(key) for key in (b"a", b"b", b"b", b"c", b"d")]
 >>> held_out(rows, HoldOut(share=0.4))
@@ -24,19 +24,19 @@ from typing import NamedTuple, Protocol
 from sdk.formats.rows import Row
 from sdk.rows.texts import split_key
 
-#: Different rows with groups that are looked at before a training, in some 500 MB.
+#: How many different rows with groups are looked at before a training; they take some 500 MB of memory.
 MOST_GROUPED = 1_000_000
 
 
 class HoldoutError(ValueError):
-    """Rows of which none can be held out. The message is a sentence without its end."""
+    """None of the rows can be held out. The message is a sentence without a full stop."""
 
 
 @dataclass(frozen=True)
 class HoldOut:
     """Which rows are held out of a training."""
 
-    #: Of the rows, above 0 and below 1.
+    #: The share of the rows, above 0 and below 1.
     share: float
     seed: int = 0
     #: The column whose groups stay together.
@@ -44,7 +44,7 @@ class HoldOut:
 
 
 class HoldoutOptions(Protocol):
-    """The options of a training that say it."""
+    """The options of a training that say which rows are held out."""
 
     @property
     def holdout(self) -> float | None:
@@ -56,7 +56,7 @@ class HoldoutOptions(Protocol):
 
     @property
     def holdout_seed(self) -> int:
-        """Which rows."""
+        """The seed, which decides which rows."""
 
 
 def hold_out_of(spec: HoldoutOptions) -> HoldOut | None:
@@ -65,27 +65,29 @@ def hold_out_of(spec: HoldoutOptions) -> HoldOut | None:
 
 
 class Unit(NamedTuple):
-    """What decides on which side a row is."""
+    """What decides which side of the split a row is on."""
 
     #: The digest of its text.
     key: bytes
     group: str | None = None
-    #: Of a classification.
+    #: Its label, in a classification.
     label: str | None = None
 
 
-#: What rows are a part of: a group (0) by the digest of its name, or a text (1) by its own.
+#: Rows that stay together: a group (0) by the digest of its name, or a text (1) by its own digest.
 _Part = tuple[int, bytes]
 
 
 def split_unit(row: Row) -> Unit:
-    """Return what decides on which side a row is."""
+    """Return what decides which side of the split a row is on."""
     return Unit(split_key(row), row.group, row.fields["label"] if row.shape == "text-label" else None)
 
 
 def held_out(units: Sequence[Unit], how: HoldOut) -> list[bool]:
-    """Return for each row, given by `split_unit`, whether it is held out: as near below the share as whole groups allow,
-    at least one row on each side, and of each label one in the training. Raises HoldoutError.
+    """Return for each row, given by `split_unit`, whether it is held out.
+
+    As many rows are held out as fit into the share in whole groups, but at least one; each label keeps at least one row
+    in the training. Raises HoldoutError.
     """
     parts = _joined(units)
     sizes = Counter(parts)
@@ -102,7 +104,7 @@ def held_out(units: Sequence[Unit], how: HoldOut) -> list[bool]:
             chosen.add(part)
             rows += sizes[part]
     if not chosen:
-        # Where each group alone is more than the share, the smallest is held out.
+        # No part that may go fits into the share: the smallest of them is held out.
         smallest = next((part for part in sorted(order, key=lambda part: sizes[part]) if left.take(part)), None)
         if smallest is None:
             raise no_second_row()
@@ -111,19 +113,20 @@ def held_out(units: Sequence[Unit], how: HoldOut) -> list[bool]:
 
 
 class Splittable:
-    """Takes what decides of each row, `add` by `add`, and says in the end whether any can be held out, as `held_out` does.
+    """Takes the unit of each row by `add`, and says at the end whether any row can be held out, as `held_out` does.
 
-    Most files have an answer after a few rows. Of texts and labels it keeps those that differ, and no more than there are labels; of rows with
-    groups it keeps all, and beyond `MOST_GROUPED` it gives no answer: the training will. So it will where a later row gives a text that
-    had one label another, which no other text has.
+    For most files the answer is known after a few rows. It keeps different texts and labels, about as many as there are
+    labels. Of rows with groups it keeps all that differ; beyond `MOST_GROUPED` it gives no answer, which is left to the
+    training. The training also finds out if a later row gives an earlier text another label, which no other text has.
     """
 
     def __init__(self, how: HoldOut) -> None:
         self._how = how
         self._open = True
-        #: Units that differ. How often each comes changes nothing: rows may go where each of their labels is in another part, too.
+        #: The different units. How often each occurs makes no difference: a part may go if each of its labels is in
+        #: another part too.
         self._units: dict[Unit, None] = {}
-        #: So many of them are looked at next.
+        #: The number of units at which the answer is tried next.
         self._next = 2
 
     def add(self, unit: Unit) -> None:
@@ -134,7 +137,8 @@ class Splittable:
         if unit.group is not None:
             self._open = len(self._units) <= MOST_GROUPED
         elif len(self._units) == self._next:
-            # Further rows join no parts where there are no groups, so what may go may go with them as well, but for further labels of it.
+            # Without groups, later rows join no parts, so a part that may go now may still go with them, unless they
+            # add labels to it.
             self._next *= 2
             with suppress(HoldoutError):
                 self.require()
@@ -143,7 +147,7 @@ class Splittable:
             self._units.clear()
 
     def require(self) -> None:
-        """Raise HoldoutError where no row can be held out."""
+        """Raise HoldoutError if no row can be held out."""
         if self._open:
             held_out(list(self._units), self._how)
 
@@ -154,23 +158,23 @@ def group_digest(group: str) -> bytes:
 
 
 def one_part(how: HoldOut) -> HoldoutError:
-    """Return that all rows are one part."""
+    """Return the error that all rows are one part."""
     what = "the same text" if how.by is None else f"in one group of {how.by!a}, or share texts with it"
     return HoldoutError(f"all rows are {what}, so none can be held out of the others; give more rows")
 
 
 def no_second_row() -> HoldoutError:
-    """Return that each part has all rows of a label."""
+    """Return the error that each part has all rows of some label."""
     return HoldoutError("of no row is there a second one with its label, so that none can be held out; give more rows")
 
 
 def most_held_out(rows: int, how: HoldOut) -> int:
-    """Return how many of so many rows are held out at most."""
+    """Return how many of `rows` rows are held out at most."""
     return max(1, min(rows - 1, round(how.share * rows)))
 
 
 class _Left:
-    """The rows that each label still has in the training."""
+    """How many rows each label still has in the training."""
 
     def __init__(self, units: Sequence[Unit], parts: Sequence[_Part]) -> None:
         self._labels: dict[_Part, Counter[str]] = {}
@@ -190,12 +194,14 @@ class _Left:
 
 
 def _joined(units: Sequence[Unit]) -> list[_Part]:
-    """Return for each row what it is a part of: rows of a group, or with a text, are one part, by its least group or else its text."""
+    """Return the part that each row belongs to: rows that share a group or a text, directly or through others, are one
+    part, which goes by its least group, or by its text if there are no groups.
+    """
     leader: dict[_Part, _Part] = {}
 
     def find(part: _Part) -> _Part:
         while (above := leader.setdefault(part, part)) != part:
-            # Shortens the way for the next.
+            # Shortens the path for later calls.
             leader[part] = leader[above]
             part = above
         return part

@@ -1,4 +1,4 @@
-"""Rows that are nearly the same: which share keys of least hashes is looked up, and their texts are then compared."""
+"""Rows that are nearly the same: those that share keys of least hashes are looked up, then their texts are compared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sdk.rows.spool import Column, TextSpool, equal_rows
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Texts of which this share of the words, or of the 13-grams, is in both are nearly the same.
+#: Texts are nearly the same if the Jaccard index of their words, or of their 13-grams, is at least this.
 NEAR = 0.8
-#: Characters that are compared at most, for each character of the file and beside that, and candidates that are kept of
-#: one band: in a file whose rows are all alike there is no end of them.
+#: At most how many characters are compared, for each character of the file and in addition to that, and how many
+#: candidates are kept of one band: if all rows of a file are alike, nearly every pair is a candidate.
 _COMPARED_PER_CHARACTER, _COMPARED_CHARACTERS = 2, 50_000_000
 _MOST_CANDIDATES = 300_000
 _ROW_BITS = 32
@@ -29,7 +29,7 @@ class NearPair(NamedTuple):
 
 
 class NearRows(NamedTuple):
-    """All that were found, in the order of the rows."""
+    """All pairs that were found, in the order of the rows."""
 
     pairs: list[NearPair]
     #: Whether all candidates were compared.
@@ -47,7 +47,8 @@ def near_rows(
 ) -> NearRows:
     """Return the rows that are nearly the same as an earlier one, among those that are `alive`, (rows,) of bool.
 
-    `characters` is how many all rows have. Two rows that are `apart` are not told of, however alike they are. `on_step` is called after each step with their number.
+    `characters` is how many all rows have together. Two rows that are `apart` are not reported, however alike they are.
+    `on_step` is called after each step with the number of steps.
     """
     import numpy as np
 
@@ -63,7 +64,7 @@ def near_rows(
     pairs, shared = np.unique(np.concatenate(found), return_counts=True) if found else (np.empty(0, np.uint64), None)
     near: dict[int, NearPair] = {}
     compared = 0
-    # Those that share most first: they are the likeliest.
+    # Pairs that share the most bands come first: they are the likeliest.
     for pair in pairs[np.argsort(-shared, kind="stable")].tolist() if shared is not None else ():
         first, row = pair >> _ROW_BITS, pair & ((1 << _ROW_BITS) - 1)
         if row in near:

@@ -10,7 +10,10 @@ from sdk.formats.rows import RowsError, detect_format, first_line, text_values
 
 
 def file_values(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield (where, value) of each row, for `judge_rows` and `check_rows`. Raises RowsError, ImportError without pyarrow."""
+    """Yield (where, value) of each row, for `judge_rows` and `check_rows`. Raises RowsError.
+
+    Raises ImportError for Parquet without pyarrow.
+    """
     return _parquet(path) if detect_format(path) == "parquet" else text_values(path, columns)
 
 
@@ -24,7 +27,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         for batch in file.iter_batches(batch_size=1024):
             for value in batch.to_pylist():
                 number += 1
-                # A column is there, whatever is in it.
+                # A label that is null is kept, because the column is there.
                 label = {"label": None} if "label" in value and value["label"] is None else {}
                 yield f"row {number}", {**_without_nulls(value), **label}
     except (pyarrow.ArrowException, OSError) as error:

@@ -1,8 +1,8 @@
-"""The signatures of all rows of a file, sorted, in one file: made once, and held against those of another file in no time.
+"""The signatures of all rows of a file, sorted, in one file: made once, and then quickly compared with another file's.
 
-Of each row there are a hash of its fields, one of its normalised text, and the `MOST_KEPT` least hashes of its winnowed
-13-grams, each beside the row's number. It takes some 300 bytes a row on the disk; making it takes scratch files
-as large, and one byte a row of memory.
+For each row it holds a hash of its fields, one of its normalised text, and the `MOST_KEPT` least hashes of its winnowed
+13-grams, each with the row's number. It takes some 300 bytes a row on disk; making it takes scratch files of the same
+size, and one byte of memory a row.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from sdk.rows.texts import normalised_row, row_digest, row_key, said
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Hashes of 13-grams that are kept of a row, of the `MOST_SIGNATURE` of its signature.
+#: How many hashes of 13-grams are kept of a row, out of the `MOST_SIGNATURE` of its signature.
 MOST_KEPT = 24
-#: Rows of a file: half an hour of one core.
+#: How many rows a file may have: this many take one core half an hour.
 MOST_ROWS = 20_000_000
 #: "rows" in hexadecimal, and the number of this layout.
 _MAGIC, _LAYOUT = 0x726F7773, 1
@@ -36,11 +36,13 @@ _BATCH_ROWS, _BATCH_CHARACTERS = 8192, 1 << 19
 
 
 class SplitDiffers(ValueError):  # noqa: N818 - it is an answer
-    """The rows that are left of a split are not those that the training recorded. The message is a sentence without its end."""
+    """The rows that a split leaves are not those that the training recorded. The message is a sentence without a full
+    stop.
+    """
 
 
 class SignatureFile:
-    """Signatures in a file, mapped and not read. Raises ValueError for another file."""
+    """A file of signatures, which is mapped rather than read. Raises ValueError for any other file."""
 
     def __init__(self, path: Path) -> None:
         import numpy as np
@@ -61,7 +63,7 @@ class SignatureFile:
         self.rows = rows
         #: (rows,) and (grams,) of uint64, each sorted.
         self.exact, self.normalised, self.grams = mapped("<u8", rows), mapped("<u8", rows), mapped("<u8", grams)
-        #: Of uint32, the row that each of these is of; grams are those of the first row with a normalised text.
+        #: Of uint32, the row that each of these belongs to; of rows with one normalised text only the first has grams.
         self.exact_rows, self.normalised_rows = mapped("<u4", rows), mapped("<u4", rows)
         self.gram_rows = mapped("<u4", grams)
 
@@ -74,9 +76,9 @@ def make_signatures(
     how: HoldOut | None = None,
     training_digest: str | None = None,
 ) -> int:
-    """Write the signatures of the usable rows of a file, or of several together; with `how` only of those that are not held out, which must have
-    the digest that the training recorded. Return how many rows these are.
+    """Write the signatures of the usable rows of a file, or of several files together, and return how many these are.
 
+    With `how`, these are only the rows that are not held out, and they must have the digest that the training recorded.
     Raises SplitDiffers, HoldoutError, RowsError, ImportError for Parquet without pyarrow.
     """
     import numpy as np
@@ -132,13 +134,13 @@ def _write(
     rows: int,
     kept: npt.NDArray[Any] | None,
 ) -> None:
-    """Write all in the order of the hashes, each beside its row; rows that are not `kept`, (rows,) of bool, are left out, and the others
-    numbered anew.
+    """Write everything in the order of the hashes, each with its row; rows that are not `kept`, (rows,) of bool, are
+    left out, and the others renumbered.
     """
     import numpy as np
 
     number = None if kept is None else np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
-    # A text that stands in many rows is looked up once.
+    # The first row with each text: a text that many rows have is looked up only once.
     first = np.zeros(rows, bool)
     with target.open("wb") as file, tempfile.TemporaryFile() as beside:
 

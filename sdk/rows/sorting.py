@@ -1,4 +1,4 @@
-"""Keys of rows in the order of the keys, however many there are: sorted in runs in a scratch file, and merged a part at a time.
+"""Keys of rows in sorted order, however many there are: sorted in runs in a scratch file, and merged a part at a time.
 
 >>> keys = SortedKeys("u8")
 >>> keys.append([7, 3, 7], [0, 1, 2])
@@ -19,19 +19,20 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Keys of a run, which is sorted in memory, and of a part of all runs, about.
+#: How many keys a run has, which is sorted in memory, and about how many a part of all runs has.
 _RUN_KEYS = 1 << 19
-#: Of so many keys in a run one is looked at to find where the parts begin.
+#: One in this many keys of a run is sampled, to decide where the parts begin.
 _SAMPLED = 1 << 13
 
-#: Keys, (n,), and the rows that they are of, (n,) of uint32.
+#: Keys, (n,), and the rows that they belong to, (n,) of uint32.
 Part = tuple["npt.NDArray[Any]", "npt.NDArray[Any]"]
 
 
 class SortedKeys:
-    """Keys, each with its row, in a file without a name: numbers ("u8") or bytes of one length ("S32"), and 4 bytes a row.
+    """Keys, each with its row, in a file without a name.
 
-    Equal keys come in the order that they were given in. A run and a part are in memory, and nothing for each row. Needs numpy.
+    Keys are numbers ("u8") or bytes of one length ("S32"); each takes 4 bytes more for its row. Equal keys come in the
+    order in which they were added. One run and one part are in memory, and nothing for each row. Needs numpy.
     """
 
     def __init__(self, dtype: str) -> None:
@@ -41,12 +42,12 @@ class SortedKeys:
         self._file: IO[bytes] | None = None
         self._batches: list[npt.NDArray[Any]] = []
         self._batched = 0
-        #: Keys of each run in the file.
+        #: How many keys each run in the file has.
         self._runs: list[int] = []
         self._sample: list[npt.NDArray[Any]] = []
 
     def append(self, keys: npt.NDArray[Any] | Sequence[int | bytes], rows: npt.NDArray[Any] | Sequence[int]) -> None:
-        """Take further keys and their rows, (n,) each."""
+        """Add keys and their rows, (n,) each."""
         import numpy as np
 
         found = np.empty(len(keys), self._dtype)
@@ -59,7 +60,10 @@ class SortedKeys:
             self._batched += len(part)
 
     def sorted(self) -> Iterator[Part]:
-        """Yield all keys in their order, with their rows, a part at a time. Equal keys are in one part, or in several of these alone."""
+        """Yield all keys in sorted order, with their rows, a part at a time.
+
+        Equal keys are in one part, or in several parts that hold no other keys.
+        """
         import numpy as np
 
         if self._file is None:
@@ -83,7 +87,7 @@ class SortedKeys:
                 if end > begin
             )
             if part and cuts[part - 1].alone:
-                # One key that very many rows have is in order as it is.
+                # The part is one key that very many rows have, so it is in order as it is.
                 yield from ((piece["key"], piece["row"]) for piece in pieces)
             elif found := list(pieces):
                 yield _in_order(np.concatenate(found))
@@ -98,14 +102,14 @@ class SortedKeys:
         self._batches, self._batched = [], 0
         run = run[np.argsort(run["key"], kind="stable")]
         self._file.write(run.tobytes())
-        # At the same places in all runs there would be the same keys, about, and few parts for many rows.
+        # Sampled at the same places, all runs would give about the same keys, and so few parts for many rows.
         places = np.arange(0, len(run), _SAMPLED)
         places += np.random.default_rng(len(self._runs)).integers(0, _SAMPLED, len(places))
         self._sample.append(run["key"][np.minimum(places, len(run) - 1)])
         self._runs.append(len(run))
 
     def _cuts(self) -> list[_Cut]:
-        """Return where parts begin, of which there are as many as runs."""
+        """Return where the parts begin; there are about as many parts as runs."""
         import numpy as np
 
         sample, parts = np.sort(np.concatenate(self._sample)), len(self._runs)
@@ -128,16 +132,16 @@ class SortedKeys:
 
 
 class _Cut(NamedTuple):
-    """Where a part begins: at a key, or behind all that are equal to it."""
+    """Where a part begins: at a key, or after all keys that are equal to it."""
 
     key: Any
     side: Literal["left", "right"]
-    #: Whether the part is this key alone.
+    #: Whether the part holds only this key.
     alone: bool
 
 
 def _close(file: IO[bytes]) -> None:
-    # What could not be written for lack of room is not needed any more.
+    # If the disk is full, what could not be written is no longer needed.
     with suppress(OSError):
         file.close()
 

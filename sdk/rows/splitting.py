@@ -1,4 +1,4 @@
-"""Which of very many rows are held out of a training: what `held_out` says, with what decides it in scratch files.
+"""Which of very many rows are held out of a training: what `held_out` says, but with the data in scratch files.
 
 >>> splitter = Splitter(HoldOut(share=0.4))
 >>> for key in (b"a", b"b", b"b", b"c", b"d"):
@@ -24,34 +24,35 @@ from sdk.rows.texts import row_digest
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Of a text, of which 128 bits tell all apart; of a group's name, whose least decides; of all fields of a row.
+#: How many bytes are kept of the digest of a text, of which 128 bits tell all apart; of a group's name, of which the
+#: least decides; and of all fields of a row.
 _PLACE_BYTES, _GROUP_BYTES, _ROW_BYTES = 16, 32, 32
-#: Digests that are handed on at once, and rows and groups that are looked at.
+#: How many digests are handed on at once, and how many rows are looked at.
 _BATCH = 1 << 14
 _CHUNK = 1 << 17
 
 
 class Splitter:
-    """Takes what decides of each row, `add` by `add`, and says in the end which are held out.
+    """Takes the unit of each row by `add`, and says at the end which rows are held out.
 
-    In scratch files it takes 20 bytes a row, and with groups 76. In memory it takes a byte a row at the end, with labels 4 more; with groups 4
-    more, and some 30 for each group. Needs numpy.
+    It takes 20 bytes a row in scratch files, or 76 with groups. In memory it takes one byte a row at the end, 4 more
+    with labels, and with groups 4 more and some 30 for each group. Needs numpy.
     """
 
     def __init__(self, how: HoldOut) -> None:
         self._how = how
         self._seed = how.seed.to_bytes(8, "big")
         self._rows = 0
-        #: The texts by their places in the order that they are held out in; by their digests where rows have groups.
+        #: The texts by their places in the order in which they are held out; if rows have groups, by their digests.
         self._texts = _Digests(_PLACE_BYTES)
         self._groups = _Digests(_GROUP_BYTES)
         self._grouped = False
-        #: The number of each label, and of each row that of its label.
+        #: The number of each label, and for each row the number of its label.
         self._numbers: dict[str, int] = {}
         self._labels = array("I")
 
     def add(self, unit: Unit) -> None:
-        """Take the next row; all have groups, or none, and so with labels."""
+        """Take the next row; either all rows have groups or none has, and the same goes for labels."""
         self._rows += 1
         if unit.label is not None:
             self._labels.append(self._numbers.setdefault(unit.label, len(self._numbers)))
@@ -82,14 +83,16 @@ class Splitter:
         if parts < 2:
             raise one_part(self._how)
         if not held:
-            # Where each part alone is more than the share, the smallest is held out.
+            # No part that may go fits into the share: the smallest of them is held out.
             if smallest is None:
                 raise no_second_row()
             out[smallest] = True
         return out
 
     def _by_groups(self) -> Iterator[Part]:
-        """Yield the places of the parts that rows are of, with the rows: groups that share texts, over any number of others, are one."""
+        """Yield the places of the parts that rows belong to, with the rows: groups that share texts, directly or
+        through others, are one part.
+        """
         import numpy as np
 
         groups = np.zeros(self._rows, np.uint32)
@@ -110,7 +113,7 @@ class Splitter:
             names.seek(0)
             for group in range(count):
                 name = names.read(_GROUP_BYTES)
-                # A part is called as its least group.
+                # A part goes by its least group.
                 if least[group] == group:
                     places[group] = hashlib.sha256(self._seed + name).digest()[:_PLACE_BYTES]
         parts = SortedKeys(f"S{_PLACE_BYTES}")
@@ -122,16 +125,16 @@ class Splitter:
 
 
 class _Left:
-    """The rows that each label still has in the training; where rows have no labels, all may go."""
+    """How many rows each label still has in the training; if rows have no labels, all may go."""
 
     def __init__(self, labels: array[int]) -> None:
         import numpy as np
 
-        #: (rows,) the number of each row's label, and (labels,) rows.
+        #: (rows,) the number of each row's label, and (labels,) how many rows each label has left.
         self._labels = np.frombuffer(labels, np.uintc)
         self._left = np.zeros(max(labels, default=0) + 1, np.int64)
         for first in range(0, len(labels), _CHUNK):
-            # It counts in a copy of 8 bytes each.
+            # In chunks, because bincount makes a copy with 8 bytes for each row.
             self._left += np.bincount(self._labels[first : first + _CHUNK], minlength=len(self._left))
 
     def take(self, rows: npt.NDArray[Any]) -> bool:
@@ -139,7 +142,7 @@ class _Left:
         return self._go(rows, taken=True)
 
     def may_go(self, rows: npt.NDArray[Any]) -> bool:
-        """Return whether that can be."""
+        """Return whether `take` would take these rows."""
         return self._go(rows, taken=False)
 
     def _go(self, rows: npt.NDArray[Any], *, taken: bool) -> bool:
@@ -156,7 +159,7 @@ class _Left:
 
 
 class _Digests:
-    """Digests of one row after another, of which the first bytes are kept."""
+    """The digests of one row after another; only their first bytes are kept."""
 
     def __init__(self, size_bytes: int) -> None:
         self._size = size_bytes
@@ -165,13 +168,13 @@ class _Digests:
         self._rows = 0
 
     def append(self, digest: bytes) -> None:
-        """Take that of the next row."""
+        """Take the digest of the next row."""
         self._batch += digest[: self._size].ljust(self._size, b"\0")
         if len(self._batch) == _BATCH * self._size:
             self._hand_on()
 
     def sorted(self) -> Iterator[Part]:
-        """Yield them in their order, each with its row."""
+        """Yield the digests in sorted order, each with its row."""
         self._hand_on()
         return self._keys.sorted()
 
@@ -193,7 +196,7 @@ def rows_digest(rows: Iterable[Row]) -> str:
 
 
 def digest_of_sorted(digests: Iterable[npt.NDArray[Any]]) -> str:
-    """Return what `rows_digest` does for the rows with these digests, which are sorted, (n,) of 32 bytes each."""
+    """Return what `rows_digest` returns for the rows with these digests, which are sorted, (n,) of 32 bytes each."""
     found = hashlib.sha256()
     for some in digests:
         found.update(some.tobytes())
@@ -201,7 +204,7 @@ def digest_of_sorted(digests: Iterable[npt.NDArray[Any]]) -> str:
 
 
 def _new(parts: Iterable[Part]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Yield keys and rows as they come, and which of the keys are not the one before, (n,) of bool."""
+    """Yield keys and rows as they come, and which of the keys differ from the one before, (n,) of bool."""
     import numpy as np
 
     before = None
@@ -236,7 +239,9 @@ def _together(pieces: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
 
 
 def _join(least: npt.NDArray[Any], one: npt.NDArray[Any], other: npt.NDArray[Any]) -> None:
-    """Join groups in pairs, (n,) each, where `least`, (groups,), is the least that each is joined with, over any number of others."""
+    """Join pairs of groups, (n,) each; `least`, (groups,), is the least group that each is joined with, directly or
+    through others.
+    """
     import numpy as np
 
     while True:

@@ -1,6 +1,6 @@
 """Numbers of each row in files of a scratch folder, so that memory does not grow with the rows.
 
-What is equal is found part by part: a part has the keys with the same remainder, some hundred thousand of them.
+Equal numbers are found part by part: a part has the keys with the same remainder, a few hundred thousand of them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Keys that are in memory at once.
+#: About how many keys are in memory at once.
 _PART_ROWS = 1 << 18
 _CHUNK_ROWS = 1 << 17
 
 
 class Column:
-    """One number for each row, which is appended to; 0 stands for none."""
+    """One number for each row, in a file that is appended to; 0 stands for none."""
 
     def __init__(self, folder: Path, name: str, dtype: str) -> None:
         import numpy as np
@@ -38,7 +38,7 @@ class Column:
         self.rows += len(found)
 
     def chunks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield all numbers, with the row that the first of each chunk is of."""
+        """Yield all numbers in chunks, each with the row that its first number belongs to."""
         for first in range(0, self.rows, _CHUNK_ROWS):
             yield first, self.between(first, first + _CHUNK_ROWS)
 
@@ -55,12 +55,15 @@ class Column:
         return int(self.between(row, row + 1)[0])
 
     def close(self) -> None:
-        """Close the file; the folder is its owner's."""
+        """Close the file; whoever made the folder removes it."""
         self._file.close()
 
 
 class Equal(NamedTuple):
-    """Rows with a key that an earlier row has, (n,) each, sorted by key and then by row."""
+    """Rows with a key that an earlier row has too, (n,) each, sorted by key and then by row.
+
+    `first` is the first row with the key, and `previous` the last one before `row`.
+    """
 
     first: npt.NDArray[Any]
     previous: npt.NDArray[Any]
@@ -68,7 +71,9 @@ class Equal(NamedTuple):
 
 
 def equal_rows(column: Column, alive: npt.NDArray[Any] | None = None) -> Iterator[Equal]:
-    """Yield the rows whose number another has too, in parts; only those that are `alive`, (rows,) of bool, if that is given."""
+    """Yield, in parts, the rows whose number an earlier row has too. If `alive`, (rows,) of bool, is given, only these
+    rows count.
+    """
     import numpy as np
 
     parts = max(1, -(-column.rows // _PART_ROWS))
@@ -92,8 +97,8 @@ def equal_rows(column: Column, alive: npt.NDArray[Any] | None = None) -> Iterato
 
 
 def matches(column: Column, keys: npt.NDArray[Any], alive: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-    """Return for each of some keys the first row that has it, (keys,) of int64; -1 for none. Only rows that are `alive`, (rows,)
-    of bool, if that is given.
+    """Return for each of the `keys` the first row that has it, (keys,) of int64; -1 for none. If `alive`, (rows,) of
+    bool, is given, only these rows count.
     """
     import numpy as np
 
@@ -107,7 +112,7 @@ def matches(column: Column, keys: npt.NDArray[Any], alive: npt.NDArray[Any] | No
         at = np.minimum(np.searchsorted(known, chunk), len(known) - 1)
         there = (known[at] == chunk) & (chunk != 0)
         hit = np.flatnonzero(there if alive is None else there & alive[first : first + len(chunk)])
-        # The last one written stays, which is the first row.
+        # In reverse order: of several rows with one key the last one written stays, and that is the first row.
         new = hit[firsts[at[hit]] < 0][::-1]
         firsts[at[new]] = new + first
     counts = np.diff(np.append(places, len(keys)))
@@ -116,7 +121,7 @@ def matches(column: Column, keys: npt.NDArray[Any], alive: npt.NDArray[Any] | No
 
 
 class TextSpool:
-    """Texts in a file, to come back to some of them."""
+    """Texts in a file, from which single ones can be read again."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._file = (folder / f"{name}.txt").open("w+b", buffering=1 << 20)
@@ -124,7 +129,7 @@ class TextSpool:
         self._size = 0
 
     def append(self, texts: Sequence[str]) -> None:
-        """Add further texts."""
+        """Add texts."""
         ends = []
         for text in texts:
             encoded = text.encode()

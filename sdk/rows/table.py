@@ -19,13 +19,13 @@ from sdk.schemas.data_audit import AuditExample
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Rows, and characters, that are hashed at once.
+#: How many rows, and characters, are hashed at once.
 _BATCH_ROWS, _BATCH_CHARACTERS = 8192, 1 << 19
 _SALTS = (1, 2)
 
 
 class Noted:
-    """How often something was found, and the first few times."""
+    """How often something was found, and the first few examples."""
 
     def __init__(self, most_examples: int) -> None:
         self._most = most_examples
@@ -40,7 +40,7 @@ class Noted:
 
 
 class RowTable:
-    """The rows of one file, added one by one; `flush` after the last."""
+    """The rows of one file, added one by one; call `flush` after the last."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class RowTable:
         self.bands = [column(f"band{number}", "u4") for number in range(BANDS)]
         self.texts = TextSpool(folder, name)
         self._numbers = column("where", "u4")
-        #: The first row of each run of rows that are named alike but for their number, and what is before and behind that.
+        #: Runs of rows whose names differ only in their number: the first row, and what is before and after the number.
         self._runs: list[tuple[int, str, str]] = []
         self._on_texts = on_texts
         self.unusable, self.empty, self.odd = Noted(most_examples), Noted(most_examples), Noted(most_examples)
@@ -65,9 +65,9 @@ class RowTable:
         #: Usable rows.
         self.rows = 0
         self.characters = 0
-        #: Rows by label; of labels beyond those that a training may have, only the first.
+        #: Rows by label; of the labels beyond the number that a training may have, only the first is counted.
         self.labels: Counter[str] = Counter()
-        #: Texts by the power of two that their characters are at most.
+        #: How many rows have at most 2^n characters, and more than 2^(n - 1), by n.
         self.lengths: Counter[int] = Counter()
         self._points: npt.NDArray[Any] | None = None
         self._batch: list[tuple[int, bytes, bytes, bytes, bytes]] = []
@@ -75,7 +75,7 @@ class RowTable:
         self._batch_characters = 0
 
     def add(self, row: Row | BadRow) -> int:
-        """Add a row, and return how many bytes it has, about."""
+        """Add a row, and return about how many bytes it has."""
         if isinstance(row, BadRow):
             (self.empty if row.empty else self.unusable).note(row.where, row.fault)
             return 64
@@ -84,7 +84,7 @@ class RowTable:
         if row.shape == "text-label" and (row.fields["label"] in self.labels or len(self.labels) <= MAX_LABELS):
             self.labels[row.fields["label"]] += 1
         parts = asked_and_answered(row)
-        # Of messages, their roles are among the text, which no odd character is in.
+        # The text of messages includes their roles, which contain no odd characters.
         if odd := [character for part in parts if has_odd(part) for character in odd_characters(part)]:
             self.odd.note(row.where, f"has {', '.join(dict.fromkeys(odd))}")
         length = len(parts[0]) + len(parts[1])
@@ -104,7 +104,7 @@ class RowTable:
         return len(whole) + 1
 
     def flush(self) -> None:
-        """Write what is known of the rows that were added last."""
+        """Write what is known about the rows that were added since the last flush."""
         import numpy as np
 
         if not self._batch:
@@ -134,7 +134,7 @@ class RowTable:
         return f"{word} {self._numbers.at(row)} {of}".rstrip()
 
     def points(self) -> dict[int, int]:
-        """Return how often each character stands in the texts, by its number."""
+        """Return how often each character occurs in the texts, by its code point."""
         if self._points is None:
             return {}
         return {int(point): int(self._points[point]) for point in self._points.nonzero()[0]}

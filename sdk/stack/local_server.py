@@ -16,7 +16,7 @@ from sdk.stack.private import write_private
 
 
 class LocalServer(LocalProcess):
-    """One server on 127.0.0.1. Ports, password and data are found again by a second object over the folder."""
+    """One server on 127.0.0.1. A second object over the same folder finds the same ports, password and data."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -34,7 +34,7 @@ class LocalServer(LocalProcess):
 
     @abstractmethod
     def _choose(self) -> dict[str, Any]:
-        """Return the ports and secrets of a new folder, as JSON values; they are kept for its life."""
+        """Return the ports and secrets of a new folder, as JSON values; the folder keeps them for good."""
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -50,7 +50,9 @@ class LocalServer(LocalProcess):
         return self._kept
 
     def choose_beside(self, taken: Collection[int]) -> None:
-        """Choose ports and secrets, if that was not done, and no port that is `taken` by others who do not listen yet."""
+        """Choose ports and secrets, unless that was done before, and none of the ports in `taken`: other servers have
+        chosen these, but may not listen yet.
+        """
         path = self.directory / f"{self.name}.json"
         was_chosen = path.exists()
         while not was_chosen and not set(self.ports).isdisjoint(taken):
@@ -66,7 +68,7 @@ class LocalServer(LocalProcess):
         deadline_s = time.monotonic() + 2.0
         for port in self.ports:
             while is_taken(port):
-                # The last connections of a server that was killed may take a moment to go.
+                # The last connections of a server that was killed may take a moment to disappear.
                 if time.monotonic() > deadline_s:
                     raise ServerError(
                         f"Another program listens on port {port} of 127.0.0.1, which {self.name} uses. "

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class Busy(Exception):  # noqa: N818 - it reads as what is
+class Busy(Exception):  # noqa: N818 - it names a state
     """Another process holds the lock."""
 
 
 @contextmanager
 def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
-    """Hold the lock of a file, which is made where it is missing. Raises Busy if another process keeps it."""
+    """Hold the lock of a file, which is made if it is missing. Raises Busy if it isn't free within `timeout_s`."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline_s = time.monotonic() + timeout_s

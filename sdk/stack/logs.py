@@ -1,4 +1,4 @@
-"""The logs of a stack's parts: their last lines, and those that come."""
+"""The logs of a stack's parts: their last lines, and new ones as they come."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BLOCK_BYTES = 64 * 1024
 
 
 def last_lines(path: Path, count: int) -> tuple[list[str], int]:
-    """Return the last lines of a file, and where it ended then; none where there is no file."""
+    """Return the last lines of a file, and the place after them, for `follow`; no lines if there is no file."""
     try:
         with path.open("rb") as log:
             end = start = log.seek(0, os.SEEK_END)
@@ -23,13 +23,13 @@ def last_lines(path: Path, count: int) -> tuple[list[str], int]:
                 text = log.read(end - start)
     except FileNotFoundError:
         return [], 0
-    # The last line may be half written; it comes whole with what follows.
+    # The last line may be half written; `follow` gives it once it is whole.
     whole = text[: text.rfind(b"\n") + 1]
     return whole.decode("utf-8", "replace").splitlines()[-count:] if count else [], end - (len(text) - len(whole))
 
 
 def follow(paths: Mapping[str, Path], places: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """Give each new line with the name of its log, for ever. `places` says where in each to begin."""
+    """Yield each new line with the name of its log, for ever. `places` says where in each to begin, and is updated."""
     while True:
         for name, path in paths.items():
             for line in _new_lines(path, places, name):
@@ -41,7 +41,7 @@ def _new_lines(path: Path, places: dict[str, int], name: str) -> list[str]:
     try:
         with path.open("rb") as log:
             if log.seek(0, os.SEEK_END) < places.get(name, 0):
-                # It was put aside and started again.
+                # The log was put aside, and a new one begun.
                 places[name] = 0
             log.seek(places.get(name, 0))
             text = log.read()

@@ -1,4 +1,4 @@
-"""What listens on 127.0.0.1: ports that are free, servers that answer, connections that stand."""
+"""The ports of 127.0.0.1: which are free, what a server answers on one, and whether a process is connected to one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 from sdk.stack.errors import ServerError
 
-#: Ports are taken below Linux's ephemeral range (32768 and up), so that no outgoing connection can sit on a kept one.
+#: Ports are chosen below Linux's ephemeral range (32768 and up), so that no outgoing connection can use a kept one.
 _LOWEST_PORT, _HIGHEST_PORT = 10_240, 32_767
 
 
 def free_ports(count: int, *, twin_offset: int = 0) -> list[int]:
-    """Return `count` different ports of 127.0.0.1 on which nothing listens, each with its twin at `twin_offset`."""
+    """Return `count` different ports of 127.0.0.1 on which nothing listens, nor on their twins, `twin_offset` above."""
     ports: list[int] = []
     with contextlib.ExitStack() as held:
         for port in _candidates(_HIGHEST_PORT - twin_offset):
@@ -50,7 +50,7 @@ def is_taken(port: int) -> bool:
 
 
 def http_status(port: int, path: str, *, token: str | None = None) -> int:
-    """Return the status of a GET, past any proxy that the environment names. Raises OSError if nothing answers."""
+    """Return the status of a GET, without any proxy that the environment names. Raises OSError if nothing answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
@@ -62,13 +62,13 @@ def http_status(port: int, path: str, *, token: str | None = None) -> int:
 
 
 def is_connected(pid: int, port: int) -> bool:
-    """Say whether a process is connected to a port of 127.0.0.1; where the system doesn't tell, that it is."""
+    """Say whether a process is connected to a port of 127.0.0.1; True if the system doesn't tell."""
     import psutil
 
     try:
         connections = psutil.Process(pid).net_connections("tcp4")
     except psutil.AccessDenied:
-        # A worker keeps to itself what it has open, unless root asks.
+        # A worker shows what it has open only to root.
         return True
     except psutil.NoSuchProcess:
         return False
@@ -78,5 +78,5 @@ def is_connected(pid: int, port: int) -> bool:
 
 def _candidates(highest: int) -> Iterator[int]:
     ports = range(_LOWEST_PORT, highest + 1)
-    # Ports are not secrets: any spread will do that makes two runs on one machine unlikely to meet.
+    # Ports are not secrets: any choice will do with which two runs on one machine are unlikely to pick the same.
     yield from random.Random(secrets.randbits(64)).sample(ports, k=min(len(ports), 2_000))  # noqa: S311

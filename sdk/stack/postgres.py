@@ -21,12 +21,12 @@ from sdk.stack.loopback import free_ports
 from sdk.stack.private import new_secret
 
 _SUPERUSER = "adapterctl"
-#: Where root's servers keep their data when the folder asked for lies below one that other users cannot enter.
+#: Where root's servers keep their data if the requested folder is below one that other users cannot enter.
 _SHELTER = Path("/var/lib/adapterctl")
 
 
 class PostgresServer(LocalServer):
-    """One PostgreSQL cluster. Started by root it runs as an unprivileged user, because PostgreSQL refuses root."""
+    """One PostgreSQL cluster. If root starts it, it runs as an unprivileged user, because PostgreSQL refuses root."""
 
     name = "postgres"
     # SIGINT is the fast shutdown: clients are cut off, data is written. SIGQUIT leaves recovery to the next start.
@@ -39,10 +39,10 @@ class PostgresServer(LocalServer):
 
     @classmethod
     def place_for(cls, home: Path) -> Path:
-        """Return the folder for a server that belongs to `home`: inside it wherever that can work.
+        """Return the folder for a server that belongs to `home`: inside it if that can work.
 
-        Root's home is closed to other users, and opening it for the sake of a database would be wrong. A closed home
-        gets a folder of its own under /var/lib/adapterctl, always the same one.
+        Root's home is closed to other users, and opening it for the sake of a database would be wrong. So a closed home
+        gets a folder under /var/lib/adapterctl, always the same one.
         """
         inside = home.absolute() / cls.name
         account = _unprivileged_account()
@@ -64,7 +64,7 @@ class PostgresServer(LocalServer):
         return f"postgresql+psycopg://{_SUPERUSER}:{self.kept['password']}@127.0.0.1:{self.kept['port']}/{database}"
 
     def start(self, timeout_s: float = 60.0, *, wanted: Callable[[], bool] = lambda: True) -> None:
-        """Start, and start again while the orphans of a killed server still hold its shared memory."""
+        """Start, and try again while the orphans of a killed server still hold its shared memory."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             try:
@@ -81,12 +81,12 @@ class PostgresServer(LocalServer):
         return self.url_of(name)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, cutting off whoever still uses it."""
+        """Drop a database, and cut off the clients that still use it."""
         self._client("dropdb", "--if-exists", "--force", name)
 
     @property
     def programs(self) -> Path:
-        """The folder of PostgreSQL's own programs, of the server's release: `pg_dump`, `pg_restore` and others."""
+        """The folder of PostgreSQL's own programs in the server's release: `pg_dump`, `pg_restore` and others."""
         return self._bin
 
     @property
@@ -154,7 +154,7 @@ class PostgresServer(LocalServer):
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.kept["port"]),
-            # Sockets would lie in /tmp or in a path that may be too long for one; every client uses TCP.
+            # Sockets would be in /tmp, or at a path that may be too long for a socket; every client uses TCP.
             "unix_socket_directories": "",
             **self._settings,
         }
@@ -205,8 +205,8 @@ class PostgresServer(LocalServer):
         account = _unprivileged_account()
         if account is None or _closed_parent(install, account) is None:
             return install
-        # The environment lies below a folder, such as /root, that the server's user cannot enter: it runs on a copy.
-        # The wheel's shared libraries are found relative to the programs, so they move along.
+        # The environment is below a folder that the server's user cannot enter, such as /root: the server runs from a
+        # copy. The programs find the wheel's shared libraries by relative paths, so these are copied too.
         copy = self.directory / "software" / install.parent.name / install.name
         if not copy.exists():
             software = self.directory / "software.partial"
@@ -235,7 +235,7 @@ def _major_of(install: Path) -> str:
 
 
 def _unprivileged_account() -> pwd.struct_passwd | None:
-    """Return whom a server started by root runs as, or None if we are not root."""
+    """Return the account that a server started by root runs as, or None if we are not root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):

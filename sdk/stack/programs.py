@@ -1,4 +1,4 @@
-"""The registry's server and the workers of a stack, as processes; and the tokens that they are used with."""
+"""The registry's server and the workers of a stack, as processes; and the tokens of the admin and of the workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BUCKET = "adapterctl"
 _DATABASE = "registry"
 _SERVER_PROCESSES = 2
 _ROLES = ("admin", "worker")
-#: Another registry's settings, and keys to stores, are no business of this one.
+#: Variables with these prefixes are not passed on: they are settings of another registry, or keys to stores.
 _KEPT_AWAY = ("ADAPTERCTL_", "REGISTRY_", "AWS_")
 
 
@@ -32,7 +32,7 @@ class RegistryServer(LocalServer):
     """`adapter-registry serve` over the three servers of its stack."""
 
     name = "registry"
-    # It gives open requests 10 s.
+    # The server gives open requests 10 s to finish.
     stop_signals: ClassVar = ((signal.SIGTERM, 15.0),)
 
     def __init__(
@@ -58,14 +58,14 @@ class RegistryServer(LocalServer):
 
     @property
     def tokens(self) -> dict[str, str]:
-        """The tokens of the admin and of the workers, as far as they were made."""
+        """The tokens of the admin and of the workers, those that have been made."""
         try:
             return dict(json.loads(self._tokens_path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
 
     def prepare_database(self) -> None:
-        """Make the registry's database, its schema and the tokens, where they are missing. PostgreSQL must be ready."""
+        """Make the registry's database, its schema and the tokens, if they are missing. PostgreSQL must be ready."""
         if not self._postgres.has_database(_DATABASE):
             self._postgres.create_database(_DATABASE)
         self._run("db", "upgrade")
@@ -74,11 +74,11 @@ class RegistryServer(LocalServer):
                 self._make_token(role)
 
     def prepare_bucket(self) -> None:
-        """Make the registry's bucket, where it is missing. SeaweedFS must be ready."""
+        """Make the registry's bucket, if it is missing. SeaweedFS must be ready."""
         self._seaweed.create_bucket(_BUCKET)
 
     def renew_tokens(self) -> None:
-        """Make the tokens anew that the registry, which must be ready, does not take: they were revoked, say."""
+        """Replace tokens that the registry refuses, for example after they were revoked. The registry must be ready."""
         for role, token in self.tokens.items():
             if http_status(self.kept["port"], f"{API}/whoami", token=token) == 401:
                 self._make_token(role)
@@ -107,7 +107,7 @@ class RegistryServer(LocalServer):
             "REGISTRY_STORAGE_URL": f"s3://{_BUCKET}",
             "AWS_ACCESS_KEY_ID": self._seaweed.access_key,
             "AWS_SECRET_ACCESS_KEY": self._seaweed.secret_key,
-            # What the user has set up for AWS is meant for AWS.
+            # The user's configuration for AWS is meant for AWS, not for this store.
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -141,9 +141,11 @@ class RegistryServer(LocalServer):
 
 
 class WorkerProcess(LocalProcess):
-    """`adapter-worker start`, which knows the registry's URL, a worker's token and the broker, and no more."""
+    """`adapter-worker start`, which gets the registry's URL, a worker's token and the broker, but no access to the
+    database or the store.
+    """
 
-    # It hands its job back with a checkpoint.
+    # It saves a checkpoint and hands its job back.
     stop_signals: ClassVar = ((signal.SIGTERM, 30.0),)
 
     def __init__(self, directory: Path, number: int, *, registry: RegistryServer, valkey: ValkeyServer) -> None:
@@ -169,24 +171,24 @@ class WorkerProcess(LocalProcess):
             "ADAPTERCTL_URL": self._registry.url,
             "ADAPTERCTL_TOKEN": self._registry.tokens["worker"],
             "REGISTRY_BROKER_URL": self._valkey.url,
-            # Clients are on this machine too: they see every folder under the same path.
+            # Clients are on this machine too, so they see every folder under the same path.
             "ADAPTER_WORKER_SHARED_PATHS": os.environ.get("ADAPTER_WORKER_SHARED_PATHS", "/"),
-            # Their hub token is that of the user who started this.
+            # Workers use the hub token of the user who started the stack.
             "ADAPTER_WORKER_HUB_REPOSITORIES": os.environ.get("ADAPTER_WORKER_HUB_REPOSITORIES", "*"),
             **({"ADAPTERCTL_CACHE": cache} if cache else {}),
         }
 
 
 def inherited_environment() -> dict[str, str]:
-    """Return the user's environment for programs of ours, without what says where another registry or its store is."""
+    """Return the user's environment for our own programs, without settings of another registry or its store."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(_KEPT_AWAY)}
-    # A proxy for the world outside has no way to this machine's own servers.
+    # A proxy can't reach this machine's own servers.
     for name in ("NO_PROXY", "no_proxy"):
         kept[name] = ",".join(filter(None, [kept.get(name), "127.0.0.1"]))
     return kept
 
 
 def _program(module: str, *arguments: str) -> list[str]:
-    """Return the command line that runs the `main` of a module of ours, which `sdk` may start and not import."""
-    # -P: the folder that it runs in holds no modules.
+    """Return the command line that runs the `main` of one of our modules, which `sdk` may start but not import."""
+    # -P: no modules are looked for in the folder that it runs in.
     return [sys.executable, "-P", "-c", f"from {module} import main; main()", *arguments]

@@ -26,8 +26,8 @@ class SeaweedServer(LocalServer):
     """One SeaweedFS with one administrator, whose keys are generated."""
 
     name = "seaweedfs"
-    # At SIGTERM it stops taking requests at once and then waits 15 s for its own parts to hang up, which they never do.
-    # Killing it after three loses nothing: what it has answered for is with the operating system.
+    # At SIGTERM it stops taking requests at once, and then waits 15 s for its own parts to hang up, which they never
+    # do. Killing it after three seconds loses nothing: what it has acknowledged is already with the operating system.
     stop_signals: ClassVar = ((signal.SIGTERM, 3.0),)
     region: ClassVar[str] = "us-east-1"
 
@@ -55,13 +55,13 @@ class SeaweedServer(LocalServer):
         return str(self.kept["secret_key"])
 
     def stop(self) -> None:
-        """End the server and clear away the sockets that it leaves in /tmp."""
+        """End the server and remove the sockets that it leaves in /tmp."""
         super().stop()
         for role, port in self.kept["ports"].items():
-            Path(f"/tmp/seaweedfs-{role}-grpc-{port + _GRPC_OFFSET}.sock").unlink(missing_ok=True)  # noqa: S108 - its choice
+            Path(f"/tmp/seaweedfs-{role}-grpc-{port + _GRPC_OFFSET}.sock").unlink(missing_ok=True)  # noqa: S108 - its own
 
     def create_bucket(self, bucket: str) -> None:
-        """Create a bucket; harmless where it exists."""
+        """Create a bucket; harmless if it exists."""
         ports = self.kept["ports"]
         command = [str(_program()), "shell", *(f"-{role}=127.0.0.1:{ports[role]}" for role in ("master", "filer"))]
         deadline_s = time.monotonic() + _TIMEOUT_S
@@ -97,11 +97,11 @@ class SeaweedServer(LocalServer):
 
     def _prepare(self) -> None:
         (self.directory / "data").mkdir(exist_ok=True, mode=0o700)
-        # Without identities SeaweedFS checks no signature at all.
+        # Without identities, SeaweedFS does not check signatures at all.
         credentials = {"accessKey": self.access_key, "secretKey": self.secret_key}
         identity = {"name": "adapterctl", "credentials": [credentials], "actions": ["Admin"]}
         write_private(self._identities, json.dumps({"identities": [identity]}) + "\n")
-        # The volume server holds the bytes behind S3. With these keys it, too, refuses whoever comes without a token.
+        # The volume server holds the bytes behind S3. With these keys, it too refuses requests without a token.
         # SeaweedFS looks for this file in its working directory.
         key = self.kept["internal_key"]
         sections = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
@@ -125,7 +125,7 @@ class SeaweedServer(LocalServer):
             "-master.electionTimeout=1s",
             f"-volume.port={ports['volume']}",
             # Zero means as many volumes as the disk has room for; the default of eight is used up by the second bucket.
-            # Smaller than usual, or a disk with some tens of gigabytes left has room for none.
+            # Volumes are smaller than usual, or a disk with some tens of gigabytes left would have room for none.
             "-volume.max=0",
             "-master.volumeSizeLimitMB=1024",
             "-filer",
@@ -139,7 +139,7 @@ class SeaweedServer(LocalServer):
             f"-s3.config={self._identities}",
             "-s3.iam=false",
             "-s3.localSocket=s3.sock",
-            # These two have fixed ports otherwise, on which a second instance would die.
+            # Otherwise these two have fixed ports, and a second instance would fail to start.
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
         ]

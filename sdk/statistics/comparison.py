@@ -26,37 +26,38 @@ if TYPE_CHECKING:
 
 __all__ = ["ALPHA", "LEAST_CLUSTERS", "RowsComparison", "compare_rows", "paired_ratio"]
 
-#: How often two models that are alike may be told apart.
+#: How often two models that are equally good may be found to differ.
 ALPHA = 0.05
 #: With fewer clusters neither an interval nor a test keeps its guarantee.
 LEAST_CLUSTERS = 20
-#: Differences are equal in size if they are within this share: they were subtracted from different scores.
+#: Differences within this share of each other count as equal in size: subtracting scores leaves rounding errors.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class RowsComparison:
-    """What rows that both were scored on say."""
+    """What the rows that both models were scored on say."""
 
-    #: Mean of what the second scored more, a row or a token.
+    #: How much more the second model scored, on average over rows or tokens.
     difference: float
     standard_error: float
     rows: int
     #: The number of groups, or of rows if there are no groups.
     clusters: int
-    #: Ends of the 95 % interval of the difference; None of too few clusters, or where no row differs and nothing
-    #: says by how much one could.
+    #: Ends of the 95 % interval of the difference; None for too few clusters, or if no row differs and it isn't known
+    #: by how much one could.
     low: float | None = None
     high: float | None = None
     #: Two-sided; None for too few clusters.
     p: float | None = None
-    #: None of too few clusters.
+    #: None for too few clusters.
     test: Literal["sign-flip", "mcnemar"] | None = None
 
     def better(self, p: float | None = None, *, alpha: float = ALPHA) -> int:
         """Return 1 if the second is shown to score more, -1 if the first is, and 0 if neither is.
 
-        The test decides, by its own p or by one that was adjusted for several; an interval that holds zero objects.
+        The test decides, by its own p or by one that was adjusted for several tests. If the interval contains zero,
+        neither model is better.
         """
         p = self.p if p is None else p
         if p is None or p >= alpha or self.low is None or self.high is None or self.low <= 0 <= self.high:
@@ -65,11 +66,11 @@ class RowsComparison:
 
 
 def compare_rows(found: PairedRatio, *, seed: str, step: float | None = None) -> RowsComparison:
-    """Compare two models by what the second scored more in each cluster.
+    """Compare two models by how much more the second scored in each cluster.
 
-    The same `seed` gives the same answer, and the other order of both models its mirror image. `step` is the most by
-    which one row can differ, where the scores are yes or no. Where all clusters that differ do so by as much, the test
-    is exact, McNemar's; and so is the interval, of binomial ones, where also all weigh as much.
+    The same `seed` gives the same answer, and swapping the models gives its mirror image. `step` is the most by which
+    one row can differ, if scores are yes or no. If all clusters that differ do so by the same amount, the test is
+    McNemar's, which is exact; if all clusters also weigh the same, the interval is made of exact binomial ones.
     """
     import numpy as np
 
@@ -86,7 +87,7 @@ def compare_rows(found: PairedRatio, *, seed: str, step: float | None = None) ->
     better, worse = int((found.sums > 0).sum()), int((found.sums < 0).sum())
     result = replace(result, p=mcnemar_p(better, worse), test="mcnemar")
     if not _are_equal(found.masses):
-        # How often clusters differ says nothing of how much those weigh that do.
+        # How many clusters differ says nothing about how much these weigh.
         low, high = studentised_interval(found, rng)
         return replace(result, low=low, high=high)
     one = float(sizes[0] / found.masses[0])
@@ -95,11 +96,11 @@ def compare_rows(found: PairedRatio, *, seed: str, step: float | None = None) ->
 
 
 def _equal(found: PairedRatio, result: RowsComparison, step: float | None) -> RowsComparison:
-    """What is said of rows that score the same: how often others could differ, and by `step` at most."""
+    """The answer for rows that all score the same: how often others could differ, by `step` at most."""
     result = replace(result, p=1.0, test="mcnemar")
     if step is None:
         return result
-    # Those that differ may be the heaviest.
+    # The clusters that differ could be the heaviest.
     heaviest = float(found.masses.max()) * found.clusters / float(found.masses.sum())
     low, high = equal_steps_interval(0, 0, found.clusters)
     return replace(result, low=step * max(-1.0, heaviest * low), high=step * min(1.0, heaviest * high))

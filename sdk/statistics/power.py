@@ -1,4 +1,4 @@
-"""What rows can show, and how many are needed (power analysis in Miller, arXiv 2411.00640), and what several tests together say.
+"""What rows can show and how many are needed (power analysis in Miller, arXiv 2411.00640); what several tests say.
 
 >>> round(least_difference(0.01), 4)  # (1.96 + 0.84) · 0.01
 0.028
@@ -14,16 +14,17 @@ from collections.abc import Sequence
 from math import ceil, sqrt
 from statistics import NormalDist
 
-#: How often a true difference of that size is to be shown.
+#: How often a true difference of the given size is to be shown.
 POWER = 0.8
-#: More rows than any dataset has: the difference counts as zero.
+#: More rows than any dataset has: if more than these are needed, the difference counts as zero.
 MOST_ROWS = 10**12
 
 
 def least_difference(standard_error: float, *, alpha: float = 0.05, power: float = POWER) -> float:
-    """Return the smallest difference that the same rows show in `power` of all cases: (z(1−α/2) + z(power)) · se.
+    """Return the smallest difference that these rows show in `power` of all cases: (z(1−α/2) + z(power)) · se.
 
-    This is Miller's minimum detectable effect, with the standard error as it was found: of the paired differences, clustered.
+    This is Miller's minimum detectable effect, with the standard error that was found: that of the paired differences,
+    clustered.
     """
     normal = NormalDist()
     return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * standard_error
@@ -32,9 +33,9 @@ def least_difference(standard_error: float, *, alpha: float = 0.05, power: float
 def rows_needed(
     rows: int, standard_error: float, difference: float, *, alpha: float = 0.05, power: float = POWER
 ) -> int | None:
-    """Return how many rows like these show a `difference` in `power` of all cases: n · (δ_least / δ)² (Miller's sample size).
+    """Return how many rows like these show a `difference` in `power` of all cases: n · (δ_least / δ)².
 
-    None for more than `MOST_ROWS`.
+    This is Miller's sample size; None for more than `MOST_ROWS`.
     """
     least = least_difference(standard_error, alpha=alpha, power=power)
     # With a tiny difference the square would overflow.
@@ -44,7 +45,9 @@ def rows_needed(
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Return each p as it counts among several tests (Holm 1979): what is below α now is wrong together with probability α."""
+    """Return each p adjusted for several tests (Holm 1979): of those that are now below α, the probability that any is
+    wrong is at most α.
+    """
     adjusted = [0.0] * len(values)
     highest = 0.0
     for place, index in enumerate(sorted(range(len(values)), key=lambda index: values[index])):

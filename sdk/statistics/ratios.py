@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-#: A sum is zero within this share of what it is made of: thirds and tenths add up to it only nearly.
+#: A sum counts as zero within this share of the sizes of its terms: thirds and tenths cancel out only nearly.
 _ROUNDING = 1e-12
 
 
@@ -26,9 +26,9 @@ _ROUNDING = 1e-12
 class PairedRatio:
     """A difference over rows, summed within clusters."""
 
-    #: (clusters,) what the second scored more in a cluster: Σ(b − a) over its rows, of loss over its tokens.
+    #: (clusters,) how much more the second scored in a cluster: Σ(b − a) over its rows, or for loss over its tokens.
     sums: Floats
-    #: (clusters,) how many rows or tokens that is.
+    #: (clusters,) how many rows or tokens the cluster has.
     masses: Floats
     rows: int
 
@@ -39,19 +39,19 @@ class PairedRatio:
 
     @property
     def difference(self) -> float:
-        """Σu/Σm: the mean difference of a row, or of a token."""
+        """Σu/Σm: the mean difference per row, or per token."""
         return float(self.sums.sum() / self.masses.sum())
 
     @property
     def residuals(self) -> Floats:
-        """(clusters,) u − R·m, by which a cluster differs from what all together say; they sum to zero."""
+        """(clusters,) u − R·m, by which a cluster differs from all of them together; they sum to zero."""
         return self.sums - self.difference * self.masses
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the difference: clustered and of paired differences, as Miller has both.
+        """The standard error of the difference: that of paired differences, clustered, both as in Miller.
 
-        √(G/(G−1) · Σ(u − R·m)²) / Σm over G clusters; with one row a cluster it is that of a mean of paired differences.
+        √(G/(G−1) · Σ(u − R·m)²) / Σm over G clusters; with one row in each, it is that of a mean of paired differences.
         """
         count = self.clusters
         if count < 2:
@@ -62,8 +62,8 @@ class PairedRatio:
 def paired_ratio(sums: Floats, masses: Floats, *, groups: npt.NDArray[np.int64] | None = None) -> PairedRatio:
     """Add rows up within their groups.
 
-    `sums` (rows,) is what the second scored more in each row, `masses` (rows,) what the row weighs (1, or its tokens),
-    and `groups` (rows,) the number of its group, from 0; None: each row is a cluster of its own.
+    `sums` (rows,) is how much more the second scored in each row, `masses` (rows,) how much the row weighs (1, or its
+    tokens), and `groups` (rows,) the number of its group, from 0; None: each row is a cluster of its own.
     """
     import numpy as np
 
@@ -71,6 +71,6 @@ def paired_ratio(sums: Floats, masses: Floats, *, groups: npt.NDArray[np.int64] 
     if groups is None:
         return PairedRatio(sums, masses, rows)
     u, m, sizes = (np.bincount(groups, weights=values).astype(np.float64) for values in (sums, masses, np.abs(sums)))
-    # What cancels out but for rounding is no difference.
+    # What would cancel out without rounding errors is no difference.
     u[np.abs(u) <= _ROUNDING * sizes] = 0.0
     return PairedRatio(u, m, rows)

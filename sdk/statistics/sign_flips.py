@@ -1,4 +1,4 @@
-"""The paired sign-flip test: were both models alike, each cluster's difference might as well have the other sign.
+"""The paired sign-flip test: if both models were alike, each cluster's difference could as well have the other sign.
 
 >>> import numpy as np
 >>> sign_flip_p(np.array([1.0, 2.0, 3.0, 0.0]), np.random.default_rng(0))  # of 8 ways to choose signs 2 are as extreme
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 #: Up to this many clusters that differ, every choice of signs is tried; for more, `DRAWS` are drawn.
 EXACT_CLUSTERS = 16
 DRAWS = 9999
-#: Clusters whose signs are drawn as one number. All sums of so many fit into the processor's nearest cache.
+#: How many clusters' signs are drawn as one number. A table of all their sums fits into the processor's nearest cache.
 _BITS = 12
-#: Sums that differ by less than this share of the largest are equal: they were added up in another order.
+#: Sums that differ by less than this share of the largest count as equal: they were added up in different orders.
 _ROUNDING = 1e-12
 
 
@@ -33,7 +33,7 @@ def sign_flip_p(sums: Floats, rng: np.random.Generator, *, draws: int = DRAWS) -
     if len(differing) <= EXACT_CLUSTERS:
         return float(np.mean(np.abs(_every_choice(differing)) >= least))
     extreme = int(np.count_nonzero(np.abs(_some_choices(differing, rng, draws)) >= least))
-    # The observed choice of signs is counted too, so p is never 0, and never too small.
+    # The observed choice of signs is counted too, so that p is never 0 and never too small.
     return (extreme + 1) / (draws + 1)
 
 

@@ -1,4 +1,4 @@
-"""A training that is made again: everything that it was made from is in the record of its version."""
+"""Making a training again: everything that it was made from is in the record of its version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sdk.validation import require_adapter
 
 
 def refuse_options(ref: str, given: Mapping[str, Any]) -> None:
-    """Raise InvalidInput for what is given beside a version whose training is made again."""
+    """Raise InvalidInput for options that are given in addition to a version whose training is made again."""
     said = [name for name, value in given.items() if value is not None]
     if said:
         verb, them = ("is", "it") if len(said) == 1 else ("are", "them")
@@ -33,8 +33,10 @@ def refuse_options(ref: str, given: Mapping[str, Any]) -> None:
 def recorded_request(
     transport: Transport, version: VersionView, adapter: str, checkpoint: CheckpointPolicy
 ) -> TrainingRequest:
-    """Return the request that made a version, for a version of `adapter`. Raises InvalidInput where no training made it, and NotFound
-    by name for what is gone since.
+    """Return the request of the training that made a version, for a new version of `adapter`.
+
+    Raises InvalidInput if no training made it, NotFound with the name of what is no longer there, Incompatible if this
+    release doesn't know the request.
     """
     require_adapter(
         version.ref, version.kind, "no training made it; name the adapter that was merged into it", param="like"
@@ -49,7 +51,7 @@ def recorded_request(
             "adapter": adapter,
             "base": _base(transport, version, request.base),
             "checkpoint": checkpoint,
-            # Whoever goes on from a checkpoint ends with the bytes of one that never stopped.
+            # A training that went on from a checkpoint ends with the same bytes as one that never stopped.
             "from_checkpoint": None,
             "like": RecordedTraining(ref=version.ref, digest=version.digest),
         }
@@ -90,7 +92,7 @@ def _base(transport: Transport, version: VersionView, asked: BaseChoice) -> Base
     if view is not None:
         return BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
     if asked.fingerprint is None:
-        # One of a hub, at an exact revision.
+        # A base from a hub, at an exact revision.
         return asked
     raise NotFound(
         f"the base {version.base.id} ({version.base.fingerprint[:12]}) of {version.ref} is not registered any more; add it again with: "

@@ -1,4 +1,4 @@
-"""A training that continues a version: base, method and LoRA configuration are the version's, the rest is chosen anew."""
+"""A training that continues a version: base, method and LoRA configuration are the version's, the rest is chosen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from sdk.validation import build, require_adapter
 
 
 def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpec:
-    """Return the spec of a training with the options `given` that continues a version. Raises InvalidInput where one contradicts it."""
+    """Return the spec of a training that continues a version, with the options `given`. Raises InvalidInput if one of
+    them contradicts the version.
+    """
     require_adapter(
         parent.ref, parent.kind, "no training continues it; register it as a base, and train over that", param="parent"
     )
@@ -55,5 +57,5 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
 
 
 def base_of(parent: VersionView) -> BaseChoice:
-    """Return the base of a version as a training is pinned to it."""
+    """Return the base of a version in the form in which a training is pinned to it."""
     return BaseChoice(id=parent.base.id, revision=parent.base.revision, fingerprint=parent.base.fingerprint)

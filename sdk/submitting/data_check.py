@@ -28,13 +28,13 @@ from sdk.validation import build, check_columns, check_data_file, check_loss_on
 from sdk.worker_program import require_libraries
 
 _CHILD = "workers.pipelines.data.token_counts"
-#: Rows whose tokens are counted where nobody says how many: a conversation is rendered several times, which takes milliseconds.
+#: How many rows' tokens are counted by default: a conversation is rendered several times, which takes milliseconds.
 SAMPLE_ROWS = 5_000
 _SECONDS_PER_ROW = 0.05
 
 
 class Registry(Protocol):
-    """Where datasets and bases that are no files are looked up."""
+    """Where datasets and bases that are not files are looked up."""
 
     transport: Transport
     cache: Cache
@@ -63,7 +63,9 @@ def check_rows_of(
     registry: Callable[[], Registry],
     on_transfer: OnTransfer | None,
 ) -> DataAudit:
-    """Return the audit of rows, of several files together; see `Client.check_data`. The registry is asked for only if something is no file."""
+    """Return the audit of the rows of a file, or of several files together; see `Client.check_data`. `registry` is
+    called only if something is not a file.
+    """
     require_numpy("checking rows", "or install numpy alone")
     if base is None and (loss_on, max_length, sample) != (None, None, None):
         raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
@@ -75,7 +77,7 @@ def check_rows_of(
         "holdout": holdout,
         "holdout_seed": holdout_seed,
     }
-    # The column alone says that it is no key of a row.
+    # Without `holdout`, `holdout_by` only says that this column is not a key of a row.
     given |= {} if holdout is None else {"holdout_by": holdout_by}
     spec = build(TrainingSpec, **{name: value for name, value in given.items() if value is not None})
     if examples < 1 or (sample is not None and sample < 1):
@@ -132,7 +134,7 @@ def _counted(
     sample: int,
     examples: int,
 ) -> DataAudit:
-    """Return an audit with the tokens of its rows, and what is wrong with them."""
+    """Return an audit with the tokens of its rows, and findings about them."""
     check_loss_on(spec.loss_on, _Shaped(audit))
     with tokenizer_view(base) as view:
         request = build(
@@ -162,7 +164,7 @@ def _counted(
 
 
 class _Shaped:
-    """What a check of options knows of the rows of an audit."""
+    """What a check of options knows about the rows of an audit."""
 
     columns: str | None = None
     labels: frozenset[str] = frozenset()
@@ -192,7 +194,7 @@ def _rows(
 
 
 def _brief(rows: _Rows, every: Sequence[_Rows]) -> str:
-    """Return what rows of one of several files are said to be of: its name without folders, where no other is called so."""
+    """Return what messages call one of several files: its name without folders, if no other has the same."""
     names = [Path(one.label).name for one in every]
     name = Path(rows.label).name
     return name if names.count(name) == 1 else rows.label

@@ -57,7 +57,7 @@ class RowsAsked:
     loss_on: Any
     columns: str | None
     max_length: int
-    #: What a template that asks for the date is told.
+    #: The date that a template is told if it asks for it.
     day: str
     rows: int
     row: int | None
@@ -115,7 +115,7 @@ def preview_file(
     http: HttpClient,
     on_transfer: OnTransfer | None,
 ) -> Preview:
-    """Return what a training would learn of the first `rows` rows of a dataset, or of one; see `Client.preview`."""
+    """Return what a training would learn from the first `rows` rows of a dataset, or from one; see `Client.preview`."""
     hold_out = hold_out_of(given.spec)
     data = find_data(transport, given.file, None, columns=given.spec.columns, param="file", hold_out=hold_out)
     found = find_base(transport, cache, given.base)
@@ -152,7 +152,7 @@ def preview_version(
     http: HttpClient,
     on_transfer: OnTransfer | None,
 ) -> Preview:
-    """Return what the training that made a version has learnt of rows of its dataset; see `Client.preview`."""
+    """Return what the training that made a version has learnt from rows of its dataset; see `Client.preview`."""
     digest, asked = trained_on(version), asked_of(version, rows=rows, row=row)
     origin = locate_rows(transport, version, digest)
     found = _base_of(transport, cache, version)
@@ -168,7 +168,7 @@ def preview_version(
 
 
 def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionView) -> bool:
-    """Whether rows can be previewed on this machine: what renders them is installed, and the base of a version is here."""
+    """Whether rows can be previewed on this machine: the libraries are installed, and the base of a version is here."""
     if missing_libraries(LIBRARIES):
         return False
     return (
@@ -203,9 +203,9 @@ def trained_on(version: VersionView) -> str:
 
 
 def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
-    """Say how the rows of a version were rendered, by its record. Raises InvalidInput if that doesn't say it."""
+    """Say how the rows of a version were rendered, by its record. Raises InvalidInput if the record doesn't say."""
     said = version.training or {}
-    # A classification learns a label of each text, and no part of it.
+    # A classification learns the label of each text, not parts of the text.
     labelled = said.get("objective") == "classify"
     max_length, loss_on = said.get("max_length"), None if labelled else said.get("loss_on")
     if type(max_length) is not int or not (labelled or loss_on in ("completion", "assistant", "all")):
@@ -220,7 +220,7 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
         loss_on=loss_on,
         columns=rendering.columns,
         max_length=max_length,
-        # Where none is recorded, the template asked for none.
+        # If no date is recorded, the template didn't ask for one.
         day=rendering.template_date or _today(),
         rows=rows,
         row=row,
@@ -264,7 +264,7 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
 
 @contextmanager
 def tokenizer_view(base: Path) -> Iterator[Path]:
-    """A folder with only a base's config and tokenizer, laid out as by a worker: a library might load any other files."""
+    """A folder with only a base's config and tokenizer, as a worker lays it out: a library might load other files."""
     with tempfile.TemporaryDirectory() as view:
         for name in (*TOKENIZER_FILES, *OTHER_FILES):
             if (base / name).is_file():
@@ -362,7 +362,7 @@ def ask_worker(
 ) -> M:
     """Return what a program of the worker answers about a file of rows; it may take `more_s` longer than a preview.
 
-    Raises InvalidBase, InvalidData for what a training would be refused for, TimedOut, Unavailable.
+    Raises InvalidBase and InvalidData for what a training would refuse, TimedOut, Unavailable.
     """
     timeout_s = _TIMEOUT_S + more_s + data.stat().st_size / _BYTES_PER_S
     try:
@@ -383,7 +383,7 @@ def ask_worker(
 
 
 def _refusal(message: str, reason: str, label: str) -> AdapterctlError:
-    # A job's messages stand alone, ours follow a label.
+    # A job's messages are sentences of their own, ours follow a label.
     sentence = message[:1].lower() + message[1:].rstrip(".")
     if reason == FailureReason.BASE:
         return InvalidBase(sentence, param="base")

@@ -16,18 +16,18 @@ from sdk.rows.holdout import HoldOut
 from sdk.schemas.artifacts import DatasetView
 from sdk.validation import CheckedData, check_columns, check_data
 
-#: Of a name, and its number.
+#: The longest name, with the number of a version.
 _MOST_NAME_CHARACTERS = 200 + len("@v123456789")
 
 
 @dataclass(frozen=True)
 class RegisteredData:
-    """A dataset that is in the registry already. What is said of its rows is what was said when it was added."""
+    """A dataset that is already in the registry. All that is known of its rows was recorded when it was added."""
 
     view: DatasetView
-    #: Which columns are which keys: as is asked for, or else as was said when it was added.
+    #: Which columns are which keys: as requested, or else as recorded when it was added.
     columns: str | None = None
-    #: Only a job looks into them.
+    #: Not known here: only a job reads the rows.
     labels: frozenset[str] = frozenset()
 
     @property
@@ -37,7 +37,7 @@ class RegisteredData:
 
     @property
     def shape(self) -> str | None:
-        """The shape of its rows; None where only a job sees that."""
+        """The shape of its rows; None if only a job can tell."""
         return self.view.shape if self.columns == self.view.columns else None
 
 
@@ -57,9 +57,10 @@ def find_data(
 ) -> GivenData:
     """Return the rows that `given` means: a digest or 12 digits of one, else a file that is there, else a name.
 
-    A `Path`, and a text with a `/`, is always a file; its rows are checked. A name is first looked up in `namespace`.
-    `columns` is which columns are which keys of a row; None: as was said of a registered dataset. With `hold_out`, some of
-    a file's rows can be held out of the others, where it is `alone`. Raises NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets, or is no text.
+    A `Path`, and a text with a `/`, is always a file, whose rows are checked. A name is first looked up in `namespace`.
+    `columns` says which columns are which keys of a row; None: as recorded for a registered dataset. With `hold_out`,
+    it is also checked that some of a file's rows can be held out of the others, if the file is `alone`. Raises
+    NotFound, InvalidData with the bad lines, InvalidInput for what fits several datasets, or is not text.
     """
     if not isinstance(given, (str, Path)) or not str(given):
         raise InvalidInput(
@@ -76,7 +77,7 @@ def find_data(
         return _registered(datasets.get(transport, given, namespace=namespace), columns)
     except NotFound:
         if os.path.isdir(user_path(given)):  # noqa: PTH112
-            # Says what a folder is.
+            # Raises an error that says that this is a folder.
             return check_data(given, param=param)
         raise NotFound(
             f"there is no file and no dataset {given[:200]!a}; check the path of the dataset, or see what is registered with: "
@@ -88,18 +89,18 @@ def find_data(
 
 
 def means_file(given: str | Path) -> bool:
-    """Whether what is given is a file, and no dataset's name or digest."""
+    """Whether what is given means a file, rather than the name or digest of a dataset."""
     if isinstance(given, Path) or "/" in given or is_folder(given) or not _can_be_name(given):
         return True
     return not looks_like_digest(given) and _is_file(given)
 
 
 def _is_file(given: str) -> bool:
-    return os.path.isfile(user_path(given))  # noqa: PTH113 - a text that no path can be is none here
+    return os.path.isfile(user_path(given))  # noqa: PTH113 - False for a text that can't be a path
 
 
 def _can_be_name(given: str) -> bool:
-    """Whether a text can be sent as a name: bytes of a file's name that are no UTF-8 can't."""
+    """Whether a text can be sent as a name: the name of a file that is not UTF-8 can't."""
     try:
         given.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The rows of a training that is given several datasets, and what is checked of them together."""
+"""The datasets that a training is given, and the checks over all of them together."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Source(NamedTuple):
     """One of the datasets, as it is given."""
 
     given: str | Path
-    #: Its share of the rows, against those of the others; None: all of its rows come once.
+    #: Its share of the rows, relative to the shares of the others; None: each of its rows comes once.
     weight: float | None = None
 
 
 def sources_of(data: TrainingData) -> list[Source]:
     """Return the datasets that are given. Raises InvalidInput for none, too many, one twice, and for weights that are
-    no numbers above 0.
+    not numbers above 0.
 
     >>> sources_of({"a.jsonl": 3, "reviews@v2": 1})
     [Source(given='a.jsonl', weight=3.0), Source(given='reviews@v2', weight=1.0)]
@@ -42,7 +42,7 @@ def sources_of(data: TrainingData) -> list[Source]:
         )
     by_path: dict[str, Any] = {}
     for one, _ in pairs:
-        # However it is written: the same path, or the same name.
+        # The same path or the same name, however it is written.
         if (path := os.path.normpath(str(one))) in by_path:
             raise _the_same(by_path[path], one)
         by_path[path] = one
@@ -52,7 +52,7 @@ def sources_of(data: TrainingData) -> list[Source]:
 
 
 def check_different(rows: Sequence[GivenData], given: Sequence[Source]) -> None:
-    """Raise InvalidInput for the same bytes twice. Files are read for it where there are several."""
+    """Raise InvalidInput if two datasets have the same bytes. Files are read for this if there are several datasets."""
     if len(rows) == 1:
         return
     by_digest: dict[str, Source] = {}
@@ -80,7 +80,7 @@ def _weight(weight: Any, one: Any) -> float:
 
 
 def check_alike(rows: Iterable[GivenData]) -> None:
-    """Raise InvalidInput for datasets that can't be trained on together: of other shapes or columns than the first."""
+    """Raise InvalidInput for datasets that can't be trained on together, because their shapes or columns differ."""
     first, *others = rows
     for other in others:
         if other.columns != first.columns:

@@ -34,8 +34,8 @@ def parse_duration(text: str | float, *, param: str = "timeout") -> float:
 
 
 def checkpoint_policy(every: str | None) -> CheckpointPolicy:
-    """The policy for "10m", "90s", "50steps" or "never", with which a checkpoint is still saved when the training is
-    stopped; None: the default.
+    """The policy for "10m", "90s", "50steps" or "never"; None: the default. Even with "never", a checkpoint is saved
+    when the training is stopped.
 
     Raises InvalidInput.
     """
@@ -55,10 +55,10 @@ def checkpoint_policy(every: str | None) -> CheckpointPolicy:
 
 
 def checkpoint_ref(text: str | None) -> CheckpointRef | None:
-    """The checkpoint of "JOB@STEP", or the last one of "JOB". Raises NotFound for what is not a job, InvalidInput."""
+    """The checkpoint "JOB@STEP", or the last one of "JOB". Raises NotFound for what can't be a job, InvalidInput."""
     if text is None:
         return None
-    # In a configuration file, an id of only digits is a number.
+    # A configuration file gives an id of only digits as a number.
     job, at, step = str(text).partition("@")
     if at and not re.fullmatch("[1-9][0-9]{0,7}", step):
         raise InvalidInput(

@@ -10,7 +10,7 @@ from sdk.errors import Incompatible, TimedOut, Unavailable
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import JobState
 
-#: How long one request waits for events, in seconds, when following one job; several are asked about in turn.
+#: How long one request waits for events, in seconds, when following one job; several jobs are asked about in turn.
 _POLL_S = 10.0
 #: Pause between two rounds of requests about several jobs, in seconds.
 _ROUND_S = 0.5
@@ -47,7 +47,7 @@ def follow(
     """Yield what happens to jobs until all have ended: (job, event), and (job, None) for a job without news.
 
     Begins with each job's `last` few events, or with all after the cursor `after`. `note` is told if the registry is
-    unavailable, which is asked again until it answers. Raises TimedOut, and what else the registry refuses.
+    unavailable, and requests are repeated until it answers. Raises TimedOut, and other errors of the registry.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     seen = {job.id: after for job in jobs}

@@ -1,4 +1,4 @@
-"""How a job is submitted: its rows are checked and sent, its base is found or registered, and then the registry is asked."""
+"""How a job is submitted: its rows are checked and sent, its base is found or registered, then the request is sent."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ from sdk.validation import (
 
 
 class JobSubmitter:
-    """Submits jobs to one registry. What is refused before anything is sent leaves nothing behind.
+    """Submits jobs to one registry. A job that is refused before anything is sent leaves nothing behind.
 
-    `key` is the idempotency key: the same one again gives the same job.
+    `key` is the idempotency key: using it again gives the same job.
     """
 
     def __init__(self, transport: Transport, pusher: Pusher) -> None:
@@ -132,10 +132,10 @@ class JobSubmitter:
         if objective is not None:
             check_together(spec, objective)
         if objective not in (None, "sft"):
-            # Also where it follows from the rows: a release that doesn't know it is not to be given the job.
+            # Set even if it follows from the rows, so that a release that doesn't know it is not given the job.
             spec = spec.model_copy(update={"objective": objective})
         if objective == "dpo" and continued is not None and "dropout" not in options:
-            # What it is compared with drops nothing, and is what it starts as.
+            # The reference is the version that the training starts as, without dropout.
             spec = spec.model_copy(update={"dropout": 0.0})
         chosen = self._base(base, continued, namespace, spec, causal=objective in ("sft", "dpo"))
         sent = [self._sent(one, namespace) for one in rows]
@@ -164,7 +164,10 @@ class JobSubmitter:
         *,
         causal: bool,
     ) -> BaseChoice:
-        """Return the base of a training: the one that is named, or that of the version it continues, which must be the same."""
+        """Return the base of a training: the one that is named, or that of the version that it continues.
+
+        Raises InvalidInput if these are not the same.
+        """
         if base is None and continued is not None:
             return base_of(continued)
         chosen = self._pusher.choose_base(base or "", namespace, spec=spec, causal=causal)
@@ -187,12 +190,15 @@ class JobSubmitter:
         job_options: JobOptions,
         key: str | None,
     ) -> JobView:
-        """Submit an evaluation of versions and of bare bases, `base:NAME`. Raises InvalidInput, NotFound, QuotaExceeded."""
+        """Submit an evaluation of versions and of bare bases, `base:NAME`.
+
+        Raises InvalidInput, NotFound, QuotaExceeded.
+        """
         given = [refs] if isinstance(refs, str) else list(refs)
         if not given:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
         by_ref = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
-        # A bare base beside them is what their namespace calls so.
+        # The name of a bare base that is given with refs is looked up in their namespace.
         namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
         rows = find_data(self._transport, data, namespace, columns=spec.columns)
         check_loss_on(spec.loss_on, rows)
@@ -238,7 +244,10 @@ class JobSubmitter:
     def preview(
         self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, job_options: JobOptions, key: str | None
     ) -> JobView:
-        """Submit a preview of rows of a file, or of a version's dataset. Raises InvalidInput, NotFound, QuotaExceeded."""
+        """Submit a preview of rows of a file, or of a version's dataset.
+
+        Raises InvalidInput, NotFound, QuotaExceeded.
+        """
         if isinstance(asked, RowsOfFile):
             spec = asked.spec
             hold_out = hold_out_of(spec)
@@ -273,7 +282,7 @@ class JobSubmitter:
             return self._submit(request.model_copy(update=update), job_options, key)
 
     def _sent(self, rows: GivenData, namespace: str | None) -> DatasetView:
-        """Return a dataset as it is registered; that of a file is added under the file's name."""
+        """Return the registered dataset of these rows; a file is first added under its name."""
         return rows.view if isinstance(rows, RegisteredData) else self._pusher.send_data(rows, namespace)
 
     def _submit(self, request: JobRequest, job_options: JobOptions, key: str | None) -> JobView:
@@ -290,7 +299,7 @@ class JobSubmitter:
 
 @contextmanager
 def _known_kind(what: str, advice: str) -> Iterator[None]:
-    """Say that a registry of an earlier release knows no such kind of job, where it refuses the whole request."""
+    """Raise Incompatible if the registry refuses the whole request, since its release doesn't know this kind of job."""
     try:
         yield
     except InvalidInput as error:
@@ -300,7 +309,7 @@ def _known_kind(what: str, advice: str) -> Iterator[None]:
 
 
 def _sources(sent: Sequence[DatasetView], given: Sequence[Source]) -> list[DataSource] | None:
-    """Return several datasets as a request has them."""
+    """Return several datasets in the form of a request; None if there is only one."""
     if len(sent) == 1:
         return None
     return [
@@ -310,7 +319,7 @@ def _sources(sent: Sequence[DatasetView], given: Sequence[Source]) -> list[DataS
 
 
 def _number(weight: Any, *, of: str) -> float:
-    """Return a weight. Raises InvalidInput for what is no finite number."""
+    """Return a weight. Raises InvalidInput if it is not a finite number."""
     if isinstance(weight, (int, float)) and not isinstance(weight, bool) and math.isfinite(weight):
         return float(weight)
     raise InvalidInput(

@@ -6,7 +6,7 @@ a file would be one of this machine's. Plain `http` is allowed on this machine, 
 
 >>> Reach("https://registry.example").require("file:///etc/passwd")
 Traceback (most recent call last):
-sdk.errors.VerificationFailed: the registry at https://registry.example names a place on this machine for its bytes, which \
+sdk.errors.VerificationFailed: the registry at https://registry.example gives a location on this machine for its files, which \
 only one in a folder (local:DIR) may; nothing was read or written. Check the registry's URL, then tell its admin
 """
 

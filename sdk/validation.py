@@ -263,7 +263,7 @@ def require_adapter(ref: str, kind: str, consequence: str, *, param: str = "ref"
     >>> require_adapter("a@v1", "adapter", "it has no ΔW")
     >>> require_adapter("m@v1", "merged", "it has no ΔW; see its adapter: adapterctl lineage m@v1 --up")
     Traceback (most recent call last):
-    sdk.errors.InvalidInput: m@v1 is a merged model and no adapter, so it has no ΔW; see its adapter: adapterctl lineage m@v1 --up
+    sdk.errors.InvalidInput: m@v1 is a merged model, not an adapter, so it has no ΔW; see its adapter: adapterctl lineage m@v1 --up
     """
     if kind != "adapter":
         raise InvalidInput(f"{ref} is a {kind} model, not an adapter, so {consequence}", param=param)
@@ -293,7 +293,10 @@ def version_move(ref: str, reason: str) -> VersionMove:
 def require_numbered(ref: str, number: int | None) -> int:
     """Return the number of the version that a ref names. Raises InvalidInput for one in quarantine, which has none."""
     if number is None:
-        raise InvalidInput(f"{ref} is in quarantine and has no number, so no alias can name it; ask an admin to release it", param="ref")
+        raise InvalidInput(
+            f"{ref} is in quarantine and has no number, so no alias can name it; ask an admin to release it",
+            param="ref",
+        )
     return number
 
 

@@ -66,7 +66,7 @@ def export_model(
     whole_model(config)
     given = None if tokenizer_from is None else user_path(tokenizer_from)
     if given is not None and (tokenizer_from == "" or not _is(given.is_file)):
-        what = "an empty name" if tokenizer_from == "" else f"{given}, which is no file"
+        what = "an empty name" if tokenizer_from == "" else f"{given}, which is not a file"
         raise NotFound(f"the tokenizer is to come from {what}; give a GGUF file of the base", param="tokenizer_from")
     require_libraries(("numpy", "gguf", "transformers"), doing="exporting a model to GGUF")
     request = {"kind": "model", "tokenizer_from": None if given is None else str(given.resolve())}

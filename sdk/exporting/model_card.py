@@ -67,7 +67,7 @@ def render(card: Card) -> str:
     if not card.license:
         lines += ["- licence: that of the base, which is not recorded"]
     if card.read_back:
-        lines += ["", "## Read back", "", "What was written was read again and held against what it should be.", ""]
+        lines += ["", "## Read back", "", "What was written was read back and compared with what it should be.", ""]
         lines += [_line(name, value) for name, value in card.read_back]
     if card.warnings:
         lines += ["", *(f"- {code(warning)}" for warning in card.warnings)]

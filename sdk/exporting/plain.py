@@ -74,7 +74,7 @@ def export_plain_lora(
         report = read(PlainLoraReport, run(request, folder, reads=(folder, *(() if base is None else (base,)))))
         if base is not None and version is None:
             # Of a version it is known which base it was trained over, by the fingerprint, and how that was quantised.
-            unproven = f"nothing proves that the DoRA was trained over {base.name}, as it is stored: only the shapes were held against it"
+            unproven = f"nothing proves that the DoRA was trained over {base.name}, as it is stored here: only the shapes were compared"
             report = report.model_copy(update={"notes": [*report.notes, unproven]})
         card = plain_card(
             folder.resolve().name if version is None else version.ref,

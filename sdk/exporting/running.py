@@ -54,12 +54,12 @@ def run(request: ExportRequest | PlainLoraRequest, folder: Path, *, reads: Itera
         ) from error
     if said is None:
         raise Unavailable(
-            f"{folder} could not be exported, since the program that does it ended without an answer: it was killed, perhaps for its "
+            f"{folder} could not be exported, since its program ended without an answer: it was killed, perhaps for its "
             "memory, or can't load its libraries; free some memory, or run: pip install 'adapterctl[worker]'"
         )
     if "unexpected" in said:
         raise AdapterctlError(
-            f"{folder} could not be exported, for an unexpected {said['unexpected']}; report it with the folder's config.json"
+            f"{folder} could not be exported because of an unexpected {said['unexpected']}; report it with the folder's config.json"
         )
     if "refused" in said:
         raise_for(str(said["code"]), str(said["refused"]), said.get("param"))

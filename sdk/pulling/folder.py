@@ -263,9 +263,7 @@ def verify_folder(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; pull one with: adapterctl pull REF -o {folder}", param="folder")
     if (folder / MARKER_FOLDER / _JOURNAL).is_file():
-        raise VerificationFailed(
-            f"replacing {folder} was interrupted; finish it with: adapterctl pull REF -o {folder}"
-        )
+        raise VerificationFailed(f"replacing {folder} was interrupted; finish it with: adapterctl pull REF -o {folder}")
     present = _entries(folder)
     manifest = _marked(folder, present)
     expected = {file.path: file for file in manifest.files}
@@ -310,7 +308,8 @@ def _marked(folder: Path, present: dict[str, bool]) -> Contents:
         raise VerificationFailed(f"{folder / name} is missing, or is not a plain file; pull again into a new folder")
     if name not in present:
         raise NotFound(
-            f"{folder} has no {name}, so it was not written by a pull; pull a version with: adapterctl pull REF -o DIR", param="folder"
+            f"{folder} has no {name}, so it was not written by a pull; pull a version with: adapterctl pull REF -o DIR",
+            param="folder",
         )
     manifest = _read(folder / name)
     if manifest is None or (folder / name).read_bytes() != manifest.canonical():

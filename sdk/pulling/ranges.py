@@ -79,7 +79,9 @@ class Reading:
         if status in (400, 401, 403):
             raise ExpiredError(f"HTTP {status}")
         if status in (404, 410):
-            raise NotFound(f"the file with the digest {origin.sha256[:12]} is missing from the registry's storage; tell an admin")
+            raise NotFound(
+                f"the file with the digest {origin.sha256[:12]} is missing from the registry's storage; tell an admin"
+            )
         if status in (412, 416):
             raise ReplacedError(f"HTTP {status}")
         if status == 429 or status >= 500:

@@ -30,8 +30,9 @@ def check_signed(contents: HasFiles, signatures: list[Signature], key: Path) -> 
         else:
             return
     if refused is None or len(signatures) > 1:
+        found = f"{len(signatures)} signatures, but none" if signatures else "no signature"
         raise VerificationFailed(
-            f"none of the {len(signatures)} signatures of the version {contents.digest[:12]} is verified by {key}; "
+            f"the version {contents.digest[:12]} has {found} that {key} verifies; "
             "ask its publisher to sign it, or give the signer's public key",
             param="verify_with",
         )

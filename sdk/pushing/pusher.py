@@ -221,7 +221,9 @@ class Pusher:
     def _push_folder(self, folder: Path, adapter: str, options: PushOptions) -> PushReport:
         named, revision = read_origin(folder)
         if options.base is None and named is None:
-            raise InvalidInput(f"the config in {folder} names no base on a hub; give the base with --base", param="base")
+            raise InvalidInput(
+                f"the config in {folder} names no base on a hub; give the base with --base", param="base"
+            )
         trained_over = self.obtain_base(options.base or named or "", namespace_of(adapter) or "-")
         base_revision = options.base_revision
         if trained_over.revision is None and revision is None and base_revision is None and options.ask_revision:

@@ -222,7 +222,7 @@ def _near_example(table: RowTable, pair: NearPair, usual: frozenset[str]) -> Aud
     if usual:
         # An instruction that all rows begin with makes all of them alike.
         beside = jaccard(table.texts.at(pair.first), table.texts.at(pair.row), without=usual)
-        detail += f", {beside:.2f} beside what most rows have"
+        detail += f", {beside:.2f} without what most rows have in common"
     return AuditExample(rows=[table.where(pair.first), table.where(pair.row)], detail=detail)
 
 

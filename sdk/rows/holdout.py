@@ -165,7 +165,7 @@ def one_part(how: HoldOut) -> HoldoutError:
 
 def no_second_row() -> HoldoutError:
     """Return the error that each part has all rows of some label."""
-    return HoldoutError("of no row is there a second one with its label, so that none can be held out; give more rows")
+    return HoldoutError("each row is the only one with its label, so none can be held out; give more rows")
 
 
 def most_held_out(rows: int, how: HoldOut) -> int:

@@ -91,7 +91,7 @@ def make_signatures(
         numbers = np.arange(rows, rows + len(batch), dtype=np.uint32)
         rows += len(batch)
         if rows > MOST_ROWS:
-            raise RowsError(f"it has more than {MOST_ROWS:,} rows, which are not looked at for this")
+            raise RowsError(f"it has more than {MOST_ROWS:,} rows, which is too many for this comparison")
         hashes, owners = least_hashes(Texts(texts).grams, MOST_KEPT)
         grams.append(hashes, numbers[owners])
         exact.append([row_key(said(row)) for row in batch], numbers)
@@ -104,7 +104,7 @@ def make_signatures(
     if splitter is not None:
         kept = ~splitter.out()
         if digest_of_sorted(keys[kept[owners]] for keys, owners in digests.sorted()) != training_digest:
-            raise SplitDiffers("the rows that the training recorded are not found again")
+            raise SplitDiffers("the same split doesn't give the rows that the training recorded")
     _write(target, exact, normalised, grams, rows, kept)
     return rows if kept is None else int(kept.sum())
 

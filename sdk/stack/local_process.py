@@ -145,7 +145,9 @@ class LocalProcess(ABC):
         else:
             self._signal(signal.SIGKILL)
             if not self._gone_within(10.0):
-                raise ServerError(f"{self.name} (pid {self.pid}) is still there after SIGKILL. Look at it with `ps`.")
+                raise ServerError(
+                    f"{self.name} (pid {self.pid}) is still there after SIGKILL; look at it with: ps -p {self.pid}"
+                )
         self._reap()
         self._kill_rest()
         self._pid_path.unlink(missing_ok=True)

@@ -71,7 +71,7 @@ class LocalServer(LocalProcess):
                 # The last connections of a server that was killed may take a moment to disappear.
                 if time.monotonic() > deadline_s:
                     raise ServerError(
-                        f"Another program listens on port {port} of 127.0.0.1, which {self.name} uses. "
-                        f"Stop it, or remove {self.directory / f'{self.name}.json'} to let new ports be chosen."
+                        f"another program listens on port {port} of 127.0.0.1, which {self.name} uses; "
+                        f"stop it, or remove {self.directory / f'{self.name}.json'} to let new ports be chosen"
                     )
                 time.sleep(0.05)

@@ -33,7 +33,7 @@ def free_ports(count: int, *, twin_offset: int = 0) -> list[int]:
             if len(ports) == count:
                 return ports
     raise ServerError(
-        f"No {count} free ports on 127.0.0.1 below {_HIGHEST_PORT}. Stop some of the programs that listen there."
+        f"there are not {count} free ports on 127.0.0.1 below {_HIGHEST_PORT}; stop some of the programs that listen there"
     )
 
 

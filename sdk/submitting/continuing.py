@@ -17,12 +17,16 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
     them contradicts the version.
     """
     require_adapter(
-        parent.ref, parent.kind, "no training continues it; register it as a base, and train over that", param="parent"
+        parent.ref,
+        parent.kind,
+        "it can't be continued; register it as a base and train an adapter over that",
+        param="parent",
     )
     method = given.get("method") if parent.method == "unknown" else parent.method
     if method is None:
         raise InvalidInput(
-            f"nobody said how {parent.ref} was trained; say method lora, or qlora over a base in 4 bits", param="method"
+            f"the record of {parent.ref} doesn't say how it was trained; give method: lora, or qlora for a base in 4 bits",
+            param="method",
         )
     lora, recipe = parent.lora, parent.quantization
     theirs: dict[str, Any] = {
@@ -50,7 +54,7 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
     for name in theirs:
         if name in given and getattr(asked, name) != getattr(own, name):
             raise InvalidInput(
-                f"{parent.ref} is continued with its own {name}, {str(getattr(own, name))[:80]}; leave {name} out",
+                f"{parent.ref} keeps its {name}, {str(getattr(own, name))[:80]}, when it is continued; leave {name} out",
                 param=name,
             )
     return asked

@@ -90,11 +90,11 @@ def check_rows_of(
     ]
     if not every or (base is not None and len(every) > 1):
         raise InvalidInput(
-            "tokens are counted of one file at a time; leave base out, or check each alone", param="data"
+            "tokens can be counted for one file at a time; leave base out, or check the files one by one", param="data"
         )
     rows = every[0]
     if any(one.columns != rows.columns for one in every):
-        raise InvalidInput("the datasets have other columns; say which are meant with --columns", param="columns")
+        raise InvalidInput("the datasets have different columns; name those to use with --columns", param="columns")
     label = ", ".join(one.label for one in every)
     held_out = None if eval_data is None else _rows(eval_data, rows.columns, "eval_data", registry, on_transfer)
     found = None if base is None else _base(base, registry)

@@ -95,7 +95,7 @@ def preview_asked(
     if of is not None:
         if given:
             raise InvalidInput(
-                f"{' and '.join(given)} of a version are in its record; leave out {'it' if len(given) == 1 else 'them'}",
+                f"{' and '.join(given)} of a version {'is' if len(given) == 1 else 'are'} in its record; leave {'it' if len(given) == 1 else 'them'} out",
                 param=next(iter(given)),
             )
         return of

@@ -64,7 +64,7 @@ def find_data(
     """
     if not isinstance(given, (str, Path)) or not str(given):
         raise InvalidInput(
-            f"{str(given)[:80]!a} is no dataset; give a file, a name or a digest, which is put in quotes in YAML",
+            f"{str(given)[:80]!a} is not a dataset; give a file, a name or a digest (in YAML, put a digest in quotes)",
             param=param,
         )
     if isinstance(given, Path) or means_file(given):

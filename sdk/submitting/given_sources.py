@@ -47,7 +47,9 @@ def sources_of(data: TrainingData) -> list[Source]:
             raise _the_same(by_path[path], one)
         by_path[path] = one
     if len(pairs) == 1 and pairs[0][1] is not None:
-        raise InvalidInput("a weight is against those of other datasets, and there is one; leave it out", param="data")
+        raise InvalidInput(
+            "a weight is relative to those of other datasets, and there is only one dataset; leave it out", param="data"
+        )
     return [Source(one, None if weight is None else _weight(weight, one)) for one, weight in pairs]
 
 
@@ -85,8 +87,8 @@ def check_alike(rows: Iterable[GivenData]) -> None:
     for other in others:
         if other.columns != first.columns:
             raise InvalidInput(
-                f"the columns of {other.label} are {other.columns}, and those of {first.label} {first.columns}; say which are meant "
-                "with --columns, or give rows alike",
+                f"the columns of {other.label} are {other.columns}, and those of {first.label} {first.columns}; name those to use "
+                "with --columns, or give datasets with the same columns",
                 param="columns",
             )
         if None not in (first.shape, other.shape) and other.shape != first.shape:

@@ -84,7 +84,7 @@ class JobSubmitter:
             made = versions.resolve(self._transport, str(parse_ref(like)))
             return self._submit(recorded_request(self._transport, made, adapter, checkpoint), job_options, key)
         if data is None:
-            raise InvalidInput("a training needs data, or like, a version whose training is made again", param="data")
+            raise InvalidInput("a training needs data, or like: a version whose training is repeated", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
         spec = build(TrainingSpec, **options) if continued is None else continued_spec(continued, options)
         if base is None and continued is None:
@@ -122,8 +122,8 @@ class JobSubmitter:
         if held_out is not None:
             if held_out.columns != columns:
                 raise InvalidInput(
-                    f"the columns of {held_out.label} are {held_out.columns}, and those of {rows[0].label} {columns}; say "
-                    "which are meant with --columns, or give held-out rows like the others",
+                    f"the columns of {held_out.label} are {held_out.columns}, and those of {rows[0].label} {columns}; name "
+                    "those to use with --columns, or give held-out rows with the same columns",
                     param="columns",
                 )
             check_loss_on(spec.loss_on, held_out)
@@ -173,7 +173,7 @@ class JobSubmitter:
         chosen = self._pusher.choose_base(base or "", namespace, spec=spec, causal=causal)
         if continued is not None and chosen.fingerprint != continued.base.fingerprint:
             raise InvalidInput(
-                f"{continued.ref} is over the base {continued.base.id} ({continued.base.fingerprint[:12]}), and is continued over that "
+                f"{continued.ref} was trained over the base {continued.base.id} ({continued.base.fingerprint[:12]}) and is continued over that "
                 "alone; leave base out",
                 param="base",
             )

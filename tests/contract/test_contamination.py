@@ -236,7 +236,7 @@ class TestNotChecked:
     def test_a_split_that_is_not_found_again(self, trainer: Trainer) -> None:
         ref = trainer.train(trainer.file(TRAINING), holdout=0.3, recorded="0" * 64)
         (why,) = trainer.found(trainer.score(ref, HELD)).not_checked
-        assert "the rows that the training recorded are not found again" in why
+        assert "the same split doesn't give the rows that the training recorded" in why
 
     def test_rows_of_another_namespace_are_told_nothing_of(
         self, trainer: Trainer, people: World, acting: Callable[..., Client]

@@ -34,7 +34,7 @@ class TestUse:
         data = desk.writer.add_data(rows, namespace=desk.space).digest
 
         def refused(done: str, param: str, ask: Callable[[], Any]) -> None:
-            said = f"{merged} is a merged model and no adapter, so it can't be {done}; name the adapter that was merged into it: {ref}"
+            said = f"{merged} is a merged model, not an adapter, so it can't be {done}; name the adapter that was merged into it: {ref}"
             with pytest.raises(InvalidInput) as caught:
                 ask()
             assert (caught.value.message, caught.value.code, caught.value.param) == (said, "invalid", param)
@@ -55,15 +55,17 @@ class TestUse:
         merged = desk.merged(ref)["version"]
         with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter; an engine"):
             desk.writer.compat(merged, engine="vllm")
-        with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter, so there is no LoRA of it"):
+        with pytest.raises(
+            InvalidInput, match=f"{merged} is a merged model, not an adapter, so there is no LoRA of it"
+        ):
             desk.writer.export_plain(merged, tmp_path / "plain")
         with pytest.raises(
-            InvalidInput, match=f"{merged} is a merged model and no adapter, so it was trained on no rows"
+            InvalidInput, match=f"{merged} is a merged model, not an adapter, so it was trained on no rows"
         ):
             desk.writer.preview(of=merged)
-        with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter, so .* probe"):
+        with pytest.raises(InvalidInput, match=f"{merged} is a merged model, not an adapter, so .* probe"):
             desk.writer.replay_probe(merged)
-        with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter, so .*--no-weights"):
+        with pytest.raises(InvalidInput, match=f"{merged} is a merged model, not an adapter, so .*--no-weights"):
             desk.writer.diff(ref, merged)
         assert desk.writer.diff(ref, merged, weights=False).weights is None
         with pytest.raises(InvalidInput, match=r"no adapter_config\.json in which the base could be renamed"):

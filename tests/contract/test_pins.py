@@ -166,7 +166,7 @@ class TestAnswers:
         registry.lie = lambda path, honest: answer if path == "/resolve" else honest
         for ref in (f"{name}@v1", f"{name}@sha256:{first.digest}", f"{name}@sha256:{first.digest[:12]}", f"{name}-b"):
             for ask in (node.get, node.pull):
-                with pytest.raises(VerificationFailed, match="with another version"):
+                with pytest.raises(VerificationFailed, match="returned another version"):
                     ask(ref)
         assert node.get(name).number == 2
 

@@ -73,7 +73,7 @@ class TestGiven:
             ({"reviews": float("nan"), "faq": 1}, "the weight of reviews is 'nan'"),
             ({"reviews": "much", "faq": 1}, "the weight of reviews is 'much'"),
             ({"reviews": True, "faq": 1}, "the weight of reviews is 'True'"),
-            ({"reviews": 2}, "a weight is against those of other datasets, and there is one; leave it out"),
+            ({"reviews": 2}, "a weight is relative to those of other datasets, and there is only one dataset; leave it out"),
             ([], "a training has 1 to 32 datasets, not 0"),
             (["reviews"] * 33, "a training has 1 to 32 datasets, not 33"),
             (["reviews", 7], "'7' is no dataset; give a file, a name or a digest"),

@@ -169,7 +169,7 @@ class TestPushAndSign:
         write_adapter(desk.folder / "never", value=0.0625)
         push = ("push", "./never", "never", "--base", "./base", "--sign")
         assert "there is no key none.pem" in desk.refused(3, *push, "none.pem")
-        assert "of the kind Ed25519; signatures need EC keys" in desk.refused(2, *push, "ed.pem")
+        assert "of the type Ed25519; signatures need EC keys" in desk.refused(2, *push, "ed.pem")
         assert "there is no" in desk.refused(3, "show", "never")
         assert "sign with the private one" in desk.refused(2, "sign", "signed@v1", "--key", "ours.pub.pem")
 

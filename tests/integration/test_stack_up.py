@@ -247,7 +247,7 @@ def test_a_port_that_is_taken_is_told_and_nothing_stays_running(two: Home) -> No
         done = processes.run("adapterctl", "up", "--format", "json", env=two.env, timeout_s=PATIENCE_S)
     assert (done.returncode, done.stdout) == (9, "")
     told = json.loads(done.stderr.splitlines()[-1])["error"]["message"]
-    assert told.startswith(f"valkey does not start: Another program listens on port {port}")
+    assert told.startswith(f"valkey does not start: another program listens on port {port}")
     assert str(two.folder / "valkey" / "valkey.log") in told
     assert two.run("status", "--format", "quiet") == "stopped\n"
     assert two.processes() == []

@@ -35,7 +35,7 @@ def test_a_version_is_continued_by_the_command(tmp_path: Path, monkeypatch: pyte
             assert (first.exit_code, first.stdout) == (0, "sql@v1\n"), first.stderr
             second = run("train", "sql", "--from", "sql", *quick, "--warmup-ratio", "0")
             assert (second.exit_code, second.stdout) == (0, "sql@v2\n"), second.stderr
-        with pytest.raises(InvalidInput, match="sql@v1 is continued with its own rank, 2; leave rank out"):
+        with pytest.raises(InvalidInput, match="sql@v1 keeps its rank, 2, when it is continued; leave rank out"):
             run("train", "sql", "--from", "sql@v1", *quick, "--rank", "3")
         shown = run("show", "sql@v2").stdout
         assert "continues" in shown

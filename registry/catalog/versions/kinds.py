@@ -26,7 +26,7 @@ def require_adapter(session: Session, version: Version, done: str, *, param: str
         return
     parent = adapter_in(session, version)
     raise Invalid(
-        f"{exact_ref(version)} is a merged model and no adapter, so it can't be {done}"
+        f"{exact_ref(version)} is a merged model, not an adapter, so it can't be {done}"
         + ("" if parent is None else f"; name the adapter that was merged into it: {exact_ref(parent)}"),
         param=param,
     )

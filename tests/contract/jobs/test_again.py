@@ -167,7 +167,7 @@ class TestWhatIsGone:
         assert done.result is not None
         crew.world.admin.remove_base(name)
         with pytest.raises(
-            NotFound, match=rf"the base {name} \([0-9a-f]{{12}}\) of .* is not registered any more; add it again"
+            NotFound, match=rf"the base {name} \([0-9a-f]{{12}}\) of .* is no longer registered; add it again"
         ):
             again(crew, done.result["ref"])
 

@@ -320,7 +320,7 @@ class TestKeys:
             lambda: sign(manifest(), pair.private),
             lambda: verify(manifest(), signed.bundle, pair.public),
         ):
-            with pytest.raises(InvalidInput, match=f"(?i)of the kind {kind};.*P-256") as caught:
+            with pytest.raises(InvalidInput, match=f"(?i)of the type {kind};.*P-256") as caught:
                 attempt()
             assert "openssl ecparam" in caught.value.message
 

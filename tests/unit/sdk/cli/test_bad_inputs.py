@@ -159,7 +159,9 @@ GIVEN = [
         "give 12 to 64 lower-case hexadecimal digits",
     ),
     options("--data good.jsonl", "--data good.jsonl is given twice; give it once, with a weight"),
-    options("--weight 1", "a weight is against those of other datasets, and there is one; leave it out"),
+    options(
+        "--weight 1", "a weight is relative to those of other datasets, and there is only one dataset; leave it out"
+    ),
     options(
         "--data b.jsonl --weight 1", "there are 1 weights for 2 datasets; give one --weight for each --data, or none"
     ),
@@ -216,7 +218,7 @@ YAML = [
     config("data: good.jsonl\nschedule: step", "schedule: 'step' can't be; give cosine, linear or constant"),
     config("data: good.jsonl\nuse_dora: maybe", "use_dora: 'maybe' can't be; give true or false"),
     config("data: good.jsonl\nmethod: full", "method: 'full' can't be; give qlora or lora"),
-    config("data: 7", "'7' is no dataset; give a file, a name or a digest, which is put in quotes in YAML"),
+    config("data: 7", "'7' is not a dataset; give a file, a name or a digest (in YAML, put a digest in quotes)"),
     config("data: [good.jsonl, 7]", "'7' is no dataset"),
     config("data: {good.jsonl: much, b.jsonl: 1}", "the weight of good.jsonl is 'much'; give a number above 0"),
     config("data: {good.jsonl: -1, b.jsonl: 1}", "the weight of good.jsonl is '-1'; give a number above 0"),

@@ -128,14 +128,18 @@ def test_a_version_is_exported_by_its_ref(client: Client, base: Path, adapter: P
             InvalidInput,
             "has no tokenizer",
         ),
-        (lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from=f / "t.gguf"), NotFound, "which is no file"),
+        (lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from=f / "t.gguf"), NotFound, "which is not a file"),
         (lambda c, b, a, f: c.export(a, f / "x.gguf", base="nothing"), NotFound, "nothing"),
         (lambda c, b, a, f: c.export(a, f / "x.gguf", base=f), NotFound, "config.json"),
         (lambda c, b, a, f: c.export(f / "no", f / "x.gguf"), NotFound, "there is no folder"),
         (lambda c, b, a, f: c.export(f, f / "x.gguf"), NotFound, "has neither adapter_config.json nor config.json"),
         (lambda c, b, a, f: c.export(a, f / "x.bin", base=b), InvalidInput, "does not end in .gguf"),
         (lambda c, b, a, f: c.export(a, f / "there.gguf", base=b), Conflict, "already exists"),
-        (lambda c, b, a, f: c.export(a, f / "there.gguf/x.gguf", base=b), InvalidInput, "a part of its path is a file"),
+        (
+            lambda c, b, a, f: c.export(a, f / "there.gguf/x.gguf", base=b),
+            InvalidInput,
+            "its path leads through a file",
+        ),
         (
             lambda c, b, a, f: c.export(a, f / ("x" * 300 + ".gguf"), base=b),
             InvalidInput,
@@ -155,7 +159,7 @@ def test_a_version_is_exported_by_its_ref(client: Client, base: Path, adapter: P
         (
             lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from="/dev/zero"),
             NotFound,
-            "/dev/zero, which is no file",
+            "/dev/zero, which is not a file",
         ),
         (
             lambda c, b, a, f: c.export(a, f / "x.gguf", base=b, dtype="q8"),
@@ -404,7 +408,7 @@ def test_without_the_workers_extra_it_says_what_to_install(
     )
     for target, over in ((adapter, base), (base, None)):
         with pytest.raises(
-            Unavailable, match=r"needs gguf, not installed here; run: pip install 'adapterctl\[worker\]'"
+            Unavailable, match=r"needs gguf, which this Python lacks; run: pip install 'adapterctl\[worker\]'"
         ):
             client.export(target, tmp_path / "x.gguf", base=over)
 

@@ -59,7 +59,7 @@ def names(folder: Path) -> list[str]:
 
 def test_it_goes_on_at_the_byte_where_it_broke(registry: Registry, tmp_path: Path) -> None:
     registry.server.script = lambda _request: Fault(cut_after=123_456)
-    with pytest.raises(Unavailable, match="it continues where it broke"):
+    with pytest.raises(Unavailable, match="it continues where it stopped"):
         registry.pull(tmp_path / "rows.jsonl")
     assert names(tmp_path) == ["rows.jsonl.partial", "rows.jsonl.partial.json"]
     registry.server.script = lambda _request: None

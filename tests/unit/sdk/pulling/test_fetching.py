@@ -123,7 +123,7 @@ def test_it_goes_on_at_the_byte_where_it_broke(
 ) -> None:
     monkeypatch.setattr(streams, "TRIES", 1)
     server.script = lambda _request: Fault(cut_after=777_777)
-    with pytest.raises(Unavailable, match="it continues where it broke") as caught:
+    with pytest.raises(Unavailable, match="it continues where it stopped") as caught:
         fetch(at(server), tmp_path / "file")
     assert "s3cret" not in caught.value.message
     assert names(tmp_path) == ["file.partial", "file.partial.json"]

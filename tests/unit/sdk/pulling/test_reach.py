@@ -153,7 +153,7 @@ class TestPlacesOfThisMachine:
         source.write_bytes(CONTENT)
         with fake(naming(target.as_uri())) as registry:
             client = Client(registry.url, TOKEN, cache=tmp_path / "cache")
-            with pytest.raises(VerificationFailed, match="names a place on this machine"):
+            with pytest.raises(VerificationFailed, match="gives a location on this machine"):
                 client.upload({SHA256: source}, "sending")
             client.close()
         assert not target.parent.exists()
@@ -170,7 +170,7 @@ class TestPlacesOfThisMachine:
 
         with fake(answer) as registry:
             client = Client(registry.url, TOKEN, cache=tmp_path / "cache")
-            with pytest.raises(VerificationFailed, match="names a place on this machine"):
+            with pytest.raises(VerificationFailed, match="gives a location on this machine"):
                 client.upload({SHA256: source}, "sending")
             client.close()
         assert not target.exists()

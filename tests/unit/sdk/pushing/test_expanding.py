@@ -184,11 +184,11 @@ def test_plain_expressions_stay_unless_names_are_asked_for(tmp_path: Path) -> No
             "do not match all modules for which the adapter has weights, such as v",
         ),
         ({"target_modules": "(q)+"}, [], "do not match all modules"),
-        ({"target_modules": r"(q)\1"}, ["qq"], "can't be turned into names, since of one it looks back"),
+        ({"target_modules": r"(q)\1"}, ["qq"], "can't be turned into names: it looks back"),
         (
             {"target_modules": ["q"], "r": 1, "rank_pattern": {"^(a.)?q": 2, "x.*": 3}},
             ["a.q", "q", "x.a.q", "x.q"],
-            "names of the adapter's modules are ends of one another",
+            "some module names of the adapter are the ends of others",
         ),
         (
             {"target_modules": ".*", "r": 1, "rank_pattern": {"(l.)+.*": 2}},

@@ -200,7 +200,7 @@ def test_what_most_rows_have_is_told_apart(tmp_path: Path) -> None:
     (finding,) = sdk.check_data(path).findings
     assert (finding.kind, finding.rows) == ("near_duplicate", 29)
     for example in finding.examples:
-        assert str(example.detail).endswith(", 0.00 beside what most rows have")
+        assert str(example.detail).endswith(", 0.00 without what most rows have in common")
 
 
 def test_what_all_rows_are_is_counted(tmp_path: Path) -> None:

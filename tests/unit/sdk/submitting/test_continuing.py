@@ -60,17 +60,17 @@ def test_the_configuration_is_the_parents_and_the_rest_is_chosen() -> None:
 )
 def test_what_contradicts_it_is_refused(given: dict[str, Any], param: str) -> None:
     with pytest.raises(
-        InvalidInput, match=f"^sql@v3 is continued with its own {param}, .*; leave {param} out"
+        InvalidInput, match=f"^sql@v3 keeps its {param}, .*, when it is continued; leave {param} out"
     ) as refused:
         continued_spec(parent(), given)
     assert refused.value.param == param
 
 
 def test_of_a_version_that_nobody_said_the_method_of_it_is_asked_for() -> None:
-    with pytest.raises(InvalidInput, match=r"nobody said how sql@v3 was trained; say method lora"):
+    with pytest.raises(InvalidInput, match=r"the record of sql@v3 doesn't say how it was trained; give method: lora"):
         continued_spec(parent(method="unknown"), {})
 
 
 def test_a_merged_model_is_not_continued() -> None:
-    with pytest.raises(InvalidInput, match="sql@v3 is a merged model and no adapter, so no training continues it"):
+    with pytest.raises(InvalidInput, match="sql@v3 is a merged model, not an adapter, so it can't be continued"):
         continued_spec(parent(kind="merged"), {})

@@ -86,7 +86,7 @@ def test_a_folder_without_a_marker_is_none_of_ours(pulled: Path) -> None:
     with pytest.raises(VerificationFailed, match="is missing"):
         verify_folder(pulled)
     (pulled / ".adapterctl/manifest.sha256").unlink()
-    with pytest.raises(NotFound, match="so no pull wrote it"):
+    with pytest.raises(NotFound, match="so it was not written by a pull"):
         verify_folder(pulled)
     with pytest.raises(AdapterctlError):
         require_free(pulled)

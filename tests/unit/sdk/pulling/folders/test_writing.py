@@ -174,7 +174,7 @@ def test_an_interrupted_replacement_shows_and_the_next_pull_finishes_it(
     assert not (pulled / ".adapterctl/manifest.json").exists()
     # What a kill in the middle of a copy leaves.
     (pulled / ".adapterctl/file.partial-0123abcd").write_text("half")
-    with pytest.raises(VerificationFailed, match="was interrupted while being replaced; finish it with"):
+    with pytest.raises(VerificationFailed, match="was interrupted; finish it with"):
         verify_folder(pulled)
     replace_folder(source, pulled, manifest)
     assert without_marker(pulled) == TWO

@@ -219,11 +219,11 @@ YAML = [
     config("data: good.jsonl\nuse_dora: maybe", "use_dora: 'maybe' can't be; give true or false"),
     config("data: good.jsonl\nmethod: full", "method: 'full' can't be; give qlora or lora"),
     config("data: 7", "'7' is not a dataset; give a file, a name or a digest (in YAML, put a digest in quotes)"),
-    config("data: [good.jsonl, 7]", "'7' is no dataset"),
+    config("data: [good.jsonl, 7]", "'7' is not a dataset"),
     config("data: {good.jsonl: much, b.jsonl: 1}", "the weight of good.jsonl is 'much'; give a number above 0"),
     config("data: {good.jsonl: -1, b.jsonl: 1}", "the weight of good.jsonl is '-1'; give a number above 0"),
     config("data: []", "a training needs --data"),
-    config("data: good.jsonl\neval_data: 7", "'7' is no dataset"),
+    config("data: good.jsonl\neval_data: 7", "'7' is not a dataset"),
     config("data: good.jsonl\nmemory: [1]", "is not a size"),
     config(
         "data: good.jsonl\nmemory: 16", "a memory of 16 bytes is less than any job takes; write its unit, such as 16GB"

@@ -354,7 +354,7 @@ def test_what_a_program_did_not_expect_has_its_own_sentence(
 
     monkeypatch.setattr(sdk.worker_program, "run_program", failed)
     with pytest.raises(
-        AdapterctlError, match="for an unexpected TypeError: 'int' object is not iterable; report it"
+        AdapterctlError, match="because of an unexpected TypeError: 'int' object is not iterable; report it"
     ) as told:
         client.export(adapter, tmp_path / "a.gguf", base=base)
     assert told.value.code == "internal"

@@ -263,7 +263,7 @@ def reconcile(once: bool) -> None:
 @click.option(
     "--keep-merged-days",
     type=click.IntRange(1, 36500),
-    help="Remove merged models that are no versions and whose job ended more than this many days ago. [default: never]",
+    help="Remove merged models that are not versions and whose job ended more than this many days ago. [default: never]",
 )
 def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
     """Apply the retention rules, and remove files that nothing refers to any more; print a report as JSON.

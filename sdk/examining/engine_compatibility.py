@@ -67,9 +67,9 @@ def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
     from sdk.lora.compatibility.versions import UnknownVersion
 
     if not isinstance(engine, str):
-        raise InvalidInput(f"engine is no text; give one of {', '.join(ENGINES)}", param="engine")
+        raise InvalidInput(f"engine is not text; give one of {', '.join(ENGINES)}", param="engine")
     if not isinstance(version, str | None):
-        raise InvalidInput("version is no text; give one as '0.33.0', or of llama.cpp as 'b11549'", param="version")
+        raise InvalidInput("version is not text; give one as '0.33.0', or of llama.cpp as 'b11549'", param="version")
     try:
         return judge(facts, engine, version)
     except UnknownEngine as error:

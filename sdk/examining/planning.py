@@ -78,7 +78,7 @@ def plan_training(
     _require_one_of("attention", attention, ("sdpa", "flash", "eager"))
     if logit_chunk_tokens is not None and not (type(logit_chunk_tokens) is int and logit_chunk_tokens > 0):
         raise InvalidInput(
-            "logit_chunk_tokens is no whole number above 0; give one such as 1024", param="logit_chunk_tokens"
+            "logit_chunk_tokens is not a whole number above 0; give one such as 1024", param="logit_chunk_tokens"
         )
     _require_card(gpu)
     # Full fine-tuning has no spec of its own: the plan's notes name the settings that it doesn't use.
@@ -198,7 +198,7 @@ def _config_and_shapes(registry: Registry | None, base: str | Path) -> tuple[dic
             raise NotFound(f"there is no folder and no file {path}; check the path of the base", param="base")
         return read_base_config(path), {}
     if registry is None:
-        raise InvalidInput(f"{base} is no folder and no {CONFIG_FILE}; give one of these", param="base")
+        raise InvalidInput(f"{base} is neither a folder nor a {CONFIG_FILE}; give one of these", param="base")
     view = registry.base(str(base))
     config = view.config or {}
     try:

@@ -45,7 +45,7 @@ def compare_scores(
     path = user_path(data)
     # Reading a pipe or a device may never end.
     if not os.path.isfile(path):  # noqa: PTH113 - a text that no path can be is none here
-        raise InvalidInput(f"{str(data)[:200]!a} can't be read, since it is no file; check the path", param="data")
+        raise InvalidInput(f"{str(data)[:200]!a} can't be read, since it is not a file; check the path", param="data")
     try:
         digest, _ = hash_file(path)
     except OSError as error:

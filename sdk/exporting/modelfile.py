@@ -55,7 +55,7 @@ def text(file: str, *, kind: str, base: str | None) -> str:
         )
     if base is not None and not _BASE.fullmatch(base):
         raise InvalidInput(
-            f"{base[:80]!a} is no name of a model in Ollama and no path that a Modelfile can hold; give another",
+            f"{base[:80]!a} is neither the name of a model in Ollama nor a path that a Modelfile can hold; give another",
             param="ollama_base",
         )
     if not _FILE.fullmatch(file):

@@ -29,7 +29,7 @@ def choices(
     """
     prompt, found, answer = (given.get(key) for key in CHOICES)
     if not isinstance(found, list) or not 2 <= len(found) <= MOST_CHOICES:
-        raise ValueError(f"has `choices` that are no list of 2 to {MOST_CHOICES} texts")
+        raise ValueError(f"has `choices` that are not a list of 2 to {MOST_CHOICES} texts")
     texts = [text(f"choices[{number}]", choice) for number, choice in enumerate(found)]
     if len(set(texts)) < len(texts):
         raise ValueError("has two choices that are the same")

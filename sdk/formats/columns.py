@@ -33,7 +33,7 @@ def parse_columns(text: str) -> dict[str, str]:
         if not equals or not column:
             raise ValueError(f"{part.strip()[:80]!a} is no KEY=COLUMN; write columns as {_EXAMPLE}")
         if key not in KEYS:
-            raise ValueError(f"{key[:80]!a} is no key of a row; map columns to {', '.join(KEYS)}, as {_EXAMPLE}")
+            raise ValueError(f"{key[:80]!a} is not a key of a row; map columns to {', '.join(KEYS)}, as {_EXAMPLE}")
         if key in found:
             raise ValueError(f"the key {key!r} has two columns; give each key one")
         if column in found.values():

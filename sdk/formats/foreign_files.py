@@ -29,5 +29,5 @@ def foreign(head: bytes) -> str | None:
         if head.startswith(begin):
             return f"is in {name}; write it in UTF-8"
     if b"\0" in head and not head.startswith(b"PAR1"):
-        return "is neither JSONL, CSV in UTF-8 nor Parquet (it has bytes that are no text); convert it"
+        return "is neither JSONL, CSV in UTF-8 nor Parquet (it has bytes that are not text); convert it"
     return None

@@ -4,7 +4,7 @@
 {'prompt': 'Translate: chat', 'references': ['cat', 'a cat']}
 >>> references({"prompt": "Translate: chat", "references": "cat"})
 Traceback (most recent call last):
-ValueError: has `references` that are no list of 1 to 100 texts
+ValueError: has `references` that are not a list of 1 to 100 texts
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def references(
     """
     prompt, found = given.get("prompt"), given.get("references")
     if not isinstance(found, list) or not 1 <= len(found) <= MOST_REFERENCES:
-        raise ValueError(f"has `references` that are no list of 1 to {MOST_REFERENCES} texts")
+        raise ValueError(f"has `references` that are not a list of 1 to {MOST_REFERENCES} texts")
     texts = [text(f"references[{number}]", reference) for number, reference in enumerate(found)]
     if not isinstance(prompt, list):
         if "tools" in given:

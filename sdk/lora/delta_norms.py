@@ -175,7 +175,7 @@ def _pairs(file: TensorFile) -> dict[str, dict[str, Tensor]]:
                 raise VerificationFailed(f"{file.path} has {key.part} of {key.module!r} twice; pull the version again")
             halves[key.part] = tensor
         elif key is None and base_parameter(name) is None:
-            raise VerificationFailed(f"{file.path}: {name!r} is no tensor of an adapter; save it again with PEFT")
+            raise VerificationFailed(f"{file.path}: {name!r} is not a tensor of an adapter; save it again with PEFT")
     if not pairs:
         raise VerificationFailed(f"{file.path} has no LoRA weights; save the adapter again from the trained model")
     for module, halves in pairs.items():

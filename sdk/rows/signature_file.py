@@ -51,7 +51,7 @@ class SignatureFile:
         header = np.fromfile(path, "<u8", _HEADER) if size >= _HEADER * 8 else np.zeros(_HEADER, "<u8")
         rows, grams = int(header[2]), int(header[3])
         if header[:2].tolist() != [_MAGIC, _LAYOUT] or size != _HEADER * 8 + 12 * (2 * rows + grams):
-            raise ValueError("it is no file of signatures of this release")
+            raise ValueError("it is not a file of signatures of this release")
         place = _HEADER * 8
 
         def mapped(dtype: str, count: int) -> npt.NDArray[Any]:

@@ -323,7 +323,7 @@ def _number(weight: Any, *, of: str) -> float:
     if isinstance(weight, (int, float)) and not isinstance(weight, bool) and math.isfinite(weight):
         return float(weight)
     raise InvalidInput(
-        f"the weight of {of} is {str(weight)[:40]!a}, which is no number; write it as {of}=0.5", param="parents"
+        f"the weight of {of} is {str(weight)[:40]!a}, which is not a number; write it as {of}=0.5", param="parents"
     )
 
 

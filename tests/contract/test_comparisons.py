@@ -263,7 +263,7 @@ class TestRefused:
             assert caught.value.param == "data"
         os.mkfifo(tmp_path / "pipe")
         for given in (tmp_path, tmp_path / "pipe", "a/\0"):
-            with pytest.raises(InvalidInput, match="it is no file; check the path"):
+            with pytest.raises(InvalidInput, match="it is not a file; check the path"):
                 compare(bench, one, two, data=given)
 
     @pytest.mark.parametrize("name", ["metric", "by", "data"])

@@ -168,9 +168,9 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (["train", "new-adapter"], 2, "invalid", "base", "needs --base"),
     # Combinations.
     (["combine", "mix", "code-review@v1"], 2, "invalid", "parents", "write it as code-review@v1=0.5"),
-    (["combine", "mix", "code-review@v1=half"], 2, "invalid", "parents", "'half' is no number"),
+    (["combine", "mix", "code-review@v1=half"], 2, "invalid", "parents", "'half' is not a number"),
     (["combine", "mix", "=0.5"], 2, "invalid", "parents", "'=0.5' names no version before its weight"),
-    (["combine", "mix", "code-review@v1=nan"], 2, "invalid", "parents", "'nan', which is no number"),
+    (["combine", "mix", "code-review@v1=nan"], 2, "invalid", "parents", "'nan', which is not a number"),
     (["combine", "mix", f"{MISSING}@v1=1"], 3, "not_found", "adapter", "adapterctl list"),
     # The command line itself.
     (["lst"], 2, "invalid", None, "did you mean 'list'?"),

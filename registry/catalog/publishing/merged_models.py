@@ -56,7 +56,7 @@ def inspect_model(artifacts: Artifacts, manifest: Manifest, base: KnownBase, mad
     try:
         model = read_model(artifacts, manifest)
     except BadBaseError as error:
-        raise Verification(f"this is no whole model: {error}; {_ADVICE}", param="manifest") from error
+        raise Verification(f"this is not a whole model: {error}; {_ADVICE}", param="manifest") from error
     return judge_model(model, manifest, base, made)
 
 

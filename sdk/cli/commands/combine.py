@@ -75,5 +75,5 @@ def _parsed(parent: str) -> tuple[str, float]:
         return ref, float(weight)
     except ValueError:
         raise InvalidInput(
-            f"{weight[:40]!a} is no number; write the weight as {ref[:120]}=0.5", param="parents"
+            f"{weight[:40]!a} is not a number; write the weight as {ref[:120]}=0.5", param="parents"
         ) from None

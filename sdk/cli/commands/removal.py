@@ -196,7 +196,7 @@ def _show_rule(view: RetentionView, style: str) -> None:
 @click.option(
     "--keep-merged-days",
     type=click.IntRange(1, 36_500),
-    help="Remove merged models that are no versions and whose job ended more than this many days ago. [default: never]",
+    help="Remove merged models that are not versions and whose job ended more than this many days ago. [default: never]",
 )
 @yes_option
 @format_option

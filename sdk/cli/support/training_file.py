@@ -57,7 +57,7 @@ def read_training_file(name: str) -> dict[str, Any]:
             raise InvalidInput(f"{path}: there is no option {key!a}; {hint}", param=key)
     for key in _TEXTS:
         if not isinstance(value := options.get(key), str | None):
-            raise InvalidInput(f"{path}: {key} is {str(value)[:40]!a}, which is no text; put it in quotes", param=key)
+            raise InvalidInput(f"{path}: {key} is {str(value)[:40]!a}, which is not text; put it in quotes", param=key)
     if isinstance(packing := options.get("packing"), bool):
         # YAML reads on and off, without quotes, as true and false.
         options["packing"] = "on" if packing else "off"

@@ -236,5 +236,5 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise InvalidInput(f"{path} is no JSON object; save the folder again", param="ref")
+        raise InvalidInput(f"{path} is not a JSON object; save the folder again", param="ref")
     return found

@@ -29,7 +29,7 @@ def parse(text: str, engine: str) -> Number:
     if engine == "llama.cpp":
         if found := _BUILD.fullmatch(text):
             return (int(found[1]),)
-        raise UnknownVersion(f"{text[:80]!a} is no version of llama.cpp; give the number of a build, as b11549")
+        raise UnknownVersion(f"{text[:80]!a} is not a version of llama.cpp; give the number of a build, as b11549")
     if found := _RELEASE.fullmatch(text):
         return tuple((*map(int, found[1].split(".")), 0, 0)[: max(_PARTS, found[1].count(".") + 1)])
-    raise UnknownVersion(f"{text[:80]!a} is no version of {engine}; give one as 0.33.0")
+    raise UnknownVersion(f"{text[:80]!a} is not a version of {engine}; give one as 0.33.0")

@@ -221,7 +221,7 @@ RULES = (
     Rule("saved modules", "modules_to_save is refused", _read(_HELPER, "0.30.0", "2026-09-22"),
          unless(lambda facts: facts.modules_to_save, "it has modules_to_save, which are refused"), before="0.31.0"),
     Rule("tokens", "trained tokens are refused", _read("vllm/lora/utils.py"),
-         unless(lambda facts: facts.trained_tokens, "it trains single tokens, whose rows are no tensor that is read")),
+         unless(lambda facts: facts.trained_tokens, "it trains single tokens, whose rows are not a tensor that is read")),
     Rule("vocabulary", "no embeddings are there whole, and none of another number of tokens", _read(_MODEL), no_whole_embeddings),
     Rule("targets", "the target modules are linear ones of the model", _read("vllm/lora/utils.py"), targets(LINEAR_MODULES)),
     Rule("embeddings", "embeddings and the head are adapted where the model's class names them",

@@ -177,7 +177,7 @@ def _model_type(config: Mapping[str, Any]) -> str | None:
     """Return the family that a config names; the config is untrusted. Raises ConfigError if the value is not a string."""
     said = config.get("model_type")
     if said is not None and not isinstance(said, str):
-        raise ConfigError(f"says model_type = {str(said)[:40]!a}, which is no text")
+        raise ConfigError(f"says model_type = {str(said)[:40]!a}, which is not text")
     return said
 
 

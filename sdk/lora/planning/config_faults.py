@@ -49,14 +49,14 @@ def _faults(part: Mapping[str, Any]) -> Iterator[str]:
         yield from _odd_heads(part, defaults, heads)
     for name in _POSITIONS:
         if (said := part.get(name)) is not None and not _is_count(said):
-            yield f"says {name} = {_shown(said)}, which is no whole number above 0"
+            yield f"says {name} = {_shown(said)}, which is not a whole number above 0"
     if not isinstance(said := part.get("tie_word_embeddings"), bool | None):
         yield f"says tie_word_embeddings = {_shown(said)}, which is neither true nor false"
     for name in _DTYPES:
         said = part.get(name)
         # An object has one type for each part of a model.
         if not isinstance(said, Mapping | None) and not (isinstance(said, str) and _FLOATING.fullmatch(said)):
-            yield f"says {name} = {_shown(said)}, which is no type of floating-point numbers"
+            yield f"says {name} = {_shown(said)}, which is not a type of floating-point numbers"
 
 
 def _odd_heads(part: Mapping[str, Any], defaults: Mapping[str, Any], heads: int | None) -> Iterator[str]:

@@ -39,7 +39,7 @@ class Numbers:
                     continue
                 if type(value) is not int or not 0 < value <= _MOST:
                     shown = ascii(value)[:40]
-                    raise ConfigError(f"says {name} = {shown}, which is no whole number from 1 to {_MOST}")
+                    raise ConfigError(f"says {name} = {shown}, which is not a whole number from 1 to {_MOST}")
                 return value
         if default is None:
             raise ConfigError(f"says no {names[0]}")

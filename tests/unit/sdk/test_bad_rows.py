@@ -391,7 +391,7 @@ def test_a_bad_file_is_refused_by_its_first_bad_line(
         ("question", "'question' is no KEY=COLUMN"),
         ("prompt=", "'prompt=' is no KEY=COLUMN"),
         ("prompt=q,", "'' is no KEY=COLUMN"),
-        ("question=prompt", "'question' is no key of a row; map columns to prompt, completion"),
+        ("question=prompt", "'question' is not a key of a row; map columns to prompt, completion"),
         ("text=a,text=b", "the key 'text' has two columns"),
         ("prompt=a,completion=a", "the column 'a' is given to two keys"),
     ],

@@ -171,7 +171,7 @@ def evaluate(
             generate_s = time.perf_counter() - begun
             changed = general_scores(general, None if adapter is None else model)
     if not changed:
-        said = "no general_loss and general_kl: on the general texts these are no numbers"
+        said = "no general_loss and general_kl: on the general texts these are not numbers"
         on_progress(Progress(phase="evaluate", message=said))
     loss = scored.mean_loss
     metrics: dict[str, float] = {

@@ -156,7 +156,7 @@ def _number(value: object) -> float:
     if not isinstance(value, Real) and callable(item := getattr(value, "item", None)):
         value = item()
     if not isinstance(value, Real | Decimal):
-        raise TypeError(f"{type(value).__name__} is no number")
+        raise TypeError(f"{type(value).__name__} is not a number")
     number = float(value)
     if not abs(number) <= MOST_SCORE:
         raise ValueError(f"{number} is no score")

@@ -121,7 +121,7 @@ def json_valid(answer: str) -> float:
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def token_f1(answer: str, reference: str) -> float:

@@ -233,8 +233,8 @@ YAML = [
     config("data: {good.jsonl: 1, good.jsonl: 2}", "'good.jsonl' is there twice, again in line 1"),
     config("data: good.jsonl\ntimeout: [1]", "is not a duration"),
     config("data: good.jsonl\npriority: high", "priority: 'high' can't be; give a whole number from -100 to 100"),
-    config("base: 7", "a.yaml: base is '7', which is no text; put it in quotes"),
-    config("like: true", "a.yaml: like is 'True', which is no text; put it in quotes"),
+    config("base: 7", "a.yaml: base is '7', which is not text; put it in quotes"),
+    config("like: true", "a.yaml: like is 'True', which is not text; put it in quotes"),
     config("data: good.jsonl\ncheckpoint_every: 7", "is not an interval"),
 ]
 

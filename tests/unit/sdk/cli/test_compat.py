@@ -131,7 +131,7 @@ def test_what_the_registry_found_of_embeddings_counts(registry: Client, folders:
 
 
 def test_what_is_refused(registry: Client, folders: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"'new' is no version of vllm; give one as 0\.33\.0"):
+    with pytest.raises(InvalidInput, match=r"'new' is not a version of vllm; give one as 0\.33\.0"):
         registry.compat("plain", engine="vllm", version="new")
     with pytest.raises(InvalidInput, match="there is no table of 'tgi'"):
         registry.compat("plain", engine="tgi")
@@ -140,10 +140,10 @@ def test_what_is_refused(registry: Client, folders: Path) -> None:
     with pytest.raises(NotFound):
         registry.compat("nobody", engine="vllm")
     for engine in (None, 1, ["vllm"]):
-        with pytest.raises(InvalidInput, match="engine is no text; give one of vllm, sglang"):
+        with pytest.raises(InvalidInput, match="engine is not text; give one of vllm, sglang"):
             registry.compat("plain", engine=engine)  # type: ignore[arg-type]
     for version in (1, 0.33, ["0.33.0"]):
-        with pytest.raises(InvalidInput, match="version is no text"):
+        with pytest.raises(InvalidInput, match="version is not text"):
             registry.compat("plain", engine="vllm", version=version)  # type: ignore[arg-type]
 
 

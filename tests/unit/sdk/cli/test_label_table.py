@@ -97,5 +97,5 @@ def test_too_many_labels_and_none_are_said() -> None:
     assert found.calibration_error == count_labels(THREE).calibration_error
     old = [row.model_copy(update={"confidence": None}) for row in silent]
     assert count_labels(old).calibration_error is None
-    # A row whose loss is no number was not told apart.
+    # A row whose loss is not a number was not told apart.
     assert count_labels([*THREE, RowScore(row=999, tokens=1)]) == count_labels(THREE)

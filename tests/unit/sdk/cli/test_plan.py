@@ -86,7 +86,7 @@ def test_json_reads_back_as_the_plan(config: Callable[..., str]) -> None:
         ({"method": "adalora"}, errors.InvalidInput, "'adalora' is no method; give one of qlora, lora, full"),
         ({"task": "poetry"}, errors.InvalidInput, "'poetry' is no task"),
         ({"attention": "linear"}, errors.InvalidInput, "'linear' is no attention"),
-        ({"logit_chunk_tokens": 0}, errors.InvalidInput, "logit_chunk_tokens is no whole number above 0"),
+        ({"logit_chunk_tokens": 0}, errors.InvalidInput, "logit_chunk_tokens is not a whole number above 0"),
         ({"rnak": 8}, errors.InvalidInput, "rnak"),
     ],
 )

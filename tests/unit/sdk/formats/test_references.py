@@ -44,9 +44,9 @@ def test_columns_may_be_called_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"references": "cat"}, "has `references` that are no list of 1 to 100 texts"),
-        ({"references": []}, "has `references` that are no list of 1 to 100 texts"),
-        ({"references": ["a"] * 101}, "has `references` that are no list of 1 to 100 texts"),
+        ({"references": "cat"}, "has `references` that are not a list of 1 to 100 texts"),
+        ({"references": []}, "has `references` that are not a list of 1 to 100 texts"),
+        ({"references": ["a"] * 101}, "has `references` that are not a list of 1 to 100 texts"),
         ({"references": ["a", ""]}, r"has an empty `references\[1\]`"),
         ({"references": ["a", 7]}, r"has a `references\[1\]` that is not text but a whole number"),
         ({"prompt": None}, "has no `prompt`"),

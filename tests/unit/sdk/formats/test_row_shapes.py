@@ -115,7 +115,7 @@ class TestColumns:
         text = "prompt=q,completion=a"
         for said in (text, "completion=a, prompt=q", {"completion": "a", "prompt": "q"}):
             assert build(TrainingSpec, columns=said).columns == text
-        with pytest.raises(ValueError, match="'question' is no key of a row"):
+        with pytest.raises(ValueError, match="'question' is not a key of a row"):
             TrainingSpec(columns="question=prompt")
 
 

@@ -193,7 +193,7 @@ class TestWhatIsRefused:
                 # They are a module of that name, which no base has.
                 assert list(norms_of(tmp_path, tensors).modules) == [f"base_model.model.{Q}"]
             else:
-                with pytest.raises(VerificationFailed, match="is no tensor of an adapter"):
+                with pytest.raises(VerificationFailed, match="is not a tensor of an adapter"):
                     norms_of(tmp_path, tensors)
         with pytest.raises(VerificationFailed, match="no LoRA weights"):
             norms_of(tmp_path, {"base_model.model.lm_head.weight": normal(1, 2, 3)})

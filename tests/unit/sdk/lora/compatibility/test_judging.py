@@ -80,7 +80,7 @@ class TestVersions:
         "version", ["", "new", "0", "0.33; rm -rf", "1.2.3.4.5", "-1.0", "0.33.0\n", "b11549", "9" * 99, "٠.٣٣.٠"]
     )
     def test_what_is_no_version_is_refused(self, version: str) -> None:
-        with pytest.raises(UnknownVersion, match=r"is no version of vllm; give one as 0\.33\.0"):
+        with pytest.raises(UnknownVersion, match=r"is not a version of vllm; give one as 0\.33\.0"):
             judge(PLAIN, "vllm", version)
 
     @pytest.mark.parametrize("version", ["0.33.0", "b", "b12", "master", "٣٣٣٣"])

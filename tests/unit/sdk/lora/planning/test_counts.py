@@ -111,8 +111,8 @@ def test_what_the_base_lacks(options: dict[str, Any], said: str) -> None:
         ({"num_hidden_layers": None}, "says no num_hidden_layers"),
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0"),
         ({"num_hidden_layers": 10**6}, "1000000 layers"),
-        ({"hidden_size": "4096"}, "hidden_size = '4096', which is no whole number from 1 to 2147483648"),
-        ({"vocab_size": 10**30}, "vocab_size = 10{30}, which is no whole number from 1 to 2147483648"),
+        ({"hidden_size": "4096"}, "hidden_size = '4096', which is not a whole number from 1 to 2147483648"),
+        ({"vocab_size": 10**30}, "vocab_size = 10{30}, which is not a whole number from 1 to 2147483648"),
         ({"hidden_size": 4097}, "which does not divide"),
         ({"vocab_size": float("nan")}, "vocab_size = nan"),
     ],
@@ -163,7 +163,7 @@ def test_what_a_model_computes_for_itself_is_no_parameter() -> None:
 def test_a_family_that_is_no_text_is_refused(said: Any, where: str) -> None:
     config = configs.LLAMA_2_7B | ({"model_type": said} if where == "model_type" else {where: {"model_type": said}})
     for tensors in (None, {"model.layers.0.mlp.up_proj.weight": [8, 4]}):
-        with pytest.raises(ConfigError, match=r"says model_type = .* which is no text"):
+        with pytest.raises(ConfigError, match=r"says model_type = .* which is not text"):
             blueprint_of(config, tensors)
 
 

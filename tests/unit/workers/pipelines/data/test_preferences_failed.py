@@ -18,7 +18,7 @@ from workers.pipelines.data.tokenizer import load_tokenizer
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
-#: A sign whose embedding is no number.
+#: A sign whose embedding is not a number.
 BAD = "~"
 GOOD = [{"prompt": f"colour {number} is ", "chosen": "red", "rejected": "RED" + "!" * number} for number in (1, 2, 3)]
 #: The first row has no loss of what is rejected, the last none of what is chosen.

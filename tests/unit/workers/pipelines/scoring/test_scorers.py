@@ -213,7 +213,7 @@ class EndingError(Exception):
         (KeyError(), "KeyError"),
         (MuteError(), "MuteError"),
         (EndingError(), "EndingError"),
-        (None, "TypeError: NoneType is no number"),
+        (None, "TypeError: NoneType is not a number"),
     ],
 )
 def test_the_first_error_is_said_in_a_line(error: Any, said: str) -> None:

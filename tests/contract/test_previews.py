@@ -298,7 +298,7 @@ class TestWhoMay:
                     update(JobRow).where(JobRow.id == job.id).values(finished_at=utc_now() - timedelta(days=8))
                 )
         assert services.expiry.run()["previews"] >= 1
-        with pytest.raises(NotFound, match="preview them again"):
+        with pytest.raises(NotFound, match="preview the rows again"):
             desk.writer.job(job.id).result()
 
     @pytest.mark.parametrize("wrong", ["data", "base", "none", "hub"])

@@ -249,8 +249,8 @@ class TestAdmission:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda folder: (folder / "config.json").unlink(), "no whole model: a base needs its config.json"),
-            (lambda folder: (folder / "model.safetensors").unlink(), "no whole model: a base needs its weights"),
+            (lambda folder: (folder / "config.json").unlink(), "not a whole model: a base needs its config.json"),
+            (lambda folder: (folder / "model.safetensors").unlink(), "not a whole model: a base needs its weights"),
             (lambda folder: (folder / "extra.bin").write_bytes(b"x"), "extra.bin is pickled or is code"),
             (lambda folder: (folder / "modeling.py").write_bytes(b"x"), "would run when it is loaded"),
             (lambda folder: (folder / "notes.txt").write_bytes(b"x"), "'notes.txt' is not a file of a base"),

@@ -186,7 +186,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (["pull", "code-review", "-o", "foreign"], 4, "conflict", "to", "no pull wrote (precious.txt)"),
     (["pull", "code-review", "-o", "good.jsonl"], 4, "conflict", "to", "is not a folder"),
     (["merge", "code-review", "-o", "foreign"], 4, "conflict", "to", "choose a new folder"),
-    (["verify", "./foreign"], 3, "not_found", "folder", "no pull wrote it"),
+    (["verify", "./foreign"], 3, "not_found", "folder", "it was not written by a pull"),
     (["pull", "code-review", "--base", "./cut-weights"], 2, "invalid_base", "base", "not a complete safetensors file"),
 ]  # fmt: skip
 

@@ -106,7 +106,7 @@ def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
         (["chat.jsonl", "--of", "counter@v1"], 2, "give either a file of rows, or with --of"),
         ([], 2, "give either a file of rows, or with --of"),
         (["chat.jsonl"], 2, "name the base that the rows"),
-        (["--of", "counter@v1", "--base", "./tiny-llama"], 2, "base of a version are in"),
+        (["--of", "counter@v1", "--base", "./tiny-llama"], 2, "base of a version is in"),
         (
             ["--of", "counter@v1", "--max-length", "20", "--loss-on", "all"],
             2,

@@ -116,7 +116,7 @@ def test_weights_that_a_submit_refuses_are_refused(base: str, weight: str) -> No
 
 
 def test_a_weight_of_one_file_and_a_file_given_twice_are_refused(base: str) -> None:
-    with pytest.raises(InvalidInput, match="there is one; leave it out"):
+    with pytest.raises(InvalidInput, match="there is only one dataset; leave it out"):
         run("--base", base, "--data", "a.jsonl", "--weight", "1", "--dry-run")
     with pytest.raises(InvalidInput, match=r"a\.jsonl and \./a\.jsonl are the same rows"):
         run("--base", base, "--data", "a.jsonl", "--data", "./a.jsonl", "--dry-run")

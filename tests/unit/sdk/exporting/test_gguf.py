@@ -269,7 +269,7 @@ def test_a_modelfile_beside_it(client: Client, base: Path, adapter: Path, tmp_pa
     for name, asked, said in (
         ("a.gguf", {**over, "ollama_base": "x"}, "already exists"),
         ("b.gguf", over, "names its base"),
-        ("b.gguf", {**over, "ollama_base": "x\nADAPTER y"}, "is no name of a model"),
+        ("b.gguf", {**over, "ollama_base": "x\nADAPTER y"}, "is neither the name of a model"),
         ("b\n.gguf", {**over, "ollama_base": "x"}, "can't name"),
         ("b.gguf", {"base": base, "ollama_base": "x"}, "give --modelfile too"),
     ):

@@ -210,7 +210,7 @@ class TestFile:
     @pytest.mark.parametrize("content", [b"", b"x" * 32, b"x" * 31])
     def test_another_file_is_refused(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "s").write_bytes(content)
-        with pytest.raises(ValueError, match="no file of signatures"):
+        with pytest.raises(ValueError, match="not a file of signatures"):
             SignatureFile(tmp_path / "s")
 
     def test_rows_that_were_held_out_are_not_among_those_of_the_training(self, tmp_path: Path) -> None:

@@ -32,14 +32,14 @@ FAULTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (configs.LLAMA_2_7B, {"head_dim": 65}, "says head_dim = 65, an odd number"),
     (configs.LLAMA_2_7B, {"hidden_size": 32 * 65}, "says hidden_size = 2080 for 32 heads, an odd width of 65"),
     (configs.LLAMA_2_7B, {"max_position_embeddings": -5}, "max_position_embeddings = -5, which is not a whole number"),
-    (configs.LLAMA_2_7B, {"max_position_embeddings": "512"}, "max_position_embeddings = '512', which is no whole"),
+    (configs.LLAMA_2_7B, {"max_position_embeddings": "512"}, "max_position_embeddings = '512', which is not a whole"),
     (configs.LLAMA_2_7B, {"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false', which is neither true nor"),
     (
         configs.LLAMA_2_7B,
         {"torch_dtype": "int3"},
         "torch_dtype = 'int3', which is not a type of floating-point numbers",
     ),
-    (configs.LLAMA_2_7B, {"dtype": "int3"}, "dtype = 'int3', which is no type"),
+    (configs.LLAMA_2_7B, {"dtype": "int3"}, "dtype = 'int3', which is not a type"),
 ]
 
 

@@ -101,7 +101,7 @@ def test_groups_stay_whole_and_each_label_is_learnt(llama_base: Path, write_json
     assert given.classes is not None
     assert given.classes.names == ("only here", "x", "y", "z")
     assert sorted(example.labels for example in given.held_out.examples) == [[1], [2], [3]]
-    with pytest.raises(PipelineError, match="of no row is there a second one with its label"):
+    with pytest.raises(PipelineError, match="each row is the only one with its label"):
         inputs(llama_base, write_jsonl([{"text": f"{n}", "label": f"{n}"} for n in range(4)]), targets="attention")
 
 

@@ -130,7 +130,7 @@ class _Advisories(BaseHTTPRequestHandler):
 def advisories() -> Iterator[str]:
     """A database of advisories on loopback."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Advisories) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

@@ -118,7 +118,8 @@ class Child:
                 stdin.write(json.dumps(str(folder)).encode() + b"\n")
         except OSError:
             return False
-        return not self.has_ended
+        # One that has ended well by now had taken the order: it would be carried out twice.
+        return self._process.poll() in (None, 0)
 
     def run(self, folder: Path, listener: Listener, watch: Watch) -> Ending:
         """Listen to it until it and all processes that it started are gone; stop it if `watch` wants that."""

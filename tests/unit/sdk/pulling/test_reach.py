@@ -118,7 +118,7 @@ class Fake(http.server.ThreadingHTTPServer):
 def fake(answer: Callable[[str], tuple[int, dict[str, str], Any]]) -> Iterator[Fake]:
     with Fake(("127.0.0.1", 0), _Answers) as server:
         server.asked, server.answer = [], answer  # type: ignore[method-assign]
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield server
         server.shutdown()

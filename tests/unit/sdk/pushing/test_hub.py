@@ -199,7 +199,7 @@ def endpoint(tmp_path: Path) -> Iterator[str]:
     _Hub.files |= {"training_args.bin": b"pickle", "modeling.py": b"import os", "README.md": b"read"}
     _Hub.asked = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

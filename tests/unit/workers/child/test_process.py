@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 from support.workplace import is_alive, wait_until
@@ -296,6 +298,24 @@ class TestWarmChild:
         assert (pid != waiting, warm) == (True, False)
         warm_child.prepare()
         assert self.carry_out(warm_child, tmp_path / "third")[1] is True
+
+    def test_one_that_has_done_its_work_before_it_is_looked_at_has_taken_it(self, tmp_path: Path) -> None:
+        warm_child = WarmChild(warm=True, program=("-c", PATIENT))
+        warm_child.prepare()
+        waiting = warm_child._child
+        assert waiting is not None
+        process = waiting._process
+
+        @contextmanager
+        def until_it_has_ended(stdin: IO[bytes]) -> Iterator[IO[bytes]]:
+            with stdin:
+                yield stdin
+            process.wait(60)
+            process.stdin = stdin
+
+        assert process.stdin is not None
+        process.stdin = cast(IO[bytes], until_it_has_ended(process.stdin))
+        assert self.carry_out(warm_child, tmp_path / "only") == (waiting.pid, True, ["imported"])
 
     def test_without_warm_there_is_none(self, tmp_path: Path) -> None:
         warm_child = WarmChild(warm=False, program=("-c", PATIENT))

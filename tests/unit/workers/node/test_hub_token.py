@@ -79,7 +79,7 @@ class _Gated(http.server.BaseHTTPRequestHandler):
 def endpoint() -> Iterator[str]:
     _Gated.tokens = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Gated) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

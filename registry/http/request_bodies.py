@@ -51,6 +51,8 @@ LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
         Limit(4 * _MIB, MAX_VALUES),
     ),
 )
+#: The longest body that any route reads, in bytes.
+LONGEST_BODY_BYTES = max(_USUAL.size_bytes, *(limit.size_bytes for _, limit in LARGER))
 #: How much memory all bodies that come in or are worked on may take, in total and for one namespace: as bytes, and as
 #: values. Small ones have room of their own, and don't wait for larger ones.
 APART_BYTES = 64 * 1024

@@ -14,8 +14,8 @@ from sdk.formats.expression_cost import tries
 from sdk.formats.expressions import BUILDING_STEPS, BUILDING_STEPS_A_CHARACTER, Automaton, ExpressionError
 from tests.support.steps import require_linear, steps_of
 
-#: Lines of Python that one step of building may run.
-LINES_A_STEP = 40
+#: Instructions of Python that one step of building may take.
+INSTRUCTIONS_A_STEP = 250
 FREEZING = "(?:(?:(?:(?:){4000}){4000}){4000}){4000}"
 
 
@@ -60,7 +60,7 @@ def test_nested_repeats_of_nothing_are_refused_at_once() -> None:
 @example("a{4000}" * 100)
 def test_building_takes_as_many_steps_as_the_length_allows(expression: str) -> None:
     allowed = BUILDING_STEPS + BUILDING_STEPS_A_CHARACTER * len(expression)
-    assert steps_of(lambda: try_it(expression)) < LINES_A_STEP * allowed
+    assert steps_of(lambda: try_it(expression)) < INSTRUCTIONS_A_STEP * allowed
 
 
 @pytest.mark.parametrize("expression", ["(?:){2}", "(a?){3}", "(|a){2,}", "(?:a*){0,5}", "(?=a){4}", r"(?:\b){3}", "(?:^|a?){2}"])
@@ -83,7 +83,7 @@ def test_many_expressions_share_their_steps() -> None:
 
 def test_repeated_set_is_read_once() -> None:
     few, many = ("[" + "".join(map(chr, range(0x4E00, 0x4E00 + count))) + "]{300}" for count in (10, 900))
-    assert steps_of(lambda: try_it(many)) < 2 * steps_of(lambda: try_it(few)) + 20_000
+    assert steps_of(lambda: try_it(many)) < 2 * steps_of(lambda: try_it(few)) + 150_000
 
 
 @pytest.mark.parametrize("flags", ["", "(?i)"])
@@ -96,7 +96,7 @@ def test_a_letter_is_looked_up_in_a_set_in_the_same_time_however_long_it_is(flag
         return steps_of(lambda: automaton.first("never" * 20, Budget(100_000)))
 
     looked(1)
-    assert looked(900) < 1.1 * looked(9) + 100
+    assert looked(900) < 1.1 * looked(9) + 1000
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def test_lengths_of_all_ranges_together_are_bounded() -> None:
 
 
 def test_ranges_are_not_counted_out_for_their_canonical_text() -> None:
-    assert steps_of(lambda: canonical_numbers("0-65535")) < 100
-    assert steps_of(lambda: canonical_numbers("0-65535," * 1777 + "1")) < 100
+    assert steps_of(lambda: canonical_numbers("0-65535")) < 500
+    assert steps_of(lambda: canonical_numbers("0-65535," * 1777 + "1")) < 500
 
 
 def numbers(count: int) -> Callable[[], object]:
@@ -67,4 +67,4 @@ def test_too_many_values_are_refused_before_they_are_read() -> None:
     text = ",".join(f"m{number}=1" for number in range(2000))
     with pytest.raises(ValueError, match="more than 1024 modules"):
         parse_values(text)
-    assert steps_of(lambda: parse_values(text)) < 100
+    assert steps_of(lambda: parse_values(text)) < 500

@@ -242,7 +242,6 @@ class TestBodies:
         assert answer is not None
         assert answer.status == 200
 
-
     def test_a_missing_right_is_told_before_the_body_comes_and_while_all_of_it_comes(
         self, served: Served, line: Line
     ) -> None:

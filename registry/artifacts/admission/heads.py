@@ -51,7 +51,7 @@ def judge_head(
     given, outputs = (width, config.get(_PROJECTED)), Counter(tensor.shape[0] for tensor in matrices)
     for tensor in head:
         # The input of each matrix is the base's output, or the output of another matrix.
-        size = tensor.shape[-1] if tensor.shape else None
+        size = tensor.shape[-1] if tensor.shape else 0
         others = outputs[size] - (len(tensor.shape) == 2 and tensor.shape[0] == size)
         if len(tensor.shape) not in (1, 2) or (width is not None and size not in given and not others):
             raise Verification(

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,9 +31,7 @@ class Place:
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         tokens = app.state.services.tokens
-        self.tokens = {
-            role: tokens.create(name=role, grants={"team": role}, who=SYSTEM).secret for role in Role
-        }
+        self.tokens = {role: tokens.create(name=role, grants={"team": role}, who=SYSTEM).secret for role in Role}
 
     @property
     def routes(self) -> list[APIRoute]:

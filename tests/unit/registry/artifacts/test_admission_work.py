@@ -98,13 +98,17 @@ def test_more_of_a_name_than_a_model_has_are_refused(
 
 
 def named(count: int, name: str, shape: tuple[int, ...] = (4, 8)) -> list[TensorFacts]:
-    return [TensorFacts(f"base_model.model.{name.format(at)}", "F32", shape, zero=False, exponent=-4) for at in range(count)]
+    return [
+        TensorFacts(f"base_model.model.{name.format(at)}", "F32", shape, zero=False, exponent=-4) for at in range(count)
+    ]
 
 
 def adapted(count: int, exponent: int = -4) -> list[TensorFacts]:
     halves = (("A", (LORA.rank, 8)), ("B", (8, LORA.rank)))
     return [
-        TensorFacts(f"base_model.model.layers.{at}.q_proj.lora_{half}.weight", "F32", shape, zero=False, exponent=exponent)
+        TensorFacts(
+            f"base_model.model.layers.{at}.q_proj.lora_{half}.weight", "F32", shape, zero=False, exponent=exponent
+        )
         for at in range(count)
         for half, shape in halves
     ]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.steps import require_linear, steps_of
 
 from sdk.formats.option_texts import (
     MOST_NUMBERS,
@@ -16,7 +17,6 @@ from sdk.formats.option_texts import (
     same_module,
     write_numbers,
 )
-from tests.support.steps import require_linear, steps_of
 
 RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), min_size=1, max_size=8)
 
@@ -58,7 +58,7 @@ def test_work_grows_with_the_length(make: Callable[[int], Callable[[], object]])
 
 
 def test_names_of_one_module_are_found() -> None:
-    with pytest.raises(ValueError, match="b and a.b mean the same module"):
+    with pytest.raises(ValueError, match=r"b and a\.b mean the same module"):
         parse_values("c=1,a.b=2,b=3")
     assert same_module(["a.b", "ab", "b.a"]) is None
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from support.soak import scale
 
@@ -151,9 +151,10 @@ class TestAgainstPeft:
         try:
             automaton = Automaton([expression])
         except ExpressionError as error:
+            if "can be empty" not in str(error):
+                raise
             # The only one of these that is refused: "(a*){2}".
-            assert "can be empty" in str(error)
-            return
+            reject()
         for module in modules:
             # Short names and expressions: none of these takes `re` long.
             assert (automaton.first(module, Budget(1_000_000)) == 0) is bool(re.fullmatch(expression, module))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from support.steps import require_linear
 
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import Wire
-from tests.support.steps import require_linear
 
 NESTED = "(?:(?:(?:(?:){4000}){4000}){4000}){4000}"
 

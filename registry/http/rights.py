@@ -6,11 +6,11 @@ for, and here a request is compared with the routes to see which view it is for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from fastapi import Request
 from fastapi.routing import APIRoute
-from starlette.routing import Match
 from starlette.types import Scope
 
 from registry.errors import Forbidden
@@ -43,15 +43,19 @@ class Rights:
     """The right that each of an application's routes asks for."""
 
     def __init__(self, routes: Sequence[APIRoute]) -> None:
-        self._routes = [(route, right_of(route)) for route in routes]
+        #: By method, in the order in which the application tries them.
+        self._paths: dict[str, list[tuple[re.Pattern[str], str | None]]] = {}
+        for route in routes:
+            for method in route.methods or ():
+                self._paths.setdefault(method, []).append((route.path_regex, right_of(route)))
 
     def require(self, scope: Scope) -> None:
         """Raise Forbidden if the caller has the right that the request needs in no namespace.
 
         A request that no route takes needs none: it is answered with 404 or 405.
         """
-        for route, action in self._routes:
-            if route.matches(scope)[0] is Match.FULL:
+        for path, action in self._paths.get(scope["method"], ()):
+            if path.match(scope["path"]):
                 if action is not None:
                     principal: Principal = scope["principal"]
                     principal.require_anywhere(action)

@@ -109,6 +109,17 @@ def judge(
     ]
 
 
+def require_few_names(lora: LoraConfig) -> None:
+    """Raise Verification for a record with more names of a kind than can be looked for in each of an adapter's tensors."""
+    if len(lora.modules_to_save) > _MOST_SAVED:
+        raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules, not their parts")
+    # Those without a module may be in any.
+    if any(len(names) > _MOST_OWNED for names in _owners(lora).values()):
+        raise Verification(
+            f"target_parameters has more than {_MOST_OWNED} names of parameters of one module; name those that are trained"
+        )
+
+
 def _judge_effects(
     modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks, *, replaces: bool
 ) -> list[str]:
@@ -165,8 +176,7 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         raise Verification(f"{CONFIG_FILE} and the version's record disagree on {said}; push again")
     if any(rank < 1 for rank in lora.rank_pattern.values()):
         raise Verification("rank_pattern has a rank below 1; correct it and push again")
-    if len(lora.modules_to_save) > _MOST_SAVED:
-        raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules, not their parts")
+    require_few_names(lora)
 
 
 def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None) -> None:
@@ -298,16 +308,11 @@ def _require_shape(tensor: TensorFacts, shapes: Sequence[list[int]]) -> None:
 
 
 def _owners(lora: LoraConfig) -> dict[str, list[str]]:
-    """Return the modules with `target_parameters`, and the names of these. Raises Verification if they are too many."""
+    """Return the modules with `target_parameters`, and the names of these."""
     owners: dict[str, list[str]] = {}
     for target in lora.target_parameters:
         module, _, parameter = target.rpartition(".")
         owners.setdefault(module, []).append(parameter)
-    # One without a module is looked for in each module of the adapter.
-    if any(len(names) > _MOST_OWNED for names in owners.values()):
-        raise Verification(
-            f"target_parameters has more than {_MOST_OWNED} names of parameters of one module; name those that are trained"
-        )
     return owners
 
 

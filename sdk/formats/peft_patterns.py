@@ -184,6 +184,8 @@ class ModuleValues(Generic[V]):
             else:
                 expressions.append(key)
                 self._positions.append(position)
+        if sum(map(len, expressions)) > MAX_EXPRESSION_CHARACTERS:
+            raise ExpressionError(f"its patterns are longer than {MAX_EXPRESSION_CHARACTERS // 1024} KiB together")
         self._expressions = Automaton(expressions, after_dot=True) if expressions else None
 
     def of(self, module: str) -> V:

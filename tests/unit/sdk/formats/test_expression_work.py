@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from support.steps import require_linear, steps_of
 
 from sdk.formats.expression_cost import tries
-from sdk.formats.expressions import BUILDING_STEPS, BUILDING_STEPS_A_CHARACTER, Automaton, ExpressionError
+from sdk.formats.expressions import BUILDING_STEPS, BUILDING_STEPS_A_CHARACTER, Automaton, Budget, ExpressionError
+from sdk.formats.peft_patterns import ModuleValues
 
 #: Instructions of Python that one step of building may take.
 INSTRUCTIONS_A_STEP = 250
@@ -82,6 +83,15 @@ def test_many_expressions_share_their_steps() -> None:
         Automaton(["a{4000}"] * 50, after_dot=True)
 
 
+def test_patterns_of_values_are_not_read_if_they_are_too_many() -> None:
+    def make() -> object:
+        return ModuleValues({f"layers.{number}.*": 4 for number in range(5000)}, 8, Budget(1000))
+
+    with pytest.raises(ExpressionError, match="longer than 16 KiB together"):
+        make()
+    assert steps_of(make) < 500 * 5000
+
+
 def test_repeated_set_is_read_once() -> None:
     few, many = ("[" + "".join(map(chr, range(0x4E00, 0x4E00 + count))) + "]{300}" for count in (10, 900))
     assert steps_of(lambda: try_it(many)) < 2 * steps_of(lambda: try_it(few)) + 150_000
@@ -89,8 +99,6 @@ def test_repeated_set_is_read_once() -> None:
 
 @pytest.mark.parametrize("flags", ["", "(?i)"])
 def test_a_letter_is_looked_up_in_a_set_in_the_same_time_however_long_it_is(flags: str) -> None:
-    from sdk.formats.expressions import Budget
-
     def looked(count: int) -> int:
         letters = "".join(chr(code) for code in range(0x4E00, 0x4E00 + 2 * count, 2))
         automaton = Automaton([f"{flags}[{letters}]+"], within=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from support.steps import require_linear
 
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import JsonScalar, Wire
 
 NESTED = "(?:(?:(?:(?:){4000}){4000}){4000}){4000}"
 
@@ -48,3 +49,16 @@ def test_checking_a_field_takes_work_by_its_length(field: str) -> None:
 def test_expression_that_froze_the_server_is_refused() -> None:
     with pytest.raises(ValueError, match="can't be looked for, because it repeats something that can be empty"):
         EvaluationSpec(regex=NESTED)
+
+
+def test_value_that_is_no_scalar_is_one_fault() -> None:
+    # Each fault takes half a kilobyte, and a body may have a hundred thousand.
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(dict[str, JsonScalar]).validate_python({str(number): [] for number in range(100)}, strict=True)
+    assert caught.value.error_count() == 100
+
+
+@pytest.mark.parametrize("value", ["a", 1, 1.5, True, None])
+def test_scalars_stay_as_they_are(value: object) -> None:
+    found = TypeAdapter(JsonScalar).validate_python(value, strict=True)
+    assert (type(found), found) == (type(value), value)

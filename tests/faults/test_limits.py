@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
-from support.soak import scale
 from support.wire import Answer, Line, Served, serving
 
 from registry.access.tokens import Tokens
@@ -277,7 +273,8 @@ class TestRoom:
     def test_who_stands_still_makes_room_and_small_bodies_need_none(self, served: Served) -> None:
         tokens = Tokens(served.database)
         evil, evil2, sound = (
-            tokens.create(name=name, grants={name: Role.READER}, who=SYSTEM).secret
+            # Of those who may not do this, no body would be read.
+            tokens.create(name=name, grants={name: Role.ADMIN}, who=SYSTEM).secret
             for name in ("evil", "evil2", "sound")
         )
         part = b" " * (RAW_BYTES // 7)
@@ -312,58 +309,6 @@ class TestRoom:
         with suppress(TimeoutError):
             return line.answer()
         return None
-
-
-class TestCosts:
-    """What one token sends does not keep others waiting; `make soak` does this for half a minute."""
-
-    def waits_s(self, served: Served) -> float:
-        """How long another client waits for `/healthz`, without the delay that other work on the machine causes."""
-        delayed_s = served.delayed_s()
-        return served.healthy_s() - (served.delayed_s() - delayed_s)
-
-    @pytest.mark.soak
-    @pytest.mark.parametrize("role", [Role.READER, Role.WRITER])
-    def test_others_are_answered_beside_requests_that_once_froze_a_server(self, served: Served, role: Role) -> None:
-        token = Tokens(served.database).create(name=f"attacker {role}", grants={"team": role}, who=SYSTEM).secret
-        nested, ranges = "(?:(?:(?:(?:){4000}){4000}){4000}){4000}", "0-65535," * 1777 + "1"
-        data = "0" * 64
-        requests = [
-            {"kind": "evaluation", "targets": [{"base": {"id": "b"}}], "data": data, "spec": {"regex": nested}},
-            {
-                "kind": "evaluation",
-                "targets": [{"base": {"id": "b"}}],
-                "data": data,
-                "spec": {"regex": "a{4000}" * 142},
-            },
-            {
-                "kind": "training",
-                "adapter": "a",
-                "base": {"id": "b"},
-                "data": data,
-                "spec": {"layers_to_transform": ranges},
-            },
-        ]
-        wanted = {403} if role is Role.READER else {422}
-        ends = threading.Event()
-
-        def attack() -> set[int]:
-            seen = set()
-            with httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {token}"}, timeout=30) as http:
-                for request in itertools.cycle(requests):
-                    if ends.is_set():
-                        return seen
-                    seen.add(http.post("/api/v1/jobs", json={"request": request}).status_code)
-            return seen
-
-        with ThreadPoolExecutor(8) as pool:
-            attacks = [pool.submit(attack) for _ in range(8)]
-            try:
-                waited_s = [self.waits_s(served) for _ in range(scale(600, share=60))]
-            finally:
-                ends.set()
-            assert set().union(*(one.result() for one in attacks)) == wanted
-        assert max(waited_s) < 1
 
 
 class TestConnections:

@@ -140,6 +140,8 @@ class Settings:
     min_bytes_per_s: NotNegative = 1024.0
     #: How long a connection without a request is kept, in seconds.
     keep_alive_s: Positive = 5.0
+    #: A server process whose event loop does nothing for this long is ended, in seconds; 0: never, for a debugger.
+    silent_s: NotNegative = 20.0
     #: Addresses and networks, separated by commas, of proxies whose `X-Forwarded-For` says who is asking.
     trusted_proxies: str | None = None
     #: How many wrong tokens per minute one address may send before its failures are answered with 429.

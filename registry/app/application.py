@@ -39,6 +39,7 @@ from registry.evaluations import views as evaluations
 from registry.http.idempotency.middleware import AnswerOnce
 from registry.http.refusals import REFUSALS, Refusals
 from registry.http.request_bodies import StrictBodies
+from registry.http.rights import Rights
 from registry.http.routes import VERSION, SayVersion, install_error_handlers, provide
 from registry.jobs import event_stream, worker_views
 from registry.jobs import views as jobs
@@ -110,7 +111,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     install_error_handlers(app)
     # The last one added is the outermost: nothing of a request is read before its token was checked.
     app.add_middleware(AnswerOnce, keyed=services.keyed)
-    app.add_middleware(StrictBodies)
+    app.add_middleware(StrictBodies, rights=Rights(app.state.documented))
     app.add_middleware(KeepReadOnly, switch=services.read_only)
     app.add_middleware(
         Gatekeeper,

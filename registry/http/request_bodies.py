@@ -20,10 +20,11 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.errors import Invalid, RegistryError, WrongMediaType
+from registry.errors import Forbidden, Invalid, RegistryError, WrongMediaType
 from registry.http.incoming_bodies import Incoming, Room, too_large
 from registry.http.memory_budget import MemoryBudget
 from registry.http.paths import area_of
+from registry.http.rights import Rights, note_forbidden
 from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
 from registry.principal import Principal
 from sdk.formats.api_paths import API
@@ -50,6 +51,8 @@ LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
         Limit(4 * _MIB, MAX_VALUES),
     ),
 )
+#: The longest body that any route reads, in bytes.
+LONGEST_BODY_BYTES = max(_USUAL.size_bytes, *(limit.size_bytes for _, limit in LARGER))
 #: How much memory all bodies that come in or are worked on may take, in total and for one namespace: as bytes, and as
 #: values. Small ones have room of their own, and don't wait for larger ones.
 APART_BYTES = 64 * 1024
@@ -87,11 +90,13 @@ class Parsed(NamedTuple):
 class StrictBodies:
     """ASGI middleware: refuses requests to the API whose text no rule could accept.
 
-    It comes after the gatekeeper, because bodies are held for the caller's namespace.
+    It comes after the gatekeeper, because bodies are held for the caller's namespace. A caller that may nowhere do what
+    a request asks for is refused before its body is read.
     """
 
-    def __init__(self, app: ASGIApp, *, read_s: float = READ_S) -> None:
+    def __init__(self, app: ASGIApp, *, rights: Rights, read_s: float = READ_S) -> None:
         self._app = app
+        self._rights = rights
         self._read_s = read_s
         self._incoming = Incoming(
             small=Room(
@@ -115,7 +120,10 @@ class StrictBodies:
         try:
             try:
                 _check_target(scope)
-                if _has_body(scope, limit.size_bytes):
+                if (announced_bytes := _announced_bytes(scope)) != 0:
+                    self._rights.require(scope)
+                    if announced_bytes is not None and announced_bytes > limit.size_bytes:
+                        raise too_large(limit.size_bytes)
                     body = self._incoming.begin(who)
                     raw = await self._incoming.read(body, receive, most_bytes=limit.size_bytes, read_s=self._read_s)
                 if raw:
@@ -124,6 +132,8 @@ class StrictBodies:
                     value = await sized(len(raw), parse_strictly, raw, max_values=limit.values)
                     scope = {**scope, "headers": _as_json(scope), PARSED: Parsed(value, len(raw))}
             except RegistryError as error:
+                if isinstance(error, Forbidden):
+                    note_forbidden(scope, error)
                 await _refusal(error)(scope, receive, send)
                 return
             except ClientDisconnect:
@@ -211,16 +221,14 @@ def _as_json(scope: Scope) -> list[tuple[bytes, bytes]]:
     return [*others, (b"content-type", _JSON)]
 
 
-def _has_body(scope: Scope, most_bytes: int) -> bool:
-    """Whether a body follows. Raises Invalid, and TooLarge if its announced length is."""
+def _announced_bytes(scope: Scope) -> int | None:
+    """How long a body the request announces; None if one follows whose length is not known. Raises Invalid."""
     lengths = _all(scope, b"content-length")
     if not lengths:
-        return bool(_all(scope, b"transfer-encoding"))
+        return None if _all(scope, b"transfer-encoding") else 0
     if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 20:
         raise Invalid("the Content-Length is not a number; send it once, in bytes")
-    if int(lengths[0]) > most_bytes:
-        raise too_large(most_bytes)
-    return int(lengths[0]) > 0
+    return int(lengths[0])
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

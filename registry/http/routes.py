@@ -20,8 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import STATUS, Forbidden, Invalid, RegistryError, Unavailable
-from registry.http.refusals import REFUSALS
 from registry.http.request_bodies import PARSED, Parsed, sized
+from registry.http.rights import May, note_forbidden, right_of
 from registry.principal import Principal
 from sdk.formats.api_paths import API
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
@@ -82,22 +82,13 @@ def service_of(request: Request, kind: type[T]) -> T:
     return found
 
 
-def _allowed(action: str) -> Any:
-    async def check(request: Request) -> Principal:
-        principal: Principal = request.scope["principal"]
-        principal.require_anywhere(action)
-        return principal
-
-    return Depends(check)
-
-
 #: Callers that may do so in some namespace. The services decide whether they may in the namespace that a request is
 #: about.
-Reader = Annotated[Principal, _allowed("read")]
-Sender = Annotated[Principal, _allowed("send")]
-Writer = Annotated[Principal, _allowed("write")]
-WorkerToken = Annotated[Principal, _allowed("work")]
-Admin = Annotated[Principal, _allowed("admin")]
+Reader = Annotated[Principal, Depends(May("read"))]
+Sender = Annotated[Principal, Depends(May("send"))]
+Writer = Annotated[Principal, Depends(May("write"))]
+WorkerToken = Annotated[Principal, Depends(May("work"))]
+Admin = Annotated[Principal, Depends(May("admin"))]
 
 #: Where the page begins: `next` of the page before.
 Cursor = Annotated[
@@ -157,6 +148,8 @@ class StrictRoute(APIRoute):
         checker: TypeAdapter[Any] | None = None if taken is None else TypeAdapter(taken)
         if checker is None and self.body_field is not None:
             raise TypeError(f"the route {self.path} takes a body by another name than `body`, which nobody would check")
+        if checker is not None and right_of(self) is None:
+            raise TypeError(f"the route {self.path} takes a body and says not who may send it; give it a `who`")
 
         async def strictly(request: Request) -> Response:
             parsed: Parsed | None = request.scope.get(PARSED)
@@ -228,21 +221,13 @@ def _reply(status: int, code: ErrorCode, message: str, param: str | None = None)
     return JSONResponse(body.model_dump(), status_code=status)
 
 
-def _note_forbidden(request: Request, error: Forbidden) -> None:
-    who: Principal | None = request.scope.get("principal")
-    name, token_id = ("nobody", None) if who is None else (who.name, who.token_id)
-    # The path without its query, which may contain a signature.
-    asked = f"{request.method} {request.url.path[:200]!a}"
-    REFUSALS.note("forbidden", f"{token_id}", "refused %s to %a (token %s): %s", asked, name, token_id, error.message)
-
-
 def install_error_handlers(app: FastAPI) -> None:
     """Answer every error as `{"error": {"code", "message", "param"}}`."""
 
     @app.exception_handler(RegistryError)
     async def _refused(request: Request, error: RegistryError) -> JSONResponse:
         if isinstance(error, Forbidden):
-            _note_forbidden(request, error)
+            note_forbidden(request.scope, error)
         return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)

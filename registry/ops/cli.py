@@ -101,8 +101,11 @@ def app_from_env() -> Any:
     # The parts of a server live as long as it does: no collection needs to look through them.
     with nothing_collected(ever=True):
         from registry.app.application import create_app
+        from registry.server.watchdog import watched
 
-        app = create_app(Settings.from_env())
+        settings = Settings.from_env()
+        app = create_app(settings)
+        app.router.lifespan_context = watched(app.router.lifespan_context, silent_s=settings.silent_s)
         collect()
     return app
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from registry.http.addresses import Network, parse_proxies
+from registry.http.request_bodies import LONGEST_BODY_BYTES
 from registry.settings import Settings
 
 
@@ -31,8 +32,9 @@ class Limits:
     still_s: float = field(default=60.0, kw_only=True)
     #: How many requests on one connection may wait for the one before them.
     pipelined: int = field(default=8, kw_only=True)
-    #: How much of a body may come in after its request was answered; beyond that, the connection is closed.
-    drain_bytes: int = field(default=1024 * 1024, kw_only=True)
+    #: How much of a body may come in after its request was answered; beyond that, the connection is closed. Whoever
+    #: sends no more than a route could have read gets to the answer that came before that.
+    drain_bytes: int = field(default=LONGEST_BODY_BYTES + 1024 * 1024, kw_only=True)
     drain_s: float = field(default=5.0, kw_only=True)
     #: How much all answers that clients have not fetched yet may take; beyond that, those that stand still are given
     #: up.

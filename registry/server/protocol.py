@@ -181,7 +181,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        self.body_bytes += len(body)
+        if not self.drains:
+            self.body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -6,7 +6,7 @@ Only plain expressions have such an estimate: repeated groups, lookarounds and b
 320
 >>> tries(r"(a+)+b")
 Traceback (most recent call last):
-sdk.formats.expressions.ExpressionError: it repeats a group
+sdk.formats.expression_syntax.ExpressionError: it repeats a group
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from functools import lru_cache
 from math import factorial
 from typing import Any, Final
 
-from sdk.formats.expressions import MAX_DEPTH, ExpressionError, Node, character_test, group_of, parsed
+from sdk.formats.character_tests import ONE_CHARACTER, character_test
+from sdk.formats.expression_syntax import ExpressionError, Node, group_of, parsed
 
 from re import _constants as _re  # type: ignore[attr-defined]  # isort: skip
 
@@ -34,34 +35,33 @@ def tries(expression: str) -> int:
     Plain expressions only: single characters and sets, repeated or not, groups that are not repeated, alternatives, and
     the anchors ^ and $. Raises ExpressionError for anything else.
     """
-    repeats, ways, length = _ways(parsed(expression), 0)
+    repeats, ways, length = _ways(parsed(expression), inside=False)
     # The positions that this many repetitions, one after the other, may end at; each try compares some characters.
     positions: int = NAME_CHARACTERS**repeats // factorial(repeats)
     return max(1, positions * ways * (16 + min(length, NAME_CHARACTERS)) // 16)
 
 
-def _ways(nodes: Sequence[Node], depth: int) -> tuple[int, int, int]:
+def _ways(nodes: Sequence[Node], *, inside: bool) -> tuple[int, int, int]:
     """Return the unbounded repetitions on one path through the expression, the number of paths, and the characters on one."""
-    if depth > MAX_DEPTH:
-        raise ExpressionError("its groups are nested too deeply")
     repeats, ways, length = 0, 1, 0
+    begins = _begins_of_rests(nodes)
     for position, (op, argument) in enumerate(nodes):
-        if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
+        if op in ONE_CHARACTER:
             length += 1
         elif op is _re.AT and argument in (_re.AT_BEGINNING, _re.AT_END):
             pass
         elif op is _re.SUBPATTERN or op is _re.BRANCH:
             alternatives = argument[1] if op is _re.BRANCH else [group_of(argument)]
-            parts = [_ways(list(part), depth + 1) for part in alternatives]
+            parts = [_ways(list(part), inside=True) for part in alternatives]
             repeats += max(part[0] for part in parts)
             ways *= _overlap(alternatives) * max(part[1] for part in parts)
             length += max(part[2] for part in parts)
         elif op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
             low, high, body = argument
-            if len(body) == 1 and body[0][0] in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
-                follows, may_end = _begins(nodes[position + 1 :])
+            if len(body) == 1 and body[0][0] in ONE_CHARACTER:
+                follows, may_end = begins[position + 1]
                 # If what follows can't match what is repeated, or is the end of the name, there is only one way to go on.
-                if (may_end and depth) or follows & _letters(body[0]):
+                if (may_end and inside) or follows & _letters(body[0]):
                     spread = min(int(high), NAME_CHARACTERS) - min(int(low), NAME_CHARACTERS)
                     if spread < 8:
                         ways *= spread + 1
@@ -69,7 +69,7 @@ def _ways(nodes: Sequence[Node], depth: int) -> tuple[int, int, int]:
                         repeats += 1
                 length += NAME_CHARACTERS
             elif (int(low), int(high)) == (0, 1):
-                inner = _ways(list(body), depth + 1)
+                inner = _ways(list(body), inside=True)
                 repeats, ways, length = repeats + inner[0], ways * 2 * inner[1], length + inner[2]
             else:
                 raise ExpressionError("it repeats a group")
@@ -84,36 +84,52 @@ def _ways(nodes: Sequence[Node], depth: int) -> tuple[int, int, int]:
 def _overlap(alternatives: Iterable[Iterable[Node]]) -> int:
     """Return the most alternatives that can begin with the same character."""
     begins = [_begins(list(part)) for part in alternatives]
+    if len(begins) == 1:
+        return 1
     bits = [_ALL if may_end else letters for letters, may_end in begins]
     return max(1, max(sum(mask >> bit & 1 for mask in bits) for bit in range(129)))
 
 
 def _begins(nodes: Sequence[Node]) -> tuple[int, bool]:
     """Return the characters with which a sequence can begin, and whether it can be empty, so that something else follows."""
-    found = 0
-    for op, argument in nodes:
-        if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
-            return found | _letters((op, argument)), False
-        if op is _re.AT and argument is _re.AT_END:
-            # Nothing comes after it, so whatever follows a repetition differs from what is repeated.
-            return found, False
-        if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
-            low, _, body = argument
-            letters, may_end = _begins(list(body))
-            may_end = may_end or int(low) == 0
-        elif op is _re.SUBPATTERN:
-            letters, may_end = _begins(list(argument[3]))
-        elif op is _re.BRANCH:
-            parts = [_begins(list(part)) for part in argument[1]]
-            letters, may_end = 0, any(part[1] for part in parts)
-            for part in parts:
-                letters |= part[0]
-        else:
-            letters, may_end = 0, True
-        found |= letters
-        if not may_end:
-            return found, False
-    return found, True
+    return _begins_of_rests(nodes)[0]
+
+
+def _begins_of_rests(nodes: Sequence[Node]) -> list[tuple[int, bool]]:
+    """Return what `_begins` does for the sequence, for what is left of it after its first node, and so on to nothing.
+
+    Found from the end on, so that each node is looked at once, however many of them can be empty.
+    """
+    found = [(0, True)]
+    for op, argument in reversed(nodes):
+        letters, may_end = _first_letters(op, argument)
+        if may_end:
+            letters, may_end = letters | found[-1][0], found[-1][1]
+        found.append((letters, may_end))
+    found.reverse()
+    return found
+
+
+def _first_letters(op: Any, argument: Any) -> tuple[int, bool]:
+    """Return the characters with which a node can begin, and whether it can be empty."""
+    if op in ONE_CHARACTER:
+        return _letters((op, argument)), False
+    if op is _re.AT and argument is _re.AT_END:
+        # Nothing comes after it, so whatever follows a repetition differs from what is repeated.
+        return 0, False
+    if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
+        low, _, body = argument
+        letters, may_end = _begins(list(body))
+        return letters, may_end or int(low) == 0
+    if op is _re.SUBPATTERN:
+        return _begins(list(argument[3]))
+    if op is _re.BRANCH:
+        parts = [_begins(list(part)) for part in argument[1]]
+        letters = 0
+        for part in parts:
+            letters |= part[0]
+        return letters, any(part[1] for part in parts)
+    return 0, True
 
 
 @lru_cache(maxsize=128)

@@ -16,31 +16,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
-from sdk.formats.letter_case import same_letters
+from sdk.formats.character_tests import ONE_CHARACTER, anything, character_test
+from sdk.formats.expression_syntax import MAX_CHARACTERS, ExpressionError, Node, group_of, parsed_with_flags
 
-# The library's own parser, so that expressions mean here what they mean to `re`: its public name raises a warning.
 from re import _constants as _re  # type: ignore[attr-defined]  # isort: skip
-from re import _parser  # type: ignore[attr-defined]  # isort: skip
 
-#: No expression in a configuration comes near this.
-MAX_CHARACTERS = 1000
-_MAX_STATES = 4000
-#: The deepest nesting of groups.
-MAX_DEPTH = 30
+__all__ = ["MAX_CHARACTERS", "Automaton", "Budget", "BudgetError", "ExpressionError"]
+
+#: What building an automaton may take: so much, and so much more for each character of its expressions. A step is a node
+#: that is visited, or a round of a repetition, whether or not it makes a state; it takes about a microsecond.
+BUILDING_STEPS = 8_000
+BUILDING_STEPS_A_CHARACTER = 8
 #: How many states are cached from one name to the next, in all lists together.
 _MAX_KEPT = 500_000
 #: Flags at the beginning of an expression that is searched for in texts: "(?ims)".
 _FLAGS = re.IGNORECASE | re.MULTILINE | re.DOTALL
-
-#: The operation, one of the library's constants, and its argument.
-Node = tuple[Any, Any]
-
-
-class ExpressionError(ValueError):
-    """The text isn't an expression, or isn't of the required kind; the message says why, to follow "because"."""
 
 
 class BudgetError(Exception):
@@ -60,108 +52,8 @@ class Budget:
             raise BudgetError
 
 
-def parsed(expression: str) -> list[Node]:
-    """Return an expression as the library's parser reads it, without flags. Raises ExpressionError."""
-    nodes, flags = _parsed(expression)
-    if flags:
-        raise ExpressionError("it sets flags")
-    return nodes
-
-
-@lru_cache(maxsize=64)
-def _parsed(expression: str) -> tuple[list[Node], int]:
-    """Return a parsed expression with the flags that it sets."""
-    if len(expression) > MAX_CHARACTERS:
-        raise ExpressionError(f"it is longer than {MAX_CHARACTERS} characters")
-    if _nests_sets(expression):
-        raise ExpressionError("it seems to nest character sets")
-    try:
-        found = _parser.parse(expression)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ExpressionError("it is not a regular expression") from error
-    return list(found), found.state.flags & ~re.UNICODE
-
-
-def _nests_sets(expression: str) -> bool:
-    """Whether `re` would warn that a set may change its meaning in future: "[[", or "--", "&&", "~~" or "||" in a set."""
-    inside = empty = False
-    before = ""
-    letters = iter(expression)
-    for letter in letters:
-        if letter == "\\":
-            next(letters, None)
-            before, empty = "", False
-        elif not inside:
-            inside = empty = letter == "["
-            before = ""
-        elif letter == "[" or (letter in "-&~|" and letter == before):
-            return True
-        elif letter == "]" and not empty:
-            inside = False
-        else:
-            # A bracket in first place, or after ^, does not close the set.
-            empty = empty and letter == "^" and before == ""
-            before = letter
-    return False
-
-
-def character_test(node: Node, flags: int = 0) -> Callable[[str], bool]:
-    """Return a test for a single character."""
-    op, argument = node
-    if op is _re.ANY:
-        return _anything if flags & re.DOTALL else "\n".__ne__
-    negated = op is _re.NOT_LITERAL
-    if op is _re.IN:
-        negated = bool(argument) and argument[0][0] is _re.NEGATE
-        parts = [_part(part) for part in argument[negated:]]
-    else:
-        parts = [chr(argument).__eq__]
-    if flags & re.IGNORECASE:
-        return lambda letter: any(part(same) for same in same_letters(letter) for part in parts) is not negated
-    return lambda letter: any(part(letter) for part in parts) is not negated
-
-
-def _anything(_letter: str) -> bool:
-    return True
-
-
-_CATEGORIES: dict[Any, Callable[[str], bool]] = {
-    _re.CATEGORY_DIGIT: str.isdecimal,
-    _re.CATEGORY_SPACE: str.isspace,
-    _re.CATEGORY_WORD: lambda letter: letter.isalnum() or letter == "_",
-}
-_NOT_CATEGORIES = {
-    _re.CATEGORY_NOT_DIGIT: _re.CATEGORY_DIGIT,
-    _re.CATEGORY_NOT_SPACE: _re.CATEGORY_SPACE,
-    _re.CATEGORY_NOT_WORD: _re.CATEGORY_WORD,
-}
-
-
-def _part(part: Node) -> Callable[[str], bool]:
-    kind, value = part
-    if kind is _re.LITERAL:
-        return chr(value).__eq__
-    if kind is _re.RANGE:
-        first, last = value
-        return lambda letter: first <= ord(letter) <= last
-    if kind is _re.CATEGORY and value in _CATEGORIES:
-        return _CATEGORIES[value]
-    if kind is _re.CATEGORY and value in _NOT_CATEGORIES:
-        meant = _CATEGORIES[_NOT_CATEGORIES[value]]
-        return lambda letter: not meant(letter)
-    raise ExpressionError("it uses rare syntax")
-
-
 def _is_word(text: str, at: int) -> bool:
     return 0 <= at < len(text) and (text[at].isalnum() or text[at] == "_")
-
-
-def group_of(argument: Any) -> list[Node]:
-    """Return what is in a group. Raises ExpressionError for one that sets flags."""
-    _, added, removed, body = argument
-    if added or removed:
-        raise ExpressionError("it sets flags")
-    return list(body)
 
 
 class Automaton:
@@ -169,8 +61,9 @@ class Automaton:
 
     With `after_dot` each may also match what follows any of the text's dots. With `within` it is enough that a text
     contains a match, as for `re.search`, and an expression may begin with the flags i, m and s; otherwise a text with a
-    line break matches none. Alternatives, repetitions, groups, anchors, word boundaries and lookaheads are supported.
-    Raises ExpressionError for anything else, or if a text isn't an expression.
+    line break matches none. Alternatives, repetitions, groups, anchors, word boundaries and lookaheads are supported, but
+    no counted repetition of what can be empty, such as "(a?){3}". Raises ExpressionError for anything else, if a text
+    isn't an expression, or if building takes more steps than its length allows.
     """
 
     def __init__(self, expressions: Sequence[str], *, after_dot: bool = False, within: bool = False) -> None:
@@ -181,13 +74,20 @@ class Automaton:
         self._next: list[tuple[int, ...]] = []
         self._depends_on_place = self._has_end = False
         self._within = within
+        self._building = Budget(BUILDING_STEPS + BUILDING_STEPS_A_CHARACTER * sum(map(len, expressions)))
+        #: The tests of the expression that is being added, by the identity of their nodes: a set that is repeated has one.
+        self._tests: dict[int, Callable[[str], bool]] = {}
         begins = []
         for number, expression in enumerate(expressions):
-            nodes, self._flags = _parsed(expression)
+            nodes, self._flags = parsed_with_flags(expression)
             if self._flags & ~(_FLAGS if within else 0):
                 raise ExpressionError("it sets flags other than i, m and s" if within else "it sets flags")
-            first, done = len(self._what), self._add(number, ())
-            begins.append(self._sequence(nodes, self._anywhere(done) if within else done, first, 0))
+            self._tests.clear()
+            done = self._add(number, ())
+            try:
+                begins.append(self._sequence(nodes, self._anywhere(done) if within else done))
+            except BudgetError:
+                raise ExpressionError("its repeat counts are too high") from None
         start = tuple(begins)
         if within:
             start = tuple(self._anywhere(begin) for begin in begins)
@@ -301,7 +201,7 @@ class Automaton:
     def _anywhere(self, after: int) -> int:
         """Add states for any text; return the first one."""
         loop = self._add(None, ())
-        self._next[loop] = (self._add(_anything, (loop,)), after)
+        self._next[loop] = (self._add(anything, (loop,)), after)
         return loop
 
     def _add(self, what: Callable[[str], bool] | str | tuple[str, int] | int | None, to: tuple[int, ...]) -> int:
@@ -309,30 +209,29 @@ class Automaton:
         self._next.append(to)
         return len(self._what) - 1
 
-    def _sequence(self, nodes: Sequence[Node], after: int, first: int, depth: int) -> int:
-        """Add states for a sequence that continues at the state `after`; return the first one."""
-        if depth > MAX_DEPTH:
-            raise ExpressionError("its groups are nested too deeply")
-        for node in reversed(nodes):
-            if len(self._what) - first > _MAX_STATES:
-                raise ExpressionError("its repeat counts are too high")
-            after = self._node(node, after, first, depth)
+    def _sequence(self, nodes: Iterable[Node], after: int) -> int:
+        """Add states for a sequence that continues at the state `after`; return the first one. Raises BudgetError."""
+        self._building.spend(1)
+        for node in reversed(list(nodes)):
+            self._building.spend(1)
+            after = self._node(node, after)
         return after
 
-    def _node(self, node: Node, after: int, first: int, depth: int) -> int:
+    def _node(self, node: Node, after: int) -> int:
         op, argument = node
-        if op in (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN):
-            return self._add(character_test(node, self._flags), (after,))
+        if op in ONE_CHARACTER:
+            if (test := self._tests.get(id(node))) is None:
+                test = self._tests[id(node)] = character_test(node, self._flags)
+            return self._add(test, (after,))
         if op is _re.SUBPATTERN:
-            return self._sequence(group_of(argument), after, first, depth + 1)
+            return self._sequence(group_of(argument), after)
         if op is _re.BRANCH:
-            parts = [self._sequence(list(part), after, first, depth + 1) for part in argument[1]]
-            return self._add(None, tuple(parts))
+            return self._add(None, tuple(self._sequence(part, after) for part in argument[1]))
         if op is _re.FAILURE:
             # Like `(?!)`: it leads nowhere.
             return self._add(None, ())
         if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
-            return self._repeated(argument, after, first, depth)
+            return self._repeated(argument, after)
         if op is _re.AT:
             by_line = "m" if self._flags & re.MULTILINE else ""
             places = {
@@ -349,21 +248,23 @@ class Automaton:
             return self._add(place, (after,))
         if op in (_re.ASSERT, _re.ASSERT_NOT) and argument[0] == 1:
             self._depends_on_place = True
-            looked = self._sequence(list(argument[1]), self._add(0, ()), first, depth + 1)
+            looked = self._sequence(argument[1], self._add(0, ()))
             return self._add(("ahead" if op is _re.ASSERT else "not ahead", looked), (after,))
         raise ExpressionError("it looks back, refers back, or uses rare syntax")
 
-    def _repeated(self, argument: Any, after: int, first: int, depth: int) -> int:
+    def _repeated(self, argument: Any, after: int) -> int:
         low, high, body = argument
-        nodes = list(body)
+        counted = int(low) > 1 or (high is not _re.MAXREPEAT and int(high) > 1)
+        if counted and body.getwidth()[0] == 0:
+            raise ExpressionError("it repeats something that can be empty a given number of times; use * instead")
         if high is _re.MAXREPEAT:
             loop = self._add(None, ())
-            self._next[loop] = (self._sequence(nodes, loop, first, depth + 1), after)
+            self._next[loop] = (self._sequence(body, loop), after)
             after = loop
         else:
             end = after
-            for _ in range(min(int(high) - int(low), _MAX_STATES + 1)):
-                after = self._add(None, (self._sequence(nodes, after, first, depth + 1), end))
-        for _ in range(min(int(low), _MAX_STATES + 1)):
-            after = self._sequence(nodes, after, first, depth + 1)
+            for _ in range(int(high) - int(low)):
+                after = self._add(None, (self._sequence(body, after), end))
+        for _ in range(int(low)):
+            after = self._sequence(body, after)
         return after

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sdk.formats.expressions import MAX_CHARACTERS
+from sdk.formats.expression_syntax import MAX_CHARACTERS
 from sdk.formats.peft_patterns import SELECTION_KEYS, unfit
 
 #: No configuration comes near this; longer ones are not read.

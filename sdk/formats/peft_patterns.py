@@ -49,6 +49,8 @@ MAX_EXPRESSION_CHARACTERS: Final = 16 * 1024
 #: What all expressions of a config may take together on one module's name, as `expression_cost.tries` counts. At the
 #: 0.1 µs that a try was seen to take, that is a hundredth of a second.
 MAX_TRIES: Final = 100_000
+#: The most names in `layers_pattern`, each of which is tried on each module; models have up to three lists of layers.
+MAX_LISTS: Final = 16
 #: An expression of VALUE_KEYS is tried after each dot of a name.
 _DOTS: Final = 8
 
@@ -182,6 +184,8 @@ class ModuleValues(Generic[V]):
             else:
                 expressions.append(key)
                 self._positions.append(position)
+        if sum(map(len, expressions)) > MAX_EXPRESSION_CHARACTERS:
+            raise ExpressionError(f"its patterns are longer than {MAX_EXPRESSION_CHARACTERS // 1024} KiB together")
         self._expressions = Automaton(expressions, after_dot=True) if expressions else None
 
     def of(self, module: str) -> V:
@@ -211,11 +215,10 @@ class Targets:
         layers = config.get("layers_to_transform")
         self._layers = None if layers is None or layers == [] else {layers} if isinstance(layers, int) else set(layers)
         lists = config.get("layers_pattern")
-        self._lists = [
-            re.compile(rf"(?:^|.*?\.){name}\.([0-9]+)\.")
-            for name in ([lists] if isinstance(lists, str) else lists or [])
-            if name
-        ]
+        names = [name for name in ([lists] if isinstance(lists, str) else lists or []) if name]
+        if len(names) > MAX_LISTS:
+            raise ExpressionError(f"layers_pattern names more than {MAX_LISTS} lists of layers")
+        self._lists = [re.compile(rf"(?:^|.*?\.){name}\.([0-9]+)\.") for name in names]
 
     def means(self, module: str) -> bool:
         """Whether a module is adapted. Raises BudgetError."""
@@ -227,6 +230,7 @@ class Targets:
             return False
         if self._layers is None or self._targets.names_all_of(module):
             return True
+        self._budget.spend(len(self._lists))
         found = next((match for pattern in self._lists or [_ANY_LAYER] if (match := pattern.match(module))), None)
         return found is not None and int(found[1]) in self._layers
 

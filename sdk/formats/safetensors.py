@@ -186,13 +186,14 @@ def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE,
 
 def read_exactly(file: IO[bytes], count: int, *, called: str = WEIGHTS_FILE) -> bytes:
     """Return the next `count` bytes. Raises SafetensorsError if the file has fewer."""
-    raw = file.read(count)
-    while len(raw) < count:
-        more = file.read(count - len(raw))
-        if not more:
+    pieces, left = [], count
+    while left:
+        pieces.append(file.read(left))
+        if not pieces[-1]:
             raise SafetensorsError(f"{called} is empty or cut off", "save the adapter again")
-        raw += more
-    return raw
+        left -= len(pieces[-1])
+    # A single piece is not copied.
+    return b"".join(pieces)
 
 
 def _require_utf8(raw: bytes, called: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from sdk.formats.columns import canonical_columns
-from sdk.formats.option_texts import parse_numbers, parse_values, write_numbers, write_values
+from sdk.formats.option_texts import canonical_numbers, parse_values, write_values
 from sdk.formats.peft_patterns import unfit
 from sdk.schemas.wire import BY_HAND
 
@@ -41,7 +41,7 @@ def require_modules(value: str) -> str:
     for name in names:
         if not _MODULE_NAME.fullmatch(name):
             raise ValueError(
-                f"{name!r} is not a module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
+                f"{name[:80]!r} is not a module name; give one of {', '.join(TARGET_PRESETS)}, names separated by commas or one pattern"
             )
     return ",".join(sorted(set(names)))
 
@@ -80,7 +80,7 @@ _ValueText = Annotated[str, Field(min_length=1, max_length=65_536), BeforeValida
 #: "lm_head,model.norm".
 ModuleNames = Annotated[OptionText, AfterValidator(_require_names)]
 #: "0-3,8".
-Numbers = Annotated[OptionText, AfterValidator(lambda value: write_numbers(parse_numbers(value)))]
+Numbers = Annotated[OptionText, AfterValidator(canonical_numbers)]
 #: "q_proj=16,v_proj=4".
 Ranks = Annotated[
     _ValueText, AfterValidator(lambda value: write_values(_within(parse_values(value), MOST_RANK, whole=True)))

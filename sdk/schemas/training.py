@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sdk.formats.base_files import INPUT_EMBEDDINGS
 from sdk.formats.objectives import Objective
-from sdk.formats.option_texts import parse_numbers, parse_values
+from sdk.formats.option_texts import parse_numbers, parse_values, same_module
 from sdk.schemas.option_types import (
     MOST_RANK,
     TARGET_PRESETS,
@@ -244,10 +244,9 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
             f"with rank {spec.rank} and eva_rho {spec.eva_rho:g} each module has the rank {spec.rank}: none may have less than 1, or more than "
             f"{spec.most_rank}; give a larger rank or eva_rho, or leave eva_rho out"
         )
-    alphas = spec.alphas
-    for name in alphas:
-        if other := next((longer for longer in alphas if longer.endswith(f".{name}")), None):
-            return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
+    if same := same_module(spec.alphas):
+        name, other = same
+        return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
     if spec.holdout is None and (spec.holdout_by is not None or spec.holdout_seed):
         return "holdout_by and holdout_seed say which rows are held out, and no share is; give holdout, such as 0.1"
     saved = (spec.modules_to_save or "").split(",")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -24,7 +25,7 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sdk.formats.canonical_json import canonical_json as canonical_json
 from sdk.formats.canonical_json import digest_of as digest_of
@@ -32,7 +33,15 @@ from sdk.formats.canonical_json import digest_of as digest_of
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
-JsonScalar = str | int | float | bool | None
+
+def _require_scalar(value: Any) -> Any:
+    """Refuse lists and objects with one error: each member of a union would have its own, which takes a kilobyte."""
+    if isinstance(value, (dict, list)):
+        raise PydanticCustomError("scalar_type", "Input should be a text, a number, true, false or null")
+    return value
+
+
+JsonScalar = Annotated[str | int | float | bool | None, BeforeValidator(_require_scalar)]
 
 #: A whole SHA-256 in lower-case hexadecimal, 64 characters, without a prefix.
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -14,7 +14,7 @@ import pytest
 from support.wire import Answer, Line, Served, serving
 
 from registry.access.tokens import Tokens
-from registry.http.request_bodies import RAW_BYTES
+from registry.http.request_bodies import LONGEST_BODY_BYTES, RAW_BYTES
 from registry.principal import SYSTEM, Role
 
 HEAD_S = 1.0
@@ -242,6 +242,30 @@ class TestBodies:
         assert answer is not None
         assert answer.status == 200
 
+    def test_a_missing_right_is_told_before_the_body_comes_and_while_all_of_it_comes(
+        self, served: Served, line: Line
+    ) -> None:
+        reader = Tokens(served.database).create(name="reader", grants={"team": Role.READER}, who=SYSTEM).secret
+        body = b"{".ljust(LONGEST_BODY_BYTES)
+        head = (
+            f"POST /api/v1/jobs HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {reader}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        for pieces in ([head, body], [head + body], [head[:-2], head[-2:] + body[:9], body[9:]]):
+            for piece in pieces[:-1]:
+                line.send(piece)
+            if len(pieces) > 1:
+                time.sleep(0.05)
+            # This client only reads once it has sent everything.
+            line.send(pieces[-1])
+            answer = line.answer()
+            assert answer is not None
+            assert (answer.status, answer.code) == (403, "forbidden")
+        line.send(head)
+        answer = line.answer()
+        assert answer is not None
+        assert (answer.status, answer.code) == (403, "forbidden")
+
 
 class TestRoom:
     """Bodies of some namespaces take all the room that there is for them, and then stand still."""
@@ -249,7 +273,8 @@ class TestRoom:
     def test_who_stands_still_makes_room_and_small_bodies_need_none(self, served: Served) -> None:
         tokens = Tokens(served.database)
         evil, evil2, sound = (
-            tokens.create(name=name, grants={name: Role.READER}, who=SYSTEM).secret
+            # Of those who may not do this, no body would be read.
+            tokens.create(name=name, grants={name: Role.ADMIN}, who=SYSTEM).secret
             for name in ("evil", "evil2", "sound")
         )
         part = b" " * (RAW_BYTES // 7)

@@ -13,7 +13,7 @@ from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
 from sdk.formats.base_files import HEADS
-from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets, suffixes
 from sdk.schemas.lora_config import LoraConfig
 
 #: A hundred thousand modules with a long pattern need a tenth of it; using it up takes some two seconds.
@@ -157,13 +157,14 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
     }
     ends = set(map(tail, held))
     adapted = {tail(base_module(key.module)) for tensor in weights.tensors() if (key := lora_key(tensor.name))}
+    dotted = [f".{said}." for said in lora.modules_to_save]
     for name in base.names:
         module, _, kind = name.rpartition(".")
         place = Place.of(module)
         # Files hold more layers than some models load, experts under other names, and tables called "bias".
         if tail(name) in ends or "experts" in module.split(".") or (place is not None and base.loads(place) is False):
             continue
-        saved = kind in ("weight", "bias") and any(f".{said}." in f".{module}." for said in lora.modules_to_save)
+        saved = kind in ("weight", "bias") and any(said in f".{module}." for said in dotted)
         trained = lora.bias == "all" or (lora.bias == "lora_only" and tail(module) in adapted)
         if saved or (trained and kind == "bias" and len(base.shapes(name)[0]) == 1):
             raise Verification(
@@ -176,7 +177,7 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
     rows = [name.removesuffix(_ROWS) for name in held if name.endswith(_ROWS)]
     said = lora.trainable_token_indices
     if isinstance(said, dict):
-        whole = all(any(f".{module}".endswith(f".{name}") for module in rows) for name in said)
+        whole = said.keys() <= {end for module in rows for end in suffixes(module) if end in said}
     else:
         # A tied head has a copy of it.
         whole = not said or any(_last(module) not in HEADS for module in rows)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from registry.artifacts.admission.adapted_modules import Module, judge_module
 from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete, require_whole
@@ -43,6 +43,8 @@ _CLASSIFICATION = "SEQ_CLS"
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 #: No model has this many.
 _MOST_SAVED = 256
+#: No module has nearly as many stacked parameters.
+_MOST_OWNED = 64
 #: Weights of models are about 0.01 to 1, and a training adds less than that to them: so nothing as large as this is
 #: intended.
 _HUGE = 1e4
@@ -107,6 +109,17 @@ def judge(
     ]
 
 
+def require_few_names(lora: LoraConfig) -> None:
+    """Raise Verification for a record with more names of a kind than can be looked for in each of an adapter's tensors."""
+    if len(lora.modules_to_save) > _MOST_SAVED:
+        raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules, not their parts")
+    # Those without a module may be in any.
+    if any(len(names) > _MOST_OWNED for names in _owners(lora).values()):
+        raise Verification(
+            f"target_parameters has more than {_MOST_OWNED} names of parameters of one module; name those that are trained"
+        )
+
+
 def _judge_effects(
     modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks, *, replaces: bool
 ) -> list[str]:
@@ -136,7 +149,7 @@ def _judge_effects(
     too_large = [name for name, effect in effects.items() if effect.most > _FLOAT16_EXPONENT]
     return [
         *_warn_idle(idle),
-        *_warn_faint([name for name in faint if name not in set(idle)]),
+        *_warn_faint([name for name in faint if effects[name].most != -math.inf]),
         *_warn_too_large(too_large),
     ]
 
@@ -163,8 +176,7 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
         raise Verification(f"{CONFIG_FILE} and the version's record disagree on {said}; push again")
     if any(rank < 1 for rank in lora.rank_pattern.values()):
         raise Verification("rank_pattern has a rank below 1; correct it and push again")
-    if len(lora.modules_to_save) > _MOST_SAVED:
-        raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules, not their parts")
+    require_few_names(lora)
 
 
 def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None) -> None:
@@ -178,6 +190,43 @@ def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None
         )
 
 
+class _TrainedTokens(NamedTuple):
+    """The tokens whose rows a record says are trained."""
+
+    #: How many of a module; several if the record names modules.
+    counts: frozenset[int]
+    #: The largest id; -1 if there is none.
+    largest: int
+
+    @classmethod
+    def of(cls, lora: LoraConfig) -> Self:
+        """Return those of a record."""
+        said = lora.trainable_token_indices
+        lists = [said] if isinstance(said, list) else list(said.values())
+        largest = max((token for tokens in lists for token in tokens), default=-1)
+        return cls(frozenset(map(len, lists)), largest)
+
+    def judge(self, tensor: TensorFacts, module: str, base: BaseShapes) -> None:
+        """Check the rows of single tokens, (tokens, dimension), against the record and the embedding.
+
+        A tied head repeats the rows of the embedding that the record names. Raises Verification.
+        """
+        shapes = base.shapes(f"{module}.weight")
+        if (
+            len(tensor.shape) != 2
+            or tensor.shape[0] not in self.counts
+            or (shapes and tensor.shape[1] not in {shape[-1] for shape in shapes if shape})
+        ):
+            raise Verification(
+                f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, which fits neither trainable_token_indices nor the "
+                "base's embedding; save the adapter again"
+            )
+        if shapes and self.largest >= max(shape[0] for shape in shapes if shape):
+            raise Verification(
+                f"trainable_token_indices has the token {self.largest}, which is beyond the base's vocabulary; {SAVE}"
+            )
+
+
 def _sort(
     weights: WeightFacts, config: ConfigFacts, lora: LoraConfig, base: BaseShapes
 ) -> tuple[dict[str, Module], dict[str, int]]:
@@ -186,7 +235,8 @@ def _sort(
     """
     modules: dict[str, Module] = {}
     sizes = {"lora": 0, "embeddings": 0, "modules_to_save": 0, "other": 0}
-    saved = set(lora.modules_to_save)
+    saved = [f".{name}." for name in lora.modules_to_save]
+    tokens = _TrainedTokens.of(lora)
     biases: list[tuple[str, TensorFacts]] = []
     for tensor in weights.tensors():
         if key := lora_key(tensor.name):
@@ -195,7 +245,7 @@ def _sort(
         elif variant_setting(tensor.name) in config.variants:
             kind = "lora"
         else:
-            kind = _judge_whole(tensor, lora, saved, base)
+            kind = _judge_whole(tensor, lora, saved, tokens, base)
             if kind == "other":
                 biases.append((base_parameter(tensor.name) or "", tensor))
         sizes[kind] += tensor.size_bytes
@@ -214,19 +264,25 @@ def _foreign(tensor: TensorFacts) -> Verification:
     )
 
 
-def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], base: BaseShapes) -> str:
-    """Return the class of a tensor that replaces one of the base's, or is added to it. Raises Verification."""
+def _judge_whole(
+    tensor: TensorFacts, lora: LoraConfig, saved: Sequence[str], tokens: _TrainedTokens, base: BaseShapes
+) -> str:
+    """Return the class of a tensor that replaces one of the base's, or is added to it. Raises Verification.
+
+    `saved` are the names of modules_to_save, between dots.
+    """
     parameter = base_parameter(tensor.name)
     if parameter is None:
         raise _foreign(tensor)
     parameter = unwrapped(parameter)
     if parameter.endswith(_TOKENS) and lora.trainable_token_indices:
-        _judge_tokens(tensor, parameter.removesuffix(_TOKENS), lora, base)
+        tokens.judge(tensor, parameter.removesuffix(_TOKENS), base)
         return "embeddings"
     module, _, kind = parameter.rpartition(".")
     embedding = kind == "weight" and module.rpartition(".")[2] in EMBEDDINGS
     shapes = base.shapes(parameter)
-    if any(f".{name}." in f".{module}." for name in saved):
+    dotted = f".{module}."
+    if any(name in dotted for name in saved):
         # A head that was added for a task is not the base's.
         if shapes and not (lora.task_type == _CLASSIFICATION and is_head(parameter)):
             _require_shape(tensor, shapes)
@@ -248,28 +304,6 @@ def _require_shape(tensor: TensorFacts, shapes: Sequence[list[int]]) -> None:
         has = "×".join(map(str, shapes[0])) if shapes else "none"
         raise Verification(
             f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, the base's is {has}; the adapter belongs to another base"
-        )
-
-
-def _judge_tokens(tensor: TensorFacts, module: str, lora: LoraConfig, base: BaseShapes) -> None:
-    """Check the rows of single tokens, (tokens, dimension), against the record and the embedding."""
-    said = lora.trainable_token_indices
-    # A tied head repeats the rows of the embedding that the record names.
-    counts = {len(said)} if isinstance(said, list) else {len(tokens) for tokens in said.values()}
-    shapes = base.shapes(f"{module}.weight")
-    if (
-        len(tensor.shape) != 2
-        or tensor.shape[0] not in counts
-        or (shapes and tensor.shape[1] not in {shape[-1] for shape in shapes if shape})
-    ):
-        raise Verification(
-            f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, which fits neither trainable_token_indices nor the "
-            "base's embedding; save the adapter again"
-        )
-    named = [token for tokens in ([said] if isinstance(said, list) else said.values()) for token in tokens]
-    if shapes and named and max(named) >= max(shape[0] for shape in shapes if shape):
-        raise Verification(
-            f"trainable_token_indices has the token {max(named)}, which is beyond the base's vocabulary; {SAVE}"
         )
 
 

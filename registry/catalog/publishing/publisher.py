@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from sqlalchemy.orm import Session
 
 from registry.artifacts.admission.inspection import WeightFacts
+from registry.artifacts.admission.rules import require_few_names
 from registry.artifacts.blob_check import Facts
 from registry.artifacts.manifests import blobs_of
 from registry.artifacts.service import Artifacts
@@ -90,6 +91,7 @@ class Publisher:
         self._require_may(publication, who, action)
         require_files(publication.manifest)
         require_rendering(publication)
+        require_few_names(publication.lora)
         new = NewVersion(publication, who, job, claims_of(publication) if reported is None else list(reported))
         with self._db.write() as session:
             ancestry = find_ancestry(session, new, self._bases)

@@ -23,7 +23,7 @@ from registry.access.tokens import Tokens
 from registry.db.database import Database
 from registry.errors import Forbidden
 from registry.errors import Unauthenticated as Revoked
-from registry.http import routes
+from registry.http import rights
 from registry.http.refusals import Refusals
 from registry.principal import SYSTEM, Principal, Role
 from sdk.client import Client
@@ -238,7 +238,7 @@ class TestRoles:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         refusals = Refusals()
-        monkeypatch.setattr(routes, "REFUSALS", refusals)
+        monkeypatch.setattr(rights, "REFUSALS", refusals)
         reader = acting(**{space: Role.READER})
         with caplog.at_level("WARNING"), pytest.raises(NotAllowed):
             reader.fix_base("tiny", namespace=space, id="other")

@@ -168,6 +168,30 @@ class TestStrictness:
         assert answer.status_code == 415
         assert world.http.post("/api/v1/jobs/x/cancel", content=b"").status_code == 404
 
+    @pytest.mark.parametrize(
+        ("kind", "spec", "said"),
+        [
+            # 206 bytes that never ended, and 16 KB that took twenty seconds.
+            ("evaluation", {"regex": "(?:(?:(?:(?:){4000}){4000}){4000}){4000}"}, "something that can be empty"),
+            ("evaluation", {"regex": "(?:(?:(?:a{4000}){4000}){4000}){4000}"}, "repeat counts are too high"),
+            ("training", {"layers_to_transform": "0-65535," * 1777 + "1"}, "more than 65536 numbers"),
+            ("training", {"trainable_token_indices": "0-65535," * 1777 + "1"}, "more than 65536 numbers"),
+            ("training", {"rank_pattern": ",".join(f"m{at}=4" for at in range(2000))}, "more than 1024 modules"),
+        ],
+        ids=["empty groups", "groups", "layers", "tokens", "ranks"],
+    )
+    def test_options_that_would_take_long_are_refused_in_little_time(
+        self, world: World, rows: DatasetView, kind: str, spec: dict[str, Any], said: str
+    ) -> None:
+        body = self.training(rows, **spec)
+        if kind == "evaluation":
+            body = {"request": {"kind": kind, "targets": [{"base": {"id": "tiny"}}], "data": rows.digest, "spec": spec}}
+        began = time.process_time()
+        answer = world.http.post("/api/v1/jobs", json=body)
+        assert time.process_time() - began < 2
+        assert answer.status_code == 422
+        assert said in answer.json()["error"]["message"]
+
     @pytest.mark.alone
     @pytest.mark.parametrize("key", ["unknown", "blobs"])
     def test_a_body_with_many_faults_is_refused_in_little_time(self, world: World, key: str) -> None:

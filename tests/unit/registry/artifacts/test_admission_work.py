@@ -7,11 +7,15 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
+from support.steps import require_linear
 from support.weights import LORA, agreeing
 
 from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete
 from registry.artifacts.admission.expected_shapes import BaseShapes
+from registry.artifacts.admission.inspection import TensorFacts, WeightFacts
+from registry.artifacts.admission.rules import judge
 from registry.errors import Verification
+from sdk.schemas.lora_config import LoraConfig
 
 #: Number to the adapted modules, the names of the base's tensors, and the target.
 Names = Callable[[int], tuple[list[str], list[str], str]]
@@ -91,3 +95,77 @@ def test_more_of_a_name_than_a_model_has_are_refused(
     with pytest.raises(Verification, match=said):
         asked(base(17))
     assert base(17).shapes("p3.layers.0.q.weight" if "end" in names else "layers.0.experts.3.w.weight") == [[8, 3]]
+
+
+def named(count: int, name: str, shape: tuple[int, ...] = (4, 8)) -> list[TensorFacts]:
+    return [
+        TensorFacts(f"base_model.model.{name.format(at)}", "F32", shape, zero=False, exponent=-4) for at in range(count)
+    ]
+
+
+def adapted(count: int, exponent: int = -4) -> list[TensorFacts]:
+    halves = (("A", (LORA.rank, 8)), ("B", (8, LORA.rank)))
+    return [
+        TensorFacts(
+            f"base_model.model.layers.{at}.q_proj.lora_{half}.weight", "F32", shape, zero=False, exponent=exponent
+        )
+        for at in range(count)
+        for half, shape in halves
+    ]
+
+
+#: Number to the tensors of an adapter, and what its record says of them.
+HOSTILE_FILES: dict[str, Callable[[int], tuple[list[TensorFacts], dict[str, object]]]] = {
+    "matrices of a head": lambda n: (
+        [*adapted(1), *named(n, "score.{}.weight", (8, 8))],
+        {"modules_to_save": ["score"], "task_type": "SEQ_CLS"},
+    ),
+    "tensors of trained tokens, and tokens": lambda n: (
+        [*adapted(1), *named(n, "t{}.token_adapter.trainable_tokens_delta", (n, 8))],
+        {"trainable_token_indices": list(range(n))},
+    ),
+    "modules of trained tokens": lambda n: (
+        [*adapted(1), *named(n, "t{}.token_adapter.trainable_tokens_delta", (1, 8))],
+        {"trainable_token_indices": {f"t{at}": [1] for at in range(n)}},
+    ),
+}
+
+
+@pytest.mark.parametrize("file", HOSTILE_FILES.values(), ids=HOSTILE_FILES)
+def test_the_time_grows_no_faster_than_the_tensors_and_the_record(
+    file: Callable[[int], tuple[list[TensorFacts], dict[str, object]]],
+) -> None:
+    def make(count: int) -> Callable[[], object]:
+        tensors, said = file(count)
+        lora = LoraConfig.model_validate({**LORA.model_dump(), "target_modules": ["q_proj"], **said})
+        facts = WeightFacts.of(tensors)
+        config = agreeing(lora).model_copy(update={"task_type": lora.task_type})
+        return lambda: judge(facts, config, lora=lora, base_tensors={}, base_config={"hidden_size": 8})
+
+    require_linear(make, 40)
+
+
+def test_the_time_grows_no_faster_than_the_modules_without_effect() -> None:
+    def takes_s(count: int) -> float:
+        idle = [one._replace(zero=one.name.endswith("B.weight")) for one in adapted(count)]
+        facts = WeightFacts.of([*idle, *named(1, "score.weight")])
+        lora = LORA.model_copy(update={"target_modules": ["q_proj"], "modules_to_save": ["score"]})
+        began = time.process_time()
+        judge(facts, agreeing(lora), lora=lora, base_tensors={}, base_config={})
+        return time.process_time() - began
+
+    small, large = min(takes_s(250) for _ in range(3)), takes_s(8000)
+    # Thirty-two times as many.
+    assert large < max(96 * small, 0.02)
+
+
+def test_many_parameters_of_one_module_are_refused() -> None:
+    lora = LORA.model_copy(update={"target_parameters": [f"p{at}" for at in range(100)]})
+    with pytest.raises(Verification, match="more than 64 names of parameters of one module"):
+        judge(WeightFacts.of(adapted(1)), agreeing(lora), lora=lora, base_tensors={}, base_config={})
+
+
+def test_many_lists_of_layers_are_refused() -> None:
+    config = agreeing(LORA).model_copy(update={"layers_pattern": [f"l{at}" for at in range(17)]})
+    with pytest.raises(Verification, match="layers_pattern names more than 16 lists of layers"):
+        ConfigTargets(config)

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from support.soak import scale
 
@@ -148,7 +148,13 @@ class TestAgainstPeft:
     @example("(?!.*q)a.*", ["aab", "aaq", "a"])
     @example(r"(a|b\b)*(?=q$).", ["aaq", "b.q", "bq"])
     def test_what_is_understood_beyond_plain_ones(self, expression: str, modules: list[str]) -> None:
-        automaton = Automaton([expression])
+        try:
+            automaton = Automaton([expression])
+        except ExpressionError as error:
+            if "can be empty" not in str(error):
+                raise
+            # The only one of these that is refused: "(a*){2}".
+            reject()
         for module in modules:
             # Short names and expressions: none of these takes `re` long.
             assert (automaton.first(module, Budget(1_000_000)) == 0) is bool(re.fullmatch(expression, module))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any, NoReturn
 
 from sdk.formats.row_faults import EmptyField, kind_of
@@ -64,8 +65,8 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object. Raises ValueError for a key that occurs twice: a reader would keep only the last one."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)[:80]!a} twice")
+        times = Counter(key for key, _ in pairs)
+        raise ValueError(f"it has the key {next(key for key, count in times.items() if count > 1)[:80]!a} twice")
     return found
 
 

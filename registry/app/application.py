@@ -92,6 +92,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
         with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
             async with _keeping_refusals(REFUSALS, services.metrics, services.read_only):
                 yield
+        services.reading.close()
 
     app = FastAPI(
         lifespan=sweeping,

@@ -53,6 +53,8 @@ def parquet_rows(path: Path, *, limits_unfolded: bool) -> Iterator[Any]:
                     yield from _values(batch, size)
     except (pyarrow.ArrowException, OSError) as error:
         raise RowsError(f"the Parquet file can't be read ({first_line(error)}); write it again") from error
+    except RecursionError:
+        raise RowsError("the columns of the Parquet file are nested too deeply; write its rows as JSONL") from None
 
 
 def _require_within(unfolded: int, most: int | None) -> None:

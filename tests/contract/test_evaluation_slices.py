@@ -131,3 +131,14 @@ class TestRefused:
             InvalidInput, match=r"can't be grouped by 'lang': the dataset .* was removed.*evals show ID --rows"
         ):
             desk.writer.evaluation_slices(ident, by="lang")
+
+
+class TestLargeFiles:
+    def test_rows_of_a_large_file_are_read_apart_from_the_server(
+        self, people: World, desk: MergingDesk, tmp_path: Path
+    ) -> None:
+        data = write(tmp_path / "rows.jsonl", ["de", "en", "de", "fr", "de", "x" * 1_100_000])
+        found = desk.writer.evaluation_slices(score(desk, data, ROWS), by="lang").slices
+        assert [one.value for one in found[:2]] == ["de", "en"]
+        assert {one.value for one in found[2:]} == {"x" * 199 + "…"}
+        assert people.services.reading.pid is not None

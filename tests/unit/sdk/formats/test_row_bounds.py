@@ -100,14 +100,18 @@ def test_line_that_is_too_long_is_a_bad_row_and_is_never_in_memory_as_a_whole(tm
     found: list[Row | BadRow] = []
     assert peak_bytes(lambda: found.extend(judged(path))) < 40 << 20
     assert [row.where for row in found] == ["line 1", "line 2", "line 3"]
-    assert found[1] == BadRow("line 2", "has more than 16 MiB, the most that a row may have; divide or shorten it", False)
+    assert found[1] == BadRow(
+        "line 2", "has more than 16 MiB, the most that a row may have; divide or shorten it", False
+    )
 
 
 def test_line_of_csv_that_is_too_long_ends_the_file_and_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     path = write(tmp_path, "rows.csv", b"prompt,completion\np," + b"c" * (48 << 20))
 
     def read() -> None:
-        with pytest.raises(RowsError, match=r"the row that begins in line 2 .* has more than 16 MiB, .*; close its quotes"):
+        with pytest.raises(
+            RowsError, match=r"the row that begins in line 2 .* has more than 16 MiB, .*; close its quotes"
+        ):
             judged(path)
 
     assert peak_bytes(read) < 80 << 20

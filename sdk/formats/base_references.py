@@ -75,13 +75,21 @@ def check_references(name: str, raw: bytes) -> None:
 
 
 def _check_config(config: dict[str, Any]) -> None:
-    for key, value in _entries(config):
-        if key in _CODE_KEYS and any("/" in text for text in _texts(value)):
-            raise BadBaseError(f"{CONFIG_FILE} names code on a model hub under {key!a}; take it out")
-        if key in _OTHER_FILE_KEYS and value:
-            raise _file_named(CONFIG_FILE, key)
-        if key == "tokenizer_class":
-            _check_class(CONFIG_FILE, value)
+    #: Values, each with the key that names code and holds it, however deep: each is looked at once.
+    left: list[tuple[str | None, Any]] = [(None, config)]
+    while left:
+        code, value = left.pop()
+        if isinstance(value, dict):
+            for key, held in value.items():
+                if key in _OTHER_FILE_KEYS and held:
+                    raise _file_named(CONFIG_FILE, key)
+                if key == "tokenizer_class":
+                    _check_class(CONFIG_FILE, held)
+                left.append((key if key in _CODE_KEYS else code, held))
+        elif isinstance(value, list):
+            left += [(code, held) for held in value]
+        elif code is not None and isinstance(value, str) and "/" in value:
+            raise BadBaseError(f"{CONFIG_FILE} names code on a model hub under {code!a}; take it out")
 
 
 def _check_tokenizer(config: dict[str, Any]) -> None:

@@ -186,13 +186,15 @@ def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE,
 
 def read_exactly(file: IO[bytes], count: int, *, called: str = WEIGHTS_FILE) -> bytes:
     """Return the next `count` bytes. Raises SafetensorsError if the file has fewer."""
-    raw = file.read(count)
-    while len(raw) < count:
-        more = file.read(count - len(raw))
-        if not more:
+    # Bytes that are added to one another would be copied again for each piece.
+    pieces: list[bytes] = []
+    while count > 0:
+        piece = file.read(count)
+        if not piece:
             raise SafetensorsError(f"{called} is empty or cut off", "save the adapter again")
-        raw += more
-    return raw
+        pieces.append(piece)
+        count -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _require_utf8(raw: bytes, called: str) -> None:

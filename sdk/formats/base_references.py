@@ -35,6 +35,8 @@ REFERRING_FILES = {
     TOKENIZER_CONFIG_FILE: 16 * 1024 * 1024,
 }
 
+#: The most values in a file, which may take 250 bytes of memory each.
+_MOST_VALUES = 1 << 19
 _TOKEN_KEY = re.compile(r".*_tokens?(_decoder)?", re.DOTALL)
 #: Other keys that may have any text. Many files saved by older releases give the tokenizer's path and its map of
 #: tokens; the first is replaced by the folder that is loaded, and the second is kept and never opened.
@@ -64,6 +66,9 @@ def check_references(name: str, raw: bytes) -> None:
     """Raise BadBaseError if one of a base's small files, as a library reads it, leads out of the base's folder."""
     if len(raw) > REFERRING_FILES[name]:
         raise BadBaseError(f"{name} is longer than {REFERRING_FILES[name] // 1024} KiB")
+    # Commas and brackets in texts are counted too: no tokenizer's file has as many.
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _MOST_VALUES:
+        raise BadBaseError(f"{name} has more than {_MOST_VALUES:,} values")
     try:
         # If a key occurs twice, the last one counts, as in the library.
         found = json.loads(raw.decode("utf-8-sig"))

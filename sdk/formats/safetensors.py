@@ -186,15 +186,14 @@ def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE,
 
 def read_exactly(file: IO[bytes], count: int, *, called: str = WEIGHTS_FILE) -> bytes:
     """Return the next `count` bytes. Raises SafetensorsError if the file has fewer."""
-    # Bytes that are added to one another would be copied again for each piece.
-    pieces: list[bytes] = []
-    while count > 0:
-        piece = file.read(count)
-        if not piece:
+    pieces, left = [], count
+    while left:
+        pieces.append(file.read(left))
+        if not pieces[-1]:
             raise SafetensorsError(f"{called} is empty or cut off", "save the adapter again")
-        pieces.append(piece)
-        count -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        left -= len(pieces[-1])
+    # A single piece is not copied.
+    return b"".join(pieces)
 
 
 def _require_utf8(raw: bytes, called: str) -> None:

@@ -25,7 +25,7 @@ from registry.rows.orders import WORK
 from registry.rows.own_limits import OutOfTime, die_with, limit
 
 #: So much less urgent than the server is all reading.
-_NICER = 10
+_NICER = 5
 
 
 def main() -> None:

@@ -28,8 +28,13 @@ _HAND_OVER_S, _LATER_S, _END_S = 5.0, 5.0, 5.0
 #: What the child is given of this process's environment: it has no use for any secret.
 _PASSED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _PASSED_PREFIXES = ("LC_", "PYTHON", "COVERAGE_")
-#: With a second thread, its process could not be forked safely.
-_LIBRARIES = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+#: With a second thread, its process could not be forked safely; and Arrow's own pools take more memory than they use.
+_LIBRARIES = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 _ERRORS: dict[str, type[RegistryError]] = {one.code: one for one in (Invalid, InvalidData)}
 #: Signals that a program gets for what it does itself, rather than from others.
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})

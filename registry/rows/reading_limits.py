@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 #: More than the longest row takes as objects, and a file of any length is read a few rows at a time.
 MEMORY_BYTES = 1024**3
-#: Seconds of processor time, and for each byte that is read: several times what it takes.
-_BASE_S, _BYTES_PER_S = 60, 4 * 1000**2
+#: Seconds of processor time, and how much more is read in each further one: a third of what it can be.
+_BASE_S, _BYTES_PER_S = 20, 2 * 1000**2
 #: So many times longer it may take by the clock, if others keep the machine busy.
 _BUSY = 3
 

@@ -14,6 +14,7 @@ from registry.rows.reading_limits import Limits
 from sdk.formats.rows import RowsError, detect_format
 from sdk.rows.data_files import DataFile
 from sdk.rows.holdout import HoldOut
+from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,12 +102,12 @@ class RowReading:
             "held_out": None if how is None else (how.share, how.seed, how.by),
             "training_digest": training_digest,
         }
-        size_bytes = sum(file.path.stat().st_size for file in files)
+        # What Parquet unfolds to doesn't depend on its size.
+        unfolds = [_is_parquet(file.path) for file in files]
+        times = [MOST_UNFOLDED_TIMES if one else 1 for one in unfolds]
+        size_bytes = sum(file.path.stat().st_size * many for file, many in zip(files, times, strict=True))
         try:
-            # What Parquet unfolds to doesn't depend on its size.
-            found: str | None = self._do(
-                "sign", size_bytes, given, unfolds=any(_is_parquet(file.path) for file in files)
-            )
+            found: str | None = self._do("sign", size_bytes, given, unfolds=any(unfolds))
         except Breach as breach:
             return f"it {breach}"
         return found

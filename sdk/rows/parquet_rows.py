@@ -17,9 +17,9 @@ from sdk.formats.rows import RowsError, first_line
 #: About how much one batch unfolds to at most, if no row is longer than a row may be; and how many rows it has.
 _BATCH_BYTES, _BATCH_ROWS = 64 * 1024 * 1024, 256
 #: What a file unfolds to at most where that is limited: this much, or this many times its size.
-_MOST_UNFOLDED_BYTES, _MOST_UNFOLDED_TIMES = 1024**3, 20
-#: A value in a list takes this much at least, as an object.
-_VALUE_BYTES = 8
+_MOST_UNFOLDED_BYTES, MOST_UNFOLDED_TIMES = 1024**3, 20
+#: A value in a list takes this much at least, as an object, and a row.
+_VALUE_BYTES, _ROW_BYTES = 8, 64
 #: How much longer than the average a row is assumed to be, of a column whose values are all written out.
 _LONGER = 8
 #: The size of a number of each kind; texts have none.
@@ -35,7 +35,7 @@ def parquet_rows(path: Path, *, limits_unfolded: bool) -> Iterator[Any]:
     import pyarrow
     import pyarrow.parquet
 
-    most = max(_MOST_UNFOLDED_BYTES, _MOST_UNFOLDED_TIMES * path.stat().st_size) if limits_unfolded else None
+    most = max(_MOST_UNFOLDED_BYTES, MOST_UNFOLDED_TIMES * path.stat().st_size) if limits_unfolded else None
     unfolded = 0
     try:
         with path.open("rb") as raw, pyarrow.parquet.ParquetFile(raw, buffer_size=_BUFFER_BYTES) as file:
@@ -45,12 +45,15 @@ def parquet_rows(path: Path, *, limits_unfolded: bool) -> Iterator[Any]:
                 )
             for number in range(file.metadata.num_row_groups):
                 group = file.metadata.row_group(number)
-                _require_within(unfolded + group.total_byte_size, most)
+                _require_within(unfolded + max(group.total_byte_size, group.num_rows * _ROW_BYTES), most)
                 for batch in file.iter_batches(_batch_rows(path, group), row_groups=[number], use_threads=False):
                     size = _size_of(batch)
-                    unfolded += size
+                    unfolded += max(size, batch.num_rows * _ROW_BYTES)
                     _require_within(unfolded, most)
                     yield from _values(batch, size)
+    except MemoryError:
+        # It is an error of Arrow's, too.
+        raise
     except (pyarrow.ArrowException, OSError) as error:
         raise RowsError(f"the Parquet file can't be read ({first_line(error)}); write it again") from error
     except RecursionError:
@@ -60,7 +63,7 @@ def parquet_rows(path: Path, *, limits_unfolded: bool) -> Iterator[Any]:
 def _require_within(unfolded: int, most: int | None) -> None:
     if most is not None and unfolded > most:
         raise RowsError(
-            f"the Parquet file unfolds to more than {most >> 20} MiB, {_MOST_UNFOLDED_TIMES} times its size or "
+            f"the Parquet file unfolds to more than {most >> 20} MiB, {MOST_UNFOLDED_TIMES} times its size or "
             f"{_MOST_UNFOLDED_BYTES >> 20} MiB; write its rows as JSONL, or in several files"
         )
 

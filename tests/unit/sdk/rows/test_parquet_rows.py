@@ -69,6 +69,13 @@ class TestUnfolding:
         # A worker reads it: its owner's own limits hold there.
         assert sum(1 for _ in parquet_rows(path, limits_unfolded=False)) == 140
 
+    def test_very_many_rows_of_nothing_are_refused_by_the_footer(self, tmp_path: Path) -> None:
+        path = write(tmp_path, {"text": pyarrow.nulls(20_000_000, pyarrow.string())}, row_group_size=20_000_000)
+        assert path.stat().st_size < 50_000
+        rows = parquet_rows(path, limits_unfolded=True)
+        with pytest.raises(RowsError, match="unfolds to more than 1024 MiB"):
+            next(rows)
+
     def test_row_that_is_too_large_is_a_bad_row_among_others(self, tmp_path: Path) -> None:
         texts = [["a"], ["a" * 7 * MIB] * 3, ["b"]]
         one, two, three = values(write(tmp_path, {"text": pyarrow.array(texts)}, compression="zstd"))

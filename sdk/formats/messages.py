@@ -159,7 +159,7 @@ def _content(where: str, value: Any) -> str:
     for part in value:
         given = {key: found for key, found in part.items() if found is not None} if isinstance(part, dict) else {}
         if given.keys() != {"type", "text"} or given["type"] != "text" or not isinstance(given["text"], str):
-            kind = given.get("type") if isinstance(given.get("type"), str) else type(part).__name__
+            kind = given["type"] if isinstance(given.get("type"), str) else type(part).__name__
             raise ValueError(f"has a part of `content` in {where} that is not plain text but {kind[:80]!a}")
         texts.append(given["text"])
     return "".join(texts)

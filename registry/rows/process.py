@@ -47,7 +47,7 @@ class Breach(Exception):  # noqa: N818 - it is an answer
 
     def __init__(self, message: str, *, of_time: bool = False) -> None:
         super().__init__(message)
-        #: Whether it is time, of which there may be more later.
+        #: Whether it is processor time.
         self.of_time = of_time
 
 
@@ -61,8 +61,8 @@ class ReadingProcess:
     def ask(self, work: str, given: dict[str, Any], limits: Limits) -> Any:
         """Return what a function of `registry.rows.orders` returns, within limits.
 
-        Raises what it raises, Breach if it takes more, Unavailable if the child was ended or can't be started,
-        RuntimeError for an error that nobody expects.
+        Raises what it raises, Breach if it takes more, Unavailable if the machine is too busy for it, or the child was
+        ended or can't be started, RuntimeError for an error that nobody expects.
         """
         order = {"work": work, "given": given, "limits": limits.given()}
         begin = time.monotonic()
@@ -72,7 +72,7 @@ class ReadingProcess:
                 ours.shutdown(socket.SHUT_WR)
                 answer = _answer(ours, begin + limits.clock_s + _LATER_S)
             except TimeoutError:
-                raise Breach(limits.out_of_time, of_time=True) from None
+                raise _too_slow(limits) from None
             except OSError:
                 answer = {}
         return _result(answer, limits)
@@ -168,6 +168,13 @@ def _answer(ours: socket.socket, until: float) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _too_slow(limits: Limits) -> Unavailable:
+    """It may have been the machine, so nothing is concluded about the rows."""
+    return Unavailable(
+        f"reading the rows was given up after {limits.clock_s} s; try again when the server is less busy"
+    )
+
+
 def _result(answer: dict[str, Any], limits: Limits) -> Any:
     if "result" in answer:
         return answer["result"]
@@ -176,8 +183,10 @@ def _result(answer: dict[str, Any], limits: Limits) -> Any:
     match answer:
         case {"breach": "memory"}:
             raise Breach(limits.out_of_memory)
-        case {"breach": "time"} | {"signal": signal.SIGXCPU | signal.SIGALRM}:
+        case {"breach": "time"} | {"signal": signal.SIGXCPU}:
             raise Breach(limits.out_of_time, of_time=True)
+        case {"signal": signal.SIGALRM}:
+            raise _too_slow(limits)
         case {"signal": int(number)} if number in _CRASHES:
             _log.error("the process that read rows ended by the signal %s", number)
             raise Breach("ended the process that read its rows; write the file again, as JSONL")

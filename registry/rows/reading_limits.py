@@ -39,4 +39,4 @@ class Limits:
     @property
     def out_of_time(self) -> str:
         """The rest of a sentence about what takes more time."""
-        return f"takes more than {self.processor_s} s to read; use fewer rows, or try again when the server is idle"
+        return f"takes more than {self.processor_s} s of processor time to read; use fewer rows"

@@ -13,7 +13,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -90,7 +90,8 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     @asynccontextmanager
     async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
         every_s = 0.0 if settings.embedded_home is not None else settings.reconcile_s
-        with in_background(services.reconciler, every_s=every_s) if every_s else nullcontext():
+        background = in_background(services.reconciler, every_s=every_s) if every_s else nullcontext()
+        with closing(services.reading), background:
             async with _keeping_refusals(REFUSALS, services.metrics, services.read_only):
                 yield
 

@@ -46,6 +46,7 @@ from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
 from registry.removal.expiry import Expiry
 from registry.removal.service import Removal
+from registry.rows.service import RowReading
 from registry.search.service import Search
 from registry.settings import Settings
 from registry.signatures.service import Signatures
@@ -82,6 +83,7 @@ class Services:
     read_only: ReadOnlySwitch
     reconciler: Reconciler
     metrics: Metrics
+    reading: RowReading
     evaluations: Evaluations
     evaluation_rows: EvaluationRows
     contamination: ContaminationChecks
@@ -116,8 +118,11 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     trust = Trust.of(settings.signing_keys)
     publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
     evaluations = Evaluations(db)
-    signed = SignedDatasets(db, artifacts)
-    contamination = ContaminationChecks(db, signed, in_background=settings.embedded_home is None)
+    embedded = settings.embedded_home is not None
+    # Its owner's own files are read in their own process: to start another would take longer.
+    reading = RowReading(apart=not embedded)
+    signed = SignedDatasets(db, artifacts, reading)
+    contamination = ContaminationChecks(db, signed, reading, in_background=not embedded)
     completing = CompletionServices(
         db=db,
         artifacts=artifacts,
@@ -167,11 +172,12 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
             check_scores=contamination.sweep,
         ),
         metrics=Metrics(db, workers),
+        reading=reading,
         evaluations=evaluations,
         evaluation_rows=evaluation_rows,
         contamination=contamination,
-        comparisons=Comparisons(db, artifacts, catalog, bases, evaluations, evaluation_rows, signed),
-        slicing=Slicing(db, artifacts, evaluations, evaluation_rows),
+        comparisons=Comparisons(db, artifacts, catalog, bases, evaluations, evaluation_rows, signed, reading),
+        slicing=Slicing(db, artifacts, evaluations, evaluation_rows, reading),
         search=Search(db),
         lineages=Lineages(db),
         removal=Removal(db, artifacts, statement_s=settings.gc_statement_s),

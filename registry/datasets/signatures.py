@@ -21,11 +21,11 @@ from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.statements import upsert
 from registry.errors import Verification
+from registry.rows.service import RowReading
 from sdk.formats.columns import parse_columns
-from sdk.formats.rows import RowsError
 from sdk.rows.data_files import DataFile
-from sdk.rows.holdout import HoldOut, HoldoutError
-from sdk.rows.signature_file import SignatureFile, SplitDiffers, make_signatures
+from sdk.rows.holdout import HoldOut
+from sdk.rows.signature_file import SignatureFile
 from sdk.schemas.wire import digest_of
 
 #: The largest dataset that is read for it: five minutes of one core.
@@ -62,11 +62,12 @@ class Reading:
 
 
 class SignedDatasets:
-    """The service over the signatures of datasets."""
+    """The service over the signatures of datasets; without `reading`, their rows are read in this process."""
 
-    def __init__(self, db: Database, artifacts: Artifacts) -> None:
+    def __init__(self, db: Database, artifacts: Artifacts, reading: RowReading | None = None) -> None:
         self._db = db
         self._artifacts = artifacts
+        self._rows = reading or RowReading(apart=False)
 
     @contextmanager
     def opened(self, digest: str, reading: Reading, *, most: int | None = None) -> Iterator[SignatureFile]:
@@ -112,14 +113,9 @@ class SignedDatasets:
         return True
 
     def _make(self, digest: str, reading: Reading, target: Path) -> None:
-        try:
-            self._sign(digest, reading, target)
-        except (RowsError, HoldoutError, SplitDiffers, ImportError) as error:
-            why = (
-                "its rows are Parquet, which this registry can't read" if isinstance(error, ImportError) else str(error)
-            )
+        if (why := self._sign(digest, reading, target)) is not None:
             self._keep(digest, reading, refusal=why[:500])
-            raise NotSigned(why[:500]) from error
+            raise NotSigned(why[:500])
         size_bytes = target.stat().st_size
         with target.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -128,11 +124,12 @@ class SignedDatasets:
             self._artifacts.name(session, sha256, size_bytes)
             self._note(session, digest, reading, blob=sha256, size_bytes=size_bytes, refusal=None)
 
-    def _sign(self, digest: str, reading: Reading, target: Path) -> None:
+    def _sign(self, digest: str, reading: Reading, target: Path) -> str | None:
+        """Write the signatures, or return why there can't be any. Raises NotSigned, Unavailable."""
         with self._db.read() as session:
             size_bytes = self._size(session, digest, reading)
         if size_bytes > MOST_BYTES:
-            raise RowsError(f"it has more than {MOST_BYTES // 1000**2} MB, which are not read for this")
+            return f"it has more than {MOST_BYTES // 1000**2} MB, which are not read for this"
         files = [
             DataFile(target.with_name(f"rows-{number}"), one[:12])
             for number, one in enumerate((digest, *reading.beside))
@@ -143,7 +140,7 @@ class SignedDatasets:
         except Verification as error:
             raise NotSigned("its rows can't be read any more") from error
         try:
-            make_signatures(
+            return self._rows.sign(
                 files,
                 target,
                 columns=None if reading.columns is None else parse_columns(reading.columns),

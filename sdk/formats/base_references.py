@@ -35,6 +35,8 @@ REFERRING_FILES = {
     TOKENIZER_CONFIG_FILE: 16 * 1024 * 1024,
 }
 
+#: The most values in a file, which may take 250 bytes of memory each.
+_MOST_VALUES = 1 << 19
 _TOKEN_KEY = re.compile(r".*_tokens?(_decoder)?", re.DOTALL)
 #: Other keys that may have any text. Many files saved by older releases give the tokenizer's path and its map of
 #: tokens; the first is replaced by the folder that is loaded, and the second is kept and never opened.
@@ -64,6 +66,9 @@ def check_references(name: str, raw: bytes) -> None:
     """Raise BadBaseError if one of a base's small files, as a library reads it, leads out of the base's folder."""
     if len(raw) > REFERRING_FILES[name]:
         raise BadBaseError(f"{name} is longer than {REFERRING_FILES[name] // 1024} KiB")
+    # Commas and brackets in texts are counted too: no tokenizer's file has as many.
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _MOST_VALUES:
+        raise BadBaseError(f"{name} has more than {_MOST_VALUES:,} values")
     try:
         # If a key occurs twice, the last one counts, as in the library.
         found = json.loads(raw.decode("utf-8-sig"))
@@ -75,13 +80,21 @@ def check_references(name: str, raw: bytes) -> None:
 
 
 def _check_config(config: dict[str, Any]) -> None:
-    for key, value in _entries(config):
-        if key in _CODE_KEYS and any("/" in text for text in _texts(value)):
-            raise BadBaseError(f"{CONFIG_FILE} names code on a model hub under {key!a}; take it out")
-        if key in _OTHER_FILE_KEYS and value:
-            raise _file_named(CONFIG_FILE, key)
-        if key == "tokenizer_class":
-            _check_class(CONFIG_FILE, value)
+    #: Values, each with the key that names code and holds it, however deep: each is looked at once.
+    left: list[tuple[str | None, Any]] = [(None, config)]
+    while left:
+        code, value = left.pop()
+        if isinstance(value, dict):
+            for key, held in value.items():
+                if key in _OTHER_FILE_KEYS and held:
+                    raise _file_named(CONFIG_FILE, key)
+                if key == "tokenizer_class":
+                    _check_class(CONFIG_FILE, held)
+                left.append((key if key in _CODE_KEYS else code, held))
+        elif isinstance(value, list):
+            left += [(code, held) for held in value]
+        elif code is not None and isinstance(value, str) and "/" in value:
+            raise BadBaseError(f"{CONFIG_FILE} names code on a model hub under {code!a}; take it out")
 
 
 def _check_tokenizer(config: dict[str, Any]) -> None:

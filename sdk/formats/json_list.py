@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from sdk.formats.messages import json_decoder
+from sdk.formats.row_bounds import LONG_ROW, MOST_LINE_BYTES, within
 
 _CHUNK_CHARACTERS = 1024 * 1024
-#: No value of a list may be longer: the end of a broken one would be searched for in the whole file.
-_MOST_CHARACTERS = 64 * 1024 * 1024
 _SPACE = " \t\r\n"
 _OF_NUMBERS = re.compile("[-+.0-9eE]*")
 
@@ -66,7 +65,7 @@ class _Window:
         """Consume a value. Raises ValueError if there isn't one."""
         self.first()
         # Half a number still parses as a number, so its end must be in view.
-        while _OF_NUMBERS.match(self._text, self._at).end() == len(self._text) and self._more():  # type: ignore[union-attr]
+        while _OF_NUMBERS.match(self._text, self._at).end() == len(self._text) and self._twice():  # type: ignore[union-attr]
             pass
         while True:
             try:
@@ -74,14 +73,16 @@ class _Window:
             except RecursionError:
                 raise ValueError(f"a value is nested too deeply in line {self.line}") from None
             except json.JSONDecodeError as error:
-                # It may only be cut off: read twice as much of it.
-                if len(self._text) - self._at < _MOST_CHARACTERS and self._more(len(self._text) - self._at):
+                # It may only be cut off.
+                if self._twice():
                     continue
                 line = self.line + self._text.count("\n", self._at, error.pos)
-                raise ValueError(f"{error.msg} in line {line}") from error
+                whole = len(self._text) - self._at <= MOST_LINE_BYTES
+                longer = "" if whole else f", or the row that begins in line {self.line} {LONG_ROW}"
+                raise ValueError(f"{error.msg} in line {line}{longer}") from error
             self.line += self._text.count("\n", self._at, end)
-            self._at = end
-            return found
+            size, self._at = end - self._at, end
+            return _bounded(found, size)
 
     def _decoded(self, decoder: json.JSONDecoder) -> tuple[Any, int]:
         try:
@@ -93,7 +94,24 @@ class _Window:
             end = json.JSONDecoder().raw_decode(self._text, self._at)[1]
             return ValueError(f"is not a JSON object ({error})"), end
 
+    def _twice(self) -> bool:
+        """Read twice as much of a value; return whether there was more. Of one that is too long, such as one that is
+        broken, the end is not searched for.
+        """
+        size = len(self._text) - self._at
+        return size <= MOST_LINE_BYTES and self._more(min(size, MOST_LINE_BYTES + 1 - size))
+
     def _more(self, least: int = 0) -> bool:
         chunk = self._file.read(max(_CHUNK_CHARACTERS, least))
         self._text, self._at = self._text[self._at :] + chunk, 0
         return bool(chunk)
+
+
+def _bounded(value: Any, size: int) -> Any:
+    """Return the value of a row with this many characters; a ValueError stands for one that is too large."""
+    if size > MOST_LINE_BYTES:
+        return ValueError(LONG_ROW)
+    try:
+        return within(value, size_bytes=4 * size)
+    except ValueError as error:
+        return error

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any, NoReturn
 
 from sdk.formats.row_faults import EmptyField, kind_of
@@ -64,8 +65,8 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object. Raises ValueError for a key that occurs twice: a reader would keep only the last one."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)[:80]!a} twice")
+        times = Counter(key for key, _ in pairs)
+        raise ValueError(f"it has the key {next(key for key, count in times.items() if count > 1)[:80]!a} twice")
     return found
 
 
@@ -158,8 +159,8 @@ def _content(where: str, value: Any) -> str:
     for part in value:
         given = {key: found for key, found in part.items() if found is not None} if isinstance(part, dict) else {}
         if given.keys() != {"type", "text"} or given["type"] != "text" or not isinstance(given["text"], str):
-            kind = given.get("type") if isinstance(given.get("type"), str) else type(part).__name__
-            raise ValueError(f"has a part of `content` in {where} that is not plain text but {kind!a}")
+            kind = given["type"] if isinstance(given.get("type"), str) else type(part).__name__
+            raise ValueError(f"has a part of `content` in {where} that is not plain text but {kind[:80]!a}")
         texts.append(given["text"])
     return "".join(texts)
 

@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 from sdk.formats.choices import CHOICES, choices
 from sdk.formats.columns import KEYS, advice, named, picked
+from sdk.formats.csv_rows import csv_rows
 from sdk.formats.foreign_files import foreign
 from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
 from sdk.formats.json_list import json_list
 from sdk.formats.labels import label_name
 from sdk.formats.messages import check_messages, check_tools, parse_json
 from sdk.formats.references import REFERENCES, references
+from sdk.formats.row_bounds import LONG_ROW, bounded_lines, within
 from sdk.formats.row_faults import EmptyField, kind_of
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
@@ -29,8 +31,6 @@ PREFERENCE = ("prompt", "chosen", "rejected")
 #: Bad rows that an error names before it only counts the rest.
 NAMED_ROWS = 5
 _TEXT_KEYS = ("prompt", "completion", "chosen", "rejected", "text", "messages", "label")
-#: The longest field of a CSV file, in characters; the csv module's own 131,072 are too few for some documents.
-_MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 _BY_FIRST: dict[bytes, Format] = {b"{": "jsonl", b"[": "json"}
 #: The shapes of rows, for errors.
@@ -180,13 +180,23 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield f"line {number}", parse_json(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                yield f"line {number}", ValueError(f"is not a JSON object ({_why(line, error)})")
+        for number, line in enumerate(bounded_lines(file), start=1):
+            if line is None:
+                yield f"line {number}", ValueError(LONG_ROW)
+            elif line.strip():
+                yield f"line {number}", _value(line)
+
+
+def _value(line: bytes) -> Any:
+    """Return the value of a line; a ValueError stands for one that can't be used."""
+    try:
+        value = parse_json(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return ValueError(f"is not a JSON object ({_why(line, error)})")
+    try:
+        return within(value, size_bytes=len(line))
+    except ValueError as error:
+        return error
 
 
 def _why(line: bytes, error: Exception) -> str:
@@ -203,39 +213,14 @@ def _no_text(error: UnicodeDecodeError) -> str:
 
 
 def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
-    # This limit is global to the process; nothing else here depends on it.
-    csv.field_size_limit(max(_MAX_FIELD_CHARACTERS, csv.field_size_limit()))
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = _header(next(reader, []))
-            last = reader.line_num
-            for fields in reader:
-                # A quoted field may contain line feeds: a row is named by the line on which it starts.
-                start, last = last + 1, reader.line_num
-                if not fields:
-                    # A blank line isn't a row.
-                    continue
-                if len(fields) != len(header):
-                    yield f"line {start}", ValueError("has another number of fields than the header")
-                    continue
-                row = dict(zip(header, fields, strict=True))
-                # An empty column means that this row doesn't have the key.
-                yield f"line {start}", {key: text for key, text in row.items() if text != "" or key in text_keys}
+        for line, value in csv_rows(path, text_keys):
+            yield f"line {line}", value
     except (csv.Error, UnicodeDecodeError) as error:
         why = "some bytes are no UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
         raise RowsError(f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({why}); convert it") from error
-
-
-def _header(columns: list[str]) -> list[str]:
-    """Return the names of columns. Raises RowsError for names of which a row would lose one, or that are equal to a
-    reader of CSV.
-    """
-    if twice := next((name for name in columns if columns.count(name) > 1), None):
-        raise RowsError(f"the dataset has the column {twice[:80]!r} twice; give each column its own name")
-    if len(columns) == 1 and (other := next((mark for mark in (";", "\t", "|") if mark in columns[0]), None)):
-        raise RowsError(f"the columns of the dataset are separated by {other!r}; separate them by commas")
-    return columns
+    except ValueError as error:
+        raise RowsError(str(error)) from error
 
 
 def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by: str | None) -> Row:

@@ -27,13 +27,15 @@ def values_of(
     columns: Mapping[str, str] | None = None,
     *,
     on_file: Callable[[int], object] = lambda _number: None,
+    limits_unfolded: bool = False,
 ) -> Iterator[tuple[str, Any]]:
     """Yield (where, value) of each row, for `judge_rows` and `check_rows`.
 
     With several files, `where` is like "line 7 of reviews@v2". `on_file` is told the number of each file, from 0,
-    before its first row. Raises RowsError, ImportError for Parquet without pyarrow.
+    before its first row. With `limits_unfolded`, Parquet is limited as by `file_values`. Raises RowsError, ImportError
+    for Parquet without pyarrow.
     """
     for number, file in enumerate(files):
         on_file(number)
-        for where, value in file_values(file.path, columns):
+        for where, value in file_values(file.path, columns, limits_unfolded=limits_unfolded):
             yield where if len(files) == 1 else f"{where} of {file.name}", value

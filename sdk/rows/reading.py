@@ -6,36 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdk.formats.rows import RowsError, detect_format, first_line, text_values
+from sdk.formats.rows import detect_format, text_values
+from sdk.rows.parquet_rows import parquet_rows
 
 
-def file_values(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield (where, value) of each row, for `judge_rows` and `check_rows`. Raises RowsError.
+def file_values(
+    path: Path, columns: Mapping[str, str] | None = None, *, limits_unfolded: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Yield (where, value) of each row, for `judge_rows` and `check_rows`; with `limits_unfolded`, only of a Parquet
+    file that unfolds to no more than 20 times its size, or to a GiB. Raises RowsError.
 
     Raises ImportError for Parquet without pyarrow.
     """
-    return _parquet(path) if detect_format(path) == "parquet" else text_values(path, columns)
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                number += 1
-                # A label that is null is kept, because the column is there.
-                label = {"label": None} if "label" in value and value["label"] is None else {}
-                yield f"row {number}", {**_without_nulls(value), **label}
-    except (pyarrow.ArrowException, OSError) as error:
-        raise RowsError(f"the Parquet file can't be read ({first_line(error)}); write it again") from error
-
-
-def _without_nulls(value: Any) -> Any:
-    """Leave out keys that hold null: Parquet gives each object of a column all keys that any of them has."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+    if detect_format(path) != "parquet":
+        return text_values(path, columns)
+    rows = parquet_rows(path, limits_unfolded=limits_unfolded)
+    return ((f"row {number}", value) for number, value in enumerate(rows, start=1))

@@ -47,6 +47,7 @@ class SignatureFile:
     def __init__(self, path: Path) -> None:
         import numpy as np
 
+        self.path = path
         size = path.stat().st_size
         header = np.fromfile(path, "<u8", _HEADER) if size >= _HEADER * 8 else np.zeros(_HEADER, "<u8")
         rows, grams = int(header[2]), int(header[3])
@@ -75,18 +76,20 @@ def make_signatures(
     columns: Mapping[str, str] | None = None,
     how: HoldOut | None = None,
     training_digest: str | None = None,
+    limits_unfolded: bool = False,
 ) -> int:
     """Write the signatures of the usable rows of a file, or of several files together, and return how many these are.
 
     With `how`, these are only the rows that are not held out, and they must have the digest that the training recorded.
-    Raises SplitDiffers, HoldoutError, RowsError, ImportError for Parquet without pyarrow.
+    With `limits_unfolded`, Parquet is limited as by `file_values`. Raises SplitDiffers, HoldoutError, RowsError, ImportError for Parquet without pyarrow.
     """
     import numpy as np
 
     exact, normalised, grams, digests = SortedKeys("<u8"), SortedKeys("<u8"), SortedKeys("<u8"), SortedKeys("S32")
     splitter = None if how is None else Splitter(how)
     rows = 0
-    for batch in _batches(data, columns, None if how is None else how.by):
+    values = values_of(as_files(data), columns, limits_unfolded=limits_unfolded)
+    for batch in _batches(judge_rows(values, columns=columns, group_by=None if how is None else how.by)):
         texts = [normalised_row(row) for row in batch]
         numbers = np.arange(rows, rows + len(batch), dtype=np.uint32)
         rows += len(batch)
@@ -109,21 +112,26 @@ def make_signatures(
     return rows if kept is None else int(kept.sum())
 
 
-def _batches(
-    data: Path | Sequence[DataFile], columns: Mapping[str, str] | None, group_by: str | None
-) -> Iterator[list[Row]]:
+def _batches(judged: Iterator[Row | BadRow]) -> Iterator[list[Row]]:
     batch: list[Row] = []
     characters = 0
-    for row in judge_rows(values_of(as_files(data), columns), columns=columns, group_by=group_by):
+    for row in judged:
         if isinstance(row, BadRow):
             continue
         batch.append(row)
-        characters += sum(len(value) for value in row.fields.values() if isinstance(value, str))
+        characters += _characters(row.fields)
         if len(batch) >= _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _characters(value: Any) -> int:
+    """Return about how many characters a value of a row has, with all that is in it."""
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list) else len(value) if isinstance(value, str) else 1
 
 
 def _write(

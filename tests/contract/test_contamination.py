@@ -19,9 +19,9 @@ from support.small import write_adapter
 
 from registry.artifacts.models import Blob
 from registry.datasets.models import DatasetSignatures
-from registry.evaluations.contamination import service
 from registry.evaluations.models import Evaluation
 from registry.principal import Role
+from registry.rows import orders
 from sdk.client import Client
 from sdk.formats.rows import check_rows, text_values
 from sdk.pulling.transfer import hash_file
@@ -273,7 +273,7 @@ class TestBackground:
     def test_a_check_that_fails_is_told_and_not_tried_for_ever(
         self, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(service, "rows_among", lambda held, training: 1 // 0)
+        monkeypatch.setattr(orders, "rows_among", lambda held, training: 1 // 0)
         ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
         assert trainer.desk.writer.evaluation(ident).contamination is None
         assert trainer.people.services.contamination.check_all() >= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,29 @@ class TestRefused:
             InvalidInput, match=r"can't be grouped by 'lang': the dataset .* was removed.*evals show ID --rows"
         ):
             desk.writer.evaluation_slices(ident, by="lang")
+
+
+class TestLargeFiles:
+    def test_rows_of_a_large_file_are_read_apart_from_the_server(
+        self, people: World, desk: MergingDesk, tmp_path: Path
+    ) -> None:
+        data = write(tmp_path / "rows.jsonl", ["de", "en", "de", "fr", "de", "x" * 1_100_000])
+        found = desk.writer.evaluation_slices(score(desk, data, ROWS), by="lang").slices
+        assert [one.value for one in found[:2]] == ["de", "en"]
+        assert {one.value for one in found[2:]} == {"x" * 199 + "…"}
+        assert people.services.reading.pid is not None
+
+    def test_line_that_takes_much_memory_takes_none_of_the_server(self, desk: MergingDesk, tmp_path: Path) -> None:
+        data = write(tmp_path / "rows.jsonl", ["de", "en", "de", "fr", "de", "en"])
+        lines = data.read_text().splitlines()
+        # 4 MB that are 64 MB as objects.
+        lines[1] = lines[1][:-1] + ', "more": [' + "[], " * 1_000_000 + "[]]}"
+        data.write_text("\n".join(lines) + "\n")
+        ident = score(desk, data, ROWS)
+        tracemalloc.start()
+        try:
+            found = desk.writer.evaluation_slices(ident, by="lang").slices
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
+        assert [(one.value, one.rows) for one in found] == [("de", 2), ("en", 2)]

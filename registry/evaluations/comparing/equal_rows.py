@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
+from registry.rows.process import Breach
+from registry.rows.service import Equal, RowReading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +32,9 @@ class EqualRows:
         return None if self.groups is None else int(self.groups.max()) + 1
 
 
-def equal_rows(signed: SignedDatasets, dataset: str, columns: str | None, rows: npt.NDArray[np.int64]) -> EqualRows:
+def equal_rows(
+    signed: SignedDatasets, reading: RowReading, dataset: str, columns: str | None, rows: npt.NDArray[np.int64]
+) -> EqualRows:
     """Find the equal ones among `rows`, numbers of rows in a dataset, by the signatures that are kept with it. Raises
     Unavailable.
 
@@ -38,29 +42,24 @@ def equal_rows(signed: SignedDatasets, dataset: str, columns: str | None, rows: 
     """
     try:
         with signed.opened(dataset, Reading(columns), most=_MOST_BYTES) as held:
-            return _grouped(held.exact, held.exact_rows, rows)
+            return _found(reading.equal(held.path, rows), len(rows))
+    except Breach as why:
+        return EqualRows(notes=[f"whether rows are equal was not looked at: the dataset {why}"])
     except NotSigned as why:
         return EqualRows(notes=[f"whether rows are equal was not looked at: {why}"])
     except TooLongForNow:
         return EqualRows(notes=["whether rows are equal was not looked at: the dataset is too long for it"])
 
 
-def _grouped(keys: npt.NDArray[np.uint64], owners: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64]) -> EqualRows:
-    """`keys` are hashes of the fields of all rows, `owners` the numbers of the rows that they belong to."""
-    import numpy as np
-
-    if not len(keys) or int(rows[-1]) >= len(keys):
+def _found(equal: Equal | None, rows: int) -> EqualRows:
+    if equal is None:
         return EqualRows(
             notes=["whether rows are equal was not looked at: the dataset is read otherwise by this release"]
         )
-    by_row = np.empty(len(keys), dtype=np.uint64)
-    by_row[owners] = keys
-    found, groups, counts = np.unique(by_row[rows], return_inverse=True, return_counts=True)
-    if len(found) == len(rows):
+    if equal.different == rows:
         return EqualRows()
-    different = "1 different row" if len(found) == 1 else f"{len(found)} different rows"
-    repeated = int(counts[counts > 1].sum())
+    different = "1 different row" if equal.different == 1 else f"{equal.different} different rows"
     return EqualRows(
-        groups.astype(np.int64),
-        [f"{repeated} of the rows equal others, and equal rows count as one, which leaves {different}"],
+        equal.groups,
+        [f"{equal.repeated} of the rows equal others, and equal rows count as one, which leaves {different}"],
     )

@@ -19,12 +19,12 @@ from registry.evaluations.comparing.equal_rows import EqualRows, equal_rows
 from registry.evaluations.comparing.pairs import compare_pairs
 from registry.evaluations.comparing.row_values import LOSS, RowValues, note_on_weight, notes_on, read_values
 from registry.evaluations.comparing.verdicts import Clusters, with_training_rows
-from registry.evaluations.dataset_rows import can_not_group, groups_of, rows_of, texts_of
+from registry.evaluations.dataset_rows import can_not_group, rows_of
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.principal import Principal
+from registry.rows.service import RowReading
 from sdk.formats.columns import parse_columns
-from sdk.formats.rows import group_of
 from sdk.schemas.comparison import ChangedRow, Compared, Comparison
 from sdk.schemas.scores import EvaluationView
 
@@ -48,6 +48,7 @@ class Comparisons:
         evaluations: Evaluations,
         rows: EvaluationRows,
         signed: SignedDatasets,
+        reading: RowReading,
     ) -> None:
         self._db = db
         self._artifacts = artifacts
@@ -56,6 +57,7 @@ class Comparisons:
         self._evaluations = evaluations
         self._rows = rows
         self._signed = signed
+        self._reading = reading
 
     def compare(
         self,
@@ -79,7 +81,7 @@ class Comparisons:
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
         labels = [one.ref for one in found]
         columns = found[0].conditions.get("columns")
-        equal = EqualRows() if by else equal_rows(self._signed, found[0].dataset, columns, values.rows)
+        equal = EqualRows() if by else equal_rows(self._signed, self._reading, found[0].dataset, columns, values.rows)
         kind = Clusters.GROUPS if by else Clusters.ROWS if equal.groups is None else Clusters.DIFFERENT
         with ExitStack() as stack:
             path, unreadable = self._rows_file(stack, found[0].dataset, who) if by or examples else (None, None)
@@ -173,7 +175,8 @@ class Comparisons:
     ) -> npt.NDArray[np.int64]:
         if path is None:
             raise can_not_group(by, f"{unreadable}; or compare without --by")
-        return groups_of(path, by, rows, value_of=group_of).numbers
+        groups, _ = self._reading.groups(path, by, rows, by="group")
+        return groups
 
     def _examples(
         self, found: Sequence[EvaluationView], values: RowValues, path: Path | None, most: int, who: Principal
@@ -188,7 +191,7 @@ class Comparisons:
         chosen = [int(place) for place in order if apart[place] > 0]
         numbers = [int(values.rows[place]) for place in chosen]
         columns = found[0].conditions.get("columns")
-        texts = {} if path is None else texts_of(path, parse_columns(columns) if columns else None, numbers)
+        texts = {} if path is None else self._reading.texts(path, parse_columns(columns) if columns else None, numbers)
         wanted = set(numbers)
         predictions = [
             {row.row: row.prediction for row in self._rows.read(one.id, who=who) if row.row in wanted} for one in found

@@ -17,7 +17,8 @@ from registry.errors import RegistryError, Unavailable
 from registry.evaluations.contamination.trained_on import trained_on
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
-from sdk.rows.contamination import rows_among
+from registry.rows.process import Breach
+from registry.rows.service import RowReading
 from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
 
@@ -33,10 +34,13 @@ _log = logging.getLogger(__name__)
 class ContaminationChecks:
     """The service over what scores say about their contamination."""
 
-    def __init__(self, db: Database, signed: SignedDatasets, *, in_background: bool = True) -> None:
+    def __init__(
+        self, db: Database, signed: SignedDatasets, reading: RowReading, *, in_background: bool = True
+    ) -> None:
         """Without a sweeper, scores are checked while they are recorded, however long that takes."""
         self._db = db
         self._signed = signed
+        self._reading = reading
         self._at_once_bytes = _AT_ONCE_BYTES if in_background else None
         self._thread: threading.Thread | None = None
 
@@ -134,6 +138,8 @@ class ContaminationChecks:
                     unknown.append(f"the rows {name}: {why}")
             if not files:
                 return Contamination(not_checked=unknown)
-            among = rows_among(held, files)
-            counts = {name: int(found.sum()) for name, found in among._asdict().items()}
-            return Contamination(rows=held.rows, of=list(dict.fromkeys(names)), not_checked=unknown, **counts)
+            try:
+                counts = self._reading.among(held.path, [file.path for file in files])
+            except Breach as why:
+                return Contamination(not_checked=[*unknown, f"the comparison of the rows {why}"])
+            return Contamination(of=list(dict.fromkeys(names)), not_checked=unknown, **counts)

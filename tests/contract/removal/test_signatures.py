@@ -21,7 +21,7 @@ def test_signatures_are_removed_with_their_dataset_and_made_again_with_it(
     desk = MergingDesk.open(world.writer, world.worker, "-", tmp_path)
     data = tmp_path / "signed.jsonl"
     data.write_text('{"prompt": "a", "completion": "signed"}\n')
-    signed = SignedDatasets(world.services.db, world.services.artifacts)
+    signed = SignedDatasets(world.services.db, world.services.artifacts, world.services.reading)
     digest = desk.writer.add_data(data).digest
 
     def blob() -> str:

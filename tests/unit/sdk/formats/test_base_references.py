@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,24 @@ def test_a_file_is_hashed_once_by_whatever_link(tmp_path: Path) -> None:
     again = scan_base(view, cache=cache, on_bytes=hashed.append)
     assert (again.manifest, hashed) == (first.manifest, [])
     shutil.rmtree(view)
+
+
+def test_config_that_names_code_within_code_is_looked_at_once() -> None:
+    depth, key = 600, '{"attn_implementation": '
+    raw = (key * depth + "[" + '"a",' * 100_000 + '"a"]' + "}" * depth).encode()
+    begin = time.process_time()
+    check_references(CONFIG, raw)
+    # Looking at each level's texts anew took 4 s.
+    assert time.process_time() - begin < 1.5
+
+
+def test_file_of_very_many_values_is_refused_before_it_is_parsed() -> None:
+    raw = b'{"errors": [' + b"[]," * (1 << 20) + b"[]]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadBaseError, match=f"{TOKENIZER} has more than 524,288 values"):
+            check_references(TOKENIZER, raw)
+        # It would take 80 MB as objects, and a file of the longest allowed five times that.
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

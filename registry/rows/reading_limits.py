@@ -1,0 +1,42 @@
+"""How much one reading of rows may take, which grows with what it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: More than the longest row takes as objects, and a file of any length is read a few rows at a time.
+MEMORY_BYTES = 1024**3
+#: Seconds of processor time, and how much more is read in each further one: a third of what it can be.
+_BASE_S, _BYTES_PER_S = 20, 2 * 1000**2
+#: So many times longer it may take by the clock, if others keep the machine busy.
+_BUSY = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one reading may take."""
+
+    memory_bytes: int
+    #: Processor time, and time by the clock.
+    processor_s: int
+    clock_s: int
+
+    @classmethod
+    def of(cls, size_bytes: int) -> Limits:
+        """Return the limits for reading this much."""
+        seconds = _BASE_S + size_bytes // _BYTES_PER_S
+        return cls(MEMORY_BYTES, seconds, _BUSY * seconds)
+
+    def given(self) -> dict[str, int]:
+        """Return them as plain values."""
+        return {"memory_bytes": self.memory_bytes, "processor_s": self.processor_s, "clock_s": self.clock_s}
+
+    @property
+    def out_of_memory(self) -> str:
+        """The rest of a sentence about what takes more memory."""
+        return f"takes more than {self.memory_bytes >> 20} MiB of memory to read; divide its long rows"
+
+    @property
+    def out_of_time(self) -> str:
+        """The rest of a sentence about what takes more time."""
+        return f"takes more than {self.processor_s} s of processor time to read; use fewer rows"

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar, get_type_hints
+from inspect import iscoroutinefunction
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from anyio import CapacityLimiter
-from anyio.lowlevel import RunVar
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.errors import STATUS, Forbidden, Invalid, RegistryError, Unavailable
+from registry.errors import STATUS, Forbidden, Invalid, RegistryError
+from registry.http.lanes import Lane
 from registry.http.refusals import REFUSALS
 from registry.http.request_bodies import PARSED, Parsed, sized
+from registry.pools import Pool
 from registry.principal import Principal
 from sdk.formats.api_paths import API
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
@@ -108,27 +108,91 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
 
 #: For how many requests one process reads whole files at the same time; more would only share its cores and its memory.
 READING_AT_ONCE = 4
-#: How many requests may wait for one of those to end. Any others had better come again later.
-_MOST_WAITING = 64
-#: The threads for these, and others for what may take minutes: bases have many files.
-_reading: RunVar[CapacityLimiter] = RunVar("registry_reading")
-_reading_long: RunVar[CapacityLimiter] = RunVar("registry_reading_long")
+_reading = Lane(
+    Pool(
+        "reading",
+        waits="pushes, checkpoints, datasets: their files are read, hashed and inspected",
+        at_once=f"{READING_AT_ONCE} + 1 of a namespace that has none",
+        item="the bytes of its files, once, in pieces of 1 MiB",
+        share="by turns; at most 2 while others wait",
+    ),
+    at_once=READING_AT_ONCE,
+    newcomers=1,
+)
+#: Others for what may take minutes: bases have many files.
+_reading_long = Lane(
+    Pool(
+        "reading long",
+        waits="bases with files, `compare`, slices of scores",
+        at_once=f"{READING_AT_ONCE} + 1 of a namespace that has none",
+        item="the bytes of a base's files; 1,000,000 rows of scores for each of 8 targets",
+        share="by turns; at most 2 while others wait",
+    ),
+    at_once=READING_AT_ONCE,
+    newcomers=1,
+)
+_handing_in = Lane(
+    Pool(
+        "handing in",
+        waits="completions of jobs: results are verified and recorded",
+        at_once="2 + 1 of a namespace that has none",
+        item="the bytes of its files, once; 1,000,000 rows for each target and 4,000,000 in all",
+        share="by turns of the jobs' namespaces; at most 1 while others wait",
+    ),
+    at_once=2,
+    newcomers=1,
+)
+#: Fewer than connections to the database, so that some are left for all else that asks it.
+_ANSWERING_AT_ONCE, _ANSWERING_NEWCOMERS = 10, 2
+_answering = Lane(
+    Pool(
+        "answering",
+        waits="all other requests that ask the database",
+        at_once=f"{_ANSWERING_AT_ONCE} + {_ANSWERING_NEWCOMERS} of namespaces that have none",
+        item="one view: its statements, for which PostgreSQL may take 5 s each",
+        share="by turns; at most 5 while others wait",
+    ),
+    at_once=_ANSWERING_AT_ONCE,
+    newcomers=_ANSWERING_NEWCOMERS,
+    # As many as may come from a few addresses: an answer takes milliseconds.
+    waiting=1000,
+    wait_s=15.0,
+)
+Pool(
+    "threads of the server",
+    waits="checks of tokens, idempotency keys and the read-only switch, events of jobs; views, which have had their turn",
+    at_once="40",
+    item="one read of the database by key, or a view",
+    share="none is needed: views leave 28 of them free, and what else takes one is a read by key, or counted (streams, waits)",
+)
 
 
-async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> T:
+async def apart(
+    call: Callable[..., T],
+    *,
+    lane: Literal["reading", "reading long", "handing in"] = "reading",
+    holder: str | None = None,
+    **given: Any,
+) -> T:
     """Call a function that reads whole files in separate threads: however many wait for one, other requests are
     answered.
 
-    `long` calls have yet other threads. Raises Unavailable if too many wait already.
+    Each `lane` has its own threads. `holder` is the namespace that the work is for, if it isn't for the caller's own.
+    Raises RateLimited, Unavailable if the turn doesn't come in time.
     """
-    kept = _reading_long if long else _reading
-    limiter = kept.get(None)
-    if limiter is None:
-        limiter = CapacityLimiter(READING_AT_ONCE)
-        kept.set(limiter)
-    if limiter.statistics().tasks_waiting >= _MOST_WAITING:
-        raise Unavailable("the registry is already reading as many files as it can; try again shortly")
-    return await run_sync(partial(call, **given), limiter=limiter)
+    return await _APART[lane].run(call, holder=holder, **given)
+
+
+_APART = {"reading": _reading, "reading long": _reading_long, "handing in": _handing_in}
+
+
+async def answered(call: Callable[..., T], *given: Any, **named: Any) -> T:
+    """Call a function that asks the database, as views that aren't coroutines are called: by turns.
+
+    Raises RateLimited, Unavailable if the turn doesn't come in time.
+    """
+    async with _answering.turn():
+        return await run_in_threadpool(call, *given, **named)
 
 
 def written(answer: BaseModel, status: int) -> Response:
@@ -157,17 +221,28 @@ class StrictRoute(APIRoute):
         checker: TypeAdapter[Any] | None = None if taken is None else TypeAdapter(taken)
         if checker is None and self.body_field is not None:
             raise TypeError(f"the route {self.path} takes a body by another name than `body`, which nobody would check")
+        in_turn = handle if iscoroutinefunction(self.endpoint) else _by_turns(handle)
 
         async def strictly(request: Request) -> Response:
             parsed: Parsed | None = request.scope.get(PARSED)
             if parsed is None or checker is None:
-                return await handle(request)
+                return await in_turn(request)
             # FastAPI gets an instance of the type, so it checks nothing more.
             checked = await sized(parsed.size_bytes, _checked, checker, parsed.value)
             request.scope[PARSED] = parsed._replace(value=checked)
-            return await handle(_CheckedRequest(request.scope, request.receive))
+            return await in_turn(_CheckedRequest(request.scope, request.receive))
 
         return strictly
+
+
+def _by_turns(handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """A view that FastAPI runs in a thread gets it by turns."""
+
+    async def in_turn(request: Request) -> Response:
+        async with _answering.turn():
+            return await handle(request)
+
+    return in_turn
 
 
 def _checked(checker: TypeAdapter[Any], value: Any) -> Any:

@@ -17,6 +17,7 @@ from registry.errors import RegistryError, Unavailable
 from registry.evaluations.contamination.trained_on import trained_on
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
+from registry.pools import Pool
 from sdk.rows.contamination import rows_among
 from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
@@ -26,6 +27,13 @@ from sdk.schemas.job_requests import EvaluationRequest
 _AT_ONCE_BYTES = 64 * 1000**2
 #: How many scores one run in the background checks before it looks for others.
 _PAGE = 100
+_POOL = Pool(
+    "checks for training rows",
+    waits="scores whose rows are compared with training rows after they were recorded; nobody waits for them",
+    at_once="1",
+    item="2 GB of rows for each dataset that a target was trained on",
+    share="first come: scores are shown as not yet checked until then",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +72,7 @@ class ContaminationChecks:
         """Begin to check unchecked scores in the background; return 1 if there are any."""
         if (self._thread is not None and self._thread.is_alive()) or not self._unchecked(1):
             return 0
-        self._thread = threading.Thread(target=self._run, name="contamination", daemon=True)
+        self._thread = _POOL.thread(self._run, name="contamination")
         self._thread.start()
         return 1
 

@@ -266,7 +266,9 @@ class TestPaidFor:
         two = desk.writer.push(pulled, f"{space}/b", base=desk.base.fingerprint).ref
         acting(**{space: Role.PROMOTER}).set_alias(one.partition("@")[0], "candidate", 1)
         named = [one, one, f"{one.partition('@')[0]}@candidate", two]
-        job = desk.writer.submit_evaluation(named, data=rows, precision="native", only=True)
+        job = desk.writer.submit_evaluation(
+            named, data=rows, precision="native", only=True, metrics=["rouge_l", "chrf"]
+        )
         held = desk.claim()
         assert [target.label for target in held.targets] == [one, two]
         assert held.targets[0].digest == held.targets[1].digest

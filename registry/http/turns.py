@@ -34,7 +34,9 @@ WAIT_S = 30.0
 class Turns:
     """Gives out places of one event loop. It knows no clock and no thread: who has a place gives it back."""
 
-    def __init__(self, *, at_once: int, newcomers: int = 0, waiting: int = MOST_WAITING, wait_s: float = WAIT_S) -> None:
+    def __init__(
+        self, *, at_once: int, newcomers: int = 0, waiting: int = MOST_WAITING, wait_s: float = WAIT_S
+    ) -> None:
         """There are `at_once` places for everybody, and `newcomers` more for namespaces that have none: one that came
         alone and took all places does not hold the next one up.
 

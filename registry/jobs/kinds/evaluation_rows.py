@@ -95,7 +95,9 @@ def _read(artifacts: Artifacts, result: EvaluationResult, file: RowFile, names: 
     def look(bytes_: IO[bytes]) -> RowFacts:
         return RowFacts.of(bytes_, names, size_bytes=file.size_bytes)
 
-    inspection = Inspection(RowFacts, look, lambda kept: kept if isinstance(kept, RowFacts) and kept.judges(names) else None)
+    inspection = Inspection(
+        RowFacts, look, lambda kept: kept if isinstance(kept, RowFacts) and kept.judges(names) else None
+    )
     blob = blob_of(file.digest, file.size_bytes)
     with _alone(file.digest):
         found = artifacts.verify(upload=result.upload, blobs=[blob], who=who, inspections={file.digest: inspection})

@@ -23,6 +23,7 @@ from registry.http.lanes import Lane, answering
 from registry.http.memory_budget import MemoryBudget
 from registry.http.paths import area_of
 from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
+from registry.http.turns import WAIT_S
 from registry.pools import Pool
 from registry.principal import Principal
 from sdk.formats.api_paths import API
@@ -56,7 +57,7 @@ READ_S = 60.0
 APART_BYTES = 64 * 1024
 RAW_BYTES, RAW_SHARE_BYTES = 28 * _MIB, 16 * _MIB
 SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 8 * _MIB, 6 * _MIB
-VALUES_BYTES, VALUES_SHARE_BYTES = 104 * _MIB, 72 * _MIB
+VALUES_BYTES, VALUES_SHARE_BYTES = 88 * _MIB, 72 * _MIB
 SMALL_VALUES_BYTES, SMALL_VALUES_SHARE_BYTES = 24 * _MIB, 16 * _MIB
 #: How much memory pieces of bodies may take that have arrived but wait for room.
 _WAITING_BYTES, _SMALL_WAITING_BYTES = 3 * _MIB, _MIB
@@ -84,10 +85,10 @@ PARSED_AT_ONCE = 1
 _parsing = Lane(
     Pool(
         "parsing",
-        waits=f"bodies of more than {APART_BYTES // 1024} KiB: they are parsed, then checked against their schema",
+        waits=f"bodies of more than {APART_BYTES // 1024} KiB: they are parsed, then checked against their schema; {WAIT_S:g} s",
         at_once=str(PARSED_AT_ONCE),
         item=f"{LARGER[0][1].size_bytes // _MIB} MiB of JSON, of {LARGER[0][1].values:,} values at most",
-        share="by turns",
+        share="by turns: one after one of every other",
     ),
     at_once=PARSED_AT_ONCE,
 )

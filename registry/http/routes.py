@@ -25,6 +25,7 @@ from registry.pools import Pool
 from registry.principal import Principal
 from sdk.formats.api_paths import API
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
+from sdk.schemas.evaluation import MOST_JOB_ROWS, MOST_TARGET_ROWS
 
 VERSION = version("adapterctl")
 VERSION_HEADER = "X-Adapterctl-Version"
@@ -107,56 +108,61 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
 
 
 #: For how many requests one process reads whole files at the same time; more would only share its cores and its memory.
-READING_AT_ONCE = 4
-_reading = Lane(
-    Pool(
+READING_AT_ONCE, HANDED_IN_AT_ONCE = 4, 2
+#: How long a request waits for its turn there, in seconds: half of what clients wait for the answer, or less.
+_READING_WAIT_S = 300.0
+_BY_TURNS = "by turns: at most {} while others wait, all when alone"
+
+
+def _reading_lane(name: str, waits: str, item: str, *, at_once: int) -> Lane:
+    pool = Pool(
+        name,
+        waits=f"{waits}; {_READING_WAIT_S:g} s",
+        at_once=f"{at_once}, and 1 of a namespace that has none",
+        item=item,
+        share=_BY_TURNS.format(at_once // 2),
+    )
+    return Lane(pool, at_once=at_once, newcomers=1, wait_s=_READING_WAIT_S)
+
+
+#: One for what may take minutes, since bases have many files; and one for completions, whose rows a tenant's own worker
+#: makes.
+_APART = {
+    "reading": _reading_lane(
         "reading",
-        waits="pushes, checkpoints, datasets: their files are read, hashed and inspected",
-        at_once=f"{READING_AT_ONCE} + 1 of a namespace that has none",
-        item="the bytes of its files, once, in pieces of 1 MiB",
-        share="by turns; at most 2 while others wait",
+        "pushes, checkpoints, datasets: their files are read, hashed and inspected",
+        "the bytes of its files, once, in pieces of 1 MiB; halves of a module up to 64 MiB each",
+        at_once=READING_AT_ONCE,
     ),
-    at_once=READING_AT_ONCE,
-    newcomers=1,
-)
-#: Others for what may take minutes: bases have many files.
-_reading_long = Lane(
-    Pool(
+    "reading long": _reading_lane(
         "reading long",
-        waits="bases with files, `compare`, slices of scores",
-        at_once=f"{READING_AT_ONCE} + 1 of a namespace that has none",
-        item="the bytes of a base's files; 1,000,000 rows of scores for each of 8 targets",
-        share="by turns; at most 2 while others wait",
+        "bases with files, `compare`, slices of scores",
+        "the bytes of a base's files; 2,000,000 rows times pairs of targets, 500 MB and 20 s",
+        at_once=READING_AT_ONCE,
     ),
-    at_once=READING_AT_ONCE,
-    newcomers=1,
-)
-_handing_in = Lane(
-    Pool(
+    "handing in": _reading_lane(
         "handing in",
-        waits="completions of jobs: results are verified and recorded",
-        at_once="2 + 1 of a namespace that has none",
-        item="the bytes of its files, once; 1,000,000 rows for each target and 4,000,000 in all",
-        share="by turns of the jobs' namespaces; at most 1 while others wait",
+        "completions of jobs, for the namespaces of the jobs: results are verified and recorded",
+        f"the bytes of its files, once; {MOST_TARGET_ROWS:,} rows of a target and {MOST_JOB_ROWS:,} in all, 4 µs each",
+        at_once=HANDED_IN_AT_ONCE,
     ),
-    at_once=2,
-    newcomers=1,
-)
+}
 #: Fewer than connections to the database, so that some are left for all else that asks it.
 _ANSWERING_AT_ONCE, _ANSWERING_NEWCOMERS = 10, 2
+_ANSWERING_WAIT_S = 15.0
 _answering = Lane(
     Pool(
         "answering",
-        waits="all other requests that ask the database",
-        at_once=f"{_ANSWERING_AT_ONCE} + {_ANSWERING_NEWCOMERS} of namespaces that have none",
+        waits=f"all other requests that ask the database; {_ANSWERING_WAIT_S:g} s",
+        at_once=f"{_ANSWERING_AT_ONCE}, and {_ANSWERING_NEWCOMERS} of namespaces that have none",
         item="one view: its statements, for which PostgreSQL may take 5 s each",
-        share="by turns; at most 5 while others wait",
+        share=_BY_TURNS.format(_ANSWERING_AT_ONCE // 2),
     ),
     at_once=_ANSWERING_AT_ONCE,
     newcomers=_ANSWERING_NEWCOMERS,
     # As many as may come from a few addresses: an answer takes milliseconds.
     waiting=1000,
-    wait_s=15.0,
+    wait_s=_ANSWERING_WAIT_S,
 )
 Pool(
     "threads of the server",
@@ -181,9 +187,6 @@ async def apart(
     Raises RateLimited, Unavailable if the turn doesn't come in time.
     """
     return await _APART[lane].run(call, holder=holder, **given)
-
-
-_APART = {"reading": _reading, "reading long": _reading_long, "handing in": _handing_in}
 
 
 async def answered(call: Callable[..., T], *given: Any, **named: Any) -> T:

@@ -7,13 +7,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import pytest
-from starlette.types import Message
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from registry.errors import Unavailable
 from registry.http import request_bodies
 from registry.http.lanes import Lane, answering
-from registry.http.routes import answered, apart
+from registry.http.routes import answered, apart, room
 from registry.pools import Pool
 from registry.principal import LOCAL, Principal, Role
 
@@ -151,5 +153,37 @@ def test_without_tokens_there_are_no_turns_and_no_deadlines() -> None:
 
         await asyncio.gather(*map(use, range(9)))
         assert order == list(range(9))
+
+    asyncio.run(run())
+
+
+def test_views_that_ask_the_database_take_turns_and_leave_connections_to_others() -> None:
+    work, router = Work(), room("/slow", "jobs")
+
+    @router.get("/{who}")
+    def slow(who: str) -> dict[str, str]:
+        work(who)
+        return {}
+
+    routes = FastAPI(routes=router.routes)
+
+    async def with_caller(scope: Scope, receive: Receive, send: Send) -> None:
+        who = scope["path"].rpartition("/")[2]
+        scope["principal"] = Principal("ci", {who: Role.READER}, who)
+        await request_bodies.StrictBodies(routes)(scope, receive, send)
+
+    async def run() -> None:
+        transport = httpx.ASGITransport(with_caller)
+        async with httpx.AsyncClient(transport=transport, base_url="http://registry", timeout=30) as client:
+            with held(work):
+                busy = [asyncio.create_task(client.get("/api/v1/slow/ana")) for _ in range(40)]
+                await work.until(10)
+                busy += [asyncio.create_task(client.get("/api/v1/slow/ben")) for _ in range(2)]
+                await work.until(11)
+                assert work.begun == ["ana"] * 10 + ["ben"]
+            answers = await asyncio.gather(*busy)
+        assert {answer.status_code for answer in answers} == {200}
+        # The second of ben's came before most of those that had come before it.
+        assert "ben" in work.begun[11:14]
 
     asyncio.run(run())

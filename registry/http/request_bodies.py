@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -132,7 +133,9 @@ class StrictBodies:
         """Read a body whole, check it, and hand it on with its value."""
         path = scope.get("path", "")
         if scope["type"] != "http" or not area_of(path).takes_json:
-            await self._app(scope, receive, send)
+            known: Principal | None = scope.get("principal")
+            with nullcontext() if known is None else answering(known, receive):
+                await self._app(scope, receive, send)
             return
         who: Principal = scope["principal"]
         limit = _limit_of(path)

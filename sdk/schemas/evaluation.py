@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Annotated, Literal, TypedDict, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
@@ -64,8 +63,6 @@ MOST_ERROR = 200
 ScorerErrors = Annotated[dict[ScorerName, Annotated[str, Field(max_length=MOST_ERROR)]], Field(max_length=20)]
 
 _TEXT_METRICS = frozenset(get_args(TextMetric))
-#: Scores that rows with a label, or with choices, have unasked.
-_ROWS_UNASKED = frozenset({"accuracy", "acc", "acc_norm"})
 
 #: Metrics that aren't a mean over rows: a row has the score that it would have alone, or none.
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
@@ -116,18 +113,6 @@ def is_of_texts(metric: str) -> bool:
 def is_scorer(metric: str) -> bool:
     """Whether a metric is a score by a user's own scorer."""
     return metric.startswith(SCORER_PREFIX)
-
-
-def is_score_of(metric: str, scorers: Iterable[str]) -> bool:
-    """Whether a metric is a score by one of these scorers: it has the scorer's name, or begins with it.
-
-    >>> [name for name in ("scorer.style", "scorer.style.tone", "scorer.styles", "loss") if is_score_of(name, ["style"])]
-    ['scorer.style', 'scorer.style.tone']
-    """
-    return any(
-        metric == (own := SCORER_PREFIX + name) or (metric.startswith(f"{own}.") and not metric.endswith(COUNTED))
-        for name in scorers
-    )
 
 
 def _named(value: object, info: ValidationInfo) -> object:
@@ -231,14 +216,6 @@ class EvaluationSpec(Wire):
         """All requested scores of completions by name: metrics, and scorers by the prefix of their scores."""
         metrics = self.text_metrics if self.metrics is not None or self.regex is not None else []
         return [*metrics, *(SCORER_PREFIX + name for name in self.scorers or ())]
-
-    def scores_of_rows(self, reported: Iterable[str]) -> frozenset[str]:
-        """The names that scores of single rows may have, if the report has these metrics: a scorer may have several
-        scores.
-        """
-        scorers = self.scorers or ()
-        own = (name for name in reported if is_score_of(name, scorers))
-        return frozenset((*_ROWS_UNASKED, *self.text_metrics, *own))
 
 
 class EvaluationOptions(TypedDict, total=False):

@@ -18,6 +18,7 @@ from registry.artifacts.admission.inspection import WeightFacts
 from registry.jobs.kinds.evaluation_rows import RowFacts
 from registry.principal import Role
 from sdk.client import Client
+from sdk.errors import Unavailable
 from sdk.schemas.catalog import BaseView
 from sdk.schemas.jobs import JobView
 from sdk.schemas.work import Completion, EvaluationResult
@@ -105,3 +106,36 @@ def test_a_push_comes_in_beside_its_own_namespace_s_completions(
             assert pool.submit(busy.push).result(timeout=60)
             assert not any(one.done() for one in work)
         assert {one.result(timeout=60).state for one in work} == {"succeeded"}
+
+
+def test_a_client_that_gives_up_while_it_waits_leaves_nothing_to_be_done(
+    people: World, desks: tuple[MergingDesk, MergingDesk], rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, other = desks
+    first, second, given_up, last = (scores(busy, rows) for _ in range(4))
+    artifacts, verified = people.services.artifacts, list[str | None]()
+    once = artifacts.verify
+
+    def noted(**given: Any) -> Any:
+        verified.append(given["upload"])
+        return once(**given)
+
+    monkeypatch.setattr(artifacts, "verify", noted)
+
+    def hand_in(job: str, body: Completion, timeout_s: float = 60) -> JobView:
+        return busy.worker.transport.call("POST", f"/jobs/{job}/complete", JobView, body=body, timeout_s=timeout_s)
+
+    with ThreadPoolExecutor(2) as pool:
+        with stuck(people, monkeypatch, busy.space, RowFacts, 2) as until_all_places_are_taken:
+            work = [pool.submit(hand_in, *one) for one in (first, second)]
+            until_all_places_are_taken()
+            with pytest.raises(Unavailable, match="does not answer"):
+                hand_in(*given_up, timeout_s=0.5)
+            # The server has heard of that before it answers what came later.
+            assert other.push()
+        assert {one.result(timeout=60).state for one in work} == {"succeeded"}
+    # It would have come before this one.
+    assert hand_in(*last).state == "succeeded"
+    sent = [None if (named := body.evaluations) is None else named[0].upload for _, body in (last, given_up)]
+    assert [upload in verified for upload in sent] == [True, False]
+    assert hand_in(*given_up).state == "succeeded"

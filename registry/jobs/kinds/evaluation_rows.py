@@ -26,6 +26,7 @@ from sdk.schemas.evaluation import (
     MOST_METRICS,
     MOST_SCORES,
     MOST_TARGET_ROWS,
+    SCORER_PREFIX,
     UNSCORED_ROWS,
     EvaluationReport,
     EvaluationSpec,
@@ -37,8 +38,27 @@ from sdk.schemas.wire import Wire
 from sdk.schemas.work import EvaluationResult
 from sdk.statistics.calibration import Calibration
 
+#: Scores that rows with a label, or with choices, have unasked.
+_UNASKED = frozenset({"accuracy", "acc", "acc_norm"})
 #: By how much a mean may differ from that of the rows, absolute and relative.
 _TOLERANCE = 1e-6
+
+
+def names_of(spec: EvaluationSpec, reported: Iterable[str]) -> frozenset[str]:
+    """Return the names that scores of single rows may have, if the report has these metrics: a scorer may have several
+    scores, which begin with its name.
+
+    >>> asked = EvaluationSpec(metrics=["bleu"], scorers=["style"])
+    >>> sorted(names_of(asked, ["loss", "chrf", "scorer.style.tone", "scorer.style.tone_rows", "scorer.styles"]) - _UNASKED)
+    ['bleu', 'scorer.style.tone']
+    """
+    scorers = [SCORER_PREFIX + name for name in spec.scorers or ()]
+    own = (
+        name
+        for name in reported
+        if not name.endswith(COUNTED) and any(name == one or name.startswith(f"{one}.") for one in scorers)
+    )
+    return frozenset((*_UNASKED, *spec.text_metrics, *own))
 
 
 def require_bounded(results: Sequence[EvaluationResult], spec: EvaluationSpec) -> None:
@@ -53,7 +73,7 @@ def require_bounded(results: Sequence[EvaluationResult], spec: EvaluationSpec) -
                 f"the report of {result.label} has {len(metrics)} metrics, and {MOST_METRICS} are allowed; hand in fewer",
                 param="metrics",
             )
-        if len(names := spec.scores_of_rows(metrics)) > MOST_SCORES:
+        if len(names := names_of(spec, metrics)) > MOST_SCORES:
             raise Invalid(
                 f"the scores of {result.label} have {len(names)} names, and {MOST_SCORES} are allowed; let scorers give fewer",
                 param="metrics",
@@ -76,7 +96,7 @@ def verify_rows(
         file = None if result.report is None else result.report.rows
         if file is None or result.report is None:
             continue
-        totals = _read(artifacts, result, file, spec.scores_of_rows(result.report.metrics), who)
+        totals = _read(artifacts, result, file, names_of(spec, result.report.metrics), who)
         if spec.keep_samples == 0 and totals.texts:
             raise Invalid(f"the rows of {result.label} hold texts, and no text is to be kept", param="rows")
         for name, said, found in differences(file, result.report, totals):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import pytest
 
 from registry.errors import Invalid
-from registry.jobs.kinds.evaluation_rows import RowFacts, require_bounded
+from registry.jobs.kinds.evaluation_rows import RowFacts, names_of, require_bounded
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowFile
 from sdk.schemas.row_file import ANY_UNPACKED_BYTES, MOST_UNPACKED_TIMES, RowFileError, most_unpacked_bytes, read_rows
 from sdk.schemas.work import EvaluationResult
@@ -43,7 +43,7 @@ def test_names_are_those_of_the_spec_and_what_the_report_has_of_its_scorers() ->
         "scorer.styles",
         "scorer.no",
     ]
-    found = SPEC.scores_of_rows(reported)
+    found = names_of(SPEC, reported)
     assert found == {"accuracy", "acc", "acc_norm", "rouge_l", "bleu", "scorer.style", "scorer.style.tone"}
 
 

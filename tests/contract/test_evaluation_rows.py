@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,10 +210,10 @@ class TestRefused:
         named = {"scorer.style.tone": 0.5, "scorer.style": 1.0}
         asked = [row.model_copy(update={"scores": named}) for row in fresh()]
         assert evaluated(desk, desk.push(), rows, asked, spec={"scorers": ["style"]})
-        for scores in (named | {"scorer.other": 0.5}, named | {"exact_match": 1.0}, named | {"scorer.styles": 0.5}):
-            other = [row.model_copy(update={"scores": scores}) for row in fresh()]
-            (name,) = scores.keys() - named.keys()
-            with pytest.raises(VerificationFailed, match=f"have a score '{name}', which is none of the job's metrics"):
+        for name in ("scorer.other", "exact_match", "scorer.styles", "a\0東"):
+            other = [row.model_copy(update={"scores": named | {name: 0.5}}) for row in fresh()]
+            match = re.escape(f"have a score {name!a}, which is none of the job's metrics")
+            with pytest.raises(VerificationFailed, match=match):
                 evaluated(desk, desk.push("b"), rows, other, spec={"scorers": ["style"], "metrics": ["rouge_l"]})
 
     @pytest.mark.parametrize("kind", ["totals", "refused", "unknown"])

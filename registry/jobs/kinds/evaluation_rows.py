@@ -40,6 +40,8 @@ from sdk.statistics.calibration import Calibration
 
 #: Scores that rows with a label, or with choices, have unasked.
 _UNASKED = frozenset({"accuracy", "acc", "acc_norm"})
+#: The largest file of rows, and all files of a job together: those of the most rows with long texts are smaller.
+_MOST_FILE_BYTES, _MOST_JOB_BYTES = 1024**3, 4 * 1024**3
 #: By how much a mean may differ from that of the rows, absolute and relative.
 _TOLERANCE = 1e-6
 
@@ -63,7 +65,7 @@ def names_of(spec: EvaluationSpec, reported: Iterable[str]) -> frozenset[str]:
 
 def require_bounded(results: Sequence[EvaluationResult], spec: EvaluationSpec) -> None:
     """Raise Invalid for reports that are too long, or on too many rows. No file is read for this."""
-    total = 0
+    total = total_bytes = 0
     for result in results:
         if result.report is None:
             continue
@@ -78,12 +80,19 @@ def require_bounded(results: Sequence[EvaluationResult], spec: EvaluationSpec) -
                 f"the scores of {result.label} have {len(names)} names, and {MOST_SCORES} are allowed; let scorers give fewer",
                 param="metrics",
             )
-        rows = 0 if file is None else file.rows
-        total += rows
-        if rows > MOST_TARGET_ROWS or total > MOST_JOB_ROWS:
+        if file is None:
+            continue
+        total, total_bytes = total + file.rows, total_bytes + file.size_bytes
+        if file.rows > MOST_TARGET_ROWS or total > MOST_JOB_ROWS:
             raise Invalid(
                 f"scores of more than {MOST_TARGET_ROWS:,} rows of a target, or {MOST_JOB_ROWS:,} of all targets of a job, are not "
                 "stored; evaluate on fewer rows, or fewer targets",
+                param="rows",
+            )
+        if file.size_bytes > _MOST_FILE_BYTES or total_bytes > _MOST_JOB_BYTES:
+            raise Invalid(
+                f"a file of rows may have {_MOST_FILE_BYTES // 1024**3} GiB, and all of a job {_MOST_JOB_BYTES // 1024**3} GiB; "
+                "evaluate on fewer rows, or with fewer scores",
                 param="rows",
             )
 

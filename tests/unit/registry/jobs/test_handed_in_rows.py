@@ -27,8 +27,8 @@ def facts_of(raw: bytes, names: Iterable[str] = ("rouge_l",)) -> RowFacts:
     return RowFacts.of(io.BytesIO(raw), frozenset(names), size_bytes=len(raw))
 
 
-def result(rows: int | None = 1, **metrics: float) -> EvaluationResult:
-    file = None if rows is None else RowFile(digest="a" * 64, size_bytes=1, rows=rows)
+def result(rows: int | None = 1, size_bytes: int = 1, **metrics: float) -> EvaluationResult:
+    file = None if rows is None else RowFile(digest="a" * 64, size_bytes=size_bytes, rows=rows)
     report = EvaluationReport(metrics={"loss": 1.0, **metrics}, precision="float32", rows=file)
     return EvaluationResult(label="a@v1", digest="b" * 64, base_fingerprint="c" * 64, report=report)
 
@@ -129,6 +129,13 @@ class TestBounds:
             require_bounded([result(1_000_001)], SPEC)
         with pytest.raises(Invalid, match="4,000,000 of all targets"):
             require_bounded([*[result(1_000_000)] * 4, result(1)], SPEC)
+
+    def test_bytes_of_a_file_and_of_all(self) -> None:
+        require_bounded([result(1, 1024**3)] * 4, SPEC)
+        with pytest.raises(Invalid, match="may have 1 GiB"):
+            require_bounded([result(1, 1024**3 + 1)], SPEC)
+        with pytest.raises(Invalid, match="all of a job 4 GiB"):
+            require_bounded([*[result(1, 1024**3)] * 4, result()], SPEC)
 
     def test_metrics_of_a_report_and_names_of_its_scorers(self) -> None:
         require_bounded([result(None, **{f"m{at}": 0.0 for at in range(999)})], SPEC)

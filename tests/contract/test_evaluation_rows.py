@@ -207,14 +207,16 @@ class TestRefused:
             evaluated(desk, desk.push(), rows, ROWS, change=lambda file, _: file.model_copy(update={"size_bytes": 7}))
 
     def test_a_score_that_the_job_did_not_ask_for(self, desk: MergingDesk, rows: Path) -> None:
-        named = {"scorer.style.tone": 0.5, "scorer.style": 1.0}
+        named, spec = {"scorer.style.tone": 0.5, "scorer.style": 1.0}, {"scorers": ["style"]}
         asked = [row.model_copy(update={"scores": named}) for row in fresh()]
-        assert evaluated(desk, desk.push(), rows, asked, spec={"scorers": ["style"]})
-        for name in ("scorer.other", "exact_match", "scorer.styles", "a\0東"):
+        assert evaluated(desk, desk.push(), rows, asked, spec=spec)
+        for name in ("scorer.other", "exact_match", "scorer.styles", "scorer.style.else", "a\0東"):
             other = [row.model_copy(update={"scores": named | {name: 0.5}}) for row in fresh()]
             match = re.escape(f"have a score {name!a}, which is none of the job's metrics")
             with pytest.raises(VerificationFailed, match=match):
-                evaluated(desk, desk.push("b"), rows, other, spec={"scorers": ["style"], "metrics": ["rouge_l"]})
+                evaluated(
+                    desk, desk.push("b"), rows, asked, spec=spec, change=lambda _, path, of=other: write_file(path, of)
+                )
 
     @pytest.mark.parametrize("kind", ["totals", "refused", "unknown"])
     def test_a_file_that_is_handed_in_again_is_not_read_again(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
 from registry.db.database import Database
@@ -32,7 +32,7 @@ _POOL = Pool(
     waits="scores whose rows are compared with training rows after they were recorded; nobody waits for them",
     at_once="1",
     item="2 GB of rows for each dataset that a target was trained on",
-    share="first come: scores are shown as not yet checked until then",
+    share="by turns: one of each after another, 100 before it looks for new ones",
 )
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class ContaminationChecks:
 
     def sweep(self) -> int:
         """Begin to check unchecked scores in the background; return 1 if there are any."""
-        if (self._thread is not None and self._thread.is_alive()) or not self._unchecked(1):
+        if (self._thread is not None and self._thread.is_alive()) or not self.unchecked(1):
             return 0
         self._thread = _POOL.thread(self._run, name="contamination")
         self._thread.start()
@@ -91,16 +91,19 @@ class ContaminationChecks:
     def check_all(self) -> int:
         """Check all unchecked scores; return how many. Raises Unavailable."""
         total = 0
-        while idents := self._unchecked(_PAGE):
+        while idents := self.unchecked(_PAGE):
             for ident in idents:
                 self._check(ident)
             total += len(idents)
         return total
 
-    def _unchecked(self, most: int) -> list[str]:
-        query = select(Evaluation.id).where(Evaluation.contamination.is_(None))
+    def unchecked(self, most: int) -> list[str]:
+        """The scores that are to be checked next: one of each namespace after another, the newest of each first."""
+        newest = Evaluation.created_at.desc()
+        turn = func.row_number().over(partition_by=Evaluation.namespace, order_by=newest)
+        query = select(Evaluation.id).where(Evaluation.contamination.is_(None)).order_by(turn, newest)
         with self._db.read() as session:
-            return list(session.scalars(query.order_by(Evaluation.created_at.desc()).limit(most)))
+            return list(session.scalars(query.limit(most)))
 
     def _check(self, ident: str) -> None:
         with self._db.read() as session:

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from registry.pools import Pool
+
 #: How often something that stopped answering is tried again, in seconds.
 ASK_AGAIN_S = 1.0
 
@@ -60,8 +62,10 @@ class Timeouts:
 class Places:
     """Limits how many threads of this process may wait for something at once; any more would be missing elsewhere."""
 
-    def __init__(self, count: int, what: str, refusal: Callable[[str], Exception], *, within_s: float = 0.5) -> None:
-        self._free = threading.BoundedSemaphore(count)
+    def __init__(
+        self, pool: Pool, count: int, what: str, refusal: Callable[[str], Exception], *, within_s: float = 0.5
+    ) -> None:
+        self._free = pool.semaphore(count)
         self._what = what
         self._make_refusal = refusal
         self._within_s = within_s

@@ -92,7 +92,7 @@ class Settings:
     #: How long the bytes of a file that is read from the S3 store may pause, in seconds.
     storage_stall_s: Positive = 30.0
     #: How many threads of one process may wait for the S3 store at a time.
-    storage_calls: Count = 16
+    storage_calls: Count = 32
     #: How long the broker may take to connect, and for each answer, in seconds.
     broker_timeout_s: Positive = 1.0
     #: How long PostgreSQL may take for one transaction of `gc`, in seconds.

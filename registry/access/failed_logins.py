@@ -13,11 +13,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from registry.pools import Pool
+
 #: How many addresses are remembered at once, and how many wrong tokens of each.
 _ADDRESSES, _TOKENS = 10_000, 32
 _WINDOW_S = 60.0
 #: How many bytes of a token's digest are kept.
 _KEPT_BYTES = 16
+
+
+_POOL = Pool(
+    "wrong tokens",
+    waits="requests of an address that has sent too many wrong tokens",
+    at_once="1 of each address",
+    item="one read of the database by key",
+    share="an address; who has a token that is known does not wait here",
+)
 
 
 @dataclass(slots=True)
@@ -30,7 +41,7 @@ class _Address:
     #: Digests of the tokens that failed last, concatenated in that order. A wrong token never becomes valid:
     #: each secret is newly generated.
     wrong: bytes = b""
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turn: asyncio.Lock = field(default_factory=_POOL.lock)
 
 
 class FailedLogins:

@@ -20,12 +20,20 @@ from registry.app.services import Services
 from registry.errors import RegistryError, Unavailable
 from registry.http.paths import HEALTHZ, READYZ
 from registry.http.routes import VERSION, operation_id, service
+from registry.pools import Pool
 from registry.storage import StorageError
 
 #: How long an answer is reused, in seconds.
 CACHED_S = 1.0
 #: How long to wait for an answer, in seconds: probes wait for five at most.
 DEADLINE_S = 2.0
+_POOL = Pool(
+    "looks at parts",
+    waits="`/readyz`, 2 s; however many ask, one look a second serves them all",
+    at_once="1 of each part (database, storage)",
+    item="one read of the database, one call to the store",
+    share="none is needed: a look is for everybody",
+)
 
 
 @dataclass
@@ -74,9 +82,7 @@ class Readiness:
             last, now = self._last.get(part), self._clock()
             if last is None or (last.done.done() and now - last.began >= self._cached_s):
                 last = self._last[part] = _Look(Future(), now)
-                threading.Thread(
-                    target=_run, args=(self._looks[part], last.done), name=f"look-{part}", daemon=True
-                ).start()
+                _POOL.thread(_run, name=f"look-{part}", look=self._looks[part], done=last.done).start()
             return last
 
 

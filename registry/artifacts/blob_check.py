@@ -13,18 +13,16 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, cast
 
-from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
+from registry.artifacts.facts import Facts
 from registry.errors import Verification
 from registry.storage import BlobCorrupt, Storage
 from sdk.schemas.artifacts import BlobSpec
-
-Facts = WeightFacts | ConfigFacts
 
 
 class Inspection(NamedTuple):
     """How to look into a file: `look` says what is in it, or raises Verification if its content is wrong."""
 
-    kind: type[WeightFacts] | type[ConfigFacts]
+    kind: type[Facts]
     look: Callable[[IO[bytes]], Facts]
     #: The part of the kept facts that `look` would find; None if it would find others.
     of: Callable[[Facts], Facts | None] = lambda facts: facts

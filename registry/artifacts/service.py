@@ -10,8 +10,9 @@ from typing import NamedTuple, TypedDict
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_check import Facts, Inspection, Passing, read_blob
+from registry.artifacts.blob_check import Inspection, Passing, read_blob
 from registry.artifacts.blob_lock import hold_blobs
+from registry.artifacts.facts import Facts
 from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
 from registry.artifacts.storage_access import storage_explained, transfer_of
@@ -163,7 +164,7 @@ class Artifacts:
             facts = inspection.known(held.row.facts)
             if facts is None:
                 facts = read_blob(self.storage, held.row.stored_as, held.blob, inspection)
-                if facts is not None and facts.from_json(held.row.facts) is None:
+                if facts is not None and facts.replaces(held.row.facts):
                     with self._db.write() as session:
                         of = (Blob.sha256 == held.blob.sha256, STORED)
                         session.execute(update(Blob).where(*of).values(facts=facts.to_json()))
@@ -205,7 +206,7 @@ class Artifacts:
             if row.collected_at is not None or row.stored_as == lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
-            elif facts is not None and facts.from_json(row.facts) is None:
+            elif facts is not None and facts.replaces(row.facts):
                 # Facts that can be read belong to versions too, whatever record came with the bytes this time.
                 row.facts = kept_facts
             kept = row.stored_as

@@ -50,7 +50,7 @@ Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 @router.post("/bases", status_code=201)
 async def register_base(body: BaseRegistration, bases: BasesDep, who: Sender) -> BaseView:
     """Record a base by its fingerprint."""
-    return await apart(bases.register, long=True, base=body, who=who)
+    return await apart(bases.register, lane="reading long", base=body, who=who)
 
 
 @router.get("/bases")

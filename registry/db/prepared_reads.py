@@ -11,7 +11,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from sqlalchemy import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from registry.db.database import Database
+from registry.pools import Pool
 
 #: Threads, and so connections, of one process; with more, PostgreSQL's backends only compete for the processor.
 _THREADS = 4
@@ -28,6 +28,13 @@ _STATEMENT_S = 1.0
 #: How long to wait for the database, and for one of the threads: the database may be stopped.
 _DEADLINE_S = 1.5
 _CONNECT_S = 2.0
+_POOL = Pool(
+    "prepared reads",
+    waits="`resolve` on PostgreSQL; 1.5 s, then as all other requests",
+    at_once=str(_THREADS),
+    item="one row by key, for which PostgreSQL may take 1 s",
+    share="none is needed: an item takes less than 1 ms, and a connection has one at a time",
+)
 
 Row = tuple[Any, ...]
 
@@ -55,7 +62,7 @@ class PreparedReads:
         #: None once they were closed.
         self._idle: list[Any] | None = []
         self._changing = threading.Lock()
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prepared-read")
+        self._threads = _POOL.executor(_THREADS)
         db.on_close(self.close)
 
     async def first(self, query: ClauseElement, **values: Any) -> Row | None:

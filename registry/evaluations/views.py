@@ -77,7 +77,7 @@ async def slice_evaluation(
     ],
 ) -> SlicedScores:
     """Sum the scores of the rows up by the value that they have in a column, of at most 50 values."""
-    return await apart(slicing.slices, long=True, ident=ident, by=by, who=who)
+    return await apart(slicing.slices, lane="reading long", ident=ident, by=by, who=who)
 
 
 @router.get("/comparison")
@@ -119,7 +119,7 @@ async def compare_evaluations(
     """Compare targets that were scored alike on the same rows, row by row, each with each."""
     return await apart(
         comparisons.compare,
-        long=True,
+        lane="reading long",
         refs=ref,
         metric=metric,
         data=data,

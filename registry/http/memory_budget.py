@@ -11,7 +11,6 @@ True
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ class MemoryBudget:
         self._share_bytes = share_bytes
         self._taken_bytes = 0
         self._by_holder: dict[str, int] = {}
-        self._waiting: deque[_Waiter] = deque()
+        self._waiting: list[_Waiter] = []
 
     @property
     def by_holder(self) -> Mapping[str, int]:

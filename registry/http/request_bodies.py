@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from anyio import CapacityLimiter
-from anyio.lowlevel import RunVar
-from anyio.to_thread import run_sync
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
@@ -22,10 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import Forbidden, Invalid, RegistryError, WrongMediaType
 from registry.http.incoming_bodies import Incoming, Room, too_large
+from registry.http.lanes import Lane, answering
 from registry.http.memory_budget import MemoryBudget
 from registry.http.paths import area_of
 from registry.http.rights import Rights, note_forbidden
 from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
+from registry.http.turns import WAIT_S
+from registry.pools import Pool
 from registry.principal import Principal
 from sdk.formats.api_paths import API
 
@@ -53,22 +54,48 @@ LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
 )
 #: The longest body that any route reads, in bytes.
 LONGEST_BODY_BYTES = max(_USUAL.size_bytes, *(limit.size_bytes for _, limit in LARGER))
+#: How long a body may take to come in, in seconds.
+READ_S = 60.0
 #: How much memory all bodies that come in or are worked on may take, in total and for one namespace: as bytes, and as
 #: values. Small ones have room of their own, and don't wait for larger ones.
 APART_BYTES = 64 * 1024
 RAW_BYTES, RAW_SHARE_BYTES = 28 * _MIB, 16 * _MIB
 SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 8 * _MIB, 6 * _MIB
-VALUES_BYTES, VALUES_SHARE_BYTES = 104 * _MIB, 72 * _MIB
+VALUES_BYTES, VALUES_SHARE_BYTES = 88 * _MIB, 64 * _MIB
 SMALL_VALUES_BYTES, SMALL_VALUES_SHARE_BYTES = 24 * _MIB, 16 * _MIB
 #: How much memory pieces of bodies may take that have arrived but wait for room.
 _WAITING_BYTES, _SMALL_WAITING_BYTES = 3 * _MIB, _MIB
+Pool(
+    "room for bodies",
+    waits="pieces of bodies that come in; those of more than 64 KiB apart from smaller ones",
+    at_once="by bytes",
+    item=f"{LARGER[0][1].size_bytes // _MIB} MiB, {READ_S:g} s to come in",
+    share=f"{RAW_SHARE_BYTES // _MIB} MiB, and {SMALL_RAW_SHARE_BYTES // _MIB} MiB of small ones",
+    most_bytes=RAW_BYTES + SMALL_RAW_BYTES + _WAITING_BYTES + _SMALL_WAITING_BYTES,
+)
+Pool(
+    "room for values",
+    waits="bodies that are to be parsed, until their requests are answered",
+    at_once="by bytes",
+    item="6 times its text, and 100 bytes a value",
+    share=f"{VALUES_SHARE_BYTES // _MIB} MiB, and {SMALL_VALUES_SHARE_BYTES // _MIB} MiB of small ones",
+    most_bytes=VALUES_BYTES + SMALL_VALUES_BYTES,
+)
 #: A value takes at most this in addition to its text, and a text takes six times its bytes: if one character of a
 #: document needs four bytes, each of them takes four while it is parsed.
 _VALUE_BYTES, _TEXT_TIMES = 100, 6
 #: Bodies that are not small are parsed in threads, at most this many at a time.
 PARSED_AT_ONCE = 1
-#: How long a body may take to come in, in seconds.
-READ_S = 60.0
+_parsing = Lane(
+    Pool(
+        "parsing",
+        waits=f"bodies of more than {APART_BYTES // 1024} KiB: they are parsed, then checked against their schema; {WAIT_S:g} s",
+        at_once=str(PARSED_AT_ONCE),
+        item=f"{LARGER[0][1].size_bytes // _MIB} MiB of JSON, of {LARGER[0][1].values:,} values at most",
+        share="by turns: one after one of every other",
+    ),
+    at_once=PARSED_AT_ONCE,
+)
 
 #: In the scope: the value of the body, if there is one.
 PARSED = "registry.parsed"
@@ -77,7 +104,6 @@ _JSON = b"application/json"
 _CHARSET = re.compile(rb'[ \t]*charset=(?:utf-8|"utf-8")[ \t]*', re.IGNORECASE)
 
 T = TypeVar("T")
-_parsing: RunVar[CapacityLimiter] = RunVar("registry_parsing")
 
 
 class Parsed(NamedTuple):
@@ -112,7 +138,9 @@ class StrictBodies:
         """Read a body whole, check it, and hand it on with its value."""
         path = scope.get("path", "")
         if scope["type"] != "http" or not area_of(path).takes_json:
-            await self._app(scope, receive, send)
+            known: Principal | None = scope.get("principal")
+            with nullcontext() if known is None else answering(known, receive):
+                await self._app(scope, receive, send)
             return
         who: Principal = scope["principal"]
         limit = _limit_of(path)
@@ -129,7 +157,8 @@ class StrictBodies:
                 if raw:
                     _require_json(scope)
                     give_values = await self._hold_values(who, raw, limit)
-                    value = await sized(len(raw), parse_strictly, raw, max_values=limit.values)
+                    with answering(who, receive):
+                        value = await sized(len(raw), parse_strictly, raw, max_values=limit.values)
                     scope = {**scope, "headers": _as_json(scope), PARSED: Parsed(value, len(raw))}
             except RegistryError as error:
                 if isinstance(error, Forbidden):
@@ -138,7 +167,8 @@ class StrictBodies:
                 return
             except ClientDisconnect:
                 return
-            await self._app(scope, _replay(raw, receive), send)
+            with answering(who, receive):
+                await self._app(scope, _replay(raw, receive), send)
         finally:
             # Held until the request has been answered, because the application keeps both that long.
             if body is not None:
@@ -174,11 +204,7 @@ async def sized(size_bytes: int, call: Callable[..., T], *given: Any, **named: A
     if size_bytes <= APART_BYTES:
         found = run()
     else:
-        limiter = _parsing.get(None)
-        if limiter is None:
-            limiter = CapacityLimiter(PARSED_AT_ONCE)
-            _parsing.set(limiter)
-        found = await run_sync(run, limiter=limiter)
+        found = await _parsing.run(run)
     if isinstance(found, (RegistryError, RequestValidationError)):
         raise found
     return found

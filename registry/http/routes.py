@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar, get_type_hints
+from inspect import iscoroutinefunction
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from anyio import CapacityLimiter
-from anyio.lowlevel import RunVar
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.errors import STATUS, Forbidden, Invalid, RegistryError, Unavailable
+from registry.errors import STATUS, Forbidden, Invalid, RegistryError
+from registry.http.lanes import Lane
 from registry.http.request_bodies import PARSED, Parsed, sized
 from registry.http.rights import May, note_forbidden, right_of
+from registry.pools import Pool
 from registry.principal import Principal
 from sdk.formats.api_paths import API
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
+from sdk.schemas.evaluation import MOST_JOB_ROWS, MOST_TARGET_ROWS
 
 VERSION = version("adapterctl")
 VERSION_HEADER = "X-Adapterctl-Version"
@@ -98,28 +99,94 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
 
 
 #: For how many requests one process reads whole files at the same time; more would only share its cores and its memory.
-READING_AT_ONCE = 4
-#: How many requests may wait for one of those to end. Any others had better come again later.
-_MOST_WAITING = 64
-#: The threads for these, and others for what may take minutes: bases have many files.
-_reading: RunVar[CapacityLimiter] = RunVar("registry_reading")
-_reading_long: RunVar[CapacityLimiter] = RunVar("registry_reading_long")
+READING_AT_ONCE, HANDED_IN_AT_ONCE = 4, 2
+#: How long a request waits for its turn there, in seconds: half of what clients wait for the answer, or less.
+_READING_WAIT_S = 300.0
+_BY_TURNS = "by turns: at most {} while others wait, all when alone"
 
 
-async def apart(call: Callable[..., T], *, long: bool = False, **given: Any) -> T:
+def _reading_lane(name: str, waits: str, item: str, *, at_once: int) -> Lane:
+    pool = Pool(
+        name,
+        waits=f"{waits}; {_READING_WAIT_S:g} s",
+        at_once=f"{at_once}, and 1 of a namespace that has none",
+        item=item,
+        share=_BY_TURNS.format(at_once // 2),
+    )
+    return Lane(pool, at_once=at_once, newcomers=1, wait_s=_READING_WAIT_S)
+
+
+#: One for what may take minutes, since bases have many files; and one for completions, whose rows a tenant's own worker
+#: makes.
+_APART = {
+    "reading": _reading_lane(
+        "reading",
+        "pushes, checkpoints, datasets: their files are read, hashed and inspected",
+        "the bytes of its files, once, in pieces of 1 MiB; halves of a module up to 64 MiB each",
+        at_once=READING_AT_ONCE,
+    ),
+    "reading long": _reading_lane(
+        "reading long",
+        "bases with files, `compare`, slices of scores",
+        "the bytes of a base's files; 2,000,000 rows times pairs of targets, 500 MB and 20 s",
+        at_once=READING_AT_ONCE,
+    ),
+    "handing in": _reading_lane(
+        "handing in",
+        "completions of jobs, for the namespaces of the jobs: results are verified and recorded",
+        f"the bytes of its files, once; {MOST_TARGET_ROWS:,} rows of a target and {MOST_JOB_ROWS:,} in all, 4 µs each",
+        at_once=HANDED_IN_AT_ONCE,
+    ),
+}
+#: Fewer than connections to the database, so that some are left for all else that asks it.
+_ANSWERING_AT_ONCE, _ANSWERING_NEWCOMERS = 10, 2
+_ANSWERING_WAIT_S = 15.0
+_answering = Lane(
+    Pool(
+        "answering",
+        waits=f"all other requests that ask the database; {_ANSWERING_WAIT_S:g} s",
+        at_once=f"{_ANSWERING_AT_ONCE}, and {_ANSWERING_NEWCOMERS} of namespaces that have none",
+        item="one view: its statements, for which PostgreSQL may take 5 s each",
+        share=_BY_TURNS.format(_ANSWERING_AT_ONCE // 2),
+    ),
+    at_once=_ANSWERING_AT_ONCE,
+    newcomers=_ANSWERING_NEWCOMERS,
+    # As many as may come from a few addresses: an answer takes milliseconds.
+    waiting=1000,
+    wait_s=_ANSWERING_WAIT_S,
+)
+Pool(
+    "threads of the server",
+    waits="checks of tokens, idempotency keys and the read-only switch, events of jobs; views, which have had their turn",
+    at_once="40",
+    item="one read of the database by key, or a view",
+    share="none is needed: views leave 28 of them free, and what else takes one is a read by key, or counted (streams, waits)",
+)
+
+
+async def apart(
+    call: Callable[..., T],
+    *,
+    lane: Literal["reading", "reading long", "handing in"] = "reading",
+    holder: str | None = None,
+    **given: Any,
+) -> T:
     """Call a function that reads whole files in separate threads: however many wait for one, other requests are
     answered.
 
-    `long` calls have yet other threads. Raises Unavailable if too many wait already.
+    Each `lane` has its own threads. `holder` is the namespace that the work is for, if it isn't for the caller's own.
+    Raises RateLimited, Unavailable if the turn doesn't come in time.
     """
-    kept = _reading_long if long else _reading
-    limiter = kept.get(None)
-    if limiter is None:
-        limiter = CapacityLimiter(READING_AT_ONCE)
-        kept.set(limiter)
-    if limiter.statistics().tasks_waiting >= _MOST_WAITING:
-        raise Unavailable("the registry is already reading as many files as it can; try again shortly")
-    return await run_sync(partial(call, **given), limiter=limiter)
+    return await _APART[lane].run(call, holder=holder, **given)
+
+
+async def answered(call: Callable[..., T], *given: Any, **named: Any) -> T:
+    """Call a function that asks the database, as views that aren't coroutines are called: by turns.
+
+    Raises RateLimited, Unavailable if the turn doesn't come in time.
+    """
+    async with _answering.turn():
+        return await run_in_threadpool(call, *given, **named)
 
 
 def written(answer: BaseModel, status: int) -> Response:
@@ -150,17 +217,28 @@ class StrictRoute(APIRoute):
             raise TypeError(f"the route {self.path} takes a body by another name than `body`, which nobody would check")
         if checker is not None and right_of(self) is None:
             raise TypeError(f"the route {self.path} takes a body and says not who may send it; give it a `who`")
+        in_turn = handle if iscoroutinefunction(self.endpoint) else _by_turns(handle)
 
         async def strictly(request: Request) -> Response:
             parsed: Parsed | None = request.scope.get(PARSED)
             if parsed is None or checker is None:
-                return await handle(request)
+                return await in_turn(request)
             # FastAPI gets an instance of the type, so it checks nothing more.
             checked = await sized(parsed.size_bytes, _checked, checker, parsed.value)
             request.scope[PARSED] = parsed._replace(value=checked)
-            return await handle(_CheckedRequest(request.scope, request.receive))
+            return await in_turn(_CheckedRequest(request.scope, request.receive))
 
         return strictly
+
+
+def _by_turns(handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """A view that FastAPI runs in a thread gets it by turns."""
+
+    async def in_turn(request: Request) -> Response:
+        async with _answering.turn():
+            return await handle(request)
+
+    return in_turn
 
 
 def _checked(checker: TypeAdapter[Any], value: Any) -> Any:

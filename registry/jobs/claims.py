@@ -218,6 +218,11 @@ class Claims:
             events.record(session, job, beat.events)
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
 
+    def namespace_of(self, job_id: str, *, who: Principal) -> str:
+        """Return the namespace that pays for what a worker hands in for a job. Raises NotFound."""
+        with self._db.read() as session:
+            return find_job(session, job_id, who, action="work").namespace
+
     def complete(self, *, job_id: str, completion: Completion, who: Principal) -> JobView:
         """Record an attempt's result and its effects, both or neither. Raises StaleAttempt, Verification, Invalid."""
         with self._db.read() as session:

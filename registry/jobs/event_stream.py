@@ -18,7 +18,7 @@ from registry.access.tokens import Tokens
 from registry.db.database import Database
 from registry.errors import RegistryError
 from registry.http.plain_text import errors_in_json
-from registry.http.routes import Reader, room, service
+from registry.http.routes import Reader, answered, room, service
 from registry.jobs import events
 from registry.jobs.event_feed import feed_of
 from registry.jobs.service import Jobs
@@ -101,9 +101,7 @@ async def read_job_events(
     with counted, feed_of(db).watch(job_id) as signal:
         while True:
             signal.clear()
-            found, state = await run_in_threadpool(
-                events.read, db, job_id=job_id, after=after, limit=limit, last=last, who=who
-            )
+            found, state = await answered(events.read, db, job_id=job_id, after=after, limit=limit, last=last, who=who)
             if found or state.is_final:
                 return found
             left = deadline - time.monotonic()
@@ -157,7 +155,7 @@ async def stream_job_events(
     # A caller without a token, as in an embedded registry, has none that could be revoked.
     reader = _Reader(db, tokens, jobs, job_id, who, None if who.token_id is None else secret, after)
     # Anything to be refused is refused before the stream begins.
-    await run_in_threadpool(events.read, db, job_id=job_id, after=after, limit=1, who=who)
+    await answered(events.read, db, job_id=job_id, after=after, limit=1, who=who)
     deadline = None if for_s is None else time.monotonic() + for_s
     stream = EventStream(_stream(reader, deadline), headers=_HEADERS)
     stream.leave = watchers.enter(who)

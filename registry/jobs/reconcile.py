@@ -20,9 +20,17 @@ from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
 from registry.jobs.sweepers import note_sweep
 from registry.jobs.workers import Workers
+from registry.pools import Pool
 
 #: Held by the one process that sweeps.
 LEADER_LOCK = 0x6164617073776570
+_POOL = Pool(
+    "reconciler",
+    waits="nobody: it repairs what crashes left, every `REGISTRY_RECONCILE_S`",
+    at_once="1",
+    item="1,000 rows for each of its steps",
+    share="none is needed: nobody waits",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -131,9 +139,7 @@ class Reconciler:
 def in_background(reconciler: Reconciler, *, every_s: float) -> Iterator[None]:
     """Let a thread of this process sweep until the block ends."""
     stop = threading.Event()
-    thread = threading.Thread(
-        target=reconciler.run, kwargs={"every_s": every_s, "stop": stop}, name="reconciler", daemon=True
-    )
+    thread = _POOL.thread(reconciler.run, name="reconciler", every_s=every_s, stop=stop)
     thread.start()
     try:
         yield

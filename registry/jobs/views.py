@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Header, Path, Response
 
-from registry.http.routes import Cursor, Limit, Reader, WorkerToken, Writer, apart, room, service
+from registry.http.routes import Cursor, Limit, Reader, WorkerToken, Writer, answered, apart, room, service
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
@@ -125,10 +125,11 @@ def hold_job(job_id: JobId, body: Heartbeat, claims: ClaimsDep, who: WorkerToken
 
 @router.post("/{job_id}/checkpoints")
 async def record_checkpoint(
-    job_id: JobId, body: CheckpointRecord, checkpoints: CheckpointsDep, who: WorkerToken
+    job_id: JobId, body: CheckpointRecord, checkpoints: CheckpointsDep, claims: ClaimsDep, who: WorkerToken
 ) -> CheckpointView:
     """Record a checkpoint that an attempt has stored."""
-    return await apart(checkpoints.record, job_id=job_id, record=body, who=who)
+    holder = await answered(claims.namespace_of, job_id, who=who)
+    return await apart(checkpoints.record, holder=holder, job_id=job_id, record=body, who=who)
 
 
 @router.post("/{job_id}/release")
@@ -140,7 +141,9 @@ def release_job(job_id: JobId, body: Release, claims: ClaimsDep, who: WorkerToke
 @router.post("/{job_id}/complete")
 async def complete_job(job_id: JobId, body: Completion, claims: ClaimsDep, who: WorkerToken) -> JobView:
     """Hand in a result."""
-    return await apart(claims.complete, job_id=job_id, completion=body, who=who)
+    # A worker may work for many namespaces: what it hands in is charged to that of the job.
+    holder = await answered(claims.namespace_of, job_id, who=who)
+    return await apart(claims.complete, lane="handing in", holder=holder, job_id=job_id, completion=body, who=who)
 
 
 @router.post("/{job_id}/fail")

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from registry.errors import RateLimited
+from registry.pools import Pool
 from registry.principal import Principal
+
+Pool(
+    "watchers of jobs",
+    waits="streams and long polls, until something happens to their job",
+    at_once="`REGISTRY_MAX_STREAMS` (1,000), of which `REGISTRY_MAX_STREAMS_PER_TOKEN` (32) of one token",
+    item="500 events at a time; a stream lasts as long as its job, a long poll 30 s",
+    share="as many as it leaves to all others",
+)
 
 
 class Watchers:

@@ -9,13 +9,16 @@ from fastapi.responses import PlainTextResponse
 
 from registry.http.paths import METRICS
 from registry.http.plain_text import errors_in_json
-from registry.http.routes import operation_id, service
+from registry.http.routes import StrictRoute, operation_id, service
 from registry.monitoring.service import Metrics
 
 _TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 router = APIRouter(
-    tags=["health"], responses=errors_in_json(401, 429, 500, 503), generate_unique_id_function=operation_id
+    tags=["health"],
+    responses=errors_in_json(401, 429, 500, 503),
+    route_class=StrictRoute,
+    generate_unique_id_function=operation_id,
 )
 
 MetricsDep = Annotated[Metrics, service(Metrics)]

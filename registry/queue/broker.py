@@ -12,12 +12,20 @@ from redis.exceptions import RedisError
 
 from registry.deadlines import CircuitBreaker, NoAnswer, Places
 from registry.errors import Unavailable
+from registry.pools import Pool
 
 #: The one task that workers know.
 TASK = "adapterctl.work"
 
 #: How many threads of this process may wait for the broker at a time.
 _AT_ONCE = 4
+_POOL = Pool(
+    "calls to the broker",
+    waits="threads of views that have submitted a job; 0.5 s, then the reconciler does it",
+    at_once=str(_AT_ONCE),
+    item="one message; `REGISTRY_BROKER_TIMEOUT_S` for each answer",
+    share="none is needed: who calls has had its turn, and nobody waits longer than 0.5 s",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +37,7 @@ class CeleryQueue:
 
     def __init__(self, broker_url: str, *, timeout_s: float = 1.0) -> None:
         self._breaker = CircuitBreaker("the broker", Unavailable)
-        self._places = Places(_AT_ONCE, "the broker", Unavailable)
+        self._places = Places(_POOL, _AT_ONCE, "the broker", Unavailable)
         self._celery = Celery("adapterctl-registry", broker=broker_url, set_as_current=False)
         self._celery.conf.update(
             task_ignore_result=True,

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from registry.pools import Pool
+
 #: The runner of a home holds this file's lock from before its process exists until it has looked for jobs for the last
 #: time.
 LOCK_FILE = "runner.lock"
@@ -24,6 +26,14 @@ RUNNER_MODULE = "workers.entry.local_runner"
 _RUNNERS: list[subprocess.Popen[bytes]] = []
 
 _log = logging.getLogger(__name__)
+
+_POOL = Pool(
+    "runner of an embedded registry",
+    waits="jobs of the one who uses it; a server has none",
+    at_once="1 for a home",
+    item="a job",
+    share="all of it",
+)
 
 
 class LocalQueue:
@@ -77,7 +87,7 @@ class LocalQueue:
         environment.setdefault("ADAPTER_WORKER_SHARED_PATHS", "/")
         environment.setdefault("ADAPTER_WORKER_HUB_REPOSITORIES", "*")
         with (self._home / "logs" / "runner.log").open("ab") as log:
-            return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            return _POOL.process(
                 [sys.executable, "-m", RUNNER_MODULE, str(lock)],
                 pass_fds=(lock,),
                 stdin=subprocess.DEVNULL,

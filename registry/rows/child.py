@@ -23,6 +23,7 @@ import numpy as np  # noqa: F401 - so that no request has to
 from registry.errors import RegistryError
 from registry.rows.orders import WORK
 from registry.rows.own_limits import OutOfTime, die_with, limit
+from registry.rows.pool import POOL
 
 #: So much less urgent than the server is all reading.
 _NICER = 5
@@ -66,7 +67,7 @@ def _begin(request: socket.socket, others: list[socket.socket], requests: dict[i
     """Fork a process that answers a request, and closes what belongs to `others`."""
     parent = os.getpid()
     try:
-        pid = os.fork()
+        pid = POOL.fork()
     except OSError as error:
         _tell(request, {"ended": f"it could not be begun: {error.strerror}"})
         return

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from registry.errors import Invalid, InvalidData, RegistryError, Unavailable
+from registry.rows.pool import POOL
 from registry.rows.reading_limits import Limits
 
 PROGRAM = ("-P", "-m", "registry.rows.child")
@@ -122,7 +123,7 @@ class _Child:
         self.control.settimeout(_HAND_OVER_S)
         with theirs:
             try:
-                self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                self.process = POOL.process(
                     [sys.executable, *PROGRAM, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

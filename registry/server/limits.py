@@ -6,7 +6,26 @@ from dataclasses import dataclass, field
 
 from registry.http.addresses import Network, parse_proxies
 from registry.http.request_bodies import LONGEST_BODY_BYTES
+from registry.pools import Pool
 from registry.settings import Settings
+
+#: How much all answers that clients have not fetched yet may take, in bytes.
+UNSENT_BYTES = 56 * 1024 * 1024
+Pool(
+    "connections",
+    waits="requests on a connection, behind the one that is being answered",
+    at_once="`REGISTRY_MAX_CONNECTIONS` (2,000), of which `REGISTRY_MAX_CONNECTIONS_PER_ADDRESS` (256) from one address",
+    item="one request; 8 more may wait on its connection",
+    share="an address: nobody has said who they are",
+)
+Pool(
+    "answers",
+    waits="answers until their clients fetch them",
+    at_once="by bytes",
+    item="a page of a list; 60 s in which nothing is fetched",
+    share="none is needed: those that stand still are given up first",
+    most_bytes=UNSENT_BYTES,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,7 @@ class Limits:
     drain_s: float = field(default=5.0, kw_only=True)
     #: How much all answers that clients have not fetched yet may take; beyond that, those that stand still are given
     #: up.
-    unsent_bytes: int = field(default=64 * 1024 * 1024, kw_only=True)
+    unsent_bytes: int = field(default=UNSENT_BYTES, kw_only=True)
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:

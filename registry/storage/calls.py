@@ -16,11 +16,19 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, HTTPClientError, ReadTimeoutError
 
 from registry.deadlines import CircuitBreaker, Places
+from registry.pools import Pool
 from registry.storage.errors import StorageSilent, StorageUnavailable
 from registry.storage.protocol import S3Options
 
 #: How many connections to the store stay open while nobody uses them, at least.
 _KEPT = 32
+_POOL = Pool(
+    "calls to the S3 store",
+    waits="threads of lanes and views; 0.5 s, then they are refused",
+    at_once="`REGISTRY_STORAGE_CALLS` (32)",
+    item="one call, not its bytes; `REGISTRY_STORAGE_DEADLINE_S` (9 s)",
+    share="none is needed: who calls has had its turn, and lanes have fewer places together",
+)
 
 
 class Calls:
@@ -30,7 +38,7 @@ class Calls:
         self._bucket = bucket
         self._deadline_s = options.deadline_s
         self._breaker = CircuitBreaker(f"The bucket {bucket!r}", StorageUnavailable)
-        self._places = Places(options.at_once, f"The bucket {bucket!r}", StorageUnavailable)
+        self._places = Places(_POOL, options.at_once, f"The bucket {bucket!r}", StorageUnavailable)
         self._present = threading.local()
 
     def config(self, options: S3Options, *, read_s: float | None = None) -> Config:

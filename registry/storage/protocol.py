@@ -109,7 +109,7 @@ class S3Options:
     #: How long bytes that are read or written may pause, in seconds.
     stall_s: float = 30.0
     #: How many threads of this process may wait for the store at a time.
-    at_once: int = 16
+    at_once: int = 32
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
 

@@ -9,9 +9,8 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import BinaryIO, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
@@ -19,11 +18,15 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from registry.pools import Pool
 from registry.storage.errors import BlobCorrupt, BlobMissing, StorageError, StorageUnavailable
 from registry.storage.folder import BLOBS_PATH, BlobWriter, FolderStorage
 from registry.storage.protocol import CHUNK_BYTES, sha256_of
 from registry.storage.signing import Permission, verify
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
+
+if TYPE_CHECKING:
+    from anyio import CapacityLimiter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,6 +42,16 @@ _ANSWERS: dict[type[StorageError], tuple[int, ErrorCode]] = {
 
 #: Threads that only read and write blobs: all other threads may be waiting for a database.
 _THREADS = 16
+#: How much of all blobs that come in is gathered to larger chunks. Beyond that, pieces are written as they come.
+_GATHERED_BYTES = 16 * CHUNK_BYTES
+_POOL = Pool(
+    "blobs",
+    waits="files that are sent to or fetched from a folder storage",
+    at_once=str(_THREADS),
+    item="one chunk of 1 MiB; to join parts, the bytes of a blob",
+    share="none is needed: each transfer waits with one chunk at a time, after one of every other",
+    most_bytes=_GATHERED_BYTES + _THREADS * CHUNK_BYTES,
+)
 _threads: RunVar[CapacityLimiter] = RunVar("registry_blobs")
 
 
@@ -46,7 +59,7 @@ async def _on_disk(call: Callable[P, T], *given: P.args, **named: P.kwargs) -> T
     """Call a function that reads or writes a file, in one of the threads for this."""
     limiter = _threads.get(None)
     if limiter is None:
-        limiter = CapacityLimiter(_THREADS)
+        limiter = _POOL.limiter(_THREADS)
         _threads.set(limiter)
     return await run_sync(partial(call, *given, **named), limiter=limiter)
 
@@ -56,7 +69,7 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
     key = storage.signing_key
     if key is None:
         raise StorageError("Only a folder with a public URL and a signing key can be served. Give it both.")
-    router = APIRouter()
+    router, gathering = APIRouter(), Gathering()
     path = f"{BLOBS_PATH}/{{name}}"
 
     @router.put(path, include_in_schema=False)
@@ -73,7 +86,7 @@ def blob_routes(storage: FolderStorage) -> APIRouter:
         try:
             writer = await _on_disk(_writer_of, storage, permission)
             with writer:
-                async for chunk in _gathered(request.stream()):
+                async for chunk in gathering.chunks(request.stream()):
                     await _on_disk(writer.write, chunk)
                 await _on_disk(writer.commit)
         except StorageError as error:
@@ -157,16 +170,31 @@ async def _slice_of(file: BinaryIO, start: int, length_bytes: int) -> AsyncItera
         yield chunk
 
 
-async def _gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Join the network's small pieces into chunks that are worth a step to another thread."""
-    held = bytearray()
-    async for piece in pieces:
-        held += piece
-        if len(held) >= CHUNK_BYTES:
+class Gathering:
+    """Joins the network's small pieces of blobs into chunks that are worth a step to another thread.
+
+    All blobs together hold little more than `most_bytes`, however many come in.
+    """
+
+    def __init__(self, most_bytes: int = _GATHERED_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self.held_bytes = 0
+
+    async def chunks(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield the chunks of one blob."""
+        held = bytearray()
+        try:
+            async for piece in pieces:
+                held += piece
+                self.held_bytes += len(piece)
+                if len(held) >= CHUNK_BYTES or self.held_bytes > self._most_bytes:
+                    self.held_bytes -= len(held)
+                    chunk, held = bytes(held), bytearray()
+                    yield chunk
+        finally:
+            self.held_bytes -= len(held)
+        if held:
             yield bytes(held)
-            held.clear()
-    if held:
-        yield bytes(held)
 
 
 def _range_of(request: Request, etag: str, size_bytes: int) -> range | None:

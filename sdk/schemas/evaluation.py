@@ -78,6 +78,10 @@ _MOST_COUNT = 2**53
 MOST_SCORE = 1e15
 #: The most scores of a row.
 MOST_SCORES = 200
+#: The most metrics of a report.
+MOST_METRICS = 1000
+#: How many rows are scored at most: of one target, and of all targets of one job together.
+MOST_TARGET_ROWS, MOST_JOB_ROWS = 1_000_000, 4_000_000
 Score = Annotated[float, Field(ge=-MOST_SCORE, le=MOST_SCORE)]
 
 #: Metrics that are counts, times or sizes, or say how far an adapter moves its base.

@@ -29,6 +29,9 @@ MOST_LINE_BYTES = 64 * 1024
 #: The most that a file may contain, so that a few bytes can't expand into many.
 MOST_ROWS = 10_000_000
 MOST_UNPACKED_BYTES = 4 * 1024**3
+#: A registry unpacks this much of any file, and beyond that so many times its size: rows of plain numbers unpack to some
+#: 20 times theirs.
+ANY_UNPACKED_BYTES, MOST_UNPACKED_TIMES = 256 * 1024**2, 100
 
 
 def row_file_name(digest: str) -> str:
@@ -60,9 +63,16 @@ def write_rows(file: IO[bytes], scores: Iterable[RowScore]) -> int:
     return count
 
 
-def read_rows(file: Readable) -> Iterator[RowScore]:
-    """Yield the scores of a file while reading it. Raises RowFileError if it isn't such a file; fields of a later
-    release are ignored.
+def most_unpacked_bytes(size_bytes: int) -> int:
+    """How much a registry unpacks of a file of this size, in bytes."""
+    return min(MOST_UNPACKED_BYTES, ANY_UNPACKED_BYTES + MOST_UNPACKED_TIMES * size_bytes)
+
+
+def read_rows(
+    file: Readable, *, most_rows: int = MOST_ROWS, most_bytes: int = MOST_UNPACKED_BYTES
+) -> Iterator[RowScore]:
+    """Yield the scores of a file while reading it. Raises RowFileError if it isn't such a file, or unpacks to more rows
+    or bytes; fields of a later release are ignored.
     """
     number, last, unpacked_bytes = 0, -1, 0
     try:
@@ -72,7 +82,7 @@ def read_rows(file: Readable) -> Iterator[RowScore]:
                 number, unpacked_bytes = number + 1, unpacked_bytes + len(line)
                 if len(line) > MOST_LINE_BYTES:
                     raise RowFileError(f"line {number} is longer than {MOST_LINE_BYTES} bytes")
-                if number > MOST_ROWS or unpacked_bytes > MOST_UNPACKED_BYTES:
+                if number > most_rows or unpacked_bytes > most_bytes:
                     raise RowFileError(f"line {number} is beyond what such a file may hold")
                 score = read_json(RowScore, line)
                 if score.row <= last:

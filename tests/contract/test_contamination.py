@@ -312,6 +312,20 @@ class TestKept:
         people.services.contamination.check_all()
         assert counts(trainer.found(ident)) == (20, 3, 2, 4)
 
+    def test_namespaces_take_turns_however_many_scores_one_adds(self, trainer: Trainer, people: World) -> None:
+        ref = trainer.train(trainer.file(TRAINING))
+        first, second, third = (trainer.score(ref, [*HELD, row(810 + at)]) for at in range(3))
+        with people.services.db.write() as session:
+            mine = update(Evaluation).where(Evaluation.id.in_([first, second, third]))
+            session.execute(mine.values(contamination=None))
+            own = session.get_one(Evaluation, first).namespace
+            session.execute(update(Evaluation).where(Evaluation.id == first).values(namespace=f"{own}-other"))
+        order = [ident for ident in people.services.contamination.unchecked(100) if ident in (first, second, third)]
+        with people.services.db.write() as session:
+            session.execute(update(Evaluation).where(Evaluation.id == first).values(namespace=own))
+        assert order == [third, first, second]
+        assert people.services.contamination.check_all() >= 3
+
 
 def test_a_comparison_and_a_diff_say_it_in_words(trainer: Trainer) -> None:
     data = trainer.file(HELD)

@@ -176,7 +176,8 @@ class Play:
     def score(self) -> None:
         self.admin.submit_evaluation(self.random.choice(self.refs), data=self.random.choice(self.files), only=True)
         held = Held.claim(self.worker, self.tmp_path, name=f"w{next(SEEDS)}")
-        rows = fresh()
+        # What is scored unasked; a worker of any release may have this job.
+        rows = [row.model_copy(update={"scores": {}}) for row in fresh()]
         file = write_file(path := self.tmp_path / "scored", rows)
         (target,) = held.assignment.targets
         result = EvaluationResult(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 from support.merging_desk import MergingDesk
 from support.registries import World
 from support.scored_rows import CONDITIONS, ROWS, evaluated, fresh, report_of, write_file
 from support.usage import by_kind, differing
 
+from registry.datasets.models import DatasetAccess
 from registry.principal import LOCAL, Role
 from registry.quotas.recount import recount
 from sdk.client import Client
@@ -202,6 +206,83 @@ class TestRefused:
         with pytest.raises(AdapterctlError, match="neither announced"):
             evaluated(desk, desk.push(), rows, ROWS, change=lambda file, _: file.model_copy(update={"size_bytes": 7}))
 
+    def test_a_score_that_the_job_did_not_ask_for(self, desk: MergingDesk, rows: Path) -> None:
+        named, spec = {"scorer.style.tone": 0.5, "scorer.style": 1.0}, {"scorers": ["style"]}
+        asked = [row.model_copy(update={"scores": named}) for row in fresh()]
+        assert evaluated(desk, desk.push(), rows, asked, spec=spec)
+        for name in ("scorer.other", "exact_match", "scorer.styles", "scorer.style.else", "a\0東"):
+            other = [row.model_copy(update={"scores": named | {name: 0.5}}) for row in fresh()]
+            match = re.escape(f"have a score {name!a}, which is none of the job's metrics")
+            with pytest.raises(VerificationFailed, match=match):
+                evaluated(
+                    desk, desk.push("b"), rows, asked, spec=spec, change=lambda _, path, of=other: write_file(path, of)
+                )
+
+    @pytest.mark.parametrize("kind", ["totals", "refused", "unknown"])
+    def test_a_file_that_is_handed_in_again_is_not_read_again(
+        self, people: World, desk: MergingDesk, rows: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handed_in = fresh()
+        said = {"totals": {"loss": 99.0}, "refused": {}, "unknown": {}}[kind]
+        if kind == "unknown":
+            handed_in = [row.model_copy(update={"scores": {"scorer.never": 1.0}}) for row in handed_in]
+        path = desk.tmp_path / f"handed in {kind}"
+        file = write_file(path, handed_in)
+        if kind == "refused":
+            lines = gzip.decompress(path.read_bytes()).splitlines()
+            path.write_bytes(gzip.compress(b"\n".join([*lines, lines[-1]]) + b"\n", mtime=0))
+            sha256, size_bytes = hash_file(path)
+            file = file.model_copy(update={"digest": sha256, "size_bytes": size_bytes})
+        desk.writer.submit_evaluation(
+            [desk.push()], data=rows, precision="native", only=True, metrics=["rouge_l", "chrf"]
+        )
+        held = desk.claim()
+        upload = desk.worker.upload({file.digest: path}, "sending", desk.space)
+        storage, opened = people.services.artifacts.storage, list[str]()
+        once = storage.open
+
+        def counted(name: str) -> Any:
+            opened.append(name)
+            return once(name)
+
+        monkeypatch.setattr(storage, "open", counted)
+        (target,) = held.targets
+        result = EvaluationResult(
+            label=target.label,
+            digest=target.digest,
+            base_fingerprint=desk.base.fingerprint,
+            report=report_of(handed_in, file, **said),
+            upload=upload,
+        )
+        body, told = Completion(attempt=held.attempt, evaluations=[result]), set()
+        for _ in range(3):
+            with pytest.raises(VerificationFailed) as refused:
+                desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+            told.add(refused.value.message)
+        assert len(told) == 1
+        assert len(opened) == 1
+
+    def test_more_rows_than_one_job_scores(self, people: World, desk: MergingDesk, rows: Path) -> None:
+        refs = [desk.push(name) for name in "abcde"]
+        digest = desk.writer.submit_evaluation(refs, data=rows, precision="native", only=True).view.request["data"]
+
+        def count(number: int | None) -> None:
+            with people.services.db.write() as session:
+                of = DatasetAccess.digest == digest
+                session.execute(update(DatasetAccess).where(of).values(rows=number))
+
+        count(1_000_001)
+        with pytest.raises(InvalidInput, match="1,000,001 rows, and an evaluation scores 1,000,000 at most"):
+            desk.writer.submit_evaluation(refs[0], data=digest, precision="native", only=True)
+        count(900_000)
+        with pytest.raises(InvalidInput, match=r"5 targets on 900,000 rows are 4,500,000 .* name 4 targets at most"):
+            desk.writer.submit_evaluation(refs, data=digest, precision="native", only=True)
+        # What would be scored beside is left out before that.
+        job = desk.writer.submit_evaluation(refs[:4], data=digest, precision="native")
+        assert len(job.view.request["targets"]) == 4
+        count(None)
+        assert desk.writer.submit_evaluation(refs, data=digest, precision="native", only=True)
+
 
 class TestPaidFor:
     def test_a_namespace_pays_until_the_version_is_deleted(
@@ -266,7 +347,9 @@ class TestPaidFor:
         two = desk.writer.push(pulled, f"{space}/b", base=desk.base.fingerprint).ref
         acting(**{space: Role.PROMOTER}).set_alias(one.partition("@")[0], "candidate", 1)
         named = [one, one, f"{one.partition('@')[0]}@candidate", two]
-        job = desk.writer.submit_evaluation(named, data=rows, precision="native", only=True)
+        job = desk.writer.submit_evaluation(
+            named, data=rows, precision="native", only=True, metrics=["rouge_l", "chrf"]
+        )
         held = desk.claim()
         assert [target.label for target in held.targets] == [one, two]
         assert held.targets[0].digest == held.targets[1].digest
@@ -308,8 +391,6 @@ class TestPaidFor:
 
     def test_scores_of_an_earlier_release_have_none(self, people: World, desk: MergingDesk, rows: Path) -> None:
         ident = evaluated(desk, desk.push(), rows, fresh())
-        from sqlalchemy import update
-
         from registry.evaluations.models import Evaluation
 
         with people.services.db.write() as session:

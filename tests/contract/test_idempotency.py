@@ -28,7 +28,7 @@ from support.workplace import wait_until
 
 from registry.access.tokens import Tokens
 from registry.db.database import Database
-from registry.http.idempotency.middleware import MAX_ANSWER_BYTES, AnswerOnce
+from registry.http.idempotency.middleware import MAX_ANSWER_BYTES, MOST_WAITING, AnswerOnce
 from registry.http.idempotency.models import KeyedRequest
 from registry.principal import SYSTEM, Principal, Role
 from registry.settings import Settings
@@ -310,17 +310,17 @@ class Behind:
 
 def ask(app: App, key: str) -> httpx.Response:
     """Send a request."""
+    return asyncio.run(_ask(app, key))
 
+
+async def _ask(app: App, key: str, who: str = "somebody") -> httpx.Response:
     async def known(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["principal"] = Principal("somebody", {"*": Role.WRITER})
+        scope["principal"] = Principal(who, {"*": Role.WRITER})
         await app(scope, receive, send)
 
-    async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(known, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://in-process") as client:
-            return await client.post("/api/v1/x", content=b"{}", headers={"Idempotency-Key": key})
-
-    return asyncio.run(run())
+    transport = httpx.ASGITransport(known, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://in-process", timeout=60) as client:
+        return await client.post("/api/v1/x", content=b"{}", headers={"Idempotency-Key": key})
 
 
 def once(world: World, behind: Behind, **times: float) -> AnswerOnce:
@@ -358,6 +358,31 @@ class TestWhileItIsWorkedOn:
         assert (first.result().status_code, second.status_code, behind.asked) == (200, 409, 1)
         assert "still in progress" in second.json()["error"]["message"]
         assert replayed(ask(once(world, behind), key))
+
+    def test_a_caller_has_no_more_waiting_than_it_leaves_to_others(self, world: World, key: str) -> None:
+        behind = Behind(JSONResponse({"n": 1}), held=True)
+        app = once(world, behind, timeout_s=60, look_s=0.5)
+
+        async def run() -> None:
+            first = asyncio.create_task(_ask(app, key))
+            while behind.asked == 0:
+                await asyncio.sleep(0.01)
+            tasks = [asyncio.create_task(_ask(app, key)) for _ in range(MOST_WAITING // 2 + 3)]
+            told, waiting = await asyncio.wait(tasks, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            while len(told) < 3:
+                more, waiting = await asyncio.wait(waiting, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+                told |= more
+            assert {task.result().status_code for task in told} == {409}
+            # Somebody else's request with a key of theirs is not turned away.
+            other = [asyncio.create_task(_ask(app, key, "else")) for _ in range(2)]
+            while behind.asked < 2:
+                await asyncio.sleep(0.01)
+            behind.let_go()
+            answers = await asyncio.gather(first, *waiting, *other)
+            assert {answer.status_code for answer in answers} == {200}
+
+        asyncio.run(run())
+        assert behind.asked == 2
 
     def test_the_second_runs_it_where_the_first_failed(self, world: World, key: str, asking: Asking) -> None:
         behind = Behind(JSONResponse({}, 503), JSONResponse({"n": 2}), held=True)

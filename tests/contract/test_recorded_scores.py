@@ -131,7 +131,7 @@ def test_a_worker_of_all_namespaces_finds_those_of_the_job_s_own(
 def test_scores_of_another_namespace_lose_their_target_alone(desk: MergingDesk, rows: Path) -> None:
     ref, base = desk.push(), f"base:{desk.base.fingerprint}"
     foreign = "ab" * 6
-    held = again(desk, [ref, base], rows)
+    held = again(desk, [ref, base], rows, metrics=["rouge_l", "chrf"])
     path = desk.tmp_path / "rows-fresh"
     file = write_file(path, handed_in := fresh())
     scored, named = (

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sdk.pulling.transfer import hash_file
-from sdk.schemas.evaluation import CORPUS_METRICS, Conditions, EvaluationReport, RowFile, RowScore
+from sdk.schemas.evaluation import (
+    CORPUS_METRICS,
+    Conditions,
+    EvaluationReport,
+    RowFile,
+    RowScore,
+    is_of_texts,
+    is_scorer,
+)
 from sdk.schemas.jobs import JobView
 from sdk.schemas.row_file import write_rows
 from sdk.schemas.work import Completion, EvaluationResult
@@ -84,7 +92,9 @@ def evaluated(
     **said: Any,
 ) -> str:
     """Evaluate a target and hand in its scores with those of its rows; return the id of the record."""
-    job = desk.writer.submit_evaluation([ref], data=data, precision="native", only=True, **(spec or {}))
+    asked = sorted({name for row in rows for name in row.scores if is_of_texts(name) and not is_scorer(name)})
+    spec = {**({"metrics": asked} if asked else {}), **(spec or {})}
+    job = desk.writer.submit_evaluation([ref], data=data, precision="native", only=True, **spec)
     held = desk.claim()
     (target,) = held.targets
     path = desk.tmp_path / f"rows-{next(SEEDS)}"

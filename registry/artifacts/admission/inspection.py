@@ -17,9 +17,10 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from registry.artifacts.admission.norms import PassingNorms, stacked_by
+from registry.artifacts.facts import Facts
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
@@ -41,30 +42,6 @@ _MOST_LAYOUTS = 4
 
 #: Settings that give LoRA other tensors, or other shapes of A and B.
 _VARIANTS = ("ensure_weight_tying", "monteclora_config", "use_bdlora", "use_qalora", "velora_config")
-
-
-class _Facts(Wire):
-    """What is kept of a file's content in addition to its hash, as JSON."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the facts as a JSON object."""
-        return self.model_dump()
-
-    @classmethod
-    def from_json(cls, value: Any) -> Self | None:
-        """Return facts that were kept, or None if they are of another kind or version: then the bytes have to be read
-        again.
-        """
-        try:
-            return cls.model_validate(value)
-        except ValidationError:
-            return None
-
-    def beside(self, kept: Any) -> dict[str, Any]:
-        """Return what to keep once the files were admitted; `kept` is what is stored already, and stays if it can be
-        read.
-        """
-        return self.to_json() if self.from_json(kept) is None else kept
 
 
 class TensorFacts(NamedTuple):
@@ -101,7 +78,7 @@ class LayoutNorms(Wire):
     stacked: list[list[int]]
 
 
-class WeightFacts(_Facts):
+class WeightFacts(Facts):
     """What admission has to know of `adapter_model.safetensors`.
 
     >>> facts = WeightFacts.of([TensorFacts("a", "F32", (2, 3), zero=False), TensorFacts("b", "F32", (2, 3), zero=True)])
@@ -194,7 +171,7 @@ class WeightFacts(_Facts):
         return there.model_copy(update={"others": [*there.others, own]}).to_json()
 
 
-class ConfigFacts(_Facts):
+class ConfigFacts(Facts):
     """What admission has to know of `adapter_config.json`; None means a value that no version can have.
 
     Except for `variants` and a pattern to exclude, these are fields of the LoRA record, as

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
 from registry.artifacts.admission.rules import judge
-from registry.artifacts.blob_check import Facts, Inspection
+from registry.artifacts.blob_check import Inspection
+from registry.artifacts.facts import Facts
 from registry.artifacts.manifests import blobs_of
 from registry.artifacts.service import Bytes
 from registry.catalog.bases.finding import KnownBase, KnownBases

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.admission.inspection import WeightFacts
 from registry.artifacts.admission.rules import require_few_names
-from registry.artifacts.blob_check import Facts
+from registry.artifacts.facts import Facts
 from registry.artifacts.manifests import blobs_of
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.finding import KnownBases

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sqlalchemy import ClauseElement, Integer, String, bindparam, or_, select
-from starlette.concurrency import run_in_threadpool
 
 from registry.catalog.models import Adapter, Alias, Version, VersionDocument
 from registry.catalog.versions.finding import parse_ref, space_of
 from registry.catalog.versions.lifecycle import PULLABLE
 from registry.catalog.versions.service import Catalog
 from registry.db.prepared_reads import PreparedReads
+from registry.http.routes import answered
 from registry.principal import Principal
 from sdk.formats.refs import Ref
 
@@ -50,7 +50,7 @@ class Resolver:
             if found is not None and (not found[1] or who.namespaces() is None):
                 body: str = found[0]
                 return body
-        view = await run_in_threadpool(self._catalog.resolve, ref, who=who)
+        view = await answered(self._catalog.resolve, ref, who=who)
         return view.model_dump_json()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
 from registry.db.database import Database
@@ -17,6 +17,7 @@ from registry.errors import RegistryError, Unavailable
 from registry.evaluations.contamination.trained_on import trained_on
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
+from registry.pools import Pool
 from registry.rows.process import Breach
 from registry.rows.service import RowReading
 from sdk.schemas.contamination import Contamination
@@ -27,6 +28,13 @@ from sdk.schemas.job_requests import EvaluationRequest
 _AT_ONCE_BYTES = 64 * 1000**2
 #: How many scores one run in the background checks before it looks for others.
 _PAGE = 100
+_POOL = Pool(
+    "checks for training rows",
+    waits="scores whose rows are compared with training rows after they were recorded; nobody waits for them",
+    at_once="1",
+    item="2 GB of rows for each dataset that a target was trained on",
+    share="by turns: one of each after another, 100 before it looks for new ones",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -66,9 +74,9 @@ class ContaminationChecks:
 
     def sweep(self) -> int:
         """Begin to check unchecked scores in the background; return 1 if there are any."""
-        if (self._thread is not None and self._thread.is_alive()) or not self._unchecked(1):
+        if (self._thread is not None and self._thread.is_alive()) or not self.unchecked(1):
             return 0
-        self._thread = threading.Thread(target=self._run, name="contamination", daemon=True)
+        self._thread = _POOL.thread(self._run, name="contamination")
         self._thread.start()
         return 1
 
@@ -87,16 +95,19 @@ class ContaminationChecks:
     def check_all(self) -> int:
         """Check all unchecked scores; return how many. Raises Unavailable."""
         total = 0
-        while idents := self._unchecked(_PAGE):
+        while idents := self.unchecked(_PAGE):
             for ident in idents:
                 self._check(ident)
             total += len(idents)
         return total
 
-    def _unchecked(self, most: int) -> list[str]:
-        query = select(Evaluation.id).where(Evaluation.contamination.is_(None))
+    def unchecked(self, most: int) -> list[str]:
+        """The scores that are to be checked next: one of each namespace after another, the newest of each first."""
+        newest = Evaluation.created_at.desc()
+        turn = func.row_number().over(partition_by=Evaluation.namespace, order_by=newest)
+        query = select(Evaluation.id).where(Evaluation.contamination.is_(None)).order_by(turn, newest)
         with self._db.read() as session:
-            return list(session.scalars(query.order_by(Evaluation.created_at.desc()).limit(most)))
+            return list(session.scalars(query.limit(most)))
 
     def _check(self, ident: str) -> None:
         with self._db.read() as session:

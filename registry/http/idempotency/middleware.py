@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry.errors import Conflict, Invalid, RegistryError
 from registry.http.idempotency.service import Answer, Keyed, KeyedRequests, Turn, owner_of
 from registry.http.paths import area_of
+from registry.http.routes import answered
+from registry.pools import Pool
+from registry.principal import Principal
 from sdk.formats.api_paths import API
 
 HEADER = "Idempotency-Key"
@@ -23,6 +27,15 @@ REPLAYED = "Idempotency-Replayed"
 MAX_KEY_CHARS = 200
 #: The longest answer that is kept, in bytes.
 MAX_ANSWER_BYTES = 1024 * 1024
+#: How many requests wait for the answer to an earlier one at a time.
+MOST_WAITING = 64
+Pool(
+    "waits for an earlier answer",
+    waits="requests with the `Idempotency-Key` of one that is still worked on; others than these are told so at once",
+    at_once=str(MOST_WAITING),
+    item="10 s, in which the answer is looked for 200 times",
+    share="as many as it leaves to all others",
+)
 
 _METHODS = ("POST", "PUT", "PATCH")
 _KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_CHARS}}}")
@@ -60,6 +73,8 @@ class AnswerOnce:
         self._timeout_s = timeout_s
         self._look_s = look_s
         self._life_s = life_s
+        #: By namespace, how many requests wait for the answer to an earlier one.
+        self._waiting: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a request, or answer it as it was answered before."""
@@ -78,7 +93,7 @@ class AnswerOnce:
                 await self._app(scope, receive, send)
                 return
             body = await _body(receive)
-            found = await self._begin(_request(scope, key, body))
+            found = await self._begin(_request(scope, key, body), scope["principal"])
         except RegistryError as error:
             answer = JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
             await answer(scope, receive, send)
@@ -88,22 +103,36 @@ class AnswerOnce:
             return
         await self._run(found, scope, _given(body, receive), send)
 
-    async def _begin(self, request: Keyed) -> Turn | Answer:
+    async def _begin(self, request: Keyed, who: Principal) -> Turn | Answer:
         """Return the turn to run a request, or its answer. Raises Conflict if somebody else is still running it."""
+        found = await answered(self._keyed.begin, request)
+        if found is not None:
+            return found
+        holder = who.payer(self._waiting)
+        # So a namespace always leaves some to the others.
+        if self._waiting[holder] >= MOST_WAITING - self._waiting.total():
+            raise _in_progress()
+        self._waiting[holder] += 1
+        try:
+            return await self._wait(request)
+        finally:
+            self._waiting[holder] -= 1
+            if not self._waiting[holder]:
+                del self._waiting[holder]
+
+    async def _wait(self, request: Keyed) -> Turn | Answer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
-        while (found := await run_in_threadpool(self._keyed.begin, request)) is None:
+        while True:
             # Usually the answer comes soon, and looking for it is cheaper than asking for a turn.
             for _ in range(20):
                 if loop.time() >= deadline:
-                    raise Conflict(
-                        "the first request with this idempotency key is still in progress; send it again later for its answer",
-                        param="idempotency_key",
-                    )
+                    raise _in_progress()
                 await asyncio.sleep(self._look_s)
-                if (answer := await run_in_threadpool(self._keyed.look, request)) is not None:
+                if (answer := await answered(self._keyed.look, request)) is not None:
                     return answer
-        return found
+            if (found := await answered(self._keyed.begin, request)) is not None:
+                return found
 
     async def _run(self, turn: Turn, scope: Scope, receive: Receive, send: Send) -> None:
         recorder = _Recorder(send)
@@ -156,6 +185,13 @@ class AnswerOnce:
             # Not cancelled, because what it last told the database must be known here.
             ended.set()
             await saying
+
+
+def _in_progress() -> Conflict:
+    return Conflict(
+        "the first request with this idempotency key is still in progress; send it again later for its answer",
+        param="idempotency_key",
+    )
 
 
 class _Recorder:

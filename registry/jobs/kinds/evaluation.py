@@ -13,7 +13,7 @@ from registry.datasets.finding import is_given
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
 from registry.jobs.forecasts import Estimate, of_evaluation
-from registry.jobs.kinds.evaluation_rows import verify_rows
+from registry.jobs.kinds.evaluation_rows import require_bounded, verify_rows
 from registry.jobs.kinds.evaluation_targets import Chosen, Rows, scored_beside, versions_of
 from registry.jobs.kinds.outcomes import Difference, require_none
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
@@ -50,10 +50,11 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     # A version that is named both by its number and by an alias is one target.
     asked = list({one.target.label: one for one in reversed(chosen)}.values())[::-1]
     rows.require(session, asked)
+    room = rows.require_few(session, len(asked))
     estimate = _most(asked, rows)
     beside = [] if request.only else scored_beside(session, asked, rows)
     # Only what was asked for counts for a job's needs: production over a larger base is no reason for a larger worker.
-    beside = [one for one in beside if one.version is None or _needed(_most([one], rows)) <= _needed(estimate)]
+    beside = [one for one in beside if one.version is None or _needed(_most([one], rows)) <= _needed(estimate)][:room]
     # No texts are kept of another namespace's rows: readers of this one would see them.
     kept = request.spec.keep_samples if is_given(session, digests["data"], namespace) else 0
     spec = request.spec.model_copy(update={"keep_samples": kept})
@@ -134,6 +135,7 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
         raise Invalid("an evaluation's completion must have one result for each target", param="evaluations")
     if all(result.failure is not None for result in results):
         raise Invalid("an evaluation without any scores has failed; hand in its failure", param="evaluations")
+    require_bounded(results, request.spec)
     verify_rows(services.artifacts, results, request.spec, done.who)
     scored = {result.label: result.digest for result in results if result.report is not None}
     contamination = services.look_for_training_rows(request, done.job.id, scored)

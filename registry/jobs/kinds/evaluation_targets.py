@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import NamedBase, Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
+from registry.datasets.finding import find_dataset
 from registry.errors import Invalid, NotFound
 from registry.jobs.objectives import is_classifier, require_rows_for
 from registry.jobs.pins import base_of, pin_base, require_causal
@@ -19,7 +20,7 @@ from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
 from sdk.formats.refs import Ref
 from sdk.lora.stored_quantization import require_precision
-from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.evaluation import MOST_JOB_ROWS, MOST_TARGET_ROWS, EvaluationSpec
 from sdk.schemas.job_requests import MOST_TARGETS, BaseChoice, EvaluationTarget
 
 #: The alias of the version that is in use.
@@ -82,6 +83,26 @@ class Rows:
             if one.version is None or not is_classifier(one.version):
                 require_causal(one.base)
             self.is_packed(one)
+
+    def require_few(self, session: Session, targets: int) -> int:
+        """Return how many further targets can be scored in the same job; as many as one likes if nobody has counted
+        the rows. Raises Invalid for too many rows, in all or of one target.
+        """
+        rows = find_dataset(session, self.digest, self.who, prefer=self.namespace).rows
+        if not rows:
+            return MOST_TARGETS
+        if rows > MOST_TARGET_ROWS:
+            raise Invalid(
+                f"the dataset has {rows:,} rows, and an evaluation scores {MOST_TARGET_ROWS:,} at most; evaluate on a part of it",
+                param="data",
+            )
+        if rows * targets > MOST_JOB_ROWS:
+            raise Invalid(
+                f"{targets} targets on {rows:,} rows are {rows * targets:,} rows to score, and one job scores {MOST_JOB_ROWS:,} at "
+                f"most; name {MOST_JOB_ROWS // rows} targets at most for each job, or evaluate on fewer rows",
+                param="targets",
+            )
+        return MOST_JOB_ROWS // rows - targets
 
     def is_packed(self, chosen: Chosen) -> bool:
         """Whether a target's base is stored in 4 bits. Raises InvalidBase for one that doesn't go with this

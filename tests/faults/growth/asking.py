@@ -24,9 +24,7 @@ class Desk:
         storage_url = (folder / "artifacts").as_uri()
         database_url = f"sqlite:///{folder / 'registry.sqlite3'}"
         # Its server is for files alone.
-        world = self._open.enter_context(
-            registries.served(folder, database_url=database_url, storage_url=storage_url)
-        )
+        world = self._open.enter_context(registries.served(folder, database_url=database_url, storage_url=storage_url))
         self.folder = folder
         self.app = world.app
         self.client = world.client(Role.ADMIN)
@@ -52,7 +50,12 @@ class Desk:
         data = client.add_data(rows).digest
         base = {"id": "tiny"}
         jobs = {
-            "training": {"adapter": "team/code-review", "base": base, "data": data, "spec": {"method": "lora", "rank": 2}},
+            "training": {
+                "adapter": "team/code-review",
+                "base": base,
+                "data": data,
+                "spec": {"method": "lora", "rank": 2},
+            },
             "evaluation": {"refs": ["team/code-review@v1"], "data": data, "spec": {}},
             "merge": {"ref": "team/code-review@v1"},
             "combine": {
@@ -63,9 +66,13 @@ class Desk:
         }
         requests = {kind: {"kind": kind, **said} for kind, said in jobs.items()}
         job = client.submit_training("team/code-review", base="tiny", data=rows, method="lora", rank=2)
-        bodies = {name: _replaced(body, {"team/code-review@v3": "team/code-review@v1"}) for name, body in BODIES.items()}
+        bodies = {
+            name: _replaced(body, {"team/code-review@v3": "team/code-review@v1"}) for name, body in BODIES.items()
+        }
         publication = {"adapter": "team/again", "manifest": versions[0].info.manifest, "lora": versions[0].info.lora}
-        bodies["publish_version"] = json.loads(json.dumps(publication, default=lambda model: model.model_dump(mode="json")))
+        bodies["publish_version"] = json.loads(
+            json.dumps(publication, default=lambda model: model.model_dump(mode="json"))
+        )
         bodies["submit_job"] = {"request": requests["training"]}
         parameters = {name: str(value) for name, value in PARAMETERS.items()}
         parameters |= {"job_id": job.id, "digest": versions[0].digest, "data": data, "base": digest("tiny: base")}

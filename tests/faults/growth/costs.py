@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 #: How much a cost may grow if twice as much is sent, at each of `DOUBLINGS` in a row.
 MOST_GROWTH = 2.6
@@ -69,9 +70,7 @@ def complaints(costs: Sequence[Cost]) -> list[str]:
     return found
 
 
-def _growth(
-    what: str, unit: str, costs: Sequence[Cost], of: Callable[[Cost], float], floor: float
-) -> list[str]:
+def _growth(what: str, unit: str, costs: Sequence[Cost], of: Callable[[Cost], float], floor: float) -> list[str]:
     answered = [cost for cost in costs if cost.status]
     if not answered:
         return []
@@ -80,8 +79,8 @@ def _growth(
         row = answered[last - DOUBLINGS : last + 1]
         values = [of(cost) for cost in row]
         # Sizes double; a size that a limit cut off does not.
-        doubled = all(1.7 <= after.sent_bytes / max(1, before.sent_bytes) <= 2.3 for before, after in zip(row, row[1:]))
-        ratios = [after / max(before, 1e-9) for before, after in zip(values, values[1:])]
+        doubled = all(1.7 <= after.sent_bytes / max(1, before.sent_bytes) <= 2.3 for before, after in pairwise(row))
+        ratios = [after / max(before, 1e-9) for before, after in pairwise(values)]
         if doubled and values[-1] > floor and values[0] > floor / 40 and min(ratios) > MOST_GROWTH:
             shown = ", ".join(f"{value:.3f}" for value in values)
             return [

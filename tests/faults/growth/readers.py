@@ -125,9 +125,11 @@ _JSONL: dict[str, Write] = {
         lambda size_bytes: "{" + ",".join(f'"k{number}":1' for number in range(max(1, size_bytes // 9))) + ',"k0":1}'
     ),
     "last key twice": _texts(
-        lambda size_bytes: "{"
-        + ",".join(f'"k{number}":1' for number in [*range(max(1, size_bytes // 9)), max(0, size_bytes // 9 - 1)])
-        + "}"
+        lambda size_bytes: (
+            "{"
+            + ",".join(f'"k{number}":1' for number in [*range(max(1, size_bytes // 9)), max(0, size_bytes // 9 - 1)])
+            + "}"
+        )
     ),
     "deep line": _texts(lambda size_bytes: '{"prompt": ' + "[" * (size_bytes // 2) + "]" * (size_bytes // 2) + "}"),
     "open brackets": _texts(lambda size_bytes: '{"prompt": ' + "[" * size_bytes),
@@ -148,14 +150,16 @@ _JSONL: dict[str, Write] = {
 _CSV: dict[str, Write] = {
     "columns": _texts(lambda size_bytes: ",".join(f"c{number}" for number in range(max(1, size_bytes // 7))) + "\n"),
     "columns and one twice": _texts(
-        lambda size_bytes: ",".join(
-            f"c{number}" for number in [*range(max(1, size_bytes // 7)), max(0, size_bytes // 7 - 1)]
+        lambda size_bytes: (
+            ",".join(f"c{number}" for number in [*range(max(1, size_bytes // 7)), max(0, size_bytes // 7 - 1)]) + "\n"
         )
-        + "\n"
     ),
     "columns and rows": _texts(
-        lambda size_bytes: (line := ",".join(f"c{number}" for number in range(max(1, int(size_bytes**0.5) // 7)))) + "\n"
-        + (line + "\n") * max(1, size_bytes // (len(line) + 1))
+        lambda size_bytes: (
+            (line := ",".join(f"c{number}" for number in range(max(1, int(size_bytes**0.5) // 7))))
+            + "\n"
+            + (line + "\n") * max(1, size_bytes // (len(line) + 1))
+        )
     ),
     "empty columns": _texts(lambda size_bytes: "," * size_bytes + "\n"),
     "open quote": _texts(lambda size_bytes: 'prompt,completion\na,"' + "b\n" * (size_bytes // 2)),
@@ -279,9 +283,7 @@ READERS: dict[str, Reader] = {
         _refusing(_scores, RowFileError),
         {
             "few names": _lines_of_scores(lambda row: {"chrf": 1.0}),
-            "other names in each row": _lines_of_scores(
-                lambda row: {f"s{row}-{number}": 1.0 for number in range(100)}
-            ),
+            "other names in each row": _lines_of_scores(lambda row: {f"s{row}-{number}": 1.0 for number in range(100)}),
         },
         128 * 1024,
     ),
@@ -290,7 +292,9 @@ READERS: dict[str, Reader] = {
         ".json",
         _refusing(_adapter_config, ValueError, RecursionError),
         {
-            **_config("target_modules", {**TEXTS, "names": lambda size_bytes: [f"m{n}" for n in range(size_bytes // 8)]}),
+            **_config(
+                "target_modules", {**TEXTS, "names": lambda size_bytes: [f"m{n}" for n in range(size_bytes // 8)]}
+            ),
             **_config("rank_pattern", OBJECTS),
             **_config("exclude_modules", TEXTS),
         },

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_sizes_double_from_the_smallest_to_what_is_allowed() -> None:
     sizes = sizes_to(1024 * 1024)
     assert sizes[0] < 2 * SMALLEST_BYTES
     assert sizes[-1] <= 1024 * 1024
-    assert all(after in (2 * before, 2 * before + 1) for before, after in zip(sizes, sizes[1:], strict=False))
+    assert all(after in (2 * before, 2 * before + 1) for before, after in pairwise(sizes))
 
 
 @pytest.mark.parametrize("work", PLANTED)

@@ -10,6 +10,9 @@ import pytest
 
 from registry.deadlines import ASK_AGAIN_S, CircuitBreaker, NoAnswer, Places
 from registry.errors import Unavailable
+from registry.pools import Pool
+
+POOL = Pool("it", waits="tests", at_once="1", item="a test", share="all", kept=False)
 
 
 class Clock:
@@ -112,7 +115,7 @@ class TestSilence:
 
 class TestPlaces:
     def test_who_finds_none_is_refused_soon(self) -> None:
-        places = Places(2, "The bucket 'b'", Unavailable, within_s=0.01)
+        places = Places(POOL, 2, "The bucket 'b'", Unavailable, within_s=0.01)
         refused = pytest.raises(Unavailable, match="The bucket 'b' is overloaded")
         with places.taken(), places.taken(), refused, places.taken():
             raise AssertionError("taken")
@@ -120,7 +123,7 @@ class TestPlaces:
             pass
 
     def test_an_error_gives_the_place_back(self) -> None:
-        places = Places(1, "it", Unavailable, within_s=0.01)
+        places = Places(POOL, 1, "it", Unavailable, within_s=0.01)
         for _ in range(3):
             with pytest.raises(ValueError, match="x"), places.taken():
                 raise ValueError("x")

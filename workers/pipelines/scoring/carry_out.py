@@ -6,7 +6,7 @@ import traceback
 from datetime import date
 from pathlib import Path
 
-from sdk.schemas.evaluation import EvaluationReport
+from sdk.schemas.evaluation import MOST_JOB_ROWS, MOST_TARGET_ROWS, EvaluationReport
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
@@ -14,7 +14,7 @@ from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.orders import Host
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.labels import evaluate_labels
-from workers.pipelines.scoring.order import AsRecorded, EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.scoring.order import AsRecorded, EvaluationOrder, EvaluationScores, ItemFailure
 from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 ORDER = EvaluationOrder
@@ -31,9 +31,8 @@ def carry_out(order: EvaluationOrder, host: Host) -> EvaluationScores:
     outcomes: dict[int, EvaluationReport | AsRecorded | ItemFailure] = {}
     bases = SharedBase()
     for index in sorted(range(len(order.items)), key=lambda index: _first_over(order, index)):
-        item = order.items[index]
         try:
-            outcomes[index] = _score(order, item, bases, host)
+            outcomes[index] = _score(order, index, bases, host)
         except AlreadyRecorded as found:
             host.report(Progress(phase="evaluate", message=f"its scores are recorded already, as {found.ident}"))
             outcomes[index] = AsRecorded(id=found.ident)
@@ -62,7 +61,10 @@ def _first_over(order: EvaluationOrder, index: int) -> tuple[int, int]:
     return loaded.index(loaded[index]), index
 
 
-def _score(order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, host: Host) -> EvaluationReport:
+def _score(order: EvaluationOrder, index: int, bases: SharedBase, host: Host) -> EvaluationReport:
+    item = order.items[index]
+    # Those that were asked for come first: if all together are too many, the others go without scores.
+    most_rows = min(MOST_TARGET_ROWS, MOST_JOB_ROWS // (index + 1))
     if item.adapter is not None and item.labels is not None:
         return evaluate_labels(
             base=Path(item.base),
@@ -75,6 +77,7 @@ def _score(order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, host
             rows_to=host.out,
             recorded=item.recorded,
             bases=bases,
+            most_rows=most_rows,
         )
     return evaluate(
         base=Path(item.base),
@@ -89,4 +92,5 @@ def _score(order: EvaluationOrder, item: EvaluationItem, bases: SharedBase, host
         recorded=item.recorded,
         bases=bases,
         kept=None if item.kept is None else Path(item.kept),
+        most_rows=most_rows,
     )

@@ -14,7 +14,7 @@ import torch
 from transformers import set_seed
 
 from sdk.lora.stored_quantization import require_precision
-from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, Sample
+from sdk.schemas.evaluation import MOST_TARGET_ROWS, Conditions, EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -46,7 +46,7 @@ from workers.pipelines.scoring.left_padding import reads_left_padding
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
-from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, store_rows
+from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, require_few_rows, store_rows
 from workers.pipelines.scoring.text_bytes import BYTES_VERSION, counted_otherwise, supervised_bytes
 from workers.pipelines.scoring.version import SCORING_VERSION
 
@@ -65,6 +65,7 @@ def evaluate(
     rows_to: Path | None = None,
     recorded: Sequence[RecordedScores] = (),
     kept: Path | None = None,
+    most_rows: int = MOST_TARGET_ROWS,
 ) -> EvaluationReport:
     """Score the base in the folder `base` on the rows of `data`, with the adapter in a folder or bare.
 
@@ -92,6 +93,7 @@ def evaluate(
     configured = configured_stops(base)
     grading = grading_of(spec)
     given = read_rows(data, columns=spec.columns)
+    require_few_rows(given, most_rows)
     questions, further = list[Question](), dict[int, list[str]]()
     if given[0].shape == "choices":
         rows, questions = tokenise_choices(given, tokenizer, loss_on=spec.loss_on, max_length=max_length)

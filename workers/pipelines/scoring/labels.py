@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_precision
-from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, Sample
+from sdk.schemas.evaluation import MOST_TARGET_ROWS, Conditions, EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -34,7 +34,7 @@ from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring.grading import require_scorable
 from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
-from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, store_rows
+from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, require_few_rows, store_rows
 from workers.pipelines.scoring.version import SCORING_VERSION
 
 
@@ -50,6 +50,7 @@ def evaluate_labels(
     rows_to: Path | None = None,
     recorded: Sequence[RecordedScores] = (),
     bases: SharedBase | None = None,
+    most_rows: int = MOST_TARGET_ROWS,
 ) -> EvaluationReport:
     """Score an adapter that classifies by `labels` on the rows of `data`, whose labels are among them.
 
@@ -63,6 +64,7 @@ def evaluate_labels(
     refuse_loss_on(spec.loss_on)
     require_scorable(spec, 0)
     rows = read_rows(data, columns=spec.columns, known_labels=labels)
+    require_few_rows(rows, most_rows)
     try:
         resolve_objective("classify", rows[0].shape)
     except ObjectiveError as error:

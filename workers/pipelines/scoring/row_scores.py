@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
 from sdk.schemas.evaluation import (
     COUNTED,
     LONGER_REFERENCE_ROWS,
+    MOST_JOB_ROWS,
     MOST_PREDICTION_BYTES,
     MOST_SCORE,
+    MOST_TARGET_ROWS,
     SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
     UNSCORED_ROWS,
@@ -22,8 +24,10 @@ from sdk.schemas.evaluation import (
     RowScore,
     Unscored,
 )
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.row_file import row_file_name, write_rows
 from workers.pipelines.data.examples import Example
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring.texts import TextScores
 
 #: The most bytes of all predictions in a file.
@@ -129,6 +133,16 @@ class RowScores:
         ]
         found += [RowScore(row=row, unscored=why) for row, why in self.unscored.items()]
         return sorted(found, key=lambda each: each.row)
+
+
+def require_few_rows(rows: Sized, most: int) -> None:
+    """Raise PipelineError ("data") for more rows of one target than a registry stores, before any is scored."""
+    if len(rows) > most:
+        raise PipelineError(
+            FailureReason.DATA,
+            f"There are {len(rows):,} rows, and {most:,} of this target can be scored: a job stores the scores of "
+            f"{MOST_TARGET_ROWS:,} rows of a target, and of {MOST_JOB_ROWS:,} of all its targets. Evaluate on fewer rows, or fewer targets.",
+        )
 
 
 def counts_of_long(unscored: int, shortened: int, prompts: int = 0, references: int = 0) -> dict[str, float]:

@@ -135,7 +135,7 @@ def test_a_row_without_a_loss_is_in_no_score_and_each_says_so(
     assert not any(f"{name}_rows" in whole.metrics for name in names)
     assert found.rows is not None
     with (tmp_path / row_file_name(found.rows.digest)).open("rb") as file:
-        sums = summed(read_rows(file))
+        sums = summed(read_rows(file)).totals()
     assert list(differences(found.rows, found, sums)) == []
 
 

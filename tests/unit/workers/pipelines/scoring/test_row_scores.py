@@ -147,3 +147,19 @@ def test_long_predictions_are_cut_and_counted_and_the_rest_is_as_it_was(
     assert again == stored
     assert path.read_bytes()[4:8] == bytes(4)
     assert len(gzip.decompress(path.read_bytes()).splitlines()) == 3
+
+
+def test_more_rows_than_a_registry_stores_are_refused_before_any_is_scored(llama_base: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+    with pytest.raises(PipelineError, match=r"There are 3 rows, and 2 of this target can be scored") as refused:
+        evaluating.evaluate(
+            base=llama_base,
+            adapter=None,
+            quantization=None,
+            data=data,
+            spec=EvaluationSpec(),
+            on_progress=lambda progress: None,
+            most_rows=2,
+        )
+    assert refused.value.reason == "data"

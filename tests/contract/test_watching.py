@@ -234,7 +234,7 @@ class TestLongPoll:
         async def cancel() -> set[str]:
             transport = httpx.ASGITransport(app=people.app)
             headers = {"Authorization": f"Bearer {token}"}
-            async with httpx.AsyncClient(transport=transport, base_url="http://here", headers=headers) as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client:
                 paths = [
                     f"/api/v1/jobs/{job.id}/events?after={after}&wait_s=30",
                     f"/api/v1/jobs/{job.id}/events/stream",

@@ -125,9 +125,10 @@ def finished(
 
 
 every_kind = pytest.mark.parametrize("finished", KINDS, indirect=True)
+two_kinds = pytest.mark.parametrize("finished", ["training", "evaluation"], indirect=True)
 
 
-@every_kind
+@two_kinds
 def test_a_result_that_comes_after_the_cancel_is_dropped_and_the_worker_is_told(finished: Finished) -> None:
     assert finished.writer.cancel_job(finished.job).state == "running"
     dropped = finished.hand_in()
@@ -168,7 +169,7 @@ def test_a_cancel_between_the_hand_in_and_its_last_transaction_undoes_all_of_it(
         assert set(states) <= {"failed"}
 
 
-@every_kind
+@two_kinds
 def test_a_cancel_after_the_result_is_refused_and_the_result_stays(finished: Finished) -> None:
     done = finished.hand_in()
     assert done.state == "succeeded"
@@ -216,7 +217,7 @@ def test_a_dropped_result_ends_no_upload_of_others(finished: Finished, tmp_path:
 
 def test_of_a_cancel_and_a_result_at_the_same_moment_one_wins(crew: Crew) -> None:
     outcomes = set()
-    for n in range(scale(160)):
+    for n in range(scale(80)):
         crew.submit(adapter=f"{crew.space}/a")
         held = crew.hold()
         result = Completion(attempt=held.attempt, version=crew.publication())

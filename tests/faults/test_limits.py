@@ -304,6 +304,21 @@ class TestConnections:
             line.send(HEALTHZ)
             assert line.answer() is not None
 
+    def test_an_address_that_opens_no_end_of_connections_is_told_that_the_server_lives(self, served: Served) -> None:
+        with ExitStack() as stack:
+            # Twelve are let in, twelve more are told that they are too many, and each further one ends one of these.
+            for sent in (b"", b"GET /", HEALTHZ[:-2], HEALTHZ, HEALTHZ[:-2] + b"Content-Length: 900\r\n\r\n"):
+                for _ in range(30):
+                    line = stack.enter_context(served.line(source="127.0.0.3"))
+                    with suppress(ConnectionError):
+                        line.send(sent)
+                with served.line(source="127.0.0.3") as probe:
+                    probe.send(HEALTHZ)
+                    answer = probe.answer()
+                assert answer is not None
+                assert answer.status == 200
+            assert served.healthy_s() < 1
+
     def test_a_full_server_lets_go_of_who_says_nothing(self, served: Served) -> None:
         with ExitStack() as stack:
             lines = [

@@ -203,7 +203,8 @@ class Claims:
 
     def heartbeat(self, *, job_id: str, beat: Heartbeat, who: Principal) -> HeartbeatReply:
         """Renew the lease and keep what the worker reports. Raises NotFound, StaleAttempt."""
-        progress = next((event.progress for event in reversed(beat.events) if event.progress is not None), None)
+        reported = events.trimmed(beat.events)
+        progress = next((event.progress for event in reversed(reported) if event.progress is not None), None)
         with self._db.write() as session:
             values: dict[str, Any] = {"lease_until_s": db_epoch_s() + self._lease_s}
             if progress is not None:
@@ -216,7 +217,7 @@ class Claims:
             job = session.get_one(Job, job_id, populate_existing=True)
             _require_worker(job, who)
             seen(session, job.worker, who)
-            events.record(session, job, beat.events)
+            events.record(session, job, reported)
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
 
     def complete(self, *, job_id: str, completion: Completion, who: Principal) -> JobView:

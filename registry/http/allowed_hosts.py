@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Literal
 from urllib.parse import urlsplit
@@ -73,6 +74,7 @@ class HostNames:
         return self.every or name in self.exact or name.endswith(self.ends) or is_loopback(name)
 
 
+@lru_cache(256)
 def is_loopback(name: str) -> bool:
     """Whether a host in its plain spelling is this machine itself."""
     if name == "localhost":
@@ -157,6 +159,7 @@ class AnswerOwnHosts:
         )
 
 
+@lru_cache(256)
 def _parsed(authority: str) -> tuple[str, str | None] | None:
     """A host in its plain spelling and the port after it; None for what is no host."""
     found = _AUTHORITY.fullmatch(authority) if len(authority) <= _MAX_CHARACTERS else None

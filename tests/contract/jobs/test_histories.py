@@ -28,7 +28,7 @@ from sdk.schemas.job_requests import BaseChoice, PreviewJobRequest
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.work import ClaimRequest, Completion, Failure, Release
 
-HISTORIES, STEPS = (200, 6) if not SOAKING else (5_000, 30)
+HISTORIES, STEPS = (200, 4) if not SOAKING else (5_000, 30)
 ACTIONS = (
     "submit",
     "claim",

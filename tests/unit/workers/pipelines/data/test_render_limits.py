@@ -104,7 +104,7 @@ def test_limits_are_those_of_before_once_a_template_is_rendered() -> None:
 
 def test_a_costly_template_ends_the_job_at_its_first_row() -> None:
     tokenizer = templates.tokenizer_of("qwen3")
-    tokenizer.chat_template = LARGE["~"]
+    tokenizer.chat_template = LARGE["ljust"]
     rows = [Row(f"line {n}", "messages", {"messages": MESSAGES}) for n in range(3)]
     with pytest.raises(PipelineError, match="The base's chat template takes more than 512 MiB of memory") as caught:
         tokenise(rows, tokenizer, max_length=64, day=DAY, loss_on="assistant")

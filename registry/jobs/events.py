@@ -27,6 +27,8 @@ SAID = 200
 _AT_ONCE = 20
 #: The most characters of a phase's name, and of what is said in it; workers send less.
 _PHASE, _MESSAGE = 40, 1000
+#: How many events are read at once, and after how many characters an answer ends before its limit.
+_PAGE, _ENOUGH = 64, 1_000_000
 
 
 def trimmed(events: Sequence[NewEvent]) -> list[NewEvent]:
@@ -117,7 +119,7 @@ def read(
 ) -> tuple[list[Event], JobState]:
     """Return events with a `seq` above `after`, and the job's state, which was read before them.
 
-    They are the first `limit` events, or the last `last`.
+    They are the first `limit` events, or the last `last`; fewer if they are long, but never none if there is one.
     """
     with db.read() as session:
         job = session.get(Job, job_id)
@@ -125,11 +127,7 @@ def read(
         if job is None:
             raise NotFound(missing, param="job")
         who.require("read", job.namespace, missing=missing, param="job")
-        query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after)
-        if last is None:
-            rows = session.scalars(query.order_by(JobEvent.seq).limit(limit)).all()
-        else:
-            rows = session.scalars(query.order_by(JobEvent.seq.desc()).limit(last)).all()[::-1]
+        rows = _rows(session, job_id, after, most=limit if last is None else last, newest=last is not None)
         found = [
             readable(
                 Event,
@@ -146,3 +144,22 @@ def read(
             for row in rows
         ]
         return [event for event in found if event is not None], member_of(JobState, job.state)
+
+
+def _rows(session: Session, job_id: str, after: int, *, most: int, newest: bool) -> list[JobEvent]:
+    """The first events of a job after one of them, or the newest; oldest first."""
+    of_job = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after)
+    of_job = of_job.order_by(JobEvent.seq.desc() if newest else JobEvent.seq)
+    found: list[JobEvent] = []
+    characters = 0
+    while len(found) < most and characters < _ENOUGH:
+        further = of_job
+        if found:
+            further = of_job.where(JobEvent.seq < found[-1].seq if newest else JobEvent.seq > found[-1].seq)
+        size = min(_PAGE, most - len(found))
+        page = session.scalars(further.limit(size)).all()
+        found += page
+        characters += sum(len(event.message or "") for event in page)
+        if len(page) < size:
+            break
+    return found[::-1] if newest else found

@@ -194,6 +194,19 @@ class TestLongPoll:
         (third,) = job.poll_events(last=1)
         assert job.poll_events(after=third.seq, last=1) == []
 
+    def test_an_answer_ends_before_it_is_too_long_and_the_next_goes_on(self, held: Held, job: SdkJob) -> None:
+        for begin in (0, 200, 400):
+            held.report(*(line(f"{n:04}" + "東" * 3996) for n in range(begin, begin + 200)))
+        read = job.poll_events
+        first = read(after=0)
+        assert 1_000_000 <= sum(len(event.message or "") for event in first) <= 1_000_000 + 64 * 4000
+        numbers = [event.message[:4] for event in job.events() if event.kind == "log" and event.message is not None]
+        assert numbers == [f"{n:04}" for n in range(600)]
+        newest = read(after=0, last=500)
+        assert [(event.message or "")[:4] for event in newest] == numbers[-len(newest) :]
+        assert 250 <= len(newest) < 400
+        assert len(read(after=0, last=65)) == 65
+
     def test_many_who_wait_ask_no_more_than_a_few(self, people: World, held: Held, job: SdkJob) -> None:
         # A token may have half as many.
         watchers, tokens = 60, [people.token(Role.READER) for _ in range(2)]

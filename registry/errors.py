@@ -11,6 +11,7 @@
     │   ├── InvalidTargets  modules that a base lacks, or that rows of text don't train
     │   ├── DoesNotFit      a job that needs more memory than any worker has
     │   ├── TooLarge        a body that is longer than any that is read
+    │   ├── Misdirected     a request for a host that is not the server's
     │   └── WrongMediaType  a body that is not called JSON
     ├── NotFound            nothing of that name, or nothing that the caller may see
     ├── Conflict            another state than the caller assumed
@@ -54,6 +55,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.RATE_LIMITED: 429,
     ErrorCode.READ_ONLY: 503,
     ErrorCode.TOO_LARGE: 413,
+    ErrorCode.MISDIRECTED: 421,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
     ErrorCode.TIMEOUT: 408,
     ErrorCode.UNAVAILABLE: 503,
@@ -132,6 +134,12 @@ class TooLarge(Invalid):
     """A body that is too long."""
 
     code = ErrorCode.TOO_LARGE
+
+
+class Misdirected(Invalid):
+    """A request for a host for which the server does not answer."""
+
+    code = ErrorCode.MISDIRECTED
 
 
 class WrongMediaType(Invalid):

@@ -72,6 +72,9 @@ class Settings:
     auth: Literal["token", "none"] = "token"
     #: How clients reach this server; needed by folder storage behind HTTP.
     public_url: str | None = None
+    #: Hosts for which a server answers, separated by commas, in addition to that of `public_url` and loopback;
+    #: `*.DOMAIN`: all below it, `*`: all.
+    allowed_hosts: str | None = None
     #: How long to wait for PostgreSQL, in seconds; `Timeouts` explains each of them. None: its default.
     database_connect_s: Positive | None = None
     database_statement_s: Positive | None = None

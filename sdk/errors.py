@@ -11,6 +11,7 @@
     │   ├── InvalidBase
     │   ├── DoesNotFit                       a job that needs more memory than any worker has
     │   ├── TooLarge                         a request that is too long to be read
+    │   ├── Misdirected                      a server that does not answer for the host in the URL
     │   └── UnsupportedMediaType             a request whose body is not declared as JSON
     ├── NotFound                    exit 3
     ├── Conflict                    exit 4   foreign files, a lost compare-and-set
@@ -112,6 +113,12 @@ class TooLarge(InvalidInput):
     """A request that is too long to be read."""
 
     code = ErrorCode.TOO_LARGE
+
+
+class Misdirected(InvalidInput):
+    """A server that does not answer for the host in the URL."""
+
+    code = ErrorCode.MISDIRECTED
 
 
 class UnsupportedMediaType(InvalidInput):

@@ -36,6 +36,7 @@ from registry.catalog import views as catalog
 from registry.datasets import views as datasets
 from registry.errors import RegistryError
 from registry.evaluations import views as evaluations
+from registry.http.allowed_hosts import AnswerOwnHosts, hosts_of
 from registry.http.idempotency.middleware import AnswerOnce
 from registry.http.refusals import REFUSALS, Refusals
 from registry.http.request_bodies import StrictBodies
@@ -120,6 +121,9 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
         rate_limit_per_s=settings.rate_limit_per_s,
         failed_logins_per_minute=settings.failed_logins_per_minute,
     )
+    if settings.embedded_home is None:
+        hosts = hosts_of(auth=settings.auth, public_url=settings.public_url, allowed=settings.allowed_hosts)
+        app.add_middleware(AnswerOwnHosts, hosts=hosts, refuses_pages=settings.auth == "none")
     app.add_middleware(SayVersion)
     # Not by `include_router`: with it, the first request would work out again, for all the routes that it is compared
     # with, what FastAPI had worked out when their views were imported. That takes 0.08 s.

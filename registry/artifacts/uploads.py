@@ -243,6 +243,15 @@ def finish_upload(session: Session, upload: str | None) -> None:
         charge(session, ended.namespace, reserved=-ended.reserved_bytes)
 
 
+def abandon_uploads(session: Session, uploads: Collection[str], who: Principal) -> None:
+    """End sessions of the caller's of which nothing will be made: their room is given back, and what was sent for them
+    is garbage.
+    """
+    mine = select(Upload.id).where(Upload.id.in_(uploads), Upload.owner == who.owner)
+    for upload in session.scalars(mine.order_by(Upload.id)).all():
+        finish_upload(session, upload)
+
+
 def end_expired(session: Session, *, namespace: str | None = None, most: int | None = None) -> int:
     """Remove sessions that have expired, `most` of them at most, or those of a namespace that have room reserved.
 

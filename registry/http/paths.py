@@ -27,6 +27,8 @@ class Area:
     takes_json: bool = False
     #: `KeepReadOnly` refuses everything but reads while the registry is read-only.
     keeps_state: bool = False
+    #: `AnswerOwnHosts` lets requests pass whatever host they name: probes know a process only by its address.
+    any_host: bool = False
 
 
 #: The first match counts.
@@ -35,7 +37,9 @@ AREAS = (
     Area(f"{BLOBS_PATH}/", keeps_state=True),
     Area(f"{API}/", wants_token=True, takes_json=True, keeps_state=True),
     Area(METRICS, wants_token=True),
-    # Health, the documentation, and anything else that browsers read.
+    Area(HEALTHZ, any_host=True),
+    Area(READYZ, any_host=True),
+    # The documentation, and anything else that browsers read.
     Area("/"),
 )
 

@@ -17,7 +17,9 @@ from threading import Lock
 from typing import Literal, get_args
 
 #: Why something was refused; the label `why` of the metric.
-RefusalKind = Literal["forbidden", "log_in", "malformed", "not_taken", "too_large", "too_many", "too_slow"]
+RefusalKind = Literal[
+    "forbidden", "log_in", "malformed", "misdirected", "not_taken", "too_large", "too_many", "too_slow"
+]
 REFUSAL_KINDS: tuple[str, ...] = get_args(RefusalKind)
 
 #: At most this many lines are written for each reason in this many seconds, and only one about the same address or

@@ -41,6 +41,7 @@ _SAYS = {
     409: "The state is not what the request assumes.",
     413: "A body that is too long.",
     415: "A body whose Content-Type is not `application/json`.",
+    421: "A host for which this server does not answer.",
     422: "A value that breaks a rule, or bytes that are not what they should be.",
     429: "More requests than this token may send.",
     500: "A fault in the server; its log has the details.",

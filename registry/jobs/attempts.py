@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.clock import db_epoch_s, db_now, utc_now
 from registry.db.counters import count, count_duration
-from registry.errors import StaleAttempt
+from registry.errors import Conflict, StaleAttempt
 from registry.jobs import events
 from registry.jobs.lifecycle import move
 from registry.jobs.models import Attempt, Job
@@ -79,10 +79,20 @@ def begin(session: Session, job: Job, worker: str, who: Principal, *, within_s: 
 
 
 def succeed(session: Session, job_id: str, attempt: int, result: dict[str, Any], *, who: Principal) -> None:
-    """Make a job succeed. Raises StaleAttempt, which rolls back the caller's changes."""
+    """Make a job succeed. Raises StaleAttempt, or Conflict if it was cancelled; both roll back the caller's changes.
+
+    This is the point after which a job can't be cancelled: both lock the job's row, so one of them comes first.
+    """
     job = hold(session, job_id, attempt, who)
+    require_wanted(job)
     job.result = result
     _end(session, job, JobState.SUCCEEDED)
+
+
+def require_wanted(job: Job) -> None:
+    """Raise Conflict if somebody has cancelled a job that still runs: nothing of its result may be kept."""
+    if job.cancel_requested:
+        raise Conflict(f"job {job.id} was cancelled, so its result is not kept; this worker must drop it")
 
 
 def release(session: Session, job_id: str, attempt: int, *, who: Principal) -> Job:

@@ -15,10 +15,11 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from registry.artifacts.uploads import abandon_uploads
 from registry.datasets.finding import find_for_job
 from registry.db.clock import db_epoch_s, db_now
 from registry.db.database import Database
-from registry.errors import RegistryError, StaleAttempt, Unavailable, Unreadable
+from registry.errors import Conflict, RegistryError, StaleAttempt, Unavailable, Unreadable
 from registry.http.idempotency.service import Keyed, keep, kept, owner_of
 from registry.jobs import attempts, events
 from registry.jobs.fair_share import find_next, note_served
@@ -202,7 +203,8 @@ class Claims:
 
     def heartbeat(self, *, job_id: str, beat: Heartbeat, who: Principal) -> HeartbeatReply:
         """Renew the lease and keep what the worker reports. Raises NotFound, StaleAttempt."""
-        progress = next((event.progress for event in reversed(beat.events) if event.progress is not None), None)
+        reported = events.trimmed(beat.events)
+        progress = next((event.progress for event in reversed(reported) if event.progress is not None), None)
         with self._db.write() as session:
             values: dict[str, Any] = {"lease_until_s": db_epoch_s() + self._lease_s}
             if progress is not None:
@@ -215,7 +217,7 @@ class Claims:
             job = session.get_one(Job, job_id, populate_existing=True)
             _require_worker(job, who)
             seen(session, job.worker, who)
-            events.record(session, job, beat.events)
+            events.record(session, job, reported)
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
 
     def namespace_of(self, job_id: str, *, who: Principal) -> str:
@@ -224,23 +226,50 @@ class Claims:
             return find_job(session, job_id, who, action="work").namespace
 
     def complete(self, *, job_id: str, completion: Completion, who: Principal) -> JobView:
-        """Record an attempt's result and its effects, both or neither. Raises StaleAttempt, Verification, Invalid."""
+        """Record an attempt's result and its effects, both or neither; if the job was cancelled, neither, and it ends so.
+
+        Raises StaleAttempt, Verification, Invalid, Conflict.
+        """
+        try:
+            return self._take_in(job_id, completion, who)
+        except Conflict:
+            dropped = self._drop_if_cancelled(job_id, completion, who)
+            if dropped is None:
+                raise
+            return dropped
+
+    def _take_in(self, job_id: str, completion: Completion, who: Principal) -> JobView:
+        """Record a result and its effects. Raises Conflict if the job was cancelled."""
         with self._db.read() as session:
             job = find_job(session, job_id, who, action="work")
             mine = session.scalar(select(Job.id).where(Job.id == job_id, attempts.claimed_by(who))) is not None
             if not mine or job.attempt != completion.attempt:
                 raise attempts.stale(job_id, completion.attempt)
-            if job.state == JobState.SUCCEEDED:
+            if job.state in (JobState.SUCCEEDED, JobState.CANCELLED):
                 # The first answer was lost; the work is done.
                 return present(job)
             if job.state != JobState.RUNNING:
                 raise attempts.stale(job_id, completion.attempt)
+            attempts.require_wanted(job)
             held = present(job)
         request = read_request(held.kind, held.request, job_id=job_id)
         done = HandedIn(job=held, completion=completion, who=who)
         rules_of(held.kind).complete(self._services, request, done)
         with self._db.read() as session:
             return present(session.get_one(Job, job_id))
+
+    def _drop_if_cancelled(self, job_id: str, completion: Completion, who: Principal) -> JobView | None:
+        """End a job that was cancelled before its result was recorded, and give back the room of what was sent for it.
+
+        Return None if nobody has cancelled it. Raises StaleAttempt.
+        """
+        with self._db.write() as session:
+            job = attempts.hold(session, job_id, completion.attempt, who)
+            if not job.cancel_requested:
+                return None
+            abandon_uploads(session, completion.uploads, who)
+            message = "it was cancelled before its result was recorded, so nothing of that was kept"
+            return present(attempts.cancel(session, job_id, completion.attempt, message, who=who))
 
     def fail(self, *, job_id: str, failure: Failure, who: Principal) -> JobView:
         """Record that an attempt ended without a result; the job may be tried again. Raises NotFound, StaleAttempt."""

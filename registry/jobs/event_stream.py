@@ -42,8 +42,8 @@ After = Annotated[int, Query(ge=0, le=2**62, description="`seq` of the last even
 _KEEP_ALIVE_S = 15.0
 #: How often a stream checks that its token is still valid, in seconds.
 _TRUST_S = 5.0
-#: How many events a stream reads at once.
-_AT_ONCE = 500
+#: How many events a stream reads at once: a client that takes them slowly keeps as many in memory.
+_AT_ONCE = 32
 #: After how long a client that lost the stream reconnects, in milliseconds.
 _RETRY_MS = 3000
 

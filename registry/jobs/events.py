@@ -23,6 +23,25 @@ PROGRESS_EVERY = timedelta(seconds=1)
 #: How many log lines, and how many messages of its progress, are stored for one attempt.
 LOG_LINES = 2_000
 SAID = 200
+#: How many rows of progress one attempt adds at most within `PROGRESS_EVERY`, whatever it says its phases are.
+_AT_ONCE = 20
+#: The most characters of a phase's name, and of what is said in it; workers send less.
+_PHASE, _MESSAGE = 40, 1000
+#: How many events are read at once, and after how many characters an answer ends before its limit.
+_PAGE, _ENOUGH = 64, 1_000_000
+
+
+def trimmed(events: Sequence[NewEvent]) -> list[NewEvent]:
+    """What a worker reports, cut to what is stored of it: it is read again with every list of jobs."""
+    return [
+        event if event.progress is None else event.model_copy(update={"progress": _trimmed(event.progress)})
+        for event in events
+    ]
+
+
+def _trimmed(progress: Progress) -> Progress:
+    message = None if progress.message is None else progress.message[:_MESSAGE]
+    return progress.model_copy(update={"phase": progress.phase[:_PHASE], "message": message})
 
 
 def record_state(session: Session, job: Job, message: str | None = None) -> None:
@@ -34,7 +53,7 @@ def record(session: Session, job: Job, events: list[NewEvent]) -> None:
     """Append what a worker reports, but not all of it: a job that runs for days must not leave millions of rows.
 
     Only the newest count of each phase in a report is kept, and only if the phase has changed, is complete, or was last
-    recorded `PROGRESS_EVERY` ago. The first `SAID` messages and the first `LOG_LINES` log lines of an attempt are kept.
+    recorded `PROGRESS_EVERY` ago, and `_AT_ONCE` rows in that time. The first `SAID` messages and the first `LOG_LINES` log lines of an attempt are kept.
     A job's states are recorded by the registry itself.
     """
     kept = _worth_keeping(session, job, [event.progress for event in events if event.progress is not None])
@@ -62,10 +81,13 @@ def _worth_keeping(session: Session, job: Job, reported: Sequence[Progress]) -> 
     if not reported:
         return []
     of_attempt = (JobEvent.job_id == job.id, JobEvent.attempt == job.attempt, JobEvent.kind == "progress")
-    last = session.scalars(select(JobEvent).where(*of_attempt).order_by(JobEvent.seq.desc()).limit(1)).first()
+    newest = select(JobEvent).where(*of_attempt).order_by(JobEvent.seq.desc())
+    if (earlier := session.scalars(newest.offset(_AT_ONCE - 1).limit(1)).first()) is not None and _is_recent(earlier):
+        return []
+    last = session.scalars(newest.limit(1)).first()
     before = None if last is None or last.progress is None else readable(Progress, last.progress)
     kept = list({progress.phase: progress for progress in reported}.values())
-    if last is not None and before is not None and abs(utc_now() - last.at) < PROGRESS_EVERY:
+    if last is not None and before is not None and _is_recent(last):
         kept = [each for each in kept if each.phase != before.phase or (each.step == each.total != before.step)]
     said = [
         each
@@ -77,7 +99,11 @@ def _worth_keeping(session: Session, job: Job, reported: Sequence[Progress]) -> 
         is_said = JobEvent.progress["message"].as_string().is_not(None)
         room = SAID - (session.scalar(select(func.count()).where(*of_attempt, is_said)) or 0)
         kept += said[: max(0, room)]
-    return [each for each in reported if any(each is one for one in kept)]
+    return [each for each in reported if any(each is one for one in kept)][-_AT_ONCE:]
+
+
+def _is_recent(event: JobEvent) -> bool:
+    return abs(utc_now() - event.at) < PROGRESS_EVERY
 
 
 def _room_for_lines(session: Session, job: Job) -> int:
@@ -93,7 +119,7 @@ def read(
 ) -> tuple[list[Event], JobState]:
     """Return events with a `seq` above `after`, and the job's state, which was read before them.
 
-    They are the first `limit` events, or the last `last`.
+    They are the first `limit` events, or the last `last`; fewer if they are long, but never none if there is one.
     """
     with db.read() as session:
         job = session.get(Job, job_id)
@@ -101,11 +127,7 @@ def read(
         if job is None:
             raise NotFound(missing, param="job")
         who.require("read", job.namespace, missing=missing, param="job")
-        query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after)
-        if last is None:
-            rows = session.scalars(query.order_by(JobEvent.seq).limit(limit)).all()
-        else:
-            rows = session.scalars(query.order_by(JobEvent.seq.desc()).limit(last)).all()[::-1]
+        rows = _rows(session, job_id, after, most=limit if last is None else last, newest=last is not None)
         found = [
             readable(
                 Event,
@@ -122,3 +144,22 @@ def read(
             for row in rows
         ]
         return [event for event in found if event is not None], member_of(JobState, job.state)
+
+
+def _rows(session: Session, job_id: str, after: int, *, most: int, newest: bool) -> list[JobEvent]:
+    """The first events of a job after one of them, or the newest; oldest first."""
+    of_job = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after)
+    of_job = of_job.order_by(JobEvent.seq.desc() if newest else JobEvent.seq)
+    found: list[JobEvent] = []
+    characters = 0
+    while len(found) < most and characters < _ENOUGH:
+        further = of_job
+        if found:
+            further = of_job.where(JobEvent.seq < found[-1].seq if newest else JobEvent.seq > found[-1].seq)
+        size = min(_PAGE, most - len(found))
+        page = session.scalars(further.limit(size)).all()
+        found += page
+        characters += sum(len(event.message or "") for event in page)
+        if len(page) < size:
+            break
+    return found[::-1] if newest else found

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.errors import Invalid, RegistryError, Unavailable
+from registry.http.allowed_hosts import hosts_of
 from registry.ops.database import current_database, database_of, settings_at_home
 from registry.ops.tokens import token
 from registry.settings import Settings
@@ -28,6 +29,8 @@ _OTHER_FILES = 300
 #: How many characters a reason to be read-only may have.
 _MAX_REASON = 1000
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+#: What a server is bound to that listens at all of its machine's addresses.
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,6 +46,8 @@ def cli() -> None:
       REGISTRY_S3_PUBLIC_ENDPOINT_URL  how clients reach it, if that differs
       REGISTRY_BROKER_URL              redis://:password@host:6379/0
       REGISTRY_AUTH                    token (default), or none on loopback only
+      REGISTRY_PUBLIC_URL              how clients reach the server, which answers for this host
+      REGISTRY_ALLOWED_HOSTS           further hosts for which it answers
     """
 
 
@@ -62,13 +67,17 @@ def serve(host: str, port: int, workers: int) -> None:
     from registry.server.limits import Limits
     from registry.server.protocol import BoundedHttp
 
-    os.environ.setdefault("REGISTRY_PUBLIC_URL", f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")  # noqa: S104
+    named = bool(os.environ.get("REGISTRY_PUBLIC_URL"))
+    if not named:
+        own = "127.0.0.1" if host in _EVERYWHERE else f"[{host}]" if ":" in host else host
+        os.environ["REGISTRY_PUBLIC_URL"] = f"http://{own}:{port}"
     settings = Settings.from_env()
     if settings.auth == "none" and host not in _LOOPBACK:
         raise Invalid(
             "REGISTRY_AUTH=none is for loopback only; bind to 127.0.0.1 or set REGISTRY_AUTH=token",
             param="REGISTRY_AUTH",
         )
+    _explain_hosts(settings, named=named or host not in _EVERYWHERE)
     limits = Limits.of(settings)
     database_of(settings).require_current()
     _require_free(host, port)
@@ -92,6 +101,23 @@ def serve(host: str, port: int, workers: int) -> None:
         log_level="info",
         timeout_graceful_shutdown=10,
     )
+
+
+def _explain_hosts(settings: Settings, *, named: bool) -> None:
+    """Say which hosts a server won't answer for, if that may be a surprise. Raises Invalid for a setting that is not a
+    list of hosts.
+    """
+    hosts_of(auth=settings.auth, public_url=settings.public_url, allowed=settings.allowed_hosts)
+    if settings.auth == "none" and settings.allowed_hosts is not None:
+        click.echo(
+            "REGISTRY_ALLOWED_HOSTS has no effect with REGISTRY_AUTH=none: only loopback names are answered", err=True
+        )
+    elif not named and settings.allowed_hosts is None:
+        click.echo(
+            "this server only answers requests for 127.0.0.1, localhost and other names of loopback: set REGISTRY_PUBLIC_URL to "
+            "the URL by which clients reach it, or REGISTRY_ALLOWED_HOSTS to its names and addresses",
+            err=True,
+        )
 
 
 def app_from_env() -> Any:

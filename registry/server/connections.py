@@ -97,23 +97,28 @@ class Connections:
         #: Connections whose clients fetch answers more slowly than they are written.
         self.slow: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
+        #: By address, those beyond its limit, the oldest first: they are told so, and asked whether the process lives.
+        self._beyond: dict[str, dict[Connection, None]] = {}
         self._looking = False
 
     def enter(self, connection: Connection) -> Refusal | None:
         """Count a connection; return why its requests are refused if it is one too many.
 
+        However many an address opens, the last one can still ask for a probe: those that were refused before it go first.
         Raises ConnectionRefusedError if there isn't even room to say that.
         """
         limits, address = self._limits, connection.address
         refusal = None
         if self._by_address[address] >= limits.connections_per_address and not connection.is_trusted:
             refusal = CROWDED
-            beyond = self._by_address[address] - limits.connections_per_address
-            if beyond >= min(limits.reserve, limits.connections_per_address):
-                raise ConnectionRefusedError
+            beyond = self._beyond.get(address, {})
+            if len(beyond) >= min(limits.reserve, limits.connections_per_address):
+                self._close_oldest(beyond)
+            self._beyond.setdefault(address, {})[connection] = None
         elif len(self._all) >= limits.connections and not self._make_room():
             refusal = FULL
-        if len(self._all) >= limits.connections + limits.reserve:
+        if len(self._all) >= limits.connections + limits.reserve and not self._make_room():
+            self._forget_beyond(connection)
             raise ConnectionRefusedError
         self._all.add(connection)
         self._by_address[address] += 1
@@ -125,6 +130,7 @@ class Connections:
     def leave(self, connection: Connection) -> None:
         """Forget a connection that is gone."""
         self.slow.discard(connection)
+        self._forget_beyond(connection)
         if connection in self._all:
             self._all.remove(connection)
             self._by_address[connection.address] -= 1
@@ -144,6 +150,20 @@ class Connections:
                 return
             excess -= size
             self._give_up(one)
+
+    def _forget_beyond(self, connection: Connection) -> None:
+        beyond = self._beyond.get(connection.address)
+        if beyond is not None:
+            beyond.pop(connection, None)
+            if not beyond:
+                del self._beyond[connection.address]
+
+    def _close_oldest(self, beyond: dict[Connection, None]) -> None:
+        """Close the oldest of these that is not being answered, or else the oldest."""
+        oldest = next((one for one in beyond if not _is_answered(one)), next(iter(beyond)))
+        REFUSALS.note("too_many", oldest.address, "closed a connection from %s: there are too many", oldest.address)
+        oldest.transport.abort()
+        self.leave(oldest)
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest; say whether there was one."""
@@ -205,6 +225,12 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self._all)
+
+
+def _is_answered(connection: Connection) -> bool:
+    """Whether a client that has sent a request waits for the answer."""
+    waits = connection.waits in ("body", "answer")
+    return waits and not connection.drains and not connection.transport.is_closing()
 
 
 #: By the state that uvicorn keeps for each server: a process has one, a test several.

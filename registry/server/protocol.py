@@ -171,6 +171,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._stop(MALFORMED)
         if len(self.pipeline) >= self._limits.pipelined:
             self._stop(PIPELINED)
+        if not self.url.startswith(b"/"):
+            self._take_host_of_target()
         idle = self.cycle is None or self.cycle.response_complete
         super().on_headers_complete()
         if idle:
@@ -178,6 +180,15 @@ class BoundedHttp(HttpToolsProtocol):
         self.body_bytes, self.ahead_bytes = 0, self._limits.least_bytes_per_s * self._limits.grace_s
         self.drains = False
         self._wait_for("body")
+
+    def _take_host_of_target(self) -> None:
+        """Let the host in a request's line count instead of the header, as RFC 9112 says for `GET http://host/path`."""
+        target = httptools.parse_url(self.url)
+        if target.host is not None:
+            port = b"" if target.port is None else b":%d" % target.port
+            host = b"[%b]" % target.host if b":" in target.host else target.host
+            self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"]
+            self.headers.append((b"host", host + port))
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""

@@ -79,7 +79,9 @@ def record_checkpoint(transport: Transport, job: str, record: CheckpointRecord) 
 
 
 def complete(transport: Transport, job: str, completion: Completion, *, timeout_s: float = COMPLETING_S) -> JobView:
-    """Hand in a job's result. Raises StaleAttempt, VerificationFailed."""
+    """Hand in a job's result; the job that is returned is cancelled if somebody did so before. Raises StaleAttempt,
+    VerificationFailed.
+    """
     return transport.call("POST", f"/jobs/{job}/complete", JobView, body=completion, timeout_s=timeout_s)
 
 

@@ -45,6 +45,8 @@ class ErrorCode(StrEnum):
     READ_ONLY = "read_only"
     #: A body that is too long.
     TOO_LARGE = "too_large"
+    #: A request for a host for which the server does not answer.
+    MISDIRECTED = "misdirected"
     #: A body whose content type is not JSON.
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     #: A job ended without a result.

@@ -224,6 +224,13 @@ class Completion(Wire):
     #: An earlier registry knows no such field, so what is not handed in is not said.
     combination: Annotated[CombineResult | None, Field(exclude_if=lambda value: value is None)] = None
 
+    @property
+    def uploads(self) -> set[str]:
+        """The upload sessions in which its files were sent."""
+        versions = [self.version, None if self.combination is None else self.combination.version]
+        parts = [*versions, self.merge, *(self.evaluations or ())]
+        return {part.upload for part in parts if part is not None and part.upload is not None}
+
 
 class Failure(Wire):
     """A worker reports that its attempt failed."""

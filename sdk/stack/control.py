@@ -80,7 +80,7 @@ def up(
             if not ran_before:
                 down(stack)
             raise
-        return stack.document
+        return stack.printed
 
 
 def down(stack: Stack) -> list[str]:

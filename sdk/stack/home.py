@@ -15,6 +15,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from sdk.errors import Conflict
 from sdk.stack.local_server import LocalServer
@@ -65,8 +66,20 @@ class Stack:
         return int(json.loads((self.home / _SETTINGS).read_text(encoding="utf-8"))["workers"])
 
     @property
+    def document_path(self) -> Path:
+        """The file with the whole document, which only its owner can read."""
+        return self.home / "stack.json"
+
+    @property
+    def printed(self) -> dict[str, Any]:
+        """What `up` prints: the document with its file, and without the passwords of servers."""
+        whole = self.document
+        services = {name: without_password(url) for name, url in whole["services"].items()}
+        return {"url": whole["url"], "token": whole["token"], "file": str(self.document_path), "services": services}
+
+    @property
     def document(self) -> dict[str, Any]:
-        """What `up` prints. Holds secrets."""
+        """How to reach the registry and its servers. Holds secrets."""
         return {
             "url": self.registry.url,
             "token": self.registry.tokens["admin"],
@@ -97,8 +110,21 @@ class Stack:
             write_private(self.home / _SETTINGS, json.dumps({"workers": 1 if workers is None else workers}) + "\n")
 
     def publish(self) -> None:
-        """Write what `up` prints into a file that only its owner can read."""
-        write_private(self.home / "stack.json", json.dumps(self.document, indent=2) + "\n")
+        """Write the document into a file that only its owner can read."""
+        write_private(self.document_path, json.dumps(self.document, indent=2) + "\n")
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown.
+
+    >>> without_password("redis://:secret@127.0.0.1:6379/0")
+    'redis://:***@127.0.0.1:6379/0'
+    """
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
 
 def _is_empty(home: Path) -> bool:

@@ -206,6 +206,32 @@ class TestTrainings:
         (param,) = said
         desk.refused(desk.train(), param, version=desk.publication(training={**ASKED, **said}))
 
+    def test_where_a_version_comes_from_is_not_the_worker_s_to_say(self, desk: Desk) -> None:
+        held, made = desk.train(), desk.publication()
+        for name in (
+            "reference",
+            "base",
+            "dataset",
+            "parent",
+            "parents",
+            "job",
+            "eval_data",
+            "ref",
+            "digest",
+            "created_by",
+        ):
+            said = made.model_copy(update={"training": {**ASKED, name: "others/secret@v1"}})
+            desk.refused(held, f"training.{name}", version=said)
+
+    def test_an_option_that_nobody_asked_for_was_not_used(self, desk: Desk) -> None:
+        held, made = desk.train(), desk.publication()
+        options = {"holdout": 0.5, "holdout_by": "user", "weight_decay": 0.1, "packing": True, "beta": 2.0}
+        for name, value in options.items():
+            desk.refused(held, name, version=made.model_copy(update={"training": {**ASKED, name: value}}))
+        # What it is without being asked for may be said.
+        said = {**ASKED, **{name: getattr(SPEC, name) for name in options}}
+        assert desk.complete(held, version=made.model_copy(update={"training": said})).state == "succeeded"
+
     @pytest.mark.parametrize("length", [0, -1, 1025, 1.5, "1024", None])
     def test_rows_are_not_longer_than_was_asked_for(self, desk: Desk, length: Any) -> None:
         desk.refused(desk.train(), "max_length", version=desk.publication(training={"max_length": length}))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -122,6 +123,22 @@ class TestStoring:
         Held.claim(held.client, tmp_path).report(progress(step=1, total=9))
         assert shown([event for event in job.events() if event.kind == "progress"]) == ["train 1", "train 1"]
 
+    def test_long_texts_are_cut(self, held: Held, job: SdkJob) -> None:
+        held.report(progress("p" * 500_000, 1, total=5, message="m" * 90_000))
+        kept = Progress(phase="p" * 40, step=1, total=5, message="m" * 1000)
+        assert job.state == "running"
+        assert job.view.progress == kept
+        assert [event.progress for event in job.events() if event.progress is not None] == [kept]
+
+    def test_phases_that_a_worker_makes_up_leave_few_rows(self, held: Held, job: SdkJob) -> None:
+        for n in range(3):
+            held.report(*(progress(f"{n}.{i}", step=i, total=i) for i in range(500)))
+        for n in range(30):
+            held.report(progress(f"phase {n}", step=n, total=n))
+        assert len([event for event in job.events() if event.kind == "progress"]) == 20
+        assert job.state == "running"
+        assert job.view.progress == Progress(phase="phase 29", step=29, total=29)
+
     def test_lines_end_where_there_are_too_many_of_an_attempt(
         self, held: Held, job: SdkJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -176,6 +193,19 @@ class TestLongPoll:
         assert shown(job.poll_events(last=2)) == ["b", "c"]
         (third,) = job.poll_events(last=1)
         assert job.poll_events(after=third.seq, last=1) == []
+
+    def test_an_answer_ends_before_it_is_too_long_and_the_next_goes_on(self, held: Held, job: SdkJob) -> None:
+        for begin in (0, 200, 400):
+            held.report(*(line(f"{n:04}" + "東" * 3996) for n in range(begin, begin + 200)))
+        read = job.poll_events
+        first = read(after=0)
+        assert 1_000_000 <= sum(len(event.message or "") for event in first) <= 1_000_000 + 64 * 4000
+        numbers = [event.message[:4] for event in job.events() if event.kind == "log" and event.message is not None]
+        assert numbers == [f"{n:04}" for n in range(600)]
+        newest = read(after=0, last=500)
+        assert [(event.message or "")[:4] for event in newest] == numbers[-len(newest) :]
+        assert 250 <= len(newest) < 400
+        assert len(read(after=0, last=65)) == 65
 
     def test_many_who_wait_ask_no_more_than_a_few(self, people: World, held: Held, job: SdkJob) -> None:
         # A token may have half as many.
@@ -234,7 +264,7 @@ class TestLongPoll:
         async def cancel() -> set[str]:
             transport = httpx.ASGITransport(app=people.app)
             headers = {"Authorization": f"Bearer {token}"}
-            async with httpx.AsyncClient(transport=transport, base_url="http://here", headers=headers) as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client:
                 paths = [
                     f"/api/v1/jobs/{job.id}/events?after={after}&wait_s=30",
                     f"/api/v1/jobs/{job.id}/events/stream",
@@ -325,6 +355,32 @@ class TestStream:
             assert [message.fields["id"] for message in found] == [str(seq) for seq in seqs[3:]]
         both = read(http, job.id, headers={"Last-Event-ID": str(seqs[-1])}, after=0)
         assert [message.kind for message in both] == [None, "end"]
+
+    def test_streams_that_nobody_reads_hold_little_of_what_is_to_come(
+        self, people: World, held: Held, job: SdkJob
+    ) -> None:
+        for _ in range(4):
+            held.report(*(line("東" * 4000) for _ in range(200)))
+        services = people.services
+
+        async def first_of_each(count: int) -> int:
+            tracemalloc.start()
+            try:
+                begun = []
+                for _ in range(count):
+                    reader = event_stream._Reader(services.db, services.tokens, services.jobs, job.id, LOCAL, None, 0)
+                    begun.append(event_stream._stream(reader, None))
+                    for _ in range(3):
+                        await anext(begun[-1])
+                held_bytes = tracemalloc.get_traced_memory()[0]
+                for stream in begun:
+                    await stream.aclose()
+            finally:
+                tracemalloc.stop()
+            return held_bytes
+
+        # All 800 events of each, of 8 KiB, would take six times that.
+        assert asyncio.run(first_of_each(8)) < 8 * 1024 * 1024
 
     def test_a_stream_without_news_says_that_it_is_alive(
         self, http: httpx.Client, job: SdkJob, monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,7 @@ NEVER_S = 15.0
 # Who waits how long is what is looked at, so nothing else may take the machine meanwhile.
 pytestmark = pytest.mark.alone
 
-HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ VERSIONS = (
     b"",
 )
 HEADERS = (
-    b"Host: a", b"Host: a\r\nHost: b", b"Connection: close", b"Connection: keep-alive, upgrade\r\nUpgrade: h2c", b"Upgrade: websocket",
+    b"Host: a", b"Host: 127.0.0.1\r\nHost: b", b"Connection: close", b"Connection: keep-alive, upgrade\r\nUpgrade: h2c", b"Upgrade: websocket",
     b"Content-Length: 5", b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: -1", b"Content-Length: +5", b"Content-Length: 0x5",
     b"Content-Length: 99999999999999999999999", b"Content-Length: 5, 5", b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked",
     b"Transfer-Encoding: chunked, identity", b"Transfer-Encoding:\x0bchunked", b"Transfer-Encoding : chunked", b"Transfer-Encoding: xchunked",
@@ -152,7 +152,7 @@ def request(rng: random.Random, token: str) -> bytes:
         TARGETS, (b"/api/v1/uploads", b"/api/v1/bases", b"/api/v1/resolve?ref=a", b"/healthz", b"/metrics", b"/none")
     )
     lines = [b" ".join((method, target, one(VERSIONS, (b"HTTP/1.1",))))]
-    lines += [b"Host: a", one(HEADERS, (b"Content-Type: application/json",)), one(HEADERS, (b"Accept: */*",))]
+    lines += [b"Host: 127.0.0.1", one(HEADERS, (b"Content-Type: application/json",)), one(HEADERS, (b"Accept: */*",))]
     if rng.random() < 0.7:
         lines.append(b"Authorization: Bearer " + token.encode())
     body = one(BODIES, (b"{}", b'{"blobs":[]}', b'{"a":1,"a":2}', b""))
@@ -246,7 +246,7 @@ def test_nothing_that_is_sent_is_a_fault_of_the_server_or_keeps_others_waiting(s
 def test_two_ways_to_read_where_a_request_ends_are_none(served: Served, headers: bytes) -> None:
     """Whoever stands before the server may read the other one: then what follows is another client's request."""
     with served.line() as line:
-        line.send(b"POST /healthz HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n\r\n0\r\n\r\n" + HEALTHZ)
+        line.send(b"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n" + headers + b"\r\n\r\n0\r\n\r\n" + HEALTHZ)
         answers = []
         while (answer := line.answer()) is not None:
             answers.append(answer.status)
@@ -284,7 +284,7 @@ def test_bodies_of_one_token_that_do_not_end_are_bounded(served: Served) -> None
         for line in lines:
             with suppress(ConnectionError):
                 line.send(
-                    b"POST /api/v1/versions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n"
+                    b"POST /api/v1/versions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n"
                     b"Authorization: Bearer " + served.token.encode() + b"\r\n\r\n" + b"[" * 100_000
                 )
         for line in lines:
@@ -363,7 +363,7 @@ def post(served: Served, path: str, body: bytes) -> int:
     with served.line(source="127.0.0.7") as line:
         with suppress(ConnectionError):
             line.send(
-                f"POST /api/v1/{path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                f"POST /api/v1/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                 f"Authorization: Bearer {served.token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
                 + body
             )

@@ -18,7 +18,7 @@ from registry.http.request_bodies import LONGEST_BODY_BYTES, RAW_BYTES
 from registry.principal import SYSTEM, Role
 
 HEAD_S = 1.0
-HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ class TestHeads:
     @pytest.mark.parametrize(
         ("head", "status", "code"),
         [
-            (b"GET /healthz?" + b"a" * 3000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "too_large"),
-            (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "too_large"),
+            (b"GET /healthz?" + b"a" * 3000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 414, "too_large"),
+            (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "too_large"),
             (b"GET /healthz HTTP/1.1\r\n" + b"X: a\r\n" * 21 + b"\r\n", 431, "too_large"),
             (b"GET /healthz HTTP/1.1\r\n" + b"X: a\r\n" * 20 + b"\r\n", 200, None),
             # Not whole, and already too long.
@@ -125,7 +125,7 @@ class TestHeads:
 
     def test_headers_after_the_body_are_not_read_as_headers(self, served: Served, line: Line) -> None:
         line.send(
-            b"POST /api/v1/uploads HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+            b"POST /api/v1/uploads HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
             b"\r\n2\r\n{}\r\n0\r\nAuthorization: Bearer " + served.token.encode() + b"\r\n\r\n"
         )
         answer = line.answer()
@@ -139,7 +139,7 @@ class TestHeads:
 
     def test_no_other_protocol_is_spoken(self, line: Line) -> None:
         line.send(
-            b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + HEALTHZ
         )
         answer = line.answer()
@@ -151,14 +151,14 @@ class TestHeads:
 class TestBodies:
     def begin(self, served: Served, line: Line, size: int = 100_000, path: str = "/api/v1/uploads") -> None:
         line.send(
-            f"POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.token}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {served.token}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n".encode()
         )
 
     def begin_chunked(self, served: Served, line: Line) -> None:
         line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         line.send(
-            f"POST /api/v1/uploads HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.token}\r\n"
+            f"POST /api/v1/uploads HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {served.token}\r\n"
             f"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
 
@@ -184,7 +184,7 @@ class TestBodies:
         assert answer.status == 422
 
     def test_a_body_without_end_is_not_read_for_nobody(self, line: Line) -> None:
-        line.send(b"POST /api/v1/uploads HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        line.send(b"POST /api/v1/uploads HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n")
         sent = 0
         try:
             while sent < 2**26:
@@ -232,7 +232,7 @@ class TestBodies:
         assert line.ends()
 
     def test_a_body_behind_an_answer_is_read_so_that_the_answer_arrives(self, line: Line) -> None:
-        line.send(b"POST /api/v1/uploads HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        line.send(b"POST /api/v1/uploads HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n")
         line.send(b"a" * 100_000)
         answer = line.answer()
         assert answer is not None
@@ -298,7 +298,7 @@ class TestRoom:
 
     def begin(self, line: Line, token: str, path: str, size: bytes) -> None:
         line.send(
-            f"POST /api/v1/{path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n"
+            f"POST /api/v1/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
             "Content-Type: application/json\r\n".encode()
             + size
             + b"\r\n\r\n"
@@ -318,7 +318,7 @@ class TestConnections:
             for line in lines:
                 line.send(HEALTHZ[:-2])
             crowded = stack.enter_context(served.line(source="127.0.0.2"))
-            crowded.send(b"GET /api/v1/bases HTTP/1.1\r\nHost: a\r\n\r\n")
+            crowded.send(b"GET /api/v1/bases HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             answer = crowded.answer()
             assert answer is not None
             assert (answer.status, answer.code, answer.headers["retry-after"]) == (429, "rate_limited", "1")
@@ -328,6 +328,21 @@ class TestConnections:
         with served.line(source="127.0.0.2") as line:
             line.send(HEALTHZ)
             assert line.answer() is not None
+
+    def test_an_address_that_opens_no_end_of_connections_is_told_that_the_server_lives(self, served: Served) -> None:
+        with ExitStack() as stack:
+            # Twelve are let in, twelve more are told that they are too many, and each further one ends one of these.
+            for sent in (b"", b"GET /", HEALTHZ[:-2], HEALTHZ, HEALTHZ[:-2] + b"Content-Length: 900\r\n\r\n"):
+                for _ in range(30):
+                    line = stack.enter_context(served.line(source="127.0.0.3"))
+                    with suppress(ConnectionError):
+                        line.send(sent)
+                with served.line(source="127.0.0.3") as probe:
+                    probe.send(HEALTHZ)
+                    answer = probe.answer()
+                assert answer is not None
+                assert answer.status == 200
+            assert served.healthy_s() < 1
 
     def test_a_full_server_lets_go_of_who_says_nothing(self, served: Served) -> None:
         with ExitStack() as stack:
@@ -339,7 +354,7 @@ class TestConnections:
             for line in lines:
                 line.send(HEALTHZ[:-2])
             with served.line(source="127.0.0.30") as line:
-                line.send(b"GET /api/v1/bases HTTP/1.1\r\nHost: a\r\n\r\n")
+                line.send(b"GET /api/v1/bases HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
                 answer = line.answer()
                 assert answer is not None
                 assert answer.status == 401
@@ -398,7 +413,7 @@ class TestProxies:
             with serving(folder, host="::1", **given) as served, ExitStack() as stack:
                 seen = set()
                 for line in [stack.enter_context(served.line()) for _ in range(2)]:
-                    line.send(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n")
+                    line.send(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
                     answer = line.answer()
                     assert answer is not None
                     seen.add(answer.status)

@@ -9,10 +9,12 @@ import subprocess
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from support import deployment, processes
 
+from registry.http.allowed_hosts import hosts_of
 from registry.settings import Settings
 from sdk.version import VERSION
 
@@ -69,7 +71,24 @@ def test_the_compose_file_is_refused_without_a_secret(missing: str, how: str) ->
 def test_what_the_compose_file_asks_for_is_what_is_tried_above() -> None:
     text = deployment.COMPOSE.read_text()
     assert set(re.findall(r"\$\{(\w+):\?", text)) == set(WANTED)
-    assert set(re.findall(r"\$\{(\w+)", text)) == {*WANTED, "S3_PUBLIC_ENDPOINT_URL", "BIND_ADDRESS"}
+    assert set(re.findall(r"\$\{(\w+)", text)) == {
+        *WANTED,
+        "S3_PUBLIC_ENDPOINT_URL",
+        "BIND_ADDRESS",
+        "ALLOWED_HOSTS",
+    }
+
+
+def test_the_api_answers_for_the_names_by_which_workers_and_users_come() -> None:
+    services = deployment.compose_file()["services"]
+    text = services["api"]["environment"]["REGISTRY_ALLOWED_HOSTS"]
+    for unset, ours in (("", "adapters.example"), ("registry.example", "adapters.example")):
+        filled = re.sub(r"\$\{PUBLIC_HOST[^}]*\}", ours, text).replace("${ALLOWED_HOSTS:-}", unset)
+        hosts = hosts_of(auth="token", public_url="http://127.0.0.1:8080", allowed=filled)
+        assert hosts.has(ours)
+        assert hosts.has("registry.example") == bool(unset)
+        for worker in WORKERS:
+            assert hosts.has(urlsplit(services[worker]["environment"]["ADAPTERCTL_URL"]).hostname or "")
 
 
 @needs_compose

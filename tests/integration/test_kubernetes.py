@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from support import deployment, processes
 
 from registry.app.application import create_app
+from registry.http.allowed_hosts import hosts_of
 from registry.settings import Settings
 from sdk.version import VERSION
 
@@ -151,6 +153,22 @@ def test_the_api_is_never_all_away() -> None:
     assert (
         deployment.compose_file()["services"]["api"]["command"] == deployment.pods()["api"]["containers"][0]["command"]
     )
+
+
+def test_the_api_answers_for_the_names_by_which_others_come() -> None:
+    settings = {document["metadata"]["name"]: document["data"] for document in of_kind("ConfigMap")}
+    (container,) = deployment.pods()["api"]["containers"]
+    env = {entry["name"]: entry for entry in container["env"]}
+    # Kubernetes only fills in variables that come earlier.
+    names = list(env)
+    assert names.index("POD_IP") < names.index("REGISTRY_ALLOWED_HOSTS")
+    assert env["POD_IP"]["valueFrom"]["fieldRef"]["fieldPath"] == "status.podIP"
+    for address in ("10.42.0.17", "fd00::17"):
+        allowed = env["REGISTRY_ALLOWED_HOSTS"]["value"].replace("$(POD_IP)", address)
+        hosts = hosts_of(auth="token", public_url=settings["registry-settings"]["REGISTRY_PUBLIC_URL"], allowed=allowed)
+        come = [urlsplit(settings["worker-settings"]["ADAPTERCTL_URL"]).hostname or "", address, "registry.example"]
+        assert [hosts.has(name) for name in come] == [True, True, True]
+        assert not hosts.has("10.42.0.18")
 
 
 def test_the_probes_ask_what_the_api_answers(tmp_path: Path) -> None:

@@ -144,10 +144,13 @@ def two(homes: tuple[Home, Home]) -> Home:
 
 
 def test_what_is_printed_is_kept_for_the_owner_and_opens_the_registry(one: Home) -> None:
-    assert set(one.document) == {"url", "token", "services"}
+    assert set(one.document) == {"url", "token", "file", "services"}
     assert set(one.document["services"]) == {"database_url", "broker_url", "s3_endpoint_url"}
     kept = one.folder / "stack.json"
-    assert json.loads(kept.read_text()) == one.document
+    assert one.document["file"] == str(kept)
+    whole = json.loads(kept.read_text())
+    assert (whole["url"], whole["token"]) == (one.document["url"], one.document["token"])
+    assert not [secret for secret in one.secrets() - {whole["token"]} if secret in json.dumps(one.document)]
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     who = json.loads(one.run("whoami", "--format", "json"))
     assert who["grants"] == [{"namespace": "*", "role": "admin"}]

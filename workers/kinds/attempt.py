@@ -97,13 +97,13 @@ class Attempt:
         self.lease.report(Progress(phase="upload", message=message))
 
     def complete(self, completion: Completion) -> None:
-        """Hand in the result. Raises Stopped, StaleAttempt."""
+        """Hand in the result, which the registry drops if the job was cancelled. Raises Stopped, StaleAttempt."""
         self.stop_signal.check_finishing()
         self.lease.flush()
         _log.info("publishing")
         send = partial(work.complete, self.client.transport, self.assignment.job, completion)
-        hand_in(self.stop_signal, send, timeout_s=work.COMPLETING_S)
-        _log.info("succeeded")
+        ended = hand_in(self.stop_signal, send, timeout_s=work.COMPLETING_S)
+        _log.info("%s", ended.state)
 
 
 class _Listener:

@@ -102,6 +102,11 @@ def of_status(status: int, kills_before: int | None) -> AttemptFailed:
         # If the kernel counts kills and has not counted this one, any process may have sent the signal.
         kind = KilledForMemory if kills is None or kills_before is None else AttemptFailed
         return kind(FailureReason.OOM, said)
+    if status == -signal.SIGXCPU:
+        return AttemptFailed(
+            FailureReason.DATA,
+            "the process ran in one call for too long while it rendered rows; use another chat template, with --chat-template",
+        )
     if status == INTERRUPTED_STATUS or status == -signal.SIGTERM:
         said = "was told to stop by something other than its worker"
     elif status < 0:

@@ -9,12 +9,21 @@ import os
 import resource
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
+
+#: A call that Python can't interrupt ends the whole process after this many times as long as the block was given.
+_PATIENCE = 3
+
+
+class TooCostly(Exception):  # noqa: N818 - it reads as what happened
+    """Untrusted code took more than it was given; the message is the rest of a sentence that begins with the code."""
 
 
 def leave_network() -> bool:
@@ -59,12 +68,65 @@ def limit(*, spare_bytes: int, processor_s: int, file_bytes: int) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, file_bytes)
     _lower(resource.RLIMIT_CPU, processor_s)
+    # Outside Linux only the parent's timeout limits its memory.
+    if (mapped_bytes := _mapped_bytes()) is not None:
+        _lower(resource.RLIMIT_AS, mapped_bytes + spare_bytes)
+
+
+@contextmanager
+def bounded(*, spare_bytes: int, processor_s: float) -> Iterator[None]:
+    """Bound what a block takes beside what the process has: memory, on Linux, and processor time. Raises TooCostly.
+
+    The process as a whole keeps its limits, so it may be one that has gigabytes of a model. Only for the main thread,
+    where signals arrive. A call of a library that doesn't return is not interrupted, but ends the process with SIGXCPU.
+    """
+    earlier = signal.signal(signal.SIGPROF, _interrupt)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    patience_s = round(used.ru_utime + used.ru_stime + _PATIENCE * processor_s) + 1
+    before = [_lower_for_now(resource.RLIMIT_CORE, 0), _lower_for_now(resource.RLIMIT_CPU, patience_s)]
+    if (mapped_bytes := _mapped_bytes()) is not None:
+        before.append(_lower_for_now(resource.RLIMIT_AS, mapped_bytes + spare_bytes))
+    try:
+        try:
+            # Again and again, should somebody catch it.
+            signal.setitimer(signal.ITIMER_PROF, processor_s, processor_s / 10)
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    except _Interrupted:
+        raise TooCostly(f"takes more than {processor_s:g} s of processor time") from None
+    except MemoryError:
+        raise TooCostly(f"takes more than {spare_bytes // 2**20} MiB of memory") from None
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        for which, limits in before:
+            resource.setrlimit(which, limits)
+        signal.signal(signal.SIGPROF, earlier)
+
+
+class _Interrupted(BaseException):
+    """Passes every `except Exception` of the code that it interrupts."""
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise _Interrupted
+
+
+def _mapped_bytes() -> int | None:
+    """How much address space this process has; None outside Linux, where that is unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except (OSError, ValueError, IndexError):
-        # Outside Linux the size of the process is unknown, and only the parent's timeout limits it.
-        return
-    _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + spare_bytes)
+        return None
+    return pages * resource.getpagesize()
+
+
+def _lower_for_now(which: int, most: int) -> tuple[int, tuple[int, int]]:
+    """Lower a limit that can be raised again; return it as it was."""
+    soft, hard = before = resource.getrlimit(which)
+    bounds = [bound for bound in (soft, hard, most) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(which, (min(bounds), hard))
+    return which, before
 
 
 def _lower(which: int, most: int) -> None:

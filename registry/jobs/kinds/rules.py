@@ -72,7 +72,9 @@ class HandedIn:
     who: Principal
 
     def succeed(self, session: Session, result: dict[str, Any]) -> None:
-        """Make the job succeed within the last transaction of its effect. Raises StaleAttempt."""
+        """Make the job succeed within the last transaction of its effect. Raises StaleAttempt, or Conflict if it was
+        cancelled.
+        """
         attempts.succeed(session, self.job.id, self.completion.attempt, result, who=self.who)
 
 

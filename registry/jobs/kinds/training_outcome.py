@@ -9,7 +9,7 @@ from registry.jobs.kinds.outcomes import Difference, require_none
 from sdk.formats.objectives import TASK_TYPES, Objective
 from sdk.lora.redistribution import is_redistribution
 from sdk.lora.targets import mean_all
-from sdk.schemas.catalog import Parent, Publication
+from sdk.schemas.catalog import Parent, Publication, VersionView
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest
@@ -40,6 +40,11 @@ _ONLY_SAID = frozenset(
         "weight_decay",
     }
 )
+#: Names under which a record, or a request, says what a version is and where it comes from: the registry knows that, and
+#: a worker may only say what was asked for.
+_REGISTRY_S = frozenset({*VersionView.model_fields, *TrainingRequest.model_fields, "reference"})
+#: Options that a request may leave open, or that a base may lower.
+_LEFT_OPEN = frozenset({"loss_on", "max_length"})
 #: What no training can ask for, so that no worker may record it in a training's name.
 _NEVER_ASKED = ("parents", "tags", "description", "unknown")
 
@@ -56,7 +61,8 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     if request.eval_data is not None:
         # Two losses can only be compared if they were computed on the same rows.
         asked["eval_data"] = request.eval_data
-    if request.parent is not None and asked["objective"] == "dpo":
+    if _learns_from_parent(request, asked):
+        assert request.parent is not None
         # The worker says that it is the parent, and the record says which version that is.
         asked["reference"] = request.parent.ref
     parents = [] if request.parent is None else [Parent(ref=request.parent.ref, relation="continued-from")]
@@ -66,6 +72,11 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     # If nobody had seen a base on a hub before, the worker says which bytes it found there.
     of_base = ["base"] if request.base.fingerprint is None else []
     return settled, of_base + _reported(settled, asked, named=_names_modules(request.spec))
+
+
+def _learns_from_parent(request: TrainingRequest, asked: dict[str, JsonScalar]) -> bool:
+    """Whether the answers that are preferred are compared with those of the version that the training continues."""
+    return request.parent is not None and asked["objective"] == "dpo"
 
 
 def require_learnt(publication: Publication) -> None:
@@ -146,9 +157,11 @@ def _of_training(
         if recipe.double_quant != spec.packs_scales:
             yield Difference("quantization.double_quant", spec.packs_scales, recipe.double_quant)
     yield from lora_differences(spec, lora)
-    for name, value in _asked(spec, lora, training).items():
+    asked = _asked(spec, lora, training)
+    for name, value in asked.items():
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
+    yield from _of_nobody(request, asked, training)
     # An earlier worker ignores an option that it does not know, and trains something else.
     for name in sorted(_ONLY_SAID & spec.further().keys()):
         if training and name not in training:
@@ -157,6 +170,18 @@ def _of_training(
     length = training.get("max_length", spec.max_length)
     if not isinstance(length, int) or not 0 < length <= spec.max_length:
         yield Difference("max_length", spec.max_length, length)
+
+
+def _of_nobody(
+    request: TrainingRequest, asked: dict[str, JsonScalar], training: dict[str, JsonScalar]
+) -> Iterator[Difference]:
+    """Yield what a worker says of a training that only the registry says, or that was not asked for."""
+    for name in sorted(training.keys() & TrainingSpec.model_fields.keys() - asked.keys() - _LEFT_OPEN):
+        if training[name] != (value := getattr(request.spec, name)):
+            yield Difference(name, value, training[name])
+    for name in sorted(training.keys() & _REGISTRY_S - asked.keys()):
+        if name != "reference" or training[name] != "parent" or not _learns_from_parent(request, asked):
+            yield Difference(f"training.{name}", None, training[name])
 
 
 def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:

@@ -56,7 +56,7 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
 
     PostgreSQL, Valkey, SeaweedFS, the registry and the workers come from installed packages, listen on 127.0.0.1 and
     keep running after this command ends. A part that dies is restarted. Run it again to start parts that are not
-    running; if all are, it prints the same.
+    running; if all are, it prints the same. Passwords of the servers are not printed: they are in the file that --format json names.
 
     It needs more than the SDK: pip install 'adapterctl[local,stack]'
 

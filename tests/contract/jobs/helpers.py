@@ -116,22 +116,25 @@ class Crew:
         ).model_copy(update=changed)
         return self.worker.call("POST", f"/jobs/{held.job}/checkpoints", CheckpointView, body=record)
 
-    def complete(self, held: Assignment, **told: Any) -> JobView:
+    def publication(self, **told: Any) -> Publication:
+        """Send a new adapter, and say of it what a worker says."""
         folder = new_adapter(self.tmp_path)
         staging = self.tmp_path / f"staging-{next(SEEDS)}"
         staging.mkdir()
         packed = pack_adapter(
             folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
         )
-        version = Publication(
+        return Publication(
             adapter=f"{self.space}/a",
-            upload=self.worker.upload(packed.sources, "sending"),
+            upload=self.worker.upload(packed.sources, "sending", self.space),
             manifest=packed.manifest,
             lora=packed.lora,
             dataset=use_of(self.data),
             **{"metrics": {"loss": 1.0}, **told},
         )
-        completion = Completion(attempt=held.attempt, version=version)
+
+    def complete(self, held: Assignment, **told: Any) -> JobView:
+        completion = Completion(attempt=held.attempt, version=self.publication(**told))
         return self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=completion)
 
     def services(self, **changed: Any) -> Services:

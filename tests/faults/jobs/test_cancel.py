@@ -52,6 +52,22 @@ def test_one_that_uploads(stack: Stack) -> None:
         stack.client.get("uploading@v1")
 
 
+def test_one_whose_result_is_on_its_way(stack: Stack) -> None:
+    job = stack.train("on-its-way")
+    with stack.gates.before(f"/jobs/{job}/complete", lambda _request: stack.client.cancel_job(job)):
+        require_cancelled(stack, job)
+    with pytest.raises(NotFound):
+        stack.client.get("on-its-way@v1")
+    # Its worker was told so, and reports no failure.
+    wait_until(
+        lambda: any(
+            line.endswith(" cancelled") and f"job={job} " in line for w in stack.workers_at_work for line in w.lines
+        ),
+        lambda: stack.explain(job),
+    )
+    assert [attempt.reason for attempt in stack.attempts(job)] == ["cancelled"]
+
+
 def test_one_that_has_succeeded_and_whose_worker_does_not_know(stack: Stack) -> None:
     job = stack.train("published")
     with stack.gates.swallowing(f"/jobs/{job}/complete"):

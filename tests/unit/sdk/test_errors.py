@@ -35,6 +35,7 @@ EXIT_OF = {
     ErrorCode.READ_ONLY: 9,
     ErrorCode.DOES_NOT_FIT: 2,
     ErrorCode.TOO_LARGE: 2,
+    ErrorCode.MISDIRECTED: 2,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 2,
     ErrorCode.JOB_FAILED: 6,
     ErrorCode.JOB_CANCELLED: 6,

@@ -23,11 +23,20 @@ import jinja2.utils
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from sdk.schemas.failures import FailureReason
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.sandbox import TooCostly, bounded
+
 #: Marks around what a template declares as generated; Unicode reserves these characters for private use.
 _BEGINS, _ENDS = "\U000f0002", "\U000f0003"
 
-#: The most characters or items that `*` in a template may make, and the largest exponent allowed.
-_MOST_MULTIPLIED, _MOST_EXPONENT = 1_000_000, 100
+#: The most characters or items that `*` in a template may make, the largest exponent allowed, and the most digits of a
+#: number, in bits: Python's arithmetic can't be interrupted.
+_MOST_MULTIPLIED, _MOST_EXPONENT, _MOST_BITS = 1_000_000, 100, 10_000
+#: What a template may take to render one conversation: memory, and processor time. Most take a thousandth of it.
+SPARE_BYTES, PROCESSOR_S = 512 * 1024 * 1024, 20.0
+#: The most characters that a template may make of a conversation: so many, and so many times what is in it.
+_MOST_CHARACTERS, _MOST_TIMES = 1_000_000, 16
 
 Message = Mapping[str, Any]
 
@@ -55,6 +64,8 @@ class Renderer:
     special_tokens: Mapping[str, str]
     #: None: templates that ask for the date are refused.
     day: date | None
+    spare_bytes: int = SPARE_BYTES
+    processor_s: float = PROCESSOR_S
 
     def render(
         self,
@@ -64,7 +75,11 @@ class Renderer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         prompt: bool = False,
     ) -> Rendered:
-        """Render messages; with `prompt` the beginning of an answer follows them. Raises TemplateRefusal."""
+        """Render messages; with `prompt` the beginning of an answer follows them.
+
+        Raises TemplateRefusal, and PipelineError ("data") for a template that takes more than any conversation needs: it
+        is not tried on others.
+        """
         asked = []
 
         def strftime_now(form: str) -> str:
@@ -82,15 +97,29 @@ class Renderer:
             "strftime_now": strftime_now,
         }
         try:
-            text = compiled(template).render(**given)
-            marked = compiled(template, marked=True).render(**given) if has_marks(template) else text
-        except (RecursionError, MemoryError) as error:
-            raise TemplateRefusal("it calls itself endlessly, or makes a text too large for memory") from error
+            with bounded(spare_bytes=self.spare_bytes, processor_s=self.processor_s):
+                # What is constant in it is computed when it is compiled.
+                text = compiled(template).render(**given)
+                marked = compiled(template, marked=True).render(**given) if has_marks(template) else text
+        except TooCostly as error:
+            raise _refused_whole(f"{error} for one conversation") from error
+        except RecursionError as error:
+            raise TemplateRefusal("it calls itself endlessly") from error
         except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise TemplateRefusal((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+        if len(text) > _MOST_CHARACTERS and len(text) > _MOST_CHARACTERS + _MOST_TIMES * len(
+            json.dumps([messages, tools])
+        ):
+            raise _refused_whole(f"makes {len(text):,} characters of one conversation")
         unmarked, generated = _without_marks(marked)
         # If a template trims what it marked, the marks don't tell where that is.
         return Rendered(text, generated if unmarked == text else (), bool(asked))
+
+
+def _refused_whole(what: str) -> PipelineError:
+    return PipelineError(
+        FailureReason.DATA, f"The base's chat template {what}; use another one, with --chat-template, or shorter rows."
+    )
 
 
 def has_marks(template: str) -> bool:
@@ -170,18 +199,24 @@ class _Dict:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Doesn't multiply texts or lists beyond what a conversation could need."""
+    """Doesn't multiply texts or lists beyond what a conversation could need, and doesn't compute with huge numbers."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "/", "//", "%"})
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
         """As in the sandbox. Raises SecurityError for results that would take too much memory."""
+        if _is_huge(left) or _is_huge(right):
+            raise SecurityError("it computes with numbers that have thousands of digits")
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
         if operator == "**" and not (numbers and abs(left) < _MOST_MULTIPLIED and abs(right) < _MOST_EXPONENT):
             raise SecurityError("it raises a number to too high a power")
         if operator == "*" and not numbers and _size(left) * _size(right) > _MOST_MULTIPLIED:
             raise SecurityError(f"it repeats a text more than {_MOST_MULTIPLIED:,} characters long")
         return super().call_binop(context, operator, left, right)
+
+
+def _is_huge(value: Any) -> bool:
+    return isinstance(value, int) and value.bit_length() > _MOST_BITS
 
 
 def _size(value: Any) -> int:

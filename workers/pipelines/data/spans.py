@@ -18,7 +18,15 @@ from typing import Any, Literal
 
 from workers.pipelines.data.control_tokens import ControlTokens, TurnEnds
 from workers.pipelines.data.conversation import Conversation, Form, Probed, RowRefused, forms, missing_from, probe
-from workers.pipelines.data.render import Rendered, Renderer, TemplateRefusal, has_marks
+from workers.pipelines.data.render import (
+    PROCESSOR_S,
+    SPARE_BYTES,
+    Rendered,
+    Renderer,
+    TemplateRefusal,
+    has_marks,
+)
+from workers.pipelines.sandbox import bounded
 
 Method = Literal["marks", "prefix", "variant", "turns", "changed", "all"]
 Span = tuple[int, int]
@@ -223,15 +231,17 @@ class ChatTemplate:
 
     @cached_property
     def _default_variant(self) -> str | None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
                 from trl.chat_template_utils import get_training_chat_template
 
-                variant: str | None = get_training_chat_template(self._tokenizer)
-                return variant
-        except Exception:  # noqa: BLE001 - it renders the template by itself, and whatever that raises says: none
-            return None
+                # It renders the template by itself.
+                with bounded(spare_bytes=SPARE_BYTES, processor_s=PROCESSOR_S):
+                    variant: str | None = get_training_chat_template(self._tokenizer)
+                    return variant
+            except Exception:  # noqa: BLE001 - whatever that raises says: none
+                return None
 
     def _settled(
         self, fitting: _Fitting, found: dict[int, Span], problems: _Problems | None

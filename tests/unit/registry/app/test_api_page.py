@@ -21,7 +21,7 @@ from registry.settings import Settings
 
 def test_the_page_and_what_it_loads_come_from_this_server(tmp_path: Path) -> None:
     app = create_app(Settings(database_url=f"sqlite:///{tmp_path / 'registry.sqlite3'}", storage_url="s3://adapters"))
-    client = TestClient(app)
+    client = TestClient(app, base_url="http://127.0.0.1")
     page = client.get("/docs")
     assert page.status_code == 200
     assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", page.text)

@@ -108,14 +108,40 @@ class TestEntering:
     def test_an_address_has_so_many_and_a_few_more_to_be_told_so(self, connections: Connections) -> None:
         first = [Connection("192.0.2.1") for _ in range(4)]
         assert [connections.enter(one) for one in first] == [None, None, CROWDED, CROWDED]
-        with pytest.raises(ConnectionRefusedError):
-            connections.enter(Connection("192.0.2.1"))
         connections.leave(first[3])
         connections.leave(first[2])
         connections.leave(first[2])
         connections.leave(first[1])
         assert connections.enter(Connection("192.0.2.1")) is None
         assert connections.enter(Connection("192.0.2.2")) is None
+
+    def test_of_those_beyond_the_limit_the_first_that_is_not_answered_goes_for_the_last(
+        self, connections: Connections
+    ) -> None:
+        asked = [Connection("192.0.2.1", waits="answer") for _ in range(2)]
+        asked += [Connection("192.0.2.1", waits="answer"), Connection("192.0.2.1")]
+        assert [connections.enter(one) for one in asked] == [None, None, CROWDED, CROWDED]
+        for _ in range(100):
+            last = Connection("192.0.2.1")
+            assert connections.enter(last) is CROWDED
+            assert not last.transport.aborted
+        assert [one.transport.aborted for one in asked] == [False, False, False, True]
+        assert len(connections) == 4
+        # Where all are answered, too.
+        last.waits = "answer"
+        assert connections.enter(Connection("192.0.2.1")) is CROWDED
+        assert [one.transport.aborted for one in (*asked[:3], last)] == [False, False, True, False]
+        for one in connections:
+            connections.leave(one)
+        assert len(connections) == 0
+        assert connections.enter(Connection("192.0.2.1")) is None
+
+    def test_those_beyond_a_limit_take_no_room_of_other_addresses_for_good(self, connections: Connections) -> None:
+        crowd = [Connection(f"192.0.2.{n}") for n in (1, 2, 3) for _ in range(9)]
+        for one in crowd:
+            connections.enter(one)
+            assert len(connections) <= LIMITS.connections + LIMITS.reserve
+        assert connections.enter(Connection("192.0.2.9")) is None
 
     def test_a_proxy_has_as_many_as_there_are(self, connections: Connections) -> None:
         assert [connections.enter(Connection("10.1.2.3", is_trusted=True, waits="answer")) for _ in range(5)] == [

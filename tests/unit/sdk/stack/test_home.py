@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -204,3 +205,21 @@ def test_the_document_of_up_is_what_the_parts_know(folder: Path) -> None:
     assert document["url"] == f"http://127.0.0.1:{stack.registry.main_port}"
     assert document["services"]["database_url"].startswith("postgresql://adapterctl:")
     assert document["token"] == "a"
+
+
+def test_passwords_of_servers_are_in_the_file_and_not_printed(folder: Path) -> None:
+    stack = Stack(folder / "home")
+    stack.make_folder()
+    stack.settle(0)
+    (stack.registry.directory / "tokens.json").write_text(json.dumps({"admin": "a", "worker": "w"}))
+    stack.publish()
+    printed, whole = stack.printed, json.loads(Path(stack.printed["file"]).read_text())
+    assert stat.S_IMODE(Path(printed["file"]).stat().st_mode) == 0o600
+    assert (printed["url"], printed["token"]) == (whole["url"], whole["token"])
+    for name, url in whole["services"].items():
+        password = urlsplit(url).password
+        shown = printed["services"][name]
+        assert shown == (url if password is None else url.replace(f":{password}@", ":***@"))
+    secrets = [urlsplit(url).password for url in whole["services"].values()]
+    assert sum(secret is not None for secret in secrets) == 2
+    assert not [secret for secret in secrets if secret and secret in json.dumps(printed)]

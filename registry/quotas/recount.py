@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import CompoundSelect, func, select, union_all
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import ManifestAccess, ManifestRow, Upload
@@ -17,7 +17,7 @@ from registry.db.database import Database
 from registry.db.statements import insert_if_new
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Checkpoint, Job
-from registry.usage.charging import COUNTED
+from registry.usage.charging import COUNTED, RECORDS
 from registry.usage.models import Usage
 
 _log = logging.getLogger(__name__)
@@ -65,6 +65,23 @@ def _queries() -> Iterator[tuple[str, Any, Any]]:
     )
     space = Upload.namespace
     yield "reserved_bytes", space, select(space, func.sum(Upload.reserved_bytes)).where(Upload.finished_at.is_(None))
+    taken = _records().subquery()
+    yield RECORDS, taken.c.namespace, select(taken.c.namespace, func.sum(taken.c.size_bytes))
+
+
+def _records() -> CompoundSelect[tuple[str, int]]:
+    """For each row that takes room in the database, its namespace and what it takes."""
+    size = "size_bytes"
+    versions = select(Adapter.namespace, Version.record_bytes.label(size))
+    checkpoints = select(Job.namespace, Checkpoint.record_bytes.label(size))
+    return union_all(
+        select(NamedBase.namespace, NamedBase.record_bytes.label(size)),
+        versions.select_from(Version).join(Adapter, Adapter.pk == Version.adapter_pk),
+        select(Evaluation.namespace, Evaluation.record_bytes.label(size)),
+        select(Upload.namespace, Upload.record_bytes.label(size)),
+        select(Job.namespace, (Job.record_bytes + Job.result_bytes).label(size)),
+        checkpoints.select_from(Checkpoint).join(Job, Job.id == Checkpoint.job_id),
+    )
 
 
 def recount(db: Database, *, within_s: float) -> int:

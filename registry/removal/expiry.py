@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Exists, delete, exists, null, or_, select, tuple_, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from registry.access.audit.models import AuditEntry
 from registry.access.models import Grant, Token
@@ -22,6 +22,7 @@ from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, UploadBlob, UploadPart
 from registry.artifacts.uploads import end_expired
 from registry.catalog.models import (
+    Adapter,
     BaseModelRow,
     NamedBase,
     Origin,
@@ -42,12 +43,14 @@ from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
 from registry.http.idempotency.models import KeyedRequest
 from registry.jobs.kinds.known import SHOWING_ROWS
-from registry.jobs.lifecycle import FINAL
+from registry.jobs.lifecycle import FINAL, UNFINISHED
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
 from registry.quotas.recount import recount
 from registry.removal.audit_files import export_oldest, last_exported
 from registry.removal.models import DailyWork
 from registry.removal.row_lifetimes import Lifetimes
+from registry.usage.charging import charge
+from sdk.schemas.jobs import JobState
 
 #: How much one transaction removes, so that nobody waits longer than that.
 _BATCH = 500
@@ -118,6 +121,7 @@ class Expiry:
         steps: dict[str, Callable[[], int]] = {
             "job_events": self._events,
             "job_attempts": self._attempts,
+            "jobs": self._jobs,
             "previews": self._previews,
             "failed_versions": self._failed,
             "tokens": self._tokens,
@@ -187,6 +191,29 @@ class Expiry:
 
         return self._in_batches(batch)
 
+    def _jobs(self) -> int:
+        """Jobs that ended without a result, once their attempts are over, unless anything was made of them."""
+        before = self._before(self._lifetimes.attempts_days)
+        again = aliased(Job)
+        named = (
+            exists().where(Attempt.job_id == Job.id),
+            exists().where(Checkpoint.job_id == Job.id),
+            exists().where(Evaluation.job_id == Job.id),
+            exists().where(Origin.job == Job.id),
+            exists().where(again.retry_of == Job.id, again.state.in_(UNFINISHED)),
+        )
+        over = (Job.state.in_((JobState.FAILED, JobState.CANCELLED)), Job.finished_at < before)
+        query = select(Job.id, Job.namespace, Job.record_bytes).where(*over, *(~one for one in named)).limit(_BATCH)
+
+        def batch(session: Session) -> int:
+            rows = session.execute(query).all()
+            session.execute(delete(Job).where(Job.id.in_([row.id for row in rows])))
+            for row in rows:
+                charge(session, row.namespace, records=-row.record_bytes)
+            return len(rows)
+
+        return self._in_batches(batch)
+
     def _previews(self) -> int:
         """The rows that previews have shown: some days later, or when their namespace has given up the rows."""
         of = Job.request["data"].as_string()
@@ -195,15 +222,18 @@ class Expiry:
         )
         before = self._before(self._lifetimes.previews_days)
         due = (
-            select(Job.id)
+            select(Job.id, Job.namespace, Job.result_bytes)
             .where(Job.kind.in_(SHOWING_ROWS), Job.state.in_(FINAL), Job.result.is_not(None))
             .where(or_(Job.finished_at < before, ~held))
             .limit(_BATCH)
         )
 
         def batch(session: Session) -> int:
-            ids = session.scalars(due).all()
-            session.execute(update(Job).where(Job.id.in_(ids)).values(result=null()))
+            rows = session.execute(due).all()
+            ids = [row.id for row in rows]
+            session.execute(update(Job).where(Job.id.in_(ids)).values(result=null(), result_bytes=0))
+            for row in rows:
+                charge(session, row.namespace, records=-row.result_bytes)
             return len(ids)
 
         return self._in_batches(batch)
@@ -219,8 +249,12 @@ class Expiry:
         named = exists().where(VersionParent.parent_pk == Version.pk)
 
         def batch(session: Session) -> int:
-            query = select(Version.pk).where(stale, Version.number.is_(None), Version.created_at < before, ~named)
-            pks = session.scalars(query.order_by(Version.pk).limit(_BATCH)).all()
+            query = select(Version.pk, Version.record_bytes, Adapter.namespace).join(Adapter)
+            query = query.where(stale, Version.number.is_(None), Version.created_at < before, ~named)
+            rows = session.execute(query.order_by(Version.pk).limit(_BATCH)).all()
+            pks = [row.pk for row in rows]
+            for row in rows:
+                charge(session, row.namespace, records=-row.record_bytes)
             if pks:
                 for part in _PARTS_OF_VERSION:
                     session.execute(delete(part).where(part.version_pk.in_(pks)))

@@ -20,8 +20,8 @@ _ROW, _BLOB, _LIMIT = 200, 400, 2**30
 
 #: By table: the columns that are measured.
 _MEASURED = {
-    "named_bases": ("config", "tensors", "location"),
-    "versions": ("lora", "quantization", "tags", "description", "warnings", "refusal", "unknown"),
+    "named_bases": ("config", "tensors"),
+    "versions": ("lora", "quantization", "tags", "description", "warnings", "unknown"),
     "evaluations": ("spec", "metrics", "samples", "libraries", "scorer_errors"),
     "jobs": ("request", "forecast"),
     "job_checkpoints": ("report",),
@@ -55,7 +55,8 @@ def upgrade() -> None:
     """Add the columns, and fill them."""
     for table in (*_MEASURED, "uploads"):
         op.add_column(table, sa.Column("record_bytes", sa.BigInteger, nullable=False, server_default="0"))
-    op.add_column("jobs", sa.Column("result_bytes", sa.BigInteger, nullable=False, server_default="0"))
+    for column in ("result_bytes", "events_bytes"):
+        op.add_column("jobs", sa.Column(column, sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("usage", sa.Column("records_bytes", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("quotas", sa.Column("max_record_bytes", sa.BigInteger))
     op.execute(f"UPDATE quotas SET max_record_bytes = {_LIMIT}")  # noqa: S608 - nothing of it comes from outside
@@ -88,6 +89,7 @@ def downgrade() -> None:
     """Remove them."""
     op.drop_column("quotas", "max_record_bytes")
     op.drop_column("usage", "records_bytes")
+    op.drop_column("jobs", "events_bytes")
     op.drop_column("jobs", "result_bytes")
     for table in (*_MEASURED, "uploads"):
         op.drop_column(table, "record_bytes")

@@ -206,7 +206,7 @@ class Claims:
         with self._db.write() as session:
             values: dict[str, Any] = {"lease_until_s": db_epoch_s() + self._lease_s}
             if progress is not None:
-                values["progress"] = progress.model_dump(exclude_none=True)
+                values["progress"] = events.shortened(progress)
             held = session.execute(
                 update(Job).where(*attempts.held(job_id, beat.attempt, who)).values(**values).returning(Job.id)
             ).first()

@@ -77,10 +77,11 @@ class Job(Model):
     reason: Mapped[str | None] = mapped_column(String(40))
     message: Mapped[str | None] = mapped_column(Text)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    #: What the request with its forecast takes in the database, and what the result takes; both are counted for the
-    #: namespace.
+    #: What the request with its forecast, the result and the events take in the database. It is counted for the
+    #: namespace; of the events, as much as `registry.jobs.events.counted` says.
     record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     result_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    events_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     taken_bytes: Mapped[int] = column_property(record_bytes + result_bytes, deferred=True)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,7 @@ from registry.db.statements import insert_if_new
 from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
 from registry.http.idempotency.models import KeyedRequest
+from registry.jobs import events
 from registry.jobs.kinds.known import SHOWING_ROWS
 from registry.jobs.lifecycle import FINAL, UNFINISHED
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
@@ -165,13 +167,18 @@ class Expiry:
         after = 0
         total = 0
         while True:
-            old = select(JobEvent.seq, JobEvent.at, over.label("over")).where(JobEvent.seq > after)
+            columns = (JobEvent.seq, JobEvent.job_id, JobEvent.at, JobEvent.progress, JobEvent.message)
+            old = select(*columns, over.label("over")).where(JobEvent.seq > after)
             with self._db.read() as session:
                 rows = session.execute(old.order_by(JobEvent.seq).limit(_BATCH)).all()
-            gone = [row.seq for row in rows if row.over and row.at < before]
+            gone = [row for row in rows if row.over and row.at < before]
             if gone:
+                freed: Counter[str] = Counter()
+                for row in gone:
+                    freed[row.job_id] += events.taken(row.progress, row.message)
                 with self._db.write() as session:
-                    session.execute(delete(JobEvent).where(JobEvent.seq.in_(gone)))
+                    session.execute(delete(JobEvent).where(JobEvent.seq.in_([row.seq for row in gone])))
+                    events.forget(session, freed)
             total += len(gone)
             if len(rows) < _BATCH or rows[-1].at >= before or self._late():
                 return total
@@ -203,13 +210,14 @@ class Expiry:
             exists().where(again.retry_of == Job.id, again.state.in_(UNFINISHED)),
         )
         over = (Job.state.in_((JobState.FAILED, JobState.CANCELLED)), Job.finished_at < before)
-        query = select(Job.id, Job.namespace, Job.record_bytes).where(*over, *(~one for one in named)).limit(_BATCH)
+        query = select(Job.id, Job.namespace, Job.record_bytes, Job.events_bytes)
+        query = query.where(*over, *(~one for one in named)).limit(_BATCH)
 
         def batch(session: Session) -> int:
             rows = session.execute(query).all()
             session.execute(delete(Job).where(Job.id.in_([row.id for row in rows])))
             for row in rows:
-                charge(session, row.namespace, records=-row.record_bytes)
+                charge(session, row.namespace, records=-row.record_bytes - events.counted(row.events_bytes))
             return len(rows)
 
         return self._in_batches(batch)

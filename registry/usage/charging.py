@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Insert, bindparam, event
+from sqlalchemy import Insert, bindparam, event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -61,6 +61,15 @@ def charge(
     added = (adapters, versions, datasets, bases, merged, checkpoints, evaluations, reserved, records)
     for name, count in zip(COUNTED, added, strict=True):
         charged[name] += count
+
+
+def has_room_for_records(session: Session, namespace: str, size_bytes: int) -> bool:
+    """Whether a namespace has room in the database for what can be left out; the last hundredth is for what can't."""
+    most = limits_of(session, namespace).max_record_bytes
+    if most is None:
+        return True
+    used = session.scalar(select(Usage.records_bytes).where(Usage.namespace == namespace)) or 0
+    return used + size_bytes <= most - most // 100
 
 
 def _write(session: Session) -> None:

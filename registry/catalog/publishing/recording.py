@@ -153,7 +153,7 @@ def _unwritten(new: NewVersion, counters: Counters, ancestry: Ancestry) -> Versi
 
 
 #: What of a version's own row may be long.
-_MEASURED = ("warnings", "refusal", "lora", "quantization", "tags", "description", "unknown")
+_MEASURED = ("warnings", "lora", "quantization", "tags", "description", "unknown")
 
 
 def _describe(

@@ -50,7 +50,13 @@ _ORDERS: dict[SortKey, _Order] = {
 }
 
 #: What says where a version stands in an order, and how long its record is.
-_POSITION = (Version.pk, Version.number, Version.rank, Version.record_bytes, Adapter.name.label("adapter"))
+_POSITION: tuple[Any, ...] = (
+    Version.pk,
+    Version.number,
+    Version.rank,
+    Version.record_bytes,
+    Adapter.name.label("adapter"),
+)
 #: Not the rows themselves, because they would load their bases' tensors.
 _COLUMNS = (
     Version.pk,

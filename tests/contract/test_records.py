@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, func, select, update
+from sqlalchemy import delete, select, update
 from support.adapters import base_registration, digest
+from support.loaded import loaded
 from support.people import SEEDS, new_adapter, package, submit, training
 from support.registries import World
 from support.small import write_base
@@ -18,7 +18,7 @@ from support.usage import begin, differing, end_time_of, mismeasured
 from support.working import Held, line, progress
 
 from registry.artifacts.models import Upload
-from registry.catalog.models import Adapter, BaseModelRow, Origin, Version, VersionNote
+from registry.catalog.models import Adapter, BaseModelRow, Origin, Version
 from registry.catalog.versions.origins import MOST_ORIGINS, MOST_RECORD_BYTES
 from registry.db.clock import utc_now
 from registry.db.statements import append
@@ -27,7 +27,7 @@ from registry.jobs.models import Attempt, Job, JobEvent
 from registry.principal import EVERYWHERE, SYSTEM, Role
 from registry.usage.models import Quota
 from sdk.client import Client
-from sdk.errors import InvalidInput, QuotaExceeded
+from sdk.errors import QuotaExceeded
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.jobs import JobSubmission, JobView
@@ -44,21 +44,6 @@ def require_right(people: World, space: str) -> None:
     """The sums of a namespace are what its rows say, and these say what they hold."""
     assert differing(people).get(space) is None
     assert mismeasured(people, space) == []
-
-
-@contextmanager
-def loaded(model: type[Any]) -> Iterator[list[Any]]:
-    """The rows of a table that are loaded from the database during the block."""
-    seen: list[Any] = []
-
-    def note(row: Any, _context: Any) -> None:
-        seen.append(row)
-
-    event.listen(model, "load", note)
-    try:
-        yield seen
-    finally:
-        event.remove(model, "load", note)
 
 
 def stored(admin: Client, space: str, tmp_path: Path, **said: Any) -> Publication:
@@ -97,9 +82,11 @@ class TestOrigins:
         self, people: World, admin: Client, space: str, tmp_path: Path
     ) -> None:
         """Recorded while each has one origin, of which the list can only show that."""
+        # What the database does with it, fewer show as well.
+        count = 50 if people.services.db.engine.dialect.name == "sqlite" else 5
         bodies = [
             stored(admin, space, tmp_path, training={"n": n}, metrics={"loss": n / 7}, libraries={"peft": str(n)})
-            for n in range(50)
+            for n in range(count)
         ]
         said = [
             body.model_copy(update={"dataset": DatasetUse(digest=digest(f"{space} {n}"), rows=n, supervised_tokens=n)})
@@ -217,12 +204,12 @@ class TestCounted:
         self, people: World, admin: Client, acting: Callable[..., Client], space: str
     ) -> None:
         writer = acting(**{space: Role.WRITER})
-        empty = [BlobSpec(sha256=f"{number:064x}", size_bytes=0) for number in range(1000)]
-        admin.set_quota(space, max_record_bytes=1_000_000)
+        empty = [BlobSpec(sha256=f"{number:064x}", size_bytes=0) for number in range(200)]
+        admin.set_quota(space, max_record_bytes=200_000)
         opened = [begin(writer, space, *empty).id for _ in range(2)]
         taken = records(admin, space)
-        assert 2 * 1000 * 400 <= taken < 1_000_000
-        with pytest.raises(QuotaExceeded, match=rf"{taken} of 1000000 bytes of records in the database"):
+        assert 2 * 200 * 400 <= taken < 200_000
+        with pytest.raises(QuotaExceeded, match=rf"{taken} of 200000 bytes of records in the database"):
             begin(writer, space, *empty)
         # What is over makes room at once.
         end_time_of(people, opened[0])
@@ -383,14 +370,3 @@ def age(people: World, job: str) -> None:
         session.execute(update(Job).where(Job.id == job).values(finished_at=old))
         session.execute(update(Attempt).where(Attempt.job_id == job).values(finished_at=old))
         session.execute(update(JobEvent).where(JobEvent.job_id == job).values(at=old))
-
-
-def test_notes_of_a_version_have_a_bound(people: World, admin: Client, space: str, tmp_path: Path) -> None:
-    ref = admin.push(new_adapter(tmp_path), f"{space}/a", base="tiny").ref
-    with people.services.db.write() as session:
-        pk = session.scalar(select(func.max(Version.pk)))
-        append(session, VersionNote, *[{"version_pk": pk, "text": "n", "written_by": "ana"}] * 199)
-    admin.annotate(ref, note="the last one")
-    with pytest.raises(InvalidInput, match=r"has 200 notes, and can't have more; change its description"):
-        admin.annotate(ref, note="one more")
-    admin.annotate(ref, description="still said")

@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.catalog.aliases.undoing import MOST_MOVES, Moved, named_before
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, AliasProtection, Version
 from registry.catalog.versions.finding import exact_ref, find_adapter, find_version
 from registry.catalog.versions.lifecycle import PULLABLE
@@ -23,8 +24,6 @@ from sdk.schemas.aliases import AliasMove, AliasMoveView, AliasRemoval, AliasRol
 MOST_ALIASES = 1000
 #: How many protections one namespace may have.
 MOST_PROTECTIONS = 1000
-#: How many of an alias's last moves a rollback looks at.
-_MOST_MOVES = 1000
 
 
 class Aliases:
@@ -185,32 +184,18 @@ def _before(session: Session, adapter: Adapter, alias: str) -> int:
     """
     columns = (AliasMoveRow.kind, AliasMoveRow.from_number, AliasMoveRow.to_number)
     history = select(*columns).where(AliasMoveRow.adapter_pk == adapter.pk, AliasMoveRow.alias == alias)
-    moves = session.execute(history.order_by(AliasMoveRow.pk.desc()).limit(_MOST_MOVES)).all()[::-1]
+    newest = session.execute(history.order_by(AliasMoveRow.pk.desc()).limit(MOST_MOVES)).all()
+    moves = [Moved(*row) for row in reversed(newest)]
     if not moves:
         raise NotFound(
             f"there is no alias {adapter.name}@{alias}; see: adapterctl alias list {adapter.name}", param="alias"
         )
-    # Of the moves before these, it is only known what the first of these replaced.
-    stack: list[int | None] = [moves[0].from_number]
-    for move in moves:
-        if move.kind == "rollback":
-            _take_last(stack)
-            stack = stack or [move.to_number]
-        elif not stack or stack[-1] != move.to_number:
-            stack.append(move.to_number)
-    _take_last(stack)
-    if not stack or stack[-1] is None:
+    before = named_before(moves)
+    if before is None:
         raise Conflict(
             f"{adapter.name}@{alias} named no version before; choose one with: adapterctl alias set {adapter.name} {alias} vN"
         )
-    return stack[-1]
-
-
-def _take_last(stack: list[int | None]) -> None:
-    """Go back to the version before the last move; times when the alias named nothing are skipped."""
-    stack.pop()
-    while stack and stack[-1] is None:
-        stack.pop()
+    return before
 
 
 def _remember(

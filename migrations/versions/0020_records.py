@@ -27,18 +27,19 @@ _MEASURED = {
     "job_checkpoints": ("report",),
 }
 _ORIGIN = ("dataset", "training", "metrics", "libraries", "reported")
-#: By column: which rows of another table count for the row, too, and what each of them takes.
+#: By table: which rows of another one count for a row of it, too: what they have in common, the columns that are measured,
+#: and what a row takes beside these.
 _BESIDE = {
     "versions": (
-        ("version_origins", "other.version_pk = versions.pk", _ORIGIN),
-        ("version_notes", "other.version_pk = versions.pk", ("text",)),
-        ("manifests", "other.digest = versions.digest", ("body",)),
+        ("version_origins", "other.version_pk = versions.pk", _ORIGIN, _ROW),
+        ("version_notes", "other.version_pk = versions.pk", ("text",), _ROW),
+        ("manifests", "other.digest = versions.digest", ("body",), 0),
     ),
     "named_bases": (
-        ("manifests", "other.digest = named_bases.manifest_digest", ("body",)),
-        ("bases", "other.pk = named_bases.base_pk AND named_bases.facts = 'derived'", ("tensors",)),
+        ("manifests", "other.digest = named_bases.manifest_digest", ("body",), 0),
+        ("bases", "other.pk = named_bases.base_pk AND named_bases.facts = 'derived'", ("tensors",), 0),
     ),
-    "job_checkpoints": (("manifests", "other.digest = job_checkpoints.manifest_digest", ("body",)),),
+    "job_checkpoints": (("manifests", "other.digest = job_checkpoints.manifest_digest", ("body",), 0),),
 }
 #: What each namespace has.
 _THERE = (
@@ -62,11 +63,11 @@ def upgrade() -> None:
     op.execute(f"UPDATE quotas SET max_record_bytes = {_LIMIT}")  # noqa: S608 - nothing of it comes from outside
     for table, columns in _MEASURED.items():
         beside = "".join(
-            f" + (SELECT coalesce(sum({_taken(others, 'other')}), 0) FROM {other} other WHERE {same})"  # noqa: S608
-            for other, same, others in _BESIDE.get(table, ())
+            f" + (SELECT coalesce(sum({_taken(others, 'other', row)}), 0) FROM {other} other WHERE {same})"  # noqa: S608
+            for other, same, others, row in _BESIDE.get(table, ())
         )
-        op.execute(f"UPDATE {table} SET record_bytes = {_taken(columns, table)}{beside}")  # noqa: S608
-    op.execute(f"UPDATE jobs SET result_bytes = {_taken(('result',), 'jobs')} WHERE result IS NOT NULL")  # noqa: S608
+        op.execute(f"UPDATE {table} SET record_bytes = {_taken(columns, table, _ROW)}{beside}")  # noqa: S608
+    op.execute(f"UPDATE jobs SET result_bytes = {_taken(('result',), 'jobs', _ROW)} WHERE result IS NOT NULL")  # noqa: S608
     blobs = f"{_BLOB} * (SELECT count(*) FROM upload_blobs b WHERE b.upload_id = uploads.id)"  # noqa: S608
     op.execute(f"UPDATE uploads SET record_bytes = {_ROW} + {blobs}")  # noqa: S608
     there = " UNION ALL ".join(_THERE)
@@ -77,12 +78,14 @@ def upgrade() -> None:
     )
 
 
-def _taken(columns: tuple[str, ...], table: str) -> str:
+def _taken(columns: tuple[str, ...], table: str, row: int) -> str:
     """What these columns of a row take together, as an expression."""
-    length = (
-        "octet_length(CAST({} AS text))" if op.get_bind().dialect.name == "postgresql" else "length(CAST({} AS BLOB))"
-    )
-    return " + ".join([str(_ROW), *(f"coalesce({length.format(f'{table}.{column}')}, 0)" for column in columns)])
+    text, length = "CAST({0} AS text)", "octet_length(CAST({0} AS text))"
+    if op.get_bind().dialect.name == "sqlite":
+        length = "length(CAST({0} AS BLOB))"
+    # What JSON has for nothing takes nothing.
+    taken = f"CASE WHEN {text} = 'null' THEN 0 ELSE coalesce({length}, 0) END"
+    return " + ".join([str(row), *(taken.format(f"{table}.{column}") for column in columns)])
 
 
 def downgrade() -> None:

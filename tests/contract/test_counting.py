@@ -278,7 +278,7 @@ class TestCounted:
                     step = f"{step}: {type(error).__name__} {error}"
                 history.append(step)
                 assert differing(people) == {}, history
-            assert mismeasured(people, *play.spaces) == [], history
+            assert mismeasured(people.services, *play.spaces) == [], history
         finally:
             play.end()
         assert len(done) > len(set(_STEPS)) // 2, history

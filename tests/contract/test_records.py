@@ -43,7 +43,7 @@ def records(client: Client, space: str) -> int:
 def require_right(people: World, space: str) -> None:
     """The sums of a namespace are what its rows say, and these say what they hold."""
     assert differing(people).get(space) is None
-    assert mismeasured(people, space) == []
+    assert mismeasured(people.services, space) == []
 
 
 def stored(admin: Client, space: str, tmp_path: Path, **said: Any) -> Publication:

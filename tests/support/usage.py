@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import undefer
 
+from registry.app.services import Services
 from registry.artifacts.models import ManifestRow, Upload
 from registry.catalog.bases.finding import WHOLE, tensors_of
 from registry.catalog.models import NamedBase, Origin, Version, VersionNote
@@ -61,9 +62,9 @@ def differing(world: World) -> dict[str, Any]:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def mismeasured(world: World, *namespaces: str) -> list[str]:
+def mismeasured(services: Services, *namespaces: str) -> list[str]:
     """The rows of these namespaces whose `record_bytes` is not what they take, measured again from what they hold."""
-    with world.services.db.read() as session:
+    with services.db.read() as session:
         bodies = {row.digest: row.body.encode() for row in session.scalars(select(ManifestRow))}
         found = []
         for version in session.scalars(select(Version)):

@@ -1,4 +1,4 @@
-"""How much of the database each row takes, and each namespace, with a limit.
+"""How much of the database each row takes, and each namespace, with a limit; which kept answers are long.
 
 Rows that exist are measured by what they have in the database now. What a server of the previous release writes while
 servers are replaced counts as nothing.
@@ -58,6 +58,14 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("record_bytes", sa.BigInteger, nullable=False, server_default="0"))
     for column in ("result_bytes", "events_bytes"):
         op.add_column("jobs", sa.Column(column, sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("keyed_requests", sa.Column("is_long", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.create_index(
+        "ix_keyed_requests_long",
+        "keyed_requests",
+        ["owner", "created_at"],
+        sqlite_where=sa.text("is_long = 1"),
+        postgresql_where=sa.text("is_long"),
+    )
     op.add_column("usage", sa.Column("records_bytes", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("quotas", sa.Column("max_record_bytes", sa.BigInteger))
     op.execute(f"UPDATE quotas SET max_record_bytes = {_LIMIT}")  # noqa: S608 - nothing of it comes from outside
@@ -90,6 +98,8 @@ def _taken(columns: tuple[str, ...], table: str, row: int) -> str:
 
 def downgrade() -> None:
     """Remove them."""
+    op.drop_index("ix_keyed_requests_long", table_name="keyed_requests")
+    op.drop_column("keyed_requests", "is_long")
     op.drop_column("quotas", "max_record_bytes")
     op.drop_column("usage", "records_bytes")
     op.drop_column("jobs", "events_bytes")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.pulling.transfer import hash_file
-from sdk.schemas.evaluation import CORPUS_METRICS, Conditions, EvaluationReport, RowFile, RowScore
+from sdk.schemas.evaluation import CORPUS_METRICS, Conditions, EvaluationReport, RowFile, RowScore, Sample
 from sdk.schemas.jobs import JobView
 from sdk.schemas.row_file import write_rows
 from sdk.schemas.work import Completion, EvaluationResult
@@ -40,6 +40,7 @@ def report_of(
     *,
     conditions: Conditions = CONDITIONS,
     errors: Mapping[str, str] | None = None,
+    samples: Sequence[Sample] = (),
     **said: Any,
 ) -> EvaluationReport:
     """What a worker reports about rows."""
@@ -59,7 +60,12 @@ def report_of(
         **said,
     }
     return EvaluationReport(
-        metrics=metrics, precision="float32", conditions=conditions, rows=file, scorer_errors=dict(errors or {})
+        metrics=metrics,
+        precision="float32",
+        samples=list(samples),
+        conditions=conditions,
+        rows=file,
+        scorer_errors=dict(errors or {}),
     )
 
 

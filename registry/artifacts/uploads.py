@@ -38,6 +38,8 @@ from registry.usage.records import record_bytes
 from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, Transfer, UploadView
 
 _SESSION = timedelta(hours=24)
+#: How many expired sessions are removed by somebody who needs their room.
+_ENDED_AT_ONCE = 20
 #: What each announced blob takes in the database, with its indexes: 425 bytes were measured.
 _BLOB_BYTES = 400
 
@@ -84,7 +86,7 @@ class Uploads:
             opened = self._open(wanted, namespace, who)
         except QuotaExceeded:
             with self._db.write() as session:
-                released = end_expired(session, namespace=namespace)
+                released = end_expired(session, namespace=namespace, most=_ENDED_AT_ONCE)
             if not released:
                 raise
             opened = self._open(wanted, namespace, who)
@@ -249,7 +251,7 @@ def finish_upload(session: Session, upload: str | None) -> None:
 
 
 def end_expired(session: Session, *, namespace: str | None = None, most: int | None = None) -> int:
-    """Remove sessions that have expired, `most` of them at most, or those of a namespace.
+    """Remove sessions that have expired, `most` of them at most; only those of a namespace, if one is given.
 
     Return how many. Bytes that they have sent and that nothing names are removed by the next collection.
     """

@@ -56,6 +56,8 @@ from sdk.schemas.jobs import JobState
 
 #: How much one transaction removes, so that nobody waits longer than that.
 _BATCH = 500
+#: The same for upload sessions, of which each may have announced 10,000 files.
+_SESSIONS = 20
 _DAY_S = 86_400.0
 #: A run that is due doesn't delay its caller longer than this, and continues this much later.
 _AT_ONCE_S, _GOES_ON_S = 5.0, 60.0
@@ -149,13 +151,13 @@ class Expiry:
     def _before(self, days: float) -> datetime:
         return utc_now() - timedelta(days=days)
 
-    def _in_batches(self, batch: Callable[[Session], int]) -> int:
+    def _in_batches(self, batch: Callable[[Session], int], *, size: int = _BATCH) -> int:
         total = 0
         while True:
             with self._db.write() as session:
                 count = batch(session)
             total += count
-            if count < _BATCH or self._late():
+            if count < size or self._late():
                 return total
 
     def _events(self) -> int:
@@ -302,9 +304,9 @@ class Expiry:
         """Upload sessions that have ended."""
 
         def batch(session: Session) -> int:
-            return end_expired(session, most=_BATCH)
+            return end_expired(session, most=_SESSIONS)
 
-        total = self._in_batches(batch)
+        total = self._in_batches(batch, size=_SESSIONS)
         with self._db.write() as session:
             session.execute(delete(UploadPart).where(~exists().where(UploadBlob.stored_as == UploadPart.stored_as)))
         return total

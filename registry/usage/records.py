@@ -2,7 +2,7 @@
 counted again is the same number.
 
 >>> record_bytes({"lr": 0.1}, None, "café")
-217
+216
 """
 
 from __future__ import annotations

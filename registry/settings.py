@@ -153,10 +153,11 @@ class Settings:
     max_streams: Count = 1000
     max_streams_per_token: Count = 32
     #: The limits of a namespace if none are set for it or for all: names of adapters, bytes of all kinds, jobs that
-    #: wait or run. None: no limit. An embedded registry has none.
+    #: wait or run, bytes of records in the database. None: no limit. An embedded registry has none.
     default_max_adapters: _Limit = 10_000
     default_max_bytes: _Limit = 1_000_000_000_000
     default_max_jobs: _Limit = 10_000
+    default_max_record_bytes: _Limit = 1024 * 1024 * 1024
     #: Whether this process changes nothing, whatever the switch in the database says.
     read_only: Switch = False
     #: Home folder of an embedded registry; None behind HTTP.

@@ -1148,9 +1148,16 @@ class Client:
         max_adapters: int | None = None,
         max_bytes: int | None = None,
         max_jobs: int | None = None,
+        max_record_bytes: int | None = None,
     ) -> QuotaView:
         """Set the limits of a namespace; None means no limit. What exists already stays."""
-        limits = build(QuotaLimits, max_adapters=max_adapters, max_bytes=max_bytes, max_jobs=max_jobs)
+        limits = build(
+            QuotaLimits,
+            max_adapters=max_adapters,
+            max_bytes=max_bytes,
+            max_jobs=max_jobs,
+            max_record_bytes=max_record_bytes,
+        )
         return quotas.set_limits(self.transport, namespace, limits)
 
     def audit(

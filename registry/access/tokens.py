@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, select, text
+from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -32,6 +32,9 @@ _ADMINS = frozenset({"admin", "administrator", "root"})
 _MOST_NAME_CHARS = 100
 #: Held while a token is created or revoked: two at once could take the same name, or use a token that is being revoked.
 _TOKENS_LOCK = 0x6164617074746F6B
+
+#: How many tokens may be in use with a role in one namespace.
+MOST_TOKENS = 1000
 
 
 class Tokens:
@@ -54,7 +57,7 @@ class Tokens:
 
         With `replace`, the tokens in use that have this name there end `overlap_hours` later. Raises Forbidden if the
         caller administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be
-        told from another, Conflict if a token in use has it, Unauthenticated if the caller's own token is revoked.
+        told from another, Conflict if a token in use has it or a namespace has too many, Unauthenticated if the caller's own token is revoked.
         """
         if not grants:
             raise Invalid("a token without a role allows nothing; give it one", param="grants")
@@ -74,6 +77,7 @@ class Tokens:
         with self._alone(who) as (session, who):
             for namespace in grants:
                 _require_admin(who, namespace)
+                _require_few(session, namespace)
             _check_name(name, who)
             for earlier in _namesakes(session, name, grants):
                 if not replace or not _administers(who, earlier):
@@ -132,11 +136,21 @@ class Tokens:
         return RevocationView(namespace=namespace, lost=lost, kept=kept, everywhere=everywhere)
 
     def list(self, *, who: Principal) -> list[TokenView]:
-        """The tokens that the caller administers, newest first, without secrets."""
+        """The tokens that the caller administers, newest first, without secrets: the last `MOST_TOKENS`, and all that are
+        in use.
+        """
+        namespaces = who.namespaces("admin")
+        known = select(Token).where(Token.forgotten_at.is_(None))
+        if namespaces is not None:
+            granted = select(Grant.token_id).where(Grant.token_id == Token.id)
+            elsewhere = granted.where(Grant.namespace.not_in(namespaces))
+            known = known.where(granted.exists(), ~elsewhere.exists())
+        newest = (Token.created_at.desc(), Token.id)
         with self._db.read() as session:
-            known = select(Token).where(Token.forgotten_at.is_(None))
-            found = session.scalars(known.order_by(Token.created_at.desc(), Token.id))
-            return [_present(token) for token in found if _administers(who, token)]
+            found = {token.id: token for token in session.scalars(known.where(in_use()).order_by(*newest))}
+            found |= {token.id: token for token in session.scalars(known.order_by(*newest).limit(MOST_TOKENS))}
+            shown = sorted(found.values(), key=lambda token: token.id)
+            return [_present(token) for token in sorted(shown, key=lambda token: token.created_at, reverse=True)]
 
     def check(self, secret: str | None) -> Principal:
         """Return who holds `secret`. Raises Unauthenticated if there is none, or it is unknown, expired or revoked."""
@@ -194,6 +208,19 @@ def _in_use(session: Session, namespaces: Collection[str] | None) -> Sequence[To
     if namespaces is not None:
         query = query.where(Token.id.in_(select(Grant.token_id).where(Grant.namespace.in_(namespaces))))
     return session.scalars(query.order_by(Token.created_at, Token.id)).all()
+
+
+def _require_few(session: Session, namespace: str) -> None:
+    """Raise Conflict if a namespace has as many tokens in use as it may; an admin of all may create any number for all."""
+    if namespace == EVERYWHERE:
+        return
+    there = select(Grant.token_id).join(Token, Token.id == Grant.token_id).where(Grant.namespace == namespace, in_use())
+    if (session.scalar(select(func.count()).select_from(there.limit(MOST_TOKENS).subquery())) or 0) >= MOST_TOKENS:
+        raise Conflict(
+            f"the namespace {namespace!r} has {MOST_TOKENS} tokens in use, and can't have more; revoke some: "
+            "adapterctl token list",
+            param="grants",
+        )
 
 
 def _namesakes(session: Session, name: str, grants: Collection[str]) -> list[Token]:

@@ -105,8 +105,13 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     """Build the services as `settings` say; tests may pass in a storage or a queue of their own."""
     db = Database(settings.database_url, settings.timeouts)
     # A registry in somebody's own folder is shared with nobody.
-    defaults = (settings.default_max_adapters, settings.default_max_bytes, settings.default_max_jobs)
-    limit_by_default(db, Limits(*defaults) if settings.embedded_home is None else Limits())
+    defaults = Limits(
+        settings.default_max_adapters,
+        settings.default_max_bytes,
+        settings.default_max_jobs,
+        settings.default_max_record_bytes,
+    )
+    limit_by_default(db, defaults if settings.embedded_home is None else Limits())
     storage = storage or storage_of(settings)
     if queue is None:
         home = settings.embedded_home

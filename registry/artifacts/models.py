@@ -47,6 +47,8 @@ class Upload(Model):
     #: The bytes of its blobs that are `reserved`. They count towards the namespace as long as this row exists and is
     #: not finished.
     reserved_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    #: What the list of its blobs takes in the database; counted for the namespace until this row is removed.
+    record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     #: When something was made of its blobs: from then on they belong to that, and no longer to the session.
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 

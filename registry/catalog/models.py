@@ -72,6 +72,9 @@ class NamedBase(Model):
     named_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     #: Raised with each change, so that what was read can be cached until then.
     edition: Mapped[int] = mapped_column(default=0)
+    #: What its config, tensors and texts take in the database; counted for the namespace. If the registry has derived
+    #: the tensors, these are the ones in the other table.
+    record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
     base: Mapped[BaseModelRow] = relationship(lazy="joined", innerjoin=True)
 
@@ -151,6 +154,8 @@ class Version(Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     #: When it got its present state.
     moved_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: What this row, its manifest, its origins and its notes take in the database; counted for the namespace.
+    record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
     adapter: Mapped[Adapter] = relationship(lazy="joined", innerjoin=True)
     base: Mapped[BaseModelRow] = relationship(lazy="joined", innerjoin=True)
@@ -158,7 +163,7 @@ class Version(Model):
 
 class Origin(Model):
     """One way in which a version was made. The first is its lineage; a job that makes the same bytes again adds its
-    own.
+    own, without details if there are many already.
     """
 
     __tablename__ = "version_origins"

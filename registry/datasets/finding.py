@@ -19,6 +19,8 @@ from registry.errors import Invalid, NotFound
 from registry.principal import SYSTEM, Principal
 from sdk.formats.refs import digest_digits, looks_like_digest, split_dataset_name
 
+#: How many of the names of a dataset in one namespace are shown: it may be given any number.
+MOST_NAMES = 100
 #: How many datasets an error names at most.
 _NAMED = 3
 
@@ -187,13 +189,18 @@ def readable_rows(session: Session, wanted: Collection[str], who: Principal) -> 
 
 
 def names_of(session: Session, rows: Collection[DatasetAccess]) -> dict[tuple[str, str], list[DatasetNumber]]:
-    """The names that namespaces gave to datasets, the last one first, by digest and namespace."""
+    """The last names that namespaces gave to datasets, the newest first, by digest and namespace."""
     digests = {row.digest for row in rows}
-    query = select(DatasetNumber).where(
+    order = (DatasetNumber.created_at.desc(), DatasetNumber.name)
+    place = func.row_number().over(partition_by=(DatasetNumber.digest, DatasetNumber.namespace), order_by=order)
+    given = select(DatasetNumber, place.label("place")).where(
         DatasetNumber.digest.in_(digests), DatasetNumber.namespace.in_({row.namespace for row in rows})
     )
+    numbered = given.subquery()
+    last = aliased(DatasetNumber, numbered)
+    query = select(last).where(numbered.c.place <= MOST_NAMES)
     found: dict[tuple[str, str], list[DatasetNumber]] = {}
-    for number in session.scalars(query.order_by(DatasetNumber.created_at.desc(), DatasetNumber.name)):
+    for number in session.scalars(query.order_by(last.created_at.desc(), last.name)):
         found.setdefault((number.digest, number.namespace), []).append(number)
     return found
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -26,6 +26,9 @@ from sdk.schemas.pages import Page
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+#: How many bytes of the database the rows of one page may take.
+MOST_PAGE_BYTES = 8 * 1024 * 1024
 
 #: What a service returns for a list: the page as sent over the API.
 Paged = Page
@@ -76,16 +79,33 @@ def page_of(
     limit: int,
     views: Callable[[Sequence[R]], list[T]],
     newest_first: bool = False,
+    weight: QueryableAttribute[int] | None = None,
 ) -> Page[T]:
-    """Run a query for one page, in the order of the columns of a unique key, and return it as sent over the API."""
+    """Run a query for one page, in the order of the columns of a unique key, and return it as sent over the API.
+
+    If rows may be long, `weight` is the column that says how long: then a page ends after `MOST_PAGE_BYTES`, though never
+    before its first row.
+    """
     keys = (key, *more)
     if cursor is not None:
         seen = read_cursor(cursor, [column.type.python_type for column in keys])
         here, there = tuple_(*keys), tuple_(*seen)
         query = query.where(here < there if newest_first else here > there)
-    ordered = query.order_by(*(column.desc() if newest_first else column.asc() for column in keys)).limit(limit + 1)
-    rows = list(session.scalars(ordered).unique())
+    ordered = query.order_by(*(column.desc() if newest_first else column.asc() for column in keys))
+    if weight is not None:
+        limit = fitting(session.scalars(ordered.with_only_columns(weight).limit(limit)), limit)
+    rows = list(session.scalars(ordered.limit(limit + 1)).unique())
     following = None
     if len(rows) > limit:
         following = write_cursor([getattr(rows[limit - 1], column.key) for column in keys])
     return Page(items=views(rows[:limit]), next=following)
+
+
+def fitting(sizes: Iterable[int], limit: int) -> int:
+    """How many rows of these sizes fit into a page; at least one, and no more than `limit`."""
+    total = 0
+    for count, size_bytes in enumerate(sizes):
+        total += size_bytes
+        if total > MOST_PAGE_BYTES and count > 0:
+            return count
+    return limit

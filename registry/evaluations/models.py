@@ -54,6 +54,8 @@ class Evaluation(Model):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     attempt: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: What it takes in the database; counted for the namespace.
+    record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
 
 class EvaluationMetric(Model):

@@ -22,6 +22,7 @@ from registry.errors import NotFound, Verification
 from registry.evaluations.models import Evaluation
 from registry.principal import EVERYWHERE, Principal
 from registry.usage.charging import charge
+from registry.usage.records import record_bytes
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.evaluation import RowFile, RowScore, is_score
 from sdk.schemas.row_file import RowFileError, read_rows
@@ -88,7 +89,9 @@ def take_in(session: Session, namespace: str, file: RowFile) -> None:
 
 
 def give_up(session: Session, version: Version) -> None:
-    """Give up the rows of a deleted version's scores, unless its namespace has another version with the same bytes."""
+    """Give up the rows and the samples of a deleted version's scores, unless its namespace has another version with the
+    same bytes.
+    """
     namespace = version.adapter.namespace
     others = (
         select(Version.pk)
@@ -98,6 +101,7 @@ def give_up(session: Session, version: Version) -> None:
     if session.scalars(others.limit(1)).first() is not None:
         return
     _give_up(session, Evaluation.namespace == namespace, Evaluation.digest == version.digest)
+    _give_up_samples(session, namespace, version.digest)
 
 
 def give_up_of_base(session: Session, base: NamedBase) -> None:
@@ -111,6 +115,18 @@ def give_up_of_base(session: Session, base: NamedBase) -> None:
         _give_up(session, *of, Evaluation.namespace.not_in(left))
     else:
         _give_up(session, *of, Evaluation.namespace == base.namespace)
+
+
+def _give_up_samples(session: Session, namespace: str, digest: str) -> None:
+    columns = (Evaluation.id, Evaluation.samples)
+    sampled = select(*columns).where(Evaluation.namespace == namespace, Evaluation.digest == digest)
+    rows = session.execute(sampled, execution_options={"yield_per": 10})
+    freed = {row.id: record_bytes(row.samples) - record_bytes([]) for row in rows}
+    for ident, size_bytes in freed.items():
+        if size_bytes:
+            less = {"samples": [], "record_bytes": Evaluation.record_bytes - size_bytes}
+            session.execute(update(Evaluation).where(Evaluation.id == ident).values(less))
+    charge(session, namespace, records=-sum(freed.values()))
 
 
 def give_up_earlier(session: Session, newest: Evaluation) -> None:

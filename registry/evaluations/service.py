@@ -19,6 +19,8 @@ from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.evaluations.rows import give_up_earlier, take_in
 from registry.jobs.models import Job
 from registry.principal import Principal
+from registry.usage.charging import charge
+from registry.usage.records import record_bytes
 from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.scores import EvaluationView
@@ -63,6 +65,7 @@ class Evaluations:
             if result.report is not None and result.report.rows is not None:
                 take_in(session, job.namespace, result.report.rows)
                 finish_upload(session, result.upload)
+        charge(session, job.namespace, records=sum(row.record_bytes for row in rows))
         session.add_all(rows)
         session.flush()
         session.add_all(metric for row in rows for metric in _metrics(row))
@@ -111,6 +114,7 @@ class Evaluations:
                 cursor=cursor,
                 limit=limit,
                 views=lambda rows: [view for row in rows if (view := _present(row)) is not None],
+                weight=Evaluation.record_bytes,
             )
 
 
@@ -120,6 +124,11 @@ def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationR
     if report is None:
         return None
     conditions = None if report.conditions is None else report.conditions.model_dump(mode="json")
+    spec = {**request.spec.model_dump(), **({} if conditions is None else {"conditions": conditions})}
+    samples = [sample.model_dump() for sample in report.samples]
+    # Each metric also has a row for search.
+    size_bytes = record_bytes(spec, samples, report.libraries, report.scorer_errors or None)
+    size_bytes += sum(record_bytes(name) for name in report.metrics)
     return Evaluation(
         id=secrets.token_hex(6),
         namespace=job.namespace,
@@ -129,9 +138,9 @@ def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationR
         dataset_digest=request.data,
         grader=LABEL_GRADER if "macro_f1" in report.metrics else GRADER,
         precision=report.precision,
-        spec={**request.spec.model_dump(), **({} if conditions is None else {"conditions": conditions})},
+        spec=spec,
         metrics=report.metrics,
-        samples=[sample.model_dump() for sample in report.samples],
+        samples=samples,
         libraries=report.libraries,
         spec_digest=None if conditions is None else digest_of(conditions),
         rows_digest=None if report.rows is None else report.rows.digest,
@@ -139,6 +148,7 @@ def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationR
         scorer_errors=report.scorer_errors or None,
         job_id=job.id,
         attempt=attempt,
+        record_bytes=size_bytes,
     )
 
 

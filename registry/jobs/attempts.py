@@ -19,6 +19,8 @@ from registry.jobs import events
 from registry.jobs.lifecycle import move
 from registry.jobs.models import Attempt, Job
 from registry.principal import SYSTEM, Principal
+from registry.usage.charging import charge
+from registry.usage.records import record_bytes
 from sdk.schemas.failures import FailureReason, is_known, retry_policy
 from sdk.schemas.jobs import JobState
 
@@ -79,13 +81,15 @@ def begin(session: Session, job: Job, worker: str, who: Principal, *, within_s: 
 
 
 def succeed(session: Session, job_id: str, attempt: int, result: dict[str, Any], *, who: Principal) -> None:
-    """Make a job succeed. Raises StaleAttempt, or Conflict if it was cancelled; both roll back the caller's changes.
+    """Make a job succeed. Raises StaleAttempt, or Conflict if it was cancelled; both roll back the caller's changes. The
+    commit may raise QuotaExceeded.
 
     This is the point after which a job can't be cancelled: both lock the job's row, so one of them comes first.
     """
     job = hold(session, job_id, attempt, who)
     require_wanted(job)
-    job.result = result
+    job.result, job.result_bytes = result, record_bytes(result)
+    charge(session, job.namespace, records=job.result_bytes)
     _end(session, job, JobState.SUCCEEDED)
 
 

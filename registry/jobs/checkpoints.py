@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
 from registry.artifacts.service import Artifacts
@@ -26,6 +26,7 @@ from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import Principal
 from registry.usage.charging import charge
+from registry.usage.records import record_bytes
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.job_requests import CheckpointRef, TrainingRequest
@@ -34,6 +35,9 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import CheckpointRecord
+
+#: How many checkpoints of a job a list has.
+_MOST_LISTED = 1000
 
 
 class Checkpoints:
@@ -70,33 +74,46 @@ class Checkpoints:
             finish_upload(session, record.upload)
             # While holding the lock of the job's row.
             last = session.scalar(select(func.max(Checkpoint.seq)).where(Checkpoint.job_id == job_id)) or 0
+            report = record.report.model_dump(mode="json")
+            report_bytes = record_bytes(report, manifest.canonical())
             values = {
                 "seq": last + 1,
                 "total": record.total,
                 "attempt": record.attempt,
                 "manifest_digest": digest,
                 "size_bytes": manifest.size_bytes,
-                "report": record.report.model_dump(mode="json"),
+                "report": report,
+                "record_bytes": report_bytes,
                 "created_at": utc_now(),
                 "kept": False,
                 "expires_at": None,
             }
             # A step that is passed again replaces its earlier record.
-            same = select(Checkpoint.size_bytes).where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)
-            charge(session, job.namespace, checkpoints=manifest.size_bytes - (session.scalar(same) or 0))
+            sizes = select(Checkpoint.size_bytes, Checkpoint.record_bytes)
+            same = session.execute(sizes.where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)).first()
+            size_bytes, taken_bytes = (0, 0) if same is None else same
+            charge(
+                session,
+                job.namespace,
+                checkpoints=manifest.size_bytes - size_bytes,
+                records=report_bytes - taken_bytes,
+            )
             upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
             # Also those of later steps: an attempt that could not resume from them has started again.
             others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
             due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
             session.execute(update(Checkpoint).where(*others, *due).values(expires_at=db_now(session) + self._kept))
-            return _present(session.get_one(Checkpoint, (job_id, record.step), populate_existing=True))
+            row = session.get_one(Checkpoint, (job_id, record.step), populate_existing=True)
+            return _present(row, report["metrics"])
 
     def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
-        """The checkpoints of a job, newest first. Raises NotFound."""
+        """The newest checkpoints of a job, the last one first. Raises NotFound."""
         with self._db.read() as session:
             find_job(session, job_id, who)
-            rows = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST)
-            return [_present(row) for row in session.scalars(rows)]
+            # Reports may be long, and only their metrics are shown.
+            rows = select(Checkpoint, Checkpoint.report["metrics"]).options(defer(Checkpoint.report))
+            newest = rows.where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST).limit(_MOST_LISTED)
+            return [_present(row, metrics) for row, metrics in session.execute(newest)]
 
     def publish(self, job_id: str, step: int, *, publication: CheckpointPublication, who: Principal) -> Published:
         """Make a version from a checkpoint, with the job and the step in its lineage.
@@ -133,11 +150,13 @@ class Checkpoints:
         with self._db.write() as session:
             self._let_go(session)
             over = delete(Checkpoint).where(Checkpoint.expires_at < db_now(session))
-            gone = session.execute(over.returning(Checkpoint.job_id, Checkpoint.size_bytes)).all()
+            gone = session.execute(
+                over.returning(Checkpoint.job_id, Checkpoint.size_bytes, Checkpoint.record_bytes)
+            ).all()
             jobs = select(Job.id, Job.namespace).where(Job.id.in_({row.job_id for row in gone}))
             namespaces = {row.id: row.namespace for row in session.execute(jobs)} if gone else {}
             for row in gone:
-                charge(session, namespaces[row.job_id], checkpoints=-row.size_bytes)
+                charge(session, namespaces[row.job_id], checkpoints=-row.size_bytes, records=-row.record_bytes)
             return len(gone)
 
     def _let_go(self, session: Session) -> None:
@@ -165,12 +184,8 @@ class _Scores(Wire):
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
-def _metrics_of(report: Any) -> dict[str, float]:
-    scores = readable(_Scores, report)
-    return {} if scores is None else scores.metrics
-
-
-def _present(row: Checkpoint) -> CheckpointView:
+def _present(row: Checkpoint, metrics: Any) -> CheckpointView:
+    scores = readable(_Scores, {"metrics": metrics})
     return CheckpointView(
         job=row.job_id,
         step=row.step,
@@ -178,7 +193,7 @@ def _present(row: Checkpoint) -> CheckpointView:
         attempt=row.attempt,
         digest=row.manifest_digest,
         size_bytes=row.size_bytes,
-        metrics=_metrics_of(row.report),
+        metrics={} if scores is None else scores.metrics,
         created_at=row.created_at,
         expires_at=row.expires_at,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -14,6 +15,8 @@ from registry.db.stored_json import readable
 from registry.errors import NotFound
 from registry.jobs.models import Job, JobEvent
 from registry.principal import Principal
+from registry.usage.charging import charge, has_room_for_records
+from registry.usage.records import record_bytes
 from sdk.schemas.events import Event, NewEvent, Progress
 from sdk.schemas.jobs import JobState
 from sdk.schemas.wire import member_of
@@ -29,6 +32,9 @@ _AT_ONCE = 20
 _PHASE, _MESSAGE = 40, 1000
 #: How many events are read at once, and after how many characters an answer ends before its limit.
 _PAGE, _ENOUGH = 64, 1_000_000
+#: The events of a job are counted for its namespace in steps of this many bytes: a row that all others wait for is not
+#: changed with each heartbeat.
+STEP_BYTES = 16 * 1024
 
 
 def trimmed(events: Sequence[NewEvent]) -> list[NewEvent]:
@@ -53,27 +59,62 @@ def record(session: Session, job: Job, events: list[NewEvent]) -> None:
     """Append what a worker reports, but not all of it: a job that runs for days must not leave millions of rows.
 
     Only the newest count of each phase in a report is kept, and only if the phase has changed, is complete, or was last
-    recorded `PROGRESS_EVERY` ago, and `_AT_ONCE` rows in that time. The first `SAID` messages and the first `LOG_LINES` log lines of an attempt are kept.
-    A job's states are recorded by the registry itself.
+    recorded `PROGRESS_EVERY` ago, and `_AT_ONCE` rows in that time. The first `SAID` messages and the first `LOG_LINES`
+    log lines of an attempt are kept. A job's states are recorded by the registry itself. If the namespace has no more
+    room in the database, nothing is kept, and the job goes on.
     """
-    kept = _worth_keeping(session, job, [event.progress for event in events if event.progress is not None])
+    rows: list[JobEvent] = []
+    reported = [event.progress for event in events if event.progress is not None]
+    kept = {id(progress) for progress in _worth_keeping(session, job, reported)}
     room = _room_for_lines(session, job) if any(event.kind == "log" for event in events) else 0
     for event in events:
         if event.kind == "progress" and event.progress is not None:
-            if any(event.progress is one for one in kept):
-                _append(session, job, event)
+            if id(event.progress) in kept:
+                rows.append(_row(job, event))
         elif event.kind == "log" and room > 0:
-            _append(session, job, event)
+            rows.append(_row(job, event))
             room -= 1
         elif event.kind == "log" and room == 0:
             said = f"this attempt logged more than {LOG_LINES} lines; the rest are in the log of the worker {job.worker}, at the level DEBUG"
-            _append(session, job, NewEvent(kind="log", message=said))
+            rows.append(_row(job, NewEvent(kind="log", message=said)))
             room -= 1
+    _keep(session, job, rows)
 
 
-def _append(session: Session, job: Job, event: NewEvent) -> None:
+def _row(job: Job, event: NewEvent) -> JobEvent:
     progress = None if event.progress is None else event.progress.model_dump(exclude_none=True)
-    session.add(JobEvent(job_id=job.id, attempt=job.attempt, kind=event.kind, progress=progress, message=event.message))
+    return JobEvent(job_id=job.id, attempt=job.attempt, kind=event.kind, progress=progress, message=event.message)
+
+
+def _keep(session: Session, job: Job, rows: Sequence[JobEvent]) -> None:
+    size_bytes = job.events_bytes + sum(taken(row.progress, row.message) for row in rows)
+    more_bytes = counted(size_bytes) - counted(job.events_bytes)
+    if more_bytes:
+        if not has_room_for_records(session, job.namespace, more_bytes):
+            return
+        charge(session, job.namespace, records=more_bytes)
+    session.add_all(rows)
+    if rows:
+        job.events_bytes = size_bytes
+
+
+def taken(progress: dict[str, Any] | None, message: str | None) -> int:
+    """What an event takes in the database, in bytes."""
+    return record_bytes(progress, message)
+
+
+def counted(events_bytes: Any) -> Any:
+    """How much of what a job's events take is counted for its namespace; a number, or a column in SQL."""
+    return events_bytes - events_bytes % STEP_BYTES
+
+
+def forget(session: Session, freed: Mapping[str, int]) -> None:
+    """Count less for jobs, by id, whose events were removed; `freed` is what these took."""
+    for job in session.scalars(select(Job).where(Job.id.in_(freed)).order_by(Job.id)):
+        # Those of earlier releases were not counted.
+        left = max(0, job.events_bytes - freed[job.id])
+        charge(session, job.namespace, records=counted(left) - counted(job.events_bytes))
+        job.events_bytes = left
 
 
 def _worth_keeping(session: Session, job: Job, reported: Sequence[Progress]) -> list[Progress]:
@@ -99,7 +140,8 @@ def _worth_keeping(session: Session, job: Job, reported: Sequence[Progress]) -> 
         is_said = JobEvent.progress["message"].as_string().is_not(None)
         room = SAID - (session.scalar(select(func.count()).where(*of_attempt, is_said)) or 0)
         kept += said[: max(0, room)]
-    return [each for each in reported if any(each is one for one in kept)][-_AT_ONCE:]
+    worth = {id(each) for each in kept}
+    return [each for each in reported if id(each) in worth][-_AT_ONCE:]
 
 
 def _is_recent(event: JobEvent) -> bool:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from registry.db.clock import utc_now
 from registry.db.types import Model, UtcDateTime
@@ -77,6 +77,12 @@ class Job(Model):
     reason: Mapped[str | None] = mapped_column(String(40))
     message: Mapped[str | None] = mapped_column(Text)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    #: What the request with its forecast, the result and the events take in the database. It is counted for the
+    #: namespace; of the events, as much as `registry.jobs.events.counted` says.
+    record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    result_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    events_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    taken_bytes: Mapped[int] = column_property(record_bytes + result_bytes, deferred=True)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -123,6 +129,8 @@ class Checkpoint(Model):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     #: `sdk.schemas.training_report.TrainingReport`, as if the training had ended there.
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: What the report and the manifest take in the database; counted for the job's namespace.
+    record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     #: Whether a job that has not ended, or had not when this was last checked, resumes from it.
     kept: Mapped[bool] = mapped_column(default=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.db.clock import db_epoch_s
@@ -20,6 +20,8 @@ from sdk.schemas.wire import member_of
 
 #: How many jobs of a queue are shown with their place; those behind them wait long in any case.
 _PLACES = 1000
+#: How many attempts at a job are shown; workers may give it back without end.
+_MOST_ATTEMPTS = 1000
 
 
 def present(job: Job) -> JobView:
@@ -56,9 +58,12 @@ def forecast_of(job: Job) -> JobForecast | None:
 def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """Return jobs as sent over the API, with their checkpoints, their places in the queue, and why they wait."""
     of_these = Checkpoint.job_id.in_([job.id for job in jobs])
+    newest = select(Checkpoint.job_id, func.max(Checkpoint.seq)).where(of_these).group_by(Checkpoint.job_id)
     recorded = (
-        # The last of a job overwrites those before it.
-        select(Checkpoint.job_id, Checkpoint.step).where(of_these).order_by(Checkpoint.seq, Checkpoint.created_at)
+        # Those of earlier releases have no numbers: the last of a job overwrites those before it.
+        select(Checkpoint.job_id, Checkpoint.step)
+        .where(of_these, tuple_(Checkpoint.job_id, Checkpoint.seq).in_(newest))
+        .order_by(Checkpoint.created_at)
     )
     steps: dict[str, int] = dict(session.execute(recorded).all())
     queued = [job for job in jobs if job.state == JobState.QUEUED]
@@ -85,8 +90,9 @@ def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:
 
 
 def present_attempts(session: Session, job_id: str) -> list[AttemptView]:
-    """Return the attempts at a job as sent over the API, oldest first."""
-    rows = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.attempt))
+    """Return the last attempts at a job as sent over the API, oldest first."""
+    last = select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.attempt.desc()).limit(_MOST_ATTEMPTS)
+    rows = session.scalars(last).all()[::-1]
     return [
         AttemptView(
             attempt=row.attempt,

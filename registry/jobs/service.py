@@ -33,7 +33,9 @@ from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
 from registry.queue import Queue
+from registry.usage.charging import charge
 from registry.usage.limits import limits_of, require_room, submit_alone
+from registry.usage.records import record_bytes
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
 from sdk.schemas.wire import digest_of
@@ -140,14 +142,17 @@ class Jobs:
             return present(job).model_copy(update={"forecast": forecast_of(job)}), True
 
     def _new(self, session: Session, who: Principal, **values: Any) -> Job:
-        """Add a queued job. Raises QuotaExceeded."""
+        """Add a queued job. Raises QuotaExceeded, or the commit does."""
         _require_room(session, values["namespace"])
+        size_bytes = record_bytes(values["request"], values.get("forecast"))
+        charge(session, values["namespace"], records=size_bytes)
         job = Job(
             id=secrets.token_hex(6),
             state=JobState.QUEUED,
             created_by=who.name,
             owner=who.owner,
             created_at=db_now(session),
+            record_bytes=size_bytes,
             **values,
         )
         session.add(job)
@@ -217,6 +222,7 @@ class Jobs:
                 limit=limit,
                 views=lambda jobs: [_without_long_parts(view) for view in present_in_queue(session, jobs)],
                 newest_first=True,
+                weight=Job.taken_bytes,
             )
 
     def cancel(self, job_id: str, *, who: Principal) -> JobView:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import CompoundSelect, func, select, union_all
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import ManifestAccess, ManifestRow, Upload
@@ -16,8 +16,9 @@ from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
 from registry.evaluations.models import Evaluation
+from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job
-from registry.usage.charging import COUNTED
+from registry.usage.charging import COUNTED, RECORDS
 from registry.usage.models import Usage
 
 _log = logging.getLogger(__name__)
@@ -65,6 +66,23 @@ def _queries() -> Iterator[tuple[str, Any, Any]]:
     )
     space = Upload.namespace
     yield "reserved_bytes", space, select(space, func.sum(Upload.reserved_bytes)).where(Upload.finished_at.is_(None))
+    taken = _records().subquery()
+    yield RECORDS, taken.c.namespace, select(taken.c.namespace, func.sum(taken.c.size_bytes))
+
+
+def _records() -> CompoundSelect[tuple[str, int]]:
+    """For each row that takes room in the database, its namespace and what it takes."""
+    size = "size_bytes"
+    versions = select(Adapter.namespace, Version.record_bytes.label(size))
+    checkpoints = select(Job.namespace, Checkpoint.record_bytes.label(size))
+    return union_all(
+        select(NamedBase.namespace, NamedBase.record_bytes.label(size)),
+        versions.select_from(Version).join(Adapter, Adapter.pk == Version.adapter_pk),
+        select(Evaluation.namespace, Evaluation.record_bytes.label(size)),
+        select(Upload.namespace, Upload.record_bytes.label(size)),
+        select(Job.namespace, (Job.record_bytes + Job.result_bytes + counted(Job.events_bytes)).label(size)),
+        checkpoints.select_from(Checkpoint).join(Job, Job.id == Checkpoint.job_id),
+    )
 
 
 def recount(db: Database, *, within_s: float) -> int:
@@ -76,9 +94,9 @@ def recount(db: Database, *, within_s: float) -> int:
     """
     with db.read(within_s=within_s) as session:
         added_up = _added_up(session)
-        counted = count_anew(session)
+        there = count_anew(session)
     nothing = dict.fromkeys(COUNTED, 0)
-    differ = [name for name in {*added_up, *counted} if added_up.get(name, nothing) != counted.get(name, nothing)]
+    differ = [name for name in {*added_up, *there} if added_up.get(name, nothing) != there.get(name, nothing)]
     return sum(_mend(db, namespace, within_s) for namespace in sorted(differ))
 
 
@@ -86,8 +104,8 @@ def _mend(db: Database, namespace: str, within_s: float) -> bool:
     with db.write(within_s=within_s) as session:
         insert_if_new(session, Usage, namespace=namespace)
         row = session.get_one(Usage, namespace, with_for_update=True, populate_existing=True)
-        counted = count_anew(session, namespace).get(namespace, dict.fromkeys(COUNTED, 0))
-        wrong = {name: (getattr(row, name), count) for name, count in counted.items() if getattr(row, name) != count}
+        there = count_anew(session, namespace).get(namespace, dict.fromkeys(COUNTED, 0))
+        wrong = {name: (getattr(row, name), count) for name, count in there.items() if getattr(row, name) != count}
         for name, (_, count) in wrong.items():
             setattr(row, name, count)
     if wrong:

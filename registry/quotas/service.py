@@ -41,6 +41,9 @@ class Quotas:
         with self._db.write() as session:
             before = _present(session, namespace).model_dump(include=set(QuotaLimits.model_fields))
             values = limits.model_dump()
+            if "max_record_bytes" not in limits.model_fields_set:
+                # A client of the previous release doesn't know this limit, and has not decided to lift it.
+                values["max_record_bytes"] = before["max_record_bytes"]
             upsert(session, Quota, {"namespace": namespace}, {**values, "updated_at": utc_now()})
             record(session, who, "quota.set", namespace, namespace, before=before, after=values)
             session.flush()
@@ -62,7 +65,11 @@ def _check(namespace: str, who: Principal, action: str) -> None:
 def _present(session: Session, namespace: str) -> QuotaView:
     own = session.get(Quota, namespace)
     row = own or session.get(Quota, EVERYWHERE)
-    limits = default_limits(session) if row is None else Limits(row.max_adapters, row.max_bytes, row.max_jobs)
+    limits = (
+        default_limits(session)
+        if row is None
+        else Limits(row.max_adapters, row.max_bytes, row.max_jobs, row.max_record_bytes)
+    )
     row_used = session.get(Usage, namespace)
     # Until the next count: a server of the previous release may have subtracted what it never added.
     used = {name: 0 if row_used is None else max(0, getattr(row_used, name)) for name in COUNTED}

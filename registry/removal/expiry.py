@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Exists, delete, exists, null, or_, select, tuple_, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from registry.access.audit.models import AuditEntry
 from registry.access.models import Grant, Token
@@ -22,6 +23,7 @@ from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, UploadBlob, UploadPart
 from registry.artifacts.uploads import end_expired
 from registry.catalog.models import (
+    Adapter,
     BaseModelRow,
     NamedBase,
     Origin,
@@ -41,16 +43,21 @@ from registry.db.statements import insert_if_new
 from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
 from registry.http.idempotency.models import KeyedRequest
+from registry.jobs import events
 from registry.jobs.kinds.known import SHOWING_ROWS
-from registry.jobs.lifecycle import FINAL
+from registry.jobs.lifecycle import FINAL, UNFINISHED
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
 from registry.quotas.recount import recount
 from registry.removal.audit_files import export_oldest, last_exported
 from registry.removal.models import DailyWork
 from registry.removal.row_lifetimes import Lifetimes
+from registry.usage.charging import charge
+from sdk.schemas.jobs import JobState
 
 #: How much one transaction removes, so that nobody waits longer than that.
 _BATCH = 500
+#: The same for upload sessions, of which each may have announced 10,000 files.
+_SESSIONS = 20
 _DAY_S = 86_400.0
 #: A run that is due doesn't delay its caller longer than this, and continues this much later.
 _AT_ONCE_S, _GOES_ON_S = 5.0, 60.0
@@ -118,6 +125,7 @@ class Expiry:
         steps: dict[str, Callable[[], int]] = {
             "job_events": self._events,
             "job_attempts": self._attempts,
+            "jobs": self._jobs,
             "previews": self._previews,
             "failed_versions": self._failed,
             "tokens": self._tokens,
@@ -143,13 +151,13 @@ class Expiry:
     def _before(self, days: float) -> datetime:
         return utc_now() - timedelta(days=days)
 
-    def _in_batches(self, batch: Callable[[Session], int]) -> int:
+    def _in_batches(self, batch: Callable[[Session], int], *, size: int = _BATCH) -> int:
         total = 0
         while True:
             with self._db.write() as session:
                 count = batch(session)
             total += count
-            if count < _BATCH or self._late():
+            if count < size or self._late():
                 return total
 
     def _events(self) -> int:
@@ -161,13 +169,18 @@ class Expiry:
         after = 0
         total = 0
         while True:
-            old = select(JobEvent.seq, JobEvent.at, over.label("over")).where(JobEvent.seq > after)
+            columns = (JobEvent.seq, JobEvent.job_id, JobEvent.at, JobEvent.progress, JobEvent.message)
+            old = select(*columns, over.label("over")).where(JobEvent.seq > after)
             with self._db.read() as session:
                 rows = session.execute(old.order_by(JobEvent.seq).limit(_BATCH)).all()
-            gone = [row.seq for row in rows if row.over and row.at < before]
+            gone = [row for row in rows if row.over and row.at < before]
             if gone:
+                freed: Counter[str] = Counter()
+                for row in gone:
+                    freed[row.job_id] += events.taken(row.progress, row.message)
                 with self._db.write() as session:
-                    session.execute(delete(JobEvent).where(JobEvent.seq.in_(gone)))
+                    session.execute(delete(JobEvent).where(JobEvent.seq.in_([row.seq for row in gone])))
+                    events.forget(session, freed)
             total += len(gone)
             if len(rows) < _BATCH or rows[-1].at >= before or self._late():
                 return total
@@ -187,6 +200,30 @@ class Expiry:
 
         return self._in_batches(batch)
 
+    def _jobs(self) -> int:
+        """Jobs that ended without a result, once their attempts are over, unless anything was made of them."""
+        before = self._before(self._lifetimes.attempts_days)
+        again = aliased(Job)
+        named = (
+            exists().where(Attempt.job_id == Job.id),
+            exists().where(Checkpoint.job_id == Job.id),
+            exists().where(Evaluation.job_id == Job.id),
+            exists().where(Origin.job == Job.id),
+            exists().where(again.retry_of == Job.id, again.state.in_(UNFINISHED)),
+        )
+        over = (Job.state.in_((JobState.FAILED, JobState.CANCELLED)), Job.finished_at < before)
+        query = select(Job.id, Job.namespace, Job.record_bytes, Job.events_bytes)
+        query = query.where(*over, *(~one for one in named)).limit(_BATCH)
+
+        def batch(session: Session) -> int:
+            rows = session.execute(query).all()
+            session.execute(delete(Job).where(Job.id.in_([row.id for row in rows])))
+            for row in rows:
+                charge(session, row.namespace, records=-row.record_bytes - events.counted(row.events_bytes))
+            return len(rows)
+
+        return self._in_batches(batch)
+
     def _previews(self) -> int:
         """The rows that previews have shown: some days later, or when their namespace has given up the rows."""
         of = Job.request["data"].as_string()
@@ -195,15 +232,18 @@ class Expiry:
         )
         before = self._before(self._lifetimes.previews_days)
         due = (
-            select(Job.id)
+            select(Job.id, Job.namespace, Job.result_bytes)
             .where(Job.kind.in_(SHOWING_ROWS), Job.state.in_(FINAL), Job.result.is_not(None))
             .where(or_(Job.finished_at < before, ~held))
             .limit(_BATCH)
         )
 
         def batch(session: Session) -> int:
-            ids = session.scalars(due).all()
-            session.execute(update(Job).where(Job.id.in_(ids)).values(result=null()))
+            rows = session.execute(due).all()
+            ids = [row.id for row in rows]
+            session.execute(update(Job).where(Job.id.in_(ids)).values(result=null(), result_bytes=0))
+            for row in rows:
+                charge(session, row.namespace, records=-row.result_bytes)
             return len(ids)
 
         return self._in_batches(batch)
@@ -219,8 +259,12 @@ class Expiry:
         named = exists().where(VersionParent.parent_pk == Version.pk)
 
         def batch(session: Session) -> int:
-            query = select(Version.pk).where(stale, Version.number.is_(None), Version.created_at < before, ~named)
-            pks = session.scalars(query.order_by(Version.pk).limit(_BATCH)).all()
+            query = select(Version.pk, Version.record_bytes, Adapter.namespace).join(Adapter)
+            query = query.where(stale, Version.number.is_(None), Version.created_at < before, ~named)
+            rows = session.execute(query.order_by(Version.pk).limit(_BATCH)).all()
+            pks = [row.pk for row in rows]
+            for row in rows:
+                charge(session, row.namespace, records=-row.record_bytes)
             if pks:
                 for part in _PARTS_OF_VERSION:
                     session.execute(delete(part).where(part.version_pk.in_(pks)))
@@ -260,9 +304,9 @@ class Expiry:
         """Upload sessions that have ended."""
 
         def batch(session: Session) -> int:
-            return end_expired(session, most=_BATCH)
+            return end_expired(session, most=_SESSIONS)
 
-        total = self._in_batches(batch)
+        total = self._in_batches(batch, size=_SESSIONS)
         with self._db.write() as session:
             session.execute(delete(UploadPart).where(~exists().where(UploadBlob.stored_as == UploadPart.stored_as)))
         return total

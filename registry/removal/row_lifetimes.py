@@ -11,7 +11,7 @@ class Lifetimes:
 
     #: The events of a job that has ended.
     events_days: float = 90.0
-    #: The attempts at a job that has ended.
+    #: The attempts at a job that has ended, and the job if it has no result.
     attempts_days: float = 365.0
     #: The rows that a preview has shown.
     previews_days: float = 7.0

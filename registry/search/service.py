@@ -10,8 +10,9 @@ from sqlalchemy import Row, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version
+from registry.catalog.versions.origins import first_origins
 from registry.db.database import Database
-from registry.db.paging import Paged, read_cursor, write_cursor
+from registry.db.paging import Paged, fitting, read_cursor, write_cursor
 from registry.db.stored_json import readable, table
 from registry.errors import Invalid
 from registry.principal import Principal
@@ -48,6 +49,14 @@ _ORDERS: dict[SortKey, _Order] = {
     ),
 }
 
+#: What says where a version stands in an order, and how long its record is.
+_POSITION: tuple[Any, ...] = (
+    Version.pk,
+    Version.number,
+    Version.rank,
+    Version.record_bytes,
+    Adapter.name.label("adapter"),
+)
 #: Not the rows themselves, because they would load their bases' tensors.
 _COLUMNS = (
     Version.pk,
@@ -86,13 +95,14 @@ class Search:
         search = digest_of([str(tree), sort])[:16]
         seen = None if cursor is None else _position(cursor, search, order)
         with self._db.read() as session:
-            query = select(*_COLUMNS).join(Adapter, Adapter.pk == Version.adapter_pk)
+            query = select(*_POSITION).join(Adapter, Adapter.pk == Version.adapter_pk)
             query = _ordered(query.where(condition_of(session, tree, who)), order, seen)
             rows = session.execute(query.limit(limit + 1)).all()
+            limit = fitting((row.record_bytes for row in rows[:limit]), limit)
             following = None
             if len(rows) > limit:
                 following = write_cursor((search, *order.position(rows[limit - 1])))
-            return Paged(items=_briefs(session, rows[:limit]), next=following)
+            return Paged(items=_briefs(session, [row.pk for row in rows[:limit]]), next=following)
 
 
 def _position(cursor: str, search: str, order: _Order) -> tuple[Any, ...]:
@@ -110,14 +120,13 @@ def _ordered(query: Select[Any], order: _Order, seen: tuple[Any, ...] | None) ->
     return query.order_by(*(column.desc() if order.descending else column.asc() for column in order.columns))
 
 
-def _briefs(session: Session, rows: Sequence[Row[Any]]) -> list[VersionBrief]:
-    """Return versions as sent over the API; what belongs to them is read in three queries."""
-    pks = [row.pk for row in rows]
-    metrics: dict[int, dict[str, float]] = {}
-    made = select(Origin.version_pk, Origin.metrics).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())
-    for origin in session.execute(made):
-        # They are read in reverse, so that the first one wins.
-        metrics[origin.version_pk] = origin.metrics
+def _briefs(session: Session, pks: Sequence[int]) -> list[VersionBrief]:
+    """Return versions as sent over the API; they and what belongs to them are read in four queries."""
+    details = select(*_COLUMNS).join(Adapter, Adapter.pk == Version.adapter_pk).where(Version.pk.in_(pks))
+    by_pk = {row.pk: row for row in session.execute(details)}
+    rows = [by_pk[pk] for pk in pks]
+    made = select(Origin.version_pk, Origin.metrics).where(Origin.pk.in_(first_origins(pks)))
+    metrics: dict[int, dict[str, float]] = dict(session.execute(made).all())
     aliases: dict[int, list[str]] = {}
     named = select(Alias.version_pk, Alias.name).where(Alias.version_pk.in_(pks)).order_by(Alias.name)
     for alias in session.execute(named):

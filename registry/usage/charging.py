@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Insert, bindparam, event
+from sqlalchemy import Insert, bindparam, event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -23,7 +23,9 @@ BYTES = {
     "evaluations_bytes": "scores by row",
     "reserved_bytes": "uploads under way",
 }
-COUNTED = ("adapters", *BYTES)
+#: The column that counts rows in the database; it has a limit of its own.
+RECORDS = "records_bytes"
+COUNTED = ("adapters", *BYTES, RECORDS)
 
 #: The key under which a session keeps what it will charge.
 _PENDING = "charges"
@@ -41,8 +43,10 @@ def charge(
     checkpoints: int = 0,
     evaluations: int = 0,
     reserved: int = 0,
+    records: int = 0,
 ) -> None:
-    """Count this many more adapters, and bytes of each kind, for a namespace; fewer if less than 0.
+    """Count this many more adapters, and bytes of each kind, for a namespace; fewer if less than 0. `records` are bytes
+    in the database, as `record_bytes` measures them.
 
     The row is changed by one statement right before the commit, because all others who change anything there wait for
     it until the transaction ends. If a namespace would grow beyond its limits, the commit raises QuotaExceeded, and
@@ -54,9 +58,18 @@ def charge(
         # Before other listeners, so that every transaction takes such locks in the same order.
         event.listen(session, "before_commit", _write, insert=True)
     charged = pending.setdefault(namespace, dict.fromkeys(COUNTED, 0))
-    added = (adapters, versions, datasets, bases, merged, checkpoints, evaluations, reserved)
+    added = (adapters, versions, datasets, bases, merged, checkpoints, evaluations, reserved, records)
     for name, count in zip(COUNTED, added, strict=True):
         charged[name] += count
+
+
+def has_room_for_records(session: Session, namespace: str, size_bytes: int) -> bool:
+    """Whether a namespace has room in the database for what can be left out; the last hundredth is for what can't."""
+    most = limits_of(session, namespace).max_record_bytes
+    if most is None:
+        return True
+    used = session.scalar(select(Usage.records_bytes).where(Usage.namespace == namespace)) or 0
+    return used + size_bytes <= most - most // 100
 
 
 def _write(session: Session) -> None:
@@ -72,7 +85,7 @@ def _write(session: Session) -> None:
 def _charge(session: Session, namespace: str, charged: dict[str, int]) -> None:
     connection = connection_of(session)
     added = sum(charged[name] for name in BYTES)
-    grows = charged["adapters"] > 0 or added > 0
+    grows = charged["adapters"] > 0 or added > 0 or charged[RECORDS] > 0
     limits = limits_of(session, namespace) if grows else None
     row = connection.execute(_statement(connection.dialect.name), {"namespace": namespace, **charged}).one()
     if limits is None:
@@ -83,6 +96,9 @@ def _charge(session: Session, namespace: str, charged: dict[str, int]) -> None:
     if added > 0 and limits.max_bytes is not None:
         before = {name: getattr(row, name) - charged[name] for name in BYTES}
         require_room(namespace, f"bytes{_by_kind(before)}", sum(before.values()), added, limits.max_bytes)
+    if charged[RECORDS] > 0 and limits.max_record_bytes is not None:
+        there = row.records_bytes - charged[RECORDS]
+        require_room(namespace, "bytes of records in the database", there, charged[RECORDS], limits.max_record_bytes)
 
 
 def _by_kind(used: dict[str, int]) -> str:

@@ -13,9 +13,8 @@ from registry.errors import QuotaExceeded
 from registry.principal import EVERYWHERE
 from registry.usage.models import Quota
 
-_KNOWN = select(Quota.namespace, Quota.max_adapters, Quota.max_bytes, Quota.max_jobs).where(
-    Quota.namespace.in_((bindparam("namespace"), EVERYWHERE))
-)
+_LIMITS = (Quota.max_adapters, Quota.max_bytes, Quota.max_jobs, Quota.max_record_bytes)
+_KNOWN = select(Quota.namespace, *_LIMITS).where(Quota.namespace.in_((bindparam("namespace"), EVERYWHERE)))
 #: The lock of a namespace that submits jobs, together with a hash of its name.
 _LOCK = 0x71756F74
 #: The key under which a session has the limits of namespaces for which nobody has set any.
@@ -28,6 +27,7 @@ class Limits(NamedTuple):
     max_adapters: int | None = None
     max_bytes: int | None = None
     max_jobs: int | None = None
+    max_record_bytes: int | None = None
 
 
 def limit_by_default(db: Database, limits: Limits) -> None:
@@ -43,7 +43,7 @@ def limits_of(session: Session, namespace: str) -> Limits:
     if namespace == EVERYWHERE:
         return Limits()
     rows = connection_of(session).execute(_KNOWN, {"namespace": namespace})
-    known = {row.namespace: Limits(row.max_adapters, row.max_bytes, row.max_jobs) for row in rows}
+    known = {row.namespace: Limits(*row[1:]) for row in rows}
     return known.get(namespace) or known.get(EVERYWHERE) or default_limits(session)
 
 

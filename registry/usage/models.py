@@ -23,6 +23,8 @@ class Quota(Model):
     max_bytes: Mapped[int | None] = mapped_column(BigInteger)
     #: Jobs waiting or running.
     max_jobs: Mapped[int | None]
+    #: Bytes of rows in the database, as `record_bytes` measures them.
+    max_record_bytes: Mapped[int | None] = mapped_column(BigInteger)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
 
 
@@ -51,3 +53,6 @@ class Usage(Model):
     evaluations_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     #: What unfinished upload sessions may still send, or have sent.
     reserved_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    #: Rows in the database, in contrast to files: what bases, versions, evaluations, jobs, checkpoints and upload
+    #: sessions say. Each row has its share in its own `record_bytes`.
+    records_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")

@@ -110,6 +110,8 @@ class QuotaLimits(Wire):
     max_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
     #: Jobs waiting or running.
     max_jobs: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    #: Bytes of records in the database. If it is left out, it stays as it is.
+    max_record_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
 
 
 class QuotaView(QuotaLimits):
@@ -135,6 +137,9 @@ class QuotaView(QuotaLimits):
     evaluations_bytes: int | None = None
     #: Space reserved for uploads in progress.
     reserved_bytes: int | None = None
+    #: What is recorded in the database about bases, versions, evaluations, jobs, checkpoints and uploads. None: the
+    #: registry is of a release that did not count it.
+    records_bytes: int | None = None
     jobs: int
 
 

@@ -27,6 +27,10 @@ Labels = Annotated[
 ]
 
 
+#: How many datasets the record of a training names, more than one may be asked for with.
+MOST_USED = 64
+
+
 class SourceUse(Wire):
     """How a training used one of several datasets."""
 
@@ -52,7 +56,9 @@ class DatasetUse(Wire):
     #: The labels of a classification.
     labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
     #: Each dataset if there were several; None: only the one.
-    sources: Annotated[list[SourceUse] | None, Field(exclude_if=lambda value: value is None)] = None
+    sources: Annotated[
+        Annotated[list[SourceUse], Field(max_length=MOST_USED)] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
 
     @property
     def digests(self) -> list[str]:

@@ -87,8 +87,8 @@ def day(people: World, tmp_path_factory: pytest.TempPathFactory) -> Day:
             "quota.set",
             space,
             # Those of a namespace for which nobody has set any.
-            {"max_adapters": 10_000, "max_bytes": 10**12, "max_jobs": 10_000},
-            {"max_adapters": None, "max_bytes": None, "max_jobs": 1},
+            {"max_adapters": 10_000, "max_bytes": 10**12, "max_jobs": 10_000, "max_record_bytes": 2**30},
+            {"max_adapters": None, "max_bytes": None, "max_jobs": 1, "max_record_bytes": None},
         ),
         ("job.submit", job.id, None, {"kind": "training", "about": name}),
         ("job.cancel", job.id, {"state": "queued"}, None),

@@ -21,12 +21,13 @@ from support.people import SEEDS, new_adapter, package, submit, training
 from support.registries import World
 from support.scored_rows import fresh, report_of, write_file
 from support.small import write_base
-from support.usage import begin, blob, by_kind, differing, end_time_of
-from support.working import Held
+from support.usage import begin, blob, by_kind, differing, end_time_of, mismeasured
+from support.working import Held, line, progress
 
 from registry.artifacts.models import ManifestRow
+from registry.catalog.models import Version
 from registry.db.clock import db_now, utc_now
-from registry.jobs.models import Checkpoint, Job
+from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
 from registry.principal import SYSTEM, Role
 from registry.quotas.recount import recount
 from registry.usage.charging import BYTES
@@ -88,6 +89,17 @@ class Play:
         name = f"{self.space}/{self.random.choice('ab')}"
         self.refs.append(self.admin.push(self.random.choice(self.folders), name, base="tiny").ref)
 
+    def annotate(self) -> None:
+        said = "é" * self.random.randint(1, 50)
+        how = self.random.choice(["note", "description"])
+        self.admin.annotate(self.random.choice(self.refs), **{how: said}, tags={"k": said[:9]})
+
+    def claim_base(self) -> None:
+        """A base of which there are no bytes, and later more about the same one."""
+        shapes = {f"layer.{number}": [number] for number in range(self.random.randint(1, 30))}
+        body = base_registration(f"claimed-{self.random.randint(1, 3)}", namespace=self.space, tensors=shapes)
+        self.random.choice([self.admin, self.worker]).register_base(body)
+
     def put_away(self) -> None:
         """Bytes that admission refuses."""
         folder, name = new_adapter(self.tmp_path), f"{self.space}/{self.random.choice('ab')}"
@@ -148,6 +160,27 @@ class Play:
 
     def checkpoint(self) -> None:
         self.random.choice(self.jobs).checkpoint(self.random.randint(1, 3), 3)
+
+    def report(self) -> None:
+        said = [line("x" * self.random.randint(1, 4000)) for _ in range(self.random.randint(1, 9))]
+        self.random.choice(self.jobs).report(*said, progress("train", self.random.randint(1, 9)))
+
+    def forget_jobs(self) -> None:
+        """Cancel one, and let all that ended long ago expire."""
+        if self.jobs and self.random.random() < 0.5:
+            held = self.jobs.pop()
+            self.admin.cancel_job(held.job)
+            held.release()
+        old = utc_now() - timedelta(days=1000)
+        with self.world.services.db.write() as session:
+            session.execute(update(Job).where(Job.finished_at.is_not(None)).values(finished_at=old))
+            session.execute(update(Attempt).where(Attempt.finished_at.is_not(None)).values(finished_at=old))
+            session.execute(update(JobEvent).values(at=old))
+            session.execute(update(Version).where(Version.state == "failed").values(created_at=old))
+        expiry = self.world.services.expiry
+        # Not the whole run, which sets the sums right.
+        for step in (expiry._events, expiry._attempts, expiry._jobs, expiry._failed):
+            step()
 
     def complete(self) -> None:
         self.jobs.pop(self.random.randrange(len(self.jobs))).complete()
@@ -221,7 +254,7 @@ class Play:
 
 
 _STEPS = [
-    *(["publish"] * 5), "put_away", "put_away", "release", "move", "delete", "delete", "delete_quarantined",
+    *(["publish"] * 5), "annotate", "claim_base", "report", "report", "forget_jobs", "put_away", "put_away", "release", "move", "delete", "delete", "delete_quarantined",
     *(["add_data"] * 3), "remove_data", "add_base", "add_base", "mend_base", "train", "checkpoint", "checkpoint",
     "complete", "expire_checkpoints", "merge", "age_merges", "score", "score", "begin", "begin", "expire_sessions", "collect", "retain",
 ]  # fmt: skip
@@ -246,6 +279,7 @@ class TestCounted:
                     step = f"{step}: {type(error).__name__} {error}"
                 history.append(step)
                 assert differing(people) == {}, history
+            assert mismeasured(people.services, *play.spaces) == [], history
         finally:
             play.end()
         assert len(done) > len(set(_STEPS)) // 2, history

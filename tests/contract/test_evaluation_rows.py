@@ -22,7 +22,7 @@ from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
 from sdk.pulling.transfer import hash_file
 from sdk.schemas.catalog import BaseView
-from sdk.schemas.evaluation import RowFile, RowScore
+from sdk.schemas.evaluation import RowFile, RowScore, Sample
 from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import digest_of
 from sdk.schemas.work import Completion, EvaluationResult
@@ -290,12 +290,17 @@ class TestPaidFor:
     ) -> None:
         before = by_kind(admin.quota(space))
         ref = desk.push()
-        ident = evaluated(desk, ref, rows, fresh())
+        samples = [Sample(prompt="p" * 5000, completion="c", reference="r")]
+        ident = evaluated(desk, ref, rows, fresh(), samples=samples)
         size_bytes = desk.writer.evaluation(ident).rows_size_bytes
         assert by_kind(admin.quota(space))["evaluations_bytes"] == size_bytes
         base = evaluated(desk, f"base:{desk.base.fingerprint}", rows, fresh())
         assert differing(people) == {}
+        taken = admin.quota(space).records_bytes or 0
         admin.delete(ref)
+        # Its samples are what is long about scores in the database.
+        assert (admin.quota(space).records_bytes or 0) < taken - 5000
+        assert desk.writer.evaluation(ident).samples == []
         assert differing(people) == {}
         assert by_kind(admin.quota(space)).keys() - before.keys() == {"datasets_bytes", "evaluations_bytes"}
         assert admin.quota(space).evaluations_bytes == desk.writer.evaluation(base).rows_size_bytes

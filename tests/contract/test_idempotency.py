@@ -30,6 +30,7 @@ from registry.access.tokens import Tokens
 from registry.db.database import Database
 from registry.http.idempotency.middleware import MAX_ANSWER_BYTES, MOST_WAITING, AnswerOnce
 from registry.http.idempotency.models import KeyedRequest
+from registry.http.idempotency.service import LONG_BYTES, MOST_LONG, Answer, Keyed, Turn
 from registry.principal import SYSTEM, Principal, Role
 from registry.settings import Settings
 from sdk.client import Client
@@ -460,6 +461,22 @@ class TestWhatIsKept:
         answers = [ask(once(world, behind), key) for _ in range(2)]
         assert [answer.json() == text for answer in answers] == [True, True]
         assert (len(rows_of(world, key)), behind.asked) == ((1, 1) if kept else (0, 2))
+
+    def test_of_the_long_ones_of_a_caller_the_newest_are(self, world: World) -> None:
+        keyed = world.services.keyed
+        callers = [str(uuid.uuid4()) for _ in range(2)]
+
+        def answer(owner: str, size_bytes: int) -> Keyed:
+            request = Keyed(owner, str(uuid.uuid4()), "digest")
+            turn = keyed.begin(request)
+            assert isinstance(turn, Turn)
+            keyed.finish(turn, Answer(200, "x" * size_bytes))
+            return request
+
+        other, short = answer(callers[1], LONG_BYTES + 1), answer(callers[0], LONG_BYTES)
+        long = [answer(callers[0], LONG_BYTES + 1) for _ in range(MOST_LONG + 3)]
+        kept = [isinstance(keyed.look(request), Answer) for request in (other, short, *long)]
+        assert kept == [True, True, *[False] * 3, *[True] * MOST_LONG]
 
 
 @pytest.mark.slow

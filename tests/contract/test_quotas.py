@@ -18,14 +18,15 @@ from registry.usage.models import Quota
 from sdk.client import Client
 from sdk.errors import NotAllowed, NotFound, QuotaExceeded
 
-#: The limits of a namespace for which nobody has set any: adapters, bytes, jobs.
-DEFAULTS = (10_000, 10**12, 10_000)
+#: The limits of a namespace for which nobody has set any: adapters, bytes, jobs, bytes of records.
+LIMITS = ("max_adapters", "max_bytes", "max_jobs", "max_record_bytes")
+DEFAULTS = (10_000, 10**12, 10_000, 2**30)
 
 
 class TestQuotas:
     def test_what_is_used_and_what_may_be(self, admin: Client, space: str, tmp_path: Path) -> None:
         empty = admin.quota(space)
-        assert (empty.max_adapters, empty.max_bytes, empty.max_jobs, empty.default) == (*DEFAULTS, True)
+        assert (*(getattr(empty, name) for name in LIMITS), empty.default) == (*DEFAULTS, True)
         assert (empty.adapters, empty.size_bytes, empty.jobs) == (0, 0, 0)
         size = sum(file.size_bytes for file in admin.push(new_adapter(tmp_path), f"{space}/a", base="tiny").info.files)
         now = admin.set_quota(space, max_adapters=1, max_bytes=10 * size)
@@ -34,9 +35,9 @@ class TestQuotas:
         # What is left out is taken away, and the trail says so.
         assert admin.set_quota(space, max_jobs=0).max_adapters is None
         (last, first) = admin.audit(action="quota.set", namespace=space)
-        assert first.before == dict(zip(("max_adapters", "max_bytes", "max_jobs"), DEFAULTS, strict=True))
-        assert first.after == last.before == {"max_adapters": 1, "max_bytes": 10 * size, "max_jobs": None}
-        assert last.after == {"max_adapters": None, "max_bytes": None, "max_jobs": 0}
+        assert first.before == dict(zip(LIMITS, DEFAULTS, strict=True))
+        assert first.after == last.before == dict(zip(LIMITS, (1, 10 * size, None, None), strict=True))
+        assert last.after == dict(zip(LIMITS, (None, None, 0, None), strict=True))
 
     def test_adapters(self, admin: Client, space: str, tmp_path: Path) -> None:
         admin.set_quota(space, max_adapters=1)

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select
 from support.schemas import downgrade, kept_revisions, load_past, revisions, rows_of, triggers_of, upgrade_to
 from support.servers import TestPostgres
+from support.usage import mismeasured
 
 from registry.access.audit.service import Audit
 from registry.app.services import Services, build
@@ -25,6 +26,7 @@ from registry.http.idempotency.models import KeyedRequest
 from registry.ops.schema import drift
 from registry.principal import SYSTEM, Principal, Role
 from registry.queue import NoQueue
+from registry.quotas.recount import recount
 from registry.settings import Settings
 from sdk.schemas.aliases import AliasMove, AliasRollback
 from sdk.schemas.work import ClaimRequest, WorkerInfo
@@ -396,6 +398,19 @@ class TestSchema0004:
         assert sorted(row["state"] for row in below["jobs"]) == ["cancelled", "queued", "succeeded", "succeeded"]
         services.db.upgrade()
         assert drift(services.db) == []
+
+
+@pytest.mark.parametrize("revision", kept_revisions())
+def test_what_namespaces_keep_in_the_database_is_counted(upgraded: Upgraded, revision: str) -> None:
+    services = upgraded(revision)
+    assert recount(services.db, within_s=60) == 0
+    quota = services.quotas.get("team", who=SYSTEM)
+    assert (quota.records_bytes or 0) > 1000
+    # What admins have limited is limited in this, too.
+    assert quota.max_record_bytes == (None if quota.default or quota.max_bytes is None else 2**30)
+    # Each row is measured as a new one would be, but for evaluations, whose names of metrics count as rows.
+    wrong = mismeasured(services, "team", "-", "*")
+    assert [one for one in wrong if not one.startswith(("evaluation ", "events of "))] == []
 
 
 def _deleted(services: Services) -> str:

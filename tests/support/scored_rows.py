@@ -14,6 +14,7 @@ from sdk.schemas.evaluation import (
     EvaluationReport,
     RowFile,
     RowScore,
+    Sample,
     is_of_texts,
     is_scorer,
 )
@@ -48,6 +49,7 @@ def report_of(
     *,
     conditions: Conditions = CONDITIONS,
     errors: Mapping[str, str] | None = None,
+    samples: Sequence[Sample] = (),
     **said: Any,
 ) -> EvaluationReport:
     """What a worker reports about rows."""
@@ -67,7 +69,12 @@ def report_of(
         **said,
     }
     return EvaluationReport(
-        metrics=metrics, precision="float32", conditions=conditions, rows=file, scorer_errors=dict(errors or {})
+        metrics=metrics,
+        precision="float32",
+        samples=list(samples),
+        conditions=conditions,
+        rows=file,
+        scorer_errors=dict(errors or {}),
     )
 
 

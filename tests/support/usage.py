@@ -8,12 +8,19 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import undefer
 
-from registry.artifacts.models import Upload
+from registry.app.services import Services
+from registry.artifacts.models import ManifestRow, Upload
+from registry.catalog.bases.finding import WHOLE, tensors_of
+from registry.catalog.models import NamedBase, Origin, Version, VersionNote
 from registry.db.clock import utc_now
+from registry.evaluations.models import Evaluation
+from registry.jobs.models import Checkpoint, Job, JobEvent
 from registry.quotas.recount import count_anew
 from registry.usage.charging import BYTES, COUNTED
 from registry.usage.models import Usage
+from registry.usage.records import record_bytes
 from sdk.client import Client
 from sdk.schemas.access import QuotaView
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
@@ -53,3 +60,42 @@ def differing(world: World) -> dict[str, Any]:
     nothing = dict.fromkeys(COUNTED, 0)
     pairs = {name: (rows.get(name, nothing), counted.get(name, nothing)) for name in {*rows, *counted}}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def mismeasured(services: Services, *namespaces: str) -> list[str]:
+    """The rows of these namespaces whose `record_bytes` is not what they take, measured again from what they hold."""
+    with services.db.read() as session:
+        bodies = {row.digest: row.body.encode() for row in session.scalars(select(ManifestRow))}
+        found = []
+        for version in session.scalars(select(Version)):
+            own = (version.warnings, version.lora, version.quantization, version.tags, version.description)
+            size = record_bytes(bodies.get(version.digest), *own, version.unknown)
+            for made in session.scalars(select(Origin).where(Origin.version_pk == version.pk)):
+                size += record_bytes(made.dataset, made.training, made.metrics, made.libraries, made.reported)
+            for note in session.scalars(select(VersionNote).where(VersionNote.version_pk == version.pk)):
+                size += record_bytes(note.text)
+            if version.manifest_digest is not None:
+                found.append((version.adapter.namespace, f"version {version.pk}", size, version.record_bytes))
+        for base in session.scalars(select(NamedBase).options(*WHOLE)):
+            if base.manifest_digest is not None or base.facts != "derived":
+                body = bodies.get(base.manifest_digest or "")
+                size = record_bytes(base.config, tensors_of(base), body)
+                found.append((base.namespace, f"base {base.pk} {base.facts}", size, base.record_bytes))
+        for row in session.scalars(select(Evaluation)):
+            size = record_bytes(row.spec, row.samples, row.libraries, row.scorer_errors)
+            size += sum(record_bytes(name) for name in row.metrics)
+            found.append((row.namespace, f"evaluation {row.id}", size, row.record_bytes))
+        for job in session.scalars(select(Job).options(undefer(Job.forecast))):
+            size = record_bytes(job.request, job.forecast)
+            found.append((job.namespace, f"job {job.id}", size, job.record_bytes))
+            if job.result is not None:
+                found.append((job.namespace, f"result of {job.id}", record_bytes(job.result), job.result_bytes))
+            said = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.kind != "state"))
+            taken = sum(record_bytes(event.progress, event.message) for event in said)
+            found.append((job.namespace, f"events of {job.id}", taken, job.events_bytes))
+        spaces: dict[str, str] = dict(session.execute(select(Job.id, Job.namespace)).all())
+        for point in session.scalars(select(Checkpoint)):
+            size = record_bytes(point.report, bodies[point.manifest_digest])
+            found.append((spaces[point.job_id], f"checkpoint {point.job_id} {point.step}", size, point.record_bytes))
+    wrong = [row for row in found if row[0] in namespaces and row[2] != row[3]]
+    return [f"{what}: {measured}, not {kept}" for _, what, measured, kept in wrong]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.catalog.aliases.undoing import MOST_MOVES, Moved, named_before
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, AliasProtection, Version
 from registry.catalog.versions.finding import exact_ref, find_adapter, find_version
 from registry.catalog.versions.lifecycle import PULLABLE
@@ -18,6 +19,11 @@ from registry.errors import Conflict, Forbidden, InvalidName, NotFound
 from registry.principal import EVERYWHERE, Principal
 from sdk.formats.refs import BadNameError, Ref, parse_alias, parse_scope
 from sdk.schemas.aliases import AliasMove, AliasMoveView, AliasRemoval, AliasRollback, AliasView, ProtectionView
+
+#: How many aliases one adapter may have: each version is shown with all of its own.
+MOST_ALIASES = 1000
+#: How many protections one namespace may have.
+MOST_PROTECTIONS = 1000
 
 
 class Aliases:
@@ -97,6 +103,7 @@ class Aliases:
             namespace = _checked_scope(scope, alias, who)
             while True:
                 if insert_if_new(session, AliasProtection, scope=scope, alias=alias, created_by=who.name):
+                    _require_few_protections(session, namespace)
                     record(session, who, "alias.protect", namespace, f"{scope}@{alias}")
                 row = session.get(AliasProtection, (scope, alias))
                 if row is not None:
@@ -119,12 +126,11 @@ class Aliases:
     def protections(self, *, who: Principal) -> list[ProtectionView]:
         """The protections that the caller may see."""
         with self._db.read() as session:
+            reads = who.namespaces()
             query = select(AliasProtection).order_by(AliasProtection.scope, AliasProtection.alias)
-            return [
-                _present_protection(row)
-                for row in session.scalars(query)
-                if who.may("read", _space_of_scope(row.scope))
-            ]
+            if reads is not None:
+                query = query.where(or_(*(_of_space(namespace) for namespace in {*reads, EVERYWHERE})))
+            return [_present_protection(row) for row in session.scalars(query)]
 
     def list(self, *, adapter: str, who: Principal) -> list[AliasView]:
         """The aliases of an adapter, by name. Raises InvalidName, NotFound."""
@@ -150,6 +156,7 @@ def _point(
     present = None if alias is None else session.get_one(Version, alias.version_pk)
     _compare(adapter, name, expect, present)
     if alias is None:
+        _require_few_aliases(session, adapter)
         alias = Alias(adapter_pk=adapter.pk, name=name, version_pk=version.pk, moved_by=who.name, moved_at=utc_now())
         session.add(alias)
     else:
@@ -161,38 +168,34 @@ def _point(
     return _present(adapter, alias, version, _protected(session, adapter))
 
 
+def _require_few_aliases(session: Session, adapter: Adapter) -> None:
+    there = session.scalar(select(func.count()).select_from(Alias).where(Alias.adapter_pk == adapter.pk)) or 0
+    if there >= MOST_ALIASES:
+        raise Conflict(
+            f"{adapter.name} has {MOST_ALIASES} aliases, and can't have more; remove one with: "
+            f"adapterctl alias rm {adapter.name} ALIAS",
+            param="alias",
+        )
+
+
 def _before(session: Session, adapter: Adapter, alias: str) -> int:
     """The number that an alias named before its last move; moves that were undone don't count. Raises NotFound,
     Conflict.
     """
-    moves = session.scalars(
-        select(AliasMoveRow)
-        .where(AliasMoveRow.adapter_pk == adapter.pk, AliasMoveRow.alias == alias)
-        .order_by(AliasMoveRow.pk)
-    ).all()
+    columns = (AliasMoveRow.kind, AliasMoveRow.from_number, AliasMoveRow.to_number)
+    history = select(*columns).where(AliasMoveRow.adapter_pk == adapter.pk, AliasMoveRow.alias == alias)
+    newest = session.execute(history.order_by(AliasMoveRow.pk.desc()).limit(MOST_MOVES)).all()
+    moves = [Moved(*row) for row in reversed(newest)]
     if not moves:
         raise NotFound(
             f"there is no alias {adapter.name}@{alias}; see: adapterctl alias list {adapter.name}", param="alias"
         )
-    stack: list[int | None] = []
-    for move in moves:
-        if move.kind == "rollback":
-            _take_last(stack)
-        elif not stack or stack[-1] != move.to_number:
-            stack.append(move.to_number)
-    _take_last(stack)
-    if not stack or stack[-1] is None:
+    before = named_before(moves)
+    if before is None:
         raise Conflict(
             f"{adapter.name}@{alias} named no version before; choose one with: adapterctl alias set {adapter.name} {alias} vN"
         )
-    return stack[-1]
-
-
-def _take_last(stack: list[int | None]) -> None:
-    """Go back to the version before the last move; times when the alias named nothing are skipped."""
-    stack.pop()
-    while stack and stack[-1] is None:
-        stack.pop()
+    return before
 
 
 def _remember(
@@ -273,6 +276,28 @@ def _checked_scope(scope: str, alias: str, who: Principal) -> str:
 
 def _space_of_scope(scope: str) -> str:
     return EVERYWHERE if scope == "*" else scope.rpartition("/")[0] or "-"
+
+
+def _of_space(namespace: str) -> ColumnElement[bool]:
+    """The condition that a protection is for adapters of a namespace, or for all."""
+    scope = AliasProtection.scope
+    if namespace == EVERYWHERE:
+        return scope == "*"
+    return (
+        ~scope.contains("/") & (scope != "*")
+        if namespace == "-"
+        else scope.startswith(f"{namespace}/", autoescape=True)
+    )
+
+
+def _require_few_protections(session: Session, namespace: str) -> None:
+    there = session.scalar(select(func.count()).select_from(AliasProtection).where(_of_space(namespace))) or 0
+    if there > MOST_PROTECTIONS:
+        raise Conflict(
+            f"there are {MOST_PROTECTIONS} protected aliases in {namespace!r} already; protect one for all adapters of the "
+            f"namespace, or remove some: adapterctl alias protected",
+            param="alias",
+        )
 
 
 def _present(adapter: Adapter, alias: Alias, version: Version, protected: set[str]) -> AliasView:

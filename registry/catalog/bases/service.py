@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import case, delete, select, update
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -20,6 +20,7 @@ from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
 from registry.catalog.bases.finding import find_base, find_derived, find_visible, is_digits
+from registry.catalog.bases.release_before import tell_the_release_before
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.clock import utc_now
 from registry.db.database import Database
@@ -29,6 +30,7 @@ from registry.db.stored_json import table
 from registry.errors import Conflict, Forbidden, Invalid, NotFound
 from registry.principal import EVERYWHERE, LOCAL, Principal
 from registry.usage.charging import charge
+from registry.usage.records import record_bytes
 from sdk.formats.packed_weights import shows_bytes
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.schemas.manifest import Manifest
@@ -70,10 +72,10 @@ class Bases:
             row, moved = _named_row(session, base, facts, namespace, who)
             if derived is None:
                 # A namespace's workers and admins vouch for hashes; its writers only make claims.
-                _take_claims(row, base, "hashed" if who.may("work", namespace) else "claimed")
+                _take_claims(session, row, base, "hashed" if who.may("work", namespace) else "claimed")
             elif base.manifest is not None:
-                _take_files(session, row, base, who)
-            _tell_the_release_before(session, row.base_pk)
+                _take_files(session, row, base, derived, who)
+            tell_the_release_before(session, row.base_pk)
             return present(row, replaces=moved)
 
     def _derive(self, base: BaseRegistration, namespace: str, who: Principal) -> Derived | None:
@@ -125,8 +127,9 @@ class Bases:
                 _close_files(session, row)
             record(session, who, "base.remove", row.namespace, row.base.fingerprint, before=_said(row))
             self._on_removed(session, row)
+            charge(session, row.namespace, records=-row.record_bytes)
             session.delete(row)
-            _tell_the_release_before(session, row.base_pk)
+            tell_the_release_before(session, row.base_pk)
 
     def fix(self, *, fix: BaseFix, who: Principal) -> BaseView:
         """Correct what a namespace says about a base, its id or where it is; or forget its files, so that others can be
@@ -151,7 +154,7 @@ class Bases:
                 row.manifest_digest = None
             row.edition += 1
             record(session, who, "base.fix", row.namespace, row.base.fingerprint, before=before, after=_said(row))
-            _tell_the_release_before(session, row.base_pk)
+            tell_the_release_before(session, row.base_pk)
             return present(row, replaces=moved)
 
 
@@ -284,7 +287,7 @@ def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str 
     return None if row is None or row.base_pk == but else row.fingerprint
 
 
-def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None:
+def _take_claims(session: Session, row: NamedBase, base: BaseRegistration, certainty: str) -> None:
     """Keep what somebody says about a base, unless what is known is at least as certain."""
     known = bool(row.edition or row.config or row.tensors)
     if known and (_CERTAINTY.index(certainty), shows_bytes(row.tensors)) <= (_CERTAINTY.index(row.facts), False):
@@ -293,9 +296,16 @@ def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None
     row.config, row.tensors, row.size_bytes, row.facts = base.config, base.tensors, base.size_bytes, certainty
     row.architecture = base.architecture
     row.edition += 1
+    _count_records(session, row, record_bytes(base.config, base.tensors))
 
 
-def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: Principal) -> None:
+def _count_records(session: Session, row: NamedBase, size_bytes: int) -> None:
+    """Count what a namespace says about a base, instead of what it said before."""
+    charge(session, row.namespace, records=size_bytes - row.record_bytes)
+    row.record_bytes = size_bytes
+
+
+def _take_files(session: Session, row: NamedBase, base: BaseRegistration, derived: Derived, who: Principal) -> None:
     """Give a namespace a base's files, which were verified. Raises Conflict if it has others."""
     assert base.manifest is not None
     digest = base.manifest.digest
@@ -314,31 +324,10 @@ def _take_files(session: Session, row: NamedBase, base: BaseRegistration, who: P
     row.config, row.tensors, row.size_bytes = base.config, {}, base.manifest.size_bytes
     row.architecture = base.architecture
     row.edition += 1
+    # Each namespace that has the files counts what was derived from them.
+    _count_records(session, row, record_bytes(base.config, derived.tensors, base.manifest.canonical()))
     if before != (after := _said(row)):
         record(session, who, "base.move", row.namespace, base.fingerprint, before=before, after=after)
-
-
-def _tell_the_release_before(session: Session, base_pk: int) -> None:
-    """Write what is published about a base, or was said first, to where servers of the previous release look: they know
-    one name for all.
-
-    If every namespace has given it up, neither its location nor its files are left there.
-    """
-    session.flush()
-    said = select(NamedBase.pk).where(NamedBase.base_pk == base_pk)
-    first = said.order_by(case((NamedBase.namespace == EVERYWHERE, 0), else_=1), NamedBase.pk).limit(1)
-    of = update(BaseModelRow).where(BaseModelRow.pk == base_pk).execution_options(synchronize_session=False)
-    speaker = session.scalar(first)
-    if speaker is None:
-        session.execute(of.values(location=None, manifest_digest=None))
-        return
-    of = of.where(NamedBase.pk == speaker, NamedBase.base_pk == BaseModelRow.pk)
-    said_of_it = ("id", "revision", "location", "manifest_digest")
-    session.execute(of.values({name: getattr(NamedBase, name) for name in said_of_it}))
-    # What was derived is true, whatever anybody says.
-    claims = ("config", "tensors", "size_bytes")
-    of = of.where(BaseModelRow.derived_at.is_(None))
-    session.execute(of.values({name: getattr(NamedBase, name) for name in claims}))
 
 
 def _close_files(session: Session, row: NamedBase) -> None:

@@ -28,6 +28,7 @@ from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.kinds import is_merged_only
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.numbering import Counters, give_number, lock_counters, require_kind
+from registry.catalog.versions.origins import add_origin, size_of
 from registry.catalog.versions.present import Surroundings, parents_of, present, refresh_document
 from registry.db.clock import utc_now
 from registry.db.statements import append, insert_if_new, put
@@ -36,6 +37,7 @@ from registry.errors import RegistryError, Verification
 from registry.principal import SYSTEM
 from registry.signatures.service import record_signature
 from registry.usage.charging import charge
+from registry.usage.records import record_bytes
 from sdk.schemas.catalog import Published, VersionView
 
 _LIVE_ROW = select(Version.pk).where(
@@ -49,7 +51,7 @@ def record_pending(session: Session, new: NewVersion, ancestry: Ancestry) -> Non
     require_kind(session, counters, new.publication.adapter, new.publication.manifest.kind)
     if _find(session, new, counters) is None:
         version = _unwritten(new, counters, ancestry)
-        _describe(version, new, VersionState.PENDING)
+        _describe(session, version, new, VersionState.PENDING)
         put(session, version)
 
 
@@ -66,11 +68,11 @@ def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings
             f"adapterctl release {exact_ref(version)}"
         )
     if version.state != VersionState.PENDING:
-        append(session, Origin, _origin(version, new))
+        add_origin(session, version, _origin(version, new))
         _add_datasets(session, version, new)
         return Published(version=present(session, version, new.who), existing=True)
     _charge(session, new, recorded)
-    _describe(version, new, VersionState.READY, manifest_digest=recorded.digest, warnings=warnings)
+    _describe(session, version, new, VersionState.READY, manifest_digest=recorded.digest, warnings=warnings)
     give_number(session, version, counters, new.publication.adapter, new.publication.manifest.size_bytes)
     origin = _add_parts(session, version, new, ancestry)
     job = None if new.job is None else new.job.id
@@ -90,7 +92,7 @@ def record_quarantined(session: Session, new: NewVersion, ancestry: Ancestry, er
         # The same bytes have a row that is beyond this: it has been ready, or is in quarantine already.
         return error
     _charge(session, new, recorded)
-    _describe(version, new, VersionState.QUARANTINED, manifest_digest=recorded.digest, refusal=error.message)
+    _describe(session, version, new, VersionState.QUARANTINED, manifest_digest=recorded.digest, refusal=error.message)
     version.moved_at = utc_now()
     put(session, version)
     origin = _add_parts(session, version, new, ancestry)
@@ -150,7 +152,12 @@ def _unwritten(new: NewVersion, counters: Counters, ancestry: Ancestry) -> Versi
     return Version(state=VersionState.PENDING, created_at=utc_now(), **keys)
 
 
+#: What of a version's own row may be long.
+_MEASURED = ("warnings", "lora", "quantization", "tags", "description", "unknown")
+
+
 def _describe(
+    session: Session,
     version: Version,
     new: NewVersion,
     state: VersionState,
@@ -159,7 +166,7 @@ def _describe(
     warnings: list[str] | None = None,
     refusal: str | None = None,
 ) -> None:
-    """Take a pending row to its state, and write its record.
+    """Take a pending row to its state, and write its record, which is counted in the namespace.
 
     Everything is written again: the row may be from another push, which died or is slower.
     """
@@ -182,6 +189,11 @@ def _describe(
     }
     for name, value in columns.items():
         setattr(version, name, value)
+    size_bytes = record_bytes(publication.manifest.canonical(), *(columns[name] for name in _MEASURED))
+    if state != VersionState.PENDING:
+        size_bytes += size_of(_making(new))
+    charge(session, new.namespace, records=size_bytes - (version.record_bytes or 0))
+    version.record_bytes = size_bytes
 
 
 def _ref(version: Version, new: NewVersion) -> str:
@@ -255,9 +267,13 @@ def _write_document(
 
 
 def _origin(version: Version, new: NewVersion) -> dict[str, Any]:
+    return {"version_pk": version.pk, **_making(new)}
+
+
+def _making(new: NewVersion) -> dict[str, Any]:
+    """The columns of an origin, except for the version's key."""
     publication, job = new.publication, new.job
     return {
-        "version_pk": version.pk,
         "job": None if job is None else job.id,
         "attempt": None if job is None else job.attempt,
         "dataset_digest": None if publication.dataset is None else publication.dataset.digest,

@@ -14,6 +14,7 @@ from registry.artifacts.manifests import read_manifests
 from registry.catalog.bases.finding import base_of
 from registry.catalog.models import Alias, Origin, Version, VersionDocument, VersionNote, VersionParent
 from registry.catalog.versions.finding import exact_ref, space_of
+from registry.catalog.versions.origins import first_origins
 from registry.db.statements import append, upsert
 from registry.db.stored_json import salvage, table
 from registry.errors import Unreadable
@@ -58,9 +59,7 @@ def present_all(session: Session, versions: Sequence[Version], who: Principal) -
 
 def _present_each(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView | Unreadable]:
     pks = [version.pk for version in versions]
-    origins: dict[int, Origin] = {}
-    for origin in session.scalars(select(Origin).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())):
-        origins[origin.version_pk] = origin
+    origins = {one.version_pk: one for one in session.scalars(select(Origin).where(Origin.pk.in_(first_origins(pks))))}
     aliases: dict[int, list[str]] = {}
     for alias in session.scalars(select(Alias).where(Alias.version_pk.in_(pks)).order_by(Alias.name)):
         aliases.setdefault(alias.version_pk, []).append(alias.name)

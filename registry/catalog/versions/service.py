@@ -66,7 +66,16 @@ class Catalog:
             def views(versions: Sequence[Version]) -> list[VersionView]:
                 return present_all(session, versions, who)
 
-            return page_of(session, query, Version.number, cursor=cursor, limit=limit, views=views, newest_first=True)
+            return page_of(
+                session,
+                query,
+                Version.number,
+                cursor=cursor,
+                limit=limit,
+                views=views,
+                newest_first=True,
+                weight=Version.record_bytes,
+            )
 
     def adapters(
         self, *, namespace: str | None, prefix: str, cursor: str | None, limit: int, who: Principal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -15,6 +15,7 @@ from registry.catalog.models import Adapter, Alias, Version, VersionNote, Versio
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.lifecycle import LIVE, VersionState, sources_of
 from registry.catalog.versions.numbering import give_number, lock_counters, recount
+from registry.catalog.versions.origins import shorten_origins
 from registry.catalog.versions.present import present, refresh_document
 from registry.db.clock import utc_now
 from registry.db.database import Database
@@ -22,12 +23,15 @@ from registry.db.statements import upsert
 from registry.errors import Conflict, Invalid
 from registry.principal import Principal
 from registry.usage.charging import charge
+from registry.usage.records import record_bytes
 from sdk.schemas.catalog import Annotation, VersionMove, VersionView
 
 #: Called with a version in the transaction in which it is deleted.
 OnDeleted = Callable[[Session, Version], None]
 
 _MAX_TAGS = 64
+#: Each is shown with the version.
+_MAX_NOTES = 200
 #: What each move is called in sentences and in the audit trail, and who may make it.
 _VERBS = {
     VersionState.ARCHIVED: ("archive", "write"),
@@ -102,6 +106,7 @@ class VersionStates:
         """Add a description, tags or a note to a version. Raises NotFound, Forbidden, Invalid for too many tags."""
         with self._db.write() as session:
             version = find_version(session, parse_ref(annotation.ref), who, action="write", lock=True)
+            measured = _said_later(version)
             before: dict[str, Any] = {"description": version.description, "tags": dict(version.tags)}
             if annotation.description is not None:
                 version.description = annotation.description
@@ -111,8 +116,14 @@ class VersionStates:
                 raise Invalid(f"a version has at most {_MAX_TAGS} tags; remove some with --untag", param="tags")
             if tags != version.tags:
                 _retag(session, version, tags)
+            noted = 0
             if annotation.note is not None:
+                _require_few_notes(session, version)
+                noted = record_bytes(annotation.note)
                 session.add(VersionNote(version_pk=version.pk, text=annotation.note, written_by=who.name))
+            more_bytes = noted + _said_later(version) - measured
+            version.record_bytes += more_bytes
+            charge(session, version.adapter.namespace, records=more_bytes)
             after = {"description": version.description, "tags": tags, "note": annotation.note}
             record(
                 session,
@@ -157,6 +168,7 @@ def move_version(
         charge(session, version.adapter.namespace, versions=-size_bytes)
         # In quarantine it did not count among its adapter's versions.
         freed = 0 if version.number is None else size_bytes
+        shorten_origins(session, version)
         _close_files(session, version)
         on_deleted(session, version)
     adapter = session.get_one(Adapter, version.adapter_pk, populate_existing=True)
@@ -214,6 +226,21 @@ def _close_files(session: Session, version: Version) -> None:
             delete(ManifestAccess).where(
                 ManifestAccess.manifest_digest == version.digest, ManifestAccess.namespace == namespace
             )
+        )
+
+
+def _said_later(version: Version) -> int:
+    """What may be changed of a version's row takes so many bytes of the database."""
+    return record_bytes(version.tags, version.description)
+
+
+def _require_few_notes(session: Session, version: Version) -> None:
+    notes = select(VersionNote.pk).where(VersionNote.version_pk == version.pk).limit(_MAX_NOTES).subquery()
+    if (session.scalar(select(func.count()).select_from(notes)) or 0) >= _MAX_NOTES:
+        raise Invalid(
+            f"{exact_ref(version)} has {_MAX_NOTES} notes, and can't have more; change its description instead: "
+            f"adapterctl annotate {exact_ref(version)} --description TEXT",
+            param="note",
         )
 
 

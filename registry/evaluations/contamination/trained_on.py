@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, raiseload
 
 from registry.catalog.models import Origin, Version, VersionParent
 from registry.catalog.versions.finding import exact_ref
+from registry.catalog.versions.origins import MOST_ORIGINS
 from registry.datasets.finding import names_of
 from registry.datasets.models import DatasetAccess
 from registry.datasets.signatures import Reading
@@ -66,7 +67,8 @@ def _says(session: Session, version: Version) -> bool:
 
 
 def _trainings(session: Session, version: Version) -> list[Origin]:
-    origins = session.scalars(select(Origin).where(Origin.version_pk == version.pk).order_by(Origin.pk))
+    rows = select(Origin).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(MOST_ORIGINS + 1)
+    origins = session.scalars(rows)
     return [origin for origin in origins if origin.dataset_digest is not None]
 
 
@@ -83,7 +85,9 @@ def _look_at(session: Session, version: Version, namespace: str, found: TrainedO
     trained = _trainings(session, version)
     if not _says(session, version):
         _note(found, f"what {label} was trained on is not known")
-    for origin in trained:
+    if len(trained) > MOST_ORIGINS:
+        _note(found, f"{label} was made more than {MOST_ORIGINS} times, and only the first are looked at")
+    for origin in trained[:MOST_ORIGINS]:
         for said in _add(session, origin, label, own, namespace, found):
             _note(found, said)
     return {parent for parent, _ in _edges(session, version)}

@@ -19,6 +19,9 @@ from registry.principal import Principal
 
 #: A request in progress that has shown no sign of life for this long has lost its process, and is run again.
 ABANDONED = timedelta(seconds=60)
+#: From which length an answer is long, in bytes, and how many long ones of one caller are kept: a short request may have
+#: a long answer, as often as it is sent with another key. A request whose answer is not kept is run again.
+LONG_BYTES, MOST_LONG = 16 * 1024, 64
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,16 @@ class KeyedRequests:
             return _take(session, turn, _now(session))
 
     def finish(self, turn: Turn, answer: Answer) -> None:
-        """Keep the answer, unless the turn was lost."""
+        """Keep the answer, unless the turn was lost; of a caller's long ones, only the newest `MOST_LONG` are kept."""
+        is_long = len(answer.body.encode()) > LONG_BYTES
         with self._db.write() as session:
             held = update(KeyedRequest).where(_held(turn))
-            session.execute(held.values(status=answer.status, body=answer.body))
+            session.execute(held.values(status=answer.status, body=answer.body, is_long=is_long))
+            if is_long:
+                theirs = (KeyedRequest.owner == turn.request.owner, KeyedRequest.is_long)
+                newest = select(KeyedRequest.key).where(*theirs).order_by(KeyedRequest.created_at.desc())
+                surplus = session.scalars(newest.offset(MOST_LONG)).all()
+                session.execute(delete(KeyedRequest).where(*theirs, KeyedRequest.key.in_(surplus)))
 
     def forget(self, turn: Turn) -> None:
         """Let the request be run again, as if it had never been sent, unless the turn was lost."""

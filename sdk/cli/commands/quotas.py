@@ -24,7 +24,7 @@ def _take_limit(ctx: click.Context, param: click.Parameter, value: str | None) -
     """The callback of an option that takes a limit. Raises BadParameter."""
     if value is None or value == "none":
         return None if value is None else _Given(None)
-    sized = param.name == "max_bytes"
+    sized = param.name in ("max_bytes", "max_record_bytes")
     count = parse_size(value) if sized else int(value) if re.fullmatch("[0-9]{1,9}", value) else None
     if count is None:
         wanted = "a size like 10GB, 500MB or plain bytes" if sized else "a whole number"
@@ -44,8 +44,8 @@ def quota_show(namespace: str, style: str) -> None:
     """Show the limits of NAMESPACE ('-', the default: names without one), and how much of them is used.
 
     Its size counts everything it refers to, by kind: versions that are not deleted, datasets, files of bases, merged
-    models and checkpoints, and the space reserved for uploads in progress. '*' shows the default limits, and what is
-    published for all, which has no limits.
+    models and checkpoints, and the space reserved for uploads in progress. Its records are what the database keeps
+    about all that. '*' shows the default limits, and what is published for all, which has no limits.
 
     \b
     Examples:
@@ -61,9 +61,15 @@ def quota_show(namespace: str, style: str) -> None:
 @click.option("--max-adapters", callback=_take_limit, metavar="N|none", help="Names of adapters.")
 @click.option("--max-bytes", callback=_take_limit, metavar="SIZE|none", help="Bytes of all kinds: 10GB, 500MB.")
 @click.option("--max-jobs", callback=_take_limit, metavar="N|none", help="Jobs waiting or running.")
+@click.option("--max-record-bytes", callback=_take_limit, metavar="SIZE|none", help="Records in the database: 1GB.")
 @format_option
 def quota_set(
-    namespace: str, max_adapters: _Given | None, max_bytes: _Given | None, max_jobs: _Given | None, style: str
+    namespace: str,
+    max_adapters: _Given | None,
+    max_bytes: _Given | None,
+    max_jobs: _Given | None,
+    max_record_bytes: _Given | None,
+    style: str,
 ) -> None:
     """Limit NAMESPACE ('-', the default: names without one) from now on.
 
@@ -76,10 +82,17 @@ def quota_set(
       adapterctl quota set team --max-bytes none
       adapterctl quota set '*' --max-jobs 200
     """
-    given = {"max_adapters": max_adapters, "max_bytes": max_bytes, "max_jobs": max_jobs}
+    given = {
+        "max_adapters": max_adapters,
+        "max_bytes": max_bytes,
+        "max_jobs": max_jobs,
+        "max_record_bytes": max_record_bytes,
+    }
     changed = {name: new.limit for name, new in given.items() if new is not None}
     if not changed:
-        raise InvalidInput("there is nothing to set; give --max-adapters, --max-bytes or --max-jobs")
+        raise InvalidInput(
+            "there is nothing to set; give --max-adapters, --max-bytes, --max-jobs or --max-record-bytes"
+        )
     with open_client() as client:
         limits = client.quota(namespace).model_dump(include=set(given))
         _show(client.set_quota(namespace, **(limits | changed)), style)
@@ -91,6 +104,7 @@ def _show(quota: QuotaView, style: str) -> None:
     elif style == "quiet":
         click.echo(quota.namespace)
     else:
+        rows = None if quota.max_record_bytes is None else human_bytes(quota.max_record_bytes)
         most = None if quota.max_bytes is None else human_bytes(quota.max_bytes)
         print_facts(
             [
@@ -99,6 +113,7 @@ def _show(quota: QuotaView, style: str) -> None:
                 ("adapters", _of(quota.adapters, quota.max_adapters)),
                 ("size", _of(human_bytes(quota.size_bytes), most)),
                 *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items() if size is not None),
+                *([] if quota.records_bytes is None else [("records", _of(human_bytes(quota.records_bytes), rows))]),
                 ("jobs", _of(quota.jobs, quota.max_jobs)),
             ]
         )

@@ -115,7 +115,8 @@ class TestTokens:
 
 class TestQuotas:
     def test_what_is_left_out_stays(self, desk: Desk, versions: str) -> None:
-        size = desk.json("quota", "show", "team")["versions_bytes"]
+        before = desk.json("quota", "show", "team")
+        size, records = before["versions_bytes"], before["records_bytes"]
         desk.ok("quota", "set", "team", "--max-jobs", "none")
         shown = desk.ok("quota", "set", "team", "--max-adapters", "3", "--max-bytes", "10GB")
         assert shown.splitlines() == [
@@ -129,6 +130,7 @@ class TestQuotas:
             "  checkpoints    0 B",
             "  scores by row  0 B",
             "  reserved       0 B",
+            f"records          {records / 1000:.1f} kB of 1.1 GB",
             "jobs             0, no limit",
         ]
         # A namespace for which nobody has set any has the default ones.
@@ -145,6 +147,8 @@ class TestQuotas:
         desk.ok("quota", "set", "team", "--max-jobs", "none")
         assert desk.json("quota", "set", "--max-bytes", "500MB")["max_bytes"] == 500_000_000
         assert desk.json("quota", "set", "-", "--max-bytes", "1234")["max_bytes"] == 1234
+        assert desk.json("quota", "set", "-", "--max-record-bytes", "2GB")["max_record_bytes"] == 2_000_000_000
+        desk.ok("quota", "set", "-", "--max-record-bytes", "none")
         desk.ok("quota", "set", "-", "--max-bytes", "none")
         assert desk.json("quota", "show")["namespace"] == "-"
 

@@ -73,8 +73,8 @@ def test_every_setting_but_the_home_can_be_set() -> None:
 
 
 def test_a_default_limit_may_be_none_and_no_other_number_may() -> None:
-    names = ("default_max_adapters", "default_max_bytes", "default_max_jobs")
-    assert [getattr(Settings.from_env(ENV), name) for name in names] == [10_000, 10**12, 10_000]
+    names = ("default_max_adapters", "default_max_bytes", "default_max_jobs", "default_max_record_bytes")
+    assert [getattr(Settings.from_env(ENV), name) for name in names] == [10_000, 10**12, 10_000, 2**30]
     for name in names:
         variable = f"REGISTRY_{name.upper()}"
         assert getattr(Settings.from_env(ENV | {variable: "none"}), name) is None

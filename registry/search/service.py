@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version
@@ -14,8 +14,9 @@ from registry.db.database import Database
 from registry.db.paging import Paged, read_cursor, write_cursor
 from registry.db.stored_json import readable, table
 from registry.errors import Invalid
+from registry.evaluations.models import EvaluationMetric
 from registry.principal import Principal
-from registry.search.compile import condition_of
+from registry.search.compile import condition_of, scored_by
 from registry.search.grammar import parse
 from sdk.schemas.search import BaseName, SortKey, VersionBrief
 from sdk.schemas.wire import digest_of
@@ -75,24 +76,34 @@ class Search:
         self._db = db
 
     def search(
-        self, *, wanted: str, sort: SortKey, cursor: str | None, limit: int, who: Principal
+        self,
+        *,
+        wanted: str,
+        sort: SortKey,
+        cursor: str | None,
+        limit: int,
+        who: Principal,
+        scores_of: str | None = None,
     ) -> Paged[VersionBrief]:
         """The versions that the caller may see and for which the filter `wanted` is true, in the order of `sort`.
 
-        Raises Invalid for a filter outside the grammar and for a cursor of another search; Forbidden if quarantined
-        versions are asked for and the caller isn't an admin anywhere.
+        A version's scores are those of its own namespace, or those of the namespace `scores_of` ("*": of any). Raises
+        Invalid for a filter outside the grammar and for a cursor of another search; Forbidden if quarantined versions
+        are asked for and the caller isn't an admin anywhere; NotFound if they may not read the scores of `scores_of`.
         """
         tree, order = parse(wanted), _ORDERS[sort]
-        search = digest_of([str(tree), sort])[:16]
+        search = digest_of([str(tree), sort, *([] if scores_of is None else [scores_of])])[:16]
         seen = None if cursor is None else _position(cursor, search, order)
         with self._db.read() as session:
             query = select(*_COLUMNS).join(Adapter, Adapter.pk == Version.adapter_pk)
-            query = _ordered(query.where(condition_of(session, tree, who)), order, seen)
+            query = _ordered(query.where(condition_of(session, tree, who, scores_of)), order, seen)
             rows = session.execute(query.limit(limit + 1)).all()
             following = None
             if len(rows) > limit:
                 following = write_cursor((search, *order.position(rows[limit - 1])))
-            return Paged(items=_briefs(session, rows[:limit]), next=following)
+            shown = rows[:limit]
+            made = _scores_by(session, [row.pk for row in shown], scored_by(session, tree, who, scores_of))
+            return Paged(items=_briefs(session, shown, made), next=following)
 
 
 def _position(cursor: str, search: str, order: _Order) -> tuple[Any, ...]:
@@ -110,8 +121,19 @@ def _ordered(query: Select[Any], order: _Order, seen: tuple[Any, ...] | None) ->
     return query.order_by(*(column.desc() if order.descending else column.asc() for column in order.columns))
 
 
-def _briefs(session: Session, rows: Sequence[Row[Any]]) -> list[VersionBrief]:
-    """Return versions as sent over the API; what belongs to them is read in three queries."""
+def _scores_by(session: Session, pks: Sequence[int], found_by: ColumnElement[bool] | None) -> dict[int, list[str]]:
+    """The namespaces that made the scores by which versions were found, by key."""
+    made: dict[int, list[str]] = {}
+    if found_by is not None and pks:
+        query = select(Version.pk, EvaluationMetric.namespace).select_from(Version)
+        query = query.join(Adapter, Adapter.pk == Version.adapter_pk).join(EvaluationMetric, found_by)
+        for pk, namespace in session.execute(query.where(Version.pk.in_(pks)).distinct()):
+            made.setdefault(pk, []).append(namespace)
+    return made
+
+
+def _briefs(session: Session, rows: Sequence[Row[Any]], scores_of: Mapping[int, list[str]]) -> list[VersionBrief]:
+    """Return versions as sent over the API; what else belongs to them is read in three queries."""
     pks = [row.pk for row in rows]
     metrics: dict[int, dict[str, float]] = {}
     made = select(Origin.version_pk, Origin.metrics).where(Origin.version_pk.in_(pks)).order_by(Origin.pk.desc())
@@ -144,6 +166,7 @@ def _briefs(session: Session, rows: Sequence[Row[Any]]) -> list[VersionBrief]:
             "lora": size,
             "method": row.method,
             "metrics": table(metrics.get(row.pk)),
+            "scores_of": sorted(scores_of.get(row.pk, [])),
         }
         found.append(readable(VersionBrief, brief))
     return [brief for brief in found if brief is not None]

@@ -255,7 +255,9 @@ class Walk:
             if row.digest is not None:
                 digests.setdefault(row.namespace, set()).add(row.digest)
         those = (and_(Adapter.namespace == space, Version.digest.in_(found)) for space, found in digests.items())
-        return self._add_versions(or_(false(), *those), Version.number.is_not(None))
+        # Whatever the namespaces are, the index of digests answers it.
+        every = Version.digest.in_(set().union(*digests.values()))
+        return self._add_versions(every, or_(false(), *those), Version.number.is_not(None))
 
     def _link_scores(self, scores: Sequence[_AnyRow], versions: Sequence[Version]) -> None:
         refs: dict[tuple[str, str], list[str]] = {}

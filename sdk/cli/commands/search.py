@@ -38,7 +38,7 @@ def search_command(filter_: str, sort: str, limit: int | None, scores_of: str | 
       adapterctl search 'base = SmolLM2-135M-Instruct and rank >= 8'
       adapterctl search 'name ~ team/* and not alias = production' --sort name
       adapterctl search 'eval[heldout.jsonl].loss < 1.5' --limit 10 --format json
-      adapterctl search 'namespace = team and eval[heldout.jsonl].loss < 1.5' --scores-of audit
+      adapterctl search 'eval[heldout.jsonl].loss < 1.5' --scores-of audit
     """
     with open_client() as client:
         found = client.search(filter_, sort=cast("SortKey", sort), limit=limit, scores_of=scores_of)

@@ -70,13 +70,18 @@ def condition_of(session: Session, tree: Node, who: Principal, scores_of: str | 
     return and_(who.within(Adapter.namespace), _of_states(tree, who), said)
 
 
-def scored_by(session: Session, tree: Node, who: Principal, scores_of: str | None = None) -> Condition | None:
-    """Return the condition over EvaluationMetric, joined with Version and Adapter, that a score is one by which `tree`
-    finds the version; None if it mentions no scores.
+def mentions_scores(tree: Node) -> bool:
+    """Whether a filter asks for scores."""
+    return any(part.field.word == "eval" for part in comparisons(tree))
+
+
+def scored_by(session: Session, tree: Node, who: Principal, scores_of: str | None = None) -> Condition:
+    """Return the condition over EvaluationMetric, joined with Version and Adapter, that a score is one for which a
+    comparison of `tree` is true.
     """
-    of_scores = [part for part in comparisons(tree) if part.field.word == "eval"]
     compiler = _Compiler(session, who, scores_of)
-    return or_(*(and_(*compiler.score(part)) for part in of_scores)) if of_scores else None
+    of_scores = (part for part in comparisons(tree) if part.field.word == "eval")
+    return or_(false(), *(and_(*compiler.score(part)) for part in of_scores))
 
 
 def _of_states(tree: Node, who: Principal) -> Condition:

@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
+from sqlalchemy import Row, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version
+from registry.catalog.versions.finding import space_of
 from registry.db.database import Database
 from registry.db.paging import Paged, read_cursor, write_cursor
 from registry.db.stored_json import readable, table
 from registry.errors import Invalid
 from registry.evaluations.models import EvaluationMetric
 from registry.principal import Principal
-from registry.search.compile import condition_of, scored_by
+from registry.search.compile import condition_of, mentions_scores, scored_by
 from registry.search.grammar import parse
+from registry.search.tree import Node
 from sdk.schemas.search import BaseName, SortKey, VersionBrief
 from sdk.schemas.wire import digest_of
 
@@ -102,7 +104,7 @@ class Search:
             if len(rows) > limit:
                 following = write_cursor((search, *order.position(rows[limit - 1])))
             shown = rows[:limit]
-            made = _scores_by(session, [row.pk for row in shown], scored_by(session, tree, who, scores_of))
+            made = _scores_of(session, tree, shown, who, scores_of)
             return Paged(items=_briefs(session, shown, made), next=following)
 
 
@@ -121,14 +123,20 @@ def _ordered(query: Select[Any], order: _Order, seen: tuple[Any, ...] | None) ->
     return query.order_by(*(column.desc() if order.descending else column.asc() for column in order.columns))
 
 
-def _scores_by(session: Session, pks: Sequence[int], found_by: ColumnElement[bool] | None) -> dict[int, list[str]]:
+def _scores_of(
+    session: Session, tree: Node, rows: Sequence[Row[Any]], who: Principal, scores_of: str | None
+) -> dict[int, list[str]]:
     """The namespaces that made the scores by which versions were found, by key."""
+    if not mentions_scores(tree):
+        return {}
+    if scores_of is None:
+        return {row.pk: [space_of(row.adapter)] for row in rows}
     made: dict[int, list[str]] = {}
-    if found_by is not None and pks:
-        query = select(Version.pk, EvaluationMetric.namespace).select_from(Version)
-        query = query.join(Adapter, Adapter.pk == Version.adapter_pk).join(EvaluationMetric, found_by)
-        for pk, namespace in session.execute(query.where(Version.pk.in_(pks)).distinct()):
-            made.setdefault(pk, []).append(namespace)
+    query = select(Version.pk, EvaluationMetric.namespace).select_from(Version)
+    query = query.join(Adapter, Adapter.pk == Version.adapter_pk)
+    query = query.join(EvaluationMetric, scored_by(session, tree, who, scores_of))
+    for pk, namespace in session.execute(query.where(Version.pk.in_([row.pk for row in rows])).distinct()):
+        made.setdefault(pk, []).append(namespace)
     return made
 
 

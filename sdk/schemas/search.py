@@ -49,5 +49,5 @@ class VersionBrief(Wire):
     method: str
     #: What was measured when it was made: loss, eval_loss …
     metrics: dict[str, float]
-    #: If the filter names scores: the namespaces that made those by which the version was found.
+    #: If the filter names scores: the namespaces that made those of which it was asked.
     scores_of: Annotated[list[str], Field(exclude_if=lambda value: not value)] = []

@@ -385,10 +385,10 @@ def test_archived_versions_are_listed_where_they_are_asked_for(world: World, cli
 # What the database does for it.
 
 
-def plan_of_search(db: Database, wanted: str, who: Principal) -> str:
+def plan_of_search(db: Database, wanted: str, who: Principal, scores_of: str | None = None) -> str:
     """Return how the database reads the first page of a search."""
     with sent(db) as seen:
-        Search(db).search(wanted=wanted, sort="-created", cursor=None, limit=50, who=who)
+        Search(db).search(wanted=wanted, sort="-created", cursor=None, limit=50, who=who, scores_of=scores_of)
     (page,) = [one for one in seen if "ORDER BY versions.pk DESC" in one.sql]
     return "\n".join(plan_of(db, page))
 
@@ -423,6 +423,12 @@ def test_base_and_rank_are_walked_in_an_index(crowded: Database, who: Principal)
     assert "ix_versions_base_pk_rank_pk" in plan, plan
     assert "Seq Scan on versions" not in plan, plan
     assert not re.search(r"SCAN versions\b", plan), plan
+
+
+@pytest.mark.parametrize("scores_of", [None, "*", "team-1"])
+def test_scores_are_looked_up_by_the_versions_bytes(crowded: Database, scores_of: str | None) -> None:
+    plan = plan_of_search(crowded, f"eval[{'0' * 12}].loss < 1", LOCAL, scores_of)
+    assert re.search(r"ix_evaluation_metrics_(digest_name|dataset_digest_name_value)", plan), plan
 
 
 def test_a_page_takes_as_many_statements_whatever_its_size(crowded: Database) -> None:

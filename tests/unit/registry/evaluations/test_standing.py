@@ -41,7 +41,7 @@ OTHERWISE = {
     "removal/expiry.py:_manifests": "whether bytes are used at all",
     "removal/garbage.py:garbage": "whether bytes are used at all",
     "search/compile.py:_scored": "its `score` asks",
-    "search/service.py:_scores_by": "it takes the condition of `scored_by`",
+    "search/service.py:_scores_of": "it takes the condition of `scored_by`",
 }
 
 

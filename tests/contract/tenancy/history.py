@@ -152,7 +152,7 @@ _VERBS: dict[str, tuple[int, Callable[[_Drawn], dict[str, Any]]]] = {
     "alias_history": (1, lambda d: {"adapter": d.adapter()}),
     "train": (6, lambda d: _training(d)),
     "evaluate": (
-        2,
+        4,
         lambda d: {"target": d.pick([d.ref(), d.ref(), d.pick(_BASE)]), "data": d.number("data"), "key": d.pick(_KEY)},
     ),
     "merge": (2, lambda d: {"ref": d.ref()}),
@@ -245,6 +245,7 @@ def _opening(random: Random) -> list[Step]:
             key=random.choice(_KEY),
             resume=None,
         ),
+        step(VICTIM, "evaluate", target="mine/a@v1", data=data, key=None),
     ]
 
 
@@ -294,6 +295,8 @@ def _attacks(aim: Step, random: Random) -> list[list[Step]]:
         attack("claim", worker=name, key=args.get("key"))
     if aim.what in ("upload_begin", "upload_use"):
         attack("upload_use", upload=f"theirs:{random.randrange(3)}", data=random.randrange(DATASETS))
+    if aim.what == "push" or aim.what == "evaluate":
+        found.append(_forged(args, random))
     if aim.what == "push":
         attack("push", payload=args["payload"], adapter="mine/a", base=args["base"])
         attack("manifest_files", payload=args["payload"])
@@ -308,6 +311,19 @@ def _key_taken(key: str, random: Random) -> list[Step]:
     return [
         step(ATTACKER, "base_add", base=base, id=named, how="uploaded", by="ci"),
         step(ATTACKER, "train", **asked, key=key, resume=None),
+    ]
+
+
+def _forged(args: dict[str, Any], random: Random) -> list[Step]:
+    """The same bytes as a version, perhaps, and scores of them by a worker who lies."""
+    base, payload = random.randrange(BASES), args.get("payload", random.randrange(PAYLOADS))
+    data = args.get("data", random.randrange(DATASETS))
+    return [
+        step(ATTACKER, "base_add", base=base, id=f"id:{random.choice(BASE_IDS)}", how="uploaded", by="ci"),
+        step(ATTACKER, "data_add", data=data, name=f"name:{random.choice(DATA_NAMES)}", key=None),
+        step(ATTACKER, "push", payload=payload, adapter="mine/b", base=f"fingerprint:{base}"),
+        step(ATTACKER, "evaluate", target="mine/b@latest", data=data, key=None),
+        step(ATTACKER, "work", name=random.choice(WORKERS)),
     ]
 
 

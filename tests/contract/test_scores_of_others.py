@@ -137,6 +137,18 @@ def test_scores_of_others_are_used_if_they_are_asked_for_and_marked(forged: Forg
     assert [one.namespace for one in version.scores_of("*")] == [forged.own.desk.space, other]
 
 
+def test_what_only_others_have_scored_has_no_scores(forged: Forged) -> None:
+    forged.forge()
+    refs = [forged.other.desk.push(), forged.theirs[0]]
+    with pytest.raises(
+        NotFound, match=r"has no scores that the namespace .+ made, and others' count only with --scores-of"
+    ):
+        forged.reader.compare(refs)
+    # Who may read no others is told of none.
+    with pytest.raises(NotFound, match=r"has no scores; score them in one job"):
+        forged.other.desk.writer.compare(refs)
+
+
 def test_a_namespace_that_may_not_be_read_is_not_found(forged: Forged) -> None:
     version = forged.reader.get(forged.refs[0])
     for ask in (

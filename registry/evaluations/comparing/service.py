@@ -178,11 +178,14 @@ class Comparisons:
         else:
             counting = of_version(Evaluation, who, digest=digest, namespace=space, scores_of=scores_of)
         found = self._evaluations.all_of(counting)
-        return Target(subject.name, [one.model_copy(update={"ref": subject.name}) for one in found])
+        readable = who.namespaces()
+        are_others = scores_of is None and (readable is None or len(readable) > 1)
+        whose = f" that the namespace {space} made, and others' count only with --scores-of" if are_others else ""
+        return Target(subject.name, [one.model_copy(update={"ref": subject.name}) for one in found], whose)
 
     def _dataset(self, text: str, subjects: Sequence[_Subject], who: Principal) -> str:
-        # The name that the versions' own namespace has given comes before others' names.
-        spaces = {one.namespace for one in subjects if one.digest is not None}
+        # The name that the namespace of what is compared has given comes before others' names.
+        spaces = {one.namespace for one in subjects}
         prefer = spaces.pop() if len(spaces) == 1 else None
         with self._db.read() as session:
             return find_dataset(session, text, who, prefer=prefer, removed=True).dataset.digest

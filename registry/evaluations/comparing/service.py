@@ -179,7 +179,7 @@ class Comparisons:
             counting = of_version(Evaluation, who, digest=digest, namespace=space, scores_of=scores_of)
         found = self._evaluations.all_of(counting)
         readable = who.namespaces()
-        are_others = scores_of is None and (readable is None or len(readable) > 1)
+        are_others = scores_of is None and space != "-" and (readable is None or len(readable) > 1)
         whose = f" that the namespace {space} made, and others' count only with --scores-of" if are_others else ""
         return Target(subject.name, [one.model_copy(update={"ref": subject.name}) for one in found], whose)
 

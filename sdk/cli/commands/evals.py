@@ -81,6 +81,8 @@ def evals_list(target: str, scores_of: str | None, style: str) -> None:
         click.echo(render(columns, rows, spare=[columns.index("age"), columns.index("base in")] if whose else []))
         return
     empty = f"{plain(target)} has no scores yet; make some with: adapterctl eval {plain(target)} --data FILE"
+    if scores_of is None:
+        empty += ", or list those that any namespace made with: --scores-of '*'"
     print_rows(style, [_document(one) for one in found], [], key="id", empty=empty)
 
 

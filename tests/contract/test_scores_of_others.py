@@ -6,20 +6,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from support import registries
 from support.compared import Bench, scored, write_rows
 from support.merging_desk import MergingDesk
 from support.people import SEEDS
 from support.registries import World
 from support.small import write_adapter
 
-from registry.principal import Role
+from registry.principal import LOCAL, Role
 from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound
@@ -36,17 +38,18 @@ class Forged:
     reader: Client
     refs: tuple[str, str]
     theirs: tuple[str, str]
+    #: What the reader was told before anything was forged.
+    before: Any = None
 
     @property
     def base(self) -> str:
         return f"base:{self.own.desk.base.fingerprint}"
 
-    def forge(self, base: bool = False) -> None:
-        """Score the other namespace's versions, the first better; and, if asked, its bare base best of all."""
+    def forge(self) -> None:
+        """Score the other namespace's versions, the first better, and its bare base best of all."""
         for ref, loss in zip(self.theirs, (0.1, 3.0), strict=True):
             self.other.score(scored(48, loss=loss), ref)
-        if base:
-            self.other.score(scored(48, loss=0.01), self.base)
+        self.other.score(scored(48, loss=0.01), self.base)
 
     def seen(self) -> dict[str, Any]:
         """What a reader of both is told of the versions, ids and scores included."""
@@ -69,40 +72,49 @@ class Forged:
         return self.own.desk.writer.get(self.refs[0]).evaluations[0].dataset
 
 
-@pytest.fixture
-def forged(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> Forged:
-    rival = f"rival{space}"
-    rows = write_rows(tmp_path / "rows.jsonl")
-    benches = []
-    for name in (space, rival):
-        desk = MergingDesk(acting(**{name: Role.WRITER}), acting(**{name: Role.WORKER}), name, tmp_path, *common_base)
-        benches.append(Bench(desk, rows))
-    folders = [write_adapter(tmp_path / f"adapter-{next(SEEDS)}", value=next(SEEDS) / 1e6) for _ in range(2)]
-    refs = []
-    for bench in benches:
-        base = bench.desk.base.fingerprint
-        refs += [
-            bench.desk.writer.push(folder, bench.desk.named("a"), base=base, method="lora").ref for folder in folders
-        ]
-    own, other = benches
-    for ref, loss in zip(refs[:2], (1.0, 0.8), strict=True):
-        own.score(scored(48, loss=loss), ref)
-    own.score(scored(48, loss=1.2), f"base:{own.desk.base.fingerprint}")
-    # Scores of a bare base alone are those of the first namespace that may be read, which comes first by name.
-    reader = acting(**{space: Role.READER, rival: Role.READER})
-    return Forged(own, other, reader, (refs[0], refs[1]), (refs[2], refs[3]))
+def _scored_twice(people: World, folder: Path, common_base: tuple[BaseView, Path], opened: ExitStack) -> Forged:
+    """Score two versions and their base in one namespace; another one has their bytes, and no scores yet."""
+
+    def enter(**grants: Role) -> Client:
+        made = registries.named_anew(people.services.tokens, "ci", grants, who=LOCAL)
+        return opened.enter_context(closing(Client(people.url, made.secret, cache=people.folder / "cache")))
+
+    own, other = f"team-{next(SEEDS)}", f"rival-{next(SEEDS)}"
+    rows = write_rows(folder / "rows.jsonl")
+    benches = [
+        Bench(MergingDesk(enter(**{name: Role.WRITER}), enter(**{name: Role.WORKER}), name, folder, *common_base), rows)
+        for name in (own, other)
+    ]
+    adapters = [write_adapter(folder / f"adapter-{next(SEEDS)}", value=next(SEEDS) / 1e6) for _ in range(2)]
+    refs = [
+        desk.writer.push(adapter, desk.named("a"), base=desk.base.fingerprint, method="lora").ref
+        for desk in (bench.desk for bench in benches)
+        for adapter in adapters
+    ]
+    found = Forged(*benches, enter(**{own: Role.READER, other: Role.READER}), (refs[0], refs[1]), (refs[2], refs[3]))
+    for target, loss in ((refs[0], 1.0), (refs[1], 0.8), (found.base, 1.2)):
+        found.own.score(scored(48, loss=loss), target)
+    return found
+
+
+@pytest.fixture(scope="module")
+def forged(
+    people: World, tmp_path_factory: pytest.TempPathFactory, common_base: tuple[BaseView, Path]
+) -> Iterator[Forged]:
+    with ExitStack() as opened:
+        found = _scored_twice(people, tmp_path_factory.mktemp("forged"), common_base, opened)
+        found.before = found.seen()
+        found.forge()
+        yield found
 
 
 def test_a_reader_of_both_is_told_the_same_whatever_another_namespace_hands_in(forged: Forged) -> None:
-    before = forged.seen()
-    (pair,) = before["comparison"]["pairs"]
+    (pair,) = forged.before["comparison"]["pairs"]
     assert pair["better"] == forged.refs[1]
-    forged.forge(base=True)
-    assert forged.seen() == before
+    assert forged.seen() == forged.before
 
 
 def test_each_score_names_its_namespace(forged: Forged) -> None:
-    forged.forge()
     own, other = forged.own.desk.space, forged.other.desk.space
     for refs, space in ((forged.refs, own), (forged.theirs, other)):
         assert {one.namespace for ref in refs for one in forged.reader.get(ref).evaluations} == {space}
@@ -117,7 +129,6 @@ def test_each_score_names_its_namespace(forged: Forged) -> None:
 
 
 def test_scores_of_others_are_used_if_they_are_asked_for_and_marked(forged: Forged) -> None:
-    forged.forge()
     other = forged.other.desk.space
     for asked in (other, "*"):
         found = forged.reader.compare(forged.refs, scores_of=asked)
@@ -138,7 +149,6 @@ def test_scores_of_others_are_used_if_they_are_asked_for_and_marked(forged: Forg
 
 
 def test_what_only_others_have_scored_has_no_scores(forged: Forged) -> None:
-    forged.forge()
     refs = [forged.other.desk.push(), forged.theirs[0]]
     with pytest.raises(
         NotFound, match=r"has no scores that the namespace .+ made, and others' count only with --scores-of"
@@ -163,7 +173,6 @@ def test_a_namespace_that_may_not_be_read_is_not_found(forged: Forged) -> None:
 
 def test_bytes_alone_do_not_say_whose_scores_are_meant(forged: Forged) -> None:
     """As an earlier client asks, which names no namespace."""
-    forged.forge()
     digest = forged.reader.get(forged.refs[0]).digest
     with pytest.raises(InvalidInput, match=r"versions of several namespaces have these bytes \(.+\); say whose"):
         forged.reader.evaluations(digest=digest)
@@ -175,7 +184,6 @@ def test_bytes_alone_do_not_say_whose_scores_are_meant(forged: Forged) -> None:
 
 
 def test_a_base_beside_versions_of_several_namespaces_needs_to_be_told_whose(forged: Forged) -> None:
-    forged.forge(base=True)
     refs = [forged.refs[0], forged.theirs[1], forged.base]
     with pytest.raises(InvalidInput, match=r"each of which has its own scores of a base; .+ --scores-of NAMESPACE"):
         forged.reader.compare(refs)
@@ -186,7 +194,6 @@ def test_a_base_beside_versions_of_several_namespaces_needs_to_be_told_whose(for
 def test_a_base_alone_has_the_scores_of_where_the_caller_would_score_it(
     forged: Forged, acting: Callable[..., Client]
 ) -> None:
-    forged.forge(base=True)
     own, other = forged.own.desk.space, forged.other.desk.space
     fingerprint = forged.own.desk.base.fingerprint
     for grants, space in (
@@ -199,8 +206,15 @@ def test_a_base_alone_has_the_scores_of_where_the_caller_would_score_it(
         assert {one.namespace for one in client.evaluations(base=fingerprint, scores_of="*")} >= {own, other}
 
 
-def test_a_name_of_rows_is_that_of_the_versions_namespace(forged: Forged, tmp_path: Path) -> None:
-    """Another namespace that gives its rows, or the same ones, a name makes no version found, or not found, by it."""
+def test_a_name_of_rows_is_that_of_the_versions_namespace(
+    people: World, tmp_path: Path, common_base: tuple[BaseView, Path]
+) -> None:
+    """Another namespace that gives other rows the same name makes no version found, or not found, by it."""
+    with ExitStack() as opened:
+        _names_rows(_scored_twice(people, tmp_path, common_base, opened), tmp_path)
+
+
+def _names_rows(forged: Forged, tmp_path: Path) -> None:
     adapter = forged.refs[0].partition("@")[0]
     better = f"name = {adapter} and eval[rows.jsonl].loss < 0.9"
     digest = forged.digest
@@ -217,7 +231,6 @@ def test_a_name_of_rows_is_that_of_the_versions_namespace(forged: Forged, tmp_pa
 
 
 def test_the_command_line_takes_and_marks_them(forged: Forged, people: World) -> None:
-    forged.forge()
     other = forged.other.desk.space
     runner = CliRunner(env={"ADAPTERCTL_URL": people.url, "ADAPTERCTL_TOKEN": forged.reader.config.token or ""})
 

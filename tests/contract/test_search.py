@@ -176,6 +176,22 @@ def test_a_dataset_is_found_by_its_number_and_by_each_of_its_names(world: World)
         assert found(world, f"dataset {wanted}", READER_OF_A) == []
 
 
+def test_of_many_names_each_means_what_the_versions_namespace_calls_so(world: World) -> None:
+    """More than are read first, so that the database compares them itself."""
+    shared, theirs = digest_of(f"shared.jsonl {('a', 'b')}"), digest_of(f"shared.jsonl {('-',)}")
+    given = [("a", f"many-{number}", shared) for number in range(120)]
+    # What has a name of its own there is called so by nobody else for it.
+    given += [("-", f"many-{number}", theirs) for number in range(120)]
+    with world.services.db.write() as session:
+        for namespace, name, of in given:
+            if session.get(DatasetNumber, (namespace, name, 1)) is None:
+                session.add(DatasetNumber(namespace=namespace, name=name, number=1, digest=of))
+    assert found(world, "dataset ~ many-*") == ["a/one@v2"]
+    assert found(world, "dataset ~ many-7") == ["a/one@v2"]
+    assert found(world, "namespace = - and eval[many-7].loss > 1") == ["plain@v2"]
+    assert found(world, "namespace = a and eval[many-7].loss > 1") == ["a/one@v1", "a/one@v2"][::-1]
+
+
 def test_whoever_is_no_admin_is_told_that_quarantined_versions_are_not_for_them(on_postgres: World) -> None:
     furnish(on_postgres)
     client = on_postgres.client(Role.WRITER, namespace="a")

@@ -678,13 +678,15 @@ class Client:
         *,
         sort: SortKey = "-created",
         limit: int | None = None,
+        scores_of: str | None = None,
     ) -> list[VersionBrief]:
         """The versions that match `filter`, such as `base = tiny and rank >= 8`, at most `limit`.
 
-        Raises InvalidInput, which says where a filter is wrong; NotAllowed if anybody but an admin asks for quarantined
-        versions.
+        A version is found by the scores that its own namespace made, or by those of `scores_of`: a namespace, or "*"
+        for any. Raises InvalidInput, which says where a filter is wrong; NotAllowed if anybody but an admin asks for
+        quarantined versions; NotFound if `scores_of` can't be read.
         """
-        return list(search.iterate(self.transport, filter, sort=sort, limit=limit))
+        return list(search.iterate(self.transport, filter, sort=sort, limit=limit, scores_of=scores_of))
 
     def norms(self, ref: str) -> VersionNorms | None:
         """The norm of ΔW of each module of the version that `ref` names now, as the registry derived it from the bytes.
@@ -695,10 +697,20 @@ class Client:
         return norms_of(self.transport, ref)
 
     def evaluations(
-        self, *, digest: str | None = None, job: str | None = None, base: str | None = None
+        self,
+        *,
+        digest: str | None = None,
+        job: str | None = None,
+        base: str | None = None,
+        scores_of: str | None = None,
     ) -> list[Evaluation]:
-        """Scores of a version, of a job, or of a bare base by its fingerprint."""
-        return list(evaluations.iterate(self.transport, digest=digest, job=job, base=base))
+        """Scores of a version by its digest, of a job, or of a bare base by its fingerprint.
+
+        They are those that the namespace `scores_of` made ("*": any). Without it, they are those of the version's own
+        namespace, and of a base those of the namespace in which this client would evaluate it. Raises NotFound if
+        `scores_of` can't be read, InvalidInput for a digest that versions of several namespaces have.
+        """
+        return list(evaluations.iterate(self.transport, digest=digest, job=job, base=base, namespace=scores_of))
 
     def evaluation(self, ident: str) -> Evaluation:
         """Scores by their id. Raises NotFound."""
@@ -713,15 +725,27 @@ class Client:
         by: str | None = None,
         examples: int = 0,
         detect: float | None = None,
+        scores_of: str | None = None,
     ) -> Comparison:
         """Which of several versions, and bare bases ("base:ID"), scores better on the rows that all have scores for.
 
         Each is compared with each, by `metric`, or else by the loss; on `data`, a file or a dataset's name or digest,
         if there are scores on several. Rows with the same value in the column `by` form a group. The `examples` rows
         that changed most are shown side by side, and the result says how many rows are needed to show a difference of
-        `detect`. Raises NotFound, InvalidInput, Conflict for scores that were not taken under the same conditions.
+        `detect`. The scores of a version are those that its own namespace made, of a base those of the same namespace,
+        unless others are asked for: those of the namespace `scores_of`, or of any ("*"). Raises NotFound, InvalidInput,
+        Conflict for scores that were not taken under the same conditions.
         """
-        return compare_scores(self.transport, refs, metric=metric, data=data, by=by, examples=examples, detect=detect)
+        return compare_scores(
+            self.transport,
+            refs,
+            metric=metric,
+            data=data,
+            by=by,
+            examples=examples,
+            detect=detect,
+            scores_of=scores_of,
+        )
 
     def evaluation_rows(self, ident: str) -> list[RowScore]:
         """What each row scored, by the id of the scores, in the order of the rows.

@@ -100,9 +100,12 @@ def compare(
     by: str | None = None,
     examples: int = 0,
     detect: float | None = None,
+    scores_of: str | None = None,
 ) -> Comparison:
     """Say which of several versions and bare bases scores better on the same rows. See `Client.compare`."""
-    return _client().compare(refs, metric=metric, data=data, by=by, examples=examples, detect=detect)
+    return _client().compare(
+        refs, metric=metric, data=data, by=by, examples=examples, detect=detect, scores_of=scores_of
+    )
 
 
 def compat(
@@ -255,9 +258,15 @@ def rollback(adapter: str, alias: str, *, expect: str | int | None = None, reaso
     return _client().rollback(adapter, alias, expect=expect, reason=reason)
 
 
-def search(filter: str = "", *, sort: SortKey = "-created", limit: int | None = None) -> list[VersionBrief]:  # noqa: A002 - as the client calls it
+def search(
+    filter: str = "",  # noqa: A002 - as the client calls it
+    *,
+    sort: SortKey = "-created",
+    limit: int | None = None,
+    scores_of: str | None = None,
+) -> list[VersionBrief]:
     """Return the versions that match a filter. See `Client.search`."""
-    return _client().search(filter, sort=sort, limit=limit)
+    return _client().search(filter, sort=sort, limit=limit, scores_of=scores_of)
 
 
 def set_alias(

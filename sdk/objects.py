@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sdk.errors import JobCancelled, JobFailed, NotFound
 from sdk.formats.base_files import CARD_FILE
+from sdk.formats.refs import namespace_of
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import Published, VersionView
 from sdk.schemas.events import Event
@@ -37,8 +38,10 @@ class Registry(Protocol):
     def norms(self, ref: str) -> VersionNorms | None:
         """Return what a version adds to its base."""
 
-    def evaluations(self, *, digest: str | None = None, job: str | None = None) -> list[Evaluation]:
-        """Return the scores of a version, or of a job."""
+    def evaluations(
+        self, *, digest: str | None = None, job: str | None = None, scores_of: str | None = None
+    ) -> list[Evaluation]:
+        """Return the scores of a version, or of a job; with `scores_of`, those that a namespace made."""
 
     def evaluation(self, ident: str) -> Evaluation:
         """Return scores by their id."""
@@ -115,8 +118,12 @@ class Version:
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """Its scores, as they are now."""
-        return self._registry.evaluations(digest=self.digest)
+        """Its scores, as they are now: those that its own namespace made."""
+        return self.scores_of(namespace_of(self.info.adapter) or "-")
+
+    def scores_of(self, namespace: str) -> list[Evaluation]:
+        """Return the scores of its bytes that a namespace made ("*": any). Raises NotFound if it can't be read."""
+        return self._registry.evaluations(digest=self.digest, scores_of=namespace)
 
     @property
     def norms(self) -> VersionNorms | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -17,6 +17,7 @@ from registry.db.paging import Paged, page_of
 from registry.db.stored_json import readable, table
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.evaluations.rows import give_up_earlier, take_in
+from registry.evaluations.standing import made_in, of_any_base, of_bytes, space_of_bases
 from registry.jobs.models import Job
 from registry.principal import Principal
 from registry.usage.charging import charge
@@ -90,22 +91,28 @@ class Evaluations:
         """The evaluations of a version, a job or a bare base, or the one with an id, that the caller may see, oldest
         first.
 
-        With `namespace`, only those that its jobs made.
+        Those of a version or a base are the ones that count for it, see `standing`, or those that jobs of `namespace`
+        made ("*": of any). Raises NotFound for a namespace that the caller may not read, Invalid for the digest of
+        versions in several namespaces.
         """
         query = select(Evaluation).where(who.within(Evaluation.namespace))
-        if digest is not None:
-            query = query.where(Evaluation.digest == digest)
+        if namespace is not None:
+            query = query.where(made_in(Evaluation, namespace, who, scores_of=namespace))
         if job is not None:
             query = query.where(Evaluation.job_id == job)
-        if base is not None:
-            query = query.where(Evaluation.base_fingerprint == base, Evaluation.digest.is_(None))
         if dataset is not None:
             query = query.where(Evaluation.dataset_digest == dataset)
-        if namespace is not None:
-            query = query.where(Evaluation.namespace == namespace)
         if ident is not None:
             query = query.where(Evaluation.id == ident)
+        if base is not None:
+            query = query.where(of_any_base(base))
+        # Whether it is said which scores, and not only of what.
+        chosen = namespace is not None or job is not None or ident is not None
+        if base is not None and not chosen:
+            query = query.where(made_in(Evaluation, space_of_bases((), who), who))
         with self._db.read() as session:
+            if digest is not None:
+                query = query.where(Evaluation.digest == digest if chosen else of_bytes(session, who, digest))
             return page_of(
                 session,
                 query,
@@ -116,6 +123,12 @@ class Evaluations:
                 views=lambda rows: [view for row in rows if (view := _present(row)) is not None],
                 weight=Evaluation.record_bytes,
             )
+
+    def all_of(self, counting: ColumnElement[bool]) -> Sequence[EvaluationView]:
+        """All evaluations for which a condition of `standing` is true, oldest first."""
+        query = select(Evaluation).where(counting).order_by(Evaluation.created_at, Evaluation.id)
+        with self._db.read() as session:
+            return [view for row in session.scalars(query) if (view := _present(row)) is not None]
 
 
 def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationResult) -> Evaluation | None:
@@ -205,6 +218,7 @@ def _present(row: Evaluation) -> EvaluationView | None:
         EvaluationView,
         {
             "id": row.id,
+            "namespace": row.namespace,
             "ref": row.label,
             "digest": row.digest,
             "base_fingerprint": row.base_fingerprint,

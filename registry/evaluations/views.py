@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Path, Query
 
 from registry.evaluations.comparing.service import Comparisons
+from registry.evaluations.query_fields import ScoresOf
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
@@ -37,12 +38,19 @@ def list_evaluations(
         str | None, Query(max_length=64, description="Only scores on the dataset of this digest.")
     ] = None,
     namespace: Annotated[
-        str | None, Query(max_length=64, description="Only scores that jobs of this namespace made.")
+        str | None,
+        Query(
+            max_length=64,
+            description="Only scores that jobs of this namespace made; `*`: of all that you may read. Without it, the scores of a version are those that its own namespace made, and the scores of a bare base are those of the namespace in which you would evaluate it.",
+        ),
     ] = None,
     cursor: Cursor = None,
     limit: Limit = 200,
 ) -> Page[EvaluationView]:
-    """Evaluations of a version's digest, of a job, or of a bare base's fingerprint; or the one of an id."""
+    """Evaluations of a version's digest, of a job, or of a bare base's fingerprint; or the one of an id.
+
+    A digest that versions of several namespaces have is refused without a `namespace`.
+    """
     return evaluations.list(
         digest=digest,
         job=job,
@@ -115,6 +123,7 @@ async def compare_evaluations(
         float | None,
         Query(ge=1e-9, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
     ] = None,
+    scores_of: ScoresOf = None,
 ) -> Comparison:
     """Compare targets that were scored alike on the same rows, row by row, each with each."""
     return await apart(
@@ -126,5 +135,6 @@ async def compare_evaluations(
         by=by,
         examples=examples,
         detect=detect,
+        scores_of=scores_of,
         who=who,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Row, Select, case, select
+from sqlalchemy import ColumnElement, Row, Select, and_, case, false, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, load_only, raiseload
 
 from registry.catalog.models import (
@@ -23,6 +23,7 @@ from registry.datasets.finding import spoken_for
 from registry.datasets.models import DatasetAccess
 from registry.db.stored_json import readable, table
 from registry.evaluations.models import Evaluation
+from registry.evaluations.standing import of_any_base, of_versions
 from registry.jobs.kinds.known import MODEL_MAKING
 from registry.jobs.models import Job
 from registry.lineage.graph import MAX_EDGES, MAX_NODES, Graph
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 #: Only the columns that a version's node shows: configurations, and bases with all of their tensors, are large.
 _BRIEF = (
-    contains_eager(Version.adapter).load_only(Adapter.name),
+    contains_eager(Version.adapter).load_only(Adapter.name, Adapter.namespace),
     raiseload(Version.base),
     load_only(
         Version.number,
@@ -76,8 +77,8 @@ class Walk:
         found = self._add_versions(Version.base_pk == base.pk, Version.number.is_not(None))
         for version in found:
             self.graph.link(exact_ref(version), key, "trained-over")
-        bare = Evaluation.digest.is_(None) & (Evaluation.base_fingerprint == base.fingerprint)
-        for row in self._add_evaluations(bare):
+        # Whoever made them, as the versions: a base has no namespace, and each of the nodes says whose it is.
+        for row in self._add_evaluations(of_any_base(base.fingerprint)):
             self.graph.link(f"evaluation:{row.id}", key, "scored")
         return found
 
@@ -91,8 +92,7 @@ class Walk:
             self.graph.link(exact_ref(version), f"data:{digest}", "trained-on")
         scores = self._add_evaluations(Evaluation.dataset_digest == digest)
         # A score says little without the target that has it; the walk goes no further from there.
-        digests = {row.digest for row in scores if row.digest is not None}
-        scored = self._add_versions(Version.digest.in_(digests), Version.number.is_not(None))
+        scored = self._add_scored(scores)
         self._add_bases(BaseModelRow.fingerprint.in_({row.base_fingerprint for row in scores if row.digest is None}))
         self._link_scores(scores, scored)
         for row in scores:
@@ -117,7 +117,9 @@ class Walk:
         shown = Version.number.is_not(None)
         found = self._add_relatives(versions, VersionParent.parent_pk, VersionParent.version_pk, shown)
         self._add_merged(versions)
-        scores = self._add_evaluations(Evaluation.digest.in_({version.digest for version in versions}))
+        scores = self._add_evaluations(
+            of_versions(((version.digest, version.adapter.namespace) for version in versions), self._who)
+        )
         self._link_scores(scores, versions)
         return found
 
@@ -229,6 +231,7 @@ class Walk:
     def _add_evaluations(self, condition: ColumnElement[bool]) -> list[_AnyRow]:
         query = select(
             Evaluation.id,
+            Evaluation.namespace,
             Evaluation.digest,
             Evaluation.base_fingerprint,
             Evaluation.dataset_digest,
@@ -239,18 +242,33 @@ class Walk:
         ).where(condition, self._who.within(Evaluation.namespace))
         rows = self._rows(query.order_by(Evaluation.created_at.desc(), Evaluation.id))
         digests = {row.dataset_digest for row in rows}
-        named = select(DatasetAccess.digest, DatasetAccess.name)
-        named = named.where(DatasetAccess.digest.in_(digests), spoken_for(self._who))
-        names = {row.digest: row.name for row in self._rows(named)}
-        nodes = [(row, _evaluation(row, names.get(row.dataset_digest, ""))) for row in rows]
+        named = select(DatasetAccess.digest, DatasetAccess.namespace, DatasetAccess.name)
+        named = named.where(DatasetAccess.digest.in_(digests))
+        spoken = {row.digest: row.name for row in self._rows(named.where(spoken_for(self._who)))}
+        # The scores' own namespace comes first, whatever others call the same rows.
+        own = named.where(DatasetAccess.namespace.in_({row.namespace for row in rows}))
+        names = {(row.digest, row.namespace): row.name for row in self._rows(own)}
+        called = [names.get((row.dataset_digest, row.namespace)) or spoken.get(row.dataset_digest, "") for row in rows]
+        nodes = [(row, _evaluation(row, name)) for row, name in zip(rows, called, strict=True)]
         return [row for row, node in nodes if node is not None and self.graph.add(node)]
 
-    def _link_scores(self, scores: Sequence[_AnyRow], versions: Sequence[Version]) -> None:
-        refs: dict[str, list[str]] = {}
-        for version in versions:
-            refs.setdefault(version.digest, []).append(exact_ref(version))
+    def _add_scored(self, scores: Sequence[_AnyRow]) -> list[Version]:
+        """Add the versions that scores count for: those with the scored bytes in the scores' own namespace."""
+        digests: dict[str, set[str]] = {}
         for row in scores:
-            for ref in refs.get(row.digest, []):
+            if row.digest is not None:
+                digests.setdefault(row.namespace, set()).add(row.digest)
+        those = (and_(Adapter.namespace == space, Version.digest.in_(found)) for space, found in digests.items())
+        # Whatever the namespaces are, the index of digests answers it.
+        every = Version.digest.in_(set().union(*digests.values()))
+        return self._add_versions(every, or_(false(), *those), Version.number.is_not(None))
+
+    def _link_scores(self, scores: Sequence[_AnyRow], versions: Sequence[Version]) -> None:
+        refs: dict[tuple[str, str], list[str]] = {}
+        for version in versions:
+            refs.setdefault((version.adapter.namespace, version.digest), []).append(exact_ref(version))
+        for row in scores:
+            for ref in refs.get((row.namespace, row.digest), []):
                 self.graph.link(f"evaluation:{row.id}", ref, "scored")
 
     def _rows(self, query: Select[*tuple[Any, ...]], *, most: int = MAX_NODES) -> Sequence[_AnyRow]:
@@ -266,6 +284,7 @@ def _evaluation(row: _AnyRow, dataset_name: str) -> EvaluationNode | None:
         {
             "key": f"evaluation:{row.id}",
             "id": row.id,
+            "namespace": row.namespace,
             "dataset": row.dataset_digest,
             "dataset_name": dataset_name,
             "grader": row.grader,

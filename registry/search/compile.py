@@ -6,13 +6,13 @@ A condition is true or false, and never NULL, so that `not` and `!=` mean what t
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, false, not_, or_, select, true
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from registry.catalog.models import (
     Adapter,
@@ -29,6 +29,7 @@ from registry.catalog.versions.lifecycle import PULLABLE, VersionState
 from registry.datasets.models import DatasetNumber
 from registry.errors import Forbidden
 from registry.evaluations.models import EvaluationMetric
+from registry.evaluations.standing import of_version
 from registry.principal import Principal
 from registry.search.fields import Value, day_bounds
 from registry.search.tree import And, Comparison, Node, Not, comparisons
@@ -59,14 +60,28 @@ _PLAIN: dict[str, Any] = {
 Condition = ColumnElement[bool]
 
 
-def condition_of(session: Session, tree: Node, who: Principal) -> Condition:
+def condition_of(session: Session, tree: Node, who: Principal, scores_of: str | None = None) -> Condition:
     """Return the condition over Version, joined with Adapter, that `tree` is true and the caller may see the version.
 
     Only ready versions are found unless the filter mentions states. Raises Forbidden if it asks for quarantined ones
-    and the caller is not an admin.
+    and the caller is not an admin, NotFound if they may not read the scores of `scores_of`.
     """
-    said = _Compiler(session, who).node(tree)
+    said = _Compiler(session, who, scores_of).node(tree)
     return and_(who.within(Adapter.namespace), _of_states(tree, who), said)
+
+
+def mentions_scores(tree: Node) -> bool:
+    """Whether a filter asks for scores."""
+    return any(part.field.word == "eval" for part in comparisons(tree))
+
+
+def scored_by(session: Session, tree: Node, who: Principal, scores_of: str | None = None) -> Condition:
+    """Return the condition over EvaluationMetric, joined with Version and Adapter, that a score is one for which a
+    comparison of `tree` is true.
+    """
+    compiler = _Compiler(session, who, scores_of)
+    of_scores = (part for part in comparisons(tree) if part.field.word == "eval")
+    return or_(false(), *(and_(*compiler.score(part)) for part in of_scores))
 
 
 def _of_states(tree: Node, who: Principal) -> Condition:
@@ -92,9 +107,10 @@ def _of_states(tree: Node, who: Principal) -> Condition:
 class _Compiler:
     """One method per kind of field; each takes a comparison whose operator is not `!=`."""
 
-    def __init__(self, session: Session, who: Principal) -> None:
+    def __init__(self, session: Session, who: Principal, scores_of: str | None) -> None:
         self._session = session
         self._who = who
+        self._scores_of = scores_of
         self._sqlite = session.get_bind().dialect.name == "sqlite"
 
     def node(self, tree: Node) -> Condition:
@@ -177,15 +193,26 @@ class _Compiler:
         return self._of_dataset(column, given.values)
 
     def _scored(self, given: Comparison) -> Condition:
-        """The condition that an evaluation that the caller may see has such a score."""
-        dataset = given.field.key
-        return _has(
-            EvaluationMetric.digest,
+        """The condition that a version has such a score, among those that count for it."""
+        some = select(EvaluationMetric.digest).where(*self.score(given))
+        return some.correlate(Version, Adapter).exists()
+
+    def score(self, given: Comparison) -> tuple[Condition, ...]:
+        """The conditions that a score counts for a version, and is such a one."""
+        if given.operator == "!=":
+            given = replace(given, operator="=")
+        counts = of_version(
+            EvaluationMetric,
+            self._who,
+            digest=Version.digest,
+            namespace=Adapter.namespace,
+            scores_of=self._scores_of,
+        )
+        return (
+            counts,
             EvaluationMetric.name == given.field.metric,
-            self._of_dataset(EvaluationMetric.dataset_digest, (dataset,)),
+            self._of_dataset(EvaluationMetric.dataset_digest, (given.field.key,)),
             self._compare(EvaluationMetric.value, given),
-            self._who.within(EvaluationMetric.namespace),
-            of=Version.digest,
         )
 
     def _of_dataset(self, column: Any, values: Sequence[Any]) -> Condition:
@@ -203,12 +230,38 @@ class _Compiler:
         return or_(_begins(column, digests), self._of_names(column, or_(DatasetNumber.name.in_(plain), *numbered)))
 
     def _of_names(self, column: Any, named: Condition) -> Condition:
-        return self._one_of_keys(column, DatasetNumber.digest, and_(named, self._who.within(DatasetNumber.namespace)))
+        """The condition that a column is the digest of a dataset of some name: of the one that the version's own
+        namespace calls so, or if there it is no dataset's name, of those that others call so.
+        """
+        known = and_(named, self._who.within(DatasetNumber.namespace))
+        columns = (DatasetNumber.name, DatasetNumber.namespace, DatasetNumber.digest)
+        # With constants, an index of digests is used.
+        found = self._session.execute(select(*columns).where(known).distinct().limit(_FEW + 1)).all()
+        if len(found) > _FEW:
+            own = aliased(DatasetNumber)
+            taken = select(own.digest).where(own.name == DatasetNumber.name, own.namespace == Adapter.namespace)
+            meant = or_(DatasetNumber.namespace == Adapter.namespace, not_(taken.exists()))
+            some: Condition = column.in_(select(DatasetNumber.digest).where(known, meant).correlate(Adapter))
+            return some
+        named_so: dict[str, dict[str, set[str]]] = {}
+        for name, namespace, digest in found:
+            named_so.setdefault(name, {}).setdefault(namespace, set()).add(digest)
+        return or_(false(), *(_meant(column, by_namespace) for by_namespace in named_so.values()))
 
 
-def _has(column: Any, *conditions: Condition, of: Any = Version.pk) -> Condition:
+def _meant(column: Any, by_namespace: Mapping[str, Set[str]]) -> Condition:
+    """The condition that a column is one of the digests that a name has, each in a namespace, for a version."""
+    every = sorted(set().union(*by_namespace.values()))
+    one_of_all: Condition = column.in_(every)
+    if all(len(digests) == len(every) for digests in by_namespace.values()):
+        return one_of_all
+    own = (and_(Adapter.namespace == space, column.in_(sorted(found))) for space, found in by_namespace.items())
+    return and_(one_of_all, or_(Adapter.namespace.not_in(sorted(by_namespace)), *own))
+
+
+def _has(column: Any, *conditions: Condition) -> Condition:
     """The condition that a version has a row in another table for which all conditions are true."""
-    return select(column).where(column == of, *conditions).correlate(Version).exists()
+    return select(column).where(column == Version.pk, *conditions).correlate(Version, Adapter).exists()
 
 
 def _begins(column: Any, digests: Sequence[Value]) -> Condition:

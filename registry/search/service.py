@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,17 @@ from sqlalchemy import Row, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version
+from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.origins import first_origins
 from registry.db.database import Database
 from registry.db.paging import Paged, fitting, read_cursor, write_cursor
 from registry.db.stored_json import readable, table
 from registry.errors import Invalid
+from registry.evaluations.models import EvaluationMetric
 from registry.principal import Principal
-from registry.search.compile import condition_of
+from registry.search.compile import condition_of, mentions_scores, scored_by
 from registry.search.grammar import parse
+from registry.search.tree import Node
 from sdk.schemas.search import BaseName, SortKey, VersionBrief
 from sdk.schemas.wire import digest_of
 
@@ -84,25 +87,34 @@ class Search:
         self._db = db
 
     def search(
-        self, *, wanted: str, sort: SortKey, cursor: str | None, limit: int, who: Principal
+        self,
+        *,
+        wanted: str,
+        sort: SortKey,
+        cursor: str | None,
+        limit: int,
+        who: Principal,
+        scores_of: str | None = None,
     ) -> Paged[VersionBrief]:
         """The versions that the caller may see and for which the filter `wanted` is true, in the order of `sort`.
 
-        Raises Invalid for a filter outside the grammar and for a cursor of another search; Forbidden if quarantined
-        versions are asked for and the caller isn't an admin anywhere.
+        A version's scores are those of its own namespace, or those of the namespace `scores_of` ("*": of any). Raises
+        Invalid for a filter outside the grammar and for a cursor of another search; Forbidden if quarantined versions
+        are asked for and the caller isn't an admin anywhere; NotFound if they may not read the scores of `scores_of`.
         """
         tree, order = parse(wanted), _ORDERS[sort]
-        search = digest_of([str(tree), sort])[:16]
+        search = digest_of([str(tree), sort, *([] if scores_of is None else [scores_of])])[:16]
         seen = None if cursor is None else _position(cursor, search, order)
         with self._db.read() as session:
             query = select(*_POSITION).join(Adapter, Adapter.pk == Version.adapter_pk)
-            query = _ordered(query.where(condition_of(session, tree, who)), order, seen)
+            query = _ordered(query.where(condition_of(session, tree, who, scores_of)), order, seen)
             rows = session.execute(query.limit(limit + 1)).all()
             limit = fitting((row.record_bytes for row in rows[:limit]), limit)
             following = None
             if len(rows) > limit:
                 following = write_cursor((search, *order.position(rows[limit - 1])))
-            return Paged(items=_briefs(session, [row.pk for row in rows[:limit]]), next=following)
+            pks = [row.pk for row in rows[:limit]]
+            return Paged(items=_briefs(session, pks, tree, who, scores_of), next=following)
 
 
 def _position(cursor: str, search: str, order: _Order) -> tuple[Any, ...]:
@@ -120,11 +132,31 @@ def _ordered(query: Select[Any], order: _Order, seen: tuple[Any, ...] | None) ->
     return query.order_by(*(column.desc() if order.descending else column.asc() for column in order.columns))
 
 
-def _briefs(session: Session, pks: Sequence[int]) -> list[VersionBrief]:
-    """Return versions as sent over the API; they and what belongs to them are read in four queries."""
+def _scores_of(
+    session: Session, tree: Node, rows: Sequence[Row[Any]], who: Principal, scores_of: str | None
+) -> dict[int, list[str]]:
+    """The namespaces that made the scores by which versions were found, by key."""
+    if not mentions_scores(tree):
+        return {}
+    if scores_of is None:
+        return {row.pk: [space_of(row.adapter)] for row in rows}
+    made: dict[int, list[str]] = {}
+    query = select(Version.pk, EvaluationMetric.namespace).select_from(Version)
+    query = query.join(Adapter, Adapter.pk == Version.adapter_pk)
+    query = query.join(EvaluationMetric, scored_by(session, tree, who, scores_of))
+    for pk, namespace in session.execute(query.where(Version.pk.in_([row.pk for row in rows])).distinct()):
+        made.setdefault(pk, []).append(namespace)
+    return made
+
+
+def _briefs(
+    session: Session, pks: Sequence[int], tree: Node, who: Principal, scores_of: str | None
+) -> list[VersionBrief]:
+    """Return versions as sent over the API; they and what belongs to them is read in four queries."""
     details = select(*_COLUMNS).join(Adapter, Adapter.pk == Version.adapter_pk).where(Version.pk.in_(pks))
     by_pk = {row.pk: row for row in session.execute(details)}
     rows = [by_pk[pk] for pk in pks]
+    scored = _scores_of(session, tree, rows, who, scores_of)
     made = select(Origin.version_pk, Origin.metrics).where(Origin.pk.in_(first_origins(pks)))
     metrics: dict[int, dict[str, float]] = dict(session.execute(made).all())
     aliases: dict[int, list[str]] = {}
@@ -153,6 +185,7 @@ def _briefs(session: Session, pks: Sequence[int]) -> list[VersionBrief]:
             "lora": size,
             "method": row.method,
             "metrics": table(metrics.get(row.pk)),
+            "scores_of": sorted(scored.get(row.pk, [])),
         }
         found.append(readable(VersionBrief, brief))
     return [brief for brief in found if brief is not None]

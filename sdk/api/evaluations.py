@@ -29,7 +29,8 @@ def iterate(
 ) -> Iterator[EvaluationView]:
     """Yield the scores of a version, of a job, of a bare base by its fingerprint, or with an id; on any or given data.
 
-    With `namespace`, only those that its jobs made.
+    With `namespace`, only those that its jobs made ("*": any's); without it, those that count for the version or base.
+    Raises NotFound, InvalidInput for a digest that versions of several namespaces have.
     """
     of = {"digest": digest, "job": job, "base": base, "id": ident, "dataset": dataset, "namespace": namespace}
     return pages(transport, "/evaluations", EvaluationView, params=of)
@@ -52,11 +53,20 @@ def compare(
     by: str | None = None,
     examples: int = 0,
     detect: float | None = None,
+    scores_of: str | None = None,
 ) -> Comparison:
     """Compare targets that were scored in the same way on the same rows. Raises NotFound, InvalidInput, Conflict for
     scores that can't be compared.
     """
-    asked = {"ref": list(refs), "metric": metric, "data": data, "by": by, "examples": examples, "detect": detect}
+    asked = {
+        "ref": list(refs),
+        "metric": metric,
+        "data": data,
+        "by": by,
+        "examples": examples,
+        "detect": detect,
+        "scores_of": scores_of,
+    }
     return transport.call("GET", "/evaluations/comparison", Comparison, params=asked, timeout_s=_COMPARING_S)
 
 

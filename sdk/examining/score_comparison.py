@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sdk.api import evaluations
 from sdk.api.transport import Transport
@@ -25,6 +26,7 @@ def compare_scores(
     by: str | None,
     examples: int,
     detect: float | None,
+    scores_of: str | None,
 ) -> Comparison:
     """Compare the scores of targets in pairs; see `Client.compare`."""
     if isinstance(refs, str) or not 2 <= len(refs) <= MOST_TARGETS:
@@ -32,16 +34,14 @@ def compare_scores(
             f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
             param="refs",
         )
-    for name, given in (("metric", metric), ("data", data), ("by", by)):
+    for name, given in (("metric", metric), ("data", data), ("by", by), ("scores_of", scores_of)):
         # For example from an unset shell variable; it is not meant as the loss, or as no groups.
         if given == "":
             raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
     targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
+    asked: dict[str, Any] = {"metric": metric, "by": by, "examples": examples, "detect": detect, "scores_of": scores_of}
     if data is None or not means_file(data):
-        rows = None if data is None else str(data)
-        return evaluations.compare(
-            transport, targets, metric=metric, data=rows, by=by, examples=examples, detect=detect
-        )
+        return evaluations.compare(transport, targets, data=None if data is None else str(data), **asked)
     path = user_path(data)
     # Reading a pipe or a device may never end.
     if not os.path.isfile(path):  # noqa: PTH113 - a text that no path can be is none here
@@ -51,9 +51,7 @@ def compare_scores(
     except OSError as error:
         raise InvalidInput(f"{data} can't be read ({error.strerror}); check the path", param="data") from None
     try:
-        return evaluations.compare(
-            transport, targets, metric=metric, data=digest, by=by, examples=examples, detect=detect
-        )
+        return evaluations.compare(transport, targets, data=digest, **asked)
     except NotFound as error:
         if error.param != "data":
             raise

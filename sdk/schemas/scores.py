@@ -14,6 +14,8 @@ class EvaluationView(Wire):
     """A stored evaluation."""
 
     id: str
+    #: The namespace whose job made it; None from an earlier release.
+    namespace: str | None = None
     #: "code-review@v3", or "base:ID".
     ref: str
     digest: str | None

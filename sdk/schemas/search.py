@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sdk.schemas.wire import Wire
 
@@ -47,3 +49,5 @@ class VersionBrief(Wire):
     method: str
     #: What was measured when it was made: loss, eval_loss …
     metrics: dict[str, float]
+    #: If the filter names scores: the namespaces that made those of which it was asked.
+    scores_of: Annotated[list[str], Field(exclude_if=lambda value: not value)] = []

@@ -44,9 +44,15 @@ def furnish(world: World) -> tuple[list[Made], Datasets]:
     shelf = Shelf(world.services.db)
     datasets = {
         shelf.dataset(name, *spaces): (name, spaces)
-        for name, spaces in (("shared.jsonl", ("a", "b")), ("secret.jsonl", ("b",)), ("train.jsonl", ("a", "-")))
+        for name, spaces in (
+            ("shared.jsonl", ("a", "b")),
+            ("secret.jsonl", ("b",)),
+            ("train.jsonl", ("a", "-")),
+            # Others call other rows so.
+            ("shared.jsonl", ("-",)),
+        )
     }
-    shared, secret, train = datasets
+    shared, secret, train, theirs = datasets
     made = [
         Made("a/one", 1, rank=4, alpha=8, aliases=["canary"], tags={"language": "python"}, datasets=[train], hours=1),
         Made("a/one", 2, rank=8, aliases=["production"], targets=["q_proj"], datasets=[shared], hours=25.5),
@@ -74,6 +80,7 @@ def furnish(world: World) -> tuple[list[Made], Datasets]:
         ("a/one", 2): [Score(shared, "a", {"loss": 1.25}), Score(train, "-", {"loss": 2.0})],
         ("b/one", 1): [Score(secret, "b", {"loss": 0.25, "exact match": 1.0})],
         ("plain", 1): [Score(train, "-", {"loss": 3.0}), Score(secret, "b", {"loss": 0.125})],
+        ("plain", 2): [Score(shared, "-", {"loss": 0.25}), Score(theirs, "-", {"loss": 1.5})],
     }
     made = [replace(item, scores=scored.get((item.adapter, item.number or 0), ())) for item in made]
     shelf.add(made)
@@ -117,9 +124,10 @@ def made_at(sign: str, moment: datetime, values: tuple[Value, ...]) -> bool:
 class Oracle:
     """Answers by looking at what was written, one version after the other."""
 
-    def __init__(self, world: World, who: Principal) -> None:
+    def __init__(self, world: World, who: Principal, scores_of: str | None = None) -> None:
         self.made, self.datasets = furnish(world)
         self.who = who
+        self.scores_of = scores_of
 
     def answer(self, tree: Node) -> set[str]:
         asked = {value for part in comparisons(tree) if part.field.word == "state" for value in part.values}
@@ -170,14 +178,14 @@ class Oracle:
             case "base.fingerprint":
                 return [self.begins(digest_of(item.base), tree)]
             case "dataset":
-                names = [self.datasets[digest][0] for digest in item.datasets if self.knows(digest)]
+                names = [name for digest in item.datasets if (name := self.called(digest, item)) is not None]
                 return names + [self.begins(digest, tree) for digest in item.datasets if tree.operator != "~"]
             case "eval":
                 return [
                     score.metrics[tree.field.metric]
                     for score in item.scores
-                    if self.who.may("read", score.namespace)
-                    and self.is_of(score.dataset, tree.field.key)
+                    if self.counts(score, item)
+                    and self.is_of(score.dataset, tree.field.key, item)
                     and tree.field.metric in score.metrics
                 ]
         return [getattr(item, tree.field.word)]
@@ -188,15 +196,19 @@ class Oracle:
             (str(value) for value in tree.values if len(str(value)) >= 12 and digest.startswith(str(value))), digest
         )
 
-    def knows(self, digest: str) -> bool:
-        return any(self.who.may("read", space) for space in self.datasets[digest][1])
+    def counts(self, score: Score, item: Made) -> bool:
+        made_in = {None: item.namespace, "*": score.namespace}.get(self.scores_of, self.scores_of)
+        return score.namespace == made_in and self.who.may("read", score.namespace)
 
-    def is_of(self, digest: str, key: str) -> bool:
-        return (
-            digest.startswith(key)
-            if len(key) >= 12 and digest.startswith(key)
-            else (self.knows(digest) and self.datasets[digest][0] == key)
-        )
+    def called(self, digest: str, item: Made) -> str | None:
+        """The name that a dataset has for a version: none of its own namespace's, if that calls others so."""
+        name, spaces = self.datasets[digest]
+        own = {other for other, (called, known) in self.datasets.items() if called == name and item.namespace in known}
+        seen = any(self.who.may("read", space) for space in spaces)
+        return name if seen and (digest in own or not own) else None
+
+    def is_of(self, digest: str, key: str, item: Made) -> bool:
+        return (len(key) >= 12 and digest.startswith(key)) or self.called(digest, item) == key
 
 
 def digests(*texts: str) -> list[str]:

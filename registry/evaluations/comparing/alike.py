@@ -22,11 +22,13 @@ _NAMED = 4
 
 @dataclass(frozen=True)
 class Target:
-    """What is compared, with all of its scores that the caller may see."""
+    """What is compared, with all of its scores that count."""
 
     #: "code-review@v3", or "base:ID".
     ref: str
     evaluations: Sequence[EvaluationView]
+    #: Which scores these are, for whoever may read others too, as the rest of "it has no scores".
+    whose: str = ""
 
 
 def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) -> list[EvaluationView]:
@@ -39,7 +41,7 @@ def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) ->
     """
     for target in targets:
         if not target.evaluations:
-            raise NotFound(f"{target.ref} has no scores; {_score_all(targets, data)}", param="ref")
+            raise NotFound(f"{target.ref} has no scores{target.whose}; {_score_all(targets, data)}", param="ref")
     dataset = _dataset(targets, data)
     on_these = [[one for one in target.evaluations if one.dataset == dataset] for target in targets]
     with_rows = [[one for one in found if one.rows_digest is not None] for found in on_these]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.service import Bases
+from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.service import Catalog
 from registry.datasets.finding import find_dataset
 from registry.datasets.signatures import SignedDatasets
@@ -20,8 +22,10 @@ from registry.evaluations.comparing.pairs import compare_pairs
 from registry.evaluations.comparing.row_values import LOSS, RowValues, note_on_weight, notes_on, read_values
 from registry.evaluations.comparing.verdicts import Clusters, with_training_rows
 from registry.evaluations.dataset_rows import can_not_group, rows_of
+from registry.evaluations.models import Evaluation
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
+from registry.evaluations.standing import of_base, of_version, space_of_bases
 from registry.principal import Principal
 from registry.rows.service import RowReading
 from sdk.formats.columns import parse_columns
@@ -32,8 +36,21 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_PAGE = 1000
 _BASE = "base:"
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is compared, made exact."""
+
+    #: "code-review@v3", or "base:ID".
+    name: str
+    #: Whose scores of it count; None if that isn't clear, and the caller says whose.
+    namespace: str | None
+    #: Of a version.
+    digest: str | None = None
+    #: Of a bare base.
+    fingerprint: str | None = None
 
 
 class Comparisons:
@@ -68,16 +85,19 @@ class Comparisons:
         by: str | None,
         examples: int,
         detect: float | None,
+        scores_of: str | None,
         who: Principal,
     ) -> Comparison:
         """Compare two or more targets row by row, each with each other; without a `metric`, by their loss.
 
+        The scores are those that count for each, see `standing`, or those of the namespace `scores_of` ("*": of any).
         Raises InvalidName, InvalidRef, NotFound for what the caller may not see or what has no scores, Invalid for what
         can't be compared in this way, Conflict for scores that were made under different conditions.
         """
         metric = metric or LOSS
-        digest = None if data is None else self._dataset(data, who)
-        found = scored_alike(self._targets(refs, who), data=digest, metric=metric)
+        subjects = self._subjects(refs, scores_of, who)
+        digest = None if data is None else self._dataset(data, subjects, who)
+        found = scored_alike([self._target(one, scores_of, who) for one in subjects], data=digest, metric=metric)
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
         labels = [one.ref for one in found]
         columns = found[0].conditions.get("columns")
@@ -109,11 +129,18 @@ class Comparisons:
             distinct_rows=equal.distinct,
             refs=labels,
             scores=[
-                Compared(ref=one.ref, evaluation=one.id, score=float(mean), contamination=one.contamination)
+                Compared(
+                    ref=one.ref,
+                    evaluation=one.id,
+                    namespace=one.namespace,
+                    score=float(mean),
+                    contamination=one.contamination,
+                )
                 for one, mean in zip(found, means, strict=True)
             ],
             pairs=pairs,
-            notes=notes_on(values, metric, found)
+            notes=_notes_on_others(subjects, found)
+            + notes_on(values, metric, found)
             + equal.notes
             + note_on_weight(values, metric, groups, by=by)
             + ([f"prompts are not shown: {unreadable}"] if unreadable and examples else []),
@@ -122,44 +149,48 @@ class Comparisons:
 
     # What is compared.
 
-    def _targets(self, refs: Sequence[str], who: Principal) -> list[Target]:
-        targets: dict[str, Target] = {}
+    def _subjects(self, refs: Sequence[str], scores_of: str | None, who: Principal) -> list[_Subject]:
+        """What the refs name. Raises Invalid if two name the same, or if it isn't clear whose scores of a base count."""
+        versions = {ref: self._catalog.resolve(ref, who=who) for ref in refs if not ref.startswith(_BASE)}
+        spaces = {space_of(version.adapter) for version in versions.values()}
+        subjects: dict[str, _Subject] = {}
         given: dict[str, str] = {}
         for ref in refs:
-            target, what = self._target(ref, who)
-            if what in targets:
+            if ref in versions:
+                version = versions[ref]
+                found = _Subject(version.ref, space_of(version.adapter), digest=version.digest)
+            else:
+                base = self._bases.get(ref.removeprefix(_BASE), who=who)
+                space = None if scores_of is not None and len(spaces) > 1 else space_of_bases(spaces, who)
+                found = _Subject(f"{_BASE}{base.id}", space, fingerprint=base.fingerprint)
+            what = found.digest or found.fingerprint or ""
+            if what in subjects:
                 raise Invalid(
                     f"{given[what]} and {ref} are the same {'base' if ref.startswith(_BASE) else 'version'}; name two that differ",
                     param="ref",
                 )
-            targets[what], given[what] = target, ref
-        return list(targets.values())
+            subjects[what], given[what] = found, ref
+        return list(subjects.values())
 
-    def _target(self, ref: str, who: Principal) -> tuple[Target, str]:
-        """What a ref means, and its digest or fingerprint."""
-        if ref.startswith(_BASE):
-            base = self._bases.get(ref.removeprefix(_BASE), who=who)
-            name, what = f"{_BASE}{base.id}", base.fingerprint
-            found = self._all(who, base=what)
+    def _target(self, subject: _Subject, scores_of: str | None, who: Principal) -> Target:
+        """What is compared, with the scores that count for it. Raises NotFound if the caller may not read `scores_of`."""
+        digest, space = subject.digest, subject.namespace
+        if digest is None:
+            counting = of_base(who, subject.fingerprint or "", namespace=space, scores_of=scores_of)
         else:
-            version = self._catalog.resolve(ref, who=who)
-            name, what = version.ref, version.digest
-            found = self._all(who, digest=what)
-        return Target(name, [one.model_copy(update={"ref": name}) for one in found]), what
+            counting = of_version(Evaluation, who, digest=digest, namespace=space, scores_of=scores_of)
+        found = self._evaluations.all_of(counting)
+        readable = who.namespaces()
+        are_others = scores_of is None and space != "-" and (readable is None or len(readable) > 1)
+        whose = f" that the namespace {space} made, and others' count only with --scores-of" if are_others else ""
+        return Target(subject.name, [one.model_copy(update={"ref": subject.name}) for one in found], whose)
 
-    def _all(self, who: Principal, *, digest: str | None = None, base: str | None = None) -> list[EvaluationView]:
-        found: list[EvaluationView] = []
-        cursor: str | None = None
-        while True:
-            page = self._evaluations.list(digest=digest, job=None, base=base, cursor=cursor, limit=_PAGE, who=who)
-            found += page.items
-            cursor = page.next
-            if cursor is None:
-                return found
-
-    def _dataset(self, text: str, who: Principal) -> str:
+    def _dataset(self, text: str, subjects: Sequence[_Subject], who: Principal) -> str:
+        # The name that the namespace of what is compared has given comes before others' names.
+        spaces = {one.namespace for one in subjects}
+        prefer = spaces.pop() if len(spaces) == 1 else None
         with self._db.read() as session:
-            return find_dataset(session, text, who, removed=True).dataset.digest
+            return find_dataset(session, text, who, prefer=prefer, removed=True).dataset.digest
 
     # What the dataset says about its rows.
 
@@ -206,3 +237,12 @@ class Comparisons:
             )
             for place, number in zip(chosen, numbers, strict=True)
         ]
+
+
+def _notes_on_others(subjects: Sequence[_Subject], found: Sequence[EvaluationView]) -> list[str]:
+    """A note for each target whose scores are not those that count for it, but others that were asked for."""
+    return [
+        f"the scores of {one.name} are those that the namespace {scores.namespace} made"
+        for one, scores in zip(subjects, found, strict=True)
+        if scores.namespace != one.namespace
+    ]

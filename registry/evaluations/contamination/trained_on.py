@@ -37,14 +37,14 @@ class TrainedOn:
 
 def trained_on(session: Session, label: str, digest: str, namespace: str) -> TrainedOn:
     """Find what a version was trained on, for the readers of a namespace: nobody learns how many rows are the same as
-    rows that they may not read. If its own record doesn't say, as with a copy that was pushed, the records of versions
-    with the same bytes are used.
+    rows that they may not read. If its own record doesn't say, as with a copy that was pushed, the records of that
+    namespace's versions with the same bytes are used.
     """
     found = TrainedOn()
     query = select(Version).options(raiseload(Version.base))
     same = session.scalars(query.where(Version.digest == digest).order_by(Version.pk)).unique().all()
     here = [one for one in same if one.adapter.namespace == namespace]
-    wanted = [one for one in same if exact_ref(one) == label] or here or list(same[:1])
+    wanted = [one for one in same if exact_ref(one) == label] or here
     wanted = [one for one in dict.fromkeys([*wanted, *here]) if _says(session, one)] or wanted
     if not wanted:
         found.unknown.append(f"{label} is not there any more")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sdk.cli.support.output import print_json, writable
+from sdk.cli.support.score_options import scores_of_option
 from sdk.cli.support.session import open_client
 
 
@@ -22,6 +23,7 @@ from sdk.cli.support.session import open_client
     type=click.FloatRange(1e-9, 1e9),
     help="Say how many rows it takes to show this difference, instead of the one that was found.",
 )
+@scores_of_option
 @click.option(
     "--png",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -39,7 +41,8 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
     """Say which of two or more versions (REF) and bare bases (base:ID) scores better, row by row and pair by pair.
 
     They must have been scored alike on the same rows, best in one job of `eval`. The interval is that of the difference
-    at 95 %; p counts all pairs. A verdict needs 20 rows, or groups.
+    at 95 %; p counts all pairs. A verdict needs 20 rows, or groups. A version's scores are those that its own
+    namespace made, a base's are those of the versions' namespace.
 
     \b
     Examples:
@@ -47,6 +50,7 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
       adapterctl compare sql@v1 sql@v2 base:tiny --metric rouge_l --examples 5
       adapterctl compare sql@v1 sql@v2 --by repository --detect 0.01
       adapterctl compare sql@v1 sql@v2 --examples 20 --format html > sql.html
+      adapterctl compare team/sql@v1 team/sql@v2 --scores-of audit
     """
     if png is not None:
         from sdk.cli.support.comparison_plot import require_matplotlib, write_png

@@ -13,6 +13,7 @@ from sdk.cli.support.condition_rows import condition_rows
 from sdk.cli.support.label_table import label_lines
 from sdk.cli.support.output import WIDTH, format_option, plain, print_facts, print_json, print_rows, render, say
 from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst_first
+from sdk.cli.support.score_options import scores_of_option
 from sdk.cli.support.scores import error_lines, long_lines, metric_text, score_names
 from sdk.cli.support.session import open_client
 from sdk.cli.support.slice_table import slice_table
@@ -38,10 +39,12 @@ def evals_command() -> None:
 
 @evals_command.command(name="list", short_help="List the scores of a version or base.")
 @click.argument("target", metavar="REF|base:ID")
+@scores_of_option
 @format_option
-def evals_list(target: str, style: str) -> None:
+def evals_list(target: str, scores_of: str | None, style: str) -> None:
     """List the scores of a version or a bare base, newest first.
 
+    They are those that the version's own namespace made; of a base, those of the namespace in which you would score it.
     SEEN is how many of the rows the version, or what it came from, was trained on; ? where that is not known.
     ALIKE is the same for scores that were taken under the same conditions, on the same rows: only those are compared.
 
@@ -49,17 +52,20 @@ def evals_list(target: str, style: str) -> None:
     Examples:
       adapterctl evals list code-review@v3
       adapterctl evals list base:SmolLM2-135M --format json
+      adapterctl evals list team/code-review@v3 --scores-of audit
     """
     with open_client() as client:
-        found = _of(client, target)
+        found = _of(client, target, scores_of)
         names = {} if style != "table" or not found else {each.digest: each.name for each in client.datasets()}
     found.sort(key=lambda one: one.created_at, reverse=True)
     if style == "table" and found:
         # Perplexity repeats the loss, and a line of 80 columns has room for two scores; `show` has all.
         scores = [name for name in score_names(one.metrics for one in found) if name != "perplexity"][:2]
+        whose = [] if scores_of is None else ["scores of"]
         rows = [
             [
                 one.id,
+                *(plain(one.namespace or "?") for _ in whose),
                 names.get(one.dataset) or one.dataset[:12],
                 one.metrics.get("rows"),
                 one.precision,
@@ -70,16 +76,22 @@ def evals_list(target: str, style: str) -> None:
             ]
             for one in found
         ]
-        click.echo(render(["id", "data", "rows", "base in", *scores, "seen", "alike", "age"], rows))
+        columns = ["id", *whose, "data", "rows", "base in", *scores, "seen", "alike", "age"]
+        # Whose they are is never cut before all else is, and with 80 columns something has to give way.
+        click.echo(render(columns, rows, spare=[columns.index("age"), columns.index("base in")] if whose else []))
         return
     empty = f"{plain(target)} has no scores yet; make some with: adapterctl eval {plain(target)} --data FILE"
+    if scores_of is None:
+        empty += ", or list those that any namespace made with: --scores-of '*'"
     print_rows(style, [_document(one) for one in found], [], key="id", empty=empty)
 
 
-def _of(client: Client, target: str) -> list[Evaluation]:
+def _of(client: Client, target: str, scores_of: str | None) -> list[Evaluation]:
     if target.startswith("base:"):
-        return client.evaluations(base=client.base(target.removeprefix("base:")).fingerprint)
-    return client.evaluations(digest=client.get(target).digest)
+        fingerprint = client.base(target.removeprefix("base:")).fingerprint
+        return client.evaluations(base=fingerprint, scores_of=scores_of)
+    version = client.get(target)
+    return version.evaluations if scores_of is None else version.scores_of(scores_of)
 
 
 @evals_command.command(name="show", short_help="Show one set of scores, with its conditions, or row by row.")
@@ -184,6 +196,7 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
         [
             ("id", found.id),
             ("of", found.ref),
+            ("namespace", found.namespace),
             ("data", found.dataset),
             ("job", found.job),
             ("base in", found.precision),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from sdk.cli.support.output import format_option, print_rows
+from sdk.cli.support.score_options import scores_of_option
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
@@ -23,22 +24,24 @@ if TYPE_CHECKING:
     help="A leading - puts the newest or highest first.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most this many. [default: all]")
+@scores_of_option
 @format_option
-def search_command(filter_: str, sort: str, limit: int | None, style: str) -> None:
+def search_command(filter_: str, sort: str, limit: int | None, scores_of: str | None, style: str) -> None:
     """Find the versions that match FILTER; without one, every ready version.
 
     FILTER is one argument: comparisons of name, namespace, base, base.fingerprint, rank, alpha, number,
     method, target, state, alias, author, created, digest, dataset, kind, tag[KEY] and eval[DATASET].METRIC,
-    joined by and, or, not and brackets.
+    joined by and, or, not and brackets. Scores are those that a version's own namespace made.
 
     \b
     Examples:
       adapterctl search 'base = SmolLM2-135M-Instruct and rank >= 8'
       adapterctl search 'name ~ team/* and not alias = production' --sort name
       adapterctl search 'eval[heldout.jsonl].loss < 1.5' --limit 10 --format json
+      adapterctl search 'eval[heldout.jsonl].loss < 1.5' --scores-of audit
     """
     with open_client() as client:
-        found = client.search(filter_, sort=cast("SortKey", sort), limit=limit)
+        found = client.search(filter_, sort=cast("SortKey", sort), limit=limit, scores_of=scores_of)
     rows = [brief.model_dump(mode="json") for brief in found]
     if style != "json":
         rows = [
@@ -51,6 +54,7 @@ def search_command(filter_: str, sort: str, limit: int | None, style: str) -> No
             }
             for row in rows
         ]
-    print_rows(
-        style, rows, ["ref", "base", "rank", "method", "aliases", "created"], key="ref", empty="no version matches"
-    )
+    # Whose scores they were found by is worth a column where it may be others'.
+    whose = ["scores_of"] if scores_of is not None and any(brief.scores_of for brief in found) else []
+    columns = ["ref", "base", "rank", "method", *whose, "aliases", "created"]
+    print_rows(style, rows, columns, key="ref", empty="no version matches")

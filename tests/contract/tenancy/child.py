@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support.adapters import BASE_TENSORS, lora_config
-from support.scored_rows import write_file
+from support.scored_rows import CONDITIONS, write_file
 
 from sdk.lora.adapter_config import lora_of
 from sdk.pulling.cache import Cache
@@ -40,11 +40,17 @@ from workers.settings import WorkerSettings
 #: A training with such a seed writes a checkpoint and fails, unless it goes on from one.
 FAILING_SEEDS = (3,)
 _STEPS = 2
+#: By how much less than what was found a worker says that a loss is.
+_LIE = 0.9
+#: The same for all, so that all scores on the same rows can be compared.
+_CONDITIONS = CONDITIONS.model_copy(update={"generated_rows": 0})
 
 
 @contextmanager
-def worker(name: str, *, url: str, token: str, cache: Path, shared: Path, notes: Notes) -> Iterator[Worker]:
-    """A worker with a cache of its own, which sees the folder `shared`."""
+def worker(
+    name: str, *, url: str, token: str, cache: Path, shared: Path, notes: Notes, lies: bool = False
+) -> Iterator[Worker]:
+    """A worker with a cache of its own, which sees the folder `shared`; if it `lies`, it hands in other scores."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ADAPTERCTL_URL", url)
         environment.setenv("ADAPTERCTL_TOKEN", token)
@@ -53,7 +59,7 @@ def worker(name: str, *, url: str, token: str, cache: Path, shared: Path, notes:
         made = Worker(settings, Shutdown(grace_s=30))
     # A worker that has a base is given the jobs for it first. Which jobs are given first is not what is looked at here.
     made._client.cache = _Modest(cache)
-    made.warm_child = _Scripted(notes)
+    made.warm_child = _Scripted(notes, lies=lies)
     try:
         yield made
     finally:
@@ -89,12 +95,13 @@ class Notes:
 class _Scripted(WarmChild):
     """Gives out children that are not processes."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: Notes, *, lies: bool) -> None:
         super().__init__(warm=False)
         self._notes = notes
+        self._lies = lies
 
     def take(self, folder: Path) -> Any:
-        return _Child(self._notes)
+        return _Child(self._notes, lies=self._lies)
 
 
 class _Child:
@@ -103,8 +110,9 @@ class _Child:
     pid = 0
     last_words = ""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: Notes, *, lies: bool) -> None:
         self._notes = notes
+        self._lies = lies
 
     def run(self, folder: Path, listener: Listener, _watch: Watch) -> Ending:
         """Carry out the order in `folder`."""
@@ -115,7 +123,7 @@ class _Child:
         if isinstance(order, TrainingOrder):
             outcome = _train(order, folder, listener, seed)
         elif isinstance(order, EvaluationOrder):
-            outcome = _evaluate(order, folder, seed)
+            outcome = _evaluate(order, folder, seed, lie=_LIE if self._lies else 0.0)
         else:
             outcome = _merge(order, folder, seed)
         if outcome is None:
@@ -220,17 +228,19 @@ def _hyperparameters(spec: TrainingSpec) -> dict[str, Any]:
     }
 
 
-def _evaluate(order: EvaluationOrder, folder: Path, seed: int) -> EvaluationScores:
+def _evaluate(order: EvaluationOrder, folder: Path, seed: int, lie: float) -> EvaluationScores:
     (folder / OUT_FOLDER).mkdir()
-    return EvaluationScores(outcomes=[_scores(folder / OUT_FOLDER, seed + at) for at, _ in enumerate(order.items)])
+    scores = [_scores(folder / OUT_FOLDER, seed + at, lie) for at, _ in enumerate(order.items)]
+    return EvaluationScores(outcomes=scores)
 
 
-def _scores(out: Path, seed: int) -> EvaluationReport:
-    loss = 1 + seed % 1000 / 1000
+def _scores(out: Path, seed: int, lie: float) -> EvaluationReport:
+    loss = 1 + seed % 1000 / 1000 - lie
     made = out / "rows"
     file = write_file(made, [RowScore(row=row, loss_sum=loss, tokens=1, prediction=f"said {seed}") for row in range(3)])
     made.rename(out / row_file_name(file.digest))
-    return EvaluationReport(metrics={"loss": loss, "rows": 3}, precision="float32", rows=file)
+    metrics = {"loss": loss, "rows": 3}
+    return EvaluationReport(metrics=metrics, precision="float32", conditions=_CONDITIONS, rows=file)
 
 
 def _merge(order: MergeOrder, folder: Path, seed: int) -> MergeReport:

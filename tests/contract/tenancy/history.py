@@ -4,7 +4,7 @@ they are run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -26,6 +26,8 @@ from contract.tenancy.universe import (
 _VICTIM_STEPS, _ATTACKER_STEPS, _ADMIN_STEPS = 18, 14, 3
 #: How often a step of the attacker is aimed at one of the victim's.
 _AIMED = 0.6
+#: With how many steps the victim begins.
+_OPENING_STEPS = 5
 
 VICTIM, ATTACKER, ADMIN = "victim", "attacker", "admin"
 
@@ -152,7 +154,7 @@ _VERBS: dict[str, tuple[int, Callable[[_Drawn], dict[str, Any]]]] = {
     "alias_history": (1, lambda d: {"adapter": d.adapter()}),
     "train": (6, lambda d: _training(d)),
     "evaluate": (
-        2,
+        4,
         lambda d: {"target": d.pick([d.ref(), d.ref(), d.pick(_BASE)]), "data": d.number("data"), "key": d.pick(_KEY)},
     ),
     "merge": (2, lambda d: {"ref": d.ref()}),
@@ -207,11 +209,12 @@ def draw(seed: int) -> list[Step]:
     random = Random(f"tenancy {seed}")
     victim = [*_opening(random), *_some(random, VICTIM, _VICTIM_STEPS, theirs=0.1)]
     history = list(victim)
-    aims = [step for step in victim if _attacks(step, random)]
+    begun = {step.what: dict(step.args) for step in reversed(victim[:_OPENING_STEPS])}
+    aims = [step for step in victim if _attacks(step, random, begun)]
     for _ in range(_ATTACKER_STEPS):
         if random.random() < _AIMED:
             aim = random.choice(aims)
-            chosen = random.choice(_attacks(aim, random))
+            chosen = random.choice(_attacks(aim, random, begun))
             # What takes several steps is made ready for what the victim does next.
             place = history.index(aim) + random.randint(-2, 4 if len(chosen) == 1 else 0)
         else:
@@ -245,6 +248,7 @@ def _opening(random: Random) -> list[Step]:
             key=random.choice(_KEY),
             resume=None,
         ),
+        step(VICTIM, "evaluate", target="mine/a@v1", data=data, key=None),
     ]
 
 
@@ -254,8 +258,10 @@ def _some(random: Random, who: str, count: int, *, theirs: float) -> list[Step]:
     return [step(who, name, **_VERBS[name][1](drawn)) for name in names]
 
 
-def _attacks(aim: Step, random: Random) -> list[list[Step]]:
-    """What somebody does who wants to be in the way of a step: the same names, and what the victim is about to use."""
+def _attacks(aim: Step, random: Random, begun: Mapping[str, Mapping[str, Any]]) -> list[list[Step]]:
+    """What somebody does who wants to be in the way of a step: the same names, and what the victim is about to use.
+    `begun` is what the victim began with, by what it did.
+    """
     args = dict(aim.args)
     found: list[list[Step]] = []
     drawn = _Drawn(random, theirs=0.3)
@@ -294,6 +300,9 @@ def _attacks(aim: Step, random: Random) -> list[list[Step]]:
         attack("claim", worker=name, key=args.get("key"))
     if aim.what in ("upload_begin", "upload_use"):
         attack("upload_use", upload=f"theirs:{random.randrange(3)}", data=random.randrange(DATASETS))
+    if aim.what in ("push", "evaluate"):
+        # Several times, since these take part in every comparison of what the victim has.
+        found += [_forged(args, random, begun)] * 3
     if aim.what == "push":
         attack("push", payload=args["payload"], adapter="mine/a", base=args["base"])
         attack("manifest_files", payload=args["payload"])
@@ -308,6 +317,20 @@ def _key_taken(key: str, random: Random) -> list[Step]:
     return [
         step(ATTACKER, "base_add", base=base, id=named, how="uploaded", by="ci"),
         step(ATTACKER, "train", **asked, key=key, resume=None),
+    ]
+
+
+def _forged(args: Mapping[str, Any], random: Random, begun: Mapping[str, Mapping[str, Any]]) -> list[Step]:
+    """The same bytes as a version, or what the victim's base is, and scores of them by a worker who lies."""
+    base, payload = begun["base_add"]["base"], args.get("payload", begun["push"]["payload"])
+    data = args.get("data", begun["data_add"]["data"])
+    target = random.choice(("mine/b@latest", "mine/b@latest", f"fingerprint:{base}"))
+    return [
+        step(ATTACKER, "base_add", base=base, id=f"id:{random.choice(BASE_IDS)}", how="uploaded", by="ci"),
+        step(ATTACKER, "data_add", data=data, name=f"name:{random.choice(DATA_NAMES)}", key=None),
+        step(ATTACKER, "push", payload=payload, adapter="mine/b", base=f"fingerprint:{base}"),
+        step(ATTACKER, "evaluate", target=target, data=data, key=None),
+        step(ATTACKER, "work", name=random.choice(WORKERS)),
     ]
 
 

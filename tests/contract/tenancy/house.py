@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from contract.tenancy.auditor import Auditor
 from contract.tenancy.history import ADMIN, ATTACKER, VICTIM, Step, closing
 from contract.tenancy.party import KEPT, NOBODYS, Party
 from contract.tenancy.transcript import Transcript
@@ -36,10 +37,12 @@ class House:
             attacker = Party(_SPACES[ATTACKER], _SPACES[VICTIM], world, universe, world.folder)
             self._parties[ATTACKER] = attacker
             attacker.other, self.victim.other = self.victim, attacker
+            attacker.lies = True
             # One node's worker takes jobs of both: whoever's child reads it, it is noted in one place.
             attacker.notes = self.victim.notes
         self._admin = world.client(Role.ADMIN)
         self._worker = world.client(Role.WORKER)
+        self._auditor = Auditor(world, _SPACES[VICTIM], _SPACES[ATTACKER])
         self.transcript = Transcript(universe.digests, self._name_of)
 
     def _name_of(self, digits: str) -> str | None:
@@ -53,11 +56,11 @@ class House:
 
     def close(self) -> None:
         """Close every connection."""
-        for client in (self._admin, self._worker, *self._parties.values()):
+        for client in (self._admin, self._worker, self._auditor, *self._parties.values()):
             client.close()
 
     def play(self, history: Sequence[Step]) -> Transcript:
-        """Do what a history says, then ask the victim for all that it can be told."""
+        """Do what a history says, then ask the victim for all that it can be told, and a reader of both for its scores."""
         for step in history:
             if step.who == ADMIN:
                 self._administer(step.what, **dict(step.args))
@@ -69,6 +72,8 @@ class House:
             self.transcript.add(f"at the end: {step}", self._do(step))
         for number, job in enumerate(self.victim.jobs):
             self.transcript.add(f"what the worker read for job {number}", self.victim.notes.of(job))
+        for asked, answer in self._auditor.ask(self._universe.data_digests):
+            self.transcript.add(f"a reader of both asks for {asked}", answer)
         return self.transcript
 
     def _do(self, step: Step) -> Any:

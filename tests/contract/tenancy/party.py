@@ -42,6 +42,8 @@ class Party:
 
     #: Who else there is; a name of theirs is a name that anybody may guess.
     other: Party | None = None
+    #: Whether its own workers hand in other scores than they found.
+    lies = False
 
     def __init__(self, name: str, other_space: str, world: World, universe: Universe, folder: Path) -> None:
         self.space = name

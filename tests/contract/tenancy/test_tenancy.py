@@ -145,6 +145,20 @@ SEEN = {
         step(ATTACKER, "leave", worker="gpu-1"),
         step(VICTIM, "work_list"),
     ],
+    "scores of another's for the same bytes, and of the same base": [
+        *_OPENING[:2],
+        step(VICTIM, "push", payload=0, adapter="mine/a", base="id:llama"),
+        step(VICTIM, "push", payload=1, adapter="mine/a", base="id:llama"),
+        step(VICTIM, "evaluate", target="mine/a@v1", data=0, key=None),
+        step(VICTIM, "evaluate", target="mine/a@v2", data=0, key=None),
+        step(ADMIN, "work"),
+        _their_base("uploaded"),
+        step(ATTACKER, "data_add", data=0, name="name:rows.jsonl", key=None),
+        step(ATTACKER, "push", payload=1, adapter="mine/b", base="fingerprint:2"),
+        step(ATTACKER, "evaluate", target="mine/b@v1", data=0, key=None),
+        step(ATTACKER, "evaluate", target="fingerprint:2", data=0, key=None),
+        step(ATTACKER, "work", name="gpu-1"),
+    ],
     "a folder that another's worker says it shares": [
         step(ATTACKER, "hello", worker="gpu-2", shares="all"),
         step(VICTIM, "base_add", base=2, id="id:llama", how="folder", by="ci"),
@@ -166,6 +180,17 @@ def test_a_history_is_a_real_one(stage: Stage) -> None:
     (read,) = said["what the worker read for job 0"]
     assert read["data"] == stage.universe.data_digests[0]
     assert read["base"] == files_of(str(stage.universe.bases[2]))
+
+
+def test_a_reader_of_both_has_something_to_compare(stage: Stage) -> None:
+    # Else nothing would differ because nothing is scored, or can be compared.
+    forged = SEEN["scores of another's for the same bytes, and of the same base"]
+    said = dict(stage.play(forged, with_attacker=True).answers)
+    (pair,) = said["a reader of both asks for team/a@v1 and team/a@v2"]["pairs"]
+    assert pair["difference"] != 0
+    asked = "a reader of both asks for namespace = team and eval[{}].loss >= 1"
+    assert len(said[asked.format(stage.universe.data_digests[0])]) == 2
+    assert "refused" not in said["a reader of both asks for team/a@v1 and its base"]
 
 
 def test_the_same_history_gives_the_same_twice(stage: Stage) -> None:

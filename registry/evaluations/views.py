@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
+from registry.catalog.bases.queries import WhoseBase
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
@@ -84,6 +85,7 @@ async def slice_evaluation(
 async def compare_evaluations(
     comparisons: Annotated[Comparisons, service(Comparisons)],
     who: Reader,
+    whose: WhoseBase,
     ref: Annotated[
         list[Annotated[str, Query(max_length=1000)]],
         Query(
@@ -126,5 +128,6 @@ async def compare_evaluations(
         by=by,
         examples=examples,
         detect=detect,
+        whose=whose,
         who=who,
     )

@@ -19,7 +19,8 @@ from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import find_base, find_derived, find_visible, is_digits
+from registry.catalog.bases.finding import find_base, find_derived, find_visible
+from registry.catalog.bases.names import ANYBODYS, Whose, is_digits, meaning_of, namespaces_meaning
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.clock import utc_now
 from registry.db.database import Database
@@ -106,12 +107,13 @@ class Bases:
         with self._db.read() as session:
             return page_of(session, query, NamedBase.pk, cursor=cursor, limit=limit, views=views, newest_first=True)
 
-    def get(self, name: str, *, who: Principal, namespace: str | None = None) -> BaseView:
-        """Return a base by id (the last one named so), or by at least 12 digits of its fingerprint. Raises NotFound,
-        Invalid.
+    def get(self, name: str, *, who: Principal, namespace: str | None = None, whose: Whose = ANYBODYS) -> BaseView:
+        """Return a base by id, or by at least 12 digits of its fingerprint. Raises NotFound, Invalid for a name that means
+        several.
         """
         with self._db.read() as session:
-            return present(find_visible(session, name, who, namespace=namespace, whole=True), whole=True)
+            row = find_visible(session, name, who, namespace=namespace, whose=whose, whole=True)
+            return present(row, whole=True)
 
     def remove(self, *, name: BaseSelector, who: Principal) -> None:
         """Remove a base from a namespace: its versions stay, and no new ones can be made over it there.
@@ -278,10 +280,8 @@ def _named_row(
 
 def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str | None:
     """The fingerprint that an id means in a namespace now, if that is another base."""
-    query = select(NamedBase.base_pk, BaseModelRow.fingerprint).join(BaseModelRow)
-    query = query.where(NamedBase.namespace == namespace, NamedBase.id == base_id)
-    row = session.execute(query.order_by(NamedBase.named_at.desc(), NamedBase.pk.desc()).limit(1)).first()
-    return None if row is None or row.base_pk == but else row.fingerprint
+    row = meaning_of(session, base_id, NamedBase.namespace == namespace)
+    return None if row is None or row.base_pk == but else row.base.fingerprint
 
 
 def _take_claims(row: NamedBase, base: BaseRegistration, certainty: str) -> None:
@@ -354,27 +354,42 @@ def _close_files(session: Session, row: NamedBase) -> None:
 
 def _of_admin(session: Session, name: BaseSelector, who: Principal) -> NamedBase:
     """Exactly the base that an admin means. Raises NotFound, Forbidden, Invalid."""
-    namespace = name.namespace
-    if namespace is None:
-        namespace = find_visible(session, name.name, who).namespace
+    namespace = name.namespace or _only_namespace(session, name.name, who)
     if namespace == EVERYWHERE:
         who.require_everywhere("admin")
     else:
-        missing = f"there is no namespace {namespace!r} that this token may see"
+        missing = f"there is no namespace {namespace[:64]!r} that this token may see"
         who.require("admin", namespace, missing=missing, param="namespace")
-    row = find_base(session, name.name, namespace)
-    if row.namespace != namespace:
+    row = meaning_of(session, name.name, NamedBase.namespace == namespace)
+    if row is None:
+        published = find_base(session, name.name, namespace)
         raise NotFound(
-            f"the base {name.name[:200]!a} does not belong to this namespace but is published for all; add --namespace '*'",
+            f"the base {published.id} does not belong to this namespace but is published for all; add --published",
             param="base",
         )
     # Locked in the same order as when it is registered; it may have been removed or changed until now.
     fingerprint = row.base.fingerprint
     session.execute(select(BaseModelRow.pk).where(BaseModelRow.pk == row.base_pk).with_for_update())
     session.expire(row)
-    if find_base(session, fingerprint, namespace) is not row:
+    if meaning_of(session, fingerprint, NamedBase.namespace == namespace) is not row:
         raise NotFound(f"there is no base {name.name[:200]!a} in this namespace any more", param="base")
     return row
+
+
+def _only_namespace(session: Session, name: str, who: Principal) -> str:
+    """The namespace of a base that an admin names without one: the only one of theirs that has it. Raises Invalid for
+    several, and for a name that means several bases.
+    """
+    base = find_visible(session, name, who)
+    theirs = namespaces_meaning(session, name, who.within(NamedBase.namespace, "admin"))
+    if len(theirs) > 1:
+        shown = ", ".join("published" if space == EVERYWHERE else space for space in theirs[:5])
+        raise Invalid(
+            f"the base {base.base.fingerprint[:12]} is there more than once ({shown}); say which is meant: --published, or "
+            "--base-namespace NAMESPACE",
+            param="namespace",
+        )
+    return theirs[0] if theirs else base.namespace
 
 
 def _said(row: NamedBase) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.artifacts.service import Artifacts
+from registry.catalog.bases.names import ANYBODYS, Whose
 from registry.catalog.bases.service import Bases
 from registry.catalog.versions.service import Catalog
 from registry.datasets.finding import find_dataset
@@ -67,6 +68,7 @@ class Comparisons:
         examples: int,
         detect: float | None,
         who: Principal,
+        whose: Whose = ANYBODYS,
     ) -> Comparison:
         """Compare two or more targets row by row, each with each other; without a `metric`, by their loss.
 
@@ -75,7 +77,7 @@ class Comparisons:
         """
         metric = metric or LOSS
         digest = None if data is None else self._dataset(data, who)
-        found = scored_alike(self._targets(refs, who), data=digest, metric=metric)
+        found = scored_alike(self._targets(refs, who, whose), data=digest, metric=metric)
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
         labels = [one.ref for one in found]
         columns = found[0].conditions.get("columns")
@@ -120,11 +122,11 @@ class Comparisons:
 
     # What is compared.
 
-    def _targets(self, refs: Sequence[str], who: Principal) -> list[Target]:
+    def _targets(self, refs: Sequence[str], who: Principal, whose: Whose) -> list[Target]:
         targets: dict[str, Target] = {}
         given: dict[str, str] = {}
         for ref in refs:
-            target, what = self._target(ref, who)
+            target, what = self._target(ref, who, whose)
             if what in targets:
                 raise Invalid(
                     f"{given[what]} and {ref} are the same {'base' if ref.startswith(_BASE) else 'version'}; name two that differ",
@@ -133,10 +135,10 @@ class Comparisons:
             targets[what], given[what] = target, ref
         return list(targets.values())
 
-    def _target(self, ref: str, who: Principal) -> tuple[Target, str]:
+    def _target(self, ref: str, who: Principal, whose: Whose) -> tuple[Target, str]:
         """What a ref means, and its digest or fingerprint."""
         if ref.startswith(_BASE):
-            base = self._bases.get(ref.removeprefix(_BASE), who=who)
+            base = self._bases.get(ref.removeprefix(_BASE), whose=whose, who=who)
             name, what = f"{_BASE}{base.id}", base.fingerprint
             found = self._all(who, base=what)
         else:

@@ -66,6 +66,8 @@ def check_data(
     data: str | Path | Sequence[str | Path],
     *,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     eval_data: str | Path | None = None,
     columns: str | None = None,
     holdout: float | None = None,
@@ -80,6 +82,8 @@ def check_data(
     return _client().check_data(
         data,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         eval_data=eval_data,
         columns=columns,
         holdout=holdout,
@@ -100,9 +104,20 @@ def compare(
     by: str | None = None,
     examples: int = 0,
     detect: float | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
 ) -> Comparison:
     """Say which of several versions and bare bases scores better on the same rows. See `Client.compare`."""
-    return _client().compare(refs, metric=metric, data=data, by=by, examples=examples, detect=detect)
+    return _client().compare(
+        refs,
+        metric=metric,
+        data=data,
+        by=by,
+        examples=examples,
+        detect=detect,
+        base_namespace=base_namespace,
+        published=published,
+    )
 
 
 def compat(
@@ -122,6 +137,8 @@ def export(
     output: str | Path,
     *,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     dtype: Literal["f32", "f16", "bf16"] | None = None,
     tokenizer_from: str | Path | None = None,
     modelfile: bool = False,
@@ -132,6 +149,8 @@ def export(
         target,
         output,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         dtype=dtype,
         tokenizer_from=tokenizer_from,
         modelfile=modelfile,
@@ -145,10 +164,20 @@ def export_plain(
     *,
     rank: int | None = None,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     dtype: Literal["f32", "f16", "bf16"] | None = None,
 ) -> ExportedLora:
     """Write an adapter as a plain LoRA, with one rank and one α. See `Client.export_plain`."""
-    return _client().export_plain(target, output, rank=rank, base=base, dtype=dtype)
+    return _client().export_plain(
+        target,
+        output,
+        rank=rank,
+        base=base,
+        base_namespace=base_namespace,
+        published=published,
+        dtype=dtype,
+    )
 
 
 def get(ref: str) -> Version:
@@ -166,14 +195,23 @@ def jobs(*, state: str | None = None, queue: str | None = None, limit: int = 50)
     return _client().jobs(state=state, queue=queue, limit=limit)
 
 
-def lineage(of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
+def lineage(
+    of: str,
+    *,
+    direction: Direction = "both",
+    depth: int = 8,
+    base_namespace: str | None = None,
+    published: bool = False,
+) -> Lineage:
     """Return what a version was made from, and what was made from it. See `Client.lineage`."""
-    return _client().lineage(of, direction=direction, depth=depth)
+    return _client().lineage(of, direction=direction, depth=depth, base_namespace=base_namespace, published=published)
 
 
 def plan(
     base: str | Path,
     *,
+    base_namespace: str | None = None,
+    published: bool = False,
     method: PlanMethod | None = None,
     gpu: str | None = None,
     task: Task | None = None,
@@ -185,6 +223,8 @@ def plan(
     """Return what a training over a base takes, and what to choose. See `Client.plan`."""
     return _client().plan(
         base,
+        base_namespace=base_namespace,
+        published=published,
         method=method,
         gpu=gpu,
         task=task,
@@ -200,6 +240,8 @@ def preview(
     *,
     of: str | None = None,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     rows: int = 3,
     row: int | None = None,
     loss_on: Literal["completion", "assistant", "all"] | None = None,
@@ -215,6 +257,8 @@ def preview(
         file,
         of=of,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         rows=rows,
         row=row,
         loss_on=loss_on,
@@ -283,6 +327,8 @@ def submit_evaluation(
     refs: str | Iterable[str],
     *,
     data: str | Path,
+    base_namespace: str | None = None,
+    published: bool = False,
     priority: int = 0,
     idempotency_key: str | None = None,
     only: bool = False,
@@ -293,7 +339,15 @@ def submit_evaluation(
     `Client.submit_evaluation`.
     """
     return _client().submit_evaluation(
-        refs, data=data, priority=priority, idempotency_key=idempotency_key, only=only, again=again, **spec
+        refs,
+        data=data,
+        base_namespace=base_namespace,
+        published=published,
+        priority=priority,
+        idempotency_key=idempotency_key,
+        only=only,
+        again=again,
+        **spec,
     )
 
 
@@ -314,6 +368,8 @@ def submit_preview(
     *,
     of: str | None = None,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     rows: int = 3,
     row: int | None = None,
     loss_on: Literal["completion", "assistant", "all"] | None = None,
@@ -330,6 +386,8 @@ def submit_preview(
         file,
         of=of,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         rows=rows,
         row=row,
         loss_on=loss_on,
@@ -347,6 +405,8 @@ def submit_training(
     adapter: str,
     *,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     parent: str | None = None,
     like: str | None = None,
     data: TrainingData | None = None,
@@ -364,6 +424,8 @@ def submit_training(
     return _client().submit_training(
         adapter,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         parent=parent,
         like=like,
         data=data,

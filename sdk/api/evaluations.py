@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sdk.api.bases import whose
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
 from sdk.errors import NotFound
@@ -52,11 +53,14 @@ def compare(
     by: str | None = None,
     examples: int = 0,
     detect: float | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
 ) -> Comparison:
     """Compare targets that were scored in the same way on the same rows. Raises NotFound, InvalidInput, Conflict for
     scores that can't be compared.
     """
     asked = {"ref": list(refs), "metric": metric, "data": data, "by": by, "examples": examples, "detect": detect}
+    asked |= whose(base_namespace, published)
     return transport.call("GET", "/evaluations/comparison", Comparison, params=asked, timeout_s=_COMPARING_S)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sdk.api import evaluations
 from sdk.api.transport import Transport
@@ -12,6 +13,7 @@ from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 from sdk.names import parse_ref
 from sdk.pulling.transfer import hash_file
+from sdk.pushing.given_base import require_one
 from sdk.schemas.comparison import MOST_TARGETS, Comparison
 from sdk.submitting.given_data import means_file
 
@@ -25,6 +27,8 @@ def compare_scores(
     by: str | None,
     examples: int,
     detect: float | None,
+    base_namespace: str | None,
+    published: bool | None,
 ) -> Comparison:
     """Compare the scores of targets in pairs; see `Client.compare`."""
     if isinstance(refs, str) or not 2 <= len(refs) <= MOST_TARGETS:
@@ -37,11 +41,12 @@ def compare_scores(
         if given == "":
             raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
     targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
+    require_one(base_namespace, published)
+    how: dict[str, Any] = {"metric": metric, "by": by, "examples": examples, "detect": detect}
+    how |= {"base_namespace": base_namespace, "published": bool(published)}
     if data is None or not means_file(data):
         rows = None if data is None else str(data)
-        return evaluations.compare(
-            transport, targets, metric=metric, data=rows, by=by, examples=examples, detect=detect
-        )
+        return evaluations.compare(transport, targets, data=rows, **how)
     path = user_path(data)
     # Reading a pipe or a device may never end.
     if not os.path.isfile(path):  # noqa: PTH113 - a text that no path can be is none here
@@ -51,9 +56,7 @@ def compare_scores(
     except OSError as error:
         raise InvalidInput(f"{data} can't be read ({error.strerror}); check the path", param="data") from None
     try:
-        return evaluations.compare(
-            transport, targets, metric=metric, data=digest, by=by, examples=examples, detect=detect
-        )
+        return evaluations.compare(transport, targets, data=digest, **how)
     except NotFound as error:
         if error.param != "data":
             raise

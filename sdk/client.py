@@ -279,31 +279,42 @@ class Client:
         """
         return datasets.get(self.transport, name, namespace=namespace)
 
-    def remove_data(self, name: str) -> None:
+    def remove_data(self, name: str, *, namespace: str | None = None) -> None:
         """Remove a dataset, by digest or name as in `dataset`; versions trained on it still name it.
 
-        Raises NotFound, InvalidInput for a name that is used in several namespaces.
+        It is removed from `namespace`, whose dataset is then meant by a name, or else from all where this client may
+        write. Raises NotFound, InvalidInput for a name that is used in several namespaces.
         """
-        datasets.remove(self.transport, name)
+        datasets.remove(self.transport, name, namespace=namespace)
 
-    def pull_data(self, name: str, output: str | Path, *, overwrite: bool = False) -> DatasetView:
+    def pull_data(
+        self, name: str, output: str | Path, *, namespace: str | None = None, overwrite: bool = False
+    ) -> DatasetView:
         """Write the rows of a dataset, by digest or name as in `dataset`, to the file `output`, byte for byte.
+
+        With `namespace`, only what that namespace has is meant.
 
         They are hashed while they are fetched, and the file is there complete or not at all; an interrupted pull
         continues where it broke. Raises NotFound, Conflict if `output` exists and `overwrite` isn't given, InvalidInput
         if it is a folder, VerificationFailed.
         """
         return pull_dataset(
-            self.transport, name, user_path(output), overwrite=overwrite, http=self.http, on_transfer=self._on_transfer
+            self.transport,
+            name,
+            user_path(output),
+            namespace=namespace,
+            overwrite=overwrite,
+            http=self.http,
+            on_transfer=self._on_transfer,
         )
 
-    def locate_data(self, name: str) -> Transfer:
-        """Return the location of a dataset's file, by digest or name.
+    def locate_data(self, name: str, *, namespace: str | None = None) -> Transfer:
+        """Return the location of a dataset's file, by digest or name; with `namespace`, only of one that it has.
 
         Raises NotFound, InvalidInput for a name that is used in several namespaces, VerificationFailed if the registry
         returns another digest than was asked for.
         """
-        return datasets.locate(self.transport, name)
+        return datasets.locate(self.transport, name, namespace=namespace)
 
     def preview(
         self,

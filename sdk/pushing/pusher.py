@@ -13,7 +13,8 @@ from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.formats.base_files import CONFIG_FILE
-from sdk.formats.refs import namespace_of, no_dataset_name
+from sdk.formats.dataset_names import no_dataset_name
+from sdk.formats.refs import namespace_of
 from sdk.names import check_name
 from sdk.pulling import transfer
 from sdk.pulling.cache import Cache

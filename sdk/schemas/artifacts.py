@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from sdk.formats.refs import no_dataset_name
+from sdk.formats.dataset_names import no_dataset_name
 from sdk.schemas.option_types import Columns
 from sdk.schemas.wire import Sha256, Wire
 

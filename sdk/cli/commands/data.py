@@ -79,9 +79,10 @@ def data_add(file: str, name: str | None, namespace: str | None, columns: str | 
 @data_command.command(name="pull")
 @click.argument("data")
 @click.option("-o", "--output", required=True, metavar="FILE", help="A new file.")
+@click.option("--namespace", metavar="NAMESPACE", help="Only what this namespace has is meant.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @format_option
-def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
+def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, style: str) -> None:
     """Fetch the rows of DATA (a name, NAME@v2 or a digest) into a file, byte for byte; print its path.
 
     They are checked against the digest while they arrive. An interrupted pull continues where it broke.
@@ -92,7 +93,7 @@ def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
       adapterctl data pull 3f1c2a9b7d20 -o rows.jsonl --overwrite
     """
     with open_client() as client:
-        view = client.pull_data(data, output, overwrite=overwrite)
+        view = client.pull_data(data, output, namespace=namespace, overwrite=overwrite)
     if style == "json":
         print_json({"data": view.exact_name, "digest": view.digest, "path": str(user_path(output))})
     else:
@@ -226,8 +227,13 @@ def data_list(style: str) -> None:
 
 @data_command.command(name="rm")
 @click.argument("data")
+@click.option(
+    "--namespace",
+    metavar="NAMESPACE",
+    help="Only from this namespace, whose name is meant. [default: from all that you may write to]",
+)
 @format_option
-def data_rm(data: str, style: str) -> None:
+def data_rm(data: str, namespace: str | None, style: str) -> None:
     """Remove the dataset DATA (a name, NAME@v2 or a digest); versions trained on it still name it.
 
     Its rows go with a later `adapterctl gc`, unless the same file is added again first.
@@ -237,7 +243,7 @@ def data_rm(data: str, style: str) -> None:
       adapterctl data rm reviews.jsonl
     """
     with open_client() as client:
-        client.remove_data(data)
+        client.remove_data(data, namespace=namespace)
     if style == "json":
         print_json({"data": data, "removed": True})
     else:

@@ -39,7 +39,7 @@ from sdk.config import Config, user_path
 from sdk.config import load as load_config
 from sdk.examining.engine_compatibility import facts_of, judged
 from sdk.examining.label_counts import LabelCounts, count_labels
-from sdk.examining.planning import given_to_plan, plan_training
+from sdk.examining.planning import plan_training
 from sdk.examining.probe_replay import replay_version
 from sdk.examining.row_frames import row_frame
 from sdk.examining.row_parquet import write_row_parquet
@@ -886,7 +886,9 @@ class Client:
         """
         return plan_training(
             self,
-            given_to_plan(base, base_namespace, published),
+            base,
+            base_namespace=base_namespace,
+            published=published,
             method=method,
             gpu=gpu,
             task=task,

@@ -41,7 +41,8 @@ def get(
 
 def whose(base_namespace: str | None, published: bool) -> dict[str, Any]:
     """Return whose base is meant by a name, as parameters of a query; earlier registries don't know them."""
-    return {"base_namespace": base_namespace, "published": True if published else None}
+    named = {} if base_namespace is None else {"base_namespace": base_namespace}
+    return named | ({"published": True} if published else {})
 
 
 def remove(transport: Transport, selector: BaseSelector) -> None:

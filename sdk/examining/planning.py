@@ -51,8 +51,10 @@ def given_to_plan(base: str | Path, base_namespace: str | None, published: bool 
 
 def plan_training(
     registry: Registry | None,
-    base: GivenBase,
+    base: str | Path,
     *,
+    base_namespace: str | None = None,
+    published: bool | None = None,
     method: PlanMethod | None = None,
     gpu: str | None = None,
     task: Task | None = None,
@@ -80,7 +82,8 @@ def plan_training(
     # Full fine-tuning has no spec of its own: the plan's notes name the settings that it doesn't use.
     kind = {} if method is None or method == "full" else {"method": method}
     spec = build(TrainingSpec, **{**task_options(task), **options, **kind})
-    config, shapes = _config_and_shapes(registry, base)
+    asked_over = given_to_plan(base, base_namespace, published)
+    config, shapes = _config_and_shapes(registry, asked_over)
     given = frozenset(options) | (set() if method is None else {"method"})
     if as_given:
         method = method or spec.method
@@ -112,12 +115,12 @@ def plan_training(
     if plan.method != "full":
         check_options(asked.spec.model_copy(update={"method": plan.method}), blueprint.tensors, config)
     # A folder is planned without the registry.
-    learnt = [] if registry is None or base.folder is not None else registry.devices()
+    learnt = [] if registry is None or asked_over.folder is not None else registry.devices()
     return plan.model_copy(update={"learnt": learnt})
 
 
 def _stored(
-    base: GivenBase,
+    base: str | Path,
     config: dict[str, Any],
     shapes: dict[str, list[int]],
     spec: TrainingSpec,
@@ -151,7 +154,7 @@ def _require_card(gpu: str | None) -> None:
         raise InvalidInput(str(error), param="gpu") from error
 
 
-def _blueprint(base: GivenBase, config: dict[str, Any], shapes: dict[str, list[int]]) -> Blueprint:
+def _blueprint(base: str | Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> Blueprint:
     try:
         return blueprint_of(config, shapes)
     except ConfigError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.ages import age_of
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.condition_rows import condition_rows
 from sdk.cli.support.label_table import label_lines
 from sdk.cli.support.output import WIDTH, format_option, plain, print_facts, print_json, print_rows, render, say
@@ -38,8 +39,9 @@ def evals_command() -> None:
 
 @evals_command.command(name="list", short_help="List the scores of a version or base.")
 @click.argument("target", metavar="REF|base:ID")
+@whose_base_options
 @format_option
-def evals_list(target: str, style: str) -> None:
+def evals_list(target: str, base_namespace: str | None, published: bool | None, style: str) -> None:
     """List the scores of a version or a bare base, newest first.
 
     SEEN is how many of the rows the version, or what it came from, was trained on; ? where that is not known.
@@ -51,7 +53,7 @@ def evals_list(target: str, style: str) -> None:
       adapterctl evals list base:SmolLM2-135M --format json
     """
     with open_client() as client:
-        found = _of(client, target)
+        found = _of(client, target, base_namespace, published)
         names = {} if style != "table" or not found else {each.digest: each.name for each in client.datasets()}
     found.sort(key=lambda one: one.created_at, reverse=True)
     if style == "table" and found:
@@ -76,9 +78,11 @@ def evals_list(target: str, style: str) -> None:
     print_rows(style, [_document(one) for one in found], [], key="id", empty=empty)
 
 
-def _of(client: Client, target: str) -> list[Evaluation]:
+def _of(client: Client, target: str, base_namespace: str | None, published: bool | None) -> list[Evaluation]:
     if target.startswith("base:"):
-        return client.evaluations(base=client.base(target.removeprefix("base:")).fingerprint)
+        name = target.removeprefix("base:")
+        base = client.base(name, base_namespace=base_namespace, published=bool(published))
+        return client.evaluations(base=base.fingerprint)
     return client.evaluations(digest=client.get(target).digest)
 
 

@@ -105,13 +105,13 @@ def planned(base: str, base_namespace: str | None, published: bool | None, optio
     """Return the plan; a registry is opened only for a base that is registered."""
     from sdk.examining.planning import given_to_plan, plan_training
 
-    given = given_to_plan(base, base_namespace, published)
-    if given.folder is not None:
-        return plan_training(None, given, **options)
+    over: Any = {"base_namespace": base_namespace, "published": published}
+    if given_to_plan(base, **over).folder is not None:
+        return plan_training(None, base, **over, **options)
     from sdk.cli.support.session import open_client
 
     with open_client() as client:
-        return plan_training(client, given, **options)
+        return plan_training(client, base, **over, **options)
 
 
 def print_plan(found: Plan) -> None:

@@ -11,8 +11,8 @@ from sdk.cli import cli as adapterctl_cli
 from sdk.errors import InvalidInput
 from sdk.pushing.given_base import GivenBase, given_base, given_base_if_any
 
-#: Commands that take the name of a base otherwise than with --base.
-_BY_ARGUMENT = {"base fix", "base rm", "base show", "compare", "eval", "lineage"}
+#: Commands that take the bare name of a base.
+_BARE = {"base fix", "base rm", "base show"}
 
 
 def _commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -27,14 +27,27 @@ def _commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.C
 
 
 def _takes_a_name(path: str, command: click.Command) -> bool:
-    """Whether a command has a `--base` that may be a name, and not only a folder; or takes the name as an argument."""
+    """Whether a command has a `--base` that may be a name, and not only a folder; or takes `base:NAME`."""
     given = [one for one in command.params if "--base" in one.opts]
-    return path in _BY_ARGUMENT or any(one.metavar != "DIR" for one in given)
+    shown = (command.help or "") + "".join(one.metavar or "" for one in command.params)
+    return path in _BARE or "base:" in shown or any(one.metavar != "DIR" for one in given)
 
 
 def test_each_command_that_takes_the_name_of_a_base_says_whose_it_is() -> None:
     found = {path: command for path, command in _commands(adapterctl_cli) if _takes_a_name(path, command)}
-    assert found.keys() >= {"push", "plan", "train", "pull", "export", "data preview", "data check", *_BY_ARGUMENT}
+    assert found.keys() >= {
+        "push",
+        "plan",
+        "train",
+        "pull",
+        "export",
+        "data preview",
+        "data check",
+        "eval",
+        "compare",
+        "lineage",
+        *_BARE,
+    }
     for path, command in found.items():
         options = {name for one in command.params for name in one.opts}
         assert {"--base-namespace", "--published"} <= options, path

@@ -15,7 +15,7 @@ from pathlib import Path
 from sdk.api import bases
 from sdk.api.transport import Transport
 from sdk.config import user_path
-from sdk.errors import InvalidInput
+from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import is_folder
 from sdk.schemas.catalog import BaseView
 
@@ -31,12 +31,17 @@ class GivenBase:
     published: bool = False
 
     def __post_init__(self) -> None:
-        if self.folder is not None and (self.published or self.namespace is not None):
+        if self.folder is not None and self.is_somebodys:
             raise InvalidInput(
                 f"{str(self.given)[:200]!a} is a folder, and base_namespace and published say whose registered base is meant; "
                 "leave them out",
                 param="published" if self.published else "base_namespace",
             )
+
+    @property
+    def is_somebodys(self) -> bool:
+        """Whether it was said whose base the name means."""
+        return self.published or self.namespace is not None
 
     @property
     def folder(self) -> Path | None:
@@ -53,10 +58,20 @@ class GivenBase:
         return replace(self, given=name)
 
     def find(self, transport: Transport, *, namespace: str | None = None) -> BaseView:
-        """Return the registered base that is meant in a namespace, or in any. Raises NotFound, InvalidInput."""
-        return bases.get(
+        """Return the registered base that is meant in a namespace, or in any.
+
+        Raises NotFound, InvalidInput, Incompatible if the registry's release doesn't know that this can be said.
+        """
+        view = bases.get(
             transport, self.name, namespace=namespace, base_namespace=self.namespace, published=self.published
         )
+        meant = "*" if self.published else self.namespace
+        if meant is not None and view.namespace != meant:
+            raise Incompatible(
+                f"this registry's release doesn't know whose base is meant, and gives that of {view.namespace!r}; upgrade it, or "
+                f"give the fingerprint of the base instead of {self.name[:80]!a}"
+            )
+        return view
 
     def __str__(self) -> str:
         return str(self.given)

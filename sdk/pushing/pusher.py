@@ -19,6 +19,7 @@ from sdk.names import check_name
 from sdk.pulling import transfer
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer, watching
+from sdk.pulling.folder import base_of_pulled
 from sdk.pushing import hub
 from sdk.pushing.base_folder import ScannedBase, scan_base
 from sdk.pushing.given_base import GivenBase, given_base
@@ -161,7 +162,7 @@ class Pusher:
         try:
             view = base.called(name).find(self._transport, namespace=namespace)
         except NotFound:
-            if base.published or base.namespace is not None:
+            if base.is_somebodys:
                 raise
             if name.count("/") != 1:
                 raise no_such_base(base.name) from None
@@ -234,6 +235,9 @@ class Pusher:
                 f"the config in {folder} names no base on a hub; give the base with --base", param="base"
             )
         base = given_base(options.base or named or "", options.base_namespace, options.published)
+        if options.base is None and not base.is_somebodys and (fingerprint := base_of_pulled(folder)) is not None:
+            # What was pulled belongs to one base, whatever a base is called where it is pushed.
+            base = GivenBase(fingerprint)
         trained_over = self.obtain_base(base, namespace_of(adapter) or "-")
         base_revision = options.base_revision
         if trained_over.revision is None and revision is None and base_revision is None and options.ask_revision:

@@ -291,7 +291,7 @@ def find_base(transport: Transport, cache: Cache, base: GivenBase) -> Path:
     try:
         view = base.find(transport)
     except NotFound:
-        if base.published or base.namespace is not None:
+        if base.is_somebodys:
             raise
         raise no_such_base(base.name) from None
     found = files_here(cache, view.fingerprint, view)

@@ -13,14 +13,14 @@ from sqlalchemy import ColumnElement, and_, bindparam, select
 from sqlalchemy.orm import Session, defaultload, undefer
 
 from registry.artifacts.manifests import read_manifest
-from registry.catalog.bases.names import ANYBODYS, NEAREST, Whose, meaning_of
+from registry.catalog.bases.names import ANYBODYS, NEAREST, Whose, meaning_of, namespaces_meaning
 from registry.catalog.models import BaseModelRow, NamedBase, Version
 from registry.db.stored_json import table
-from registry.errors import NotFound
+from registry.errors import Invalid, NotFound
 from registry.principal import EVERYWHERE, Principal
 from sdk.formats.packed_weights import block_size_of, shows_bytes
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
-from sdk.schemas.catalog import BaseBrief
+from sdk.schemas.catalog import BaseBrief, BaseSelector
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import BaseSource
 
@@ -77,6 +77,46 @@ def find_visible(
             f"there is no base {name[:200]!a}{whose.shown}; add it with: adapterctl base add FOLDER", param="base"
         )
     return row
+
+
+def find_administered(session: Session, name: BaseSelector, who: Principal) -> NamedBase:
+    """Exactly the base that an admin means. Raises NotFound, Forbidden, Invalid."""
+    namespace = name.namespace or _only_namespace(session, name.name, who)
+    if namespace == EVERYWHERE:
+        who.require_everywhere("admin")
+    else:
+        missing = f"there is no namespace {namespace[:64]!r} that this token may see"
+        who.require("admin", namespace, missing=missing, param="namespace")
+    row = meaning_of(session, name.name, NamedBase.namespace == namespace)
+    if row is None:
+        published = find_base(session, name.name, namespace)
+        raise NotFound(
+            f"the base {published.id} does not belong to this namespace but is published for all; add --published",
+            param="base",
+        )
+    # Locked in the same order as when it is registered; it may have been removed or changed until now.
+    fingerprint = row.base.fingerprint
+    session.execute(select(BaseModelRow.pk).where(BaseModelRow.pk == row.base_pk).with_for_update())
+    session.expire(row)
+    if meaning_of(session, fingerprint, NamedBase.namespace == namespace) is not row:
+        raise NotFound(f"there is no base {name.name[:200]!a} in this namespace any more", param="base")
+    return row
+
+
+def _only_namespace(session: Session, name: str, who: Principal) -> str:
+    """The namespace of a base that an admin names without one: the only one of theirs that has it. Raises Invalid for
+    several, and for a name that means several bases.
+    """
+    base = find_visible(session, name, who)
+    theirs = namespaces_meaning(session, name, who.within(NamedBase.namespace, "admin"))
+    if len(theirs) > 1:
+        shown = ", ".join("published" if space == EVERYWHERE else space for space in theirs[:5])
+        raise Invalid(
+            f"the base {base.base.fingerprint[:12]} is there more than once ({shown}); say which is meant: --published, or "
+            "--base-namespace NAMESPACE",
+            param="namespace",
+        )
+    return theirs[0] if theirs else base.namespace
 
 
 def _among(within: ColumnElement[bool], whose: Whose) -> ColumnElement[bool]:

@@ -19,15 +19,15 @@ from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import find_base, find_derived, find_visible
-from registry.catalog.bases.names import ANYBODYS, Whose, is_digits, meaning_of, namespaces_meaning
+from registry.catalog.bases.finding import find_administered, find_derived, find_visible
+from registry.catalog.bases.names import ANYBODYS, Whose, is_digits, meaning_of
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import insert_if_new
 from registry.db.stored_json import table
-from registry.errors import Conflict, Forbidden, Invalid, NotFound
+from registry.errors import Conflict, Forbidden, Invalid
 from registry.principal import EVERYWHERE, LOCAL, Principal
 from registry.usage.charging import charge
 from sdk.formats.packed_weights import shows_bytes
@@ -122,7 +122,7 @@ class Bases:
         NotFound, Forbidden.
         """
         with self._db.write() as session:
-            row = _of_admin(session, name, who)
+            row = find_administered(session, name, who)
             if row.manifest_digest is not None:
                 _close_files(session, row)
             record(session, who, "base.remove", row.namespace, row.base.fingerprint, before=_said(row))
@@ -137,7 +137,7 @@ class Bases:
         Raises NotFound, Forbidden, Invalid.
         """
         with self._db.write() as session:
-            row = _of_admin(session, fix, who)
+            row = find_administered(session, fix, who)
             before = _said(row)
             moved = None
             if fix.id is not None:
@@ -350,46 +350,6 @@ def _close_files(session: Session, row: NamedBase) -> None:
             ManifestAccess.manifest_digest == row.manifest_digest, ManifestAccess.namespace == row.namespace
         )
     )
-
-
-def _of_admin(session: Session, name: BaseSelector, who: Principal) -> NamedBase:
-    """Exactly the base that an admin means. Raises NotFound, Forbidden, Invalid."""
-    namespace = name.namespace or _only_namespace(session, name.name, who)
-    if namespace == EVERYWHERE:
-        who.require_everywhere("admin")
-    else:
-        missing = f"there is no namespace {namespace[:64]!r} that this token may see"
-        who.require("admin", namespace, missing=missing, param="namespace")
-    row = meaning_of(session, name.name, NamedBase.namespace == namespace)
-    if row is None:
-        published = find_base(session, name.name, namespace)
-        raise NotFound(
-            f"the base {published.id} does not belong to this namespace but is published for all; add --published",
-            param="base",
-        )
-    # Locked in the same order as when it is registered; it may have been removed or changed until now.
-    fingerprint = row.base.fingerprint
-    session.execute(select(BaseModelRow.pk).where(BaseModelRow.pk == row.base_pk).with_for_update())
-    session.expire(row)
-    if meaning_of(session, fingerprint, NamedBase.namespace == namespace) is not row:
-        raise NotFound(f"there is no base {name.name[:200]!a} in this namespace any more", param="base")
-    return row
-
-
-def _only_namespace(session: Session, name: str, who: Principal) -> str:
-    """The namespace of a base that an admin names without one: the only one of theirs that has it. Raises Invalid for
-    several, and for a name that means several bases.
-    """
-    base = find_visible(session, name, who)
-    theirs = namespaces_meaning(session, name, who.within(NamedBase.namespace, "admin"))
-    if len(theirs) > 1:
-        shown = ", ".join("published" if space == EVERYWHERE else space for space in theirs[:5])
-        raise Invalid(
-            f"the base {base.base.fingerprint[:12]} is there more than once ({shown}); say which is meant: --published, or "
-            "--base-namespace NAMESPACE",
-            param="namespace",
-        )
-    return theirs[0] if theirs else base.namespace
 
 
 def _said(row: NamedBase) -> Mapping[str, Any]:

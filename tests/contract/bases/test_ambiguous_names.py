@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,6 +128,26 @@ def test_an_admin_removes_the_base_that_was_meant(scene: Scene, admin: Client, j
     with pytest.raises(NotFound):
         scene.both.base(scene.id)
     assert admin.base(again.fingerprint).id == "also"
+
+
+def test_what_was_pulled_is_pushed_over_the_base_that_it_belongs_to(scene: Scene, tmp_path: Path) -> None:
+    """Its config has a name alone, which means another base where it is pushed."""
+    made = scene.both.push(scene.adapter(), f"{scene.theirs.space}/a", base=scene.own.fingerprint)
+    scene.both.pull(made.ref, to=tmp_path / "pulled")
+    config = tmp_path / "pulled" / "adapter_config.json"
+    assert json.loads(config.read_text())["base_model_name_or_path"] == scene.id
+    again = scene.both.push_with_report(tmp_path / "pulled", f"{scene.theirs.space}/b", base=None)
+    assert again.version.base.fingerprint == scene.own.fingerprint
+    # There, the name means the published base, and this one is not known.
+    with pytest.raises(NotFound, match=f"no base '{scene.own.fingerprint}'"):
+        scene.both.push_with_report(tmp_path / "pulled", f"{scene.ours.space}/b", base=None)
+    # A config that was changed says no more than its name.
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(InvalidInput, match="means different bases"):
+        scene.both.push_with_report(tmp_path / "pulled", f"{scene.theirs.space}/c", base=None)
+    whose = {"published": True, "base": None}
+    pushed = scene.both.push_with_report(tmp_path / "pulled", f"{scene.theirs.space}/c", **whose)  # type: ignore[arg-type]
+    assert pushed.version.base.fingerprint == scene.published.fingerprint
 
 
 class TestJobs:

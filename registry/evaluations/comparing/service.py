@@ -132,10 +132,6 @@ class Comparisons:
                     f"{given[what]} and {ref} are the same {'base' if ref.startswith(_BASE) else 'version'}; name two that differ",
                     param="ref",
                 )
-            if any(target.ref == other.ref for other in targets.values()):
-                # Two bases of one id, which are told apart in what is shown.
-                name = f"{_BASE}{what[:12]}"
-                target = Target(name, [one.model_copy(update={"ref": name}) for one in target.evaluations])
             targets[what], given[what] = target, ref
         return list(targets.values())
 

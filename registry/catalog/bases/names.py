@@ -73,6 +73,10 @@ def meaning_of(
 
     Raises Invalid if it means different bases there.
     """
+    if _FINGERPRINT.fullmatch(name):
+        # It means one base, so nothing has to be compared: jobs and versions are pinned to it.
+        exact = select(NamedBase).where(NamedBase.base_pk.in_(_fitting(name)), within).order_by(*NEAREST).limit(1)
+        return session.scalars(exact.options(*options)).first()
     meant = _meanings(name, within).subquery()
     nearest = (
         # The first and the last key of all of them, beside the one that is taken. Nothing large is read before that.
@@ -109,14 +113,19 @@ def _meanings(name: str, within: ColumnElement[bool]) -> Select[int, int, str, d
     """What a name means: one row for each namespace that has such an id, or for each base there with such digits."""
     columns = (NamedBase.pk, NamedBase.base_pk, NamedBase.namespace, NamedBase.named_at)
     if is_digits(name):
-        of = BaseModelRow.fingerprint
-        # A range of the index; "g" comes after every digit.
-        fits = of == name if _FINGERPRINT.fullmatch(name) else of.between(name, f"{name}g")
-        return select(*columns).where(NamedBase.base_pk.in_(select(BaseModelRow.pk).where(fits)), within)
+        return select(*columns).where(NamedBase.base_pk.in_(_fitting(name)), within)
     newest = (NamedBase.named_at.desc(), NamedBase.pk.desc())
     place = func.row_number().over(partition_by=NamedBase.namespace, order_by=newest).label("place")
     named = select(*columns, place).where(NamedBase.id == name, within).subquery()
     return select(named).where(named.c.place == 1)
+
+
+def _fitting(digits: str) -> Select[int]:
+    """The keys of the bases with a fingerprint, or with one that begins with these digits."""
+    of = BaseModelRow.fingerprint
+    # A range of the index; "g" comes after every digit.
+    fits = of == digits if _FINGERPRINT.fullmatch(digits) else of.between(digits, f"{digits}g")
+    return select(BaseModelRow.pk).where(fits)
 
 
 def _ambiguous(session: Session, name: str, meant: Subquery) -> Invalid:

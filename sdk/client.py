@@ -61,6 +61,7 @@ from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Pulled, Puller, PullPlan
+from sdk.pushing.given_base import given_base, given_base_if_any, require_one
 from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import Pusher, PushKeywords, PushOptions, PushReport
 from sdk.pushing.signatures import check_signing_key, sign_manifest, sign_version
@@ -212,12 +213,21 @@ class Client:
         """The bases that this client may use, newest first."""
         return list(bases.iterate(self.transport))
 
-    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
-        """A base by id or fingerprint, with its config: what the name means in `namespace`, or in any that may be seen.
+    def base(
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
+    ) -> BaseView:
+        """A base by id or fingerprint, with its config: what the name means in `namespace`, which also has the published
+        ones, or in all that may be seen.
 
-        Raises NotFound, InvalidInput if it means different bases in several namespaces.
+        With `base_namespace` it is that namespace's own base of the name, with `published` the one that is published for
+        all. Raises NotFound, InvalidInput if it means different bases.
         """
-        return bases.get(self.transport, name, namespace=namespace)
+        return given_base(name, base_namespace, published).find(self.transport, namespace=namespace)
 
     def remove_base(self, name: str, *, namespace: str | None = None) -> None:
         """Remove a base from a namespace, by id or fingerprint; its versions stay. Raises NotFound, NotAllowed."""
@@ -269,31 +279,42 @@ class Client:
         """
         return datasets.get(self.transport, name, namespace=namespace)
 
-    def remove_data(self, name: str) -> None:
+    def remove_data(self, name: str, *, namespace: str | None = None) -> None:
         """Remove a dataset, by digest or name as in `dataset`; versions trained on it still name it.
 
-        Raises NotFound, InvalidInput for a name that is used in several namespaces.
+        It is removed from `namespace`, whose dataset is then meant by a name, or else from all where this client may
+        write. Raises NotFound, InvalidInput for a name that is used in several namespaces.
         """
-        datasets.remove(self.transport, name)
+        datasets.remove(self.transport, name, namespace=namespace)
 
-    def pull_data(self, name: str, output: str | Path, *, overwrite: bool = False) -> DatasetView:
+    def pull_data(
+        self, name: str, output: str | Path, *, namespace: str | None = None, overwrite: bool = False
+    ) -> DatasetView:
         """Write the rows of a dataset, by digest or name as in `dataset`, to the file `output`, byte for byte.
+
+        With `namespace`, only what that namespace has is meant.
 
         They are hashed while they are fetched, and the file is there complete or not at all; an interrupted pull
         continues where it broke. Raises NotFound, Conflict if `output` exists and `overwrite` isn't given, InvalidInput
         if it is a folder, VerificationFailed.
         """
         return pull_dataset(
-            self.transport, name, user_path(output), overwrite=overwrite, http=self.http, on_transfer=self._on_transfer
+            self.transport,
+            name,
+            user_path(output),
+            namespace=namespace,
+            overwrite=overwrite,
+            http=self.http,
+            on_transfer=self._on_transfer,
         )
 
-    def locate_data(self, name: str) -> Transfer:
-        """Return the location of a dataset's file, by digest or name.
+    def locate_data(self, name: str, *, namespace: str | None = None) -> Transfer:
+        """Return the location of a dataset's file, by digest or name; with `namespace`, only of one that it has.
 
         Raises NotFound, InvalidInput for a name that is used in several namespaces, VerificationFailed if the registry
         returns another digest than was asked for.
         """
-        return datasets.locate(self.transport, name)
+        return datasets.locate(self.transport, name, namespace=namespace)
 
     def preview(
         self,
@@ -301,6 +322,8 @@ class Client:
         *,
         of: str | None = None,
         base: str | Path | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
         rows: int = 3,
         row: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
@@ -327,7 +350,7 @@ class Client:
         asked = preview_asked(
             file,
             of=of,
-            base=base,
+            base=given_base_if_any(base, base_namespace, published),
             loss_on=loss_on,
             columns=columns,
             holdout=holdout,
@@ -344,6 +367,8 @@ class Client:
         data: str | Path | Sequence[str | Path],
         *,
         base: str | Path | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
         eval_data: str | Path | None = None,
         columns: str | None = None,
         holdout: float | None = None,
@@ -369,7 +394,7 @@ class Client:
         """
         return check_rows_of(
             data,
-            base=base,
+            base=given_base_if_any(base, base_namespace, published),
             eval_data=eval_data,
             columns=columns,
             holdout=holdout,
@@ -390,6 +415,8 @@ class Client:
         adapter: str,
         *,
         base: str | Path | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
         parent: str | None = None,
         like: str | None = None,
         data: TrainingData | None = None,
@@ -405,7 +432,8 @@ class Client:
     ) -> Job[Version]:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
-        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`); `data` and
+        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). If an id means
+        several bases, `base_namespace` or `published` says whose is meant; the job keeps the fingerprint. `data` and
         `eval_data` are files, digests of datasets or their first 12 digits, or names such as "reviews" or "reviews@v2".
         `data` may be several of these, or their weights: with {"a.jsonl": 3, "reviews@v2": 1}, three rows in four are
         from the first. With `parent`, such as "code-review@v3", the training continues that version: it starts with its
@@ -421,7 +449,7 @@ class Client:
         view = self._submitter.training(
             check_name(adapter),
             spec,
-            base=base,
+            base=given_base_if_any(base, base_namespace, published),
             parent=parent,
             like=like,
             data=data,
@@ -438,6 +466,8 @@ class Client:
         refs: str | Iterable[str],
         *,
         data: str | Path,
+        base_namespace: str | None = None,
+        published: bool = False,
         priority: int = 0,
         idempotency_key: str | None = None,
         only: bool = False,
@@ -446,12 +476,22 @@ class Client:
     ) -> Job[list[Evaluation]]:
         """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once.
 
+        `base_namespace` or `published` says whose bases are meant, if a name means several.
+
         Unless `only`, their bare bases and the versions in production are scored too, and come last. Unless `again`,
         earlier scores on the same rows under the same conditions are taken from the record.
         """
         checked = build(EvaluationSpec, **spec)
         view = self._submitter.evaluation(
-            refs, checked, data=data, only=only, again=again, job_options=JobOptions(priority), key=idempotency_key
+            refs,
+            checked,
+            base_namespace=base_namespace,
+            published=published,
+            data=data,
+            only=only,
+            again=again,
+            job_options=JobOptions(priority),
+            key=idempotency_key,
         )
         return Job(view, self)
 
@@ -502,6 +542,8 @@ class Client:
         *,
         of: str | None = None,
         base: str | Path | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
         rows: int = 3,
         row: int | None = None,
         loss_on: Literal["completion", "assistant", "all"] | None = None,
@@ -521,7 +563,7 @@ class Client:
         asked = preview_asked(
             file,
             of=of,
-            base=base,
+            base=given_base_if_any(base, base_namespace, published),
             loss_on=loss_on,
             columns=columns,
             holdout=holdout,
@@ -537,6 +579,8 @@ class Client:
         output: str | Path,
         *,
         base: str | Path | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
         dtype: Literal["f32", "f16", "bf16"] | None = None,
         tokenizer_from: str | Path | None = None,
         modelfile: bool = False,
@@ -556,7 +600,7 @@ class Client:
             self,
             target,
             output,
-            base=base,
+            base=given_base_if_any(base, base_namespace, published),
             dtype=dtype,
             tokenizer_from=tokenizer_from,
             modelfile=modelfile,
@@ -570,6 +614,8 @@ class Client:
         *,
         rank: int | None = None,
         base: str | Path | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
         dtype: Literal["f32", "f16", "bf16"] | None = None,
     ) -> ExportedLora:
         """Write an adapter into the new folder `output` as a plain LoRA, and read it back, here and without a job.
@@ -581,7 +627,8 @@ class Client:
         hold, Conflict if `output` exists, NotFound, InvalidBase, VerificationFailed, Unavailable without the worker's
         extra.
         """
-        return export_plain(self, target, output, rank=rank, base=base, dtype=dtype)
+        given = given_base_if_any(base, base_namespace, published)
+        return export_plain(self, target, output, rank=rank, base=given, dtype=dtype)
 
     def job(self, job_id: str) -> Job[Result]:
         """Return a job by its id. Raises NotFound."""
@@ -726,6 +773,8 @@ class Client:
         examples: int = 0,
         detect: float | None = None,
         scores_of: str | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
     ) -> Comparison:
         """Which of several versions, and bare bases ("base:ID"), scores better on the rows that all have scores for.
 
@@ -745,6 +794,8 @@ class Client:
             examples=examples,
             detect=detect,
             scores_of=scores_of,
+            base_namespace=base_namespace,
+            published=published,
         )
 
     def evaluation_rows(self, ident: str) -> list[RowScore]:
@@ -784,14 +835,30 @@ class Client:
         """
         return row_frame(self.evaluation_rows(ident))
 
-    def lineage(self, of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
+    def lineage(
+        self,
+        of: str,
+        *,
+        direction: Direction = "both",
+        depth: int = 8,
+        base_namespace: str | None = None,
+        published: bool = False,
+    ) -> Lineage:
         """What a version was made from (up) and what was made from it (down), up to `depth` steps away, at most 32.
 
-        `of` is a ref, `base:` and an id or fingerprint, or `data:` and a name or digest. Raises
-        InvalidName, InvalidRef, NotFound.
+        `of` is a ref, `base:` and an id or fingerprint, or `data:` and a name or digest. `base_namespace` and `published`
+        say whose base a name means. Raises InvalidName, InvalidRef, NotFound, InvalidInput for a name that means several.
         """
         of = of if of.startswith(("base:", "data:")) else str(parse_ref(of))
-        return lineage.trace(self.transport, of, direction=direction, depth=depth)
+        require_one(base_namespace, published)
+        return lineage.trace(
+            self.transport,
+            of,
+            direction=direction,
+            depth=depth,
+            base_namespace=base_namespace,
+            published=bool(published),
+        )
 
     def diff(self, a: str, b: str, *, weights: bool = True) -> Diff:
         """How two versions differ: configuration, training, data, scores, and their weights, which are fetched.
@@ -816,6 +883,8 @@ class Client:
         self,
         base: str | Path,
         *,
+        base_namespace: str | None = None,
+        published: bool = False,
         method: PlanMethod | None = None,
         gpu: str | None = None,
         task: Task | None = None,
@@ -827,13 +896,15 @@ class Client:
         """What a training over a base takes, and what to choose.
 
         That is parameters, bytes on disk, memory by part, and the cards it fits. `base` is a folder, a `config.json`,
-        or a registered base. `gpu` is a size ("24GB") or a card ("RTX 4090"); None means the smallest card that fits.
+        or a registered base; `base_namespace` and `published` say whose, if its name means several. `gpu` is a size ("24GB") or a card ("RTX 4090"); None means the smallest card that fits.
         `spec` are fields of a `TrainingSpec`; what is given there is not chosen by the plan. Raises InvalidInput,
         InvalidTargets, InvalidBase, NotFound, Unavailable for a family whose shapes are unknown.
         """
         return plan_training(
             self,
             base,
+            base_namespace=base_namespace,
+            published=published,
             method=method,
             gpu=gpu,
             task=task,
@@ -947,7 +1018,8 @@ class Client:
     ) -> PushReport:
         """Like `push`; also says whether the version existed already, what was left out, and what was expanded.
 
-        If `base` is None it is the registered base that the folder's config names. A version from a hub is tagged
+        If `base` is None it is the registered base that the folder's config names; `base_namespace` or `published` among
+        the options says whose, if the name means several. A version from a hub is tagged
         `hub=org/name@commit`.
         """
         return self._pusher.push(path, adapter, PushOptions(base, **options))
@@ -1056,9 +1128,11 @@ class Client:
         """
         return replay_version(self, self._puller, ref, base=None if base is None else user_path(base))
 
-    def require_base(self, version: Version, base: str | Path) -> None:
+    def require_base(
+        self, version: Version, base: str | Path, *, base_namespace: str | None = None, published: bool = False
+    ) -> None:
         """Raise VerificationFailed unless `version` was trained over the weights of `base`."""
-        self._pusher.require_base(version.info, base)
+        self._pusher.require_base(version.info, given_base(base, base_namespace, published))
 
     def locate(self, digest: str) -> list[Transfer]:
         """Return the locations of a manifest's files."""

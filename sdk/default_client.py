@@ -66,6 +66,8 @@ def check_data(
     data: str | Path | Sequence[str | Path],
     *,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     eval_data: str | Path | None = None,
     columns: str | None = None,
     holdout: float | None = None,
@@ -80,6 +82,8 @@ def check_data(
     return _client().check_data(
         data,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         eval_data=eval_data,
         columns=columns,
         holdout=holdout,
@@ -101,10 +105,20 @@ def compare(
     examples: int = 0,
     detect: float | None = None,
     scores_of: str | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
 ) -> Comparison:
     """Say which of several versions and bare bases scores better on the same rows. See `Client.compare`."""
     return _client().compare(
-        refs, metric=metric, data=data, by=by, examples=examples, detect=detect, scores_of=scores_of
+        refs,
+        metric=metric,
+        data=data,
+        by=by,
+        examples=examples,
+        detect=detect,
+        scores_of=scores_of,
+        base_namespace=base_namespace,
+        published=published,
     )
 
 
@@ -125,6 +139,8 @@ def export(
     output: str | Path,
     *,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     dtype: Literal["f32", "f16", "bf16"] | None = None,
     tokenizer_from: str | Path | None = None,
     modelfile: bool = False,
@@ -135,6 +151,8 @@ def export(
         target,
         output,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         dtype=dtype,
         tokenizer_from=tokenizer_from,
         modelfile=modelfile,
@@ -148,10 +166,20 @@ def export_plain(
     *,
     rank: int | None = None,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     dtype: Literal["f32", "f16", "bf16"] | None = None,
 ) -> ExportedLora:
     """Write an adapter as a plain LoRA, with one rank and one α. See `Client.export_plain`."""
-    return _client().export_plain(target, output, rank=rank, base=base, dtype=dtype)
+    return _client().export_plain(
+        target,
+        output,
+        rank=rank,
+        base=base,
+        base_namespace=base_namespace,
+        published=published,
+        dtype=dtype,
+    )
 
 
 def get(ref: str) -> Version:
@@ -169,14 +197,23 @@ def jobs(*, state: str | None = None, queue: str | None = None, limit: int = 50)
     return _client().jobs(state=state, queue=queue, limit=limit)
 
 
-def lineage(of: str, *, direction: Direction = "both", depth: int = 8) -> Lineage:
+def lineage(
+    of: str,
+    *,
+    direction: Direction = "both",
+    depth: int = 8,
+    base_namespace: str | None = None,
+    published: bool = False,
+) -> Lineage:
     """Return what a version was made from, and what was made from it. See `Client.lineage`."""
-    return _client().lineage(of, direction=direction, depth=depth)
+    return _client().lineage(of, direction=direction, depth=depth, base_namespace=base_namespace, published=published)
 
 
 def plan(
     base: str | Path,
     *,
+    base_namespace: str | None = None,
+    published: bool = False,
     method: PlanMethod | None = None,
     gpu: str | None = None,
     task: Task | None = None,
@@ -188,6 +225,8 @@ def plan(
     """Return what a training over a base takes, and what to choose. See `Client.plan`."""
     return _client().plan(
         base,
+        base_namespace=base_namespace,
+        published=published,
         method=method,
         gpu=gpu,
         task=task,
@@ -203,6 +242,8 @@ def preview(
     *,
     of: str | None = None,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     rows: int = 3,
     row: int | None = None,
     loss_on: Literal["completion", "assistant", "all"] | None = None,
@@ -218,6 +259,8 @@ def preview(
         file,
         of=of,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         rows=rows,
         row=row,
         loss_on=loss_on,
@@ -292,6 +335,8 @@ def submit_evaluation(
     refs: str | Iterable[str],
     *,
     data: str | Path,
+    base_namespace: str | None = None,
+    published: bool = False,
     priority: int = 0,
     idempotency_key: str | None = None,
     only: bool = False,
@@ -302,7 +347,15 @@ def submit_evaluation(
     `Client.submit_evaluation`.
     """
     return _client().submit_evaluation(
-        refs, data=data, priority=priority, idempotency_key=idempotency_key, only=only, again=again, **spec
+        refs,
+        data=data,
+        base_namespace=base_namespace,
+        published=published,
+        priority=priority,
+        idempotency_key=idempotency_key,
+        only=only,
+        again=again,
+        **spec,
     )
 
 
@@ -323,6 +376,8 @@ def submit_preview(
     *,
     of: str | None = None,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     rows: int = 3,
     row: int | None = None,
     loss_on: Literal["completion", "assistant", "all"] | None = None,
@@ -339,6 +394,8 @@ def submit_preview(
         file,
         of=of,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         rows=rows,
         row=row,
         loss_on=loss_on,
@@ -356,6 +413,8 @@ def submit_training(
     adapter: str,
     *,
     base: str | Path | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
     parent: str | None = None,
     like: str | None = None,
     data: TrainingData | None = None,
@@ -373,6 +432,8 @@ def submit_training(
     return _client().submit_training(
         adapter,
         base=base,
+        base_namespace=base_namespace,
+        published=published,
         parent=parent,
         like=like,
         data=data,

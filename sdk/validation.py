@@ -19,6 +19,7 @@ from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidData, InvalidInput, InvalidName, InvalidTargets, NotFound
 from sdk.formats import rows
 from sdk.formats.columns import canonical_columns, parse_columns
+from sdk.formats.dataset_names import no_dataset_name
 from sdk.formats.labels import classes_of
 from sdk.formats.objectives import (
     WITHOUT_COMPLETIONS,
@@ -27,7 +28,6 @@ from sdk.formats.objectives import (
     resolve_loss_on,
     resolve_objective,
 )
-from sdk.formats.refs import no_dataset_name
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options

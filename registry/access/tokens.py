@@ -22,8 +22,8 @@ from registry.db.database import Database
 from registry.errors import Conflict, Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
 from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role
 from sdk.formats.refs import BadNameError, parse_namespace
+from sdk.formats.visible_labels import parse_label, same_label
 from sdk.schemas.access import GrantView, LostGrant, NewToken, RevocationView, TokenView
-from sdk.schemas.labels import parse_label, same_label
 
 #: Names that stand for the registry itself in histories, and for callers without a token in logs.
 _OURS = frozenset({LOCAL.name, SYSTEM.name, "system", "anonymous", "nobody", "adapterctl"})

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Query, Response
 
 from registry.catalog.aliases.service import Aliases
+from registry.catalog.bases.queries import WhoseBase
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.service import Catalog
@@ -64,12 +65,18 @@ def get_base(
     name: Annotated[str, Query(max_length=300)],
     bases: BasesDep,
     who: Reader,
+    whose: WhoseBase,
     namespace: Annotated[
-        str | None, Query(max_length=64, description="The base's namespace; left out: any that the token may see.")
+        str | None,
+        Query(
+            max_length=64,
+            description="What is meant by the name in this namespace, which also has the published bases; left out: in all "
+            "that the token may see.",
+        ),
     ] = None,
 ) -> BaseView:
-    """One base, by id or fingerprint, with its config."""
-    return bases.get(name, namespace=namespace, who=who)
+    """One base, by id or fingerprint, with its config. A name that means several there is refused."""
+    return bases.get(name, namespace=namespace, whose=whose, who=who)
 
 
 @router.post("/base/remove", status_code=204)

@@ -10,14 +10,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy import ColumnElement, case, func, select, true
 from sqlalchemy.orm import Session, aliased
 
 from registry.access.audit.models import AuditEntry
 from registry.datasets.models import DatasetAccess, DatasetNumber
 from registry.errors import Invalid, NotFound
 from registry.principal import SYSTEM, Principal
-from sdk.formats.refs import digest_digits, looks_like_digest, split_dataset_name
+from sdk.formats.dataset_names import may_be_digest, split_dataset_name
+from sdk.formats.refs import digest_digits, looks_like_digest
 
 #: How many of the names of a dataset in one namespace are shown: it may be given any number.
 MOST_NAMES = 100
@@ -41,11 +42,12 @@ def find_dataset(
     who: Principal,
     *,
     prefer: str | None = None,
+    only: str | None = None,
     removed: bool = False,
     param: str = "data",
 ) -> DatasetAccess:
     """Return a dataset that the caller may use, as a namespace registered it; see `find_named`."""
-    return find_named(session, text, who, prefer=prefer, removed=removed, param=param).row
+    return find_named(session, text, who, prefer=prefer, only=only, removed=removed, param=param).row
 
 
 def find_named(
@@ -54,24 +56,36 @@ def find_named(
     who: Principal,
     *,
     prefer: str | None = None,
+    only: str | None = None,
     removed: bool = False,
     param: str = "data",
 ) -> Found:
     """Return a dataset that the caller may use, as a namespace registered it, and by which name it was found.
 
     `text` is a whole digest, at least 12 digits of one, `NAME@v2`, or `NAME` for the newest. A name is looked up in the
-    namespace `prefer` first, then in all that the caller may read, where it must mean a single dataset. With `removed`,
-    one that was given up is found too if there is no other. Raises NotFound, and Invalid for what fits more than one.
+    namespace `prefer` first, then in all that the caller may read, where it must mean a single dataset. With `only`, what
+    other namespaces have doesn't count. With `removed`, one that was given up is found too if there is no other. Raises
+    NotFound, and Invalid for what fits more than one, or might be a digest or a name.
     """
-    for among in (usable_by(who), known_to(who)) if removed else (usable_by(who),):
+    if only is not None:
+        who.require("read", only, missing=f"there is no namespace {only[:64]!r} that this token may see")
+    if may_be_digest(text) and not looks_like_digest(text):
+        raise Invalid(
+            f"{text[:80]!a} may be the beginning of a digest, so it is not looked up as a name; give at least 12 digits of the "
+            "digest, which is listed by: adapterctl data list",
+            param=param,
+        )
+    there = true() if only is None else DatasetAccess.namespace == only
+    for among in (usable_by(who) & there, known_to(who) & there) if removed else (usable_by(who) & there,):
         if looks_like_digest(text):
             found = _by_digest(session, among, text, prefer, param)
         else:
             found = _by_name(session, among, text, prefer, param)
         if found is not None:
             return found
+    where = "" if only is None else f" in the namespace {only!r}"
     raise NotFound(
-        f"there is no dataset {text[:80]!a}; list them with: adapterctl data list, or add one with: adapterctl data add FILE",
+        f"there is no dataset {text[:80]!a}{where}; list them with: adapterctl data list, or add one with: adapterctl data add FILE",
         param=param,
     )
 
@@ -115,12 +129,26 @@ def _by_digest(session: Session, among: ColumnElement[bool], text: str, prefer: 
 def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:
     """The dataset of a name in the preferred namespace, else the one that the name means in all of them."""
     name, number = split_dataset_name(text)
-    if (
-        number is not None
-        and session.scalars(select(DatasetNumber.number).where(DatasetNumber.name == text).limit(1)).first()
-    ):
+    rows = _called(session, among, name, number)
+    if number is not None:
         # Before names had numbers, a name might end like that.
-        name, number = text, None
+        rows += _called(session, among, text, None)
+    own = [found for found in rows if found.row.namespace == prefer]
+    meant = {found.row.digest: found for found in own or rows}
+    if len(meant) > 1:
+        shown = ", ".join(
+            f"{found.row.digest[:12]} in {found.row.namespace!r}" for found in list(meant.values())[:_NAMED]
+        )
+        more = f" and {len(meant) - _NAMED} more" if len(meant) > _NAMED else ""
+        raise Invalid(
+            f"{text[:80]!a} names several datasets ({shown}{more}); give the digest of the one you mean",
+            param=param,
+        )
+    return next(iter(meant.values()), None)
+
+
+def _called(session: Session, among: ColumnElement[bool], name: str, number: int | None) -> list[Found]:
+    """The datasets that namespaces call so: one of each, with this number, or else the newest."""
     given = [among, DatasetNumber.name == name]
     if number is not None:
         given.append(DatasetNumber.number == number)
@@ -141,19 +169,7 @@ def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: st
         .where(*given)
         .order_by(*_ORDER)
     )
-    rows = [Found(row, name, at) for row, at in session.execute(query)]
-    own = [found for found in rows if found.row.namespace == prefer]
-    meant = {found.row.digest: found for found in own[:1] or rows}
-    if len(meant) > 1:
-        shown = ", ".join(
-            f"{found.row.digest[:12]} in {found.row.namespace!r}" for found in list(meant.values())[:_NAMED]
-        )
-        more = f" and {len(meant) - _NAMED} more" if len(meant) > _NAMED else ""
-        raise Invalid(
-            f"{text[:80]!a} names several datasets ({shown}{more}); give the digest of the one you mean",
-            param=param,
-        )
-    return next(iter(meant.values()), None)
+    return [Found(row, name, at) for row, at in session.execute(query)]
 
 
 #: Which row counts first if several namespaces have one for the same dataset: usable ones, then the oldest.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import select, true, update
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -121,27 +121,30 @@ class Datasets:
             names = names_of(session, [found.row])
             return _present(found.row, names, shown=None if found.name is None else (found.name, found.number))
 
-    def locate(self, name: str, *, who: Principal) -> Transfer:
-        """Say where to fetch the rows of a dataset from. Raises NotFound, Invalid."""
+    def locate(self, name: str, *, namespace: str | None = None, who: Principal) -> Transfer:
+        """Say where to fetch the rows of a dataset from; with `namespace`, of one that this namespace has. Raises NotFound,
+        Invalid.
+        """
         with self._db.read() as session:
-            row = find_dataset(session, name, who).dataset
+            row = find_dataset(session, name, who, only=namespace).dataset
         return self._artifacts.locate(row.digest, row.size_bytes)
 
-    def remove(self, name: str, *, who: Principal) -> None:
-        """Give up a dataset's rows in every namespace where the caller may write; versions that were trained on it
-        still name it.
+    def remove(self, name: str, *, namespace: str | None = None, who: Principal) -> None:
+        """Give up a dataset's rows in a namespace, or else in every one where the caller may write; versions that were
+        trained on it still name it.
 
         Once no namespace has it, the next collection removes its bytes. Raises NotFound, Invalid, Forbidden.
         """
         now = utc_now()
         with self._db.write() as session:
-            found = find_dataset(session, name, who).digest
+            found = find_dataset(session, name, who, only=namespace).digest
             # A request that gives it up in another namespace at the same moment waits here: one of the two is the last.
             dataset = session.get_one(Dataset, found, with_for_update=True)
             left = (DatasetAccess.digest == dataset.digest, DatasetAccess.removed_at.is_(None))
+            there = true() if namespace is None else DatasetAccess.namespace == namespace
             closed = session.execute(
                 update(DatasetAccess)
-                .where(*left, who.within(DatasetAccess.namespace, "write"))
+                .where(*left, there, who.within(DatasetAccess.namespace, "write"))
                 .values(removed_at=now)
                 .returning(DatasetAccess.namespace, DatasetAccess.name)
             ).all()

@@ -17,7 +17,15 @@ DatasetsDep = Annotated[Datasets, service(Datasets)]
 
 Digest = Annotated[str, Path(max_length=220, description="The digest, at least 12 digits of it, a name, or NAME@v2.")]
 #: The namespace in which names are looked up first.
-Namespace = Annotated[str | None, Query(max_length=64, description="The namespace whose name is meant.")]
+First = Annotated[
+    str | None,
+    Query(max_length=64, description="The namespace in which a name is looked up first, before all others."),
+]
+#: The only namespace that counts.
+Only = Annotated[
+    str | None,
+    Query(max_length=64, description="The namespace whose dataset is meant; left out: any that the token may use."),
+]
 
 
 @router.post("", status_code=201)
@@ -33,19 +41,19 @@ def list_datasets(datasets: DatasetsDep, who: Reader, cursor: Cursor = None, lim
 
 
 @router.get("/{digest}")
-def get_dataset(digest: Digest, datasets: DatasetsDep, who: Reader, namespace: Namespace = None) -> DatasetView:
+def get_dataset(digest: Digest, datasets: DatasetsDep, who: Reader, namespace: First = None) -> DatasetView:
     """Return a dataset."""
     return datasets.get(digest, namespace=namespace, who=who)
 
 
 @router.get("/{digest}/file")
-def locate_dataset(digest: Digest, datasets: DatasetsDep, who: Reader) -> Transfer:
+def locate_dataset(digest: Digest, datasets: DatasetsDep, who: Reader, namespace: Only = None) -> Transfer:
     """Return where to fetch the rows from."""
-    return datasets.locate(digest, who=who)
+    return datasets.locate(digest, namespace=namespace, who=who)
 
 
 @router.post("/{digest}/remove", status_code=204)
-def remove_dataset(digest: Digest, datasets: DatasetsDep, who: Writer) -> Response:
-    """Remove a dataset; versions trained on it still name it."""
-    datasets.remove(digest, who=who)
+def remove_dataset(digest: Digest, datasets: DatasetsDep, who: Writer, namespace: Only = None) -> Response:
+    """Remove a dataset from a namespace, or from all where the caller may write; versions trained on it still name it."""
+    datasets.remove(digest, namespace=namespace, who=who)
     return Response(status_code=204)

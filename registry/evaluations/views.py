@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
+from registry.catalog.bases.queries import WhoseBase
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.query_fields import ScoresOf
 from registry.evaluations.rows import EvaluationRows
@@ -92,6 +93,7 @@ async def slice_evaluation(
 async def compare_evaluations(
     comparisons: Annotated[Comparisons, service(Comparisons)],
     who: Reader,
+    whose: WhoseBase,
     ref: Annotated[
         list[Annotated[str, Query(max_length=1000)]],
         Query(
@@ -136,5 +138,6 @@ async def compare_evaluations(
         examples=examples,
         detect=detect,
         scores_of=scores_of,
+        whose=whose,
         who=who,
     )

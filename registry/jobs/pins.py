@@ -13,11 +13,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.catalog.bases.finding import files_of, find_base
+from registry.catalog.bases.names import ANYBODYS, Whose
 from registry.catalog.models import NamedBase, Version
 from registry.datasets.finding import find_dataset, is_named
 from registry.db.clock import db_now
 from registry.db.stored_json import table
-from registry.errors import InvalidBase
+from registry.errors import Invalid, InvalidBase
 from registry.jobs.available_workers import FORGOTTEN_AFTER, works_in
 from registry.jobs.forecasts import Estimate
 from registry.jobs.models import Worker
@@ -148,11 +149,21 @@ def base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
 def pin_base(
     session: Session, choice: BaseChoice, namespace: str, embedded: bool
 ) -> tuple[BaseChoice, NamedBase | None]:
-    """Return a base made exact, and its row if it is registered. Raises NotFound, InvalidBase."""
+    """Return a base made exact, and its row if it is registered.
+
+    Raises NotFound, InvalidBase, Invalid for a name that means several bases in the namespace.
+    """
+    whose = Whose(choice.base_namespace, choice.published)
     if choice.fingerprint is None and choice.revision is not None:
+        if whose != ANYBODYS:
+            raise Invalid(
+                f"{choice.id[:80]!a} at a revision is a base of the hub, which nobody here has registered; leave out "
+                "base_namespace and published, or revision",
+                param="base",
+            )
         # A base of the hub at an exact revision, which a worker will fetch and fingerprint.
         return choice, None
-    row = find_base(session, choice.fingerprint or choice.id, namespace)
+    row = find_base(session, choice.fingerprint or choice.id, namespace, whose=whose)
     _require_reachable(session, row, namespace, embedded)
     return BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint), row
 

@@ -8,7 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.catalog.bases.finding import find_visible
-from registry.catalog.models import Adapter, Version
+from registry.catalog.bases.names import ANYBODYS, Whose
+from registry.catalog.models import Adapter, BaseModelRow, Version
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.finding import find_dataset
@@ -25,16 +26,17 @@ class Lineages:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def trace(self, *, of: str, direction: Direction, depth: int, who: Principal) -> Lineage:
+    def trace(self, *, of: str, direction: Direction, depth: int, who: Principal, whose: Whose = ANYBODYS) -> Lineage:
         """Return the graph around a ref, a base (`base:NAME`) or a dataset (`data:NAME`), up to `depth` steps away.
 
-        Raises InvalidName, InvalidRef, NotFound, and Invalid for digits that fit more than one.
+        Raises InvalidName, InvalidRef, NotFound, and Invalid for a name or digits that mean more than one.
         """
         with self._db.read() as session:
             walk = Walk(session, who)
             kind, colon, name = of.partition(":")
             if colon and kind == "base":
-                unfollowed = _from_base(session, walk, name, direction, depth, who)
+                base = find_visible(session, name, who, whose=whose).base
+                unfollowed = _from_base(walk, base, direction, depth)
             elif colon and kind == "data":
                 unfollowed = _from_dataset(session, walk, name, direction, depth, who)
             else:
@@ -46,8 +48,7 @@ class Lineages:
             return walk.graph.view(direction, depth, aliases=walk.aliases(), unfollowed=unfollowed)
 
 
-def _from_base(session: Session, walk: Walk, name: str, direction: Direction, depth: int, who: Principal) -> int:
-    base = find_visible(session, name, who).base
+def _from_base(walk: Walk, base: BaseModelRow, direction: Direction, depth: int) -> int:
     walk.add_base(base)
     return 0 if direction == "up" else _go(walk.below_base(base), walk.below, depth - 1)
 

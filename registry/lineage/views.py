@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
+from registry.catalog.bases.queries import WhoseBase
 from registry.http.routes import Reader, room, service
 from registry.lineage.service import Lineages
 from sdk.schemas.lineage import Direction, Lineage
@@ -27,8 +28,9 @@ def trace_lineage(
     ],
     lineages: LineagesDep,
     who: Reader,
+    whose: WhoseBase,
     direction: Direction = "both",
     depth: Annotated[int, Query(ge=1, le=32, description="Steps from the root.")] = 8,
 ) -> Lineage:
     """What a version was made from and what was made from it; what was made from a base or a dataset."""
-    return lineages.trace(of=of, direction=direction, depth=depth, who=who)
+    return lineages.trace(of=of, whose=whose, direction=direction, depth=depth, who=who)

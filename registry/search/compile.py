@@ -33,7 +33,8 @@ from registry.evaluations.standing import of_version
 from registry.principal import Principal
 from registry.search.fields import Value, day_bounds
 from registry.search.tree import And, Comparison, Node, Not, comparisons
-from sdk.formats.refs import digest_digits, looks_like_digest, split_dataset_name
+from sdk.formats.dataset_names import split_dataset_name
+from sdk.formats.refs import digest_digits, looks_like_digest
 
 #: How many keys are read first and then compared with as constants; if there are more, the database reads them itself.
 _FEW = 100

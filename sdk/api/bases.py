@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
@@ -22,9 +23,26 @@ def iterate(transport: Transport) -> Iterator[BaseView]:
     return pages(transport, "/bases", BaseView)
 
 
-def get(transport: Transport, name: str, *, namespace: str | None = None) -> BaseView:
-    """Return the base that an id or a fingerprint names in a namespace, or in any. Raises NotFound, InvalidInput."""
-    return transport.call("GET", "/base", BaseView, params={"name": name, "namespace": namespace})
+def get(
+    transport: Transport,
+    name: str,
+    *,
+    namespace: str | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
+) -> BaseView:
+    """Return the base that an id or a fingerprint names in a namespace, or in any.
+
+    `base_namespace` and `published` say whose base is meant. Raises NotFound, InvalidInput for a name that means several.
+    """
+    params = {"name": name, "namespace": namespace, **whose(base_namespace, published)}
+    return transport.call("GET", "/base", BaseView, params=params)
+
+
+def whose(base_namespace: str | None, published: bool) -> dict[str, Any]:
+    """Return whose base is meant by a name, as parameters of a query; earlier registries don't know them."""
+    named = {} if base_namespace is None else {"base_namespace": base_namespace}
+    return named | ({"published": True} if published else {})
 
 
 def remove(transport: Transport, selector: BaseSelector) -> None:

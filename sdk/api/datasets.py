@@ -34,13 +34,13 @@ def get(transport: Transport, name: str, *, namespace: str | None = None) -> Dat
     return found
 
 
-def locate(transport: Transport, name: str) -> Transfer:
-    """Return the location of a dataset's file, by digest or name.
+def locate(transport: Transport, name: str, *, namespace: str | None = None) -> Transfer:
+    """Return the location of a dataset's file, by digest or name; with `namespace`, only of one that this namespace has.
 
     Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed if the registry returns another digest than was
     asked for.
     """
-    found = transport.call("GET", f"/datasets/{segment(name)}/file", Transfer)
+    found = transport.call("GET", f"/datasets/{segment(name)}/file", Transfer, params={"namespace": namespace})
     _require_asked(name, found.sha256)
     return found
 
@@ -52,6 +52,9 @@ def _require_asked(name: str, digest: str) -> None:
         )
 
 
-def remove(transport: Transport, name: str) -> None:
-    """Remove a dataset, by digest or name. Raises NotFound, InvalidInput for an ambiguous name."""
-    transport.call("POST", f"/datasets/{segment(name)}/remove", type(None))
+def remove(transport: Transport, name: str, *, namespace: str | None = None) -> None:
+    """Remove a dataset, by digest or name, from a namespace, or from all where the caller may write.
+
+    Raises NotFound, InvalidInput for an ambiguous name.
+    """
+    transport.call("POST", f"/datasets/{segment(name)}/remove", type(None), params={"namespace": namespace})

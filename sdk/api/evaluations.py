@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sdk.api.bases import whose
 from sdk.api.pages import pages
 from sdk.api.transport import Transport
 from sdk.errors import NotFound
@@ -54,6 +55,8 @@ def compare(
     examples: int = 0,
     detect: float | None = None,
     scores_of: str | None = None,
+    base_namespace: str | None = None,
+    published: bool = False,
 ) -> Comparison:
     """Compare targets that were scored in the same way on the same rows. Raises NotFound, InvalidInput, Conflict for
     scores that can't be compared.
@@ -67,6 +70,7 @@ def compare(
         "detect": detect,
         "scores_of": scores_of,
     }
+    asked |= whose(base_namespace, published)
     return transport.call("GET", "/evaluations/comparison", Comparison, params=asked, timeout_s=_COMPARING_S)
 
 

@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, positions_of
-from sdk.formats.refs import is_folder
 from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.cards import CardError, card_of
@@ -25,7 +23,7 @@ from sdk.lora.stored_quantization import StoredQuantizationError, require_method
 from sdk.lora.targets import TargetsError
 from sdk.pushing.base_folder import read_base_config, read_shapes
 from sdk.pushing.bases_here import Places, files_here
-from sdk.schemas.catalog import BaseView
+from sdk.pushing.given_base import GivenBase, given_base
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
 from sdk.schemas.training import TrainingSpec
@@ -41,22 +39,22 @@ _TIMEOUT_S = 180.0
 class Registry(Places, Protocol):
     """The requests to a registry; a client implements them."""
 
-    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
-        """Return a base by id or fingerprint, with its config."""
-
     def devices(self) -> list[DeviceForecasts]:
         """Return how much of their forecasts past trainings took, by device."""
 
 
-def is_file_or_folder(base: str | Path) -> bool:
-    """Whether a base is given by its folder, or by its `config.json`."""
-    return isinstance(base, Path) or is_folder(base) or base.endswith(".json")
+def given_to_plan(base: str | Path, base_namespace: str | None, published: bool | None) -> GivenBase:
+    """Return the base of a plan: a registered one, or a folder or `config.json`, as a path. Raises InvalidInput."""
+    given = Path(base) if isinstance(base, str) and base.endswith(".json") else base
+    return given_base(given, base_namespace, published)
 
 
 def plan_training(
     registry: Registry | None,
     base: str | Path,
     *,
+    base_namespace: str | None = None,
+    published: bool | None = None,
     method: PlanMethod | None = None,
     gpu: str | None = None,
     task: Task | None = None,
@@ -84,7 +82,8 @@ def plan_training(
     # Full fine-tuning has no spec of its own: the plan's notes name the settings that it doesn't use.
     kind = {} if method is None or method == "full" else {"method": method}
     spec = build(TrainingSpec, **{**task_options(task), **options, **kind})
-    config, shapes = _config_and_shapes(registry, base)
+    asked_over = given_to_plan(base, base_namespace, published)
+    config, shapes = _config_and_shapes(registry, asked_over)
     given = frozenset(options) | (set() if method is None else {"method"})
     if as_given:
         method = method or spec.method
@@ -116,7 +115,7 @@ def plan_training(
     if plan.method != "full":
         check_options(asked.spec.model_copy(update={"method": plan.method}), blueprint.tensors, config)
     # A folder is planned without the registry.
-    learnt = [] if registry is None or is_file_or_folder(base) else registry.devices()
+    learnt = [] if registry is None or asked_over.folder is not None else registry.devices()
     return plan.model_copy(update={"learnt": learnt})
 
 
@@ -188,10 +187,9 @@ def _shapes_by_the_worker(unknown: UnknownFamilyError, config: dict[str, Any]) -
     return {str(name): list(map(int, shape)) for name, shape in answer["shapes"].items()}
 
 
-def _config_and_shapes(registry: Registry | None, base: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+def _config_and_shapes(registry: Registry | None, base: GivenBase) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Return the config of a base, and the shapes in its files if they are available. Raises NotFound, InvalidBase."""
-    if is_file_or_folder(base):
-        path = user_path(base)
+    if (path := base.folder) is not None:
         if path.is_dir():
             return read_shapes(path)
         if not path.is_file():
@@ -199,7 +197,7 @@ def _config_and_shapes(registry: Registry | None, base: str | Path) -> tuple[dic
         return read_base_config(path), {}
     if registry is None:
         raise InvalidInput(f"{base} is neither a folder nor a {CONFIG_FILE}; give one of these", param="base")
-    view = registry.base(str(base))
+    view = base.find(registry.transport)
     config = view.config or {}
     try:
         blueprint_of(config)

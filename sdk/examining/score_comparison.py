@@ -13,6 +13,7 @@ from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 from sdk.names import parse_ref
 from sdk.pulling.transfer import hash_file
+from sdk.pushing.given_base import require_one
 from sdk.schemas.comparison import MOST_TARGETS, Comparison
 from sdk.submitting.given_data import means_file
 
@@ -27,6 +28,8 @@ def compare_scores(
     examples: int,
     detect: float | None,
     scores_of: str | None,
+    base_namespace: str | None,
+    published: bool | None,
 ) -> Comparison:
     """Compare the scores of targets in pairs; see `Client.compare`."""
     if isinstance(refs, str) or not 2 <= len(refs) <= MOST_TARGETS:
@@ -39,7 +42,9 @@ def compare_scores(
         if given == "":
             raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
     targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
+    require_one(base_namespace, published)
     asked: dict[str, Any] = {"metric": metric, "by": by, "examples": examples, "detect": detect, "scores_of": scores_of}
+    asked |= {"base_namespace": base_namespace, "published": bool(published)}
     if data is None or not means_file(data):
         return evaluations.compare(transport, targets, data=None if data is None else str(data), **asked)
     path = user_path(data)

@@ -11,11 +11,12 @@ from sdk.exporting import gguf, plain
 from sdk.exporting.merged_cards import folder_with_card
 from sdk.exporting.modelfile import OllamaOptions
 from sdk.exporting.running import Exported, ExportedLora
-from sdk.formats.refs import is_folder, namespace_of
+from sdk.formats.refs import namespace_of
 from sdk.names import means_folder, or_folder
 from sdk.objects import Version
 from sdk.pushing.bases_here import Places, files_here, registered_base
-from sdk.schemas.catalog import BaseView, VersionView
+from sdk.pushing.given_base import GivenBase
+from sdk.schemas.catalog import VersionView
 from sdk.schemas.export import GgufDtype
 from sdk.validation import require_adapter
 
@@ -26,13 +27,12 @@ class Registry(Places, Protocol):
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""
 
-    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
-        """Return a base by id or fingerprint, with its config."""
-
     def pull(self, ref: str) -> Path:
         """Fetch a version and return its folder."""
 
-    def require_base(self, version: Version, base: str | Path) -> None:
+    def require_base(
+        self, version: Version, base: str | Path, *, base_namespace: str | None = None, published: bool = False
+    ) -> None:
         """Raise VerificationFailed unless a version was trained over the weights of `base`."""
 
 
@@ -41,7 +41,7 @@ def export_gguf(
     target: str | Path,
     output: str | Path,
     *,
-    base: str | Path | None,
+    base: GivenBase | None,
     dtype: GgufDtype | None,
     tokenizer_from: str | Path | None,
     modelfile: bool,
@@ -73,7 +73,7 @@ def _export_version(
     registry: Registry,
     ref: str,
     output: str | Path,
-    base: str | Path | None,
+    base: GivenBase | None,
     dtype: GgufDtype | None,
     tokenizer_from: str | Path | None,
     beside: OllamaOptions,
@@ -87,10 +87,10 @@ def _export_version(
         return gguf.export_model(model, output, name=version.ref, dtype=dtype, tokenizer_from=tokenizer_from, **beside)
     _no_tokenizer(tokenizer_from)
     if base is not None:
-        registry.require_base(version, base)
+        registry.require_base(version, base.given, base_namespace=base.namespace, published=base.published)
     config, base_name = _base_config(
         registry,
-        version.info.base.fingerprint if base is None else base,
+        GivenBase(version.info.base.fingerprint) if base is None else base,
         namespace_of(version.info.adapter) or "-",
     )
     folder = _pulled(registry, version)
@@ -105,7 +105,7 @@ def export_plain(
     output: str | Path,
     *,
     rank: int | None,
-    base: str | Path | None,
+    base: GivenBase | None,
     dtype: GgufDtype | None,
 ) -> ExportedLora:
     """Write an adapter as a plain LoRA into a new folder; see `Client.export_plain`."""
@@ -125,7 +125,7 @@ def export_plain(
         param="target",
     )
     if base is not None:
-        registry.require_base(version, base)
+        registry.require_base(version, base.given, base_namespace=base.namespace, published=base.published)
     folder = _pulled(registry, version)
     return plain.export_plain_lora(
         folder,
@@ -144,21 +144,23 @@ def _pulled(registry: Registry, version: Version) -> Path:
     return registry.pull(f"{version.info.adapter}@sha256:{version.digest}")
 
 
-def _base_folder(registry: Registry, base: str | Path | None, version: VersionView | None) -> Path | None:
+def _base_folder(registry: Registry, base: GivenBase | None, version: VersionView | None) -> Path | None:
     """Return the folder of a base, by default that of a version; None if its files are not on this machine."""
-    if isinstance(base, Path) or (base is not None and is_folder(base)):
-        return user_path(base)
+    if base is not None and base.folder is not None:
+        return base.folder
     if version is not None:
         return files_here(registry.cache, version.base.fingerprint, registered_base(registry.transport, version))
-    view = registry.base(str(base))
+    if base is None:
+        return None
+    view = base.find(registry.transport)
     return files_here(registry.cache, view.fingerprint, view)
 
 
-def _base_config(registry: Registry, base: str | Path, namespace: str | None = None) -> tuple[dict[str, Any], str]:
+def _base_config(registry: Registry, base: GivenBase, namespace: str | None = None) -> tuple[dict[str, Any], str]:
     """Return the config of a base and what it is called. Raises NotFound, InvalidBase."""
-    if isinstance(base, Path) or is_folder(base):
-        return gguf.config_of(user_path(base)), user_path(base).resolve().name
-    view = registry.base(base, namespace=namespace)
+    if base.folder is not None:
+        return gguf.config_of(base.folder), base.folder.resolve().name
+    view = base.find(registry.transport, namespace=namespace)
     return view.config or {}, view.id
 
 

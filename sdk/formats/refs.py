@@ -26,7 +26,6 @@ _RESERVED = re.compile(r"latest|v[0-9]+|sha256.*")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{12,64})")
 _WHOLE_DIGEST = re.compile(r"[0-9a-f]{64}")
 _DIGITS = re.compile(r"[0-9a-f]{12,64}")
-_NUMBERED = re.compile(r"(.+)@v([1-9][0-9]{0,8})", re.DOTALL)
 #: Also upper-case digits and too many of them: no reader would take those for a name.
 _LIKE_DIGEST = re.compile(r"sha256.*|[0-9a-f]{12,}", re.IGNORECASE | re.DOTALL)
 
@@ -122,32 +121,6 @@ def looks_like_digest(text: str) -> bool:
     [True, True, False, False]
     """
     return _LIKE_DIGEST.fullmatch(text.strip()) is not None
-
-
-def split_dataset_name(text: str) -> tuple[str, int | None]:
-    """Return the name of a dataset, and the number if it says which dataset of that name is meant.
-
-    >>> split_dataset_name("reviews@v2"), split_dataset_name("reviews.jsonl")
-    (('reviews', 2), ('reviews.jsonl', None))
-    """
-    match = _NUMBERED.fullmatch(text)
-    return (text, None) if match is None else (match[1], int(match[2]))
-
-
-def no_dataset_name(text: str) -> str | None:
-    """Say why a text can't be the name of a dataset; None if it can.
-
-    >>> no_dataset_name("reviews@v2")
-    "'reviews@v2' ends in a number, which a dataset gets from the registry"
-    """
-    shown = _shown(text)
-    if looks_like_digest(text):
-        return f"{shown} looks like a digest, and a dataset can't be named like one"
-    if split_dataset_name(text)[1] is not None:
-        return f"{shown} ends in a number, which a dataset gets from the registry"
-    if is_folder(text) or "/" in text:
-        return f"{shown} reads as a path or URL, and a dataset can't be named like one"
-    return None
 
 
 def parse_number(text: str) -> int:

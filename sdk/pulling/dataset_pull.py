@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sdk.api import datasets
 from sdk.api.transport import Transport
-from sdk.errors import Conflict, InvalidInput, place_explained
+from sdk.errors import Conflict, InvalidInput, NotFound, place_explained
 from sdk.pulling.download import fetch
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
@@ -18,6 +18,7 @@ def pull_dataset(
     name: str,
     output: Path,
     *,
+    namespace: str | None,
     overwrite: bool,
     http: HttpClient,
     on_transfer: OnTransfer | None,
@@ -33,7 +34,13 @@ def pull_dataset(
         raise Conflict(
             f"{output} already exists; name another file with -o, or give --overwrite to replace it", param="output"
         )
-    view = datasets.get(transport, name)
+    view = datasets.get(transport, name, namespace=namespace)
+    if namespace is not None and view.namespace not in (None, namespace):
+        # A name that this namespace hasn't given was then looked up in others.
+        raise NotFound(
+            f"there is no dataset {name[:80]!a} in the namespace {namespace!r}; list them with: adapterctl data list",
+            param="data",
+        )
     origin = datasets.locate(transport, view.digest)
     fetch(
         origin,

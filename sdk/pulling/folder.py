@@ -290,6 +290,17 @@ def verify_folder(folder: Path) -> Manifest:
     return Manifest.model_validate_json(manifest.canonical())
 
 
+def base_of_pulled(folder: Path) -> str | None:
+    """Return the fingerprint of the base that an adapter in a pulled folder belongs to; None if no pull wrote the folder,
+    or its config has been changed since.
+    """
+    manifest, path = _read(folder / MARKER_FOLDER / _MANIFEST), folder / CONFIG_FILE
+    if manifest is None or path.is_symlink() or not path.is_file():
+        return None
+    recorded = {file.path: file.sha256 for file in manifest.files}.get(CONFIG_FILE)
+    return manifest.base_fingerprint if recorded == hash_file(path)[0] else None
+
+
 def refuse_hazard(folder: Path, manifest: HasFiles) -> None:
     """Raise VerificationFailed for an adapter whose config is not safe to load, even if it was published so."""
     from sdk.formats.peft_config import hazard

@@ -13,13 +13,16 @@ from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.formats.base_files import CONFIG_FILE
-from sdk.formats.refs import is_folder, namespace_of, no_dataset_name
+from sdk.formats.dataset_names import no_dataset_name
+from sdk.formats.refs import namespace_of
 from sdk.names import check_name
 from sdk.pulling import transfer
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer, watching
+from sdk.pulling.folder import base_of_pulled
 from sdk.pushing import hub
 from sdk.pushing.base_folder import ScannedBase, scan_base
+from sdk.pushing.given_base import GivenBase, given_base
 from sdk.pushing.pack import pack_adapter, read_origin
 from sdk.pushing.signatures import sign_manifest
 from sdk.pushing.upload import Uploader
@@ -37,6 +40,8 @@ _MOST_SHAPES_BYTES = 3_500_000
 class PushKeywords(TypedDict, total=False):
     """The fields of `PushOptions` other than the base, as keywords of a function, for type checkers and editors."""
 
+    base_namespace: str | None
+    published: bool | None
     method: Method | None
     quantization: QuantizationRecipe | None
     base_revision: str | None
@@ -54,6 +59,9 @@ class PushOptions:
 
     #: None: the registered base that the folder's config names.
     base: str | Path | None = None
+    #: Whose base is meant by a name that means several: a namespace's, or the published one.
+    base_namespace: str | None = None
+    published: bool | None = None
     method: Method | None = None
     quantization: QuantizationRecipe | None = None
     base_revision: str | None = None
@@ -125,14 +133,14 @@ class Pusher:
             registration = registration.model_copy(update={"tensors": {}})
         return bases.register(self._transport, registration)
 
-    def obtain_base(self, base: str | Path, namespace: str | None) -> BaseView:
+    def obtain_base(self, base: GivenBase, namespace: str | None) -> BaseView:
         """Return a base: the one in a folder, which is registered, or a registered one by name."""
-        if isinstance(base, Path) or is_folder(base):
-            return self.register_scanned(self.scan_base(base), namespace=namespace)
-        return bases.get(self._transport, base, namespace=namespace)
+        if base.folder is not None:
+            return self.register_scanned(self.scan_base(base.folder), namespace=namespace)
+        return base.find(self._transport, namespace=namespace)
 
     def choose_base(
-        self, base: str | Path, namespace: str | None, *, spec: TrainingSpec | None = None, causal: bool = True
+        self, base: GivenBase, namespace: str | None, *, spec: TrainingSpec | None = None, causal: bool = True
     ) -> BaseChoice:
         """Return the base that a job is pinned to: a folder, a registered base, or one of a model hub.
 
@@ -140,8 +148,8 @@ class Pusher:
         also InvalidBase if it is an encoder although `causal`, InvalidTargets for modules that it doesn't have,
         InvalidInput for other options that it can't be trained with.
         """
-        if isinstance(base, Path) or is_folder(base):
-            scanned = self.scan_base(base)
+        if base.folder is not None:
+            scanned = self.scan_base(base.folder)
             if causal:
                 check_causal(scanned.registration.config, base=scanned.registration.id)
             if spec is not None:
@@ -150,24 +158,26 @@ class Pusher:
                 check_targets(spec.targets, found.tensors, base=found.id, model_type=kind, exclude=spec.exclude)
                 check_options(spec, found.tensors, found.config)
             return _chosen(self.register_scanned(scanned, namespace=namespace))
-        name, _, revision = base.partition("@")
+        name, _, revision = base.name.partition("@")
         try:
-            view = bases.get(self._transport, name, namespace=namespace)
+            view = base.called(name).find(self._transport, namespace=namespace)
         except NotFound:
+            if base.is_somebodys:
+                raise
             if name.count("/") != 1:
-                raise no_such_base(base) from None
+                raise no_such_base(base.name) from None
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision or None))
         if revision and view.revision != revision:
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision))
         return _chosen(view)
 
-    def require_base(self, version: VersionView, base: str | Path) -> None:
+    def require_base(self, version: VersionView, base: GivenBase) -> None:
         """Raise VerificationFailed unless a version was trained over the weights of `base`."""
-        if isinstance(base, Path) or is_folder(base):
-            scanned = self.scan_base(base).registration
+        if base.folder is not None:
+            scanned = self.scan_base(base.folder).registration
             name, weights = scanned.id, scanned.weights_digest
         else:
-            view = bases.get(self._transport, base, namespace=namespace_of(version.adapter) or "-")
+            view = base.find(self._transport, namespace=namespace_of(version.adapter) or "-")
             name, weights = view.id, view.weights_digest
         ours = version.base
         if weights != ours.weights_digest:
@@ -224,7 +234,11 @@ class Pusher:
             raise InvalidInput(
                 f"the config in {folder} names no base on a hub; give the base with --base", param="base"
             )
-        trained_over = self.obtain_base(options.base or named or "", namespace_of(adapter) or "-")
+        base = given_base(options.base or named or "", options.base_namespace, options.published)
+        if options.base is None and not base.is_somebodys and (fingerprint := base_of_pulled(folder)) is not None:
+            # What was pulled belongs to one base, whatever a base is called where it is pushed.
+            base = GivenBase(fingerprint)
+        trained_over = self.obtain_base(base, namespace_of(adapter) or "-")
         base_revision = options.base_revision
         if trained_over.revision is None and revision is None and base_revision is None and options.ask_revision:
             base_revision = options.ask_revision(trained_over.id)

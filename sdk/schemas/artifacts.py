@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from sdk.formats.refs import no_dataset_name
+from sdk.formats.dataset_names import no_dataset_name
 from sdk.schemas.option_types import Columns
 from sdk.schemas.wire import Sha256, Wire
 
@@ -109,7 +109,7 @@ class DatasetRegistration(Wire):
     #: Whether its rows are read as they are from now on, whatever columns were given before; earlier registries don't
     #: know this field.
     native: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
-    #: Its name in its namespace; a name that looks like a digest, a path or a number of a name is refused.
+    #: Its name in its namespace; a name that looks like a digest, a path, a number of a name or another name is refused.
     name: Annotated[str, Field(max_length=200)] = ""
     #: Whose readers may use it: a namespace, or "-"; None: the first in which the caller may write.
     namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None

@@ -68,7 +68,7 @@ class BaseSelector(Wire):
     """One base of a namespace, by its id or at least 12 digits of its fingerprint."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    #: None: the only namespace that has it and that the caller may read.
+    #: "*" for the one that is published for all. None: the only namespace of the caller's as an admin that has it.
     namespace: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
 

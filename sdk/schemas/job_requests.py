@@ -28,6 +28,12 @@ class BaseChoice(Wire):
     id: Annotated[str, Field(min_length=1, max_length=200)]
     revision: Annotated[str, Field(max_length=100)] | None = None
     fingerprint: Sha256 | None = None
+    #: Whose base the id means, if it means several in the job's namespace: a namespace's, or the published one. The
+    #: registry pins the fingerprint, so this is not recorded. Earlier registries don't know these fields.
+    base_namespace: Annotated[
+        Annotated[str, Field(min_length=1, max_length=64)] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
+    published: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
 
 class CheckpointPolicy(Wire):

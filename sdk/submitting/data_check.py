@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 from sdk.api import datasets
 from sdk.api.transport import Transport
 from sdk.errors import InvalidData, InvalidInput, disk_explained
-from sdk.formats.refs import is_folder
 from sdk.formats.rows import RowsError, detect_format
 from sdk.lora.tensors import require_numpy
 from sdk.pulling.cache import Cache
 from sdk.pulling.cached_file import cached_file
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
+from sdk.pushing.given_base import GivenBase
 from sdk.rows.audit import audit_rows
 from sdk.rows.data_files import DataFile
 from sdk.rows.holdout import HoldoutError, hold_out_of
@@ -50,7 +50,7 @@ class _Rows(NamedTuple):
 def check_rows_of(
     data: str | Path | Sequence[str | Path],
     *,
-    base: str | Path | None,
+    base: GivenBase | None,
     eval_data: str | Path | None,
     columns: str | None,
     holdout: float | None,
@@ -200,8 +200,8 @@ def _brief(rows: _Rows, every: Sequence[_Rows]) -> str:
     return name if names.count(name) == 1 else rows.label
 
 
-def _base(base: str | Path, registry: Callable[[], Registry]) -> Path:
-    if isinstance(base, Path) or is_folder(base):
-        return base_folder(base)
+def _base(base: GivenBase, registry: Callable[[], Registry]) -> Path:
+    if base.folder is not None:
+        return base_folder(base.folder)
     reach = registry()
     return find_base(reach.transport, reach.cache, base)

@@ -15,17 +15,17 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from sdk.api import bases, datasets, lineage
+from sdk.api import datasets, lineage
 from sdk.api.transport import Transport
-from sdk.config import user_path
 from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
-from sdk.formats.refs import BadRefError, is_folder, parse_digest
+from sdk.formats.refs import BadRefError, parse_digest
 from sdk.pulling.cache import Cache
 from sdk.pulling.cached_file import cached_file
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
 from sdk.pushing.bases_here import files_here, registered_base
+from sdk.pushing.given_base import GivenBase
 from sdk.pushing.pusher import no_such_base
 from sdk.rows.holdout import HoldOut, hold_out_of
 from sdk.schemas.artifacts import Transfer
@@ -70,7 +70,7 @@ class RowsOfFile:
     """Rows of a file, or of a registered dataset, as a training over a base would be given them."""
 
     file: str | Path
-    base: str | Path
+    base: GivenBase
     spec: TrainingSpec
 
 
@@ -78,7 +78,7 @@ def preview_asked(
     file: str | Path | None,
     *,
     of: str | None,
-    base: str | Path | None,
+    base: GivenBase | None,
     loss_on: Literal["completion", "assistant", "all"] | None,
     columns: str | None,
     holdout: float | None,
@@ -282,16 +282,18 @@ def no_such_row(label: str, file_rows: int, row: int | None) -> NotFound:
 # Where bases and rows are.
 
 
-def find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
+def find_base(transport: Transport, cache: Cache, base: GivenBase) -> Path:
     """Return the folder of a base: one that is given, or that of a registered base in the cache or where it was
     registered.
     """
-    if isinstance(base, Path) or is_folder(base):
-        return base_folder(base)
+    if base.folder is not None:
+        return base_folder(base.folder)
     try:
-        view = bases.get(transport, base)
+        view = base.find(transport)
     except NotFound:
-        raise no_such_base(base) from None
+        if base.is_somebodys:
+            raise
+        raise no_such_base(base.name) from None
     found = files_here(cache, view.fingerprint, view)
     if found is None:
         raise NotFound(
@@ -302,9 +304,8 @@ def find_base(transport: Transport, cache: Cache, base: str | Path) -> Path:
     return found
 
 
-def base_folder(base: str | Path) -> Path:
+def base_folder(folder: Path) -> Path:
     """Return the folder of a base that is given by its path. Raises NotFound if it is none."""
-    folder = user_path(base)
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}; check the path of the base", param="base")
     if not (folder / CONFIG_FILE).is_file():

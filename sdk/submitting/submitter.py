@@ -14,6 +14,7 @@ from sdk.api.transport import Transport
 from sdk.errors import Incompatible, InvalidInput
 from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
+from sdk.pushing.given_base import GivenBase, given_base, given_base_if_any
 from sdk.pushing.pusher import Pusher
 from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import DatasetView
@@ -67,7 +68,7 @@ class JobSubmitter:
         adapter: str,
         options: Mapping[str, Any],
         *,
-        base: str | Path | None,
+        base: GivenBase | None,
         parent: str | None,
         like: str | None,
         data: TrainingData | None,
@@ -157,7 +158,7 @@ class JobSubmitter:
 
     def _base(
         self,
-        base: str | Path | None,
+        base: GivenBase | None,
         continued: VersionView | None,
         namespace: str,
         spec: TrainingSpec,
@@ -170,7 +171,7 @@ class JobSubmitter:
         """
         if base is None and continued is not None:
             return base_of(continued)
-        chosen = self._pusher.choose_base(base or "", namespace, spec=spec, causal=causal)
+        chosen = self._pusher.choose_base(base or GivenBase(""), namespace, spec=spec, causal=causal)
         if continued is not None and chosen.fingerprint != continued.base.fingerprint:
             raise InvalidInput(
                 f"{continued.ref} was trained over the base {continued.base.id} ({continued.base.fingerprint[:12]}) and is continued over that "
@@ -184,20 +185,29 @@ class JobSubmitter:
         refs: str | Iterable[str],
         spec: EvaluationSpec,
         *,
+        base_namespace: str | None,
+        published: bool | None,
         data: str | Path,
         only: bool,
         again: bool,
         job_options: JobOptions,
         key: str | None,
     ) -> JobView:
-        """Submit an evaluation of versions and of bare bases, `base:NAME`.
+        """Submit an evaluation of versions and of bare bases, `base:NAME`; `base_namespace` and `published` say whose.
 
         Raises InvalidInput, NotFound, QuotaExceeded.
         """
         given = [refs] if isinstance(refs, str) else list(refs)
         if not given:
             raise InvalidInput("an evaluation needs at least one ref or base:NAME", param="refs")
-        by_ref = {ref: parse_ref(ref) for ref in given if not ref.startswith("base:")}
+        bare = {
+            ref: given_base(ref.removeprefix("base:"), base_namespace, published)
+            for ref in given
+            if ref.startswith("base:")
+        }
+        if not bare:
+            given_base_if_any(None, base_namespace, published)
+        by_ref = {ref: parse_ref(ref) for ref in given if ref not in bare}
         # The name of a bare base that is given with refs is looked up in their namespace.
         namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
         rows = find_data(self._transport, data, namespace, columns=spec.columns)
@@ -207,7 +217,7 @@ class JobSubmitter:
         targets = [
             EvaluationTarget(ref=str(by_ref[ref]))
             if ref in by_ref
-            else EvaluationTarget(base=self._pusher.choose_base(ref.removeprefix("base:"), namespace))
+            else EvaluationTarget(base=self._pusher.choose_base(bare[ref], namespace))
             for ref in given
         ]
         sent = self._sent(rows, namespace)

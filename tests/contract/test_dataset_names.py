@@ -21,7 +21,7 @@ from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidData, InvalidInput, InvalidName, NotFound, VerificationFailed
 from sdk.pulling.transfer import hash_file
-from sdk.schemas.artifacts import DatasetView
+from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 
 SPEC: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}
 
@@ -134,12 +134,115 @@ class TestNumbers:
         assert ours.client.dataset("reviews@v2").digest == ours.client.dataset("other@v1").digest == new.digest
         assert named(ours, uuid.uuid4().hex, "reviews").number == 3
 
-    @pytest.mark.parametrize("name", ["", " ", "reviews@v2", "a/b", "./a", "~a", "https:b/c", ".", ".."])
+    @pytest.mark.parametrize(
+        "name",
+        ["", " ", "reviews@v2", "a/b", "./a", "~a", "https:b/c", ".", "..", "3f1c2a9b", "a\u200bb", "r\u0435views"],
+    )
     def test_a_name_that_reads_as_something_else_is_refused(self, ours: Tenant, name: str) -> None:
         with pytest.raises(InvalidName, match="give another name with --name"):
             named(ours, "a", name)
         path = ours.file(uuid.uuid4().hex, "rows@v2")
         assert ours.client.add_data(path, namespace=ours.space, name="fine").names == ["fine@v1"]
+
+
+class TestNamesOfEarlierReleases:
+    """Names that are no longer given stay, and are listed."""
+
+    @pytest.fixture
+    def old(self, people: World, ours: Tenant) -> Callable[[str], DatasetView]:
+        def rename(name: str) -> DatasetView:
+            view = named(ours, uuid.uuid4().hex, f"new-{uuid.uuid4().hex}")
+            with people.services.db.write() as session:
+                session.execute(delete(DatasetNumber).where(DatasetNumber.digest == view.digest))
+                key = {"namespace": ours.space, "name": name}
+                session.execute(insert(DatasetName).values(**key, newest=1))
+                session.execute(insert(DatasetNumber).values(**key, number=1, digest=view.digest))
+            return view
+
+        return rename
+
+    @pytest.mark.parametrize("name", ["3f1c2a9b", "DEADBEEF00", "a\u200bb", "r\u0435views"])
+    def test_a_dataset_of_such_a_name_is_reached_by_its_digest_and_listed(
+        self, ours: Tenant, old: Callable[[str], DatasetView], name: str
+    ) -> None:
+        view = old(name)
+        assert ours.client.dataset(view.digest).names == [f"{name}@v1"]
+        assert [one.names for one in ours.client.datasets()] == [[f"{name}@v1"]]
+        assert ours.client.dataset(f"{name}@v1").digest == view.digest
+        with pytest.raises(InvalidName, match="give another name with --name"):
+            named(ours, uuid.uuid4().hex, name)
+        # Nor does the registry take it from other clients.
+        said = DatasetRegistration.model_construct(
+            digest=view.digest,
+            size_bytes=view.size_bytes,
+            format="jsonl",
+            name=name,
+            namespace=ours.space,
+            upload="x" * 32,
+        )
+        with pytest.raises(InvalidInput, match="give another name, or none"):
+            ours.client.call("POST", "/datasets", DatasetView, body=said)
+
+    def test_what_may_begin_a_digest_is_looked_up_as_neither(
+        self, ours: Tenant, old: Callable[[str], DatasetView]
+    ) -> None:
+        old("3f1c2a9b")
+        for ask in (ours.client.dataset, ours.client.locate_data, ours.client.remove_data):
+            with pytest.raises(InvalidInput, match="may be the beginning of a digest"):
+                ask("3f1c2a9b")
+
+    def test_a_name_that_ends_like_a_number_is_no_concern_of_others(
+        self, ours: Tenant, theirs: Tenant, old: Callable[[str], DatasetView], acting: Callable[..., Client]
+    ) -> None:
+        odd = old("reviews@v1")
+        assert ours.client.dataset("reviews@v1").digest == odd.digest
+        plain = named(theirs, uuid.uuid4().hex, "reviews")
+        assert theirs.client.dataset("reviews@v1").digest == plain.digest
+        both = acting(**{ours.space: Role.READER, theirs.space: Role.READER})
+        with pytest.raises(InvalidInput, match="names several datasets"):
+            both.dataset("reviews@v1")
+        assert both.dataset("reviews@v1", namespace=theirs.space).digest == plain.digest
+
+
+class TestOneNamespace:
+    """What several namespaces call the same is said with the namespace, where a digest would do as well."""
+
+    @pytest.fixture
+    def both(self, ours: Tenant, theirs: Tenant, acting: Callable[..., Client]) -> Client:
+        return acting(**{ours.space: Role.WRITER, theirs.space: Role.WRITER})
+
+    def test_rows_are_located_and_pulled_by_it(
+        self, ours: Tenant, theirs: Tenant, both: Client, tmp_path: Path
+    ) -> None:
+        mine, other = (named(tenant, uuid.uuid4().hex, "reviews") for tenant in (ours, theirs))
+        with pytest.raises(InvalidInput, match="names several datasets"):
+            both.pull_data("reviews", tmp_path / "rows")
+        for space, view in ((ours.space, mine), (theirs.space, other)):
+            assert both.locate_data("reviews", namespace=space).sha256 == view.digest
+            assert both.pull_data("reviews", tmp_path / space, namespace=space).digest == view.digest
+        ours.client.remove_data("reviews")
+        for ask in (
+            lambda: both.locate_data("reviews", namespace=ours.space),
+            lambda: both.locate_data(other.digest, namespace=ours.space),
+            lambda: both.pull_data("reviews", tmp_path / "rows", namespace=ours.space),
+        ):
+            with pytest.raises(NotFound, match=f"in the namespace '{ours.space}'"):
+                ask()
+        with pytest.raises(NotFound, match="no namespace 'secret' that this token may see"):
+            both.locate_data("reviews", namespace="secret")
+
+    def test_rows_are_removed_from_it_alone(self, ours: Tenant, theirs: Tenant, both: Client) -> None:
+        text = uuid.uuid4().hex
+        mine, other = (named(tenant, text, "reviews") for tenant in (ours, theirs))
+        assert mine.digest == other.digest
+        different = named(theirs, uuid.uuid4().hex, "reviews")
+        with pytest.raises(InvalidInput, match="names several datasets"):
+            both.remove_data("reviews")
+        both.remove_data("reviews", namespace=ours.space)
+        assert [view.digest for view in ours.client.datasets()] == []
+        assert theirs.client.dataset("reviews@v1").digest == other.digest
+        both.remove_data(other.digest, namespace=theirs.space)
+        assert [view.digest for view in theirs.client.datasets()] == [different.digest]
 
 
 class TestSearchAndLineage:

@@ -1,106 +1,126 @@
 """From a name to a base, as one namespace knows it.
 
-An id is looked up in the namespace that the work is for, then among those published for all; never among those of
-another tenant. A fingerprint is an identity, but it is also only found where the base was registered or published.
+An id is looked up in the namespace that the work is for and among those published for all; never among those of another
+tenant. A fingerprint is an identity, but it is also only found where the base was registered or published.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from threading import Lock
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, case, select
+from sqlalchemy import ColumnElement, and_, bindparam, select
 from sqlalchemy.orm import Session, defaultload, undefer
 
 from registry.artifacts.manifests import read_manifest
+from registry.catalog.bases.names import ANYBODYS, NEAREST, Whose, meaning_of, namespaces_meaning
 from registry.catalog.models import BaseModelRow, NamedBase, Version
 from registry.db.stored_json import table
 from registry.errors import Invalid, NotFound
 from registry.principal import EVERYWHERE, Principal
 from sdk.formats.packed_weights import block_size_of, shows_bytes
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
-from sdk.schemas.catalog import BaseBrief
+from sdk.schemas.catalog import BaseBrief, BaseSelector
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import BaseSource
 
-_FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12,63}")
 #: Also reads a base's large columns.
 WHOLE = (
     undefer(NamedBase.config),
     undefer(NamedBase.tensors),
     defaultload(NamedBase.base).undefer(BaseModelRow.tensors),
 )
-#: What a namespace says itself takes precedence over what is published for all; if several have the same id, the one
-#: named last is meant.
-_NEAREST = (case((NamedBase.namespace == EVERYWHERE, 1), else_=0), NamedBase.named_at.desc(), NamedBase.pk.desc())
-#: More than a single name can mean in the namespaces that somebody may read.
-_MOST = 100
 
 
-def is_digits(name: str) -> bool:
-    """Whether a name would be read as a fingerprint, or as the first digits of one."""
-    return _FINGERPRINT.fullmatch(name) is not None or _SHORTENED.fullmatch(name) is not None
+def find_base(
+    session: Session, name: str, namespace: str, *, whose: Whose = ANYBODYS, whole: bool = False
+) -> NamedBase:
+    """Return the base that `name`, an id or at least 12 digits of a fingerprint, means in `namespace`: one of its own,
+    or one published for all.
 
-
-def find_base(session: Session, name: str, namespace: str, *, whole: bool = False) -> NamedBase:
-    """Return the base that `name`, an id or at least 12 digits of a fingerprint, means in `namespace`.
-
-    With `whole`, its config and shapes are read too. Raises NotFound, Invalid for digits that fit several.
+    With `whole`, its config and shapes are read too. Raises NotFound, Invalid for a name that means several.
     """
-    query = _named(name).where(NamedBase.namespace.in_((namespace, EVERYWHERE)))
-    rows = session.scalars((query.options(*WHOLE) if whole else query).limit(2)).all()
-    if not rows:
+    usable = NamedBase.namespace.in_((namespace, EVERYWHERE))
+    row = meaning_of(session, name, _among(usable, whose), options=WHOLE if whole else ())
+    if row is None:
         where = "" if namespace in (EVERYWHERE, "-") else f" --namespace {namespace}"
+        here = " in this namespace" if where else ""
         raise NotFound(
-            f"there is no base {name[:200]!a}{' in this namespace' if where else ''}; "
-            f"add it with: adapterctl base add FOLDER{where}",
+            f"there is no base {name[:200]!a}{whose.shown or here}; add it with: adapterctl base add FOLDER{where}",
             param="base",
         )
-    _require_one_fingerprint(name, rows)
-    return rows[0]
+    return row
 
 
 def find_visible(
-    session: Session, name: str, who: Principal, *, namespace: str | None = None, whole: bool = False
+    session: Session,
+    name: str,
+    who: Principal,
+    *,
+    namespace: str | None = None,
+    whose: Whose = ANYBODYS,
+    whole: bool = False,
 ) -> NamedBase:
     """Return the base that `name` means to the caller: in `namespace`, or else wherever they may read.
 
-    Raises NotFound, Invalid if it means different bases in several namespaces.
+    Raises NotFound, Invalid if it means different bases there.
     """
+    for space in (namespace, whose.only):
+        if space is not None:
+            who.require("read", space, missing=f"there is no namespace {space[:64]!r} that this token may see")
     if namespace is not None:
-        who.require("read", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
-        return find_base(session, name, namespace, whole=whole)
-    query = _named(name).where(who.within(NamedBase.namespace))
-    rows = session.scalars((query.options(*WHOLE) if whole else query).limit(_MOST)).all()
-    if not rows:
-        raise NotFound(f"there is no base {name[:200]!a}; add it with: adapterctl base add FOLDER", param="base")
-    _require_one_fingerprint(name, rows)
-    own = [row for row in rows if row.namespace != EVERYWHERE]
-    spaces = sorted({row.namespace for row in own})
-    if len(spaces) > 1 and len({row.base_pk for row in own}) > 1:
+        return find_base(session, name, namespace, whose=whose, whole=whole)
+    readable = who.within(NamedBase.namespace)
+    row = meaning_of(session, name, _among(readable, whose), options=WHOLE if whole else ())
+    if row is None:
+        raise NotFound(
+            f"there is no base {name[:200]!a}{whose.shown}; add it with: adapterctl base add FOLDER", param="base"
+        )
+    return row
+
+
+def find_administered(session: Session, name: BaseSelector, who: Principal) -> NamedBase:
+    """Exactly the base that an admin means. Raises NotFound, Forbidden, Invalid."""
+    namespace = name.namespace or _only_namespace(session, name.name, who)
+    if namespace == EVERYWHERE:
+        who.require_everywhere("admin")
+    else:
+        missing = f"there is no namespace {namespace[:64]!r} that this token may see"
+        who.require("admin", namespace, missing=missing, param="namespace")
+    row = meaning_of(session, name.name, NamedBase.namespace == namespace)
+    if row is None:
+        published = find_base(session, name.name, namespace)
+        raise NotFound(
+            f"the base {published.id} does not belong to this namespace but is published for all; add --published",
+            param="base",
+        )
+    # Locked in the same order as when it is registered; it may have been removed or changed until now.
+    fingerprint = row.base.fingerprint
+    session.execute(select(BaseModelRow.pk).where(BaseModelRow.pk == row.base_pk).with_for_update())
+    session.expire(row)
+    if meaning_of(session, fingerprint, NamedBase.namespace == namespace) is not row:
+        raise NotFound(f"there is no base {name.name[:200]!a} in this namespace any more", param="base")
+    return row
+
+
+def _only_namespace(session: Session, name: str, who: Principal) -> str:
+    """The namespace of a base that an admin names without one: the only one of theirs that has it. Raises Invalid for
+    several, and for a name that means several bases.
+    """
+    base = find_visible(session, name, who)
+    theirs = namespaces_meaning(session, name, who.within(NamedBase.namespace, "admin"))
+    if len(theirs) > 1:
+        shown = ", ".join("published" if space == EVERYWHERE else space for space in theirs[:5])
         raise Invalid(
-            f"{name[:200]!a} names different bases in the namespaces {', '.join(spaces[:5])}; choose one with --namespace",
+            f"the base {base.base.fingerprint[:12]} is there more than once ({shown}); say which is meant: --published, or "
+            "--base-namespace NAMESPACE",
             param="namespace",
         )
-    return rows[0]
+    return theirs[0] if theirs else base.namespace
 
 
-def _named(name: str) -> Select[NamedBase]:
-    query = select(NamedBase).order_by(*_NEAREST)
-    if is_digits(name):
-        of = BaseModelRow.fingerprint
-        # A range of the index; "g" comes after every digit.
-        within = of == name if _FINGERPRINT.fullmatch(name) else of.between(name, f"{name}g")
-        return query.where(NamedBase.base_pk.in_(select(BaseModelRow.pk).where(within)))
-    return query.where(NamedBase.id == name)
-
-
-def _require_one_fingerprint(name: str, rows: Sequence[NamedBase]) -> None:
-    """Raise Invalid for digits that fit several bases."""
-    if _SHORTENED.fullmatch(name) and len({row.base_pk for row in rows}) > 1:
-        raise Invalid(f"{name} matches more than one base; write more digits", param="base")
+def _among(within: ColumnElement[bool], whose: Whose) -> ColumnElement[bool]:
+    return within if whose.only is None else and_(within, NamedBase.namespace == whose.only)
 
 
 def find_derived(session: Session, fingerprint: str, manifest_digest: str) -> NamedBase | None:
@@ -178,7 +198,7 @@ _STAMP = (
         BaseModelRow.fingerprint == bindparam("fingerprint"),
         NamedBase.namespace.in_(bindparam("namespaces", expanding=True)),
     )
-    .order_by(*_NEAREST)
+    .order_by(*NEAREST)
     .limit(1)
 )
 

@@ -19,7 +19,8 @@ from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import find_base, find_derived, find_visible, is_digits
+from registry.catalog.bases.finding import find_administered, find_derived, find_visible
+from registry.catalog.bases.names import ANYBODYS, Whose, is_digits, meaning_of
 from registry.catalog.bases.release_before import tell_the_release_before
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.clock import utc_now
@@ -27,7 +28,7 @@ from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import insert_if_new
 from registry.db.stored_json import table
-from registry.errors import Conflict, Forbidden, Invalid, NotFound
+from registry.errors import Conflict, Forbidden, Invalid
 from registry.principal import EVERYWHERE, LOCAL, Principal
 from registry.usage.charging import charge
 from registry.usage.records import record_bytes
@@ -108,12 +109,13 @@ class Bases:
         with self._db.read() as session:
             return page_of(session, query, NamedBase.pk, cursor=cursor, limit=limit, views=views, newest_first=True)
 
-    def get(self, name: str, *, who: Principal, namespace: str | None = None) -> BaseView:
-        """Return a base by id (the last one named so), or by at least 12 digits of its fingerprint. Raises NotFound,
-        Invalid.
+    def get(self, name: str, *, who: Principal, namespace: str | None = None, whose: Whose = ANYBODYS) -> BaseView:
+        """Return a base by id, or by at least 12 digits of its fingerprint. Raises NotFound, Invalid for a name that means
+        several.
         """
         with self._db.read() as session:
-            return present(find_visible(session, name, who, namespace=namespace, whole=True), whole=True)
+            row = find_visible(session, name, who, namespace=namespace, whose=whose, whole=True)
+            return present(row, whole=True)
 
     def remove(self, *, name: BaseSelector, who: Principal) -> None:
         """Remove a base from a namespace: its versions stay, and no new ones can be made over it there.
@@ -122,7 +124,7 @@ class Bases:
         NotFound, Forbidden.
         """
         with self._db.write() as session:
-            row = _of_admin(session, name, who)
+            row = find_administered(session, name, who)
             if row.manifest_digest is not None:
                 _close_files(session, row)
             record(session, who, "base.remove", row.namespace, row.base.fingerprint, before=_said(row))
@@ -138,7 +140,7 @@ class Bases:
         Raises NotFound, Forbidden, Invalid.
         """
         with self._db.write() as session:
-            row = _of_admin(session, fix, who)
+            row = find_administered(session, fix, who)
             before = _said(row)
             moved = None
             if fix.id is not None:
@@ -281,10 +283,8 @@ def _named_row(
 
 def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str | None:
     """The fingerprint that an id means in a namespace now, if that is another base."""
-    query = select(NamedBase.base_pk, BaseModelRow.fingerprint).join(BaseModelRow)
-    query = query.where(NamedBase.namespace == namespace, NamedBase.id == base_id)
-    row = session.execute(query.order_by(NamedBase.named_at.desc(), NamedBase.pk.desc()).limit(1)).first()
-    return None if row is None or row.base_pk == but else row.fingerprint
+    row = meaning_of(session, base_id, NamedBase.namespace == namespace)
+    return None if row is None or row.base_pk == but else row.base.fingerprint
 
 
 def _take_claims(session: Session, row: NamedBase, base: BaseRegistration, certainty: str) -> None:
@@ -339,31 +339,6 @@ def _close_files(session: Session, row: NamedBase) -> None:
             ManifestAccess.manifest_digest == row.manifest_digest, ManifestAccess.namespace == row.namespace
         )
     )
-
-
-def _of_admin(session: Session, name: BaseSelector, who: Principal) -> NamedBase:
-    """Exactly the base that an admin means. Raises NotFound, Forbidden, Invalid."""
-    namespace = name.namespace
-    if namespace is None:
-        namespace = find_visible(session, name.name, who).namespace
-    if namespace == EVERYWHERE:
-        who.require_everywhere("admin")
-    else:
-        missing = f"there is no namespace {namespace!r} that this token may see"
-        who.require("admin", namespace, missing=missing, param="namespace")
-    row = find_base(session, name.name, namespace)
-    if row.namespace != namespace:
-        raise NotFound(
-            f"the base {name.name[:200]!a} does not belong to this namespace but is published for all; add --namespace '*'",
-            param="base",
-        )
-    # Locked in the same order as when it is registered; it may have been removed or changed until now.
-    fingerprint = row.base.fingerprint
-    session.execute(select(BaseModelRow.pk).where(BaseModelRow.pk == row.base_pk).with_for_update())
-    session.expire(row)
-    if find_base(session, fingerprint, namespace) is not row:
-        raise NotFound(f"there is no base {name.name[:200]!a} in this namespace any more", param="base")
-    return row
 
 
 def _said(row: NamedBase) -> Mapping[str, Any]:

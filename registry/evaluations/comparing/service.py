@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.artifacts.service import Artifacts
+from registry.catalog.bases.names import ANYBODYS, Whose
 from registry.catalog.bases.service import Bases
 from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.service import Catalog
@@ -87,6 +88,7 @@ class Comparisons:
         detect: float | None,
         scores_of: str | None,
         who: Principal,
+        whose: Whose = ANYBODYS,
     ) -> Comparison:
         """Compare two or more targets row by row, each with each other; without a `metric`, by their loss.
 
@@ -95,7 +97,7 @@ class Comparisons:
         can't be compared in this way, Conflict for scores that were made under different conditions.
         """
         metric = metric or LOSS
-        subjects = self._subjects(refs, scores_of, who)
+        subjects = self._subjects(refs, scores_of, who, whose)
         digest = None if data is None else self._dataset(data, subjects, who)
         found = scored_alike([self._target(one, scores_of, who) for one in subjects], data=digest, metric=metric)
         values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
@@ -149,7 +151,7 @@ class Comparisons:
 
     # What is compared.
 
-    def _subjects(self, refs: Sequence[str], scores_of: str | None, who: Principal) -> list[_Subject]:
+    def _subjects(self, refs: Sequence[str], scores_of: str | None, who: Principal, whose: Whose) -> list[_Subject]:
         """What the refs name. Raises Invalid if two name the same, or if it isn't clear whose scores of a base count."""
         versions = {ref: self._catalog.resolve(ref, who=who) for ref in refs if not ref.startswith(_BASE)}
         spaces = {space_of(version.adapter) for version in versions.values()}
@@ -160,7 +162,7 @@ class Comparisons:
                 version = versions[ref]
                 found = _Subject(version.ref, space_of(version.adapter), digest=version.digest)
             else:
-                base = self._bases.get(ref.removeprefix(_BASE), who=who)
+                base = self._bases.get(ref.removeprefix(_BASE), whose=whose, who=who)
                 space = None if scores_of is not None and len(spaces) > 1 else space_of_bases(spaces, who)
                 found = _Subject(f"{_BASE}{base.id}", space, fingerprint=base.fingerprint)
             what = found.digest or found.fingerprint or ""

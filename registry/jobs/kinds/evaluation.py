@@ -46,9 +46,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     digests = pin_data(session, request, _DATASETS, who, namespace)
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
     rows = Rows(digests["data"], request.spec, who, namespace, embedded)
-    chosen = [rows.choose(session, target, versions) for target in request.targets]
-    # A version that is named both by its number and by an alias is one target.
-    asked = list({one.target.label: one for one in reversed(chosen)}.values())[::-1]
+    asked = rows.choose_all(session, request.targets, versions)
     rows.require(session, asked)
     room = rows.require_few(session, len(asked))
     estimate = _most(asked, rows)

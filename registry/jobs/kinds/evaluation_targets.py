@@ -75,6 +75,24 @@ class Rows:
         choice, row = pin_base(session, target.base, self.namespace, self.embedded)
         return Chosen(EvaluationTarget(base=choice), None, row)
 
+    def choose_all(
+        self, session: Session, targets: Sequence[EvaluationTarget], versions: Mapping[str, Version]
+    ) -> list[Chosen]:
+        """Return targets made exact, each once: a version that is named by its number and by an alias is one target.
+
+        Raises what `choose` does, and Invalid for different bases of the same id: their scores would have one label.
+        """
+        found: dict[str, Chosen] = {}
+        for one in (self.choose(session, target, versions) for target in targets):
+            same = found.setdefault(one.target.label, one)
+            if same.target != one.target:
+                raise Invalid(
+                    f"two different bases are called {one.target.label.removeprefix('base:')}, so their scores could not be told "
+                    "apart; evaluate each in a job of its own",
+                    param="targets",
+                )
+        return list(found.values())
+
     def require(self, session: Session, chosen: Sequence[Chosen]) -> None:
         """Raise Invalid, InvalidBase for a target that doesn't go with these rows, or with this precision."""
         versions = [one.version for one in chosen]

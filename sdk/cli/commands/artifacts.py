@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from sdk.cli.commands.signing import ask_password
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.output import format_option, print_json, print_rows, say
 from sdk.cli.support.session import counting, open_client
 from sdk.cli.support.values import take_tags
@@ -22,6 +23,7 @@ from sdk.schemas.lora_config import QuantizationRecipe
 @click.option(
     "--base", help="The base it was trained over: a folder or a registered id. [default: the one its config names]"
 )
+@whose_base_options
 @click.option(
     "--quantized",
     type=click.Choice(["nf4", "fp4", "int8", "none"]),
@@ -42,6 +44,8 @@ def push_command(
     folder: str,
     name: str | None,
     base: str | None,
+    base_namespace: str | None,
+    published: bool | None,
     quantized: str | None,
     base_revision: str | None,
     description: str,
@@ -76,6 +80,8 @@ def push_command(
         )
     given: dict[str, Any] = {
         "base": base,
+        "base_namespace": base_namespace,
+        "published": published,
         "method": {"none": "lora", None: None}.get(quantized, "qlora"),
         "quantization": None if quantized in (None, "none") else QuantizationRecipe.model_validate({"type": quantized}),
         "base_revision": base_revision,

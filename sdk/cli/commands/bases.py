@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import click
 
 from sdk.cli.support.confirm import confirm, yes_option
@@ -16,6 +19,30 @@ def base_command() -> None:
 
 
 _namespace = click.option("--namespace", help="Whose base it is: a namespace, '-' for names without one, '*' for all.")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _whose(command: F) -> F:
+    """Add what says which namespace's entry is meant; `--base-namespace` is what other commands call it."""
+    for option in (
+        click.option("--published", is_flag=True, help="The one that is published for all, as --namespace '*'."),
+        click.option(
+            "--namespace",
+            "--base-namespace",
+            "namespace",
+            metavar="NAMESPACE",
+            help="Whose base it is: a namespace, or '-' for names without one. [default: the only one that has it]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _space(namespace: str | None, published: bool) -> str | None:
+    """Return the namespace whose entry is meant; "*" for what is published."""
+    if published and namespace not in (None, "*"):
+        raise click.UsageError("a base of a namespace is not the published one; give --namespace or --published")
+    return "*" if published else namespace
 
 
 @base_command.command(name="add")
@@ -53,7 +80,7 @@ def _show_named(view: BaseView, style: str) -> None:
 
 @base_command.command(name="fix")
 @click.argument("name")
-@_namespace
+@_whose
 @click.option("--id", "base_id", help="Its new id.")
 @click.option("--location", help="Its location: file:///… or hf://ORG/NAME@COMMIT; '' for none.")
 @click.option(
@@ -61,7 +88,13 @@ def _show_named(view: BaseView, style: str) -> None:
 )
 @format_option
 def base_fix(
-    name: str, namespace: str | None, base_id: str | None, location: str | None, forget_files: bool, style: str
+    name: str,
+    namespace: str | None,
+    published: bool,
+    base_id: str | None,
+    location: str | None,
+    forget_files: bool,
+    style: str,
 ) -> None:
     """Correct the id or location of the base NAME (an id or fingerprint) in a namespace. For admins.
 
@@ -69,17 +102,18 @@ def base_fix(
     Example:
       adapterctl base fix 3f1c9a7e5b20 --id SmolLM2-135M-Instruct --namespace team
     """
+    space = _space(namespace, published)
     with open_client() as client:
-        view = client.fix_base(name, namespace=namespace, id=base_id, location=location, forget_files=forget_files)
+        view = client.fix_base(name, namespace=space, id=base_id, location=location, forget_files=forget_files)
     _show_named(view, style)
 
 
 @base_command.command(name="rm")
 @click.argument("name")
-@_namespace
+@_whose
 @yes_option
 @format_option
-def base_rm(name: str, namespace: str | None, yes: bool, style: str) -> None:
+def base_rm(name: str, namespace: str | None, published: bool, yes: bool, style: str) -> None:
     """Remove the base NAME (an id or fingerprint) from a namespace. For admins.
 
     Its versions stay, and waiting jobs that need it fail; its files go with the next `adapterctl gc`.
@@ -88,9 +122,10 @@ def base_rm(name: str, namespace: str | None, yes: bool, style: str) -> None:
     Example:
       adapterctl base rm SmolLM2-135M-Instruct --namespace team --yes
     """
+    space = _space(namespace, published)
     confirm(f"remove the base {name}, so that nobody can make versions over it any more?", yes=yes)
     with open_client() as client:
-        client.remove_base(name, namespace=namespace)
+        client.remove_base(name, namespace=space)
     if style == "json":
         print_json({"base": name, "removed": True})
     else:
@@ -116,9 +151,9 @@ def base_list(style: str) -> None:
 
 @base_command.command(name="show")
 @click.argument("name")
-@_namespace
+@_whose
 @format_option
-def base_show(name: str, namespace: str | None, style: str) -> None:
+def base_show(name: str, namespace: str | None, published: bool, style: str) -> None:
     """Show a base by id or fingerprint.
 
     Its facts are claimed by whoever registered it, hashed by a worker, or derived from its bytes by the registry.
@@ -128,7 +163,7 @@ def base_show(name: str, namespace: str | None, style: str) -> None:
       adapterctl base show SmolLM2-135M-Instruct --format json
     """
     with open_client() as client:
-        view = client.base(name, namespace=namespace)
+        view = client.base(name, base_namespace=_space(namespace, published))
     if style == "json":
         print_json(view.model_dump(mode="json"))
     elif style == "quiet":

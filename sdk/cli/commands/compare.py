@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.output import print_json, writable
 from sdk.cli.support.score_options import scores_of_option
 from sdk.cli.support.session import open_client
@@ -14,6 +15,7 @@ from sdk.cli.support.session import open_client
 
 @click.command(name="compare")
 @click.argument("refs", nargs=-1, required=True, metavar="REF|base:ID…")
+@whose_base_options
 @click.option("--metric", help="The score to compare by, as `evals show` names it. [default: loss]")
 @click.option("--data", metavar="FILE|NAME|DIGEST", help="The rows, where all were scored on several datasets.")
 @click.option("--by", metavar="COLUMN", help="Column of the rows: those that are equal in it are one group.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sdk.cli.commands.watch import result_of
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.data_audit import print_audit
 from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, format_option, print_json, print_rows, say
 from sdk.cli.support.row_preview import print_preview
@@ -78,9 +79,10 @@ def data_add(file: str, name: str | None, namespace: str | None, columns: str | 
 @data_command.command(name="pull")
 @click.argument("data")
 @click.option("-o", "--output", required=True, metavar="FILE", help="A new file.")
+@click.option("--namespace", metavar="NAMESPACE", help="Only what this namespace has is meant.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @format_option
-def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
+def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, style: str) -> None:
     """Fetch the rows of DATA (a name, NAME@v2 or a digest) into a file, byte for byte; print its path.
 
     They are checked against the digest while they arrive. An interrupted pull continues where it broke.
@@ -91,7 +93,7 @@ def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
       adapterctl data pull 3f1c2a9b7d20 -o rows.jsonl --overwrite
     """
     with open_client() as client:
-        view = client.pull_data(data, output, overwrite=overwrite)
+        view = client.pull_data(data, output, namespace=namespace, overwrite=overwrite)
     if style == "json":
         print_json({"data": view.exact_name, "digest": view.digest, "path": str(user_path(output))})
     else:
@@ -103,6 +105,7 @@ def data_pull(data: str, output: str, overwrite: bool, style: str) -> None:
 @data_command.command(name="preview")
 @click.argument("file", required=False)
 @click.option("--base", help="A folder (./base), or a registered base whose files are on this machine.")
+@whose_base_options
 @click.option("--of", metavar="REF", help="Instead of FILE: the rows that this version was trained on.")
 @click.option("--rows", type=int, help="Show this many rows from the start. [default: 3]")
 @click.option("--row", type=int, help="Show only this row, counted from 1.")
@@ -148,6 +151,7 @@ def _follow(job: Job[Preview]) -> None:
 @click.option(
     "--base", help="Count tokens over this base: a folder (./base), or a registered base whose files are here."
 )
+@whose_base_options
 @click.option("--eval-data", help="Held-out rows: those that are in DATA, too, are named.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
 @_holdout_options
@@ -158,7 +162,14 @@ def _follow(job: Job[Preview]) -> None:
 )
 @click.option("--examples", type=int, default=5, show_default=True, help="Rows of each kind that are named.")
 @format_option
-def data_check(data: tuple[str, ...], style: str, **given: Any) -> None:
+def data_check(
+    data: tuple[str, ...],
+    base: str | None,
+    base_namespace: str | None,
+    published: bool | None,
+    style: str,
+    **given: Any,
+) -> None:
     """Look for what is wrong with the rows of DATA (a file, or a dataset's name or digest; or several together) before a training.
 
     Names rows that can't be used, lack a text, repeat another (exactly, in another spelling, or nearly), answer the same
@@ -175,12 +186,17 @@ def data_check(data: tuple[str, ...], style: str, **given: Any) -> None:
       adapterctl data check faq.csv --columns prompt=question,completion=answer
       adapterctl data check reviews.jsonl --holdout 0.1 --holdout-by customer
     """
+    from sdk.pushing.given_base import given_base_if_any
     from sdk.submitting.data_check import check_rows_of
 
     with ExitStack() as stack:
         on_transfer = stack.enter_context(watched())
         found = check_rows_of(
-            data, registry=lambda: stack.enter_context(client_with(on_transfer)), on_transfer=on_transfer, **given
+            data,
+            base=given_base_if_any(base, base_namespace, published),
+            registry=lambda: stack.enter_context(client_with(on_transfer)),
+            on_transfer=on_transfer,
+            **given,
         )
     if style == "json":
         print_json(found.model_dump(mode="json"))
@@ -211,8 +227,13 @@ def data_list(style: str) -> None:
 
 @data_command.command(name="rm")
 @click.argument("data")
+@click.option(
+    "--namespace",
+    metavar="NAMESPACE",
+    help="Only from this namespace, whose name is meant. [default: from all that you may write to]",
+)
 @format_option
-def data_rm(data: str, style: str) -> None:
+def data_rm(data: str, namespace: str | None, style: str) -> None:
     """Remove the dataset DATA (a name, NAME@v2 or a digest); versions trained on it still name it.
 
     Its rows go with a later `adapterctl gc`, unless the same file is added again first.
@@ -222,7 +243,7 @@ def data_rm(data: str, style: str) -> None:
       adapterctl data rm reviews.jsonl
     """
     with open_client() as client:
-        client.remove_data(data)
+        client.remove_data(data, namespace=namespace)
     if style == "json":
         print_json({"data": data, "removed": True})
     else:

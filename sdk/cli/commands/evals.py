@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.ages import age_of
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.condition_rows import condition_rows
 from sdk.cli.support.label_table import label_lines
 from sdk.cli.support.output import WIDTH, format_option, plain, print_facts, print_json, print_rows, render, say
@@ -40,8 +41,11 @@ def evals_command() -> None:
 @evals_command.command(name="list", short_help="List the scores of a version or base.")
 @click.argument("target", metavar="REF|base:ID")
 @scores_of_option
+@whose_base_options
 @format_option
-def evals_list(target: str, scores_of: str | None, style: str) -> None:
+def evals_list(
+    target: str, scores_of: str | None, base_namespace: str | None, published: bool | None, style: str
+) -> None:
     """List the scores of a version or a bare base, newest first.
 
     They are those that the version's own namespace made; of a base, those of the namespace in which you would score it.
@@ -55,7 +59,7 @@ def evals_list(target: str, scores_of: str | None, style: str) -> None:
       adapterctl evals list team/code-review@v3 --scores-of audit
     """
     with open_client() as client:
-        found = _of(client, target, scores_of)
+        found = _of(client, target, scores_of, base_namespace, published)
         names = {} if style != "table" or not found else {each.digest: each.name for each in client.datasets()}
     found.sort(key=lambda one: one.created_at, reverse=True)
     if style == "table" and found:
@@ -86,10 +90,13 @@ def evals_list(target: str, scores_of: str | None, style: str) -> None:
     print_rows(style, [_document(one) for one in found], [], key="id", empty=empty)
 
 
-def _of(client: Client, target: str, scores_of: str | None) -> list[Evaluation]:
+def _of(
+    client: Client, target: str, scores_of: str | None, base_namespace: str | None, published: bool | None
+) -> list[Evaluation]:
     if target.startswith("base:"):
-        fingerprint = client.base(target.removeprefix("base:")).fingerprint
-        return client.evaluations(base=fingerprint, scores_of=scores_of)
+        name = target.removeprefix("base:")
+        base = client.base(name, base_namespace=base_namespace, published=bool(published))
+        return client.evaluations(base=base.fingerprint, scores_of=scores_of)
     version = client.get(target)
     return version.evaluations if scores_of is None else version.scores_of(scores_of)
 

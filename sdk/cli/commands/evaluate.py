@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.commands.watch import result_of
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, say
 from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import error_lines, failed_lines, general_line, long_lines, scores_table
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     required=True,
     help="Held-out rows: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
 )
+@whose_base_options
 @click.option("--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys, as of `train`.")
 @click.option("--generate-rows", type=int, help="How many rows to generate completions for and to score. [default: 32]")
 @click.option(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.hangup import unwinding
 from sdk.cli.support.output import format_option, human_bytes, print_json, say
 from sdk.cli.support.session import open_client
@@ -26,6 +28,7 @@ from sdk.schemas.export import ExportReport, GgufDtype, PlainLoraReport
     "--base",
     help="The base that it was trained over, a folder or a registered id: for an adapter in a folder, and for a DoRA.",
 )
+@whose_base_options
 @click.option(
     "--rank",
     type=int,
@@ -49,6 +52,8 @@ def export_command(
     to: str,
     output: str,
     base: str | None,
+    base_namespace: str | None,
+    published: bool | None,
     rank: int | None,
     dtype: GgufDtype | None,
     tokenizer_from: str | None,
@@ -76,13 +81,14 @@ def export_command(
       adapterctl export code-review@v3 --to lora -o ./plain
       adapterctl export code-review@v3 --to lora --rank 8 -o ./smaller
     """
+    over: dict[str, Any] = {"base": base, "base_namespace": base_namespace, "published": bool(published)}
     if to == "lora":
         if tokenizer_from is not None:
             raise click.UsageError("a plain LoRA has no tokenizer; leave --tokenizer-from out")
         if modelfile or ollama_base is not None:
             raise click.UsageError("a Modelfile is of a GGUF file; leave --modelfile and --ollama-base out")
         with unwinding(), open_client() as client:
-            plain = client.export_plain(target, output, rank=rank, base=base, dtype=dtype)
+            plain = client.export_plain(target, output, rank=rank, dtype=dtype, **over)
         _show(plain.path, "lora", plain.report, _of_lora(plain.report), style)
         return
     if rank is not None:
@@ -91,11 +97,11 @@ def export_command(
         found = client.export(
             target,
             output,
-            base=base,
             dtype=dtype,
             tokenizer_from=tokenizer_from,
             modelfile=modelfile,
             ollama_base=ollama_base,
+            **over,
         )
     if found.modelfile is not None:
         say(f"for Ollama: ollama create NAME -f {found.modelfile}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.lineage_graph import dot, tree
 from sdk.cli.support.output import fit, format_option, print_json, say
 from sdk.cli.support.session import open_client
@@ -12,12 +13,22 @@ from sdk.schemas.lineage import Direction, Lineage
 
 @click.command(name="lineage")
 @click.argument("of", metavar="REF")
+@whose_base_options
 @click.option("--up", is_flag=True, help="Only what it was made from.")
 @click.option("--down", is_flag=True, help="Only what was made from it.")
 @click.option("--depth", type=click.IntRange(1, 32), default=8, show_default=True, help="How many steps to follow.")
 @click.option("--dot", "as_dot", is_flag=True, help="Print a document for Graphviz.")
 @format_option
-def lineage_command(of: str, up: bool, down: bool, depth: int, as_dot: bool, style: str) -> None:
+def lineage_command(
+    of: str,
+    base_namespace: str | None,
+    published: bool | None,
+    up: bool,
+    down: bool,
+    depth: int,
+    as_dot: bool,
+    style: str,
+) -> None:
     """Draw what the version REF was made from, and what was made from it: base, data, job, parents, merges, scores.
 
     REF may also be base:NAME, for everything trained over a base, or data:NAME, for everything that used a dataset.
@@ -32,7 +43,9 @@ def lineage_command(of: str, up: bool, down: bool, depth: int, as_dot: bool, sty
         raise click.UsageError("--dot is its own format; leave --format out")
     direction: Direction = "both" if up == down else "up" if up else "down"
     with open_client() as client:
-        found = client.lineage(of, direction=direction, depth=depth)
+        found = client.lineage(
+            of, direction=direction, depth=depth, base_namespace=base_namespace, published=bool(published)
+        )
     if as_dot:
         click.echo(dot(found))
     elif style == "json":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.output import WIDTH, format_option, human_bytes, plain, print_json, render
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(name="plan")
 @click.option("--base", required=True, help="A folder (./base), a config.json, or a registered base.")
+@whose_base_options
 @click.option(
     "--method", type=click.Choice(["qlora", "lora", "full"]), help="[default: the larger that leaves room on the card]"
 )
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
     help="Logits of this many tokens at a time. [default: as a training does]",
 )
 @format_option
-def plan_command(base: str, style: str, **given: Any) -> None:
+def plan_command(base: str, base_namespace: str | None, published: bool | None, style: str, **given: Any) -> None:
     """Say what a training takes before it is started: memory by part, cards, and what to choose.
 
     It is arithmetic on the base's config: no weights, no card, no torch. A method is recommended where it takes at
@@ -90,7 +92,7 @@ def plan_command(base: str, style: str, **given: Any) -> None:
       adapterctl plan --base ./base --gpu 24GB --format json | jq .forecast.parts
     """
     options = {name: value for name, value in given.items() if value is not None}
-    found = planned(base, options)
+    found = planned(base, base_namespace, published, options)
     if style == "json":
         print_json(found.model_dump(mode="json") | {"forecast_card_bytes": found.forecast.card_bytes})
     elif style == "quiet":
@@ -99,16 +101,17 @@ def plan_command(base: str, style: str, **given: Any) -> None:
         print_plan(found)
 
 
-def planned(base: str, options: dict[str, Any]) -> Plan:
+def planned(base: str, base_namespace: str | None, published: bool | None, options: dict[str, Any]) -> Plan:
     """Return the plan; a registry is opened only for a base that is registered."""
-    from sdk.examining.planning import is_file_or_folder, plan_training
+    from sdk.examining.planning import given_to_plan, plan_training
 
-    if is_file_or_folder(base):
-        return plan_training(None, base, **options)
+    over: Any = {"base_namespace": base_namespace, "published": published}
+    if given_to_plan(base, **over).folder is not None:
+        return plan_training(None, base, **over, **options)
     from sdk.cli.support.session import open_client
 
     with open_client() as client:
-        return plan_training(client, base, **options)
+        return plan_training(client, base, **over, **options)
 
 
 def print_plan(found: Plan) -> None:

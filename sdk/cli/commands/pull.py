@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.output import format_option, human_bytes, print_json, print_rows, say
 from sdk.cli.support.session import open_client, open_puller
 from sdk.config import user_path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("ref")
 @click.option("-o", "--output", help="A new folder, or one that was pulled before. [default: a folder in the cache]")
 @click.option("--base", help="Check that the version belongs to this base: a folder or a registered id.")
+@whose_base_options
 @click.option("--base-name", help="With -o: the base's name in the copy's config, which vLLM compares.")
 @click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
 @click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and what is cached.")
@@ -31,6 +33,8 @@ def pull_command(
     ref: str,
     output: str | None,
     base: str | None,
+    base_namespace: str | None,
+    published: bool | None,
     base_name: str | None,
     verify_with: str | None,
     dry_run: bool,
@@ -54,8 +58,10 @@ def pull_command(
     if offline and base is not None:
         raise click.UsageError("--base has to ask the registry, which --offline rules out; give one of the two")
     target = None if output is None else user_path(output)
+    if base is None and (base_namespace is not None or published):
+        raise click.UsageError("--base-namespace and --published say whose base is meant; give --base too")
     if base is not None:
-        ref = _over(ref, base, frozen)
+        ref = _over(ref, base, frozen, {"base_namespace": base_namespace, "published": bool(published)})
     with open_puller(offline=offline) as puller:
         if dry_run:
             _show_plan(puller.plan(ref, target, offline=offline, frozen=frozen), style)
@@ -71,11 +77,11 @@ def pull_command(
     _show(pulled, style)
 
 
-def _over(ref: str, base: str, frozen: bool) -> str:
+def _over(ref: str, base: str, frozen: bool, whose: dict[str, Any]) -> str:
     """Return the version's ref by digest if it belongs to this base. Raises VerificationFailed if it belongs to another."""
     with open_client() as client:
         version = client.get(client.puller().resolve(ref, frozen=frozen).ref)
-        client.require_base(version, base)
+        client.require_base(version, base, **whose)
     return f"{version.info.adapter}@sha256:{version.digest}"
 
 

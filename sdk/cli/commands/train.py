@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sdk.cli.commands.watch import result_of
+from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.output import format_option, print_detached, print_json, say
 from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import held_out_loss
@@ -23,6 +24,7 @@ _LEAST_MEMORY_BYTES = 10**6
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
 @click.argument("name")
 @click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision).")
+@whose_base_options
 @click.option("--from", "parent", metavar="REF", help="Continue a version: over its base, with its LoRA configuration.")
 @click.option(
     "--like", metavar="REF", help="Make a version's training again: its options, rows and base are in its record."

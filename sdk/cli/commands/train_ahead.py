@@ -40,7 +40,7 @@ def show_ahead(
     plan = None
     if dry_run:
         asked = {name: value for name, value in fields.items() if name in {"method", *PlanOptions.__annotations__}}
-        plan = planned(str(base), asked | {"as_given": True})
+        plan = planned(str(base), options.get("base_namespace"), options.get("published"), asked | {"as_given": True})
         said["plan"] = plan.model_dump(mode="json")
     if style == "json":
         print_json(said)

@@ -11,6 +11,8 @@ from sdk.errors import InvalidInput, NotFound
 #: Keys that a configuration file may have besides the fields of TrainingSpec.
 _JOB_KEYS = (
     "base",
+    "base_namespace",
+    "published",
     "parent",
     "like",
     "data",
@@ -23,7 +25,7 @@ _JOB_KEYS = (
     "from_checkpoint",
 )
 #: Keys whose values YAML may read as another type, such as a name made of digits.
-_TEXTS = ("base", "parent", "like", "from_checkpoint")
+_TEXTS = ("base", "base_namespace", "parent", "like", "from_checkpoint")
 
 
 def read_training_file(name: str) -> dict[str, Any]:
@@ -58,6 +60,8 @@ def read_training_file(name: str) -> dict[str, Any]:
     for key in _TEXTS:
         if not isinstance(value := options.get(key), str | None):
             raise InvalidInput(f"{path}: {key} is {str(value)[:40]!a}, which is not text; put it in quotes", param=key)
+    if not isinstance(options.get("published"), bool | None):
+        raise InvalidInput(f"{path}: published is neither true nor false; write one of these", param="published")
     if isinstance(packing := options.get("packing"), bool):
         # YAML reads on and off, without quotes, as true and false.
         options["packing"] = "on" if packing else "off"

@@ -26,12 +26,13 @@ TWICE = {name: [2 * size for size in shape] for name, shape in TENSORS.items()}
 
 
 class TestNames:
-    def test_an_id_means_what_its_own_namespace_says(self, ours: Tenant, theirs: Tenant, admin: Client) -> None:
+    def test_an_id_of_a_namespace_is_of_no_concern_to_others(self, ours: Tenant, theirs: Tenant, admin: Client) -> None:
         mine, published, hostile = ours.base(), ours.base(), theirs.base()
-        admin.add_base(published, id="llama", namespace="*")
-        shared = admin.base("llama", namespace=ours.space)
-        assert shared.namespace == "*"
-        assert ours.register(mine, id="llama").fingerprint != shared.fingerprint
+        shared = admin.add_base(published, id="everyone-s-llama", namespace="*")
+        assert admin.base("everyone-s-llama", namespace=ours.space).namespace == "*"
+        theirs.register(hostile, id="everyone-s-llama")
+        assert ours.client.base("everyone-s-llama").fingerprint == shared.fingerprint
+        ours.register(mine, id="llama")
         theirs.register(hostile, id="llama")
         assert ours.client.base("llama").fingerprint == ours.scan(mine).registration.fingerprint
         assert {base.namespace for base in ours.client.bases()} == {ours.space, "*"}

@@ -18,8 +18,8 @@ from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.errors import Conflict, Forbidden, Invalid, InvalidName, Unauthenticated
 from registry.principal import LOCAL, SYSTEM, Principal, Role
+from sdk.formats.visible_labels import parse_label, same_label
 from sdk.schemas.access import LostGrant, NewToken
-from sdk.schemas.labels import parse_label, same_label
 
 #: Whoever comes without a token is who they are said to be.
 TEAM_ADMIN = Principal("ana", {"team": Role.ADMIN})

@@ -229,8 +229,9 @@ class TestCommand:
         ("args", "direction"), [([], "both"), (["--up"], "up"), (["--down"], "down"), (["--up", "--down"], "both")]
     )
     def test_the_direction(self, monkeypatch: pytest.MonkeyPatch, args: list[str], direction: str) -> None:
-        registry, done = run(monkeypatch, STORY, "x", *args, "--depth", "3", "--format", "quiet")
-        assert registry.asked == {"of": "x", "direction": direction, "depth": 3}
+        registry, done = run(monkeypatch, STORY, "x", *args, "--depth", "3", "--format", "quiet", "--published")
+        whose = {"base_namespace": None, "published": True}
+        assert registry.asked == {"of": "x", "direction": direction, "depth": 3, **whose}
         assert done.stdout.splitlines() == [node.key for node in STORY.nodes]
 
     def test_what_is_missing_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:

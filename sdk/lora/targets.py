@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 from sdk.formats.option_texts import write_numbers
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
@@ -238,10 +239,14 @@ def _shortest(wanted: Collection[str], ends: NameEnds) -> list[str]:
     every = NameEnds(wanted)
     found: list[str] = []
     for rest, names in Layered.of(list(wanted)).by_rest.items():
-        exact = _shortest_end(rest, lambda end, count=len(set(names)): ends.count(end) == count)  # type: ignore[misc]
+        exact = _shortest_end(rest, partial(_means, ends, count=len(set(names))))
         within = exact or _shortest_end(rest, lambda end: ends.count(end) == every.count(end))
         found += names if within is None else [within]
     return sorted(set(found))
+
+
+def _means(ends: NameEnds, end: str, *, count: int) -> bool:
+    return ends.count(end) == count
 
 
 def _shortest_end(name: str, fits: Callable[[str], bool]) -> str | None:

@@ -323,11 +323,7 @@ def widened_matrix_bytes(base: Blueprint, adapter: AdapterPlan | None, method: M
     most = 0
     if method == "qlora":
         most = width * max((out * into for out, into in base.linear_sizes), default=0)
-    dora = (
-        max((8 * module.out * module.into for module in adapter.kinds if module.dora), default=0)
-        if adapter
-        else 0
-    )
+    dora = max((8 * module.out * module.into for module in adapter.kinds if module.dora), default=0) if adapter else 0
     return max(most, dora)
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sdk.formats.adapter_files import PREFIX
+from sdk.formats.base_files import HEADS
 from sdk.formats.peft_patterns import Budget, BudgetError, ModuleValues
 from sdk.formats.safetensors_header import Entry, written_header
 from sdk.lora.experts import stacked_targets
@@ -34,6 +35,7 @@ from sdk.schemas.training import TrainingSpec
 
 #: Adapters are trained and stored in float32.
 ADAPTER_BYTES = 4
+_HEADS = frozenset(HEADS)
 #: The budget for finding the ranks of all modules; the largest models need a tenth of it.
 _STEPS = 2_000_000
 
@@ -88,6 +90,11 @@ class AdapterPlan:
             number = next((part for part in name.split(".") if part.isdecimal()), "")
             found.setdefault(number, []).append((name.rpartition(".")[0], module))
         return {tuple(_numbered(modules)) for modules in found.values()}
+
+    @cached_property
+    def trains_head(self) -> bool:
+        """Whether a part of the output head is trained."""
+        return any(not _HEADS.isdisjoint(name.split(".")) for name in (*self.modules, *self.whole))
 
     @cached_property
     def trainable(self) -> int:

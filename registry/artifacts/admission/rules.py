@@ -22,6 +22,7 @@ from registry.artifacts.admission.expected_modules import ConfigTargets, require
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
 from registry.artifacts.admission.heads import is_head, judge_head
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
+from registry.artifacts.admission.saved_modules import SavedModules
 from registry.artifacts.admission.vocabulary import SAVE, changed_vocabulary
 from registry.errors import Verification
 from sdk.formats.adapter_files import (
@@ -43,6 +44,8 @@ _CLASSIFICATION = "SEQ_CLS"
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 #: No model has this many.
 _MOST_SAVED = 256
+#: A module of experts has two or three stacked parameters.
+_MOST_OWNED = 16
 #: Weights of models are about 0.01 to 1, and a training adds less than that to them: so nothing as large as this is
 #: intended.
 _HUGE = 1e4
@@ -186,7 +189,7 @@ def _sort(
     """
     modules: dict[str, Module] = {}
     sizes = {"lora": 0, "embeddings": 0, "modules_to_save": 0, "other": 0}
-    saved = set(lora.modules_to_save)
+    saved, tokens = SavedModules(lora.modules_to_save), _Tokens(lora.trainable_token_indices)
     biases: list[tuple[str, TensorFacts]] = []
     for tensor in weights.tensors():
         if key := lora_key(tensor.name):
@@ -195,7 +198,7 @@ def _sort(
         elif variant_setting(tensor.name) in config.variants:
             kind = "lora"
         else:
-            kind = _judge_whole(tensor, lora, saved, base)
+            kind = _judge_whole(tensor, lora, saved, tokens, base)
             if kind == "other":
                 biases.append((base_parameter(tensor.name) or "", tensor))
         sizes[kind] += tensor.size_bytes
@@ -214,19 +217,19 @@ def _foreign(tensor: TensorFacts) -> Verification:
     )
 
 
-def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: Collection[str], base: BaseShapes) -> str:
+def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: SavedModules, tokens: _Tokens, base: BaseShapes) -> str:
     """Return the class of a tensor that replaces one of the base's, or is added to it. Raises Verification."""
     parameter = base_parameter(tensor.name)
     if parameter is None:
         raise _foreign(tensor)
     parameter = unwrapped(parameter)
     if parameter.endswith(_TOKENS) and lora.trainable_token_indices:
-        _judge_tokens(tensor, parameter.removesuffix(_TOKENS), lora, base)
+        _judge_tokens(tensor, parameter.removesuffix(_TOKENS), tokens, base)
         return "embeddings"
     module, _, kind = parameter.rpartition(".")
     embedding = kind == "weight" and module.rpartition(".")[2] in EMBEDDINGS
     shapes = base.shapes(parameter)
-    if any(f".{name}." in f".{module}." for name in saved):
+    if saved.have(module):
         # A head that was added for a task is not the base's.
         if shapes and not (lora.task_type == _CLASSIFICATION and is_head(parameter)):
             _require_shape(tensor, shapes)
@@ -251,25 +254,31 @@ def _require_shape(tensor: TensorFacts, shapes: Sequence[list[int]]) -> None:
         )
 
 
-def _judge_tokens(tensor: TensorFacts, module: str, lora: LoraConfig, base: BaseShapes) -> None:
+class _Tokens:
+    """The tokens whose rows a record says are trained: one list for the embedding, or one for each module."""
+
+    def __init__(self, said: list[int] | dict[str, list[int]]) -> None:
+        lists = [said] if isinstance(said, list) else list(said.values())
+        # A tied head repeats the rows of the embedding that the record names.
+        self.counts = set(map(len, lists))
+        self.highest = max((max(tokens) for tokens in lists if tokens), default=None)
+
+
+def _judge_tokens(tensor: TensorFacts, module: str, tokens: _Tokens, base: BaseShapes) -> None:
     """Check the rows of single tokens, (tokens, dimension), against the record and the embedding."""
-    said = lora.trainable_token_indices
-    # A tied head repeats the rows of the embedding that the record names.
-    counts = {len(said)} if isinstance(said, list) else {len(tokens) for tokens in said.values()}
     shapes = base.shapes(f"{module}.weight")
     if (
         len(tensor.shape) != 2
-        or tensor.shape[0] not in counts
+        or tensor.shape[0] not in tokens.counts
         or (shapes and tensor.shape[1] not in {shape[-1] for shape in shapes if shape})
     ):
         raise Verification(
             f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, which fits neither trainable_token_indices nor the "
             "base's embedding; save the adapter again"
         )
-    named = [token for tokens in ([said] if isinstance(said, list) else said.values()) for token in tokens]
-    if shapes and named and max(named) >= max(shape[0] for shape in shapes if shape):
+    if shapes and tokens.highest is not None and tokens.highest >= max(shape[0] for shape in shapes if shape):
         raise Verification(
-            f"trainable_token_indices has the token {max(named)}, which is beyond the base's vocabulary; {SAVE}"
+            f"trainable_token_indices has the token {tokens.highest}, which is beyond the base's vocabulary; {SAVE}"
         )
 
 
@@ -279,6 +288,12 @@ def _owners(lora: LoraConfig) -> dict[str, list[str]]:
     for target in lora.target_parameters:
         module, _, parameter = target.rpartition(".")
         owners.setdefault(module, []).append(parameter)
+    crowded = next((module for module, names in owners.items() if len(names) > _MOST_OWNED), None)
+    if crowded is not None:
+        raise Verification(
+            f"target_parameters names more than {_MOST_OWNED} parameters of {crowded or 'any module'}; name those that were "
+            "trained, with their modules"
+        )
     return owners
 
 
@@ -319,11 +334,14 @@ def _warn_beyond(names: Sequence[str]) -> list[str]:
 
 
 def _warn_unused(targets: Collection[str], modules: Iterable[str]) -> list[str]:
-    used = {end for module in modules for end in suffixes(base_module(module)) if end in targets}
-    unused = sorted(set(targets) - used)
+    unused = set(targets)
+    for module in modules:
+        unused.difference_update(suffixes(base_module(module)))
     if not unused:
         return []
-    return [f"there are no weights for the target modules {_named(unused)}; check whether all of the adapter was saved"]
+    return [
+        f"there are no weights for the target modules {_named(sorted(unused))}; check whether all of the adapter was saved"
+    ]
 
 
 def _warn_vocabulary(vocabulary: int | None) -> list[str]:

@@ -22,7 +22,6 @@ from registry.artifacts.admission.expected_modules import ConfigTargets, require
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
 from registry.artifacts.admission.heads import is_head, judge_head
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
-from registry.artifacts.admission.saved_modules import SavedModules
 from registry.artifacts.admission.vocabulary import SAVE, changed_vocabulary
 from registry.errors import Verification
 from sdk.formats.adapter_files import (
@@ -37,6 +36,7 @@ from sdk.formats.adapter_files import (
 )
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.architectures import is_encoder, no_next_token
+from sdk.lora.saved_modules import SavedModules
 from sdk.schemas.lora_config import LoraConfig
 
 #: What PEFT calls models that tell labels apart.

@@ -4,21 +4,16 @@ name means something else by then.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from contract.jobs.helpers import Crew
-from sqlalchemy import event
 from support.adapters import BASE_TENSORS, base_registration, save_adapter
 from support.people import SEEDS
-from support.work import Work, counting
+from support.work import Transaction, watched
 
-from registry.db.database import Database
 from registry.jobs import service
 from registry.principal import Role
 from sdk.client import Client
@@ -40,42 +35,10 @@ STRANGE = {
 }
 
 
-@dataclass
-class Transaction(Work):
-    """What was done in one transaction that writes."""
-
-    statements: list[str] = field(default_factory=list)
-
-
 @pytest.fixture
 def transactions(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Transaction]]:
-    """The transactions in which jobs were accepted."""
-    seen: list[Transaction] = []
-    current = threading.local()
-    begin = Database.write
-
-    @contextmanager
-    def watched(self: Database, **given: Any) -> Iterator[Any]:
-        work = Transaction()
-        with begin(self, **given) as session:
-            current.work = work
-            try:
-                with counting(work):
-                    yield session
-            finally:
-                current.work = None
-        if any(statement.startswith("INSERT INTO jobs") for statement in work.statements):
-            seen.append(work)
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if (work := getattr(current, "work", None)) is not None:
-            work.statements.append(statement)
-
-    engine = crew.world.services.db.engine
-    event.listen(engine, "before_cursor_execute", note)
-    monkeypatch.setattr(Database, "write", watched)
-    yield seen
-    event.remove(engine, "before_cursor_execute", note)
+    with watched(crew.world.services.db, monkeypatch) as seen:
+        yield seen
 
 
 def odd_base(crew: Crew, tensors: int) -> str:
@@ -140,10 +103,9 @@ def test_transaction_that_accepts_a_job_does_the_same_over_a_small_base_as_over_
     sizes = [40, 40, 1200]
     for size in sizes:
         KINDS[kind](crew, odd_base(crew, size))
-    _, small, large = transactions
+    _, small, large = accepting = [one for one in transactions if one.wrote("jobs")]
     assert large.calls < 1.1 * small.calls
-    for one in transactions:
-        assert not [said for said in one.statements if ".tensors" in said or ".config" in said]
+    assert not any(one.read("tensors") or one.read("config") for one in accepting)
 
 
 def test_claimed_base_of_thousands_of_odd_names_is_planned_at_once(crew: Crew) -> None:

@@ -48,6 +48,8 @@ _NOT_CALLED = ("out_proj", "dt_proj")
 #: The budget for a pattern on all modules of a model: a letter of a name takes about one step, and the largest models
 #: have a thirtieth of this. Using it up takes some 0.3 s.
 _STEPS = 2_000_000
+#: No model has as many linear modules besides those of experts, but a claimed one may: planning for them takes seconds.
+_MOST_MODULES = 16_384
 #: The most names in a message, and the most of those that there are to choose from.
 _MOST_NAMED, _MOST_OFFERED = 5, 20
 
@@ -137,6 +139,10 @@ def unfit_targets(
     names = linear_modules(tensors)
     if not names:
         return None
+    try:
+        require_plannable(names)
+    except TargetsError as error:
+        return _untrainable(error)
     if targets in TARGET_PRESETS or (is_pattern(targets) and exclude is None):
         try:
             resolve_targets(targets, model_type, names)
@@ -168,6 +174,15 @@ def unfit_targets(
     if foreign and exclude is None:
         return f"can't be trained with these options: the targets include {_untrained(foreign)}"
     return None
+
+
+def require_plannable(linear_names: Sequence[str]) -> None:
+    """Raise TargetsError for more linear modules than any model has, by the shapes of a base."""
+    if len(linear_names) > _MOST_MODULES:
+        raise TargetsError(
+            f"the base has {len(linear_names)} linear modules by the shapes that it was added with, and no model has more than"
+            f" {_MOST_MODULES}; add it again with its own."
+        )
 
 
 def _untrainable(error: TargetsError) -> str:

@@ -30,7 +30,7 @@ from sdk.lora.linear_modules import layer_of
 from sdk.lora.name_ends import NameEnds
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.redistribution import most_parameters
-from sdk.lora.targets import TargetsError, resolve_targets
+from sdk.lora.targets import TargetsError, require_plannable, resolve_targets
 from sdk.schemas.training import TrainingSpec
 
 #: Adapters are trained and stored in float32.
@@ -159,8 +159,11 @@ class Meant:
 
 
 def meant_by(blueprint: Blueprint, spec: TrainingSpec) -> Meant:
-    """Return what the targets of a training select in a base. Raises TargetsError if they select nothing."""
+    """Return what the targets of a training select in a base. Raises TargetsError if they select nothing, or the base has
+    more modules than a model.
+    """
     names = sorted(blueprint.linear)
+    require_plannable(names)
     experts = stacked_targets(spec.targets, names, sorted(blueprint.stacked), exclude=spec.exclude)
     left = set(spec.targets.split(",")).difference(experts)
     wanted = ",".join(name for name in spec.targets.split(",") if name in left) if experts else spec.targets

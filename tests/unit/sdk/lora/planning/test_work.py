@@ -132,13 +132,13 @@ class TestBudgets:
     """What would take too long is refused, with what to do instead."""
 
     def test_pattern_on_more_letters_than_any_model_has(self) -> None:
-        names = [f"m.layers.0.{'p' * 400}{number}" for number in range(5200)]
+        names = [f"m.layers.0.{'p' * 400}{number}" for number in range(5100)]
         for given in ({"targets": ".*p1"}, {"targets": "all-linear", "exclude": ".*p1"}):
             with pytest.raises(TargetsError, match=r"can't be used \(it takes too long .*\); write module names"):
                 resolve_targets(given["targets"], "llama", names, exclude=given.get("exclude"))
 
     def test_pattern_is_refused_and_not_an_error_of_the_server(self) -> None:
-        shapes = {f"m.layers.0.{'p' * 400}{number}.weight": [8, 8] for number in range(5200)}
+        shapes = {f"m.layers.0.{'p' * 400}{number}.weight": [8, 8] for number in range(5100)}
         said = unfit_targets(".*p1", shapes, model_type="llama")
         assert said is not None
         assert "write module names" in said
@@ -152,6 +152,14 @@ class TestBudgets:
         pattern = ",".join(f"{key}=2" for key in sorted(keys)[:1000])
         planned = PlannedTraining(STRANGE, shapes, TrainingSpec(targets="all-linear", rank_pattern=pattern))
         assert "rank_pattern takes too long" in str(planned.shapes)
+
+    def test_more_modules_than_any_model_has(self) -> None:
+        shapes = {f"{number % 9}.{number:x}.weight": [8, 8] for number in range(16_385)}
+        said = unfit_targets("all-linear", shapes, model_type="strange")
+        assert said is not None
+        assert "has 16385 linear modules" in said
+        planned = PlannedTraining(STRANGE, shapes, TrainingSpec(targets="all-linear"))
+        assert "add it again with its own" in str(planned.shapes)
 
     def test_messages_name_some_of_many_modules(self) -> None:
         config, shapes = odd(2000)

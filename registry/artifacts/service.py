@@ -39,12 +39,17 @@ class _Held(NamedTuple):
     elsewhere: str | None
 
 
-class Bytes(TypedDict):
-    """What to verify, and for whom: the arguments of `Artifacts.verify`."""
+class Sent(TypedDict):
+    """Blobs, and who has sent them in which session: the arguments of `Artifacts.has`."""
 
     upload: str | None
     blobs: list[BlobSpec]
     who: Principal
+
+
+class Bytes(Sent):
+    """What to verify, and for whom: the arguments of `Artifacts.verify`."""
+
     inspections: Mapping[str, Inspection]
 
 
@@ -116,6 +121,14 @@ class Artifacts:
                     return None
                 found[held.blob.sha256] = facts
         return found
+
+    def has(self, session: Session, *, upload: str | None, blobs: Iterable[BlobSpec], who: Principal) -> bool:
+        """Whether the caller still has each blob, verified, so that what was `known` of them is true.
+
+        Raises NotFound and Invalid as `verify` does.
+        """
+        wanted = {blob.sha256: blob for blob in blobs}
+        return all(held.row is not None for held in self._held(session, upload, wanted, who))
 
     def keep(self, session: Session, found: Mapping[str, Facts]) -> None:
         """Keep what `verify` found, now that it was judged and admitted; what is kept for other records stays."""

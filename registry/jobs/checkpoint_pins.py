@@ -38,14 +38,14 @@ def resume_point(session: Session, job: Job, request: TrainingRequest) -> Checkp
 
 
 def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -> TrainingRequest:
-    """Pin the checkpoint that a training starts from, and keep it until the training has ended.
+    """Pin the checkpoint that a training starts from; `keep_checkpoint` keeps it.
 
     Raises NotFound, Invalid if the earlier job trained something else: its optimiser's state means nothing here.
     """
     if request.from_checkpoint is None:
         return request
     earlier = find_job(session, request.from_checkpoint.job, who)
-    row = find_checkpoint(session, request.from_checkpoint, to_keep=True)
+    row = find_checkpoint(session, request.from_checkpoint)
     theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
     day = request.template_date or theirs.template_date
     if others := other_than(theirs, request):
@@ -54,9 +54,15 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
             "give the same, or leave from_checkpoint out",
             param="from_checkpoint",
         )
-    row.kept, row.expires_at = True, None
     checkpoint = CheckpointRef(job=row.job_id, step=row.step)
     return request.model_copy(update={"from_checkpoint": checkpoint, "template_date": day})
+
+
+def keep_checkpoint(session: Session, request: TrainingRequest) -> None:
+    """Keep the checkpoint that a training was pinned to until the training has ended. Raises NotFound."""
+    if request.from_checkpoint is not None:
+        row = find_checkpoint(session, request.from_checkpoint, to_keep=True)
+        row.kept, row.expires_at = True, None
 
 
 def other_than(theirs: TrainingRequest, request: TrainingRequest) -> list[str]:
@@ -87,7 +93,9 @@ def pin_again(session: Session, job: Job, request: dict[str, Any], who: Principa
     if request.get("from_checkpoint") is None:
         return request
     began = read_stored(TrainingRequest, request, of=f"the request of job {job.id}")
-    return pin_checkpoint(session, began, who).model_dump(mode="json")
+    pinned = pin_checkpoint(session, began, who)
+    keep_checkpoint(session, pinned)
+    return pinned.model_dump(mode="json")
 
 
 def find_checkpoint(session: Session, ref: CheckpointRef, *, to_keep: bool = False) -> Checkpoint:

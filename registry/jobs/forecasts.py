@@ -4,20 +4,16 @@ large enough.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from sqlalchemy.orm import Session
-
-from registry.catalog.bases.finding import tensors_of
-from registry.catalog.models import NamedBase
-from registry.db.stored_json import table
+from registry.db.database import Database
 from registry.errors import DoesNotFit
 from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
+from registry.jobs.base_contents import BaseContents
 from sdk.lora.planning.alternatives import alternatives
 from sdk.lora.planning.footprint import Place
-from sdk.lora.planning.job_forecasts import MOST_TOO_HIGH, evaluation_forecast, training_forecast, weights_needs
+from sdk.lora.planning.job_forecasts import MOST_TOO_HIGH, PlannedTraining, evaluation_forecast, weights_needs
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.jobs import MOST_MEMORY_BYTES, Needs
 from sdk.schemas.planning import ROW_PARTS, Forecast, JobForecast
@@ -70,63 +66,62 @@ class Estimate:
         return None if forecast is None else min(int(self.needed(forecast) / MOST_TOO_HIGH), MOST_MEMORY_BYTES)
 
 
-def of_training(base: NamedBase | None, spec: TrainingSpec, *, packed: bool) -> Estimate:
+def of_training(base: BaseContents | None, spec: TrainingSpec, *, packed: bool) -> Estimate:
     """Return what a training takes; `packed`: its base is stored in 4 bits."""
     if base is None:
         return Estimate(JobForecast(unknown=_NOT_REGISTERED))
-    config, tensors = table(base.config), tensors_of(base)
-    found = training_forecast(config, tensors, spec)
-    # If memory runs out, a worker goes down to one row per pass.
-    one_row = spec.model_copy(update={"batch_size": 1})
+    planned = PlannedTraining(base.config, base.tensors, spec)
+    found = planned.forecast()
 
     def what_fits(available_bytes: int, place: Place) -> list[str]:
-        fitting = alternatives(
-            config, tensors, one_row, available_bytes=available_bytes, place=place, may_quantize=not packed
-        )
+        fitting = alternatives(planned, available_bytes=available_bytes, place=place, may_quantize=not packed)
         return [each.said for each in fitting]
 
-    needs = _needs(base, config, found, quantized=spec.method == "qlora" and not packed)
-    return Estimate(found, training_forecast(config, tensors, one_row), needs, what_fits)
+    needs = _needs(base, found, quantized=spec.method == "qlora" and not packed)
+    # If memory runs out, a worker goes down to one row per pass.
+    return Estimate(found, planned.forecast(batch_size=1), needs, what_fits)
 
 
-def of_evaluation(base: NamedBase | None, spec: EvaluationSpec, *, quantized: bool, packed: bool) -> Estimate:
+def of_evaluation(base: BaseContents | None, spec: EvaluationSpec, *, quantized: bool, packed: bool) -> Estimate:
     """Return what an evaluation takes; `quantized`: its base is quantised to 4 bits, or `packed`, stored so.
 
     It is refused only because of its weights: nobody has said how long its rows are.
     """
     if base is None:
         return Estimate(JobForecast(unknown=_NOT_REGISTERED))
-    config, tensors = table(base.config), tensors_of(base)
-    found = evaluation_forecast(config, tensors, spec, quantized=quantized or packed)
+    found = evaluation_forecast(base.config, base.tensors, spec, quantized=quantized or packed)
 
     def what_fits(available_bytes: int, place: Place) -> list[str]:
-        packs = evaluation_forecast(config, tensors, spec, quantized=True)
+        packs = evaluation_forecast(base.config, base.tensors, spec, quantized=True)
         four_bits = packs.card if place == "cuda" else packs.machine
         if quantized or packed or four_bits is None or four_bits.fixed_bytes > available_bytes:
             return []
         return [f"--precision nf4 ({four_bits.fixed_bytes / 1e9:.1f} GB)"]
 
-    needs = _needs(base, config, found, quantized=quantized and not packed)
+    needs = _needs(base, found, quantized=quantized and not packed)
     return Estimate(found, needs=needs, what_fits=what_fits, counts_rows=False)
 
 
-def _needs(base: NamedBase, config: Mapping[str, Any], found: JobForecast, *, quantized: bool) -> Needs:
+def _needs(base: BaseContents, found: JobForecast, *, quantized: bool) -> Needs:
     fixed = [forecast.fixed_bytes for forecast in (found.card, found.machine) if forecast is not None]
-    least = min(fixed) if fixed else weights_needs(base.size_bytes, config, tensors_of(base), quantized=quantized)
+    least = min(fixed) if fixed else weights_needs(base.size_bytes, base.config, base.tensors, quantized=quantized)
     # A claimed base may be of any size, and no worker has as much as this would need.
     return Needs(memory_bytes=min(least, MOST_MEMORY_BYTES))
 
 
-def require_memory(session: Session, estimate: Estimate, *, namespace: str, queue: str, kind: str, device: str) -> None:
+def require_memory(db: Database, estimate: Estimate, *, namespace: str, queue: str, kind: str, device: str) -> None:
     """Raise DoesNotFit if none of the workers that could have the job is large enough.
 
     If there is none at present, nobody knows which workers will come. One that was seen within the week may come back,
     so that nothing is refused during a restart.
     """
-    there = [worker for worker in available_workers(session) if _could(worker, queue, namespace, device)]
-    if estimate.lowest is None or not there:
+    if estimate.lowest is None:
         return
-    known = [worker for worker in lately_seen_workers(session) if _could(worker, queue, namespace, device)]
+    with db.read() as session:
+        if not any(_could(worker, queue, namespace, device) for worker in available_workers(session)):
+            return
+        known = [worker for worker in lately_seen_workers(session) if _could(worker, queue, namespace, device)]
+    # What would fit is computed once the session is closed.
     lacking = [(worker, _forecast_for(worker, estimate.lowest)) for worker in known]
     found = [(worker, forecast) for worker, forecast in lacking if not _has_room(worker, estimate.least_of(forecast))]
     if len(found) < len(known):

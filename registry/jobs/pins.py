@@ -1,11 +1,13 @@
-"""The names in a job's request are made exact when the job is accepted, for a caller who may see and change what they
-name.
+"""The names in a job's request are made exact, for a caller who may see and change what they name.
+
+This is done twice: before a job is examined, which may take long, and again in the transaction that accepts it. So only
+rows are looked up here, by their keys: nothing of the size of a base or of an adapter is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,22 +19,33 @@ from registry.catalog.bases.names import ANYBODYS, Whose
 from registry.catalog.models import NamedBase, Version
 from registry.datasets.finding import find_dataset, is_named
 from registry.db.clock import db_now
-from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidBase
 from registry.jobs.available_workers import FORGOTTEN_AFTER, works_in
-from registry.jobs.forecasts import Estimate
+from registry.jobs.base_contents import BaseContents, PinnedBase
 from registry.jobs.models import Worker
 from registry.principal import Principal
 from sdk.lora.architectures import is_encoder, no_next_token
-from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, DataSource, EvaluationTarget, TrainingRequest
 from sdk.schemas.wire import Wire
 
 R = TypeVar("R", bound=Wire)
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A target of an evaluation made exact."""
+
+    target: EvaluationTarget
+    #: None for a bare base, as for its digest.
+    version: Version | None = field(compare=False)
+    digest: str | None
+    #: None for a base that nobody has registered yet.
+    base: PinnedBase | None
+
+
+@dataclass(frozen=True)
 class Pinned(Generic[R]):
-    """A request with every name made exact."""
+    """A request with every name made exact: equal to another as long as the names mean the same."""
 
     request: R
     #: Whose job it is.
@@ -40,20 +53,22 @@ class Pinned(Generic[R]):
     #: What the job is about, for lists.
     subject: str
     #: The base that a worker will need, if it is known; for an evaluation the first one.
-    base: NamedBase | None
-    #: Whether a version to merge was trained over a quantised base.
+    base: PinnedBase | None
+    #: Whether a version to merge was trained over a quantised base, and whether its base predicts the next token.
     quantized: bool = False
-    #: Whether the base is stored in 4 bits.
-    packed: bool = False
-    #: How much memory an evaluation takes, with those of its bases that take most.
-    estimate: Estimate | None = None
+    causal: bool = True
+    #: The targets of an evaluation that were asked for, and those that may be scored beside them.
+    targets: Sequence[Chosen] = ()
+    beside: Sequence[Chosen] = ()
+    #: How many of the latter are scored at most.
+    most_beside: int = 0
     #: Users' own scorers that an evaluation asks for.
     scorers: Sequence[str] = ()
 
     @property
     def base_fingerprint(self) -> str | None:
         """The fingerprint of the base."""
-        return None if self.base is None else self.base.base.fingerprint
+        return None if self.base is None else self.base.fingerprint
 
 
 def pin_data(session: Session, request: Wire, fields: Iterable[str], who: Principal, namespace: str) -> dict[str, str]:
@@ -128,28 +143,27 @@ def today(session: Session) -> str:
     return db_now(session).date().isoformat()
 
 
-def require_causal(base: NamedBase | None) -> None:
+def require_causal(base: BaseContents | None) -> None:
     """Raise InvalidBase if the config of a base says that it can't predict the next token; if the config is not known,
     the worker will find out.
     """
-    config = {} if base is None else table(base.config)
-    if base is not None and is_encoder(config):
+    if base is not None and is_encoder(base.config):
         raise InvalidBase(
-            f"base {base.id} can't be used for that: {no_next_token(config.get('model_type'))}", param="base"
+            f"base {base.id} can't be used for that: {no_next_token(base.config.get('model_type'))}", param="base"
         )
 
 
-def base_of(session: Session, version: Version, embedded: bool) -> NamedBase:
+def base_of(session: Session, version: Version, embedded: bool) -> PinnedBase:
     """The base of a version, as its namespace knows it. Raises NotFound if it was removed, and InvalidBase."""
     base = find_base(session, version.base.fingerprint, version.adapter.namespace)
     _require_reachable(session, base, version.adapter.namespace, embedded)
-    return base
+    return PinnedBase.of(base)
 
 
 def pin_base(
     session: Session, choice: BaseChoice, namespace: str, embedded: bool
-) -> tuple[BaseChoice, NamedBase | None]:
-    """Return a base made exact, and its row if it is registered.
+) -> tuple[BaseChoice, PinnedBase | None]:
+    """Return a base made exact, and what is pinned of it if it is registered.
 
     Raises NotFound, InvalidBase, Invalid for a name that means several bases in the namespace.
     """
@@ -165,7 +179,7 @@ def pin_base(
         return choice, None
     row = find_base(session, choice.fingerprint or choice.id, namespace, whose=whose)
     _require_reachable(session, row, namespace, embedded)
-    return BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint), row
+    return BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint), PinnedBase.of(row)
 
 
 def _require_reachable(session: Session, base: NamedBase, namespace: str, embedded: bool) -> None:

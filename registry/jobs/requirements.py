@@ -6,7 +6,6 @@ from collections.abc import Container, Sequence
 
 from sqlalchemy import ColumnElement, or_
 
-from registry.catalog.models import NamedBase
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.releases import OURS, name_of, number_of
@@ -17,9 +16,9 @@ from sdk.schemas.jobs import Needs
 from sdk.schemas.work import WorkerInfo
 
 
-def needs_to_merge(base: NamedBase | None, *, quantized: bool) -> Needs:
+def needs_to_merge(*, quantized: bool) -> Needs:
     """Return what the merge of a version needs; `quantized`: whether it was trained over a quantised base."""
-    return Needs() if base is None else Needs(memory_bytes=merge_bytes(quantized=quantized))
+    return Needs(memory_bytes=merge_bytes(quantized=quantized))
 
 
 def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:

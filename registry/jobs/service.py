@@ -16,18 +16,19 @@ from registry.db.paging import Paged, page_of
 from registry.db.stored_json import table
 from registry.errors import Conflict
 from registry.jobs import events
+from registry.jobs.acceptable import Acceptable, acceptable
 from registry.jobs.attempts import count_end, lapsed
+from registry.jobs.base_contents import ChangedError
 from registry.jobs.checkpoint_pins import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.finding import find_job
-from registry.jobs.forecasts import require_memory
 from registry.jobs.kinds.known import KINDS, rules_of
+from registry.jobs.kinds.rules import JobKindRules
 from registry.jobs.lifecycle import FINAL, UNFINISHED, move
 from registry.jobs.models import Job
 from registry.jobs.peaks import peak_of
-from registry.jobs.pins import require_data
+from registry.jobs.pins import Pinned, require_data
 from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
-from registry.jobs.releases import needed_by
 from registry.jobs.scorers import require_installed, require_scorers, written
 from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
@@ -42,6 +43,8 @@ from sdk.schemas.wire import digest_of
 
 #: Of how many waiting jobs each queue is reminded at once; a worker that comes for one continues with the others.
 _REMINDERS = 16
+#: How many times a job is pinned and examined if the meaning of its names changes meanwhile.
+_TRIES = 3
 #: What a job that is tried again takes over from the earlier one.
 _REPEATED = (
     "namespace",
@@ -76,68 +79,74 @@ class Jobs:
 
         The same key with the same request gives the same job; with another request it raises Conflict. Raises
         NotFound for a base, dataset or ref, Forbidden, InvalidBase for a base that no worker can reach, DoesNotFit for a job
-        that every worker is too small for, QuotaExceeded.
+        that every worker is too small for, QuotaExceeded, and Conflict if what it names keeps changing.
         """
         asked = digest_of(submission.model_dump(mode="json"))
-        examine = rules_of(submission.request.kind).examine
-        if examine is not None:
-            with self._db.read() as session:
-                earlier = _answered(session, idempotency_key, asked, who)
-            if earlier is not None:
-                return earlier
-            submission = submission.model_copy(update={"request": examine(self._db, submission.request, who)})
+        for _ in range(_TRIES):
+            try:
+                job, fresh = self._accepted(submission, asked, who, idempotency_key)
+            except ChangedError:
+                continue
+            if fresh:
+                self._queue.announce(job.id, job.queue)
+            return job
+        raise Conflict("what this job names is being changed at the moment; submit it again", param="spec")
+
+    def _accepted(self, submission: JobSubmission, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
+        """Return a job, and whether it is a new one. Raises ChangedError if a name means something else by the time that
+        the job was examined.
+
+        What takes long is done while nobody waits: only whether the names still mean the same is looked up again in the
+        transaction that accepts the job.
+        """
+        rules = rules_of(submission.request.kind)
+        with self._db.read() as session:
+            if (earlier := _answered(session, key, asked, who)) is not None:
+                return earlier, False
+            pinned = rules.pin(session, submission.request, who, self._embedded)
+        require_priority(submission.priority, pinned.namespace, who)
+        if self._embedded:
+            require_installed(pinned.scorers)
+        accepted = acceptable(self._db, rules, submission, pinned)
         try:
-            job, fresh = self._insert(submission, asked, who, idempotency_key)
+            return self._insert(rules, submission, pinned, accepted, asked, who, key)
         except IntegrityError:
             # The same key was used at the same moment: the other call's job is the answer.
-            job, fresh = self._insert(submission, asked, who, idempotency_key)
-        if fresh:
-            self._queue.announce(job.id, job.queue)
-        return job
+            return self._insert(rules, submission, pinned, accepted, asked, who, key)
 
-    def _insert(self, submission: JobSubmission, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
+    def _insert(
+        self,
+        rules: JobKindRules[Any],
+        submission: JobSubmission,
+        pinned: Pinned[Any],
+        accepted: Acceptable,
+        asked: str,
+        who: Principal,
+        key: str | None,
+    ) -> tuple[JobView, bool]:
+        # A runner that gets nothing ends, so it gets the job, even if the scorer is gone by then.
+        scorers = None if self._embedded else written(pinned.scorers)
         with self._db.write() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:
                 return earlier, False
-            rules = rules_of(submission.request.kind)
-            pinned = rules.pin(session, submission.request, who, self._embedded)
-            request = pinned.request
-            require_priority(submission.priority, pinned.namespace, who)
-            estimate = rules.estimate(pinned)
-            needs = estimate.needs
-            if submission.needs is not None:
-                # What the request says counts; anything else is estimated.
-                needs = needs.model_copy(update=submission.needs.model_dump(exclude_none=True))
-            by_forecast = submission.needs is None or submission.needs.memory_bytes is None
-            if by_forecast:
-                where = {"namespace": pinned.namespace, "queue": rules.queue, "device": needs.device}
-                require_memory(session, estimate, kind=rules.name, **where)
-            scorers = written(pinned.scorers)
-            if self._embedded:
-                require_installed(pinned.scorers)
-                # A runner that gets nothing ends, so it gets the job, even if the scorer is gone by then.
-                scorers = None
+            if rules.pin(session, submission.request, who, self._embedded) != pinned:
+                raise ChangedError
             require_scorers(session, scorers, who, namespace=pinned.namespace, queue=rules.queue)
+            rules.keep(session, accepted.request)
             job = self._new(
                 session,
                 who,
                 namespace=pinned.namespace,
                 kind=rules.name,
                 subject=pinned.subject,
-                request=request.model_dump(mode="json"),
                 request_digest=asked,
                 submit_key=key,
                 priority=submission.priority,
                 queue=rules.queue,
-                needs_release=needed_by(request),
                 needs_scorers=scorers,
-                needs_device=needs.device,
-                needs_memory_bytes=needs.memory_bytes,
-                least_card_bytes=estimate.least_card_bytes if by_forecast else None,
-                least_machine_bytes=estimate.least_machine_bytes if by_forecast else None,
-                forecast=None if estimate.forecast is None else estimate.forecast.model_dump(mode="json"),
                 timeout_s=self._limits.of_submission(submission.timeout_s),
                 base_fingerprint=pinned.base_fingerprint,
+                **accepted.columns,
             )
             return present(job).model_copy(update={"forecast": forecast_of(job)}), True
 

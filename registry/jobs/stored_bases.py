@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from registry.catalog.bases.finding import tensors_of
-from registry.catalog.models import NamedBase
-from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidBase
+from registry.jobs.base_contents import BaseContents
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.lora_config import QuantizationRecipe
 
 
-def require_fitting(base: NamedBase | None, fits: Callable[[QuantizationRecipe | None], None]) -> bool:
+def require_fitting(base: BaseContents | None, fits: Callable[[QuantizationRecipe | None], None]) -> bool:
     """Return whether a base is stored in 4 bits, after `fits` has checked the request against how it is stored.
 
     `fits` raises StoredQuantizationError. If nobody has registered the base yet, the worker will find out. Raises
@@ -21,10 +19,7 @@ def require_fitting(base: NamedBase | None, fits: Callable[[QuantizationRecipe |
     if base is None:
         return False
     try:
-        recipe = stored_recipe(table(base.config))
-        if recipe is not None:
-            # The hundreds of names are only read for such a base.
-            stored_recipe(table(base.config), tensors_of(base))
+        recipe = stored_recipe(base.config, base.tensors)
         fits(recipe)
     except StoredQuantizationError as error:
         refused = InvalidBase if error.param == "base" else Invalid

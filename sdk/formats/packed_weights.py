@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sdk.formats.base_files import CONFIG_FILE, BadBaseError
-from sdk.formats.safetensors import Header
+from sdk.formats.safetensors import MAX_TENSORS, Header
 
 #: A read of the bytes [begin, end) of a file.
 ReadPart = Callable[[int, int], bytes]
 
-_SINGLE_EXPERT = re.compile(r".*experts\.[0-9]+\..*\.quant_state\..*")
+_SINGLE_EXPERT = re.compile(r"experts\.[0-9]+\.")
 _STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
 _NESTED, _SCALES = ".nested_absmax", ".absmax"
 #: The suffixes of the tensors stored with a packed weight.
@@ -62,7 +62,7 @@ def read_weights(header: Header) -> WeightFile:
         if kind.shape[-1:] == (1,):
             sizes[name] = kind.size_bytes
         # Experts that are packed one by one are thousands, and are not supported anyway.
-        elif (found := _STATE.fullmatch(name)) and not _SINGLE_EXPERT.fullmatch(name):
+        elif (found := _STATE.fullmatch(name)) and not _packs_single_expert(name):
             begin, end = header.begin[index], min(header.end(index), header.begin[index] + _MAX_STATE_BYTES + 1)
             states[found[1]] = State(found[2], header.data_begin + begin, header.data_begin + end)
     file = WeightFile(shapes, sizes, states)
@@ -103,7 +103,7 @@ def _near(states: Mapping[str, State]) -> Iterator[list[tuple[str, State]]]:
 def shapes_of(files: Iterable[WeightFile], said: Mapping[str, list[int]]) -> dict[str, list[int]]:
     """Return the shape of each tensor of a base by its name; for a packed weight, the shape that its state gives.
 
-    Raises BadBaseError for a weight whose own description contradicts its bytes.
+    Raises BadBaseError for a weight whose own description contradicts its bytes, and for too many tensors.
     """
     looked_into = list(files)
     shapes = {name: shape for file in looked_into for name, shape in file.shapes.items()}
@@ -114,6 +114,8 @@ def shapes_of(files: Iterable[WeightFile], said: Mapping[str, list[int]]) -> dic
         if sizes[weight] != -(-math.prod(shape) // 2):
             raise _none_of_its_own(weight)
         shapes[weight] = shape
+    if len(shapes) > MAX_TENSORS:
+        raise BadBaseError(f"it has {len(shapes)} tensors; a base may have at most {MAX_TENSORS}")
     return shapes
 
 
@@ -170,7 +172,12 @@ def shows_bytes(tensors: Mapping[str, list[int]]) -> bool:
 
 def packs_single_experts(names: Iterable[str]) -> bool:
     """Whether experts are packed one by one; transformers stacks these since release 5, and then can't unpack them."""
-    return any(_SINGLE_EXPERT.fullmatch(name) for name in names)
+    return any(map(_packs_single_expert, names))
+
+
+def _packs_single_expert(name: str) -> bool:
+    expert = _SINGLE_EXPERT.search(name)
+    return expert is not None and ".quant_state." in name[expert.end() :]
 
 
 def parameters_of(tensors: Mapping[str, list[int]]) -> int:

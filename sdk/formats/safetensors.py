@@ -47,7 +47,7 @@ MAX_HEADER_BYTES = 32 * 1024 * 1024
 MAX_TENSORS = 262_144
 _MAX_METADATA_BYTES = 1024 * 1024
 _MAX_METADATA = 1024
-_MAX_DIMENSIONS = 8
+MAX_DIMENSIONS = 8
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 #: The sizes in bits of other types that a base may have.
 _OTHER_BITS = {
@@ -309,7 +309,7 @@ def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
         )
     if any_dtype and not shape:
         return Kind(known, ())
-    if not shape or shape.count(b",") >= _MAX_DIMENSIONS:
+    if not shape or shape.count(b",") >= MAX_DIMENSIONS:
         raise SafetensorsError(f"tensor {name.decode()!r} has an impossible shape", _SAVE_AGAIN)
     numbers = tuple(map(int, shape.split(b",")))
     # A quantised base may have empty tensors.

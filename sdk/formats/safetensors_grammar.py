@@ -10,6 +10,7 @@ import re
 NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,499}")
 #: The tensors of a base may have any names.
 ANY_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.\-/:]{0,499}")
+MAX_NAME_LETTERS = 500
 
 _W = rb"[ \t\n\r]*+"
 _INT = rb"(?:0|[1-9][0-9]{0,18})"

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdk.formats.peft_patterns import suffixes
-from sdk.lora.targets import TargetsError, matches, not_excluded
+from sdk.lora.name_ends import NameEnds
+from sdk.lora.targets import TargetsError, not_excluded
 from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 
 if TYPE_CHECKING:
@@ -76,11 +77,8 @@ def stacked_targets(
     """
     if targets in TARGET_PRESETS or is_pattern(targets):
         return []
-    found = sorted(
-        name
-        for name in set(targets.split(","))
-        if any(matches(full, name) for full in stacked_names) and not any(matches(full, name) for full in linear_names)
-    )
+    stacked, linear = NameEnds(stacked_names), NameEnds(linear_names)
+    found = sorted(name for name in set(targets.split(",")) if stacked.has(name) and not linear.has(name))
     if found and exclude is not None:
         raise TargetsError(f"{not_excluded(found)}.")
     return found

@@ -26,6 +26,8 @@ _OTHER_PARTS = re.compile(
 )
 #: Linear modules of a layer that choose experts: the choice is not trained along with the experts.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
+#: A claimed name may have thousands of digits, which `int` refuses.
+_MOST_DIGITS = 9
 _FUSED = ("c_attn", "att_proj")
 #: The matrices of attention, by their most common names.
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -39,11 +41,12 @@ def linear_modules(tensors: Mapping[str, Sequence[int]]) -> list[str]:
     return sorted(
         name.removesuffix(".weight")
         for name, shape in tensors.items()
-        if len(shape) == 2
-        and name.endswith(".weight")
-        and "experts" not in name.split(".")
-        and not any(part in name.split(".")[-2] for part in _NOT_LINEAR)
+        if len(shape) == 2 and name.endswith(".weight") and _may_be_linear(name.split("."))
     )
+
+
+def _may_be_linear(parts: list[str]) -> bool:
+    return "experts" not in parts and not any(other in parts[-2] for other in _NOT_LINEAR)
 
 
 def is_text(name: str) -> bool:
@@ -52,12 +55,13 @@ def is_text(name: str) -> bool:
 
 
 def layer_of(name: str) -> int | None:
-    """Return the number of the layer that a module is in: the first number in its name.
+    """Return the number of the layer that a module is in: the first number in its name, if no model has as many layers.
 
     >>> layer_of("model.layers.3.mlp.experts.0.w1"), layer_of("score")
     (3, None)
     """
-    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
+    first = next((part for part in name.split(".") if part.isdecimal()), "")
+    return int(first) if 0 < len(first) <= _MOST_DIGITS else None
 
 
 def in_attention(rests: Collection[str]) -> set[str]:

@@ -14,11 +14,14 @@ A preset's modules depend on the model: the linear modules of its layers, and wh
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 from sdk.formats.option_texts import write_numbers
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
 from sdk.lora.linear_modules import Layered, in_attention, is_text, layer_of, linear_modules, reads_queries_or_values
+from sdk.lora.name_ends import NameEnds
 from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 
 #: `model_type` of a config to presets with a meaning other than what the model's layers suggest.
@@ -42,14 +45,21 @@ _CUSTOMARY: Mapping[str, Sequence[str]] = {
 _STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 _NOT_CALLED = ("out_proj", "dt_proj")
 
-#: The budget for a pattern on all modules of a model; about three seconds.
-_STEPS = 20_000_000
-#: The most names in a message.
-_MOST_NAMED = 5
+#: The budget for a pattern on all modules of a model: a letter of a name takes about one step, and the largest models
+#: have a thirtieth of this. Using it up takes some 0.3 s.
+_STEPS = 2_000_000
+#: No model has as many linear modules besides those of experts, but a claimed one may: planning for them takes seconds.
+_MOST_MODULES = 16_384
+#: The most names in a message, and the most of those that there are to choose from.
+_MOST_NAMED, _MOST_OFFERED = 5, 20
 
 
 class TargetsError(ValueError):
     """Targets mean nothing in the model, or something that can't be trained; the message says what there is."""
+
+
+class NothingMeantError(TargetsError):
+    """A preset or a pattern matches no module."""
 
 
 def resolve_targets(
@@ -70,29 +80,30 @@ def resolve_targets(
     reach.
     """
     text = [name for name in linear_names if is_text(name) and not _is_bypassed(name, model_type)]
+    ends = NameEnds(linear_names)
     asked = f"the preset {targets!r}" if targets in TARGET_PRESETS else "the targets"
-    have = ", ".join(short_names(text)) or "none"
     if targets in TARGET_PRESETS:
         wanted = _of_preset(targets, model_type, text)
         if not wanted:
-            raise TargetsError(
-                f"{asked} matches no linear module of this {model_type} model; name some of these as targets: {have}."
+            raise NothingMeantError(
+                f"{asked} matches no linear module of this {model_type} model; name some of these as targets: {_offered(text)}."
             )
     elif is_pattern(targets):
         wanted = _chosen(targets, linear_names, "target_modules")
         if not wanted:
-            raise TargetsError(
+            raise NothingMeantError(
                 f"the pattern {targets!r} matches no linear module of this {model_type} model (it must match a whole name); there"
-                f" are: {have}."
+                f" are: {_offered(text)}."
             )
     else:
-        missing = [name for name in targets.split(",") if not any(matches(full, name) for full in linear_names)]
+        missing = [repr(name) for name in targets.split(",") if not ends.has(name)]
         if missing:
             raise TargetsError(
-                f"{', '.join(repr(name) for name in missing)} among the targets match no linear module of this {model_type} model;"
-                f" name some of these as targets: {have}."
+                f"{_named(missing)} among the targets match no linear module of this {model_type} model;"
+                f" name some of these as targets: {_offered(text)}."
             )
-        wanted = [full for full in linear_names if any(matches(full, name) for name in targets.split(","))]
+        meant = ends.meant_by(targets.split(","))
+        wanted = [full for full in linear_names if full in meant]
     left = _without(wanted, exclude)
     if not left:
         raise TargetsError(f"exclude leaves none of the {len(wanted)} modules that {asked} match; exclude fewer.")
@@ -101,7 +112,7 @@ def resolve_targets(
     bypassed = sorted(name for name in left if _is_bypassed(name, model_type))
     if bypassed:
         raise TargetsError(
-            f"{asked} include {_unreached(bypassed, model_type)}; name some of these as targets: {have}."
+            f"{asked} include {_unreached(bypassed, model_type)}; name some of these as targets: {_offered(text)}."
         )
     foreign = sorted(set(left) - set(text))
     if foreign:
@@ -112,7 +123,7 @@ def resolve_targets(
         special = SPECIAL_CASES.get(model_type, {}).get(targets)
         if special:
             return sorted(special)
-        return _customary(model_type, set(left), linear_names) or _shortest(left, linear_names)
+        return _customary(model_type, set(left), ends) or _shortest(left, ends)
     return sorted(set(targets.split(",")))
 
 
@@ -128,12 +139,18 @@ def unfit_targets(
     names = linear_modules(tensors)
     if not names:
         return None
+    try:
+        require_plannable(names)
+    except TargetsError as error:
+        return _untrainable(error)
     if targets in TARGET_PRESETS or (is_pattern(targets) and exclude is None):
         try:
             resolve_targets(targets, model_type, names)
+        except NothingMeantError as error:
+            # The model's own names may be others.
+            return None if is_pattern(targets) else _untrainable(error)
         except TargetsError as error:
-            nothing = is_pattern(targets) and not _chosen(targets, names, "target_modules")
-            return None if nothing else f"can't be trained with these options: {str(error).rstrip('.')}"
+            return _untrainable(error)
     if targets in TARGET_PRESETS or is_pattern(targets):
         return None
     if exclude is not None and (stacked := stacked_in_files(targets, tensors, names)):
@@ -144,17 +161,32 @@ def unfit_targets(
     last_parts = set(map(_last_part, names))
     unknown = [name for name in targets.split(",") if _last_part(name) not in last_parts]
     if unknown:
-        have = ", ".join(sorted(set(map(_last_part, filter(is_text, names))))) or "none"
+        have = _listed(sorted(set(map(_last_part, filter(is_text, names)))))
         return (
             f"has no linear module {', '.join(map(repr, unknown[:_MOST_NAMED]))}; name some of these as targets: {have}"
         )
-    bypassed = [n for n in names if _is_bypassed(n, model_type) and any(matches(n, end) for end in targets.split(","))]
+    wanted = set(targets.split(","))
+    meant = NameEnds(name for name in names if _is_bypassed(name, model_type)).meant_by(wanted)
+    bypassed = [name for name in names if name in meant]
     if bypassed and exclude is None:
         return f"can't be trained with these options: the targets include {_unreached(bypassed, model_type)}; leave them out"
-    foreign = [name for name in names if not is_text(name) and _last_part(name) in targets.split(",")]
+    foreign = [name for name in names if _last_part(name) in wanted and not is_text(name)]
     if foreign and exclude is None:
         return f"can't be trained with these options: the targets include {_untrained(foreign)}"
     return None
+
+
+def require_plannable(linear_names: Sequence[str]) -> None:
+    """Raise TargetsError for more linear modules than any model has, by the shapes of a base."""
+    if len(linear_names) > _MOST_MODULES:
+        raise TargetsError(
+            f"the base has {len(linear_names)} linear modules by the shapes that it was added with, and no model has more than"
+            f" {_MOST_MODULES}; add it again with its own."
+        )
+
+
+def _untrainable(error: TargetsError) -> str:
+    return f"can't be trained with these options: {str(error).rstrip('.')}"
 
 
 def not_excluded(stacked: Sequence[str]) -> str:
@@ -178,15 +210,10 @@ def mean_all(
         if is_pattern(targets):
             allowed = set(_chosen(targets, sorted(names), "target_modules"))
         elif targets not in TARGET_PRESETS:
-            allowed = {name for name in names if any(matches(name, end) for end in targets.split(","))}
+            allowed = NameEnds(names).meant_by(targets.split(","))
         return bool(names) and allowed == set(names) and not (exclude and _excluded(sorted(names), exclude))
     except TargetsError:
         return False
-
-
-def matches(full_name: str, target: str) -> bool:
-    """Whether `target` names the module: in full, or by its last parts, as PEFT reads a list of targets."""
-    return full_name == target or full_name.endswith(f".{target}")
 
 
 def short_names(linear_names: Sequence[str]) -> list[str]:
@@ -201,7 +228,8 @@ def short_names(linear_names: Sequence[str]) -> list[str]:
 def _of_preset(preset: str, model_type: str, text: Sequence[str]) -> list[str]:
     special = SPECIAL_CASES.get(model_type, {}).get(preset)
     if special:
-        return [name for name in text if any(matches(name, target) for target in special)]
+        meant = NameEnds(text).meant_by(special)
+        return [name for name in text if name in meant]
     layered = Layered.of(text)
     if preset == "all-linear":
         return layered.names(layered.by_rest)
@@ -209,27 +237,40 @@ def _of_preset(preset: str, model_type: str, text: Sequence[str]) -> list[str]:
     return layered.names(attention if preset == "attention" else set(filter(reads_queries_or_values, attention)))
 
 
-def _customary(model_type: str, wanted: set[str], linear_names: Sequence[str]) -> list[str]:
+def _customary(model_type: str, wanted: set[str], ends: NameEnds) -> list[str]:
     """Return the usual names of such a model's modules if some of them mean exactly these; none otherwise."""
-    meant = {
-        name: {full for full in linear_names if matches(full, name)} for name in _CUSTOMARY.get(model_type, _LLAMA)
-    }
+    meant = {name: ends.meant_by([name]) for name in _CUSTOMARY.get(model_type, _LLAMA)}
     within = {name: found for name, found in meant.items() if found and found <= wanted}
     return sorted(within) if set().union(*within.values()) == wanted else []
 
 
-def _shortest(wanted: Collection[str], linear_names: Sequence[str]) -> list[str]:
-    """Return the shortest ends of names that mean exactly these modules: one for each place in a layer, or else whole names."""
-    every = set(wanted)
-    found: list[str | None] = []
+def _shortest(wanted: Collection[str], ends: NameEnds) -> list[str]:
+    """Return the shortest ends of names that mean exactly these modules: one for each place in a layer, or else whole
+    names.
+
+    `ends` are those of all modules, of which `wanted` are some. An end of a place means all of its modules, so the rest
+    follows from how many it means.
+    """
+    every = NameEnds(wanted)
+    found: list[str] = []
     for rest, names in Layered.of(list(wanted)).by_rest.items():
-        parts = rest.split(".")
-        ends = [".".join(parts[at:]) for at in range(len(parts) - 1, -1, -1)]
-        meant = {end: {name for name in linear_names if matches(name, end)} for end in ends}
-        exact = next((end for end in ends if meant[end] == set(names)), None)
-        within = next((end for end in ends if meant[end] <= every), None)
-        found += [exact or within] if exact or within else names
-    return sorted({name for name in found if name})
+        exact = _shortest_end(rest, partial(_means, ends, count=len(set(names))))
+        within = exact or _shortest_end(rest, lambda end: ends.count(end) == every.count(end))
+        found += names if within is None else [within]
+    return sorted(set(found))
+
+
+def _means(ends: NameEnds, end: str, *, count: int) -> bool:
+    return ends.count(end) == count
+
+
+def _shortest_end(name: str, fits: Callable[[str], bool]) -> str | None:
+    """Return the shortest end of a dotted name that fits, None if none does; whatever is longer than one that fits also
+    fits.
+    """
+    starts = [0, *(at + 1 for at, letter in enumerate(name) if letter == ".")]
+    number = bisect_left(starts, True, key=lambda start: not fits(name[start:]))
+    return name[starts[number - 1] :] if number else None
 
 
 def _without(names: Sequence[str], exclude: str | None) -> list[str]:
@@ -246,7 +287,8 @@ def _of_layers(names: Sequence[str], layers: Collection[int]) -> list[str]:
     """Return the modules of some layers. Raises TargetsError for a layer that has none."""
     of = {name: layer_of(name) for name in names}
     numbers = sorted({number for number in of.values() if number is not None})
-    if absent := sorted(set(layers) - set(numbers)):
+    layers = frozenset(layers)
+    if absent := sorted(layers - set(numbers)):
         have = f"{write_numbers(numbers)} have" if numbers else "none has"
         raise TargetsError(
             f"layers_to_transform names the layer {absent[0]}, in which the targets match no module; of the layers {have} some."
@@ -257,7 +299,8 @@ def _of_layers(names: Sequence[str], layers: Collection[int]) -> list[str]:
 def _excluded(names: Sequence[str], exclude: str) -> list[str]:
     if is_pattern(exclude):
         return _chosen(exclude, names, "exclude_modules")
-    return [name for name in names if any(matches(name, end) for end in exclude.split(","))]
+    meant = NameEnds(names).meant_by(exclude.split(","))
+    return [name for name in names if name in meant]
 
 
 def _chosen(pattern: str, names: Sequence[str], key: str) -> list[str]:
@@ -265,12 +308,22 @@ def _chosen(pattern: str, names: Sequence[str], key: str) -> list[str]:
         chosen = Targets({"target_modules": pattern}, Budget(_STEPS))
         return [name for name in names if chosen.means(name)]
     except (ExpressionError, BudgetError) as error:
-        raise TargetsError(f"{key} {pattern!r} can't be used ({error}); write module names.") from error
+        why = "it takes too long to try on the names of all modules" if isinstance(error, BudgetError) else str(error)
+        raise TargetsError(f"{key} {pattern[:200]!r} can't be used ({why}); write module names.") from error
 
 
 def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+    return _listed(names, most=_MOST_NAMED)
+
+
+def _offered(text: Sequence[str]) -> str:
+    """Return the modules that there are to choose from; a model has few kinds of them, but a claimed one may have any."""
+    return _listed(short_names(text))
+
+
+def _listed(names: Sequence[str], *, most: int = _MOST_OFFERED) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
 
 
 def _is_bypassed(name: str, model_type: str) -> bool:
@@ -302,12 +355,12 @@ def stacked_in_files(targets: str, tensors: Mapping[str, Sequence[int]], linear_
     Files may store experts one by one that a library stacks.
     """
     experts = any("experts" in name.split(".") for name in tensors)
-    stacked = [name for name, shape in tensors.items() if len(shape) == 3]
+    stacked = NameEnds(name for name, shape in tensors.items() if len(shape) == 3)
+    linear = NameEnds(linear_names)
     return sorted(
         name
         for name in set(targets.split(","))
-        if ((experts and "experts" in name.split(".")) or any(matches(full, name) for full in stacked))
-        and not any(matches(full, name) for full in linear_names)
+        if ((experts and "experts" in name.split(".")) or stacked.has(name)) and not linear.has(name)
     )
 
 

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
 from sdk.formats.option_texts import write_numbers
 from sdk.lora.linear_modules import is_text, layer_of, linear_modules
+from sdk.lora.name_ends import NameEnds
 from sdk.lora.planning.adapter import meant_by
 from sdk.lora.planning.blueprint import UnknownFamilyError, blueprint_of
 from sdk.lora.planning.families import ConfigError
-from sdk.lora.targets import TargetsError, matches, stacked_in_files
+from sdk.lora.targets import TargetsError, stacked_in_files
 from sdk.schemas.training import TrainingSpec
 
 
@@ -41,25 +42,35 @@ def unfit_variant(
     library's prefix, so only the end of a name is compared. `tied`: whether the head is tied to the embedding; None: it
     is if no file has it.
     """
-    if not shapes:
-        return None
+    return _unfit_variant(spec, shapes, linear_modules(shapes), exact=exact, tied=tied) if shapes else None
+
+
+def _unfit_variant(
+    spec: TrainingSpec,
+    shapes: Mapping[str, Sequence[int]],
+    linear: Collection[str],
+    *,
+    exact: bool = False,
+    tied: bool | None = None,
+) -> Unfit | None:
     owners = {name.rpartition(".")[0] for name in shapes}
     if tied is None:
         tied = not any(_last(owner) in HEADS for owner in owners)
     return (
-        _layers(spec, shapes)
+        _layers(spec, linear)
         or _patterns(spec, owners, exact)
-        or _biases(spec, shapes)
-        or _saved(spec, owners, linear_modules(shapes), exact, tied)
+        or _biases(spec, shapes, linear)
+        or _saved(spec, owners, linear, exact, tied)
         or _tokens(spec, shapes)
     )
 
 
 def unfit_options(spec: TrainingSpec, files: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Unfit | None:
     """Say at a submission which of a spec's options a base can't be trained with, by the names and shapes of its files and its config."""
-    stacked = stacked_in_files(spec.targets, files, linear_modules(files))
+    linear = linear_modules(files)
+    stacked = stacked_in_files(spec.targets, files, linear)
     return (
-        unfit_variant(spec, files)
+        (_unfit_variant(spec, files, linear) if files else None)
         or (unfit_beside_parameters(spec, stacked) if stacked else None)
         or unfit_beside_targets(spec, _adapted(spec, config))
     )
@@ -72,10 +83,11 @@ def unfit_beside_targets(spec: TrainingSpec, adapted: Collection[str] | None) ->
     """
     if adapted is None:
         return None
+    ends = NameEnds(adapted)
     for param, names in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
-        if idle := next((name for name in names if not any(matches(full, name) for full in adapted)), None):
+        if idle := next((name for name in names if not ends.has(name)), None):
             return Unfit(param, f"names {idle}, which is not among the targets; name adapted modules")
-    if both := next((name for name in spec.saved_modules if any(matches(full, name) for full in adapted)), None):
+    if both := next((name for name in spec.saved_modules if ends.has(name)), None):
         return Unfit("modules_to_save", f"names {both}, which the targets adapt too; leave it out of one of the two")
     return None
 
@@ -99,14 +111,6 @@ def unfit_beside_parameters(spec: TrainingSpec, parameters: Sequence[str]) -> Un
     return None
 
 
-def saved_by_peft(names: Collection[str], saved: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Return the modules that `modules_to_save` means, and those that PEFT matches: all whose names end in these letters."""
-    return (
-        {full for full in names if any(matches(full, name) for name in saved)},
-        {full for full in names if any(full.endswith(name) for name in saved)},
-    )
-
-
 def _adapted(spec: TrainingSpec, config: Mapping[str, Any]) -> list[str] | None:
     """Return the model's own names of the modules that targets mean, from its config; None if only the model itself can
     tell.
@@ -121,8 +125,10 @@ def _adapted(spec: TrainingSpec, config: Mapping[str, Any]) -> list[str] | None:
         return None
 
 
-def _layers(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | None:
-    numbers = {layer_of(name) for name in linear_modules(shapes) if is_text(name)} - {None}
+def _layers(spec: TrainingSpec, linear: Collection[str]) -> Unfit | None:
+    if spec.layers_to_transform is None:
+        return None
+    numbers = {layer_of(name) for name in linear if is_text(name)} - {None}
     absent = sorted(set(spec.layers or ()) - numbers)
     if absent and numbers:
         have = write_numbers(number for number in numbers if number is not None)
@@ -131,16 +137,21 @@ def _layers(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | 
 
 
 def _patterns(spec: TrainingSpec, owners: Collection[str], exact: bool) -> Unfit | None:
-    for param, names in (("rank_pattern", list(spec.ranks)), ("alpha_pattern", list(spec.alphas))):
+    if spec.rank_pattern is None and spec.alpha_pattern is None:
+        return None
+    ends = NameEnds(owners)
+    for param, names in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
         for name in names:
-            if not any(_means(full, name, exact) for full in owners):
+            if not ends.has(_compared(name, exact)):
                 return Unfit(param, f"names {name}, which is no module of the base; name target modules")
     return None
 
 
-def _biases(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | None:
+def _biases(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]], linear: Collection[str]) -> Unfit | None:
+    if spec.bias == "none":
+        return None
     text = {name.rpartition(".")[0] for name in shapes if name.endswith(".bias") and is_text(name)}
-    if spec.bias == "none" or text & set(linear_modules(shapes)):
+    if not text.isdisjoint(linear):
         return None
     if spec.bias == "all" and text:
         return None
@@ -150,13 +161,17 @@ def _biases(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | 
 def _saved(
     spec: TrainingSpec, owners: Collection[str], linear: Collection[str], exact: bool, tied: bool
 ) -> Unfit | None:
-    known = {*owners, "lm_head"} if tied else set(owners)
+    if spec.modules_to_save is None:
+        return None
+    known = NameEnds({*owners, "lm_head"} if tied else owners)
+    packed = NameEnds(linear) if spec.method == "qlora" else NameEnds(())
     for name in spec.saved_modules:
-        if spec.method == "qlora" and (packed := next((full for full in linear if _means(full, name, exact)), None)):
+        compared = _compared(name, exact)
+        if packed.has(compared):
             return Unfit(
                 "modules_to_save",
-                f"names {name}, which is held in {8 if spec.quant_type == 'int8' else 4} bits ({packed}) and can't be trained whole; adapt it by targets, or train with the "
-                "method lora",
+                f"names {name}, which is held in {8 if spec.quant_type == 'int8' else 4} bits ({min(packed.meant_by([compared]))}) and "
+                "can't be trained whole; adapt it by targets, or train with the method lora",
             )
         if tied and _last(name) in (*INPUT_EMBEDDINGS, *HEADS):
             return Unfit(
@@ -164,29 +179,36 @@ def _saved(
                 f"names {name}, which the base ties to {'its head' if _last(name) in INPUT_EMBEDDINGS else 'its embedding'}, so that "
                 "training one as a whole would part the two; train single tokens with trainable_token_indices",
             )
-        if not any(_means(full, name, exact) for full in known):
+        if not known.has(compared):
             return Unfit("modules_to_save", f"names {name}, which is no module of the base with weights of its own")
-        meant, taken = saved_by_peft(known, [name])
-        if meant and (more := sorted(taken - meant)):
+        # PEFT takes all modules whose names end in these letters.
+        meant = known.count(name)
+        if meant and known.count_ending_in(name) > meant:
+            own = known.meant_by([name])
+            other = min(name for name in known.ending_in(name) if name not in own)
             return Unfit(
                 "modules_to_save",
-                f"names {name}, which PEFT takes for {more[0]} too, since its name ends alike; write {sorted(meant)[0]}",
+                f"names {name}, which PEFT takes for {other} too, since its name ends alike; write {min(own)}",
             )
     return None
 
 
 def _tokens(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | None:
+    if spec.trainable_token_indices is None:
+        return None
+    tokens = spec.tokens
     rows = [shape[0] for name, shape in shapes.items() if shape and _last(name.rpartition(".")[0]) in INPUT_EMBEDDINGS]
-    if spec.tokens and rows and spec.tokens[-1] >= max(rows):
+    if tokens and rows and tokens[-1] >= max(rows):
         return Unfit(
             "trainable_token_indices",
-            f"trains the token {spec.tokens[-1]}, and the base has {max(rows)}, from 0; give ids of its own tokens",
+            f"trains the token {tokens[-1]}, and the base has {max(rows)}, from 0; give ids of its own tokens",
         )
     return None
 
 
-def _means(full: str, name: str, exact: bool) -> bool:
-    return matches(full, name) if exact else matches(full, _last(name))
+def _compared(name: str, exact: bool) -> str:
+    """Return what of a name is compared with the base's: files may lack a prefix that the model's own names have."""
+    return name if exact else _last(name)
 
 
 def _last(name: str) -> str:

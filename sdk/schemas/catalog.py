@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sdk.formats.refs import parse_name
+from sdk.formats.tensor_shapes import shapes_fault
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
@@ -15,6 +16,12 @@ from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.wire import JsonScalar, Open, Sha256, Wire
 
 BaseId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+
+
+def _require_shapes(tensors: dict[str, list[int]]) -> dict[str, list[int]]:
+    if (fault := shapes_fault(tensors)) is not None:
+        raise ValueError(fault)
+    return tensors
 
 
 class BaseRegistration(Wire):
@@ -34,7 +41,7 @@ class BaseRegistration(Wire):
     #: The base's config.json.
     config: dict[str, Any] = {}
     #: Tensor name to shape, from the weight files' headers. Not needed if the files are sent, since they have it.
-    tensors: dict[str, list[int]] = {}
+    tensors: Annotated[dict[str, list[int]], AfterValidator(_require_shapes)] = {}
     size_bytes: Annotated[int, Field(ge=0)] = 0
     #: Exactly the files that were hashed; together with the config they prove the fingerprint.
     manifest: Manifest | None = None

@@ -11,7 +11,7 @@ from support.merging_desk import MergingDesk, value
 from support.scored_rows import fresh, report_of
 from support.small import write_adapter
 
-from registry.jobs.kinds import evaluation_targets
+from registry.jobs.kinds import evaluation
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, JobFailed
@@ -125,7 +125,7 @@ def test_production_that_can_t_be_scored_is_left_out(desk: MergingDesk, rows: Pa
 
 
 def test_they_give_way_where_a_job_has_no_room(desk: MergingDesk, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_targets, "MOST_TARGETS", 3)
+    monkeypatch.setattr(evaluation, "MOST_TARGETS", 3)
     refs = [desk.push(f"n{number}") for number in range(2)]
     promote(desk, refs[0])
     others = [desk.push("n0") for _ in range(3)]

@@ -13,7 +13,9 @@ from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
 from sdk.formats.base_files import HEADS
-from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets, suffixes
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
+from sdk.lora.name_ends import NameEnds
+from sdk.lora.saved_modules import SavedModules
 from sdk.schemas.lora_config import LoraConfig
 
 #: A hundred thousand modules with a long pattern need a tenth of it; using it up takes some two seconds.
@@ -155,16 +157,15 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
         for tensor in weights.tensors()
         if (parameter := base_parameter(tensor.name)) is not None and not any(copy in parameter for copy in _COPIES)
     }
-    ends = set(map(tail, held))
+    ends, whole_ends, listed = set(map(tail, held)), NameEnds(held), SavedModules(lora.modules_to_save)
     adapted = {tail(base_module(key.module)) for tensor in weights.tensors() if (key := lora_key(tensor.name))}
-    dotted = [f".{said}." for said in lora.modules_to_save]
     for name in base.names:
         module, _, kind = name.rpartition(".")
         place = Place.of(module)
         # Files hold more layers than some models load, experts under other names, and tables called "bias".
         if tail(name) in ends or "experts" in module.split(".") or (place is not None and base.loads(place) is False):
             continue
-        saved = kind in ("weight", "bias") and any(said in f".{module}." for said in dotted)
+        saved = kind in ("weight", "bias") and listed.have(module)
         trained = lora.bias == "all" or (lora.bias == "lora_only" and tail(module) in adapted)
         if saved or (trained and kind == "bias" and len(base.shapes(name)[0]) == 1):
             raise Verification(
@@ -172,12 +173,12 @@ def require_whole(weights: WeightFacts, lora: LoraConfig, base: BaseShapes) -> N
                 "have it; save the adapter again from the trained model"
             )
     for head in lora.modules_to_save:
-        if base.is_tied(head) and not any(f".{name}".endswith(f".{head}.weight") for name in held):
+        if base.is_tied(head) and not whole_ends.has(f"{head}.weight"):
             raise Verification(f"modules_to_save has {head}, but the adapter does not have it; save the adapter again")
     rows = [name.removesuffix(_ROWS) for name in held if name.endswith(_ROWS)]
     said = lora.trainable_token_indices
     if isinstance(said, dict):
-        whole = said.keys() <= {end for module in rows for end in suffixes(module) if end in said}
+        whole = all(map(NameEnds(rows).has, said))
     else:
         # A tied head has a copy of it.
         whole = not said or any(_last(module) not in HEADS for module in rows)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 
 from registry.errors import Verification
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
-from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, suffixes
 from sdk.lora.linear_modules import is_text
 
 _LAYER = re.compile(r"[^.]+\.[0-9]+")
@@ -160,12 +160,20 @@ class BaseShapes:
         """
         if module.rpartition(".")[2] not in _CONV1D_MODULES:
             return False
-        stored = self._config.get("quantization_config")
-        if isinstance(stored, Mapping) and not _is_skipped(module, stored.get("llm_int8_skip_modules")):
+        if self._skipped is not None and not any(end in self._skipped for end in suffixes(module)):
             # It is replaced by an ordinary linear layer of packed weights.
             return False
         kind = self._config.get("model_type")
         return None if kind is None else kind in _CONV1D_MODELS
+
+    @cached_property
+    def _skipped(self) -> frozenset[str] | None:
+        """The modules that are not quantised, of a base that is; None for any other."""
+        stored = self._config.get("quantization_config")
+        if not isinstance(stored, Mapping):
+            return None
+        names = stored.get("llm_int8_skip_modules")
+        return frozenset(name for name in (names if isinstance(names, list) else []) if isinstance(name, str))
 
     def _named(self, wanted: str) -> list[str]:
         if wanted in self._tensors:
@@ -213,11 +221,6 @@ class BaseShapes:
 def single_expert(tensor: str) -> re.Match[str] | None:
     """For a weight of a single expert, return the list that the expert is in, its number and the matrix."""
     return _SINGLE_EXPERT.fullmatch(tensor)
-
-
-def _is_skipped(module: str, skipped: object) -> bool:
-    names = skipped if isinstance(skipped, list) else []
-    return any(module == name or module.endswith(f".{name}") for name in names)
 
 
 def tail(name: str) -> str:

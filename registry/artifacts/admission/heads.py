@@ -47,13 +47,14 @@ def judge_head(
             "the adapter is a classifier without a head, so its head would be random whenever it is loaded; save it again "
             "with modules_to_save naming the head"
         )
-    width = _width(config)
-    given, outputs = (width, config.get(_PROJECTED)), Counter(tensor.shape[0] for tensor in matrices)
+    width, projected = _width(config), config.get(_PROJECTED)
+    outputs = Counter(tensor.shape[0] for tensor in matrices)
     for tensor in head:
         # The input of each matrix is the base's output, or the output of another matrix.
-        size = tensor.shape[-1] if tensor.shape else 0
-        others = outputs[size] - (len(tensor.shape) == 2 and tensor.shape[0] == size)
-        if len(tensor.shape) not in (1, 2) or (width is not None and size not in given and not others):
+        into = tensor.shape[-1] if tensor.shape else -1
+        own = len(tensor.shape) == 2 and tensor.shape[0] == into
+        given = into in (width, projected) or outputs[into] > own
+        if len(tensor.shape) not in (1, 2) or (width is not None and not given):
             raise Verification(
                 f"tensor {tensor.name!r} is {_shape(tensor)}, which fits no head over a base that is {width or 'so'} wide; "
                 "the adapter belongs to another base"

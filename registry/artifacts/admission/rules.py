@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Module, judge_module
 from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete, require_whole
@@ -36,6 +36,7 @@ from sdk.formats.adapter_files import (
 )
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.architectures import is_encoder, no_next_token
+from sdk.lora.saved_modules import SavedModules
 from sdk.schemas.lora_config import LoraConfig
 
 #: What PEFT calls models that tell labels apart.
@@ -43,8 +44,8 @@ _CLASSIFICATION = "SEQ_CLS"
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 #: No model has this many.
 _MOST_SAVED = 256
-#: No module has nearly as many stacked parameters.
-_MOST_OWNED = 64
+#: A module of experts has two or three stacked parameters.
+_MOST_OWNED = 16
 #: Weights of models are about 0.01 to 1, and a training adds less than that to them: so nothing as large as this is
 #: intended.
 _HUGE = 1e4
@@ -113,11 +114,7 @@ def require_few_names(lora: LoraConfig) -> None:
     """Raise Verification for a record with more names of a kind than can be looked for in each of an adapter's tensors."""
     if len(lora.modules_to_save) > _MOST_SAVED:
         raise Verification(f"modules_to_save has more than {_MOST_SAVED} names; name the modules, not their parts")
-    # Those without a module may be in any.
-    if any(len(names) > _MOST_OWNED for names in _owners(lora).values()):
-        raise Verification(
-            f"target_parameters has more than {_MOST_OWNED} names of parameters of one module; name those that are trained"
-        )
+    _owners(lora)
 
 
 def _judge_effects(
@@ -190,43 +187,6 @@ def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None
         )
 
 
-class _TrainedTokens(NamedTuple):
-    """The tokens whose rows a record says are trained."""
-
-    #: How many of a module; several if the record names modules.
-    counts: frozenset[int]
-    #: The largest id; -1 if there is none.
-    largest: int
-
-    @classmethod
-    def of(cls, lora: LoraConfig) -> Self:
-        """Return those of a record."""
-        said = lora.trainable_token_indices
-        lists = [said] if isinstance(said, list) else list(said.values())
-        largest = max((token for tokens in lists for token in tokens), default=-1)
-        return cls(frozenset(map(len, lists)), largest)
-
-    def judge(self, tensor: TensorFacts, module: str, base: BaseShapes) -> None:
-        """Check the rows of single tokens, (tokens, dimension), against the record and the embedding.
-
-        A tied head repeats the rows of the embedding that the record names. Raises Verification.
-        """
-        shapes = base.shapes(f"{module}.weight")
-        if (
-            len(tensor.shape) != 2
-            or tensor.shape[0] not in self.counts
-            or (shapes and tensor.shape[1] not in {shape[-1] for shape in shapes if shape})
-        ):
-            raise Verification(
-                f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, which fits neither trainable_token_indices nor the "
-                "base's embedding; save the adapter again"
-            )
-        if shapes and self.largest >= max(shape[0] for shape in shapes if shape):
-            raise Verification(
-                f"trainable_token_indices has the token {self.largest}, which is beyond the base's vocabulary; {SAVE}"
-            )
-
-
 def _sort(
     weights: WeightFacts, config: ConfigFacts, lora: LoraConfig, base: BaseShapes
 ) -> tuple[dict[str, Module], dict[str, int]]:
@@ -235,8 +195,7 @@ def _sort(
     """
     modules: dict[str, Module] = {}
     sizes = {"lora": 0, "embeddings": 0, "modules_to_save": 0, "other": 0}
-    saved = [f".{name}." for name in lora.modules_to_save]
-    tokens = _TrainedTokens.of(lora)
+    saved, tokens = SavedModules(lora.modules_to_save), _Tokens(lora.trainable_token_indices)
     biases: list[tuple[str, TensorFacts]] = []
     for tensor in weights.tensors():
         if key := lora_key(tensor.name):
@@ -264,25 +223,19 @@ def _foreign(tensor: TensorFacts) -> Verification:
     )
 
 
-def _judge_whole(
-    tensor: TensorFacts, lora: LoraConfig, saved: Sequence[str], tokens: _TrainedTokens, base: BaseShapes
-) -> str:
-    """Return the class of a tensor that replaces one of the base's, or is added to it. Raises Verification.
-
-    `saved` are the names of modules_to_save, between dots.
-    """
+def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: SavedModules, tokens: _Tokens, base: BaseShapes) -> str:
+    """Return the class of a tensor that replaces one of the base's, or is added to it. Raises Verification."""
     parameter = base_parameter(tensor.name)
     if parameter is None:
         raise _foreign(tensor)
     parameter = unwrapped(parameter)
     if parameter.endswith(_TOKENS) and lora.trainable_token_indices:
-        tokens.judge(tensor, parameter.removesuffix(_TOKENS), base)
+        _judge_tokens(tensor, parameter.removesuffix(_TOKENS), tokens, base)
         return "embeddings"
     module, _, kind = parameter.rpartition(".")
     embedding = kind == "weight" and module.rpartition(".")[2] in EMBEDDINGS
     shapes = base.shapes(parameter)
-    dotted = f".{module}."
-    if any(name in dotted for name in saved):
+    if saved.have(module):
         # A head that was added for a task is not the base's.
         if shapes and not (lora.task_type == _CLASSIFICATION and is_head(parameter)):
             _require_shape(tensor, shapes)
@@ -307,12 +260,46 @@ def _require_shape(tensor: TensorFacts, shapes: Sequence[list[int]]) -> None:
         )
 
 
+class _Tokens:
+    """The tokens whose rows a record says are trained: one list for the embedding, or one for each module."""
+
+    def __init__(self, said: list[int] | dict[str, list[int]]) -> None:
+        lists = [said] if isinstance(said, list) else list(said.values())
+        # A tied head repeats the rows of the embedding that the record names.
+        self.counts = set(map(len, lists))
+        self.highest = max((max(tokens) for tokens in lists if tokens), default=None)
+
+
+def _judge_tokens(tensor: TensorFacts, module: str, tokens: _Tokens, base: BaseShapes) -> None:
+    """Check the rows of single tokens, (tokens, dimension), against the record and the embedding."""
+    shapes = base.shapes(f"{module}.weight")
+    if (
+        len(tensor.shape) != 2
+        or tensor.shape[0] not in tokens.counts
+        or (shapes and tensor.shape[1] not in {shape[-1] for shape in shapes if shape})
+    ):
+        raise Verification(
+            f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, which fits neither trainable_token_indices nor the "
+            "base's embedding; save the adapter again"
+        )
+    if shapes and tokens.highest is not None and tokens.highest >= max(shape[0] for shape in shapes if shape):
+        raise Verification(
+            f"trainable_token_indices has the token {tokens.highest}, which is beyond the base's vocabulary; {SAVE}"
+        )
+
+
 def _owners(lora: LoraConfig) -> dict[str, list[str]]:
     """Return the modules with `target_parameters`, and the names of these."""
     owners: dict[str, list[str]] = {}
     for target in lora.target_parameters:
         module, _, parameter = target.rpartition(".")
         owners.setdefault(module, []).append(parameter)
+    crowded = next((module for module, names in owners.items() if len(names) > _MOST_OWNED), None)
+    if crowded is not None:
+        raise Verification(
+            f"target_parameters names more than {_MOST_OWNED} parameters of {crowded or 'any module'}; name those that were "
+            "trained, with their modules"
+        )
     return owners
 
 
@@ -353,11 +340,14 @@ def _warn_beyond(names: Sequence[str]) -> list[str]:
 
 
 def _warn_unused(targets: Collection[str], modules: Iterable[str]) -> list[str]:
-    used = {end for module in modules for end in suffixes(base_module(module)) if end in targets}
-    unused = sorted(set(targets) - used)
+    unused = set(targets)
+    for module in modules:
+        unused.difference_update(suffixes(base_module(module)))
     if not unused:
         return []
-    return [f"there are no weights for the target modules {_named(unused)}; check whether all of the adapter was saved"]
+    return [
+        f"there are no weights for the target modules {_named(sorted(unused))}; check whether all of the adapter was saved"
+    ]
 
 
 def _warn_vocabulary(vocabulary: int | None) -> list[str]:

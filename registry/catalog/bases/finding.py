@@ -6,6 +6,7 @@ tenant. A fingerprint is an identity, but it is also only found where the base w
 
 from __future__ import annotations
 
+from datetime import datetime
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -134,6 +135,29 @@ def find_derived(session: Session, fingerprint: str, manifest_digest: str) -> Na
     )
     row = session.scalars(query.options(*WHOLE).limit(1)).first()
     return None if row is None or shows_bytes(row.base.tensors) else row
+
+
+class Poor(NamedTuple):
+    """What is known of a base only as an earlier release knew it, with the bytes of packed weights for their shapes."""
+
+    #: What its namespace says, by key and edition.
+    said: tuple[int, int] | None = None
+    #: What was derived, by key and time.
+    facts: tuple[int, datetime | None] | None = None
+
+
+def find_poor(session: Session, fingerprint: str, namespace: str) -> Poor:
+    """Find out what of a fingerprint should be said anew, though it is known."""
+    facts = select(BaseModelRow).where(BaseModelRow.fingerprint == fingerprint).options(undefer(BaseModelRow.tensors))
+    row = session.scalars(facts).first()
+    if row is None:
+        return Poor()
+    named = select(NamedBase).where(NamedBase.base_pk == row.pk, NamedBase.namespace == namespace)
+    said = session.scalars(named.options(undefer(NamedBase.tensors))).first()
+    return Poor(
+        (said.pk, said.edition) if said is not None and shows_bytes(said.tensors) else None,
+        (row.pk, row.derived_at) if shows_bytes(row.tensors) else None,
+    )
 
 
 def tensors_of(row: NamedBase) -> dict[str, list[int]]:

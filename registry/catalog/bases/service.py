@@ -19,20 +19,19 @@ from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import find_administered, find_derived, find_visible
+from registry.catalog.bases.finding import Poor, find_administered, find_derived, find_poor, find_visible
 from registry.catalog.bases.names import ANYBODYS, Whose, is_digits, meaning_of
+from registry.catalog.bases.present import present
 from registry.catalog.bases.release_before import tell_the_release_before
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import insert_if_new
-from registry.db.stored_json import table
 from registry.errors import Conflict, Forbidden, Invalid
 from registry.principal import EVERYWHERE, LOCAL, Principal
 from registry.usage.charging import charge
 from registry.usage.records import record_bytes
-from sdk.formats.packed_weights import shows_bytes
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.schemas.manifest import Manifest
 
@@ -68,12 +67,15 @@ class Bases:
             identity = check_proof(base.manifest, config, base.fingerprint)
             # Anything else that was said about these no longer matters.
             base = base.model_copy(update={"config": config, **identity._asdict()})
+        with self._db.read() as session:
+            # Their names are gone through while nobody waits.
+            poor = find_poor(session, base.fingerprint, namespace)
         with self._db.write() as session:
-            facts = _facts_row(session, base, derived, who)
+            facts = _facts_row(session, base, derived, poor, who)
             row, moved = _named_row(session, base, facts, namespace, who)
             if derived is None:
                 # A namespace's workers and admins vouch for hashes; its writers only make claims.
-                _take_claims(session, row, base, "hashed" if who.may("work", namespace) else "claimed")
+                _take_claims(session, row, base, poor, "hashed" if who.may("work", namespace) else "claimed")
             elif base.manifest is not None:
                 _take_files(session, row, base, derived, who)
             tell_the_release_before(session, row.base_pk)
@@ -194,7 +196,9 @@ def _require_publisher(who: Principal) -> None:
         )
 
 
-def _facts_row(session: Session, base: BaseRegistration, derived: Derived | None, who: Principal) -> BaseModelRow:
+def _facts_row(
+    session: Session, base: BaseRegistration, derived: Derived | None, poor: Poor, who: Principal
+) -> BaseModelRow:
     """The one row of a fingerprint; what was derived from the bytes just now is written there, once."""
     insert_if_new(
         session,
@@ -211,7 +215,7 @@ def _facts_row(session: Session, base: BaseRegistration, derived: Derived | None
     )
     query = select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint).with_for_update()
     row = session.scalars(query).one()
-    if derived is not None and (row.derived_at is None or shows_bytes(row.tensors)):
+    if derived is not None and (row.derived_at is None or poor.facts == (row.pk, row.derived_at)):
         row.weights_digest, row.architecture = base.weights_digest, base.architecture
         row.config, row.tensors, row.size_bytes = derived.config, derived.tensors, derived.size_bytes
         row.derived_at = utc_now()
@@ -287,10 +291,11 @@ def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str 
     return None if row is None or row.base_pk == but else row.base.fingerprint
 
 
-def _take_claims(session: Session, row: NamedBase, base: BaseRegistration, certainty: str) -> None:
+def _take_claims(session: Session, row: NamedBase, base: BaseRegistration, poor: Poor, certainty: str) -> None:
     """Keep what somebody says about a base, unless what is known is at least as certain."""
     known = bool(row.edition or row.config or row.tensors)
-    if known and (_CERTAINTY.index(certainty), shows_bytes(row.tensors)) <= (_CERTAINTY.index(row.facts), False):
+    is_poor = poor.said == (row.pk, row.edition)
+    if known and (_CERTAINTY.index(certainty), is_poor) <= (_CERTAINTY.index(row.facts), False):
         return
     # Also if another namespace has sent the bytes, which this one isn't told.
     row.config, row.tensors, row.size_bytes, row.facts = base.config, base.tensors, base.size_bytes, certainty
@@ -343,22 +348,3 @@ def _close_files(session: Session, row: NamedBase) -> None:
 
 def _said(row: NamedBase) -> Mapping[str, Any]:
     return {"id": row.id, "location": row.location, "manifest": row.manifest_digest}
-
-
-def present(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
-    """Return a base as sent over the API; with its config if `whole`."""
-    return BaseView(
-        id=row.id,
-        namespace=row.namespace,
-        revision=row.revision,
-        fingerprint=row.base.fingerprint,
-        weights_digest=row.weights_digest,
-        architecture=row.architecture,
-        location=row.location,
-        uploaded=row.manifest_digest is not None,
-        facts=row.facts,
-        size_bytes=row.size_bytes,
-        created_at=row.created_at,
-        config=table(row.config) if whole else None,
-        replaces=replaces,
-    )

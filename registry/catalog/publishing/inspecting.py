@@ -14,7 +14,7 @@ from registry.artifacts.admission.rules import judge
 from registry.artifacts.blob_check import Inspection
 from registry.artifacts.facts import Facts
 from registry.artifacts.manifests import blobs_of
-from registry.artifacts.service import Bytes
+from registry.artifacts.service import Bytes, Sent
 from registry.catalog.bases.finding import KnownBase, KnownBases
 from registry.catalog.publishing.new_version import Ancestry, Edge, NewVersion
 from registry.catalog.versions.finding import find_version, parse_ref
@@ -133,14 +133,17 @@ def over_its_base(new: NewVersion, ancestry: Ancestry) -> NewVersion:
     return replace(new, publication=publication.model_copy(update=known))
 
 
+def sent_for(new: NewVersion) -> Sent:
+    """Which blobs a version is made of, who has sent them, and in which session."""
+    return {"upload": new.publication.upload, "blobs": blobs_of(new.publication.manifest), "who": new.who}
+
+
 def bytes_of(new: NewVersion) -> Bytes:
     """What `Artifacts` verifies, or knows already, and how it looks into the adapter's two files."""
     lora = new.publication.lora
     look = partial(inspect_weights, size_bytes=new.weights.size_bytes, lora=lora)
     return {
-        "upload": new.publication.upload,
-        "blobs": blobs_of(new.publication.manifest),
-        "who": new.who,
+        **sent_for(new),
         "inspections": {
             new.config.sha256: Inspection(ConfigFacts, inspect_config),
             new.weights.sha256: Inspection(

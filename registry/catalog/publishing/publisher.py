@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -15,7 +16,7 @@ from registry.artifacts.admission.rules import require_few_names
 from registry.artifacts.facts import Facts
 from registry.artifacts.manifests import blobs_of
 from registry.artifacts.service import Artifacts
-from registry.catalog.bases.finding import KnownBases
+from registry.catalog.bases.finding import KnownBase, KnownBases
 from registry.catalog.publishing.inspecting import (
     bytes_of,
     find_ancestry,
@@ -23,6 +24,7 @@ from registry.catalog.publishing.inspecting import (
     over_its_base,
     require_files,
     require_rendering,
+    sent_for,
     weights_of,
 )
 from registry.catalog.publishing.merged_models import MergedFrom, inspect_model, require_model_files
@@ -37,6 +39,13 @@ from sdk.schemas.catalog import JobRef, Publication, Published
 
 #: What is kept of inspected files, and the warnings about what is admitted.
 _Inspected = tuple[dict[str, Facts], list[str]]
+
+
+class _Judged(NamedTuple):
+    """What was found about known bytes, over a base as it was then."""
+
+    base: KnownBase
+    warnings: list[str]
 
 
 class Publisher:
@@ -93,12 +102,13 @@ class Publisher:
         require_rendering(publication)
         require_few_names(publication.lora)
         new = NewVersion(publication, who, job, claims_of(publication) if reported is None else list(reported))
+        judged = self._judged_before(new, require)
         with self._db.write() as session:
             ancestry = find_ancestry(session, new, self._bases)
             new = over_its_base(new, ancestry)
-            if (warnings := self._inspect_known(session, new, ancestry, require)) is not None:
+            if judged is not None and judged.base == ancestry.base and self._artifacts.has(session, **sent_for(new)):
                 # No bytes have to be read, so one transaction is enough.
-                yield session, record_ready(session, new, ancestry, [*notes, *warnings])
+                yield session, record_ready(session, new, ancestry, [*notes, *judged.warnings])
                 return
             record_pending(session, new, ancestry)
         with self._finishing(new, ancestry, notes, lambda: self._inspect(new, ancestry, require)) as published:
@@ -156,11 +166,13 @@ class Publisher:
                 record_failed(session, new, error)
             raise
 
-    def _inspect_known(
-        self, session: Session, new: NewVersion, ancestry: Ancestry, require: Callable[[WeightFacts], None] | None
-    ) -> list[str] | None:
-        """The warnings about bytes whose content is known and is admitted; None for any others."""
-        facts = self._artifacts.known(session, **bytes_of(new))
+    def _judged_before(self, new: NewVersion, require: Callable[[WeightFacts], None] | None) -> _Judged | None:
+        """Judge bytes whose content is known, outside of any transaction; None for any others, and for bytes that are
+        not admitted.
+        """
+        with self._db.read() as session:
+            ancestry = find_ancestry(session, new, self._bases)
+            facts = self._artifacts.known(session, **bytes_of(new))
         if facts is None:
             return None
         try:
@@ -169,7 +181,7 @@ class Publisher:
                 require(weights_of(new, facts))
         except Verification:
             return None
-        return warnings
+        return _Judged(ancestry.base, warnings)
 
     def _inspect(
         self, new: NewVersion, ancestry: Ancestry, require: Callable[[WeightFacts], None] | None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -17,12 +16,12 @@ from registry.catalog.versions.kinds import require_adapter, require_name_of_kin
 from registry.db.database import Database
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase
-from registry.jobs.forecasts import Estimate
+from registry.jobs.base_contents import PinnedBase
 from registry.jobs.kinds.combine_outcome import Ancestor, require_made_of, settle
 from registry.jobs.kinds.combine_shapes import MOST_LETTERS, require_shapes_fit, weight_facts
 from registry.jobs.kinds.combine_weights import known_weights
-from registry.jobs.kinds.parents import lora_of, require_ready
-from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
+from registry.jobs.kinds.parents import lora_of, pinned_version, require_ready
+from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
 from registry.jobs.sources import Inputs, dataset_use, version_source
@@ -36,51 +35,29 @@ from sdk.schemas.lora_config import QuantizationRecipe
 _ROUNDING = 1e-12
 
 
-class _Settled(NamedTuple):
-    """The parents of a request, each with the sum of its weights."""
-
-    namespace: str
-    versions: list[Version]
-    ingredients: list[Ingredient]
-
-    def pinned(self, request: CombineRequest) -> CombineRequest:
-        parents = [
-            CombineParent(ref=exact_ref(version), weight=ingredient.weight, digest=version.digest)
-            for version, ingredient in zip(self.versions, self.ingredients, strict=True)
-        ]
-        return request.model_copy(update={"parents": parents})
-
-
-def _examine(db: Database, request: CombineRequest, who: Principal) -> CombineRequest:
-    """Check the shapes of a request's parents, and return the request with them pinned: no lock is held, so nobody
-    waits for it.
-
-    Raises what `_pin` does, and Invalid for tensors that don't fit each other.
-    """
+def _examine(db: Database, pinned: Pinned[CombineRequest]) -> Examined[CombineRequest]:
+    """Raises Invalid for parents that can't be added up, and for tensors that don't fit each other."""
+    request = pinned.request
     with db.read() as session:
-        settled = _settle(session, request, who)
-        whole = taken_whole(settled.ingredients, request.spec)
-        facts = [None if whole else weight_facts(session, version) for version in settled.versions]
-        pinned = settled.pinned(request)
-    if not whole:
-        try:
-            require_shapes_fit(list(zip(settled.ingredients, facts, strict=True)))
-        except CombiningError as error:
-            raise Invalid(str(error), param=error.param) from error
-    return pinned
+        versions = [pinned_version(session, parent.ref, parent.digest) for parent in request.parents]
+        ingredients = [
+            Ingredient(parent.ref, parent.weight, lora_of(version))
+            for parent, version in zip(request.parents, versions, strict=True)
+        ]
+        whole = taken_whole(ingredients, request.spec)
+        facts = [None if whole else weight_facts(session, version) for version in versions]
+    try:
+        require_combinable(ingredients, request.spec)
+        if not whole:
+            require_shapes_fit(list(zip(ingredients, facts, strict=True)))
+    except CombiningError as error:
+        raise Invalid(str(error), param=error.param) from error
+    # Only factors are read, and no base.
+    return Examined(request)
 
 
 def _pin(session: Session, request: CombineRequest, who: Principal, embedded: bool) -> Pinned[CombineRequest]:
-    """Raises Invalid for parents that can't be added up, InvalidBase for parents of several bases."""
-    settled = _settle(session, request, who)
-    base = find_base(session, settled.versions[0].base.fingerprint, settled.namespace)
-    return Pinned(settled.pinned(request), settled.namespace, request.adapter, base)
-
-
-def _settle(session: Session, request: CombineRequest, who: Principal) -> _Settled:
-    """Find the parents, and check their rows against what was asked for. Raises Invalid, InvalidBase, NotFound,
-    Forbidden.
-    """
+    """Raises Invalid for weights that can't be, and InvalidBase for parents of several bases."""
     namespace = space_of(request.adapter)
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
@@ -99,15 +76,12 @@ def _settle(session: Session, request: CombineRequest, who: Principal) -> _Settl
     versions = [version for version, _ in found.values()]
     _require_one_namespace(versions, namespace)
     _require_one_base(versions)
-    ingredients = [
-        Ingredient(ref := exact_ref(version), _added(weights, ref), lora_of(version))
+    parents = [
+        CombineParent(ref=(ref := exact_ref(version)), weight=_added(weights, ref), digest=version.digest)
         for version, weights in found.values()
     ]
-    try:
-        require_combinable(ingredients, request.spec)
-    except CombiningError as error:
-        raise Invalid(str(error), param=error.param) from error
-    return _Settled(namespace, versions, ingredients)
+    base = PinnedBase.of(find_base(session, versions[0].base.fingerprint, namespace))
+    return Pinned(request.model_copy(update={"parents": parents}), namespace, request.adapter, base)
 
 
 def _require_one_namespace(versions: list[Version], namespace: str) -> None:
@@ -140,11 +114,6 @@ def _added(weights: Sequence[float], ref: str) -> float:
     if abs(weight) > MOST_WEIGHT:
         raise Invalid(f"the weights of {ref} add up to {weight:g}; give at most {MOST_WEIGHT:g}", param="parents")
     return weight
-
-
-def _estimate(_: Pinned[CombineRequest]) -> Estimate:
-    # Only factors are read, and no base.
-    return Estimate()
 
 
 def _assign(session: Session, request: CombineRequest, job: Job) -> Inputs:
@@ -208,9 +177,8 @@ COMBINE = JobKindRules(
     request=CombineRequest,
     queue="cpu",
     datasets=(),
-    examine=_examine,
     pin=_pin,
-    estimate=_estimate,
+    examine=_examine,
     assign=_assign,
     complete=_publish,
     long_parts=("kept_energy",),

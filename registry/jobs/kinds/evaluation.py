@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
+from functools import partial
 
 from sqlalchemy.orm import Session
 
@@ -10,21 +12,25 @@ from registry.catalog.bases.finding import find_base
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.datasets.finding import is_given
+from registry.db.database import Database
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
+from registry.jobs.base_contents import BaseContents, contents_of
 from registry.jobs.forecasts import Estimate, of_evaluation
 from registry.jobs.kinds.evaluation_rows import require_bounded, verify_rows
-from registry.jobs.kinds.evaluation_targets import Chosen, Rows, scored_beside, versions_of
+from registry.jobs.kinds.evaluation_targets import Rows, scored_beside, versions_of
 from registry.jobs.kinds.outcomes import Difference, require_none
-from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
+from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.models import Job
-from registry.jobs.pins import Pinned, pin_data, pin_data_names, today
+from registry.jobs.objectives import is_classifier
+from registry.jobs.pins import Chosen, Pinned, pin_data, pin_data_names, require_causal, today
 from registry.jobs.sources import Inputs, bare_base_source, version_source
+from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
-from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
+from sdk.lora.stored_quantization import StoredQuantizationError, require_precision, stored_recipe
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec, is_scorer
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
+from sdk.schemas.job_requests import MOST_TARGETS, EvaluationRequest, EvaluationTarget
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import EvaluationResult, TargetSource
 
@@ -49,10 +55,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     asked = rows.choose_all(session, request.targets, versions)
     rows.require(session, asked)
     room = rows.require_few(session, len(asked))
-    estimate = _most(asked, rows)
     beside = [] if request.only else scored_beside(session, asked, rows)
-    # Only what was asked for counts for a job's needs: production over a larger base is no reason for a larger worker.
-    beside = [one for one in beside if one.version is None or _needed(_most([one], rows)) <= _needed(estimate)][:room]
     # No texts are kept of another namespace's rows: readers of this one would see them.
     kept = request.spec.keep_samples if is_given(session, digests["data"], namespace) else 0
     spec = request.spec.model_copy(update={"keep_samples": kept})
@@ -60,7 +63,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     return Pinned(
         request.model_copy(
             update={
-                "targets": [one.target for one in (*asked, *beside)],
+                "targets": [one.target for one in asked],
                 "spec": spec,
                 "template_date": request.template_date or today(session),
                 **named,
@@ -69,27 +72,52 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         namespace,
         " ".join(one.target.label for one in asked)[:300],
         bases[0] if bases else None,
-        estimate=estimate,
+        targets=asked,
+        beside=beside,
+        most_beside=min(room, MOST_TARGETS - len(asked)),
         scorers=request.spec.scorers or (),
     )
 
 
-def _most(targets: Sequence[Chosen], rows: Rows) -> Estimate:
-    """How much memory the targets take over the base that takes most: they are loaded one after another."""
+def _examine(db: Database, pinned: Pinned[EvaluationRequest]) -> Examined[EvaluationRequest]:
+    """Say how much memory the targets take over the base that takes most, since they are loaded one after another; and
+    which are scored beside them.
+
+    Raises Invalid, InvalidBase for a target whose base doesn't go with what is asked for.
+    """
+    spec, asked = pinned.request.spec, {one.target.label for one in pinned.targets}
     over: dict[str, list[Chosen]] = {}
-    for one in targets:
+    for one in (*pinned.targets, *pinned.beside):
         if one.base is not None:
-            over.setdefault(one.base.base.fingerprint, []).append(one)
-    found = [
-        of_evaluation(
-            each[0].base,
-            rows.spec,
-            quantized=_quantizes(rows.spec, [one.version for one in each if one.version is not None]),
-            packed=rows.is_packed(each[0]),
-        )
-        for each in over.values()
-    ]
-    return max(found, key=_needed) if found else of_evaluation(None, rows.spec, quantized=False, packed=False)
+            over.setdefault(one.base.fingerprint, []).append(one)
+    most: Estimate | None = None
+    needed: dict[str, int] = {}
+    for each in over.values():
+        assert each[0].base is not None
+        # One base at a time: each may have thousands of names.
+        base = contents_of(db, each[0].base)
+        if named := [one for one in each if one.target.label in asked]:
+            estimate = _estimate(base, named, spec)
+            most = max(most or estimate, estimate, key=_needed)
+        for one in each:
+            if one.target.label not in asked:
+                with suppress(Invalid):
+                    needed[one.target.label] = _needed(_estimate(base, [one], spec))
+    most = most or of_evaluation(None, spec, quantized=False, packed=False)
+    beside = [one for one in pinned.beside if one.target.label in needed]
+    # Only what was asked for counts for a job's needs: production over a larger base is no reason for a larger worker.
+    beside = [one for one in beside if one.version is None or needed[one.target.label] <= _needed(most)]
+    targets = [*pinned.request.targets, *(one.target for one in beside[: pinned.most_beside])]
+    return Examined(pinned.request.model_copy(update={"targets": targets}), most)
+
+
+def _estimate(base: BaseContents, targets: Sequence[Chosen], spec: EvaluationSpec) -> Estimate:
+    """How much memory targets over one base take. Raises Invalid, InvalidBase."""
+    if any(one.version is None or not is_classifier(one.version) for one in targets):
+        require_causal(base)
+    packed = require_fitting(base, partial(require_precision, precision=spec.precision))
+    versions = [one.version for one in targets if one.version is not None]
+    return of_evaluation(base, spec, quantized=_quantizes(spec, versions), packed=packed)
 
 
 def _needed(estimate: Estimate) -> int:
@@ -104,11 +132,6 @@ def _quantizes(spec: EvaluationSpec, versions: Sequence[Version]) -> bool:
         return spec.precision == "nf4"
     recipes = [version.quantization for version in versions]
     return bool(recipes) and all(recipe is not None and recipe.get("type") != "int8" for recipe in recipes)
-
-
-def _estimate(pinned: Pinned[EvaluationRequest]) -> Estimate:
-    assert pinned.estimate is not None
-    return pinned.estimate
 
 
 def _assign(session: Session, request: EvaluationRequest, job: Job) -> Inputs:
@@ -264,7 +287,7 @@ EVALUATION = JobKindRules(
     queue="gpu",
     datasets=_DATASETS,
     pin=_pin,
-    estimate=_estimate,
+    examine=_examine,
     assign=_assign,
     complete=_keep,
 )

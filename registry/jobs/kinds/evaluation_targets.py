@@ -4,38 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import NamedBase, Version
+from registry.catalog.models import Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
 from registry.datasets.finding import find_dataset
 from registry.errors import Invalid, NotFound
 from registry.jobs.objectives import is_classifier, require_rows_for
-from registry.jobs.pins import base_of, pin_base, require_causal
-from registry.jobs.stored_bases import require_fitting
+from registry.jobs.pins import Chosen, base_of, pin_base
 from registry.principal import Principal
 from sdk.formats.refs import Ref
-from sdk.lora.stored_quantization import require_precision
 from sdk.schemas.evaluation import MOST_JOB_ROWS, MOST_TARGET_ROWS, EvaluationSpec
 from sdk.schemas.job_requests import MOST_TARGETS, BaseChoice, EvaluationTarget
 
 #: The alias of the version that is in use.
 _PRODUCTION = "production"
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A target made exact."""
-
-    target: EvaluationTarget
-    #: None for a bare base.
-    version: Version | None
-    #: None for a base that nobody has registered yet.
-    base: NamedBase | None
 
 
 def versions_of(session: Session, targets: Sequence[EvaluationTarget], who: Principal) -> dict[str, Version]:
@@ -69,11 +55,12 @@ class Rows:
         """
         if target.ref is not None:
             version = versions[target.ref]
-            return Chosen(EvaluationTarget(ref=exact_ref(version)), version, base_of(session, version, self.embedded))
+            exact = EvaluationTarget(ref=exact_ref(version))
+            return Chosen(exact, version, version.digest, base_of(session, version, self.embedded))
         if target.base is None:
             raise Invalid("an evaluation target without ref and base")
-        choice, row = pin_base(session, target.base, self.namespace, self.embedded)
-        return Chosen(EvaluationTarget(base=choice), None, row)
+        choice, base = pin_base(session, target.base, self.namespace, self.embedded)
+        return Chosen(EvaluationTarget(base=choice), None, None, base)
 
     def choose_all(
         self, session: Session, targets: Sequence[EvaluationTarget], versions: Mapping[str, Version]
@@ -94,13 +81,9 @@ class Rows:
         return list(found.values())
 
     def require(self, session: Session, chosen: Sequence[Chosen]) -> None:
-        """Raise Invalid, InvalidBase for a target that doesn't go with these rows, or with this precision."""
+        """Raise Invalid for a target that doesn't go with these rows."""
         versions = [one.version for one in chosen]
         require_rows_for(session, versions, self.digest, self.spec, self.who, self.namespace)
-        for one in chosen:
-            if one.version is None or not is_classifier(one.version):
-                require_causal(one.base)
-            self.is_packed(one)
 
     def require_few(self, session: Session, targets: int) -> int:
         """Return how many further targets can be scored in the same job; as many as one likes if nobody has counted
@@ -122,44 +105,35 @@ class Rows:
             )
         return MOST_JOB_ROWS // rows - targets
 
-    def is_packed(self, chosen: Chosen) -> bool:
-        """Whether a target's base is stored in 4 bits. Raises InvalidBase for one that doesn't go with this
-        precision.
-        """
-        fits = partial(require_precision, precision=self.spec.precision)
-        return chosen.base is not None and require_fitting(chosen.base, fits)
-
 
 def scored_beside(session: Session, asked: Sequence[Chosen], rows: Rows) -> list[Chosen]:
     """Return the targets that nobody named, pinned: the bare bases of versions, and the version in production of each
     name.
 
-    Targets that can't be scored on these rows are left out, as are those that would be too many for one job. The bare
-    base of a classifier has no labels.
+    Targets that can't be scored on these rows are left out. The bare base of a classifier has no labels.
     """
     found = [_bare(one) for one in asked if one.version is not None and not is_classifier(one.version)]
     for name in dict.fromkeys(one.version.adapter.name for one in asked if one.version is not None):
         with suppress(NotFound, Invalid):
             found.append(_in_production(session, name, rows))
     known, new = {one.target.label for one in asked}, dict[str, Chosen]()
-    bases = {one.base.base.fingerprint for one in asked if one.version is None and one.base is not None}
+    bases = {one.base.fingerprint for one in asked if one.version is None and one.base is not None}
     for one in found:
         if one.target.label not in known and _fingerprint(one) not in bases:
             new.setdefault(one.target.label, one)
-    return list(new.values())[: MOST_TARGETS - len(asked)]
+    return list(new.values())
 
 
 def _bare(of: Chosen) -> Chosen:
     if of.base is None:
         raise Invalid("a version without a base")
-    row = of.base
-    choice = BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint)
-    return Chosen(EvaluationTarget(base=choice, beside="base"), None, row)
+    choice = BaseChoice(id=of.base.id, revision=of.base.revision, fingerprint=of.base.fingerprint)
+    return Chosen(EvaluationTarget(base=choice, beside="base"), None, None, of.base)
 
 
 def _fingerprint(of: Chosen) -> str | None:
     """The fingerprint of a bare base, which may have been asked for by another of its names."""
-    return of.base.base.fingerprint if of.version is None and of.base is not None else None
+    return of.base.fingerprint if of.version is None and of.base is not None else None
 
 
 def _in_production(session: Session, name: str, rows: Rows) -> Chosen:
@@ -168,4 +142,4 @@ def _in_production(session: Session, name: str, rows: Rows) -> Chosen:
     versions = versions_of(session, [EvaluationTarget(ref=ref)], rows.who)
     found = rows.choose(session, EvaluationTarget(ref=ref), versions)
     rows.require(session, [found])
-    return Chosen(found.target.model_copy(update={"beside": "production"}), found.version, found.base)
+    return replace(found, target=found.target.model_copy(update={"beside": "production"}))

@@ -18,10 +18,11 @@ from registry.catalog.versions.norms import norms_of, record_of
 from registry.db.database import Database
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid
+from registry.jobs.base_contents import contents_of
 from registry.jobs.forecasts import Estimate
 from registry.jobs.kinds.merge_outcome import require_registrable, settle
 from registry.jobs.kinds.outcomes import Difference, require_none
-from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
+from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier, require_labels
 from registry.jobs.pins import Pinned, base_of, require_causal
@@ -46,11 +47,8 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
     if request.register_as is not None:
         require_registrable(session, version, request.register_as)
     base = base_of(session, version, embedded)
-    if is_classifier(version):
+    if classifies := is_classifier(version):
         require_labels(session, version)
-    else:
-        require_causal(base)
-    packed = require_fitting(base, partial(require_onto, onto=request.spec.onto))
     _require_unpacking(version, request)
     ref = exact_ref(version)
     return Pinned(
@@ -59,7 +57,7 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
         ref,
         base,
         quantized=version.quantization is not None,
-        packed=packed,
+        causal=not classifies,
     )
 
 
@@ -74,8 +72,15 @@ def _require_unpacking(version: Version, request: MergeRequest) -> None:
         raise Invalid(f"the base of {exact_ref(version)} {error}", param=error.param) from error
 
 
-def _estimate(pinned: Pinned[MergeRequest]) -> Estimate:
-    return Estimate(needs=needs_to_merge(pinned.base, quantized=pinned.quantized or pinned.packed))
+def _examine(db: Database, pinned: Pinned[MergeRequest]) -> Examined[MergeRequest]:
+    """Raises InvalidBase, Invalid for a base that such a merge can't be made onto."""
+    if pinned.base is None:
+        raise Invalid("a merge whose base was not pinned")
+    base = contents_of(db, pinned.base)
+    if pinned.causal:
+        require_causal(base)
+    packed = require_fitting(base, partial(require_onto, onto=pinned.request.spec.onto))
+    return Examined(pinned.request, Estimate(needs=needs_to_merge(quantized=pinned.quantized or packed)))
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
@@ -170,7 +175,7 @@ MERGE = JobKindRules(
     queue="cpu",
     datasets=(),
     pin=_pin,
-    estimate=_estimate,
+    examine=_examine,
     assign=_assign,
     complete=_keep,
     complement=_with_norms,

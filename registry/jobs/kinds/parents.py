@@ -5,16 +5,18 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import NamedBase, Origin, Version
+from registry.catalog.models import Origin, Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
 from registry.catalog.versions.lifecycle import VersionState
+from registry.db.database import Database
 from registry.db.stored_json import read_stored
-from registry.errors import Invalid, InvalidBase
+from registry.errors import Invalid, InvalidBase, NotFound
+from registry.jobs.base_contents import ChangedError, PinnedBase
 from registry.jobs.kinds.training_outcome import lora_differences
 from registry.jobs.models import Job
 from registry.jobs.sources import dataset_use
-from registry.principal import Principal
+from registry.principal import SYSTEM, Principal
 from sdk.formats.peft_unusable import changes_base
 from sdk.rows.holdout import hold_out_of
 from sdk.schemas.job_requests import ParentChoice, TrainingRequest
@@ -54,7 +56,7 @@ def lora_of(version: Version) -> LoraConfig:
 
 
 def pin_parent(
-    session: Session, request: TrainingRequest, who: Principal, namespace: str, base: NamedBase | None
+    session: Session, request: TrainingRequest, who: Principal, namespace: str, base: PinnedBase | None
 ) -> ParentChoice | None:
     """Return the parent of a training, made exact. Raises NotFound, and Invalid or InvalidBase if it can't be continued
     in this way.
@@ -83,10 +85,30 @@ def pin_parent(
             "alone; leave base out",
             param="base",
         )
-    _require_same(ref, request.spec, lora_of(version))
     _require_recipe(version, request.spec)
     _require_unlearnt(session, version, request)
     return ParentChoice(ref=ref, digest=version.digest)
+
+
+def require_same_lora(db: Database, parent: ParentChoice, spec: TrainingSpec) -> None:
+    """Raise Invalid if the options say a different LoRA configuration than that of the parent that was pinned, and
+    ChangedError if that is gone.
+    """
+    with db.read() as session:
+        version = pinned_version(session, parent.ref, parent.digest)
+        lora = lora_of(version)
+    _require_same(parent.ref, spec, lora)
+
+
+def pinned_version(session: Session, ref: str, digest: str | None) -> Version:
+    """Return a version that was pinned by its exact ref. Raises ChangedError if it is gone."""
+    try:
+        version = find_version(session, parse_ref(ref), SYSTEM)
+    except NotFound as error:
+        raise ChangedError from error
+    if version.digest != digest:
+        raise ChangedError
+    return version
 
 
 def _require_unlearnt(session: Session, version: Version, request: TrainingRequest) -> None:

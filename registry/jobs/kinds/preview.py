@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
 from registry.datasets.finding import is_given
+from registry.db.database import Database
 from registry.errors import Invalid
-from registry.jobs.forecasts import Estimate
+from registry.jobs.base_contents import PinnedBase
 from registry.jobs.kinds.outcomes import Difference, require_none
-from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
+from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, today
 from registry.jobs.sources import Inputs, base_source, dataset_use
@@ -36,15 +36,15 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
             raise Invalid(f"{of} was not trained on these rows; preview the rows in its record", param="data")
         if use.sources is not None:
             raise Invalid(f"{of} was trained on several datasets; preview one of them without it", param="of")
-        row: NamedBase | None = base_of(session, version, embedded)
+        pinned: PinnedBase | None = base_of(session, version, embedded)
         if request.base is not None and request.base.fingerprint != version.base.fingerprint:
             raise Invalid(f"{of} was not trained over this base; leave it out", param="base")
     elif request.base is not None:
         namespace = who.home()
-        _, row = pin_base(session, request.base, namespace, embedded)
+        _, pinned = pin_base(session, request.base, namespace, embedded)
     else:
         raise Invalid("a preview without base and version")
-    if row is None:
+    if pinned is None:
         raise Invalid("a preview is over a registered base; add it with: adapterctl base add FOLDER", param="base")
     digests = pin_data(session, request, _DATASETS, who, namespace)
     if not is_given(session, digests["data"], namespace):
@@ -55,10 +55,10 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
             param="data",
         )
     named = {**digests, **pin_data_names(session, request, digests, namespace)}
-    base = BaseChoice(id=row.id, revision=row.revision, fingerprint=row.base.fingerprint)
+    base = BaseChoice(id=pinned.id, revision=pinned.revision, fingerprint=pinned.fingerprint)
     update = {"of": of, "base": base, "template_date": request.template_date or today(session), **named}
     subject = of or f"data:{digests['data'][:12]}"
-    return Pinned(request.model_copy(update=update), namespace, subject, row)
+    return Pinned(request.model_copy(update=update), namespace, subject, pinned)
 
 
 def _assign(session: Session, request: PreviewJobRequest, job: Job) -> Inputs:
@@ -104,9 +104,9 @@ def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Diffe
             yield Difference(f"supervised_text of row {text.row}", parts, text.supervised_text)
 
 
-def _estimate(_: Pinned[PreviewJobRequest]) -> Estimate:
+def _examine(_: Database, pinned: Pinned[PreviewJobRequest]) -> Examined[PreviewJobRequest]:
     # Only the base's tokenizer is loaded.
-    return Estimate()
+    return Examined(pinned.request)
 
 
 PREVIEW = JobKindRules(
@@ -114,7 +114,7 @@ PREVIEW = JobKindRules(
     queue="cpu",
     datasets=_DATASETS,
     pin=_pin,
-    estimate=_estimate,
+    examine=_examine,
     assign=_assign,
     complete=_keep,
     shows_rows=True,

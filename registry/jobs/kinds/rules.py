@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy.orm import Session
@@ -79,6 +79,15 @@ class HandedIn:
 
 
 @dataclass(frozen=True)
+class Examined(Generic[R]):
+    """A request that was checked against what it names."""
+
+    request: R
+    #: How much memory it takes, as far as the base is known.
+    estimate: Estimate = field(default_factory=Estimate)
+
+
+@dataclass(frozen=True)
 class JobKindRules(Generic[R]):
     """One kind of job."""
 
@@ -87,11 +96,14 @@ class JobKindRules(Generic[R]):
     queue: QueueName
     #: The fields of the request that name datasets.
     datasets: tuple[str, ...]
-    #: Makes every name exact; the last argument says whether every folder is a shared path. Raises NotFound for what
-    #: does not exist or may not be seen, Forbidden, InvalidBase for a base that no worker can reach.
+    #: Makes every name exact; the last argument says whether every folder is a shared path. It is done in the
+    #: transaction that accepts the job too, so it changes nothing and reads nothing of the size of a base or an adapter.
+    #: Raises NotFound for what does not exist or may not be seen, Forbidden, InvalidBase for a base that no worker can
+    #: reach.
     pin: Callable[[Session, R, Principal, bool], Pinned[R]]
-    #: How much memory it takes, as far as the base is known.
-    estimate: Callable[[Pinned[R]], Estimate]
+    #: Checks everything that takes long, outside of any transaction that writes. Raises what `pin` does, and
+    #: ChangedError if a name means something else by now.
+    examine: Callable[[Database, Pinned[R]], Examined[R]]
     #: What a worker is given. Raises NotFound if something is gone by now, Unreadable.
     assign: Callable[[Session, R, Job], Inputs]
     #: Checks the result against the request and applies its effects; calls `succeed` in its last transaction. Raises a
@@ -99,9 +111,8 @@ class JobKindRules(Generic[R]):
     complete: Callable[[CompletionServices, R, HandedIn], None]
     #: Adds to an assignment what takes too long for a claim's transaction, and can be looked up at any time.
     complement: Callable[[Database, R, Assignment], Assignment] = lambda db, request, given: given
-    #: Checks what takes long, before a job is accepted and outside of any transaction that writes; returns the request,
-    #: with exact names if they have to stay the ones that it checked. Raises what `pin` does.
-    examine: Callable[[Database, R, Principal], R] | None = None
+    #: Has kept, in the transaction that accepts the job, what it was pinned to and would be removed. Raises NotFound.
+    keep: Callable[[Session, R], None] = lambda session, request: None
     #: Whether the result names a manifest that was made from the version that is the job's subject: lineage shows it,
     #: and it is kept for a while.
     makes_model: bool = False

@@ -7,17 +7,16 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry.catalog.bases.finding import tensors_of
-from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.kinds import require_name_of_kind
-from registry.db.stored_json import table
+from registry.db.database import Database
 from registry.errors import Invalid, InvalidTargets
-from registry.jobs.checkpoint_pins import pin_checkpoint, resume_point
-from registry.jobs.forecasts import Estimate, of_training
+from registry.jobs.base_contents import BaseContents, contents_of
+from registry.jobs.checkpoint_pins import keep_checkpoint, pin_checkpoint, resume_point
+from registry.jobs.forecasts import of_training
 from registry.jobs.kinds.again import pin_like
-from registry.jobs.kinds.parents import pin_parent
-from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules
+from registry.jobs.kinds.parents import pin_parent, require_same_lora
+from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
@@ -51,11 +50,6 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     every = [*digests.items(), *(("data", source.data) for source in sources or ())]
     objective = pin_objective(session, request.spec, every, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
-    if objective in ("sft", "dpo"):
-        require_causal(base)
-    _require_positions(request, base)
-    if base is not None:
-        _require_targets(base, request.spec)
     spec = request.spec
     if objective is not None:
         if said := clash_of(spec.model_copy(update={"objective": objective})):
@@ -67,38 +61,45 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, "sources": sources, **named})
     exact = pin_checkpoint(session, pin_like(session, settled, who, namespace), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
-    fits = partial(require_method, method=spec.method, quant_type=spec.quant_type, double_quant=spec.double_quant)
-    packed = require_fitting(base, fits)
-    return Pinned(exact, namespace, request.adapter, base, packed=packed)
+    return Pinned(exact, namespace, request.adapter, base, causal=objective in ("sft", "dpo"))
 
 
-def _require_positions(request: TrainingRequest, base: NamedBase | None) -> None:
+def _examine(db: Database, pinned: Pinned[TrainingRequest]) -> Examined[TrainingRequest]:
+    """Raises Invalid, InvalidBase, InvalidTargets for what can't be trained over the base, or continued so."""
+    request, spec, packed = pinned.request, pinned.request.spec, False
+    base = None if pinned.base is None else contents_of(db, pinned.base)
+    if base is not None:
+        if pinned.causal:
+            require_causal(base)
+        _require_positions(spec, base)
+        _require_targets(base, spec)
+        fits = partial(require_method, method=spec.method, quant_type=spec.quant_type, double_quant=spec.double_quant)
+        packed = require_fitting(base, fits)
+    if request.parent is not None:
+        require_same_lora(db, request.parent, spec)
+    estimate = of_training(base, spec, packed=packed)
+    return Examined(request, estimate if spec.optim == "adamw" else estimate.on_cards())
+
+
+def _require_positions(spec: TrainingSpec, base: BaseContents) -> None:
     """Raise Invalid for rows longer than the base has positions for; a length that nobody asked for is reduced to
     them.
     """
-    length = request.spec.max_length
-    positions = None if base is None else positions_of(table(base.config))
-    if base is not None and positions is not None and length > positions and length != _DEFAULT_LENGTH:
+    length, positions = spec.max_length, positions_of(base.config)
+    if positions is not None and length > positions and length != _DEFAULT_LENGTH:
         raise Invalid(
             f"max_length is {length}, but base {base.id} has only {positions} positions; give {positions} or less",
             param="spec.max_length",
         )
 
 
-def _require_targets(base: NamedBase, spec: TrainingSpec) -> None:
+def _require_targets(base: BaseContents, spec: TrainingSpec) -> None:
     """Raise InvalidTargets for what can't be trained by a base's shapes, as the worker would."""
-    config = table(base.config)
-    kind = str(config.get("model_type", ""))
-    if said := unfit_targets(spec.targets, tensors_of(base), model_type=kind, exclude=spec.exclude):
+    kind = str(base.config.get("model_type", ""))
+    if said := unfit_targets(spec.targets, base.tensors, model_type=kind, exclude=spec.exclude):
         raise InvalidTargets(f"base {base.id} {said}", param="spec.targets")
-    if unfit := unfit_options(spec, tensors_of(base), config):
+    if unfit := unfit_options(spec, base.tensors, base.config):
         raise Invalid(f"{unfit.param} {unfit.said}", param=f"spec.{unfit.param}")
-
-
-def _estimate(pinned: Pinned[TrainingRequest]) -> Estimate:
-    spec = pinned.request.spec
-    found = of_training(pinned.base, spec, packed=pinned.packed)
-    return found if spec.optim == "adamw" else found.on_cards()
 
 
 def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
@@ -150,7 +151,8 @@ TRAINING = JobKindRules(
     queue="gpu",
     datasets=_DATASETS,
     pin=_pin,
-    estimate=_estimate,
+    examine=_examine,
+    keep=keep_checkpoint,
     assign=_assign,
     complete=_publish,
 )

@@ -21,6 +21,7 @@ from sdk.lora.experts import OwnedParameters
 from sdk.lora.gguf_adapters import text_module
 from sdk.lora.gguf_models import GgufModel, adapted_model
 from sdk.lora.linear_modules import is_text
+from sdk.lora.saved_modules import SavedModules
 from sdk.schemas.lora_config import LoraConfig
 
 Shape = tuple[int, ...]
@@ -65,13 +66,14 @@ def contradiction(
 
 def _unasked(names: Iterable[str], config: Mapping[str, Any], lora: LoraConfig) -> Iterator[str]:
     """Find the tensors that are neither A nor B, and that no setting asks for."""
+    saved = SavedModules(lora.modules_to_save)
     for name in names:
         setting = variant_setting(name)
         parameter = unwrapped(base_parameter(name) or "")
         module, _, last = parameter.rpartition(".")
         asked = (
             (setting is not None and bool(config.get(setting)))
-            or any(f".{saved}." in f".{module}." for saved in lora.modules_to_save)
+            or saved.have(module)
             or (lora.bias != "none" and last == "bias" and bool(module))
             or (last == _TOKENS and bool(lora.trainable_token_indices))
             # PEFT saves resized embeddings without being asked; these have a rule of their own.

@@ -17,22 +17,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from sdk.formats.adapter_files import PREFIX
-from sdk.formats.peft_patterns import Budget, ModuleValues
+from sdk.formats.base_files import HEADS
+from sdk.formats.peft_patterns import Budget, BudgetError, ModuleValues
 from sdk.formats.safetensors_header import Entry, written_header
 from sdk.lora.experts import stacked_targets
 from sdk.lora.linear_modules import layer_of
+from sdk.lora.name_ends import NameEnds
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.redistribution import most_parameters
-from sdk.lora.targets import TargetsError, matches, resolve_targets
+from sdk.lora.targets import TargetsError, require_plannable, resolve_targets
 from sdk.schemas.training import TrainingSpec
 
 #: Adapters are trained and stored in float32.
 ADAPTER_BYTES = 4
-_STEPS = 10_000_000
+_HEADS = frozenset(HEADS)
+#: The budget for finding the ranks of all modules; the largest models need a tenth of it.
+_STEPS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,32 @@ class AdapterPlan:
     #: As they would be stored: short names if these mean the same.
     targets: list[str]
 
-    @property
+    @cached_property
+    def kinds(self) -> Mapping[AdaptedModule, int]:
+        """How many modules there are of each kind: a model has thousands of modules, of a few kinds."""
+        return Counter(self.modules.values())
+
+    @cached_property
+    def layers(self) -> Collection[tuple[tuple[int, AdaptedModule], ...]]:
+        """The modules of each layer, once for all layers that have the same: each with a number for the module that it
+        is in.
+        """
+        found: dict[str, list[tuple[str, AdaptedModule]]] = {}
+        for name, module in self.modules.items():
+            number = next((part for part in name.split(".") if part.isdecimal()), "")
+            found.setdefault(number, []).append((name.rpartition(".")[0], module))
+        return {tuple(_numbered(modules)) for modules in found.values()}
+
+    @cached_property
+    def trains_head(self) -> bool:
+        """Whether a part of the output head is trained."""
+        return any(not _HEADS.isdisjoint(name.split(".")) for name in (*self.modules, *self.whole))
+
+    @cached_property
     def trainable(self) -> int:
         """The number of trained parameters."""
-        return sum(module.parameters for module in self.modules.values()) + sum(map(math.prod, self.whole.values()))
+        adapted = sum(count * module.parameters for module, count in self.kinds.items())
+        return adapted + sum(map(math.prod, self.whole.values()))
 
     def most_trainable(self, spec: TrainingSpec) -> int:
         """Return the most parameters that can be trained, however EVA moves ranks between modules."""
@@ -113,6 +140,12 @@ class AdapterPlan:
         yield from self.whole.items()
 
 
+def _numbered(modules: Collection[tuple[str, AdaptedModule]]) -> Iterator[tuple[int, AdaptedModule]]:
+    numbers: dict[str, int] = {}
+    for owner, module in modules:
+        yield numbers.setdefault(owner, len(numbers)), module
+
+
 @dataclass(frozen=True)
 class Meant:
     """What the targets select in a base."""
@@ -126,27 +159,35 @@ class Meant:
 
 
 def meant_by(blueprint: Blueprint, spec: TrainingSpec) -> Meant:
-    """Return what the targets of a training select in a base. Raises TargetsError if they select nothing."""
+    """Return what the targets of a training select in a base. Raises TargetsError if they select nothing, or the base has
+    more modules than a model.
+    """
     names = sorted(blueprint.linear)
+    require_plannable(names)
     experts = stacked_targets(spec.targets, names, sorted(blueprint.stacked), exclude=spec.exclude)
-    wanted = ",".join(name for name in spec.targets.split(",") if name not in experts) if experts else spec.targets
+    left = set(spec.targets.split(",")).difference(experts)
+    wanted = ",".join(name for name in spec.targets.split(",") if name in left) if experts else spec.targets
     if not wanted:
         return Meant(sorted(experts), experts, [])
     found = resolve_targets(wanted, blueprint.model_type, names, exclude=spec.exclude, layers=spec.layers)
-    chosen = [name for name in names if any(matches(name, target) for target in found)]
-    return Meant(sorted([*experts, *found]), experts, chosen)
+    return Meant(sorted([*experts, *found]), experts, sorted(NameEnds(names).meant_by(found)))
 
 
 def adapter_of(blueprint: Blueprint, spec: TrainingSpec) -> AdapterPlan:
     """Return what a training of `spec` over a base adapts. Raises TargetsError for targets that select nothing in it."""
     linear, meant = blueprint.linear, meant_by(blueprint, spec)
-    ranks = ModuleValues(dict(sorted(spec.ranks.items())), spec.rank, Budget(_STEPS))
-    modules = {name: AdaptedModule(ranks.of(name), *linear[name], 1, spec.use_dora) for name in meant.modules}
-    for name, (count, out, into) in blueprint.stacked.items():
-        if any(matches(name, target) for target in meant.parameters) and (
-            spec.layers is None or layer_of(name) in spec.layers
-        ):
-            modules[name] = AdaptedModule(ranks.of(name), out, into, count, dora=False)
+    parameters = NameEnds(blueprint.stacked).meant_by(meant.parameters)
+    layers = None if spec.layers is None else set(spec.layers)
+    try:
+        ranks = ModuleValues(dict(sorted(spec.ranks.items())), spec.rank, Budget(_STEPS))
+        modules = {name: AdaptedModule(ranks.of(name), *linear[name], 1, spec.use_dora) for name in meant.modules}
+        for name, (count, out, into) in blueprint.stacked.items():
+            if name in parameters and (layers is None or layer_of(name) in layers):
+                modules[name] = AdaptedModule(ranks.of(name), out, into, count, dora=False)
+    except BudgetError as error:
+        raise TargetsError(
+            "rank_pattern takes too long to try on the names of all modules; name fewer modules in it."
+        ) from error
     return AdapterPlan(modules, dict(_whole(blueprint, spec, modules)), meant.targets)
 
 
@@ -158,8 +199,13 @@ def _whole(
     if blueprint.tied:
         # A tied head that is trained whole becomes a matrix of its own.
         tensors["lm_head.weight"] = [blueprint.vocabulary, blueprint.hidden]
+    owned: dict[str, list[str]] = {}
+    if spec.modules_to_save is not None:
+        for name in tensors:
+            owned.setdefault(name.rpartition(".")[0], []).append(name)
+    owners = NameEnds(owned)
     for saved in spec.saved_modules:
-        found = [name for name in tensors if matches(name.rpartition(".")[0], saved)]
+        found = [name for owner in sorted(owners.meant_by([saved])) for name in owned[owner]]
         if not found:
             raise TargetsError(
                 f"modules_to_save names {saved!r}, and this {blueprint.model_type} model has no such module."
@@ -172,9 +218,9 @@ def _whole(
             for name in biases
             if spec.bias == "all" or name.removesuffix(".bias") in modules
         )
-    if spec.tokens:
-        if spec.tokens[-1] >= blueprint.vocabulary:
+    if tokens := spec.tokens:
+        if tokens[-1] >= blueprint.vocabulary:
             raise TargetsError(
-                f"trainable_token_indices names the token {spec.tokens[-1]}, and the base has {blueprint.vocabulary} of them."
+                f"trainable_token_indices names the token {tokens[-1]}, and the base has {blueprint.vocabulary} of them."
             )
-        yield "model.embed_tokens.token_adapter.trainable_tokens_delta", [len(spec.tokens), blueprint.hidden]
+        yield "model.embed_tokens.token_adapter.trainable_tokens_delta", [len(tokens), blueprint.hidden]

@@ -4,7 +4,8 @@
 >>> config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
 ...           "intermediate_size": 11008, "vocab_size": 32000}
 >>> one_row = TrainingSpec(method="lora", batch_size=1)
->>> [each.said for each in alternatives(config, {}, one_row, available_bytes=14 * 10**9, place="cuda")]
+>>> planned = PlannedTraining(config, {}, one_row)
+>>> [each.said for each in alternatives(planned, available_bytes=14 * 10**9, place="cuda")]
 ['--method qlora (5.3 GB)']
 """
 
@@ -12,14 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from sdk.lora.planning.adapter import AdapterPlan, adapter_of
+from sdk.lora.planning.adapter import AdapterPlan
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.planning.footprint import HALF, Place
 from sdk.lora.planning.forecast import Run, forecast_of
-from sdk.lora.planning.job_forecasts import Tensors, known_blueprint, training_run, without_head
-from sdk.schemas.training import TrainingSpec
+from sdk.lora.planning.job_forecasts import PlannedTraining
 
 #: Rows are not made shorter than this.
 _SHORTEST = 64
@@ -40,24 +39,18 @@ class Alternative:
 
 
 def alternatives(
-    config: Mapping[str, Any],
-    tensors: Tensors,
-    spec: TrainingSpec,
-    *,
-    available_bytes: int,
-    place: Place,
-    may_quantize: bool = True,
+    planned: PlannedTraining, *, available_bytes: int, place: Place, batch_size: int = 1, may_quantize: bool = True
 ) -> list[Alternative]:
     """Return what fits: 4 bits and shorter rows, each by itself, or else both together.
 
-    Smaller batches are not among them, since a worker chooses those by itself. `may_quantize`: whether the base is
-    available in 16 bits. Raises NotKnownError for a base without shapes, TargetsError.
+    Smaller batches than `batch_size` are not among them, since a worker chooses those by itself. `may_quantize`: whether
+    the base is available in 16 bits. Nothing is known to fit if the base's shapes aren't known.
     """
-    base = known_blueprint(config, tensors)
-    base = without_head(base) if spec.objective == "classify" else base
-    run = replace(training_run(config, spec), place=place)
-    search = _Search(base, adapter_of(base, spec), run, available_bytes)
-    packs = may_quantize and spec.method == "lora"
+    if isinstance(planned.shapes, str):
+        return []
+    run = replace(planned.run, place=place, batch_size=batch_size)
+    search = _Search(*planned.shapes, run, available_bytes)
+    packs = may_quantize and run.spec.method == "lora"
     alone = [search.first(quantize=True) if packs else None, search.first(shorten=True)]
     if found := [each for each in alone if each is not None]:
         return found

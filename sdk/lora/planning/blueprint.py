@@ -10,8 +10,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from sdk.formats.saved_buffers import is_buffer
@@ -74,14 +76,14 @@ class Blueprint:
     #: Parts of the model that are not counted; "" if all are.
     left_out: str = ""
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """The number of parameters of the model; a tied head counts once."""
         return sum(math.prod(shape) for shape in self.tensors.values())
 
-    @property
-    def linear(self) -> dict[str, tuple[int, int]]:
-        """(out, in) of each linear module of the layers, by name."""
+    @cached_property
+    def linear(self) -> Mapping[str, tuple[int, int]]:
+        """(out, in) of each linear module of the layers, by name; sorted."""
         shapes = {name: self.tensors[f"{name}.weight"] for name in linear_modules(self.tensors)}
         return {
             name: (shape[1], shape[0]) if self.transposed else (shape[0], shape[1])
@@ -89,8 +91,13 @@ class Blueprint:
             if not (self.experts and name.endswith(f".{_ROUTER}"))
         }
 
-    @property
-    def stacked(self) -> dict[str, tuple[int, int, int]]:
+    @cached_property
+    def linear_sizes(self) -> Mapping[tuple[int, int], int]:
+        """How many of them there are of each (out, in): there are few sizes in a model."""
+        return Counter(self.linear.values())
+
+    @cached_property
+    def stacked(self) -> Mapping[str, tuple[int, int, int]]:
         """(experts, out, in) of each parameter that holds all experts of a layer, by name."""
         return {
             name: (shape[0], shape[1], shape[2])

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Literal
 
 from sdk.lora.planning.adapter import ADAPTER_BYTES, AdapterPlan
@@ -79,15 +80,12 @@ def weights_parts(
     """
     if method != "qlora":
         return {"weights": width * base.parameters}
-    packed = {name: math.prod(shape) for name, shape in base.linear.items()}
-    rest = base.parameters - sum(packed.values())
-    return {
-        "packed": sum(
-            int8_bytes(*base.linear[name]) if eight_bits else packed_bytes(numbers, double_quant=double_quant)
-            for name, numbers in packed.items()
-        ),
-        "kept": width * rest,
-    }
+    packed_size = numbers = 0
+    for (out, into), count in base.linear_sizes.items():
+        one = int8_bytes(out, into) if eight_bits else packed_bytes(out * into, double_quant=double_quant)
+        packed_size += count * one
+        numbers += count * out * into
+    return {"packed": packed_size, "kept": width * (base.parameters - numbers)}
 
 
 def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
@@ -95,16 +93,19 @@ def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
 
     Each takes 4 bytes, or 1 and a scale per 256. bitsandbytes pages neither small tensors nor scales.
     """
-    shapes = [shape for module in adapter.modules.values() for _, shape in module.tensors]
+    sizes: Counter[int] = Counter(map(math.prod, adapter.whole.values()))
+    for module, count in adapter.kinds.items():
+        for _, shape in module.tensors:
+            sizes[math.prod(shape)] += count
     card = paged = 0
-    for count in (math.prod(shape) for shape in (*shapes, *adapter.whole.values())):
-        scaled = "8bit" in optim and count >= _SMALL_TENSOR
-        moments = 2 * count if scaled else 8 * count
-        card += 8 * math.ceil(count / _MOMENT_BLOCK) if scaled else 0
-        if optim.startswith("paged") and count >= _PAGED_TENSOR:
-            paged += moments
+    for numbers, count in sizes.items():
+        scaled = "8bit" in optim and numbers >= _SMALL_TENSOR
+        moments = 2 * numbers if scaled else 8 * numbers
+        card += count * 8 * math.ceil(numbers / _MOMENT_BLOCK) if scaled else 0
+        if optim.startswith("paged") and numbers >= _PAGED_TENSOR:
+            paged += count * moments
         else:
-            card += moments
+            card += count * moments
     return card, paged
 
 
@@ -175,28 +176,24 @@ def layer_bytes(
 
 def _dora_bytes(adapter: AdapterPlan, *, width: int, mask: int) -> int:
     """Return what DoRA keeps of a layer's matrices: with dropout PEFT multiplies by them again, with a float32 copy of each."""
-    found: dict[str, int] = {}
-    for name, module in adapter.modules.items():
-        if module.dora and mask and width < 4:
-            found[_layer(name)] = found.get(_layer(name), 0) + 4 * module.out * module.into
-    return max(found.values(), default=0)
-
-
-def _layer(name: str) -> str:
-    return next((part for part in name.split(".") if part.isdecimal()), "")
+    if not mask or width >= 4:
+        return 0
+    return max(
+        (sum(4 * module.out * module.into for _, module in layer if module.dora) for layer in adapter.layers), default=0
+    )
 
 
 def _adapter_bytes(adapter: AdapterPlan, *, copied: int, mask: int, shared: bool) -> int:
     """Return what A and B keep per token in the layer where they keep most; `shared`: equal inputs are kept once."""
-    found: dict[str, dict[tuple[str, int], int]] = {}
-    for name, module in adapter.modules.items():
+    most = 0
+    for layer in adapter.layers:
         # A float32 copy for each A; if the numbers are float32 already, only with dropout.
-        own = name.rpartition(".")[0] if shared and not mask else name
-        inputs = found.setdefault(_layer(name), {})
-        inputs[own, module.into] = (copied + mask) * module.into
+        inputs = [(owner, module.into) for owner, module in layer]
+        kept = (copied + mask) * sum(into for _, into in (set(inputs) if shared and not mask else inputs))
         # DoRA multiplies both the base's product and the adapter's by the magnitudes.
-        inputs[name, 0] = 4 * module.rank + (8 * module.out if module.dora else 0)
-    return max((sum(inputs.values()) for inputs in found.values()), default=0)
+        kept += sum(4 * module.rank + (8 * module.out if module.dora else 0) for _, module in layer)
+        most = max(most, kept)
+    return most
 
 
 def logits_bytes(*, tokens: int, vocabulary: int, chunk_tokens: int | None = None, capped_width: int = 0) -> int:
@@ -302,7 +299,7 @@ def _gradients_again(base: Blueprint, adapter: AdapterPlan | None, *, width: int
     """Return the gradients per token on top of all that its layer keeps, if freed memory is given back at once: those
     of the widest A and B, or of the MLP, whose last module has freed the input of its A by then.
     """
-    modules = adapter.modules.values() if adapter else ()
+    modules = adapter.kinds if adapter else ()
     of_adapter = max((8 * (module.into + module.out) + 20 * module.out * module.dora for module in modules), default=0)
     given_back = max(((4 + mask) * module.into for module in modules if module.into >= base.inner), default=0)
     return max(of_adapter, _gradients(base, width) - given_back)
@@ -315,7 +312,7 @@ def _adapter_gradients(adapter: AdapterPlan | None) -> int:
     output: of both products, of both factors, and of their sum, and its forward pass leaves as much freed memory
     behind.
     """
-    modules = adapter.modules.values() if adapter else ()
+    modules = adapter.kinds if adapter else ()
     return max((12 * (module.into + module.out) + 40 * module.out * module.dora for module in modules), default=0)
 
 
@@ -325,12 +322,8 @@ def widened_matrix_bytes(base: Blueprint, adapter: AdapterPlan | None, method: M
     """
     most = 0
     if method == "qlora":
-        most = width * max((math.prod(shape) for shape in base.linear.values()), default=0)
-    dora = (
-        max((8 * module.out * module.into for module in adapter.modules.values() if module.dora), default=0)
-        if adapter
-        else 0
-    )
+        most = width * max((out * into for out, into in base.linear_sizes), default=0)
+    dora = max((8 * module.out * module.into for module in adapter.kinds if module.dora), default=0) if adapter else 0
     return max(most, dora)
 
 

@@ -188,7 +188,7 @@ class _Parts:
         """
         if self.run.logit_chunk_tokens is not None:
             return self.run.logit_chunk_tokens
-        if self.adapter is None or any(_is_head(name) for name in (*self.adapter.modules, *self.adapter.whole)):
+        if self.adapter is None or self.adapter.trains_head:
             return None
         return chunk_tokens(self.base.vocabulary, self.run.place)
 
@@ -221,7 +221,3 @@ class _Parts:
         if looked_at > kept["logits"]:
             said = "of the looks before the first step and after the last one"
         yield self.part("logits", max(kept["logits"], looked_at), f"vocabulary {base.vocabulary}, {said}")
-
-
-def _is_head(name: str) -> bool:
-    return "lm_head" in name.split(".") or "embed_out" in name.split(".")

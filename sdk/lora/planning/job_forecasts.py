@@ -3,10 +3,10 @@
 >>> from sdk.schemas.training import TrainingSpec
 >>> config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
 ...           "intermediate_size": 11008, "vocab_size": 32000}
->>> found = training_forecast(config, {}, TrainingSpec(method="lora", batch_size=8))
+>>> found = PlannedTraining(config, {}, TrainingSpec(method="lora", batch_size=8)).forecast()
 >>> found.card is not None and f"{found.card.needed_bytes / 1e9:.1f} GB, most of it {found.card.largest.name}"
 '18.2 GB, most of it weights'
->>> training_forecast({"model_type": "llama"}, {}, TrainingSpec()).unknown
+>>> PlannedTraining({"model_type": "llama"}, {}, TrainingSpec()).forecast().unknown
 "the base's config says no vocab_size"
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from sdk.formats.base_files import positions_of
 from sdk.formats.packed_weights import shows_bytes
 from sdk.lora.experts import experts_share
-from sdk.lora.planning.adapter import adapter_of
+from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.footprint import HALF
@@ -44,19 +44,30 @@ class NotKnownError(ValueError):
     """No shapes are known of the base; the message is a sentence."""
 
 
-def training_forecast(config: Mapping[str, Any], tensors: Tensors, spec: TrainingSpec) -> JobForecast:
-    """Return what a training takes with its activations computed twice, as a worker does if it lacks the memory to keep
-    them.
-    """
-    try:
-        base = known_blueprint(config, tensors)
-        run = training_run(config, spec)
-        base = without_head(base) if spec.objective == "classify" else base
-        adapter = adapter_of(base, spec)
-    except (NotKnownError, TargetsError) as error:
-        return JobForecast(unknown=str(error))
-    card, machine = (forecast_of(base, adapter, each) for each in (run, replace(run, place="cpu")))
-    return JobForecast(card=card, machine=machine if spec.optim == "adamw" else None)
+class PlannedTraining:
+    """A training over a base, whose shapes and adapted modules are looked up once for all forecasts of it."""
+
+    def __init__(self, config: Mapping[str, Any], tensors: Tensors, spec: TrainingSpec) -> None:
+        self.run = training_run(config, spec)
+        #: The base and what is adapted in it, or why they are not known.
+        self.shapes: tuple[Blueprint, AdapterPlan] | str
+        try:
+            base = known_blueprint(config, tensors)
+            base = without_head(base) if spec.objective == "classify" else base
+            self.shapes = base, adapter_of(base, spec)
+        except (NotKnownError, TargetsError) as error:
+            self.shapes = str(error)
+
+    def forecast(self, *, batch_size: int | None = None) -> JobForecast:
+        """Return what it takes with its activations computed twice, as a worker does if it lacks the memory to keep
+        them; with this many rows in a pass, if not with those of its spec.
+        """
+        if isinstance(self.shapes, str):
+            return JobForecast(unknown=self.shapes)
+        base, adapter = self.shapes
+        run = replace(self.run, batch_size=batch_size or self.run.batch_size)
+        card, machine = (forecast_of(base, adapter, each) for each in (run, replace(run, place="cpu")))
+        return JobForecast(card=card, machine=machine if run.spec.optim == "adamw" else None)
 
 
 def evaluation_forecast(

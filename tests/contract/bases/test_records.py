@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from contract.bases.helpers import VALUES, Tenant
-from support.adapters import digest
+from support.adapters import base_registration, digest
+from support.registries import World
 from support.small import TENSORS, write_adapter, write_safetensors
+from support.work import watched
 
 from registry.artifacts.blob_check import Passing
 from registry.artifacts.service import Artifacts
@@ -23,6 +25,17 @@ from sdk.formats import base_files
 
 #: Shapes that are not those of `write_base`'s weights.
 TWICE = {name: [2 * size for size in shape] for name, shape in TENSORS.items()}
+
+
+def test_names_of_a_base_that_is_said_again_are_gone_through_before_its_transaction(
+    people: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = base_registration("said-again", tensors={f"layers.{n}.w.weight": [8, 8] for n in range(300)})
+    with watched(people.services.db, monkeypatch) as transactions:
+        for _ in range(2):
+            people.admin.register_base(described)
+    _, again = (one for one in transactions if one.wrote("named_bases"))
+    assert not again.read("tensors")
 
 
 class TestNames:

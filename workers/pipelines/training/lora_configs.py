@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdk.lora.experts import stacked_targets
-from sdk.lora.targets import TargetsError, matches, resolve_targets
+from sdk.lora.name_ends import NameEnds
+from sdk.lora.targets import TargetsError, resolve_targets
 from sdk.lora.variants import Unfit, unfit_beside_parameters, unfit_beside_targets, unfit_variant
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
@@ -25,7 +26,7 @@ def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) 
         raise PipelineError(FailureReason.SPEC, f"{said}.")
     targets, parameters = _targets(spec, blueprint)
     _require_fit(unfit_variant(spec, blueprint.shapes, exact=True, tied=blueprint.tied))
-    adapted = [full for full in blueprint.linear_names if any(matches(full, target) for target in targets)]
+    adapted = NameEnds(blueprint.linear_names).meant_by(targets)
     _require_fit(unfit_beside_targets(spec, adapted))
     # Linear modules in 4 bits are never stored transposed: a packed base's files have them this way.
     conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
@@ -44,7 +45,7 @@ def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) 
         trainable_token_indices=spec.tokens,
         task_type=objective.task_type,
         # GPT-2 stores its weights transposed, and PEFT must be told.
-        fan_in_fan_out=any(matches(name, target) for name in conv1d_names for target in targets),
+        fan_in_fan_out=not adapted.isdisjoint(conv1d_names),
     )
 
 

@@ -12,7 +12,7 @@ from sdk.cli.commands.plan import learnt_of, print_plan
 from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.common_bases import LLAMA_2_7B
-from sdk.lora.planning.job_forecasts import training_forecast
+from sdk.lora.planning.job_forecasts import PlannedTraining
 from sdk.lora.planning.plan import plan_of
 from sdk.schemas.planning import DeviceForecasts, JobForecast, JobPeak
 from sdk.schemas.training import TrainingSpec
@@ -30,7 +30,7 @@ def facts(**known: Any) -> dict[str, list[str]]:
 
 
 def test_a_job_shows_its_forecast_by_its_largest_parts() -> None:
-    said = facts(forecast=training_forecast(LLAMA_2_7B, {}, TrainingSpec(method="lora")))["forecast"]
+    said = facts(forecast=PlannedTraining(LLAMA_2_7B, {}, TrainingSpec(method="lora")).forecast())["forecast"]
     assert len(said) == 2
     assert said[0].startswith("16.2 GB with a card: weights 13.5 GB, activations 1.2 GB, logits 805.2 MB; for 4 × 1024")
     assert " without one: weights 13.5 GB" in said[1]

@@ -22,7 +22,7 @@ from sdk.lora.planning.footprint import (
     pass_parts,
     weights_parts,
 )
-from sdk.lora.planning.job_forecasts import training_forecast
+from sdk.lora.planning.job_forecasts import PlannedTraining
 from sdk.schemas.training import TrainingSpec
 
 LLAMA = blueprint_of(configs.LLAMA_2_7B)
@@ -73,7 +73,7 @@ def test_bitsandbytes_has_8_bits_in_as_many_bytes_and_a_plan_says_so() -> None:
     four, eight = weights_parts(LLAMA, "qlora"), weights_parts(LLAMA, "qlora", eight_bits=True)
     assert eight["packed"] == sum(out * into + 4 * out for out, into in LLAMA.linear.values())
     assert four["kept"] == eight["kept"]
-    found = training_forecast(configs.LLAMA_2_7B, {}, TrainingSpec(quant_type="int8")).card
+    found = PlannedTraining(configs.LLAMA_2_7B, {}, TrainingSpec(quant_type="int8")).forecast().card
     assert found is not None
     assert [part.size_bytes for part in found.parts if part.name == "weights in 8 bits"] == [eight["packed"]]
 

@@ -11,7 +11,7 @@ from sdk.lora.planning.alternatives import alternatives
 from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.footprint import MOST_KERNELS
-from sdk.lora.planning.job_forecasts import evaluation_forecast, training_forecast
+from sdk.lora.planning.job_forecasts import PlannedTraining, evaluation_forecast
 from sdk.lora.planning.plan import plan_of
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.planning import Forecast
@@ -21,7 +21,7 @@ GB = 10**9
 
 
 def on_card(config: dict[str, Any], **options: Any) -> Forecast:
-    found = training_forecast(config, {}, TrainingSpec(**options)).card
+    found = PlannedTraining(config, {}, TrainingSpec(**options)).forecast().card
     assert found is not None
     return found
 
@@ -41,13 +41,13 @@ def test_a_job_takes_what_its_plan_says(name: str, method: Any) -> None:
 
 
 def test_what_a_machine_without_a_card_needs_is_in_one_place() -> None:
-    found = training_forecast(configs.LLAMA_2_7B, {}, TrainingSpec())
+    found = PlannedTraining(configs.LLAMA_2_7B, {}, TrainingSpec()).forecast()
     assert found.machine is not None
     assert {part.where for part in found.machine.parts} == {"machine"}
     assert found.machine.needed_bytes == sum(sizes(found.machine).values())
     assert "CUDA context" not in sizes(found.machine)
     # An optimiser that only cards have is for no such worker.
-    assert training_forecast(configs.LLAMA_2_7B, {}, TrainingSpec(optim="adamw_8bit")).machine is None
+    assert PlannedTraining(configs.LLAMA_2_7B, {}, TrainingSpec(optim="adamw_8bit")).forecast().machine is None
 
 
 def test_a_base_is_counted_as_it_is_stored() -> None:
@@ -76,19 +76,19 @@ def test_kinds_of_rows() -> None:
 
 def test_experts_on_a_cpu_keep_kernels_of_16_bits() -> None:
     moe: dict[str, Any] = configs.QWEN3_30B_A3B
-    found = training_forecast(moe, {}, TrainingSpec(method="lora"))
+    found = PlannedTraining(moe, {}, TrainingSpec(method="lora")).forecast()
     assert sizes(found.machine)["kernels"] == MOST_KERNELS * 2 * 2**20
     assert "kernels" not in sizes(found.card)
     assert "kernels" not in sizes(
-        training_forecast({**moe, "dtype": "float32"}, {}, TrainingSpec(method="lora")).machine
+        PlannedTraining({**moe, "dtype": "float32"}, {}, TrainingSpec(method="lora")).forecast().machine
     )
 
 
 def test_the_shapes_of_files_do_where_the_family_is_not_known() -> None:
     unknown = {**configs.LLAMA_2_7B, "model_type": "mystery"}
-    assert "mystery" in (training_forecast(unknown, {}, TrainingSpec()).unknown or "")
+    assert "mystery" in (PlannedTraining(unknown, {}, TrainingSpec()).forecast().unknown or "")
     shapes = {name: list(shape) for name, shape in blueprint_of(configs.LLAMA_2_7B).tensors.items()}
-    found = training_forecast(unknown, shapes, TrainingSpec())
+    found = PlannedTraining(unknown, shapes, TrainingSpec()).forecast()
     assert found.card is not None
     assert found.unknown is None
     # Of packed bytes no shape is known.
@@ -96,7 +96,7 @@ def test_the_shapes_of_files_do_where_the_family_is_not_known() -> None:
         f"model.layers.0.mlp.up_proj.weight{end}": [8, 1]
         for end in ("", ".absmax", ".quant_map", ".quant_state.bitsandbytes__nf4")
     }
-    assert training_forecast(unknown, packed, TrainingSpec()).card is None
+    assert PlannedTraining(unknown, packed, TrainingSpec()).forecast().card is None
 
 
 def test_an_evaluation_trains_nothing() -> None:
@@ -115,7 +115,12 @@ def test_an_evaluation_trains_nothing() -> None:
 class TestAlternatives:
     def said(self, available_bytes: float, **options: Any) -> list[str]:
         spec = TrainingSpec(**options)
-        found = alternatives(configs.LLAMA_2_7B, {}, spec, available_bytes=int(available_bytes), place="cuda")
+        found = alternatives(
+            PlannedTraining(configs.LLAMA_2_7B, {}, spec),
+            available_bytes=int(available_bytes),
+            place="cuda",
+            batch_size=spec.batch_size,
+        )
         for each in found:
             changed = {name.replace("-", "_"): value for name, value in each.options.items()}
             again = on_card(configs.LLAMA_2_7B, **{**options, **changed})
@@ -133,6 +138,6 @@ class TestAlternatives:
 
     def test_a_base_that_is_stored_in_4_bits_is_not_quantised_once_more(self) -> None:
         spec = TrainingSpec(method="lora", batch_size=16, grad_accum=1)
-        how: dict[str, Any] = {"available_bytes": 17 * GB, "place": "cuda"}
-        found = alternatives(configs.LLAMA_2_7B, {}, spec, may_quantize=False, **how)
+        how: dict[str, Any] = {"available_bytes": 17 * GB, "place": "cuda", "batch_size": 16}
+        found = alternatives(PlannedTraining(configs.LLAMA_2_7B, {}, spec), may_quantize=False, **how)
         assert not any("method" in each.options for each in found)

@@ -13,7 +13,7 @@ from support.architectures import config_of
 
 from sdk.lora.logit_chunks import chunk_tokens
 from sdk.lora.planning.forecast import CONTEXT_BYTES, PROCESS_BYTES
-from sdk.lora.planning.job_forecasts import training_forecast
+from sdk.lora.planning.job_forecasts import PlannedTraining
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT
 from workers.pipelines.model.device import resident_bytes
@@ -46,7 +46,7 @@ def loaded() -> Any:
 
 def test_with_rows_as_long_as_they_may_be_it_is_the_one_of_the_submit(loaded: Any) -> None:
     config = loaded.model.config.to_dict() | {"dtype": "bfloat16"}
-    submitted = training_forecast(config, {}, SPEC)
+    submitted = PlannedTraining(config, {}, SPEC).forecast()
     for kind, expected in (("cpu", submitted.machine), ("cuda", submitted.card)):
         chunk = chunk_tokens(loaded.model.config.vocab_size, kind)
         found = forecast(given(64, 64, 64, kind=kind), loaded, fit(checkpointing=True, chunk_tokens=chunk))

@@ -85,7 +85,7 @@ class Pool:
         """A child process, started. Raises OSError."""
         return subprocess.Popen(args, **options)  # noqa: S603 - our own interpreter and modules
 
-    def fork(self) -> int:
+    def forked(self) -> int:
         """A copy of this process, which must have one thread: 0 in the copy, its id otherwise. Raises OSError."""
         return os.fork()
 

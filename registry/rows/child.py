@@ -67,7 +67,7 @@ def _begin(request: socket.socket, others: list[socket.socket], requests: dict[i
     """Fork a process that answers a request, and closes what belongs to `others`."""
     parent = os.getpid()
     try:
-        pid = POOL.fork()
+        pid = POOL.forked()
     except OSError as error:
         _tell(request, {"ended": f"it could not be begun: {error.strerror}"})
         return

@@ -5,7 +5,7 @@ Everything that is computed from a base's names takes as long as these are long,
 >>> shapes_fault({"model.norm.weight": [4096]}) is None
 True
 >>> shapes_fault({"a" * 501: [1]})
-"names a tensor of 501 letters; a name has at most 500"
+'names a tensor of 501 letters; a name has at most 500'
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ ALLOWED = {
     "lineage/walk.py:_add_bases": "shows the names of bases that were found",
     "search/compile.py:_comparison": "a condition, which all that it fits are found by",
     "search/compile.py:_trained_on": "a condition, which all that it fits are found by",
+    "search/compile.py:_of_names": "a condition: the version's own namespace comes first, then whoever calls something so",
     "search/compile.py:_of_dataset": "a condition, which all that it fits are found by",
 }
 

@@ -42,7 +42,8 @@ class Place:
     def ask(self, route: APIRoute, token: str | None, body: bytes = b"{") -> tuple[int, dict[str, Any], int]:
         """Send a request with a body; return the status, the answer, and how often the body was asked for."""
         path = re.sub(r"\{[^}]+\}", "1", route.path)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(max(1, len(body))).encode())]
+        length = str(max(1, len(body))).encode()
+        headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", length)]
         if token is not None:
             headers.append((b"authorization", f"Bearer {token}".encode()))
         scope = {

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from registry.errors import Unavailable
 from registry.http import request_bodies
 from registry.http.lanes import Lane, answering
+from registry.http.rights import Rights
 from registry.http.routes import answered, apart, room
 from registry.pools import Pool
 from registry.principal import LOCAL, Principal, Role
@@ -45,8 +47,9 @@ class Work:
         assert self.go.wait(30)
 
     async def until(self, count: int) -> None:
-        while len(self.begun) < count:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(60):
+            while len(self.begun) < count:
+                await asyncio.sleep(0.001)
         # Nothing more has begun once the loop has gone on for a while.
         for _ in range(20):
             await asyncio.sleep(0)
@@ -166,11 +169,12 @@ def test_views_that_ask_the_database_take_turns_and_leave_connections_to_others(
         return {}
 
     routes = FastAPI(routes=router.routes)
+    rights = Rights([route for route in router.routes if isinstance(route, APIRoute)])
 
     async def with_caller(scope: Scope, receive: Receive, send: Send) -> None:
         who = scope["path"].rpartition("/")[2]
         scope["principal"] = Principal("ci", {who: Role.READER}, who)
-        await request_bodies.StrictBodies(routes)(scope, receive, send)
+        await request_bodies.StrictBodies(routes, rights=rights)(scope, receive, send)
 
     async def run() -> None:
         transport = httpx.ASGITransport(with_caller)

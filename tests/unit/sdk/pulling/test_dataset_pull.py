@@ -40,7 +40,7 @@ class Registry:
     def pull(self, output: Path, *, overwrite: bool = False) -> None:
         http = HttpClient()
         try:
-            pull_dataset(self, "rows", output, overwrite=overwrite, http=http, on_transfer=None)  # type: ignore[arg-type]
+            pull_dataset(self, "rows", output, namespace=None, overwrite=overwrite, http=http, on_transfer=None)  # type: ignore[arg-type]
         finally:
             http.close()
 

@@ -134,7 +134,7 @@ class Bench:
             async def work() -> int:
                 return await asyncio.to_thread(reader.read, path)  # noqa: B023
 
-            self._answer(asdict(asyncio.run(measured(path.stat().st_size, work))))
+            self._answer(asdict(asyncio.run(measured(reader.size_of(path), work))))
 
 
 def main() -> None:

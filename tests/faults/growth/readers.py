@@ -15,6 +15,7 @@ from typing import Any
 
 from faults.growth.values import OBJECTS, TEXTS, dumped
 
+from registry.jobs.kinds.evaluation_rows import RowFacts
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.base_references import BadBaseError, check_references
 from sdk.formats.json_list import json_list
@@ -26,7 +27,6 @@ from sdk.lora.planning.config_faults import config_fault
 from sdk.rows.audit import audit_rows
 from sdk.rows.reading import file_values
 from sdk.rows.signature_file import make_signatures
-from sdk.schemas.row_file import RowFileError, read_rows
 
 #: Writes a file of about this many bytes.
 Write = Callable[[Path, int], object]
@@ -40,7 +40,9 @@ class Reader:
     read: Callable[[Path], int]
     files: dict[str, Write]
     #: The largest file that is written for it.
-    most_bytes: int = 2 * 1024 * 1024
+    most_bytes: int = 512 * 1024
+    #: What its cost is in proportion to: the size of the file, or what that unfolds to.
+    size_of: Callable[[Path], int] = lambda path: path.stat().st_size
 
 
 def _refusing(read: Callable[[Path], object], *refusals: type[Exception]) -> Callable[[Path], int]:
@@ -55,7 +57,7 @@ def _refusing(read: Callable[[Path], object], *refusals: type[Exception]) -> Cal
 
 
 def _all_rows(path: Path) -> None:
-    for _ in judge_rows(file_values(path)):
+    for _ in judge_rows(file_values(path, limits_unfolded=True)):
         pass
 
 
@@ -69,8 +71,16 @@ def _audited(path: Path) -> None:
 
 def _scores(path: Path) -> None:
     with path.open("rb") as file:
-        for _ in read_rows(file):
-            pass
+        RowFacts.of(file, frozenset({"chrf"}), size_bytes=path.stat().st_size)
+
+
+def _unfolded(path: Path) -> int:
+    """How much a Parquet file says that it unfolds to, in bytes."""
+    import pyarrow.parquet
+
+    footer = pyarrow.parquet.read_metadata(path)
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    return sum(group.total_byte_size + 64 * group.num_rows for group in groups)
 
 
 def _header(path: Path) -> None:
@@ -193,7 +203,7 @@ def _parquet(columns: Callable[[int], dict[str, Any]], *, dictionary: bool = Tru
     return write
 
 
-#: Each is small, and unfolds to a thousand times the bytes that are asked for.
+#: Each is small, and unfolds to many times the bytes that are asked for.
 _PARQUET: dict[str, Write] = {
     "equal rows": _parquet(lambda size_bytes: {"prompt": ["a"] * size_bytes, "completion": ["b"] * size_bytes}),
     "long equal rows": _parquet(
@@ -275,12 +285,12 @@ READERS: dict[str, Reader] = {
     "rows of CSV": Reader(".csv", _refusing(_all_rows, RowsError), _CSV),
     "rows of JSON": Reader(".json", _refusing(_all_rows, RowsError), _LISTS),
     "lists of JSON": Reader(".json", _refusing(lambda path: list(json_list(path)), ValueError, RecursionError), _LISTS),
-    "rows of Parquet": Reader(".parquet", _refusing(_all_rows, RowsError), _PARQUET, 256 * 1024),
+    "rows of Parquet": Reader(".parquet", _refusing(_all_rows, RowsError), _PARQUET, 128 * 1024, _unfolded),
     "signatures": Reader(".jsonl", _refusing(_signed, RowsError), _JSONL, 1024 * 1024),
     "audit": Reader(".jsonl", _refusing(_audited, RowsError), _JSONL, 256 * 1024),
     "scores by row": Reader(
         ".gz",
-        _refusing(_scores, RowFileError),
+        _refusing(_scores),
         {
             "few names": _lines_of_scores(lambda row: {"chrf": 1.0}),
             "other names in each row": _lines_of_scores(lambda row: {f"s{row}-{number}": 1.0 for number in range(100)}),

@@ -57,7 +57,7 @@ class TemporaryBytes:
         left = target.reshape(-1).view(np.uint8)
         try:
             while len(left):
-                count = os.preadv(self._file, [left], at)
+                count = os.preadv(self._file, [left.data], at)
                 if not count:
                     raise EOFError("a temporary file is shorter than what was written to it")
                 left, at = left[count:], at + count

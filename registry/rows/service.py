@@ -18,10 +18,12 @@ from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
 from sdk.schemas.row_file import unpacked_bytes
 from sdk.schemas.slices import Slice
 
-#: Files of less than this are read in this process, where they take a tenth of a second and some 30 MB.
-INLINE_BYTES = 1000**2
+#: Files of less than this are read in this process, where they take some hundredths of a second.
+INLINE_BYTES = 250_000
 #: Scores by row of less than this, unpacked, are compared and sliced in this process.
-MOST_FEW_BYTES = 1000**2
+MOST_FEW_BYTES = 500_000
+#: What either takes of this process's memory at most, in bytes.
+MOST_HELD_BYTES = 8 * 1024**2
 #: Comparing and slicing may take as long as reading this much, for their most rows: a minute.
 MOST_COMPARED_LIKE_BYTES = 80 * 1000**2
 

@@ -14,8 +14,8 @@ from sdk.formats.safetensors import SafetensorsError, read_header
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: How many numbers of a tensor are held as float64 at a time: 1 MiB of them.
-_BLOCK_NUMBERS = 2**17
+#: How many numbers of a tensor are held as float64 at a time: 0.5 MiB of them.
+_BLOCK_NUMBERS = 2**16
 #: The numpy type for each; numpy lacks bfloat16, so its bits are read.
 NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 

@@ -18,8 +18,9 @@ from sdk.lora.tensors import NUMPY_TYPES, Columns
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: How much of a B of several experts is sorted by expert at a time: one row at least.
-MOST_ROW_BYTES = 1024 * 1024
+#: How much of a B of several experts is sorted by expert at a time, and how much is read of columns of which only some
+#: are wanted: one row at least.
+SORTED_BYTES, _READ_BYTES = 1024 * 1024, 256 * 1024
 
 
 class TemporaryBytes:
@@ -108,7 +109,7 @@ class FiledMatrix:
 
         width, item = self.stored[1], ITEM_BYTES[self.dtype]
         found = np.empty((last - first, self.end - self.begin), NUMPY_TYPES[self.dtype])
-        step = max(1, MOST_ROW_BYTES // (width * item))
+        step = max(1, _READ_BYTES // (width * item))
         for row in range(first, last, step):
             whole = np.empty((min(step, last - row), width), found.dtype)
             self.file.read_into(whole, self.at + row * width * item)
@@ -174,7 +175,7 @@ class FiledStack:
             return self
         rows, width = self.stored
         item, rank, target = ITEM_BYTES[self.dtype], width // experts, TemporaryBytes()
-        step = max(1, MOST_ROW_BYTES // (width * item))
+        step = max(1, SORTED_BYTES // (width * item))
         for first in range(0, rows, step):
             block = np.empty((min(step, rows - first), width), NUMPY_TYPES[self.dtype])
             self.file.read_into(block, self.at + first * width * item)

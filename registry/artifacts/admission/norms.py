@@ -1,9 +1,9 @@
 """‖B·A‖ of each adapted module, computed while the file's tensors are read, with bounded memory and work.
 
 PEFT saves the two halves of a module next to each other. If the other half does not come next, a half is kept as the
-triangle of its QR decomposition, which is small. What is not small lies in a temporary file, so that one file that
-passes takes less than 16 MiB of memory, whatever its modules are like. A module that would take more than the limits
-allow has no norm.
+triangle of its QR decomposition, which is small. What is not small lies in a temporary file, so that a file that passes
+takes little memory, whatever its modules are like: `registry.http.routes.PUSH_BYTES` at most. A module that would take
+more than the limits allow has no norm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from registry.artifacts.admission.filed_halves import MOST_ROW_BYTES, FiledStack, TemporaryBytes, filed
+from registry.artifacts.admission.filed_halves import SORTED_BYTES, FiledStack, TemporaryBytes, filed
 from sdk.formats.adapter_files import LoraKey, lora_key
 from sdk.formats.safetensors import Header, Kind
 from sdk.lora.delta_norms import MAX_RANK, combined, has_product, split
@@ -33,7 +33,7 @@ _MOST_HALF_BYTES = 64 * 1024 * 1024
 _MOST_HELD_BYTES = 1024 * 1024
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
 #: The numbers of a triangle for which QR is done, which takes some six times its memory.
-_MOST_TRIANGLE = 512 * 512
+_MOST_TRIANGLE = 256 * 256
 _TRIANGLE_ITEM_BYTES = 8
 #: Products of two numbers for one adapter, some 20 to 40 s of one core: an adapter of rank 16 may have 50 GB.
 _MOST_WORK = 2e11
@@ -198,7 +198,7 @@ class PassingNorms:
             one = width // experts, math.prod(kind.shape[1:])
             return half(FiledStack(data, 0, experts, one, kind.dtype, turned=True))
         whole = FiledStack(data, 0, 1, (kind.shape[0], width), kind.dtype)
-        blocks = -(-kind.size_bytes // MOST_ROW_BYTES)
+        blocks = -(-kind.size_bytes // SORTED_BYTES)
         if experts > 1 and not self._affords(blocks * experts * _WORK_EACH / 10):
             return None
         return half(whole.by_expert(experts))

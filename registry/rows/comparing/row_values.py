@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: The metric whose rows are weighted by their tokens, and of which less is better.
 LOSS = "loss"
-#: How many rows times pairs are compared at once: some 20 seconds of one core, and half a gigabyte.
+#: How many rows times pairs are compared at once: some 20 seconds of one core, and half a gigabyte, in a process apart.
 MOST_WORK = 2_000_000
 
 

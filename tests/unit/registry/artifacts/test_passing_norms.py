@@ -19,6 +19,7 @@ from support.weights import LORA, PREFIX, QB, VB, Tensors, agreeing, changed, ch
 from registry.artifacts.admission import filed_halves, norms
 from registry.artifacts.admission.inspection import WeightFacts, inspect_weights
 from registry.errors import Verification
+from registry.http.routes import PUSH_BYTES
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.lora_config import LoraConfig
@@ -249,7 +250,7 @@ class TestBounds:
 
     @pytest.mark.parametrize(
         ("rank", "side", "apart", "cancels"),
-        [(64, 1 << 17, False, False), (640, 4096, False, False), (512, 2048, True, True)],
+        [(64, 1 << 17, False, False), (640, 4096, False, False), (256, 8192, True, True)],
     )
     def test_large_halves_take_little_memory(
         self, tmp_path: Path, rank: int, side: int, apart: bool, cancels: bool
@@ -274,7 +275,7 @@ class TestBounds:
             tracemalloc.start()
             try:
                 facts = inspect_weights(file, size_bytes=size_bytes, lora=LORA)
-                assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+                assert tracemalloc.get_traced_memory()[1] < PUSH_BYTES
             finally:
                 tracemalloc.stop()
         assert facts.norms[-1] == pytest.approx(truth, rel=1e-6)
@@ -283,7 +284,7 @@ class TestBounds:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(norms, "_MOST_HELD_BYTES", 0)
-        monkeypatch.setattr(filed_halves, "MOST_ROW_BYTES", 100)
+        monkeypatch.setattr(filed_halves, "SORTED_BYTES", 100)
         tensors = {
             "base_model.model.mlp.experts.lora_A.weight": normal(1, 6, 9),
             "base_model.model.mlp.experts.lora_B.weight": normal(2, 7, 6),

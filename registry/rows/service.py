@@ -18,10 +18,9 @@ from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
 from sdk.schemas.row_file import unpacked_bytes
 from sdk.schemas.slices import Slice
 
-#: Files of less than this are read in this process, where they take some hundredths of a second.
+#: Files of less than this, and scores by row that unpack to less, are read in this process, where they take some
+#: hundredths of a second.
 INLINE_BYTES = 250_000
-#: Scores by row of less than this, unpacked, are compared and sliced in this process.
-MOST_FEW_BYTES = 500_000
 #: What either takes of this process's memory at most, in bytes.
 MOST_HELD_BYTES = 8 * 1024**2
 #: Comparing and slicing may take as long as reading this much, for their most rows: a minute.
@@ -98,7 +97,7 @@ class RowReading:
 
     def _few(self, files: Sequence[Path]) -> bool:
         """Whether files of scores by row are short enough to be read in this process."""
-        most = min(MOST_FEW_BYTES, self._inline_bytes)
+        most = self._inline_bytes
         for path in files:
             with path.open("rb") as file:
                 most -= unpacked_bytes(file, most)

@@ -12,7 +12,7 @@ import pytest
 
 from registry.errors import Invalid, Verification
 from registry.rows.comparing.orders import ROWS, RowsOf
-from registry.rows.service import RowReading
+from registry.rows.service import INLINE_BYTES, MOST_HELD_BYTES, RowReading
 
 _MANY = 40_000
 _MIB = 1024 * 1024
@@ -90,6 +90,33 @@ def test_many_rows_are_sliced_apart_with_the_same_answer(apart: RowReading, tmp_
 def test_few_rows_are_compared_in_this_process(tmp_path: Path) -> None:
     reading = RowReading(apart=True)
     compared(reading, targets(tmp_path, 100), tmp_path / "here")
+    assert reading.pid is None
+
+
+@pytest.mark.parametrize("names", [0, 199])
+def test_what_is_compared_and_sliced_in_this_process_takes_little_memory(tmp_path: Path, names: int) -> None:
+    dataset, given = tmp_path / "rows.jsonl", []
+    for number in range(2):
+        lines, size = [], 0
+        while size < INLINE_BYTES // 2 - 4000:
+            row = len(lines)
+            scored = "".join(f',"{row * names + name:x}":1' for name in range(names))
+            lines.append(
+                f'{{"row":{row},"tokens":1,"loss_sum":{(row * (number + 2)) % 7},"scores":{{"f":1{scored}}}}}\n'
+            )
+            size += len(lines[-1])
+        path = tmp_path / str(number)
+        path.write_bytes(gzip.compress("".join(lines).encode()))
+        given.append((f"a@v{number}", str(number), str(path)))
+    dataset.write_text("".join(f'{{"a":{row % 50}}}\n' for row in range(len(lines))))
+    reading = RowReading(apart=True)
+    tracemalloc.start()
+    try:
+        compared(reading, given, tmp_path / "compared", metric="loss")
+        assert len(reading.slices(Path(given[0][2]), "0", dataset=dataset, column="a")) == min(50, len(lines))
+        assert tracemalloc.get_traced_memory()[1] < MOST_HELD_BYTES
+    finally:
+        tracemalloc.stop()
     assert reading.pid is None
 
 

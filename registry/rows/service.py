@@ -21,7 +21,9 @@ from sdk.schemas.slices import Slice
 #: Files of less than this, and scores by row that unpack to less, are read in this process, where they take some
 #: hundredths of a second.
 INLINE_BYTES = 250_000
-#: What either takes of this process's memory at most, in bytes.
+#: Signing a long text takes so many times the memory that reading it takes.
+_SIGNED_TIMES = 4
+#: What any of it takes of this process's memory at most, in bytes.
 MOST_HELD_BYTES = 8 * 1024**2
 #: Comparing and slicing may take as long as reading this much, for their most rows: a minute.
 MOST_COMPARED_LIKE_BYTES = 80 * 1000**2
@@ -137,7 +139,8 @@ class RowReading:
         times = [MOST_UNFOLDED_TIMES if one else 1 for one in unfolds]
         size_bytes = sum(file.path.stat().st_size * many for file, many in zip(files, times, strict=True))
         try:
-            found: str | None = self._do("sign", size_bytes, given, unfolds=any(unfolds))
+            few = size_bytes * _SIGNED_TIMES < self._inline_bytes and not any(unfolds)
+            found: str | None = self._do("sign", size_bytes, given, here=few)
         except Breach as breach:
             return f"it {breach}"
         return found
@@ -166,12 +169,10 @@ class RowReading:
             kind = Unavailable if breach.of_time else InvalidData
             raise kind(f"the dataset {breach}; or leave out --by and --examples") from breach
 
-    def _do(
-        self, work: str, size_bytes: int, given: dict[str, Any], *, unfolds: bool = False, here: bool | None = None
-    ) -> Any:
-        """Do some work in this process if it is `here`, or by how much is read; else apart."""
+    def _do(self, work: str, size_bytes: int, given: dict[str, Any], *, here: bool | None = None) -> Any:
+        """Do some work in this process if it is `here`, or little is read; else apart."""
         if here is None:
-            here = size_bytes < self._inline_bytes and not unfolds
+            here = size_bytes < self._inline_bytes
         if self._process is None or here:
             return WORK[work](**given)
         return self._process.ask(work, given, self._limits(size_bytes))

@@ -19,7 +19,7 @@ import pytest
 
 from registry.errors import Invalid, InvalidData, Unavailable
 from registry.rows.reading_limits import Limits
-from registry.rows.service import RowReading
+from registry.rows.service import INLINE_BYTES, MOST_HELD_BYTES, RowReading
 from sdk.rows.data_files import DataFile
 
 COLUMNS = {"prompt": "q", "completion": "a"}
@@ -164,6 +164,19 @@ class TestWhereRowsAreRead:
         reading = RowReading(apart=True)
         grouped(reading, write(tmp_path / "rows.jsonl"), "lang", [0, 1, 2, 3], by="group")
         assert reading.pid is None
+
+    def test_signing_a_long_text_takes_little_memory_here(self, tmp_path: Path) -> None:
+        reading = RowReading(apart=True)
+        path = tmp_path / "rows.jsonl"
+        path.write_text('{"q": "' + "\N{GRINNING FACE}" + "a" * (INLINE_BYTES - 100) + '", "a": "a"}\n')
+        files = [DataFile(path, "rows")]
+        tracemalloc.start()
+        try:
+            assert reading.sign(files, tmp_path / "s", columns=COLUMNS, how=None, training_digest=None) is None
+            assert tracemalloc.get_traced_memory()[1] < MOST_HELD_BYTES
+        finally:
+            tracemalloc.stop()
+            reading.close()
 
     def test_parquet_is_never_read_in_this_process(self, tmp_path: Path) -> None:
         reading = RowReading(apart=True)
@@ -336,7 +349,7 @@ class TestEndings:
     def test_server_that_is_killed_leaves_no_process(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "held.jsonl")
         code = (
-            "import sys, threading, time; from pathlib import Path; from registry.rows.service import RowReading\n"
+            "import sys, threading, time; from pathlib import Path; from registry.rows.service import INLINE_BYTES, MOST_HELD_BYTES, RowReading\n"
             "reading = RowReading(apart=True, inline_bytes=0)\n"
             "given = (Path(sys.argv[1]), None, [0])\n"
             "threading.Thread(target=reading.texts, args=given, daemon=True).start()\n"

@@ -5,7 +5,7 @@ for newer scores.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from pathlib import Path
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
@@ -24,8 +24,7 @@ from registry.principal import EVERYWHERE, Principal
 from registry.usage.charging import charge
 from registry.usage.records import record_bytes
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.evaluation import RowFile, RowScore, is_score
-from sdk.schemas.row_file import RowFileError, read_rows
+from sdk.schemas.evaluation import RowFile, is_score
 
 #: Rows that exist, and count towards a quota.
 _KEPT = (Evaluation.rows_digest.is_not(None), Evaluation.rows_removed_at.is_(None))
@@ -42,17 +41,10 @@ class EvaluationRows:
         """Say where to fetch the rows of an evaluation from. Raises NotFound."""
         return self._artifacts.locate(*self._find(ident, who))
 
-    def read(self, ident: str, *, who: Principal) -> Iterator[RowScore]:
-        """Yield the scores of each row of an evaluation, in the order of the rows; memory stays flat.
-
-        Raises NotFound, and Verification if the bytes can't be read.
-        """
+    def copy(self, ident: str, target: Path, *, who: Principal) -> None:
+        """Write the file of an evaluation's rows to one on this machine. Raises NotFound, Verification, Unavailable."""
         digest, _ = self._find(ident, who)
-        with self._artifacts.reading(digest) as file:
-            try:
-                yield from read_rows(file)
-            except RowFileError as error:
-                raise Verification(f"the rows of the scores {ident[:64]!a} can't be read: {error}") from error
+        self._artifacts.copy(digest, target)
 
     def _find(self, ident: str, who: Principal) -> tuple[str, int]:
         query = select(Evaluation).where(Evaluation.id == ident, who.within(Evaluation.namespace))

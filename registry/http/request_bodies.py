@@ -60,9 +60,9 @@ READ_S = 60.0
 #: values. Small ones have room of their own, and don't wait for larger ones.
 APART_BYTES = 64 * 1024
 RAW_BYTES, RAW_SHARE_BYTES = 28 * _MIB, 16 * _MIB
-SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 8 * _MIB, 6 * _MIB
+SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 6 * _MIB, 4 * _MIB
 VALUES_BYTES, VALUES_SHARE_BYTES = 88 * _MIB, 64 * _MIB
-SMALL_VALUES_BYTES, SMALL_VALUES_SHARE_BYTES = 24 * _MIB, 16 * _MIB
+SMALL_VALUES_BYTES, SMALL_VALUES_SHARE_BYTES = 12 * _MIB, 8 * _MIB
 #: How much memory pieces of bodies may take that have arrived but wait for room.
 _WAITING_BYTES, _SMALL_WAITING_BYTES = 3 * _MIB, _MIB
 Pool(

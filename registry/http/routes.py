@@ -23,6 +23,8 @@ from registry.http.request_bodies import PARSED, Parsed, sized
 from registry.http.rights import May, note_forbidden, right_of
 from registry.pools import Pool
 from registry.principal import Principal
+from registry.rows.comparing.row_values import MOST_WORK
+from registry.rows.service import MOST_HELD_BYTES
 from sdk.formats.api_paths import API
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
 from sdk.schemas.evaluation import MOST_JOB_ROWS, MOST_TARGET_ROWS
@@ -100,19 +102,24 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
 
 
 #: For how many requests one process reads whole files at the same time; more would only share its cores and its memory.
-READING_AT_ONCE, HANDED_IN_AT_ONCE = 4, 2
+READING_AT_ONCE, READING_LONG_AT_ONCE, HANDED_IN_AT_ONCE = 4, 2, 2
+#: What a push takes of memory at most while its files are read, whatever modules it has, beside its body and the names of
+#: its tensors; and what a completion takes: rows are read one by one, each of at most 64 KiB.
+PUSH_BYTES = 7 * 1024 * 1024
+_HANDED_IN_BYTES = 4 * 1024 * 1024
 #: How long a request waits for its turn there, in seconds: half of what clients wait for the answer, or less.
 _READING_WAIT_S = 300.0
 _BY_TURNS = "by turns: at most {} while others wait, all when alone"
 
 
-def _reading_lane(name: str, waits: str, item: str, *, at_once: int) -> Lane:
+def _reading_lane(name: str, waits: str, item: str, *, at_once: int, item_bytes: int) -> Lane:
     pool = Pool(
         name,
         waits=f"{waits}; {_READING_WAIT_S:g} s",
         at_once=f"{at_once}, and 1 of a namespace that has none",
         item=item,
         share=_BY_TURNS.format(at_once // 2),
+        most_bytes=(at_once + 1) * item_bytes,
     )
     return Lane(pool, at_once=at_once, newcomers=1, wait_s=_READING_WAIT_S)
 
@@ -123,20 +130,25 @@ _APART = {
     "reading": _reading_lane(
         "reading",
         "pushes, checkpoints, datasets: their files are read, hashed and inspected",
-        "the bytes of its files, once, in pieces of 1 MiB; halves of a module up to 64 MiB each",
+        f"the bytes of its files, once, in pieces of 1 MiB, {PUSH_BYTES // 1024**2} MiB of memory beside names of tensors; halves of "
+        "a module up to 64 MiB each, in temporary files",
         at_once=READING_AT_ONCE,
+        item_bytes=PUSH_BYTES,
     ),
     "reading long": _reading_lane(
         "reading long",
         "bases with files, `compare`, slices of scores",
-        "the bytes of a base's files; 2,000,000 rows times pairs of targets, 500 MB and 20 s",
-        at_once=READING_AT_ONCE,
+        f"the bytes of a base's files; few scores in the server, {MOST_HELD_BYTES // 1024**2} MiB of memory; otherwise "
+        f"{MOST_WORK:,} rows times pairs of targets, read apart",
+        at_once=READING_LONG_AT_ONCE,
+        item_bytes=MOST_HELD_BYTES,
     ),
     "handing in": _reading_lane(
         "handing in",
         "completions of jobs, for the namespaces of the jobs: results are verified and recorded",
         f"the bytes of its files, once; {MOST_TARGET_ROWS:,} rows of a target and {MOST_JOB_ROWS:,} in all, 4 µs each",
         at_once=HANDED_IN_AT_ONCE,
+        item_bytes=_HANDED_IN_BYTES,
     ),
 }
 #: Fewer than connections to the database, so that some are left for all else that asks it.

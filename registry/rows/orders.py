@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from registry.rows.asked import texts_of
+from registry.rows.comparing.orders import pairs, values
 from registry.rows.groups import BY, groups_of
+from registry.rows.slices import slices
 from sdk.formats.rows import RowsError
 from sdk.rows.contamination import rows_among
 from sdk.rows.data_files import DataFile
@@ -20,16 +22,13 @@ from sdk.rows.signature_file import SignatureFile, SplitDiffers, make_signatures
 NUMBERS = "<i8"
 
 
-def groups(*, path: str, column: str, rows: str, target: str, by: str, most: int | None) -> list[str]:
-    """Write the number of the group of each of these rows, and return how the groups' values are shown, if `most` is
-    given. Raises what `groups_of` raises.
-    """
+def groups(*, path: str, column: str, rows: str, target: str, by: str) -> None:
+    """Write the number of the group of each of these rows. Raises what `groups_of` raises."""
     import numpy as np
 
     numbers = np.fromfile(rows, NUMBERS)
-    found = groups_of(Path(path), column, numbers, value_of=BY[by], most=most)
-    found.numbers.astype(NUMBERS).tofile(target)
-    return found.shown()
+    found = groups_of(Path(path), column, numbers, value_of=BY[by])
+    found.numbers.astype(NUMBERS, copy=False).tofile(target)
 
 
 def texts(*, path: str, columns: Mapping[str, str] | None, rows: list[int]) -> list[tuple[int, str, str]]:
@@ -93,4 +92,7 @@ WORK: dict[str, Callable[..., Any]] = {
     "sign": sign,
     "equal": equal,
     "among": among,
+    "slices": slices,
+    "values": values,
+    "pairs": pairs,
 }

@@ -15,7 +15,7 @@ import weakref
 from contextlib import suppress
 from typing import Any
 
-from registry.errors import Invalid, InvalidData, RegistryError, Unavailable
+from registry.errors import Conflict, Invalid, InvalidData, NotFound, RegistryError, Unavailable, Verification
 from registry.rows.pool import POOL
 from registry.rows.reading_limits import Limits
 
@@ -36,7 +36,9 @@ _LIBRARIES = {
     "MKL_NUM_THREADS": "1",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-_ERRORS: dict[str, type[RegistryError]] = {one.code: one for one in (Invalid, InvalidData)}
+_ERRORS: dict[str, type[RegistryError]] = {
+    one.code: one for one in (Conflict, Invalid, InvalidData, NotFound, Verification)
+}
 #: Signals that a program gets for what it does itself, rather than from others.
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from registry.errors import InvalidData, Unavailable
-from registry.rows.orders import NUMBERS, WORK
+from registry.errors import Invalid, InvalidData, Unavailable
+from registry.rows.comparing.orders import RowsOf
+from registry.rows.orders import WORK
 from registry.rows.process import Breach, ReadingProcess
 from registry.rows.reading_limits import Limits
 from sdk.formats.rows import RowsError, detect_format
 from sdk.rows.data_files import DataFile
 from sdk.rows.holdout import HoldOut
 from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
+from sdk.schemas.row_file import unpacked_bytes
+from sdk.schemas.slices import Slice
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-#: Files of less than this are read in this process, where they take a tenth of a second and some 30 MB.
-INLINE_BYTES = 1000**2
-
-T = TypeVar("T")
+#: Files of less than this, and scores by row that unpack to less, are read in this process, where they take some
+#: hundredths of a second.
+INLINE_BYTES = 250_000
+#: Signing a long text takes so many times the memory that reading it takes.
+_SIGNED_TIMES = 4
+#: What any of it takes of this process's memory at most, in bytes.
+MOST_HELD_BYTES = 8 * 1024**2
+#: Comparing and slicing may take as long as reading this much, for their most rows: a minute.
+MOST_COMPARED_LIKE_BYTES = 80 * 1000**2
 
 
 class Equal(NamedTuple):
     """Which rows are equal."""
 
-    #: (rows,) a number from 0 that equal rows share.
-    groups: npt.NDArray[np.int64]
     #: How many rows differ, and how many equal others.
     different: int
     repeated: int
@@ -59,21 +60,52 @@ class RowReading:
         if self._process is not None:
             self._process.close()
 
-    def groups(
-        self, path: Path, column: str, rows: npt.NDArray[np.int64], *, by: str, most: int | None = None
-    ) -> tuple[npt.NDArray[np.int64], list[str]]:
-        """Return the number of the group of each row, given by ascending numbers, (rows,), and how the values of the
-        groups are shown, if there may be only `most`; `by` is a name in `registry.rows.groups.BY`.
+    def groups(self, path: Path, column: str, rows: Path, target: Path, *, by: str) -> None:
+        """Write the number of the group of each row; `rows` has their numbers, ascending, and `by` is a name in
+        `registry.rows.groups.BY`.
 
         Raises Invalid, InvalidData, Unavailable.
         """
+        given = {"path": str(path), "column": column, "rows": str(rows), "target": str(target), "by": by}
+        self._explained("groups", path.stat().st_size + rows.stat().st_size, given)
 
-        def read(numbers: str, target: str) -> list[str]:
-            given = {"path": str(path), "column": column, "rows": numbers, "target": target, "by": by, "most": most}
-            values: list[str] = self._explained("groups", path.stat().st_size, given)
-            return values
+    def slices(self, scores: Path, ident: str, *, dataset: Path, column: str) -> list[Slice]:
+        """Return the slices of the scores in a file by a column of the dataset, the largest first.
 
-        return _with_numbers(rows, read)
+        Raises Invalid, InvalidData, Verification, Unavailable.
+        """
+        given = {"scores": str(scores), "ident": ident, "dataset": str(dataset), "column": column}
+        few = dataset.stat().st_size < self._inline_bytes and self._few([scores])
+        size_bytes = dataset.stat().st_size + MOST_COMPARED_LIKE_BYTES
+        found = self._explained("slices", size_bytes, given, here=few)
+        return [Slice.model_validate(one) for one in found]
+
+    def values(self, targets: Sequence[RowsOf], metric: str, folder: Path) -> dict[str, int]:
+        """Do the first step of a comparison, see `registry.rows.comparing.orders`. Raises what it raises, Unavailable."""
+        found: dict[str, int] = self._compared("values", targets, {"metric": metric, "folder": str(folder)})
+        return found
+
+    def pairs(self, targets: Sequence[RowsOf], folder: Path, **given: Any) -> dict[str, Any]:
+        """Do the second one. Raises Verification, Unavailable."""
+        found: dict[str, Any] = self._compared("pairs", targets, {"folder": str(folder), **given})
+        return found
+
+    def _compared(self, work: str, targets: Sequence[RowsOf], given: dict[str, Any]) -> Any:
+        few = self._few([Path(path) for _, _, path in targets])
+        try:
+            return self._do(work, MOST_COMPARED_LIKE_BYTES, {"targets": targets, **given}, here=few)
+        except Breach as breach:
+            raise Invalid(f"comparing these scores by row {breach}; compare fewer at once") from breach
+
+    def _few(self, files: Sequence[Path]) -> bool:
+        """Whether files of scores by row are short enough to be read in this process."""
+        most = self._inline_bytes
+        for path in files:
+            with path.open("rb") as file:
+                most -= unpacked_bytes(file, most)
+            if most <= 0:
+                return False
+        return True
 
     def texts(self, path: Path, columns: Mapping[str, str] | None, rows: Collection[int]) -> dict[int, tuple[str, str]]:
         """Return what is asked and expected in those of these rows that can be used, by number. Raises InvalidData,
@@ -107,23 +139,19 @@ class RowReading:
         times = [MOST_UNFOLDED_TIMES if one else 1 for one in unfolds]
         size_bytes = sum(file.path.stat().st_size * many for file, many in zip(files, times, strict=True))
         try:
-            found: str | None = self._do("sign", size_bytes, given, unfolds=any(unfolds))
+            few = size_bytes * _SIGNED_TIMES < self._inline_bytes and not any(unfolds)
+            found: str | None = self._do("sign", size_bytes, given, here=few)
         except Breach as breach:
             return f"it {breach}"
         return found
 
-    def equal(self, signatures: Path, rows: npt.NDArray[np.int64]) -> Equal | None:
-        """Return which of these rows are equal, by their signatures; None if these don't have the rows. Raises
-        Unavailable, Breach.
+    def equal(self, signatures: Path, rows: Path, target: Path) -> Equal | None:
+        """Write for each of these rows a number from 0 that equal rows share, and return how many are equal, by their
+        signatures; None if these don't have the rows. Raises Unavailable, Breach.
         """
-
-        def read(numbers: str, target: str) -> list[int] | None:
-            given = {"signatures": str(signatures), "rows": numbers, "target": target}
-            found: list[int] | None = self._do("equal", signatures.stat().st_size, given)
-            return found
-
-        groups, counts = _with_numbers(rows, read)
-        return None if counts is None else Equal(groups, *counts)
+        given = {"signatures": str(signatures), "rows": str(rows), "target": str(target)}
+        counts: list[int] | None = self._do("equal", signatures.stat().st_size + rows.stat().st_size, given)
+        return None if counts is None else Equal(*counts)
 
     def among(self, held: Path, training: Sequence[Path]) -> dict[str, int]:
         """Return how many `rows` a file of signatures has, and how many of them are among those of others, by kind.
@@ -133,30 +161,21 @@ class RowReading:
         found: dict[str, int] = self._do("among", size_bytes, {"held": str(held), "training": [*map(str, training)]})
         return found
 
-    def _explained(self, work: str, size_bytes: int, given: dict[str, Any]) -> Any:
+    def _explained(self, work: str, size_bytes: int, given: dict[str, Any], *, here: bool | None = None) -> Any:
         """Raises Invalid, InvalidData, Unavailable."""
         try:
-            return self._do(work, size_bytes, given)
+            return self._do(work, size_bytes, given, here=here)
         except Breach as breach:
             kind = Unavailable if breach.of_time else InvalidData
             raise kind(f"the dataset {breach}; or leave out --by and --examples") from breach
 
-    def _do(self, work: str, size_bytes: int, given: dict[str, Any], *, unfolds: bool = False) -> Any:
-        if self._process is None or (size_bytes < self._inline_bytes and not unfolds):
+    def _do(self, work: str, size_bytes: int, given: dict[str, Any], *, here: bool | None = None) -> Any:
+        """Do some work in this process if it is `here`, or little is read; else apart."""
+        if here is None:
+            here = size_bytes < self._inline_bytes
+        if self._process is None or here:
             return WORK[work](**given)
         return self._process.ask(work, given, self._limits(size_bytes))
-
-
-def _with_numbers(rows: npt.NDArray[np.int64], read: Callable[[str, str], T]) -> tuple[npt.NDArray[np.int64], T]:
-    """Call a function with files of numbers: these, and those that it writes, which are returned with its result."""
-    import numpy as np
-
-    with tempfile.TemporaryDirectory(prefix="numbers-") as folder:
-        numbers, target = Path(folder, "rows"), Path(folder, "groups")
-        rows.astype(NUMBERS).tofile(numbers)
-        result = read(str(numbers), str(target))
-        found = np.fromfile(target, NUMBERS, len(rows)) if target.exists() else np.empty(0, NUMBERS)
-        return found.astype(np.int64, copy=False), result
 
 
 def _is_parquet(path: Path) -> bool:

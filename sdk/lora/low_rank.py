@@ -20,23 +20,38 @@ _SAFE_SHARE = 1e-6
 _ROUNDING = 1e-13
 #: Outside these bounds, squares of float64 numbers, or products of two such squares, may leave float64's range.
 _LEAST, _MOST = 1e-150, 1e150
+#: Products of columns with each other are taken for this many columns at a time: 0.5 MiB of float64.
+_TILE = 256
 #: How many times longer QR takes than the products.
 QR_COST = 16
 
 
 def product_norm(out: Columns, into: Columns) -> float | None:
-    """Return ‖out·intoᵀ‖ of (n, r) and (m, r), right to about 1e-9, from sums of products; None if QR is needed."""
+    """Return ‖out·intoᵀ‖ of (n, r) and (m, r), right to about 1e-9, from sums of products; None if QR is needed.
+
+    Memory grows neither with n and m nor with r.
+    """
     import numpy as np
 
+    rank = out.raw.shape[1]
+    tiles = [slice(first, min(first + _TILE, rank)) for first in range(0, rank, _TILE)]
+    bound, square = 0.0, 0.0
     with np.errstate(all="ignore"):
-        gram_out, gram_into = out.products(out), into.products(into)
-        squares = gram_out.diagonal(), gram_into.diagonal()
-        if any(column.dtype == "F64" for column in (out, into)) and any(
-            not ((side > _LEAST) & (side < _MOST)).all() for side in squares
-        ):
-            return None
-        bound = float(np.sqrt(squares[0] * squares[1]).sum())
-        square = float((gram_out * gram_into).sum())
+        for index, tile in enumerate(tiles):
+            left, right = out.columns(tile), into.columns(tile)
+            gram_out, gram_into = left.products(left), right.products(right)
+            squares = gram_out.diagonal(), gram_into.diagonal()
+            if any(column.dtype == "F64" for column in (out, into)) and any(
+                not ((side > _LEAST) & (side < _MOST)).all() for side in squares
+            ):
+                return None
+            bound += float(np.sqrt(squares[0] * squares[1]).sum())
+            square += float((gram_out * gram_into).sum())
+            # Both are symmetric: what is beside the diagonal counts twice.
+            for other in tiles[index + 1 :]:
+                gram_out = left.products(out.columns(other))
+                gram_into = right.products(into.columns(other))
+                square += 2 * float((gram_out * gram_into).sum())
     if bound == 0:
         return 0.0
     return square**0.5 if square > _SAFE_SHARE * bound * bound else None

@@ -14,10 +14,10 @@ from sdk.formats.safetensors import SafetensorsError, read_header
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: How many numbers of a tensor are held as float64 at a time.
-_BLOCK_NUMBERS = 2**21
+#: How many numbers of a tensor are held as float64 at a time: 0.5 MiB of them.
+_BLOCK_NUMBERS = 2**16
 #: The numpy type for each; numpy lacks bfloat16, so its bits are read.
-_NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Tensor:
 class Columns:
     """A matrix of a few columns (n, r) in the file's own type, BF16 as uint16."""
 
-    raw: npt.NDArray[Any]
+    #: An array, or a matrix that lies in a file: it has a shape, `[rows]` reads some, `[:, columns]` chooses some.
+    raw: Any
     dtype: str
 
     def transposed(self) -> Columns:
@@ -71,7 +72,8 @@ class Columns:
         if self.dtype == "BF16":
             # bfloat16 is the upper half of a float32.
             block = (block.astype("<u4") << 16).view("<f4")
-        return block.astype("<f8")
+        numbers: npt.NDArray[Any] = block.astype("<f8")
+        return numbers
 
     def numbers(self) -> npt.NDArray[Any]:
         """Return the whole in float64."""
@@ -94,7 +96,7 @@ class TensorFile:
 
 def as_rows(data: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> Columns:
     """Return the bytes of a tensor of (n, …), uint8, as a matrix of n rows, without a copy."""
-    return Columns(data.view(_NUMPY_TYPES[dtype]).reshape(shape[0], -1), dtype)
+    return Columns(data.view(NUMPY_TYPES[dtype]).reshape(shape[0], -1), dtype)
 
 
 def require_numpy(doing: str, otherwise: str) -> None:

@@ -68,6 +68,18 @@ def most_unpacked_bytes(size_bytes: int) -> int:
     return min(MOST_UNPACKED_BYTES, ANY_UNPACKED_BYTES + MOST_UNPACKED_TIMES * size_bytes)
 
 
+def unpacked_bytes(file: Readable, most: int) -> int:
+    """Return how many bytes a file unpacks to, up to `most`, which is returned for one that can't be unpacked too."""
+    count = 0
+    try:
+        with gzip.GzipFile(fileobj=cast("IO[bytes]", file), mode="rb") as packed:
+            while count < most and (part := packed.read(min(1 << 16, most - count))):
+                count += len(part)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return most
+    return count
+
+
 def read_rows(
     file: Readable, *, most_rows: int = MOST_ROWS, most_bytes: int = MOST_UNPACKED_BYTES
 ) -> Iterator[RowScore]:

@@ -18,6 +18,7 @@ from support.usage import by_kind, differing
 from registry.datasets.models import DatasetAccess
 from registry.principal import LOCAL, Role
 from registry.quotas.recount import recount
+from registry.rows.comparing.orders import scores_of
 from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
 from sdk.pulling.transfer import hash_file
@@ -34,14 +35,17 @@ def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base:
 
 
 class TestKept:
-    def test_they_are_read_as_they_were_handed_in(self, people: World, desk: MergingDesk, rows: Path) -> None:
+    def test_they_are_read_as_they_were_handed_in(
+        self, people: World, desk: MergingDesk, rows: Path, tmp_path: Path
+    ) -> None:
         handed_in = fresh()
         errors = {"polite": "ValueError: no words"}
         ident = evaluated(desk, desk.push(), rows, handed_in, errors=errors)
         found = desk.writer.evaluation(ident)
         assert found.scorer_errors == errors
         assert desk.writer.evaluation_rows(ident) == handed_in
-        assert list(people.services.evaluation_rows.read(ident, who=LOCAL)) == handed_in
+        people.services.evaluation_rows.copy(ident, tmp_path / "copy", who=LOCAL)
+        assert list(scores_of(ident, tmp_path / "copy")) == handed_in
         assert found.spec_digest == digest_of(CONDITIONS.model_dump(mode="json"))
         assert found.metrics["failed_rows"] == 1.0
         frame = desk.writer.evaluation_frame(ident)

@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from registry.errors import Conflict, Invalid, NotFound
-from registry.evaluations.comparing.row_values import asking_for
+from registry.rows.comparing.row_values import asking_for
 from sdk.schemas.evaluation import SCORER_PREFIX, is_of_texts, is_scorer
 from sdk.schemas.scores import EvaluationView
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.names import ANYBODYS, Whose
@@ -19,23 +20,19 @@ from registry.db.database import Database
 from registry.errors import Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
 from registry.evaluations.comparing.equal_rows import EqualRows, equal_rows
-from registry.evaluations.comparing.pairs import compare_pairs
-from registry.evaluations.comparing.row_values import LOSS, RowValues, note_on_weight, notes_on, read_values
-from registry.evaluations.comparing.verdicts import Clusters, with_training_rows
 from registry.evaluations.dataset_rows import can_not_group, rows_of
 from registry.evaluations.models import Evaluation
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.evaluations.standing import of_base, of_version, space_of_bases
 from registry.principal import Principal
+from registry.rows.comparing.orders import GROUPS, ROWS, RowsOf
+from registry.rows.comparing.row_values import LOSS, notes_on
+from registry.rows.comparing.verdicts import Clusters, with_training_rows
 from registry.rows.service import RowReading
 from sdk.formats.columns import parse_columns
-from sdk.schemas.comparison import ChangedRow, Compared, Comparison
+from sdk.schemas.comparison import ChangedRow, Compared, ComparedPair, Comparison
 from sdk.schemas.scores import EvaluationView
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 _BASE = "base:"
 
@@ -100,34 +97,44 @@ class Comparisons:
         subjects = self._subjects(refs, scores_of, who, whose)
         digest = None if data is None else self._dataset(data, subjects, who)
         found = scored_alike([self._target(one, scores_of, who) for one in subjects], data=digest, metric=metric)
-        values = read_values([(one.ref, self._rows.read(one.id, who=who)) for one in found], metric)
         labels = [one.ref for one in found]
         columns = found[0].conditions.get("columns")
-        equal = EqualRows() if by else equal_rows(self._signed, self._reading, found[0].dataset, columns, values.rows)
-        kind = Clusters.GROUPS if by else Clusters.ROWS if equal.groups is None else Clusters.DIFFERENT
         with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compared-")))
+            targets = self._copied(found, folder, who)
+            common = self._reading.values(targets, metric, folder)
+            rows, groups = folder / ROWS, folder / GROUPS
+            equal = EqualRows()
+            if not by:
+                equal = equal_rows(
+                    self._signed, self._reading, found[0].dataset, columns, rows, groups, count=common["rows"]
+                )
+            kind = Clusters.GROUPS if by else Clusters.ROWS if equal.distinct is None else Clusters.DIFFERENT
             path, unreadable = self._rows_file(stack, found[0].dataset, who) if by or examples else (None, None)
-            groups = self._groups(path, unreadable, by, values.rows) if by else equal.groups
-            pairs = compare_pairs(
-                values,
-                refs=labels,
-                digests=[one.rows_digest or one.id for one in found],
+            if by:
+                self._write_groups(path, unreadable, by, rows, groups)
+            told = self._reading.pairs(
+                targets,
+                folder,
                 metric=metric,
-                groups=groups,
+                digests=[one.rows_digest or one.id for one in found],
+                grouped=bool(by) or equal.distinct is not None,
+                by=by,
                 kind=kind,
                 detect=detect,
+                examples=examples,
             )
             seen = {one.ref: one.contamination for one in found}
+            pairs = [ComparedPair.model_validate(one) for one in told["pairs"]]
             pairs = [pair.model_copy(update={"verdict": with_training_rows(pair, seen, labels)}) for pair in pairs]
-            changed = self._examples(found, values, path, examples, who) if examples else []
-        means = values.sums.sum(axis=1) / values.masses.sum()
+            changed = self._changed(told["changed"], path, columns)
         return Comparison(
             metric=metric,
             lower_is_better=metric == LOSS,
             dataset=found[0].dataset,
-            rows=len(values.rows),
+            rows=common["rows"],
             by=by,
-            groups=int(groups.max()) + 1 if by and groups is not None else None,
+            groups=told["groups"] if by else None,
             distinct_rows=equal.distinct,
             refs=labels,
             scores=[
@@ -135,16 +142,16 @@ class Comparisons:
                     ref=one.ref,
                     evaluation=one.id,
                     namespace=one.namespace,
-                    score=float(mean),
+                    score=mean,
                     contamination=one.contamination,
                 )
-                for one, mean in zip(found, means, strict=True)
+                for one, mean in zip(found, told["means"], strict=True)
             ],
             pairs=pairs,
             notes=_notes_on_others(subjects, found)
-            + notes_on(values, metric, found)
+            + notes_on(common["left_out"], metric, found)
             + equal.notes
-            + note_on_weight(values, metric, groups, by=by)
+            + told["notes"]
             + ([f"prompts are not shown: {unreadable}"] if unreadable and examples else []),
             examples=changed,
         )
@@ -203,41 +210,29 @@ class Comparisons:
         except RegistryError as error:
             return None, error.message
 
-    def _groups(
-        self, path: Path | None, unreadable: str | None, by: str, rows: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
+    def _copied(self, found: Sequence[EvaluationView], folder: Path, who: Principal) -> list[RowsOf]:
+        """Copies of the rows of each target."""
+        targets = [(one.ref, one.id, str(folder / f"scores-{place}")) for place, one in enumerate(found)]
+        for _, ident, path in targets:
+            self._rows.copy(ident, Path(path), who=who)
+        return targets
+
+    def _write_groups(self, path: Path | None, unreadable: str | None, by: str, rows: Path, groups: Path) -> None:
         if path is None:
             raise can_not_group(by, f"{unreadable}; or compare without --by")
-        groups, _ = self._reading.groups(path, by, rows, by="group")
-        return groups
+        self._reading.groups(path, by, rows, groups, by="group")
 
-    def _examples(
-        self, found: Sequence[EvaluationView], values: RowValues, path: Path | None, most: int, who: Principal
-    ) -> list[ChangedRow]:
-        """The rows whose scores are furthest apart, with what each target made of them."""
-
-        import numpy as np
-
-        scores = values.scores()
-        apart = scores.max(axis=0) - scores.min(axis=0)
-        order = np.argsort(-apart, kind="stable")[:most]
-        chosen = [int(place) for place in order if apart[place] > 0]
-        numbers = [int(values.rows[place]) for place in chosen]
-        columns = found[0].conditions.get("columns")
-        texts = {} if path is None else self._reading.texts(path, parse_columns(columns) if columns else None, numbers)
-        wanted = set(numbers)
-        predictions = [
-            {row.row: row.prediction for row in self._rows.read(one.id, who=who) if row.row in wanted} for one in found
-        ]
+    def _changed(self, changed: Sequence[dict[str, Any]], path: Path | None, columns: str | None) -> list[ChangedRow]:
+        """The rows that changed most, with what was asked in them."""
+        numbers = [int(one["row"]) for one in changed]
+        texts = {}
+        if numbers and path is not None:
+            texts = self._reading.texts(path, parse_columns(columns) if columns else None, numbers)
         return [
             ChangedRow(
-                row=number,
-                prompt=texts[number][0] if number in texts else None,
-                reference=texts[number][1] if number in texts else None,
-                scores=[float(score) for score in scores[:, place]],
-                predictions=[of.get(number) for of in predictions],
+                prompt=texts[row][0] if row in texts else None, reference=texts[row][1] if row in texts else None, **one
             )
-            for place, number in zip(chosen, numbers, strict=True)
+            for row, one in zip(numbers, changed, strict=True)
         ]
 
 

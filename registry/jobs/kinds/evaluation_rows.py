@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import IO, Any, Literal, Self
 
 from registry.artifacts.blob_check import Inspection
@@ -19,8 +17,8 @@ from registry.artifacts.manifests import blob_of
 from registry.artifacts.service import Artifacts
 from registry.errors import Invalid, Verification
 from registry.principal import Principal
+from registry.rows.sums import RowSums, RowTotals
 from sdk.schemas.evaluation import (
-    CORPUS_METRICS,
     COUNTED,
     MOST_JOB_ROWS,
     MOST_METRICS,
@@ -31,12 +29,9 @@ from sdk.schemas.evaluation import (
     EvaluationReport,
     EvaluationSpec,
     RowFile,
-    RowScore,
 )
 from sdk.schemas.row_file import RowFileError, most_unpacked_bytes, read_rows
-from sdk.schemas.wire import Wire
 from sdk.schemas.work import EvaluationResult
-from sdk.statistics.calibration import Calibration
 
 #: Scores that rows with a label, or with choices, have unasked.
 _UNASKED = frozenset({"accuracy", "acc", "acc_norm"})
@@ -165,20 +160,6 @@ def _alone(digest: str) -> Iterator[None]:
                 del _reading[digest]
 
 
-class RowTotals(Wire):
-    """What the rows of a file add up to."""
-
-    rows: int
-    unscored: int
-    failed: int
-    tokens: int
-    texts: int
-    #: By metric, how many rows have a score.
-    scored: dict[str, int]
-    #: The means that follow from the rows, without scores over a whole corpus. The loss is None if no row has one.
-    means: dict[str, float | None]
-
-
 class RowFacts(Facts):
     """What is known of a file of scores by row: its totals, or why it has none."""
 
@@ -217,82 +198,6 @@ class RowFacts(Facts):
         """What was read further is kept instead."""
         before = self.from_json(kept)
         return before is None or (before.unknown is not None and before.unknown != self.unknown)
-
-
-@dataclass
-class RowSums:
-    """The sums over the rows of a file; memory stays constant however many there are."""
-
-    #: Rows that were scored, or that failed.
-    rows: int = 0
-    #: Rows of which nothing could be scored.
-    unscored: int = 0
-    #: Rows whose loss is not a number.
-    failed: int = 0
-    #: Over the other rows: nats, and supervised tokens.
-    loss: float = 0.0
-    tokens: int = 0
-    #: Rows with a text.
-    texts: int = 0
-    #: By metric: the sum of its scores, and how many rows have one.
-    scores: dict[str, float] = field(default_factory=dict)
-    scored: Counter[str] = field(default_factory=Counter)
-    calibration: Calibration = field(default_factory=Calibration)
-
-    def add(self, row: RowScore) -> None:
-        """Add one row."""
-        self.texts += row.prediction is not None or row.expected is not None
-        if row.unscored is not None and row.loss_sum is None and not row.scores:
-            self.unscored += 1
-            return
-        self.rows += 1
-        if row.loss_sum is None:
-            self.failed += 1
-        else:
-            self.loss += row.loss_sum
-            self.tokens += row.tokens
-        if row.confidence is not None and "accuracy" in row.scores:
-            self.calibration.add(row.confidence, row.scores["accuracy"] == 1.0)
-        for name, score in row.scores.items():
-            self.scores[name] = self.scores.get(name, 0.0) + score
-            self.scored[name] += 1
-
-    def totals(self) -> RowTotals:
-        """What the rows add up to."""
-        return RowTotals(
-            rows=self.rows,
-            unscored=self.unscored,
-            failed=self.failed,
-            tokens=self.tokens,
-            texts=self.texts,
-            scored=dict(self.scored),
-            means=self.means(),
-        )
-
-    def means(self) -> dict[str, float | None]:
-        """The means that follow from the rows, without scores over a whole corpus. The loss is None if no row has
-        one.
-        """
-        means: dict[str, float | None] = {
-            name: total / self.scored[name] for name, total in self.scores.items() if name not in CORPUS_METRICS
-        }
-        means["loss"] = self.loss / self.tokens if self.tokens else None
-        if self.calibration.rows:
-            means["expected_calibration_error"] = self.calibration.error
-        return means
-
-
-def summed(rows: Iterable[RowScore]) -> RowSums:
-    """Add rows up.
-
-    >>> found = summed([RowScore(row=0, loss_sum=3.0, tokens=2, scores={"f": 0.5}), RowScore(row=1, tokens=7)])
-    >>> (found.rows, found.failed, found.loss, found.tokens, found.scores, found.scored["f"])
-    (2, 1, 3.0, 2, {'f': 0.5}, 1)
-    """
-    sums = RowSums()
-    for row in rows:
-        sums.add(row)
-    return sums
 
 
 def differences(

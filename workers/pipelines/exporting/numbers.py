@@ -25,9 +25,11 @@ Floats = npt.NDArray[Any]
 
 def widened(columns: Columns) -> Floats:
     """Return a matrix exactly: in float32, or in float64 if it is stored in that."""
+    found: Floats
     if columns.dtype == "BF16":
-        return (columns.raw.astype("<u4") << 16).view("<f4")
-    found: Floats = columns.raw.astype("<f8" if columns.dtype == "F64" else "<f4")
+        found = (columns.raw.astype("<u4") << 16).view("<f4")
+        return found
+    found = columns.raw.astype("<f8" if columns.dtype == "F64" else "<f4")
     return found
 
 

@@ -16,9 +16,10 @@ from safetensors.numpy import save
 from support.adapters import lora_tensors
 from support.weights import LORA, PREFIX, QB, VB, Tensors, agreeing, changed, check, weight_facts
 
-from registry.artifacts.admission import norms
-from registry.artifacts.admission.inspection import WeightFacts
+from registry.artifacts.admission import filed_halves, norms
+from registry.artifacts.admission.inspection import WeightFacts, inspect_weights
 from registry.errors import Verification
+from registry.http.routes import PUSH_BYTES
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.lora_config import LoraConfig
@@ -246,6 +247,58 @@ class TestBounds:
             assert tracemalloc.get_traced_memory()[1] < 12 * 1024 * 1024
         finally:
             tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        ("rank", "side", "apart", "cancels"),
+        [(64, 1 << 17, False, False), (640, 4096, False, False), (256, 8192, True, True)],
+    )
+    def test_large_halves_take_little_memory(
+        self, tmp_path: Path, rank: int, side: int, apart: bool, cancels: bool
+    ) -> None:
+        a, b = "base_model.model.layers.0.q_proj.lora_A.weight", "base_model.model.layers.0.q_proj.lora_B.weight"
+        tensors = {a: np.ones((rank, side), "float16"), b: np.ones((side, rank), "float16")}
+        tensors[a][0], tensors[b][:, 0] = 2, 3
+        truth = (6 + rank - 1) * side
+        if cancels:
+            tensors[b][:, 1 : rank // 2] = -1
+            tensors[b][:, rank // 2 : rank - 1] = 1
+            tensors[b][:, 0], truth = 1e-3, float(np.float16(1e-3)) * 2 * side
+            tensors[b][:, rank - 1] = 0
+            assert tensors[b][0, 1:].sum() == 0
+        between = "base_model.model.layers.1.q_proj.lora_A.weight"
+        raw = in_order({**tensors, between: normal(1, 2, 4)}, [a, between, b] if apart else [a, b])
+        path = tmp_path / "weights"
+        path.write_bytes(raw)
+        size_bytes = len(raw)
+        del tensors, raw
+        with path.open("rb") as file:
+            tracemalloc.start()
+            try:
+                facts = inspect_weights(file, size_bytes=size_bytes, lora=LORA)
+                assert tracemalloc.get_traced_memory()[1] < PUSH_BYTES
+            finally:
+                tracemalloc.stop()
+        assert facts.norms[-1] == pytest.approx(truth, rel=1e-6)
+
+    def test_large_halves_of_experts_are_those_of_the_whole_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(norms, "_MOST_HELD_BYTES", 0)
+        monkeypatch.setattr(filed_halves, "SORTED_BYTES", 100)
+        tensors = {
+            "base_model.model.mlp.experts.lora_A.weight": normal(1, 6, 9),
+            "base_model.model.mlp.experts.lora_B.weight": normal(2, 7, 6),
+            **pairs(2, 2, 30),
+        }
+        stacked = LORA.model_copy(update={"target_parameters": ["mlp.experts.down_proj"]})
+        for names in (
+            sorted(tensors),
+            sorted(tensors)[::-1],
+            sorted(tensors, key=lambda name: ("lora_B" in name, name)),
+        ):
+            raw = in_order(tensors, names)
+            for lora in (LORA, stacked):
+                assert passing(raw, lora) == pytest.approx(read(raw, tmp_path, lora), rel=1e-12)
 
     @pytest.mark.parametrize("rank", [2048, 2049])
     def test_a_huge_rank_has_none(self, rank: int) -> None:

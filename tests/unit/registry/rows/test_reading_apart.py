@@ -19,7 +19,7 @@ import pytest
 
 from registry.errors import Invalid, InvalidData, Unavailable
 from registry.rows.reading_limits import Limits
-from registry.rows.service import RowReading
+from registry.rows.service import INLINE_BYTES, MOST_HELD_BYTES, RowReading
 from sdk.rows.data_files import DataFile
 
 COLUMNS = {"prompt": "q", "completion": "a"}
@@ -44,6 +44,14 @@ def write(path: Path, rows: int = 40) -> Path:
     given = [{"q": f"q{n % 30}", "a": "a", "lang": ["de", "en"][n % 2]} for n in range(rows)]
     path.write_text("".join(json.dumps(row) + "\n" for row in given))
     return path
+
+
+def grouped(reading: RowReading, path: Path, column: str, rows: list[int] | np.ndarray, *, by: str) -> list[int]:
+    """Return the group of each row, which the reading writes to a file."""
+    numbers, target = path.with_name("numbers"), path.with_name("groups")
+    np.asarray(rows, "<i8").tofile(numbers)
+    reading.groups(path, column, numbers, target, by=by)
+    return list(np.fromfile(target, "<i8").tolist())
 
 
 def large_objects(path: Path) -> Path:
@@ -115,12 +123,10 @@ def hold(reading: RowReading, tmp_path: Path) -> Iterator[Callable[[], Held]]:
 
 class TestTheSameAnswers:
     def test_groups_are_those_that_are_found_in_this_process(self, reading: RowReading, tmp_path: Path) -> None:
-        path, rows = write(tmp_path / "rows.jsonl"), np.array([0, 1, 2, 5])
-        here = RowReading(apart=False)
-        for by, most in (("json", 50), ("group", None)):
-            numbers, values = reading.groups(path, "lang", rows, by=by, most=most)
-            assert numbers.tolist() == [0, 1, 0, 1]
-            assert values == here.groups(path, "lang", rows, by=by, most=most)[1]
+        path = write(tmp_path / "rows.jsonl")
+        for one in (reading, RowReading(apart=False)):
+            for by in ("json", "group"):
+                assert grouped(one, path, "lang", [0, 1, 2, 5], by=by) == [0, 1, 0, 1]
 
     def test_texts_are_those_that_are_found_in_this_process(self, reading: RowReading, tmp_path: Path) -> None:
         path = write(tmp_path / "rows.jsonl")
@@ -132,20 +138,22 @@ class TestTheSameAnswers:
         target = tmp_path / "signatures"
         files = [DataFile(write(tmp_path / "rows.jsonl"), "rows")]
         assert reading.sign(files, target, columns=COLUMNS, how=None, training_digest=None) is None
-        equal = reading.equal(target, np.arange(40))
-        assert equal is not None
-        assert (equal.different, equal.repeated) == (30, 20)
-        assert equal.groups[0] == equal.groups[30] != equal.groups[1]
-        assert reading.equal(target, np.arange(41)) is None
+        numbers, groups = tmp_path / "numbers", tmp_path / "groups"
+        np.arange(40, dtype="<i8").tofile(numbers)
+        assert reading.equal(target, numbers, groups) == (30, 20)
+        found = np.fromfile(groups, "<i8")
+        assert found[0] == found[30] != found[1]
+        np.arange(41, dtype="<i8").tofile(numbers)
+        assert reading.equal(target, numbers, groups) is None
         assert reading.among(target, [target]) == {"rows": 40, "exact": 40, "normalised": 0, "near": 0}
 
     def test_faults_of_rows_are_the_same_errors(self, reading: RowReading, tmp_path: Path) -> None:
         path = write(tmp_path / "rows.jsonl")
         with pytest.raises(Invalid, match="line 1 has nothing in the column `topic`") as caught:
-            reading.groups(path, "topic", np.arange(2), by="group")
+            grouped(reading, path, "topic", [0, 1], by="group")
         assert caught.value.param == "by"
         with pytest.raises(InvalidData, match="row 40 of the dataset can't be read"):
-            reading.groups(path, "lang", np.array([40]), by="group")
+            grouped(reading, path, "lang", [40], by="group")
         path.write_text("[1")
         why = reading.sign([DataFile(path, "rows")], path, columns=None, how=None, training_digest=None)
         assert why is None or "not a JSON" in why
@@ -154,8 +162,21 @@ class TestTheSameAnswers:
 class TestWhereRowsAreRead:
     def test_few_are_read_in_this_process(self, tmp_path: Path) -> None:
         reading = RowReading(apart=True)
-        reading.groups(write(tmp_path / "rows.jsonl"), "lang", np.arange(4), by="group")
+        grouped(reading, write(tmp_path / "rows.jsonl"), "lang", [0, 1, 2, 3], by="group")
         assert reading.pid is None
+
+    def test_signing_a_long_text_takes_little_memory_here(self, tmp_path: Path) -> None:
+        reading = RowReading(apart=True)
+        path = tmp_path / "rows.jsonl"
+        path.write_text('{"q": "' + "\N{GRINNING FACE}" + "a" * (INLINE_BYTES - 100) + '", "a": "a"}\n')
+        files = [DataFile(path, "rows")]
+        tracemalloc.start()
+        try:
+            assert reading.sign(files, tmp_path / "s", columns=COLUMNS, how=None, training_digest=None) is None
+            assert tracemalloc.get_traced_memory()[1] < MOST_HELD_BYTES
+        finally:
+            tracemalloc.stop()
+            reading.close()
 
     def test_parquet_is_never_read_in_this_process(self, tmp_path: Path) -> None:
         reading = RowReading(apart=True)
@@ -216,7 +237,7 @@ class TestLimits:
             with pytest.raises(
                 Unavailable, match=r"the dataset takes more than 1 s of processor time to read; use fewer rows"
             ):
-                reading.groups(path, "lang", np.arange(1_000_000), by="group")
+                grouped(reading, path, "lang", np.arange(1_000_000), by="group")
         finally:
             reading.close()
 
@@ -328,7 +349,7 @@ class TestEndings:
     def test_server_that_is_killed_leaves_no_process(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "held.jsonl")
         code = (
-            "import sys, threading, time; from pathlib import Path; from registry.rows.service import RowReading\n"
+            "import sys, threading, time; from pathlib import Path; from registry.rows.service import INLINE_BYTES, MOST_HELD_BYTES, RowReading\n"
             "reading = RowReading(apart=True, inline_bytes=0)\n"
             "given = (Path(sys.argv[1]), None, [0])\n"
             "threading.Thread(target=reading.texts, args=given, daemon=True).start()\n"

@@ -19,7 +19,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
 from registry.artifacts.admission.rules import judge
 from registry.errors import Verification
-from registry.jobs.kinds.evaluation_rows import differences, summed
+from registry.jobs.kinds.evaluation_rows import differences
+from registry.rows.sums import summed
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter

@@ -7,8 +7,8 @@ from itertools import combinations
 from math import ceil
 from typing import TYPE_CHECKING
 
-from registry.evaluations.comparing.row_values import LOSS, RowValues
-from registry.evaluations.comparing.verdicts import Clusters, short_names, verdict_on
+from registry.rows.comparing.row_values import LOSS, RowValues
+from registry.rows.comparing.verdicts import Clusters, short_names, verdict_on
 from sdk.schemas.comparison import ComparedPair
 from sdk.statistics.comparison import ALPHA, LEAST_CLUSTERS, RowsComparison, compare_rows, paired_ratio
 from sdk.statistics.power import holm, least_difference, rows_needed

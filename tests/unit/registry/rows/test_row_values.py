@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from registry.errors import Invalid
-from registry.evaluations.comparing import row_values
-from registry.evaluations.comparing.row_values import read_values
+from registry.rows.comparing import row_values
+from registry.rows.comparing.row_values import read_values
 from sdk.schemas.evaluation import RowScore
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: The metric whose rows are weighted by their tokens, and of which less is better.
 LOSS = "loss"
-#: How many rows times pairs are compared at once: some 20 seconds of one core, and half a gigabyte.
+#: How many rows times pairs are compared at once: some 20 seconds of one core, and half a gigabyte, in a process apart.
 MOST_WORK = 2_000_000
 
 
@@ -136,7 +136,7 @@ def asking_for(metric: str) -> str:
     return " --regex EXPRESSION" if metric == "regex" else f" --metrics {metric}"
 
 
-def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationView]) -> list[str]:
+def notes_on(left_out: int, metric: str, evaluations: Sequence[EvaluationView]) -> list[str]:
     """What readers should know about the numbers, in sentences; the rows are those of `evaluations`."""
     notes = []
     unscored, shortened, prompts, longer = (
@@ -157,8 +157,8 @@ def notes_on(values: RowValues, metric: str, evaluations: Sequence[EvaluationVie
         some = "1 row expects" if longer == 1 else f"{longer} rows expect"
         most = evaluations[0].conditions.get("max_new_tokens")
         notes.append(f"{some} more than the {most} tokens that an answer has at most")
-    if values.left_out:
-        some = "1 row is" if values.left_out == 1 else f"{values.left_out} rows are"
+    if left_out:
+        some = "1 row is" if left_out == 1 else f"{left_out} rows are"
         notes.append(f"{some} left out, since not every target has a score of it")
     if metric in CORPUS_METRICS:
         notes.append(f"{metric} of single rows is compared, whose mean is not that of the corpus")

@@ -1,0 +1,106 @@
+"""Comparing in two steps, whose arrays are kept in a folder between them: in the second, it is known which rows are alike.
+
+All functions are called by name in a process apart, with paths and plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry.errors import Verification
+from registry.rows.comparing.pairs import compare_pairs
+from registry.rows.comparing.row_values import RowValues, note_on_weight, read_values
+from registry.rows.comparing.verdicts import Clusters
+from sdk.schemas.evaluation import RowScore
+from sdk.schemas.row_file import RowFileError, read_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+#: A target's ref, the id of its scores, and their file by row.
+RowsOf = tuple[str, str, str]
+#: Files of numbers in the folder: of rows and of their groups, `<i8`.
+ROWS, GROUPS = "rows", "groups"
+_SUMS, _MASSES = "sums", "masses"
+
+
+def scores_of(ident: str, path: Path) -> Iterator[RowScore]:
+    """Yield the scores of a file. Raises Verification if it can't be read."""
+    with path.open("rb") as file:
+        try:
+            yield from read_rows(file)
+        except RowFileError as error:
+            raise Verification(f"the rows of the scores {ident[:64]!a} can't be read: {error}") from error
+
+
+def values(*, targets: Sequence[RowsOf], metric: str, folder: str) -> dict[str, int]:
+    """Write what all targets scored on the rows that they have in common, and return how many these are, and how many
+    only some have. Raises what `read_values` raises, Verification.
+    """
+    found = read_values([(ref, scores_of(ident, Path(path))) for ref, ident, path in targets], metric)
+    for name, numbers in ((ROWS, found.rows), (_SUMS, found.sums), (_MASSES, found.masses)):
+        numbers.tofile(Path(folder, name))
+    return {"rows": len(found.rows), "left_out": found.left_out}
+
+
+def pairs(
+    *,
+    targets: Sequence[RowsOf],
+    metric: str,
+    folder: str,
+    digests: Sequence[str],
+    grouped: bool,
+    by: str | None,
+    kind: str,
+    detect: float | None,
+    examples: int,
+) -> dict[str, Any]:
+    """Compare each target with each other by what `values` wrote; if `grouped`, the folder has the group of each row.
+
+    Returns `pairs`, the `means` of the targets, `notes`, the number of `groups`, and `changed`: of this many rows, that
+    changed most, the number, the scores and the texts.
+    """
+    import numpy as np
+
+    rows = np.fromfile(Path(folder, ROWS), "<i8")
+    sums = np.fromfile(Path(folder, _SUMS)).reshape(len(targets), len(rows))
+    found = RowValues(rows, sums, np.fromfile(Path(folder, _MASSES)), 0)
+    groups = np.fromfile(Path(folder, GROUPS), "<i8") if grouped else None
+    refs = [ref for ref, _, _ in targets]
+    compared = compare_pairs(
+        found, refs=refs, digests=digests, metric=metric, groups=groups, kind=Clusters(kind), detect=detect
+    )
+    return {
+        "pairs": [one.model_dump(mode="json") for one in compared],
+        "means": (found.sums.sum(axis=1) / found.masses.sum()).tolist(),
+        "notes": note_on_weight(found, metric, groups, by=by),
+        "groups": None if groups is None else int(groups.max()) + 1,
+        "changed": _changed(found, targets, examples) if examples else [],
+    }
+
+
+def _changed(found: RowValues, targets: Sequence[RowsOf], most: int) -> list[dict[str, Any]]:
+    """The rows whose scores are furthest apart, with what each target made of them."""
+    import numpy as np
+
+    scores: npt.NDArray[np.float64] = found.scores()
+    apart = scores.max(axis=0) - scores.min(axis=0)
+    order = np.argsort(-apart, kind="stable")[:most]
+    chosen = [int(place) for place in order if apart[place] > 0]
+    numbers = [int(found.rows[place]) for place in chosen]
+    wanted = set(numbers)
+    predictions = [
+        {row.row: row.prediction for row in scores_of(ident, Path(path)) if row.row in wanted}
+        for _, ident, path in targets
+    ]
+    return [
+        {
+            "row": number,
+            "scores": [float(score) for score in scores[:, place]],
+            "predictions": [of.get(number) for of in predictions],
+        }
+        for place, number in zip(chosen, numbers, strict=True)
+    ]

@@ -60,6 +60,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._head_bytes = 0
         self._head_ended = False
+        #: Whether a head ended in what came last, perhaps behind the end of the body before it.
+        self._head_came = False
         self._headers = 0
         self._header_bytes = 0
         #: What came in addition to a body since its last byte: sizes of chunks, and headers after it.
@@ -105,7 +107,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.waits == "idle":
             self._wait_for("head")
-        headed = self.waits == "head"
+        headed, self._head_came = self.waits == "head", False
         if self.drains:
             self.body_bytes += len(data)
         try:
@@ -128,7 +130,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._framing_bytes += len(data)
             if self.cycle.response_complete:
                 self._drain()
-            elif headed or self.cycle.body:
+            elif self._head_came or self.cycle.body:
                 # No more is read than the application has asked for: it asks again for each piece. It is not woken for
                 # what is only framing.
                 self._framing_bytes = 0
@@ -164,7 +166,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application."""
-        self._head_ended = True
+        self._head_ended = self._head_came = True
         if self._barred is not None and self.url not in _PROBES:
             self._stop(self._barred)
         if self.parser.get_http_version() not in ("1.0", "1.1"):

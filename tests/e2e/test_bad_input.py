@@ -343,7 +343,9 @@ def _pull(place: Place) -> None:
 
 def _data(place: Place) -> None:
     (place.folder / "big").mkdir(exist_ok=True)
-    (place.folder / "big/rows.jsonl").write_text(json.dumps({"text": "x" * BIG_BYTES}) + "\n")
+    (place.folder / "big/rows.jsonl").write_text(
+        (json.dumps({"text": "x" * 1_000_000}) + "\n") * (BIG_BYTES // 1_000_000)
+    )
 
 
 @pytest.mark.parametrize(

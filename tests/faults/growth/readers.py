@@ -75,12 +75,11 @@ def _scores(path: Path) -> None:
 
 
 def _unfolded(path: Path) -> int:
-    """How much a Parquet file says that it unfolds to, in bytes."""
+    """How much a Parquet file unfolds to, in bytes."""
     import pyarrow.parquet
 
-    footer = pyarrow.parquet.read_metadata(path)
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    return sum(group.total_byte_size + 64 * group.num_rows for group in groups)
+    table = pyarrow.parquet.read_table(path)
+    return int(table.nbytes) + 64 * table.num_rows
 
 
 def _header(path: Path) -> None:
@@ -285,7 +284,7 @@ READERS: dict[str, Reader] = {
     "rows of CSV": Reader(".csv", _refusing(_all_rows, RowsError), _CSV),
     "rows of JSON": Reader(".json", _refusing(_all_rows, RowsError), _LISTS),
     "lists of JSON": Reader(".json", _refusing(lambda path: list(json_list(path)), ValueError, RecursionError), _LISTS),
-    "rows of Parquet": Reader(".parquet", _refusing(_all_rows, RowsError), _PARQUET, 128 * 1024, _unfolded),
+    "rows of Parquet": Reader(".parquet", _refusing(_all_rows, RowsError), _PARQUET, 64 * 1024, _unfolded),
     "signatures": Reader(".jsonl", _refusing(_signed, RowsError), _JSONL, 1024 * 1024),
     "audit": Reader(".jsonl", _refusing(_audited, RowsError), _JSONL, 256 * 1024),
     "scores by row": Reader(

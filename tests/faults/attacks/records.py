@@ -12,6 +12,8 @@ from registry.principal import Role
 
 #: How much is said about a version each time: almost as much as a body may have.
 _TRAINING_BYTES = LONGEST_BODY_BYTES - 4096
+#: Its bodies are in each other's way: 408, 429 and 503 say so.
+_STATUSES = frozenset({200, 201, 408, 429, 503})
 #: Versions of the same bytes; each may have records of a few such publications.
 _ADAPTERS = 8
 
@@ -34,10 +36,10 @@ def _published_again(evil: Evil) -> Send:
             case 1:
                 return http.get("/api/v1/versions", params={"adapter": adapter, "limit": 1000})
             case 2:
-                return http.get("/api/v1/search", params={"q": f"name = {adapter}", "limit": 1000})
+                return http.get("/api/v1/search", params={"q": f"name ~ {SPACE}/again*", "limit": 100})
             case 3:
                 return http.get("/api/v1/resolve", params={"ref": adapter})
-        return http.get("/api/v1/lineage", params={"ref": adapter})
+        return http.get("/api/v1/lineage", params={"of": adapter})
 
     # Those that are asked for are there.
     with httpx.Client(
@@ -48,4 +50,4 @@ def _published_again(evil: Evil) -> Send:
     return send
 
 
-ATTACKS = {"7: the same bytes again, with 4 MiB": Attack(Role.WRITER, _published_again, frozenset({200, 201}))}
+ATTACKS = {"7: the same bytes again, with 4 MiB": Attack(Role.WRITER, _published_again, _STATUSES)}

@@ -83,6 +83,6 @@ ATTACKS = {
     "1: repeats of nothing, by a writer": Attack(Role.WRITER, _nested, frozenset({422})),
     "2: ranges, by a reader": Attack(Role.READER, _ranges, frozenset({403})),
     "2: ranges, by a writer": Attack(Role.WRITER, _ranges, frozenset({422})),
-    "3: 405B with 8 bits": Attack(Role.WRITER, lambda evil: always("POST", "/jobs", int8(evil)), frozenset({201})),
+    "3: 405B in 8 bits": Attack(Role.WRITER, lambda evil: always("POST", "/jobs", int8(evil)), frozenset({201})),
     "3: all-linear over odd names": Attack(Role.WRITER, _over_odd_names, frozenset({201, 422})),
 }

@@ -85,9 +85,27 @@ def attack(town: Town, one: Attack, send: Send, ends: threading.Event, numbers: 
     headers = {"Authorization": f"Bearer {town.evil.tokens[one.role]}"}
     with httpx.Client(base_url=town.served.url, headers=headers, timeout=300) as http:
         while not ends.is_set():
-            status = send(http, next(numbers)).status_code
-            seen[status] = seen.get(status, 0) + 1
+            answer = send(http, next(numbers))
+            assert answer.status_code in one.statuses, f"{answer.url}: {answer.text[:500]}"
+            seen[answer.status_code] = seen.get(answer.status_code, 0) + 1
     return seen
+
+
+def test_honest_submit_and_plan_over_a_very_large_base_are_quick(town: Town) -> None:
+    """By processor time, of the server and of the client; it comes first, when nothing of the base is known."""
+    evil, served = town.evil, town.served
+    body, headers = submitted.int8(evil), {"Authorization": f"Bearer {evil.tokens[Role.WRITER]}"}
+    spent_s = {}
+    for what in ("submit", "plan"):
+        began_s = served.processor_s() + time.process_time()
+        if what == "submit":
+            httpx.post(f"{served.url}/api/v1/jobs", json=body, headers=headers, timeout=60).raise_for_status()
+        else:
+            assert evil.client.plan(submitted.llama_405b(evil)).parameters > 400e9
+        spent_s[what] = served.processor_s() + time.process_time() - began_s
+    note({"honest": spent_s})
+    assert spent_s["submit"] <= 1.0
+    assert spent_s["plan"] <= 2.0
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -108,7 +126,6 @@ def test_attack_keeps_nobody_waiting(town: Town, name: str) -> None:
     slowest = {waited: (max(found), max(getattr(idle, waited))) for waited, found in vars(attacked).items()}
     figures = {"attack": name, "statuses": statuses, "asked": len(attacked.health_s), "peak_mib": peak_bytes >> 20}
     note({**figures, **slowest})
-    assert statuses.keys() <= one.statuses
     assert statuses
     for waited, most_s in (("health_s", MOST_HEALTH_S), ("write_s", MOST_WRITE_S)):
         theirs_s, control_s = slowest[waited]
@@ -117,20 +134,3 @@ def test_attack_keeps_nobody_waiting(town: Town, name: str) -> None:
     # The process is the one that was attacked from the beginning.
     assert town.served.resident_bytes()
     assert "Traceback" not in town.served.log.read_text()
-
-
-def test_honest_submit_and_plan_over_a_very_large_base_are_quick(town: Town) -> None:
-    """By processor time, of the server and of the client."""
-    evil, served = town.evil, town.served
-    body, headers = submitted.int8(evil), {"Authorization": f"Bearer {evil.tokens[Role.WRITER]}"}
-    spent = {}
-    for what, ask in (
-        ("submit", lambda: httpx.post(f"{served.url}/api/v1/jobs", json=body, headers=headers, timeout=60)),
-        ("plan", lambda: evil.client.plan(submitted.llama_405b(evil))),
-    ):
-        began_s = served.processor_s() + time.process_time()
-        ask()
-        spent[what] = served.processor_s() + time.process_time() - began_s
-    note({"honest": spent})
-    assert spent["submit"] <= 1.0
-    assert spent["plan"] <= 2.0

@@ -1,7 +1,7 @@
 """What one namespace sends keeps nobody else waiting, and takes a bounded amount of memory.
 
-Each attack is sent by eight connections while somebody of another namespace asks whether the server is healthy and
-writes a little, and does the same with an idle server. `make soak` does each for half a minute.
+Each attack is sent by several connections while somebody of another namespace asks whether the server is healthy and
+writes a little, and does the same with an idle server. `make soak` does each for half a minute, with eight of them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from registry.principal import Role
 
 #: By the number of what was found once. The sixth, scores that decide about other people's comparisons, is no load.
 ATTACKS = {**submitted.ATTACKS, **rows.ATTACKS, **records.ATTACKS}
-CONNECTIONS = 8 if SOAKING else 3
+CONNECTIONS = 8 if SOAKING else 2
 #: How long each attack takes, in seconds.
-ATTACKED_S = 30.0 if SOAKING else 0.8
+ATTACKED_S = 30.0 if SOAKING else 0.5
 #: Beyond what the same takes on an idle server, in seconds.
 MOST_HEALTH_S, MOST_WRITE_S = 1.0, 3.0
 #: Above what a server takes at rest, in bytes.

@@ -38,7 +38,7 @@ class Timeouts:
     #: How long PostgreSQL may take for one statement before it gives up.
     statement_s: float = 5.0
     #: How long a statement waits for somebody's lock; on SQLite, how long a transaction waits for another one that
-    #: writes. None: 4 on PostgreSQL, and 60 on SQLite, which serves those who wait in no particular order.
+    #: writes. None: 4 on PostgreSQL, and 60 on SQLite, which serves processes that wait in no particular order.
     lock_s: float | None = None
     #: After how long between two statements PostgreSQL ends a transaction: its process has been stopped.
     idle_s: float = 15.0

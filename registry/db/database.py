@@ -17,12 +17,21 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from registry.db.causes import Causes
-from registry.db.engine import make_engine
+from registry.db.engine import make_engine, sqlite_lock_s
 from registry.db.errors import explain, says_full
 from registry.db.schema_version import head_revision, revision_of, run_migrations, too_new
 from registry.db.transactions import begin_session
 from registry.deadlines import CircuitBreaker, NoAnswer, Timeouts
 from registry.errors import Unavailable
+from registry.pools import Pool
+
+Pool(
+    "writes to SQLite",
+    waits="whoever changes something, on SQLite; 60 s",
+    at_once="1",
+    item="one transaction, which neither reads files nor plans",
+    share="none is needed: views have had their turn, and come here in the order in which they ask",
+)
 
 
 class Database:
@@ -40,6 +49,9 @@ class Database:
         self._is_full = False
         self._engine: Engine | None = None
         self._making = Lock()
+        #: Held by the write of this process, on SQLite. Its own lock is looked at again and again by those that wait, up to
+        #: a tenth of a second apart, so whoever waited longest might miss each moment in which it is free.
+        self._writing = Lock()
 
     @property
     def engine(self) -> Engine:
@@ -77,12 +89,26 @@ class Database:
         """
         with (
             self._explained(),
+            self._turn_to_write(),
             self.breaker.asking(),
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
             begin_session(session, self.session_info, to_write=True, within_s=within_s)
             yield session
+
+    @contextmanager
+    def _turn_to_write(self) -> Iterator[None]:
+        """Wait on SQLite until no other thread writes. Raises Unavailable."""
+        if self.engine.dialect.name != "sqlite":
+            yield
+            return
+        if not self._writing.acquire(timeout=sqlite_lock_s(self.timeouts)):
+            raise Unavailable("the database is busy with other changes; try again shortly")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

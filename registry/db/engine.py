@@ -133,8 +133,13 @@ def _pool(timeouts: Timeouts, usual_s: float) -> dict[str, Any]:
     }
 
 
+def sqlite_lock_s(timeouts: Timeouts) -> float:
+    """How long a write waits for another one on SQLite, in seconds."""
+    return timeouts.lock_s or _SQLITE_LOCK_S
+
+
 def _sqlite(url: URL, timeouts: Timeouts) -> Engine:
-    lock_s = timeouts.lock_s or _SQLITE_LOCK_S
+    lock_s = sqlite_lock_s(timeouts)
     engine = create_engine(
         url,
         connect_args={"timeout": lock_s},

@@ -127,8 +127,10 @@ def app_from_env() -> Any:
     # The parts of a server live as long as it does: no collection needs to look through them.
     with nothing_collected(ever=True):
         from registry.app.application import create_app
+        from registry.server.memory import map_large_pieces
         from registry.server.watchdog import watched
 
+        map_large_pieces()
         settings = Settings.from_env()
         app = create_app(settings)
         app.router.lifespan_context = watched(app.router.lifespan_context, silent_s=settings.silent_s)

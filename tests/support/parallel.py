@@ -28,7 +28,7 @@ _TOGETHER = (
         "tests/integration/test_worker_combine.py",
     ),
     # Everything marked `alone` that computes: tests that only wait run at the same time.
-    ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py"),
+    ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py", "tests/faults/attacks/"),
 )
 #: What takes long, the longest first: files of a minute of CPU or more, then folders; all else follows in pytest's own order.
 _FIRST = (

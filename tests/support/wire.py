@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -131,16 +132,34 @@ class Served:
         """The memory of the server's process."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * 4096
 
-    def delayed_s(self) -> float:
-        """How long the server's threads and the caller have waited for a processor, in seconds.
+    def forget_peak(self) -> None:
+        """Let `peak_bytes` begin anew."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """The most memory that the server's process took since `forget_peak`."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+    def processor_s(self) -> float:
+        """The processor time that the server's process has taken, in seconds."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+    def delays_s(self) -> dict[Path, float]:
+        """How long each of the server's threads, and the caller, has waited for a processor, in seconds.
 
         This is the delay that other work on the machine causes.
         """
-        waited_ns = 0
-        for task in (*Path(f"/proc/{self.pid}/task").iterdir(), Path("/proc/thread-self")):
+        waited_s = {}
+        for task in (*Path(f"/proc/{self.pid}/task").iterdir(), Path("/proc/thread-self").resolve()):
             with suppress(OSError):
-                waited_ns += int((task / "schedstat").read_text().split()[1])
-        return waited_ns / 1e9
+                waited_s[task] = int((task / "schedstat").read_text().split()[1]) / 1e9
+        return waited_s
+
+    def delayed_s(self) -> float:
+        """How long all of these have waited together, in seconds."""
+        return sum(self.delays_s().values())
 
     def ask(self, method: str, path: str, **given: Any) -> httpx.Response:
         """Send a whole request as an admin."""

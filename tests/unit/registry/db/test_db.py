@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from registry.db.database import Database
 from registry.db.engine import make_engine
 from registry.db.schema_version import head_revision, migrations_folder
 from registry.db.statements import insert_if_new
+from registry.deadlines import Timeouts
 from registry.errors import Invalid, Unavailable
 
 
@@ -127,6 +129,39 @@ class TestTransactions:
             list(pool.map(count, range(24)))
         with db.read() as session:
             assert session.scalar(select(Adapter.last_number)) == 24
+
+    def test_writers_that_wait_for_one_another_leave_the_connections_to_others(self, db: Database) -> None:
+        timeouts = Timeouts(connections=2, pool_s=0.1)
+        begun = threading.Semaphore(0)
+        with closing(Database(db.url, timeouts)) as few, ThreadPoolExecutor(3) as pool:
+
+            def write(number: int) -> None:
+                begun.release()
+                with few.write() as session:
+                    session.add(Blob(sha256=f"{number:064}", size_bytes=1))
+
+            with few.write():
+                writes = [pool.submit(write, number) for number in range(3)]
+                for _ in writes:
+                    begun.acquire()
+                for _ in range(20):
+                    with few.read() as session:
+                        assert session.scalar(select(func.count()).select_from(Blob)) == 0
+                    time.sleep(0.005)
+            for one in writes:
+                one.result()
+            with few.read() as session:
+                assert session.scalar(select(func.count()).select_from(Blob)) == 3
+
+    def test_writer_that_waits_too_long_is_told(self, db: Database) -> None:
+        def write() -> None:
+            with impatient.write():
+                pass
+
+        with closing(Database(db.url, Timeouts(lock_s=0.05))) as impatient, ThreadPoolExecutor(1) as pool:
+            with impatient.write(), pytest.raises(Unavailable, match="busy with other changes; try again shortly"):
+                pool.submit(write).result()
+            pool.submit(write).result()
 
     def test_insert_if_new_says_whether_it_did(self, db: Database) -> None:
         def insert(_: int) -> bool:

@@ -103,6 +103,8 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
 
 #: For how many requests one process reads whole files at the same time; more would only share its cores and its memory.
 READING_AT_ONCE, READING_LONG_AT_ONCE, HANDED_IN_AT_ONCE = 4, 2, 2
+#: How many of these may wait: a pipeline may push a hundred adapters at once.
+_READING_WAITING = 256
 #: What a push takes of memory at most while its files are read, whatever modules it has, beside its body and the names of
 #: its tensors; and what a completion takes: rows are read one by one, each of at most 64 KiB.
 PUSH_BYTES = 7 * 1024 * 1024
@@ -121,7 +123,7 @@ def _reading_lane(name: str, waits: str, item: str, *, at_once: int, item_bytes:
         share=_BY_TURNS.format(at_once // 2),
         most_bytes=(at_once + 1) * item_bytes,
     )
-    return Lane(pool, at_once=at_once, newcomers=1, wait_s=_READING_WAIT_S)
+    return Lane(pool, at_once=at_once, newcomers=1, waiting=_READING_WAITING, wait_s=_READING_WAIT_S)
 
 
 #: One for what may take minutes, since bases have many files; and one for completions, whose rows a tenant's own worker
@@ -151,6 +153,21 @@ _APART = {
         item_bytes=_HANDED_IN_BYTES,
     ),
 }
+#: More than two submits that plan would only take the interpreter from all others.
+_PLANNING_AT_ONCE, _PLANNING_WAIT_S = 2, 30.0
+_APART["planning"] = Lane(
+    Pool(
+        "planning",
+        waits=f"jobs that are submitted: they are examined over their bases; {_PLANNING_WAIT_S:g} s",
+        at_once=f"{_PLANNING_AT_ONCE}, and 1 of a namespace that has none",
+        item="one base of 4 MiB of tensors at a time, 3 s; 2,000,000 steps for a pattern, and for ranks",
+        share=_BY_TURNS.format(_PLANNING_AT_ONCE // 2),
+    ),
+    at_once=_PLANNING_AT_ONCE,
+    newcomers=1,
+    waiting=_READING_WAITING,
+    wait_s=_PLANNING_WAIT_S,
+)
 #: Fewer than connections to the database, so that some are left for all else that asks it.
 _ANSWERING_AT_ONCE, _ANSWERING_NEWCOMERS = 10, 2
 _ANSWERING_WAIT_S = 15.0
@@ -180,12 +197,12 @@ Pool(
 async def apart(
     call: Callable[..., T],
     *,
-    lane: Literal["reading", "reading long", "handing in"] = "reading",
+    lane: Literal["reading", "reading long", "handing in", "planning"] = "reading",
     holder: str | None = None,
     **given: Any,
 ) -> T:
-    """Call a function that reads whole files in separate threads: however many wait for one, other requests are
-    answered.
+    """Call a function that reads whole files, or plans, in separate threads: however many wait for one, other requests
+    are answered.
 
     Each `lane` has its own threads. `holder` is the namespace that the work is for, if it isn't for the caller's own.
     Raises RateLimited, Unavailable if the turn doesn't come in time.

@@ -43,14 +43,14 @@ Step = Annotated[int, Path(ge=1, le=10_000_000)]
 
 
 @router.post("", status_code=201)
-def submit_job(
+async def submit_job(
     body: JobSubmission,
     jobs: JobsDep,
     who: Writer,
     idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> JobView:
     """Submit a job; the same `Idempotency-Key` with the same body gives the same job."""
-    return jobs.submit(submission=body, who=who, idempotency_key=idempotency_key)
+    return await apart(jobs.submit, lane="planning", submission=body, who=who, idempotency_key=idempotency_key)
 
 
 @router.get("")

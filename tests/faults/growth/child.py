@@ -111,7 +111,7 @@ class Bench:
         for size_bytes in order["sizes"]:
             try:
                 name = state.build(self.desk, size_bytes)
-            except AdapterctlError:
+            except (AdapterctlError, ValueError):
                 # Nobody can put that there.
                 break
             body = None if request.body is None else encoded(request.body(name, self.desk.parameters["data"]))

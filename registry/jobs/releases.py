@@ -27,6 +27,11 @@ _SINCE: tuple[tuple[tuple[str, ...], Any, int], ...] = (
     # The registry adds targets or leaves them out; a worker scores those that it gets.
     (("only",), False, 0),
     (("targets", "beside"), None, 0),
+    # They say which base is pinned, and are not kept.
+    (("base", "base_namespace"), None, 0),
+    (("base", "published"), False, 0),
+    (("targets", "base", "base_namespace"), None, 0),
+    (("targets", "base", "published"), False, 0),
     # For people: the digest is what counts.
     (("data_name",), None, 0),
     (("eval_data_name",), None, 0),

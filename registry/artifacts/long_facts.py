@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Text, bindparam, case, cast, func, select, update
+from sqlalchemy import JSON, Text, bindparam, case, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob
@@ -29,11 +29,12 @@ from registry.pools import Pool
 #: single experts have fewer than 2,000.
 LONG_BYTES = 512 * 1024
 #: How long a request waits for its turn, in seconds.
-WAIT_S = 120.0
+WAIT_S = 240.0
 #: How long in the lane of all other requests, which it keeps from its place meanwhile.
 SHORT_WAIT_S = 5.0
-#: What those of one file take at most, whatever is done with them.
-MOST_BYTES = 64 * 1024**2
+#: What those of one file take at most, whatever is done with them, beside what a place in a lane takes: 86 MiB were
+#: measured while they are stored in SQLite.
+MOST_BYTES = 79 * 1024**2
 _POOL = Pool(
     "long facts",
     waits=f"requests in their lanes that read, judge or combine an adapter with more than {LONG_BYTES // 1024} KiB of header, or ask for "
@@ -57,6 +58,11 @@ _block: ContextVar[_Block | None] = ContextVar("registry_long_facts", default=No
 _KEPT_BYTES = func.coalesce(func.length(cast(Blob.facts, Text)), 0)
 _WANTED = Blob.sha256.in_(bindparam("wanted", expanding=True))
 _SHORT = select(Blob.sha256, _KEPT_BYTES, case((_KEPT_BYTES <= LONG_BYTES, Blob.facts), else_=None)).where(_WANTED)
+_KEEP = (
+    update(Blob)
+    .where(Blob.sha256 == bindparam("wanted"), Blob.collected_at.is_(None))
+    .values(facts=bindparam("kept", type_=JSON()))
+)
 _ANY = select(Blob.sha256, Blob.facts).where(_WANTED)
 
 
@@ -90,9 +96,14 @@ def holding_facts(*, wait_s: float = WAIT_S) -> Iterator[None]:
 
 def require_turn(size_bytes: int) -> None:
     """Raise TurnNeededError for facts of this size that are not short, in a block that doesn't have the turn."""
-    block = _block.get()
-    if size_bytes > LONG_BYTES and (block is None or not block.has_turn):
+    if size_bytes > LONG_BYTES and not has_turn():
         raise TurnNeededError(size_bytes)
+
+
+def has_turn() -> bool:
+    """Whether the block has the turn, so that the facts in it may be long."""
+    block = _block.get()
+    return block is not None and block.has_turn
 
 
 def take_turn(size_bytes: int) -> None:
@@ -139,9 +150,11 @@ def facts_within(session: Session, sha256: str) -> Any:
 
 def keep_facts(session: Session, sha256: str, facts: dict[str, Any]) -> None:
     """Keep what was found in a stored blob instead of what was kept before."""
-    _present()
-    of = (Blob.sha256 == sha256, Blob.collected_at.is_(None))
-    connection_of(session).execute(update(Blob).where(*of).values(facts=facts))
+    connection = connection_of(session)
+    connection.execute(_KEEP, {"wanted": sha256, "kept": facts})
+    if _present().has_turn and connection.dialect.name == "sqlite":
+        # The driver holds what it was given last until the same statement is given something else.
+        connection.execute(_KEEP, {"wanted": "", "kept": None})
 
 
 def _present() -> _Block:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from registry.artifacts.blob_check import Inspection, Passing, read_blob
 from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.facts import Facts
-from registry.artifacts.long_facts import facts_of, facts_within, keep_facts
+from registry.artifacts.long_facts import facts_of, facts_within, has_turn, keep_facts
 from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
 from registry.artifacts.storage_access import storage_explained, transfer_of
@@ -213,7 +213,8 @@ class Artifacts:
         values = {
             "stored_as": sent.stored_as,
             "size_bytes": blob.size_bytes,
-            "facts": kept_facts,
+            # Long ones are kept apart.
+            "facts": None if has_turn() else kept_facts,
             "collected_at": None,
         }
         lost = elsewhere if elsewhere is not None and self.storage.stat(elsewhere) is None else None
@@ -227,22 +228,19 @@ class Artifacts:
                     # Another request of this caller has verified the same blob in the meantime.
                     raise BlobMissing(sent.stored_as)
                 raise Verification(f"{blob.sha256[:12]} was removed while it was being verified; push again")
-            is_kept = insert_if_new(session, Blob, sha256=blob.sha256, **values)
+            is_new = insert_if_new(session, Blob, sha256=blob.sha256, **values)
             row = session.get_one(Blob, blob.sha256, with_for_update=True, populate_existing=True)
             # If the row has come to name other bytes since, those were verified.
             if row.collected_at is not None or row.stored_as == lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
-                is_kept = True
-            elif (
-                not is_kept
-                and facts is not None
-                and kept_facts is not None
-                and facts.replaces(facts_within(session, blob.sha256))
-            ):
+                is_new = True
+            is_kept = facts is None or is_new
+            if facts is not None and kept_facts is not None and (has_turn() or not is_new):
                 # Facts that can be read belong to versions too, whatever record came with the bytes this time.
-                keep_facts(session, blob.sha256, kept_facts)
-                is_kept = True
+                is_kept = facts.replaces(facts_within(session, blob.sha256))
+                if is_kept:
+                    keep_facts(session, blob.sha256, kept_facts)
             kept = row.stored_as
         if kept != sent.stored_as:
             # The same bytes are stored elsewhere already.

@@ -27,12 +27,14 @@ from sdk.schemas.probe import Norms, VersionNorms
 
 #: The results for the versions that were asked for last: the same bytes and record always have the same norms. They have
 #: no more than this many modules together.
-_MOST_MODULES = 50_000
+MOST_MODULES = 50_000
 #: What is known of the two tensors of a module, in bytes.
 _MODULE_BYTES = 200
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
+    """The norms of one version, and what replaces parts of the base."""
+
     norms: Norms | None
     replaced: list[str]
 
@@ -42,32 +44,33 @@ class _Found(NamedTuple):
         return 1 + len(self.norms or ()) + len(self.replaced)
 
 
-class _Latest:
+class Latest:
     """The latest results, by the digest of the weights and the record."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[tuple[str, str], _Found] = OrderedDict()
-        self._modules = 0
+        self._held: OrderedDict[tuple[str, str], Found] = OrderedDict()
+        #: How many they have together.
+        self.modules = 0
         self._changing = Lock()
 
-    def get(self, key: tuple[str, str]) -> _Found | None:
+    def get(self, key: tuple[str, str]) -> Found | None:
         """Return a result that is still held."""
         with self._changing:
             return self._held.get(key)
 
-    def put(self, key: tuple[str, str], found: _Found) -> None:
+    def put(self, key: tuple[str, str], found: Found) -> None:
         """Hold a result instead of the oldest ones, unless it is too long for that."""
-        if found.modules > _MOST_MODULES:
+        if found.modules > MOST_MODULES:
             return
         with self._changing:
             # Another request may have found the same.
             if self._held.setdefault(key, found) is found:
-                self._modules += found.modules
-            while self._modules > _MOST_MODULES:
-                self._modules -= self._held.popitem(last=False)[1].modules
+                self.modules += found.modules
+            while self.modules > MOST_MODULES:
+                self.modules -= self._held.popitem(last=False)[1].modules
 
 
-_latest = _Latest()
+_latest = Latest()
 
 
 class _Asked(NamedTuple):
@@ -97,7 +100,7 @@ def norms_of(db: Database, find: Callable[[Session], Version]) -> VersionNorms:
         facts = None if kept is None else kept.under(asked.lora)
         if facts is None:
             return VersionNorms(ref=asked.ref, digest=asked.digest, norms=None, replaced=[])
-        found = _Found(scaled_norms(facts, asked.lora), replaced_by(tensor.name for tensor in facts.tensors()))
+        found = Found(scaled_norms(facts, asked.lora), replaced_by(tensor.name for tensor in facts.tensors()))
         _latest.put(key, found)
     return VersionNorms(ref=asked.ref, digest=asked.digest, norms=found.norms, replaced=found.replaced)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, cast
 
 from registry.artifacts.facts import Facts
+from registry.artifacts.long_facts import TurnNeededError, take_turn
 from registry.errors import Verification
 from registry.storage import BlobCorrupt, Storage
 from sdk.schemas.artifacts import BlobSpec
@@ -94,8 +95,18 @@ def read_blob(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Insp
     """Stream what is stored under `stored_as` once, and say what is in it.
 
     Raises BlobMissing if nothing is, BlobCorrupt if it is not `blob`, Verification if its content is wrong,
-    StorageError.
+    StorageError, and what `take_turn` does.
     """
+    try:
+        return _read(storage, stored_as, blob, inspection)
+    except TurnNeededError as needed:
+        size_bytes = needed.size_bytes
+    # Nothing is held of the storage while others have their turn, so the bytes are read from the beginning again.
+    take_turn(size_bytes)
+    return _read(storage, stored_as, blob, inspection)
+
+
+def _read(storage: Storage, stored_as: str, blob: BlobSpec, inspection: Inspection | None) -> Facts | None:
     facts: Facts | None = None
     refused: Verification | None = None
     with storage.open(stored_as) as chunks:

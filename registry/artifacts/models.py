@@ -23,8 +23,9 @@ class Blob(Model):
         String(97), default=lambda context: context.get_current_parameters()["sha256"]
     )
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    #: What admission found when it read them, so that it need not read them again.
-    facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    #: What admission found when it read them, so that it need not read them again. It may be 16 MiB, so only
+    #: `registry.artifacts.long_facts` reads it.
+    facts: Mapped[dict[str, Any] | None] = mapped_column(JSON, deferred=True, deferred_raiseload=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     #: When the bytes were given up because nothing named them any more; None again once they are stored again.
     collected_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session
 from registry.artifacts.blob_check import Inspection, Passing, read_blob
 from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.facts import Facts
+from registry.artifacts.long_facts import facts_of, facts_within, has_turn, keep_facts
 from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
 from registry.artifacts.storage_access import storage_explained, transfer_of
-from registry.artifacts.stored_blobs import STORED, Readable, Stored, find_stored
+from registry.artifacts.stored_blobs import Readable, Stored, find_stored
 from registry.artifacts.uploads import Uploads, announced, leave_places, sent_to
 from registry.db.database import Database
 from registry.db.statements import insert_if_new, upsert
@@ -53,6 +54,14 @@ class Bytes(Sent):
     inspections: Mapping[str, Inspection]
 
 
+class Verified(NamedTuple):
+    """What is in files, by SHA-256."""
+
+    facts: dict[str, Facts]
+    #: Those of them that `Artifacts.keep` has to compare with what is kept for other records.
+    unkept: dict[str, Facts]
+
+
 class Artifacts:
     """The service over blobs and manifests, and the only user of the storage."""
 
@@ -71,55 +80,57 @@ class Artifacts:
         blobs: Iterable[BlobSpec],
         who: Principal,
         inspections: Mapping[str, Inspection] | None = None,
-    ) -> dict[str, Facts]:
+    ) -> Verified:
         """Stream each blob that is new once from storage, hash it, and look into those with an inspection.
 
-        Without `upload`, every blob must be one that the caller may read. Returns what the inspections found by
-        SHA-256, now or when the blob was new. Raises NotFound for an unknown session, Invalid for a blob that it did
-        not announce, Verification if bytes or structure are wrong, Unavailable if the storage can't be read.
+        Without `upload`, every blob must be one that the caller may read. Returns what the inspections found, now or
+        when the blob was new; it is held in a block of `holding_facts`. Raises NotFound for an unknown session, Invalid
+        for a blob that it did not announce, Verification if bytes or structure are wrong, Unavailable if the storage
+        can't be read, or what `take_turn` raises.
         """
         inspections = inspections or {}
         wanted = {blob.sha256: blob for blob in blobs}
-        found: dict[str, Facts] = {}
+        found = Verified({}, {})
         for held in self._held_now(upload, wanted, who):
             inspection = inspections.get(held.blob.sha256)
             try:
-                facts = self._settle(held, inspection, who)
+                facts, is_kept = self._settle(held, inspection, who)
             except BlobMissing:
                 # Another request of this caller has verified the same blob in the meantime, or it never arrived.
                 (again,) = self._held_now(upload, {held.blob.sha256: held.blob}, who)
                 try:
-                    facts = self._settle(again, inspection, who)
+                    facts, is_kept = self._settle(again, inspection, who)
                 except BlobMissing:
                     raise Verification(
                         f"the bytes of {held.blob.sha256[:12]} never arrived in storage; push again"
                     ) from None
             if facts is not None:
-                found[held.blob.sha256] = facts
+                found.facts[held.blob.sha256] = facts
+                if not is_kept:
+                    found.unkept[held.blob.sha256] = facts
         return found
 
     def known(
         self,
-        session: Session,
         *,
         upload: str | None,
         blobs: Iterable[BlobSpec],
         who: Principal,
         inspections: Mapping[str, Inspection],
     ) -> dict[str, Facts] | None:
-        """What `verify` would return, if that is known of every blob; None if bytes must be read for it.
+        """What `verify` would find, if that is known of every blob; None if bytes must be read for it.
 
-        Raises NotFound and Invalid as `verify` does.
+        Raises NotFound, Invalid and Unavailable as `verify` does.
         """
-        found: dict[str, Facts] = {}
-        for held in self._held(session, upload, {blob.sha256: blob for blob in blobs}, who):
-            if held.row is None:
+        wanted = {blob.sha256: blob for blob in blobs}
+        if any(held.row is None for held in self._held_now(upload, wanted, who)):
+            return None
+        kept, found = facts_of(self._db, inspections.keys()), {}
+        for sha256, inspection in inspections.items():
+            facts = inspection.known(kept.pop(sha256, None))
+            if facts is None:
                 return None
-            if (inspection := inspections.get(held.blob.sha256)) is not None:
-                facts = inspection.known(held.row.facts)
-                if facts is None:
-                    return None
-                found[held.blob.sha256] = facts
+            found[sha256] = facts
         return found
 
     def has(self, session: Session, *, upload: str | None, blobs: Iterable[BlobSpec], who: Principal) -> bool:
@@ -133,9 +144,11 @@ class Artifacts:
     def keep(self, session: Session, found: Mapping[str, Facts]) -> None:
         """Keep what `verify` found, now that it was judged and admitted; what is kept for other records stays."""
         for sha256, facts in found.items():
-            row = session.get(Blob, sha256, with_for_update=True, populate_existing=True)
-            if row is not None and (kept := facts.beside(row.facts)) != row.facts:
-                row.facts = kept
+            if session.get(Blob, sha256, with_for_update=True, populate_existing=True) is None:
+                continue
+            before = facts_within(session, sha256)
+            if (kept := facts.beside(before)) != before:
+                keep_facts(session, sha256, kept)
 
     def _held_now(self, upload: str | None, wanted: Mapping[str, BlobSpec], who: Principal) -> list[_Held]:
         with self._db.read() as session:
@@ -166,26 +179,27 @@ class Artifacts:
             found.append(_Held(blob, row, sent, elsewhere))
         return found
 
-    def _settle(self, held: _Held, inspection: Inspection | None, who: Principal) -> Facts | None:
-        """Verify one blob, and say what is in it. Raises BlobMissing if nothing is stored in its place."""
+    def _settle(self, held: _Held, inspection: Inspection | None, who: Principal) -> tuple[Facts | None, bool]:
+        """Verify one blob; return what is in it, and whether that is what is kept of it. Raises BlobMissing if nothing is stored in its place."""
         with storage_explained(but=BlobMissing):
             if held.row is None:
                 assert held.sent is not None
                 return self._take(held.blob, held.sent, held.elsewhere, inspection, who)
             if inspection is None:
-                return None
-            facts = inspection.known(held.row.facts)
-            if facts is None:
-                facts = read_blob(self.storage, held.row.stored_as, held.blob, inspection)
-                if facts is not None and facts.replaces(held.row.facts):
-                    with self._db.write() as session:
-                        of = (Blob.sha256 == held.blob.sha256, STORED)
-                        session.execute(update(Blob).where(*of).values(facts=facts.to_json()))
-            return facts
+                return None, True
+            sha256 = held.blob.sha256
+            if (facts := inspection.known(facts_of(self._db, [sha256]).get(sha256))) is not None:
+                return facts, True
+            facts = read_blob(self.storage, held.row.stored_as, held.blob, inspection)
+            if facts is None or not facts.replaces(facts_of(self._db, [sha256]).get(sha256)):
+                return facts, False
+            with self._db.write() as session:
+                keep_facts(session, sha256, facts.to_json())
+            return facts, True
 
     def _take(
         self, blob: BlobSpec, sent: UploadBlob, elsewhere: str | None, inspection: Inspection | None, who: Principal
-    ) -> Facts | None:
+    ) -> tuple[Facts | None, bool]:
         """Read what a session has sent, and let the blob's row name it, or note that its sender has proven to have it."""
         if sent.parts_id is not None and self.storage.stat(sent.stored_as) is None:
             self._uploads.join(blob, sent.stored_as, sent.parts_id)
@@ -199,7 +213,8 @@ class Artifacts:
         values = {
             "stored_as": sent.stored_as,
             "size_bytes": blob.size_bytes,
-            "facts": kept_facts,
+            # Long ones are kept apart.
+            "facts": None if has_turn() else kept_facts,
             "collected_at": None,
         }
         lost = elsewhere if elsewhere is not None and self.storage.stat(elsewhere) is None else None
@@ -213,20 +228,24 @@ class Artifacts:
                     # Another request of this caller has verified the same blob in the meantime.
                     raise BlobMissing(sent.stored_as)
                 raise Verification(f"{blob.sha256[:12]} was removed while it was being verified; push again")
-            insert_if_new(session, Blob, sha256=blob.sha256, **values)
+            is_new = insert_if_new(session, Blob, sha256=blob.sha256, **values)
             row = session.get_one(Blob, blob.sha256, with_for_update=True, populate_existing=True)
             # If the row has come to name other bytes since, those were verified.
             if row.collected_at is not None or row.stored_as == lost:
                 upsert(session, Blob, {"sha256": blob.sha256}, values)
                 session.refresh(row)
-            elif facts is not None and facts.replaces(row.facts):
+                is_new = True
+            is_kept = facts is None or is_new
+            if facts is not None and kept_facts is not None and (has_turn() or not is_new):
                 # Facts that can be read belong to versions too, whatever record came with the bytes this time.
-                row.facts = kept_facts
+                is_kept = facts.replaces(facts_within(session, blob.sha256))
+                if is_kept:
+                    keep_facts(session, blob.sha256, kept_facts)
             kept = row.stored_as
         if kept != sent.stored_as:
             # The same bytes are stored elsewhere already.
             self._discard(sent, proven_by=who)
-        return facts
+        return facts, is_kept
 
     def _discard(self, sent: UploadBlob, proven_by: Principal | None = None) -> None:
         """Remove bytes, unless the blob's row names them by now: another request of the same sender may have verified

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, exists, select
 from sqlalchemy.orm import Session
@@ -19,7 +19,7 @@ _OPEN = exists().where(
     ManifestBlob.sha256 == Blob.sha256, ManifestAccess.manifest_digest == ManifestBlob.manifest_digest
 )
 _WANTED = (Blob.sha256.in_(bindparam("wanted", expanding=True)), STORED)
-_KEPT = (Blob.sha256, Blob.stored_as, Blob.size_bytes, Blob.facts)
+_KEPT = (Blob.sha256, Blob.stored_as, Blob.size_bytes)
 _WITH_ANY_ACCESS = select(*_KEPT, _OPEN).where(*_WANTED)
 _WITH_ACCESS = select(*_KEPT, _OPEN.where(ManifestAccess.namespace.in_(bindparam("spaces", expanding=True)))).where(
     *_WANTED
@@ -35,7 +35,6 @@ class Stored(NamedTuple):
     sha256: str
     stored_as: str
     size_bytes: int
-    facts: dict[str, Any] | None
     readable: bool
 
 

@@ -6,13 +6,15 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
+from registry.artifacts.long_facts import WAIT_S, TurnNeededError, holding_facts
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.queries import WhoseBase
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
-from registry.http.routes import Admin, Cursor, Limit, Reader, Sender, Writer, apart, room, service, written
+from registry.http.routes import Admin, Cursor, Limit, Reader, Sender, Writer, answered, apart, room, service, written
+from registry.principal import Principal
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,
@@ -124,14 +126,23 @@ def list_versions(
     return catalog.versions(adapter=adapter, archived=archived, cursor=cursor, limit=limit, who=who)
 
 
-@router.get("/version/norms")
-def get_norms(
+@router.get("/version/norms", response_model=VersionNorms)
+async def get_norms(
     ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
     catalog: CatalogDep,
     who: Reader,
-) -> VersionNorms:
+) -> Response:
     """What a version adds to its base: the norm of ΔW of each module, derived from its bytes."""
-    return catalog.norms(ref, who=who)
+    try:
+        return await answered(_written_norms, catalog, ref, who, wait_s=0)
+    except TurnNeededError:
+        # It may wait for as long as a push reads a file, so it waits among pushes.
+        return await apart(_written_norms, catalog=catalog, ref=ref, who=who, wait_s=WAIT_S)
+
+
+def _written_norms(catalog: Catalog, ref: str, who: Principal, wait_s: float) -> Response:
+    with holding_facts(wait_s=wait_s):
+        return written(catalog.norms(ref, who=who), 200)
 
 
 @router.patch("/version")

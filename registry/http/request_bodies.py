@@ -46,7 +46,7 @@ _USUAL = Limit(MAX_BODY_BYTES, MAX_VALUES)
 #: Routes that need more: the shapes of a base's tensors, the 10,000 files of a manifest, the log lines of a heartbeat,
 #: the samples of an evaluation.
 LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
-    (re.compile(rf"{API}/bases"), Limit(4 * _MIB, 4 * MAX_VALUES)),
+    (re.compile(rf"{API}/bases"), Limit(4 * _MIB, 2 * MAX_VALUES)),
     (
         re.compile(rf"{API}/(uploads|versions|jobs/[^/]+/(checkpoints|complete|heartbeat))"),
         Limit(4 * _MIB, MAX_VALUES),
@@ -59,10 +59,10 @@ READ_S = 60.0
 #: How much memory all bodies that come in or are worked on may take, in total and for one namespace: as bytes, and as
 #: values. Small ones have room of their own, and don't wait for larger ones.
 APART_BYTES = 64 * 1024
-RAW_BYTES, RAW_SHARE_BYTES = 28 * _MIB, 16 * _MIB
-SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 6 * _MIB, 4 * _MIB
-VALUES_BYTES, VALUES_SHARE_BYTES = 88 * _MIB, 64 * _MIB
-SMALL_VALUES_BYTES, SMALL_VALUES_SHARE_BYTES = 12 * _MIB, 8 * _MIB
+RAW_BYTES, RAW_SHARE_BYTES = 12 * _MIB, 8 * _MIB
+SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 4 * _MIB, 3 * _MIB
+VALUES_BYTES, VALUES_SHARE_BYTES = 60 * _MIB, 44 * _MIB
+SMALL_VALUES_BYTES, SMALL_VALUES_SHARE_BYTES = 8 * _MIB, 5 * _MIB
 #: How much memory pieces of bodies may take that have arrived but wait for room.
 _WAITING_BYTES, _SMALL_WAITING_BYTES = 3 * _MIB, _MIB
 Pool(

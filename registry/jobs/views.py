@@ -6,7 +6,8 @@ from typing import Annotated
 
 from fastapi import Header, Path, Response
 
-from registry.http.routes import Cursor, Limit, Reader, WorkerToken, Writer, answered, apart, room, service
+from registry.artifacts.long_facts import SHORT_WAIT_S, holding_facts
+from registry.http.routes import Cursor, Limit, Reader, WorkerToken, Writer, answered, apart, room, service, written
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
@@ -111,10 +112,12 @@ def claim_job(
     claims: ClaimsDep,
     who: WorkerToken,
     idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> Assignment | Response:
+) -> Response:
     """Ask for work; the registry chooses. With the same `Idempotency-Key`, the same job for as long as it is held."""
-    assignment = claims.claim(claim=body, who=who, key=idempotency_key)
-    return Response(status_code=204) if assignment is None else assignment
+    # A merge is given the norms of a version, which may have a hundred thousand modules.
+    with holding_facts(wait_s=SHORT_WAIT_S):
+        assignment = claims.claim(claim=body, who=who, key=idempotency_key)
+        return Response(status_code=204) if assignment is None else written(assignment, 200)
 
 
 @router.post("/{job_id}/heartbeat")

@@ -8,7 +8,7 @@ POOL = Pool(
     "reading rows",
     waits="nobody: whoever has rows read holds a place in a lane of reading, or is the check for training rows",
     at_once="one process for each of those",
-    item="below 250 kB in the server, 8 MiB of memory; otherwise 1 GiB in a process of its own, 20 s of processor time and "
+    item="below 125 kB in the server, 4 MiB of memory; otherwise 1 GiB in a process of its own, 20 s of processor time and "
     "1 s more per 2 MB, three times that by the clock",
     share="that of the lane",
 )

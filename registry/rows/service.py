@@ -20,11 +20,11 @@ from sdk.schemas.slices import Slice
 
 #: Files of less than this, and scores by row that unpack to less, are read in this process, where they take some
 #: hundredths of a second.
-INLINE_BYTES = 250_000
+INLINE_BYTES = 125_000
 #: Signing a long text takes so many times the memory that reading it takes.
 _SIGNED_TIMES = 4
 #: What any of it takes of this process's memory at most, in bytes.
-MOST_HELD_BYTES = 8 * 1024**2
+MOST_HELD_BYTES = 4 * 1024**2
 #: Comparing and slicing may take as long as reading this much, for their most rows: a minute.
 MOST_COMPARED_LIKE_BYTES = 80 * 1000**2
 

@@ -10,7 +10,7 @@ from registry.pools import Pool
 from registry.settings import Settings
 
 #: How much all answers that clients have not fetched yet may take, in bytes.
-UNSENT_BYTES = 31 * 1024 * 1024
+UNSENT_BYTES = 16 * 1024 * 1024
 Pool(
     "connections",
     waits="requests on a connection, behind the one that is being answered",

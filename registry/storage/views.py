@@ -43,7 +43,7 @@ _ANSWERS: dict[type[StorageError], tuple[int, ErrorCode]] = {
 #: Threads that only read and write blobs: all other threads may be waiting for a database.
 _THREADS = 8
 #: How much of all blobs that come in is gathered to larger chunks. Beyond that, pieces are written as they come.
-_GATHERED_BYTES = 8 * CHUNK_BYTES
+_GATHERED_BYTES = 2 * CHUNK_BYTES
 _POOL = Pool(
     "blobs",
     waits="files that are sent to or fetched from a folder storage",

@@ -22,7 +22,7 @@ import json
 import math
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
@@ -45,6 +45,9 @@ from sdk.formats.safetensors_grammar import (
 #: LoRAs of the largest published mixtures of experts have 140,000 matrices, which makes a header of 25 MiB.
 MAX_HEADER_BYTES = 32 * 1024 * 1024
 MAX_TENSORS = 262_144
+#: How many types and shapes these may have. An adapter with another rank for each module of a large model has 2,000.
+MAX_KINDS = 8192
+_PIECE_BYTES = 1024 * 1024
 _MAX_METADATA_BYTES = 1024 * 1024
 _MAX_METADATA = 1024
 MAX_DIMENSIONS = 8
@@ -96,7 +99,7 @@ class Kind(NamedTuple):
 class Header:
     """The tensors of a file, in the order of their bytes, which follow each other without a gap."""
 
-    raw: bytes
+    raw: bytearray
     kinds: list[Kind]
     #: The offset in `raw` at which each name begins, and its length.
     name_at: array[int]
@@ -128,13 +131,13 @@ class Header:
         """Return the shape of each tensor by its name."""
         return {self.name(index): list(self.kind(index).shape) for index in range(len(self))}
 
-    def names(self) -> str:
-        """Return all names, a newline after each."""
+    def names(self) -> bytearray:
+        """Return all names in ASCII, a newline after each. Who needs the text drops the header before it is decoded."""
         joined = bytearray()
         for at, length in zip(self.name_at, self.name_length, strict=True):
             joined += self.raw[at : at + length]
             joined += b"\n"
-        return joined.decode("ascii")
+        return joined
 
 
 @dataclass
@@ -162,10 +165,18 @@ class _Found:
         self.hashes.append(hash(name))
 
 
-def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE, any_dtype: bool = False) -> Header:
+def read_header(
+    file: IO[bytes],
+    size_bytes: int,
+    *,
+    called: str = WEIGHTS_FILE,
+    any_dtype: bool = False,
+    before: Callable[[int], object] | None = None,
+) -> Header:
     """Read the header of a file of `size_bytes`, which is left at the first byte of the data.
 
-    An adapter has floating-point tensors; a base's, with `any_dtype`, may have any type. Raises SafetensorsError if the
+    An adapter has floating-point tensors; a base's, with `any_dtype`, may have any type. `before` gets the length of the
+    header before that is read. Raises SafetensorsError if the
     file is not one contiguous, fully described block of tensors.
     """
     (length,) = struct.unpack("<Q", read_exactly(file, 8, called=called))
@@ -176,7 +187,9 @@ def read_header(file: IO[bytes], size_bytes: int, *, called: str = WEIGHTS_FILE,
             f"{called} has a header of {length // 1024**2} MiB, longer than the {MAX_HEADER_BYTES // 1024**2} MiB allowed",
             "save the adapter with fewer tensors",
         )
-    raw = read_exactly(file, length, called=called)
+    if before is not None:
+        before(length)
+    raw = _read_once(file, length, called)
     _require_utf8(raw, called)
     found = _parse(raw, _Found(size_bytes - 8 - length, called, any_dtype))
     _refuse_duplicates(raw, found)
@@ -196,14 +209,22 @@ def read_exactly(file: IO[bytes], count: int, *, called: str = WEIGHTS_FILE) -> 
     return b"".join(pieces)
 
 
-def _require_utf8(raw: bytes, called: str) -> None:
+def _read_once(file: IO[bytes], count: int, called: str) -> bytearray:
+    """Like `read_exactly`, for bytes that should not be held twice, as pieces and joined."""
+    raw = bytearray(count)
+    for begin in range(0, count, _PIECE_BYTES):
+        end = min(begin + _PIECE_BYTES, count)
+        raw[begin:end] = read_exactly(file, end - begin, called=called)
+    return raw
+
+
+def _require_utf8(raw: bytearray, called: str) -> None:
     if raw.isascii():
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
-    view = memoryview(raw)
     try:
         for start in range(0, len(raw), 65536):
-            decoder.decode(view[start : start + 65536], final=start + 65536 >= len(raw))
+            decoder.decode(raw[start : start + 65536], final=start + 65536 >= len(raw))
     except UnicodeDecodeError as error:
         raise _no_json(called) from error
 
@@ -212,7 +233,7 @@ def _no_json(called: str) -> SafetensorsError:
     return SafetensorsError(f"{called} has a header that is not a JSON object", "it is not a safetensors file")
 
 
-def _parse(raw: bytes, found: _Found) -> _Found:
+def _parse(raw: bytearray, found: _Found) -> _Found:
     """Read all entries, each by one match."""
     if not raw.startswith(b"{"):
         raise _no_json(found.called)
@@ -238,7 +259,7 @@ def _parse(raw: bytes, found: _Found) -> _Found:
             return _finished(raw, position, found)
 
 
-def _no_key(raw: bytes, position: int, called: str) -> SafetensorsError:
+def _no_key(raw: bytearray, position: int, called: str) -> SafetensorsError:
     """Say why there is no key here: a name with a backslash is valid JSON, but PEFT doesn't write such names."""
     text = ANY_KEY.match(raw, position, position + 4096)
     return _bad_name(text[1]) if text else _no_json(called)
@@ -252,14 +273,14 @@ def _twice(name: str, called: str) -> SafetensorsError:
     return SafetensorsError(f"{name!a} appears twice in the header of {called}", _SAVE_AGAIN)
 
 
-def _finished(raw: bytes, position: int, found: _Found) -> _Found:
+def _finished(raw: bytearray, position: int, found: _Found) -> _Found:
     trailing = TRAILING.match(raw, position)
     if trailing is None or trailing.end() != len(raw):
         raise _no_json(found.called)
     return found
 
 
-def _read_entry(raw: bytes, name: bytes, at: int, position: int, found: _Found) -> int:
+def _read_entry(raw: bytearray, name: bytes, at: int, position: int, found: _Found) -> int:
     """Read what follows a name; return where it ends."""
     if not (ANY_NAME if found.any_dtype else NAME).fullmatch(name) or b".." in name:
         raise _bad_name(name)
@@ -277,11 +298,13 @@ def _read_entry(raw: bytes, name: bytes, at: int, position: int, found: _Found) 
         )
     if len(found.begin) == MAX_TENSORS:
         raise SafetensorsError(f"the adapter has more than {MAX_TENSORS} tensors", "save it with fewer target modules")
+    if len(found.kinds) == MAX_KINDS and kind not in found.kinds:
+        raise SafetensorsError(f"the adapter has more than {MAX_KINDS} different shapes", "save it with fewer ranks")
     found.add(name, at, kind, first)
     return position
 
 
-def _read_fields(raw: bytes, name: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
+def _read_fields(raw: bytearray, name: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
     """Read an entry whose fields are in another order."""
     wrong = SafetensorsError(f"tensor {name.decode()!r} is described wrongly in the safetensors header", _SAVE_AGAIN)
     opened = OPEN.match(raw, position)
@@ -321,7 +344,7 @@ def _kind(name: bytes, dtype: bytes, shape: bytes, *, any_dtype: bool) -> Kind:
     return Kind(known, numbers)
 
 
-def _skip_metadata(raw: bytes, position: int, called: str) -> int:
+def _skip_metadata(raw: bytearray, position: int, called: str) -> int:
     """Check `__metadata__`, an object of strings; return where it ends."""
     wrong = SafetensorsError(
         f"{called} has metadata that is not text, has a key twice, or is longer than 1 MiB", _SAVE_AGAIN
@@ -349,7 +372,7 @@ def _skip_metadata(raw: bytes, position: int, called: str) -> int:
     raise wrong
 
 
-def _refuse_duplicates(raw: bytes, found: _Found) -> None:
+def _refuse_duplicates(raw: bytearray, found: _Found) -> None:
     """Raise SafetensorsError for a name that occurs twice. Hashes are compared first: a set of names would be many
     times larger.
     """
@@ -359,13 +382,13 @@ def _refuse_duplicates(raw: bytes, found: _Found) -> None:
     seen: set[bytes] = set()
     for at, length, hashed in zip(found.name_at, found.name_length, found.hashes, strict=True):
         if hashed in same:
-            name = raw[at : at + length]
+            name = bytes(raw[at : at + length])
             if name in seen:
                 raise _twice(name.decode(), found.called)
             seen.add(name)
 
 
-def _ordered(raw: bytes, found: _Found) -> Header:
+def _ordered(raw: bytearray, found: _Found) -> Header:
     """Sort the tensors by their bytes. Raises SafetensorsError if these overlap, leave a gap, or are not all of the
     file.
     """

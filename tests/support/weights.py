@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
 from registry.artifacts.admission.rules import judge
+from registry.artifacts.long_facts import holding_facts, take_turn
 from sdk.schemas.lora_config import LoraConfig
 from support.adapters import BASE_TENSORS, lora_config, lora_tensors
 
@@ -45,7 +46,9 @@ def entry(shape: list[int], begin: int, end: int, dtype: str = "F32", **more: An
 
 def weight_facts(raw: bytes, lora: LoraConfig = LORA) -> WeightFacts:
     """Inspect weights, and return the facts after their way through a JSON column."""
-    facts = inspect_weights(io.BytesIO(raw), size_bytes=len(raw), lora=lora)
+    with holding_facts():
+        take_turn(len(raw))
+        facts = inspect_weights(io.BytesIO(raw), size_bytes=len(raw), lora=lora)
     kept = WeightFacts.from_json(json.loads(json.dumps(facts.to_json(), allow_nan=False)))
     assert kept == facts
     return facts

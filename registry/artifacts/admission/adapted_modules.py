@@ -7,6 +7,7 @@
 | embedding | (r, entries) | (dimension, r) | (dimension) |
 | stacked experts | (r·experts, in) | (out, r·experts) | |
 
+>>> from registry.artifacts.admission.inspection import Tensors, WeightFacts
 >>> b = TensorFacts("base_model.model.x.lora_B.weight", "F32", (3, 2), zero=True)
 >>> Module({"A": b._replace(zero=False), "B": b}).effect(16.0, 2, use_rslora=False).most
 -inf
@@ -15,7 +16,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,7 +26,7 @@ from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes,
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts
 from registry.artifacts.admission.vocabulary import SAVE
 from registry.errors import Verification
-from sdk.formats.adapter_files import CONFIG_FILE, base_module
+from sdk.formats.adapter_files import CONFIG_FILE, base_module, lora_key
 from sdk.formats.peft_patterns import suffixes
 
 Shape = tuple[int, ...]
@@ -62,6 +64,49 @@ class Module:
         if bias is not None and not bias.zero:
             most = max(most, math.log2(scale) + bias.exponent if scale else -math.inf)
         return Effect(least, most)
+
+
+class Modules(Mapping[str, Module]):
+    """The adapted modules of a file, each made when it is asked for. Nobody changes what they got.
+
+    >>> a = TensorFacts("base_model.model.x.lora_A.weight", "F32", (2, 3), zero=False)
+    >>> modules = Modules(Tensors(WeightFacts.of([a, a._replace(name="base_model.model.x.lora_B.weight")])))
+    >>> modules.put("x", 0), modules.put("x", 1), list(modules), list(modules["x"].parts)
+    (None, None, ['x'], ['A', 'B'])
+    """
+
+    def __init__(self, tensors: Sequence[TensorFacts]) -> None:
+        self._tensors = tensors
+        #: The last tensor of each module, and for each tensor the one before it of the same module, or itself.
+        self._last: dict[str, int] = {}
+        self._before = array("I", range(len(tensors)))
+
+    def put(self, module: str, index: int) -> None:
+        """Add a tensor of LoRA's own, by its number."""
+        self._before[index] = self._last.get(module, index)
+        self._last[module] = index
+
+    def __getitem__(self, name: str) -> Module:
+        """Raises Verification for a part under two names."""
+        index, found = self._last[name], []
+        while True:
+            found.append(index)
+            if (before := self._before[index]) == index:
+                break
+            index = before
+        module = Module()
+        for one in reversed(found):
+            tensor = self._tensors[one]
+            key = lora_key(tensor.name)
+            assert key is not None
+            module.put(key.part, tensor)
+        return module
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._last)
+
+    def __len__(self) -> int:
+        return len(self._last)
 
 
 class Effect(NamedTuple):

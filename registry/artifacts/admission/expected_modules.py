@@ -61,6 +61,8 @@ def require_complete(adapted: Collection[str], targets: ConfigTargets, base: Bas
 
     `adapted` are modules as the adapter names them. Each name of both is looked at `_LOOKS` times at most.
     """
+    if not base.known:
+        return
     looks = Budget(_LOOKS * (len(adapted) + len(base.names)))
     try:
         _require_layers(adapted, targets, base, looks)

@@ -14,13 +14,15 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 
 from pydantic import Field, model_validator
 
 from registry.artifacts.admission.norms import PassingNorms, stacked_by
 from registry.artifacts.facts import Facts
+from registry.artifacts.long_facts import require_turn
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
@@ -139,12 +141,7 @@ class WeightFacts(Facts):
 
     def tensors(self) -> Iterator[TensorFacts]:
         """Each tensor, in the order of their bytes."""
-        zero = set(self.zero)
-        kinds = [(kind.dtype, tuple(kind.shape)) for kind in self.kinds]
-        for index, (name, kind) in enumerate(zip(self.names.split("\n")[:-1], self.kind_of, strict=True)):
-            yield TensorFacts(
-                name, *kinds[kind], zero=index in zero, exponent=self.exponents[index], norm=self.norms[index]
-            )
+        return iter(Tensors(self))
 
     def layouts(self) -> list[WeightFacts | LayoutNorms]:
         """Return everything that has the norms by one record: these facts, then `others`."""
@@ -169,6 +166,40 @@ class WeightFacts(Facts):
             return dict(kept)
         own = LayoutNorms(norms=self.norms, stacked=self.stacked)
         return there.model_copy(update={"others": [*there.others, own]}).to_json()
+
+
+class Tensors(Sequence[TensorFacts]):
+    """The tensors of a file, each made when it is asked for: together they would take ten times as much as their facts."""
+
+    def __init__(self, weights: WeightFacts) -> None:
+        self._weights = weights
+        self._kinds = [(kind.dtype, tuple(kind.shape)) for kind in weights.kinds]
+        self._zero = bytearray(len(weights.kind_of))
+        for index in weights.zero:
+            self._zero[index] = True
+        #: Where each name begins, and where the next one would.
+        self._begin = array("I", [0])
+        for _ in weights.kind_of:
+            self._begin.append(weights.names.index("\n", self._begin[-1]) + 1)
+
+    def __len__(self) -> int:
+        return len(self._weights.kind_of)
+
+    @overload
+    def __getitem__(self, index: int) -> TensorFacts: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TensorFacts]: ...
+    def __getitem__(self, index: int | slice) -> TensorFacts | list[TensorFacts]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(len(self))[index]]
+        weights = self._weights
+        return TensorFacts(
+            weights.names[self._begin[index] : self._begin[index + 1] - 1],
+            *self._kinds[weights.kind_of[index]],
+            zero=bool(self._zero[index]),
+            exponent=weights.exponents[index],
+            norm=weights.norms[index],
+        )
 
 
 class ConfigFacts(Facts):
@@ -210,13 +241,14 @@ class ConfigFacts(Facts):
 def inspect_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig) -> WeightFacts:
     """Read `adapter_model.safetensors` once, in bounded memory; `lora` says which modules are stacked experts.
 
-    Raises Verification if it is not a safetensors file of floating-point tensors, or contains NaN or infinity.
+    Raises Verification if it is not a safetensors file of floating-point tensors, or contains NaN or infinity, and
+    TurnNeededError for a long header.
     """
 
     import numpy as np
 
     try:
-        header = read_header(file, size_bytes)
+        header = read_header(file, size_bytes, before=require_turn)
         passing = PassingNorms(header, lora)
         greatest = _greatest(file, header, passing)
     except SafetensorsError as error:
@@ -224,16 +256,16 @@ def inspect_weights(file: IO[bytes], *, size_bytes: int, lora: LoraConfig) -> We
     zero, exponents = np.flatnonzero(greatest == 0), _exponents(greatest, header)
     names = header.names()
     kinds, kind_of = header.kinds, header.kind_of
-    norms, stacked = [None if math.isnan(norm) else norm for norm in passing.found.tolist()], passing.stacked
-    # The header is at least as long as the names, and no longer needed.
-    del header, passing
+    norms, stacked = passing.found, passing.stacked
+    # The header is longer than the names, and no longer needed.
+    del header, passing, greatest
     return WeightFacts(
-        names=names,
+        names=names.decode("ascii"),
         kinds=[KindFacts.model_validate({"dtype": kind.dtype, "shape": list(kind.shape)}) for kind in kinds],
         kind_of=kind_of.tolist(),
         zero=zero.tolist(),
         exponents=exponents.tolist(),
-        norms=norms,
+        norms=[None if math.isnan(norm) else norm for norm in norms.tolist()],
         stacked=sorted(stacked),
     )
 

@@ -14,14 +14,15 @@ registry.errors.Verification: adapter_config.json and the version's record disag
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from registry.artifacts.admission.adapted_modules import Module, judge_module
+from registry.artifacts.admission.adapted_modules import Modules, judge_module
 from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete, require_whole
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
 from registry.artifacts.admission.heads import is_head, judge_head
-from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts
+from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, Tensors, WeightFacts
 from registry.artifacts.admission.vocabulary import SAVE, changed_vocabulary
 from registry.errors import Verification
 from sdk.formats.adapter_files import (
@@ -88,8 +89,8 @@ def judge(
     if not modules:
         raise Verification("the adapter has no LoRA weights at all; save it again from the trained model")
     ranks, targets, parameters = Ranks(config.rank_pattern, lora.rank), ConfigTargets(config), _owners(lora)
-    for name, module in sorted(modules.items()):
-        judge_module(name, module, config, base, ranks, targets, parameters)
+    for name in sorted(modules):
+        judge_module(name, modules[name], config, base, ranks, targets, parameters)
     require_complete(modules, targets, base)
     require_whole(weights, lora, base)
     if lora.trainable_token_indices and (tied := next(filter(base.is_tied, map(base_module, modules)), None)):
@@ -118,35 +119,39 @@ def require_few_names(lora: LoraConfig) -> None:
 
 
 def _judge_effects(
-    modules: Mapping[str, Module], config: ConfigFacts, lora: LoraConfig, ranks: Ranks, *, replaces: bool
+    modules: Modules, config: ConfigFacts, lora: LoraConfig, ranks: Ranks, *, replaces: bool
 ) -> list[str]:
     """Check how much each module changes. Raises Verification if none changes and nothing is replaced, or if one
     changes far too much.
     """
     alphas = Ranks(config.alpha_pattern, lora.alpha, key="alpha_pattern")
-    effects = {}
-    for name, module in sorted(modules.items()):
+    huge, faint, idle, too_large = [], [], [], []
+    for name in sorted(modules):
         plain = base_module(name)
-        effects[name] = module.effect(alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
-    huge = [name for name, effect in effects.items() if effect.product > _HUGE_EXPONENT]
+        effect = modules[name].effect(alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
+        if effect.product > _HUGE_EXPONENT:
+            huge.append(name)
+        if effect.most == -math.inf:
+            idle.append(name)
+        elif effect.most < _FAINT_EXPONENT:
+            faint.append(name)
+        elif effect.most > _FLOAT16_EXPONENT:
+            too_large.append(name)
     if huge:
         raise Verification(
             f"s·B·A exceeds {_HUGE:g} in {_named(huge)}, where weights are about 1: the training diverged, or alpha "
             "is wrong. Lower the learning rate and train again, or combine versions by smaller weights"
         )
-    faint = [name for name, effect in effects.items() if effect.most < _FAINT_EXPONENT]
-    idle = [name for name in faint if effects[name].most == -math.inf]
-    if len(faint) == len(modules) and not replaces:
+    if len(idle) + len(faint) == len(modules) and not replaces:
         found = "s·B·A is zero" if len(idle) == len(modules) else f"no value of s·B·A reaches {_FAINT:g}"
         raise Verification(
             f"{found} in any of the {len(modules)} adapted modules, and nothing of the base is replaced: this adapter changes "
             "nothing. A training needs a higher learning rate or more rows, a combination weights that don't cancel its "
             "versions, and a push the adapter as it was saved after training"
         )
-    too_large = [name for name, effect in effects.items() if effect.most > _FLOAT16_EXPONENT]
     return [
         *_warn_idle(idle),
-        *_warn_faint([name for name in faint if effects[name].most != -math.inf]),
+        *_warn_faint(faint),
         *_warn_too_large(too_large),
     ]
 
@@ -189,27 +194,29 @@ def _judge_task(config: ConfigFacts, base: Mapping[str, Any], labels: int | None
 
 def _sort(
     weights: WeightFacts, config: ConfigFacts, lora: LoraConfig, base: BaseShapes
-) -> tuple[dict[str, Module], dict[str, int]]:
+) -> tuple[Modules, dict[str, int]]:
     """Return LoRA's tensors by module, and the bytes of each class. Raises Verification for a key that is in no
     class.
     """
-    modules: dict[str, Module] = {}
+    tensors = Tensors(weights)
+    modules = Modules(tensors)
     sizes = {"lora": 0, "embeddings": 0, "modules_to_save": 0, "other": 0}
     saved, tokens = SavedModules(lora.modules_to_save), _Tokens(lora.trainable_token_indices)
-    biases: list[tuple[str, TensorFacts]] = []
-    for tensor in weights.tensors():
+    biases = array("I")
+    for index, tensor in enumerate(tensors):
         if key := lora_key(tensor.name):
-            modules.setdefault(key.module, Module()).put(key.part, tensor)
+            modules.put(key.module, index)
             kind = "lora"
         elif variant_setting(tensor.name) in config.variants:
             kind = "lora"
         else:
             kind = _judge_whole(tensor, lora, saved, tokens, base)
             if kind == "other":
-                biases.append((base_parameter(tensor.name) or "", tensor))
+                biases.append(index)
         sizes[kind] += tensor.size_bytes
     if lora.bias == "lora_only":
-        for name, tensor in biases:
+        for tensor in map(tensors.__getitem__, biases):
+            name = base_parameter(tensor.name) or ""
             # It is next to A and B, in the layer that they adapt.
             if name.removesuffix(".base_layer.bias").removesuffix(".bias") not in modules:
                 raise _foreign(tensor)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from registry.artifacts.admission.inspection import WeightFacts
 from registry.artifacts.admission.rules import require_few_names
 from registry.artifacts.facts import Facts
+from registry.artifacts.long_facts import holding_facts
 from registry.artifacts.manifests import blobs_of
 from registry.artifacts.service import Artifacts
 from registry.catalog.bases.finding import KnownBase, KnownBases
@@ -37,7 +38,7 @@ from registry.principal import Principal
 from registry.signatures.trust import Trust
 from sdk.schemas.catalog import JobRef, Publication, Published
 
-#: What is kept of inspected files, and the warnings about what is admitted.
+#: What is to be kept of inspected files, and the warnings about what is admitted.
 _Inspected = tuple[dict[str, Facts], list[str]]
 
 
@@ -95,13 +96,19 @@ class Publisher:
         before admission's warnings. `require` raises Verification for weights that admission accepts and that aren't
         the caller's; it must be short, because a transaction that writes may wait for it. Raises Invalid, NotFound
         (base, parent, upload, or a namespace that the caller may not see), Forbidden, QuotaExceeded, Verification,
-        Conflict.
+        Conflict, Unavailable.
         """
         self._require_may(publication, who, action)
         require_files(publication.manifest)
         require_rendering(publication)
         require_few_names(publication.lora)
         new = NewVersion(publication, who, job, claims_of(publication) if reported is None else list(reported))
+        with holding_facts():
+            yield from self._publishing(new, require, notes)
+
+    def _publishing(
+        self, new: NewVersion, require: Callable[[WeightFacts], None] | None, notes: Sequence[str]
+    ) -> Iterator[tuple[Session, Published]]:
         judged = self._judged_before(new, require)
         with self._db.write() as session:
             ancestry = find_ancestry(session, new, self._bases)
@@ -172,7 +179,7 @@ class Publisher:
         """
         with self._db.read() as session:
             ancestry = find_ancestry(session, new, self._bases)
-            facts = self._artifacts.known(session, **bytes_of(new))
+        facts = self._artifacts.known(**bytes_of(new))
         if facts is None:
             return None
         try:
@@ -189,12 +196,12 @@ class Publisher:
         """Read the bytes that are new; return what is in them, and the warnings about what is admitted. Raises
         Verification.
         """
-        facts = self._artifacts.verify(**bytes_of(new))
+        verified = self._artifacts.verify(**bytes_of(new))
         with self._quarantining(new, ancestry):
-            warnings = judge_files(new, facts, ancestry)
+            warnings = judge_files(new, verified.facts, ancestry)
         if require is not None:
-            require(weights_of(new, facts))
-        return facts, warnings
+            require(weights_of(new, verified.facts))
+        return verified.unkept, warnings
 
     def _inspect_merged(self, new: NewVersion, ancestry: Ancestry, made: MergedFrom) -> _Inspected:
         """Like `_inspect`, for a merged model: only the headers of its weights are inspected."""

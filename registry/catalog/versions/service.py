@@ -46,11 +46,11 @@ class Catalog:
     def norms(self, ref: str, *, who: Principal) -> VersionNorms:
         """Return what the version that a ref names now adds to its base, module by module.
 
-        Raises InvalidName, InvalidRef, NotFound, Unreadable.
+        It is held in a block of `holding_facts`. Raises InvalidName, InvalidRef, NotFound, Unreadable, Unavailable,
+        TurnNeededError.
         """
         parsed = parse_ref(ref)
-        with self._db.read() as session:
-            return norms_of(session, find_version(session, parsed, who))
+        return norms_of(self._db, lambda session: find_version(session, parsed, who))
 
     def versions(
         self, *, adapter: str, archived: bool, cursor: str | None, limit: int, who: Principal

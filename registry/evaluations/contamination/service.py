@@ -19,7 +19,7 @@ from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
 from registry.pools import Pool
 from registry.rows.process import Breach
-from registry.rows.service import RowReading
+from registry.rows.service import MOST_HELD_BYTES, RowReading
 from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
 
@@ -34,6 +34,7 @@ _POOL = Pool(
     at_once="1",
     item="2 GB of rows for each dataset that a target was trained on",
     share="by turns: one of each after another, 100 before it looks for new ones",
+    most_bytes=MOST_HELD_BYTES,
 )
 
 _log = logging.getLogger(__name__)

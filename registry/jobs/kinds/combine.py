@@ -8,6 +8,7 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
+from registry.artifacts.long_facts import holding_facts
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.finding import find_base
 from registry.catalog.models import Version
@@ -18,8 +19,7 @@ from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase
 from registry.jobs.base_contents import PinnedBase
 from registry.jobs.kinds.combine_outcome import Ancestor, require_made_of, settle
-from registry.jobs.kinds.combine_shapes import MOST_LETTERS, require_shapes_fit, weight_facts
-from registry.jobs.kinds.combine_weights import known_weights
+from registry.jobs.kinds.combine_shapes import require_shapes_fit, weight_facts, weights_in
 from registry.jobs.kinds.parents import lora_of, pinned_version, require_ready
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.models import Job
@@ -45,11 +45,13 @@ def _examine(db: Database, pinned: Pinned[CombineRequest]) -> Examined[CombineRe
             for parent, version in zip(request.parents, versions, strict=True)
         ]
         whole = taken_whole(ingredients, request.spec)
-        facts = [None if whole else weight_facts(session, version) for version in versions]
+        weights = [weights_in(session, version) for version in versions]
     try:
         require_combinable(ingredients, request.spec)
         if not whole:
-            require_shapes_fit(list(zip(ingredients, facts, strict=True)))
+            with holding_facts():
+                known = [partial(weight_facts, db, one) for one in weights]
+                require_shapes_fit(list(zip(ingredients, known, strict=True)))
     except CombiningError as error:
         raise Invalid(str(error), param=error.param) from error
     # Only factors are read, and no base.
@@ -130,8 +132,7 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
     if combined is None:
         raise Invalid("the completion of a combination holds what it made", param="combination")
     with services.db.read() as session:
-        most_letters = MOST_LETTERS // len(request.parents)
-        ancestors = [_ancestor(session, parent, most_letters) for parent in request.parents]
+        ancestors = [_ancestor(session, parent) for parent in request.parents]
     settled = settle(request, ancestors, combined)
     with services.publisher.publishing(
         publication=settled.publication,
@@ -140,7 +141,7 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
         reported=settled.reported,
         action="work",
         notes=settled.notes,
-        require=partial(require_made_of, request, ancestors, settled.publication.lora),
+        require=partial(require_made_of, services.db, request, ancestors, settled.publication.lora),
     ) as (session, published):
         result = {
             "ref": published.version.ref,
@@ -154,14 +155,13 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
         done.succeed(session, result)
 
 
-def _ancestor(session: Session, parent: CombineParent, most_letters: int) -> Ancestor:
+def _ancestor(session: Session, parent: CombineParent) -> Ancestor:
     version = find_version(session, parse_ref(parent.ref), SYSTEM)
     ref, recipe = exact_ref(version), version.quantization
-    lora, facts = lora_of(version), weight_facts(session, version)
     return Ancestor(
         ref=ref,
         weight=parent.weight,
-        lora=lora,
+        lora=lora_of(version),
         base_fingerprint=version.base.fingerprint,
         method=version.method,
         quantization=None
@@ -169,7 +169,6 @@ def _ancestor(session: Session, parent: CombineParent, most_letters: int) -> Anc
         else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {ref}"),
         dataset=dataset_use(session, version),
         files={file.path: file.sha256 for file in read_manifest(session, version.digest).files},
-        weights=None if facts is None else known_weights(facts, lora, most_letters=most_letters),
     )
 
 

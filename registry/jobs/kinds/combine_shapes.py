@@ -4,14 +4,15 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from sqlalchemy.orm import Session
 
 from registry.artifacts.admission.inspection import WeightFacts
+from registry.artifacts.long_facts import facts_of
 from registry.artifacts.manifests import read_manifest
-from registry.artifacts.models import Blob
 from registry.catalog.models import Version
+from registry.db.database import Database
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.formats.peft_patterns import is_name
 from sdk.lora.combining import CombiningError, Ingredient, require_fitting
@@ -26,24 +27,31 @@ _MOST_TENSORS = 50_000
 MOST_LETTERS = 20_000_000
 
 
-def weight_facts(session: Session, version: Version) -> WeightFacts | None:
-    """Return what admission found in a version's weights; None if an earlier release did, which kept other facts."""
-    file = next(file for file in read_manifest(session, version.digest).files if file.path == WEIGHTS_FILE)
-    blob = session.get(Blob, file.sha256)
-    return None if blob is None else WeightFacts.from_json(blob.facts)
+def weight_facts(db: Database, weights: str) -> WeightFacts | None:
+    """Return what admission found in the weights with this digest; None if an earlier release did, which kept other
+    facts.
+
+    They are held in a block of `holding_facts`. Raises Unavailable.
+    """
+    return WeightFacts.from_json(facts_of(db, [weights]).get(weights))
 
 
-def require_shapes_fit(parents: Sequence[tuple[Ingredient, WeightFacts | None]]) -> None:
+def weights_in(session: Session, version: Version) -> str:
+    """Return the digest of a version's weights."""
+    return next(file.sha256 for file in read_manifest(session, version.digest).files if file.path == WEIGHTS_FILE)
+
+
+def require_shapes_fit(parents: Iterable[tuple[Ingredient, Callable[[], WeightFacts | None]]]) -> None:
     """Raise CombiningError for parents whose tensors don't fit, as far as that can be found out quickly.
 
     It takes seconds at most, so no lock in the database should be held meanwhile. A parent beyond these limits is left
     to the worker.
     """
     tensors_left, letters_left, outlines = _MOST_TENSORS, MOST_LETTERS, []
-    for ingredient, facts in parents:
-        if facts is None or (tensors_left := tensors_left - len(facts.kind_of)) < 0:
+    for ingredient, known in parents:
+        if (kinds := _kinds(known(), tensors_left)) is None:
             continue
-        kinds = {tensor.name: (tensor.dtype, tensor.shape) for tensor in facts.tensors()}
+        tensors_left -= len(kinds)
         if (letters_left := letters_left - letters_tried(ingredient.lora, kinds)) < 0:
             continue
         try:
@@ -53,6 +61,13 @@ def require_shapes_fit(parents: Sequence[tuple[Ingredient, WeightFacts | None]])
     require_fitting(outlines)
 
 
+def _kinds(facts: WeightFacts | None, most: int) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+    """Return the type and shape of each tensor; None if they are not known, or more than this."""
+    if facts is None or len(facts.kind_of) > most:
+        return None
+    return {tensor.name: (tensor.dtype, tensor.shape) for tensor in facts.tensors()}
+
+
 def letters_tried(lora: LoraConfig, names: Iterable[str]) -> int:
     """Return how many letters of an adapter's patterns are tried for its modules at most.
 
@@ -60,6 +75,8 @@ def letters_tried(lora: LoraConfig, names: Iterable[str]) -> int:
     >>> letters_tried(record, ["base_model.model.h.q.lora_A.weight", "base_model.model.h.q.lora_B.weight"])
     12
     """
+    if not (lora.rank_pattern or lora.alpha_pattern):
+        return 0
     modules = {key.module for name in names if (key := lora_key(name)) is not None}
     letters = sum(map(len, modules))
     return sum(

@@ -7,7 +7,7 @@ no smaller than the largest term minus the others; cutting the rank only makes i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from registry.artifacts.admission.inspection import WeightFacts
@@ -26,23 +26,27 @@ _TOLERANCE = 0.02
 class KnownWeights:
     """What the registry knows about the weights of one version."""
 
-    modules: frozenset[str]
+    modules: Set[str]
     #: Tensors that don't belong to a module, which an adapter has whole.
-    whole: frozenset[str]
+    whole: Set[str]
     #: ‖ΔW‖ by module, None if it isn't known; empty if none of the version's norms are known.
     norms: Norms
 
 
 def known_weights(facts: WeightFacts, lora: LoraConfig, *, most_letters: int = MOST_LETTERS) -> KnownWeights:
     """Return it for a version; without norms if its patterns have more than this many letters to be tried."""
-    names = [tensor.name for tensor in facts.tensors()]
-    keys = {name: lora_key(name) for name in names}
-    own = facts.under(lora) if letters_tried(lora, names) <= most_letters else None
-    return KnownWeights(
-        modules=frozenset(key.module for key in keys.values() if key is not None),
-        whole=frozenset(name for name, key in keys.items() if key is None),
-        norms={} if own is None else scaled_norms(own, lora) or {},
+    own = (
+        facts.under(lora) if letters_tried(lora, (tensor.name for tensor in facts.tensors())) <= most_letters else None
     )
+    norms = {} if own is None else scaled_norms(own, lora) or {}
+    # A module in both is the same string.
+    modules, whole = set(norms), set()
+    for tensor in facts.tensors():
+        if (key := lora_key(tensor.name)) is None:
+            whole.add(tensor.name)
+        else:
+            modules.add(key.module)
+    return KnownWeights(modules, whole, norms)
 
 
 def require_sum(made: KnownWeights, parents: Sequence[tuple[float, KnownWeights | None]], *, exact: bool) -> None:

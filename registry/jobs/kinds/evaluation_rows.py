@@ -13,6 +13,7 @@ from typing import IO, Any, Literal, Self
 
 from registry.artifacts.blob_check import Inspection
 from registry.artifacts.facts import Facts
+from registry.artifacts.long_facts import holding_facts
 from registry.artifacts.manifests import blob_of
 from registry.artifacts.service import Artifacts
 from registry.errors import Invalid, Verification
@@ -123,8 +124,9 @@ def _read(artifacts: Artifacts, result: EvaluationResult, file: RowFile, names: 
         RowFacts, look, lambda kept: kept if isinstance(kept, RowFacts) and kept.judges(names) else None
     )
     blob = blob_of(file.digest, file.size_bytes)
-    with _alone(file.digest):
-        found = artifacts.verify(upload=result.upload, blobs=[blob], who=who, inspections={file.digest: inspection})
+    with holding_facts(), _alone(file.digest):
+        inspections = {file.digest: inspection}
+        found = artifacts.verify(upload=result.upload, blobs=[blob], who=who, inspections=inspections).facts
     facts = found[file.digest]
     assert isinstance(facts, RowFacts)
     if facts.refused is not None:

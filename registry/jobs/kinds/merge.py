@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from registry.artifacts.long_facts import SHORT_WAIT_S, holding_facts
 from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.models import Version
@@ -92,8 +93,9 @@ def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
 
 def _with_norms(db: Database, request: MergeRequest, given: Assignment) -> Assignment:
     """Add the norms that the merged model is checked against."""
-    with db.read() as session:
-        norms = norms_of(session, find_version(session, parse_ref(request.ref), SYSTEM)).norms
+    # The claim can be sent again, and then gets the same job; meanwhile it has a place among all other requests.
+    with holding_facts(wait_s=SHORT_WAIT_S):
+        norms = norms_of(db, lambda session: find_version(session, parse_ref(request.ref), SYSTEM)).norms
     return given.model_copy(
         update={"targets": [target.model_copy(update={"delta_norms": norms}) for target in given.targets]}
     )

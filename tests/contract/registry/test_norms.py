@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from sqlalchemy.orm import Session
 from support.adapters import BASE_TENSORS, base_registration, lora_tensors, save_adapter
 from support.registries import World
 
+from registry.artifacts.long_facts import LONG_BYTES, holding_facts, take_turn
 from registry.artifacts.models import Blob
 from registry.catalog.models import Version as CatalogVersion
 from registry.catalog.versions.norms import norms_of
+from registry.db.database import Database
 from registry.jobs.models import Job
 from registry.principal import Role
 from sdk.client import Client
@@ -83,9 +87,9 @@ def make_earlier(world: World, version: Version) -> None:
     """Let a version's bytes have been looked into by a release that took no norms."""
     weights = next(file.sha256 for file in version.info.files if file.path == WEIGHTS_FILE)
     with world.services.db.write() as session:
-        blob = session.scalars(select(Blob).where(Blob.sha256 == weights)).one()
-        facts = blob.facts or {}
-        blob.facts = {key: value for key, value in facts.items() if key not in ("norms", "stacked")} | {"version": 3}
+        facts = session.scalar(select(Blob.facts).where(Blob.sha256 == weights)) or {}
+        before = {key: value for key, value in facts.items() if key not in ("norms", "stacked")} | {"version": 3}
+        session.execute(update(Blob).where(Blob.sha256 == weights).values(facts=before))
     assert version.norms is None
 
 
@@ -180,11 +184,11 @@ def test_nobody_waits_for_them_to_write(
         seen: list[bool] = []
         real = norms_of
 
-        def spied(session: Session, of: CatalogVersion) -> VersionNorms:
+        def spied(db: Database, find: Callable[[Session], CatalogVersion]) -> VersionNorms:
             with world.services.db.write() as other:
                 other.execute(update(Job).where(Job.id == job.id).values(priority=Job.priority))
             seen.append(True)
-            return real(session, of)
+            return real(db, find)
 
         monkeypatch.setattr("registry.jobs.kinds.merge.norms_of", spied)
         held = claim(world.worker, job.id)
@@ -207,3 +211,28 @@ def test_a_registry_of_before_knows_of_none(
     assert version.as_dict()["norms"] is None
     with pytest.raises(NotFound, match="v9"):
         writer.norms(f"{name}@v9")
+
+
+@pytest.mark.parametrize("kind", ["http_sqlite"])
+def test_those_of_thousands_of_modules_come_by_turns_and_others_do_not_wait(
+    request: pytest.FixtureRequest, kind: str, name: str, adapter: Path, tmp_path: Path
+) -> None:
+    world: World = request.getfixturevalue(kind)
+    world.admin.register_base(base_registration())
+    world.admin.register_base(base_registration("unknown", tensors={}, config={}))
+    names = [f"base_model.model.model.layers.{layer}.q_proj.lora" for layer in range(2600)]
+    one = np.ones((1, 1), "float32")
+    tensors = {f"{module}_{half}.weight": one for module in names for half in "AB"}
+    with closing(world.client(Role.WRITER)) as writer:
+        folder = save_adapter(tmp_path / "long", tensors=tensors, r=1, target_modules=["q_proj"])
+        long, short = writer.push(folder, f"{name}-long", base="unknown"), writer.push(adapter, name, base="tiny")
+        with ThreadPoolExecutor(1) as other:
+            with holding_facts():
+                take_turn(LONG_BYTES + 1)
+                waiting = other.submit(lambda: long.norms)
+                assert short.norms is not None
+                writer.push(adapter, f"{name}-again", base="tiny")
+                assert not waiting.done()
+            found = waiting.result(60)
+        assert found is not None
+        assert len(found.norms or {}) == 2600

@@ -231,7 +231,7 @@ def header_of(base: StoredBase, file: str, tensors: Sequence[Written]) -> bytes:
         (base.tensors[each.name].dtype, base.tensors[each.name].shape) == (each.dtype, each.shape) for each in tensors
     )
     if same:
-        return with_length(base.headers[file].raw)
+        return with_length(bytes(base.headers[file].raw))
     entries = (Entry(each.name, each.dtype, each.shape, each.size_bytes) for each in tensors)
     return written_header(entries, base.metadata(file))
 

@@ -313,8 +313,9 @@ class TestHeader:
     def test_entries_come_in_the_order_of_their_bytes(self) -> None:
         raw = save(lora_tensors())
         header = read_header(io.BytesIO(raw), len(raw))
-        assert set(header.names().splitlines()) == {QA, QB, VA, VB}
-        assert [header.name(index) for index in range(4)] == header.names().splitlines()
+        names = header.names().decode().splitlines()
+        assert set(names) == {QA, QB, VA, VB}
+        assert [header.name(index) for index in range(4)] == names
         assert header.begin.tolist() == sorted(header.begin.tolist())
         assert header.data_begin + header.end(3) == len(raw)
 

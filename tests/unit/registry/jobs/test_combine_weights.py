@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from support.adapters import lora_tensors
@@ -35,7 +37,7 @@ def test_patterns_that_take_long_are_left_to_the_worker(monkeypatch: pytest.Monk
         for name, tensor in lora_tensors(2).items()
     }
     parents = [
-        (Ingredient(f"{at}@v1", 0.5, lora_of(CONFIG)), facts(tensors))
+        (Ingredient(f"{at}@v1", 0.5, lora_of(CONFIG)), partial(facts, tensors))
         for at, tensors in enumerate((lora_tensors(1), other))
     ]
     with pytest.raises(CombiningError, match="they are of different models"):

@@ -1,0 +1,423 @@
+"""What the command line answers over a registry in a folder and over a server, with times, names and places replaced."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from support.small import write_adapter, write_base
+
+ROOT = Path(__file__).resolve().parents[2]
+#: What every command imports is imported once, here: each command is a fork.
+PRELOADED = ("sdk.cli", "sdk.client", "registry.app.embedded", "registry.ops.cli", "adapterctl_entry")
+#: What differs from run to run, and what stands for it.
+REPLACED = (
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00| UTC)?", "<time>"),
+    (r"\d{4}-\d\d-\d\d", "<day>"),
+    (r"127\.0\.0\.1:\d+", "127.0.0.1:<port>"),
+    (r"actl_[\w-]+", "<secret>"),
+    (r'("\w*(_s|_ms|memory_bytes|measured_bytes)"): ?-?\d[\d.e+-]*', r"\1: <measured>"),
+    # How far a job is when somebody looks, and how often that is noted.
+    (r"(?m)^(queued|running: .*|\w+ · .*)\n", ""),
+    (r'(?m)^\{"kind":"progress".*"step":.*\n', ""),
+    (r'"seq":\d+', '"seq":<number>'),
+)
+#: Names of jobs, tokens and records: 12, 16 or 32 hexadecimal digits that begin no digest.
+IDENTS = re.compile(r"(?<![0-9a-f:.])(?:[0-9a-f]{32}|[0-9a-f]{16}|[0-9a-f]{12})(?![0-9a-f])")
+
+EMBEDDED = """
+adapterctl --version
+adapterctl
+adapterctl lst
+adapterctl list --nothing
+adapterctl list
+adapterctl whoami
+adapterctl base list
+adapterctl base show none
+adapterctl push sql sql
+adapterctl base add base
+adapterctl base add base --id again --upload
+adapterctl base add sql
+adapterctl base list
+adapterctl base show base
+adapterctl push sql sql --base base --quantized none --description first --tag lang=sql
+adapterctl push sql sql --base base --quantized none
+adapterctl push sql2 sql --base base --quantized nf4
+adapterctl push wide team/wide --base base
+adapterctl push none sql --base base
+adapterctl push bad sql --base base
+adapterctl push other sql --base base
+adapterctl push sql 'Bad Name' --base base
+adapterctl push --tree tree --base base --namespace team
+adapterctl convert sql
+adapterctl list
+adapterctl versions sql
+adapterctl versions none
+adapterctl show sql
+adapterctl show sql@v1
+adapterctl show sql@v9
+adapterctl show sql@
+adapterctl show none
+adapterctl alias set sql production v1
+adapterctl alias set sql production v2
+adapterctl alias set sql latest v1
+adapterctl alias set sql v7 v1
+adapterctl alias set sql production v9
+adapterctl promote sql@v1 staging
+adapterctl alias list sql
+adapterctl alias history sql
+adapterctl rollback sql production
+adapterctl rollback sql staging
+adapterctl rollback sql none
+adapterctl alias rm sql staging
+adapterctl alias rm sql staging --yes
+adapterctl alias list sql
+adapterctl alias protect team production
+adapterctl alias protected
+adapterctl alias unprotect team production
+adapterctl annotate sql@v1 --tag a=b --untag lang --note seen
+adapterctl annotate none --note seen
+adapterctl diff sql@v1 sql@v2
+adapterctl diff sql@v1 team/wide --no-weights
+adapterctl diff sql@v1 none
+adapterctl compat sql@v1 --engine vllm
+adapterctl compat team/wide --engine llama.cpp
+adapterctl compat ./sql --base ./base --engine peft
+adapterctl compat sql@v1 --engine vllm --version 0.0.1
+adapterctl search 'base = base and rank >= 2' --sort name
+adapterctl search 'tag[a] = b or alias = production'
+adapterctl search 'rank >='
+adapterctl search 'nothing = 1'
+adapterctl lineage sql@v1
+adapterctl lineage base:base --down --depth 1
+adapterctl pull sql@production -o pulled
+adapterctl pull sql@production -o pulled
+adapterctl pull sql@v9 -o nowhere
+adapterctl verify ./pulled
+adapterctl verify sql@v1
+adapterctl verify ./sql
+adapterctl export sql@v1 -o sql.gguf
+adapterctl export sql@v1 --to lora -o plain
+adapterctl export ./sql -o no.gguf
+adapterctl plan --base base --gpu 24GB
+adapterctl plan --base ./base --method qlora --rank 16 --targets all-linear
+adapterctl plan --base none
+adapterctl data add train.jsonl
+adapterctl data add train.jsonl --name rows
+adapterctl data add heldout.jsonl
+adapterctl data add broken.jsonl
+adapterctl data list
+adapterctl data check train.jsonl --eval-data heldout.jsonl
+adapterctl data check broken.jsonl
+adapterctl data check heldout.jsonl --holdout 0.25
+adapterctl data pull heldout.jsonl -o held.jsonl
+adapterctl data rm none
+adapterctl data rm heldout.jsonl
+adapterctl data list
+adapterctl evals list sql@v1
+adapterctl evals show 000000000000
+adapterctl compare sql@v1 sql@v2
+adapterctl jobs list
+adapterctl jobs show 000000000000
+adapterctl jobs cancel 000000000000
+adapterctl workers list
+adapterctl capacity
+adapterctl cache list
+adapterctl cache verify
+adapterctl cache prune --keep 0 --yes
+adapterctl retention show sql
+adapterctl retention set sql --keep-last 1
+adapterctl retention clear sql
+adapterctl archive sql@v2 --reason old
+adapterctl archive sql@v2
+adapterctl restore sql@v2
+adapterctl delete sql@v1 --yes
+adapterctl delete sql@v2 --yes --reason wrong
+adapterctl release sql@v2
+adapterctl gc --dry-run --grace-hours 0
+adapterctl gc --grace-hours 0 --yes
+adapterctl base fix base --id renamed
+adapterctl base rm again --yes
+adapterctl token list
+adapterctl quota show
+adapterctl quota set --max-adapters 5
+adapterctl audit
+adapterctl audit --since never
+adapterctl sign sql@v1
+adapterctl status
+adapterctl completion bash
+"""
+
+#: With a real worker over a base that has learnt nothing.
+WORKED = """
+adapterctl base add tiny-llama --upload
+adapterctl data preview train.jsonl --base tiny-llama --rows 1
+adapterctl train code --base tiny-llama --data train.jsonl --eval-data heldout.jsonl --method lora --max-steps 1 --max-length 128
+adapterctl train code --base tiny-llama --data train.jsonl --rank 0
+adapterctl train code --base tiny-llama --data none.jsonl
+adapterctl pull code@v1 -o code
+adapterctl push code other --base tiny-llama
+adapterctl eval code@v1 --data heldout.jsonl --generate-rows 2 --max-new-tokens 4 --max-length 128
+adapterctl evals list code@v1
+adapterctl evals list base:tiny-llama
+adapterctl evals show {eval}
+adapterctl evals show {eval} --rows --worst 2
+adapterctl evals show {eval} --by prompt
+adapterctl compare code@v1 base:tiny-llama --examples 1
+adapterctl compare code@v1 base:tiny-llama --metric none
+adapterctl combine mix code@v1=1 other@v1=-0.5
+adapterctl combine mix code@v1=1 none@v1=1
+adapterctl merge code@v1 -o merged
+adapterctl merge code@v1 --register code
+adapterctl merge code@v1 --register merged-code
+adapterctl export ./merged -o merged.gguf
+adapterctl export code@v1 -o code.gguf --modelfile
+adapterctl plan --base tiny-llama --gpu 24GB
+adapterctl verify code@v1 --probe --base ./tiny-llama
+adapterctl show code@v1
+adapterctl show mix@v1
+adapterctl show merged-code@v1
+adapterctl lineage code@v1
+adapterctl lineage data:train.jsonl
+adapterctl search 'eval[heldout.jsonl].loss > 0'
+adapterctl diff code@v1 mix@v1
+adapterctl data preview --of code@v1 --row 1
+adapterctl jobs list
+adapterctl jobs show {job}
+adapterctl jobs logs {job}
+adapterctl jobs result {job}
+adapterctl jobs wait {job}
+adapterctl jobs watch {job}
+adapterctl jobs checkpoints {job}
+adapterctl jobs retry {job}
+adapterctl jobs cancel {job}
+adapterctl jobs publish {job}
+adapterctl workers list
+adapterctl audit
+"""
+
+SERVED = """
+adapterctl whoami
+adapterctl token create ana --grant team=writer --grant -=reader --days 30
+adapterctl token create ana --role reader --namespace team
+adapterctl token create gpu --role worker
+adapterctl token create bad --role none
+adapterctl token list
+adapterctl token revoke 0000000000000000
+adapterctl token revoke --namespace team --yes
+adapterctl quota set team --max-adapters 1 --max-bytes 10GB
+adapterctl quota show team
+adapterctl quota show '*'
+adapterctl base add base
+adapterctl push sql team/sql --base base
+adapterctl push sql2 team/sql2 --base base
+adapterctl train team/sql --base base --data train.jsonl --detach
+adapterctl jobs list
+adapterctl capacity
+adapterctl alias protect team production
+adapterctl alias protected
+adapterctl alias set team/sql production v1
+adapterctl audit --action 'token.*'
+adapterctl audit --actor nobody
+adapterctl login {url}
+adapter-registry token list
+adapter-registry db check
+adapter-registry read-only show
+adapter-registry read-only on --reason tests
+adapterctl push sql2 team/sql --base base
+adapter-registry read-only off
+adapter-registry gc --dry-run
+adapter-registry reconcile --once
+adapter-registry doctor
+"""
+
+WITHOUT_TOKEN = """
+adapterctl list
+adapterctl whoami
+adapterctl push sql team/sql --base base
+"""
+
+
+class Session:
+    """Commands of one user, in one folder; each answer goes into a file."""
+
+    def __init__(self, out: Path, folder: Path, **environment: str) -> None:
+        self.out, self.folder = out, folder
+        self.environment = environment
+        #: What braces in a command stand for.
+        self.known: defaultdict[str, str] = defaultdict(lambda: "none")
+        self._idents: dict[str, str] = {}
+        self._numbers = itertools.count(1)
+        out.mkdir()
+
+    def run_all(self, commands: str) -> None:
+        """Run the commands, one a line."""
+        for line in commands.strip().splitlines():
+            self.run(line)
+
+    def run(self, line: str) -> str:
+        """Run a command, with `--format json` where it has that; return its stdout."""
+        words = [word.format_map(self.known) for word in shlex.split(line)]
+        if _takes_format(words):
+            words += ["--format", "json"]
+        code, stdout, stderr = forked(words, self.folder, self.environment)
+        if words[:2] == ["adapterctl", "train"] and code == 0:
+            self.known["job"] = json.loads(stdout)["job"]
+        if words[:3] == ["adapterctl", "evals", "list"] and code == 0 and json.loads(stdout):
+            self.known["eval"] = json.loads(stdout)[0]["id"]
+        name = "-".join(re.findall(r"[a-z]+", line)[:3])
+        text = f"$ {line}\nexit {code}\n--- stdout\n{_pretty(stdout)}\n--- stderr\n{_pretty(stderr)}\n"
+        (self.out / f"{next(self._numbers):03}-{name}.txt").write_text(self._plain(text))
+        return stdout
+
+    def _plain(self, text: str) -> str:
+        text = text.replace(str(self.folder), "<folder>").replace(socket.gethostname(), "<host>")
+        for pattern, replaced in REPLACED:
+            text = re.sub(pattern, replaced, text)
+        return IDENTS.sub(lambda match: self._idents.setdefault(match[0], f"<id {len(self._idents) + 1}>"), text)
+
+
+def record_calls(out: Path, folder: Path) -> Any:
+    """Record every call into files below `out`, working in `folder`; return the server's OpenAPI document."""
+    for module in PRELOADED:
+        importlib.import_module(module)
+    out.mkdir()
+    _write_inputs(folder)
+    common = {"HOME": str(folder), "ADAPTERCTL_CACHE": str(folder / "cache")}
+    Session(out / "embedded", folder, ADAPTERCTL_URL=f"local:{folder}/registry", **common).run_all(EMBEDDED)
+    Session(out / "worked", folder, ADAPTERCTL_URL=f"local:{folder}/worked", **common).run_all(WORKED)
+    server = {
+        "REGISTRY_DATABASE_URL": f"sqlite:///{folder}/server.sqlite3",
+        "REGISTRY_STORAGE_URL": (folder / "stored").as_uri(),
+    }
+    operator = Session(out / "operator", folder, **server)
+    operator.run("adapter-registry db upgrade")
+    token = operator.run("adapter-registry token create --role admin").strip()
+    with _serving(folder, server) as url:
+        user = Session(out / "served", folder, ADAPTERCTL_URL=url, ADAPTERCTL_TOKEN=token, **common, **server)
+        user.known["url"] = url
+        user.run_all(SERVED)
+        Session(out / "refused", folder, ADAPTERCTL_URL=url, **common).run_all(WITHOUT_TOKEN)
+        with urllib.request.urlopen(f"{url}/openapi.json") as answer:
+            document = json.load(answer)
+    Session(out / "silent", folder, ADAPTERCTL_URL=url, ADAPTERCTL_TOKEN=token, **common).run_all("adapterctl list")
+    return document
+
+
+def forked(words: list[str], folder: Path, environment: Mapping[str, str]) -> tuple[int, str, str]:
+    """Run one of the scripts in a fork; return its exit code, stdout and stderr."""
+    files = [folder / ".stdout", folder / ".stderr"]
+    pid = os.fork()
+    if pid == 0:
+        _become(words, folder, environment, files)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    stdout, stderr = (file.read_text() for file in files)
+    return code, stdout, stderr
+
+
+def _become(words: list[str], folder: Path, environment: Mapping[str, str], files: list[Path]) -> NoReturn:
+    code: Any = 99
+    try:
+        os.chdir(folder)
+        for number, path in enumerate([Path(os.devnull), *files]):
+            os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        os.environ |= (clean := _environment(environment))
+        for name in os.environ.keys() - clean:
+            del os.environ[name]
+        sys.argv = words
+        getattr(importlib.import_module("adapterctl_entry"), words[0].replace("-", "_"))()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException as error:  # noqa: BLE001 - a fork must not go on as its parent
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    """A clean user's environment, in which results are the same each time."""
+    bin_folder = str(Path(sys.executable).parent)
+    fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "80", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+    return {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), **fixed, **given}
+
+
+def _takes_format(words: list[str]) -> bool:
+    """Whether the command has `--format json`, by its own parameters."""
+    module = {"adapterctl": "sdk.cli", "adapter-registry": "registry.ops.cli"}[words[0]]
+    command, rest = importlib.import_module(module).cli, words[1:]
+    while rest and hasattr(command, "get_command"):
+        command, rest = command.get_command(None, rest[0]), rest[1:]
+    options = {name for param in getattr(command, "params", ()) for name in param.opts}
+    return "--format" in options and "--format" not in words
+
+
+def _pretty(text: str) -> str:
+    """JSON is written with sorted keys, one value a line, so that a difference shows where it is."""
+    try:
+        return json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False)
+    except ValueError:
+        return text
+
+
+@contextmanager
+def _serving(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = [sys.executable, "-c", "import adapterctl_entry; adapterctl_entry.adapter_registry()"]
+    with (folder / "serve.log").open("w") as log:
+        process = subprocess.Popen(
+            [*script, "serve", "--port", str(port)], env=_environment(environment), stdout=log, stderr=log, cwd=folder
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(url):
+            assert process.poll() is None, (folder / "serve.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _write_inputs(folder: Path) -> None:
+    sizes = {"vocab_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+    write_base(folder / "base", **sizes, num_attention_heads=2, num_key_value_heads=2)
+    write_adapter(folder / "sql")
+    write_adapter(folder / "sql2", value=0.125)
+    write_adapter(folder / "wide", rank=4, use_rslora=True)
+    write_adapter(folder / "bad", peft_type="IA3")
+    write_adapter(folder / "tree" / "one", value=0.5)
+    write_adapter(folder / "tree" / "two", value=0.75, bias="sometimes")
+    write_adapter(folder / "other", value=2.0)
+    (folder / "other" / "adapter_model.safetensors").write_bytes(b"no tensors")
+    (folder / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": 1, "completion": "b"}\nno json\n')
+    tiny = [sys.executable, str(ROOT / "examples" / "tiny" / "make.py"), str(folder)]
+    subprocess.run(tiny, env=_environment({}), check=True, stdout=subprocess.DEVNULL)

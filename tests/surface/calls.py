@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from support.small import write_adapter, write_base
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = Path(__file__).parent / "commands"
 #: What every command imports is imported once, here: each command is a fork.
 PRELOADED = ("sdk.cli", "sdk.client", "registry.app.embedded", "registry.ops.cli", "adapterctl_entry")
 #: What differs from run to run, and what stands for it.
@@ -39,218 +40,6 @@ REPLACED = (
 #: Names of jobs, tokens and records: 12, 16 or 32 hexadecimal digits that begin no digest.
 IDENTS = re.compile(r"(?<![0-9a-f:.])(?:[0-9a-f]{32}|[0-9a-f]{16}|[0-9a-f]{12})(?![0-9a-f])")
 
-EMBEDDED = """
-adapterctl --version
-adapterctl
-adapterctl lst
-adapterctl list --nothing
-adapterctl list
-adapterctl whoami
-adapterctl base list
-adapterctl base show none
-adapterctl push sql sql
-adapterctl base add base
-adapterctl base add base --id again --upload
-adapterctl base add sql
-adapterctl base list
-adapterctl base show base
-adapterctl push sql sql --base base --quantized none --description first --tag lang=sql
-adapterctl push sql sql --base base --quantized none
-adapterctl push sql2 sql --base base --quantized nf4
-adapterctl push wide team/wide --base base
-adapterctl push none sql --base base
-adapterctl push bad sql --base base
-adapterctl push other sql --base base
-adapterctl push sql 'Bad Name' --base base
-adapterctl push --tree tree --base base --namespace team
-adapterctl convert sql
-adapterctl list
-adapterctl versions sql
-adapterctl versions none
-adapterctl show sql
-adapterctl show sql@v1
-adapterctl show sql@v9
-adapterctl show sql@
-adapterctl show none
-adapterctl alias set sql production v1
-adapterctl alias set sql production v2
-adapterctl alias set sql latest v1
-adapterctl alias set sql v7 v1
-adapterctl alias set sql production v9
-adapterctl promote sql@v1 staging
-adapterctl alias list sql
-adapterctl alias history sql
-adapterctl rollback sql production
-adapterctl rollback sql staging
-adapterctl rollback sql none
-adapterctl alias rm sql staging
-adapterctl alias rm sql staging --yes
-adapterctl alias list sql
-adapterctl alias protect team production
-adapterctl alias protected
-adapterctl alias unprotect team production
-adapterctl annotate sql@v1 --tag a=b --untag lang --note seen
-adapterctl annotate none --note seen
-adapterctl diff sql@v1 sql@v2
-adapterctl diff sql@v1 team/wide --no-weights
-adapterctl diff sql@v1 none
-adapterctl compat sql@v1 --engine vllm
-adapterctl compat team/wide --engine llama.cpp
-adapterctl compat ./sql --base ./base --engine peft
-adapterctl compat sql@v1 --engine vllm --version 0.0.1
-adapterctl search 'base = base and rank >= 2' --sort name
-adapterctl search 'tag[a] = b or alias = production'
-adapterctl search 'rank >='
-adapterctl search 'nothing = 1'
-adapterctl lineage sql@v1
-adapterctl lineage base:base --down --depth 1
-adapterctl pull sql@production -o pulled
-adapterctl pull sql@production -o pulled
-adapterctl pull sql@v9 -o nowhere
-adapterctl verify ./pulled
-adapterctl verify sql@v1
-adapterctl verify ./sql
-adapterctl export sql@v1 -o sql.gguf
-adapterctl export sql@v1 --to lora -o plain
-adapterctl export ./sql -o no.gguf
-adapterctl plan --base base --gpu 24GB
-adapterctl plan --base ./base --method qlora --rank 16 --targets all-linear
-adapterctl plan --base none
-adapterctl data add train.jsonl
-adapterctl data add train.jsonl --name rows
-adapterctl data add heldout.jsonl
-adapterctl data add broken.jsonl
-adapterctl data list
-adapterctl data check train.jsonl --eval-data heldout.jsonl
-adapterctl data check broken.jsonl
-adapterctl data check heldout.jsonl --holdout 0.25
-adapterctl data pull heldout.jsonl -o held.jsonl
-adapterctl data rm none
-adapterctl data rm heldout.jsonl
-adapterctl data list
-adapterctl evals list sql@v1
-adapterctl evals show 000000000000
-adapterctl compare sql@v1 sql@v2
-adapterctl jobs list
-adapterctl jobs show 000000000000
-adapterctl jobs cancel 000000000000
-adapterctl workers list
-adapterctl capacity
-adapterctl cache list
-adapterctl cache verify
-adapterctl cache prune --keep 0 --yes
-adapterctl retention show sql
-adapterctl retention set sql --keep-last 1
-adapterctl retention clear sql
-adapterctl archive sql@v2 --reason old
-adapterctl archive sql@v2
-adapterctl restore sql@v2
-adapterctl delete sql@v1 --yes
-adapterctl delete sql@v2 --yes --reason wrong
-adapterctl release sql@v2
-adapterctl gc --dry-run --grace-hours 0
-adapterctl gc --grace-hours 0 --yes
-adapterctl base fix base --id renamed
-adapterctl base rm again --yes
-adapterctl token list
-adapterctl quota show
-adapterctl quota set --max-adapters 5
-adapterctl audit
-adapterctl audit --since never
-adapterctl sign sql@v1
-adapterctl status
-adapterctl completion bash
-"""
-
-#: With a real worker over a base that has learnt nothing.
-WORKED = """
-adapterctl base add tiny-llama --upload
-adapterctl data preview train.jsonl --base tiny-llama --rows 1
-adapterctl train code --base tiny-llama --data train.jsonl --eval-data heldout.jsonl --method lora --max-steps 1 --max-length 128
-adapterctl train code --base tiny-llama --data train.jsonl --rank 0
-adapterctl train code --base tiny-llama --data none.jsonl
-adapterctl pull code@v1 -o code
-adapterctl push code other --base tiny-llama
-adapterctl eval code@v1 --data heldout.jsonl --generate-rows 2 --max-new-tokens 4 --max-length 128
-adapterctl evals list code@v1
-adapterctl evals list base:tiny-llama
-adapterctl evals show {eval}
-adapterctl evals show {eval} --rows --worst 2
-adapterctl evals show {eval} --by prompt
-adapterctl compare code@v1 base:tiny-llama --examples 1
-adapterctl compare code@v1 base:tiny-llama --metric none
-adapterctl combine mix code@v1=1 other@v1=-0.5
-adapterctl combine mix code@v1=1 none@v1=1
-adapterctl merge code@v1 -o merged
-adapterctl merge code@v1 --register code
-adapterctl merge code@v1 --register merged-code
-adapterctl export ./merged -o merged.gguf
-adapterctl export code@v1 -o code.gguf --modelfile
-adapterctl plan --base tiny-llama --gpu 24GB
-adapterctl verify code@v1 --probe --base ./tiny-llama
-adapterctl show code@v1
-adapterctl show mix@v1
-adapterctl show merged-code@v1
-adapterctl lineage code@v1
-adapterctl lineage data:train.jsonl
-adapterctl search 'eval[heldout.jsonl].loss > 0'
-adapterctl diff code@v1 mix@v1
-adapterctl data preview --of code@v1 --row 1
-adapterctl jobs list
-adapterctl jobs show {job}
-adapterctl jobs logs {job}
-adapterctl jobs result {job}
-adapterctl jobs wait {job}
-adapterctl jobs watch {job}
-adapterctl jobs checkpoints {job}
-adapterctl jobs retry {job}
-adapterctl jobs cancel {job}
-adapterctl jobs publish {job}
-adapterctl workers list
-adapterctl audit
-"""
-
-SERVED = """
-adapterctl whoami
-adapterctl token create ana --grant team=writer --grant -=reader --days 30
-adapterctl token create ana --role reader --namespace team
-adapterctl token create gpu --role worker
-adapterctl token create bad --role none
-adapterctl token list
-adapterctl token revoke 0000000000000000
-adapterctl token revoke --namespace team --yes
-adapterctl quota set team --max-adapters 1 --max-bytes 10GB
-adapterctl quota show team
-adapterctl quota show '*'
-adapterctl base add base
-adapterctl push sql team/sql --base base
-adapterctl push sql2 team/sql2 --base base
-adapterctl train team/sql --base base --data train.jsonl --detach
-adapterctl jobs list
-adapterctl capacity
-adapterctl alias protect team production
-adapterctl alias protected
-adapterctl alias set team/sql production v1
-adapterctl audit --action 'token.*'
-adapterctl audit --actor nobody
-adapterctl login {url}
-adapter-registry token list
-adapter-registry db check
-adapter-registry read-only show
-adapter-registry read-only on --reason tests
-adapterctl push sql2 team/sql --base base
-adapter-registry read-only off
-adapter-registry gc --dry-run
-adapter-registry reconcile --once
-adapter-registry doctor
-"""
-
-WITHOUT_TOKEN = """
-adapterctl list
-adapterctl whoami
-adapterctl push sql team/sql --base base
-"""
-
 
 class Session:
     """Commands of one user, in one folder; each answer goes into a file."""
@@ -264,9 +53,9 @@ class Session:
         self._numbers = itertools.count(1)
         out.mkdir()
 
-    def run_all(self, commands: str) -> None:
-        """Run the commands, one a line."""
-        for line in commands.strip().splitlines():
+    def run_all(self) -> None:
+        """Run the commands of the file that is called as the folder of the answers, one a line."""
+        for line in (COMMANDS / f"{self.out.name}.txt").read_text().splitlines():
             self.run(line)
 
     def run(self, line: str) -> str:
@@ -298,23 +87,23 @@ def record_calls(out: Path, folder: Path) -> Any:
     out.mkdir()
     _write_inputs(folder)
     common = {"HOME": str(folder), "ADAPTERCTL_CACHE": str(folder / "cache")}
-    Session(out / "embedded", folder, ADAPTERCTL_URL=f"local:{folder}/registry", **common).run_all(EMBEDDED)
-    Session(out / "worked", folder, ADAPTERCTL_URL=f"local:{folder}/worked", **common).run_all(WORKED)
+    Session(out / "embedded", folder, ADAPTERCTL_URL=f"local:{folder}/registry", **common).run_all()
+    Session(out / "worked", folder, ADAPTERCTL_URL=f"local:{folder}/worked", **common).run_all()
     server = {
         "REGISTRY_DATABASE_URL": f"sqlite:///{folder}/server.sqlite3",
         "REGISTRY_STORAGE_URL": (folder / "stored").as_uri(),
     }
     operator = Session(out / "operator", folder, **server)
-    operator.run("adapter-registry db upgrade")
+    operator.run_all()
     token = operator.run("adapter-registry token create --role admin").strip()
     with _serving(folder, server) as url:
         user = Session(out / "served", folder, ADAPTERCTL_URL=url, ADAPTERCTL_TOKEN=token, **common, **server)
         user.known["url"] = url
-        user.run_all(SERVED)
-        Session(out / "refused", folder, ADAPTERCTL_URL=url, **common).run_all(WITHOUT_TOKEN)
+        user.run_all()
+        Session(out / "refused", folder, ADAPTERCTL_URL=url, **common).run_all()
         with urllib.request.urlopen(f"{url}/openapi.json") as answer:
             document = json.load(answer)
-    Session(out / "silent", folder, ADAPTERCTL_URL=url, ADAPTERCTL_TOKEN=token, **common).run_all("adapterctl list")
+    Session(out / "silent", folder, ADAPTERCTL_URL=url, ADAPTERCTL_TOKEN=token, **common).run_all()
     return document
 
 

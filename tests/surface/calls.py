@@ -25,20 +25,23 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = Path(__file__).parent / "commands"
 #: What every command imports is imported once, here: each command is a fork.
 PRELOADED = ("sdk.cli", "sdk.client", "registry.app.embedded", "registry.ops.cli", "adapterctl_entry")
+#: The names of numbers that depend on the machine, and on what else it does.
+MEASURED = r"\w*(?:_s|_ms|memory_bytes|measured_bytes|forecast_bytes)"
 #: What differs from run to run, and what stands for it.
 REPLACED = (
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00| UTC)?", "<time>"),
     (r"\d{4}-\d\d-\d\d", "<day>"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:<port>"),
     (r"actl_[\w-]+", "<secret>"),
-    (r'("\w*(_s|_ms|memory_bytes|measured_bytes)"): ?-?\d[\d.e+-]*', r"\1: <measured>"),
+    (r"\d+ GB free|schema \d{4}", "<size>"),
+    (rf'("{MEASURED}"): ?-?\d[\d.e+-]*', r"\1: <measured>"),
     # How far a job is when somebody looks, and how often that is noted.
     (r"(?m)^(queued|running: .*|\w+ · .*)\n", ""),
     (r'(?m)^\{"kind":"progress".*"step":.*\n', ""),
     (r'"seq":\d+', '"seq":<number>'),
 )
 #: Names of jobs, tokens and records: 12, 16 or 32 hexadecimal digits that begin no digest.
-IDENTS = re.compile(r"(?<![0-9a-f:.])(?:[0-9a-f]{32}|[0-9a-f]{16}|[0-9a-f]{12})(?![0-9a-f])")
+IDENTS = re.compile(r"(?<!sha256:)(?<![0-9a-f.])(?:[0-9a-f]{32}|[0-9a-f]{16}|[0-9a-f]{12})(?![0-9a-f])")
 
 
 class Session:
@@ -64,6 +67,9 @@ class Session:
         if _takes_format(words):
             words += ["--format", "json"]
         code, stdout, stderr = forked(words, self.folder, self.environment)
+        if "read-only" in words:
+            # A server learns of it within a second.
+            time.sleep(2)
         if words[:2] == ["adapterctl", "train"] and code == 0:
             self.known["job"] = json.loads(stdout)["job"]
         if words[:3] == ["adapterctl", "evals", "list"] and code == 0 and json.loads(stdout):
@@ -100,7 +106,7 @@ def record_calls(out: Path, folder: Path) -> Any:
         user = Session(out / "served", folder, ADAPTERCTL_URL=url, ADAPTERCTL_TOKEN=token, **common, **server)
         user.known["url"] = url
         user.run_all()
-        Session(out / "refused", folder, ADAPTERCTL_URL=url, **common).run_all()
+        Session(out / "refused", folder, ADAPTERCTL_URL=url, HOME=str(folder / "nobody")).run_all()
         with urllib.request.urlopen(f"{url}/openapi.json") as answer:
             document = json.load(answer)
     Session(out / "silent", folder, ADAPTERCTL_URL=url, ADAPTERCTL_TOKEN=token, **common).run_all()
@@ -161,9 +167,16 @@ def _takes_format(words: list[str]) -> bool:
 def _pretty(text: str) -> str:
     """JSON is written with sorted keys, one value a line, so that a difference shows where it is."""
     try:
-        return json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False)
+        return json.dumps(json.loads(text, object_hook=_unmeasured), indent=1, sort_keys=True, ensure_ascii=False)
     except ValueError:
         return text
+
+
+def _unmeasured(found: dict[str, Any]) -> dict[str, Any]:
+    """A number that is named beside its values, as by `diff`, is replaced if it is a measured one."""
+    if not re.fullmatch(MEASURED, str(found.get("name"))):
+        return found
+    return {key: "<measured>" if isinstance(value, float) else value for key, value in found.items()}
 
 
 @contextmanager

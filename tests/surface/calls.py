@@ -36,7 +36,7 @@ REPLACED = (
     (r"\d+ GB free|schema \d{4}", "<size>"),
     (rf'("{MEASURED}"): ?-?\d[\d.e+-]*', r"\1: <measured>"),
     # How far a job is when somebody looks, and how often that is noted.
-    (r"(?m)^(queued|running: .*|\w+ · .*)\n", ""),
+    (r"(?m)^(queued|waits: .*|running: .*|\w+ · .*)\n", ""),
     (r'(?m)^\{"kind":"progress".*"step":.*\n', ""),
     (r'"seq":\d+', '"seq":<number>'),
 )

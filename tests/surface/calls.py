@@ -80,7 +80,7 @@ class Session:
         return stdout
 
     def _plain(self, text: str) -> str:
-        text = text.replace(str(self.folder), "<folder>").replace(socket.gethostname(), "<host>")
+        text = text.replace(str(self.folder), "<folder>")
         for pattern, replaced in REPLACED:
             text = re.sub(pattern, replaced, text)
         return IDENTS.sub(lambda match: self._idents.setdefault(match[0], f"<id {len(self._idents) + 1}>"), text)

@@ -126,7 +126,7 @@ def test_attack_keeps_nobody_waiting(town: Town, name: str) -> None:
     slowest = {waited: (max(found), max(getattr(idle, waited))) for waited, found in vars(attacked).items()}
     figures = {"attack": name, "statuses": statuses, "asked": len(attacked.health_s), "peak_mib": peak_bytes >> 20}
     note({**figures, **slowest})
-    assert statuses
+    assert statuses.keys() - {409}
     for waited, most_s in (("health_s", MOST_HEALTH_S), ("write_s", MOST_WRITE_S)):
         theirs_s, control_s = slowest[waited]
         assert theirs_s <= control_s + most_s, waited

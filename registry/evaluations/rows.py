@@ -56,7 +56,7 @@ class EvaluationRows:
                 )
             if row.rows_digest is None:
                 raise NotFound(
-                    f"the scores {row.id} have no rows: they are of an earlier release, or there was no room to store rows; "
+                    f"the scores {row.id} have no rows: there was no room to store them; "
                     "make them again with: adapterctl eval"
                 )
             blob = session.get(Blob, row.rows_digest)

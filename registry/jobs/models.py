@@ -37,10 +37,10 @@ class Job(Model):
     subject: Mapped[str] = mapped_column(String(300))
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
     request_digest: Mapped[str] = mapped_column(String(64))
-    #: For jobs from before schema 0008, whose keys belong to the name of a token; later ones have a `submit_key`.
+    #: Nothing reads it: a caller's keys are in `submit_key`.
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     submit_key: Mapped[str | None] = mapped_column(String(200))
-    #: `Principal.owner` of the submitter, who has keys of their own; None from before schema 0008.
+    #: `Principal.owner` of the submitter, who has keys of their own.
     owner: Mapped[str | None] = mapped_column(String(120))
     priority: Mapped[int] = mapped_column(default=0)
     queue: Mapped[str] = mapped_column(String(10), server_default="gpu")
@@ -52,7 +52,7 @@ class Job(Model):
     #: try.
     least_card_bytes: Mapped[int | None] = mapped_column(BigInteger)
     least_machine_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    #: A `JobForecast`; None for kinds without one, and from before schema 0017.
+    #: A `JobForecast`; None for kinds without one.
     forecast: Mapped[dict[str, Any] | None] = mapped_column(JSON, deferred=True)
     #: The oldest release, as `registry.jobs.releases` counts them, that understands all that is asked for; 0: any.
     needs_release: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -97,11 +97,9 @@ class Attempt(Model):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     worker: Mapped[str] = mapped_column(String(200))
-    #: `Principal.owner` of the worker that claimed it, which alone may act for it; None if a server from before schema
-    #: 0008 gave it out.
+    #: `Principal.owner` of the worker that claimed it, which alone may act for it.
     owner: Mapped[str | None] = mapped_column(String(120))
-    #: When it ends whatever its worker says, on the database's clock; None if a server from before schema 0011 gave it
-    #: out, which left that to the worker.
+    #: When it ends whatever its worker says, on the database's clock.
     deadline_s: Mapped[float | None] = mapped_column(Float)
     #: "running", "succeeded", "failed", "cancelled", "released" or "lost".
     state: Mapped[str] = mapped_column(String(20))
@@ -205,7 +203,7 @@ class Worker(Model):
 
     __tablename__ = "workers"
 
-    #: `Principal.owner` of its token; "" if a server from before schema 0008 wrote it.
+    #: `Principal.owner` of its token.
     owner: Mapped[str] = mapped_column(String(120), primary_key=True, server_default="")
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     device: Mapped[str] = mapped_column(String(20))

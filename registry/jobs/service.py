@@ -300,11 +300,7 @@ def _answered(session: Session, key: str | None, asked: str, who: Principal) -> 
 
 def _submitted(session: Session, key: str, who: Principal) -> Job | None:
     """The job that the caller submitted with a key."""
-    mine = and_(Job.owner == who.owner, Job.submit_key == key)
-    # Jobs of the previous release only have the name of their token. It proves nothing, so only those are found that
-    # the caller may change anyway.
-    named = and_(Job.owner.is_(None), Job.created_by == who.name, Job.idempotency_key == key)
-    return session.scalars(select(Job).where(or_(mine, and_(named, who.within(Job.namespace, "write"))))).first()
+    return session.scalars(select(Job).where(Job.owner == who.owner, Job.submit_key == key)).first()
 
 
 def unfinished(session: Session, namespace: str) -> int:

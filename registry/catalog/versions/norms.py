@@ -30,7 +30,7 @@ _MOST_FOUND = 32
 
 
 def norms_of(session: Session, version: Version) -> VersionNorms:
-    """Return what is known about a version's weights; its norms are None if an earlier release inspected them.
+    """Return what is known about a version's weights; its norms are None if another release inspected them.
 
     It may take a second or two if patterns are slow to match: no transaction that writes should wait for it. Raises
     Unreadable.
@@ -77,6 +77,5 @@ def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms | None:
             scale = None if tensor.norm is None or not told else scales.of(key.module, width=tensor.shape[1])
             found[key.module] = None if tensor.norm is None or scale is None else abs(scale.scale) * tensor.norm
     except ScalesError:
-        # Admission refuses such patterns now; versions with such patterns from earlier have no norms.
         return None
     return dict(sorted(found.items()))

@@ -54,7 +54,7 @@ def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) ->
     if found := _alike(on_these):
         without = [one.ref for one in max(found, key=_complete_at) if one.rows_digest is None]
         raise NotFound(
-            f"the scores of {' and '.join(without)} have no rows: they are of an earlier release, or the rows were removed; "
+            f"the scores of {' and '.join(without)} have no rows: there was no room to store them, or they were removed; "
             f"{_score_all(targets, dataset)}"
         )
     raise Conflict(_unlike(targets, [max(found, key=lambda one: one.created_at) for found in on_these]))

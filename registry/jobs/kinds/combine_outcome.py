@@ -41,7 +41,7 @@ class Ancestor:
     dataset: DatasetUse | None
     #: SHA-256 by path.
     files: Mapping[str, str]
-    #: None if an earlier release inspected them.
+    #: None if another release inspected them, which kept other facts.
     weights: KnownWeights | None
 
 

@@ -27,7 +27,7 @@ MOST_LETTERS = 20_000_000
 
 
 def weight_facts(session: Session, version: Version) -> WeightFacts | None:
-    """Return what admission found in a version's weights; None if an earlier release did, which kept other facts."""
+    """Return what admission found in a version's weights; None if another release did, which kept other facts."""
     file = next(file for file in read_manifest(session, version.digest).files if file.path == WEIGHTS_FILE)
     blob = session.get(Blob, file.sha256)
     return None if blob is None else WeightFacts.from_json(blob.facts)

@@ -74,9 +74,7 @@ def _postgresql(url: URL, timeouts: Timeouts) -> Engine:
         return BoundedConnection.open(timeouts, arguments)
 
     # The parameters of a statement, such as digests of tokens, don't belong in logs and messages.
-    engine: Engine = create_engine(
-        url, creator=connect, hide_parameters=True, **_pool(timeouts, _POOL_S)
-    )
+    engine: Engine = create_engine(url, creator=connect, hide_parameters=True, **_pool(timeouts, _POOL_S))
 
     # SQLAlchemy's own `pool_pre_ping` connects again if there is no answer, and so waits twice.
     @event.listens_for(engine, "checkout")

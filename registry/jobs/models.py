@@ -54,11 +54,12 @@ class Job(Model):
     least_machine_bytes: Mapped[int | None] = mapped_column(BigInteger)
     #: A `JobForecast`; None for kinds without one.
     forecast: Mapped[dict[str, Any] | None] = mapped_column(JSON, deferred=True)
-    #: The oldest release, as `registry.jobs.releases` counts them, that understands all that is asked for; 0: any.
-    needs_release: Mapped[int] = mapped_column(default=0, server_default="0")
-    #: Users' own scorers that an evaluation asks for, as `registry.jobs.scorers` writes them; None: any worker may have
-    #: it.
-    needs_scorers: Mapped[str | None] = mapped_column(Text)
+    #: `needs.our_fields` of the server that accepted it: a worker that knows as much may have it. It is negative for a job
+    #: that asks for scorers, too.
+    known_fields: Mapped[int] = mapped_column("needs_release", default=0, server_default="0")
+    #: The fields that its request uses and the users' own scorers that it asks for, as `registry.jobs.needs` writes
+    #: them; None: any worker may have it.
+    needs: Mapped[str | None] = mapped_column("needs_scorers", Text)
     #: How long one attempt may run.
     timeout_s: Mapped[float | None] = mapped_column(Float)
     #: When a queued job is tried again, on the database's clock like the lease.
@@ -215,6 +216,6 @@ class Worker(Model):
     #: Whether it has said that it takes no more jobs.
     draining: Mapped[bool] = mapped_column(default=False, server_default=false())
     version: Mapped[str] = mapped_column(String(40))
-    #: Each `ScorerInfo` that it has; None if it doesn't say.
-    scorers: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
+    #: Each field of a request that it knows, and each `ScorerInfo` that it has, or None if it doesn't say.
+    knows: Mapped[list[str | dict[str, str] | None] | None] = mapped_column("scorers", JSON(none_as_null=True))
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from registry.jobs.releases import OURS, needed_by
 from support.adapters import digest
 from support.people import submit
 from support.tenants import Tenant
 
-from registry.jobs.releases import OURS, needed_by
 from sdk.cli import cli
 from sdk.errors import InvalidData, InvalidInput
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest

@@ -103,8 +103,6 @@ class Worker:
                     raise
                 pause_s = next(pauses_s, None)
                 if pause_s is None or self._shutdown.wait(pause_s):
-                    # A server of the previous release may never answer this key again.
-                    self._unanswered = None if isinstance(error, Conflict) else key
                     raise
             else:
                 self._unanswered = None

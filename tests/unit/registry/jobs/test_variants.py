@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from registry.jobs.releases import needed_by
 
 from registry.errors import Verification
 from registry.jobs.kinds.training_outcome import require_asked
-from registry.jobs.releases import needed_by
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile

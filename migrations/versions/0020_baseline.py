@@ -12,79 +12,6 @@ depends_on = None
 
 _IN_A_FILE = "EXISTS (SELECT 1 FROM audit_exports e WHERE OLD.pk BETWEEN e.first_pk AND e.last_pk)"
 _SAYS = "the audit trail is only appended to"
-#: Whether an entry of the trail is about a base that a server of the previous release has moved: others name its id,
-#: too.
-_MOVED = "NEW.action = 'base.move' AND NEW.namespace = '*' AND {after_id} IS NULL"
-
-#: By a trigger's name: when it fires, on which condition, and what it does. Braces stand for what an entry says in
-#: JSON.
-_TRIGGERS = {
-    # A base without a row in `named_bases` belongs to everybody. Nothing about it was checked against bytes.
-    "complete_base": (
-        "AFTER INSERT ON audit_entries",
-        "NEW.action = 'base.register' AND NEW.namespace = '*'",
-        "INSERT INTO named_bases (namespace, base_pk, id, revision, location, manifest_digest, weights_digest, architecture,"
-        " config, tensors, size_bytes, facts, created_by, created_at, named_at, edition)"
-        " SELECT '*', b.pk, b.id, b.revision, b.location, b.manifest_digest, b.weights_digest, b.architecture,"
-        " b.config, b.tensors, b.size_bytes, 'claimed', b.created_by, b.created_at, NEW.at, 0"
-        " FROM bases b WHERE b.fingerprint = NEW.subject"
-        " AND NOT EXISTS (SELECT 1 FROM named_bases n WHERE n.base_pk = b.pk AND n.namespace = '*')",
-    ),
-    # Files are set once. Those servers don't know what a namespace says about a base for itself.
-    "complete_moved_base": (
-        "AFTER INSERT ON audit_entries",
-        _MOVED,
-        "UPDATE named_bases SET location = {after_location}, edition = edition + 1,"
-        " manifest_digest = coalesce(manifest_digest, {after_manifest})"
-        " WHERE namespace = '*' AND base_pk = (SELECT b.pk FROM bases b WHERE b.fingerprint = NEW.subject)",
-    ),
-    # It says what the dataset was called there; the rest is what was first said about these bytes.
-    "complete_dataset": (
-        "AFTER INSERT ON audit_entries",
-        "NEW.action = 'dataset.register'",
-        "UPDATE dataset_access SET name = coalesce({after_name}, ''), created_by = NEW.actor, created_at = NEW.at,"
-        " format = (SELECT d.format FROM datasets d WHERE d.digest = NEW.subject),"
-        " rows = (SELECT d.rows FROM datasets d WHERE d.digest = NEW.subject),"
-        " shape = (SELECT d.shape FROM datasets d WHERE d.digest = NEW.subject)"
-        " WHERE digest = NEW.subject AND namespace = NEW.namespace AND format = ''",
-    ),
-    # Also if the row exists, and is left as it is.
-    "reopen_dataset": (
-        "BEFORE INSERT ON dataset_access",
-        "NEW.format = ''",
-        "UPDATE dataset_access SET removed_at = NULL"
-        " WHERE digest = NEW.digest AND namespace = NEW.namespace AND removed_at IS NOT NULL",
-    ),
-    # For those servers a row means that a namespace has the dataset, even if it gave it up at a server of this release.
-    "give_up_dataset": (
-        "AFTER INSERT ON audit_entries",
-        "NEW.action = 'dataset.remove'",
-        "UPDATE datasets SET removed_at = NEW.at WHERE digest = NEW.subject AND removed_at IS NULL"
-        " AND NOT EXISTS (SELECT 1 FROM dataset_access a WHERE a.digest = NEW.subject AND a.removed_at IS NULL)",
-    ),
-    "number_checkpoint": ("AFTER INSERT ON job_checkpoints", "NEW.seq = 0", None),
-    # A training that starts over passes the same steps again.
-    "number_checkpoint_again": ("AFTER UPDATE OF created_at ON job_checkpoints", "NEW.seq = OLD.seq", None),
-}
-_NUMBER = (
-    "UPDATE job_checkpoints SET seq ="
-    " (SELECT max(c.seq) + 1 FROM job_checkpoints c WHERE c.job_id = NEW.job_id)"
-    " WHERE job_id = NEW.job_id AND step = NEW.step"
-)
-_NUMBERED = "number_dataset"
-_IS_NAMED = "NEW.action = 'dataset.register' AND {name} <> ''"
-#: When this release writes such an entry, it has numbered the dataset already, so nothing is left to do.
-_IS_NEW = (
-    "NOT EXISTS (SELECT 1 FROM dataset_numbers n"
-    " WHERE n.digest = NEW.subject AND n.namespace = NEW.namespace AND n.name = {name})"
-)
-_NUMBER_DATASET = (
-    "INSERT INTO dataset_names (namespace, name, newest) VALUES (NEW.namespace, {name}, 0) ON CONFLICT DO NOTHING;"  # noqa: S608 - nothing comes from outside
-    f" UPDATE dataset_names SET newest = newest + 1 WHERE namespace = NEW.namespace AND name = {{name}} AND {_IS_NEW};"
-    " INSERT INTO dataset_numbers (namespace, name, number, digest, created_at)"
-    " SELECT s.namespace, s.name, s.newest, NEW.subject, NEW.at FROM dataset_names s"
-    f" WHERE s.namespace = NEW.namespace AND s.name = {{name}} AND {_IS_NEW}"
-)
 
 
 def upgrade() -> None:
@@ -803,7 +730,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_version_targets_module_version_pk", "version_targets", ["module", "version_pk"])
     _guard_audit()
-    _complete_what_others_write()
 
 
 def _guard_audit() -> None:
@@ -839,40 +765,6 @@ def _guard_audit() -> None:
         )
 
 
-def _complete_what_others_write() -> None:
-    """What servers write that know fewer columns is completed."""
-    sqlite = op.get_bind().dialect.name == "sqlite"
-    if not sqlite:
-        op.execute(
-            "CREATE FUNCTION name_by_digest() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN NEW.stored_as := NEW.sha256; RETURN NEW; END $$"
-        )
-    for table in ("blobs", "upload_blobs"):
-        if not sqlite:
-            op.execute(
-                f"CREATE TRIGGER {table}_name BEFORE INSERT ON {table} FOR EACH ROW "
-                "WHEN (NEW.stored_as = '') EXECUTE FUNCTION name_by_digest()"
-            )
-        else:
-            op.execute(
-                f"CREATE TRIGGER {table}_name AFTER INSERT ON {table} WHEN NEW.stored_as = '' "  # noqa: S608 - names of ours
-                f"BEGIN UPDATE {table} SET stored_as = sha256 WHERE rowid = NEW.rowid; END"
-            )
-    says = "json_extract(NEW.\"after\", '$.{}')" if sqlite else "NEW.\"after\"->>'{}'"
-    said = {f"after_{name}": says.format(name) for name in ("id", "location", "manifest", "name")}
-    name = f"coalesce({said['after_name']}, '')"
-    numbered = ("AFTER INSERT ON audit_entries", _IS_NAMED.format(name=name), _NUMBER_DATASET.format(name=name))
-    for trigger, (moment, condition, body) in {**_TRIGGERS, _NUMBERED: numbered}.items():
-        when, does = condition.format(**said), (body or _NUMBER).format(**said)
-        if sqlite:
-            op.execute(f"CREATE TRIGGER {trigger} {moment} WHEN {when} BEGIN {does}; END")
-            continue
-        op.execute(
-            f"CREATE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; RETURN NEW; END $$"
-        )
-        op.execute(f"CREATE TRIGGER {trigger} {moment} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {trigger}()")
-
-
 def downgrade() -> None:
     """Remove everything."""
     metadata = sa.MetaData()
@@ -880,5 +772,5 @@ def downgrade() -> None:
     metadata.remove(metadata.tables["alembic_version"])
     metadata.drop_all(op.get_bind())
     if op.get_bind().dialect.name == "postgresql":
-        for function in ("refuse_audit_change", "keep_audit_entries", "name_by_digest", *_TRIGGERS, _NUMBERED):
+        for function in ("refuse_audit_change", "keep_audit_entries"):
             op.execute(f"DROP FUNCTION {function}()")

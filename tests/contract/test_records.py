@@ -176,7 +176,7 @@ class TestCounted:
         admin.remove_base(bodies[0].fingerprint, namespace=space)
         writer.register_base(bodies[2])
         assert records(admin, space) == before + 2 * each
-        # Nor does it stay where releases before this one look for it.
+        # Nor does it stay where what was derived of the base would be.
         with people.services.db.read() as session:
             rows = select(BaseModelRow.tensors, BaseModelRow.config)
             left = session.execute(rows.where(BaseModelRow.fingerprint == bodies[0].fingerprint)).one()

@@ -20,9 +20,9 @@ from registry.ops.backup import back_up
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    """A registry of an earlier release: one is backed up before it is upgraded."""
+    """A registry with a row of everything."""
     database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
-    load_past(database, "0001")
+    load_past(database)
     yield database
     database.close()
 

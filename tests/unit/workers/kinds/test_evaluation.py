@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from support.scored_rows import CONDITIONS
 
 from sdk.errors import NotFound
 from sdk.formats.canonical_json import digest_of
@@ -22,7 +23,7 @@ from workers.kinds.causes import AttemptFailed
 from workers.kinds.evaluation import EVALUATION
 from workers.pipelines.scoring.order import EvaluationOrder, EvaluationScores, ItemFailure
 
-SCORES = EvaluationReport(metrics={"loss": 1.0}, precision="float32")
+SCORES = EvaluationReport(metrics={"loss": 1.0}, precision="float32", conditions=CONDITIONS)
 FAILED = ItemFailure(reason=FailureReason.ADAPTER, message="its files don't fit")
 #: The versions that tests ask for, the bases that they are over, and how these were held in training.
 KNOWN: dict[str, tuple[str, QuantizationRecipe | None]] = {

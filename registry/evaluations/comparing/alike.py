@@ -118,8 +118,7 @@ def _unlike(targets: Sequence[Target], found: Sequence[EvaluationView]) -> str:
     names = dict.fromkeys(name for one, other in pairwise(found) for name in one.unlike(other))
     # By default each adapter's base is loaded as in its training, which may differ.
     how = " --precision native" if "precision" in names else ""
-    differ = f"they differ in {', '.join(names)}" if names else "what they depend on was not recorded"
-    return f"these scores can't be compared, since {differ}; {_score_all(targets, found[0].dataset)}{how}{_as_before(found)}"
+    return f"these scores can't be compared, since they differ in {', '.join(names)}; {_score_all(targets, found[0].dataset)}{how}{_as_before(found)}"
 
 
 def _as_before(found: Sequence[EvaluationView]) -> str:

@@ -192,18 +192,3 @@ def test_nobody_waits_for_them_to_write(
         assert seen == [True]
         assert held.targets[0].delta_norms is not None
         job.cancel()
-
-
-def test_a_registry_of_before_knows_of_none(
-    writer: Client, name: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = writer.push(adapter, name, base="tiny")
-
-    def no_route(*given: object) -> None:
-        raise NotFound("there is nothing here")
-
-    monkeypatch.setattr("sdk.api.versions.norms", no_route)
-    assert version.norms is None
-    assert version.as_dict()["norms"] is None
-    with pytest.raises(NotFound, match="v9"):
-        writer.norms(f"{name}@v9")

@@ -53,7 +53,7 @@ class Bench:
             else EvaluationTarget(ref=label, beside=beside)
             for label, beside in cast("list[tuple[str, Any]]", self.asked)
         ]
-        request = EvaluationRequest(targets=targets, data=digest_of("rows"), again=True)
+        request = EvaluationRequest(targets=targets, data=digest_of("rows"), again=True, template_date="2026-01-31")
         given = [_source(label) for label, _ in self.asked]
         return Assignment(job="j", attempt=1, lease_s=1.0, request=request, targets=given)
 

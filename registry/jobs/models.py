@@ -56,10 +56,10 @@ class Job(Model):
     forecast: Mapped[dict[str, Any] | None] = mapped_column(JSON, deferred=True)
     #: `needs.our_fields` of the server that accepted it: a worker that knows as much may have it. It is negative for a job
     #: that asks for scorers, too.
-    known_fields: Mapped[int] = mapped_column("needs_release", default=0, server_default="0")
+    known_fields: Mapped[int] = mapped_column("needs_release", key="known_fields", default=0, server_default="0")
     #: The fields that its request uses and the users' own scorers that it asks for, as `registry.jobs.needs` writes
     #: them; None: any worker may have it.
-    needs: Mapped[str | None] = mapped_column("needs_scorers", Text)
+    needs: Mapped[str | None] = mapped_column("needs_scorers", Text, key="needs")
     #: How long one attempt may run.
     timeout_s: Mapped[float | None] = mapped_column(Float)
     #: When a queued job is tried again, on the database's clock like the lease.
@@ -217,5 +217,7 @@ class Worker(Model):
     draining: Mapped[bool] = mapped_column(default=False, server_default=false())
     version: Mapped[str] = mapped_column(String(40))
     #: Each field of a request that it knows, and each `ScorerInfo` that it has, or None if it doesn't say.
-    knows: Mapped[list[str | dict[str, str] | None] | None] = mapped_column("scorers", JSON(none_as_null=True))
+    knows: Mapped[list[str | dict[str, str] | None] | None] = mapped_column(
+        "scorers", JSON(none_as_null=True), key="knows"
+    )
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -266,17 +266,6 @@ class TestCounted:
             with people.services.db.write() as session:
                 session.execute(delete(Quota))
 
-    def test_a_client_that_knows_no_limit_of_records_leaves_it_as_it_is(
-        self, people: World, admin: Client, space: str
-    ) -> None:
-        put = people.http.put
-        put("/api/v1/quotas", params={"namespace": space}, json={"max_jobs": 5}).raise_for_status()
-        assert (admin.quota(space).max_jobs, admin.quota(space).max_record_bytes) == (5, 2**30)
-        assert admin.set_quota(space, max_record_bytes=7).max_record_bytes == 7
-        put("/api/v1/quotas", params={"namespace": space}, json={"max_jobs": 6}).raise_for_status()
-        assert admin.quota(space).max_record_bytes == 7
-        assert admin.set_quota(space).max_record_bytes is None
-
 
 class TestJobs:
     @pytest.fixture

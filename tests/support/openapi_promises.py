@@ -14,7 +14,7 @@ def document() -> dict[str, Any]:
     """The document of this checkout."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        registries.embedded(Path(folder), database_url=f"sqlite:///{folder}/registry.sqlite3") as world,
+        registries.embedded(Path(folder) / "home", database_url=f"sqlite:///{folder}/registry.sqlite3") as world,
     ):
         found: dict[str, Any] = world.app.openapi()
         return found

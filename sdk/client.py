@@ -694,8 +694,7 @@ class Client:
     def devices(self) -> list[DeviceForecasts]:
         """How much of their forecasts past trainings took, and how fast they were, by device.
 
-        Devices with fewer than five trainings are left out. Empty from a registry of an earlier release, which has
-        none.
+        Devices with fewer than five trainings are left out.
         """
         return workers.devices(self.transport)
 
@@ -738,8 +737,7 @@ class Client:
     def norms(self, ref: str) -> VersionNorms | None:
         """The norm of ΔW of each module of the version that `ref` names now, as the registry derived it from the bytes.
 
-        None if the registry is of an earlier release, or such a release published the version. Raises InvalidName,
-        InvalidRef, NotFound.
+        None if it could not derive them. Raises InvalidName, InvalidRef, NotFound.
         """
         return norms_of(self.transport, ref)
 

@@ -15,7 +15,7 @@ from sdk.schemas.access import (
     NamespaceRevocation,
     NewToken,
     RevocationView,
-    TokenReplacement,
+    TokenRequest,
     TokenView,
     Whoami,
 )
@@ -36,7 +36,7 @@ def whoami(who: Reader) -> Whoami:
 
 
 @router.post("/tokens", status_code=201)
-def create_token(body: TokenReplacement, tokens: TokensDep, who: Admin) -> NewToken:
+def create_token(body: TokenRequest, tokens: TokensDep, who: Admin) -> NewToken:
     """Create a token; its secret is shown in this answer and never again."""
     grants = {grant.namespace: Role(grant.role) for grant in body.grants}
     if len(grants) != len(body.grants):

@@ -26,10 +26,11 @@ from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.kinds.rules import JobKindRules
 from registry.jobs.lifecycle import FINAL, UNFINISHED, move
 from registry.jobs.models import Job
+from registry.jobs.needs import our_fields, written
 from registry.jobs.peaks import peak_of
 from registry.jobs.pins import Pinned, require_data
 from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
-from registry.jobs.scorers import require_installed, require_scorers, written
+from registry.jobs.scorers import require_installed, require_scorers
 from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
@@ -39,6 +40,7 @@ from registry.usage.limits import limits_of, require_room, submit_alone
 from registry.usage.records import record_bytes
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
+from sdk.schemas.request_fields import used_fields
 from sdk.schemas.wire import digest_of
 
 #: Of how many waiting jobs each queue is reminded at once; a worker that comes for one continues with the others.
@@ -57,8 +59,8 @@ _REPEATED = (
     "least_card_bytes",
     "least_machine_bytes",
     "forecast",
-    "needs_release",
-    "needs_scorers",
+    "known_fields",
+    "needs",
     "timeout_s",
     "base_fingerprint",
 )
@@ -125,13 +127,13 @@ class Jobs:
         key: str | None,
     ) -> tuple[JobView, bool]:
         # A runner that gets nothing ends, so it gets the job, even if the scorer is gone by then.
-        scorers = None if self._embedded else written(pinned.scorers)
+        scorers = () if self._embedded else pinned.scorers
         with self._db.write() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:
                 return earlier, False
             if rules.pin(session, submission.request, who, self._embedded) != pinned:
                 raise ChangedError
-            require_scorers(session, scorers, who, namespace=pinned.namespace, queue=rules.queue)
+            require_scorers(session, written(scorers), who, namespace=pinned.namespace, queue=rules.queue)
             rules.keep(session, accepted.request)
             job = self._new(
                 session,
@@ -143,7 +145,8 @@ class Jobs:
                 submit_key=key,
                 priority=submission.priority,
                 queue=rules.queue,
-                needs_scorers=scorers,
+                known_fields=-our_fields() if scorers else our_fields(),
+                needs=written([*used_fields(accepted.request), *scorers]),
                 timeout_s=self._limits.of_submission(submission.timeout_s),
                 base_fingerprint=pinned.base_fingerprint,
                 **accepted.columns,
@@ -300,11 +303,7 @@ def _answered(session: Session, key: str | None, asked: str, who: Principal) -> 
 
 def _submitted(session: Session, key: str, who: Principal) -> Job | None:
     """The job that the caller submitted with a key."""
-    mine = and_(Job.owner == who.owner, Job.submit_key == key)
-    # Jobs of the previous release only have the name of their token. It proves nothing, so only those are found that
-    # the caller may change anyway.
-    named = and_(Job.owner.is_(None), Job.created_by == who.name, Job.idempotency_key == key)
-    return session.scalars(select(Job).where(or_(mine, and_(named, who.within(Job.namespace, "write"))))).first()
+    return session.scalars(select(Job).where(Job.owner == who.owner, Job.submit_key == key)).first()
 
 
 def unfinished(session: Session, namespace: str) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sdk.api.transport import Transport
 from sdk.names import segment
-from sdk.schemas.access import NamespaceRevocation, NewToken, RevocationView, TokenReplacement, TokenRequest, TokenView
+from sdk.schemas.access import NamespaceRevocation, NewToken, RevocationView, TokenRequest, TokenView
 
 
-def create(transport: Transport, request: TokenRequest | TokenReplacement) -> NewToken:
+def create(transport: Transport, request: TokenRequest) -> NewToken:
     """Create a token; its secret is returned only once. Raises InvalidInput, Conflict, NotAllowed."""
     return transport.call("POST", "/tokens", NewToken, body=request)
 

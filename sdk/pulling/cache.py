@@ -122,8 +122,8 @@ class Cache:
     def keep_private(self) -> None:
         """Ensure, before anything is written, that only the owner can read the cache.
 
-        A new cache is created private. If others can read its root, because an earlier release or the user made it, the
-        parts are made private; anything that belongs to another user is left as it is.
+        A new cache is created private. If others can read its root, because the user made it, the parts are made
+        private; anything that belongs to another user is left as it is.
         """
         if self._is_private:
             return

@@ -212,11 +212,7 @@ class Puller:
     def _signatures(self, digest: str, *, offline: bool) -> list[Signature]:
         if offline:
             return read_signatures(self._cache.version(digest))
-        try:
-            return self._source.signatures_of(digest)
-        except NotFound:
-            # A registry of an earlier release has no signatures.
-            return []
+        return self._source.signatures_of(digest)
 
     def _keep_signatures(self, digest: str, signatures: list[Signature]) -> None:
         path = self._cache.version(digest) / MARKER_FOLDER / SIGNATURES

@@ -304,7 +304,7 @@ class TestKept:
         assert counts(trainer.found(trainer.score(ref, [*HELD, row(802)]))) == (21, 3, 2, 4)
         assert people.services.artifacts.storage.stat(first.blob) is not None
 
-    def test_scores_of_an_earlier_release_are_looked_at(self, trainer: Trainer, people: World) -> None:
+    def test_scores_that_nobody_has_looked_at_are_looked_at(self, trainer: Trainer, people: World) -> None:
         ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
         with people.services.db.write() as session:
             session.execute(update(Evaluation).where(Evaluation.id == ident).values(contamination=None))

@@ -107,7 +107,7 @@ def test_failed_pushes_go_and_numbers_of_deleted_versions_stay(
         failed = Version(**{**same, "number": None, "digest": "f" * 64, "manifest_digest": None, "state": "failed"})
         session.add(failed)
         session.flush()
-        # Releases before wrote these down before the push had come to its end.
+        # All that a version may have.
         session.add(Origin(version_pk=failed.pk, metrics={}, libraries={}, created_by="ann"))
         session.add(VersionTag(version_pk=failed.pk, key="team", value="a"))
         session.add(VersionTarget(version_pk=failed.pk, module="q_proj"))

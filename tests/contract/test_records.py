@@ -176,7 +176,7 @@ class TestCounted:
         admin.remove_base(bodies[0].fingerprint, namespace=space)
         writer.register_base(bodies[2])
         assert records(admin, space) == before + 2 * each
-        # Nor does it stay where releases before this one look for it.
+        # Nor does it stay where what was derived of the base would be.
         with people.services.db.read() as session:
             rows = select(BaseModelRow.tensors, BaseModelRow.config)
             left = session.execute(rows.where(BaseModelRow.fingerprint == bodies[0].fingerprint)).one()
@@ -265,17 +265,6 @@ class TestCounted:
         finally:
             with people.services.db.write() as session:
                 session.execute(delete(Quota))
-
-    def test_a_client_that_knows_no_limit_of_records_leaves_it_as_it_is(
-        self, people: World, admin: Client, space: str
-    ) -> None:
-        put = people.http.put
-        put("/api/v1/quotas", params={"namespace": space}, json={"max_jobs": 5}).raise_for_status()
-        assert (admin.quota(space).max_jobs, admin.quota(space).max_record_bytes) == (5, 2**30)
-        assert admin.set_quota(space, max_record_bytes=7).max_record_bytes == 7
-        put("/api/v1/quotas", params={"namespace": space}, json={"max_jobs": 6}).raise_for_status()
-        assert admin.quota(space).max_record_bytes == 7
-        assert admin.set_quota(space).max_record_bytes is None
 
 
 class TestJobs:

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -50,16 +49,12 @@ def _only_runner(home: Path, lock: int | None = None) -> Iterator[bool]:
             yield True
         return
     with (home / LOCK_FILE).open("ab") as file:
-        for _ in range(_TRIES):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # An earlier release may only be checking whether there is a runner.
-                time.sleep(_TRY_EVERY_S)
-            else:
-                yield True
-                return
-        yield False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def main() -> int:

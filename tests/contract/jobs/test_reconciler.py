@@ -92,7 +92,7 @@ def test_a_claim_looks_through_a_long_queue_once(crew: Crew) -> None:
     known = crew.submit()
     with db.read() as session:
         row = session.get_one(Job, known.id)
-        columns = {column.name: getattr(row, column.name) for column in Job.__table__.columns}
+        columns = {column.key: getattr(row, column.key) for column in Job.__table__.columns}
 
     def add(count: int, state: str) -> None:
         made = [{**columns, "id": f"{state}-{n}", "idempotency_key": None, "state": state} for n in range(count)]

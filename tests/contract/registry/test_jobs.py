@@ -12,6 +12,7 @@ from contract.registry.helpers import SEEDS, claim, publication, states_of, subm
 from sqlalchemy import select, update
 from support.adapters import base_registration, digest, save_adapter, use_of
 from support.registries import SHORT_LEASE_S, World
+from support.scored_rows import CONDITIONS
 
 from registry.catalog.models import Version
 from registry.catalog.versions.lifecycle import VersionState
@@ -426,7 +427,7 @@ class TestJobs:
         held = claim(quiet.worker)
         assert held is not None
         assert [target.label for target in held.targets] == [version.ref, "base:tiny"]
-        report = EvaluationReport(metrics={"loss": 1.5}, precision="float32")
+        report = EvaluationReport(metrics={"loss": 1.5}, precision="float32", conditions=CONDITIONS)
 
         def result(label: str, found: str | None, base: str = "tiny") -> EvaluationResult:
             return EvaluationResult(label=label, digest=found, base_fingerprint=digest(f"{base}: base"), report=report)

@@ -20,7 +20,6 @@ from pydantic import Field, model_validator
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.option_types import UNUSED
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import JsonScalar, Sha256, Wire, digest_of
 from workers.pipelines.errors import PipelineError
@@ -34,7 +33,7 @@ PROGRESS_NAME = "progress.json"
 STATE_NAME = "trainer_state.json"
 REPORT_NAME = "report.json"
 RECORD_NAME = "record.json"
-#: The files in a checkpoint's folder, tensors and JSON, besides `SERVING_FILES`, which earlier releases did not write.
+#: The files in a checkpoint's folder, tensors and JSON, besides `SERVING_FILES`.
 FILES = frozenset(
     {
         CONFIG_FILE,
@@ -91,8 +90,8 @@ class Record(Wire):
     eval_loss_base: float | None
     #: How a quantised base is held, which changes the last digits of each product.
     base_weights: Literal["native", "packed", "wide"]
-    #: How much of a step is computed at once, which changes last digits too. None: an earlier release wrote the checkpoint.
-    fit: Annotated[Fit | None, UNUSED] = None
+    #: How much of a step is computed at once, which changes last digits too.
+    fit: Fit
     #: With which settings memory has run out so far, and what followed, in words.
     memory_steps: Annotated[list[str], Field(default_factory=list, exclude_if=lambda value: not value)]
     #: The adapter matrices that no gradient has reached yet.

@@ -89,7 +89,7 @@ def test_what_the_cache_takes(tmp_path: Path) -> None:
 
 
 class TestPrivacy:
-    """Whatever the umask says, and an earlier release left: nobody else looks into the cache."""
+    """Whatever the umask says, and whoever made the folder: nobody else looks into the cache."""
 
     @pytest.fixture(autouse=True)
     def _open_handed(self) -> Iterator[None]:

@@ -1,48 +1,37 @@
-"""Make `schema_0004.sqlite3`: a tiny registry as the release with schema 0004 leaves it, with a row of everything.
-
-    python tests/assets/make_schema_0004.py
-
-It runs the services of that release, so it can be made again only from a checkout whose newest migration is 0004. What
-is in it is said by `tests/integration/test_past_schemas.py`. Its storage is not kept.
-"""
+"""A tiny registry with a row of everything, made by the services of this checkout: what a release leaves to the next one."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
-import sys
 import tempfile
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
-
-from support.adapters import base_registration, digest, lora_tensors, save_adapter  # noqa: E402
-
-from registry.app.services import Services, build  # noqa: E402
-from registry.artifacts.models import UploadBlob, UploadPart  # noqa: E402
-from registry.db.schema_version import head_revision  # noqa: E402
-from registry.http.idempotency.models import KeyedRequest  # noqa: E402
-from registry.principal import SYSTEM, Principal, Role  # noqa: E402
-from registry.queue import NoQueue  # noqa: E402
-from registry.settings import Settings  # noqa: E402
-from registry.signatures.models import Signature  # noqa: E402
-from sdk.pushing.pack import pack_adapter  # noqa: E402
-from sdk.schemas.access import QuotaLimits  # noqa: E402
-from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback  # noqa: E402
-from sdk.schemas.artifacts import BlobSpec, DatasetRegistration  # noqa: E402
-from sdk.schemas.catalog import Annotation, Parent, Publication, VersionMove  # noqa: E402
-from sdk.schemas.evaluation import EvaluationReport  # noqa: E402
-from sdk.schemas.events import NewEvent, Progress  # noqa: E402
-from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget, TrainingRequest  # noqa: E402
-from sdk.schemas.jobs import JobSubmission  # noqa: E402
-from sdk.schemas.lora_config import QuantizationRecipe  # noqa: E402
-from sdk.schemas.manifest import Manifest, ManifestFile  # noqa: E402
-from sdk.schemas.removal import GcRequest, RetentionRule  # noqa: E402
-from sdk.schemas.training_report import DatasetUse, TrainingReport  # noqa: E402
-from sdk.schemas.work import (  # noqa: E402
+from registry.app.services import Services, build
+from registry.artifacts.models import UploadBlob, UploadPart
+from registry.http.idempotency.models import KeyedRequest
+from registry.principal import SYSTEM, Principal, Role
+from registry.queue import NoQueue
+from registry.settings import Settings
+from registry.signatures.models import Signature
+from sdk.pushing.pack import pack_adapter
+from sdk.schemas.access import QuotaLimits
+from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback
+from sdk.schemas.artifacts import BlobSpec, DatasetRegistration
+from sdk.schemas.catalog import Annotation, Parent, Publication, VersionMove
+from sdk.schemas.evaluation import EvaluationReport
+from sdk.schemas.events import NewEvent, Progress
+from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget, TrainingRequest
+from sdk.schemas.jobs import JobSubmission
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.removal import GcRequest, RetentionRule
+from sdk.schemas.training_report import DatasetUse, TrainingReport
+from sdk.schemas.work import (
     CheckpointRecord,
     ClaimRequest,
     Completion,
@@ -51,11 +40,12 @@ from sdk.schemas.work import (  # noqa: E402
     Release,
     WorkerInfo,
 )
+from support.adapters import SPEC, base_registration, digest, lora_tensors, save_adapter
+from support.scored_rows import CONDITIONS
 
-TARGET = HERE / "schema_0004.sqlite3"
 ROWS = b'{"prompt": "a", "completion": "b"}\n'
 OTHER_ROWS = b'{"prompt": "c", "completion": "d"}\n'
-WORKER = WorkerInfo(name="node-1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, version="0.2.0")
+WORKER = WorkerInfo(name="node-1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, version="0.1.0")
 ADAPTER = "team/code-review"
 PEOPLE = {
     "ana": {"team": Role.WRITER},
@@ -67,10 +57,9 @@ ANA = Principal("ana", PEOPLE["ana"])
 GPU = Principal("gpu-1", PEOPLE["gpu-1"])
 
 
-def main() -> None:
-    """Write the database."""
-    if head_revision() != "0004":
-        raise SystemExit(f"this checkout is at {head_revision()}; check out the release with schema 0004")
+@cache
+def made_now() -> bytes:
+    """Return the database as a small SQLite file; its storage is not kept."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         settings = Settings(
@@ -82,15 +71,17 @@ def main() -> None:
         services = build(settings, queue=NoQueue())
         services.db.upgrade()
         fill(services, folder)
-        services.db.engine.dispose()
-        TARGET.unlink(missing_ok=True)
-        with sqlite3.connect(folder / "registry.sqlite3") as connection:
+        services.db.close()
+        with closing(sqlite3.connect(folder / "registry.sqlite3")) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
             # Each of so many tables and indexes takes a page at least.
             connection.execute("PRAGMA page_size=1024")
             connection.execute("VACUUM")
-        connection.close()
-        TARGET.write_bytes((folder / "registry.sqlite3").read_bytes())
+        return (folder / "registry.sqlite3").read_bytes()
+
+
+#: What the trainings of `jobs` hand in.
+ASKED = SPEC.model_copy(update={"method": "qlora", "lr": 0.0004, "max_steps": 1})
 
 
 def fill(services: Services, folder: Path) -> None:
@@ -99,7 +90,7 @@ def fill(services: Services, folder: Path) -> None:
         services.tokens.create(name=name, grants=grants, who=SYSTEM)
     expired = services.tokens.create(name="left", grants={"team": Role.ADMIN}, days=1, who=SYSTEM)
     services.tokens.revoke(expired.id, who=SYSTEM)
-    services.quotas.set("team", limits=QuotaLimits(max_adapters=9, max_bytes=10**9, max_jobs=9), who=SYSTEM)
+    services.quotas.set("team", limits=QuotaLimits(max_adapters=9, max_bytes=10**10, max_jobs=9), who=SYSTEM)
     services.bases.register(base=base_registration(), who=SYSTEM)
     data = dataset(services, ROWS, "rows")
     services.datasets.remove(dataset(services, OTHER_ROWS, "given up"), who=ANA)
@@ -126,7 +117,7 @@ def fill(services: Services, folder: Path) -> None:
     services.removal.collect(request=GcRequest(dry_run=False, grace_hours=0), who=SYSTEM)
     idle = {name: tensor * (0 if "v_proj.lora_B" in name else 1) for name, tensor in lora_tensors(6).items()}
     publish(services, folder, 6, data, tensors=idle)
-    under_way = services.artifacts.begin_upload(blobs=[BlobSpec(sha256=digest("large"), size_bytes=2**30)], who=ANA)
+    under_way = services.uploads.begin(blobs=[BlobSpec(sha256=digest("large"), size_bytes=2**30)], who=ANA)
     with services.db.write() as session:
         sent = session.get_one(UploadBlob, (under_way.id, digest("large")))
         sent.parts_id = "0123456789abcdef"
@@ -140,15 +131,17 @@ def fill(services: Services, folder: Path) -> None:
 def jobs(services: Services, folder: Path, data: str) -> None:
     """A training that made v1, an evaluation of it, a cancelled job, and one that waits to go on from a checkpoint."""
     base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
-    training = JobSubmission(request=TrainingRequest(adapter=ADAPTER, base=base, data=data))
+    training = JobSubmission(request=TrainingRequest(adapter=ADAPTER, base=base, data=data, spec=ASKED))
     services.jobs.submit(submission=training, who=ANA, idempotency_key="first")
     held = services.claims.claim(claim=ClaimRequest(worker=WORKER), who=GPU)
     assert held is not None
     progress = NewEvent(kind="progress", progress=Progress(phase="train", step=1, total=2, loss=2.5))
     services.claims.heartbeat(job_id=held.job, beat=Heartbeat(attempt=1, events=[progress]), who=GPU)
-    first = publication(services, folder, 1, data, who=GPU)
+    pushed = publication(services, folder, 1, data, who=GPU)
+    # A worker names none of it.
+    first = pushed.model_copy(update={"tags": {}, "description": "", "unknown": []})
     services.claims.complete(job_id=held.job, completion=Completion(attempt=1, version=first), who=GPU)
-    evaluation = EvaluationRequest(targets=[EvaluationTarget(ref=f"{ADAPTER}@v1")], data=data)
+    evaluation = EvaluationRequest(targets=[EvaluationTarget(ref=f"{ADAPTER}@v1")], only=True, data=data)
     services.jobs.submit(submission=JobSubmission(request=evaluation), who=ANA)
     given = services.claims.claim(claim=ClaimRequest(worker=WORKER), who=GPU)
     assert given is not None
@@ -156,7 +149,7 @@ def jobs(services: Services, folder: Path, data: str) -> None:
         label=f"{ADAPTER}@v1",
         digest=first.manifest.digest,
         base_fingerprint=digest("tiny: base"),
-        report=EvaluationReport(metrics={"loss": 1.5, "rouge_l": 0.25}, precision="float32"),
+        report=EvaluationReport(metrics={"loss": 1.5, "rouge_l": 0.25}, precision="nf4", conditions=CONDITIONS),
     )
     services.claims.complete(job_id=given.job, completion=Completion(attempt=1, evaluations=[result]), who=GPU)
     cancelled = services.jobs.submit(submission=training, who=ANA)
@@ -174,7 +167,7 @@ def checkpoint(services: Services, folder: Path, data: str) -> CheckpointRecord:
     said = publication(services, folder, 90, data, who=GPU)
     state = b"the optimiser's state"
     sha256 = hashlib.sha256(state).hexdigest()
-    files = [*said.manifest.files, ManifestFile(path="optimizer.pt", size_bytes=len(state), sha256=sha256)]
+    files = [*said.manifest.files, ManifestFile(path="optimizer.safetensors", size_bytes=len(state), sha256=sha256)]
     upload_id = upload(services, state, *_bodies(folder, 90), who=GPU)
     return CheckpointRecord(
         attempt=1,
@@ -187,7 +180,7 @@ def checkpoint(services: Services, folder: Path, data: str) -> CheckpointRecord:
             quantization=said.quantization,
             rows=1,
             supervised_tokens=1,
-            training={"lr": 0.0003},
+            training={"lr": 0.0004},
             metrics={"loss": 2.0},
             libraries={"peft": "0.21.0"},
         ),
@@ -264,12 +257,8 @@ def upload(services: Services, *bodies: bytes, who: Principal) -> str:
     """Announce and store bytes; return the session."""
     sent = {hashlib.sha256(body).hexdigest(): body for body in bodies}
     blobs = [BlobSpec(sha256=sha256, size_bytes=len(body)) for sha256, body in sent.items()]
-    session = services.artifacts.begin_upload(blobs=blobs, who=who)
+    session = services.uploads.begin(blobs=blobs, who=who)
     for put in session.put:
         path = Path(unquote(urlsplit(put.url).path))
         path.write_bytes(sent[put.sha256])
     return session.id
-
-
-if __name__ == "__main__":
-    main()

@@ -1,24 +1,11 @@
-"""Make `rows_0.1.json`: what this release stores as JSON of a job of each kind, every field with it.
-
-    python tests/assets/make_rows.py
-
-A later release reads it, and adds a recording of its own: see `tests/contract/test_stored_rows.py`.
-"""
+"""What is stored as JSON of a job of each kind, every field with it."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-from typing import Any
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent.parent)]
-
-from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec  # noqa: E402
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec  # noqa: E402
-from sdk.schemas.events import Progress  # noqa: E402
-from sdk.schemas.job_requests import (  # noqa: E402
+from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
+from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.events import Progress
+from sdk.schemas.job_requests import (
     BaseChoice,
     CheckpointRef,
     EvaluationRequest,
@@ -27,11 +14,10 @@ from sdk.schemas.job_requests import (  # noqa: E402
     PreviewJobRequest,
     TrainingRequest,
 )
-from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe  # noqa: E402
-from sdk.schemas.training import TrainingSpec  # noqa: E402
-from sdk.schemas.training_report import LossPoint, TrainingReport  # noqa: E402
-from sdk.schemas.wire import Wire  # noqa: E402
-from sdk.version import VERSION  # noqa: E402
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import LossPoint, TrainingReport
+from sdk.schemas.wire import Wire
 
 _DIGEST = "ab" * 32
 _BASE = BaseChoice(id="tiny", revision="0" * 40, fingerprint="cd" * 32)
@@ -77,14 +63,3 @@ def rows() -> dict[str, Wire]:
             curve=[LossPoint(step=1, loss=1.5, lr=0.1)],
         ),
     }
-
-
-def main() -> None:
-    """Write the file."""
-    recorded: dict[str, Any] = {name: row.model_dump(mode="json") for name, row in rows().items()}
-    target = HERE / f"rows_{VERSION.rpartition('.')[0]}.json"
-    target.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
-
-
-if __name__ == "__main__":
-    main()

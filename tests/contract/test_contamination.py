@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 from support.adapters import use_of
+from support.held_out_rows import held_out
 from support.merging_desk import MergingDesk
 from support.people import SEEDS
 from support.registries import World
@@ -26,7 +27,7 @@ from sdk.client import Client
 from sdk.formats.rows import check_rows, text_values
 from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
-from sdk.rows.holdout import held_out, hold_out_of, split_unit
+from sdk.rows.holdout import hold_out_of, split_unit
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.catalog import BaseView, Parent, Publication, Published
 from sdk.schemas.contamination import Contamination, said

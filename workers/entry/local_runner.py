@@ -7,7 +7,6 @@ itself.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from sdk import config
 from sdk.errors import AdapterctlError
+from sdk.file_locks import locked_if_free
 from sdk.imports import begin_program
 from workers.child.privacy import keep_to_itself
 from workers.entry.runner import Worker
@@ -30,8 +30,6 @@ from workers.settings import WorkerSettings
 #: The same files that `registry.queue.local` looks at.
 LOCK_FILE = "runner.lock"
 ASKED_FILE = "runner.asked"
-_TRIES = 5
-_TRY_EVERY_S = 0.1
 #: How often in a row asking for work may fail, and the first pause after a failure in seconds.
 _FAILURES = 5
 _AGAIN_S = 0.25
@@ -48,13 +46,8 @@ def _only_runner(home: Path, lock: int | None = None) -> Iterator[bool]:
         with os.fdopen(lock, "ab"):
             yield True
         return
-    with (home / LOCK_FILE).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    with locked_if_free(home / LOCK_FILE) as free:
+        yield free
 
 
 def main() -> int:

@@ -8,7 +8,6 @@ The folder's name appears by one rename after every byte is on disk:
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import JsonScalar, Sha256, Wire, digest_of
+from sdk.whole_files import give_name, sync
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import save_tensors
 from workers.pipelines.training.order import Fit
@@ -178,22 +178,12 @@ def write_checkpoint(
         write_trainer_state(partial / STATE_NAME)
         (partial / REPORT_NAME).write_text(report.model_dump_json(), encoding="utf-8")
         (partial / RECORD_NAME).write_text(record.model_dump_json(), encoding="utf-8")
-        for file in sorted(partial.iterdir()):
-            _sync(file)
-        _sync(partial)
+        sync(*partial.iterdir(), partial)
         _put(partial, target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _put(partial: Path, target: Path) -> None:
@@ -202,6 +192,5 @@ def _put(partial: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
-    partial.rename(target)
-    _sync(target.parent)
+    give_name(partial, target, durable=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.held_out_rows import held_out
 
 from sdk.formats.rows import Row, RowsError, check_rows, text_values
 from sdk.rows import signature_file, sorting
 from sdk.rows.contamination import Among, rows_among
 from sdk.rows.grams import GRAM, Texts
-from sdk.rows.holdout import HoldOut, held_out, split_unit
+from sdk.rows.holdout import HoldOut, split_unit
 from sdk.rows.signature_file import MOST_KEPT, SignatureFile, SplitDiffers, make_signatures
 from sdk.rows.splitting import rows_digest
 from sdk.rows.texts import normalised_row, row_key, said

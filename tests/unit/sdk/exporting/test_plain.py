@@ -169,23 +169,23 @@ def test_what_came_there_meanwhile_stays(
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("settings", "engine", "version"),
+    ("settings", "engine"),
     [
-        ({"use_rslora": True}, "sglang", None),
-        ({"alpha_pattern": {"q_proj": 3}}, "sglang", None),
-        ({"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 5}, "use_rslora": True}, "vllm", "0.31.0"),
-        ({"use_dora": True}, "vllm", None),
-        ({"use_dora": True}, "llama.cpp", None),
+        ({"use_rslora": True}, "sglang"),
+        ({"alpha_pattern": {"q_proj": 3}}, "sglang"),
+        ({"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 5}}, "sglang"),
+        ({"use_dora": True}, "vllm"),
+        ({"use_dora": True}, "llama.cpp"),
     ],
 )
 def test_what_makes_it_fit_by_compat_does(
-    settings: dict[str, Any], engine: str, version: str | None, client: Client, base: Path, tmp_path: Path
+    settings: dict[str, Any], engine: str, client: Client, base: Path, tmp_path: Path
 ) -> None:
     plain = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
     folder = merges.save_adapter(base, tmp_path / "a", **{**plain, **settings})
-    before = client.compat(folder, engine=engine, version=version, base=base)
+    before = client.compat(folder, engine=engine, base=base)
     assert before.answer == ("unknown" if len(settings) > 1 else "no")
     assert "--to lora" in " ".join([before.fix or "", *before.notes])
     made = client.export_plain(folder, tmp_path / "plain", base=base, rank=4 if "use_dora" in settings else None)
-    after = client.compat(made.path, engine=engine, version=version, base=base)
+    after = client.compat(made.path, engine=engine, base=base)
     assert after.answer == "yes", after.against

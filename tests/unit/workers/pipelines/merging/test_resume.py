@@ -9,8 +9,6 @@ import random
 import resource
 import shutil
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 from support.merges import Made, make
 from support.quiet_forks import QuietForks
 from support.soak import scale
+from support.waiting import wait_until
 
 import workers.pipelines.merging.merge as module
 import workers.pipelines.merging.writing as writing
@@ -52,14 +51,6 @@ def run(made: Made, out: Path, **options: Any) -> MergeReport:
 
 def contents(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-
-
-def waited(true: Callable[[], bool]) -> bool:
-    for _ in range(3000):
-        if true():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def killed(made: Made, out: Path, after: int, forks: QuietForks) -> bool:
@@ -116,7 +107,7 @@ def test_a_shard_that_is_whole_is_not_written_again_and_a_broken_one_is(
         if file.startswith("model-00004"):
             (journal,) = tmp_path.glob(".out.partial-*/journal.jsonl")
             # The others are written beside it.
-            assert waited(lambda: journal.read_text().count("digests") == 3)
+            wait_until(lambda: journal.read_text().count("digests") == 3, timeout_s=30)
             raise RuntimeError("the process ends here")
         return real(base, file, *given)
 

@@ -22,6 +22,7 @@ import torch
 from support import tiny
 from support.soak import SOAKING, scale
 from support.trainings import run_training
+from support.waiting import wait_until
 
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
@@ -350,7 +351,7 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings:
             folder.mkdir()
             print(folder, file=process.stdin, flush=True)
             child = int(process.stdout.readline())
-            wait_for(folder / "kept" / f"step-{moments.randint(1, 5):08d}")
+            wait_until((folder / "kept" / f"step-{moments.randint(1, 5):08d}").exists)
             # The first one as soon as there is something under that name.
             time.sleep(moments.uniform(0, 0.2) if attempt else 0)
             with suppress(ProcessLookupError):
@@ -379,13 +380,6 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings:
         process.stdin.close()
     result = trainings.run("killed", "lora", kept_in(tmp_path / "on", resume=moments.choice(newest)))
     assert same(trainings.whole("lora"), result)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path.name} was never written"
-        time.sleep(0.005)
 
 
 def test_the_record_holds_no_path_and_no_time_of_day(trainings: Trainings) -> None:

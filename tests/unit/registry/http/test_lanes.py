@@ -115,7 +115,8 @@ def test_who_pays_is_the_namespace_of_the_caller_that_has_least() -> None:
             busy.append(asyncio.create_task(use("ana", "ben")))
             await let_others_run()
         await asyncio.gather(*busy)
-        assert work.begun[2] == "ana-ben"
+        # Two begin at once, in any order.
+        assert "ana-ben" in work.begun[2:4]
 
     asyncio.run(run())
 
@@ -187,7 +188,7 @@ def test_views_that_ask_the_database_take_turns_and_leave_connections_to_others(
                 assert work.begun == ["ana"] * 10 + ["ben"]
             answers = await asyncio.gather(*busy)
         assert {answer.status_code for answer in answers} == {200}
-        # The second of ben's came before most of those that had come before it.
-        assert "ben" in work.begun[11:14]
+        # The second of ben's came before most of those that had come before it; as many as ended begin at once, in any order.
+        assert "ben" in work.begun[11:22]
 
     asyncio.run(run())

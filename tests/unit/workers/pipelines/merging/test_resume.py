@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import workers.pipelines.merging.writing as writing
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.device import Device
 
 #: What asks for room on a disk.
 WRITES = ((Path, "mkdir"), (Path, "write_text"), (os, "fsync"), (shutil, "copyfile"), (writing, "_append"))
@@ -34,9 +34,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(autouse=True)
-def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_of_memory(free_memory: Callable[[int], None]) -> None:
     """What the models say is of no account here."""
-    monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+    free_memory(0)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_shard_that_is_whole_is_not_written_again_and_a_broken_one_is(
 
 
 def test_another_plan_does_not_go_on_with_these_files(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]
 ) -> None:
     monkeypatch.setattr(module, "read_back", lambda *given: pytest.fail("stopped"))
     with pytest.raises(pytest.fail.Exception):
@@ -140,7 +140,7 @@ def test_another_plan_does_not_go_on_with_these_files(
         run(made, tmp_path / "out", spec=MergeSpec(dtype="float32"))
     assert len(list(tmp_path.glob(".out.partial-*"))) == 2
     monkeypatch.undo()
-    monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+    free_memory(0)
     run(made, tmp_path / "out", spec=MergeSpec(dtype="float32"))
     # The target is no longer free for the other one.
     assert not list(tmp_path.glob(".out.partial-*"))

@@ -215,14 +215,13 @@ def test_the_loss_is_the_mean_over_the_last_tenth_of_all_steps_also_after_going_
 
 
 def test_going_on_with_less_memory_changes_nothing(
-    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide_share: Callable[[float], None]
 ) -> None:
     import sdk.lora.planning.checkpointing as module
-    import workers.pipelines.model.loading as loading
 
     folder = trainings.written("qlora") / "step-00000003"
     monkeypatch.setattr(module, "ACTIVATION_SHARE", 0.0)
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    wide_share(0.0)
     report, out = trainings.run("sparing", "qlora", kept_in(tmp_path, resume=folder))
     assert report.training["gradient_checkpointing"] is True
     assert same(trainings.whole("qlora"), (report, out))

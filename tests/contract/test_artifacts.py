@@ -279,19 +279,6 @@ class TestStoredBytes:
         world.writer.pull(found.version.ref, world.folder / "pulled")
 
 
-@pytest.fixture
-def strict(tmp_path: Path) -> Iterator[World]:
-    """A registry that puts away what its admission refuses."""
-    with registries.served(
-        tmp_path / "strict",
-        database_url=f"sqlite:///{tmp_path / 'strict.sqlite3'}",
-        storage_url=(tmp_path / "strict-artifacts").as_uri(),
-        gate="quarantine",
-    ) as found:
-        found.admin.register_base(base_registration())
-        yield found
-
-
 class TestQuarantine:
     def test_it_is_no_way_around_a_quota(self, strict: World, tmp_path: Path) -> None:
         admin = strict.client(Role.ADMIN)

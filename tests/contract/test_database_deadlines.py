@@ -23,6 +23,7 @@ import pytest
 from sqlalchemy import bindparam, literal, make_url, select, text
 from support import registries
 from support.adapters import base_registration, save_adapter
+from support.waiting import wait_until
 
 from registry.access.models import Token
 from registry.db.database import Database
@@ -148,11 +149,9 @@ class TestStopped:
             return int(found[0])
 
         backend = asyncio.run(close_meanwhile())
-        deadline = time.monotonic() + 5
         with db.read() as session:
-            while session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}")):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            there = text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}")
+            wait_until(lambda: not session.scalar(there), timeout_s=5)
 
 
 @contextmanager

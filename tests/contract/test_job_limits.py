@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, tzinfo
@@ -13,6 +12,7 @@ import pytest
 from sqlalchemy import select, text, update
 from support.adapters import SPEC
 from support.registries import World
+from support.waiting import wait_until
 from support.working import Held
 
 import registry.db.clock
@@ -153,11 +153,8 @@ def wait_for_lock(services: Services) -> None:
     query = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    deadline = time.monotonic() + 30
     with services.db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while connection.scalar(query) == 0:
-            assert time.monotonic() < deadline, "nobody waits"
-            time.sleep(0.01)
+        wait_until(lambda: connection.scalar(query), "nobody waits", 30)
 
 
 @contextmanager

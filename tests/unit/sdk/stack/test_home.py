@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from support.processes import SLEEP
 
 from sdk.errors import Conflict, NotFound, Unavailable
 from sdk.stack import control
@@ -138,7 +139,7 @@ def test_a_pid_file_that_names_a_stranger_kills_nobody(folder: Path) -> None:
     stack = Stack(folder / "home")
     stack.make_folder()
     stack.settle(0)
-    with ended(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])) as stranger:
+    with ended(subprocess.Popen([sys.executable, "-c", SLEEP])) as stranger:
         (stack.valkey.directory / "valkey.pid").write_text(f"{stranger.pid}\nlong ago\nmark\n")
         (stack.home / "supervisor.pid").write_text(f"{stranger.pid}\nlong ago\nmark\n")
         assert control.down(stack) == []

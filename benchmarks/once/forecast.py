@@ -1,9 +1,11 @@
-"""The forecast of a training's memory beside its measured peak: `python -m benchmarks.forecast [CACHE]`.
+"""The forecast of a training's memory beside its measured peak: `python -m benchmarks.once.forecast [CACHE]`.
 
 Each training is the worker's own, from a folder and rows to an adapter, in a fresh child: anonymous memory above that after
 the imports, sampled every 20 ms, with one malloc arena and one thread. Weights that are computed with as they are stored are mapped
 from their files, so they are no anonymous memory and are left out of both. `CACHE` keeps what was measured; what is there is
 not run again, so that a changed formula is held against the same peaks. Sizes are in GB of 10⁹ bytes.
+
+Its figures in docs/planning.md are of 2026-11-27.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.forecast_cases import CASES, Case
+from benchmarks.once.forecast_cases import CASES, Case
 from sdk.lora.planning.adapter import adapter_of
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.footprint import weights_parts
@@ -115,7 +117,7 @@ def _measured(case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="forecast-", dir="/var/tmp") as scratch:
         _make(case, Path(scratch))
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "benchmarks.forecast_child", scratch],
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.once.forecast_child", scratch],
             input=json.dumps({"spec": case.asked, "checkpointing": case.checkpointing}),
             capture_output=True,
             text=True,

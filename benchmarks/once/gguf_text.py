@@ -1,10 +1,12 @@
 """Whether llama.cpp writes what PEFT does: SmolLM2 with an adapter, from the GGUF files of base and adapter, and from the merged one.
 
-    python benchmarks/gguf_text.py ADAPTER [CACHE]
+    python -m benchmarks.once.gguf_text ADAPTER [CACHE]
 
 ADAPTER is the folder of an adapter for SmolLM2-135M-Instruct, such as `make demo` pulls. All weights and the cache of keys and
 values are in 32 bits. Where two greedy texts part, the gap between PEFT's two likeliest tokens there is told: a choice that
 rounding may decide.
+
+Its figures in docs/exporting.md are of 2026-11-27.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from typing import Any
 
 import httpx
 import torch
-from merged_text import NEW_TOKENS, in_float32, load, merged, prompts_of
 from transformers import AutoTokenizer
 
 import sdk
+from benchmarks.merged_text import NEW_TOKENS, in_float32, load, merged, prompts_of
 from examples.docstrings.base import make_base
 
 xllamacpp: Any = importlib.import_module("xllamacpp")

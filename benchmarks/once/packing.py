@@ -1,7 +1,9 @@
-"""What a step over uneven rows takes, padded, sorted, packed, and with all logits at once: `python -m benchmarks.packing`.
+"""What a step over uneven rows takes, padded, sorted, packed, and with all logits at once: `python -m benchmarks.once.packing`.
 
 Each way is a fresh child with one thread and one malloc arena, over the same random base of SmolLM2's width and five of its layers. Time is that of
 the processor, the least of three steps; memory is the anonymous peak above that once the base is loaded. Useful tokens are those of the rows.
+
+Its figures in docs/training-options.md and RESULTS.md are of 2026-11-27.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def main() -> None:
         for dtype in DTYPES:
             for way in WAYS:
                 done = subprocess.run(
-                    [sys.executable, "-W", "ignore", "-m", "benchmarks.packing", json.dumps([rows, dtype, way])],
+                    [sys.executable, "-W", "ignore", "-m", "benchmarks.once.packing", json.dumps([rows, dtype, way])],
                     capture_output=True,
                     text=True,
                     env={**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},

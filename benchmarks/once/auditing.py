@@ -1,10 +1,12 @@
 """How long `adapterctl data check` takes, what it finds of planted faults, and the memory it needs.
 
-    python benchmarks/auditing.py [ROWS] [--header]
+    python -m benchmarks.once.auditing [ROWS] [--header]
 
 The rows are prompts and completions of random words. A hundredth of them each repeats an earlier row, repeats it in another
 spelling, nearly repeats it, contradicts it, lacks its completion, has an odd character or is held out. Processor seconds
 are those of one process. With --header, all rows begin with the same 120 characters.
+
+Its figures in docs/data.md and RESULTS.md are of 2026-11-27.
 """
 
 from __future__ import annotations

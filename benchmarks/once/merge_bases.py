@@ -1,10 +1,12 @@
 """Onto which base an adapter is to be merged that was trained over one in 4 bits: its own weights, or those of the training.
 
-    python benchmarks/merge_bases.py ADAPTER [CACHE]
+    python -m benchmarks.once.merge_bases ADAPTER [CACHE]
 
 ADAPTER is the folder of an adapter for SmolLM2-135M-Instruct that was trained by QLoRA, such as `make demo` pulls: what it is
 worth on rows that it has not seen is measured over each base, merged and not. Of random models in the shapes of three families,
 with updates of a given size, the distance to what was trained is.
+
+Its figures in docs/merging.md are of 2026-11-27.
 """
 
 from __future__ import annotations

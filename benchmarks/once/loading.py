@@ -1,9 +1,11 @@
 """Bases that are loaded in 4 bits: quantised anew, quantised and kept in the node's cache, and read from there.
 
-    python benchmarks/loading.py [--rounds N] BASE [BASE …]
+    python -m benchmarks.once.loading [--rounds N] BASE [BASE …]
 
 BASE is a base's folder, or `random` for one in the shape of a small Llama of 0.99 billion parameters. Each load is in a process of its own;
 importing the libraries is not counted. Prints JSON.
+
+Its figures in RESULTS.md are of 2026-11-27.
 """
 
 from __future__ import annotations

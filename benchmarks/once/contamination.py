@@ -1,9 +1,11 @@
 """How long signatures take to be made, and how long 100,000 evaluation rows take against a million training rows.
 
-    python -m benchmarks.contamination --rows 1000000 --held-out 100000
+    python -m benchmarks.once.contamination --rows 1000000 --held-out 100000
 
 Rows are prompts and answers of random words, some 200 characters; 1 in 20 held-out rows is a training row, as it is, in other
 spelling, or with a word changed.
+
+Its figures in docs/evaluation.md and RESULTS.md are of 2026-11-27.
 """
 
 from __future__ import annotations

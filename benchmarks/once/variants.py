@@ -1,10 +1,12 @@
 """Variants of LoRA on the docstring example: what each learns, and what it takes.
 
-    python benchmarks/variants.py [CACHE]
+    python -m benchmarks.once.variants [CACHE]
 
 SmolLM2-135M in NF4, the example's rows, the same seed, steps and order; each in a process of its own with one thread, two seeds
 in turn. The seconds are those of the processor, so other programs disturb them little. Memory is the peak of anonymous memory above
 the imports. It prints the table of `docs/training-options.md`.
+
+Its figures in docs/training-options.md are of 2026-11-27.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from training import example
+from benchmarks.training import example
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STEPS, SEEDS = 10, (0, 1)
 #: Options by what the table calls them. The scale of each is 2, that of rsLoRA 8/√16.
 VARIANTS: dict[str, dict[str, Any]] = {

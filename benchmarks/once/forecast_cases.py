@@ -1,4 +1,4 @@
-"""The trainings that forecasts are held against: `benchmarks/forecast.py` runs them.
+"""The trainings that forecasts are held against: `benchmarks/once/forecast.py` runs them.
 
 Random bases of real families with wide vocabularies and few layers, so that two steps take seconds and a gigabyte or more.
 """

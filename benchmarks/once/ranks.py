@@ -1,10 +1,12 @@
 """Ranks 8, 4 and 16 of `docstring-writer`, trained alike, scored in one job, and compared: what docs/evaluation.md shows.
 
-    python benchmarks/ranks.py OUT [CACHE [OPTIONS…]]
+    python -m benchmarks.once.ranks OUT [CACHE [OPTIONS…]]
 
 prints the commands with what they print; OPTIONS go to each training, such as --max-steps 8. Rank 8, the default, is in
 production, so that the job scores it beside the others, as it does the bare base. The registry is the folder OUT/registry,
 and OUT/log has what the commands say of their progress.
+
+Its figures in docs/evaluation.md are of 2026-11-27.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from training import example
+from benchmarks.training import example
 
 ADAPTER = "docstring-writer"
 #: The first becomes v1, and is promoted.

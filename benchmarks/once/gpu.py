@@ -1,11 +1,13 @@
 """What needs a card: speed, peaks against forecasts, 7B in 8 GB, memory that runs out, a kill, evaluation, merge, compiled and offloaded steps.
 
-    python benchmarks/gpu.py OUT.json            # on a machine with CUDA, in under nine minutes
-    python benchmarks/gpu.py OUT.json --tiny     # the same parts over tiny bases, also on a CPU, to see that it works
+    python -m benchmarks.once.gpu OUT.json            # on a machine with CUDA, in under nine minutes
+    python -m benchmarks.once.gpu OUT.json --tiny     # the same parts over tiny bases, also on a CPU, to see that it works
 
 Bases have random weights in real shapes and are made where it runs, so nothing is fetched. Each part runs in a process of its
 own under a deadline; one that fails says why, and the others go on. OUT.json is written anew after each part. Beside torch,
 transformers, peft and accelerate it needs bitsandbytes, trl, datasets, pydantic and what `pyproject.toml` names of them.
+
+No page has figures of it; `tests/e2e/test_gpu.py` runs it with --tiny where there is a card.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")

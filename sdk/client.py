@@ -650,12 +650,12 @@ class Client:
         """Cancel a job. Raises NotFound, NotAllowed, Conflict for one that has succeeded or failed."""
         return jobs.cancel(self.transport, job_id)
 
-    def retry_job(self, job_id: str) -> Job[Result]:
+    def retry_job(self, job_id: str, *, idempotency_key: str | None = None) -> Job[Result]:
         """Submit a failed or cancelled job again; a training resumes from its last checkpoint.
 
-        Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running, QuotaExceeded.
+        The same key gives the same new job. Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running, QuotaExceeded.
         """
-        return Job(jobs.retry(self.transport, job_id), self)
+        return Job(jobs.retry(self.transport, job_id, key=idempotency_key), self)
 
     def attempts(self, job_id: str) -> list[AttemptView]:
         """The attempts at a job, oldest first. Raises NotFound."""
@@ -966,10 +966,16 @@ class Client:
         return self.set_alias(parse_ref(ref).adapter, alias, number, expect=expect, reason=reason)
 
     def rollback(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
-        """Point an alias back at what it named before its last move; call it again to go back another move. Raises
+        """Point an alias back at what it named before its last move; call it again to go back another move.
+
+        Without `expect`, the alias must still name what it names at the moment of the call. Raises NotFound, NotAllowed,
         Conflict.
         """
-        return aliases.roll_back(self.transport, build(AliasRollback, **alias_change(adapter, alias, expect, reason)))
+        change = alias_change(adapter, alias, expect, reason)
+        if expect is None:
+            named = {found.alias: found.number for found in self.aliases(adapter)}
+            change["expect"] = named.get(alias, 0)
+        return aliases.roll_back(self.transport, build(AliasRollback, **change))
 
     def remove_alias(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> None:
         """Remove an alias; its history stays. Raises NotFound, NotAllowed, Conflict."""
@@ -1208,14 +1214,16 @@ class Client:
         days: int | None = None,
         replace: bool = False,
         overlap_hours: int = 0,
+        idempotency_key: str | None = None,
     ) -> NewToken:
         """Create a token with a role in each namespace ("-": names without one, "*": all); its secret is shown once.
 
-        With `replace` the token in use with that name ends `overlap_hours` later. Raises InvalidInput, Conflict for a
+        With `replace` the token in use with that name ends `overlap_hours` later. The same key gives the same token, with a
+        secret that takes the place of the first. Raises InvalidInput, Conflict for a
         name that is in use there, NotAllowed for roles that this client does not administer.
         """
         request = token_request(name, grants, days=days, replace=replace, overlap_hours=overlap_hours)
-        return tokens.create(self.transport, request)
+        return tokens.create(self.transport, request, key=idempotency_key)
 
     def tokens(self) -> list[TokenView]:
         """The tokens that this client administers, newest first, without secrets."""

@@ -16,21 +16,18 @@ from registry.artifacts.uploads import Uploads
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
-from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
 from registry.datasets.finding import readable_rows
 from registry.datasets.service import Datasets
 from registry.datasets.signatures import SignedDatasets
 from registry.db.database import Database
-from registry.db.prepared_reads import PreparedReads
 from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
 from registry.evaluations.rows import EvaluationRows, give_up, give_up_of_base
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
-from registry.http.idempotency.service import KeyedRequests
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
 from registry.jobs.kinds.rules import CompletionServices
@@ -62,7 +59,6 @@ class Services:
 
     settings: Settings
     db: Database
-    keyed: KeyedRequests
     tokens: Tokens
     audit: Audit
     quotas: Quotas
@@ -71,7 +67,6 @@ class Services:
     datasets: Datasets
     bases: Bases
     catalog: Catalog
-    resolver: Resolver
     aliases: Aliases
     version_states: VersionStates
     publisher: Publisher
@@ -147,7 +142,6 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     return Services(
         settings=settings,
         db=db,
-        keyed=KeyedRequests(db),
         tokens=Tokens(db),
         audit=Audit(db),
         quotas=Quotas(db),
@@ -156,7 +150,6 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         datasets=Datasets(db, artifacts),
         bases=bases,
         catalog=catalog,
-        resolver=Resolver(PreparedReads(db), catalog),
         aliases=Aliases(db),
         version_states=VersionStates(db, on_deleted=give_up),
         publisher=publisher,

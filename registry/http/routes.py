@@ -75,15 +75,10 @@ def service(kind: type[T]) -> Any:
 
     # Not in a thread, which would cost more than the call.
     async def find(request: Request) -> T:
-        return service_of(request, kind)
+        found: T = request.app.state.by_class[kind]
+        return found
 
     return Depends(find)
-
-
-def service_of(request: Request, kind: type[T]) -> T:
-    """This application's service of a class."""
-    found: T = request.app.state.by_class[kind]
-    return found
 
 
 #: Callers that may do so in some namespace. The services decide whether they may in the namespace that a request is
@@ -187,7 +182,7 @@ _answering = Lane(
 )
 Pool(
     "threads of the server",
-    waits="checks of tokens, idempotency keys and the read-only switch, events of jobs; views, which have had their turn",
+    waits="checks of tokens and the read-only switch, events of jobs; views, which have had their turn",
     at_once="40",
     item="one read of the database by key, or a view",
     share="none is needed: views leave 28 of them free, and what else takes one is a read by key, or counted (streams, waits)",
@@ -284,13 +279,13 @@ def _checked(checker: TypeAdapter[Any], value: Any) -> Any:
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None
 
 
-def room(path: str, tag: str, *, route_class: type[StrictRoute] = StrictRoute) -> APIRouter:
+def room(path: str, tag: str) -> APIRouter:
     """The router of a room below `/api/v1`: every route wants a token and may answer with any of `ERRORS`."""
     return APIRouter(
         prefix=f"{API}{path}",
         tags=[tag],
         responses=ERRORS,
-        route_class=route_class,
+        route_class=StrictRoute,
         generate_unique_id_function=operation_id,
     )
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.access.keys import used_for_another
 from registry.db.clock import db_now
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
@@ -52,7 +53,6 @@ _REPEATED = (
     "namespace",
     "kind",
     "subject",
-    "request_digest",
     "queue",
     "needs_device",
     "needs_memory_bytes",
@@ -174,13 +174,26 @@ class Jobs:
         record(session, who, "job.submit", job.namespace, job.id, after=after)
         return job
 
-    def retry(self, job_id: str, *, who: Principal) -> JobView:
+    def retry(self, job_id: str, *, who: Principal, idempotency_key: str | None = None) -> JobView:
         """Submit a job that ended without a result again; a training resumes from its last checkpoint.
 
-        Raises NotFound, also if rows or a checkpoint that it began with have gone since or the caller may not see them,
-        Conflict for a job that has a result or has not ended, QuotaExceeded.
+        The same key gives the same new job. Raises NotFound, also if rows or a checkpoint that it began with have gone since
+        or the caller may not see them, Conflict for a job that has a result or has not ended, QuotaExceeded.
         """
+        try:
+            job, fresh = self._retried(job_id, who, idempotency_key)
+        except IntegrityError:
+            # The same key was used at the same moment: the other call's job is the answer.
+            job, fresh = self._retried(job_id, who, idempotency_key)
+        if fresh:
+            self._queue.announce(job.id, job.queue)
+        return job
+
+    def _retried(self, job_id: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
+        asked = digest_of({"retry_of": job_id})
         with self._db.write() as session:
+            if (answered := _answered(session, key, asked, who)) is not None:
+                return answered, False
             earlier = find_job(session, job_id, who, action="write")
             if earlier.state not in (JobState.FAILED, JobState.CANCELLED):
                 raise Conflict(
@@ -193,14 +206,14 @@ class Jobs:
                 session,
                 who,
                 request=request,
+                request_digest=asked,
+                submit_key=key,
                 retry_of=job_id,
                 # Somebody else may have given it a higher priority than the caller may.
                 priority=min(earlier.priority, most_priority(earlier.namespace, who)),
                 **{name: getattr(earlier, name) for name in _REPEATED},
             )
-            found = present(job)
-        self._queue.announce(found.id, found.queue)
-        return found
+            return present(job), True
 
     def get(self, job_id: str, *, who: Principal) -> JobView:
         """Return a job. Raises NotFound."""
@@ -297,7 +310,7 @@ def _answered(session: Session, key: str | None, asked: str, who: Principal) -> 
     if earlier is None:
         return None
     if earlier.request_digest != asked or not who.may("read", earlier.namespace):
-        raise Conflict("this idempotency key was used for another request; use a new key", param="idempotency_key")
+        raise used_for_another()
     return present(earlier)
 
 

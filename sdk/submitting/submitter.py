@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -286,8 +285,7 @@ class JobSubmitter:
             timeout_s=job_options.timeout_s,
             needs=job_options.needs,
         )
-        # A key of our own makes a repeated POST harmless.
-        return jobs.submit(self._transport, submission, key=key or secrets.token_hex(16))
+        return jobs.submit(self._transport, submission, key=key)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 import time
 import tracemalloc
@@ -367,7 +368,7 @@ class TestStream:
                 begun = []
                 for _ in range(count):
                     reader = event_stream._Reader(services.db, services.tokens, services.jobs, job.id, LOCAL, None, 0)
-                    begun.append(event_stream._stream(reader, None))
+                    begun.append(event_stream._stream(reader, math.inf))
                     for _ in range(3):
                         await anext(begun[-1])
                 held_bytes = tracemalloc.get_traced_memory()[0]

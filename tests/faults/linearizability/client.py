@@ -137,7 +137,10 @@ def call_alias(caller: Caller, config: Config, random: Random, named: dict[str, 
                 on, op, [number, expect], lambda to: _number(to.send("PUT", "/aliases", {**body, "number": number}))
             )
         else:
-            found = caller.call(on, op, [expect], lambda to: _number(to.send("POST", "/aliases/rollback", body)))
+            body["expect"] = last if expect is None else expect
+            found = caller.call(
+                on, op, [body["expect"]], lambda to: _number(to.send("POST", "/aliases/rollback", body))
+            )
     if isinstance(found, int):
         named[on] = found
 

@@ -60,7 +60,7 @@ from sdk.pulling.evaluation_rows import fetch_rows
 from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
-from sdk.pulling.puller import Pulled, Puller, PullPlan
+from sdk.pulling.puller import Pulled, Puller
 from sdk.pushing.given_base import given_base, given_base_if_any, require_one
 from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import Pusher, PushKeywords, PushOptions, PushReport
@@ -1104,10 +1104,6 @@ class Client:
             base_name=base_name,
             verify_with=None if verify_with is None else user_path(verify_with),
         )
-
-    def plan_pull(self, ref: str, *, offline: bool = False, frozen: bool = False) -> PullPlan:
-        """Say which files a pull would fetch, and which of them are already in the cache."""
-        return self._puller.plan(ref, offline=offline, frozen=frozen)
 
     def puller(self) -> Puller:
         """Return the puller that works through this client."""

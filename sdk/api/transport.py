@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from adapterctl_entry import hidden_package
+from adapterctl_entry.hidden_packages import hidden_package
 from sdk.api.answers import VERSION as VERSION
 from sdk.api.answers import VERSION_HEADER as VERSION_HEADER
 from sdk.api.answers import check_version, raise_error, require_json

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from registry.http.idempotency.models import KeyedRequest
-
+from registry.access.keys import KeyedRequest
 from registry.app.services import Services, build
 from registry.artifacts.models import UploadBlob, UploadPart
 from registry.principal import SYSTEM, Principal, Role

@@ -7,7 +7,6 @@
 | embedding | (r, entries) | (dimension, r) | (dimension) |
 | stacked experts | (r·experts, in) | (out, r·experts) | |
 
->>> from registry.artifacts.admission.inspection import Tensors, WeightFacts
 >>> b = TensorFacts("base_model.model.x.lora_B.weight", "F32", (3, 2), zero=True)
 >>> Module({"A": b._replace(zero=False), "B": b}).effect(16.0, 2, use_rslora=False).most
 -inf
@@ -69,6 +68,7 @@ class Module:
 class Modules(Mapping[str, Module]):
     """The adapted modules of a file, each made when it is asked for. Nobody changes what they got.
 
+    >>> from registry.artifacts.admission.inspection import Tensors, WeightFacts
     >>> a = TensorFacts("base_model.model.x.lora_A.weight", "F32", (2, 3), zero=False)
     >>> modules = Modules(Tensors(WeightFacts.of([a, a._replace(name="base_model.model.x.lora_B.weight")])))
     >>> modules.put("x", 0), modules.put("x", 1), list(modules), list(modules["x"].parts)

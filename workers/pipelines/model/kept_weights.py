@@ -66,7 +66,7 @@ class KeptWeights:
                 self._lay_out(base, Path(view))
                 model = load(Path(view))
             # PEFT looks up the base's vocabulary there.
-            model.name_or_path = model.config._name_or_path = str(base)
+            model.name_or_path = model.config.name_or_path = str(base)
             if digest_of_model(model) == expected:
                 # The cache is pruned by the time of last use; the entry may belong to another user.
                 with contextlib.suppress(OSError):

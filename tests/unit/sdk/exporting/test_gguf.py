@@ -292,7 +292,7 @@ def test_a_command_that_is_ended_takes_its_program_along(
     out = tmp_path / "out"
     # Whoever runs this test may ignore the signal.
     said = f"import signal; {'' if number is signal.SIGKILL else f'signal.signal({int(number)}, signal.SIG_DFL); '}"
-    said += "import sdk.exporting.running as running; running._PROGRAM = 'endless'; from adapterctl_entry import adapterctl; adapterctl()"
+    said += "import sdk.exporting.running as running; running._PROGRAM = 'endless'; from adapterctl_entry.scripts import adapterctl; adapterctl()"
     given = ["export", str(adapter), "--base", str(base), "-o", str(out / "a.gguf")]
     env = environment() | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[4]}"}
     with subprocess.Popen([sys.executable, "-c", said, *given], env=env) as command:

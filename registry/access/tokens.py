@@ -58,10 +58,11 @@ class Tokens:
     ) -> NewToken:
         """Create a token that allows `grants` (namespace to role); its secret can't be read again.
 
-        The same key gives the same token with a new secret in the place of the first, which is stored nowhere. With `replace`, the tokens in use that have this name there end `overlap_hours` later. Raises Forbidden if the
-        caller administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be
-        told from another, Conflict if a token in use has it, a namespace has too many, or the key
-        is of another request or of a token that has ended, Unauthenticated if the caller's own token is revoked.
+        The same key gives the same token with a new secret in the place of the first, which is stored nowhere. With
+        `replace`, the tokens in use that have this name there end `overlap_hours` later. Raises Forbidden if the caller
+        administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be told
+        from another, Conflict if a token in use has it, a namespace has too many, or the key is of another request or of
+        a token that has ended, Unauthenticated if the caller's own token is revoked.
         """
         if not grants:
             raise Invalid("a token without a role allows nothing; give it one", param="grants")
@@ -78,11 +79,13 @@ class Tokens:
             expires_at=None if days is None else utc_now() + timedelta(days=days),
             grants=[Grant(namespace=namespace, role=role.value) for namespace, role in sorted(grants.items())],
         )
-        asked = digest_of([name, sorted(grants.items()), days, replace, overlap_hours])
         with self._alone(who) as (session, who):
             for namespace in grants:
                 _require_admin(who, namespace)
-            request = None if idempotency_key is None else Keyed.of(who, idempotency_key, asked)
+            request = None
+            if idempotency_key is not None:
+                asked = [name, sorted(grants.items()), days, replace, overlap_hours]
+                request = Keyed.of(who, idempotency_key, digest_of(asked))
             if request is not None and (earlier_id := kept(session, request)) is not None:
                 view = _renewed(session, earlier_id, token.secret_sha256, who)
                 return NewToken(**view.model_dump(), secret=secret)

@@ -31,6 +31,7 @@ from registry.app import health, openapi
 from registry.app.health import Readiness, readiness_of
 from registry.app.services import build
 from registry.artifacts import views as artifacts
+from registry.catalog import resolve_view
 from registry.catalog import views as catalog
 from registry.datasets import views as datasets
 from registry.errors import RegistryError
@@ -64,6 +65,7 @@ _log = logging.getLogger(__name__)
 
 #: Every room that answers requests. Routes are tried in this order: the one that is requested most comes first.
 ROOMS = (
+    resolve_view,
     catalog,
     artifacts,
     datasets,

@@ -16,12 +16,14 @@ from registry.artifacts.uploads import Uploads
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
 from registry.datasets.finding import readable_rows
 from registry.datasets.service import Datasets
 from registry.datasets.signatures import SignedDatasets
 from registry.db.database import Database
+from registry.db.prepared_reads import PreparedReads
 from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
@@ -67,6 +69,7 @@ class Services:
     datasets: Datasets
     bases: Bases
     catalog: Catalog
+    resolver: Resolver
     aliases: Aliases
     version_states: VersionStates
     publisher: Publisher
@@ -150,6 +153,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         datasets=Datasets(db, artifacts),
         bases=bases,
         catalog=catalog,
+        resolver=Resolver(PreparedReads(db), catalog),
         aliases=Aliases(db),
         version_states=VersionStates(db, on_deleted=give_up),
         publisher=publisher,

@@ -50,17 +50,6 @@ AliasesDep = Annotated[Aliases, service(Aliases)]
 Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 
 
-# The route that is requested most comes first: routes are tried in this order.
-@router.get("/resolve", response_model=VersionView)
-def resolve_ref(
-    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
-    catalog: CatalogDep,
-    who: Reader,
-) -> Response:
-    """The version that a ref names now, with its lineage and manifest."""
-    return Response(catalog.resolve_json(ref, who=who), media_type="application/json")
-
-
 @router.post("/bases", status_code=201)
 async def register_base(body: BaseRegistration, bases: BasesDep, who: Sender) -> BaseView:
     """Record a base by its fingerprint."""

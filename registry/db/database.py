@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from threading import Lock
-from typing import Any, TypeVarTuple
+from typing import Any
 
-from sqlalchemy import Engine, Row, Select, text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -33,8 +33,6 @@ Pool(
     share="none is needed: views have had their turn, and come here in the order in which they ask",
 )
 
-Columns = TypeVarTuple("Columns")
-
 
 class Database:
     """One database, by URL. Holds the engine; gives sessions."""
@@ -47,6 +45,7 @@ class Database:
         self._causes = Causes(logs=logs_causes)
         #: What each session finds in its `info`, put there by the rooms that look for it.
         self.session_info: dict[str, Any] = {}
+        self._on_close: list[Callable[[], None]] = []
         self._is_full = False
         self._engine: Engine | None = None
         self._making = Lock()
@@ -72,13 +71,6 @@ class Database:
         # names.
         return self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
-    @cached_property
-    def _rows(self) -> Engine:
-        if self.engine.dialect.name != "postgresql":
-            return self.engine
-        # A statement needs no transaction around it, whose begin and end are two more messages.
-        return self.engine.execution_options(isolation_level="AUTOCOMMIT")
-
     @contextmanager
     def read(self, *, within_s: float | None = None) -> Iterator[Session]:
         """A session that sees one state of the database and changes nothing.
@@ -88,15 +80,6 @@ class Database:
         with self._explained(), self.breaker.asking(), Session(self._reader, expire_on_commit=False) as session:
             begin_session(session, self.session_info, within_s=within_s)
             yield session
-
-    def row(self, query: Select[*Columns], values: Mapping[str, Any]) -> Row[*Columns] | None:
-        """The first row that a query finds: one statement sees one state of the database by itself, and a session would
-        cost several times as much (RESULTS.md, "look-up by alias").
-
-        Raises Unavailable like `read`.
-        """
-        with self._explained(), self.breaker.asking(), self._rows.connect() as connection:
-            return connection.execute(query, values).first()
 
     @contextmanager
     def write(self, *, within_s: float | None = None) -> Iterator[Session]:
@@ -156,6 +139,12 @@ class Database:
     def close(self) -> None:
         """Close all connections; those in use, or opened by a later session, are closed when their session ends."""
         self.engine.dispose()
+        for call in self._on_close:
+            call()
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """Register something else that is connected to this database and is closed together with it."""
+        self._on_close.append(call)
 
     def revision(self) -> str | None:
         """The revision of the schema as it is, or None for an empty database."""

@@ -22,6 +22,8 @@ from registry.errors import Invalid
 
 #: How long to wait for a connection of this process, unless settings say otherwise, in seconds.
 _POOL_S, _SQLITE_POOL_S = 3.0, 30.0
+#: How many connections stay open while nobody uses them.
+_KEPT = 5
 #: How long an SQLite transaction waits for others that write, unless settings say otherwise, in seconds.
 _SQLITE_LOCK_S = 60.0
 
@@ -91,11 +93,14 @@ def _postgresql(url: URL, timeouts: Timeouts) -> Engine:
 
 
 def _pool(timeouts: Timeouts, usual_s: float) -> dict[str, Any]:
-    """The pool's settings for SQLAlchemy. It keeps all connections: to open one takes longer than most requests."""
+    """The pool's settings for SQLAlchemy. Its own limit counts the connections that it opens in addition to those that
+    it keeps.
+    """
+    kept = min(_KEPT, timeouts.connections)
     return {
         "poolclass": _ClosingPool,
-        "pool_size": timeouts.connections,
-        "max_overflow": 0,
+        "pool_size": kept,
+        "max_overflow": timeouts.connections - kept,
         "pool_timeout": timeouts.pool_s or usual_s,
     }
 

@@ -75,10 +75,15 @@ def service(kind: type[T]) -> Any:
 
     # Not in a thread, which would cost more than the call.
     async def find(request: Request) -> T:
-        found: T = request.app.state.by_class[kind]
-        return found
+        return service_of(request, kind)
 
     return Depends(find)
+
+
+def service_of(request: Request, kind: type[T]) -> T:
+    """This application's service of a class."""
+    found: T = request.app.state.by_class[kind]
+    return found
 
 
 #: Callers that may do so in some namespace. The services decide whether they may in the namespace that a request is
@@ -279,13 +284,13 @@ def _checked(checker: TypeAdapter[Any], value: Any) -> Any:
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None
 
 
-def room(path: str, tag: str) -> APIRouter:
+def room(path: str, tag: str, *, route_class: type[StrictRoute] = StrictRoute) -> APIRouter:
     """The router of a room below `/api/v1`: every route wants a token and may answer with any of `ERRORS`."""
     return APIRouter(
         prefix=f"{API}{path}",
         tags=[tag],
         responses=ERRORS,
-        route_class=StrictRoute,
+        route_class=route_class,
         generate_unique_id_function=operation_id,
     )
 

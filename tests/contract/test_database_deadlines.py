@@ -5,6 +5,7 @@ One backend is stopped, so that the server of the other tests is left alone.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -19,12 +20,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import make_url, select, text
+from sqlalchemy import bindparam, literal, make_url, select, text
 from support import registries
 from support.adapters import base_registration, save_adapter
 
 from registry.access.models import Token
 from registry.db.database import Database
+from registry.db.prepared_reads import PreparedReads
 from registry.deadlines import Timeouts
 from registry.errors import Unavailable
 from sdk.errors import Unavailable as ClientUnavailable
@@ -86,6 +88,7 @@ class TestStopped:
         assert backend_of(db) > 0
 
     def test_many_wait_for_it_once(self, db: Database) -> None:
+        # As many as the pool keeps open.
         pids, together = [], threading.Barrier(5)
 
         def hold(_: int) -> None:
@@ -115,34 +118,39 @@ class TestStopped:
             except Unavailable:
                 time.sleep(0.05)
 
-    def test_amid_the_statement_of_a_row(self, db: Database) -> None:
-        pid = backend_of(db)
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(db.row, select(text("pg_sleep(0.3)")), {})
-            deadline = time.monotonic() + 5
-            with db.read() as session:
-                busy = text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND query LIKE '%pg_sleep%'")
-                while not session.scalar(busy):
-                    assert time.monotonic() < deadline
-            with stopped(pid), pytest.raises(Unavailable, match="does not answer"):
-                reading.result(IMPATIENT.deadline_s + 1)
-        assert db.row(select(text("1")), {}) == (1,)
+    def test_a_prepared_read_leaves_it_to_the_ordinary_way(self, db: Database) -> None:
+        reads = PreparedReads(db)
+        pid = select(literal(1), bindparam("x", type_=Token.name.type), text("pg_backend_pid()"))
 
-    def test_a_row_that_outlasts_the_closing_closes_its_connection(self, db: Database) -> None:
-        pid = backend_of(db)
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(db.row, select(text("pg_backend_pid()"), text("pg_sleep(0.3)")), {})
-            deadline = time.monotonic() + 5
-            with closing(Database(db.url)) as other, other.read() as session:
-                busy = text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND query LIKE '%pg_sleep%'")
-                while not session.scalar(busy):
-                    assert time.monotonic() < deadline
+        async def read_often() -> None:
+            found = await reads.first(pid, x="a")
+            assert found is not None
+            with stopped(int(found[2])):
+                began = time.monotonic()
+                # More than there are connections: they do not wait one after the other.
+                answers = await asyncio.gather(*(reads.first(pid, x="a") for _ in range(20)))
+                assert time.monotonic() - began < 4
+                assert None in answers
+            assert await reads.first(pid, x="a") is not None
+
+        asyncio.run(read_often())
+
+    def test_a_read_that_outlasts_the_closing_closes_its_connection(self, db: Database) -> None:
+        reads = PreparedReads(db)
+        slow = select(text("pg_backend_pid()"), text("pg_sleep(0.5)"), bindparam("x", type_=Token.name.type))
+
+        async def close_meanwhile() -> int:
+            reading = asyncio.create_task(reads.first(slow, x="a"))
+            await asyncio.sleep(0.2)
             db.close()
-            found = reading.result(5)
-        assert found is not None
-        assert found[0] == pid
+            found = await reading
+            assert found is not None
+            return int(found[0])
+
+        backend = asyncio.run(close_meanwhile())
+        deadline = time.monotonic() + 5
         with db.read() as session:
-            while session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}")):
+            while session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}")):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import sqlite3
 import threading
@@ -26,8 +27,10 @@ from registry.catalog.models import Adapter, Version, VersionDocument
 from registry.catalog.versions.finding import find_version
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.present import present
+from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
+from registry.db.prepared_reads import PreparedReads
 from registry.errors import NotFound
 from registry.principal import SYSTEM, Principal, Role
 from sdk.client import Client
@@ -267,12 +270,19 @@ class TestBusyDatabase:
         # Listeners to an engine's events, of whatever kind, make each statement look for them.
         assert not world.services.db.engine._has_events
 
-    def test_many_at_once_from_several_threads(self, world: World, name: str, tmp_path: Path) -> None:
+    def test_many_at_once_from_several_threads_and_loops(self, world: World, name: str, tmp_path: Path) -> None:
         ref = push(world.writer, tmp_path, name)
         with closing(Database(world.services.db.url)) as db:
-            catalog = Catalog(db)
-            with ThreadPoolExecutor(12) as pool:
-                found = set(pool.map(lambda _: catalog.resolve_json(ref, who=SYSTEM), range(120)))
+            resolver = Resolver(PreparedReads(db), Catalog(db))
+
+            def ask() -> set[str]:
+                async def many() -> set[str]:
+                    return set(await asyncio.gather(*(resolver.resolve(ref, who=SYSTEM) for _ in range(40))))
+
+                return asyncio.run(many())
+
+            with ThreadPoolExecutor(3) as pool:
+                found = set().union(*(done.result() for done in [pool.submit(ask) for _ in range(3)]))
         assert found == {resolve(world.http, name).text}
 
 

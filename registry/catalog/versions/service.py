@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydantic import ValidationError
-from sqlalchemy import Integer, String, bindparam, or_, select, tuple_
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import Adapter, Alias, Version, VersionDocument
-from registry.catalog.versions.finding import find_adapter, find_version, parse_ref, space_of
+from registry.catalog.models import Adapter, Version, VersionDocument
+from registry.catalog.versions.finding import find_adapter, find_version, parse_ref
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
 from registry.catalog.versions.norms import norms_of
 from registry.catalog.versions.present import present, present_all
@@ -17,22 +17,10 @@ from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.errors import InvalidName
 from registry.principal import Principal
-from sdk.formats.refs import BadNameError, Ref, parse_namespace
+from sdk.formats.refs import BadNameError, parse_namespace
 from sdk.schemas.catalog import AdapterView, VersionView
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.wire import read_json
-
-_stored = (
-    select(VersionDocument.body, VersionDocument.foreign)
-    .join(Version, Version.pk == VersionDocument.version_pk)
-    .join(Adapter, Adapter.pk == Version.adapter_pk)
-    .where(Adapter.name == bindparam("adapter", type_=String), or_(*(Version.state == state for state in PULLABLE)))
-)
-_latest = _stored.where(Version.number == Adapter.latest_number)
-_numbered = _stored.where(Version.number == bindparam("selector", type_=Integer))
-_aliased = _stored.join(Alias, (Alias.version_pk == Version.pk) & (Alias.adapter_pk == Adapter.pk)).where(
-    Alias.name == bindparam("selector", type_=String)
-)
 
 
 class Catalog:
@@ -54,15 +42,6 @@ class Catalog:
             except ValidationError:
                 # It was written by another release; the rows that it is made from may still be readable.
                 return present(session, version, who)
-
-    def resolve_json(self, ref: str, *, who: Principal) -> str:
-        """Like `resolve`, as JSON: one statement finds the text that is stored of the version.
-
-        Every server of adapters waits for this.
-        """
-        parsed = parse_ref(ref)
-        stored = _stored_text(self._db, parsed, who)
-        return stored if stored is not None else self.resolve(ref, who=who).model_dump_json()
 
     def norms(self, ref: str, *, who: Principal) -> VersionNorms:
         """Return what the version that a ref names now adds to its base, module by module.
@@ -118,17 +97,6 @@ class Catalog:
                 limit=limit,
                 views=lambda adapters: _present_adapters(session, adapters),
             )
-
-
-def _stored_text(db: Database, ref: Ref, who: Principal) -> str | None:
-    """The stored text of the version that a ref names, if one statement finds it: a digest may fit more than one."""
-    if ref.digest_prefix is not None or not who.may("read", space_of(ref.adapter)):
-        return None
-    query = _latest if ref.selector == "latest" else _aliased if ref.number is None else _numbered
-    values = {"adapter": ref.adapter, "selector": ref.number or ref.selector}
-    found = db.row(query, values)
-    # One statement can't tell which versions of other namespaces the caller may see.
-    return None if found is None or (found.foreign and who.namespaces() is not None) else found.body
 
 
 def _checked(namespace: str) -> str:

@@ -15,7 +15,7 @@ QUICK_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest -q
 PYTEST_PARALLEL := PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES)
 
-.PHONY: help demo test quick coverage soak matrix check bench lock audit dist clean format
+.PHONY: help demo test quick lowest coverage soak matrix check bench lock audit dist clean format
 
 help: ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ test: $(VENV)/.dev ## Run every test; real servers are started from wheels.
 quick: $(QUICK)/.quick ## Run the unit tests, and the contracts over registries in process: what a change is checked with.
 	ADAPTERCTL_QUICK=1 PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(QUICK)/bin/python -m pytest -q -n $(QUICK_PROCESSES) \
 		-m 'not slow and not soak and not alone' -k 'unit or embedded' --ignore tests/unit/workers/pipelines tests/unit tests/contract
+
+lowest: $(VENV)/.dev ## Train and merge with the lowest releases that a worker's libraries may have.
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
+	$(BIN)/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct -e '.[worker,quick]'
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -q -n $(QUICK_PROCESSES) -m 'not slow and not soak and not alone' $(addprefix \
+		tests/unit/workers/pipelines/,model/test_experts.py merging/test_merge.py training/test_train.py training/test_variants.py)
 
 coverage: $(VENV)/.dev ## Run every test and show what lines and branches none of them takes.
 	mkdir -p build && rm -f build/coverage*

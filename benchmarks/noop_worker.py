@@ -11,13 +11,18 @@ import functools
 
 from sdk.api import work as api
 from sdk.client import Client
-from sdk.schemas.evaluation import EvaluationReport
+from sdk.schemas.evaluation import Conditions, EvaluationReport
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult
 from workers.entry.celery_app import make_app
 from workers.node import machine
 from workers.settings import WorkerSettings
 
-_REPORT = EvaluationReport(metrics={"loss": 1.25, "perplexity": 3.49, "rows": 16.0}, precision="float32")
+_CONDITIONS = Conditions(
+    loss_on="completion", max_length=1024, generated_rows=0, max_new_tokens=0, stop_ids=[], tokenizer="b" * 64
+)
+_REPORT = EvaluationReport(
+    metrics={"loss": 1.25, "perplexity": 3.49, "rows": 16.0}, precision="float32", conditions=_CONDITIONS
+)
 
 app = make_app()
 app.conf.include = [__name__]

@@ -79,8 +79,6 @@ class Settings:
     database_connect_s: Positive | None = None
     database_statement_s: Positive | None = None
     database_lock_s: Positive | None = None
-    database_idle_s: Positive | None = None
-    database_tcp_s: Positive | None = None
     database_deadline_s: Positive | None = None
     #: How long to wait for one of this process's connections to the database, in seconds; None: the default of
     #: `Timeouts`.
@@ -121,7 +119,6 @@ class Settings:
     keep_events_days: Positive = 90.0
     keep_attempts_days: Positive = 365.0
     keep_failed_days: Positive = 30.0
-    keep_collected_days: Positive = 30.0
     keep_tokens_days: Positive = 90.0
     keep_audit_days: Positive = 400.0
     #: Where old entries of the audit trail are written before they leave the database; None: they stay in it.
@@ -170,8 +167,6 @@ class Settings:
             "connect_s": self.database_connect_s,
             "statement_s": self.database_statement_s,
             "lock_s": self.database_lock_s,
-            "idle_s": self.database_idle_s,
-            "tcp_s": self.database_tcp_s,
             "deadline_s": self.database_deadline_s,
             "pool_s": self.database_pool_s,
         }
@@ -191,7 +186,6 @@ class Settings:
             events_days=self.keep_events_days,
             attempts_days=self.keep_attempts_days,
             failed_days=self.keep_failed_days,
-            collected_days=self.keep_collected_days,
             tokens_days=self.keep_tokens_days,
             audit_days=self.keep_audit_days,
             audit_folder=self.audit_folder,

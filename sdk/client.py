@@ -60,7 +60,7 @@ from sdk.pulling.evaluation_rows import fetch_rows
 from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
-from sdk.pulling.puller import Pulled, Puller, PullPlan
+from sdk.pulling.puller import Pulled, Puller
 from sdk.pushing.given_base import given_base, given_base_if_any, require_one
 from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import Pusher, PushKeywords, PushOptions, PushReport
@@ -650,12 +650,12 @@ class Client:
         """Cancel a job. Raises NotFound, NotAllowed, Conflict for one that has succeeded or failed."""
         return jobs.cancel(self.transport, job_id)
 
-    def retry_job(self, job_id: str) -> Job[Result]:
+    def retry_job(self, job_id: str, *, idempotency_key: str | None = None) -> Job[Result]:
         """Submit a failed or cancelled job again; a training resumes from its last checkpoint.
 
-        Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running, QuotaExceeded.
+        The same key gives the same new job. Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running, QuotaExceeded.
         """
-        return Job(jobs.retry(self.transport, job_id), self)
+        return Job(jobs.retry(self.transport, job_id, key=idempotency_key), self)
 
     def attempts(self, job_id: str) -> list[AttemptView]:
         """The attempts at a job, oldest first. Raises NotFound."""
@@ -694,8 +694,7 @@ class Client:
     def devices(self) -> list[DeviceForecasts]:
         """How much of their forecasts past trainings took, and how fast they were, by device.
 
-        Devices with fewer than five trainings are left out. Empty from a registry of an earlier release, which has
-        none.
+        Devices with fewer than five trainings are left out.
         """
         return workers.devices(self.transport)
 
@@ -738,8 +737,7 @@ class Client:
     def norms(self, ref: str) -> VersionNorms | None:
         """The norm of ΔW of each module of the version that `ref` names now, as the registry derived it from the bytes.
 
-        None if the registry is of an earlier release, or such a release published the version. Raises InvalidName,
-        InvalidRef, NotFound.
+        None if it could not derive them. Raises InvalidName, InvalidRef, NotFound.
         """
         return norms_of(self.transport, ref)
 
@@ -968,10 +966,16 @@ class Client:
         return self.set_alias(parse_ref(ref).adapter, alias, number, expect=expect, reason=reason)
 
     def rollback(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
-        """Point an alias back at what it named before its last move; call it again to go back another move. Raises
+        """Point an alias back at what it named before its last move; call it again to go back another move.
+
+        Without `expect`, the alias must still name what it names at the moment of the call. Raises NotFound, NotAllowed,
         Conflict.
         """
-        return aliases.roll_back(self.transport, build(AliasRollback, **alias_change(adapter, alias, expect, reason)))
+        change = alias_change(adapter, alias, expect, reason)
+        if expect is None:
+            named = {found.alias: found.number for found in self.aliases(adapter)}
+            change["expect"] = named.get(alias, 0)
+        return aliases.roll_back(self.transport, build(AliasRollback, **change))
 
     def remove_alias(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> None:
         """Remove an alias; its history stays. Raises NotFound, NotAllowed, Conflict."""
@@ -1101,10 +1105,6 @@ class Client:
             verify_with=None if verify_with is None else user_path(verify_with),
         )
 
-    def plan_pull(self, ref: str, *, offline: bool = False, frozen: bool = False) -> PullPlan:
-        """Say which files a pull would fetch, and which of them are already in the cache."""
-        return self._puller.plan(ref, offline=offline, frozen=frozen)
-
     def puller(self) -> Puller:
         """Return the puller that works through this client."""
         return self._puller
@@ -1210,14 +1210,16 @@ class Client:
         days: int | None = None,
         replace: bool = False,
         overlap_hours: int = 0,
+        idempotency_key: str | None = None,
     ) -> NewToken:
         """Create a token with a role in each namespace ("-": names without one, "*": all); its secret is shown once.
 
-        With `replace` the token in use with that name ends `overlap_hours` later. Raises InvalidInput, Conflict for a
+        With `replace` the token in use with that name ends `overlap_hours` later. The same key gives the same token, with a
+        secret that takes the place of the first. Raises InvalidInput, Conflict for a
         name that is in use there, NotAllowed for roles that this client does not administer.
         """
         request = token_request(name, grants, days=days, replace=replace, overlap_hours=overlap_hours)
-        return tokens.create(self.transport, request)
+        return tokens.create(self.transport, request, key=idempotency_key)
 
     def tokens(self) -> list[TokenView]:
         """The tokens that this client administers, newest first, without secrets."""

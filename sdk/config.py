@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from sdk.allowed_locations import Reach
 from sdk.errors import InvalidInput, disk_explained
+from sdk.whole_files import write_whole
 
 DEFAULT_URL = "local:~/.adapterctl"
 _VISIBLE = re.compile(r"[!-~]+")
@@ -166,10 +167,7 @@ def write_profile(config: Config) -> Path:
     path = profile_path()
     with disk_explained("writing the profile"):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = path.with_suffix(f".partial-{os.getpid()}")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            accepted = {"insecure": True} if config.insecure else {}
-            json.dump({"url": config.url, "token": config.token, **accepted}, file)
-        partial.replace(path)
+        accepted = {"insecure": True} if config.insecure else {}
+        profile = json.dumps({"url": config.url, "token": config.token, **accepted})
+        write_whole(path, profile, durable=True, mode=0o600)
     return path

@@ -27,9 +27,10 @@ def nothing_collected(*, ever: bool = False) -> Iterator[None]:
 
     In a program of ours they do so in any case.
 
-    Libraries define hundreds of thousands of objects that live as long as the process: searching them for garbage takes
-    a fifth of the time of the imports. A trainer or a merge that collects garbage to free memory would search them
-    again, for a quarter of a second each time. A process that isn't ours may have real garbage by then, which must
+    Libraries define hundreds of thousands of objects that live as long as the process. Searching them for garbage was
+    0.27 of 2.0 s of the processor for `adapterctl list` over a folder, 0.19 of 1.8 s for the imports of a server, and
+    1.4 of 5.4 s for those of a child. A trainer or a merge that collects garbage to free memory would search them again,
+    for 0.3 s each time. A process that isn't ours may have real garbage by then, which must
     still be found.
     """
     collects = gc.isenabled()

@@ -4,7 +4,7 @@ What is signed is a folder with one file, `manifest.json`, whose SHA-256 is the 
 file, and the base, by digest. A bundle is valid if it states exactly what `sign` states about this manifest, and the
 key verifies its signature. Exceptions tell whether it is valid, never a text that a library prints.
 
->>> from sdk.schemas.manifest import ManifestFile
+>>> from sdk.schemas.manifest import Manifest, ManifestFile
 >>> files = [ManifestFile(path="adapter_config.json", size_bytes=1, sha256="a" * 64)]
 >>> check_bundle(Manifest(base_fingerprint="b" * 64, files=files), "{}")
 Traceback (most recent call last):
@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from sdk.errors import InvalidInput, NotFound, Unavailable, VerificationFailed, disk_explained
+from sdk.formats.manifest import HasFiles
 from sdk.schemas.artifacts import SignedManifest
-from sdk.schemas.manifest import Manifest
 from sdk.schemas.wire import Sha256, Wire, canonical_json
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class PublicKey:
         return hashlib.sha256(self.pem).hexdigest()
 
 
-def sign(manifest: Manifest, key: Path, password: str | None = None) -> SignedManifest:
+def sign(manifest: HasFiles, key: Path, password: str | None = None) -> SignedManifest:
     """Sign a manifest with the EC private key in the PEM file `key`.
 
     Raises NotFound, InvalidInput for a key of another kind or a wrong password, Unavailable without `[signing]`.
@@ -116,7 +116,7 @@ def sign(manifest: Manifest, key: Path, password: str | None = None) -> SignedMa
     return SignedManifest(key_id=public.key_id, bundle=bundle)
 
 
-def verify(manifest: Manifest, bundle: str, key: Path) -> None:
+def verify(manifest: HasFiles, bundle: str, key: Path) -> None:
     """Return if `bundle` is a signature over exactly this manifest by the public key in the PEM file `key`.
 
     A file with several keys, or a folder of `*.pem`, stands for any of them. Raises VerificationFailed; NotFound and
@@ -125,7 +125,7 @@ def verify(manifest: Manifest, bundle: str, key: Path) -> None:
     find_signer(manifest, bundle, read_public_keys(key))
 
 
-def find_signer(manifest: Manifest, bundle: str, keys: Sequence[PublicKey]) -> PublicKey:
+def find_signer(manifest: HasFiles, bundle: str, keys: Sequence[PublicKey]) -> PublicKey:
     """Return the key that verifies `bundle` as a signature over exactly this manifest. Raises VerificationFailed."""
     library = _library()
     hint = check_bundle(manifest, bundle)
@@ -149,7 +149,7 @@ def find_signer(manifest: Manifest, bundle: str, keys: Sequence[PublicKey]) -> P
     return signer
 
 
-def check_bundle(manifest: Manifest, bundle: str) -> str:
+def check_bundle(manifest: HasFiles, bundle: str) -> str:
     """Return the hint of the key that a bundle over exactly this manifest names; its signature is not checked.
 
     Needs no `[signing]`. Raises VerificationFailed for another manifest, and for anything that is not a bundle of ours.
@@ -224,7 +224,7 @@ def _hashing(library: _Library) -> Any:
 
 
 @contextmanager
-def _laid_out(manifest: Manifest) -> Iterator[Path]:
+def _laid_out(manifest: HasFiles) -> Iterator[Path]:
     """The folder that is signed, in a temporary one of its own."""
     with disk_explained("writing a manifest"), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / _SUBJECT
@@ -233,7 +233,7 @@ def _laid_out(manifest: Manifest) -> Iterator[Path]:
         yield folder
 
 
-def _statement(manifest: Manifest) -> dict[str, Any]:
+def _statement(manifest: HasFiles) -> dict[str, Any]:
     """All that a signature over this manifest states: see in-toto's Statement and model-signing's predicate v1.0."""
     return {
         "_type": "https://in-toto.io/Statement/v1",
@@ -259,7 +259,7 @@ def _decoded(text: str) -> bytes:
     return content
 
 
-def _wrong(manifest: Manifest, why: str) -> VerificationFailed:
+def _wrong(manifest: HasFiles, why: str) -> VerificationFailed:
     return VerificationFailed(
         f"the signature is not valid for {manifest.digest[:12]}: {why}; fetch both again, or ask the signer",
         param="signature",

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.access.keys import Keyed, keep, kept
 from registry.access.models import Grant, Token, in_use
 from registry.db.clock import utc_now
 from registry.db.database import Database
@@ -24,6 +25,7 @@ from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role
 from sdk.formats.refs import BadNameError, parse_namespace
 from sdk.formats.visible_labels import parse_label, same_label
 from sdk.schemas.access import GrantView, LostGrant, NewToken, RevocationView, TokenView
+from sdk.schemas.wire import digest_of
 
 #: Names that stand for the registry itself in histories, and for callers without a token in logs.
 _OURS = frozenset({LOCAL.name, SYSTEM.name, "system", "anonymous", "nobody", "adapterctl"})
@@ -52,12 +54,15 @@ class Tokens:
         replace: bool = False,
         overlap_hours: int = 0,
         who: Principal,
+        idempotency_key: str | None = None,
     ) -> NewToken:
         """Create a token that allows `grants` (namespace to role); its secret can't be read again.
 
-        With `replace`, the tokens in use that have this name there end `overlap_hours` later. Raises Forbidden if the
-        caller administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be
-        told from another, Conflict if a token in use has it or a namespace has too many, Unauthenticated if the caller's own token is revoked.
+        The same key gives the same token with a new secret in the place of the first, which is stored nowhere. With
+        `replace`, the tokens in use that have this name there end `overlap_hours` later. Raises Forbidden if the caller
+        administers less than `grants`, InvalidName for what is not a namespace, Invalid for a name that can't be told
+        from another, Conflict if a token in use has it, a namespace has too many, or the key is of another request or of
+        a token that has ended, Unauthenticated if the caller's own token is revoked.
         """
         if not grants:
             raise Invalid("a token without a role allows nothing; give it one", param="grants")
@@ -77,6 +82,14 @@ class Tokens:
         with self._alone(who) as (session, who):
             for namespace in grants:
                 _require_admin(who, namespace)
+            request = None
+            if idempotency_key is not None:
+                asked = [name, sorted(grants.items()), days, replace, overlap_hours]
+                request = Keyed.of(who, idempotency_key, digest_of(asked))
+            if request is not None and (earlier_id := kept(session, request)) is not None:
+                view = _renewed(session, earlier_id, token.secret_sha256, who)
+                return NewToken(**view.model_dump(), secret=secret)
+            for namespace in grants:
                 _require_few(session, namespace)
             _check_name(name, who)
             for earlier in _namesakes(session, name, grants):
@@ -89,6 +102,8 @@ class Tokens:
             for grant in token.grants:
                 after = view.model_dump(mode="json")
                 record(session, who, "token.create", grant.namespace, token_id, after=after)
+            if request is not None:
+                keep(session, request, token_id)
         return NewToken(**view.model_dump(), secret=secret)
 
     def revoke(self, token_id: str, *, who: Principal) -> TokenView:
@@ -228,6 +243,21 @@ def _namesakes(session: Session, name: str, grants: Collection[str]) -> list[Tok
     # A role in all namespaces is a role in each of them.
     there = None if EVERYWHERE in grants else {*grants, EVERYWHERE}
     return [token for token in _in_use(session, there) if same_label(token.name) == same_label(name)]
+
+
+def _renewed(session: Session, token_id: str, secret_sha256: str, who: Principal) -> TokenView:
+    """Give a token that was created with the same key another secret. Raises Conflict if it is no longer in use."""
+    token = session.scalars(select(Token).where(Token.id == token_id, in_use())).first()
+    if token is None:
+        raise Conflict(
+            f"token {token_id}, which this idempotency key has created, is no longer in use; use a new key",
+            param="idempotency_key",
+        )
+    token.secret_sha256 = secret_sha256
+    view = _present(token)
+    for grant in token.grants:
+        record(session, who, "token.create", grant.namespace, token_id, after=view.model_dump(mode="json"))
+    return view
 
 
 def _taken(name: str, token: Token, who: Principal) -> Conflict:

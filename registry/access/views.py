@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Path
 
+from registry.access.keys import IdempotencyKey
 from registry.access.tokens import Tokens
 from registry.errors import Invalid
 from registry.http.routes import Admin, Reader, room, service
@@ -15,7 +16,7 @@ from sdk.schemas.access import (
     NamespaceRevocation,
     NewToken,
     RevocationView,
-    TokenReplacement,
+    TokenRequest,
     TokenView,
     Whoami,
 )
@@ -36,8 +37,11 @@ def whoami(who: Reader) -> Whoami:
 
 
 @router.post("/tokens", status_code=201)
-def create_token(body: TokenReplacement, tokens: TokensDep, who: Admin) -> NewToken:
-    """Create a token; its secret is shown in this answer and never again."""
+def create_token(body: TokenRequest, tokens: TokensDep, who: Admin, key: IdempotencyKey) -> NewToken:
+    """Create a token; its secret is shown in this answer and never again.
+
+    The same `Idempotency-Key` with the same body gives the same token, with a secret that takes the place of the first.
+    """
     grants = {grant.namespace: Role(grant.role) for grant in body.grants}
     if len(grants) != len(body.grants):
         raise Invalid("a namespace is named twice; a token has one role in each", param="grants")
@@ -48,6 +52,7 @@ def create_token(body: TokenReplacement, tokens: TokensDep, who: Admin) -> NewTo
         replace=body.replace,
         overlap_hours=body.overlap_hours,
         who=who,
+        idempotency_key=key,
     )
 
 

@@ -37,7 +37,6 @@ from registry.datasets import views as datasets
 from registry.errors import RegistryError
 from registry.evaluations import views as evaluations
 from registry.http.allowed_hosts import AnswerOwnHosts, hosts_of
-from registry.http.idempotency.middleware import AnswerOnce
 from registry.http.refusals import REFUSALS, Refusals
 from registry.http.request_bodies import StrictBodies
 from registry.http.rights import Rights
@@ -112,7 +111,6 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     provide(app, {**services.by_class(), Readiness: readiness_of(services)})
     install_error_handlers(app)
     # The last one added is the outermost: nothing of a request is read before its token was checked.
-    app.add_middleware(AnswerOnce, keyed=services.keyed)
     app.add_middleware(StrictBodies, rights=Rights(app.state.documented))
     app.add_middleware(KeepReadOnly, switch=services.read_only)
     app.add_middleware(

@@ -16,10 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
 from registry.app.openapi_examples import BODIES, PARAMETERS
-from registry.http.idempotency.middleware import HEADER, MAX_KEY_CHARS, OWN_KEY, REPLAYED
 from registry.http.paths import area_of
 from registry.http.routes import VERSION_HEADER
-from sdk.formats.api_paths import API
 from sdk.schemas.field_comments import field_comments
 from sdk.schemas.wire import Wire
 
@@ -42,8 +40,8 @@ keys are refused.
 **Files** do not pass through the API. `POST /uploads` says where to send each with PUT, and which are already stored;
 `GET /manifests/{digest}/files` says where to fetch each from.
 
-**Repeating a request.** `POST`, `PUT` and `PATCH` take an `Idempotency-Key`: sent again with the same key, a request is not run
-again but answered as before.
+**Repeating a request.** `POST /jobs`, retries, claims and new tokens take an `Idempotency-Key`: sent again with the same key, a
+request makes nothing twice. Every other change is idempotent by digest or compare-and-set.
 """
 TAGS = [
     {"name": "catalog", "description": "Bases, adapters, versions, aliases."},
@@ -61,9 +59,6 @@ TAGS = [
 
 _BEARER = "HTTPBearer"
 _TOKEN = {"type": "http", "scheme": "bearer", "description": "A token of `adapterctl token create`."}
-_KEYED = ("post", "put", "patch")
-#: Takes no idempotency key: its answer contains a secret.
-_UNKEYED = f"{API}/tokens"
 
 
 def describe(app: FastAPI) -> None:
@@ -87,8 +82,8 @@ def describe(app: FastAPI) -> None:
                 tags=app.openapi_tags,
                 routes=app.routes,
             )
-            for path, method, operation in _operations(made):
-                _complete(path, method, operation)
+            for path, operation in _operations(made):
+                _complete(path, operation)
             made["components"]["securitySchemes"] = {_BEARER: _TOKEN}
             _describe_fields(made["components"]["schemas"])
             app.openapi_schema = made
@@ -109,16 +104,19 @@ def describe(app: FastAPI) -> None:
     app.router.routes[place] = Route(made_in_the_loop.path, openapi, include_in_schema=False)
 
 
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            yield path, method, operation
+        for operation in operations.values():
+            yield path, operation
 
 
-def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+def _complete(path: str, operation: dict[str, Any]) -> None:
     for response in operation["responses"].values():
         headers = response.setdefault("headers", {})
-        headers[VERSION_HEADER] = _header("The server's version; one minor version apart still understand each other.")
+        headers[VERSION_HEADER] = {
+            "description": "The server's version; one minor version apart still understand each other.",
+            "schema": {"type": "string"},
+        }
     if "requestBody" in operation and operation["operationId"] in BODIES:
         operation["requestBody"]["content"]["application/json"]["example"] = BODIES[operation["operationId"]]
     for parameter in operation.get("parameters", []):
@@ -128,29 +126,6 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     if area_of(path).wants_token:
         # The gatekeeper checks the token; as a dependency of each route it would be read from its header twice.
         operation["security"] = [{_BEARER: []}]
-    if method in _KEYED and area_of(path).takes_json and path != _UNKEYED:
-        operation.setdefault("parameters", []).append(_key_parameter())
-    if method in _KEYED and area_of(path).takes_json and path not in (_UNKEYED, *OWN_KEY):
-        for response in operation["responses"].values():
-            response["headers"][REPLAYED] = _header("There where this is the answer to an earlier sending.", ["true"])
-
-
-def _header(description: str, values: list[str] | None = None) -> dict[str, Any]:
-    return {"description": description, "schema": {"type": "string", **({} if values is None else {"enum": values})}}
-
-
-def _key_parameter() -> dict[str, Any]:
-    return {
-        "name": HEADER,
-        "in": "header",
-        "required": False,
-        "description": (
-            "Any text that no other request of the caller has, such as a UUID. Within a week, the same request with the "
-            "same key is answered as the first was, and another request with that key with 409."
-        ),
-        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS, "pattern": "^[ -~]+$"},
-        "example": "6f1c5a52-9f0a-4d51-8b8e-3a1c2f0f5c1e",
-    }
 
 
 def _describe_fields(schemas: dict[str, Any]) -> None:

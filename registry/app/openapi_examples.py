@@ -68,7 +68,7 @@ BODIES: dict[str, Any] = {
     "delete_version": _MOVE,
     "release_version": {"ref": f"team/code-review@sha256:{_ROWS[:12]}", "reason": "looked at by hand"},
     "move_alias": {**_ALIAS, "number": 3, "expect": 2, "reason": "beats v2 on heldout.jsonl"},
-    "rollback_alias": {**_ALIAS, "reason": "v3 repeats itself"},
+    "rollback_alias": {**_ALIAS, "expect": 3, "reason": "v3 repeats itself"},
     "remove_alias": _ALIAS,
     "protect_alias": {"scope": "team/*", "alias": "production"},
     "unprotect_alias": {"scope": "team/*", "alias": "production"},

@@ -30,7 +30,6 @@ from registry.evaluations.contamination.service import ContaminationChecks
 from registry.evaluations.rows import EvaluationRows, give_up, give_up_of_base
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
-from registry.http.idempotency.service import KeyedRequests
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
 from registry.jobs.kinds.rules import CompletionServices
@@ -62,7 +61,6 @@ class Services:
 
     settings: Settings
     db: Database
-    keyed: KeyedRequests
     tokens: Tokens
     audit: Audit
     quotas: Quotas
@@ -147,7 +145,6 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
     return Services(
         settings=settings,
         db=db,
-        keyed=KeyedRequests(db),
         tokens=Tokens(db),
         audit=Audit(db),
         quotas=Quotas(db),

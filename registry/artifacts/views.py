@@ -16,7 +16,6 @@ router = room("", "artifacts")
 UploadsDep = Annotated[Uploads, service(Uploads)]
 ArtifactsDep = Annotated[Artifacts, service(Artifacts)]
 
-#: Not part of the body, so that a server of the previous release ignores it.
 Payer = Annotated[
     str | None,
     Query(

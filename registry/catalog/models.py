@@ -19,8 +19,7 @@ class BaseModelRow(Model):
     """What a fingerprint stands for: the same for every namespace, and derived by the registry from bytes it has read.
 
     Until `derived_at` is set, none of the other columns count: what somebody says about a base is in `NamedBase`, with
-    its names, locations and files. The columns for these exist here for servers of the previous release, which know no
-    others.
+    its names, locations and files. Nothing reads the columns for these here.
     """
 
     __tablename__ = "bases"
@@ -146,7 +145,7 @@ class Version(Model):
     description: Mapped[str] = mapped_column(Text, default="")
     #: Why it failed or was quarantined.
     refusal: Mapped[str | None] = mapped_column(Text)
-    #: What admission accepted but people should know; None for versions of the first releases.
+    #: What admission accepted but people should know.
     warnings: Mapped[list[str] | None] = mapped_column(JSON)
     #: What was not given when it was published: "quantization", "dataset", "base_revision" …
     unknown: Mapped[list[str]] = mapped_column(JSON, default=list)
@@ -178,8 +177,7 @@ class Origin(Model):
     training: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     metrics: Mapped[dict[str, float]] = mapped_column(JSON)
     libraries: Mapped[dict[str, str]] = mapped_column(JSON)
-    #: Which of it was only stated by whoever made the version, by dotted names; None from releases that made no
-    #: difference.
+    #: Which of it was only stated by whoever made the version, by dotted names.
     reported: Mapped[list[str] | None] = mapped_column(JSON)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

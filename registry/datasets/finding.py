@@ -1,7 +1,7 @@
 """From a digest or a name to a dataset, for somebody who may use it. A digest means the same everywhere, a name belongs
 to one namespace.
 
-A text that looks like a digest is never taken for a name, even if somebody has given a name like it.
+A text that looks like a digest is never taken for a name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, case, func, select, true
 from sqlalchemy.orm import Session, aliased
 
-from registry.access.audit.models import AuditEntry
 from registry.datasets.models import DatasetAccess, DatasetNumber
 from registry.errors import Invalid, NotFound
 from registry.principal import SYSTEM, Principal
@@ -96,19 +95,12 @@ def find_for_job(session: Session, digest: str, *, namespace: str, submitted_at:
     Raises NotFound if it has been given up since: that strangers registered the same bytes gives no right to use them.
     """
     own = session.get(DatasetAccess, (digest, namespace))
-    removed_at = _removed_at(session, digest, namespace) if own is None else own.removed_at
-    if removed_at is not None and removed_at >= submitted_at:
+    if own is not None and own.removed_at is not None and own.removed_at >= submitted_at:
         raise NotFound(
             f"the dataset {digest[:12]} was removed after the job was submitted; add it again, then submit the job again",
             param="data",
         )
     return find_dataset(session, digest, SYSTEM, prefer=namespace)
-
-
-def _removed_at(session: Session, digest: str, namespace: str) -> datetime | None:
-    """When a namespace gave a dataset up on a server of the previous release, of which only the audit trail is left."""
-    trail = select(func.max(AuditEntry.at)).where(AuditEntry.subject == digest, AuditEntry.namespace == namespace)
-    return session.scalar(trail.where(AuditEntry.action == "dataset.remove"))
 
 
 def _by_digest(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:
@@ -130,9 +122,6 @@ def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: st
     """The dataset of a name in the preferred namespace, else the one that the name means in all of them."""
     name, number = split_dataset_name(text)
     rows = _called(session, among, name, number)
-    if number is not None:
-        # Before names had numbers, a name might end like that.
-        rows += _called(session, among, text, None)
     own = [found for found in rows if found.row.namespace == prefer]
     meant = {found.row.digest: found for found in own or rows}
     if len(meant) > 1:

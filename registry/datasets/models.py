@@ -23,13 +23,12 @@ class Dataset(Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     #: When the last namespace gave it up; versions that were trained on it still name it.
     removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    # The following is what the first to register these bytes said. It exists for servers of the previous release; this
-    # one doesn't read it: see `DatasetAccess`.
-    format: Mapped[str] = mapped_column(String(20))
+    # Nothing reads the following: what is said of the bytes is in `DatasetAccess`.
+    format: Mapped[str] = mapped_column(String(20), default="")
     rows: Mapped[int | None]
     shape: Mapped[str | None] = mapped_column(String(40))
     name: Mapped[str] = mapped_column(String(200), default="", index=True)
-    created_by: Mapped[str] = mapped_column(String(100))
+    created_by: Mapped[str] = mapped_column(String(100), default="")
 
 
 class DatasetAccess(Model):

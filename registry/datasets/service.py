@@ -49,14 +49,7 @@ class Datasets:
             stored = session.get(Blob, dataset.digest)
             if stored is None or stored.collected_at is not None:
                 raise Conflict("the rows were removed while the dataset was being registered; add it again")
-            insert_if_new(
-                session,
-                Dataset,
-                digest=dataset.digest,
-                size_bytes=dataset.size_bytes,
-                format=dataset.format,
-                created_by=who.name,
-            )
+            insert_if_new(session, Dataset, digest=dataset.digest, size_bytes=dataset.size_bytes)
             session.get_one(Dataset, dataset.digest, with_for_update=True).removed_at = None
             finish_upload(session, dataset.upload)
             return self._open(session, dataset, namespace, who)

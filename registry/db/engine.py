@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -28,30 +26,6 @@ _POOL_S, _SQLITE_POOL_S = 3.0, 30.0
 _KEPT = 5
 #: How long an SQLite transaction waits for others that write, unless settings say otherwise, in seconds.
 _SQLITE_LOCK_S = 60.0
-#: What may be half of a character (a surrogate), written as an escape.
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-def read_json(raw: str | bytes) -> Any:
-    """Return the value of a JSON column.
-
-    Earlier releases accepted halves of characters, which can't be sent in an answer; each is read as U+FFFD, the
-    replacement character.
-
-    >>> ascii(read_json('["\\\\ud83d, \\\\ud83d\\\\ude00"]'))
-    "['\\\\ufffd, \\\\U0001f600']"
-    """
-    value = json.loads(raw)
-    text = raw if isinstance(raw, str) else raw.decode()
-    return _whole(value) if _HALF.search(text) else value
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_whole(key): _whole(below) for key, below in value.items()}
-    return [_whole(below) for below in value] if isinstance(value, list) else value
 
 
 def make_engine(url: str, timeouts: Timeouts) -> Engine:
@@ -100,9 +74,7 @@ def _postgresql(url: URL, timeouts: Timeouts) -> Engine:
         return BoundedConnection.open(timeouts, arguments)
 
     # The parameters of a statement, such as digests of tokens, don't belong in logs and messages.
-    engine: Engine = create_engine(
-        url, creator=connect, hide_parameters=True, json_deserializer=read_json, **_pool(timeouts, _POOL_S)
-    )
+    engine: Engine = create_engine(url, creator=connect, hide_parameters=True, **_pool(timeouts, _POOL_S))
 
     # SQLAlchemy's own `pool_pre_ping` connects again if there is no answer, and so waits twice.
     @event.listens_for(engine, "checkout")
@@ -144,7 +116,6 @@ def _sqlite(url: URL, timeouts: Timeouts) -> Engine:
         url,
         connect_args={"timeout": lock_s},
         hide_parameters=True,
-        json_deserializer=read_json,
         **_pool(timeouts, _SQLITE_POOL_S),
     )
 

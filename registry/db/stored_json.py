@@ -1,4 +1,4 @@
-"""Reading JSON that was stored, by this release, an earlier one or a later one.
+"""Reading JSON that was stored, by this release or another one.
 
 What clients send is checked strictly. A row was checked when it was written, so it is read leniently, in one of two
 ways: code that acts on it uses `read_stored`, which refuses what this release does not understand, and code that shows

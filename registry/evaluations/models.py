@@ -40,7 +40,7 @@ class Evaluation(Model):
     metrics: Mapped[dict[str, float]] = mapped_column(JSON)
     samples: Mapped[list[dict[str, str]]] = mapped_column(JSON)
     libraries: Mapped[dict[str, str]] = mapped_column(JSON)
-    #: SHA-256 of the canonical JSON of its conditions; None from releases that recorded none.
+    #: SHA-256 of the canonical JSON of its conditions.
     spec_digest: Mapped[str | None] = mapped_column(String(64))
     #: The blob with the scores of each row, and its length; None if there was none.
     rows_digest: Mapped[str | None] = mapped_column(String(64), index=True)

@@ -56,7 +56,7 @@ class EvaluationRows:
                 )
             if row.rows_digest is None:
                 raise NotFound(
-                    f"the scores {row.id} have no rows: they are of an earlier release, or there was no room to store rows; "
+                    f"the scores {row.id} have no rows: there was no room to store them; "
                     "make them again with: adapterctl eval"
                 )
             blob = session.get(Blob, row.rows_digest)
@@ -127,7 +127,7 @@ def give_up_earlier(session: Session, newest: Evaluation) -> None:
 
     Two targets of one job may have the same bytes: neither is earlier than the other.
     """
-    if newest.rows_digest is None or newest.spec_digest is None:
+    if newest.rows_digest is None:
         return
     alike = ("namespace", "digest", "base_fingerprint", "dataset_digest", "grader", "precision", "spec_digest")
     of = [getattr(Evaluation, name) == getattr(newest, name) for name in alike]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import Field
 from sqlalchemy import ColumnElement, select
@@ -28,8 +27,6 @@ from sdk.schemas.scores import EvaluationView
 from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
 
-#: The parts of a request that influence scores, as far as an earlier release kept them.
-_ASKED = ("loss_on", "max_length", "generate_rows", "max_new_tokens")
 #: This release's grader: token-weighted loss, and ROUGE-L of greedy completions.
 GRADER, LABEL_GRADER = "loss+rouge_l", "loss+accuracy+macro_f1"
 
@@ -136,8 +133,8 @@ def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationR
     report = result.report
     if report is None:
         return None
-    conditions = None if report.conditions is None else report.conditions.model_dump(mode="json")
-    spec = {**request.spec.model_dump(), **({} if conditions is None else {"conditions": conditions})}
+    conditions = report.conditions.model_dump(mode="json")
+    spec = {**request.spec.model_dump(), "conditions": conditions}
     samples = [sample.model_dump() for sample in report.samples]
     # Each metric also has a row for search.
     size_bytes = record_bytes(spec, samples, report.libraries, report.scorer_errors or None)
@@ -155,7 +152,7 @@ def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationR
         metrics=report.metrics,
         samples=samples,
         libraries=report.libraries,
-        spec_digest=None if conditions is None else digest_of(conditions),
+        spec_digest=digest_of(conditions),
         rows_digest=None if report.rows is None else report.rows.digest,
         rows_size_bytes=None if report.rows is None else report.rows.size_bytes,
         scorer_errors=report.scorer_errors or None,
@@ -204,14 +201,6 @@ class _Found(Wire):
     samples: list[dict[str, str]] = Field(default_factory=list)
 
 
-def _conditions(spec: object) -> dict[str, Any]:
-    given = spec if isinstance(spec, dict) else {}
-    kept = given.get("conditions")
-    if isinstance(kept, dict):
-        return kept
-    return {name: given[name] for name in _ASKED if name in given}
-
-
 def _present(row: Evaluation) -> EvaluationView | None:
     found = readable(_Found, {"metrics": row.metrics, "samples": row.samples}) or _Found()
     return readable(
@@ -225,7 +214,7 @@ def _present(row: Evaluation) -> EvaluationView | None:
             "dataset": row.dataset_digest,
             "grader": row.grader,
             "precision": row.precision,
-            "conditions": _conditions(row.spec),
+            "conditions": table(table(row.spec).get("conditions")),
             "metrics": found.metrics,
             "samples": found.samples,
             "keep_samples": kept if isinstance(kept := table(row.spec).get("keep_samples"), int) else None,

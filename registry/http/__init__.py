@@ -1,1 +1,1 @@
-"""What views share: strict JSON, paging, idempotency, how errors are answered."""
+"""What views share: strict JSON, paging, how errors are answered."""

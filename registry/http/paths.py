@@ -23,7 +23,7 @@ class Area:
     path: str
     #: `Gatekeeper` asks for a token, and counts requests.
     wants_token: bool = False
-    #: `StrictBodies` reads a body whole, as JSON, and `AnswerOnce` runs a request with an `Idempotency-Key` once.
+    #: `StrictBodies` reads a body whole, as JSON.
     takes_json: bool = False
     #: `KeepReadOnly` refuses everything but reads while the registry is read-only.
     keeps_state: bool = False

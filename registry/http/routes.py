@@ -187,7 +187,7 @@ _answering = Lane(
 )
 Pool(
     "threads of the server",
-    waits="checks of tokens, idempotency keys and the read-only switch, events of jobs; views, which have had their turn",
+    waits="checks of tokens and the read-only switch, events of jobs; views, which have had their turn",
     at_once="40",
     item="one read of the database by key, or a view",
     share="none is needed: views leave 28 of them free, and what else takes one is a read by key, or counted (streams, waits)",

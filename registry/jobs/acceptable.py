@@ -8,7 +8,6 @@ from registry.db.database import Database
 from registry.jobs.forecasts import require_memory
 from registry.jobs.kinds.rules import JobKindRules
 from registry.jobs.pins import Pinned
-from registry.jobs.releases import needed_by
 from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.wire import Wire
 
@@ -39,7 +38,6 @@ def acceptable(db: Database, rules: JobKindRules[Any], submission: JobSubmission
         examined.request,
         {
             "request": examined.request.model_dump(mode="json"),
-            "needs_release": needed_by(examined.request),
             "needs_device": needs.device,
             "needs_memory_bytes": needs.memory_bytes,
             "least_card_bytes": estimate.least_card_bytes if by_forecast else None,

@@ -37,9 +37,8 @@ def claimed_by(who: Principal) -> ColumnElement[bool]:
     """The condition that the last attempt of a job is the caller's; the registry itself may act for any."""
     if who == SYSTEM:
         return true()
-    # An attempt given out by a server of the previous release has no owner, and is identified only by its number.
-    others = exists().where(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt, Attempt.owner != who.owner)
-    return ~others.correlate(Job)
+    own = exists().where(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt, Attempt.owner == who.owner)
+    return own.correlate(Job)
 
 
 def overdue() -> ColumnElement[bool]:
@@ -203,11 +202,5 @@ def counted_as(reason: str | None) -> str:
 
 
 def _close(session: Session, job: Job, state: str, reason: str | None, message: str | None) -> None:
-    row = session.get(Attempt, (job.id, job.attempt))
-    if row is None:
-        # It was claimed on a server of the previous release.
-        row = Attempt(
-            job_id=job.id, attempt=job.attempt, worker=job.worker or "", started_at=job.started_at or utc_now()
-        )
-        session.add(row)
+    row = session.get_one(Attempt, (job.id, job.attempt))
     row.state, row.reason, row.message, row.finished_at = state, reason, message, utc_now()

@@ -4,7 +4,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -40,10 +40,21 @@ class AvailableWorker:
     free_memory_bytes: int
     queues: list[str]
     version: str
+    #: The fields of requests that it knows.
+    fields: frozenset[str]
     #: Each `ScorerInfo` that it has; None if it doesn't say.
     scorers: list[dict[str, str]] | None
     #: The namespaces in which its token may work; "*" is all of them.
     spaces: frozenset[str]
+
+    @property
+    def scorer_names(self) -> set[str]:
+        """The names of its scorers."""
+        return {each["name"] for each in self.scorers or ()}
+
+    def may_have(self, scorers: Set[str]) -> bool:
+        """Whether it has all of some scorers, or doesn't say what it has."""
+        return self.scorers is None or scorers <= self.scorer_names
 
     def takes(self, job: Job) -> bool:
         """Whether it may be given jobs of this queue and namespace at all."""
@@ -85,11 +96,28 @@ def _workers(session: Session, *which: ColumnElement[bool]) -> list[AvailableWor
         Worker.free_memory_bytes,
         Worker.queues,
         Worker.version,
-        Worker.scorers,
     )
-    rows = session.execute(select(*columns).where(*which).order_by(Worker.name, Worker.owner)).all()
+    query = select(*columns, Worker.knows).where(*which).order_by(Worker.name, Worker.owner)
+    rows = session.execute(query).all()
     spaces = spaces_of(session, {row.owner for row in rows})
-    return [AvailableWorker(*row, spaces=spaces[row.owner]) for row in rows]
+    return [
+        AvailableWorker(
+            *row[:-1], fields=fields_among(row.knows), scorers=scorers_among(row.knows), spaces=spaces[row.owner]
+        )
+        for row in rows
+    ]
+
+
+def fields_among(knows: list[str | dict[str, str] | None] | None) -> frozenset[str]:
+    """Return the fields that a worker knows, by what its row has."""
+    return frozenset(each for each in knows or () if isinstance(each, str))
+
+
+def scorers_among(knows: list[str | dict[str, str] | None] | None) -> list[dict[str, str]] | None:
+    """Return the scorers that a worker has, by what its row has; None if it doesn't say."""
+    if knows is None or None in knows:
+        return None
+    return [each for each in knows if isinstance(each, dict)]
 
 
 def spaces_of(session: Session, owners: set[str]) -> dict[str, frozenset[str]]:

@@ -15,12 +15,12 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from registry.access.keys import Keyed, keep, kept
 from registry.artifacts.uploads import abandon_uploads
 from registry.datasets.finding import find_for_job
 from registry.db.clock import db_epoch_s, db_now
 from registry.db.database import Database
 from registry.errors import Conflict, RegistryError, StaleAttempt, Unavailable, Unreadable
-from registry.http.idempotency.service import Keyed, keep, kept, owner_of
 from registry.jobs import attempts, events
 from registry.jobs.fair_share import find_next, note_served
 from registry.jobs.finding import find_job
@@ -84,7 +84,7 @@ class Claims:
         With the `key` of an earlier claim that got a job, it gets the same job with what is left of its lease, and None
         once the lease is over. Raises Conflict if both come at once.
         """
-        request = None if key is None else Keyed(owner_of(who), key, _CLAIM)
+        request = None if key is None else Keyed.of(who, key, _CLAIM)
         self.requeue_expired()
         passed_over: list[str] = []
         for _ in range(_ROUNDS):

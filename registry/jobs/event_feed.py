@@ -1,4 +1,4 @@
-"""One query for all watchers: a watcher of a job sleeps until something has happened to the job.
+"""One feed for all watchers, by long poll or as a stream: a watcher sleeps until something has happened to its job.
 
 While anybody waits, a server process asks the database every `TICK_S` which jobs have new events. It may miss one,
 because sequence numbers are not committed in order: so each watcher also looks for itself every `LOOK_S`.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from anyio.lowlevel import RunVar
@@ -19,6 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from registry.db.database import Database
 from registry.errors import RegistryError
 from registry.jobs.models import JobEvent
+from sdk.schemas.events import Event
+from sdk.schemas.jobs import JobState
 
 #: How often a process asks the database while anybody waits, in seconds.
 TICK_S = 0.25
@@ -28,44 +32,44 @@ LOOK_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class JobSignal:
-    """Wakes one watcher of one job. Clear it before you look, so that anything that happens in between sets it
-    again.
-    """
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def notify(self) -> None:
-        """Wake the watcher."""
-        self._event.set()
-
-    def clear(self) -> None:
-        """Forget that something has happened."""
-        self._event.clear()
-
-    async def wait(self, timeout_s: float) -> None:
-        """Return once something has happened, or after `LOOK_S` or `timeout_s` in any case."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(min(timeout_s, LOOK_S)):
-                await self._event.wait()
-
-
 class EventFeed:
-    """The signals of an event loop over one database."""
+    """What happens to jobs, for whoever follows them in an event loop over one database."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._signals: dict[str, set[JobSignal]] = {}
+        #: By job, what wakes each of its watchers.
+        self._signals: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
 
+    async def follow(
+        self, job_id: str, read: Callable[[], Awaitable[tuple[list[Event], JobState]]], *, until: float = math.inf
+    ) -> AsyncGenerator[tuple[list[Event], JobState]]:
+        """Yield what `read` finds of a job, its next events and its state: at once, then whenever there may be more.
+
+        It ends with the first finding of no events in a final state, or of any at the time `until` of the monotonic
+        clock. Raises what `read` raises.
+        """
+        with self._signal_of(job_id) as signal:
+            while True:
+                # Cleared before it is read, so that anything that happens in between sets it again.
+                signal.clear()
+                found, state = await read()
+                yield found, state
+                left_s = until - time.monotonic()
+                if left_s <= 0 or (state.is_final and not found):
+                    return
+                if not found:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(min(left_s, LOOK_S)):
+                            await signal.wait()
+
     @contextmanager
-    def watch(self, job_id: str) -> Iterator[JobSignal]:
-        """A signal that is set whenever something happens to a job, until the end of the block."""
-        signal = JobSignal()
+    def _signal_of(self, job_id: str) -> Iterator[asyncio.Event]:
+        """Until the end of the block, an event that is set whenever something happens to a job."""
+        signal = asyncio.Event()
         self._signals.setdefault(job_id, set()).add(signal)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._follow(), name="event feed")
+            self._task = asyncio.get_running_loop().create_task(self._look_on(), name="event feed")
         try:
             yield signal
         finally:
@@ -76,7 +80,7 @@ class EventFeed:
                 self._task.cancel()
                 self._task = None
 
-    async def _follow(self) -> None:
+    async def _look_on(self) -> None:
         newest: int | None = None
         while True:
             await asyncio.sleep(TICK_S)
@@ -88,7 +92,7 @@ class EventFeed:
                 continue
             for job_id in self._signals if jobs is None else jobs & self._signals.keys():
                 for signal in self._signals[job_id]:
-                    signal.notify()
+                    signal.set()
 
     def _look(self, newest: int | None) -> tuple[set[str] | None, int]:
         """Return the jobs with events after `newest` (None at first, for all of them), and the newest event now."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Annotated
 
 from fastapi import Header, Path, Query, Request
@@ -65,20 +67,19 @@ _EVENT = {
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. However the request ends, `leave` is called, even if nothing was sent."""
+    """Server-sent events. However the request ends, `held` is left, even if nothing was sent."""
 
     media_type = "text/event-stream"
 
-    #: Set by the view: FastAPI reads the constructor's signature.
-    leave: Callable[[], None] | None = None
+    @cached_property
+    def held(self) -> ExitStack:
+        """What the stream holds; not of the constructor, whose signature FastAPI reads."""
+        return ExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        try:
+        with self.held:
             await super().__call__(scope, receive, send)
-        finally:
-            if self.leave is not None:
-                self.leave()
 
 
 @router.get("/{job_id}/events")
@@ -95,20 +96,17 @@ async def read_job_events(
     last: Annotated[int | None, Query(ge=1, le=1000, description="Only this many, the most recent.")] = None,
 ) -> list[Event]:
     """Events after the cursor `after`; waits up to `wait_s` for one, unless the job has ended."""
-    deadline = time.monotonic() + wait_s
+    read = partial(answered, events.read, db, job_id=job_id, after=after, limit=limit, last=last, who=who)
     # A caller that doesn't wait is not counted.
-    counted = watchers.entered(who) if wait_s else nullcontext()
-    with counted, feed_of(db).watch(job_id) as signal:
-        while True:
-            signal.clear()
-            found, state = await answered(events.read, db, job_id=job_id, after=after, limit=limit, last=last, who=who)
-            if found or state.is_final:
-                return found
-            left = deadline - time.monotonic()
-            if left <= 0 or await request.is_disconnected():
-                await run_in_threadpool(jobs.revive)
-                return []
-            await signal.wait(left)
+    with watchers.entered(who) if wait_s else nullcontext():
+        async with aclosing(feed_of(db).follow(job_id, read, until=time.monotonic() + wait_s)) as findings:
+            async for found, state in findings:
+                if found or state.is_final:
+                    return found
+                if await request.is_disconnected():
+                    break
+    await run_in_threadpool(jobs.revive)
+    return []
 
 
 @router.get(
@@ -156,9 +154,9 @@ async def stream_job_events(
     reader = _Reader(db, tokens, jobs, job_id, who, None if who.token_id is None else secret, after)
     # Anything to be refused is refused before the stream begins.
     await answered(events.read, db, job_id=job_id, after=after, limit=1, who=who)
-    deadline = None if for_s is None else time.monotonic() + for_s
-    stream = EventStream(_stream(reader, deadline), headers=_HEADERS)
-    stream.leave = watchers.enter(who)
+    until = math.inf if for_s is None else time.monotonic() + for_s
+    stream = EventStream(_stream(reader, until), headers=_HEADERS)
+    stream.held.enter_context(watchers.entered(who))
     return stream
 
 
@@ -174,50 +172,43 @@ class _Reader:
     #: None if nobody has a token.
     secret: str | None
     after: int
+    #: When the token was checked, by the monotonic clock.
+    checked: float = field(default_factory=time.monotonic)
 
-    def read(self, *, trusted: bool) -> tuple[list[Event], JobState]:
+    async def read(self) -> tuple[list[Event], JobState]:
         """The next events, and the job's state. Raises Unauthenticated, NotFound, Unavailable."""
-        if not trusted and self.secret is not None:
-            self.who = self.tokens.check(self.secret)
+        return await run_in_threadpool(self._read)
+
+    def _read(self) -> tuple[list[Event], JobState]:
+        now = time.monotonic()
+        if self.secret is not None and now - self.checked >= _TRUST_S:
+            self.who, self.checked = self.tokens.check(self.secret), now
         found, state = events.read(self.db, job_id=self.job_id, after=self.after, limit=_AT_ONCE, who=self.who)
         self.after = found[-1].seq if found else self.after
         return found, state
 
-    def end(self) -> Wire:
-        """The ended job."""
-        return self.jobs.get(self.job_id, who=self.who)
+    async def end(self) -> Wire:
+        """The ended job. Raises NotFound, Unavailable."""
+        return await run_in_threadpool(self.jobs.get, self.job_id, who=self.who)
 
 
-async def _stream(reader: _Reader, deadline: float | None) -> AsyncIterator[str]:
-    checked = spoke = time.monotonic()
+async def _stream(reader: _Reader, until: float) -> AsyncIterator[str]:
+    spoke = time.monotonic()
     yield f"retry: {_RETRY_MS}\n\n"
-    with feed_of(reader.db).watch(reader.job_id) as signal:
-        while True:
-            signal.clear()
-            now = time.monotonic()
-            trusted = now - checked < _TRUST_S
-            checked = checked if trusted else now
-            try:
-                found, state = await run_in_threadpool(reader.read, trusted=trusted)
-                end = await run_in_threadpool(reader.end) if state.is_final and not found else None
-            except RegistryError as error:
-                yield _message("error", error.reply())
-                return
-            for event in found:
-                yield _message(event.kind, event, seq=event.seq)
-            if end is not None:
-                yield _message("end", end)
-                return
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                return
-            if found:
-                spoke = now
-                continue
-            if now - spoke >= _KEEP_ALIVE_S:
-                spoke = now
-                yield ":\n\n"
-            await signal.wait(float("inf") if deadline is None else deadline - now)
+    try:
+        async with aclosing(feed_of(reader.db).follow(reader.job_id, reader.read, until=until)) as findings:
+            async for found, state in findings:
+                for event in found:
+                    yield _message(event.kind, event, seq=event.seq)
+                if found:
+                    spoke = time.monotonic()
+                elif state.is_final:
+                    yield _message("end", await reader.end())
+                elif time.monotonic() - spoke >= _KEEP_ALIVE_S:
+                    spoke = time.monotonic()
+                    yield ":\n\n"
+    except RegistryError as error:
+        yield _message("error", error.reply())
 
 
 def _message(kind: str, data: Wire, *, seq: int | None = None) -> str:

@@ -111,7 +111,7 @@ def counted(events_bytes: Any) -> Any:
 def forget(session: Session, freed: Mapping[str, int]) -> None:
     """Count less for jobs, by id, whose events were removed; `freed` is what these took."""
     for job in session.scalars(select(Job).where(Job.id.in_(freed)).order_by(Job.id)):
-        # Those of earlier releases were not counted.
+        # What there was no room for was not counted.
         left = max(0, job.events_bytes - freed[job.id])
         charge(session, job.namespace, records=counted(left) - counted(job.events_bytes))
         job.events_bytes = left

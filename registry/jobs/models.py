@@ -37,10 +37,10 @@ class Job(Model):
     subject: Mapped[str] = mapped_column(String(300))
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
     request_digest: Mapped[str] = mapped_column(String(64))
-    #: For jobs from before schema 0008, whose keys belong to the name of a token; later ones have a `submit_key`.
+    #: Nothing reads it: a caller's keys are in `submit_key`.
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     submit_key: Mapped[str | None] = mapped_column(String(200))
-    #: `Principal.owner` of the submitter, who has keys of their own; None from before schema 0008.
+    #: `Principal.owner` of the submitter, who has keys of their own.
     owner: Mapped[str | None] = mapped_column(String(120))
     priority: Mapped[int] = mapped_column(default=0)
     queue: Mapped[str] = mapped_column(String(10), server_default="gpu")
@@ -52,13 +52,14 @@ class Job(Model):
     #: try.
     least_card_bytes: Mapped[int | None] = mapped_column(BigInteger)
     least_machine_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    #: A `JobForecast`; None for kinds without one, and from before schema 0017.
+    #: A `JobForecast`; None for kinds without one.
     forecast: Mapped[dict[str, Any] | None] = mapped_column(JSON, deferred=True)
-    #: The oldest release, as `registry.jobs.releases` counts them, that understands all that is asked for; 0: any.
-    needs_release: Mapped[int] = mapped_column(default=0, server_default="0")
-    #: Users' own scorers that an evaluation asks for, as `registry.jobs.scorers` writes them; None: any worker may have
-    #: it.
-    needs_scorers: Mapped[str | None] = mapped_column(Text)
+    #: `needs.our_fields` of the server that accepted it: a worker that knows as much may have it. It is negative for a job
+    #: that asks for scorers, too.
+    known_fields: Mapped[int] = mapped_column("needs_release", key="known_fields", default=0, server_default="0")
+    #: The fields that its request uses and the users' own scorers that it asks for, as `registry.jobs.needs` writes
+    #: them; None: any worker may have it.
+    needs: Mapped[str | None] = mapped_column("needs_scorers", Text, key="needs")
     #: How long one attempt may run.
     timeout_s: Mapped[float | None] = mapped_column(Float)
     #: When a queued job is tried again, on the database's clock like the lease.
@@ -97,11 +98,9 @@ class Attempt(Model):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     worker: Mapped[str] = mapped_column(String(200))
-    #: `Principal.owner` of the worker that claimed it, which alone may act for it; None if a server from before schema
-    #: 0008 gave it out.
+    #: `Principal.owner` of the worker that claimed it, which alone may act for it.
     owner: Mapped[str | None] = mapped_column(String(120))
-    #: When it ends whatever its worker says, on the database's clock; None if a server from before schema 0011 gave it
-    #: out, which left that to the worker.
+    #: When it ends whatever its worker says, on the database's clock.
     deadline_s: Mapped[float | None] = mapped_column(Float)
     #: "running", "succeeded", "failed", "cancelled", "released" or "lost".
     state: Mapped[str] = mapped_column(String(20))
@@ -205,7 +204,7 @@ class Worker(Model):
 
     __tablename__ = "workers"
 
-    #: `Principal.owner` of its token; "" if a server from before schema 0008 wrote it.
+    #: `Principal.owner` of its token.
     owner: Mapped[str] = mapped_column(String(120), primary_key=True, server_default="")
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     device: Mapped[str] = mapped_column(String(20))
@@ -217,6 +216,8 @@ class Worker(Model):
     #: Whether it has said that it takes no more jobs.
     draining: Mapped[bool] = mapped_column(default=False, server_default=false())
     version: Mapped[str] = mapped_column(String(40))
-    #: Each `ScorerInfo` that it has; None if it doesn't say.
-    scorers: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
+    #: Each field of a request that it knows, and each `ScorerInfo` that it has, or None if it doesn't say.
+    knows: Mapped[list[str | dict[str, str] | None] | None] = mapped_column(
+        "scorers", JSON(none_as_null=True), key="knows"
+    )
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

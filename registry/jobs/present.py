@@ -59,11 +59,8 @@ def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """Return jobs as sent over the API, with their checkpoints, their places in the queue, and why they wait."""
     of_these = Checkpoint.job_id.in_([job.id for job in jobs])
     newest = select(Checkpoint.job_id, func.max(Checkpoint.seq)).where(of_these).group_by(Checkpoint.job_id)
-    recorded = (
-        # Those of earlier releases have no numbers: the last of a job overwrites those before it.
-        select(Checkpoint.job_id, Checkpoint.step)
-        .where(of_these, tuple_(Checkpoint.job_id, Checkpoint.seq).in_(newest))
-        .order_by(Checkpoint.created_at)
+    recorded = select(Checkpoint.job_id, Checkpoint.step).where(
+        of_these, tuple_(Checkpoint.job_id, Checkpoint.seq).in_(newest)
     )
     steps: dict[str, int] = dict(session.execute(recorded).all())
     queued = [job for job in jobs if job.state == JobState.QUEUED]

@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, or_
 
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
-from registry.jobs.releases import OURS, name_of, number_of
-from registry.jobs.scorers import has_all, may_have_all, without_scorers
+from registry.jobs.needs import has_all, may_have_all, unknown_here, unknown_to_all
+from registry.jobs.scorers import without_scorers
 from sdk.lora.memory import merge_bytes
 from sdk.schemas.job_requests import JOB_KINDS
 from sdk.schemas.jobs import Needs
@@ -31,7 +31,6 @@ def fits(worker: WorkerInfo) -> tuple[ColumnElement[bool], ...]:
         # Needed too if a worker of a newer release does kinds for which this registry can't make an assignment.
         Job.kind.in_([kind for kind in worker.kinds if kind in JOB_KINDS]),
         Job.needs_device.in_(devices),
-        Job.needs_release <= min(OURS, number_of(worker.version)),
         has_all(worker),
         # A worker whose system does not say how much memory it has is assumed to have enough.
         *([enough, roomy] if worker.memory_bytes else []),
@@ -44,8 +43,8 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
     """
     if job.kind not in JOB_KINDS:
         return f"this registry has no jobs of the kind {job.kind!a}; upgrade it"
-    if job.needs_release > OURS:
-        return f"it needs release {name_of(job.needs_release)}, and this registry is {name_of(OURS)}; upgrade it"
+    if (said := unknown_here(job.needs)) is not None:
+        return said
     listening = [worker for worker in workers if worker.takes(job)]
     if not listening:
         return f"no worker listens to the queue {job.queue}; start one with: adapter-worker start --queue {job.queue}"
@@ -53,13 +52,12 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
         listening = [worker for worker in listening if worker.device == "cuda"]
         if not listening:
             return f"it needs a CUDA card, and no worker of the queue {job.queue} has one"
-    listening = [worker for worker in listening if number_of(worker.version) >= job.needs_release]
-    if not listening:
-        return f"it needs workers of release {name_of(job.needs_release)}, and there is none; upgrade them"
-    # Readers of the job may read in its namespace.
-    if (said := without_scorers(job.needs_scorers, listening, reads=(job.namespace,))) is not None:
+    if (said := unknown_to_all(job.needs, listening)) is not None:
         return said
-    listening = [worker for worker in listening if may_have_all(worker, job.needs_scorers)]
+    # Readers of the job may read in its namespace.
+    if (said := without_scorers(job.needs, listening, reads=(job.namespace,))) is not None:
+        return said
+    listening = [worker for worker in listening if may_have_all(worker, job.needs)]
     lacking = [(worker, least) for worker in listening if (least := _lacks(worker, job)) is not None]
     if len(lacking) == len(listening):
         worker, wanted = max(lacking, key=lambda each: each[0].memory_bytes)
@@ -95,7 +93,7 @@ def why_waiting(
         return found
     if ahead:
         return f"{ahead} {'job goes' if ahead == 1 else 'jobs go'} first"
-    able = [worker for worker in workers if worker.takes(job) and may_have_all(worker, job.needs_scorers)]
+    able = [worker for worker in workers if worker.takes(job) and may_have_all(worker, job.needs)]
     idle = [worker for worker in able if (worker.owner, worker.name) not in busy]
     if not idle:
         return "every worker that may run it is busy"

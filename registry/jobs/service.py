@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.access.keys import used_for_another
 from registry.db.clock import db_now
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
@@ -26,10 +27,11 @@ from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.kinds.rules import JobKindRules
 from registry.jobs.lifecycle import FINAL, UNFINISHED, move
 from registry.jobs.models import Job
+from registry.jobs.needs import our_fields, written
 from registry.jobs.peaks import peak_of
 from registry.jobs.pins import Pinned, require_data
 from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
-from registry.jobs.scorers import require_installed, require_scorers, written
+from registry.jobs.scorers import require_installed, require_scorers
 from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
@@ -39,6 +41,7 @@ from registry.usage.limits import limits_of, require_room, submit_alone
 from registry.usage.records import record_bytes
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
+from sdk.schemas.request_fields import used_fields
 from sdk.schemas.wire import digest_of
 
 #: Of how many waiting jobs each queue is reminded at once; a worker that comes for one continues with the others.
@@ -50,15 +53,14 @@ _REPEATED = (
     "namespace",
     "kind",
     "subject",
-    "request_digest",
     "queue",
     "needs_device",
     "needs_memory_bytes",
     "least_card_bytes",
     "least_machine_bytes",
     "forecast",
-    "needs_release",
-    "needs_scorers",
+    "known_fields",
+    "needs",
     "timeout_s",
     "base_fingerprint",
 )
@@ -125,13 +127,13 @@ class Jobs:
         key: str | None,
     ) -> tuple[JobView, bool]:
         # A runner that gets nothing ends, so it gets the job, even if the scorer is gone by then.
-        scorers = None if self._embedded else written(pinned.scorers)
+        scorers = () if self._embedded else pinned.scorers
         with self._db.write() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:
                 return earlier, False
             if rules.pin(session, submission.request, who, self._embedded) != pinned:
                 raise ChangedError
-            require_scorers(session, scorers, who, namespace=pinned.namespace, queue=rules.queue)
+            require_scorers(session, written(scorers), who, namespace=pinned.namespace, queue=rules.queue)
             rules.keep(session, accepted.request)
             job = self._new(
                 session,
@@ -143,7 +145,8 @@ class Jobs:
                 submit_key=key,
                 priority=submission.priority,
                 queue=rules.queue,
-                needs_scorers=scorers,
+                known_fields=-our_fields() if scorers else our_fields(),
+                needs=written([*used_fields(accepted.request), *scorers]),
                 timeout_s=self._limits.of_submission(submission.timeout_s),
                 base_fingerprint=pinned.base_fingerprint,
                 **accepted.columns,
@@ -171,13 +174,26 @@ class Jobs:
         record(session, who, "job.submit", job.namespace, job.id, after=after)
         return job
 
-    def retry(self, job_id: str, *, who: Principal) -> JobView:
+    def retry(self, job_id: str, *, who: Principal, idempotency_key: str | None = None) -> JobView:
         """Submit a job that ended without a result again; a training resumes from its last checkpoint.
 
-        Raises NotFound, also if rows or a checkpoint that it began with have gone since or the caller may not see them,
-        Conflict for a job that has a result or has not ended, QuotaExceeded.
+        The same key gives the same new job. Raises NotFound, also if rows or a checkpoint that it began with have gone since
+        or the caller may not see them, Conflict for a job that has a result or has not ended, QuotaExceeded.
         """
+        try:
+            job, fresh = self._retried(job_id, who, idempotency_key)
+        except IntegrityError:
+            # The same key was used at the same moment: the other call's job is the answer.
+            job, fresh = self._retried(job_id, who, idempotency_key)
+        if fresh:
+            self._queue.announce(job.id, job.queue)
+        return job
+
+    def _retried(self, job_id: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
+        asked = digest_of({"retry_of": job_id})
         with self._db.write() as session:
+            if (answered := _answered(session, key, asked, who)) is not None:
+                return answered, False
             earlier = find_job(session, job_id, who, action="write")
             if earlier.state not in (JobState.FAILED, JobState.CANCELLED):
                 raise Conflict(
@@ -190,14 +206,14 @@ class Jobs:
                 session,
                 who,
                 request=request,
+                request_digest=asked,
+                submit_key=key,
                 retry_of=job_id,
                 # Somebody else may have given it a higher priority than the caller may.
                 priority=min(earlier.priority, most_priority(earlier.namespace, who)),
                 **{name: getattr(earlier, name) for name in _REPEATED},
             )
-            found = present(job)
-        self._queue.announce(found.id, found.queue)
-        return found
+            return present(job), True
 
     def get(self, job_id: str, *, who: Principal) -> JobView:
         """Return a job. Raises NotFound."""
@@ -294,17 +310,13 @@ def _answered(session: Session, key: str | None, asked: str, who: Principal) -> 
     if earlier is None:
         return None
     if earlier.request_digest != asked or not who.may("read", earlier.namespace):
-        raise Conflict("this idempotency key was used for another request; use a new key", param="idempotency_key")
+        raise used_for_another()
     return present(earlier)
 
 
 def _submitted(session: Session, key: str, who: Principal) -> Job | None:
     """The job that the caller submitted with a key."""
-    mine = and_(Job.owner == who.owner, Job.submit_key == key)
-    # Jobs of the previous release only have the name of their token. It proves nothing, so only those are found that
-    # the caller may change anyway.
-    named = and_(Job.owner.is_(None), Job.created_by == who.name, Job.idempotency_key == key)
-    return session.scalars(select(Job).where(or_(mine, and_(named, who.within(Job.namespace, "write"))))).first()
+    return session.scalars(select(Job).where(Job.owner == who.owner, Job.submit_key == key)).first()
 
 
 def unfinished(session: Session, namespace: str) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Header, Path, Response
+from fastapi import Path, Response
 
+from registry.access.keys import IdempotencyKey
 from registry.artifacts.long_facts import SHORT_WAIT_S, holding_facts
 from registry.http.routes import Cursor, Limit, Reader, WorkerToken, Writer, answered, apart, room, service, written
 from registry.jobs.checkpoints import Checkpoints
@@ -48,10 +49,10 @@ async def submit_job(
     body: JobSubmission,
     jobs: JobsDep,
     who: Writer,
-    idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
+    key: IdempotencyKey,
 ) -> JobView:
     """Submit a job; the same `Idempotency-Key` with the same body gives the same job."""
-    return await apart(jobs.submit, lane="planning", submission=body, who=who, idempotency_key=idempotency_key)
+    return await apart(jobs.submit, lane="planning", submission=body, who=who, idempotency_key=key)
 
 
 @router.get("")
@@ -81,9 +82,12 @@ def cancel_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
 
 
 @router.post("/{job_id}/retry", status_code=201)
-def retry_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
-    """Submit a failed or cancelled job again; a training resumes from its last checkpoint."""
-    return jobs.retry(job_id, who=who)
+def retry_job(job_id: JobId, jobs: JobsDep, who: Writer, key: IdempotencyKey) -> JobView:
+    """Submit a failed or cancelled job again; a training resumes from its last checkpoint.
+
+    The same `Idempotency-Key` gives the same new job.
+    """
+    return jobs.retry(job_id, who=who, idempotency_key=key)
 
 
 @router.get("/{job_id}/attempts")
@@ -111,12 +115,12 @@ def claim_job(
     body: ClaimRequest,
     claims: ClaimsDep,
     who: WorkerToken,
-    idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
+    key: IdempotencyKey,
 ) -> Response:
     """Ask for work; the registry chooses. With the same `Idempotency-Key`, the same job for as long as it is held."""
     # A merge is given the norms of a version, which may have a hundred thousand modules.
     with holding_facts(wait_s=SHORT_WAIT_S):
-        assignment = claims.claim(claim=body, who=who, key=idempotency_key)
+        assignment = claims.claim(claim=body, who=who, key=key)
         return Response(status_code=204) if assignment is None else written(assignment, 200)
 
 

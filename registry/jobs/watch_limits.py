@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from registry.errors import RateLimited
@@ -30,8 +30,9 @@ class Watchers:
         self._by_token: Counter[str] = Counter()
         self._by_payer: Counter[str] = Counter()
 
-    def enter(self, who: Principal) -> Callable[[], None]:
-        """Count one more; return a function to be called at its end, once or more often. Raises RateLimited."""
+    @contextmanager
+    def entered(self, who: Principal) -> Iterator[None]:
+        """Count one more until the end of the block. Raises RateLimited."""
         token, payer = who.owner, who.payer(self._by_payer)
         left = self._most - self._by_token.total()
         if self._by_token[token] >= self._most_of_token:
@@ -51,24 +52,10 @@ class Watchers:
             )
         self._by_token[token] += 1
         self._by_payer[payer] += 1
-        ended = False
-
-        def leave() -> None:
-            nonlocal ended
-            if not ended:
-                ended = True
-                for counter, key in ((self._by_token, token), (self._by_payer, payer)):
-                    counter[key] -= 1
-                    if not counter[key]:
-                        del counter[key]
-
-        return leave
-
-    @contextmanager
-    def entered(self, who: Principal) -> Iterator[None]:
-        """Count one more until the end of the block. Raises RateLimited."""
-        leave = self.enter(who)
         try:
             yield
         finally:
-            leave()
+            for counter, key in ((self._by_token, token), (self._by_payer, payer)):
+                counter[key] -= 1
+                if not counter[key]:
+                    del counter[key]

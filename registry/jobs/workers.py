@@ -20,6 +20,7 @@ from registry.jobs.available_workers import (
     SILENT_AFTER,
     available_workers,
     running_on,
+    scorers_among,
     seen_by,
     spaces_of,
 )
@@ -128,7 +129,7 @@ class Workers:
                 "cached_bases": [] if elsewhere else worker.cached_bases,
                 "queues": worker.queues,
                 "version": worker.version,
-                "scorers": None if elsewhere else worker.scorers,
+                "scorers": None if elsewhere else scorers_among(worker.knows),
                 "state": _state_of(worker, now, busy=job is not None),
                 "job": job if job is not None and who.may("read", namespace) else None,
                 "seen_at": worker.seen_at,
@@ -139,6 +140,7 @@ class Workers:
 
 def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
     """Record one of the caller's workers as it describes itself; it takes jobs. Raises QuotaExceeded."""
+    scorers = [None] if worker.scorers is None else [scorer.model_dump() for scorer in worker.scorers]
     values = {
         "device": worker.device,
         "memory_bytes": worker.memory_bytes,
@@ -148,7 +150,7 @@ def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
         "queues": list(worker.queues),
         "draining": False,
         "version": worker.version,
-        "scorers": None if worker.scorers is None else [scorer.model_dump() for scorer in worker.scorers],
+        "knows": [*worker.fields, *scorers],
         "seen_at": db_now(session),
     }
     if insert_if_new(session, Worker, owner=who.owner, name=worker.name, **values):

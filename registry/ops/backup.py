@@ -15,6 +15,7 @@ from pathlib import Path
 
 from registry.db.database import Database
 from registry.errors import Invalid, Unavailable
+from sdk.whole_files import give_name
 
 #: How many pages are copied between two looks at the clock: 4 MB of a database like ours.
 _PAGES = 1000
@@ -46,7 +47,7 @@ def back_up(
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             _copy(database, partial, _Deadline(within_s, clock))
-            partial.rename(target)
+            give_name(partial, target, durable=True, replace=False)
         finally:
             partial.unlink(missing_ok=True)
     except (OSError, sqlite3.Error) as error:
@@ -83,5 +84,3 @@ def _copy(database: Database, partial: Path, deadline: _Deadline) -> None:
         copy.execute("PRAGMA journal_mode=DELETE")
     finally:
         copy.close()
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import MetaData
 
 import registry.access.audit.models
+import registry.access.keys
 import registry.access.models
 import registry.access.read_only.models
 import registry.artifacts.models
@@ -14,7 +15,6 @@ import registry.catalog.models
 import registry.datasets.models
 import registry.db.counters
 import registry.evaluations.models
-import registry.http.idempotency.models
 import registry.jobs.models
 import registry.removal.models
 import registry.signatures.models

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from registry.pools import Pool
+from sdk.file_locks import locked
 
 #: The runner of a home holds this file's lock from before its process exists until it has looked for jobs for the last
 #: time.
@@ -73,12 +73,11 @@ class LocalQueue:
         """
         (self._home / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
         (self._home / ASKED_FILE).touch()
-        with (self._home / LOCK_FILE).open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return None
-            return self._start(lock.fileno())
+        try:
+            with locked(self._home / LOCK_FILE, timeout_s=0) as lock:
+                return self._start(lock)
+        except BlockingIOError:
+            return None
 
     def _start(self, lock: int) -> subprocess.Popen[bytes]:
         environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}

@@ -86,8 +86,7 @@ def _records() -> CompoundSelect[tuple[str, int]]:
 
 
 def recount(db: Database, *, within_s: float) -> int:
-    """Correct sums that are wrong, for example because of a server of the previous release; return for how many
-    namespaces.
+    """Correct sums that are wrong; return for how many namespaces.
 
     Everything is read in one state of the database, in which both should agree, and nobody has to wait. Only a
     namespace for which they differ is counted again, while nobody can change anything in it.

@@ -41,9 +41,6 @@ class Quotas:
         with self._db.write() as session:
             before = _present(session, namespace).model_dump(include=set(QuotaLimits.model_fields))
             values = limits.model_dump()
-            if "max_record_bytes" not in limits.model_fields_set:
-                # A client of the previous release doesn't know this limit, and has not decided to lift it.
-                values["max_record_bytes"] = before["max_record_bytes"]
             upsert(session, Quota, {"namespace": namespace}, {**values, "updated_at": utc_now()})
             record(session, who, "quota.set", namespace, namespace, before=before, after=values)
             session.flush()
@@ -71,8 +68,7 @@ def _present(session: Session, namespace: str) -> QuotaView:
         else Limits(row.max_adapters, row.max_bytes, row.max_jobs, row.max_record_bytes)
     )
     row_used = session.get(Usage, namespace)
-    # Until the next count: a server of the previous release may have subtracted what it never added.
-    used = {name: 0 if row_used is None else max(0, getattr(row_used, name)) for name in COUNTED}
+    used = {name: 0 if row_used is None else getattr(row_used, name) for name in COUNTED}
     return QuotaView(
         namespace=namespace,
         **limits._asdict(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from registry.db.statements import insert_if_new
 from registry.errors import Unavailable
 from registry.principal import EVERYWHERE, SYSTEM
 from registry.removal.models import AuditExport
+from sdk.whole_files import write_whole
 
 #: How many entries one file has.
 _MOST_EXPORTED = 20_000
@@ -71,17 +71,7 @@ def _keep(path: Path, content: bytes) -> None:
     """Write a whole file, and make sure that it is on the disk. Raises Unavailable."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = path.with_name(f"{path.name}.partial")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(path, content, durable=True, mode=0o600)
     except OSError as error:
         raise Unavailable(
             f"the audit trail can't be written to {path.parent} ({error.strerror}); nothing was removed. "

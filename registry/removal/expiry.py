@@ -18,6 +18,7 @@ from sqlalchemy import Exists, delete, exists, null, or_, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from registry.access.audit.models import AuditEntry
+from registry.access.keys import KeyedRequest
 from registry.access.models import Grant, Token
 from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, UploadBlob, UploadPart
@@ -42,7 +43,6 @@ from registry.db.database import Database
 from registry.db.statements import insert_if_new
 from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
-from registry.http.idempotency.models import KeyedRequest
 from registry.jobs import events
 from registry.jobs.kinds.known import SHOWING_ROWS
 from registry.jobs.lifecycle import FINAL, UNFINISHED

@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, delete, exists, func, null, select, update
 
 from registry.access.audit.service import record
+from registry.access.keys import KeyedRequest
 from registry.artifacts.models import Upload, UploadBlob, UploadPart
 from registry.artifacts.service import Artifacts
 from registry.artifacts.storage_access import storage_explained
@@ -17,7 +18,6 @@ from registry.catalog.versions.lifecycle import VersionState
 from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.types import Model
-from registry.http.idempotency.models import KeyedRequest
 from registry.principal import EVERYWHERE, Principal
 from registry.removal.collect import Collection
 from registry.removal.garbage import Rules

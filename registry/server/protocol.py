@@ -205,6 +205,11 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
         if self.cycle.response_complete:
             self._wait_for("idle")
+            # The end of the body has stopped the timer that the answer had started.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         """End an answer."""

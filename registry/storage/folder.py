@@ -32,6 +32,7 @@ from registry.storage.protocol import (
 )
 from registry.storage.signing import MIN_KEY_BYTES, Permission, sign
 from sdk.formats.api_paths import API
+from sdk.whole_files import give_name, whole_file
 
 #: Where the blobs of a folder behind HTTP are served, below its public URL.
 BLOBS_PATH = f"{API}/blobs"
@@ -105,24 +106,20 @@ class FolderStorage:
 
     def join_parts(self, name: str, parts_id: str, digests: Mapping[int, str]) -> None:
         folder, path = self._parts_of(name, parts_id), self.path_of(name)
-        partial = path.with_name(f"{path.name}{_PARTIAL}{secrets.token_hex(8)}")
         try:
-            with _as_unavailable(path), open(partial, "xb", opener=_private) as joined:
-                for number in sorted(digests):
-                    with (folder / str(number)).open("rb") as part:
-                        shutil.copyfileobj(part, joined, CHUNK_BYTES)
-                joined.flush()
-                os.fsync(joined.fileno())
-                # A link, unlike a rename, never replaces what somebody faster has joined, and perhaps verified.
-                with contextlib.suppress(FileExistsError):
-                    os.link(partial, path)
-                _sync_folder(path.parent)
+            with _as_unavailable(path):
+                # What somebody faster has joined, and perhaps verified, stays.
+                with (
+                    contextlib.suppress(FileExistsError),
+                    whole_file(path, durable=True, mode=0o600, replace=False) as joined,
+                ):
+                    for number in sorted(digests):
+                        with (folder / str(number)).open("rb") as part:
+                            shutil.copyfileobj(part, joined, CHUNK_BYTES)
                 shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:
             # Somebody else who waits for the same blob is joining it right now, and has removed the parts.
             raise BlobMissing(name) from None
-        finally:
-            partial.unlink(missing_ok=True)
 
     def part_writer(self, permission: Permission) -> BlobWriter:
         """Return a writer for one part. Raises BlobMissing if its parts were joined or swept."""
@@ -283,11 +280,9 @@ class BlobWriter:
         """Verify what was written and give it its name. Raises BlobCorrupt."""
         check_bytes(self._sha256, self._size_bytes, self._hash.hexdigest(), self._written_bytes)
         with _as_unavailable(self._path):
-            os.fsync(self._file.fileno())
             self._file.close()
             # Replacing a blob of the same name is harmless: these bytes have just been proven to be the right ones.
-            self._partial.replace(self._path)
-            _sync_folder(self._path.parent)
+            give_name(self._partial, self._path, durable=True)
 
     def __enter__(self) -> Self:
         return self
@@ -329,15 +324,6 @@ def _chunks_of(file: BinaryIO, path: Path) -> Iterator[bytes]:
         if not chunk:
             return
         yield chunk
-
-
-def _sync_folder(folder: Path) -> None:
-    # The new name itself must survive a power cut, and it is stored in the folder.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ DEFAULT_EXPIRY_S = 900
 DEFAULT_PART_BYTES = 64 * 1024 * 1024
 MAX_PARTS = 10_000
 
-#: A digest, and after a dot the upload that brought the bytes; blobs of the first release have only the digest.
+#: A digest, and after a dot the upload that brought the bytes.
 _NAME = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{32})?")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.storage.errors import StorageUnavailable
+from sdk.whole_files import write_whole
 
 #: A shorter key than the digest's own length would be the weakest part of the signature.
 MIN_KEY_BYTES = 32
@@ -35,17 +35,12 @@ def kept_key(path: Path) -> bytes:
     derived from anything that can be guessed, such as a database URL without a password: with it, every blob can be
     read by its digest. Raises StorageUnavailable if the file can be neither read nor made.
     """
-    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(MIN_KEY_BYTES))
-            # A link, unlike a rename, never replaces the key of a process that was faster.
+            # The key of a process that was faster stays.
             with contextlib.suppress(FileExistsError):
-                os.link(partial, path)
-            partial.unlink()
+                write_whole(path, secrets.token_hex(MIN_KEY_BYTES), durable=True, mode=0o600, replace=False)
         key = bytes.fromhex(path.read_text(encoding="ascii"))
     except OSError as error:
         raise StorageUnavailable(

@@ -40,7 +40,7 @@ def get(
 
 
 def whose(base_namespace: str | None, published: bool) -> dict[str, Any]:
-    """Return whose base is meant by a name, as parameters of a query; earlier registries don't know them."""
+    """Return whose base is meant by a name, as parameters of a query."""
     named = {} if base_namespace is None else {"base_namespace": base_namespace}
     return named | ({"published": True} if published else {})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sdk.api.pages import pages
-from sdk.api.transport import Transport
+from sdk.api.transport import Transport, keyed
 from sdk.errors import NotFound
 from sdk.names import check_job_id
 from sdk.schemas.catalog import Published
@@ -18,9 +18,9 @@ _PUBLISHING_S = 600.0
 _ANSWERING_S = 30.0
 
 
-def submit(transport: Transport, submission: JobSubmission, *, key: str) -> JobView:
+def submit(transport: Transport, submission: JobSubmission, *, key: str | None) -> JobView:
     """Submit a job; the same idempotency key again gives the same job. Raises InvalidInput, NotFound, QuotaExceeded."""
-    return transport.call("POST", "/jobs", JobView, body=submission, headers={"Idempotency-Key": key})
+    return transport.call("POST", "/jobs", JobView, body=submission, headers=keyed(key))
 
 
 def iterate(
@@ -40,9 +40,11 @@ def cancel(transport: Transport, job_id: str) -> JobView:
     return transport.call("POST", f"/jobs/{check_job_id(job_id)}/cancel", JobView)
 
 
-def retry(transport: Transport, job_id: str) -> JobView:
-    """Submit a job again, as a new one. Raises NotFound, NotAllowed, Conflict, QuotaExceeded."""
-    return transport.call("POST", f"/jobs/{check_job_id(job_id)}/retry", JobView)
+def retry(transport: Transport, job_id: str, *, key: str | None) -> JobView:
+    """Submit a job again, as a new one; the same idempotency key gives the same one. Raises NotFound, NotAllowed, Conflict,
+    QuotaExceeded.
+    """
+    return transport.call("POST", f"/jobs/{check_job_id(job_id)}/retry", JobView, headers=keyed(key))
 
 
 def attempts(transport: Transport, job_id: str) -> list[AttemptView]:

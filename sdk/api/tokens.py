@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from sdk.api.transport import Transport
+from sdk.api.transport import Transport, keyed
 from sdk.names import segment
-from sdk.schemas.access import NamespaceRevocation, NewToken, RevocationView, TokenReplacement, TokenRequest, TokenView
+from sdk.schemas.access import NamespaceRevocation, NewToken, RevocationView, TokenRequest, TokenView
 
 
-def create(transport: Transport, request: TokenRequest | TokenReplacement) -> NewToken:
-    """Create a token; its secret is returned only once. Raises InvalidInput, Conflict, NotAllowed."""
-    return transport.call("POST", "/tokens", NewToken, body=request)
+def create(transport: Transport, request: TokenRequest, *, key: str | None) -> NewToken:
+    """Create a token; its secret is returned only once, and the same idempotency key gives the same token another one.
+
+    Raises InvalidInput, Conflict, NotAllowed.
+    """
+    return transport.call("POST", "/tokens", NewToken, body=request, headers=keyed(key))
 
 
 def administered(transport: Transport) -> list[TokenView]:

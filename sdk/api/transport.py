@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from adapterctl_entry import hidden_package
+from adapterctl_entry.hidden_packages import hidden_package
 from sdk.api.answers import VERSION as VERSION
 from sdk.api.answers import VERSION_HEADER as VERSION_HEADER
 from sdk.api.answers import check_version, raise_error, require_json
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
+
+
+def keyed(key: str | None) -> dict[str, str]:
+    """Return the header of an idempotency key; one of our own makes it harmless that something in between repeats a POST."""
+    return {"Idempotency-Key": key or secrets.token_hex(16)}
 
 
 class Transport:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sdk.api.transport import Transport
-from sdk.errors import NotFound
 from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.workers import QueueCapacity, WorkerView
 
@@ -19,11 +18,5 @@ def capacity(transport: Transport) -> list[QueueCapacity]:
 
 
 def devices(transport: Transport) -> list[DeviceForecasts]:
-    """Return how much of their forecasts past trainings took, by device.
-
-    Empty from a registry of an earlier release, which doesn't have this route.
-    """
-    try:
-        return transport.call("GET", "/devices", list[DeviceForecasts])
-    except NotFound:
-        return []
+    """Return how much of their forecasts past trainings took, by device."""
+    return transport.call("GET", "/devices", list[DeviceForecasts])

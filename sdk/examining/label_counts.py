@@ -47,7 +47,7 @@ def count_labels(rows: Sequence[RowScore]) -> LabelCounts:
     labels = sorted({label for pair in pairs for label in pair if label is not None})
     note = None
     if not labels:
-        note = "labels are not counted: of these rows no text was kept, or an earlier release scored them"
+        note = "labels are not counted: of these rows no text was kept"
     elif len(labels) > MOST_LABELS:
         note = f"labels are not counted: {len(labels)} occur, and a table has at most {MOST_LABELS}; count them from --rows --format json"
         labels = []

@@ -106,7 +106,7 @@ def replay_probe(
     found = delta_norms(adapter, lora_of(json.loads((adapter / CONFIG_FILE).read_bytes())))
     kept = None if stored is None else stored.norms
     if kept is None:
-        notes.append("the registry keeps no norms of this version, as of those that an earlier release published")
+        notes.append("the registry keeps no norms of this version")
     return ProbeReplay(
         ref=version.ref,
         digest=version.digest,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sdk.examining.row_frames import row_columns
-from sdk.exporting.placing import beside, free, give_name
+from sdk.exporting.placing import beside, free, put_in_place
 from sdk.schemas.evaluation import RowScore
 from sdk.worker_program import require_libraries
 
@@ -28,5 +28,5 @@ def write_row_parquet(read: Callable[[], Sequence[RowScore]], output: str | Path
     with beside(target) as folder:
         written = folder / target.name
         parquet.write_table(table, written)
-        give_name(written, target)
+        put_in_place(written, target)
     return target

@@ -5,7 +5,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from sdk import objects
 from sdk.objects import Job
@@ -14,7 +14,7 @@ from sdk.pulling.http import HttpClient
 from sdk.pushing.bases_here import Places
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.preview import Preview
-from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_file, preview_version
+from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_here
 from sdk.submitting.job_options import JobOptions
 from sdk.submitting.submitter import JobSubmitter
 
@@ -48,10 +48,7 @@ def preview_rows(
         if on_job is not None:
             on_job(job)
         return job.result()
-    how: Any = {"rows": rows, "row": row, "http": registry.http, "on_transfer": on_transfer}
-    if isinstance(found, RowsOfFile):
-        return preview_file(transport, cache, found, **how)
-    return preview_version(transport, cache, found, **how)
+    return preview_here(transport, cache, found, rows=rows, row=row, http=registry.http, on_transfer=on_transfer)
 
 
 def submit_preview(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sdk.api import versions
 from sdk.api.transport import Transport
-from sdk.errors import NotFound
 from sdk.names import parse_ref
 from sdk.schemas.probe import VersionNorms
 
@@ -13,11 +12,5 @@ def norms_of(transport: Transport, ref: str) -> VersionNorms | None:
     """Return the norms of the version that a ref names now; None if the registry doesn't have any. Raises InvalidName,
     InvalidRef, NotFound.
     """
-    named = str(parse_ref(ref))
-    try:
-        found = versions.norms(transport, named)
-    except NotFound:
-        # An older registry doesn't have this route; with one that has it, the version is missing here too.
-        versions.resolve(transport, named)
-        return None
+    found = versions.norms(transport, str(parse_ref(ref)))
     return None if found.norms is None else found

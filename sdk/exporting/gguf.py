@@ -12,7 +12,7 @@ from typing import Any, get_args
 from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidInput, NotFound, disk_explained
 from sdk.exporting import modelfile as modelfiles
-from sdk.exporting.placing import beside, free, give_name, require_utf8
+from sdk.exporting.placing import beside, free, put_in_place, require_utf8
 from sdk.exporting.running import Exported, run
 from sdk.formats import adapter_files, base_files
 from sdk.lora.gguf_adapters import plan_adapter
@@ -134,9 +134,9 @@ def _written(
         report = read(ExportReport, run(request, folder, reads=(folder,)))
         if modelfile is not None and place is not None:
             (partial / place.name).write_text(modelfile, encoding="utf-8")
-            give_name(partial / place.name, place)
+            put_in_place(partial / place.name, place)
         try:
-            give_name(file, target)
+            put_in_place(file, target)
         except BaseException:
             if place is not None:
                 place.unlink(missing_ok=True)

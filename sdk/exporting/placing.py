@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -13,10 +11,10 @@ from pathlib import Path
 
 from sdk.config import user_path
 from sdk.errors import Conflict, InvalidInput, place_explained
+from sdk.file_locks import locked
+from sdk.whole_files import give_name
 
 _PARTIAL = ".partial"
-#: The errors of file systems without hard links.
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def free(output: str | Path, *, like: str) -> Path:
@@ -53,21 +51,23 @@ def beside(target: Path) -> Iterator[Path]:
     with place_explained(target):
         partial = _new_partial(target)
     try:
-        with _held(partial):
+        with locked(partial, timeout_s=0):
             yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def give_name(written: Path, target: Path) -> None:
+def put_in_place(written: Path, target: Path) -> None:
     """Give a file or a folder its name. Raises Conflict if something has that name by now."""
     with place_explained(target):
+        for path in written.iterdir() if written.is_dir() else (written,):
+            path.chmod(0o644)
         if written.is_dir():
-            _give_folder_name(written, target)
-        else:
-            written.chmod(0o644)
-            _give_file_name(written, target)
-    _flush(target.parent)
+            written.chmod(0o755)
+        try:
+            give_name(written, target, durable=True, replace=False)
+        except FileExistsError as error:
+            raise Conflict(f"{target} was created meanwhile; give another name with -o", param="output") from error
 
 
 def _new_partial(target: Path) -> Path:
@@ -76,58 +76,6 @@ def _new_partial(target: Path) -> Path:
     begins = f".{os.fsencode(target.name)[:100].decode(errors='ignore')}."
     for path in target.parent.iterdir():
         if path.name.startswith(begins) and path.name.endswith(_PARTIAL):
-            with suppress(OSError), _held(path):
+            with suppress(OSError), locked(path, timeout_s=0):
                 shutil.rmtree(path, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=begins, suffix=_PARTIAL, dir=target.parent))
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Lock a folder until the block, or this process, ends. Raises BlockingIOError if another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _give_folder_name(folder: Path, target: Path) -> None:
-    """Flush a folder's files, then rename it, so that it has its name with all of its files or not at all."""
-    for path in folder.iterdir():
-        path.chmod(0o644)
-        _flush(path)
-    folder.chmod(0o755)
-    _flush(folder)
-    # A rename replaces an empty folder, and nothing else.
-    try:
-        folder.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
-        raise _taken(target) from error
-
-
-def _give_file_name(file: Path, target: Path) -> None:
-    """Give a file its name. Raises Conflict if a file has that name by now; without hard links, it is replaced."""
-    try:
-        # Unlike a rename, a link never replaces a file that was created meanwhile.
-        target.hardlink_to(file)
-    except FileExistsError as error:
-        raise _taken(target) from error
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        file.rename(target)
-
-
-def _taken(target: Path) -> Conflict:
-    return Conflict(f"{target} was created meanwhile; give another name with -o", param="output")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

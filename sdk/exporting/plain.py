@@ -7,7 +7,7 @@ from pathlib import Path
 from sdk.errors import InvalidInput, NotFound, disk_explained
 from sdk.exporting.cards import plain_card
 from sdk.exporting.gguf import require_dtype
-from sdk.exporting.placing import beside, free, give_name, require_utf8
+from sdk.exporting.placing import beside, free, put_in_place, require_utf8
 from sdk.exporting.running import ExportedLora, run
 from sdk.formats.base_files import CARD_FILE, CONFIG_FILE
 from sdk.lora.adapter_folders import harmless, read_adapter_config
@@ -84,5 +84,5 @@ def export_plain_lora(
             base=licensed or base,
         )
         (written / CARD_FILE).write_text(card, encoding="utf-8")
-        give_name(written, target)
+        put_in_place(written, target)
     return ExportedLora(target, report)

@@ -8,28 +8,19 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Set
 
-from sdk.formats.expression_syntax import ExpressionError, Node
+from sdk.formats.expression_syntax import Node
 from sdk.formats.letter_case import same_letters
 
-from re import _constants as _re  # type: ignore[attr-defined]  # isort: skip
-
-#: The operations that match exactly one character.
-ONE_CHARACTER = (_re.LITERAL, _re.NOT_LITERAL, _re.ANY, _re.IN)
-
-_CATEGORIES: dict[Any, Callable[[str], bool]] = {
-    _re.CATEGORY_DIGIT: str.isdecimal,
-    _re.CATEGORY_SPACE: str.isspace,
-    _re.CATEGORY_WORD: lambda letter: letter.isalnum() or letter == "_",
-}
-_NOT_CATEGORIES = {
-    _re.CATEGORY_NOT_DIGIT: _re.CATEGORY_DIGIT,
-    _re.CATEGORY_NOT_SPACE: _re.CATEGORY_SPACE,
-    _re.CATEGORY_NOT_WORD: _re.CATEGORY_WORD,
+_CLASSES: dict[str, Callable[[str], bool]] = {
+    r"\d": str.isdecimal,
+    r"\D": lambda letter: not letter.isdecimal(),
+    r"\s": str.isspace,
+    r"\S": lambda letter: not letter.isspace(),
+    r"\w": lambda letter: letter.isalnum() or letter == "_",
+    r"\W": lambda letter: not letter.isalnum() and letter != "_",
 }
 
 
@@ -38,37 +29,28 @@ def anything(_letter: str) -> bool:
     return True
 
 
-def character_test(node: Node, flags: int = 0) -> Callable[[str], bool]:
-    """Return a test for a single character. Raises ExpressionError."""
-    op, argument = node
-    if op is _re.ANY:
-        return anything if flags & re.DOTALL else "\n".__ne__
-    negated = op is _re.NOT_LITERAL
-    if op is _re.IN:
-        negated = bool(argument) and argument[0][0] is _re.NEGATE
-        has = _set_test(argument[negated:])
-    else:
-        has = chr(argument).__eq__
-    if flags & re.IGNORECASE:
+def character_test(node: Node, flags: Set[str] = frozenset()) -> Callable[[str], bool]:
+    """Return a test for a single character."""
+    if node.kind == "any":
+        return anything if "s" in flags else "\n".__ne__
+    has, negated = _set_test(node.items), node.is_negated
+    if "i" in flags:
         return lambda letter: any(has(same) for same in same_letters(letter)) is not negated
     return (lambda letter: not has(letter)) if negated else has
 
 
-def _set_test(parts: Iterable[Node]) -> Callable[[str], bool]:
-    """Return a test whether a character is in a set: by one look-up, one bisection, and at most one call a category."""
+def _set_test(items: Iterable[str | tuple[int, int]]) -> Callable[[str], bool]:
+    """Return a test whether a character is in a set: by one look-up, one bisection, and at most one call a class."""
     letters: set[str] = set()
     ranges: list[tuple[int, int]] = []
-    categories: dict[Any, Callable[[str], bool]] = {}
-    for kind, value in parts:
-        if kind is _re.LITERAL:
-            letters.add(chr(value))
-        elif kind is _re.RANGE:
-            ranges.append(value)
-        elif kind is _re.CATEGORY:
-            categories[value] = _category_test(value)
+    tests: list[Callable[[str], bool]] = []
+    for item in items:
+        if not isinstance(item, str):
+            ranges.append(item)
+        elif item in _CLASSES:
+            tests.append(_CLASSES[item])
         else:
-            raise ExpressionError("it uses rare syntax")
-    tests = list(categories.values())
+            letters.add(item)
     if not ranges and not tests:
         return letters.__contains__
     firsts: list[int] = []
@@ -88,12 +70,3 @@ def _set_test(parts: Iterable[Node]) -> Callable[[str], bool]:
         return (at >= 0 and code <= lasts[at]) or any(test(letter) for test in tests)
 
     return has
-
-
-def _category_test(value: Any) -> Callable[[str], bool]:
-    if value in _CATEGORIES:
-        return _CATEGORIES[value]
-    if value in _NOT_CATEGORIES:
-        other = _CATEGORIES[_NOT_CATEGORIES[value]]
-        return lambda letter: not other(letter)
-    raise ExpressionError("it uses rare syntax")

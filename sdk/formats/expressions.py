@@ -14,14 +14,10 @@ True
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from sdk.formats.character_tests import ONE_CHARACTER, anything, character_test
-from sdk.formats.expression_syntax import MAX_CHARACTERS, ExpressionError, Node, group_of, parsed_with_flags
-
-from re import _constants as _re  # type: ignore[attr-defined]  # isort: skip
+from sdk.formats.character_tests import anything, character_test
+from sdk.formats.expression_syntax import MAX_CHARACTERS, ONE_CHARACTER, ExpressionError, Node, parsed_with_flags
 
 __all__ = ["MAX_CHARACTERS", "Automaton", "Budget", "BudgetError", "ExpressionError"]
 
@@ -32,7 +28,7 @@ BUILDING_STEPS_A_CHARACTER = 8
 #: How many states are cached from one name to the next, in all lists together.
 _MAX_KEPT = 500_000
 #: Flags at the beginning of an expression that is searched for in texts: "(?ims)".
-_FLAGS = re.IGNORECASE | re.MULTILINE | re.DOTALL
+_FLAGS = frozenset("ims")
 
 
 class BudgetError(Exception):
@@ -80,7 +76,7 @@ class Automaton:
         begins = []
         for number, expression in enumerate(expressions):
             nodes, self._flags = parsed_with_flags(expression)
-            if self._flags & ~(_FLAGS if within else 0):
+            if self._flags - (_FLAGS if within else set()):
                 raise ExpressionError("it sets flags other than i, m and s" if within else "it sets flags")
             self._tests.clear()
             done = self._add(number, ())
@@ -209,62 +205,45 @@ class Automaton:
         self._next.append(to)
         return len(self._what) - 1
 
-    def _sequence(self, nodes: Iterable[Node], after: int) -> int:
+    def _sequence(self, nodes: Sequence[Node], after: int) -> int:
         """Add states for a sequence that continues at the state `after`; return the first one. Raises BudgetError."""
         self._building.spend(1)
-        for node in reversed(list(nodes)):
+        for node in reversed(nodes):
             self._building.spend(1)
             after = self._node(node, after)
         return after
 
     def _node(self, node: Node, after: int) -> int:
-        op, argument = node
-        if op in ONE_CHARACTER:
+        if node.kind in ONE_CHARACTER:
             if (test := self._tests.get(id(node))) is None:
                 test = self._tests[id(node)] = character_test(node, self._flags)
             return self._add(test, (after,))
-        if op is _re.SUBPATTERN:
-            return self._sequence(group_of(argument), after)
-        if op is _re.BRANCH:
-            return self._add(None, tuple(self._sequence(part, after) for part in argument[1]))
-        if op is _re.FAILURE:
-            # Like `(?!)`: it leads nowhere.
-            return self._add(None, ())
-        if op in (_re.MAX_REPEAT, _re.MIN_REPEAT):
-            return self._repeated(argument, after)
-        if op is _re.AT:
-            by_line = "m" if self._flags & re.MULTILINE else ""
-            places = {
-                _re.AT_BEGINNING: f"^{by_line}",
-                _re.AT_BEGINNING_STRING: "^",
-                _re.AT_END: f"${by_line}",
-                _re.AT_END_STRING: "Z",
-                _re.AT_BOUNDARY: "b",
-                _re.AT_NON_BOUNDARY: "B",
-            }
-            place = places[argument]
-            self._has_end |= place == "$"
-            self._depends_on_place |= place in ("b", "B", "^m", "$m")
-            return self._add(place, (after,))
-        if op in (_re.ASSERT, _re.ASSERT_NOT) and argument[0] == 1:
+        if node.kind == "or":
+            begins = tuple(self._sequence(part, after) for part in node.parts)
+            return begins[0] if len(begins) == 1 else self._add(None, begins)
+        if node.kind == "repeat":
+            return self._repeated(node, after)
+        if node.kind in ("ahead", "not ahead"):
             self._depends_on_place = True
-            looked = self._sequence(argument[1], self._add(0, ()))
-            return self._add(("ahead" if op is _re.ASSERT else "not ahead", looked), (after,))
-        raise ExpressionError("it looks back, refers back, or uses rare syntax")
+            return self._add((node.kind, self._sequence(node.parts[0], self._add(0, ()))), (after,))
+        by_line = "m" if "m" in self._flags else ""
+        place = {"^": f"^{by_line}", "A": "^", "$": f"${by_line}"}.get(node.kind, node.kind)
+        self._has_end |= place == "$"
+        self._depends_on_place |= place in ("b", "B", "^m", "$m")
+        return self._add(place, (after,))
 
-    def _repeated(self, argument: Any, after: int) -> int:
-        low, high, body = argument
-        counted = int(low) > 1 or (high is not _re.MAXREPEAT and int(high) > 1)
-        if counted and body.getwidth()[0] == 0:
+    def _repeated(self, node: Node, after: int) -> int:
+        (body,) = node.parts
+        if (node.least > 1 or (node.most or 0) > 1) and all(one.can_be_empty for one in body):
             raise ExpressionError("it repeats something that can be empty a given number of times; use * instead")
-        if high is _re.MAXREPEAT:
+        if node.most is None:
             loop = self._add(None, ())
             self._next[loop] = (self._sequence(body, loop), after)
             after = loop
         else:
             end = after
-            for _ in range(int(high) - int(low)):
+            for _ in range(node.most - node.least):
                 after = self._add(None, (self._sequence(body, after), end))
-        for _ in range(int(low)):
+        for _ in range(node.least):
             after = self._sequence(body, after)
         return after

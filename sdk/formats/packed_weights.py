@@ -164,12 +164,6 @@ def check_packing(config: Mapping[str, Any], tensors: Mapping[str, list[int]]) -
         )
 
 
-def shows_bytes(tensors: Mapping[str, list[int]]) -> bool:
-    """Whether only the number of bytes is known of packed weights, as stored by releases before this one."""
-    packed = [tensors.get(found[1], []) for name in tensors if (found := _STATE.fullmatch(name))]
-    return bool(packed) and all(shape[-1:] == [1] for shape in packed)
-
-
 def packs_single_experts(names: Iterable[str]) -> bool:
     """Whether experts are packed one by one; transformers stacks these since release 5, and then can't unpack them."""
     return any(map(_packs_single_expert, names))

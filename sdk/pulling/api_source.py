@@ -8,7 +8,7 @@ from sdk.api import manifests, signatures, versions
 from sdk.api.transport import Transport
 from sdk.names import parse_ref
 from sdk.pulling.ranges import Location
-from sdk.pulling.source import Resolved, Signature, read_version
+from sdk.pulling.source import Resolved, Signature
 
 
 class ApiSource:
@@ -20,7 +20,7 @@ class ApiSource:
     def resolve(self, ref: str) -> Resolved:
         """Return the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
         view = versions.resolve(self._transport, str(parse_ref(ref)))
-        return read_version(view.model_dump(mode="json"))
+        return Resolved(view.ref, view.adapter, view.number, view.digest, view.manifest)
 
     def locations(self, digest: str) -> Sequence[Location]:
         """Return where to fetch the files of a manifest from. Raises NotFound."""

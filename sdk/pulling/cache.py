@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -30,9 +29,11 @@ from pathlib import Path
 
 from sdk.config import cache_path
 from sdk.errors import disk_explained
+from sdk.file_locks import locked, locked_if_free
 from sdk.formats.manifest import HasFiles
 from sdk.formats.refs import parse_digest
 from sdk.pulling.transfer import OnBytes, hash_file, place
+from sdk.whole_files import sync, write_whole
 
 #: A version's manifest within its folder.
 MARKER = ".adapterctl/manifest.json"
@@ -101,29 +102,20 @@ class Cache:
 
         So two pulls of the same version download it once.
         """
-        with disk_explained("locking the cache"):
-            file = self._lock_file(name)
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(file)
+        with disk_explained("locking the cache"), locked(self._lock_file(name), shared=shared):
+            yield
 
     @contextmanager
     def lock_if_free(self, name: str) -> Iterator[bool]:
         """Hold `name` exclusively for the block, or yield False if another process holds it."""
-        with disk_explained("locking the cache"):
-            file = self._lock_file(name)
-            try:
-                yield _try_lock(file)
-            finally:
-                os.close(file)
+        with disk_explained("locking the cache"), locked_if_free(self._lock_file(name)) as free:
+            yield free
 
     def keep_private(self) -> None:
         """Ensure, before anything is written, that only the owner can read the cache.
 
-        A new cache is created private. If others can read its root, because an earlier release or the user made it, the
-        parts are made private; anything that belongs to another user is left as it is.
+        A new cache is created private. If others can read its root, because the user made it, the parts are made
+        private; anything that belongs to another user is left as it is.
         """
         if self._is_private:
             return
@@ -134,11 +126,11 @@ class Cache:
                     _close(self.root / part)
         self._is_private = True
 
-    def _lock_file(self, name: str) -> int:
+    def _lock_file(self, name: str) -> Path:
         self.keep_private()
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / hashlib.sha256(name.encode()).hexdigest()[:32], os.O_RDWR | os.O_CREAT, 0o600)
+        return folder / hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def has_blob(self, sha256: str, size_bytes: int) -> bool:
         """Tell whether a blob is there, complete by its size."""
@@ -181,6 +173,7 @@ class Cache:
                 raise
             place(self.blob(sha256), target)
             target.chmod(READ_ONLY)
+            sync(target)
 
     def remove_folder(self, folder: Path) -> None:
         """Remove a version's or base's folder in one step: it is first given a name that nothing looks for."""
@@ -208,9 +201,7 @@ class Cache:
         self.keep_private()
         with disk_explained("remembering a file's digest"):
             entry.parent.mkdir(parents=True, exist_ok=True)
-            partial = entry.with_name(f"{entry.name}.partial-{os.urandom(4).hex()}")
-            partial.write_text(json.dumps({**known, "sha256": sha256}))
-            partial.replace(entry)
+            write_whole(entry, json.dumps({**known, "sha256": sha256}), durable=False)
         return sha256
 
     def size_bytes(self) -> int:
@@ -227,14 +218,6 @@ def _close(folder: Path) -> None:
         found = folder.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~_PRIVATE:
             folder.chmod(_PRIVATE)
-
-
-def _try_lock(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _identity(path: Path) -> dict[str, str | int]:

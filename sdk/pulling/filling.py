@@ -12,7 +12,8 @@ from sdk.pulling.cache import MARKER, READ_ONLY, Cache
 from sdk.pulling.download import fetch
 from sdk.pulling.http import HttpClient
 from sdk.pulling.ranges import Location, Relocate
-from sdk.pulling.transfer import OnBytes, folder_whole, hash_file, written_whole
+from sdk.pulling.transfer import OnBytes, folder_whole, hash_file
+from sdk.whole_files import write_whole
 
 #: Called with what is being done, the bytes that just arrived, and the total.
 OnTransfer = Callable[[str, int, int], None]
@@ -48,11 +49,11 @@ def fill(
         if not there():
             _fetch_missing(cache, contents, locate, http, on_transfer)
             cache.remove_folder(folder)
-            with folder_whole(folder) as new:
+            with folder_whole(folder, durable=False) as new:
                 for file in contents.files:
                     cache.link(file.sha256, new / file.path)
-                with written_whole(new / MARKER) as marker:
-                    marker.write(contents.canonical())
+                (new / MARKER).parent.mkdir(exist_ok=True)
+                write_whole(new / MARKER, contents.canonical(), durable=True)
     cache.used(folder)
     return folder
 

@@ -22,7 +22,8 @@ from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.manifest import Contents, HasFiles
 from sdk.formats.paths import check_path
 from sdk.pulling.base_name import ORIGINAL, REWRITE, check_rewrite, declared, rewritten
-from sdk.pulling.transfer import folder_whole, hash_file, place, written_whole
+from sdk.pulling.transfer import folder_whole, hash_file, place
+from sdk.whole_files import give_name, write_whole
 
 if TYPE_CHECKING:
     from sdk.schemas.manifest import Manifest
@@ -135,18 +136,18 @@ def replace_folder(
                 _check_cached(source / file.path, hash_file(source / file.path)[0], file.sha256)
             _replace_files(target, manifest, plan)
             return target
-        with folder_whole(target) as partial:
+        with folder_whole(target, durable=True) as partial:
             for path, write in plan.items():
                 (partial / path).parent.mkdir(parents=True, exist_ok=True)
                 write(partial / path)
-            _write(partial / MARKER_FOLDER / _MANIFEST, manifest.canonical())
+            (partial / MARKER_FOLDER / _MANIFEST).write_bytes(manifest.canonical())
             if target.is_dir():
                 _remove_empty(target, keep_top=False)
     return target
 
 
 #: Writes one file that is not there yet.
-_Writer = Callable[[Path], None]
+_Writer = Callable[[Path], object]
 
 
 def _plan(
@@ -207,7 +208,7 @@ def _check_cached(path: Path, found: str, sha256: str) -> None:
 
 
 def _writing(content: bytes) -> _Writer:
-    return lambda path: _write(path, content)
+    return lambda path: path.write_bytes(content)
 
 
 def _replace_files(target: Path, manifest: HasFiles, plan: dict[str, _Writer]) -> None:
@@ -216,7 +217,8 @@ def _replace_files(target: Path, manifest: HasFiles, plan: dict[str, _Writer]) -
     wanted = {file.path for file in manifest.files}
     older = _own_files(target) - ours
     extras = {f"{MARKER_FOLDER}/{name}" for name in _EXTRAS}
-    _write(meta / _JOURNAL, json.dumps({"files": sorted((older - extras) | wanted)}).encode())
+    meta.mkdir(exist_ok=True)
+    write_whole(meta / _JOURNAL, json.dumps({"files": sorted((older - extras) | wanted)}), durable=True)
     (meta / _MANIFEST).unlink(missing_ok=True)
     for leaving in meta.iterdir():
         if _STAGED.fullmatch(f"{MARKER_FOLDER}/{leaving.name}"):
@@ -231,10 +233,10 @@ def _replace_files(target: Path, manifest: HasFiles, plan: dict[str, _Writer]) -
         destination.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(staged)
-            staged.replace(destination)
+            give_name(staged, destination, durable=True)
         finally:
             staged.unlink(missing_ok=True)
-    _write(meta / _MANIFEST, manifest.canonical())
+    write_whole(meta / _MANIFEST, manifest.canonical(), durable=True)
     (meta / _JOURNAL).unlink(missing_ok=True)
 
 
@@ -244,11 +246,6 @@ def _remove_empty(folder: Path, *, keep_top: bool) -> None:
         path = Path(parent)
         if (path != folder or not keep_top) and not any(path.iterdir()):
             path.rmdir()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with written_whole(path) as file:
-        file.write(content)
 
 
 def verify_folder(folder: Path) -> Manifest:

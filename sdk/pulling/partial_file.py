@@ -6,12 +6,14 @@ been written and which object of the storage they come from. The latter is writt
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+
+from sdk.file_locks import locked
+from sdk.whole_files import give_name
 
 #: The length of the note: one call writes all of it, so that a kill can't leave half of it.
 _NOTE_BYTES = 4096
@@ -100,13 +102,13 @@ class Partial:
         os.ftruncate(self._note, 0)
 
     def finish(self, mode: int | None) -> None:
-        """Give the file its name; the writer has already flushed its bytes to disk."""
+        """Give the file its name; its bytes are on the disk, and what loses its name in a power cut is fetched again."""
         if mode is not None:
             # Only now, since a read-only partial file could not be continued. A power cut may undo this.
             os.fchmod(self.descriptor, mode)
         # The note is removed first: after renaming, another process may use both names.
         _note_of(self.target).unlink(missing_ok=True)
-        _partial_of(self.target).replace(self.target)
+        give_name(_partial_of(self.target), self.target, durable=False)
         self._finished = True
 
     def discard(self) -> None:
@@ -132,29 +134,11 @@ def _note_of(target: Path) -> Path:
 @contextmanager
 def open_partial(target: Path, sha256: str, size_bytes: int) -> Iterator[Partial]:
     """The partial file of `target`, locked against other processes; waits while one of them is writing it."""
-    path = _partial_of(target)
-    while True:
-        # No link is followed, and a kill releases the lock.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # The previous holder of the lock may have given the file its name meanwhile.
-            if _is_at(descriptor, path):
-                partial = Partial(target, descriptor, sha256, size_bytes)
-                try:
-                    yield partial
-                finally:
-                    partial.close()
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+    with (
+        locked(_partial_of(target), mode=0o666) as descriptor,
+        closing(Partial(target, descriptor, sha256, size_bytes)) as partial,
+    ):
+        yield partial
 
 
 def is_leaving(name: str) -> bool:

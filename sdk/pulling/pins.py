@@ -14,7 +14,7 @@ from sdk.errors import VerificationFailed
 from sdk.formats.manifest import is_sha256
 from sdk.formats.refs import Ref
 from sdk.pulling.cache import Cache
-from sdk.pulling.transfer import written_whole
+from sdk.whole_files import write_whole
 
 
 class Pins:
@@ -32,8 +32,9 @@ class Pins:
             return
         with self._cache.lock(f"refs {self._url} {adapter}"):
             refs = {**self.of(adapter), name: digest}
-            with written_whole(self._path(adapter)) as file:
-                file.write(json.dumps({"url": self._url, "adapter": adapter, "refs": refs}, indent=1).encode())
+            path = self._path(adapter)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps({"url": self._url, "adapter": adapter, "refs": refs}, indent=1), durable=True)
 
     def of(self, adapter: str) -> dict[str, str]:
         """The digests of an adapter's versions: by number ("v3"), or by digest for a version without a number."""

@@ -31,8 +31,9 @@ from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import Pins, require_pinned
 from sdk.pulling.source import Resolved, Signature, Source
-from sdk.pulling.transfer import folder_whole, written_whole
+from sdk.pulling.transfer import folder_whole
 from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
+from sdk.whole_files import write_whole
 
 if TYPE_CHECKING:
     from sdk.schemas.manifest import Manifest
@@ -212,17 +213,13 @@ class Puller:
     def _signatures(self, digest: str, *, offline: bool) -> list[Signature]:
         if offline:
             return read_signatures(self._cache.version(digest))
-        try:
-            return self._source.signatures_of(digest)
-        except NotFound:
-            # A registry of an earlier release has no signatures.
-            return []
+        return self._source.signatures_of(digest)
 
     def _keep_signatures(self, digest: str, signatures: list[Signature]) -> None:
         path = self._cache.version(digest) / MARKER_FOLDER / SIGNATURES
         if signatures and read_signatures(self._cache.version(digest)) != signatures:
-            with disk_explained("filling the cache"), written_whole(path) as file:
-                file.write(signature_bytes(signatures))
+            with disk_explained("filling the cache"):
+                write_whole(path, signature_bytes(signatures), durable=True)
 
     # Files of any manifest.
 
@@ -271,7 +268,7 @@ class Puller:
         with (
             disk_explained(f"writing {target}"),
             self._cache.lock(f"folder {target}"),
-            folder_whole(target) as partial,
+            folder_whole(target, durable=True) as partial,
         ):
             self.fetch(contents, partial)
             for name, text in beside.items():

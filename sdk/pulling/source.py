@@ -16,7 +16,7 @@ from sdk.api.answers import VERSION, VERSION_HEADER, check_version, raise_error,
 from sdk.config import Config
 from sdk.errors import Incompatible, Unavailable
 from sdk.formats.api_paths import API
-from sdk.formats.manifest import FORMAT, Contents, is_count, is_sha256
+from sdk.formats.manifest import FORMAT, Contents, HasFiles, is_count, is_sha256
 from sdk.pulling.http import BrokenConnection, HttpClient
 from sdk.pulling.ranges import Location
 from sdk.pulling.transfer import CHUNK_BYTES
@@ -34,7 +34,7 @@ class Resolved:
     adapter: str
     number: int | None
     digest: str
-    contents: Contents
+    contents: HasFiles
 
 
 @dataclass(frozen=True)

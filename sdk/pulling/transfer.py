@@ -1,6 +1,6 @@
 """Bytes straight to and from storage, hashed as they stream: `file:` locations are copied, `http(s):` ones streamed.
 
-A file gets its name only when it is whole: it is written as `.partial-…`, flushed to disk, then renamed.
+A file gets its name only when it is whole, and on the disk.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from sdk.errors import Conflict, InvalidInput, Unavailable, VerificationFailed, place_explained
+from sdk.whole_files import give_name, whole_file
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -86,22 +87,7 @@ def _no_constant(word: str) -> NoReturn:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[IO[bytes]]:
-    """A new file that gets its name at the end of the block; if the block fails, nothing is left of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name[:100]}.partial-{os.urandom(4).hex()}")
-    try:
-        with partial.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def folder_whole(target: Path) -> Iterator[Path]:
+def folder_whole(target: Path, *, durable: bool) -> Iterator[Path]:
     """A new folder that gets the name `target` at the end of the block; if the block fails, it is removed.
 
     The caller must hold a lock on `target`, since the leftovers of earlier calls that were killed are removed too.
@@ -117,7 +103,7 @@ def folder_whole(target: Path) -> Iterator[Path]:
         partial.mkdir()
     try:
         yield partial
-        partial.rename(target)
+        give_name(partial, target, durable=durable)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -125,7 +111,8 @@ def folder_whole(target: Path) -> Iterator[Path]:
 def copy_checked(source: Path, target: Path, sha256: str, on_bytes: OnBytes, name: str | None = None) -> None:
     """Copy a file whose SHA-256 is known; if a byte differs, nothing is left. Raises VerificationFailed."""
     hasher = hashlib.sha256()
-    with source.open("rb") as reader, written_whole(target) as writer:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as reader, whole_file(target, durable=True) as writer:
         while chunk := reader.read(CHUNK_BYTES):
             hasher.update(chunk)
             writer.write(chunk)
@@ -190,8 +177,6 @@ def place(source: Path, target: Path) -> None:
             _clone(reader.fileno(), writer.fileno())
         except OSError:
             _copy(reader, writer)
-        writer.flush()
-        os.fsync(writer.fileno())
 
 
 def _copy(reader: IO[bytes], writer: IO[bytes]) -> None:

@@ -6,7 +6,6 @@ the system allows that, and none of this process's tokens; its output becomes a 
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from sdk.errors import Conflict, InvalidInput, NotFound, TimedOut, VerificationF
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES
 from sdk.pushing.pack import pickled_weights
+from sdk.whole_files import give_name
 from sdk.worker_program import require_libraries, run_program
 
 _CHILD = "workers.pipelines.model.convert"
@@ -91,19 +91,11 @@ def _run(source: Path, target: Path) -> dict[str, Any]:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Flush the folder to disk, then give it its name."""
+    """Give the folder its name. Raises Conflict."""
     # `mkdtemp` makes a private folder; like others, it should be readable by everybody who may read its parent.
     partial.chmod(0o755)
     (partial / WEIGHTS_FILE).chmod(0o644)
-    for path in (partial / WEIGHTS_FILE, partial / CONFIG_FILE, partial):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
     try:
-        partial.rename(target)
-    except OSError as error:
-        if not target.exists():
-            raise
+        give_name(partial, target, durable=True)
+    except FileExistsError as error:
         raise Conflict(f"{target} was created meanwhile; name another folder with -o", param="to") from error

@@ -4,10 +4,10 @@ Rows of one group, and rows that say the same except for case and spaces, are on
 follows from the names of the groups, or else from what the rows say, and not from their order: rows that are added to a
 file later move few others. Each label keeps rows in the training.
 
->>> rows = [Unit(key) for key in (b"a", b"b", b"b", b"c", b"d")]
->>> held_out(rows, HoldOut(share=0.4))
-[False, True, True, False, False]
->>> held_out([Unit(b"a"), Unit(b"a")], HoldOut(share=0.5))
+>>> splittable = Splittable(HoldOut(share=0.5))
+>>> for key in (b"a", b"a"):
+...     splittable.add(Unit(key))
+>>> splittable.require()
 Traceback (most recent call last):
 sdk.rows.holdout.HoldoutError: all rows are the same text, so none can be held out of the others; give more rows
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -83,37 +83,8 @@ def split_unit(row: Row) -> Unit:
     return Unit(split_key(row), row.group, row.fields["label"] if row.shape == "text-label" else None)
 
 
-def held_out(units: Sequence[Unit], how: HoldOut) -> list[bool]:
-    """Return for each row, given by `split_unit`, whether it is held out.
-
-    As many rows are held out as fit into the share in whole groups, but at least one; each label keeps at least one row
-    in the training. Raises HoldoutError.
-    """
-    parts = _joined(units)
-    sizes = Counter(parts)
-    if len(sizes) < 2:
-        raise one_part(how)
-    seed = how.seed.to_bytes(8, "big")
-    order = sorted(sizes, key=lambda part: hashlib.sha256(seed + part[1]).digest())
-    most = most_held_out(len(units), how)
-    left = _Left(units, parts)
-    chosen: set[_Part] = set()
-    rows = 0
-    for part in order:
-        if rows + sizes[part] <= most and left.take(part):
-            chosen.add(part)
-            rows += sizes[part]
-    if not chosen:
-        # No part that may go fits into the share: the smallest of them is held out.
-        smallest = next((part for part in sorted(order, key=lambda part: sizes[part]) if left.take(part)), None)
-        if smallest is None:
-            raise no_second_row()
-        chosen = {smallest}
-    return [part in chosen for part in parts]
-
-
 class Splittable:
-    """Takes the unit of each row by `add`, and says at the end whether any row can be held out, as `held_out` does.
+    """Takes the unit of each row by `add`, and says at the end whether any row can be held out; `Splitter` says which.
 
     For most files the answer is known after a few rows. It keeps different texts and labels, about as many as there are
     labels. Of rows with groups it keeps all that differ; beyond `MOST_GROUPED` it gives no answer, which is left to the
@@ -148,8 +119,16 @@ class Splittable:
 
     def require(self) -> None:
         """Raise HoldoutError if no row can be held out."""
-        if self._open:
-            held_out(list(self._units), self._how)
+        if not self._open:
+            return
+        labels: dict[_Part, set[str]] = {}
+        for unit, part in zip(self._units, _joined(self._units), strict=True):
+            labels.setdefault(part, set()).update([] if unit.label is None else [unit.label])
+        if len(labels) < 2:
+            raise one_part(self._how)
+        parts = Counter(label for each in labels.values() for label in each)
+        if all(any(parts[label] == 1 for label in each) for each in labels.values()):
+            raise no_second_row()
 
 
 def group_digest(group: str) -> bytes:
@@ -173,27 +152,7 @@ def most_held_out(rows: int, how: HoldOut) -> int:
     return max(1, min(rows - 1, round(how.share * rows)))
 
 
-class _Left:
-    """How many rows each label still has in the training."""
-
-    def __init__(self, units: Sequence[Unit], parts: Sequence[_Part]) -> None:
-        self._labels: dict[_Part, Counter[str]] = {}
-        self._left: Counter[str] = Counter()
-        for unit, part in zip(units, parts, strict=True):
-            if unit.label is not None:
-                self._labels.setdefault(part, Counter())[unit.label] += 1
-                self._left[unit.label] += 1
-
-    def take(self, part: _Part) -> bool:
-        """Take a part out of the training, unless a label would have no row left there."""
-        labels = self._labels.get(part, Counter())
-        if any(self._left[label] <= rows for label, rows in labels.items()):
-            return False
-        self._left -= labels
-        return True
-
-
-def _joined(units: Sequence[Unit]) -> list[_Part]:
+def _joined(units: Collection[Unit]) -> list[_Part]:
     """Return the part that each row belongs to: rows that share a group or a text, directly or through others, are one
     part, which goes by its least group, or by its text if there are no groups.
     """

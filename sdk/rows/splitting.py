@@ -1,4 +1,4 @@
-"""Which of very many rows are held out of a training: what `held_out` says, but with the data in scratch files.
+"""Which rows are held out of a training, however many there are: the data is in scratch files.
 
 >>> splitter = Splitter(HoldOut(share=0.4))
 >>> for key in (b"a", b"b", b"b", b"c", b"d"):

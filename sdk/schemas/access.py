@@ -24,18 +24,13 @@ class GrantView(Wire):
 
 
 class TokenRequest(Wire):
-    """A request to create a token."""
+    """A request to create a token, possibly replacing the one with the same name."""
 
     #: Who will hold it; shown in histories and the audit trail.
     name: Annotated[TokenName, Field(examples=["ci-review"])]
     grants: Annotated[list[GrantView], Field(min_length=1, max_length=100)]
     #: Days after which it expires; None: never.
     days: Annotated[int, Field(ge=1, le=3650)] | None = None
-
-
-class TokenReplacement(TokenRequest):
-    """A request to create a token, possibly replacing the one with the same name."""
-
     #: Whether to end the tokens with this name in these namespaces, all of which the caller must administer.
     replace: bool = False
     #: Hours after which they end; 0: at once.
@@ -110,7 +105,7 @@ class QuotaLimits(Wire):
     max_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
     #: Jobs waiting or running.
     max_jobs: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    #: Bytes of records in the database. If it is left out, it stays as it is.
+    #: Bytes of records in the database.
     max_record_bytes: Annotated[int, Field(ge=0, le=2**62)] | None = None
 
 
@@ -122,24 +117,23 @@ class QuotaView(QuotaLimits):
     #: settings.
     default: bool = False
     adapters: int
-    #: Bytes of all kinds together. A registry of the previous release counts only versions, and reports no kinds.
+    #: Bytes of all kinds together.
     size_bytes: int
     #: Versions that are not deleted.
-    versions_bytes: int | None = None
+    versions_bytes: int
     #: Datasets that were not removed.
-    datasets_bytes: int | None = None
+    datasets_bytes: int
     #: Files of bases.
-    bases_bytes: int | None = None
+    bases_bytes: int
     #: Merged models.
-    merged_bytes: int | None = None
-    checkpoints_bytes: int | None = None
+    merged_bytes: int
+    checkpoints_bytes: int
     #: Scores of evaluations by row.
-    evaluations_bytes: int | None = None
+    evaluations_bytes: int
     #: Space reserved for uploads in progress.
-    reserved_bytes: int | None = None
-    #: What is recorded in the database about bases, versions, evaluations, jobs, checkpoints and uploads. None: the
-    #: registry is of a release that did not count it.
-    records_bytes: int | None = None
+    reserved_bytes: int
+    #: What is recorded in the database about bases, versions, evaluations, jobs, checkpoints and uploads.
+    records_bytes: int
     jobs: int
 
 

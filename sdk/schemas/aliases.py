@@ -43,6 +43,9 @@ class AliasMove(_OfAlias):
 class AliasRollback(_OfAlias):
     """A request to point an alias back at what it named before its last move."""
 
+    #: The version that it must name now (0: none), otherwise nothing is done: sent again, it goes back no further.
+    expect: Annotated[int, Field(ge=0, le=10**9)]
+
 
 class AliasRemoval(_OfAlias):
     """A request to remove an alias."""

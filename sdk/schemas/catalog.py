@@ -212,11 +212,7 @@ class VersionView(Wire):
     def manifest(self) -> Manifest:
         """The manifest that `digest` is the SHA-256 of."""
         return Manifest.model_validate(
-            {
-                "kind": self.kind,
-                "base_fingerprint": self.base.fingerprint,
-                "files": [file.model_dump() for file in self.files],
-            }
+            {"kind": self.kind, "base_fingerprint": self.base.fingerprint, "files": self.files}
         )
 
 

@@ -22,8 +22,8 @@ class Compared(Wire):
     ref: str
     #: The id of its scores.
     evaluation: str
-    #: The namespace whose job made them; None from an earlier release.
-    namespace: str | None = None
+    #: The namespace whose job made them.
+    namespace: str
     #: The mean over these rows; for the loss, over their tokens.
     score: float
     #: Rows of the whole dataset that it was trained on; None if this has not been checked yet.

@@ -272,11 +272,9 @@ class Conditions(Wire):
     #: SHA-256 of the base's `generation_config.json`, which may set penalties; None if it has none, or nothing was generated.
     generation: Sha256 | None = None
     #: What defines the scores of completions: "words" is the definition of a word, "regex" the expression, "python" the
-    #: release whose grammar parses code, "scorer.NAME" the distribution of a scorer, "bytes" how the bytes of a text
-    #: are counted, since the first releases counted differently; the rest are releases of libraries.
+    #: release whose grammar parses code, "scorer.NAME" the distribution of a scorer; the rest are releases of libraries.
     metrics: dict[str, str] = {}
-    #: The number of adapterctl's own scoring rules: masks, cutting, labels, sums. The first is left out, since its
-    #: records have no number.
+    #: The number of adapterctl's own scoring rules: masks, cutting, labels, sums. The first is left out.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
     #: SHA-256 over the general texts on which losses and divergence from the bare base were measured; None: on none.
     general_texts: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
@@ -332,8 +330,7 @@ class EvaluationReport(Wire):
     precision: Literal["nf4", "fp4", "int8", "bfloat16", "float16", "float32"]
     samples: list[Sample] = []
     libraries: dict[str, str] = {}
-    #: None from an earlier worker.
-    conditions: Annotated[Conditions | None, Field(exclude_if=lambda value: value is None)] = None
+    conditions: Conditions
     #: The scores of each row; None if they were not stored.
     rows: Annotated[RowFile | None, Field(exclude_if=lambda value: value is None)] = None
     #: A user's own scorer → the first error that it raised on a row, in one line; if no text of the rows is kept, only

@@ -110,7 +110,7 @@ RETRY_POLICIES: dict[FailureReason, RetryPolicy] = {
     FailureReason.TIMEOUT: _FINAL,
     FailureReason.UNAVAILABLE: RetryPolicy(attempts=5, first_pause_s=5.0),
     FailureReason.UNREADABLE: _FINAL,
-    # While workers are being upgraded, some still run the earlier release.
+    # While workers are being upgraded, another one may understand it.
     FailureReason.UNSUPPORTED: RetryPolicy(attempts=8, first_pause_s=5.0),
     FailureReason.UNTRAINED: _FINAL,
     FailureReason.VERIFICATION: _FINAL,

@@ -29,7 +29,7 @@ class BaseChoice(Wire):
     revision: Annotated[str, Field(max_length=100)] | None = None
     fingerprint: Sha256 | None = None
     #: Whose base the id means, if it means several in the job's namespace: a namespace's, or the published one. The
-    #: registry pins the fingerprint, so this is not recorded. Earlier registries don't know these fields.
+    #: registry pins the fingerprint, so this is not recorded.
     base_namespace: Annotated[
         Annotated[str, Field(min_length=1, max_length=64)] | None, Field(exclude_if=lambda value: value is None)
     ] = None
@@ -84,8 +84,7 @@ class TrainingRequest(Wire):
     data: Sha256
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
     data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
-    #: All datasets, if there are several; `data` and `data_name` are the first's. Earlier registries don't know this field, so
-    #: it is sent only if it is set.
+    #: All datasets, if there are several; `data` and `data_name` are the first's.
     sources: Annotated[
         Annotated[list[DataSource], Field(min_length=2, max_length=MOST_SOURCES)] | None,
         Field(exclude_if=lambda value: value is None),
@@ -97,11 +96,9 @@ class TrainingRequest(Wire):
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     #: The checkpoint of another job with the same base, data and spec to start from.
     from_checkpoint: CheckpointRef | None = None
-    #: The version whose matrices the training starts with; base, method and LoRA configuration are its own. Earlier
-    #: registries don't know this field, so it is sent only if it is set.
+    #: The version whose matrices the training starts with; base, method and LoRA configuration are its own.
     parent: Annotated[ParentChoice | None, Field(exclude_if=lambda value: value is None)] = None
-    #: The date that chat templates are given, at each attempt. None: the day on which the job is accepted. Earlier
-    #: registries don't know this field, so it is sent only if it is set.
+    #: The date that chat templates are given, at each attempt. None: the day on which the job is accepted.
     template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
     #: The version whose training is repeated, with everything that it was made from.
     like: Annotated[RecordedTraining | None, Field(exclude_if=lambda value: value is None)] = None
@@ -250,7 +247,8 @@ class PreviewJobRequest(Wire):
 JobRequest = Annotated[
     TrainingRequest | EvaluationRequest | MergeRequest | PreviewJobRequest | CombineRequest, Field(discriminator="kind")
 ]
-#: The kinds of job that this release knows.
-JOB_KINDS: tuple[str, ...] = tuple(
-    request.model_fields["kind"].default for request in get_args(get_args(JobRequest)[0])
-)
+#: The requests of the kinds of job that this release knows.
+REQUESTS: dict[str, type[Wire]] = {
+    request.model_fields["kind"].default: request for request in get_args(get_args(JobRequest)[0])
+}
+JOB_KINDS: tuple[str, ...] = tuple(REQUESTS)

@@ -104,8 +104,8 @@ class EvaluationNode(Wire):
     #: "evaluation:" and the id.
     key: str
     id: str
-    #: The namespace whose job made it; None from an earlier release.
-    namespace: str | None = None
+    #: The namespace whose job made it.
+    namespace: str
     #: Digest of the dataset.
     dataset: str
     #: Empty if it has none, or if the reader may not see it.

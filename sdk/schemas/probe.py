@@ -42,7 +42,7 @@ class VersionNorms(Wire):
     ref: str
     digest: str
     #: The Frobenius norm of ΔW = s·B·A of each module, for stacked experts over all of them; null if it can't be
-    #: computed. It is taken before DoRA's magnitudes. Null as a whole: an earlier release made the version.
+    #: computed. It is taken before DoRA's magnitudes. Null as a whole: they could not be derived.
     norms: Norms | None
     #: Parameters of the base that whole tensors of the version replace, entirely or in some rows or biases.
     replaced: list[str]
@@ -162,7 +162,7 @@ class ProbeReplay(Wire):
     #: The norms of the pulled bytes.
     norms: Norms
     replaced: list[str]
-    #: Whether the registry has norms to compare them with: not for a version that an earlier release published.
+    #: Whether the registry has norms to compare them with.
     norms_stored: bool
     norms_differing: list[NormDiffering]
     #: None if predictions were not compared; the notes say why.

@@ -82,5 +82,5 @@ class GcReport(Wire):
     #: How many remnants of interrupted uploads were removed.
     partial_uploads: int
     expired_uploads: int
-    #: Stored answers to requests with an idempotency key, older than 7 days.
+    #: Idempotency keys of claims and new tokens, older than 7 days.
     keyed_requests: int

@@ -38,7 +38,7 @@ class Rendering(Wire):
     stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
     #: Which columns were which keys of the rows; None: the keys were called as the columns.
     columns: Annotated[_LongText | None, Field(exclude_if=lambda value: value is None)] = None
-    #: SHA-256 over the digests of the base's tokenizer files; None: an earlier release rendered the rows.
+    #: SHA-256 over the digests of the base's tokenizer files; None: unknown.
     tokenizer: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
     #: SHA-256 of the base's `generation_config.json`, which the fingerprint does not cover; None if it has none.
     generation: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None

@@ -14,8 +14,8 @@ class EvaluationView(Wire):
     """A stored evaluation."""
 
     id: str
-    #: The namespace whose job made it; None from an earlier release.
-    namespace: str | None = None
+    #: The namespace whose job made it.
+    namespace: str
     #: "code-review@v3", or "base:ID".
     ref: str
     digest: str | None
@@ -23,16 +23,16 @@ class EvaluationView(Wire):
     dataset: str
     grader: str
     precision: str
-    #: What else the scores depend on: `Conditions`, or from an earlier release the requested options.
-    conditions: dict[str, Any] = {}
+    #: What else the scores depend on: `Conditions`.
+    conditions: dict[str, Any]
     metrics: dict[str, float]
     samples: list[dict[str, str]]
     #: How many samples were requested; if 0, the rows have no text either. None if that is unknown.
     keep_samples: int | None = None
     #: Distribution → version, on the worker that computed the scores.
     libraries: dict[str, str] = {}
-    #: SHA-256 of the canonical JSON of `conditions`; None from an earlier release.
-    spec_digest: str | None = None
+    #: SHA-256 of the canonical JSON of `conditions`.
+    spec_digest: str
     #: The file with the scores of each row: its SHA-256 and its length; None if there is none, or if it was removed.
     rows_digest: str | None = None
     rows_size_bytes: int | None = None
@@ -45,13 +45,9 @@ class EvaluationView(Wire):
 
     @property
     def key(self) -> str:
-        """The key that two comparable evaluations share: the SHA-256 over rows, grader, precision and conditions.
-
-        Earlier releases recorded less; their scores are comparable only within a job, over one base.
-        """
-        unknown = {} if "tokenizer" in self.conditions else {"job": self.job, "base": self.base_fingerprint}
+        """The key that two comparable evaluations share: the SHA-256 over rows, grader, precision and conditions."""
         alike = self.model_dump(include={"dataset", "grader", "precision"})
-        return digest_of({**alike, "conditions": self._set, **unknown})
+        return digest_of({**alike, "conditions": self._set})
 
     @property
     def _set(self) -> dict[str, Any]:

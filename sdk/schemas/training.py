@@ -35,8 +35,7 @@ class TrainingSpec(Wire):
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
     method: Literal["qlora", "lora"] = "qlora"
     #: What is learnt: with "sft" the next token, with "classify" which label a text has, with "dpo" which of two
-    #: answers is preferred. None: the rows decide. Earlier releases don't know this field, so it is sent only if it is
-    #: set.
+    #: answers is preferred. None: the rows decide.
     objective: Annotated[Objective | None, Field(exclude_if=lambda value: value is None)] = None
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[int, Field(ge=1, le=MOST_RANK)] = 8
@@ -84,7 +83,7 @@ class TrainingSpec(Wire):
     #: the larger, the closer the model stays to that (arXiv:2305.18290).
     beta: Annotated[float, Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA)] = DEFAULT_BETA
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
-    #: out. None: the keys are called as the columns. Earlier releases don't know this field.
+    #: out. None: the keys are called as the columns.
     columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
     #: Share of the rows that is held out if no held-out rows are given; their loss is measured before and after.
     holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, UNUSED] = None

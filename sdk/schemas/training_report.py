@@ -51,7 +51,7 @@ class DatasetUse(Wire):
     rows: Annotated[int, Field(ge=0)]
     #: Number of tokens that the loss is computed on in one epoch; for a classification the labels, one per row.
     supervised_tokens: Annotated[int, Field(ge=0)]
-    #: None: an earlier release trained it, or it is unknown.
+    #: None: it is unknown.
     rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
     #: The labels of a classification.
     labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None

@@ -19,6 +19,7 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import Norms
 from sdk.schemas.rendering import Day
+from sdk.schemas.request_fields import known_fields
 from sdk.schemas.training_report import Labels, TrainingReport
 from sdk.schemas.wire import Sha256, Wire
 
@@ -30,6 +31,11 @@ MOST_CACHED = 256
 SCORERS_GROUP = "adapterctl.scorers"
 #: The most scorers that a worker reports, more than anybody has.
 MOST_SCORERS = 100
+
+
+#: The most fields of requests that a worker names, more than any release has, and one of them.
+MOST_FIELDS = 500
+FieldPath = Annotated[str, Field(pattern=r"^[a-z_-]{1,20}(\.[a-z0-9_]{1,40}){1,6}$")]
 
 
 class ScorerInfo(Wire):
@@ -57,7 +63,9 @@ class WorkerInfo(Wire):
     kinds: Annotated[list[Annotated[str, Field(pattern=r"^[a-z_-]{1,20}$")]], Field(max_length=32)] = list(JOB_KINDS)
     queues: Annotated[list[QueueName], Field(min_length=1, max_length=2)] = ["gpu", "cpu"]
     version: Annotated[str, Field(max_length=40)] = ""
-    #: The scorers that jobs may ask for; None: it doesn't say, like earlier releases.
+    #: The fields of requests that it knows, as `request_fields` names them: it is given no job that uses another one.
+    fields: Annotated[list[FieldPath], Field(max_length=MOST_FIELDS)] = sorted(known_fields())
+    #: The scorers that jobs may ask for; None: they are more than can be said, or it doesn't say.
     scorers: Annotated[
         Annotated[list[ScorerInfo], Field(max_length=MOST_SCORERS)] | None,
         Field(exclude_if=lambda value: value is None),
@@ -104,8 +112,7 @@ class TargetSource(Wire):
     stop_ids: list[int] = []
     #: The version's labels, if it is a classifier.
     labels: Labels | None = None
-    #: For a merge: the norm of ΔW of each module, as the registry derived it at publication. None: an earlier release
-    #: published it.
+    #: For a merge: the norm of ΔW of each module, as the registry derived it at publication. None: it could not.
     delta_norms: Annotated[Norms | None, Field(exclude_if=lambda value: value is None)] = None
 
 
@@ -186,7 +193,6 @@ class EvaluationResult(Wire):
     recorded: Annotated[str | None, Field(max_length=64, exclude_if=lambda value: value is None)] = None
     #: The upload session in which its file of rows was sent; None: there is none.
     upload: Annotated[str | None, Field(max_length=64, exclude_if=lambda value: value is None)] = None
-    #: An earlier registry knows no such field, so what is not handed in is not said.
     failure: Annotated[EvaluationFailure | None, Field(exclude_if=lambda value: value is None)] = None
 
     @model_validator(mode="after")
@@ -221,7 +227,6 @@ class Completion(Wire):
     evaluations: list[EvaluationResult] | None = None
     merge: MergeResult | None = None
     preview: Preview | None = None
-    #: An earlier registry knows no such field, so what is not handed in is not said.
     combination: Annotated[CombineResult | None, Field(exclude_if=lambda value: value is None)] = None
 
     @property

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import Conflict, NotFound, TimedOut, Unavailable, disk_explained
+from sdk.file_locks import locked
 from sdk.stack.errors import explained
 from sdk.stack.home import Stack
 from sdk.stack.keeper import PartState
 from sdk.stack.local_process import LocalProcess
-from sdk.stack.locks import Busy, locked
 from sdk.stack.supervisor import SupervisorProcess
 from sdk.version import VERSION
 
@@ -209,5 +209,5 @@ def _one_command(stack: Stack) -> Iterator[None]:
     try:
         with locked(stack.home / _COMMAND_LOCK, timeout_s=_COMMAND_LOCK_TIMEOUT_S):
             yield
-    except Busy:
+    except BlockingIOError:
         raise Conflict(f"another command is using {stack.home}; wait for it, or stop it") from None

@@ -195,7 +195,7 @@ class LocalProcess(ABC):
                 **self._privileges(),
             )
         self._started = Identity.of(self._process.pid, mark)
-        write_private(self._pid_path, self._started.text)
+        write_private(self._pid_path, self._started.text, durable=False)
 
     def _open_log(self) -> Any:
         if self.log_path.exists() and self.log_path.stat().st_size > _LONGEST_LOG_BYTES:

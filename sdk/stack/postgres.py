@@ -19,6 +19,7 @@ from sdk.stack.local_process import bare_environment
 from sdk.stack.local_server import LocalServer
 from sdk.stack.loopback import free_ports
 from sdk.stack.private import new_secret
+from sdk.whole_files import give_name
 
 _SUPERUSER = "adapterctl"
 #: Where root's servers keep their data if the requested folder is below one that other users cannot enter.
@@ -218,7 +219,7 @@ class PostgresServer(LocalServer):
             for path in (software, *software.rglob("*")):
                 if path.is_dir():
                     path.chmod(0o755)
-            software.rename(self.directory / "software")
+            give_name(software, self.directory / "software", durable=False)
         return copy
 
 

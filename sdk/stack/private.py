@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
+
+from sdk.whole_files import write_whole
 
 
 def new_secret() -> str:
@@ -12,14 +13,6 @@ def new_secret() -> str:
     return secrets.token_hex(24)
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+def write_private(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a file that only its owner can read, whole or not at all. Raises OSError."""
+    write_whole(path, text, durable=durable, mode=0o600)

@@ -17,10 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+from sdk.file_locks import locked
 from sdk.stack.home import Stack
 from sdk.stack.keeper import Keeper
 from sdk.stack.local_process import LocalProcess
-from sdk.stack.locks import Busy, locked
 from sdk.stack.private import write_private
 from sdk.stack.programs import inherited_environment
 from sdk.version import VERSION
@@ -136,7 +136,7 @@ class Supervisor:
         }
         text = json.dumps(said, indent=2) + "\n"
         if text != self._written:
-            write_private(self._stack.home / _STATE, text)
+            write_private(self._stack.home / _STATE, text, durable=False)
             self._written = text
 
 
@@ -160,7 +160,7 @@ def main() -> None:
             # If the home is removed, its parts are ended too, or they would hold their ports for ever.
             Supervisor(stack).run(lambda: asked.is_set() or not lock.exists(), asked.wait)
             _log.info("stopped, with every part")
-    except Busy:
+    except BlockingIOError:
         _log.error("another supervisor is running %s, but supervisor.pid doesn't name it", stack.home)
         sys.exit(1)
 

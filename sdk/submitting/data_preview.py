@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,7 +28,7 @@ from sdk.pulling.http import HttpClient
 from sdk.pushing.bases_here import files_here, registered_base
 from sdk.pushing.given_base import GivenBase
 from sdk.pushing.pusher import no_such_base
-from sdk.rows.holdout import HoldOut, hold_out_of
+from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
@@ -35,7 +36,7 @@ from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.rendering import Rendering
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import read
-from sdk.submitting.given_data import find_data
+from sdk.submitting.given_data import GivenData, find_data
 from sdk.validation import CheckedData, build, require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
@@ -54,15 +55,10 @@ class RowsAsked:
 
     #: What messages call the dataset.
     label: str
-    loss_on: Any
-    columns: str | None
-    max_length: int
-    #: The date that a template is told if it asks for it.
-    day: str
-    rows: int
-    row: int | None
-    #: What the training holds, or held, out of them.
-    hold_out: HoldOut | None = None
+    #: The fields that a preview here and one by a job have in common.
+    options: dict[str, Any]
+    #: The date that a template is told if it asks for it; None: today.
+    day: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,66 +101,39 @@ def preview_asked(
     return RowsOfFile(file, base, build(TrainingSpec, **given))
 
 
-def preview_file(
+def preview_here(
     transport: Transport,
     cache: Cache,
-    given: RowsOfFile,
+    given: RowsOfFile | VersionView,
     *,
     rows: int,
     row: int | None,
     http: HttpClient,
     on_transfer: OnTransfer | None,
 ) -> Preview:
-    """Return what a training would learn from the first `rows` rows of a dataset, or from one; see `Client.preview`."""
-    hold_out = hold_out_of(given.spec)
-    data = find_data(transport, given.file, None, columns=given.spec.columns, param="file", hold_out=hold_out)
-    found = find_base(transport, cache, given.base)
-    asked = RowsAsked(
-        label=data.label,
-        loss_on=given.spec.loss_on,
-        columns=data.columns,
-        max_length=given.spec.max_length,
-        day=_today(),
-        rows=rows,
-        row=row,
-        hold_out=hold_out,
-    )
+    """Return what a training would learn from rows of a dataset, or what that of a version has learnt from its own, by
+    this machine's libraries; see `Client.preview`.
+    """
+    here: Path | None = None
+    origin: Transfer | None = None
+    if isinstance(given, RowsOfFile):
+        data, asked = asked_of_rows(transport, given, rows=rows, row=row)
+        base = find_base(transport, cache, given.base)
+        here, digest = (data.path, "") if isinstance(data, CheckedData) else (None, data.view.digest)
+    else:
+        digest, asked = trained_on(given), asked_of(given, rows=rows, row=row)
+        # Also if the cache has the rows: this token may not be allowed to read them.
+        origin = locate_rows(transport, given, digest)
+        base = _base_of(transport, cache, given)
     require_libraries(LIBRARIES, doing="previewing rows")
-    if isinstance(data, CheckedData):
-        return _render(asked, data.path, found)
-    fetched = cached_file(
-        cache,
-        data.view.digest,
-        locate=lambda digest: datasets.locate(transport, digest),
-        http=http,
-        watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
-    )
-    return _render(asked, fetched, found)
-
-
-def preview_version(
-    transport: Transport,
-    cache: Cache,
-    version: VersionView,
-    *,
-    rows: int,
-    row: int | None,
-    http: HttpClient,
-    on_transfer: OnTransfer | None,
-) -> Preview:
-    """Return what the training that made a version has learnt from rows of its dataset; see `Client.preview`."""
-    digest, asked = trained_on(version), asked_of(version, rows=rows, row=row)
-    origin = locate_rows(transport, version, digest)
-    found = _base_of(transport, cache, version)
-    require_libraries(LIBRARIES, doing="previewing rows")
-    data = cached_file(
+    path = here or cached_file(
         cache,
         digest,
-        locate=lambda _: origin,
+        locate=lambda digest: origin or datasets.locate(transport, digest),
         http=http,
-        watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
+        watched=partial(watching, on_transfer),
     )
-    return _render(asked, data, found)
+    return _render(asked, path, base)
 
 
 def can_be_here(transport: Transport, cache: Cache, given: RowsOfFile | VersionView) -> bool:
@@ -202,6 +171,25 @@ def trained_on(version: VersionView) -> str:
     )
 
 
+def asked_of_rows(
+    transport: Transport, given: RowsOfFile, *, rows: int, row: int | None
+) -> tuple[GivenData, RowsAsked]:
+    """Find a dataset, and say how its rows would be rendered. Raises NotFound, InvalidData, InvalidInput."""
+    spec, hold_out = given.spec, hold_out_of(given.spec)
+    data = find_data(transport, given.file, None, columns=spec.columns, param="file", hold_out=hold_out)
+    options = {
+        "loss_on": spec.loss_on,
+        "columns": data.columns,
+        "max_length": spec.max_length,
+        "rows": rows,
+        "row": row,
+        "holdout": spec.holdout,
+        "holdout_by": spec.holdout_by,
+        "holdout_seed": spec.holdout_seed,
+    }
+    return data, RowsAsked(data.label, options)
+
+
 def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
     """Say how the rows of a version were rendered, by its record. Raises InvalidInput if the record doesn't say."""
     said = version.training or {}
@@ -215,27 +203,18 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
             param="of",
         )
     rendering = (None if version.dataset is None else version.dataset.rendering) or Rendering()
-    return RowsAsked(
-        label=f"the dataset of {version.ref}",
-        loss_on=loss_on,
-        columns=rendering.columns,
-        max_length=max_length,
-        # If no date is recorded, the template didn't ask for one.
-        day=rendering.template_date or _today(),
-        rows=rows,
-        row=row,
-        hold_out=_held_out(said),
-    )
-
-
-def _held_out(said: Mapping[str, Any]) -> HoldOut | None:
-    share, seed, by = said.get("holdout"), said.get("holdout_seed", 0), said.get("holdout_by")
-    return None if share is None else HoldOut(share, seed, by)
-
-
-def holdout_options(how: HoldOut | None) -> dict[str, Any]:
-    """Return what is held out, as options of a training."""
-    return {} if how is None else {"holdout": how.share, "holdout_by": how.by, "holdout_seed": how.seed}
+    options = {
+        "loss_on": loss_on,
+        "columns": rendering.columns,
+        "max_length": max_length,
+        "rows": rows,
+        "row": row,
+        "holdout": said.get("holdout"),
+        "holdout_by": said.get("holdout_by"),
+        "holdout_seed": said.get("holdout_seed", 0),
+    }
+    # If no date is recorded, the template didn't ask for one.
+    return RowsAsked(f"the dataset of {version.ref}", options, rendering.template_date)
 
 
 def _today() -> str:
@@ -248,17 +227,12 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
             PreviewRequest,
             base=str(view),
             data=str(data.resolve()),
-            loss_on=asked.loss_on,
-            columns=asked.columns,
-            max_length=asked.max_length,
-            day=asked.day,
-            rows=asked.rows,
-            row=asked.row,
-            **holdout_options(asked.hold_out),
+            day=asked.day or _today(),
+            **asked.options,
         )
         preview = ask_worker(_CHILD, request, Preview, data=data, label=asked.label, doing="rendered")
     if not preview.rows:
-        raise no_such_row(asked.label, preview.file_rows, asked.row)
+        raise no_such_row(asked.label, preview.file_rows, asked.options["row"])
     return preview
 
 

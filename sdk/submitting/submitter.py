@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +38,7 @@ from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.again import recorded_request, refuse_options
 from sdk.submitting.continuing import base_of, continued_spec
-from sdk.submitting.data_preview import RowsOfFile, asked_of, holdout_options, locate_rows, trained_on
+from sdk.submitting.data_preview import RowsAsked, RowsOfFile, asked_of, asked_of_rows, locate_rows, trained_on
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data
 from sdk.submitting.given_sources import Source, TrainingData, check_alike, check_different, sources_of
 from sdk.submitting.job_options import JobOptions
@@ -259,35 +258,18 @@ class JobSubmitter:
         Raises InvalidInput, NotFound, QuotaExceeded.
         """
         if isinstance(asked, RowsOfFile):
-            spec = asked.spec
-            hold_out = hold_out_of(spec)
-            checked = find_data(
-                self._transport, asked.file, None, columns=spec.columns, param="file", hold_out=hold_out
-            )
-            check_loss_on(spec.loss_on, checked)
-            how: dict[str, Any] = {"loss_on": spec.loss_on, "columns": checked.columns, "max_length": spec.max_length}
-            request = _preview_request(**how, rows=rows, row=row)
+            checked, said = asked_of_rows(self._transport, asked, rows=rows, row=row)
+            check_loss_on(asked.spec.loss_on, checked)
+            request = _preview_request(said)
             view = self._pusher.obtain_base(asked.base, None)
             base = BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
             sent = self._sent(checked, None)
-            update = {
-                "base": base,
-                "data": sent.digest,
-                "data_name": sent.exact_name,
-                **holdout_options(hold_out),
-            }
+            update: dict[str, Any] = {"base": base, "data": sent.digest, "data_name": sent.exact_name}
         else:
             digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
-            how = {"loss_on": said.loss_on, "columns": said.columns, "max_length": said.max_length}
-            request = _preview_request(**how, rows=rows, row=row)
+            request = _preview_request(said)
             locate_rows(self._transport, asked, digest)
-            update = {
-                "of": asked.ref,
-                "base": None,
-                "data": digest,
-                "template_date": said.day,
-                **holdout_options(said.hold_out),
-            }
+            update = {"of": asked.ref, "base": None, "data": digest}
         with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
             return self._submit(request.model_copy(update=update), job_options, key)
 
@@ -303,8 +285,7 @@ class JobSubmitter:
             timeout_s=job_options.timeout_s,
             needs=job_options.needs,
         )
-        # A key of our own makes a repeated POST harmless.
-        return jobs.submit(self._transport, submission, key=key or secrets.token_hex(16))
+        return jobs.submit(self._transport, submission, key=key)
 
 
 @contextmanager
@@ -337,14 +318,11 @@ def _number(weight: Any, *, of: str) -> float:
     )
 
 
-def _preview_request(
-    *, loss_on: Any, columns: str | None, max_length: Any, rows: int, row: int | None
-) -> PreviewJobRequest:
+def _preview_request(asked: RowsAsked) -> PreviewJobRequest:
     """Return a request whose base and rows are still to be named. Raises InvalidInput."""
-    if row is None and rows > MOST_JOB_ROWS:
+    if asked.options["row"] is None and asked.options["rows"] > MOST_JOB_ROWS:
         raise InvalidInput(
             f"a job shows at most {MOST_JOB_ROWS} rows; give fewer, or a single one with --row", param="rows"
         )
-    named = {"base": BaseChoice(id="-"), "data": "0" * 64}
-    how = {"loss_on": loss_on, "columns": columns, "max_length": max_length}
-    return build(PreviewJobRequest, **named, **how, rows=rows, row=row)
+    named = {"base": BaseChoice(id="-"), "data": "0" * 64, "template_date": asked.day}
+    return build(PreviewJobRequest, **named, **asked.options)

@@ -87,3 +87,16 @@ def join(people: World, acting: Callable[..., Client], tmp_path: Path) -> Callab
         return Tenant(acting(**{space: Role.WRITER}), space, tmp_path)
 
     return join
+
+
+@pytest.fixture
+def strict(tmp_path: Path) -> Iterator[World]:
+    """A registry that puts away what its admission refuses."""
+    with registries.served(
+        tmp_path / "strict",
+        database_url=f"sqlite:///{tmp_path / 'strict.sqlite3'}",
+        storage_url=(tmp_path / "strict-artifacts").as_uri(),
+        gate="quarantine",
+    ) as found:
+        found.admin.register_base(base_registration())
+        yield found

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from support import registries
 from support.adapters import base_registration, lora_tensors, save_adapter
 from support.fixtures import S3Place
@@ -25,7 +25,6 @@ from support.keys import make_key
 from support.payloads import Payload, make_payload
 from support.people import new_adapter
 from support.registries import World, named_anew
-from support.schemas import downgrade
 from support.stored import lose, names_of
 
 from registry.artifacts.models import Blob, UploadBlob
@@ -278,64 +277,6 @@ class TestStoredBytes:
             return
         # What is ready can be pulled.
         world.writer.pull(found.version.ref, world.folder / "pulled")
-
-
-class TestReleases:
-    def test_what_the_release_before_stores_meanwhile_is_found_and_kept(self, world: World, admin: Client) -> None:
-        """Server processes are replaced one after the other: the schema is 0003 while some still run the old code."""
-        payload = seeded()
-        push(world.writer, payload, "a")
-        sha256 = payload.blobs[0].sha256
-        storage = storage_of(world)
-        (name,) = names_of(storage, sha256)
-        storage.path_of(name).rename(storage.path_of(sha256))
-        with world.services.db.write() as session:
-            # The old code inserts `blobs` without the column, and so gets its default.
-            session.execute(text("CREATE TABLE kept AS SELECT * FROM blobs WHERE sha256 = :s"), {"s": sha256})
-            session.execute(text("PRAGMA defer_foreign_keys = ON"))
-            session.execute(text("DELETE FROM blobs WHERE sha256 = :s"), {"s": sha256})
-            session.execute(
-                text(
-                    "INSERT INTO blobs (sha256, size_bytes, facts, created_at, collected_at) "
-                    "SELECT sha256, size_bytes, facts, created_at, collected_at FROM kept"
-                )
-            )
-            session.execute(text("DROP TABLE kept"))
-        problems = []
-        try:
-            world.writer.locate(payload.digest)
-        except AdapterctlError as error:
-            problems.append(f"download: {error}")
-        try:
-            admin.gc(dry_run=False, grace_hours=0)
-        except AdapterctlError as error:
-            problems.append(f"gc: {error}")
-        if names_of(storage, sha256) == []:
-            problems.append("gc has removed the bytes of a ready version")
-        assert problems == []
-
-    def test_down_and_up_again_loses_nothing(self, world: World, admin: Client, tmp_path: Path) -> None:
-        payload = seeded()
-        push(world.writer, payload, "a")
-        # Either it is refused, or what was there is there afterwards.
-        with contextlib.suppress(Exception):
-            downgrade(world.services.db, "0002")
-        world.services.db.upgrade()
-        admin.gc(dry_run=False, grace_hours=0)
-        assert all(names_of(storage_of(world), sha256) for sha256 in payload.files)
-
-
-@pytest.fixture
-def strict(tmp_path: Path) -> Iterator[World]:
-    """A registry that puts away what its admission refuses."""
-    with registries.served(
-        tmp_path / "strict",
-        database_url=f"sqlite:///{tmp_path / 'strict.sqlite3'}",
-        storage_url=(tmp_path / "strict-artifacts").as_uri(),
-        gate="quarantine",
-    ) as found:
-        found.admin.register_base(base_registration())
-        yield found
 
 
 class TestQuarantine:

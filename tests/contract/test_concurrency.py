@@ -40,9 +40,9 @@ from registry.catalog.versions.lifecycle import VersionState
 from registry.principal import LOCAL, SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import Conflict, NotFound, VerificationFailed
-from sdk.pulling.transfer import written_whole
 from sdk.schemas.artifacts import UploadRequest, UploadView
 from sdk.schemas.catalog import Published, VersionMove
+from sdk.whole_files import whole_file
 
 pytestmark = pytest.mark.soak
 
@@ -112,7 +112,7 @@ def send(client: Client, given: Payload, folder: Path) -> str:
     for sha256, path in sources.items():
         # Another thread may be sending the same file.
         if not path.exists():
-            with written_whole(path) as file:
+            with whole_file(path, durable=True) as file:
                 file.write(given.files[sha256])
     return client.upload(sources, "sending")
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 from support.adapters import use_of
+from support.held_out_rows import held_out
 from support.merging_desk import MergingDesk
 from support.people import SEEDS
 from support.registries import World
@@ -26,7 +27,7 @@ from sdk.client import Client
 from sdk.formats.rows import check_rows, text_values
 from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
-from sdk.rows.holdout import held_out, hold_out_of, split_unit
+from sdk.rows.holdout import hold_out_of, split_unit
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.catalog import BaseView, Parent, Publication, Published
 from sdk.schemas.contamination import Contamination, said
@@ -304,7 +305,7 @@ class TestKept:
         assert counts(trainer.found(trainer.score(ref, [*HELD, row(802)]))) == (21, 3, 2, 4)
         assert people.services.artifacts.storage.stat(first.blob) is not None
 
-    def test_scores_of_an_earlier_release_are_looked_at(self, trainer: Trainer, people: World) -> None:
+    def test_scores_that_nobody_has_looked_at_are_looked_at(self, trainer: Trainer, people: World) -> None:
         ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
         with people.services.db.write() as session:
             session.execute(update(Evaluation).where(Evaluation.id == ident).values(contamination=None))

@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert
 from support.people import submit, training
 from support.registries import World
 from support.tenants import Tenant
 
-from registry.access.audit.models import AuditEntry
-from registry.datasets.models import DatasetName, DatasetNumber
-from registry.db.clock import utc_now
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidData, InvalidInput, InvalidName, NotFound, VerificationFailed
 from sdk.pulling.transfer import hash_file
-from sdk.schemas.artifacts import DatasetRegistration, DatasetView
+from sdk.schemas.artifacts import DatasetView
 
 SPEC: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}
 
@@ -121,19 +117,6 @@ class TestNumbers:
             each.join()
         assert sorted(number or 0 for number in found) == [1, 2, 3, 4, 5, 6]
 
-    def test_what_a_server_of_the_release_before_names_is_numbered(self, people: World, ours: Tenant) -> None:
-        named(ours, uuid.uuid4().hex, "reviews")
-        new = named(ours, uuid.uuid4().hex, "other")
-        with people.services.db.write() as session:
-            # It writes the entry, and neither of the tables.
-            session.execute(delete(DatasetNumber).where(DatasetNumber.digest == new.digest))
-            session.execute(delete(DatasetName).where(DatasetName.name == "other", DatasetName.namespace == ours.space))
-            for name in ("reviews", "reviews", "other"):
-                entry = {"at": utc_now(), "actor": "old", "action": "dataset.register", "namespace": ours.space}
-                session.execute(insert(AuditEntry).values(**entry, subject=new.digest, after={"name": name}))
-        assert ours.client.dataset("reviews@v2").digest == ours.client.dataset("other@v1").digest == new.digest
-        assert named(ours, uuid.uuid4().hex, "reviews").number == 3
-
     @pytest.mark.parametrize(
         "name",
         ["", " ", "reviews@v2", "a/b", "./a", "~a", "https:b/c", ".", "..", "3f1c2a9b", "a\u200bb", "r\u0435views"],
@@ -143,65 +126,6 @@ class TestNumbers:
             named(ours, "a", name)
         path = ours.file(uuid.uuid4().hex, "rows@v2")
         assert ours.client.add_data(path, namespace=ours.space, name="fine").names == ["fine@v1"]
-
-
-class TestNamesOfEarlierReleases:
-    """Names that are no longer given stay, and are listed."""
-
-    @pytest.fixture
-    def old(self, people: World, ours: Tenant) -> Callable[[str], DatasetView]:
-        def rename(name: str) -> DatasetView:
-            view = named(ours, uuid.uuid4().hex, f"new-{uuid.uuid4().hex}")
-            with people.services.db.write() as session:
-                session.execute(delete(DatasetNumber).where(DatasetNumber.digest == view.digest))
-                key = {"namespace": ours.space, "name": name}
-                session.execute(insert(DatasetName).values(**key, newest=1))
-                session.execute(insert(DatasetNumber).values(**key, number=1, digest=view.digest))
-            return view
-
-        return rename
-
-    @pytest.mark.parametrize("name", ["3f1c2a9b", "DEADBEEF00", "a\u200bb", "r\u0435views"])
-    def test_a_dataset_of_such_a_name_is_reached_by_its_digest_and_listed(
-        self, ours: Tenant, old: Callable[[str], DatasetView], name: str
-    ) -> None:
-        view = old(name)
-        assert ours.client.dataset(view.digest).names == [f"{name}@v1"]
-        assert [one.names for one in ours.client.datasets()] == [[f"{name}@v1"]]
-        assert ours.client.dataset(f"{name}@v1").digest == view.digest
-        with pytest.raises(InvalidName, match="give another name with --name"):
-            named(ours, uuid.uuid4().hex, name)
-        # Nor does the registry take it from other clients.
-        said = DatasetRegistration.model_construct(
-            digest=view.digest,
-            size_bytes=view.size_bytes,
-            format="jsonl",
-            name=name,
-            namespace=ours.space,
-            upload="x" * 32,
-        )
-        with pytest.raises(InvalidInput, match="give another name, or none"):
-            ours.client.call("POST", "/datasets", DatasetView, body=said)
-
-    def test_what_may_begin_a_digest_is_looked_up_as_neither(
-        self, ours: Tenant, old: Callable[[str], DatasetView]
-    ) -> None:
-        old("3f1c2a9b")
-        for ask in (ours.client.dataset, ours.client.locate_data, ours.client.remove_data):
-            with pytest.raises(InvalidInput, match="may be the beginning of a digest"):
-                ask("3f1c2a9b")
-
-    def test_a_name_that_ends_like_a_number_is_no_concern_of_others(
-        self, ours: Tenant, theirs: Tenant, old: Callable[[str], DatasetView], acting: Callable[..., Client]
-    ) -> None:
-        odd = old("reviews@v1")
-        assert ours.client.dataset("reviews@v1").digest == odd.digest
-        plain = named(theirs, uuid.uuid4().hex, "reviews")
-        assert theirs.client.dataset("reviews@v1").digest == plain.digest
-        both = acting(**{ours.space: Role.READER, theirs.space: Role.READER})
-        with pytest.raises(InvalidInput, match="names several datasets"):
-            both.dataset("reviews@v1")
-        assert both.dataset("reviews@v1", namespace=theirs.space).digest == plain.digest
 
 
 class TestOneNamespace:

@@ -6,12 +6,11 @@ import uuid
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import update
 from support.people import claim, submit, training
 from support.registries import World
 from support.tenants import Tenant
 
-from registry.datasets.models import Dataset, DatasetAccess, DatasetNumber
+from registry.datasets.models import Dataset, DatasetAccess
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidName, JobFailed, NotFound
@@ -28,14 +27,6 @@ def ours(join: Callable[[], Tenant]) -> Tenant:
 @pytest.fixture
 def theirs(join: Callable[[], Tenant]) -> Tenant:
     return join()
-
-
-def call_like_digest(people: World, dataset: DatasetView, name: str) -> None:
-    """Give a dataset a name that a registry of an earlier release took."""
-    with people.services.db.write() as session:
-        session.execute(update(Dataset).where(Dataset.digest == dataset.digest).values(name=name))
-        for table in (DatasetAccess, DatasetNumber):
-            session.execute(update(table).where(table.digest == dataset.digest).values(name=name))
 
 
 class TestDigests:
@@ -61,22 +52,6 @@ class TestDigests:
             with pytest.raises(InvalidName, match="give another name with --name"):
                 ours.client.add_data(path, name=name, namespace=ours.space)
         assert [view.digest for view in ours.client.datasets()] == [victim.digest]
-
-    def test_a_stranger_s_old_name_leads_nobody_astray(self, people: World, ours: Tenant, admin: Client) -> None:
-        """The newest dataset is called as the digest of another: by its whole digest, and by the first digits."""
-        victim = ours.add(uuid.uuid4().hex)
-        for digits in (victim.digest, victim.digest[:12], victim.digest[:40]):
-            call_like_digest(people, ours.add(uuid.uuid4().hex), digits)
-            for client in (ours.client, admin):
-                assert client.locate_data(digits).sha256 == victim.digest
-                assert client.lineage(f"data:{digits}").root == f"data:{victim.digest}"
-        job = submit(ours.client, training(f"{ours.space}/a", victim.digest))
-        assert job.request["data"] == victim.digest
-        ours.client.remove_data(victim.digest[:12])
-        with pytest.raises(NotFound):
-            ours.client.locate_data(victim.digest)
-        with pytest.raises(NotFound):
-            ours.client.locate_data(victim.digest[:12].upper())
 
     def test_digits_that_fit_several_are_refused(self, people: World, ours: Tenant) -> None:
         first = ours.add(uuid.uuid4().hex)

@@ -398,7 +398,7 @@ class TestPaidFor:
         assert admin.quota(space).evaluations_bytes == own_desk.writer.evaluation(version).rows_size_bytes
         assert differing(people) == {}
 
-    def test_scores_of_an_earlier_release_have_none(self, people: World, desk: MergingDesk, rows: Path) -> None:
+    def test_scores_whose_rows_had_no_room_have_none(self, people: World, desk: MergingDesk, rows: Path) -> None:
         ident = evaluated(desk, desk.push(), rows, fresh())
         from registry.evaluations.models import Evaluation
 
@@ -406,5 +406,5 @@ class TestPaidFor:
             session.execute(update(Evaluation).where(Evaluation.id == ident).values(rows_digest=None))
         # Others hold all that is counted against what is there.
         recount(people.services.db, within_s=60.0)
-        with pytest.raises(NotFound, match="have no rows: they are of an earlier release"):
+        with pytest.raises(NotFound, match="have no rows: there was no room to store them"):
             desk.writer.evaluation_rows(ident)

@@ -19,12 +19,12 @@ from support.registries import World, embedded
 from support.working import Held, line
 
 from registry.access.audit.models import AuditEntry
+from registry.access.keys import KeyedRequest
 from registry.access.models import Token
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
 from registry.catalog.models import Origin, Version, VersionDataset, VersionParent, VersionTag, VersionTarget
 from registry.db.clock import utc_now
 from registry.db.types import Model
-from registry.http.idempotency.models import KeyedRequest
 from registry.jobs.models import Attempt, Job, JobEvent
 from registry.principal import LOCAL, Role
 from registry.removal import expiry
@@ -107,7 +107,7 @@ def test_failed_pushes_go_and_numbers_of_deleted_versions_stay(
         failed = Version(**{**same, "number": None, "digest": "f" * 64, "manifest_digest": None, "state": "failed"})
         session.add(failed)
         session.flush()
-        # Releases before wrote these down before the push had come to its end.
+        # All that a version may have.
         session.add(Origin(version_pk=failed.pk, metrics={}, libraries={}, created_by="ann"))
         session.add(VersionTag(version_pk=failed.pk, key="team", value="a"))
         session.add(VersionTarget(version_pk=failed.pk, module="q_proj"))
@@ -201,7 +201,7 @@ def test_old_answers_go(people: World) -> None:
     with people.services.db.write() as session:
         for key, days in (("old", 8), ("young", 6)):
             at = utc_now() - timedelta(days=days)
-            session.add(KeyedRequest(owner="0" * 64, key=key, request_digest="x", status=200, body="", created_at=at))
+            session.add(KeyedRequest(owner="0" * 64, key=key, request_digest="x", body="", created_at=at))
     people.services.expiry.run()
     with people.services.db.read() as session:
         assert session.scalars(select(KeyedRequest.key).where(KeyedRequest.owner == "0" * 64)).all() == ["young"]
@@ -229,7 +229,7 @@ def test_a_run_that_takes_long_goes_on_later(people: World, monkeypatch: pytest.
         session.execute(delete(DailyWork))
         at = utc_now() - OLD
         for number in range(1200):
-            said = {"request_digest": "x", "status": 200, "body": "", "created_at": at}
+            said = {"request_digest": "x", "body": "", "created_at": at}
             session.add(KeyedRequest(owner="1" * 64, key=str(number), **said))
     monkeypatch.setattr(expiry, "_AT_ONCE_S", 0.0)
     assert people.services.reconciler.sweep()["expired_rows"] > 0

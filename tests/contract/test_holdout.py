@@ -13,11 +13,11 @@ from support.adapters import digest
 from support.people import submit
 from support.tenants import Tenant
 
-from registry.jobs.releases import OURS, needed_by
 from sdk.cli import cli
 from sdk.errors import InvalidData, InvalidInput
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.jobs import JobSubmission
+from sdk.schemas.request_fields import used_fields
 from sdk.schemas.training import TrainingSpec
 
 OPTIONS: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}
@@ -57,8 +57,8 @@ def test_flags_yaml_and_python_ask_for_the_same(
         assert other.view.request["spec"] == job.view.request["spec"]
     request = TrainingRequest.model_validate(job.view.request)
     assert (request.spec.holdout, request.spec.holdout_by, request.spec.holdout_seed) == (0.25, "id", 7)
-    # A release that knows none of it would train on all rows.
-    assert needed_by(request) == OURS
+    # A worker that knows none of it would train on all rows.
+    assert used_fields(request) >= {f"training.spec.{name}" for name in ("holdout", "holdout_by", "holdout_seed")}
 
 
 def test_what_can_not_be_held_out_is_refused_at_submit(tenant: Tenant, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from schemathesis.checks import CHECKS
 from schemathesis.core.failures import FailureGroup
 from support import registries
 from support.adapters import base_registration, digest, save_adapter
+from support.openapi_promises import broken
 from support.registries import World
+from support.schemas import ASSETS
 from support.soak import SOAKING, scale
 
 from registry.principal import SYSTEM, Role
@@ -229,8 +232,35 @@ class TestDocument:
     def test_keys_are_documented_where_they_are_taken(self, operations: Operations) -> None:
         for path, method, said in operations:
             names = {parameter["name"].lower() for parameter in said.get("parameters", [])}
-            takes = method in ("post", "put", "patch") and path != "/api/v1/tokens"
+            takes = said["operationId"] in ("submit_job", "retry_job", "claim_job", "create_token")
             assert ("idempotency-key" in names) == takes, (method, path)
+
+
+class TestPromises:
+    @pytest.mark.parametrize(
+        "kept", [None, *sorted(ASSETS.glob("openapi_*.json"))], ids=lambda kept: kept and kept.stem
+    )
+    def test_nothing_that_clients_rely_on_is_gone(self, document: dict[str, Any], kept: Path | None) -> None:
+        earlier = document if kept is None else json.loads(kept.read_bytes())
+        assert broken(earlier, document) == []
+
+    def test_what_is_gone_or_newly_needed_is_named(self, document: dict[str, Any]) -> None:
+        later = copy.deepcopy(document)
+        del later["paths"]["/api/v1/jobs/{job_id}/cancel"]
+        parameters = later["paths"]["/api/v1/jobs"]["get"]["parameters"]
+        parameters[:] = [one for one in parameters if one["name"] != "state"]
+        parameters.append({"in": "query", "name": "why", "required": True, "schema": {}})
+        submission = later["components"]["schemas"]["JobSubmission"]
+        del submission["properties"]["priority"]
+        submission["required"] = [*submission["required"], "needs"]
+        assert broken(document, later) == [
+            "get /api/v1/jobs takes no state",
+            "get /api/v1/jobs needs why",
+            "post /api/v1/jobs/{job_id}/cancel is gone",
+            "JobSubmission has no priority",
+            "JobSubmission needs needs",
+        ]
+        assert broken(later, later) == []
 
 
 def _example_of(parameter: dict[str, Any]) -> Any:

@@ -354,7 +354,9 @@ class TestMerges:
 
 class TestEvaluations:
     def scores(self, desk: Desk, held: Assignment, **said: Any) -> list[EvaluationResult]:
-        report = EvaluationReport(**{"metrics": {"loss": 1.0}, "precision": "float32", **said})
+        report = EvaluationReport(
+            **{"metrics": {"loss": 1.0}, "precision": "float32", "conditions": CONDITIONS, **said}
+        )
         return [
             EvaluationResult(
                 label=target.label, digest=target.digest, base_fingerprint=digest("tiny: base"), report=report

@@ -172,7 +172,6 @@ class TestWithoutTheExtra:
     def test_what_a_version_held_out_is_asked_for_as_its_record_says(self, desk: Desk) -> None:
         held_out = {"holdout": 0.5, "holdout_by": "prompt", "holdout_seed": 3}
         job = desk.writer.submit_preview(of=desk.version(**held_out))
-        assert desk.claim() is None, "an earlier worker would show all rows"
         held = desk.claim(version=VERSION)
         assert held is not None
         request = held.request

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import redis
+from support.waiting import wait_until
 
 from registry.queue import NoQueue, Queue, local, open_queue
 from registry.queue.broker import TASK, CeleryQueue
@@ -111,11 +112,9 @@ class TestLocal:
         (process,) = queue._started
         assert os.getsid(process.pid) == process.pid
         command = Path(f"/proc/{process.pid}/cmdline")
-        deadline = time.monotonic() + 10
         # Between fork and exec the child still shows our own command line.
-        while RUNNER_MODULE not in (shown := command.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert shown.split("\0")[1:3] == ["-m", RUNNER_MODULE]
+        wait_until(lambda: RUNNER_MODULE in command.read_text(), timeout_s=10)
+        assert command.read_text().split("\0")[1:3] == ["-m", RUNNER_MODULE]
         # Whoever asks while that one starts, or works, starts no other.
         for ask in (partial(queue.announce, "another", "gpu"), queue.revive, LocalQueue(tmp_path).revive):
             ask()

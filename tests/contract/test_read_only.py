@@ -47,10 +47,7 @@ def on(people: World) -> Iterator[Callable[[], None]]:
 
     def turn_on() -> None:
         switch.turn_on(reason="moving the database", who=SYSTEM)
-        deadline = time.monotonic() + 5 * TRUST_S
-        while people.services.read_only.reason() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(people.services.read_only.reason, timeout_s=5 * TRUST_S)
 
     yield turn_on
     switch.turn_off(who=SYSTEM)

@@ -109,7 +109,7 @@ class TestRecord:
         assert sorted(path.name for path in pulled.iterdir() if path.is_file()) == names
         for name in names:
             assert (pulled / name).read_bytes() == (out / name).read_bytes()
-        plan = fresh.plan_pull(second["version"])
+        plan = fresh.puller().plan(second["version"])
         assert {file.path: file.cached for file in plan.files} == {
             "config.json": True,
             "model.safetensors": False,

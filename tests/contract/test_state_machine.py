@@ -168,7 +168,9 @@ class RegistryMachine(RuleBasedStateMachine):
         """Point an alias at what it named before."""
         adapter = self._choose(which)
         alias = self._alias(adapter, number)
-        expect = self._expect(adapter, alias, expected)
+        # It can't be left out here.
+        expect = self._expect(adapter, alias, "right" if expected == "any" else expected)
+        assert expect is not None
         body = AliasRollback(adapter=adapter.name, alias=alias, expect=expect)
         moved = self._both(
             lambda: self.model.rollback(adapter, alias, expect),

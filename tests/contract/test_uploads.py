@@ -190,19 +190,6 @@ def send_parts(client: Client, session: UploadView, source: Path) -> None:
         assert httpx.put(to.url, content=part, headers=to.headers).is_success
 
 
-@pytest.fixture
-def strict(tmp_path: Path) -> Iterator[World]:
-    """A registry that puts away what its admission refuses."""
-    with registries.served(
-        tmp_path / "strict",
-        database_url=f"sqlite:///{tmp_path / 'strict.sqlite3'}",
-        storage_url=(tmp_path / "strict-artifacts").as_uri(),
-        gate="quarantine",
-    ) as world:
-        world.admin.register_base(base_registration())
-        yield world
-
-
 class TestQuarantine:
     def test_what_admission_refuses_is_reached_by_its_digest_alone(self, strict: World, tmp_path: Path) -> None:
         idle = {key: value * (0 if "lora_B" in key else 1) for key, value in lora_tensors(7).items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 import time
 import tracemalloc
@@ -18,6 +19,7 @@ from sqlalchemy import update
 from support.people import bare_http
 from support.registries import World
 from support.statements import Statement, sent
+from support.waiting import wait_until
 from support.working import Held, line, progress
 
 from registry.db.clock import utc_now
@@ -281,10 +283,7 @@ class TestLongPoll:
                 return {str(task) for task in left}
 
         assert asyncio.run(cancel()) == set()
-        deadline = time.monotonic() + PATIENCE_S
-        while set(threading.enumerate()) - before and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert set(threading.enumerate()) - before == set()
+        wait_until(lambda: not set(threading.enumerate()) - before, timeout_s=PATIENCE_S)
 
 
 def _about_events(seen: list[Statement]) -> list[Statement]:
@@ -369,7 +368,7 @@ class TestStream:
                 begun = []
                 for _ in range(count):
                     reader = event_stream._Reader(services.db, services.tokens, services.jobs, job.id, LOCAL, None, 0)
-                    begun.append(event_stream._stream(reader, None))
+                    begun.append(event_stream._stream(reader, math.inf))
                     for _ in range(3):
                         await anext(begun[-1])
                 held_bytes = tracemalloc.get_traced_memory()[0]
@@ -457,10 +456,7 @@ class TestHowMany:
                 with bare_http(people.url, people.token(Role.READER)) as all_see, all_see.stream("GET", stream) as more:
                     begun.append(more.iter_bytes())
                     assert next(begun[-1])
-        deadline = time.monotonic() + PATIENCE_S
-        while few._by_token or few._by_payer:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: not (few._by_token or few._by_payer), timeout_s=PATIENCE_S)
         assert http.get(stream.replace("for_s=60", "for_s=0.01")).status_code == 200
 
     def test_a_poll_that_is_over_is_not_counted(self, job: SdkJob, http: httpx.Client, few: Watchers) -> None:

@@ -19,7 +19,7 @@ def test_a_training_its_peak_a_kill_an_evaluation_and_a_merge_on_a_card(tmp_path
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     out = tmp_path / "found.json"
-    script = [sys.executable, ROOT / "benchmarks" / "gpu.py", out, "--tiny"]
+    script = [sys.executable, ROOT / "benchmarks" / "once" / "gpu.py", out, "--tiny"]
     done = subprocess.run([str(each) for each in script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())

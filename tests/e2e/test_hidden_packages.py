@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import processes
 
-import adapterctl_entry
+from adapterctl_entry import hidden_packages
 
 
 @pytest.fixture(params=["package", "module"])
@@ -64,14 +64,16 @@ def test_scripts_run_in_a_folder_with_such_a_package(project: Path) -> None:
 
 def test_an_installation_of_links_hides_nothing(tmp_path: Path) -> None:
     # As some installers lay packages out: folders of their own, and each file a link to where it is kept.
-    kept, site = Path(adapterctl_entry.__file__).parent, tmp_path / "site"
-    for name in adapterctl_entry.PACKAGES:
+    kept, site = Path(hidden_packages.__file__).parents[1], tmp_path / "site"
+    for name in hidden_packages.PACKAGES:
         (site / name).mkdir(parents=True)
         (site / name / "__init__.py").symlink_to(kept / name / "__init__.py")
-    (site / "adapterctl_entry.py").symlink_to(kept / "adapterctl_entry.py")
-    script = "import adapterctl_entry; print(adapterctl_entry.__file__, adapterctl_entry.hidden_package())"
+    (site / "adapterctl_entry").mkdir()
+    for name in ("__init__.py", "hidden_packages.py"):
+        (site / "adapterctl_entry" / name).symlink_to(kept / "adapterctl_entry" / name)
+    script = "from adapterctl_entry import hidden_packages as h; print(h.__file__, h.hidden_package())"
     done = run(tmp_path, sys.executable, "-c", script, PYTHONPATH=str(site))
-    assert done.stdout == f"{site / 'adapterctl_entry.py'} None\n", done.stderr
+    assert done.stdout == f"{site / 'adapterctl_entry/hidden_packages.py'} None\n", done.stderr
 
 
 def test_a_registry_in_this_process_needs_no_package_of_workers(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from sqlalchemy import update
@@ -338,7 +337,7 @@ class TestWatch:
         (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
         client = Client(env["ADAPTERCTL_URL"], cache=tmp_path / "cache")
         with processes.running(*serve, env=env, log=tmp_path / "first.log") as server:
-            _until_ready(env["ADAPTERCTL_URL"])
+            processes.wait_until_healthy(env["ADAPTERCTL_URL"], log=tmp_path / "first.log", timeout_s=60)
             client.register_base(base_registration())
             job = client.submit_training("sql", base="tiny", data=tmp_path / "rows.jsonl", **SPEC.model_dump()).id
             held = Held.claim(client, tmp_path)
@@ -356,7 +355,7 @@ class TestWatch:
             server.wait()
         assert any("still trying" in row for row in said)
         with processes.running(*serve, env=env, log=tmp_path / "second.log"):
-            _until_ready(env["ADAPTERCTL_URL"])
+            processes.wait_until_healthy(env["ADAPTERCTL_URL"], log=tmp_path / "second.log", timeout_s=60)
             held.report(progress(step=1, total=2))
             held.complete()
             rest = "".join(said)
@@ -367,18 +366,6 @@ class TestWatch:
         client.close()
         assert "the registry answers again" in rest
         assert f"job {job} succeeded" in rest
-
-
-def _until_ready(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError("the server does not come up")
 
 
 class TestFleet:

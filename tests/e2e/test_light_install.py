@@ -39,7 +39,7 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
         names = archive.namelist()
     packages = {name.split("/")[0] for name in names}
     ours = {name for name in packages if not name.endswith(".dist-info")}
-    assert ours == {"adapterctl_entry.py", "sdk", "registry", "workers"}
+    assert ours == {"adapterctl_entry", "sdk", "registry", "workers"}
     assert len(packages) == 5
     carried = {name.removeprefix("registry/_migrations/") for name in names if name.startswith("registry/_migrations/")}
     wanted = {

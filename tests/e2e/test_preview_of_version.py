@@ -157,4 +157,4 @@ def test_a_classification_is_asked_for_no_part_of_a_text(place: Place) -> None:
     training = {"objective": "classify", "loss_on": "all", "max_length": 9}
     version = place.version.model_copy(update={"training": training})
     asked = sdk.submitting.data_preview.asked_of(version, rows=1, row=None)
-    assert (asked.loss_on, asked.max_length) == (None, 9)
+    assert (asked.options["loss_on"], asked.options["max_length"]) == (None, 9)

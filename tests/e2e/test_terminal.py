@@ -12,13 +12,13 @@ import struct
 import subprocess
 import termios
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import processes, tiny
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
 
@@ -74,12 +74,9 @@ class Terminal:
 
     def wait_for(self, pattern: str, timeout_s: float = 90) -> re.Match[str]:
         """Wait until it has written something that matches."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if (match := re.search(pattern, self.text)) is not None:
-                return match
-            time.sleep(0.05)
-        raise AssertionError(f"no {pattern!r} in:\n{self.text}")
+        found = wait_until(lambda: re.search(pattern, self.text), lambda: f"no {pattern!r} in:\n{self.text}", timeout_s)
+        assert found is not None
+        return found
 
     def press(self, key: str) -> None:
         """Press a key."""

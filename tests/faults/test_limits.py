@@ -123,6 +123,15 @@ class TestHeads:
         assert line.ends()
         assert time.monotonic() - began < 6
 
+    def test_a_connection_whose_body_came_after_its_answer_is_closed_when_idle(self, line: Line) -> None:
+        line.send(b"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n")
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == 405
+        line.send(b"{}")
+        line.socket.settimeout(10)
+        assert line.ends()
+
     def test_headers_after_the_body_are_not_read_as_headers(self, served: Served, line: Line) -> None:
         line.send(
             b"POST /api/v1/uploads HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"

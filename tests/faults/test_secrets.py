@@ -26,7 +26,6 @@ from support import processes, registries, tiny
 from support.adapters import base_registration, lora_tensors, save_adapter
 from support.fixtures import S3Place
 from support.forks import ForkServer
-from support.registries import World
 
 from sdk.client import Client
 
@@ -310,26 +309,13 @@ def test_a_scan_finds_what_it_looks_for() -> None:
     assert "abc" not in found[1].replace("[", "")
 
 
-def test_an_answer_that_is_kept_for_its_key_keeps_no_location(tmp_path: Path) -> None:
-    """A request with an `Idempotency-Key` is answered again from the database: not one whose answer is a credential."""
+def test_a_secret_that_is_given_out_for_a_key_is_kept_nowhere(tmp_path: Path) -> None:
+    """A token that is created again with its `Idempotency-Key` gets another secret: neither is in the database."""
     url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
     storage = (tmp_path / "artifacts").as_uri()
     with registries.served(tmp_path, database_url=url, storage_url=storage) as world:
-        answers = [_announce(world, key) for key in ("one", "one", "two")]
-        assert [answer.status_code for answer in answers] == [201] * 3
-        assert all("sig=" in answer.text for answer in answers)
-        assert findings(rows_of(tmp_path / "registry.sqlite3"), {_signature(answers[0])}) == []
-
-
-def _announce(world: World, key: str) -> httpx.Response:
-    blobs = [{"sha256": "ab" * 32, "size_bytes": 7}]
-    return world.http.post("/api/v1/uploads", json={"blobs": blobs}, headers={"Idempotency-Key": key})
-
-
-def _signature(answer: httpx.Response) -> str:
-    (signature,) = dict.fromkeys(signatures([_head_of(answer.json()["put"][0]["url"])]))
-    return signature
-
-
-def _head_of(url: str) -> Head:
-    return Head(b"", ("PUT", url, "HTTP/1.1"), {})
+        made = [world.admin.create_token("ci", {"team": "reader"}, idempotency_key=key) for key in ("one", "one")]
+        assert made[0].id == made[1].id
+        secrets = {token.secret for token in made}
+        assert len(secrets) == 2
+        assert findings(rows_of(tmp_path / "registry.sqlite3"), secrets) == []

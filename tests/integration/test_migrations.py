@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,7 +96,7 @@ def test_what_goes_up_comes_down_and_goes_up_again(db: Database) -> None:
     assert drift(db) == []
     for revision in reversed(revisions()):
         assert shape_of(db) == shapes[revision]
-        below = [earlier for earlier in revisions() if earlier < revision]
+        below = [other for other in revisions() if other < revision]
         downgrade(db, below[-1] if below else "base")
     assert set(inspect(db.engine).get_table_names()) <= {"alembic_version"}
     assert triggers_of(db) == []
@@ -108,7 +107,7 @@ def test_what_goes_up_comes_down_and_goes_up_again(db: Database) -> None:
 
 def test_a_migration_that_fails_leaves_nothing(db: Database) -> None:
     with db.write() as session:
-        # A table of a stranger is in the way of the last one that the first migration makes.
+        # A table of a stranger is in the way of one of the last that the first migration makes.
         session.execute(text("CREATE TABLE version_parents (pk INTEGER)"))
     with pytest.raises(Exception, match="already exists"):
         db.upgrade()
@@ -121,7 +120,6 @@ def test_a_migration_that_fails_leaves_nothing(db: Database) -> None:
 
 
 def test_servers_that_start_at_once_migrate_once(db: Database) -> None:
-    load_past(db, "0001")
     done = subprocess.run(
         [sys.executable, "-c", UPGRADES, url_of(db), "8"],
         cwd=migrations_folder().parent,
@@ -134,25 +132,6 @@ def test_servers_that_start_at_once_migrate_once(db: Database) -> None:
     assert drift(db) == []
     with db.read() as session:
         assert len(session.execute(text("SELECT version_num FROM alembic_version")).all()) == 1
-    # A migration that had run twice would have given each token its role twice, or failed.
-    (token,) = Tokens(db).list(who=SYSTEM)
-    assert [(grant.namespace, grant.role) for grant in token.grants] == [("*", "writer")]
-
-
-def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(empty_postgres_database: str) -> None:
-    db = Database(empty_postgres_database, Timeouts(migration_lock_s=0.2))
-    load_past(db, "0001")
-    before = rows_of(db)
-    with db.engine.connect() as somebody, somebody.begin():
-        somebody.execute(text("SELECT * FROM versions"))
-        begun_s = time.monotonic()
-        with pytest.raises(Unavailable, match="busy with another program's changes; try again"):
-            db.upgrade()
-        assert time.monotonic() - begun_s < 10
-    assert (db.revision(), rows_of(db)) == ("0001", before)
-    db.upgrade()
-    assert drift(db) == []
-    db.close()
 
 
 def test_a_migration_that_runs_elsewhere_is_waited_for_only_so_long(empty_postgres_database: str) -> None:
@@ -176,7 +155,7 @@ def test_the_audit_trail_is_guarded_while_it_is_there(db: Database) -> None:
     for statement in refused:
         with pytest.raises(DatabaseError, match="only appended to"), db.engine.begin() as connection:
             connection.execute(text(statement))
-    downgrade(db, "0001")
+    downgrade(db, "base")
     assert triggers_of(db) == []
     db.upgrade()
     assert triggers_of(db) != []
@@ -190,7 +169,7 @@ def test_the_audit_trail_is_guarded_while_it_is_there(db: Database) -> None:
 )
 def test_a_program_of_another_schema_says_what_to_run(command: list[str], revision: str, tmp_path: Path) -> None:
     db = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
-    load_past(db, "0001")
+    load_past(db)
     with db.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
     before = rows_of(db)
@@ -234,11 +213,7 @@ def test_servers_that_start_at_once_after_an_upgrade_all_serve(db: Database, tmp
         assert "Traceback" not in (tmp_path / f"{port}.log").read_text()
 
 
-def test_every_past_schema_is_kept() -> None:
-    kept = kept_revisions()
-    made_by = sorted(path.stem.removeprefix("make_schema_") for path in ASSETS.glob("make_schema_*.py"))
-    assert kept == made_by
-    # One is kept of each release; of what came since the last one there is none yet.
-    assert kept == revisions()[: len(kept)]
+def test_each_kept_registry_is_of_a_known_schema() -> None:
+    assert set(kept_revisions()) <= set(revisions())
     for path in ASSETS.glob("schema_*.sqlite3"):
         assert path.stat().st_size < 300_000

@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from support import processes
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -66,13 +66,12 @@ class Home:
 
     def wait(self, what: str, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
         """Wait until something holds of the parts; return them."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
+
+        def there() -> dict[str, dict[str, Any]] | None:
             parts = self.status()
-            if holds(parts):
-                return parts
-            time.sleep(0.3)
-        raise AssertionError(f"{what} did not come: {self.status()}\n{self.explain()}")
+            return parts if holds(parts) else None
+
+        return wait_until(there, lambda: f"{what} did not come: {self.status()}\n{self.explain()}") or {}
 
     def explain(self) -> str:
         """The ends of all logs."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from sdk.stack.loopback import free_ports
 from support.forks import Fork, ForkServer, can_fork
+from support.waiting import wait_until
 
 BIN = Path(sys.executable).parent
+
+#: A program that sleeps until it is ended.
+SLEEP = "import time; time.sleep(600)"
 
 
 def free_port() -> int:
@@ -100,13 +103,11 @@ def wait_until_healthy(url: str, *, log: Path, timeout_s: float = 30) -> None:
     """Wait for `/readyz`; show the end of the log if it does not come."""
     import httpx
 
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    def is_ready() -> bool:
         try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                return
+            return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
         except httpx.HTTPError:
             # Not listening yet.
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"{url} did not become ready:\n{log.read_text()[-4000:]}")
+            return False
+
+    wait_until(is_ready, lambda: f"{url} did not become ready:\n{log.read_text()[-4000:]}", timeout_s)

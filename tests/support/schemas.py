@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from sqlalchemy import MetaData, Table, create_engine, inspect, select, text
 
 from registry.db.database import Database
 from registry.db.schema_version import migrations_folder
+from support.small_registry import made_now
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -47,15 +48,22 @@ def kept_revisions() -> list[str]:
     return sorted(path.stem.removeprefix("schema_") for path in ASSETS.glob("schema_*.sqlite3"))
 
 
-def load_past(db: Database, revision: str) -> None:
-    """Put the kept registry of a past revision into an empty database of either kind."""
-    source = ASSETS / f"schema_{revision}.sqlite3"
+#: What `load_past` takes, too: the registry that this checkout makes.
+NOW = "now"
+
+
+def load_past(db: Database, revision: str = NOW) -> None:
+    """Put the kept registry of a past revision, or the one that is made now, into an empty database of either kind."""
+    body = made_now() if revision == NOW else (ASSETS / f"schema_{revision}.sqlite3").read_bytes()
     if db.engine.dialect.name == "sqlite":
         assert db.engine.url.database is not None
-        shutil.copy(source, db.engine.url.database)
+        Path(db.engine.url.database).write_bytes(body)
         return
-    upgrade_to(db, revision)
-    _copy_rows(source, db)
+    upgrade_to(db, "head" if revision == NOW else revision)
+    with tempfile.NamedTemporaryFile(suffix=".sqlite3") as source:
+        source.write(body)
+        source.flush()
+        _copy_rows(Path(source.name), db)
 
 
 def rows_of(db: Database) -> Rows:

@@ -16,8 +16,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from sdk.file_locks import locked
 from sdk.stack.local_server import LocalServer
-from sdk.stack.locks import locked
 from sdk.stack.postgres import PostgresServer
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer

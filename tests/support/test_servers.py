@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from sdk.stack.postgres import PostgresServer
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer
 from support.fixtures import S3Place
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -167,8 +167,4 @@ time.sleep(60)
         pid = int(run.stdout.readline())
         assert process_started_at(pid) is not None
         run.kill()
-    deadline_s = time.monotonic() + 10
-    while (process_started_at(pid) is not None or directory.exists()) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    assert process_started_at(pid) is None
-    assert not directory.exists()
+    wait_until(lambda: process_started_at(pid) is None and not directory.exists(), timeout_s=10)

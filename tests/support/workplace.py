@@ -7,8 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,13 +21,10 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.workers import WorkerView
 from support import child_forks, processes, registries, tiny
 from support.registries import World
+from support.waiting import PATIENCE_S, wait_until
 
 PlaceT = TypeVar("PlaceT", bound="Workplace")
 
-#: Longer than any wait for something that does happen.
-PATIENCE_S = 240.0
-#: The pause between two looks, as a multiple of how long a look took.
-_REST = 19
 #: A training so long that no test waits for its end.
 ENDLESS_STEPS = 1_000_000
 
@@ -209,19 +205,6 @@ class Running:
             except ProcessLookupError:
                 continue
         self.process.wait()
-
-
-def wait_until(there: Callable[[], bool], otherwise: Callable[[], str], timeout_s: float = PATIENCE_S) -> None:
-    """Wait until something is true, or fail with what `otherwise` says."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        began = time.monotonic()
-        if there():
-            return
-        ended = time.monotonic()
-        assert ended < deadline, otherwise()
-        # Looking takes a call or more, and what we wait for may need the same core.
-        time.sleep(min(1.0, max(0.1, _REST * (ended - began))))
 
 
 def descendants(root: int) -> dict[int, str]:

@@ -24,7 +24,7 @@ from support.small import write_adapter, write_base
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = Path(__file__).parent / "commands"
 #: What every command imports is imported once, here: each command is a fork.
-PRELOADED = ("sdk.cli", "sdk.client", "registry.app.embedded", "registry.ops.cli", "adapterctl_entry")
+PRELOADED = ("sdk.cli", "sdk.client", "registry.app.embedded", "registry.ops.cli", "adapterctl_entry.scripts")
 #: The names of numbers that depend on the machine, and on what else it does.
 MEASURED = r"\w*(?:_s|_ms|memory_bytes|measured_bytes|forecast_bytes)"
 #: What differs from run to run, and what stands for it.
@@ -135,7 +135,7 @@ def _become(words: list[str], folder: Path, environment: Mapping[str, str], file
         for name in os.environ.keys() - clean:
             del os.environ[name]
         sys.argv = words
-        getattr(importlib.import_module("adapterctl_entry"), words[0].replace("-", "_"))()
+        getattr(importlib.import_module("adapterctl_entry.scripts"), words[0].replace("-", "_"))()
         code = 0
     except SystemExit as ended:
         code = ended.code
@@ -183,7 +183,7 @@ def _unmeasured(found: dict[str, Any]) -> dict[str, Any]:
 def _serving(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    script = [sys.executable, "-c", "import adapterctl_entry; adapterctl_entry.adapter_registry()"]
+    script = [sys.executable, "-c", "from adapterctl_entry.scripts import adapter_registry; adapter_registry()"]
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(
             [*script, "serve", "--port", str(port)], env=_environment(environment), stdout=log, stderr=log, cwd=folder

@@ -7,12 +7,10 @@ itself.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +18,7 @@ from pathlib import Path
 
 from sdk import config
 from sdk.errors import AdapterctlError
+from sdk.file_locks import locked_if_free
 from sdk.imports import begin_program
 from workers.child.privacy import keep_to_itself
 from workers.entry.runner import Worker
@@ -31,8 +30,6 @@ from workers.settings import WorkerSettings
 #: The same files that `registry.queue.local` looks at.
 LOCK_FILE = "runner.lock"
 ASKED_FILE = "runner.asked"
-_TRIES = 5
-_TRY_EVERY_S = 0.1
 #: How often in a row asking for work may fail, and the first pause after a failure in seconds.
 _FAILURES = 5
 _AGAIN_S = 0.25
@@ -49,17 +46,8 @@ def _only_runner(home: Path, lock: int | None = None) -> Iterator[bool]:
         with os.fdopen(lock, "ab"):
             yield True
         return
-    with (home / LOCK_FILE).open("ab") as file:
-        for _ in range(_TRIES):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # An earlier release may only be checking whether there is a runner.
-                time.sleep(_TRY_EVERY_S)
-            else:
-                yield True
-                return
-        yield False
+    with locked_if_free(home / LOCK_FILE) as free:
+        yield free
 
 
 def main() -> int:

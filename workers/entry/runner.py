@@ -103,7 +103,7 @@ class Worker:
                     raise
                 pause_s = next(pauses_s, None)
                 if pause_s is None or self._shutdown.wait(pause_s):
-                    # A server of the previous release may never answer this key again.
+                    # A key that is refused for something else would be refused for ever.
                     self._unanswered = None if isinstance(error, Conflict) else key
                     raise
             else:

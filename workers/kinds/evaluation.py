@@ -15,7 +15,7 @@ from workers.child.protocol import OUT_FOLDER
 from workers.installed_scorers import NoScorerError, require_any
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, of_error
-from workers.kinds.pins import of_targets, today
+from workers.kinds.pins import day_of, of_targets
 from workers.kinds.recorded_scores import recorded_scores
 from workers.kinds.rules import KindOfWork
 from workers.kinds.samples import within
@@ -61,7 +61,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
                 base=str(base.folder),
                 adapter=adapter,
                 quantization=recipe,
-                template_date=target.template_date or request.template_date or today(),
+                template_date=day_of(target.template_date or request.template_date),
                 stop_ids=target.stop_ids,
                 labels=target.labels,
                 kept=attempt.inputs.kept(base),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 from sdk.formats.refs import Ref
+from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import BaseChoice, EvaluationTarget
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource, TargetSource
+from workers.kinds.causes import AttemptFailed
 
 
-def today() -> str:
-    """Return today's date in UTC, for a job from a registry of an earlier release, which doesn't pin one."""
-    return datetime.now(UTC).date().isoformat()
+def day_of(date: str | None) -> str:
+    """Return the date that a registry has pinned for a job. Raises AttemptFailed if there is none."""
+    if date is None:
+        raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a job without a date; upgrade both")
+    return date
 
 
 def of_targets(wanted: Sequence[EvaluationTarget], given: Sequence[TargetSource]) -> Iterator[str]:

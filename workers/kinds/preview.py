@@ -11,7 +11,7 @@ from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed
-from workers.kinds.pins import of_base, today
+from workers.kinds.pins import day_of, of_base
 from workers.kinds.rules import KindOfWork
 from workers.pipelines.data.order import PreviewOrder
 
@@ -32,7 +32,7 @@ def _preview(attempt: Attempt, request: PreviewJobRequest) -> None:
         loss_on=request.loss_on,
         columns=request.columns,
         max_length=request.max_length,
-        day=request.template_date or today(),
+        day=day_of(request.template_date),
         rows=request.rows,
         row=request.row,
         holdout=request.holdout,

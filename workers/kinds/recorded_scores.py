@@ -24,7 +24,7 @@ def recorded_scores(
     """Return the last scores of a target on the same rows that the namespace has, the newest first; none if they are to
     be computed again.
 
-    Records of earlier releases without conditions or rows are left out.
+    Records without rows, or whose conditions can't be read, are left out.
     """
     if request.again or (target.digest is None and target.base.fingerprint is None):
         return []

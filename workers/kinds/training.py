@@ -19,13 +19,11 @@ from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt
 from workers.kinds.causes import AttemptFailed, KilledForMemory
 from workers.kinds.checkpoints import CheckpointSender
-from workers.kinds.pins import of_base, of_manifest, of_targets, today
+from workers.kinds.pins import day_of, of_base, of_manifest, of_targets
 from workers.kinds.rules import KindOfWork
 from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.training.order import OrderedSource, Rung, TrainingOrder
 
-#: Endings of checkpoint files pickled by torch, as in earlier releases.
-_PICKLES = (".pt", ".pth")
 #: The file in which a child records how much it computes at once.
 _RUNG_FILE = "rung.json"
 
@@ -67,7 +65,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         sources=_sources(attempt, request),
         eval_data=None if eval_data is None else str(attempt.inputs.dataset(eval_data)),
         spec=request.spec,
-        template_date=request.template_date or today(),
+        template_date=day_of(request.template_date),
         parent=None if parent is None or parent.manifest is None else str(attempt.inputs.adapter(parent.manifest)),
         quantization=None if parent is None else parent.quantization,
         like=request.like,
@@ -101,9 +99,6 @@ def _fetch_checkpoint(attempt: Attempt) -> str | None:
     """Fetch the checkpoint to resume from, if there is one; one that is damaged or gone is no reason to fail."""
     source = attempt.assignment.checkpoint
     if source is None:
-        return None
-    if any(file.path.endswith(_PICKLES) for file in source.manifest.files):
-        _start_over(attempt, "an earlier release wrote it with pickles, which are no longer read")
         return None
     folder = attempt.folder / "resume"
     try:

@@ -6,16 +6,15 @@ a worker dies, a lock that nobody holds leads to the remains.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from sdk.errors import disk_explained
+from sdk.file_locks import locked
 
 _LOCK = ".lock"
 
@@ -31,9 +30,11 @@ class Folders:
         """A new folder whose name begins with `name`, removed at the end of the block."""
         with disk_explained("preparing the job"):
             self._root.mkdir(parents=True, exist_ok=True)
-            lock, held = self._lock(name)
-        with held:
-            folder = lock.with_suffix("")
+            folder = self._root / f"{name}-{secrets.token_hex(4)}"
+            lock = folder.with_name(f"{folder.name}{_LOCK}")
+        with ExitStack() as held:
+            with disk_explained("preparing the job"):
+                held.enter_context(locked(lock))
             try:
                 with disk_explained("preparing the job"):
                     folder.mkdir(mode=0o700)
@@ -44,24 +45,9 @@ class Folders:
     def sweep(self) -> None:
         """Remove what attempts of killed workers left."""
         for lock in self._root.glob(f"*{_LOCK}"):
-            try:
-                with lock.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove(lock.with_suffix(""), lock)
-            except OSError:
-                # Another process works there, or it has just been removed.
-                continue
-
-    def _lock(self, name: str) -> tuple[Path, BinaryIO]:
-        """Make a lock and hold it."""
-        while True:
-            lock = self._root / f"{name}-{secrets.token_hex(4)}{_LOCK}"
-            file = lock.open("xb")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Between the two, a cleanup may have mistaken it for a dead worker's.
-            if lock.exists():
-                return lock, file
-            file.close()
+            # Another process may work there.
+            with suppress(OSError), locked(lock, timeout_s=0):
+                _remove(lock.with_suffix(""), lock)
 
 
 def _remove(folder: Path, lock: Path) -> None:

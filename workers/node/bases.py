@@ -102,7 +102,7 @@ class _Search:
                 if folder.is_dir():
                     _log.warning("the cached base %s is damaged; fetching it again", fingerprint[:12])
                     cache.remove_folder(folder)
-                with folder_whole(folder) as partial:
+                with folder_whole(folder, durable=False) as partial:
                     self.client.fetch_manifest(manifest, partial)
                 return self._checked(folder)
 

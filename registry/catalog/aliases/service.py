@@ -63,9 +63,10 @@ class Aliases:
             return _point(session, adapter, move.alias, version, move.expect, "set", move.reason, who)
 
     def rollback(self, *, rollback: AliasRollback, who: Principal) -> AliasView:
-        """Point an alias at the version that it named before its last move; repeating it goes one further back.
+        """Point an alias at the version that it named before its last move, if it names `expect` now (0: nothing).
 
-        Raises NotFound for an alias that never existed, Conflict if it named no version before, or that one is gone.
+        Raises NotFound for an alias that never existed, Conflict if it names another version, named none before, or that one is
+        gone.
         """
         with self._db.write() as session:
             adapter = find_adapter(session, rollback.adapter, who, action="write", lock=True)

@@ -6,7 +6,6 @@ tenant. A fingerprint is an identity, but it is also only found where the base w
 
 from __future__ import annotations
 
-from datetime import datetime
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from registry.catalog.models import BaseModelRow, NamedBase, Version
 from registry.db.stored_json import table
 from registry.errors import Invalid, NotFound
 from registry.principal import EVERYWHERE, Principal
-from sdk.formats.packed_weights import block_size_of, shows_bytes
+from sdk.formats.packed_weights import block_size_of
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.catalog import BaseBrief, BaseSelector
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -133,31 +132,7 @@ def find_derived(session: Session, fingerprint: str, manifest_digest: str) -> Na
         NamedBase.manifest_digest == manifest_digest,
         NamedBase.facts == "derived",
     )
-    row = session.scalars(query.options(*WHOLE).limit(1)).first()
-    return None if row is None or shows_bytes(row.base.tensors) else row
-
-
-class Poor(NamedTuple):
-    """What is known of a base only as an earlier release knew it, with the bytes of packed weights for their shapes."""
-
-    #: What its namespace says, by key and edition.
-    said: tuple[int, int] | None = None
-    #: What was derived, by key and time.
-    facts: tuple[int, datetime | None] | None = None
-
-
-def find_poor(session: Session, fingerprint: str, namespace: str) -> Poor:
-    """Find out what of a fingerprint should be said anew, though it is known."""
-    facts = select(BaseModelRow).where(BaseModelRow.fingerprint == fingerprint).options(undefer(BaseModelRow.tensors))
-    row = session.scalars(facts).first()
-    if row is None:
-        return Poor()
-    named = select(NamedBase).where(NamedBase.base_pk == row.pk, NamedBase.namespace == namespace)
-    said = session.scalars(named.options(undefer(NamedBase.tensors))).first()
-    return Poor(
-        (said.pk, said.edition) if said is not None and shows_bytes(said.tensors) else None,
-        (row.pk, row.derived_at) if shows_bytes(row.tensors) else None,
-    )
+    return session.scalars(query.options(*WHOLE).limit(1)).first()
 
 
 def tensors_of(row: NamedBase) -> dict[str, list[int]]:
@@ -199,14 +174,11 @@ def known_base(pk: int, brief: BaseBrief, tensors: dict[str, list[int]], config:
         # With other methods, the weights have different names and shapes than the modules that an adapter is checked
         # against.
         return KnownBase(pk, brief, {}, config, hidden=str(error))
-    if shows_bytes(tensors):
-        return KnownBase(pk, brief, {}, config, packing, hidden=_ADDED_BEFORE)
     if packing is not None:
         packing = packing.model_copy(update={"block_size": block_size_of(tensors) or packing.block_size})
     return KnownBase(pk, brief, tensors, config, packing)
 
 
-_ADDED_BEFORE = "was added by an earlier release, which did not read the shapes of packed weights; add it again"
 #: Tells whether anything about a base has changed since it was read. A key alone does not: SQLite gives the key of a
 #: removed row to the next one.
 _STAMP = (
@@ -281,25 +253,17 @@ def source_of(session: Session, row: NamedBase) -> BaseSource:
 
 def brief_base(row: NamedBase) -> BaseBrief:
     """Return a base as a version that is made over it now would name it."""
-    return _brief(row, row.base.fingerprint)
-
-
-def _brief(said: NamedBase | BaseModelRow, fingerprint: str) -> BaseBrief:
-    """Return a base by the name that a namespace, or a server of the previous release for all, gave it."""
     return BaseBrief(
-        id=said.id,
-        revision=said.revision,
-        fingerprint=fingerprint,
-        weights_digest=said.weights_digest,
-        architecture=said.architecture,
+        id=row.id,
+        revision=row.revision,
+        fingerprint=row.base.fingerprint,
+        weights_digest=row.weights_digest,
+        architecture=row.architecture,
     )
 
 
 def base_of(version: Version) -> BaseBrief:
     """Return a version's base by the name that its namespace had for it when the version was made."""
-    if not version.base_id:
-        # A server of the previous release has written it, and that knew only one name for all namespaces.
-        return _brief(version.base, version.base.fingerprint)
     return BaseBrief(
         id=version.base_id,
         revision=version.base_revision,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -19,10 +19,9 @@ from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import Poor, find_administered, find_derived, find_poor, find_visible
+from registry.catalog.bases.finding import find_administered, find_derived, find_visible
 from registry.catalog.bases.names import ANYBODYS, Whose, is_digits, meaning_of
 from registry.catalog.bases.present import present
-from registry.catalog.bases.release_before import tell_the_release_before
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.clock import utc_now
 from registry.db.database import Database
@@ -67,18 +66,14 @@ class Bases:
             identity = check_proof(base.manifest, config, base.fingerprint)
             # Anything else that was said about these no longer matters.
             base = base.model_copy(update={"config": config, **identity._asdict()})
-        with self._db.read() as session:
-            # Their names are gone through while nobody waits.
-            poor = find_poor(session, base.fingerprint, namespace)
         with self._db.write() as session:
-            facts = _facts_row(session, base, derived, poor, who)
+            facts = _facts_row(session, base, derived, who)
             row, moved = _named_row(session, base, facts, namespace, who)
             if derived is None:
                 # A namespace's workers and admins vouch for hashes; its writers only make claims.
-                _take_claims(session, row, base, poor, "hashed" if who.may("work", namespace) else "claimed")
+                _take_claims(session, row, base, "hashed" if who.may("work", namespace) else "claimed")
             elif base.manifest is not None:
                 _take_files(session, row, base, derived, who)
-            tell_the_release_before(session, row.base_pk)
             return present(row, replaces=moved)
 
     def _derive(self, base: BaseRegistration, namespace: str, who: Principal) -> Derived | None:
@@ -133,7 +128,7 @@ class Bases:
             self._on_removed(session, row)
             charge(session, row.namespace, records=-row.record_bytes)
             session.delete(row)
-            tell_the_release_before(session, row.base_pk)
+            _forget_if_given_up(session, row.base_pk)
 
     def fix(self, *, fix: BaseFix, who: Principal) -> BaseView:
         """Correct what a namespace says about a base, its id or where it is; or forget its files, so that others can be
@@ -158,7 +153,6 @@ class Bases:
                 row.manifest_digest = None
             row.edition += 1
             record(session, who, "base.fix", row.namespace, row.base.fingerprint, before=before, after=_said(row))
-            tell_the_release_before(session, row.base_pk)
             return present(row, replaces=moved)
 
 
@@ -196,9 +190,7 @@ def _require_publisher(who: Principal) -> None:
         )
 
 
-def _facts_row(
-    session: Session, base: BaseRegistration, derived: Derived | None, poor: Poor, who: Principal
-) -> BaseModelRow:
+def _facts_row(session: Session, base: BaseRegistration, derived: Derived | None, who: Principal) -> BaseModelRow:
     """The one row of a fingerprint; what was derived from the bytes just now is written there, once."""
     insert_if_new(
         session,
@@ -215,12 +207,22 @@ def _facts_row(
     )
     query = select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint).with_for_update()
     row = session.scalars(query).one()
-    if derived is not None and (row.derived_at is None or poor.facts == (row.pk, row.derived_at)):
+    if derived is not None and row.derived_at is None:
         row.weights_digest, row.architecture = base.weights_digest, base.architecture
         row.config, row.tensors, row.size_bytes = derived.config, derived.tensors, derived.size_bytes
         row.derived_at = utc_now()
         session.flush()
     return row
+
+
+def _forget_if_given_up(session: Session, base_pk: int) -> None:
+    """If every namespace has given a base up, keep nothing of it that takes room: what was derived is derived again from
+    files that are sent again.
+    """
+    session.flush()
+    nobodys = ~exists().where(NamedBase.base_pk == base_pk)
+    of = update(BaseModelRow).where(BaseModelRow.pk == base_pk, nobodys).execution_options(synchronize_session=False)
+    session.execute(of.values(manifest_digest=None, config={}, tensors={}, size_bytes=0, derived_at=None))
 
 
 def _named_row(
@@ -291,11 +293,10 @@ def _holder(session: Session, namespace: str, base_id: str, *, but: int) -> str 
     return None if row is None or row.base_pk == but else row.base.fingerprint
 
 
-def _take_claims(session: Session, row: NamedBase, base: BaseRegistration, poor: Poor, certainty: str) -> None:
+def _take_claims(session: Session, row: NamedBase, base: BaseRegistration, certainty: str) -> None:
     """Keep what somebody says about a base, unless what is known is at least as certain."""
     known = bool(row.edition or row.config or row.tensors)
-    is_poor = poor.said == (row.pk, row.edition)
-    if known and (_CERTAINTY.index(certainty), is_poor) <= (_CERTAINTY.index(row.facts), False):
+    if known and _CERTAINTY.index(certainty) <= _CERTAINTY.index(row.facts):
         return
     # Also if another namespace has sent the bytes, which this one isn't told.
     row.config, row.tensors, row.size_bytes, row.facts = base.config, base.tensors, base.size_bytes, certainty

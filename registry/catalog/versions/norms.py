@@ -83,7 +83,7 @@ class _Asked(NamedTuple):
 
 
 def norms_of(db: Database, find: Callable[[Session], Version]) -> VersionNorms:
-    """Return what is known about the weights of the version that is found; its norms are None if an earlier release
+    """Return what is known about the weights of the version that is found; its norms are None if another release
     inspected them.
 
     It is held in a block of `holding_facts`, and may take a second or two if patterns are slow to match, or half a
@@ -135,6 +135,5 @@ def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms | None:
             scale = None if tensor.norm is None or not told else scales.of(key.module, width=tensor.shape[1])
             found[key.module] = None if tensor.norm is None or scale is None else abs(scale.scale) * tensor.norm
     except ScalesError:
-        # Admission refuses such patterns now; versions with such patterns from earlier have no norms.
         return None
     return dict(sorted(found.items()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import JSON, ColumnElement, Select, Text, cast, func, literal, select
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Origin, Version
@@ -39,13 +39,33 @@ def size_of(origin: Mapping[str, Any]) -> int:
 
 
 def add_origin(session: Session, version: Version, origin: dict[str, Any]) -> None:
-    """Record that the bytes of a version were made again, and count that in its namespace; its adapter is locked."""
+    """Record that the bytes of a version were made again, and count that in its namespace; its adapter is locked.
+
+    What is recorded already, since the same publication was sent again, is not recorded twice.
+    """
+    if _is_recorded(session, origin):
+        return
     earlier = select(Origin.pk).where(Origin.version_pk == version.pk).limit(MOST_ORIGINS).subquery()
     is_many = (session.scalar(select(func.count()).select_from(earlier)) or 0) >= MOST_ORIGINS
     if is_many or version.record_bytes + size_of(origin) > MOST_RECORD_BYTES:
         origin = origin | _WITHOUT_DETAILS
+        if _is_recorded(session, origin):
+            return
     append(session, Origin, origin)
     _count(session, version, size_of(origin))
+
+
+def _is_recorded(session: Session, origin: Mapping[str, Any]) -> bool:
+    """Whether a version has a row with just these values."""
+    columns = Origin.__table__.columns
+    same: list[ColumnElement[bool]] = []
+    for name, value in origin.items():
+        column = columns[name]
+        if isinstance(column.type, JSON):
+            same.append(cast(column, Text) == cast(literal(value, column.type), Text))
+        else:
+            same.append(column.is_(None) if value is None else column == value)
+    return session.scalar(select(Origin.pk).where(*same).limit(1)) is not None
 
 
 def shorten_origins(session: Session, version: Version) -> None:

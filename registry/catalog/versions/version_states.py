@@ -103,7 +103,10 @@ class VersionStates:
             return move_version(session, version, target, verb, move.reason, who, on_deleted=self._on_deleted)
 
     def annotate(self, *, annotation: Annotation, who: Principal) -> VersionView:
-        """Add a description, tags or a note to a version. Raises NotFound, Forbidden, Invalid for too many tags."""
+        """Add a description, tags or a note to a version; the same note again adds none.
+
+        Raises NotFound, Forbidden, Invalid for too many tags.
+        """
         with self._db.write() as session:
             version = find_version(session, parse_ref(annotation.ref), who, action="write", lock=True)
             measured = _said_later(version)
@@ -117,7 +120,7 @@ class VersionStates:
             if tags != version.tags:
                 _retag(session, version, tags)
             noted = 0
-            if annotation.note is not None:
+            if annotation.note is not None and not _is_newest_note(session, version, annotation.note, who):
                 _require_few_notes(session, version)
                 noted = record_bytes(annotation.note)
                 session.add(VersionNote(version_pk=version.pk, text=annotation.note, written_by=who.name))
@@ -242,6 +245,13 @@ def _require_few_notes(session: Session, version: Version) -> None:
             f"adapterctl annotate {exact_ref(version)} --description TEXT",
             param="note",
         )
+
+
+def _is_newest_note(session: Session, version: Version, text: str, who: Principal) -> bool:
+    """Whether the caller has just said this: then the request was sent again."""
+    newest = select(VersionNote).where(VersionNote.version_pk == version.pk).order_by(VersionNote.pk.desc()).limit(1)
+    note = session.scalars(newest).first()
+    return note is not None and (note.text, note.written_by) == (text, who.name)
 
 
 def _retag(session: Session, version: Version, tags: dict[str, str]) -> None:

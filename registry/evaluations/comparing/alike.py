@@ -54,7 +54,7 @@ def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) ->
     if found := _alike(on_these):
         without = [one.ref for one in max(found, key=_complete_at) if one.rows_digest is None]
         raise NotFound(
-            f"the scores of {' and '.join(without)} have no rows: they are of an earlier release, or the rows were removed; "
+            f"the scores of {' and '.join(without)} have no rows: there was no room to store them, or they were removed; "
             f"{_score_all(targets, dataset)}"
         )
     raise Conflict(_unlike(targets, [max(found, key=lambda one: one.created_at) for found in on_these]))
@@ -118,8 +118,7 @@ def _unlike(targets: Sequence[Target], found: Sequence[EvaluationView]) -> str:
     names = dict.fromkeys(name for one, other in pairwise(found) for name in one.unlike(other))
     # By default each adapter's base is loaded as in its training, which may differ.
     how = " --precision native" if "precision" in names else ""
-    differ = f"they differ in {', '.join(names)}" if names else "what they depend on was not recorded"
-    return f"these scores can't be compared, since {differ}; {_score_all(targets, found[0].dataset)}{how}{_as_before(found)}"
+    return f"these scores can't be compared, since they differ in {', '.join(names)}; {_score_all(targets, found[0].dataset)}{how}{_as_before(found)}"
 
 
 def _as_before(found: Sequence[EvaluationView]) -> str:

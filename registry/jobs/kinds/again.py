@@ -13,7 +13,6 @@ from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid
 from registry.jobs.checkpoint_pins import other_than
 from registry.jobs.models import Job
-from registry.jobs.sources import dataset_use
 from registry.principal import Principal
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
@@ -53,10 +52,6 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
             param="like",
         )
     theirs = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
-    use = dataset_use(session, version)
-    if theirs.template_date is None and use is not None and use.rendering is not None:
-        # With a registry of an earlier release, the worker chose the day.
-        theirs = theirs.model_copy(update={"template_date": use.rendering.template_date})
     if theirs.base.fingerprint is None:
         # A worker found it on a hub.
         theirs = theirs.model_copy(
@@ -73,7 +68,7 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
     said, libraries = table(made.training), sorted(table(made.libraries).items())
     ran_with: dict[str, Any] = {
         **dict(libraries[:_MOST_LIBRARIES]),
-        "base": version.base_id or version.base.id,
+        "base": version.base_id,
         "base_revision": version.base_revision,
         **{name: said[name] for name in RAN_WITH if name in said},
     }

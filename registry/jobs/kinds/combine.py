@@ -102,8 +102,8 @@ def _require_one_base(versions: list[Version]) -> None:
     other = next((version for version in versions if version.base_pk != first.base_pk), None)
     if other is not None:
         raise InvalidBase(
-            f"{exact_ref(first)} is over the base {first.base_id or first.base.id} ({first.base.fingerprint[:12]}) and "
-            f"{exact_ref(other)} over {other.base_id or other.base.id} ({other.base.fingerprint[:12]}); combine versions over one base",
+            f"{exact_ref(first)} is over the base {first.base_id} ({first.base.fingerprint[:12]}) and "
+            f"{exact_ref(other)} over {other.base_id} ({other.base.fingerprint[:12]}); combine versions over one base",
             param="parents",
         )
 

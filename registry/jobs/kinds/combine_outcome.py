@@ -100,7 +100,7 @@ def require_made_of(
 
 
 def _known(db: Database, ancestors: Sequence[Ancestor]) -> Iterator[KnownWeights | None]:
-    """What is known of each parent's weights; None for one that an earlier release inspected, or that is too long."""
+    """What is known of each parent's weights; None for one that another release inspected, or that is too long."""
     tensors_left = _MOST_TENSORS
     for one in ancestors:
         tensors, known = _known_of(db, one, tensors_left, MOST_LETTERS // len(ancestors))

@@ -28,7 +28,7 @@ MOST_LETTERS = 20_000_000
 
 
 def weight_facts(db: Database, weights: str) -> WeightFacts | None:
-    """Return what admission found in the weights with this digest; None if an earlier release did, which kept other
+    """Return what admission found in the weights with this digest; None if another release did, which kept other
     facts.
 
     They are held in a block of `holding_facts`. Raises Unavailable.

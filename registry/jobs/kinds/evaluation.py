@@ -257,22 +257,21 @@ def _differences(
     if report.precision not in wanted:
         yield Difference(f"precision of {label}", " or ".join(wanted), report.precision)
     found = report.conditions
-    if found is not None:
-        if spec.loss_on is not None and found.loss_on != spec.loss_on:
-            yield Difference(f"loss_on of {label}", spec.loss_on, found.loss_on)
-        if found.columns != spec.columns:
-            yield Difference(f"columns of {label}", spec.columns, found.columns)
-        if found.max_length > spec.max_length:
-            yield Difference(f"max_length of {label}", spec.max_length, found.max_length)
-        if found.generated_rows > spec.generate_rows:
-            yield Difference(f"generate_rows of {label}", spec.generate_rows, found.generated_rows)
-        if found.generated_rows and found.max_new_tokens != spec.max_new_tokens:
-            yield Difference(f"max_new_tokens of {label}", spec.max_new_tokens, found.max_new_tokens)
-        asked = spec.asked_of_texts if found.generated_rows else []
-        if lacking := [name for name in asked if not _is_there(name, report.metrics.keys() | found.failed.keys())]:
-            yield Difference(f"metrics of {label}", ",".join(asked), "none of " + ",".join(lacking))
-        if found.generated_rows and found.metrics.get("regex") != spec.regex:
-            yield Difference(f"regex of {label}", spec.regex, found.metrics.get("regex"))
+    if spec.loss_on is not None and found.loss_on != spec.loss_on:
+        yield Difference(f"loss_on of {label}", spec.loss_on, found.loss_on)
+    if found.columns != spec.columns:
+        yield Difference(f"columns of {label}", spec.columns, found.columns)
+    if found.max_length > spec.max_length:
+        yield Difference(f"max_length of {label}", spec.max_length, found.max_length)
+    if found.generated_rows > spec.generate_rows:
+        yield Difference(f"generate_rows of {label}", spec.generate_rows, found.generated_rows)
+    if found.generated_rows and found.max_new_tokens != spec.max_new_tokens:
+        yield Difference(f"max_new_tokens of {label}", spec.max_new_tokens, found.max_new_tokens)
+    asked = spec.asked_of_texts if found.generated_rows else []
+    if lacking := [name for name in asked if not _is_there(name, report.metrics.keys() | found.failed.keys())]:
+        yield Difference(f"metrics of {label}", ",".join(asked), "none of " + ",".join(lacking))
+    if found.generated_rows and found.metrics.get("regex") != spec.regex:
+        yield Difference(f"regex of {label}", spec.regex, found.metrics.get("regex"))
     if len(report.samples) > spec.keep_samples:
         yield Difference(f"keep_samples of {label}", spec.keep_samples, len(report.samples))
 

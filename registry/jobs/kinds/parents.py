@@ -81,7 +81,7 @@ def pin_parent(
         )
     if base is None or base.base_pk != version.base_pk:
         raise InvalidBase(
-            f"{ref} was trained over the base {version.base_id or version.base.id} ({version.base.fingerprint[:12]}) and is continued over that "
+            f"{ref} was trained over the base {version.base_id} ({version.base.fingerprint[:12]}) and is continued over that "
             "alone; leave base out",
             param="base",
         )

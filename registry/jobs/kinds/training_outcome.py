@@ -162,7 +162,7 @@ def _of_training(
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
     yield from _of_nobody(request, asked, training)
-    # An earlier worker ignores an option that it does not know, and trains something else.
+    # A worker that doesn't know an option ignores it, and trains something else.
     for name in sorted(_ONLY_SAID & spec.further().keys()):
         if training and name not in training:
             yield Difference(name, _asked(spec, lora, training)[name], None)

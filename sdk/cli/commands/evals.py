@@ -69,7 +69,7 @@ def evals_list(
         rows = [
             [
                 one.id,
-                *(plain(one.namespace or "?") for _ in whose),
+                *(plain(one.namespace) for _ in whose),
                 names.get(one.dataset) or one.dataset[:12],
                 one.metrics.get("rows"),
                 one.precision,
@@ -220,8 +220,7 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
     for line in (*long, *error_lines(found.ref, found.scorer_errors)):
         click.echo(_wrapped("", plain(line)))
     click.echo()
-    conditions = condition_rows(found.conditions)
-    click.echo(render(["condition", "value"], conditions) if conditions else "its conditions were not recorded")
+    click.echo(render(["condition", "value"], condition_rows(found.conditions)))
     if labels is not None:
         click.echo("\n" + "\n".join(label_lines(labels)).rstrip())
     for sample in found.samples:

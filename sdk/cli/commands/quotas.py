@@ -112,15 +112,14 @@ def _show(quota: QuotaView, style: str) -> None:
                 *([("limits", "the default for namespaces without limits of their own")] if quota.default else []),
                 ("adapters", _of(quota.adapters, quota.max_adapters)),
                 ("size", _of(human_bytes(quota.size_bytes), most)),
-                *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items() if size is not None),
-                *([] if quota.records_bytes is None else [("records", _of(human_bytes(quota.records_bytes), rows))]),
+                *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items()),
+                ("records", _of(human_bytes(quota.records_bytes), rows)),
                 ("jobs", _of(quota.jobs, quota.max_jobs)),
             ]
         )
 
 
-def _by_kind(quota: QuotaView) -> dict[str, int | None]:
-    """The bytes of each kind; None if an older registry does not say."""
+def _by_kind(quota: QuotaView) -> dict[str, int]:
     return {
         "versions": quota.versions_bytes,
         "datasets": quota.datasets_bytes,

@@ -7,7 +7,7 @@
 >>> found.answer, [finding.rule for finding in found.against]
 (<Verdict.NO: 'no'>, ['dora'])
 
-Each engine's rules are data in a file of their own; `judging` applies them and knows no engine. A rule that can't be
+Each engine's rules are data in a TOML file of their own; `judging` applies them and knows no engine. A rule that can't be
 decided from what is known makes the answer "unknown"; the answer is "yes" if no rule says otherwise.
 
 The answer is derived and never stored. It depends on a version's record, which never changes, and on these tables, which change

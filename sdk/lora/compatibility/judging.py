@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.lora.compatibility.answers import Compatibility, Finding, Source, Verdict
-from sdk.lora.compatibility.engines import ENGINES
+from sdk.lora.compatibility.checks import CHECKS, Objection
+from sdk.lora.compatibility.engines import ENGINES, AllOf, Engine, Release, Rule
 from sdk.lora.compatibility.facts import Facts
-from sdk.lora.compatibility.rules import Engine, Rule
+from sdk.lora.compatibility.phrases import EXPORTED, said, values
 from sdk.lora.compatibility.versions import Number, parse
 from sdk.lora.compatibility.words import quoted
 
@@ -18,64 +20,79 @@ class UnknownEngine(ValueError):  # noqa: N818 - the tree of errors reads as wor
 
 
 def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibility:
-    """Say whether an engine can serve an adapter as it is, by the rules of a given version, or of the newest one read.
+    """Say whether an engine can serve an adapter as it is, by the rules of the last release read that is not newer than
+    a given version; None stands for the newest.
 
     Raises UnknownEngine, UnknownVersion.
     """
     if engine not in ENGINES:
         raise UnknownEngine(f"there is no table of {engine[:80]!a}; give one of {', '.join(ENGINES)}")
     table = ENGINES[engine]
-    newest = parse(table.newest, engine)
-    asked = newest if version is None else parse(version, engine)
-    number = min(asked, newest)
-    findings = tuple(_find(rule, facts, number) for rule in table.rules if _holds(rule, number, engine))
-    if number < parse(table.oldest, engine):
+    asked = parse(table.releases[0].version if version is None else version, engine)
+    known = next((release for release in table.releases if parse(release.version, engine) <= asked), None)
+    release = known or table.releases[-1]
+    given = values(facts, table, release)
+    findings = tuple(_findings(facts, table, release))
+    if known is None:
         findings = (_too_old(table, str(version)), *findings)
     if facts.contradiction is not None:
         findings = (_contradicted(*facts.contradiction), *findings)
     answer = _decide(findings)
     against = [finding for finding in findings if finding.verdict is Verdict.NO]
+    served = answer is not Verdict.NO
     return Compatibility(
         ref=facts.ref,
         engine=engine,
         version=version,
-        judged_by=_judged_by(table, number, version),
-        tables_day=table.newest_day,
+        judged_by=release.version,
+        tables_day=table.releases[0].day,
         answer=answer,
         findings=findings,
-        flags=() if answer is Verdict.NO else table.flags(facts, number),
-        commands=() if answer is Verdict.NO else (*_pulled(facts), *table.commands(facts, number)),
+        flags=tuple(said(table.flags, given)) if served else (),
+        commands=(*_pulled(facts), *said(table.commands, given)) if served else (),
         notes=(
-            *_newer(table, asked, newest, version),
+            *_not_read(table, known, asked, version),
             *_of_base(facts),
             *_of_training(facts),
-            *table.notes(facts, number),
+            *said(table.notes, given),
             *_cut(facts, against),
             *_left_open(facts, [finding for finding in findings if finding.verdict is not Verdict.YES]),
         ),
         fix=_fix(facts, against),
-        find_out=_find_out(table, facts) if answer is Verdict.UNKNOWN else None,
+        find_out=_find_out(table, facts, given) if answer is Verdict.UNKNOWN else None,
     )
 
 
-def _holds(rule: Rule, number: Number, engine: str) -> bool:
-    """Whether a rule applies to this version; versions before the first one read are judged by that one's rules."""
-    oldest = parse(ENGINES[engine].oldest, engine)
-    number = max(number, oldest)
-    return (rule.since is None or number >= parse(rule.since, engine)) and (
-        rule.before is None or number < parse(rule.before, engine)
-    )
+def _findings(facts: Facts, table: Engine, release: Release) -> Iterator[Finding]:
+    given = values(facts, table, release)
+    for rule in table.rules:
+        if isinstance(rule, AllOf):
+            other = ENGINES[rule.all_of]
+            yield from _findings(facts, other, other.releases[0])
+            continue
+        objection = _objection(rule, facts, table, release, given)
+        verdict, reason = (Verdict.YES, rule.says) if objection is None else objection
+        source = Source(rule.read, release.tag, release.day)
+        yield Finding(rule.name, verdict, reason, source, rule.mended_by_merge, rule.mended_by_plain)
 
 
-def _find(rule: Rule, facts: Facts, number: Number) -> Finding:
-    objection = rule.judge(facts, number)
-    verdict, reason = (Verdict.YES, rule.says) if objection is None else objection
-    return Finding(rule.name, verdict, reason, rule.source, rule.mended_by_merge, rule.mended_by_plain)
+def _objection(rule: Rule, facts: Facts, table: Engine, release: Release, given: Mapping[str, Any]) -> Objection | None:
+    if rule.mended_by_export and facts.architecture in EXPORTED:
+        return None
+    if any(given[name] for name in rule.refuses) or facts.architecture in rule.refused_architectures:
+        return Objection(rule.verdict, rule.reason.format_map(given))
+    objection = CHECKS[rule.check](facts, table, release) if rule.check else None
+    return objection and objection._replace(reason=f"{objection.reason}{rule.advice}")
 
 
 def _too_old(table: Engine, version: str) -> Finding:
-    reason = f"the table begins with {table.name} {table.oldest}, and {version} is older"
-    return Finding("version", Verdict.UNKNOWN, reason, Source("this table", table.oldest, table.newest_day))
+    oldest = table.releases[-1]
+    reason = f"{table.name} {version} is not known here: the table has {_read(table)}"
+    return Finding("version", Verdict.UNKNOWN, reason, Source("this table", oldest.tag, oldest.day))
+
+
+def _read(table: Engine) -> str:
+    return " and ".join(release.version for release in table.releases)
 
 
 def _contradicted(verdict: Verdict, reason: str) -> Finding:
@@ -86,12 +103,6 @@ def _contradicted(verdict: Verdict, reason: str) -> Finding:
 def _decide(findings: tuple[Finding, ...]) -> Verdict:
     verdicts = {finding.verdict for finding in findings}
     return next((verdict for verdict in (Verdict.NO, Verdict.UNKNOWN) if verdict in verdicts), Verdict.YES)
-
-
-def _judged_by(table: Engine, number: Number, version: str | None) -> str:
-    if version is None or number >= parse(table.newest, table.name):
-        return table.newest
-    return table.oldest if number < parse(table.oldest, table.name) else version
 
 
 def _of_base(facts: Facts) -> tuple[str, ...]:
@@ -117,20 +128,21 @@ def _of_training(facts: Facts) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _newer(table: Engine, asked: Number, newest: Number, version: str | None) -> tuple[str, ...]:
-    if asked <= newest:
+def _not_read(table: Engine, known: Release | None, asked: Number, version: str | None) -> tuple[str, ...]:
+    """Say that the release asked for is not one of those that were read, if rules of another one were applied."""
+    if known is None or asked == parse(known.version, table.name):
         return ()
-    return (f"{version} is newer than the table, which ends with {table.newest}: its rules were applied",)
+    return (f"{version} was not read, but {_read(table)}: the rules of {known.version} were applied",)
 
 
 def _pulled(facts: Facts) -> tuple[str, ...]:
     return () if facts.is_folder else (f"adapterctl pull {facts.ref} -o {facts.folder}",)
 
 
-def _find_out(table: Engine, facts: Facts) -> str:
+def _find_out(table: Engine, facts: Facts, given: Mapping[str, Any]) -> str:
     if facts.architecture is None and facts.is_folder:
         return f"adapterctl compat {facts.folder} --base DIR --engine {table.name}, where DIR is the folder of its base"
-    return table.trial(facts)
+    return table.trial.format_map(given)
 
 
 def _fix(facts: Facts, against: Sequence[Finding]) -> str | None:

@@ -5,29 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from sdk.lora.compatibility.engines import ENGINES
-from sdk.lora.compatibility.rules import Engine, Rule
+from sdk.lora.compatibility.engines import ENGINES, AllOf, Engine
 
 
 def markdown() -> str:
-    """Return one table for each engine: each rule, the versions that it applies to, and its source."""
+    """Return one table for each engine: each rule, and the files of its releases that state it."""
     return "\n".join(line for engine in ENGINES.values() for line in _table(engine)) + "\n"
 
 
 def _table(engine: Engine) -> Iterator[str]:
-    yield f"### {engine.name} {engine.oldest} to {engine.newest}"
+    yield f"### {engine.name} {' and '.join(release.version for release in engine.releases)}"
     yield ""
-    yield "| rule | versions | what the engine does | read in |"
-    yield "|---|---|---|---|"
+    yield f"Read at the tags {' and '.join(f'{release.tag} ({release.day})' for release in engine.releases)}."
+    yield ""
+    yield "| rule | what the engine does | read in |"
+    yield "|---|---|---|"
     for rule in engine.rules:
-        yield f"| {rule.name} | {_versions(rule)} | {rule.says} | {rule.source} |"
+        if isinstance(rule, AllOf):
+            yield f"| … | all rules of {rule.all_of} | |"
+        else:
+            yield f"| {rule.name} | {rule.says} | {rule.read} |"
     yield ""
-
-
-def _versions(rule: Rule) -> str:
-    if rule.since and rule.before:
-        return f"{rule.since} to before {rule.before}"
-    return f"from {rule.since}" if rule.since else f"before {rule.before}" if rule.before else "all"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""Paths as words of a shell, and back.
+r"""Paths as words of a shell, and back; the names of several things.
 
 >>> quoted("./a b"), quoted("./x\x1b[31m"), unquoted(quoted("./a b"))
 ("'./a b'", "$'./x\\x1b[31m'", './a b')
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import shlex
+from collections.abc import Iterable, Sequence
 
 
 def quoted(text: str) -> str:
@@ -22,6 +23,13 @@ def unquoted(word: str) -> str:
     if word.startswith("$'"):
         return str(ast.literal_eval(word[1:]))
     return shlex.split(word)[0]
+
+
+def named(names: Iterable[object], most: int = 3) -> str:
+    """Return the first few names, and how many more there are."""
+    listed: Sequence[str] = sorted(map(str, names))
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 def _escaped(letter: str) -> str:

@@ -109,11 +109,6 @@ def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
     return card, paged
 
 
-def optimizer_bytes(adapter: AdapterPlan, optim: Optim) -> int:
-    """Return the bytes of the moments, wherever they are."""
-    return sum(moment_bytes(adapter, optim))
-
-
 def layer_bytes(
     base: Blueprint,
     adapter: AdapterPlan | None,

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any
 
 from sdk.formats.base_files import positions_of
-from sdk.formats.packed_weights import shows_bytes
 from sdk.lora.experts import experts_share
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
@@ -107,7 +106,7 @@ def known_blueprint(config: Mapping[str, Any], tensors: Tensors) -> Blueprint:
         try:
             return blueprint_of(config)
         except UnknownFamilyError:
-            if not tensors or shows_bytes(tensors):
+            if not tensors:
                 raise
             return blueprint_of(config, tensors)
     except ConfigError as error:

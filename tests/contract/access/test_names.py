@@ -61,7 +61,7 @@ class Hidden:
             ("GET", f"/manifests/{self.publication.manifest.digest}/files", {}, None),
             ("GET", "/evaluations", {"digest": self.publication.manifest.digest}, None),
             ("PUT", "/aliases", {}, {**alias, "number": 1}),
-            ("POST", "/aliases/rollback", {}, alias),
+            ("POST", "/aliases/rollback", {}, {**alias, "expect": 1}),
             ("POST", "/aliases/remove", {}, alias),
             *[("POST", f"/aliases/{verb}", {}, {"scope": name, "alias": "beta"}) for verb in ("protect", "unprotect")],
             *[("POST", f"/version/{verb}", {}, move) for verb in ("archive", "restore", "delete", "release")],

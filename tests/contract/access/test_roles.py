@@ -154,7 +154,7 @@ ACTIONS: dict[str, tuple[set[Role], Callable[[Client, Place], object]]] = {
     "archive": (WRITE, lambda client, place: client.archive(f"{place.name}@v2")),
     "restore": (WRITE, lambda client, place: client.restore(f"{place.name}@v2")),
     "promote": (PROMOTE, lambda client, place: client.set_alias(place.name, "production", 1)),
-    "roll back": (PROMOTE, lambda client, place: client.rollback(place.name, "production")),
+    "roll back": (PROMOTE, lambda client, place: client.rollback(place.name, "production", expect=2)),
     "remove a protected alias": (PROMOTE, lambda client, place: client.remove_alias(place.name, "production")),
     "protect": (ADMIN, lambda client, place: client.protect_alias(place.name, "stable")),
     "unprotect": (ADMIN, lambda client, place: client.unprotect_alias(f"{place.space}/*", "production")),

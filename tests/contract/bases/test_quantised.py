@@ -137,27 +137,6 @@ class TestWhatItIs:
         with pytest.raises(InvalidBase, match="packed in 4 bits by bitsandbytes, but none is"):
             ours.scan(ours.base(quantization_config=QUANTIZATION))
 
-    @pytest.mark.parametrize("upload", [True, False])
-    def test_what_an_earlier_release_kept_of_it_is_mended_when_it_is_added_again(
-        self, ours: Tenant, people: World, tmp_path: Path, upload: bool
-    ) -> None:
-        folder = packed(ours, "packed")
-        ours.register(folder, upload=upload, id="packed")
-        bytes_of_it = {name: [size // 2, 1] for name, size in ((n, s[0] * s[1]) for n, s in PACKED.items())}
-        with people.services.db.write() as session:
-            row = find_base(session, "packed", ours.space, whole=True)
-            old = {**tensors_of(row), **bytes_of_it}
-            if upload:
-                row.base.tensors = old
-            else:
-                row.tensors = old
-            row.edition += 1
-        warned = ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/a", base="packed").info
-        assert any("added by an earlier release" in warning for warning in warned.warnings)
-        ours.register(folder, upload=upload, id="packed")
-        fine = ours.client.push(write_adapter(tmp_path / "b", value=0.5), f"{ours.space}/a", base="packed").info
-        assert fine.warnings == []
-
 
 class TestJobs:
     def test_what_its_weights_allow_is_taken_and_anything_else_is_refused_at_submit(

@@ -11,6 +11,7 @@ import pytest
 from contract.jobs.helpers import Crew
 from support.adapters import SPEC, base_registration, digest, lora_tensors, save_adapter
 from support.people import SEEDS
+from support.scored_rows import CONDITIONS
 
 from sdk.errors import InvalidBase, InvalidData, InvalidInput, VerificationFailed
 from sdk.pushing.pack import pack_adapter
@@ -221,7 +222,9 @@ class TestVersions:
         held = crew.hold(version=VERSION)
         (target,) = held.targets
         assert target.labels == LABELS
-        report = EvaluationReport(metrics={"loss": 0.1, "accuracy": 1.0, "macro_f1": 1.0}, precision="float32")
+        report = EvaluationReport(
+            metrics={"loss": 0.1, "accuracy": 1.0, "macro_f1": 1.0}, precision="float32", conditions=CONDITIONS
+        )
         told = {"label": ref, "digest": target.digest, "base_fingerprint": target.base.fingerprint, "report": report}
         complete(crew, held, evaluations=[EvaluationResult.model_validate(told)])
         (kept,) = crew.writer.evaluations(job=job.id)

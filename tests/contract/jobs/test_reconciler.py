@@ -13,6 +13,7 @@ from contract.jobs.helpers import Crew, info
 from sqlalchemy import delete, text
 from support.registries import SHORT_LEASE_S
 from support.statements import sent
+from support.waiting import wait_until
 
 from registry.db.statements import append
 from registry.jobs.models import Job, Sweeper
@@ -35,9 +36,7 @@ class TestReconciler:
         held = services.claims.claim(claim=ClaimRequest(worker=info()), who=LOCAL)
         assert held is not None
         with in_background(crew.services(lease_s=60.0).reconciler, every_s=0.05):
-            deadline = time.monotonic() + 30
-            while crew.view(job.id).state != "queued" and time.monotonic() < deadline:
-                time.sleep(0.02)
+            wait_until(lambda: crew.view(job.id).state == "queued", timeout_s=30)
         assert [row.state for row in crew.attempts(job.id)] == ["lost"]
         with pytest.raises(StaleAttempt):
             crew.worker.call("POST", f"/jobs/{job.id}/heartbeat", HeartbeatReply, body=Heartbeat(attempt=1))
@@ -50,22 +49,16 @@ class TestReconciler:
         for name, services in (("first", first), ("second", second)):
             services.reconciler.sweep = lambda name=name: swept.append(name)  # type: ignore[method-assign,misc]
 
-        def until(name: str) -> None:
-            deadline = time.monotonic() + 30
-            while name not in swept and time.monotonic() < deadline:
-                time.sleep(0.02)
-            assert name in swept
-
         stop = threading.Event()
         leader = threading.Thread(target=first.reconciler.run, kwargs={"every_s": 0.02, "stop": stop})
         leader.start()
-        until("first")
+        wait_until(lambda: "first" in swept, timeout_s=30)
         with in_background(second.reconciler, every_s=0.02):
             time.sleep(0.3)
             assert set(swept) == {"first"}
             stop.set()
             leader.join()
-            until("second")
+            wait_until(lambda: "second" in swept, timeout_s=30)
 
     def test_progress_is_kept_across_a_claim_of_another(self, crew: Crew) -> None:
         job = crew.submit()
@@ -92,7 +85,7 @@ def test_a_claim_looks_through_a_long_queue_once(crew: Crew) -> None:
     known = crew.submit()
     with db.read() as session:
         row = session.get_one(Job, known.id)
-        columns = {column.name: getattr(row, column.name) for column in Job.__table__.columns}
+        columns = {column.key: getattr(row, column.key) for column in Job.__table__.columns}
 
     def add(count: int, state: str) -> None:
         made = [{**columns, "id": f"{state}-{n}", "idempotency_key": None, "state": state} for n in range(count)]
@@ -134,9 +127,7 @@ def test_a_step_that_fails_stops_no_other_and_no_sweep(crew: Crew) -> None:
 
     services.reconciler._steps = {"failing": fails, "working": works}
     with in_background(services.reconciler, every_s=0.01):
-        deadline = time.monotonic() + 30
-        while taken.count("working") < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: taken.count("working") >= 3, timeout_s=30)
     assert taken[:4] == ["failing", "working"] * 2
 
 
@@ -157,12 +148,9 @@ def test_monitoring_is_told_who_leads_and_since_when(crew: Crew) -> None:
         session.execute(delete(Sweeper))
     assert told() == {}
     with in_background(services.reconciler, every_s=0.01):
-        deadline = time.monotonic() + 30
         swept = "adapterctl_reconciler_swept_at_seconds"
-        first: dict[str, float] = {}
-        while not (first and told()[swept] > first[swept]) and time.monotonic() < deadline:
-            first = first or told()
-            time.sleep(0.01)
+        first = wait_until(told, timeout_s=30)
+        wait_until(lambda: told()[swept] > first[swept], timeout_s=30)
         last = told()
     since = "adapterctl_reconciler_leader_since_seconds"
     assert first[since] == last[since] <= first[swept] < last[swept]

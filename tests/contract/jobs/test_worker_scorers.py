@@ -12,6 +12,7 @@ from contract.jobs.helpers import Crew
 from registry.errors import Invalid
 from registry.jobs import scorers as known
 from registry.jobs.models import Job
+from registry.jobs.needs import scorers_in
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidInput
@@ -139,7 +140,7 @@ class TestScorers:
         found = home.jobs.submit(submission=asking(crew, "polite"), who=LOCAL)
         with home.db.write() as session:
             job = session.get_one(Job, found.id)
-            assert job.needs_scorers is None
+            assert scorers_in(job.needs) == set()
             session.delete(job)
 
     def test_workers_show_what_they_have(self, crew: Crew) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from support.adapters import SPEC, digest, save_adapter, use_of
 from support.registries import World
+from support.scored_rows import CONDITIONS
 
 from sdk.client import Client
 from sdk.pulling.transfer import hash_file
@@ -99,7 +100,7 @@ class Maker:
     def evaluate(self, refs: list[str], heldout: Path, **metrics: float) -> list[str]:
         job = self.world.writer.submit_evaluation(refs, data=heldout, only=True)
         held = self.claimed(job.id)
-        report = EvaluationReport(metrics=metrics, precision="float32")
+        report = EvaluationReport(metrics=metrics, precision="float32", conditions=CONDITIONS)
         results = [
             EvaluationResult(
                 label=target.label, digest=target.digest, base_fingerprint=digest("tiny: base"), report=report

@@ -12,6 +12,7 @@ from contract.registry.helpers import SEEDS, claim, publication, states_of, subm
 from sqlalchemy import select, update
 from support.adapters import base_registration, digest, save_adapter, use_of
 from support.registries import SHORT_LEASE_S, World
+from support.scored_rows import CONDITIONS
 
 from registry.catalog.models import Version
 from registry.catalog.versions.lifecycle import VersionState
@@ -45,6 +46,11 @@ from sdk.schemas.work import (
     HeartbeatReply,
     MergeResult,
 )
+
+
+def let_leases_end() -> None:
+    """Wait until a short lease that was taken now is over."""
+    time.sleep(SHORT_LEASE_S + 0.05)
 
 
 def beat(client: Client, held: Assignment, *events: NewEvent) -> HeartbeatReply:
@@ -176,7 +182,7 @@ class TestJobs:
         )
         assert stale is not None
         late = trained(worker, save_adapter(tmp_path / "late", next(SEEDS)), name, rows)
-        time.sleep(SHORT_LEASE_S + 0.05)
+        let_leases_end()
         held = claim(worker, name="awake")
         assert held is not None
         assert (held.job, held.attempt) == (job.id, 2)
@@ -213,7 +219,7 @@ class TestJobs:
 
             def verify(self, **given: Any) -> Any:
                 found = verify(**given)
-                time.sleep(SHORT_LEASE_S + 0.05)
+                let_leases_end()
                 assert claim(quiet.worker, name="awake") is not None
                 return found
 
@@ -248,7 +254,7 @@ class TestJobs:
             )
             assert held is not None
             assert held.attempt == attempt
-            time.sleep(SHORT_LEASE_S + 0.05)
+            let_leases_end()
         assert claim(quiet.worker) is None
         with pytest.raises(JobFailed, match="vanished in each of 3 attempts") as caught:
             job.wait(5)
@@ -260,7 +266,7 @@ class TestJobs:
         assert held is not None
         # Renewed by a process whose leases are long.
         beat(quiet.worker, held)
-        time.sleep(SHORT_LEASE_S + 0.05)
+        let_leases_end()
         assert claim(quiet.worker) is None
         assert fail(quiet.worker, held, "data").state == "failed"
 
@@ -272,7 +278,7 @@ class TestJobs:
             quiet.impatient.claims.claim(claim=ClaimRequest(worker=worker_info()), who=quiet.principal(Role.WORKER))
             is not None
         )
-        time.sleep(SHORT_LEASE_S + 0.05)
+        let_leases_end()
         with ThreadPoolExecutor(6) as pool:
             moved = list(pool.map(lambda _: quiet.services.claims.requeue_expired(), range(6)))
         assert sum(moved) == 1
@@ -286,7 +292,7 @@ class TestJobs:
             quiet.impatient.claims.claim(claim=ClaimRequest(worker=worker_info()), who=quiet.principal(Role.WORKER))
             is not None
         )
-        time.sleep(SHORT_LEASE_S + 0.05)
+        let_leases_end()
         with ThreadPoolExecutor(1) as pool:
             with quiet.services.db.write() as session:
                 session.execute(update(Job).where(Job.id == job.id).values(lease_until_s=db_epoch_s() + 60))
@@ -377,7 +383,7 @@ class TestJobs:
             is not None
         )
         job.cancel()
-        time.sleep(SHORT_LEASE_S + 0.05)
+        let_leases_end()
         assert claim(quiet.worker) is None
         assert job.state == "cancelled"
 
@@ -426,7 +432,7 @@ class TestJobs:
         held = claim(quiet.worker)
         assert held is not None
         assert [target.label for target in held.targets] == [version.ref, "base:tiny"]
-        report = EvaluationReport(metrics={"loss": 1.5}, precision="float32")
+        report = EvaluationReport(metrics={"loss": 1.5}, precision="float32", conditions=CONDITIONS)
 
         def result(label: str, found: str | None, base: str = "tiny") -> EvaluationResult:
             return EvaluationResult(label=label, digest=found, base_fingerprint=digest(f"{base}: base"), report=report)

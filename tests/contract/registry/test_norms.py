@@ -198,21 +198,6 @@ def test_nobody_waits_for_them_to_write(
         job.cancel()
 
 
-def test_a_registry_of_before_knows_of_none(
-    writer: Client, name: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = writer.push(adapter, name, base="tiny")
-
-    def no_route(*given: object) -> None:
-        raise NotFound("there is nothing here")
-
-    monkeypatch.setattr("sdk.api.versions.norms", no_route)
-    assert version.norms is None
-    assert version.as_dict()["norms"] is None
-    with pytest.raises(NotFound, match="v9"):
-        writer.norms(f"{name}@v9")
-
-
 @pytest.mark.parametrize("kind", ["http_sqlite"])
 def test_those_of_thousands_of_modules_come_by_turns_and_others_do_not_wait(
     request: pytest.FixtureRequest, kind: str, name: str, adapter: Path, tmp_path: Path

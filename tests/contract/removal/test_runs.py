@@ -32,13 +32,13 @@ from support.soak import scale
 from support.stored import lose
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
+from registry.access.keys import KeyedRequest
 from registry.artifacts.models import Upload
 from registry.catalog.models import Version as VersionRow
 from registry.catalog.publishing import recording
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.clock import utc_now
 from registry.errors import Unavailable
-from registry.http.idempotency.models import KeyedRequest
 from registry.principal import SYSTEM, Role
 from registry.storage import FolderStorage
 from sdk.client import Client

@@ -106,7 +106,7 @@ class _Drawn:
 _VERBS: dict[str, tuple[int, Callable[[_Drawn], dict[str, Any]]]] = {
     "data_add": (
         3,
-        lambda d: {"data": d.number("data"), "name": d.pick([*_DATA, "name:rows.jsonl"]), "key": d.pick(_KEY)},
+        lambda d: {"data": d.number("data"), "name": d.pick([*_DATA, "name:rows.jsonl"])},
     ),
     "data_get": (2, lambda d: {"data": d.pick(_DATA)}),
     "data_list": (1, lambda _: {}),
@@ -145,7 +145,6 @@ _VERBS: dict[str, tuple[int, Callable[[_Drawn], dict[str, Any]]]] = {
             "alias": d.pick(ALIASES),
             "number": d.pick((1, 1, 2)),
             "expect": d.pick((None, None, 0, 1)),
-            "key": d.pick(_KEY),
         },
     ),
     "alias_rollback": (1, lambda d: {"adapter": d.adapter(), "alias": d.pick(ALIASES)}),
@@ -161,7 +160,7 @@ _VERBS: dict[str, tuple[int, Callable[[_Drawn], dict[str, Any]]]] = {
     "job": (1, lambda d: {"job": d.kept()}),
     "job_list": (1, lambda _: {}),
     "job_cancel": (1, lambda d: {"job": d.kept()}),
-    "job_retry": (2, lambda d: {"job": d.kept()}),
+    "job_retry": (2, lambda d: {"job": d.kept(), "key": d.pick(_KEY)}),
     "job_files": (1, lambda d: {"job": d.kept()}),
     "checkpoint_publish": (1, lambda d: {"job": d.kept(), "adapter": d.adapter()}),
     "hello": (2, lambda d: {"worker": d.pick(WORKERS), "shares": d.pick(("nothing", "shared", "all"))}),
@@ -236,7 +235,7 @@ def _opening(random: Random) -> list[Step]:
     named = f"id:{random.choice(BASE_IDS)}"
     return [
         step(VICTIM, "base_add", base=base, id=named, how=random.choice(("uploaded", "uploaded", "folder")), by="ci"),
-        step(VICTIM, "data_add", data=data, name=f"name:{random.choice(DATA_NAMES)}", key=None),
+        step(VICTIM, "data_add", data=data, name=f"name:{random.choice(DATA_NAMES)}"),
         step(VICTIM, "push", payload=random.randrange(PAYLOADS), adapter="mine/a", base=named),
         step(
             VICTIM,
@@ -273,8 +272,8 @@ def _attacks(aim: Step, random: Random, begun: Mapping[str, Mapping[str, Any]]) 
     if isinstance(data, int) or (isinstance(data, str) and data.startswith(("digest:", "file:"))):
         number = int(str(data)[-1])
         other = (number + random.randrange(1, DATASETS)) % DATASETS
-        attack("data_add", data=other, name=random.choice((f"digest:{number}", f"prefix:{number}")), key=None)
-        attack("data_add", data=number, name=f"name:{random.choice(DATA_NAMES)}", key=None)
+        attack("data_add", data=other, name=random.choice((f"digest:{number}", f"prefix:{number}")))
+        attack("data_add", data=number, name=f"name:{random.choice(DATA_NAMES)}")
         attack("data_remove", data=f"digest:{number}")
     base = args.get("base")
     if aim.what == "base_add" or (isinstance(base, str) and base.startswith(("fingerprint:", "folder:"))):
@@ -327,7 +326,7 @@ def _forged(args: Mapping[str, Any], random: Random, begun: Mapping[str, Mapping
     target = random.choice(("mine/b@latest", "mine/b@latest", f"fingerprint:{base}"))
     return [
         step(ATTACKER, "base_add", base=base, id=f"id:{random.choice(BASE_IDS)}", how="uploaded", by="ci"),
-        step(ATTACKER, "data_add", data=data, name=f"name:{random.choice(DATA_NAMES)}", key=None),
+        step(ATTACKER, "data_add", data=data, name=f"name:{random.choice(DATA_NAMES)}"),
         step(ATTACKER, "push", payload=payload, adapter="mine/b", base=f"fingerprint:{base}"),
         step(ATTACKER, "evaluate", target=target, data=data, key=None),
         step(ATTACKER, "work", name=random.choice(WORKERS)),

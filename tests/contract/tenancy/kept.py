@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.tenancy.answers import fetched, keyed, plain
+from contract.tenancy.answers import fetched, plain
 from contract.tenancy.child import files_of
 
 from sdk.client import Client
@@ -78,10 +78,10 @@ class Kept:
         """Write to a version."""
         return plain(self._party.ci.annotate(self._party.name(ref), note=note).info)
 
-    def alias_set(self, adapter: str, alias: str, number: int, expect: int | None, key: str | None) -> Any:
+    def alias_set(self, adapter: str, alias: str, number: int, expect: int | None) -> Any:
         """Move an alias."""
         body = AliasMove(adapter=self._party.name(adapter), alias=alias, number=number, expect=expect)
-        return plain(self._party.ci.call("PUT", "/aliases", AliasView, body=body, headers=keyed(key)))
+        return plain(self._party.ci.call("PUT", "/aliases", AliasView, body=body))
 
     def alias_rollback(self, adapter: str, alias: str) -> Any:
         """Move it back."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.tenancy.answers import fetched, keyed, plain
+from contract.tenancy.answers import fetched, plain
 from contract.tenancy.universe import SHARDED, save_weights
 
 from sdk.client import Client
@@ -25,13 +25,13 @@ class Sent:
     def __init__(self, party: Party) -> None:
         self._party = party
 
-    def data_add(self, data: int, name: str, key: str | None = None) -> Any:
+    def data_add(self, data: int, name: str) -> Any:
         """Register rows under a name, which may be a digest."""
         path, sha256 = self._party.universe.data[data], self._party.universe.data_digests[data]
         upload = self._party.ci.upload({sha256: path}, "sending rows")
-        return self._register_data(data, self._party.data(name), upload, key)
+        return self._register_data(data, self._party.data(name), upload)
 
-    def _register_data(self, data: int, name: str, upload: str, key: str | None = None) -> Any:
+    def _register_data(self, data: int, name: str, upload: str) -> Any:
         path = self._party.universe.data[data]
         # Unchecked, as somebody sends it who doesn't use the SDK.
         body = DatasetRegistration.model_construct(
@@ -44,7 +44,7 @@ class Sent:
             namespace=self._party.space,
             upload=upload,
         )
-        return plain(self._party.ci.call("POST", "/datasets", DatasetView, body=body, headers=keyed(key)))
+        return plain(self._party.ci.call("POST", "/datasets", DatasetView, body=body))
 
     def data_get(self, data: str) -> Any:
         """Find rows, and fetch them."""

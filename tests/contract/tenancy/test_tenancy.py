@@ -74,7 +74,7 @@ def stage() -> Iterator[Stage]:
 
 _OPENING = (
     step(VICTIM, "base_add", base=2, id="id:llama", how="uploaded", by="ci"),
-    step(VICTIM, "data_add", data=0, name="name:rows.jsonl", key=None),
+    step(VICTIM, "data_add", data=0, name="name:rows.jsonl"),
     step(VICTIM, "train", adapter="mine/a", base="id:llama", data="digest:0", seed=1, key="nightly"),
 )
 _TRAIN = {"adapter": "mine/a", "base": "fingerprint:2", "data": "digest:0", "seed": 1}
@@ -91,14 +91,12 @@ def _their_base(how: str, **changed: object) -> Step:
 
 #: What was possible once, each as a history that is as short as it can be.
 SEEN = {
-    "rows of another's under the digest of one's own": _attacked(
-        step(ATTACKER, "data_add", data=1, name="digest:0", key=None)
-    ),
+    "rows of another's under the digest of one's own": _attacked(step(ATTACKER, "data_add", data=1, name="digest:0")),
     "rows of another's under the first digits of it": _attacked(
-        step(ATTACKER, "data_add", data=1, name="prefix:0", key=None), step(VICTIM, "data_get", data="prefix:0")
+        step(ATTACKER, "data_add", data=1, name="prefix:0"), step(VICTIM, "data_get", data="prefix:0")
     ),
     "another's name for one's own rows": _attacked(
-        step(ATTACKER, "data_add", data=0, name="name:held-out.jsonl", key=None), before=True
+        step(ATTACKER, "data_add", data=0, name="name:held-out.jsonl"), before=True
     ),
     "files of another's beside those of one's base": _attacked(_their_base("extra files")),
     "files of another's beside those of one's base, first": _attacked(_their_base("extra files"), before=True),
@@ -126,7 +124,7 @@ SEEN = {
         *_OPENING[:2],
         _their_base("folder"),
         step(ATTACKER, "hello", worker="gpu-1", shares="all"),
-        step(ATTACKER, "data_add", data=1, name="name:rows.jsonl", key=None),
+        step(ATTACKER, "data_add", data=1, name="name:rows.jsonl"),
         step(ATTACKER, "train", **{**_TRAIN, "data": "digest:1"}, key="nightly"),
         *_OPENING[2:],
         *_END,
@@ -136,7 +134,7 @@ SEEN = {
         step(VICTIM, "train", **{**_TRAIN, "seed": 3}),
         step(ADMIN, "work"),
         step(VICTIM, "data_remove", data="digest:0"),
-        step(ATTACKER, "data_add", data=0, name="name:rows.jsonl", key=None),
+        step(ATTACKER, "data_add", data=0, name="name:rows.jsonl"),
         step(VICTIM, "job_retry", job="mine:0"),
         step(ADMIN, "work"),
     ],
@@ -153,7 +151,7 @@ SEEN = {
         step(VICTIM, "evaluate", target="mine/a@v2", data=0, key=None),
         step(ADMIN, "work"),
         _their_base("uploaded"),
-        step(ATTACKER, "data_add", data=0, name="name:rows.jsonl", key=None),
+        step(ATTACKER, "data_add", data=0, name="name:rows.jsonl"),
         step(ATTACKER, "push", payload=1, adapter="mine/b", base="fingerprint:2"),
         step(ATTACKER, "evaluate", target="mine/b@v1", data=0, key=None),
         step(ATTACKER, "evaluate", target="fingerprint:2", data=0, key=None),

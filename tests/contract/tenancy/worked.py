@@ -110,9 +110,9 @@ class Worked:
         """Cancel a job."""
         return plain(self._party.ci.cancel_job(self._party.of(job, "jobs")))
 
-    def job_retry(self, job: str) -> Any:
+    def job_retry(self, job: str, key: str | None = None) -> Any:
         """Try a job again."""
-        return self._submitted(self._party.ci.retry_job(self._party.of(job, "jobs")).view)
+        return self._submitted(self._party.ci.retry_job(self._party.of(job, "jobs"), idempotency_key=key).view)
 
     def job_files(self, job: str) -> Any:
         """The files of a merged model."""

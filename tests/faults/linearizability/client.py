@@ -83,15 +83,14 @@ class Caller:
         began = time.monotonic()
         try:
             answer = ask(self)
+            self.write(on, op, args, answer, began, time.monotonic())
+            return answer
         except Unsent:
-            time.sleep(_AGAIN_S)
-            return None
+            pass
         except Unknown:
             self.write(on, op, args, None, began, None)
-            time.sleep(_AGAIN_S)
-            return None
-        self.write(on, op, args, answer, began, time.monotonic())
-        return answer
+        time.sleep(_AGAIN_S)
+        return None
 
     def write(self, on: str, op: str, args: list[Any], answer: Any, began: float, ended: float | None) -> None:
         """Write a call down."""
@@ -138,7 +137,10 @@ def call_alias(caller: Caller, config: Config, random: Random, named: dict[str, 
                 on, op, [number, expect], lambda to: _number(to.send("PUT", "/aliases", {**body, "number": number}))
             )
         else:
-            found = caller.call(on, op, [expect], lambda to: _number(to.send("POST", "/aliases/rollback", body)))
+            body["expect"] = last if expect is None else expect
+            found = caller.call(
+                on, op, [body["expect"]], lambda to: _number(to.send("POST", "/aliases/rollback", body))
+            )
     if isinstance(found, int):
         named[on] = found
 
@@ -234,18 +236,14 @@ class Worker:
         for _ in range(8):
             try:
                 said = self._caller.send("POST", "/jobs/claim", {"worker": info}, headers={"Idempotency-Key": key})
+                sent = True
+                if said != "conflict":
+                    break
             except Unsent:
-                time.sleep(_AGAIN_S)
-                continue
+                pass
             except Unknown:
                 sent = True
-                time.sleep(_AGAIN_S)
-                continue
-            if said == "conflict":
-                sent = True
-                time.sleep(_AGAIN_S)
-                continue
-            break
+            time.sleep(_AGAIN_S)
         else:
             said = None
         if said is not None:

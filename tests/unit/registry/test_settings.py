@@ -188,8 +188,6 @@ def test_how_long_a_database_is_waited_for_is_a_setting() -> None:
         "REGISTRY_DATABASE_CONNECT_S": "7",
         "REGISTRY_DATABASE_STATEMENT_S": "20",
         "REGISTRY_DATABASE_LOCK_S": "2.5",
-        "REGISTRY_DATABASE_IDLE_S": "60",
-        "REGISTRY_DATABASE_TCP_S": "9",
         "REGISTRY_DATABASE_DEADLINE_S": "25",
         "REGISTRY_DATABASE_STARTUP_OPTIONS": "omit",
         "REGISTRY_MIGRATION_S": "60",
@@ -199,10 +197,10 @@ def test_how_long_a_database_is_waited_for_is_a_setting() -> None:
     }
     found = Settings.from_env(ENV | given).timeouts
     rest = Timeouts(migration_s=60, migration_lock_s=8, pool_s=1.5, connections=3, tells=False)
-    assert found == replace(rest, connect_s=7, statement_s=20, lock_s=2.5, idle_s=60, tcp_s=9, deadline_s=25)
+    assert found == replace(rest, connect_s=7, statement_s=20, lock_s=2.5, deadline_s=25)
     sent = parameters(found, {"connect_timeout": "4", "options": "-c search_path=x"})
     # What the URL says goes first.
-    assert (sent["connect_timeout"], sent["options"], sent["tcp_user_timeout"]) == ("4", "-c search_path=x", 9000)
+    assert (sent["connect_timeout"], sent["options"], sent["tcp_user_timeout"]) == ("4", "-c search_path=x", 6000)
     assert parameters(Timeouts(), {"options": "-c lock_timeout=1"})["options"].endswith(" -c lock_timeout=1")
 
 

@@ -54,10 +54,10 @@ def test_a_registry_in_a_folder_is_imported_without_a_collection() -> None:
 def test_a_program_keeps_what_it_has_imported_out_of_collections() -> None:
     program = """
 import gc, sys
-import adapterctl_entry
+from adapterctl_entry import scripts
 collected = []
 gc.callbacks.append(lambda phase, about: collected.append(phase) if about["generation"] == 2 else None)
-with adapterctl_entry._imports_of_a_program():
+with scripts._imports_of_a_program():
     import sdk.client
 print(gc.isenabled(), gc.get_freeze_count() > 10_000, collected)
 """

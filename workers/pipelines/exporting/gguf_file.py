@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ def described(kind: str, name: str, dtype: GgufDtype) -> dict[str, Value]:
 
 
 def write(path: Path, architecture: str, keys: dict[str, Value], tensors: list[Planned]) -> None:
-    """Write a file and flush it to disk."""
+    """Write a file."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, (value, kind, of) in keys.items():
         writer.add_key_value(key, value, kind, of)
@@ -106,8 +105,6 @@ def write(path: Path, architecture: str, keys: dict[str, Value], tensors: list[P
             for block in tensor.blocks():
                 file.write(np.ascontiguousarray(block, dtype=_DTYPES[tensor.dtype]).data)
         writer.write_padding(file, file.tell())
-        file.flush()
-        os.fsync(file.fileno())
     finally:
         writer.close()
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from peft import get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import Embedding, Linear, ParamWrapper, _ConvNd
+from peft.tuners.lora.layer import Embedding, Linear, ParamWrapper
 from peft.utils.other import TrainableTokensWrapper
 
 from sdk.formats.adapter_files import WEIGHTS_FILE, base_module, base_parameter, lora_key, unwrapped
@@ -24,6 +24,7 @@ from sdk.formats.safetensors import SafetensorsError
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.peft_layers import (
+    CONVOLUTIONS,
     embedding_names,
     inexact,
     laid_over,
@@ -262,7 +263,7 @@ class _Reading:
             return
         if stacked and len(self._changes.shapes[parameter]) != 2:
             raise inexact(parameter, "is a stack of a single expert")
-        if isinstance(layer, _ConvNd):
+        if isinstance(layer, CONVOLUTIONS):
             self._changes.flat.add(parameter)
         factors = Factor(b, (0, out, 1), (0, rank, 1)), Factor(a, (0, rank, 1), (0, into, 1))
         change = _full(name, None, *factors, scale, across, out, into)

@@ -23,5 +23,5 @@ class MergeOrder(Order):
     spec: MergeSpec
     #: The folder in which weights of the base in 4 bits are kept between attempts; None: nowhere.
     kept: str | None = None
-    #: The norms of ΔW by module, as stored at publication; None for a version that an earlier release published.
+    #: The norms of ΔW by module, as stored at publication; None if they could not be derived.
     norms: Norms | None = None

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel
-from peft.tuners.lora.layer import Embedding, Linear, ParamWrapper, _ConvNd
-from peft.tuners.lora.variants import DoraLinearVariant, _DoraConvNdVariant
+from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d, Embedding, Linear, ParamWrapper
+from peft.tuners.lora.variants import DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant, DoraLinearVariant
 
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 
 #: Variants of LoRA that scale the rows of the sum.
-_DORA = (DoraLinearVariant, _DoraConvNdVariant)
+_DORA = (DoraLinearVariant, DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant)
+CONVOLUTIONS = (Conv1d, Conv2d, Conv3d)
 
 
 def laid_over(model: Any, config: Any) -> Any:
@@ -49,14 +50,14 @@ def shapes_of(layer: Any, adapter: str) -> dict[str, tuple[int, ...]]:
 
 def require_known(name: str, layer: Any, adapter: str) -> None:
     """Raise PipelineError for a layer whose ΔW may be something other than s·B·A."""
-    if not isinstance(layer, Linear | Embedding | ParamWrapper | _ConvNd):
+    if not isinstance(layer, (Linear, Embedding, ParamWrapper, *CONVOLUTIONS)):
         raise inexact(name, f"is adapted as {type(layer).__name__}")
     if isinstance(layer, Embedding) and not _is_looked_up(layer.get_base_layer()):
         raise inexact(name, "is an embedding of another kind, to which PEFT does not add s·B·A")
     variant = layer.lora_variant.get(adapter)
     if variant is not None and not isinstance(variant, _DORA):
         raise inexact(name, f"is adapted by {type(variant).__name__.removesuffix('Variant')}")
-    if isinstance(layer, _ConvNd) and getattr(layer.get_base_layer(), "groups", 1) != 1:
+    if isinstance(layer, CONVOLUTIONS) and getattr(layer.get_base_layer(), "groups", 1) != 1:
         raise inexact(name, "is a convolution of channels in groups")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -19,15 +18,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import xxhash
 
+from sdk.file_locks import locked, locked_if_free
 from sdk.formats.canonical_json import digest_of
 from sdk.formats.safetensors import Kind
 from sdk.formats.safetensors_header import Entry, with_length, written_header
 from sdk.schemas.failures import FailureReason
+from sdk.whole_files import give_name, sync
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.plan import Written
@@ -38,7 +39,6 @@ from workers.pipelines.merging.threads import at_once, threads
 _CHUNK_BYTES = 8 * 2**20
 _FILES, _OTHERS, _JOURNAL, _REPORT = "files", "others", "journal.jsonl", "report.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 @dataclass
@@ -56,21 +56,12 @@ def beside(target: Path, plan: str) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = _folder(target, plan)
     (folder / _FILES).mkdir(parents=True, exist_ok=True)
-    with (folder / _JOURNAL).open("a") as journal:
-        if not _locked(journal):
+    with locked_if_free(folder / _JOURNAL) as alone:
+        if not alone:
             raise PipelineError(
                 FailureReason.SPEC, f"Another process merges into {target}; wait for it, or choose another folder."
             )
         yield folder
-
-
-def _locked(journal: IO[str]) -> bool:
-    """Lock a journal until it is closed; return whether that worked: another process may have locked it."""
-    try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def write_shards(
@@ -127,8 +118,7 @@ class _StoppedError(Exception):
 
 def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:
     """Sync a shard to the disk, and then add it to the journal."""
-    _sync(path)
-    _sync(path.parent)
+    sync(path, path.parent)
     _append(journal, {"file": path.name, "digests": digests})
 
 
@@ -159,19 +149,14 @@ def put_in_place(folder: Path, target: Path, report: str) -> None:
     """Rename the written files to the target, which is then complete or absent. The report stays until that is done."""
     files = folder / _FILES
     (folder / _REPORT).write_text(report)
-    for path in (*files.iterdir(), folder / _REPORT, files, folder):
-        _sync(path)
+    sync(folder / _REPORT, folder)
     try:
-        # An empty folder may be replaced; one with files may not.
-        files.replace(target)
-    except OSError as error:
-        if error.errno not in _TAKEN:
-            raise
+        give_name(files, target, durable=True)
+    except FileExistsError as error:
         raise PipelineError(
             FailureReason.SPEC,
             f"{target} was made by something else during the merge; choose a new folder with -o DIR.",
         ) from error
-    _sync(target.parent)
     shutil.rmtree(folder, ignore_errors=True)
     _remove_others(target)
 
@@ -180,9 +165,8 @@ def _remove_others(target: Path) -> None:
     """Remove what killed merges of other plans left beside a target, which is no longer free for them."""
     for folder in target.parent.iterdir():
         if folder.name.startswith(_prefix(target)):
-            with contextlib.suppress(OSError), (folder / _JOURNAL).open("a") as journal:
-                if _locked(journal):
-                    shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError), locked(folder / _JOURNAL, timeout_s=0):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def finished(target: Path, plans: Sequence[str]) -> str | None:
@@ -317,14 +301,6 @@ def _append(path: Path, said: Mapping[str, Any]) -> None:
         journal.write("\n" + json.dumps(said) + "\n")
         journal.flush()
         os.fsync(journal.fileno())
-
-
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def require_room(folder: Path, target: Path, written: Sequence[Written]) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+)
 from transformers.pytorch_utils import Conv1D
 
 from sdk.lora.architectures import is_encoder, no_next_token
@@ -100,7 +106,7 @@ def blank_model_of(config: Any, classes: Classes | None = None) -> Any:
 
 def _stacked(model: Any) -> Iterator[str]:
     for name, module in model.named_modules():
-        if not isinstance(module, torch.nn.modules.conv._ConvNd):
+        if not isinstance(module, torch.nn.Conv1d | torch.nn.ConvTranspose1d):
             yield from (f"{name}.{own}" for own, each in module.named_parameters(recurse=False) if each.ndim == 3)
 
 
@@ -111,5 +117,5 @@ def maker_of(config: Any, classes: Classes | None) -> Any:
     if classes is not None:
         return AutoModelForSequenceClassification
     kind = type(config)
-    several = kind not in AutoModelForCausalLM._model_mapping and kind in AutoModelForImageTextToText._model_mapping
+    several = kind not in MODEL_FOR_CAUSAL_LM_MAPPING and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return AutoModelForImageTextToText if several else AutoModelForCausalLM

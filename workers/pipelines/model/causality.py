@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
@@ -106,10 +105,14 @@ class _Widened(TorchDispatchMode):  # type: ignore[misc]  # torch's types are no
         if func is torch.ops.aten.embedding.default:
             # Only the looked-up rows are widened.
             return _widened(func(*args, **(kwargs or {})))
-        return func(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
+        return func(*_widened(args), **_widened(kwargs or {}))
 
 
 def _widened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _widened(each) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(_widened, value))
     if isinstance(value, torch.Tensor):
         return value.float() if value.dtype in _SIXTEEN_BIT else value
     return torch.float32 if isinstance(value, torch.dtype) and value in _SIXTEEN_BIT else value

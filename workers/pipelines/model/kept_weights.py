@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -25,8 +24,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from sdk.file_locks import locked_if_free
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.schemas.wire import digest_of
+from sdk.whole_files import give_name
 from workers.pipelines.libraries import versions_of
 from workers.pipelines.model.device import Device, is_out_of_memory
 
@@ -65,7 +66,7 @@ class KeptWeights:
                 self._lay_out(base, Path(view))
                 model = load(Path(view))
             # PEFT looks up the base's vocabulary there.
-            model.name_or_path = model.config._name_or_path = str(base)
+            model.name_or_path = model.config.name_or_path = str(base)
             if digest_of_model(model) == expected:
                 # The cache is pruned by the time of last use; the entry may belong to another user.
                 with contextlib.suppress(OSError):
@@ -112,7 +113,7 @@ class KeptWeights:
             (partial / _DIGEST_FILE).write_text(digest_of_model(model), encoding="ascii")
             for path in partial.iterdir():
                 path.chmod(_READ_ONLY)
-            partial.rename(self.folder)
+            give_name(partial, self.folder, durable=False)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -125,16 +126,9 @@ class KeptWeights:
             (view / _GENERATION_FILE).symlink_to((base / _GENERATION_FILE).absolute())
         (view / _WEIGHTS_FILE).symlink_to((self.folder / _WEIGHTS_FILE).absolute())
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
+    def _alone(self) -> contextlib.AbstractContextManager[bool]:
         """Lock the base's folder for writing, or yield False if another process has it."""
-        with (self.folder.parent / _LOCK).open("wb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        return locked_if_free(self.folder.parent / _LOCK)
 
 
 def kept_weights(folder: Path, packing: Any, packed: Sequence[str], dtype: str, device: Device) -> KeptWeights:

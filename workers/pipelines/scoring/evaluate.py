@@ -47,7 +47,7 @@ from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.preferred import preferred_by
 from workers.pipelines.scoring.recorded import held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, require_few_rows, store_rows
-from workers.pipelines.scoring.text_bytes import BYTES_VERSION, counted_otherwise, supervised_bytes
+from workers.pipelines.scoring.text_bytes import supervised_bytes
 from workers.pipelines.scoring.version import SCORING_VERSION
 
 
@@ -120,8 +120,6 @@ def evaluate(
     definitions = grading.definitions() if asked else {}
     definitions |= {"choices": str(CHOICES_VERSION)} if questions else {}
     counts_of_bytes = [supervised_bytes(example, tokenizer) for example in expected_texts]
-    if counted_otherwise(expected_texts, counts_of_bytes, tokenizer):
-        definitions |= {"bytes": str(BYTES_VERSION)}
     conditions = Conditions(
         loss_on=rows.loss_on,
         columns=spec.columns,

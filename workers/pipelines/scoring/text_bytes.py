@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from workers.pipelines.data.examples import IGNORED, Example
 
-#: Increased with every change of what is counted; it is recorded with the scores if an earlier count was different. The
-#: first releases decoded tokens one by one, where Llama's tokenizers leave out the leading blank.
-BYTES_VERSION = 2
 #: How many preceding tokens are decoded together with a text: a character may span several.
 _BEFORE = 4
 
@@ -25,14 +22,6 @@ def supervised_bytes(example: Example, tokenizer: Any) -> int:
         before = _text(ids[first:start], tokenizer).rstrip("\ufffd")
         added += _length(_text(ids[first:end], tokenizer)) - _length(before)
     return added
-
-
-def counted_otherwise(examples: Iterable[Example], counts: Iterable[int], tokenizer: Any) -> bool:
-    """Whether the first releases counted another number of bytes for any of these than the given counts."""
-    return any(
-        count != _length(_text([label for label in example.labels if label != IGNORED], tokenizer))
-        for example, count in zip(examples, counts, strict=True)
-    )
 
 
 def _runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from sdk.rows.texts import stream_safe
 
-#: Increased with every change of what a word is; it is recorded with the scores. The first releases knew only Latin letters.
+#: Increased with every change of what a word is; it is recorded with the scores.
 WORDS_VERSION = 2
 #: Prefixes of the names of letters in scripts without spaces between words.
 _UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "HALFWIDTH KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")

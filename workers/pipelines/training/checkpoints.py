@@ -8,7 +8,6 @@ The folder's name appears by one rename after every byte is on disk:
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -20,9 +19,9 @@ from pydantic import Field, model_validator
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.option_types import UNUSED
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import JsonScalar, Sha256, Wire, digest_of
+from sdk.whole_files import give_name, sync
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import save_tensors
 from workers.pipelines.training.order import Fit
@@ -34,7 +33,7 @@ PROGRESS_NAME = "progress.json"
 STATE_NAME = "trainer_state.json"
 REPORT_NAME = "report.json"
 RECORD_NAME = "record.json"
-#: The files in a checkpoint's folder, tensors and JSON, besides `SERVING_FILES`, which earlier releases did not write.
+#: The files in a checkpoint's folder, tensors and JSON, besides `SERVING_FILES`.
 FILES = frozenset(
     {
         CONFIG_FILE,
@@ -91,8 +90,8 @@ class Record(Wire):
     eval_loss_base: float | None
     #: How a quantised base is held, which changes the last digits of each product.
     base_weights: Literal["native", "packed", "wide"]
-    #: How much of a step is computed at once, which changes last digits too. None: an earlier release wrote the checkpoint.
-    fit: Annotated[Fit | None, UNUSED] = None
+    #: How much of a step is computed at once, which changes last digits too.
+    fit: Fit
     #: With which settings memory has run out so far, and what followed, in words.
     memory_steps: Annotated[list[str], Field(default_factory=list, exclude_if=lambda value: not value)]
     #: The adapter matrices that no gradient has reached yet.
@@ -179,22 +178,12 @@ def write_checkpoint(
         write_trainer_state(partial / STATE_NAME)
         (partial / REPORT_NAME).write_text(report.model_dump_json(), encoding="utf-8")
         (partial / RECORD_NAME).write_text(record.model_dump_json(), encoding="utf-8")
-        for file in sorted(partial.iterdir()):
-            _sync(file)
-        _sync(partial)
+        sync(*partial.iterdir(), partial)
         _put(partial, target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _put(partial: Path, target: Path) -> None:
@@ -203,6 +192,5 @@ def _put(partial: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
-    partial.rename(target)
-    _sync(target.parent)
+    give_name(partial, target, durable=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -128,8 +128,7 @@ def _with_less(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit) -> Fit:
 def _recorded(given: Inputs) -> Fit | None:
     """Return the setting of the training that this one repeats or resumes; None: this one chooses."""
     if given.resumed is not None:
-        # Earlier releases did not write it, and had all logits at once.
-        return given.resumed.record.fit or Fit(micro_rows=given.spec.batch_size, checkpointing=False)
+        return given.resumed.record.fit
     if given.like is None:
         return None
     said = given.like.ran_with

@@ -10,6 +10,7 @@ from typing import Any
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
+from sdk.whole_files import write_whole
 from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches, token_losses
 from workers.pipelines.data.heads import Head
 from workers.pipelines.data.packing import packed
@@ -117,9 +118,7 @@ class Fitting:
         if self.rung_file is None:
             return
         rung = Rung(fit=self.fit, steps=self.steps, below=self.limits.below(self.fit))
-        partial = self.rung_file.with_suffix(".partial")
-        partial.write_text(rung.model_dump_json(), encoding="utf-8")
-        partial.replace(self.rung_file)
+        write_whole(self.rung_file, rung.model_dump_json(), durable=False)
 
 
 def _let_compute(model: Any, fit: Fit) -> None:

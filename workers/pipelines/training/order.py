@@ -28,7 +28,7 @@ class Fit(Wire):
     offloading: bool = False
     #: Whether rows are packed: a pass has as many tokens as `micro_rows` of the longest rows.
     packed: bool = False
-    #: Whether attention computes each packed row separately, instead of all with a mask, as in earlier releases.
+    #: Whether attention computes each packed row separately, instead of all with a mask.
     row_attention: bool = False
 
 

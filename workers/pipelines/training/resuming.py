@@ -54,8 +54,6 @@ _UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data", "parent"}
 _MOST_DIFFERENCES = 5
 #: The limit for each JSON file: each step writes about a hundred bytes, and a foreign file may have any length.
 _MAX_JSON_BYTES = 64 * 1024 * 1024
-#: Files of the releases that kept the optimiser's state in pickles.
-_PICKLES = frozenset({"optimizer.pt", "scheduler.pt", "rng_state.pth"})
 #: What AdamW keeps for each matrix.
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 #: bitsandbytes' names for the same; in 8 bits this many numbers share a scale.
@@ -104,8 +102,6 @@ def check_files(folder: Path) -> None:
         found = {path.name: path for path in folder.iterdir()}
     except OSError as error:
         raise broken_checkpoint(f"its folder can't be read ({error.strerror})") from error
-    if found.keys() & _PICKLES:
-        raise broken_checkpoint("an earlier release wrote it with pickles, which are no longer read")
     odd = sorted((found.keys() - set(SERVING_FILES)) ^ FILES)
     if odd:
         raise broken_checkpoint(f"{odd[0]} {'is missing' if odd[0] in FILES else 'does not belong there'}")

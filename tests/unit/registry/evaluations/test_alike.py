@@ -19,6 +19,8 @@ DATASETS = ("1" * 64, "2" * 64)
 def evaluation(ident: int, **said: Any) -> EvaluationView:
     values = {
         "id": str(ident),
+        "namespace": "team",
+        "spec_digest": "5" * 64,
         "ref": "a@v1",
         "digest": None,
         "base_fingerprint": "b" * 64,
@@ -147,14 +149,7 @@ def test_the_advice_asks_for_what_they_were_scored_by() -> None:
         )
 
 
-def test_scores_of_an_earlier_release_are_compared_within_a_job() -> None:
-    old = {"conditions": {"max_length": 512}}
-    targets = [Target("a@v1", [evaluation(1, **old)]), Target("a@v2", [evaluation(2, **old, job="j2")])]
-    with pytest.raises(Conflict, match="since what they depend on was not recorded"):
-        scored_alike(targets, data=None, metric="loss")
-
-
-def test_what_an_earlier_record_has_is_compared_by_it() -> None:
+def test_what_a_record_has_is_compared_by_it() -> None:
     rouge = {"metrics": {"loss": 1.0, "rouge_l": 0.5}}
     earlier = [evaluation(place, **rouge) for place in (1, 2)]
     later = evaluation(3, rows_digest=None, **rouge), evaluation(4, metrics={"loss": 1.0})

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from starlette.types import Message
+from support.waiting import let_others_run
 
 from registry.errors import RateLimited, RegistryError, TooLarge, TooSlow, Unavailable
 from registry.http.incoming_bodies import Body, Incoming, Room
@@ -60,8 +61,7 @@ class Client:
     async def send(self, size_bytes: int, *, last: bool = False) -> None:
         """Send so many bytes, and give the other side time to take them."""
         self._pieces.put_nowait({"type": "http.request", "body": b"x" * size_bytes, "more_body": not last})
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await let_others_run(5)
 
     async def came(self) -> int:
         """How many bytes came in. Raises what it was refused with."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.waiting import let_others_run
 
 from registry.errors import RateLimited, Unavailable
 from registry.http.memory_budget import MemoryBudget
@@ -37,7 +38,7 @@ def test_who_waits_comes_in_when_there_is_room_and_who_has_none_of_their_own_hol
             order.append(who)
 
         waiting = [asyncio.create_task(take("ana")), asyncio.create_task(take("ben"))]
-        await asyncio.sleep(0)
+        await let_others_run()
         await asyncio.wait([waiting[1]])
         assert order == ["ben"]
         budget.give("ana", 60)
@@ -52,7 +53,7 @@ def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
         budget = MemoryBudget(total_bytes=10, share_bytes=10)
         await budget.take("ana", 10)
         waiting = asyncio.create_task(budget.take("ben", 10))
-        await asyncio.sleep(0)
+        await let_others_run()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -74,8 +75,7 @@ def test_nobody_overtakes_who_waits_for_room_that_all_have() -> None:
             order.append(who)
 
         waiting = [asyncio.create_task(take("cid", 50)), asyncio.create_task(take("dan", 5))]
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await let_others_run(5)
         assert not order
         budget.give("ana", 45)
         await asyncio.gather(*waiting)
@@ -90,11 +90,9 @@ def test_a_cancellation_that_comes_with_the_room_is_none_the_less_one(turns: int
         budget = MemoryBudget(total_bytes=10, share_bytes=10)
         await budget.take("ana", 10)
         waiting = asyncio.create_task(budget.take("ben", 10))
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await let_others_run(3)
         budget.give("ana", 10)
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        await let_others_run(turns)
         has_taken = waiting.done()
         waiting.cancel()
         await asyncio.wait([waiting])

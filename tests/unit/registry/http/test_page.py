@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from support.waiting import wait_until
 
 from registry import principal
 from registry.app.application import create_app
@@ -110,8 +110,5 @@ def test_the_addresses_to_watch_want_no_token(tmp_path: Path) -> None:
     assert answers == {"/healthz": 200, "/readyz": 503}
     app.state.services.db.upgrade()
     # It is looked at once a second.
-    deadline = time.monotonic() + 30
-    while client.get("/readyz").status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: client.get("/readyz").status_code == 200, timeout_s=30)
     app.state.services.db.close()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.waiting import let_others_run
 
 from registry.errors import RateLimited, Unavailable
 from registry.http.turns import Turns
@@ -38,23 +39,18 @@ class Held:
                 self.running.remove(number)
 
         self.tasks.append(asyncio.create_task(work()))
-        await settle()
+        await let_others_run(6)
         return number
 
     async def end(self, number: int) -> None:
         self._ends[number].set()
         await asyncio.wait([self.tasks[number]])
-        await settle()
+        await let_others_run(6)
 
     async def end_all(self) -> None:
         while self.running:
             await self.end(self.running[0])
         assert all(task.done() for task in self.tasks)
-
-
-async def settle() -> None:
-    for _ in range(6):
-        await asyncio.sleep(0)
 
 
 def test_a_namespace_alone_has_all_places_and_the_next_one_comes_before_its_others() -> None:
@@ -108,7 +104,7 @@ def test_a_client_that_leaves_gives_up_its_place_in_the_queue_and_no_other() -> 
         leaver = await held.ask("ben", gone.wait)
         stays = await held.ask("ben", asyncio.Event().wait)
         gone.set()
-        await settle()
+        await let_others_run(6)
         with pytest.raises(Unavailable, match="has left"):
             await held.tasks[leaver]
         assert held.turns.by_holder == {"ana": 1, "ben": 1}
@@ -127,12 +123,11 @@ def test_a_request_that_is_cancelled_at_any_moment_leaves_its_place_to_others(st
         await held.ask("ana")
         waiting = await held.ask("ben", asyncio.Event().wait)
         ended = asyncio.create_task(held.end(0))
-        for _ in range(steps):
-            await asyncio.sleep(0)
+        await let_others_run(steps)
         held.tasks[waiting].cancel()
         await ended
         await asyncio.wait([held.tasks[waiting]])
-        await settle()
+        await let_others_run(6)
         assert held.turns.by_holder == {}
 
     asyncio.run(run())
@@ -179,7 +174,7 @@ def test_who_has_no_token_waits_as_long_as_it_takes_however_many_do() -> None:
 
         async def work(number: int) -> None:
             async with turns.turn("local", bounded=False):
-                await settle()
+                await let_others_run(6)
                 order.append(number)
 
         await asyncio.gather(*map(work, range(9)))

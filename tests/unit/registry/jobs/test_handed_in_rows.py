@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Iterable
 
 import pytest
+from support.scored_rows import CONDITIONS
 
 from registry.errors import Invalid
 from registry.jobs.kinds.evaluation_rows import RowFacts, names_of, require_bounded
@@ -29,7 +30,7 @@ def facts_of(raw: bytes, names: Iterable[str] = ("rouge_l",)) -> RowFacts:
 
 def result(rows: int | None = 1, size_bytes: int = 1, **metrics: float) -> EvaluationResult:
     file = None if rows is None else RowFile(digest="a" * 64, size_bytes=size_bytes, rows=rows)
-    report = EvaluationReport(metrics={"loss": 1.0, **metrics}, precision="float32", rows=file)
+    report = EvaluationReport(metrics={"loss": 1.0, **metrics}, precision="float32", rows=file, conditions=CONDITIONS)
     return EvaluationResult(label="a@v1", digest="b" * 64, base_fingerprint="c" * 64, report=report)
 
 

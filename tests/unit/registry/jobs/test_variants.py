@@ -8,10 +8,10 @@ import pytest
 
 from registry.errors import Verification
 from registry.jobs.kinds.training_outcome import require_asked
-from registry.jobs.releases import needed_by
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.request_fields import used_fields
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 
@@ -122,20 +122,12 @@ def test_modules_are_those_of_the_layers_that_were_asked_for() -> None:
             hand_in(request, alpha=8.0, target_modules=other)
 
 
-def test_an_earlier_release_is_not_given_what_it_does_not_know() -> None:
-    plain = needed_by(asked())
-    assert plain == 0
+def test_each_option_that_is_used_is_one_to_know() -> None:
+    plain = used_fields(asked())
     every = {**ASKED, "bias": "all", "layers_to_transform": "1"}
     for name in set(every) - {"alpha"}:
         options = {name: every[name]} | ({"alpha": 4.0} if name == "use_rslora" else {})
-        assert needed_by(asked(**options)) > plain, name
-
-
-def test_each_option_that_is_not_always_sent_is_known_to_need_a_release() -> None:
-    from registry.jobs.releases import _SINCE
-
-    optional = {name for name, field in TrainingSpec.model_fields.items() if field.exclude_if is not None}
-    assert optional <= {path[1] for path, _, _ in _SINCE if path[0] == "spec"}
+        assert used_fields(asked(**options)) - plain >= {f"training.spec.{name}"}, name
 
 
 def test_a_report_that_says_nothing_of_an_option_that_shows_nowhere_else_is_refused() -> None:
@@ -149,8 +141,6 @@ def test_a_report_that_says_nothing_of_an_option_that_shows_nowhere_else_is_refu
 
 def test_a_preference_training_says_so_and_how() -> None:
     request = asked(objective="dpo", beta=0.3)
-    assert needed_by(request) > 0
-    assert needed_by(asked(beta=0.3)) > 0
     hand_in(request, {"objective": "dpo", "beta": 0.3}, **CAUSAL)
     with pytest.raises(Verification, match="objective is sft, not dpo"):
         hand_in(request, {"objective": "sft", "beta": 0.3}, **CAUSAL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -15,45 +15,51 @@ def who(token: str, *namespaces: str) -> Principal:
     return Principal("ci", dict.fromkeys(namespaces, Role.READER), token)
 
 
-def take_all(watchers: Watchers, *namespaces: str) -> int:
+def enter(watchers: Watchers, caller: Principal) -> ExitStack:
+    """Watch until what this returns is closed, or dropped."""
+    stack = ExitStack()
+    stack.enter_context(watchers.entered(caller))
+    return stack
+
+
+def take_all(watchers: Watchers, *namespaces: str) -> list[ExitStack]:
     """Open as many streams as tokens of these namespaces get."""
-    opened = 0
+    opened = []
     for token in range(100):
         with suppress(RateLimited):
             while True:
-                watchers.enter(who(f"{namespaces}{token}", *namespaces))
-                opened += 1
+                opened.append(enter(watchers, who(f"{namespaces}{token}", *namespaces)))
     return opened
 
 
 def test_a_namespace_has_no_more_than_it_leaves_however_many_tokens_it_has() -> None:
     watchers = Watchers(most=96, most_of_token=8)
-    assert take_all(watchers, "evil") == 48
-    assert take_all(watchers, "evil2") == 24
+    opened = [take_all(watchers, "evil"), take_all(watchers, "evil2")]
     with pytest.raises(RateLimited, match="this namespace"):
-        watchers.enter(who("other", "evil"))
-    assert take_all(watchers, "sound") == 12
+        enter(watchers, who("other", "evil"))
+    opened.append(take_all(watchers, "sound"))
+    assert [len(streams) for streams in opened] == [48, 24, 12]
 
 
 def test_a_token_has_so_many_and_pays_where_least_is_taken() -> None:
     watchers = Watchers(most=96, most_of_token=8)
-    take_all(watchers, "shared")
+    others = take_all(watchers, "shared")
     member = who("a", "shared", "team")
-    leaving = [watchers.enter(member) for _ in range(8)]
+    leaving = [enter(watchers, member) for _ in range(8)]
     with pytest.raises(RateLimited, match="REGISTRY_MAX_STREAMS_PER_TOKEN"):
-        watchers.enter(member)
-    leaving[0]()
-    leaving[0]()
-    watchers.enter(member)
+        enter(watchers, member)
+    leaving[0].close()
+    leaving[0].close()
+    enter(watchers, member)
+    assert len(others) == 48
 
 
 def test_tokens_for_all_namespaces_pay_for_themselves_until_none_are_left() -> None:
     watchers = Watchers(most=16, most_of_token=2)
-    left = [watchers.enter(who(f"{number // 2}", "*")) for number in range(14)]
-    watchers.enter(who("7", "*"))
-    watchers.enter(who("8", "*"))
+    left = [enter(watchers, who(f"{number // 2}", "*")) for number in range(14)]
+    left += [enter(watchers, who("7", "*")), enter(watchers, who("8", "*"))]
     with pytest.raises(RateLimited, match="16 streams are already open"):
-        watchers.enter(who("9", "*"))
+        enter(watchers, who("9", "*"))
     for leave in left:
-        leave()
-    watchers.enter(who("9", "*"))
+        leave.close()
+    enter(watchers, who("9", "*"))

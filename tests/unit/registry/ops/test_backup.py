@@ -20,9 +20,9 @@ from registry.ops.backup import back_up
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    """A registry of an earlier release: one is backed up before it is upgraded."""
+    """A registry with a row of everything."""
     database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
-    load_past(database, "0001")
+    load_past(database)
     yield database
     database.close()
 
@@ -45,7 +45,7 @@ def test_a_backup_holds_what_was_committed_and_waits_for_no_writer(db: Database,
         session.execute(text("UPDATE tokens SET name = 'not committed'"))
         back_up(db, tmp_path / "backup")
     with sqlite3.connect(tmp_path / "backup") as copy:
-        assert copy.execute("SELECT name FROM tokens").fetchall() == [("committed",)]
+        assert copy.execute("SELECT DISTINCT name FROM tokens").fetchall() == [("committed",)]
     copy.close()
 
 
@@ -75,7 +75,7 @@ def test_a_backup_in_several_steps_is_of_one_moment(
     writer.close()
     assert next(looks) > 4
     with sqlite3.connect(tmp_path / "backup") as copy:
-        assert copy.execute("SELECT name FROM tokens").fetchall() == [("look 1",)]
+        assert copy.execute("SELECT DISTINCT name FROM tokens").fetchall() == [("look 1",)]
     copy.close()
 
 

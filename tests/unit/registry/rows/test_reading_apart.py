@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.waiting import wait_until
 
 from registry.errors import Invalid, InvalidData, Unavailable
 from registry.rows.reading_limits import Limits
@@ -60,13 +60,6 @@ def large_objects(path: Path) -> Path:
     return path
 
 
-def eventually(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def is_gone(pid: int) -> bool:
     """Whether a process has ended, reaped or not."""
     try:
@@ -93,7 +86,7 @@ class Held:
         os.mkfifo(self._path)
         self._writer: int | None = None
         self.answer: Future[object] = ThreadPoolExecutor(1).submit(reading.texts, self._path, COLUMNS, [0])
-        eventually(self._is_read)
+        wait_until(self._is_read)
         self.processes = forked(reading.pid)
 
     def _is_read(self) -> bool:
@@ -271,7 +264,7 @@ class TestLimits:
             held = Held(reading, tmp_path)
             with pytest.raises(Unavailable, match="reading the rows was given up after 1 s; try again when"):
                 held.answer.result(WAIT_S)
-            eventually(lambda: not forked(reading.pid))
+            wait_until(lambda: not forked(reading.pid))
             held.let_go()
         finally:
             reading.close()
@@ -320,7 +313,7 @@ class TestEndings:
         first = reading.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: is_gone(first))
+        wait_until(lambda: is_gone(first))
         assert reading.texts(path, COLUMNS, [0]) == {0: ("q0", "a")}
         assert reading.pid != first
 
@@ -332,7 +325,7 @@ class TestEndings:
         os.kill(reading.pid, signal.SIGKILL)
         with pytest.raises(Unavailable, match="the process that reads rows was ended; try again"):
             held.answer.result(WAIT_S)
-        eventually(lambda: all(map(is_gone, held.processes)))
+        wait_until(lambda: all(map(is_gone, held.processes)))
 
     def test_server_that_stops_ends_requests_under_way(
         self, reading: RowReading, hold: Callable[[], Held], tmp_path: Path
@@ -344,7 +337,7 @@ class TestEndings:
         with pytest.raises(Unavailable):
             held.answer.result(WAIT_S)
         assert is_gone(child)
-        eventually(lambda: all(map(is_gone, held.processes)))
+        wait_until(lambda: all(map(is_gone, held.processes)))
 
     def test_server_that_is_killed_leaves_no_process(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "held.jsonl")
@@ -361,7 +354,7 @@ class TestEndings:
         ) as server:
             assert server.stdout is not None
             child = int(server.stdout.readline())
-            eventually(lambda: bool(forked(child)))
+            wait_until(lambda: bool(forked(child)))
             left = [child, *forked(child)]
             server.kill()
-        eventually(lambda: all(map(is_gone, left)))
+        wait_until(lambda: all(map(is_gone, left)))

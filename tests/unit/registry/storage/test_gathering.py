@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from support.waiting import let_others_run
 
 from registry.storage.protocol import CHUNK_BYTES
 from registry.storage.views import Gathering
@@ -50,8 +51,7 @@ def test_many_that_come_slowly_hold_no_more_together_than_a_few() -> None:
         for _ in range(15):
             for blob in blobs:
                 blob.pieces.put_nowait(PIECE)
-            for _ in range(4):
-                await asyncio.sleep(0)
+            await let_others_run(4)
             assert gathering.held_bytes <= 4 * CHUNK_BYTES
         # Each has sent nearly a chunk, and is far from its end.
         assert written >= 64 * 15 * len(PIECE) - 4 * CHUNK_BYTES

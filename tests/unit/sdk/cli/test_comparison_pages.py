@@ -39,7 +39,7 @@ def comparison(text: str = "said", *, refs: tuple[str, ...] = ("code-review@v1",
     ]  # fmt: skip
     return Comparison(
         metric="loss", lower_is_better=True, dataset="5" * 64, rows=48, by=text, groups=24, refs=list(refs),
-        scores=[Compared(ref=ref, evaluation="648b719eb4c7", score=0.99731) for ref in refs], pairs=pairs, notes=[text],
+        scores=[Compared(ref=ref, evaluation="648b719eb4c7", namespace="team", score=0.99731) for ref in refs], pairs=pairs, notes=[text],
         examples=[ChangedRow(row=7, prompt=text, reference=text, scores=[0.5] * len(refs), predictions=[text, *[None] * (len(refs) - 1)])],
     )  # fmt: skip
 

@@ -81,7 +81,8 @@ def test_one_that_is_not_ends_with_7_and_says_what_makes_it_fit(run: Any) -> Non
 
 def test_one_that_is_not_known_ends_with_7_too(run: Any) -> None:
     done = run("plain", "--engine", "ollama", "--version", "0.25.0")
-    assert (done.exit_code, done.stdout.splitlines()[0]) == (7, "ollama 0.25.0: unknown")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (7, "ollama 0.32.15: unknown")
+    assert "! version: ollama 0.25.0 is not known here: the table has 0.33.0 and 0.32.15\n" in done.stdout
     assert "find out with:" in done.stdout
 
 

@@ -48,6 +48,7 @@ def evaluation(ident: str, **metrics: float) -> EvaluationNode:
     return EvaluationNode(
         key=f"evaluation:{ident}",
         id=ident,
+        namespace="team",
         dataset="da7a" * 16,
         dataset_name="held out.jsonl",
         grader="loss",

@@ -10,7 +10,7 @@ def test_which_share_of_the_base_was_in_which_precision() -> None:
     assert _held({**counted, "base_parameters": 1000.0, "base_nf4_bytes": 60.0, "loss": 1.0}) == [
         "bfloat16 88.3 %, nf4 11.7 %"
     ]
-    # An earlier release has counted nothing.
+    # Nothing was counted.
     assert _held({"base_parameters": 1000.0}) == []
 
 

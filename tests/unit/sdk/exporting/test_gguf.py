@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,30 +43,6 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     random_loras.save(made, base, folder, seed=1, input_ids=torch.tensor([[5, 6]]))
     return folder
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    """A client of an embedded registry."""
-    client = Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let what the program does be done in this process."""
-    from workers.pipelines.exporting.program import export
-
-    def run_program(_module: str, *, asked: bytes, timeout_s: float) -> dict[str, Any]:
-        assert timeout_s > 60
-        try:
-            said: dict[str, Any] = json.loads(export(read_json(ExportRequest, asked)).model_dump_json())
-        except AdapterctlError as error:
-            return {"refused": error.message, "code": error.code.value, "param": error.param}
-        return said
-
-    monkeypatch.setattr(sdk.worker_program, "run_program", run_program)
 
 
 def left(folder: Path) -> list[str]:
@@ -199,7 +175,7 @@ def test_a_full_disk_leaves_nothing(client: Client, base: Path, adapter: Path, t
 
 
 def test_a_program_that_fails_or_is_slow_leaves_nothing(
-    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, base: Path, adapter: Path, tmp_path: Path, instead: Callable[[Callable[..., Any]], None]
 ) -> None:
     def killed(_module: str, *, asked: bytes, timeout_s: float) -> None:
         Path(read_json(ExportRequest, asked).out).write_bytes(b"GGUF, half of it")
@@ -209,7 +185,7 @@ def test_a_program_that_fails_or_is_slow_leaves_nothing(
 
     out = tmp_path / "out"
     for program, error in ((killed, Unavailable), (slow, TimedOut)):
-        monkeypatch.setattr(sdk.worker_program, "run_program", program)
+        instead(program)
         with pytest.raises(error):
             client.export(adapter, out / "a.gguf", base=base)
         assert left(out) == []
@@ -217,7 +193,7 @@ def test_a_program_that_fails_or_is_slow_leaves_nothing(
 
 @pytest.mark.usefixtures("here")
 def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
-    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, base: Path, adapter: Path, tmp_path: Path, instead: Callable[[Callable[..., Any]], None]
 ) -> None:
     program, out = sdk.worker_program.run_program, tmp_path / "out"
 
@@ -228,12 +204,12 @@ def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
     seen: list[str] = []
 
     def another(*given: Any, **asked: Any) -> Any:
-        monkeypatch.setattr(sdk.worker_program, "run_program", program)
+        instead(program)
         client.export(adapter, out / "a.gguf", base=base, dtype="f16")
         seen.extend(left(out))
         return program(*given, **asked)
 
-    monkeypatch.setattr(sdk.worker_program, "run_program", another)
+    instead(another)
     with pytest.raises(Conflict, match="was created meanwhile"):
         client.export(adapter, out / "a.gguf", base=base)
     assert dead not in seen
@@ -244,7 +220,7 @@ def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", ["a.gguf", "a.Modelfile"])
 def test_what_came_there_meanwhile_stays(
-    name: str, client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, client: Client, base: Path, adapter: Path, tmp_path: Path, instead: Callable[[Callable[..., Any]], None]
 ) -> None:
     program = sdk.worker_program.run_program
     target = tmp_path / "out" / name
@@ -253,7 +229,7 @@ def test_what_came_there_meanwhile_stays(
         target.write_bytes(b"mine")
         return program(*given, **asked)
 
-    monkeypatch.setattr(sdk.worker_program, "run_program", beaten)
+    instead(beaten)
     with pytest.raises(Conflict, match="was created meanwhile"):
         client.export(adapter, target.with_name("a.gguf"), base=base, modelfile=True, ollama_base="tiny")
     assert (left(target.parent), target.read_bytes()) == ([name], b"mine")
@@ -316,7 +292,7 @@ def test_a_command_that_is_ended_takes_its_program_along(
     out = tmp_path / "out"
     # Whoever runs this test may ignore the signal.
     said = f"import signal; {'' if number is signal.SIGKILL else f'signal.signal({int(number)}, signal.SIG_DFL); '}"
-    said += "import sdk.exporting.running as running; running._PROGRAM = 'endless'; from adapterctl_entry import adapterctl; adapterctl()"
+    said += "import sdk.exporting.running as running; running._PROGRAM = 'endless'; from adapterctl_entry.scripts import adapterctl; adapterctl()"
     given = ["export", str(adapter), "--base", str(base), "-o", str(out / "a.gguf")]
     env = environment() | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[4]}"}
     with subprocess.Popen([sys.executable, "-c", said, *given], env=env) as command:
@@ -347,12 +323,12 @@ def _gone(number: int) -> bool:
 
 
 def test_what_a_program_did_not_expect_has_its_own_sentence(
-    client: Client, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, base: Path, adapter: Path, tmp_path: Path, instead: Callable[[Callable[..., Any]], None]
 ) -> None:
     def failed(_module: str, *, asked: bytes, timeout_s: float) -> dict[str, str]:
         return {"unexpected": "TypeError: 'int' object is not iterable"}
 
-    monkeypatch.setattr(sdk.worker_program, "run_program", failed)
+    instead(failed)
     with pytest.raises(
         AdapterctlError, match="because of an unexpected TypeError: 'int' object is not iterable; report it"
     ) as told:
@@ -382,12 +358,12 @@ def test_a_program_says_whatever_stops_it(
 
 
 def test_a_config_refuses_before_the_program_is_started(
-    client: Client, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, base: Path, tmp_path: Path, instead: Callable[[Callable[..., Any]], None]
 ) -> None:
     def started(*_given: Any, **_asked: Any) -> None:
         raise AssertionError("the program was started")
 
-    monkeypatch.setattr(sdk.worker_program, "run_program", started)
+    instead(started)
     folder = tmp_path / "model"
     folder.mkdir()
     config = {

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,30 +40,6 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dora(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DoRA."""
     return merges.save_adapter(base, tmp_path_factory.mktemp("dora") / "dora", **SETTINGS, use_dora=True)
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    """A client of an embedded registry."""
-    client = Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let what the program does be done in this process."""
-    from workers.pipelines.exporting.program import export, request_of
-
-    def run_program(_module: str, *, asked: bytes, timeout_s: float) -> dict[str, Any]:
-        assert timeout_s > 60
-        try:
-            said: dict[str, Any] = json.loads(export(request_of(asked)).model_dump_json())
-        except AdapterctlError as error:
-            return {"refused": error.message, "code": error.code.value, "param": error.param}
-        return said
-
-    monkeypatch.setattr(sdk.worker_program, "run_program", run_program)
 
 
 def left(folder: Path) -> list[str]:
@@ -152,7 +127,7 @@ def test_numbers_that_are_nothing_in_the_type_asked_for(
 
 @pytest.mark.usefixtures("here")
 def test_what_came_there_meanwhile_stays(
-    client: Client, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, adapter: Path, tmp_path: Path, instead: Callable[[Callable[..., Any]], None]
 ) -> None:
     program, target = sdk.worker_program.run_program, tmp_path / "out" / "plain"
 
@@ -161,7 +136,7 @@ def test_what_came_there_meanwhile_stays(
         (target / "mine").write_text("mine")
         return program(*given, **asked)
 
-    monkeypatch.setattr(sdk.worker_program, "run_program", beaten)
+    instead(beaten)
     with pytest.raises(Conflict, match="was created meanwhile"):
         client.export_plain(adapter, target)
     assert (left(target.parent), left(target)) == (["plain"], ["mine"])
@@ -169,23 +144,23 @@ def test_what_came_there_meanwhile_stays(
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("settings", "engine", "version"),
+    ("settings", "engine"),
     [
-        ({"use_rslora": True}, "sglang", None),
-        ({"alpha_pattern": {"q_proj": 3}}, "sglang", None),
-        ({"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 5}, "use_rslora": True}, "vllm", "0.31.0"),
-        ({"use_dora": True}, "vllm", None),
-        ({"use_dora": True}, "llama.cpp", None),
+        ({"use_rslora": True}, "sglang"),
+        ({"alpha_pattern": {"q_proj": 3}}, "sglang"),
+        ({"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 5}}, "sglang"),
+        ({"use_dora": True}, "vllm"),
+        ({"use_dora": True}, "llama.cpp"),
     ],
 )
 def test_what_makes_it_fit_by_compat_does(
-    settings: dict[str, Any], engine: str, version: str | None, client: Client, base: Path, tmp_path: Path
+    settings: dict[str, Any], engine: str, client: Client, base: Path, tmp_path: Path
 ) -> None:
     plain = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
     folder = merges.save_adapter(base, tmp_path / "a", **{**plain, **settings})
-    before = client.compat(folder, engine=engine, version=version, base=base)
+    before = client.compat(folder, engine=engine, base=base)
     assert before.answer == ("unknown" if len(settings) > 1 else "no")
     assert "--to lora" in " ".join([before.fix or "", *before.notes])
     made = client.export_plain(folder, tmp_path / "plain", base=base, rank=4 if "use_dora" in settings else None)
-    after = client.compat(made.path, engine=engine, version=version, base=base)
+    after = client.compat(made.path, engine=engine, base=base)
     assert after.answer == "yes", after.against

@@ -33,7 +33,7 @@ TOKEN = {"__type": "AddedToken", "content": "</s>", "lstrip": False}
         (TOKENIZER, {"bos_token": TOKEN, "eos_token": "</s>", "image_token": "<a/>", "add_bos_token": True}),
         (TOKENIZER, {"added_tokens_decoder": {"2": TOKEN}, "additional_special_tokens": ["</think>"]}),
         (TOKENIZER, {"extra_special_tokens": {"image_token": "<i/>"}, "model_input_names": ["input_ids"]}),
-        # As releases before have saved it, and as popular bases have it still.
+        # As older releases of transformers have saved it, and as popular bases have it still.
         (TOKENIZER, {"name_or_path": "/home/me/x", "special_tokens_map_file": "/root/.cache/special_tokens_map.json"}),
         (TOKENIZER, {"tokenizer_file": None, "auto_map": {"AutoTokenizer": ["org/x--tok.T", None]}}),
         (TOKENIZER, {"chat_template": "{{ '/' }}", "response_schema": {"x-regex": "a/b\\s"}, "tokenizer_class": None}),

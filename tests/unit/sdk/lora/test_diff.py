@@ -72,6 +72,9 @@ def view(ref: str = "x@v1", **changed: Any) -> VersionView:
 def evaluation(ident: str, day: int = 1, **changed: Any) -> EvaluationView:
     said: dict[str, Any] = {
         "id": ident,
+        "namespace": "team",
+        "conditions": {},
+        "spec_digest": digest("conditions"),
         "ref": "x@v1",
         "digest": None,
         "base_fingerprint": digest("base"),

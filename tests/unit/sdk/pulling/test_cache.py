@@ -71,7 +71,7 @@ def test_a_fetch_that_fails_leaves_no_folder(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
 
     def fail() -> None:
-        with folder_whole(cache.version("a" * 64)) as partial:
+        with folder_whole(cache.version("a" * 64), durable=False) as partial:
             (partial / "file").write_text("half")
             raise RuntimeError
 
@@ -83,13 +83,13 @@ def test_a_fetch_that_fails_leaves_no_folder(tmp_path: Path) -> None:
 def test_what_the_cache_takes(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     assert cache.size_bytes() == 0
-    with folder_whole(cache.version("a" * 64)) as partial:
+    with folder_whole(cache.version("a" * 64), durable=False) as partial:
         (partial / "file").write_bytes(b"x" * 1000)
     assert cache.size_bytes() == 1000
 
 
 class TestPrivacy:
-    """Whatever the umask says, and an earlier release left: nobody else looks into the cache."""
+    """Whatever the umask says, and whoever made the folder: nobody else looks into the cache."""
 
     @pytest.fixture(autouse=True)
     def _open_handed(self) -> Iterator[None]:

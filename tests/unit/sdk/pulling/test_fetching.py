@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.ranges import Fault, RangeServer, Request, range_server
+from support.waiting import wait_until
 
 from sdk.allowed_locations import Reach
 from sdk.errors import AdapterctlError, NotFound, Unavailable, VerificationFailed
@@ -343,9 +344,7 @@ def test_who_watches_may_stop_it(server: RangeServer, tmp_path: Path) -> None:
         fetch(at(server), tmp_path / "file", stop)
     # It was fast: the reader was woken, and what it had is kept.
     assert names(tmp_path) == ["file.partial", "file.partial.json"]
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: threading.active_count() <= before, timeout_s=5)
     server.script = lambda _request: None
     fetch(at(server), tmp_path / "file")
     assert server.requests[-1].begin > 0
@@ -381,17 +380,14 @@ def test_a_kill_loses_no_byte_that_was_written(server: RangeServer, tmp_path: Pa
     server.script = lambda _request: Fault(slow_s=0.05)
     note = tmp_path / "file.partial.json"
     with _start(at(server), tmp_path / "file") as process:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and not (note.exists() and b"[[0" in note.read_bytes()):
-            time.sleep(0.01)
+        wait_until(lambda: note.exists() and b"[[0" in note.read_bytes(), timeout_s=20)
         time.sleep(0.2)
         process.send_signal(signal.SIGKILL)
     written = json.loads(note.read_bytes())["ranges"][0][1]
     assert 0 < written < len(CONTENT)
     server.script = lambda _request: None
     # What was under way to the killed process counts until the server notices.
-    while server.answering:
-        time.sleep(0.01)
+    wait_until(lambda: not server.answering)
     sent = server.sent_bytes
     fetch(at(server), tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT

@@ -11,20 +11,9 @@ from pathlib import Path
 import pytest
 
 from sdk.errors import Conflict
-from sdk.pulling.transfer import place, read_json, written_whole
+from sdk.pulling.transfer import place, read_json
 
 CONTENT = bytes(range(256)) * 5000
-
-
-def test_a_block_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    def fail() -> None:
-        with written_whole(tmp_path / "file") as file:
-            file.write(b"half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_placed_file_is_a_file_of_its_own(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.held_out_rows import held_out
 
 from sdk.formats.rows import Row, RowsError, check_rows, text_values
 from sdk.rows import signature_file, sorting
 from sdk.rows.contamination import Among, rows_among
 from sdk.rows.grams import GRAM, Texts
-from sdk.rows.holdout import HoldOut, held_out, split_unit
+from sdk.rows.holdout import HoldOut, split_unit
 from sdk.rows.signature_file import MOST_KEPT, SignatureFile, SplitDiffers, make_signatures
 from sdk.rows.splitting import rows_digest
 from sdk.rows.texts import normalised_row, row_key, said
@@ -94,20 +95,20 @@ class TestPlanted:
     @pytest.mark.parametrize("script", sorted(LETTERS))
     def test_rows_of_each_kind_are_counted_and_unrelated_ones_are_not(self, tmp_path: Path, script: str) -> None:
         chosen = random.Random(script)
-        training = texts(chosen, 3_000, LETTERS[script], (16, 80))
-        planted = chosen.sample(training, 900)
-        exact, spelt = planted[:300], [f"  {text.upper()} " for text in planted[300:600]]
+        training = texts(chosen, 1_500, LETTERS[script], (16, 80))
+        planted = chosen.sample(training, 450)
+        exact, spelt = planted[:150], [f"  {text.upper()} " for text in planted[150:300]]
         if script == "han":
-            spelt = [text.replace(" ", " \n ") for text in planted[300:600]]
-        near = [changed(chosen, text, training[0]) for text in planted[600:]]
-        unrelated = texts(chosen, 3_000, LETTERS[script])
+            spelt = [text.replace(" ", " \n ") for text in planted[150:300]]
+        near = [changed(chosen, text, training[0]) for text in planted[300:]]
+        unrelated = texts(chosen, 1_500, LETTERS[script])
         one = signed(tmp_path, "training", [{"text": text} for text in training])
         rows = [*exact, *spelt, *near, *unrelated]
         found = rows_among(signed(tmp_path, "held", [{"text": text} for text in rows]), [one])
-        assert found.exact[:300].all()
-        assert found.normalised[300:600].all()
-        assert found.near[600:900].mean() >= 0.95
-        assert (found.exact | found.normalised | found.near)[900:].mean() <= 0.001
+        assert found.exact[:150].all()
+        assert found.normalised[150:300].all()
+        assert found.near[300:450].mean() >= 0.95
+        assert (found.exact | found.normalised | found.near)[450:].mean() <= 0.001
         assert brute(rows, training) == counts(found)[:2]
 
     @settings(max_examples=40, deadline=None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.held_out_rows import held_out as held_out_of
 
 import sdk
 from sdk.cli import cli
@@ -18,7 +19,6 @@ from sdk.rows.audit import audit_rows
 from sdk.rows.grams import Texts, contained, jaccard
 from sdk.rows.held_out import HeldOutRows
 from sdk.rows.holdout import HoldOut, split_unit
-from sdk.rows.holdout import held_out as held_out_of
 from sdk.rows.near import NEAR
 from sdk.schemas.data_audit import DataAudit
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.held_out_rows import held_out
 
 from sdk.errors import InvalidData, InvalidInput
 from sdk.formats.rows import Row, check_rows
-from sdk.rows.holdout import HoldOut, HoldoutError, held_out, hold_out_of, split_unit
+from sdk.rows.holdout import HoldOut, HoldoutError, hold_out_of, split_unit
 from sdk.rows.splitting import Splitter, rows_digest
 from sdk.rows.texts import normalised_row
 from sdk.schemas.training import TrainingSpec

@@ -10,9 +10,10 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.held_out_rows import held_out
 
 from sdk.rows import holdout, sorting, splitting
-from sdk.rows.holdout import HoldOut, HoldoutError, Splittable, Unit, held_out
+from sdk.rows.holdout import HoldOut, HoldoutError, Splittable, Unit
 from sdk.rows.splitting import Splitter
 
 

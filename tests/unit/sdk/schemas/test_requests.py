@@ -1,4 +1,4 @@
-"""What a client sends of a request: nothing that a registry of the release before would not know, unless it is asked for."""
+"""What a client sends of a request: what a field has where nobody set it is left out."""
 
 from __future__ import annotations
 

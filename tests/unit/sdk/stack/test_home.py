@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -17,12 +16,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from support.processes import SLEEP
 
 from sdk.errors import Conflict, NotFound, Unavailable
 from sdk.stack import control
 from sdk.stack.home import Stack
 from sdk.stack.keeper import PartState
-from sdk.stack.locks import Busy, locked
 from sdk.stack.logs import follow, last_lines
 from sdk.stack.programs import inherited_environment
 
@@ -140,27 +139,11 @@ def test_a_pid_file_that_names_a_stranger_kills_nobody(folder: Path) -> None:
     stack = Stack(folder / "home")
     stack.make_folder()
     stack.settle(0)
-    with ended(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])) as stranger:
+    with ended(subprocess.Popen([sys.executable, "-c", SLEEP])) as stranger:
         (stack.valkey.directory / "valkey.pid").write_text(f"{stranger.pid}\nlong ago\nmark\n")
         (stack.home / "supervisor.pid").write_text(f"{stranger.pid}\nlong ago\nmark\n")
         assert control.down(stack) == []
         assert stranger.poll() is None
-
-
-def test_a_lock_goes_with_its_holder(folder: Path) -> None:
-    path = folder / "x.lock"
-    hold = (
-        "import sys, time\nfrom pathlib import Path\nfrom sdk.stack.locks import locked\n"
-        "with locked(Path(sys.argv[1]), timeout_s=0):\n    print('held', flush=True)\n    time.sleep(600)"
-    )
-    with ended(subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE)) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(Busy), locked(path, timeout_s=0.1):
-            pass
-        holder.send_signal(signal.SIGKILL)
-        with locked(path, timeout_s=30):
-            pass
 
 
 def test_our_programs_get_the_users_environment_without_other_registries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,22 +6,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import SLEEP
+from support.waiting import wait_until
 
 from sdk.stack import identity
 from sdk.stack.identity import MARK_VARIABLE, Identity, new_mark, process_started_at
 
-SLEEP = "import time; time.sleep(600)"
 #: Starts a child in a session of its own, as a worker starts its trainings, says who it is, and sleeps.
 PARENT = f"""
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "{SLEEP}"], start_new_session=True)
 print(child.pid, flush=True)
-time.sleep(600)
+{SLEEP}
 """
 
 
@@ -43,13 +43,6 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert holds()
-
-
 def test_a_pid_file_names_its_process_until_that_ends(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -61,7 +54,7 @@ def test_a_pid_file_names_its_process_until_that_ends(
     assert found.is_alive
     assert found.send(signal.SIGKILL)
     # It stays as a zombie until it is waited for, and has ended all the same.
-    until(lambda: not found.is_alive)
+    wait_until(lambda: not found.is_alive)
     assert not found.send(signal.SIGKILL)
 
 
@@ -95,7 +88,7 @@ def test_what_a_killed_process_left_is_found_by_its_mark(start: Callable[..., su
     parent.wait()
     assert process_started_at(left) is not None
     assert ours.kill_rest() == 1
-    until(lambda: process_started_at(left) is None)
+    wait_until(lambda: process_started_at(left) is None)
     assert process_started_at(others) is not None
     os.kill(others, signal.SIGKILL)
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import SLEEP
+from support.waiting import wait_until
 
 from sdk.stack import keeper as keeping
 from sdk.stack.errors import ServerError
 from sdk.stack.keeper import Keeper, PartState
 from sdk.stack.local_process import LocalProcess
-
-SLEEP = "import time; time.sleep(600)"
 
 
 class Program(LocalProcess):
@@ -56,21 +55,14 @@ def keep() -> Iterator[Callable[..., Keeper]]:
         assert not keeper.is_alive()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert holds()
-
-
 def test_a_killed_part_comes_back_at_once_and_is_told(tmp_path: Path, keep: Callable[..., Keeper]) -> None:
     program = Program(tmp_path)
     keeper = keep(program)
-    until(lambda: keeper.is_ready)
+    wait_until(lambda: keeper.is_ready)
     killed = program.pid
     assert killed is not None
     os.kill(killed, signal.SIGKILL)
-    until(lambda: keeper.is_ready and program.pid not in (None, killed))
+    wait_until(lambda: keeper.is_ready and program.pid not in (None, killed))
     assert (keeper.report.restarts, keeper.report.failures) == (1, 1)
     assert keeper.report.message == "program was killed by SIGKILL"
 
@@ -81,7 +73,7 @@ def test_one_that_always_ends_is_tried_ever_less_often(
     monkeypatch.setattr(keeping, "_FIRST_PAUSE_S", 0.01)
     missing = tmp_path / "missing"
     keeper = keep(Program(tmp_path, "raise SystemExit(3)", answers_while=missing))
-    until(lambda: keeper.report.failures >= 4)
+    wait_until(lambda: keeper.report.failures >= 4)
     report = keeper.report
     assert report.restarts == report.failures
     pause_s = 0.01 * 2 ** (report.failures - 2)
@@ -95,11 +87,11 @@ def test_a_part_waits_for_what_it_needs(tmp_path: Path, keep: Callable[..., Keep
     first = keep(Program(tmp_path / "first", answers_while=sign))
     second_program = Program(tmp_path / "second")
     second = keep(second_program, needs=[first])
-    until(lambda: first.report.state is PartState.STARTING)
-    until(lambda: second.report.message == "waiting for program")
+    wait_until(lambda: first.report.state is PartState.STARTING)
+    wait_until(lambda: second.report.message == "waiting for program")
     assert second_program.pid is None
     sign.touch()
-    until(lambda: second.is_ready)
+    wait_until(lambda: second.is_ready)
 
 
 def test_what_comes_then_is_done_once_and_tried_again(tmp_path: Path, keep: Callable[..., Keeper]) -> None:
@@ -112,11 +104,11 @@ def test_what_comes_then_is_done_once_and_tried_again(tmp_path: Path, keep: Call
 
     program = Program(tmp_path)
     keeper = keep(program, then=then)
-    until(lambda: keeper.is_ready)
+    wait_until(lambda: keeper.is_ready)
     assert calls == [0, 1]
     assert keeper.report.message == "the schema is locked"
     os.kill(program.pid or 0, signal.SIGKILL)
-    until(lambda: keeper.is_ready and keeper.report.restarts == 2)
+    wait_until(lambda: keeper.is_ready and keeper.report.restarts == 2)
     assert calls == [0, 1]
 
 
@@ -129,20 +121,20 @@ def test_one_that_falls_silent_is_ended_and_started_again(
     sign.touch()
     program = Program(tmp_path, answers_while=sign)
     keeper = keep(program)
-    until(lambda: keeper.is_ready)
+    wait_until(lambda: keeper.is_ready)
     silent = program.pid
     sign.unlink()
-    until(lambda: keeper.report.failures == 1)
+    wait_until(lambda: keeper.report.failures == 1)
     assert "did not answer for" in keeper.report.message
     sign.touch()
-    until(lambda: keeper.is_ready)
+    wait_until(lambda: keeper.is_ready)
     assert program.pid not in (None, silent)
 
 
 def test_the_end_of_a_keeper_is_the_end_of_its_part(tmp_path: Path, keep: Callable[..., Keeper]) -> None:
     program = Program(tmp_path)
     keeper = keep(program)
-    until(lambda: keeper.is_ready)
+    wait_until(lambda: keeper.is_ready)
     keeper.end()
     keeper.join(30)
     assert keeper.report.state is PartState.STOPPED
@@ -155,7 +147,7 @@ def test_a_second_keeper_adopts_what_the_first_one_started(tmp_path: Path, keep:
     pid = left.pid
     adopting = Program(tmp_path)
     keeper = keep(adopting)
-    until(lambda: keeper.is_ready)
+    wait_until(lambda: keeper.is_ready)
     assert adopting.pid == pid
     assert keeper.report.restarts == 0
     keeper.end()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from support.processes import environment
+from support.processes import SLEEP, environment
 
 from sdk.stack.loopback import free_ports, is_connected
 
@@ -59,7 +59,7 @@ def port() -> Iterator[int]:
 def test_a_connection_is_its_process_s_and_goes_to_one_port(port: int) -> None:
     command = [sys.executable, "-c", CLIENT, str(port)]
     client = subprocess.Popen(command, stdout=subprocess.PIPE)
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    other = subprocess.Popen([sys.executable, "-c", SLEEP])
     try:
         assert client.stdout is not None
         assert client.stdout.readline() == b"connected\n"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from support.scored_rows import CONDITIONS
 
 from sdk.errors import NotFound
 from sdk.formats.canonical_json import digest_of
@@ -22,7 +23,7 @@ from workers.kinds.causes import AttemptFailed
 from workers.kinds.evaluation import EVALUATION
 from workers.pipelines.scoring.order import EvaluationOrder, EvaluationScores, ItemFailure
 
-SCORES = EvaluationReport(metrics={"loss": 1.0}, precision="float32")
+SCORES = EvaluationReport(metrics={"loss": 1.0}, precision="float32", conditions=CONDITIONS)
 FAILED = ItemFailure(reason=FailureReason.ADAPTER, message="its files don't fit")
 #: The versions that tests ask for, the bases that they are over, and how these were held in training.
 KNOWN: dict[str, tuple[str, QuantizationRecipe | None]] = {
@@ -52,7 +53,7 @@ class Bench:
             else EvaluationTarget(ref=label, beside=beside)
             for label, beside in cast("list[tuple[str, Any]]", self.asked)
         ]
-        request = EvaluationRequest(targets=targets, data=digest_of("rows"), again=True)
+        request = EvaluationRequest(targets=targets, data=digest_of("rows"), again=True, template_date="2026-01-31")
         given = [_source(label) for label, _ in self.asked]
         return Assignment(job="j", attempt=1, lease_s=1.0, request=request, targets=given)
 

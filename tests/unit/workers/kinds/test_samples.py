@@ -6,6 +6,7 @@ import json
 
 import pytest
 from support.adapters import digest
+from support.scored_rows import CONDITIONS
 
 from registry.http.request_bodies import LARGER, MAX_BODY_BYTES, _limit_of
 from registry.http.strict_json import parse_strictly
@@ -21,7 +22,9 @@ _MOST_BYTES = 4 * 2**20
 def report(*samples: Sample) -> EvaluationReport:
     metrics = {f"a_metric_with_a_long_name_{number}": 1.0 / 3 for number in range(16)}
     libraries = dict.fromkeys(("torch", "transformers", "peft", "bitsandbytes", "safetensors"), "2.11.0+cu130")
-    return EvaluationReport(metrics=metrics, precision="bfloat16", samples=list(samples), libraries=libraries)
+    return EvaluationReport(
+        metrics=metrics, precision="bfloat16", samples=list(samples), libraries=libraries, conditions=CONDITIONS
+    )
 
 
 def alike(text: str) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from sdk.errors import Unavailable
-from workers.node import attempt_folders
 from workers.node.attempt_folders import Folders
 
 #: Makes a folder with files in it and is killed when it calls what the second argument names, half done or before.
@@ -66,7 +66,7 @@ def test_a_folder_is_the_owners_alone_and_goes_with_its_block(tmp_path: Path) ->
 
 
 def test_a_lock_that_is_swept_before_it_is_held_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, swept = attempt_folders.fcntl.flock, []
+    real, swept = fcntl.flock, []
 
     def flock(file: object, how: int) -> None:
         if not swept:
@@ -74,7 +74,7 @@ def test_a_lock_that_is_swept_before_it_is_held_is_made_again(tmp_path: Path, mo
             Folders(tmp_path).sweep()
         real(file, how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attempt_folders.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with Folders(tmp_path).make("job-1") as folder:
         assert swept
         Folders(tmp_path).sweep()

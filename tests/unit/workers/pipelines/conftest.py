@@ -48,6 +48,22 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: save_model(folder / kind, kind) for kind in ("llama", "gpt2")}
 
 
+@pytest.fixture
+def free_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let a device have so many bytes of free memory from the call on."""
+    from workers.pipelines.model.device import Device
+
+    return lambda size_bytes: monkeypatch.setattr(Device, "available_memory_bytes", lambda self: size_bytes)
+
+
+@pytest.fixture
+def wide_share(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let 4-bit weights also be kept in 16 bits if that takes at most such a share of the memory, from the call on."""
+    from workers.pipelines.model import loading
+
+    return lambda share: monkeypatch.setattr(loading, "_WIDE_SHARE", share)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Threads that wait for each other take most of a tiny training's time on a busy machine."""

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from transformers.models.auto import modeling_auto
 
 from sdk.lora import gguf_models
-from sdk.lora.compatibility import ENGINES, Facts, Verdict, judge, llama_cpp
+from sdk.lora.compatibility import ENGINES, Facts, Verdict, judge
 from sdk.lora.compatibility.judging import UnknownEngine
+from sdk.lora.compatibility.phrases import EXPORTED, values
 from sdk.lora.compatibility.versions import UnknownVersion, parse
-from sdk.lora.compatibility.vllm import RANK_STEPS, rank_step
 
 PLAIN = Facts(
     rank=8, alpha=16.0, target_modules=("q_proj", "v_proj"), architecture="LlamaForCausalLM", tied=False, base="b"
@@ -53,11 +53,11 @@ FACTS = st.builds(
     is_folder=st.booleans(),
 )
 _VERSIONS = {
-    "vllm": ["0.6.0", "0.10.2", "0.19.0", "0.31.0", "0.33.0", "1.0.0"],
-    "sglang": ["0.4.0", "0.5.8", "0.5.23", "0.6.0"],
+    "vllm": ["0.6.0", "0.32.0", "0.33.0", "1.0.0"],
+    "sglang": ["0.4.0", "0.5.22", "0.5.23", "0.6.0"],
     "llama.cpp": ["b1000", "9000", "b11549", "b20000"],
-    "ollama": ["0.5.0", "0.25.0", "v0.33.0-rc2", "1.0.0"],
-    "peft": ["0.4.0", "0.8.0", "0.16.0", "0.21.2", "1.0.0"],
+    "ollama": ["0.5.0", "0.32.15", "v0.33.0-rc2", "1.0.0"],
+    "peft": ["0.4.0", "0.21.1", "0.21.2", "1.0.0"],
 }
 _ASKED = st.sampled_from([(engine, version) for engine, some in _VERSIONS.items() for version in [None, *some]])
 
@@ -95,23 +95,36 @@ class TestVersions:
     def test_a_newer_one_is_judged_by_the_newest_rules_and_says_so(self) -> None:
         found = judge(PLAIN, "vllm", "9.0.0")
         assert (found.answer, found.judged_by, found.version) == ("yes", "0.33.0", "9.0.0")
-        assert "9.0.0 is newer than the table, which ends with 0.33.0" in found.notes[0]
+        assert found.notes[0] == "9.0.0 was not read, but 0.33.0 and 0.32.0: the rules of 0.33.0 were applied"
         # What no version that was read has, a newer one has not either, as far as is known.
         assert judge(replace(PLAIN, architecture="GPT2LMHeadModel"), "vllm", "9.0.0").answer == "no"
 
-    def test_an_older_one_is_not_known(self) -> None:
-        found = judge(PLAIN, "vllm", "0.6.0")
-        assert (found.answer, found.judged_by) == ("unknown", "0.8.5")
-        assert found.against[0].reason == "the table begins with vllm 0.8.5, and 0.6.0 is older"
-        for engine, version in (
-            ("vllm", "0.1"),
-            ("sglang", "0.1"),
-            ("llama.cpp", "b100"),
-            ("ollama", "0.1"),
-            ("peft", "0.1"),
-        ):
-            reasons = [finding.reason for finding in judge(PLAIN, engine, version).against]
-            assert not any("None" in reason for reason in reasons), reasons
+    @pytest.mark.parametrize(
+        ("engine", "version", "release"),
+        [("vllm", "0.32.1", "0.32.0"), ("vllm", "0.33.0.post1", "0.33.0"), ("llama.cpp", "b9000", "b8672")],
+    )
+    def test_one_between_two_is_judged_by_the_one_before_it(self, engine: str, version: str, release: str) -> None:
+        found = judge(PLAIN, engine, version)
+        assert (found.answer, found.judged_by, found.version) == ("yes", release, version)
+        # A post-release counts as its release.
+        assert found.notes[0].startswith(f"{version} was not read") == ("post" not in version)
+
+    @pytest.mark.parametrize(
+        ("engine", "version", "known"),
+        [
+            ("vllm", "0.31.0", "0.33.0 and 0.32.0"),
+            ("sglang", "0.5.21", "0.5.23 and 0.5.22"),
+            ("llama.cpp", "b8671", "b11549 and b8672"),
+            ("ollama", "0.25.0", "0.33.0 and 0.32.15"),
+            ("peft", "0.8", "0.21.2 and 0.21.1"),
+        ],
+    )
+    def test_an_older_one_is_not_known(self, engine: str, version: str, known: str) -> None:
+        found = judge(PLAIN, engine, version)
+        assert (found.answer, found.judged_by) == ("unknown", known.rpartition(" ")[2])
+        assert [finding.reason for finding in found.against] == [
+            f"{engine} {version} is not known here: the table has {known}"
+        ]
 
     def test_an_engine_without_a_table(self) -> None:
         with pytest.raises(UnknownEngine, match=r"give one of vllm, sglang, llama\.cpp, ollama, peft"):
@@ -123,13 +136,9 @@ class TestServing:
         ("rank", "step"), [(1, 1), (2, 8), (8, 8), (9, 16), (24, 32), (65, 128), (257, 320), (512, 512)]
     )
     def test_the_smallest_step_of_vllm(self, rank: int, step: int) -> None:
-        assert rank_step(rank, (0, 33, 0)) == step
-        flags = judge(replace(PLAIN, rank=rank), "vllm").flags
-        assert (f"--max-lora-rank {step}" in flags) == (step > 16)
-
-    def test_the_steps_are_those_that_are_taken(self) -> None:
-        assert [rank_step(step, (0, 33, 0)) for step in RANK_STEPS] == list(RANK_STEPS)
-        assert rank_step(1, (0, 11, 0)) == 8
+        vllm, facts = ENGINES["vllm"], replace(PLAIN, rank=rank)
+        assert values(facts, vllm, vllm.releases[0])["step"] == step
+        assert (f"--max-lora-rank {step}" in judge(facts, "vllm").flags) == (step > 16)
 
     def test_a_pattern_counts_for_the_step(self) -> None:
         assert "--max-lora-rank 64" in judge(replace(PLAIN, rank_pattern={"q_proj": 40}), "vllm").flags
@@ -177,7 +186,7 @@ class TestServing:
     def test_what_is_the_same_as_a_plain_lora_is_made_one(self) -> None:
         patterns = replace(PLAIN, rank_pattern={"q_proj": 4}, use_rslora=True, ref="x@v3")
         plain = "adapterctl export x@v3 --to lora -o ./plain"
-        assert judge(patterns, "vllm", "0.31.0").fix == judge(patterns, "sglang").fix == plain
+        assert judge(patterns, "sglang").fix == plain
         assert judge(replace(patterns, is_folder=True, folder="./x"), "sglang").fix == plain.replace("x@v3", "./x")
         # What a plain LoRA can't hold either is merged.
         for more in ({"bias": "all"}, {"modules_to_save": ("norm",)}, {"saved_embeddings": True}):
@@ -212,12 +221,16 @@ def test_an_answer_as_plain_values() -> None:
 
 def test_a_gguf_is_made_by_an_export_where_there_is_one() -> None:
     names = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    assert {names[kind] for kind in gguf_models._FAMILIES} == llama_cpp._EXPORTED
-    assert llama_cpp._ARCHITECTURES.keys() >= llama_cpp._EXPORTED
-    facts = replace(PLAIN, ref="x@v3", name="x", folder="./x", base_folder="./b")
-    assert llama_cpp.converted(facts) == "adapterctl export x@v3 -o x.gguf"
-    assert llama_cpp.converted(replace(facts, is_folder=True)) == "adapterctl export ./x --base ./b -o x.gguf"
-    assert llama_cpp.converted(replace(facts, architecture="Phi3ForCausalLM")).startswith("python convert_lora_to_gguf")
+    assert {names[kind] for kind in gguf_models._FAMILIES} == EXPORTED
+    assert set(ENGINES["llama.cpp"].architectures) >= EXPORTED
+
+    def made_by(**change: object) -> str:
+        facts = replace(PLAIN, ref="x@v3", name="x", folder="./x", base_folder="./b", **change)  # type: ignore[arg-type]
+        return judge(facts, "llama.cpp").commands[-2]
+
+    assert made_by() == "adapterctl export x@v3 -o x.gguf"
+    assert made_by(is_folder=True) == "adapterctl export ./x --base ./b -o x.gguf"
+    assert made_by(architecture="Qwen2ForCausalLM") == "python convert_lora_to_gguf.py --base ./b --outfile x.gguf ./x"
 
 
 _IN_TEXT = "model.language_model.layers.0.self_attn.q_proj"

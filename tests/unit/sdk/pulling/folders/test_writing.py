@@ -6,11 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.waiting import wait_until
 from unit.sdk.pulling.folders.helpers import FOREIGN, MARKERS, ONE, OTHER_WEIGHTS, TWO, _file, make
 
 from sdk.errors import Conflict, InvalidInput, VerificationFailed
@@ -163,9 +163,7 @@ def test_an_interrupted_replacement_shows_and_the_next_pull_finishes_it(
     # Before the last file of the source the process waits, until it is killed.
     command = [sys.executable, "-c", INTERRUPTED, str(source), str(pulled), manifest.canonical().decode()]
     with subprocess.Popen(command) as process:
-        deadline = time.monotonic() + 20
-        while (pulled / "adapter_model.safetensors").read_text() != OTHER_WEIGHTS and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: (pulled / "adapter_model.safetensors").read_text() == OTHER_WEIGHTS, timeout_s=20)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     # Old and new are mixed: this must never pass for a version.

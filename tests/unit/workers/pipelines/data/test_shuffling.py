@@ -1,4 +1,4 @@
-"""Rows come in the order that accelerate's sampler gives: adapters that earlier releases trained are trained again to the byte."""
+"""Rows come in the order that accelerate's sampler gives: an adapter is trained again to the byte."""
 
 from __future__ import annotations
 

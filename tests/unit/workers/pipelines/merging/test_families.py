@@ -31,7 +31,6 @@ from support.soak import MATRIX
 from registry.errors import Verification
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from workers.pipelines.merging.merge import merge
-from workers.pipelines.model.device import Device
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -113,13 +112,13 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, int],
 
 @pytest.mark.parametrize("cell", product() if MATRIX else pairwise(), ids=lambda cell: " ".join(map(str, cell)))
 def test_what_is_written_is_the_sum_rounded_once(
-    cell: Cell, bases: Callable[[str, str, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cell: Cell, bases: Callable[[str, str, int], Path], tmp_path: Path, free_memory: Callable[[int], None]
 ) -> None:
     family, variant, dtype, shards = cell
     base = bases(family, dtype, shards)
     made = Made(base, save_adapter(base, tmp_path / "adapter", **settings(family, variant)))
     if not measured(cell):
-        monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+        free_memory(0)
     report = run(made, tmp_path / "out")
     assert report.read_back is not None
     assert (report.read_back.prompts == "run") is measured(cell)

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 from sdk.formats.base_files import TOKENIZER_FILES
 from sdk.schemas.evaluation import MergeSpec
 from workers.pipelines.merging.merge import merge
-from workers.pipelines.model.device import Device
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -22,8 +21,8 @@ INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture(autouse=True)
-def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+def short_of_memory(free_memory: Callable[[int], None]) -> None:
+    free_memory(0)
 
 
 def merged(folder: Path, change: Callable[[Path, Path], Any], *, shards: int = 1) -> Path:

@@ -26,7 +26,6 @@ from workers.pipelines.merging.prompts import Distance
 from workers.pipelines.merging.read_back import read_back
 from workers.pipelines.merging.stored_base import open_files
 from workers.pipelines.merging.writing import digest_in
-from workers.pipelines.model.device import Device
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -41,9 +40,9 @@ def run(made: Made, out: Path, **options: Any) -> MergeReport:
 
 
 @pytest.fixture(autouse=True)
-def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_of_memory(free_memory: Callable[[int], None]) -> None:
     """Most of these look at bytes alone."""
-    monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+    free_memory(0)
 
 
 def mutated(
@@ -332,12 +331,17 @@ class TestPrompts:
         "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory")]
     )
     def test_where_memory_runs_out_the_merge_stands(
-        self, what: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        what: str,
+        error: Exception,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        free_memory: Callable[[int], None],
     ) -> None:
         def fail(*given: Any, **options: Any) -> None:
             raise error
 
-        monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 2**40)
+        free_memory(2**40)
         monkeypatch.setattr(module, what, fail)
         report = run(make("llama", "plain", tmp_path), tmp_path / "out")
         assert report.read_back is not None
@@ -366,8 +370,9 @@ class TestPrompts:
         fails: bool,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
+        free_memory: Callable[[int], None],
     ) -> None:
-        monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 2**40)
+        free_memory(2**40)
         monkeypatch.setattr(module, "distance_of", lambda *given, **options: Distance(kl, 1.0))
         made = make(family, "plain", tmp_path, dtype=dtype)
         if fails:
@@ -385,11 +390,14 @@ class TestPrompts:
 class TestOntoEither:
     """A QLoRA's merge onto one of two bases, by their distances."""
 
+    @pytest.fixture(autouse=True)
+    def roomy(self, free_memory: Callable[[int], None]) -> None:
+        free_memory(2**40)
+
     @staticmethod
     def _run(
         made: Made, out: Path, distances: list[float], monkeypatch: pytest.MonkeyPatch, **spec: Any
     ) -> MergeReport:
-        monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 2**40)
         found = iter(distances)
         monkeypatch.setattr(module, "distance_of", lambda *given, **options: Distance(next(found), 1.0))
         return run(made, out, quantization=QuantizationRecipe(), spec=MergeSpec(**spec))

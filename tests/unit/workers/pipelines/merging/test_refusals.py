@@ -25,15 +25,14 @@ from sdk.schemas.evaluation import MergeSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.merge import merge
-from workers.pipelines.model.device import Device
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_is_read(monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]) -> None:
     monkeypatch.setattr(Blocks, "rows", lambda *given: pytest.fail("weights were read"))
-    monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+    free_memory(0)
 
 
 def refused(base: Path, adapter: Path, out: Path, **spec: Any) -> PipelineError:

@@ -9,7 +9,6 @@ import random
 import resource
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ import pytest
 from support.merges import Made, make
 from support.quiet_forks import QuietForks
 from support.soak import scale
+from support.waiting import wait_until
 
 import workers.pipelines.merging.merge as module
 import workers.pipelines.merging.writing as writing
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.device import Device
 
 #: What asks for room on a disk.
 WRITES = ((Path, "mkdir"), (Path, "write_text"), (os, "fsync"), (shutil, "copyfile"), (writing, "_append"))
@@ -35,9 +34,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(autouse=True)
-def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_of_memory(free_memory: Callable[[int], None]) -> None:
     """What the models say is of no account here."""
-    monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+    free_memory(0)
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +51,6 @@ def run(made: Made, out: Path, **options: Any) -> MergeReport:
 
 def contents(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-
-
-def waited(true: Callable[[], bool]) -> bool:
-    for _ in range(3000):
-        if true():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def killed(made: Made, out: Path, after: int, forks: QuietForks) -> bool:
@@ -116,7 +107,7 @@ def test_a_shard_that_is_whole_is_not_written_again_and_a_broken_one_is(
         if file.startswith("model-00004"):
             (journal,) = tmp_path.glob(".out.partial-*/journal.jsonl")
             # The others are written beside it.
-            assert waited(lambda: journal.read_text().count("digests") == 3)
+            wait_until(lambda: journal.read_text().count("digests") == 3, timeout_s=30)
             raise RuntimeError("the process ends here")
         return real(base, file, *given)
 
@@ -140,7 +131,7 @@ def test_a_shard_that_is_whole_is_not_written_again_and_a_broken_one_is(
 
 
 def test_another_plan_does_not_go_on_with_these_files(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]
 ) -> None:
     monkeypatch.setattr(module, "read_back", lambda *given: pytest.fail("stopped"))
     with pytest.raises(pytest.fail.Exception):
@@ -149,7 +140,7 @@ def test_another_plan_does_not_go_on_with_these_files(
         run(made, tmp_path / "out", spec=MergeSpec(dtype="float32"))
     assert len(list(tmp_path.glob(".out.partial-*"))) == 2
     monkeypatch.undo()
-    monkeypatch.setattr(Device, "available_memory_bytes", lambda self: 0)
+    free_memory(0)
     run(made, tmp_path / "out", spec=MergeSpec(dtype="float32"))
     # The target is no longer free for the other one.
     assert not list(tmp_path.glob(".out.partial-*"))

@@ -18,7 +18,7 @@ from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model import blueprint, causality, loading
+from workers.pipelines.model import blueprint, causality
 from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.causality import TOLERANCE, influence, require_causal
 from workers.pipelines.model.device import choose_device
@@ -109,9 +109,9 @@ def test_what_a_config_calls_a_token_s_id_may_be_anything() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["packed", "wide"])
 def test_a_base_in_four_bits_still_passes_gradients_on(
-    share: float, llama_base: Path, monkeypatch: pytest.MonkeyPatch
+    share: float, llama_base: Path, wide_share: Callable[[float], None]
 ) -> None:
-    monkeypatch.setattr(loading, "_WIDE_SHARE", share)
+    wide_share(share)
     loaded = load_base(llama_base, choose_device(), quantization=QuantizationRecipe())
     require_causal(loaded.model)
     embedded = loaded.model.get_input_embeddings()(torch.arange(8, device=loaded.model.device)[None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model import eight_bits, loading
+from workers.pipelines.model import eight_bits
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.eight_bits import eight_bit_modules, wide_weight
 from workers.pipelines.model.loading import load_base
@@ -77,13 +78,13 @@ def test_it_trains_and_is_scored_as_it_was_trained(
     bases: dict[str, Path],
     rows: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    wide_share: Callable[[float], None],
     held: str,
     options: dict[str, Any],
 ) -> None:
     from workers.pipelines.scoring.evaluate import evaluate
 
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.25 if held == "wide" else 0.0)
+    wide_share(0.25 if held == "wide" else 0.0)
     report = run(bases["llama"], rows, tmp_path / "out", **options)
     assert report.training["base_weights"] == held
     assert report.quantization == QuantizationRecipe.model_validate_json(report.quantization.model_dump_json())  # type: ignore[union-attr]
@@ -105,7 +106,12 @@ def test_it_trains_and_is_scored_as_it_was_trained(
 
 @pytest.mark.parametrize("wrong", ["products", "gradients", "nothing"])
 def test_a_processor_that_computes_something_else_is_refused(
-    bases: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+    bases: dict[str, Path],
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wide_share: Callable[[float], None],
+    wrong: str,
 ) -> None:
     from bitsandbytes.nn import Linear8bitLt
 
@@ -117,7 +123,7 @@ def test_a_processor_that_computes_something_else_is_refused(
         y = x @ wide_weight(module, x.dtype).T
         return y * 1.2 if wrong == "products" else y.detach() + 0 * x.sum()
 
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    wide_share(0.0)
     monkeypatch.setattr(Linear8bitLt, "forward", forward)
     monkeypatch.setattr(training, "adapted", None)
     said = {"products": "20% from those", "gradients": "gradients are 100% from", "nothing": "needs AVX-512"}[wrong]
@@ -126,7 +132,7 @@ def test_a_processor_that_computes_something_else_is_refused(
     assert "choose quant_type nf4" in str(refused.value)
     assert refused.value.reason == "base"
     # Made wide, nothing of it computes in 8 bits.
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.25)
+    wide_share(0.25)
     assert loaded(bases["llama"], None).held == "wide"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model import loading
 from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
@@ -19,11 +19,11 @@ from workers.pipelines.model.packed import packed_modules
 
 @pytest.mark.parametrize("base", ["llama_base", "gpt2_base"])
 def test_wide_weights_give_the_logits_of_packed_ones(
-    base: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    base: str, request: pytest.FixtureRequest, wide_share: Callable[[float], None]
 ) -> None:
     folder, device = request.getfixturevalue(base), choose_device()
     wide = load_base(folder, device, quantization=QuantizationRecipe())
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    wide_share(0.0)
     packed = load_base(folder, device, quantization=QuantizationRecipe())
     assert packed.held == "packed"
     assert wide.held == ("wide" if device.kind == "cpu" else "packed")
@@ -37,8 +37,8 @@ def test_wide_weights_give_the_logits_of_packed_ones(
     assert wide.parameters == packed.parameters == load_base(folder, device, quantization=None).parameters
 
 
-def test_packed_weights_are_never_repacked_for_inference(llama_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+def test_packed_weights_are_never_repacked_for_inference(llama_base: Path, wide_share: Callable[[float], None]) -> None:
+    wide_share(0.0)
     loaded = load_base(llama_base, choose_device(), quantization=QuantizationRecipe())
     modules = [module for _, module in packed_modules(loaded.model)]
     assert len(modules) == 14

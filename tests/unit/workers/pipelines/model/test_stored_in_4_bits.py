@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_a_qlora_is_recorded_with_the_base_s_own_recipe_and_passes_admission(
 
 
 def test_plain_peft_over_plain_transformers_computes_what_we_do(
-    packed: tuple[str, Path], pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packed: tuple[str, Path], pairs: Path, tmp_path: Path, wide_share: Callable[[float], None]
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -159,7 +160,7 @@ def test_plain_peft_over_plain_transformers_computes_what_we_do(
     with torch.no_grad():
         bare = plain.eval()(ids).logits
     theirs = PeftModel.from_pretrained(plain, tmp_path / "out").eval()
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    wide_share(0.0)
     ours = load_adapter(load_base(base, choose_device(), quantization=None).model, tmp_path / "out")
     with torch.no_grad():
         expected, found = theirs(ids).logits, ours(ids.to(ours.device)).logits.cpu()

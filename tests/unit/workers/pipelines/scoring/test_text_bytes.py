@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.tokenizer import load_tokenizer
-from workers.pipelines.scoring.text_bytes import counted_otherwise, supervised_bytes
+from workers.pipelines.scoring.text_bytes import supervised_bytes
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,6 @@ def test_a_blank_between_prompt_and_answer_counts(llama_2: Any, of_bytes: Any) -
         assert supervised_bytes(one, tokenizer) == 4
         two = example(tokenizer, "the answer is", " yes", " and", " no", " says", " she")
         assert supervised_bytes(two, tokenizer) == 4 + 3 + 4
-    # Llama's tokens by themselves have no blank.
-    assert counted_otherwise([one], [4], of_bytes) is False
-    assert counted_otherwise([example(llama_2, "the answer is", " yes")], [4], llama_2) is True
 
 
 def test_characters_of_several_tokens_count_once(of_bytes: Any) -> None:

@@ -22,6 +22,7 @@ import torch
 from support import tiny
 from support.soak import SOAKING, scale
 from support.trainings import run_training
+from support.waiting import wait_until
 
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
@@ -214,14 +215,13 @@ def test_the_loss_is_the_mean_over_the_last_tenth_of_all_steps_also_after_going_
 
 
 def test_going_on_with_less_memory_changes_nothing(
-    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide_share: Callable[[float], None]
 ) -> None:
     import sdk.lora.planning.checkpointing as module
-    import workers.pipelines.model.loading as loading
 
     folder = trainings.written("qlora") / "step-00000003"
     monkeypatch.setattr(module, "ACTIVATION_SHARE", 0.0)
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    wide_share(0.0)
     report, out = trainings.run("sparing", "qlora", kept_in(tmp_path, resume=folder))
     assert report.training["gradient_checkpointing"] is True
     assert same(trainings.whole("qlora"), (report, out))
@@ -350,7 +350,7 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings:
             folder.mkdir()
             print(folder, file=process.stdin, flush=True)
             child = int(process.stdout.readline())
-            wait_for(folder / "kept" / f"step-{moments.randint(1, 5):08d}")
+            wait_until((folder / "kept" / f"step-{moments.randint(1, 5):08d}").exists)
             # The first one as soon as there is something under that name.
             time.sleep(moments.uniform(0, 0.2) if attempt else 0)
             with suppress(ProcessLookupError):
@@ -379,13 +379,6 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings:
         process.stdin.close()
     result = trainings.run("killed", "lora", kept_in(tmp_path / "on", resume=moments.choice(newest)))
     assert same(trainings.whole("lora"), result)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path.name} was never written"
-        time.sleep(0.005)
 
 
 def test_the_record_holds_no_path_and_no_time_of_day(trainings: Trainings) -> None:

@@ -29,7 +29,6 @@ from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import Row
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model import loading
 from workers.pipelines.model.adapters import save_tensors
 from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.classifier import Classes
@@ -132,10 +131,10 @@ def test_plain_peft_gives_the_logits_of_the_training(
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["roberta", "llama"])
 def test_a_head_is_never_quantised_and_is_trained_in_float32(
-    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide_share: Callable[[float], None]
 ) -> None:
     monkeypatch.setattr(inputs, "choose_device", lambda: Device("cpu", "cpu", "bfloat16"))
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    wide_share(0.0)
     base = base_of(folder, kind)
     spec = SPEC.model_copy(update={"method": "qlora", "max_steps": 25})
     report = trained(folder, base, tmp_path / "out", spec)

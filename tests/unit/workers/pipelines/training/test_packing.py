@@ -390,7 +390,7 @@ def test_packed_by_default_on_a_cpu_and_recorded(
     names = ("packed", "row_attention", "micro_batch", "logit_chunk_tokens")
     assert [report.training[name] for name in names[:3]] == [True, True, 4]
     assert said == "rows are packed"
-    # What an earlier release recorded of packed rows was computed under a mask, in passes of one row.
+    # What was packed under a mask, as on a card, is computed under one.
     old = RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with={"packed": True, "micro_batch": 1})
     again, _ = train(llama_base, data, tmp_path / "old", spec, like=old)
     assert [again.training[name] for name in names[:3]] == [True, False, 1]

@@ -159,13 +159,6 @@ def test_no_pickle_is_read(
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_a_checkpoint_of_an_earlier_release_is_told_as_one(copy: Path, refusal: Callable[[], str], name: str) -> None:
-    (copy / "progress.json").unlink()
-    (copy / name).write_bytes(b"PK")
-    assert refusal() == "an earlier release wrote it with pickles, which are no longer read"
-
-
 def test_our_code_unpickles_only_where_it_converts() -> None:
     callers = {
         path.relative_to(ROOT).as_posix()

@@ -91,15 +91,13 @@ def test_the_config_names_the_base_and_no_machine(llama_base: Path, pairs: Path,
 
 @pytest.mark.parametrize("held", ["wide", "packed"])
 def test_the_stored_matrices_are_float32_and_no_b_is_zero(
-    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+    llama_base: Path, pairs: Path, tmp_path: Path, wide_share: Callable[[float], None], held: str
 ) -> None:
     from safetensors.torch import load_file
 
-    import workers.pipelines.model.loading as loading
-
     if held == "packed":
         # Over packed weights TRL rounds the fresh matrices to bfloat16.
-        monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+        wide_share(0.0)
     train(llama_base, pairs, tmp_path / "out")
     tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in tensors
@@ -195,11 +193,10 @@ def test_an_evaluation_before_the_training_does_not_stop_it(llama_base: Path, pa
 
 
 def test_gradients_flow_over_packed_weights_too(
-    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama_base: Path, pairs: Path, tmp_path: Path, wide_share: Callable[[float], None]
 ) -> None:
-    import workers.pipelines.model.loading as loading
 
-    monkeypatch.setattr(loading, "_WIDE_SHARE", 0.0)
+    wide_share(0.0)
     report = train(llama_base, pairs, tmp_path / "out", eval_data=pairs)
     assert report.training["base_weights"] == "packed"
     assert report.metrics["eval_loss"] < report.metrics["eval_loss_base"]

@@ -1,0 +1,1 @@
+"""What runs before our packages are imported. Its name is nobody else's, and it needs the standard library alone."""

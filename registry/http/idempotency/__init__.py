@@ -1,1 +1,0 @@
-"""Requests with a key are run once, however often they are sent."""

@@ -1,0 +1,93 @@
+"""What a job needs its worker to know: the fields that its request uses, and users' own scorers.
+
+A worker ignores a field that it doesn't know, and would do something other than what was asked for; so does a server that
+gives the job out. Both say which fields they know, as `sdk.schemas.request_fields` names them.
+
+>>> written(["politeness", "merge.spec.quantize"]), written([])
+(',merge.spec.quantize,,politeness,', None)
+>>> fields_in(",merge.spec.quantize,,politeness,"), scorers_in(",merge.spec.quantize,,politeness,")
+({'merge.spec.quantize'}, {'politeness'})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
+from hashlib import sha256
+
+from sqlalchemy import ColumnElement, case, func, literal, or_
+
+from registry.jobs.available_workers import AvailableWorker
+from registry.jobs.models import Job
+from sdk.schemas.request_fields import known_fields
+from sdk.schemas.work import WorkerInfo
+
+#: How many fields are named at most.
+_NAMED = 5
+
+
+def written(names: Iterable[str]) -> str | None:
+    """Return names as a job's row has them: each between its own commas, so that none is found inside another."""
+    return "".join(f",{name}," for name in sorted(set(names))) or None
+
+
+def fields_in(needed: str | None) -> set[str]:
+    """Return the fields that a job uses."""
+    return {name for name in _names_in(needed) if "." in name}
+
+
+def scorers_in(needed: str | None) -> set[str]:
+    """Return the scorers that a job asks for."""
+    return {name for name in _names_in(needed) if "." not in name}
+
+
+def _names_in(needed: str | None) -> list[str]:
+    return [name for name in (needed or "").split(",") if name]
+
+
+@cache
+def our_fields() -> int:
+    """Return a number for the fields that this server knows: servers with the same number know the same."""
+    return int(sha256(",".join(sorted(known_fields())).encode()).hexdigest()[:7], 16) + 1
+
+
+def has_all(worker: WorkerInfo) -> ColumnElement[bool]:
+    """The condition that a worker has what a job needs, and that this server knows all fields of it."""
+    fields = known_fields() & set(worker.fields)
+    names = fields | {scorer.name for scorer in worker.scorers or ()}
+    # It has the length of the names that the worker has. Nested calls of `replace`, one for each name, would be too
+    # deep.
+    held = (
+        case((Job.needs.contains(written([name]), autoescape=True), len(name) + 2), else_=0) for name in sorted(names)
+    )
+    found: ColumnElement[int] = sum(held, start=literal(0))
+    # Where all programs know the same, no names are compared.
+    alike = [] if fields < known_fields() else [our_fields(), *([-our_fields()] if worker.scorers is None else [])]
+    return or_(Job.known_fields.in_(alike), Job.needs.is_(None), func.length(Job.needs) == found)
+
+
+def may_have_all(worker: AvailableWorker, needed: str | None) -> bool:
+    """Whether a worker has what a job needs."""
+    return fields_in(needed) <= worker.fields and worker.may_have(scorers_in(needed))
+
+
+def unknown_here(needed: str | None) -> str | None:
+    """Say that this server does not know all fields that a job uses; None if it does."""
+    lacking = fields_in(needed) - known_fields()
+    return f"it uses {_listed(lacking)}, which this registry does not know; upgrade it" if lacking else None
+
+
+def unknown_to_all(needed: str | None, workers: Sequence[AvailableWorker]) -> str | None:
+    """Say that none of some workers knows all fields that a job uses; None if one does."""
+    used = fields_in(needed)
+    if any(used <= worker.fields for worker in workers):
+        return None
+    lacking = used.difference(*(worker.fields for worker in workers)) or used
+    return f"it uses {_listed(lacking)}, which no worker that may run it knows; upgrade the workers"
+
+
+def _listed(fields: Collection[str]) -> str:
+    """Name fields as people write them, without the kind."""
+    shown = sorted({field.partition(".")[2] for field in fields})
+    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    return f"{', '.join(shown[:_NAMED])}{more}"

@@ -107,6 +107,9 @@ def parsed_with_flags(expression: str) -> tuple[Sequence[Node], frozenset[str]]:
                 raise ExpressionError(_RARE)
             if sign[-1] == ")" and groups == [("", [[]])]:
                 flags.update(sign[2:-1])
+                if "x" in flags:
+                    # What follows is read by other rules.
+                    raise ExpressionError("it sets flags other than i, m and s")
                 continue
             if sign[-1] in "):" and sign != "(?:":
                 raise ExpressionError("it sets flags")

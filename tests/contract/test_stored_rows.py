@@ -103,7 +103,7 @@ def change_every_row(db: Database, change: Callable[[Any], Any]) -> None:
         columns = [column for column in table.columns if isinstance(column.type, JSON)]
         with db.engine.begin() as connection:
             for row in connection.execute(select(table)).mappings().all() if columns else []:
-                changed = {column.name: change(row[column.name]) for column in columns if row[column.name] is not None}
+                changed = {column.key: change(row[column.name]) for column in columns if row[column.name] is not None}
                 if changed:
                     key = [column == row[column.name] for column in table.primary_key]
                     connection.execute(update(table).where(*key).values(changed))

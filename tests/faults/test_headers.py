@@ -25,6 +25,7 @@ from support.soak import scale
 from support.weights import LORA
 
 from registry.artifacts.admission.inspection import inspect_weights
+from registry.artifacts.long_facts import holding_facts, take_turn
 from registry.errors import Verification
 from sdk.errors import InvalidBase, VerificationFailed
 from sdk.lora.tensors import read_tensors
@@ -196,10 +197,12 @@ def watched(most_bytes: int) -> Iterator[None]:
 
 def accepted(raw: bytes) -> bool:
     """Whether the reader takes a file; nothing but Verification may come of the others."""
-    try:
-        inspect_weights(io.BytesIO(raw), size_bytes=len(raw), lora=LORA)
-    except Verification:
-        return False
+    with holding_facts():
+        take_turn(len(raw))
+        try:
+            inspect_weights(io.BytesIO(raw), size_bytes=len(raw), lora=LORA)
+        except Verification:
+            return False
     return True
 
 

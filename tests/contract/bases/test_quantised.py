@@ -11,6 +11,7 @@ import pytest
 from contract.bases.helpers import VALUES, Tenant
 from support.packed_files import LONG, PACKED, QUANTIZATION, write_packed_base
 from support.registries import World
+from support.scored_rows import CONDITIONS
 from support.small import TENSORS, write_adapter
 
 from registry.artifacts.service import Artifacts
@@ -202,7 +203,9 @@ class TestJobs:
         held = worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
 
         def complete(precision: str) -> JobView:
-            report = EvaluationReport.model_validate({"metrics": {"loss": 1.0}, "precision": precision})
+            report = EvaluationReport.model_validate(
+                {"metrics": {"loss": 1.0}, "precision": precision, "conditions": CONDITIONS}
+            )
             result = EvaluationResult(
                 label=held.targets[0].label, digest=None, base_fingerprint=view.fingerprint, report=report
             )

@@ -26,6 +26,7 @@ from support.adapters import base_registration, save_adapter
 from support.databases import new_database
 from support.guard import Guard
 from support.people import package
+from support.scored_rows import CONDITIONS
 from support.soak import SOAKING, scale
 from support.workplace import wait_until
 
@@ -92,7 +93,8 @@ class Place:
         """Jobs that wait; for each the result that completes it."""
         version = self._admin.get("known@v1")
         request = EvaluationRequest(targets=[EvaluationTarget(ref="known@v1")], data=self._data, only=True)
-        report = {"metrics": {"loss": 1.0}, "precision": "float32"}
+        conditions = CONDITIONS.model_dump(mode="json", exclude_unset=True)
+        report = {"metrics": {"loss": 1.0}, "precision": "float32", "conditions": conditions}
         result = {
             "label": "known@v1",
             "digest": version.digest,

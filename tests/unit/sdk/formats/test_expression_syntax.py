@@ -90,6 +90,7 @@ def expressions() -> st.SearchStrategy[str]:
 @given(expressions(), st.booleans())
 @example("(?au)a", True)
 @example("[]", False)
+@example(r"(?x)#\400", False)
 @example("a(?#c)*", False)
 @example("(?#c)(?i)A", True)
 @example("(?:)(?i)a", True)

@@ -188,7 +188,7 @@ def test_views_that_ask_the_database_take_turns_and_leave_connections_to_others(
                 assert work.begun == ["ana"] * 10 + ["ben"]
             answers = await asyncio.gather(*busy)
         assert {answer.status_code for answer in answers} == {200}
-        # The second of ben's came before most of those that had come before it; as many as ended begin at once, in any order.
-        assert "ben" in work.begun[11:22]
+        # The second of ben's didn't wait for all that had come before it. Threads that were let go at once begin in any order.
+        assert "ben" in work.begun[11:-4]
 
     asyncio.run(run())

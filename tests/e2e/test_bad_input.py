@@ -176,6 +176,7 @@ CASES: list[tuple[list[str], int, str, str | None, str]] = [
     (["lst"], 2, "invalid", None, "did you mean 'list'?"),
     (["pull"], 2, "invalid", "ref", "adapterctl pull --help"),
     (["list", "--limt", "3"], 2, "invalid", None, "adapterctl list --help"),
+    (["compat", "code-review"], 2, "invalid", "engine", "Choose from: vllm, sglang, "),
     # Adapters from elsewhere.
     (["push", f"./{MISSING}", "new-adapter", "--base", "./base"], 3, "not_found", "path", "save_pretrained"),
     (["push", "./pickled", "new-adapter", "--base", "./base"], 2, "invalid", "path", "adapterctl convert pickled"),

@@ -48,7 +48,8 @@ def _translate(error: Exception) -> AdapterctlError:
         return error
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "adapterctl"
-        message = error.format_message().rstrip(".")
+        # Click writes choices one below the other.
+        message = " ".join(error.format_message().split()).rstrip(".")
         hint = "" if "see:" in message or "did you mean" in message else f"; see: {path} --help"
         return InvalidInput(f"{message[:1].lower()}{message[1:]}{hint}", param=_param_of(error))
     if isinstance(error, click.ClickException):

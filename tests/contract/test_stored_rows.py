@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,8 @@ def change_every_row(db: Database, change: Callable[[Any], Any]) -> None:
 def past(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A registry of this release, and those of past ones, upgraded."""
     url = f"sqlite:///{tmp_path / 'past.sqlite3'}"
-    load_past(Database(url), request.param)
+    with closing(Database(url)) as db:
+        load_past(db, request.param)
     with registries.embedded(tmp_path / "home", database_url=url) as world:
         yield world
 
@@ -183,7 +185,8 @@ def test_rows_of_each_release_stop_no_worker(past: World, change: Callable[[Any]
 def world(tmp_path: Path) -> Iterator[World]:
     """A registry of this release, with jobs of each kind."""
     url = f"sqlite:///{tmp_path / 'past.sqlite3'}"
-    load_past(Database(url))
+    with closing(Database(url)) as db:
+        load_past(db)
     with registries.embedded(tmp_path / "home", database_url=url) as world:
         with world.services.db.write() as session:
             session.execute(update(Job).values(state="cancelled", lease_until_s=None))

@@ -68,7 +68,8 @@ def _present(session: Session, namespace: str) -> QuotaView:
         else Limits(row.max_adapters, row.max_bytes, row.max_jobs, row.max_record_bytes)
     )
     row_used = session.get(Usage, namespace)
-    used = {name: 0 if row_used is None else getattr(row_used, name) for name in COUNTED}
+    # Until the next count sets a wrong sum right, nobody is shown less than nothing.
+    used = {name: 0 if row_used is None else max(0, getattr(row_used, name)) for name in COUNTED}
     return QuotaView(
         namespace=namespace,
         **limits._asdict(),

@@ -16,6 +16,7 @@ pytest_plugins = [
     "support.garbage",
     "support.compiled",
     "support.quick",
+    "support.connections",
     "support.servers",
     "support.fixtures",
     "support.parallel",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,22 +73,27 @@ def app_of(folder: Path, **given: Any) -> Any:
     return create_app(Settings(database_url=f"sqlite:///{folder / 'r.sqlite3'}", **given))
 
 
-def client_of(folder: Path, **given: Any) -> TestClient:
-    return TestClient(app_of(folder, **given), base_url="http://127.0.0.1:8080")
+@contextmanager
+def client_of(folder: Path, **given: Any) -> Iterator[TestClient]:
+    app = app_of(folder, **given)
+    yield TestClient(app, base_url="http://127.0.0.1:8080")
+    app.state.services.db.close()
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A registry with tokens, and hosts."""
     given = {"allowed_hosts": "Registry.Example.:443, *.internal.example,,10.0.0.5,fd00::5 , [fd00::7]:80"}
-    return client_of(tmp_path_factory.mktemp("hosts"), **given)
+    with client_of(tmp_path_factory.mktemp("hosts"), **given) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def open_registry(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+def open_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A registry that asks for no token."""
     folder = tmp_path_factory.mktemp("open")
-    return client_of(folder, auth="none", public_url="http://registry.example", allowed_hosts="*")
+    with client_of(folder, auth="none", public_url="http://registry.example", allowed_hosts="*") as client:
+        yield client
 
 
 @pytest.mark.parametrize("host", [*LOOPBACK, *ALLOWED])

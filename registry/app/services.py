@@ -23,7 +23,6 @@ from registry.datasets.finding import readable_rows
 from registry.datasets.service import Datasets
 from registry.datasets.signatures import SignedDatasets
 from registry.db.database import Database
-from registry.db.prepared_reads import PreparedReads
 from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
@@ -153,7 +152,7 @@ def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | 
         datasets=Datasets(db, artifacts),
         bases=bases,
         catalog=catalog,
-        resolver=Resolver(PreparedReads(db), catalog),
+        resolver=Resolver(db, catalog, inline=settings.embedded_home is not None),
         aliases=Aliases(db),
         version_states=VersionStates(db, on_deleted=give_up),
         publisher=publisher,

@@ -114,6 +114,8 @@ def _sqlite(url: URL, timeouts: Timeouts) -> Engine:
     lock_s = sqlite_lock_s(timeouts)
     engine = create_engine(
         url,
+        # As psycopg does: what is given to a statement goes by name.
+        paramstyle="named",
         connect_args={"timeout": lock_s},
         hide_parameters=True,
         **_pool(timeouts, _SQLITE_POOL_S),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import CancelledError
 from typing import Any
 
 import httpx
-from a2wsgi import ASGIMiddleware
+
+#: How long to wait for what is being answered when the registry is closed, in seconds.
+_ENDING_S = 1.0
 
 
 class EmbeddedTransport(httpx.BaseTransport):
@@ -17,25 +20,39 @@ class EmbeddedTransport(httpx.BaseTransport):
 
     def __init__(self, app: Any) -> None:
         self._app = app
+        self._asgi = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="adapterctl-embedded", daemon=True)
         self._thread.start()
-        inner: Any = ASGIMiddleware(app, loop=self._loop)
-
-        def answered(environ: dict[str, Any], start_response: Any) -> Any:
-            # In WSGI a path is bytes of UTF-8, each as one character (PEP 3333); httpx gives the text itself.
-            environ["PATH_INFO"] = environ["PATH_INFO"].encode().decode("latin-1")
-            return inner(environ, start_response)
-
-        self._wsgi = httpx.WSGITransport(app=answered)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request."""
-        return self._wsgi.handle_request(request)
+        """Answer one request; its body and the answer's are whole in memory."""
+        request.read()
+        answering = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
+        try:
+            return answering.result()
+        except CancelledError:
+            raise httpx.ReadError("the registry was closed meanwhile", request=request) from None
+        finally:
+            # Whoever presses Ctrl-C waits no longer, so nobody answers.
+            answering.cancel()
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        answer = await self._asgi.handle_async_request(request)
+        body = b"".join([part async for part in answer.stream])  # type: ignore[union-attr]
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(body))
 
     def close(self) -> None:
         """End the loop and its thread, and close the connections of the application's database."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         self._thread.join()
         self._loop.close()
         self._app.state.services.db.close()
+
+    async def _end(self) -> None:
+        if unanswered := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in unanswered:
+                task.cancel()
+            # What is in a thread ends when it ends.
+            await asyncio.wait(unanswered, timeout=_ENDING_S)
+        self._loop.stop()

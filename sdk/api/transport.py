@@ -165,7 +165,7 @@ def _embedded(config: Config) -> httpx.BaseTransport:
     if hidden is not None:
         raise Unavailable(hidden)
     missing = [
-        name for name in ("fastapi", "sqlalchemy", "alembic", "a2wsgi") if importlib.util.find_spec(name) is None
+        name for name in ("fastapi", "sqlalchemy", "alembic") if importlib.util.find_spec(name) is None
     ]
     if missing:
         raise Unavailable(

@@ -5,7 +5,6 @@ One backend is stopped, so that the server of the other tests is left alone.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import signal
@@ -20,13 +19,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import bindparam, literal, make_url, select, text
+from sqlalchemy import bindparam, make_url, select, text
 from support import registries
 from support.adapters import base_registration, save_adapter
 
 from registry.access.models import Token
 from registry.db.database import Database
-from registry.db.prepared_reads import PreparedReads
 from registry.deadlines import Timeouts
 from registry.errors import Unavailable
 from sdk.errors import Unavailable as ClientUnavailable
@@ -118,41 +116,16 @@ class TestStopped:
             except Unavailable:
                 time.sleep(0.05)
 
-    def test_a_prepared_read_leaves_it_to_the_ordinary_way(self, db: Database) -> None:
-        reads = PreparedReads(db)
-        pid = select(literal(1), bindparam("x", type_=Token.name.type), text("pg_backend_pid()"))
-
-        async def read_often() -> None:
-            found = await reads.first(pid, x="a")
-            assert found is not None
-            with stopped(int(found[2])):
-                began = time.monotonic()
-                # More than there are connections: they do not wait one after the other.
-                answers = await asyncio.gather(*(reads.first(pid, x="a") for _ in range(20)))
-                assert time.monotonic() - began < 4
-                assert None in answers
-            assert await reads.first(pid, x="a") is not None
-
-        asyncio.run(read_often())
-
-    def test_a_read_that_outlasts_the_closing_closes_its_connection(self, db: Database) -> None:
-        reads = PreparedReads(db)
-        slow = select(text("pg_backend_pid()"), text("pg_sleep(0.5)"), bindparam("x", type_=Token.name.type))
-
-        async def close_meanwhile() -> int:
-            reading = asyncio.create_task(reads.first(slow, x="a"))
-            await asyncio.sleep(0.2)
-            db.close()
-            found = await reading
-            assert found is not None
-            return int(found[0])
-
-        backend = asyncio.run(close_meanwhile())
-        deadline = time.monotonic() + 5
-        with db.read() as session:
-            while session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}")):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+    def test_a_read_without_a_session(self, db: Database) -> None:
+        pid = select(text("pg_backend_pid()"), bindparam("x", type_=Token.name.type))
+        found = db.row(pid, x="a")
+        assert found is not None
+        with stopped(int(found[0])):
+            began = time.monotonic()
+            with pytest.raises(Unavailable, match="does not answer"):
+                db.row(pid, x="a")
+            assert time.monotonic() - began < 4
+        assert db.row(pid, x="a") is not None
 
 
 @contextmanager

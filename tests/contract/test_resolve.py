@@ -30,7 +30,6 @@ from registry.catalog.versions.present import present
 from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
-from registry.db.prepared_reads import PreparedReads
 from registry.errors import NotFound
 from registry.principal import SYSTEM, Principal, Role
 from sdk.client import Client
@@ -273,7 +272,7 @@ class TestBusyDatabase:
     def test_many_at_once_from_several_threads_and_loops(self, world: World, name: str, tmp_path: Path) -> None:
         ref = push(world.writer, tmp_path, name)
         with closing(Database(world.services.db.url)) as db:
-            resolver = Resolver(PreparedReads(db), Catalog(db))
+            resolver = Resolver(db, Catalog(db))
 
             def ask() -> set[str]:
                 async def many() -> set[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select, text, update
+from sqlalchemy import Integer, String, bindparam, event, func, select, text, update
 
 from registry.access.models import Token
 from registry.artifacts.models import Blob
@@ -346,3 +346,33 @@ def test_threads_that_come_first_together_get_one_engine(tmp_path: Path, monkeyp
         assert set(pool.map(ask, range(8))) == set(made)
     assert len(made) == 1
     database.close()
+
+
+class TestRow:
+    """One row without a session."""
+
+    QUERY = select(Blob.size_bytes).where(
+        Blob.sha256 == bindparam("sha256", type_=String), Blob.size_bytes < bindparam("most", type_=Integer)
+    )
+
+    def test_the_row_of_these_values_is_found(self, db: Database) -> None:
+        with db.write() as session:
+            session.add_all([Blob(sha256="a" * 64, size_bytes=1), Blob(sha256="b" * 64, size_bytes=2)])
+        assert db.row(self.QUERY, sha256="b" * 64, most=3) == (2,)
+        assert db.row(self.QUERY, sha256="b" * 64, most=2) is None
+
+    def test_what_was_committed_before_is_seen(self, db: Database) -> None:
+        assert db.row(self.QUERY, sha256="a" * 64, most=3) is None
+        with db.write() as session:
+            session.add(Blob(sha256="a" * 64, size_bytes=1))
+        assert db.row(self.QUERY, sha256="a" * 64, most=3) == (1,)
+
+    @pytest.mark.parametrize("wrong", [{"most": 2**70}, {"sha256": "\ud800"}])
+    def test_what_a_driver_can_t_be_given_takes_no_connection_away(self, db: Database, wrong: dict[str, Any]) -> None:
+        for _ in range(20):
+            with pytest.raises((Invalid, UnicodeEncodeError)):
+                db.row(self.QUERY, **{"sha256": "a", "most": 1, **wrong})
+        assert db.row(self.QUERY, sha256="a", most=1) is None
+
+    def test_what_the_driver_refuses_is_left_to_a_session(self, db: Database) -> None:
+        assert db.row(text("SELECT * FROM none")) is None

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import text
 
-from registry.access.audit.models import AuditEntry
+from registry.access.models import AuditEntry
 from registry.db.database import Database
 from registry.db.types import Model
 from registry.deadlines import Timeouts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Engine, text
 
-from registry.db.transactions import allow, begin
+from registry.db.statements import allow, begin
 from registry.deadlines import Timeouts
 
 _LOCK = 0x6164617074657263  # "adapterc": of two servers that start at once, only one migrates.

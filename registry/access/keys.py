@@ -16,9 +16,8 @@ from fastapi import Depends, Header, Request
 from sqlalchemy import Index, String, Text, false, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from registry.db.clock import utc_now
 from registry.db.statements import insert_if_new
-from registry.db.types import Model, UtcDateTime
+from registry.db.types import Model, UtcDateTime, utc_now
 from registry.errors import Conflict, Invalid
 from registry.principal import Principal
 

@@ -1,14 +1,16 @@
-"""Tables of tokens and of what they allow."""
+"""Tables of tokens and of what they allow, of the audit trail, and of the read-only switch: one row while the registry is
+read-only, none otherwise. Database triggers refuse to change or remove an entry of the audit trail.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, ForeignKey, String, or_
+from sqlalchemy import JSON, BigInteger, ColumnElement, ForeignKey, Index, Integer, String, or_
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from registry.db.clock import utc_now
-from registry.db.types import Model, UtcDateTime
+from registry.db.types import Model, UtcDateTime, utc_now
 
 
 class Grant(Model):
@@ -45,3 +47,42 @@ class Token(Model):
 def in_use() -> ColumnElement[bool]:
     """The condition that a token is neither revoked nor expired: only then does it allow anything."""
     return Token.revoked_at.is_(None) & or_(Token.expires_at.is_(None), Token.expires_at > utc_now())
+
+
+class ReadOnlyRow(Model):
+    """Why the registry is read-only, and since when."""
+
+    __tablename__ = "read_only"
+
+    #: Always 1: there is one switch.
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    reason: Mapped[str] = mapped_column(String(1000))
+    set_by: Mapped[str] = mapped_column(String(100))
+    since: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class AuditEntry(Model):
+    """One change, written in the transaction that made it."""
+
+    __tablename__ = "audit_entries"
+    __table_args__ = (
+        Index("ix_audit_entries_namespace_pk", "namespace", "pk"),
+        Index("ix_audit_entries_action_pk", "action", "pk"),
+        Index("ix_audit_entries_actor_pk", "actor", "pk"),
+        Index("ix_audit_entries_subject_pk", "subject", "pk"),
+    )
+
+    # SQLite numbers rows itself only in a column of exactly its INTEGER type.
+    pk: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: The name of the token.
+    actor: Mapped[str] = mapped_column(String(100))
+    token_id: Mapped[str | None] = mapped_column(String(32))
+    #: "alias.move", "version.archive", "token.revoke" …
+    action: Mapped[str] = mapped_column(String(40))
+    #: Whose admins may see it: those of a namespace, "-" for names without one, "*" for the whole registry.
+    namespace: Mapped[str] = mapped_column(String(64))
+    #: What it was done to: "team/code-review@v3", a token's id, a digest.
+    subject: Mapped[str] = mapped_column(String(300))
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSON)

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from registry.access.audit.service import record
 from registry.access.keys import Keyed, keep, kept
 from registry.access.models import Grant, Token, in_use
-from registry.db.clock import utc_now
 from registry.db.database import Database
+from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
 from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role
 from sdk.formats.refs import BadNameError, parse_namespace

@@ -25,13 +25,11 @@ from starlette.routing import BaseRoute
 from registry.access import views as auth
 from registry.access.audit import views as audit
 from registry.access.authentication import Gatekeeper
-from registry.access.read_only.middleware import KeepReadOnly
-from registry.access.read_only.service import ReadOnlySwitch
+from registry.access.read_only.service import KeepReadOnly, ReadOnlySwitch
 from registry.app import health, openapi
 from registry.app.health import Readiness, readiness_of
 from registry.app.services import build
 from registry.artifacts import views as artifacts
-from registry.catalog import resolve_view
 from registry.catalog import views as catalog
 from registry.datasets import views as datasets
 from registry.errors import RegistryError
@@ -41,7 +39,7 @@ from registry.http.refusals import REFUSALS, Refusals
 from registry.http.request_bodies import StrictBodies
 from registry.http.rights import Rights
 from registry.http.routes import VERSION, SayVersion, install_error_handlers, provide
-from registry.jobs import event_stream, worker_views
+from registry.jobs import event_stream
 from registry.jobs import views as jobs
 from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
@@ -65,12 +63,10 @@ _log = logging.getLogger(__name__)
 
 #: Every room that answers requests. Routes are tried in this order: the one that is requested most comes first.
 ROOMS = (
-    resolve_view,
     catalog,
     artifacts,
     datasets,
     jobs,
-    worker_views,
     event_stream,
     evaluations,
     lineage,

@@ -11,7 +11,6 @@ from registry.access.audit.service import Audit
 from registry.access.read_only.service import ReadOnlySwitch
 from registry.access.tokens import Tokens
 from registry.artifacts.service import Artifacts
-from registry.artifacts.storage_access import storage_explained
 from registry.artifacts.uploads import Uploads
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
@@ -29,13 +28,13 @@ from registry.evaluations.contamination.service import ContaminationChecks
 from registry.evaluations.rows import EvaluationRows, give_up, give_up_of_base
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
+from registry.jobs.attempts import TimeLimits
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
+from registry.jobs.event_feed import Watchers
 from registry.jobs.kinds.rules import CompletionServices
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.service import Jobs
-from registry.jobs.time_limits import TimeLimits
-from registry.jobs.watch_limits import Watchers
 from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
@@ -50,6 +49,7 @@ from registry.settings import Settings
 from registry.signatures.service import Signatures
 from registry.signatures.trust import Trust
 from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
+from registry.storage.errors import storage_explained
 from registry.storage.signing import kept_key
 from registry.usage.limits import Limits, limit_by_default
 

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.models import Blob
 from registry.db.database import Database
-from registry.db.transactions import connection_of
+from registry.db.statements import connection_of
 from registry.errors import Unavailable
 from registry.pools import Pool
 

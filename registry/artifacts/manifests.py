@@ -10,10 +10,9 @@ from pydantic import ValidationError
 from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_lock import hold_for_manifest
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
-from registry.db.statements import append_new, insert_if_new
-from registry.db.transactions import connection_of
+from registry.artifacts.stored_blobs import hold_for_manifest
+from registry.db.statements import append_new, connection_of, insert_if_new
 from registry.errors import Invalid, NotFound, Unreadable, Verification
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.codes import explain_validation

@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.db.clock import utc_now
-from registry.db.types import Model, UtcDateTime
+from registry.db.types import Model, UtcDateTime, utc_now
 
 
 class Blob(Model):

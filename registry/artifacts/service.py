@@ -11,20 +11,18 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.artifacts.blob_check import Inspection, Passing, read_blob
-from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.facts import Facts
 from registry.artifacts.long_facts import facts_of, facts_within, has_turn, keep_facts
 from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
-from registry.artifacts.storage_access import storage_explained, transfer_of
-from registry.artifacts.stored_blobs import Readable, Stored, find_stored
-from registry.artifacts.uploads import Uploads, announced, leave_places, sent_to
+from registry.artifacts.stored_blobs import Readable, Stored, find_stored, hold_blobs
+from registry.artifacts.uploads import Uploads, announced, leave_places, sent_to, transfer_of
 from registry.db.database import Database
 from registry.db.statements import insert_if_new, upsert
 from registry.errors import Invalid, NotFound, Verification
 from registry.principal import Principal
 from registry.storage import CHUNK_BYTES, Storage
-from registry.storage.errors import BlobCorrupt, BlobMissing
+from registry.storage.errors import BlobCorrupt, BlobMissing, storage_explained
 from sdk.schemas.artifacts import BlobSpec, Transfer
 
 

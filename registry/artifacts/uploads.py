@@ -20,21 +20,17 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Upload, UploadBlob, UploadPart
-from registry.artifacts.storage_access import storage_explained, transfer_of
-from registry.artifacts.stored_blobs import Readable, find_stored
-from registry.db.clock import utc_now
+from registry.artifacts.stored_blobs import Readable, find_stored, hold_blobs
 from registry.db.database import Database
-from registry.db.statements import upsert
-from registry.db.transactions import connection_of
+from registry.db.statements import connection_of, upsert
+from registry.db.types import utc_now
 from registry.errors import Invalid, NotFound, QuotaExceeded, Verification
 from registry.principal import Principal
-from registry.storage import MAX_PARTS, Storage
-from registry.storage.errors import BlobMissing
+from registry.storage import MAX_PARTS, Location, Storage
+from registry.storage.errors import BlobMissing, storage_explained
 from registry.storage.protocol import sha256_of
-from registry.usage.charging import charge
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, record_bytes
 from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, Transfer, UploadView
 
 _SESSION = timedelta(hours=24)
@@ -359,3 +355,8 @@ def _begun(session: Session, wanted: Mapping[str, BlobSpec], who: Principal) -> 
         for sha256, size_bytes, stored_as, parts_id in session.execute(query)
         if wanted[sha256].size_bytes == size_bytes
     }
+
+
+def transfer_of(sha256: str, size_bytes: int, location: Location) -> Transfer:
+    """Say where to send bytes of this digest to, or fetch them from."""
+    return Transfer(sha256=sha256, size_bytes=size_bytes, url=location.url, headers=dict(location.headers))

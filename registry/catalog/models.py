@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from registry.db.clock import utc_now
-from registry.db.types import Model, UtcDateTime
+from registry.db.types import Model, UtcDateTime, utc_now
 
 #: `lifecycle.LIVE` as the index has it: it answers queries that say the same.
 LIVE_ROWS = text("state IN ('pending', 'ready', 'quarantined', 'archived')")

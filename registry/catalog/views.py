@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query, Response
+from fastapi import Depends, Query, Response
 
 from registry.artifacts.long_facts import WAIT_S, TurnNeededError, holding_facts
 from registry.catalog.aliases.service import Aliases
-from registry.catalog.bases.queries import WhoseBase
+from registry.catalog.bases.names import Whose
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
-from registry.http.routes import Admin, Cursor, Limit, Reader, Sender, Writer, answered, apart, room, service, written
+from registry.http.routes import (
+    Admin,
+    Cursor,
+    Limit,
+    Reader,
+    Sender,
+    Writer,
+    answered,
+    apart,
+    room,
+    service,
+    written,
+)
 from registry.principal import Principal
 from sdk.schemas.aliases import (
     AliasMove,
@@ -48,6 +61,29 @@ VersionStatesDep = Annotated[VersionStates, service(VersionStates)]
 AliasesDep = Annotated[Aliases, service(Aliases)]
 
 Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
+
+
+async def _whose(
+    base_namespace: Annotated[
+        str | None, Query(max_length=64, description="The namespace whose base is meant by a name; `*` as `published`.")
+    ] = None,
+    published: Annotated[bool, Query(description="The base that is published for all is meant by a name.")] = False,
+) -> Whose:
+    return Whose(base_namespace, published)
+
+
+#: Whose bases the names in a request mean.
+WhoseBase = Annotated[Whose, Depends(_whose)]
+
+
+@router.get("/resolve", response_model=VersionView)
+async def resolve_ref(
+    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
+    resolver: Annotated[Resolver, service(Resolver)],
+    who: Reader,
+) -> Response:
+    """The version that a ref names now, with its lineage and manifest."""
+    return Response(await resolver.resolve(ref, who=who), media_type="application/json")
 
 
 @router.post("/bases", status_code=201)

@@ -9,8 +9,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from registry.db.clock import utc_now
-from registry.db.types import Model, UtcDateTime
+from registry.db.types import Model, UtcDateTime, utc_now
 
 
 class Dataset(Model):

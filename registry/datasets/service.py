@@ -8,17 +8,17 @@ from sqlalchemy import select, true, update
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
-from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.manifests import blob_of
 from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts
+from registry.artifacts.stored_blobs import hold_blobs
 from registry.artifacts.uploads import finish_upload
 from registry.datasets.finding import find_dataset, find_named, names_of, spoken_for, usable_by
 from registry.datasets.models import Dataset, DatasetAccess, DatasetName, DatasetNumber
-from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import insert_if_new
+from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden
 from registry.principal import Principal
 from registry.usage.charging import charge

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts
 from registry.datasets.models import Dataset, DatasetSignatures
-from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.statements import upsert
+from registry.db.types import utc_now
 from registry.errors import Verification
 from registry.rows.service import RowReading
 from sdk.formats.columns import parse_columns

@@ -10,7 +10,7 @@ from sqlalchemy import Float, Insert, String, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from registry.db.transactions import connection_of
+from registry.db.statements import connection_of
 from registry.db.types import Model
 
 #: Upper bounds of the histogram of durations, in seconds; what took longer is only in "+Inf".

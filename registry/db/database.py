@@ -16,11 +16,10 @@ from sqlalchemy import ClauseElement, Engine, text
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from registry.db.causes import Causes
 from registry.db.engine import make_engine, sqlite_lock_s
-from registry.db.errors import explain, says_full
+from registry.db.errors import Causes, explain, says_full
 from registry.db.schema_version import head_revision, revision_of, run_migrations, too_new
-from registry.db.transactions import begin_session
+from registry.db.statements import begin_session
 from registry.deadlines import CircuitBreaker, NoAnswer, Timeouts
 from registry.errors import Unavailable
 from registry.pools import Pool

@@ -10,19 +10,18 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts
+from registry.artifacts.stored_blobs import hold_blobs
 from registry.catalog.models import Adapter, NamedBase, Version
 from registry.catalog.versions.lifecycle import LIVE
-from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.stored_json import table
+from registry.db.types import utc_now
 from registry.errors import NotFound, Verification
 from registry.evaluations.models import Evaluation
 from registry.principal import EVERYWHERE, Principal
-from registry.usage.charging import charge
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, record_bytes
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.evaluation import RowFile, is_score
 

@@ -19,8 +19,7 @@ from registry.evaluations.rows import give_up_earlier, take_in
 from registry.evaluations.standing import made_in, of_any_base, of_bytes, space_of_bases
 from registry.jobs.models import Job
 from registry.principal import Principal
-from registry.usage.charging import charge
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, record_bytes
 from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.scores import EvaluationView

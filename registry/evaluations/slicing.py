@@ -1,18 +1,23 @@
-"""The scores of an evaluation by the value of a column of its dataset, from the rows that were recorded."""
+"""The scores of an evaluation by the value of a column of its dataset, from the rows that were recorded; and the file of
+the dataset's rows.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from registry.artifacts.service import Artifacts
+from registry.datasets.finding import find_dataset
 from registry.db.database import Database
-from registry.errors import NotFound
-from registry.evaluations.dataset_rows import can_not_group, rows_of
+from registry.errors import Invalid, NotFound
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.principal import Principal
 from registry.rows.service import RowReading
+from sdk.formats.rows import detect_format
 from sdk.schemas.slices import SlicedScores
 
 
@@ -51,3 +56,46 @@ class Slicing:
         if not page.items:
             raise NotFound(f"the scores {ident[:64]!a} can't be read; make them again with: adapterctl eval")
         return page.items[0].dataset
+
+
+#: The largest dataset that is read for this.
+MOST_BYTES = 2 * 1000**3
+
+
+@contextmanager
+def rows_of(db: Database, artifacts: Artifacts, dataset: str, who: Principal) -> Iterator[Path]:
+    """Open a copy of the bytes of a dataset that the caller may read, by its digest.
+
+    Raises NotFound if it was removed or the caller may not read it, and what `dataset_file` raises.
+    """
+    try:
+        with db.read() as session:
+            row = find_dataset(session, dataset, who, removed=False).dataset
+            digest, size_bytes = row.digest, row.size_bytes
+    except NotFound as error:
+        raise NotFound(f"the dataset {dataset[:12]} was removed, or this token may not read it") from error
+    with dataset_file(artifacts, digest, size_bytes) as path:
+        yield path
+
+
+def can_not_group(by: str, why: str) -> Invalid:
+    """The error if rows are to be grouped by a column and their dataset can't be read."""
+    return Invalid(f"rows can't be grouped by {by[:80]!a}: {why}", param="by")
+
+
+@contextmanager
+def dataset_file(artifacts: Artifacts, digest: str, size_bytes: int) -> Iterator[Path]:
+    """Open a copy of a dataset's bytes for the block. Raises Invalid if it is too large or Parquet, Verification."""
+    if size_bytes > MOST_BYTES:
+        raise Invalid(
+            f"the dataset {digest[:12]} has more than {MOST_BYTES // 1000**3} GB, which are not read for this; "
+            "leave out --by and --examples"
+        )
+    with tempfile.NamedTemporaryFile(prefix="rows-") as file:
+        path = Path(file.name)
+        artifacts.copy(digest, path)
+        if detect_format(path) == "parquet":
+            raise Invalid(
+                f"the rows {digest[:12]} are Parquet, which the registry does not read; add them as JSONL: adapterctl data add FILE"
+            )
+        yield path

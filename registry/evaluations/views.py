@@ -6,9 +6,8 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
-from registry.catalog.bases.queries import WhoseBase
+from registry.catalog.views import WhoseBase
 from registry.evaluations.comparing.service import Comparisons
-from registry.evaluations.query_fields import ScoresOf
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
@@ -25,6 +24,17 @@ EvaluationsDep = Annotated[Evaluations, service(Evaluations)]
 
 
 EvaluationRowsDep = Annotated[EvaluationRows, service(EvaluationRows)]
+
+#: Whose scores are meant.
+ScoresOf = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=64,
+        description="Take the scores that jobs of this namespace made; `*`: of all that you may read, the newest first. Without it, a version's scores are those that its own namespace made.",
+        examples=["team"],
+    ),
+]
 
 
 @router.get("")

@@ -284,13 +284,13 @@ def _checked(checker: TypeAdapter[Any], value: Any) -> Any:
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None
 
 
-def room(path: str, tag: str, *, route_class: type[StrictRoute] = StrictRoute) -> APIRouter:
+def room(path: str, tag: str) -> APIRouter:
     """The router of a room below `/api/v1`: every route wants a token and may answer with any of `ERRORS`."""
     return APIRouter(
         prefix=f"{API}{path}",
         tags=[tag],
         responses=ERRORS,
-        route_class=route_class,
+        route_class=StrictRoute,
         generate_unique_id_function=operation_id,
     )
 
@@ -357,3 +357,15 @@ def install_error_handlers(app: FastAPI) -> None:
     async def _fault(_request: Request, error: Exception) -> JSONResponse:
         _log.error("unexpected error", exc_info=error)
         return _reply(500, ErrorCode.INTERNAL, "the registry failed unexpectedly; its log has the details")
+
+
+_REPLY = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}}}
+
+
+def errors_in_json(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: the responses of a route that answers with text, for these errors, or for all if none is named."""
+    return {
+        status: {"description": said["description"], "headers": dict(said["headers"]), "content": _REPLY}
+        for status, said in ERRORS.items()
+        if not statuses or status in statuses
+    }

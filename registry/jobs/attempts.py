@@ -1,4 +1,4 @@
-"""How an attempt begins and ends. A worker that no longer holds the job can't change anything.
+"""How an attempt begins and ends, and how long it may run. A worker that no longer holds the job can't change anything.
 
 An attempt is held by its number and the token that claimed it: each change first locks the job's row, and checks that
 the job still runs as that attempt. Others who may work in the namespace can't act for it, and a worker whose token was
@@ -7,22 +7,51 @@ replaced has lost its attempt, like one that fell silent.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true
 from sqlalchemy.orm import Session
 
-from registry.db.clock import db_epoch_s, db_now, utc_now
 from registry.db.counters import count, count_duration
-from registry.errors import Conflict, StaleAttempt
+from registry.db.types import db_epoch_s, db_now, utc_now
+from registry.errors import Conflict, Invalid, StaleAttempt
 from registry.jobs import events
 from registry.jobs.lifecycle import move
 from registry.jobs.models import Attempt, Job
 from registry.principal import SYSTEM, Principal
-from registry.usage.charging import charge
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, record_bytes
 from sdk.schemas.failures import FailureReason, is_known, retry_policy
 from sdk.schemas.jobs import JobState
+
+#: A worker ends its attempt by itself. If it is still held this long after its time, in seconds, it is ended here: by
+#: then its result has been sent, or never will be.
+OVERTIME_S = 3600.0
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """The limits of a registry, in seconds."""
+
+    default_s: float = 86_400.0
+    most_s: float = 604_800.0
+
+    def of_submission(self, asked_s: float | None) -> float:
+        """Return how long an attempt may run. Raises Invalid for more than is allowed."""
+        if asked_s is None:
+            return min(self.default_s, self.most_s)
+        if asked_s > self.most_s:
+            raise Invalid(
+                f"a timeout of {asked_s:g} s is longer than the {self.most_s:g} s that this registry allows an attempt; submit it "
+                f"with --timeout {self.most_s:g}s or less; a training can continue from its last checkpoint with: adapterctl jobs retry",
+                param="timeout_s",
+            )
+        return asked_s
+
+    def of_job(self, timeout_s: float | None) -> float:
+        """Return how long an attempt at a stored job may run; the job may be older than the limits."""
+        return min(self.default_s if timeout_s is None else timeout_s, self.most_s)
+
 
 #: Ends of attempts that count against the job.
 _COUNTED = ("failed", "lost")

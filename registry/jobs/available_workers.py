@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from registry.access.models import Grant, Token, in_use
-from registry.db.clock import db_now
+from registry.db.types import db_now
 from registry.jobs.models import Attempt, Job, Worker
 from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, roles_of
 from sdk.schemas.jobs import JobState

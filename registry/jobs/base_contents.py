@@ -1,9 +1,12 @@
 """What a job is pinned to of a base, and what is in it: the first is compared while a job is accepted, the second is read
 and computed with beforehand, while nobody waits for it.
+
+How a base is stored is checked against what a job asks for when it is accepted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +17,9 @@ from registry.catalog.bases.finding import WHOLE, tensors_of
 from registry.catalog.models import NamedBase
 from registry.db.database import Database
 from registry.db.stored_json import table
+from registry.errors import Invalid, InvalidBase
+from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
+from sdk.schemas.lora_config import QuantizationRecipe
 
 
 class ChangedError(Exception):
@@ -67,3 +73,20 @@ def contents_of(db: Database, pinned: PinnedBase) -> BaseContents:
         if row is None or PinnedBase.of(row) != pinned:
             raise ChangedError
         return BaseContents(row.id, row.size_bytes, table(row.config), tensors_of(row))
+
+
+def require_fitting(base: BaseContents | None, fits: Callable[[QuantizationRecipe | None], None]) -> bool:
+    """Return whether a base is stored in 4 bits, after `fits` has checked the request against how it is stored.
+
+    `fits` raises StoredQuantizationError. If nobody has registered the base yet, the worker will find out. Raises
+    InvalidBase for a base that can't be used at all, Invalid for a request that its weights don't allow.
+    """
+    if base is None:
+        return False
+    try:
+        recipe = stored_recipe(base.config, base.tensors)
+        fits(recipe)
+    except StoredQuantizationError as error:
+        refused = InvalidBase if error.param == "base" else Invalid
+        raise refused(f"base {base.id} {error}", param=error.param) from error
+    return recipe is not None

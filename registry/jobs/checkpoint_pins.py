@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from registry.artifacts.manifests import read_manifest
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, NotFound
-from registry.jobs.finding import find_job
+from registry.jobs.lifecycle import find_job
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import Principal
 from sdk.schemas.job_requests import CheckpointRef, TrainingRequest

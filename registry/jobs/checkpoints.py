@@ -13,20 +13,18 @@ from registry.artifacts.manifests import blobs_of, read_manifest, record_manifes
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.publisher import Publisher
-from registry.db.clock import db_now, utc_now
 from registry.db.database import Database
 from registry.db.statements import upsert
 from registry.db.stored_json import read_stored, readable
+from registry.db.types import db_now, utc_now
 from registry.errors import Invalid
 from registry.jobs import attempts
 from registry.jobs.checkpoint_pins import NEWEST_FIRST, find_checkpoint
-from registry.jobs.finding import find_job
 from registry.jobs.kinds.training_outcome import require_asked, settle
-from registry.jobs.lifecycle import UNFINISHED
+from registry.jobs.lifecycle import UNFINISHED, find_job
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import Principal
-from registry.usage.charging import charge
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, record_bytes
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.job_requests import CheckpointRef, TrainingRequest

@@ -18,19 +18,18 @@ from sqlalchemy.orm import Session
 from registry.access.keys import Keyed, keep, kept
 from registry.artifacts.uploads import abandon_uploads
 from registry.datasets.finding import find_for_job
-from registry.db.clock import db_epoch_s, db_now
 from registry.db.database import Database
+from registry.db.types import db_epoch_s, db_now
 from registry.errors import Conflict, RegistryError, StaleAttempt, Unavailable, Unreadable
 from registry.jobs import attempts, events
+from registry.jobs.attempts import OVERTIME_S, TimeLimits
 from registry.jobs.fair_share import find_next, note_served
-from registry.jobs.finding import find_job
 from registry.jobs.kinds.known import read_request, rules_of
 from registry.jobs.kinds.rules import CompletionServices, HandedIn
-from registry.jobs.lifecycle import may_become
+from registry.jobs.lifecycle import find_job, may_become
 from registry.jobs.models import Job
 from registry.jobs.pins import digests_in
 from registry.jobs.present import present
-from registry.jobs.time_limits import OVERTIME_S, TimeLimits
 from registry.jobs.workers import remember, seen
 from registry.principal import Principal
 from registry.queue import Queue

@@ -19,12 +19,10 @@ from starlette.types import Receive, Scope, Send
 from registry.access.tokens import Tokens
 from registry.db.database import Database
 from registry.errors import RegistryError
-from registry.http.plain_text import errors_in_json
-from registry.http.routes import Reader, answered, room, service
+from registry.http.routes import Reader, answered, errors_in_json, room, service
 from registry.jobs import events
-from registry.jobs.event_feed import feed_of
+from registry.jobs.event_feed import Watchers, feed_of
 from registry.jobs.service import Jobs
-from registry.jobs.watch_limits import Watchers
 from registry.principal import Principal
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import JobState

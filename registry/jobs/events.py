@@ -9,14 +9,13 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.stored_json import readable
+from registry.db.types import utc_now
 from registry.errors import NotFound
 from registry.jobs.models import Job, JobEvent
 from registry.principal import Principal
-from registry.usage.charging import charge, has_room_for_records
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, has_room_for_records, record_bytes
 from sdk.schemas.events import Event, NewEvent, Progress
 from sdk.schemas.jobs import JobState
 from sdk.schemas.wire import member_of

@@ -17,9 +17,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from registry.db.clock import db_epoch_s
 from registry.db.statements import upsert
-from registry.db.types import UtcDateTime
+from registry.db.types import UtcDateTime, db_epoch_s
 from registry.errors import Forbidden
 from registry.jobs.models import Job, Turn
 from registry.jobs.requirements import fits

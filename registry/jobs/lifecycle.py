@@ -1,10 +1,13 @@
-"""The legal moves of a job, and the two ways to make a move. The states are `sdk.schemas.jobs.JobState`."""
+"""A job's row for somebody who may see it, and its legal moves. The states are `sdk.schemas.jobs.JobState`."""
 
 from __future__ import annotations
 
 from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session
 
+from registry.errors import NotFound
 from registry.jobs.models import Job
+from registry.principal import Principal
 from sdk.schemas.jobs import JobState
 
 MOVES: dict[JobState, frozenset[JobState]] = {
@@ -32,3 +35,13 @@ def move(job: Job, to: JobState) -> None:
     if to not in MOVES.get(JobState(job.state), ()):
         raise RuntimeError(f"job {job.id} can't move from {job.state} to {to}")
     job.state = to
+
+
+def find_job(session: Session, job_id: str, who: Principal, *, action: str = "read") -> Job:
+    """Return the row of a job. Raises NotFound, Forbidden if `action` is not allowed in its namespace."""
+    missing = f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list"
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(missing, param="job")
+    who.require(action, job.namespace, missing=missing, param="job")
+    return job

@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, column_property, mapped_column
 
-from registry.db.clock import utc_now
-from registry.db.types import Model, UtcDateTime
+from registry.db.types import Model, UtcDateTime, utc_now
 
 
 class Job(Model):

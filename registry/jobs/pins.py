@@ -18,7 +18,7 @@ from registry.catalog.bases.finding import files_of, find_base
 from registry.catalog.bases.names import ANYBODYS, Whose
 from registry.catalog.models import NamedBase, Version
 from registry.datasets.finding import find_dataset, is_named
-from registry.db.clock import db_now
+from registry.db.types import db_now
 from registry.errors import Invalid, InvalidBase
 from registry.jobs.available_workers import FORGOTTEN_AFTER, works_in
 from registry.jobs.base_contents import BaseContents, PinnedBase

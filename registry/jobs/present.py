@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from registry.db.clock import db_epoch_s
 from registry.db.stored_json import readable, table
+from registry.db.types import db_epoch_s
 from registry.jobs.available_workers import available_workers, running_on
 from registry.jobs.fair_share import places
 from registry.jobs.models import Attempt, Checkpoint, Job

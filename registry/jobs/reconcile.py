@@ -1,4 +1,6 @@
-"""Repairs what a crash, a lost message or a silent worker left behind: one sweep after another, by one process."""
+"""Repairs what a crash, a lost message or a silent worker left behind: one sweep after another, by one process. Which one
+is noted for monitoring.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,22 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy import text
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from registry.access.read_only.service import ReadOnlySwitch
 from registry.db.database import Database
+from registry.db.statements import upsert
+from registry.db.types import db_epoch_s
 from registry.errors import RegistryError
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
+from registry.jobs.models import Sweeper
 from registry.jobs.service import Jobs
-from registry.jobs.sweepers import note_sweep
 from registry.jobs.workers import Workers
 from registry.pools import Pool
 
@@ -146,3 +151,33 @@ def in_background(reconciler: Reconciler, *, every_s: float) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=10)
+
+
+#: A process that has not swept for this long is no longer reported, in seconds.
+_FORGOTTEN_AFTER_S = 600.0
+
+
+def note_sweep(session: Session, name: str, *, led: bool, alone: bool) -> None:
+    """Record that a process has swept now; its lead begins now unless it has `led` before.
+
+    If one process leads `alone`, no other does from now on. Otherwise processes that have not swept for a while are
+    forgotten.
+    """
+    now = db_epoch_s()
+    there = (
+        led
+        and session.execute(
+            update(Sweeper).where(Sweeper.name == name).values(swept_at_s=now).returning(Sweeper.name)
+        ).first()
+    )
+    if not there:
+        upsert(session, Sweeper, {"name": name}, {"since_s": now, "swept_at_s": now})
+    others = Sweeper.name != name
+    silent = Sweeper.swept_at_s < now - _FORGOTTEN_AFTER_S
+    session.execute(delete(Sweeper).where(others) if alone else delete(Sweeper).where(others, silent))
+
+
+def sweepers(session: Session) -> Sequence[tuple[str, float, float]]:
+    """The processes that sweep: name, since when, and when last, both in seconds since 1970."""
+    rows = select(Sweeper.name, Sweeper.since_s, Sweeper.swept_at_s).order_by(Sweeper.name)
+    return session.execute(rows).all()

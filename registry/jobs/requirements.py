@@ -8,8 +8,7 @@ from sqlalchemy import ColumnElement, or_
 
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
-from registry.jobs.needs import has_all, may_have_all, unknown_here, unknown_to_all
-from registry.jobs.scorers import without_scorers
+from registry.jobs.needs import has_all, may_have_all, unknown_here, unknown_to_all, without_scorers
 from sdk.lora.memory import merge_bytes
 from sdk.schemas.job_requests import JOB_KINDS
 from sdk.schemas.jobs import Needs

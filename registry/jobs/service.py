@@ -11,34 +11,30 @@ from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
 from registry.access.keys import used_for_another
-from registry.db.clock import db_now
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.stored_json import table
+from registry.db.types import db_now
 from registry.errors import Conflict
 from registry.jobs import events
 from registry.jobs.acceptable import Acceptable, acceptable
-from registry.jobs.attempts import count_end, lapsed
+from registry.jobs.attempts import TimeLimits, count_end, lapsed
 from registry.jobs.base_contents import ChangedError
 from registry.jobs.checkpoint_pins import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
-from registry.jobs.finding import find_job
 from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.kinds.rules import JobKindRules
-from registry.jobs.lifecycle import FINAL, UNFINISHED, move
+from registry.jobs.lifecycle import FINAL, UNFINISHED, find_job, move
 from registry.jobs.models import Job
-from registry.jobs.needs import our_fields, written
+from registry.jobs.needs import our_fields, require_installed, require_scorers, written
 from registry.jobs.peaks import peak_of
 from registry.jobs.pins import Pinned, require_data
 from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
-from registry.jobs.scorers import require_installed, require_scorers
-from registry.jobs.time_limits import TimeLimits
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
 from registry.queue import Queue
-from registry.usage.charging import charge
+from registry.usage.charging import charge, record_bytes
 from registry.usage.limits import limits_of, require_room, submit_alone
-from registry.usage.records import record_bytes
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
 from sdk.schemas.request_fields import used_fields

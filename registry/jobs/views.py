@@ -1,4 +1,4 @@
-"""Jobs: for clients, and for workers."""
+"""Jobs: for clients, and for workers; and workers, and how busy they are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from registry.http.routes import Cursor, Limit, Reader, WorkerToken, Writer, ans
 from registry.jobs.checkpoints import Checkpoints
 from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
+from registry.jobs.workers import Workers
 from sdk.schemas.catalog import Published
 from sdk.schemas.jobs import (
     AttemptView,
@@ -23,28 +24,33 @@ from sdk.schemas.jobs import (
     QueueName,
 )
 from sdk.schemas.pages import Page
+from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.work import (
     Assignment,
     CheckpointRecord,
     ClaimRequest,
     Completion,
     Failure,
+    Farewell,
     Heartbeat,
     HeartbeatReply,
     Release,
+    WorkerInfo,
 )
+from sdk.schemas.workers import QueueCapacity, WorkerView
 
-router = room("/jobs", "jobs")
+router = room("", "jobs")
 
 JobsDep = Annotated[Jobs, service(Jobs)]
 CheckpointsDep = Annotated[Checkpoints, service(Checkpoints)]
 ClaimsDep = Annotated[Claims, service(Claims)]
+WorkersDep = Annotated[Workers, service(Workers)]
 
 JobId = Annotated[str, Path(max_length=64)]
 Step = Annotated[int, Path(ge=1, le=10_000_000)]
 
 
-@router.post("", status_code=201)
+@router.post("/jobs", status_code=201)
 async def submit_job(
     body: JobSubmission,
     jobs: JobsDep,
@@ -55,7 +61,7 @@ async def submit_job(
     return await apart(jobs.submit, lane="planning", submission=body, who=who, idempotency_key=key)
 
 
-@router.get("")
+@router.get("/jobs")
 def list_jobs(
     jobs: JobsDep,
     who: Reader,
@@ -69,19 +75,19 @@ def list_jobs(
     return jobs.list(state=wanted, queue=queue, cursor=cursor, limit=limit, who=who)
 
 
-@router.get("/{job_id}")
+@router.get("/jobs/{job_id}")
 def get_job(job_id: JobId, jobs: JobsDep, who: Reader) -> JobView:
     """One job."""
     return jobs.get(job_id, who=who)
 
 
-@router.post("/{job_id}/cancel")
+@router.post("/jobs/{job_id}/cancel")
 def cancel_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
     """Cancel a waiting or running job; a cancelled one stays as it is."""
     return jobs.cancel(job_id, who=who)
 
 
-@router.post("/{job_id}/retry", status_code=201)
+@router.post("/jobs/{job_id}/retry", status_code=201)
 def retry_job(job_id: JobId, jobs: JobsDep, who: Writer, key: IdempotencyKey) -> JobView:
     """Submit a failed or cancelled job again; a training resumes from its last checkpoint.
 
@@ -90,19 +96,19 @@ def retry_job(job_id: JobId, jobs: JobsDep, who: Writer, key: IdempotencyKey) ->
     return jobs.retry(job_id, who=who, idempotency_key=key)
 
 
-@router.get("/{job_id}/attempts")
+@router.get("/jobs/{job_id}/attempts")
 def list_attempts(job_id: JobId, jobs: JobsDep, who: Reader) -> list[AttemptView]:
     """The attempts at a job, oldest first."""
     return jobs.attempts(job_id, who=who)
 
 
-@router.get("/{job_id}/checkpoints")
+@router.get("/jobs/{job_id}/checkpoints")
 def list_checkpoints(job_id: JobId, checkpoints: CheckpointsDep, who: Reader) -> list[CheckpointView]:
     """The checkpoints of a training, newest first."""
     return checkpoints.list(job_id, who=who)
 
 
-@router.post("/{job_id}/checkpoints/{step}/publish", status_code=201)
+@router.post("/jobs/{job_id}/checkpoints/{step}/publish", status_code=201)
 async def publish_checkpoint(
     job_id: JobId, step: Step, body: CheckpointPublication, checkpoints: CheckpointsDep, who: Writer
 ) -> Published:
@@ -110,7 +116,9 @@ async def publish_checkpoint(
     return await apart(checkpoints.publish, job_id=job_id, step=step, publication=body, who=who)
 
 
-@router.post("/claim", responses={204: {"description": "There is no work for this worker."}}, response_model=Assignment)
+@router.post(
+    "/jobs/claim", responses={204: {"description": "There is no work for this worker."}}, response_model=Assignment
+)
 def claim_job(
     body: ClaimRequest,
     claims: ClaimsDep,
@@ -124,13 +132,13 @@ def claim_job(
         return Response(status_code=204) if assignment is None else written(assignment, 200)
 
 
-@router.post("/{job_id}/heartbeat")
+@router.post("/jobs/{job_id}/heartbeat")
 def hold_job(job_id: JobId, body: Heartbeat, claims: ClaimsDep, who: WorkerToken) -> HeartbeatReply:
     """Keep a job, and report progress."""
     return claims.heartbeat(job_id=job_id, beat=body, who=who)
 
 
-@router.post("/{job_id}/checkpoints")
+@router.post("/jobs/{job_id}/checkpoints")
 async def record_checkpoint(
     job_id: JobId, body: CheckpointRecord, checkpoints: CheckpointsDep, claims: ClaimsDep, who: WorkerToken
 ) -> CheckpointView:
@@ -139,13 +147,13 @@ async def record_checkpoint(
     return await apart(checkpoints.record, holder=holder, job_id=job_id, record=body, who=who)
 
 
-@router.post("/{job_id}/release")
+@router.post("/jobs/{job_id}/release")
 def release_job(job_id: JobId, body: Release, claims: ClaimsDep, who: WorkerToken) -> JobView:
     """Give back a job that a worker can't finish because it shuts down."""
     return claims.release(job_id=job_id, release=body, who=who)
 
 
-@router.post("/{job_id}/complete")
+@router.post("/jobs/{job_id}/complete")
 async def complete_job(job_id: JobId, body: Completion, claims: ClaimsDep, who: WorkerToken) -> JobView:
     """Hand in a result."""
     # A worker may work for many namespaces: what it hands in is charged to that of the job.
@@ -153,7 +161,39 @@ async def complete_job(job_id: JobId, body: Completion, claims: ClaimsDep, who: 
     return await apart(claims.complete, lane="handing in", holder=holder, job_id=job_id, completion=body, who=who)
 
 
-@router.post("/{job_id}/fail")
+@router.post("/jobs/{job_id}/fail")
 def fail_job(job_id: JobId, body: Failure, claims: ClaimsDep, who: WorkerToken) -> JobView:
     """Report a failure."""
     return claims.fail(job_id=job_id, failure=body, who=who)
+
+
+@router.get("/workers")
+def list_workers(workers: WorkersDep, who: Reader) -> list[WorkerView]:
+    """The workers of the last week that work where the caller reads, by name."""
+    return workers.list(who=who)
+
+
+@router.get("/capacity")
+def read_capacity(workers: WorkersDep, who: Reader) -> list[QueueCapacity]:
+    """Each queue as it is now: waiting and running jobs, and workers that could take them."""
+    return workers.capacity(who=who)
+
+
+@router.get("/devices")
+def list_devices(workers: WorkersDep, who: Reader) -> list[DeviceForecasts]:
+    """What past trainings that the caller may read took of their forecasts, and how fast they were, by device."""
+    return workers.devices(who=who)
+
+
+@router.post("/workers/hello", status_code=204)
+def greet(body: WorkerInfo, workers: WorkersDep, who: WorkerToken) -> Response:
+    """Report that a worker is there and idle."""
+    workers.hello(body, who=who)
+    return Response(status_code=204)
+
+
+@router.post("/workers/leave", status_code=204)
+def leave(body: Farewell, workers: WorkersDep, who: WorkerToken) -> Response:
+    """Report that a worker takes no more jobs."""
+    workers.leave(body.worker, who=who)
+    return Response(status_code=204)

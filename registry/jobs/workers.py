@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, defer
 
-from registry.db.clock import db_now
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
 from registry.db.stored_json import readable
+from registry.db.types import db_now
 from registry.errors import QuotaExceeded
 from registry.jobs.available_workers import (
     FORGOTTEN_AFTER,

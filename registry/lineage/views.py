@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from registry.catalog.bases.queries import WhoseBase
+from registry.catalog.views import WhoseBase
 from registry.http.routes import Reader, room, service
 from registry.lineage.service import Lineages
 from sdk.schemas.lineage import Direction, Lineage

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.db.clock import db_now
 from registry.db.counters import BUCKETS_S, Counter, count
 from registry.db.database import Database
+from registry.db.types import db_now
 from registry.http.refusals import REFUSAL_KINDS
 from registry.jobs.models import Job
-from registry.jobs.sweepers import sweepers
+from registry.jobs.reconcile import sweepers
 from registry.jobs.workers import QUEUES, Workers
 from registry.principal import SYSTEM
 from sdk.schemas.job_requests import JOB_KINDS

@@ -8,8 +8,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
 from registry.http.paths import METRICS
-from registry.http.plain_text import errors_in_json
-from registry.http.routes import StrictRoute, operation_id, service
+from registry.http.routes import StrictRoute, errors_in_json, operation_id, service
 from registry.monitoring.service import Metrics
 
 _TYPE = "text/plain; version=1.0.0; charset=utf-8"

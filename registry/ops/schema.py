@@ -6,10 +6,8 @@ from typing import Any
 
 from sqlalchemy import MetaData
 
-import registry.access.audit.models
 import registry.access.keys
 import registry.access.models
-import registry.access.read_only.models
 import registry.artifacts.models
 import registry.catalog.models
 import registry.datasets.models
@@ -20,7 +18,7 @@ import registry.removal.models
 import registry.signatures.models
 import registry.usage.models  # noqa: F401 - for its tables
 from registry.db.database import Database
-from registry.db.transactions import allow
+from registry.db.statements import allow
 from registry.db.types import Model
 
 METADATA: MetaData = Model.metadata

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
-from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.statements import upsert
+from registry.db.types import utc_now
 from registry.errors import InvalidName
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal

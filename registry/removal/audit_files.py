@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from registry.access.audit.models import AuditEntry
 from registry.access.audit.service import record
-from registry.db.clock import utc_now
+from registry.access.models import AuditEntry
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
+from registry.db.types import utc_now
 from registry.errors import Unavailable
 from registry.principal import EVERYWHERE, SYSTEM
 from registry.removal.models import AuditExport

@@ -20,17 +20,17 @@ from typing import NamedTuple
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_lock import hold_blobs
 from registry.artifacts.models import Blob, ManifestAccess, ManifestBlob, ManifestRow
-from registry.artifacts.storage_access import storage_explained
+from registry.artifacts.stored_blobs import hold_blobs
 from registry.artifacts.uploads import leave_places
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import LIVE
-from registry.db.clock import utc_now
 from registry.db.database import Database
+from registry.db.types import utc_now
 from registry.removal.garbage import Rules
 from registry.storage import Storage
+from registry.storage.errors import storage_explained
 from registry.usage.charging import charge
 from sdk.schemas.removal import MissingBlobs, StrayBlobs
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from sqlalchemy import Exists, delete, exists, null, or_, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from registry.access.audit.models import AuditEntry
 from registry.access.keys import KeyedRequest
-from registry.access.models import Grant, Token
-from registry.artifacts.blob_lock import hold_blobs
+from registry.access.models import AuditEntry, Grant, Token
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, UploadBlob, UploadPart
+from registry.artifacts.stored_blobs import hold_blobs
 from registry.artifacts.uploads import end_expired
 from registry.catalog.models import (
     Adapter,
@@ -38,9 +37,9 @@ from registry.catalog.models import (
 )
 from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.models import Dataset, DatasetAccess, DatasetSignatures
-from registry.db.clock import db_epoch_s, utc_now
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
+from registry.db.types import db_epoch_s, utc_now
 from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
 from registry.jobs import events

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 
-from registry.artifacts.blob_lock import hold_access
+from registry.artifacts.stored_blobs import hold_access
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState

@@ -10,18 +10,17 @@ from registry.access.audit.service import record
 from registry.access.keys import KeyedRequest
 from registry.artifacts.models import Upload, UploadBlob, UploadPart
 from registry.artifacts.service import Artifacts
-from registry.artifacts.storage_access import storage_explained
 from registry.artifacts.uploads import end_expired
 from registry.catalog.models import Version
 from registry.catalog.versions.finding import find_adapter
 from registry.catalog.versions.lifecycle import VersionState
-from registry.db.clock import utc_now
 from registry.db.database import Database
-from registry.db.types import Model
+from registry.db.types import Model, utc_now
 from registry.principal import EVERYWHERE, Principal
 from registry.removal.collect import Collection
 from registry.removal.garbage import Rules
 from registry.removal.retention import delete_outside, find_outside, rule_of
+from registry.storage.errors import storage_explained
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 
 #: How long answers are kept for requests with a key.

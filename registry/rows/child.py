@@ -8,22 +8,25 @@ has closed its end, or is gone.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np  # noqa: F401 - so that no request has to
 
 from registry.errors import RegistryError
 from registry.rows.orders import WORK
-from registry.rows.own_limits import OutOfTime, die_with, limit
-from registry.rows.pool import POOL
+from registry.rows.reading_limits import POOL
 
 #: So much less urgent than the server is all reading.
 _NICER = 5
@@ -121,6 +124,51 @@ def _answer(request: socket.socket) -> None:
         traceback.print_exc()
         answer = {"failed": type(error).__name__}
     request.sendall(json.dumps(answer).encode() + b"\n")
+
+
+_PR_SET_PDEATHSIG = 1
+#: How much later the system itself ends a process that doesn't stop at its limit of processor time, in seconds.
+_GRACE_S = 5
+
+
+class OutOfTime(BaseException):
+    """The processor time is used up."""
+
+
+def die_with(parent: int) -> None:
+    """Ask Linux for SIGKILL when the process with this id, which must be the parent, is gone; end at once if it is."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def limit(*, memory_bytes: int, processor_s: int, clock_s: int) -> None:
+    """Limit what this process takes from now on. Beyond the memory, which only Linux limits, MemoryError is raised;
+    beyond the processor time OutOfTime, and beyond the other time SIGALRM ends the process.
+    """
+    _lower(resource.RLIMIT_CORE, 0, 0)
+    signal.signal(signal.SIGXCPU, _out_of_time)
+    used_s = int(sum(os.times()[:2]))
+    _lower(resource.RLIMIT_CPU, used_s + processor_s, used_s + processor_s + _GRACE_S)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(clock_s)
+    if sys.platform == "linux":
+        # Of private writable memory: files that are only mapped to be read take none.
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+        most = pages * resource.getpagesize() + memory_bytes
+        _lower(resource.RLIMIT_DATA, most, most)
+
+
+def _out_of_time(_signal: int, _frame: FrameType | None) -> None:
+    raise OutOfTime
+
+
+def _lower(which: int, soft: int, hard: int) -> None:
+    most = resource.getrlimit(which)[1]
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(which, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
-"""The groups that rows fall into by a column."""
+"""The groups that rows fall into by a column, and the scores of an evaluation by its values."""
 
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import Invalid
-from registry.rows.numbered import numbered
+from registry.errors import Invalid, InvalidData
+from registry.rows.comparing.orders import scores_of
+from registry.rows.sums import RowSums
 from sdk.formats.columns import named
-from sdk.formats.rows import group_of
+from sdk.formats.rows import RowsError, group_of, text_values
+from sdk.schemas.slices import MOST_SLICES, Slice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,3 +116,61 @@ def _shown(values: Sequence[str]) -> list[str]:
 
 def _digest(value: str) -> str:
     return sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def numbered(
+    path: Path, rows: list[int], columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield (index in `rows`, where, value) for the rows with these numbers, which must ascend. Raises InvalidData."""
+    place = 0
+    try:
+        for number, (where, value) in enumerate(text_values(path, columns)):
+            if place == len(rows):
+                return
+            if number == rows[place] and isinstance(value, dict):
+                yield place, where, value
+                place += 1
+    except RowsError as error:
+        raise InvalidData(str(error)) from error
+    if place < len(rows):
+        raise InvalidData(
+            f"row {rows[place]} of the dataset can't be read; score the targets again: adapterctl eval REF REF --again"
+        )
+
+
+#: How many rows are sorted into slices: some 20 seconds of one core.
+_MOST_ROWS = 2_000_000
+
+
+def slices(*, scores: str, ident: str, dataset: str, column: str) -> list[dict[str, Any]]:
+    """Return the slices of the scores in a file, the largest first. Raises Invalid for a column that rows don't have or
+    with too many values and for too many rows, InvalidData, Verification.
+    """
+    import numpy as np
+
+    numbers = array("q")
+    for row in scores_of(ident, Path(scores)):
+        numbers.append(row.row)
+        if len(numbers) > _MOST_ROWS:
+            raise Invalid(f"these scores are of more than {_MOST_ROWS} rows, too many to sort by a column", param="by")
+    rows = np.frombuffer(numbers, dtype=np.int64)
+    found = groups_of(Path(dataset), column, rows, value_of=BY["json"], most=MOST_SLICES)
+    sums = [RowSums() for _ in found.values]
+    for group, row in zip(found.numbers, scores_of(ident, Path(scores)), strict=True):
+        sums[group].add(row)
+    each = [_slice(value, of) for value, of in zip(found.shown(), sums, strict=True)]
+    each.sort(key=lambda one: (-one.rows - one.failed_rows, one.value))
+    return [one.model_dump(mode="json") for one in each]
+
+
+def _slice(value: str, sums: RowSums) -> Slice:
+    metrics = {name: mean for name, mean in sums.means().items() if mean is not None}
+    return Slice(
+        value=value,
+        rows=sums.rows - sums.failed,
+        failed_rows=sums.failed,
+        unscored_rows=sums.unscored,
+        tokens=sums.tokens,
+        metrics=metrics,
+        scored={name: count for name, count in sums.scored.items() if name in metrics},
+    )

@@ -16,8 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from registry.errors import Conflict, Invalid, InvalidData, NotFound, RegistryError, Unavailable, Verification
-from registry.rows.pool import POOL
-from registry.rows.reading_limits import Limits
+from registry.rows.reading_limits import POOL, Limits
 
 PROGRAM = ("-P", "-m", "registry.rows.child")
 #: An answer is short: numbers are in files.

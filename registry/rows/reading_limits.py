@@ -1,8 +1,10 @@
-"""How much one reading of rows may take, which grows with what it reads."""
+"""What waits for rows that are read apart, and what one reading may take, which grows with what it reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from registry.pools import Pool
 
 #: More than the longest row takes as objects, and a file of any length is read a few rows at a time.
 MEMORY_BYTES = 1024**3
@@ -40,3 +42,13 @@ class Limits:
     def out_of_time(self) -> str:
         """The rest of a sentence about what takes more time."""
         return f"takes more than {self.processor_s} s of processor time to read; use fewer rows"
+
+
+POOL = Pool(
+    "reading rows",
+    waits="nobody: whoever has rows read holds a place in a lane of reading, or is the check for training rows",
+    at_once="one process for each of those",
+    item="below 125 kB in the server, 4 MiB of memory; otherwise 1 GiB in a process of its own, 20 s of processor time and "
+    "1 s more per 2 MB, three times that by the clock",
+    share="that of the lane",
+)

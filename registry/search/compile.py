@@ -31,8 +31,7 @@ from registry.errors import Forbidden
 from registry.evaluations.models import EvaluationMetric
 from registry.evaluations.standing import of_version
 from registry.principal import Principal
-from registry.search.fields import Value, day_bounds
-from registry.search.tree import And, Comparison, Node, Not, comparisons
+from registry.search.fields import And, Comparison, Node, Not, Value, comparisons, day_bounds
 from sdk.formats.dataset_names import split_dataset_name
 from sdk.formats.refs import digest_digits, looks_like_digest
 

@@ -34,8 +34,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from registry.errors import Invalid
-from registry.search.fields import FIELDS, KEYWORDS, FieldRule, Value
-from registry.search.tree import And, Comparison, Field, Node, Not, Or
+from registry.search.fields import FIELDS, KEYWORDS, And, Comparison, Field, FieldRule, Node, Not, Or, Value
 
 #: How many characters a filter may have, as it is given and as `str` writes it.
 MAX_CHARS = 4_000

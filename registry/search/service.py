@@ -19,8 +19,8 @@ from registry.errors import Invalid
 from registry.evaluations.models import EvaluationMetric
 from registry.principal import Principal
 from registry.search.compile import condition_of, mentions_scores, scored_by
+from registry.search.fields import Node
 from registry.search.grammar import parse
-from registry.search.tree import Node
 from sdk.schemas.search import BaseName, SortKey, VersionBrief
 from sdk.schemas.wire import digest_of
 

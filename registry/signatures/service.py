@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 from registry.access.audit.service import record
 from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import ManifestAccess, ManifestRow
-from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
+from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, NotFound
 from registry.principal import Principal
 from registry.signatures.models import Signature

@@ -1,4 +1,4 @@
-"""What can go wrong between the registry and its bytes.
+"""What can go wrong between the registry and its bytes, and what callers are told of it.
 
 StorageError
 ├── StorageUnavailable   no store, no access, no room: the same request may succeed later
@@ -9,7 +9,12 @@ StorageError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from registry.deadlines import NoAnswer
+from registry.errors import Unavailable, Verification
 
 
 class StorageError(Exception):
@@ -34,3 +39,23 @@ class BlobMissing(StorageError):  # noqa: N818
 
 class BlobCorrupt(StorageError):  # noqa: N818
     """The bytes are not those that the digest and the size promise."""
+
+
+@contextmanager
+def storage_explained(*, but: type[StorageError] | tuple[type[StorageError], ...] = ()) -> Iterator[None]:
+    """Turn the storage room's errors, and a full disk, into the registry's, except those in `but`, which the caller
+    handles.
+    """
+    try:
+        yield
+    except but:
+        raise
+    except StorageUnavailable as error:
+        raise Unavailable(str(error)) from error
+    except StorageError as error:
+        raise Verification(str(error)) from error
+    except OSError as error:
+        raise Unavailable(
+            f"the registry can't use its disk ({error.strerror}: {Path(str(error.filename or '')).name or 'temporary file'}); "
+            "free some space, then try again"
+        ) from error

@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, select, text
 from sqlalchemy.orm import Session
 
 from registry.db.database import Database
-from registry.db.transactions import connection_of
+from registry.db.statements import connection_of
 from registry.errors import QuotaExceeded
 from registry.principal import EVERYWHERE
 from registry.usage.models import Quota

@@ -7,8 +7,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.db.clock import utc_now
-from registry.db.types import Model, UtcDateTime
+from registry.db.types import Model, UtcDateTime, utc_now
 
 
 class Quota(Model):

@@ -21,8 +21,8 @@ from registry.catalog.aliases.service import MOST_ALIASES, MOST_PROTECTIONS
 from registry.catalog.models import Alias, AliasProtection, Version, VersionNote
 from registry.datasets.finding import MOST_NAMES
 from registry.datasets.models import DatasetNumber
-from registry.db.clock import utc_now
 from registry.db.statements import append
+from registry.db.types import utc_now
 from registry.jobs.models import Attempt, Checkpoint
 from registry.principal import SYSTEM, Principal, Role
 from sdk.client import Client

@@ -26,7 +26,7 @@ from support.working import Held, line, progress
 
 from registry.artifacts.models import ManifestRow
 from registry.catalog.models import Version
-from registry.db.clock import db_now, utc_now
+from registry.db.types import db_now, utc_now
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
 from registry.principal import SYSTEM, Role
 from registry.quotas.recount import recount

@@ -183,7 +183,7 @@ class TestTooLong:
             session.execute(text("SELECT pg_sleep(5)"))
         with pytest.raises(Unavailable), _stopped_at_the_end(db):
             pass
-        slow, silent = (record.getMessage() for record in caplog.records if record.name == "registry.db.causes")
+        slow, silent = (record.getMessage() for record in caplog.records if record.name == "registry.db.errors")
         assert re.fullmatch(r".* after 0\.\d\d s: QueryCanceled \(57014\): .* due to statement timeout", slow)
         ended = "; the registry stopped waiting and closed the connection"
         assert re.fullmatch(rf".* s: Unanswered \(no SQLSTATE\): no answer within 0.6 s{ended}", silent)

@@ -18,13 +18,11 @@ from support.people import new_adapter, submit, training
 from support.registries import World, embedded
 from support.working import Held, line
 
-from registry.access.audit.models import AuditEntry
 from registry.access.keys import KeyedRequest
-from registry.access.models import Token
+from registry.access.models import AuditEntry, Token
 from registry.artifacts.models import Blob, ManifestBlob, ManifestRow, Upload, UploadBlob, UploadPart
 from registry.catalog.models import Origin, Version, VersionDataset, VersionParent, VersionTag, VersionTarget
-from registry.db.clock import utc_now
-from registry.db.types import Model
+from registry.db.types import Model, utc_now
 from registry.jobs.models import Attempt, Job, JobEvent
 from registry.principal import LOCAL, Role
 from registry.removal import expiry

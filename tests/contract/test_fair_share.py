@@ -18,8 +18,8 @@ from support.adapters import digest
 from support.registries import World
 from support.statements import Statement, plan_of, sent
 
-from registry.db.clock import utc_now
 from registry.db.statements import append
+from registry.db.types import utc_now
 from registry.jobs.fair_share import URGENT_ABOVE, WRITER_MOST
 from registry.jobs.models import Job, Turn
 from registry.principal import LOCAL, Principal, Role

@@ -15,12 +15,12 @@ from support.registries import World
 from support.waiting import wait_until
 from support.working import Held
 
-import registry.db.clock
+import registry.db.types
 from registry.app.services import Services, build
-from registry.db.clock import db_epoch_s
+from registry.db.types import db_epoch_s
 from registry.jobs import attempts
+from registry.jobs.attempts import OVERTIME_S, TimeLimits
 from registry.jobs.models import Attempt, Job
-from registry.jobs.time_limits import OVERTIME_S, TimeLimits
 from registry.principal import LOCAL, SYSTEM, Role
 from registry.queue import NoQueue
 from registry.settings import Settings
@@ -167,7 +167,7 @@ def clock_ahead(monkeypatch: pytest.MonkeyPatch, **ahead: float) -> Iterator[Non
             return datetime.now(tz) + timedelta(**ahead)
 
     with monkeypatch.context() as patched:
-        patched.setattr(registry.db.clock, "datetime", Skewed)
+        patched.setattr(registry.db.types, "datetime", Skewed)
         yield
 
 

@@ -16,8 +16,8 @@ from support.people import bare_http
 from support.registries import World
 from support.working import Held
 
-from registry.db.clock import utc_now
 from registry.db.counters import BUCKETS_S, Counter, count, count_duration
+from registry.db.types import utc_now
 from registry.errors import Conflict
 from registry.jobs.models import Job, Worker
 from registry.principal import Role

@@ -18,8 +18,8 @@ from support.registries import World
 from support.working import Held, line
 
 from registry.access.models import Token
-from registry.db.clock import db_epoch_s, utc_now
 from registry.db.statements import append
+from registry.db.types import db_epoch_s, utc_now
 from registry.jobs import workers as rooms
 from registry.jobs.models import Job, Worker
 from registry.principal import SYSTEM, Role

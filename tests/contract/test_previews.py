@@ -15,7 +15,7 @@ from support.adapters import ASKED, SPEC, digest, use_of
 from support.people import SEEDS, new_adapter, submit
 from support.registries import World
 
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.jobs.models import Job as JobRow
 from registry.principal import Role
 from sdk.client import Client

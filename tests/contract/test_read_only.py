@@ -17,12 +17,11 @@ from support.registries import World
 from support.working import Held, line
 from support.workplace import wait_until
 
-from registry.access.audit.models import AuditEntry
-from registry.access.read_only.models import ReadOnlyRow
+from registry.access.models import AuditEntry, ReadOnlyRow
 from registry.access.read_only.service import TRUST_S, ReadOnlySwitch
 from registry.app import application
-from registry.db.clock import utc_now
 from registry.db.counters import Counter
+from registry.db.types import utc_now
 from registry.http.refusals import Refusals
 from registry.jobs.models import Job, Worker
 from registry.principal import LOCAL, SYSTEM, Role

@@ -20,8 +20,8 @@ from support.working import Held, line, progress
 from registry.artifacts.models import Upload
 from registry.catalog.models import Adapter, BaseModelRow, Origin, Version
 from registry.catalog.versions.origins import MOST_ORIGINS, MOST_RECORD_BYTES
-from registry.db.clock import utc_now
 from registry.db.statements import append
+from registry.db.types import utc_now
 from registry.jobs.events import STEP_BYTES
 from registry.jobs.models import Attempt, Job, JobEvent
 from registry.principal import EVERYWHERE, SYSTEM, Role

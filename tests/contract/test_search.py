@@ -29,10 +29,9 @@ from support.statements import plan_of, sent
 from registry.datasets.models import DatasetNumber
 from registry.db.database import Database
 from registry.principal import LOCAL, Principal, Role
-from registry.search.fields import FIELDS
+from registry.search.fields import FIELDS, Comparison, Field, Node
 from registry.search.grammar import parse
 from registry.search.service import Search
-from registry.search.tree import Comparison, Field, Node
 from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotAllowed

@@ -25,7 +25,7 @@ from support.soak import SOAKING, scale
 from support.stored import names_of
 
 import sdk
-from registry.access.audit.models import AuditEntry
+from registry.access.models import AuditEntry
 from registry.artifacts.models import Blob, ManifestAccess
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
 from registry.errors import NotFound, RegistryError

@@ -22,12 +22,11 @@ from support.statements import Statement, sent
 from support.waiting import wait_until
 from support.working import Held, line, progress
 
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.jobs import event_stream
 from registry.jobs import events as stored
-from registry.jobs.event_feed import LOOK_S, TICK_S
+from registry.jobs.event_feed import LOOK_S, TICK_S, Watchers
 from registry.jobs.models import Job, Worker
-from registry.jobs.watch_limits import Watchers
 from registry.principal import LOCAL, SYSTEM, Role
 from sdk.client import Client
 from sdk.objects import Job as SdkJob

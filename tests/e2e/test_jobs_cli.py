@@ -26,7 +26,7 @@ from support.adapters import SPEC, base_registration
 from support.registries import World, served
 from support.working import Held, line, progress
 
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.jobs.models import Job, Worker
 from registry.principal import SYSTEM, Role
 from sdk.client import Client

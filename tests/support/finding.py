@@ -10,8 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from registry.principal import Principal
-from registry.search.fields import FIELDS, Value, day_bounds
-from registry.search.tree import And, Comparison, Field, Node, Not, Or, comparisons
+from registry.search.fields import FIELDS, And, Comparison, Field, Node, Not, Or, Value, comparisons, day_bounds
 from support.registries import World
 from support.shelf import DAWN, Made, Score, Shelf, digest_of
 

@@ -14,13 +14,12 @@ from registry.app.services import Services
 from registry.artifacts.models import ManifestRow, Upload
 from registry.catalog.bases.finding import WHOLE, tensors_of
 from registry.catalog.models import NamedBase, Origin, Version, VersionNote
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Checkpoint, Job, JobEvent
 from registry.quotas.recount import count_anew
-from registry.usage.charging import BYTES, COUNTED
+from registry.usage.charging import BYTES, COUNTED, record_bytes
 from registry.usage.models import Usage
-from registry.usage.records import record_bytes
 from sdk.client import Client
 from sdk.schemas.access import QuotaView
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.access.audit.models import AuditEntry
+from registry.access.models import AuditEntry
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import append

@@ -1,20 +1,28 @@
-"""Aliases: compare-and-set moves, their history, rollback, and protection."""
+"""Aliases: compare-and-set moves, their history, rollback, and protection.
+
+What an alias named before its last move follows from the moves that are on record:
+
+>>> named_before([Moved("set", None, 1), Moved("set", 1, 2), Moved("rollback", 2, 1), Moved("set", 1, 3)])
+1
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
-from registry.catalog.aliases.undoing import MOST_MOVES, Moved, named_before
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, AliasProtection, Version
 from registry.catalog.versions.finding import exact_ref, find_adapter, find_version
 from registry.catalog.versions.lifecycle import PULLABLE
 from registry.catalog.versions.present import refresh_document
-from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import insert_if_new
+from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, InvalidName, NotFound
 from registry.principal import EVERYWHERE, Principal
 from sdk.formats.refs import BadNameError, Ref, parse_alias, parse_scope
@@ -328,3 +336,40 @@ def _present_move(adapter: Adapter, move: AliasMoveRow) -> AliasMoveView:
 
 def _present_protection(row: AliasProtection) -> ProtectionView:
     return ProtectionView(scope=row.scope, alias=row.alias, created_by=row.created_by, created_at=row.created_at)
+
+
+#: How many of an alias's last moves are looked at: there may be any number.
+MOST_MOVES = 1000
+
+
+class Moved(NamedTuple):
+    """One move, of the kind "set", "rollback" or "remove"; None: the alias named nothing."""
+
+    kind: str
+    from_number: int | None
+    to_number: int | None
+
+
+def named_before(moves: Sequence[Moved]) -> int | None:
+    """Return the number that an alias named before its last move; moves that were undone don't count.
+
+    Of what was before the first of these moves, only what that one replaced is known. None: it named nothing before, or
+    nothing that is known.
+    """
+    stack: list[int | None] = [moves[0].from_number]
+    for move in moves:
+        if move.kind == "rollback":
+            _take_last(stack)
+            stack = stack or [move.to_number]
+        elif not stack or stack[-1] != move.to_number:
+            stack.append(move.to_number)
+    _take_last(stack)
+    return stack[-1] if stack else None
+
+
+def _take_last(stack: list[int | None]) -> None:
+    """Go back to the version before the last move; times when the alias named nothing are skipped."""
+    if stack:
+        stack.pop()
+    while stack and stack[-1] is None:
+        stack.pop()

@@ -20,7 +20,7 @@ from registry.errors import Invalid, NotFound
 from registry.principal import EVERYWHERE, Principal
 from sdk.formats.packed_weights import block_size_of
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
-from sdk.schemas.catalog import BaseBrief, BaseSelector
+from sdk.schemas.catalog import BaseBrief, BaseSelector, BaseView
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import BaseSource
 
@@ -270,4 +270,23 @@ def base_of(version: Version) -> BaseBrief:
         fingerprint=version.base.fingerprint,
         weights_digest=version.base_weights_digest,
         architecture=version.base_architecture,
+    )
+
+
+def present(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
+    """Return a base as sent over the API; with its config if `whole`."""
+    return BaseView(
+        id=row.id,
+        namespace=row.namespace,
+        revision=row.revision,
+        fingerprint=row.base.fingerprint,
+        weights_digest=row.weights_digest,
+        architecture=row.architecture,
+        location=row.location,
+        uploaded=row.manifest_digest is not None,
+        facts=row.facts,
+        size_bytes=row.size_bytes,
+        created_at=row.created_at,
+        config=table(row.config) if whole else None,
+        replaces=replaces,
     )

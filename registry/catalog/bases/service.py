@@ -19,18 +19,16 @@ from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.deriving import Derived, check_proof, derive
-from registry.catalog.bases.finding import find_administered, find_derived, find_visible
+from registry.catalog.bases.finding import find_administered, find_derived, find_visible, present
 from registry.catalog.bases.names import ANYBODYS, Whose, is_digits, meaning_of
-from registry.catalog.bases.present import present
 from registry.catalog.models import BaseModelRow, NamedBase
-from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import insert_if_new
+from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, Invalid
 from registry.principal import EVERYWHERE, LOCAL, Principal
-from registry.usage.charging import charge
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.schemas.manifest import Manifest
 

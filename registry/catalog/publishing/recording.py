@@ -30,14 +30,12 @@ from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.numbering import Counters, give_number, lock_counters, require_kind
 from registry.catalog.versions.origins import add_origin, size_of
 from registry.catalog.versions.present import Surroundings, parents_of, present, refresh_document
-from registry.db.clock import utc_now
-from registry.db.statements import append, insert_if_new, put
-from registry.db.transactions import connection_of
+from registry.db.statements import append, connection_of, insert_if_new, put
+from registry.db.types import utc_now
 from registry.errors import RegistryError, Verification
 from registry.principal import SYSTEM
 from registry.signatures.service import record_signature
-from registry.usage.charging import charge
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Published, VersionView
 
 _LIVE_ROW = select(Version.pk).where(

@@ -13,9 +13,8 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Adapter, Version
 from registry.catalog.versions.kinds import require_name_of_kind, require_one_kind
 from registry.catalog.versions.lifecycle import VersionState
-from registry.db.clock import utc_now
-from registry.db.statements import put
-from registry.db.transactions import connection_of
+from registry.db.statements import connection_of, put
+from registry.db.types import utc_now
 from registry.usage.charging import charge
 
 

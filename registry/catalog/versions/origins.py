@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Origin, Version
 from registry.db.statements import append
 from registry.db.stored_json import table
-from registry.usage.charging import charge
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, record_bytes
 
 #: How many origins of one version are recorded with all details, as long as everything that is recorded of it takes no
 #: more than so many bytes of the database.

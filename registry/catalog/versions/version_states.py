@@ -9,21 +9,20 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
-from registry.artifacts.blob_lock import hold_access
 from registry.artifacts.models import ManifestAccess, ManifestRow
+from registry.artifacts.stored_blobs import hold_access
 from registry.catalog.models import Adapter, Alias, Version, VersionNote, VersionTag
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.lifecycle import LIVE, VersionState, sources_of
 from registry.catalog.versions.numbering import give_number, lock_counters, recount
 from registry.catalog.versions.origins import shorten_origins
 from registry.catalog.versions.present import present, refresh_document
-from registry.db.clock import utc_now
 from registry.db.database import Database
 from registry.db.statements import upsert
+from registry.db.types import utc_now
 from registry.errors import Conflict, Invalid
 from registry.principal import Principal
-from registry.usage.charging import charge
-from registry.usage.records import record_bytes
+from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Annotation, VersionMove, VersionView
 
 #: Called with a version in the transaction in which it is deleted.

@@ -20,15 +20,15 @@ from registry.db.database import Database
 from registry.errors import Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
 from registry.evaluations.comparing.equal_rows import EqualRows, equal_rows
-from registry.evaluations.dataset_rows import can_not_group, rows_of
 from registry.evaluations.models import Evaluation
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
+from registry.evaluations.slicing import can_not_group, rows_of
 from registry.evaluations.standing import of_base, of_version, space_of_bases
 from registry.principal import Principal
 from registry.rows.comparing.orders import GROUPS, ROWS, RowsOf
+from registry.rows.comparing.pairs import Clusters, with_training_rows
 from registry.rows.comparing.row_values import LOSS, notes_on
-from registry.rows.comparing.verdicts import Clusters, with_training_rows
 from registry.rows.service import RowReading
 from sdk.formats.columns import parse_columns
 from sdk.schemas.comparison import ChangedRow, Compared, ComparedPair, Comparison

@@ -12,7 +12,7 @@ from registry.artifacts.admission.inspection import WeightFacts
 from registry.db.database import Database
 from registry.jobs.kinds.combine_shapes import MOST_LETTERS, weight_facts
 from registry.jobs.kinds.combine_weights import KnownWeights, known_weights, require_sum
-from registry.jobs.kinds.outcomes import Difference, require_none
+from registry.jobs.kinds.rules import Difference, require_none
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.combining import Ingredient, greatest_rank, taken_whole
 from sdk.schemas.catalog import Method, Parent, Publication

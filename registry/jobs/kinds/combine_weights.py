@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from registry.artifacts.admission.inspection import WeightFacts
 from registry.catalog.versions.norms import scaled_norms
 from registry.jobs.kinds.combine_shapes import MOST_LETTERS, letters_tried
-from registry.jobs.kinds.outcomes import Difference, require_none
+from registry.jobs.kinds.rules import Difference, require_none
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.probe import Norms

@@ -15,17 +15,15 @@ from registry.datasets.finding import is_given
 from registry.db.database import Database
 from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, NotFound
-from registry.jobs.base_contents import BaseContents, contents_of
+from registry.jobs.base_contents import BaseContents, contents_of, require_fitting
 from registry.jobs.forecasts import Estimate, of_evaluation
 from registry.jobs.kinds.evaluation_rows import require_bounded, verify_rows
 from registry.jobs.kinds.evaluation_targets import Rows, scored_beside, versions_of
-from registry.jobs.kinds.outcomes import Difference, require_none
-from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
+from registry.jobs.kinds.rules import CompletionServices, Difference, Examined, HandedIn, JobKindRules, require_none
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier
 from registry.jobs.pins import Chosen, Pinned, pin_data, pin_data_names, require_causal, today
 from registry.jobs.sources import Inputs, bare_base_source, version_source
-from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
 from sdk.lora.stored_quantization import StoredQuantizationError, require_precision, stored_recipe
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec, is_scorer

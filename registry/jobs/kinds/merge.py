@@ -19,17 +19,15 @@ from registry.catalog.versions.norms import norms_of, record_of
 from registry.db.database import Database
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid
-from registry.jobs.base_contents import contents_of
+from registry.jobs.base_contents import contents_of, require_fitting
 from registry.jobs.forecasts import Estimate
 from registry.jobs.kinds.merge_outcome import require_registrable, settle
-from registry.jobs.kinds.outcomes import Difference, require_none
-from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
+from registry.jobs.kinds.rules import CompletionServices, Difference, Examined, HandedIn, JobKindRules, require_none
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier, require_labels
 from registry.jobs.pins import Pinned, base_of, require_causal
 from registry.jobs.requirements import needs_to_merge
 from registry.jobs.sources import Inputs, version_source
-from registry.jobs.stored_bases import require_fitting
 from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
 from sdk.lora.stored_quantization import StoredQuantizationError, require_onto, require_unpacking

@@ -12,8 +12,7 @@ from registry.datasets.finding import is_given
 from registry.db.database import Database
 from registry.errors import Invalid
 from registry.jobs.base_contents import PinnedBase
-from registry.jobs.kinds.outcomes import Difference, require_none
-from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
+from registry.jobs.kinds.rules import CompletionServices, Difference, Examined, HandedIn, JobKindRules, require_none
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, today
 from registry.jobs.sources import Inputs, base_source, dataset_use

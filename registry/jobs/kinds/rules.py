@@ -1,16 +1,22 @@
-"""What the registry knows about a kind of job: one frozen value per kind."""
+"""What the registry knows about a kind of job: one frozen value per kind; and what a worker hands in, checked against what
+its job asked for.
+
+Values in the request are recorded as requested, and a worker that reports different ones is refused. What the request
+left open, and what only the worker can know, is taken from the worker and marked as reported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy.orm import Session
 
 from registry.artifacts.service import Artifacts
 from registry.catalog.publishing.publisher import Publisher
 from registry.db.database import Database
+from registry.errors import Verification
 from registry.jobs import attempts
 from registry.jobs.forecasts import Estimate
 from registry.jobs.models import Job
@@ -126,3 +132,28 @@ class JobKindRules(Generic[R]):
     def name(self) -> str:
         """Its name in requests and rows."""
         return str(self.request.model_fields["kind"].default)
+
+
+class Difference(NamedTuple):
+    """One thing that is not as asked for."""
+
+    #: The field, as the job's request or the record names it.
+    field: str
+    asked: Any
+    handed_in: Any
+
+
+def require_none(differences: Iterable[Difference]) -> None:
+    """Raise Verification if a result is not what was asked for; the first difference is named."""
+    found = next(iter(differences), None)
+    if found is not None:
+        raise Verification(
+            f"the result is not what the job asked for: {found.field} is {_shown(found.handed_in)}, not "
+            f"{_shown(found.asked)}; run the job as it was submitted, with a worker of this release",
+            param=found.field,
+        )
+
+
+def _shown(value: Any) -> str:
+    shown = ascii(value) if not isinstance(value, str) else ascii(value)[1:-1]
+    return shown if len(shown) <= 80 else f"{shown[:79]}…"

@@ -1,20 +1,25 @@
-"""Trainings: over one base, on datasets, perhaps continued from a checkpoint; the adapter becomes a version."""
+"""Trainings: over one base, on datasets, perhaps continued from a checkpoint; the adapter becomes a version.
+
+One that is repeated is checked to be the training that a version's record names.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalog.versions.finding import space_of
+from registry.catalog.models import Origin
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
 from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.database import Database
+from registry.db.stored_json import read_stored, table
 from registry.errors import Invalid, InvalidTargets
-from registry.jobs.base_contents import BaseContents, contents_of
-from registry.jobs.checkpoint_pins import keep_checkpoint, pin_checkpoint, resume_point
+from registry.jobs.base_contents import BaseContents, contents_of, require_fitting
+from registry.jobs.checkpoint_pins import keep_checkpoint, other_than, pin_checkpoint, resume_point
 from registry.jobs.forecasts import of_training
-from registry.jobs.kinds.again import pin_like
 from registry.jobs.kinds.parents import pin_parent, require_same_lora
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
@@ -23,7 +28,6 @@ from registry.jobs.objectives import pin_objective
 from registry.jobs.peaks import note_peak
 from registry.jobs.pins import Pinned, pin_base, pin_data, pin_data_names, pin_sources, require_causal, today
 from registry.jobs.sources import Inputs, base_source, version_source
-from registry.jobs.stored_bases import require_fitting
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
 from sdk.lora.stored_quantization import require_method
@@ -31,6 +35,7 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.job_requests import TrainingRequest
+from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
 from sdk.schemas.training_report import held_out_warning
 
@@ -144,6 +149,65 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         if warnings:
             result["warnings"] = warnings
         done.succeed(session, result)
+
+
+#: A worker names fewer than ten of them.
+_MOST_LIBRARIES = 40
+
+
+def pin_like(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> TrainingRequest:
+    """If a request repeats a training, return it with what is recorded about that one: what it ran with, and its day.
+
+    Raises NotFound, and Invalid if it is a different training.
+    """
+    if request.like is None:
+        return request
+    version = find_version(session, parse_ref(request.like.ref), who)
+    ref = exact_ref(version)
+    if request.like.digest not in (None, version.digest):
+        raise Invalid(
+            f"{ref} has the digest {version.digest[:12]}, not {str(request.like.digest)[:12]}; name the version that is meant",
+            param="like",
+        )
+    if version.adapter.namespace != namespace:
+        # Everybody who may see the job would see the other version's name in it.
+        raise Invalid(
+            f"{ref} is of the namespace {version.adapter.namespace}; train it again under a name of that namespace",
+            param="like",
+        )
+    made = session.scalars(select(Origin).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)).first()
+    job = None if made is None or made.job is None else session.get(Job, made.job)
+    if made is None or job is None or job.kind != request.kind:
+        raise Invalid(f"no training of this registry made {ref}, so none is made again; leave like out", param="like")
+    if "checkpoint_step" in table(made.training):
+        raise Invalid(
+            f"{ref} was published from a checkpoint, at step {table(made.training)['checkpoint_step']}, and a training goes on to its end; "
+            "name a version that its training ended with",
+            param="like",
+        )
+    theirs = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
+    if theirs.base.fingerprint is None:
+        # A worker found it on a hub.
+        theirs = theirs.model_copy(
+            update={"base": theirs.base.model_copy(update={"fingerprint": version.base.fingerprint})}
+        )
+    if request.base.fingerprint == theirs.base.fingerprint is not None:
+        # Its name is mentioned among the differences.
+        theirs = theirs.model_copy(update={"base": request.base})
+    if others := other_than(theirs, request):
+        raise Invalid(
+            f"{ref} was trained with another {', '.join(others)}, so this is not its training; leave these options out, or leave like out",
+            param="like",
+        )
+    said, libraries = table(made.training), sorted(table(made.libraries).items())
+    ran_with: dict[str, Any] = {
+        **dict(libraries[:_MOST_LIBRARIES]),
+        "base": version.base_id,
+        "base_revision": version.base_revision,
+        **{name: said[name] for name in RAN_WITH if name in said},
+    }
+    like = RecordedTraining(ref=ref, digest=version.digest, ran_with=ran_with)
+    return request.model_copy(update={"like": like, "template_date": theirs.template_date})
 
 
 TRAINING = JobKindRules(

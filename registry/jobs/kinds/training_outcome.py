@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry.errors import Verification
-from registry.jobs.kinds.outcomes import Difference, require_none
+from registry.jobs.kinds.rules import Difference, require_none
 from sdk.formats.objectives import TASK_TYPES, Objective
 from sdk.lora.redistribution import is_redistribution
 from sdk.lora.targets import mean_all

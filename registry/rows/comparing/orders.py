@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import Verification
-from registry.rows.comparing.pairs import compare_pairs
+from registry.rows.comparing.pairs import Clusters, compare_pairs
 from registry.rows.comparing.row_values import RowValues, note_on_weight, read_values
-from registry.rows.comparing.verdicts import Clusters
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.row_file import RowFileError, read_rows
 

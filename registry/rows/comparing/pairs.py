@@ -1,15 +1,22 @@
-"""The statistics of a comparison of each target with each other."""
+"""The statistics of a comparison of each target with each other, and what the rows show, in words.
+
+>>> decimals(0.013), decimals(2.6), decimals(130.0)
+(3, 1, 0)
+>>> shown_size(0.0512)
+'0.052'
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from itertools import combinations
-from math import ceil
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 
 from registry.rows.comparing.row_values import LOSS, RowValues
-from registry.rows.comparing.verdicts import Clusters, short_names, verdict_on
 from sdk.schemas.comparison import ComparedPair
+from sdk.schemas.contamination import Contamination
 from sdk.statistics.comparison import ALPHA, LEAST_CLUSTERS, RowsComparison, compare_rows, paired_ratio
 from sdk.statistics.power import holm, least_difference, rows_needed
 
@@ -92,3 +99,73 @@ def _present(
         detectable=detectable,
         rows_needed=needed,
     )
+
+
+#: Metrics' names as people write them; others are written with spaces.
+_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "macro_f1": "macro-F1"}  # fmt: skip
+
+
+class Clusters(StrEnum):
+    """What sentences call the units that count once."""
+
+    #: Each row stands alone.
+    ROWS = "rows"
+    #: Rows with the same value in a column.
+    GROUPS = "groups"
+    #: Some rows are equal.
+    DIFFERENT = "different rows"
+
+
+def verdict_on(
+    found: RowsComparison, better: int, names: tuple[str, str], metric: str, detectable: float | None, kind: Clusters
+) -> str:
+    """Say which of two targets, (a, b), is better (-1, 1) and by how much, or why the rows don't show it."""
+    if found.clusters < LEAST_CLUSTERS:
+        return f"too few {kind}: {found.clusters} of at least {LEAST_CLUSTERS}"
+    if better and found.low is not None and found.high is not None:
+        winner, loser = (names[1], names[0]) if better > 0 else names
+        sizes = sorted(abs(end) for end in (found.low, found.high))
+        digits = decimals((found.high - found.low) / 2)
+        by, low, high = (f"{size:.{digits}f}" for size in (abs(found.difference), *sizes))
+        return f"{winner} beats {loser} on {_NAMES.get(metric, metric.replace('_', ' '))} by {by} [{low}, {high}]"
+    rows = f"{found.rows} rows"
+    if kind is Clusters.GROUPS:
+        rows += f" in {found.clusters} groups"
+    elif kind is Clusters.DIFFERENT:
+        rows += f", {found.clusters} of them different,"
+    if detectable is None:
+        return f"no difference shown: all {rows.removesuffix(',')} score the same"
+    return f"no difference shown; these {rows} can show {shown_size(detectable)} or more"
+
+
+def with_training_rows(pair: ComparedPair, seen: Mapping[str, Contamination | None], refs: Sequence[str]) -> str:
+    """Return a verdict that also says which of the two was trained on rows of the comparison."""
+    names = short_names(refs)
+    told = [
+        f"{names[ref]} was trained on {found.found} of {found.rows} rows{', or on nearly the same' if found.near else ''}"
+        for ref in (pair.a, pair.b)
+        if (found := seen.get(ref)) is not None and found.found
+    ]
+    return "; but ".join([pair.verdict, " and ".join(told)]) if told else pair.verdict
+
+
+def decimals(size: float) -> int:
+    """With how many decimals a number as large as `size` has two digits."""
+    return max(0, 1 - floor(log10(size))) if size > 0 else 3
+
+
+def shown_size(size: float) -> str:
+    """A size in two digits, rounded up, because smaller ones aren't promised."""
+    digits = decimals(size)
+    return f"{ceil(size * 10**digits * (1 - 1e-9)) / 10**digits:.{digits}f}"
+
+
+def short_names(refs: Sequence[str]) -> Mapping[str, str]:
+    """What sentences call each target: versions of the same adapter are called by their number alone.
+
+    >>> short_names(["code-review@v3", "code-review@v4"]), short_names(["a@v1", "base:tiny"])
+    ({'code-review@v3': 'v3', 'code-review@v4': 'v4'}, {'a@v1': 'a@v1', 'base:tiny': 'base:tiny'})
+    """
+    parts = [ref.partition("@") for ref in refs]
+    same = len({adapter for adapter, _, _ in parts}) == 1 and all(at for _, at, _ in parts)
+    return {ref: selector if same else ref for ref, (_, _, selector) in zip(refs, parts, strict=True)}

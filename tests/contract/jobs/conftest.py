@@ -13,7 +13,7 @@ from contract.jobs.helpers import Crew
 from sqlalchemy import update
 from support.registries import World
 
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.jobs.models import Job, Worker
 from registry.principal import Role
 from sdk.client import Client

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select, update
 from support.adapters import ASKED, SPEC, digest
 
 from registry.artifacts.models import ManifestRow
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.jobs.models import Checkpoint
 from registry.principal import LOCAL, Role
 from sdk.client import Client

@@ -16,7 +16,7 @@ from support.adapters import SPEC, base_registration
 from support.people import new_adapter
 
 from registry.access.keys import Keyed, keep
-from registry.db.clock import db_epoch_s, utc_now
+from registry.db.types import db_epoch_s, utc_now
 from registry.jobs.models import Job, Worker
 from registry.principal import LOCAL, Role
 from sdk.client import Client

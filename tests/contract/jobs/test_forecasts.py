@@ -13,7 +13,7 @@ from sqlalchemy import update
 from support.adapters import base_registration
 from support.people import new_adapter
 
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.jobs.models import Worker
 from registry.principal import Role
 from sdk.client import Client

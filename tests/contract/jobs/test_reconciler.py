@@ -17,8 +17,7 @@ from support.waiting import wait_until
 
 from registry.db.statements import append
 from registry.jobs.models import Job, Sweeper
-from registry.jobs.reconcile import in_background
-from registry.jobs.sweepers import note_sweep, sweepers
+from registry.jobs.reconcile import in_background, note_sweep, sweepers
 from registry.principal import LOCAL
 from sdk.errors import StaleAttempt
 from sdk.schemas.events import NewEvent, Progress

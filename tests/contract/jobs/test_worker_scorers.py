@@ -10,7 +10,7 @@ import pytest
 from contract.jobs.helpers import Crew
 
 from registry.errors import Invalid
-from registry.jobs import scorers as known
+from registry.jobs import needs as known
 from registry.jobs.models import Job
 from registry.jobs.needs import scorers_in
 from registry.principal import LOCAL, Role

@@ -16,7 +16,7 @@ from support.scored_rows import CONDITIONS
 
 from registry.catalog.models import Version
 from registry.catalog.versions.lifecycle import VersionState
-from registry.db.clock import db_epoch_s
+from registry.db.types import db_epoch_s
 from registry.errors import RegistryError
 from registry.jobs.models import Job
 from registry.principal import Role

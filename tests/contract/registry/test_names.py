@@ -18,7 +18,7 @@ from support.statements import sent
 from registry.catalog.bases.finding import KnownBases
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
 from registry.catalog.versions.finding import find_adapter
-from registry.db.transactions import connection_of
+from registry.db.statements import connection_of
 from registry.errors import RegistryError
 from registry.principal import SYSTEM
 from sdk.client import Client

@@ -16,8 +16,7 @@ from support.adapters import digest
 from support.registries import World
 from support.stored import names_of
 
-from registry.db.clock import utc_now
-from registry.db.types import Model
+from registry.db.types import Model, utc_now
 from sdk.client import Client
 from sdk.objects import Version
 from sdk.pulling.transfer import hash_file

@@ -21,7 +21,7 @@ from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload,
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.models import Version as VersionRow
 from registry.datasets.models import Dataset
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.jobs.models import Job
 from registry.principal import SYSTEM, Role
 from sdk.client import Client

@@ -37,7 +37,7 @@ from registry.artifacts.models import Upload
 from registry.catalog.models import Version as VersionRow
 from registry.catalog.publishing import recording
 from registry.catalog.versions.lifecycle import VersionState
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.errors import Unavailable
 from registry.principal import SYSTEM, Role
 from registry.storage import FolderStorage

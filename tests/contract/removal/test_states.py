@@ -23,7 +23,7 @@ from sqlalchemy import select
 from support.adapters import base_registration, save_adapter
 from support.registries import World
 
-from registry.access.audit.models import AuditEntry
+from registry.access.models import AuditEntry
 from registry.catalog.models import Version as VersionRow
 from registry.principal import SYSTEM, Role
 from sdk.client import Client

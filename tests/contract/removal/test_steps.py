@@ -31,7 +31,7 @@ from support.stored import names_of
 
 from registry.artifacts.blob_check import read_blob
 from registry.artifacts.models import Blob, ManifestAccess, ManifestRow, Upload, UploadBlob
-from registry.db.clock import utc_now
+from registry.db.types import utc_now
 from registry.principal import SYSTEM, Role
 from registry.removal.collect import Collection
 from registry.removal.garbage import Rules

@@ -23,10 +23,10 @@ time.time = _skewed_time
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Changes `registry.db.clock` before anybody takes the clock from it."""
+    """Changes `registry.db.types` before anybody takes the clock from it."""
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        if name != "registry.db.clock":
+        if name != "registry.db.types":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

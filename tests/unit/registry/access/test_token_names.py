@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from registry.access.audit.models import AuditEntry
-from registry.access.models import Token
+from registry.access.models import AuditEntry, Token
 from registry.access.tokens import Tokens
-from registry.db.clock import utc_now
 from registry.db.database import Database
+from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, Invalid, InvalidName, Unauthenticated
 from registry.principal import LOCAL, SYSTEM, Principal, Role
 from sdk.formats.visible_labels import parse_label, same_label

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from registry.access.audit.models import AuditEntry
-from registry.access.models import Token
+from registry.access.models import AuditEntry, Token
 from registry.access.tokens import Tokens
-from registry.db.clock import utc_now
 from registry.db.database import Database
+from registry.db.types import utc_now
 from registry.errors import Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
 from registry.principal import LOCAL, Principal, Role
 from sdk.schemas.access import GrantView, NewToken

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from registry.errors import RateLimited
-from registry.jobs.watch_limits import Watchers
+from registry.jobs.event_feed import Watchers
 from registry.principal import Principal, Role
 
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from registry.errors import Invalid
-from registry.rows.asked import texts_of
 from registry.rows.groups import groups_of
+from registry.rows.orders import texts_of
 from sdk.formats.rows import group_of
 
 Write = Callable[..., Path]

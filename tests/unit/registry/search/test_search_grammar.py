@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import Invalid
-from registry.search.fields import FIELDS, ORDERED, FieldRule, Value
+from registry.search.fields import FIELDS, ORDERED, And, Comparison, Field, FieldRule, Node, Not, Or, Value, comparisons
 from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING, parse
-from registry.search.tree import And, Comparison, Field, Node, Not, Or, comparisons
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "search.md"
 

@@ -14,8 +14,9 @@ from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 from support.waiting import let_others_run
 
+from registry.door.request_bodies import StrictBodies
 from registry.errors import Unavailable
-from registry.http import request_bodies
+from registry.http import bodies
 from registry.http.lanes import Lane, answering
 from registry.http.rights import Rights
 from registry.http.routes import answered, apart, room
@@ -88,7 +89,7 @@ def test_large_bodies_are_parsed_by_turns() -> None:
 
         async def parse(who: str, token: str) -> None:
             with answering(Principal("ci", {who: Role.WRITER}, token), forever):
-                await request_bodies.sized(request_bodies.APART_BYTES + 1, work, who)
+                await bodies.sized(bodies.APART_BYTES + 1, work, who)
 
         with held(work):
             busy = [asyncio.create_task(parse("ana", f"t{number}")) for number in range(4)]
@@ -180,7 +181,7 @@ def test_views_that_ask_the_database_take_turns_and_leave_connections_to_others(
     async def with_caller(scope: Scope, receive: Receive, send: Send) -> None:
         who = scope["path"].rpartition("/")[2]
         scope["principal"] = Principal("ci", {who: Role.READER}, who)
-        await request_bodies.StrictBodies(routes, rights=rights)(scope, receive, send)
+        await StrictBodies(routes, rights=rights)(scope, receive, send)
 
     async def run() -> None:
         transport = httpx.ASGITransport(with_caller)

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from support.waiting import let_others_run
 
+from registry.door.memory_budget import MemoryBudget
 from registry.errors import RateLimited, Unavailable
-from registry.http.memory_budget import MemoryBudget
 
 
 def test_a_caller_has_no_more_than_its_share_and_all_no_more_than_there_is() -> None:

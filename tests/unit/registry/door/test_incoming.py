@@ -12,8 +12,8 @@ import pytest
 from starlette.types import Message
 from support.waiting import let_others_run
 
+from registry.door.incoming_bodies import Body, Incoming, Room
 from registry.errors import RateLimited, RegistryError, TooLarge, TooSlow, Unavailable
-from registry.http.incoming_bodies import Body, Incoming, Room
 from registry.principal import Principal, Role
 
 

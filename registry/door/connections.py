@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
-from weakref import WeakKeyDictionary
 
+from registry.door.limits import Limits
 from registry.http.addresses import neighbourhood
 from registry.http.refusals import REFUSALS, RefusalKind
-from registry.server.limits import Limits
 from sdk.formats.error_codes import ErrorCode
 
 #: How often connections are checked, in seconds.
 LOOK_S = 1.0
-#: How long a closing connection may take to deliver what was written to it, in seconds.
-CLOSING_S = 5.0
+#: How long the end of an answer may take to be fetched before its connection is closed, and then until it is cut, in seconds.
+FETCHING_S = CLOSING_S = 5.0
 
 
 class Refusal(NamedTuple):
@@ -90,8 +89,10 @@ class Connection(Protocol):
 class Connections:
     """All connections of a server, and the check every second that enforces all time limits."""
 
-    def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
-        self._limits = limits
+    def __init__(
+        self, limits: Limits, loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.get_running_loop
+    ) -> None:
+        self.limits = limits
         self._loop = loop
         self._all: set[Connection] = set()
         #: Connections whose clients fetch answers more slowly than they are written.
@@ -107,7 +108,7 @@ class Connections:
         However many an address opens, the last one can still ask for a probe: those that were refused before it go first.
         Raises ConnectionRefusedError if there isn't even room to say that.
         """
-        limits, address = self._limits, connection.address
+        limits, address = self.limits, connection.address
         refusal = None
         if self._by_address[address] >= limits.connections_per_address and not connection.is_trusted:
             refusal = CROWDED
@@ -124,7 +125,7 @@ class Connections:
         self._by_address[address] += 1
         if not self._looking:
             self._looking = True
-            self._loop.call_later(LOOK_S, self._look)
+            self._loop().call_later(LOOK_S, self._look)
         return refusal
 
     def leave(self, connection: Connection) -> None:
@@ -140,10 +141,10 @@ class Connections:
     def relieve(self) -> None:
         """Give up answers that nobody fetches if all of them together take more than they may."""
         waiting = [(one, one.transport.get_write_buffer_size()) for one in self.slow]
-        excess = sum(size for _, size in waiting) - self._limits.unsent_bytes
+        excess = sum(size for _, size in waiting) - self.limits.unsent_bytes
         if excess <= 0:
             return
-        now = self._loop.time()
+        now = self._loop().time()
         still = [(one, size) for one, size in waiting if size and now - one.unsent_since >= LOOK_S]
         for one, size in sorted(still, key=lambda each: each[0].unsent_since):
             if excess <= 0:
@@ -182,15 +183,15 @@ class Connections:
         return True
 
     def _look(self) -> None:
-        now = self._loop.time()
+        now = self._loop().time()
         for connection in list(self._all):
             self._look_at(connection, now)
         self._looking = bool(self._all)
         if self._looking:
-            self._loop.call_later(LOOK_S, self._look)
+            self._loop().call_later(LOOK_S, self._look)
 
     def _look_at(self, connection: Connection, now: float) -> None:
-        limits = self._limits
+        limits = self.limits
         if connection.transport.is_closing():
             connection.closing_since = connection.closing_since or now
             if now - connection.closing_since >= CLOSING_S:
@@ -206,6 +207,9 @@ class Connections:
         elif connection.waits == "head":
             if now - connection.since > limits.head_s:
                 connection.refuse(SLOW_HEAD)
+        elif connection.waits == "idle":
+            if now - connection.since > (FETCHING_S if unsent_bytes else limits.idle_s):
+                connection.transport.close()
         elif connection.drains:
             if now - connection.since > limits.drain_s:
                 connection.transport.close()
@@ -231,18 +235,6 @@ def _is_answered(connection: Connection) -> bool:
     """Whether a client that has sent a request waits for the answer."""
     waits = connection.waits in ("body", "answer")
     return waits and not connection.drains and not connection.transport.is_closing()
-
-
-#: By the state that uvicorn keeps for each server: a process has one, a test several.
-_of: WeakKeyDictionary[object, Connections] = WeakKeyDictionary()
-
-
-def connections_of(server_state: object, limits: Limits, loop: asyncio.AbstractEventLoop) -> Connections:
-    """The connections of a server."""
-    found = _of.get(server_state)
-    if found is None:
-        found = _of[server_state] = Connections(limits, loop)
-    return found
 
 
 def address_of(client: tuple[str, int] | None) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from registry.door.memory_budget import MEMORY_TIMEOUT_S
 from registry.errors import RateLimited, RegistryError, TooLarge, TooSlow, Unavailable
-from registry.http.memory_budget import MEMORY_TIMEOUT_S
 from registry.principal import Principal
 
 #: After how long an incomplete body may have to make room, in seconds.

@@ -1,6 +1,6 @@
 """Checks what comes in before any route sees it: who may send what, how much of it, and what it says.
 
-A body is parsed once, by `registry.http.strict_json`. The checked value is passed on in the scope to the views, so that
+A body is parsed once, by `registry.door.strict_json`. The checked value is passed on in the scope to the views, so that
 no second parser with other rules ever reads the body.
 """
 
@@ -10,55 +10,28 @@ import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry.door.incoming_bodies import Incoming, Room, too_large
+from registry.door.memory_budget import MemoryBudget
+from registry.door.strict_json import check_text, most_values, parse_strictly
 from registry.errors import Forbidden, Invalid, RegistryError, WrongMediaType
-from registry.http.incoming_bodies import Incoming, Room, too_large
-from registry.http.lanes import Lane, answering
-from registry.http.memory_budget import MemoryBudget
+from registry.http.bodies import APART_BYTES, LARGER, PARSED, Limit, Parsed, limit_of, sized
+from registry.http.lanes import answering
 from registry.http.paths import area_of
 from registry.http.rights import Rights, note_forbidden
-from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
-from registry.http.turns import WAIT_S
 from registry.pools import Pool
 from registry.principal import Principal
-from sdk.formats.api_paths import API
 
 _MIB = 1024 * 1024
-#: The longest body in bytes, except for routes that need more.
-MAX_BODY_BYTES = _MIB
-
-
-class Limit(NamedTuple):
-    """How large one body may be."""
-
-    size_bytes: int
-    values: int
-
-
-_USUAL = Limit(MAX_BODY_BYTES, MAX_VALUES)
-#: Routes that need more: the shapes of a base's tensors, the 10,000 files of a manifest, the log lines of a heartbeat,
-#: the samples of an evaluation.
-LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
-    (re.compile(rf"{API}/bases"), Limit(4 * _MIB, 2 * MAX_VALUES)),
-    (
-        re.compile(rf"{API}/(uploads|versions|jobs/[^/]+/(checkpoints|complete|heartbeat))"),
-        Limit(4 * _MIB, MAX_VALUES),
-    ),
-)
-#: The longest body that any route reads, in bytes.
-LONGEST_BODY_BYTES = max(_USUAL.size_bytes, *(limit.size_bytes for _, limit in LARGER))
 #: How long a body may take to come in, in seconds.
 READ_S = 60.0
 #: How much memory all bodies that come in or are worked on may take, in total and for one namespace: as bytes, and as
 #: values. Small ones have room of their own, and don't wait for larger ones.
-APART_BYTES = 64 * 1024
 RAW_BYTES, RAW_SHARE_BYTES = 12 * _MIB, 8 * _MIB
 SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 4 * _MIB, 3 * _MIB
 VALUES_BYTES, VALUES_SHARE_BYTES = 58 * _MIB, 44 * _MIB
@@ -84,33 +57,8 @@ Pool(
 #: A value takes at most this in addition to its text, and a text takes six times its bytes: if one character of a
 #: document needs four bytes, each of them takes four while it is parsed.
 _VALUE_BYTES, _TEXT_TIMES = 100, 6
-#: Bodies that are not small are parsed in threads, at most this many at a time.
-PARSED_AT_ONCE = 1
-_parsing = Lane(
-    Pool(
-        "parsing",
-        waits=f"bodies of more than {APART_BYTES // 1024} KiB: they are parsed, then checked against their schema; {WAIT_S:g} s",
-        at_once=str(PARSED_AT_ONCE),
-        item=f"{LARGER[0][1].size_bytes // _MIB} MiB of JSON, of {LARGER[0][1].values:,} values at most",
-        share="by turns: one after one of every other",
-    ),
-    at_once=PARSED_AT_ONCE,
-)
-
-#: In the scope: the value of the body, if there is one.
-PARSED = "registry.parsed"
-
 _JSON = b"application/json"
 _CHARSET = re.compile(rb'[ \t]*charset=(?:utf-8|"utf-8")[ \t]*', re.IGNORECASE)
-
-T = TypeVar("T")
-
-
-class Parsed(NamedTuple):
-    """The value of a body, and how many bytes the body had."""
-
-    value: Any
-    size_bytes: int
 
 
 class StrictBodies:
@@ -143,7 +91,7 @@ class StrictBodies:
                 await self._app(scope, receive, send)
             return
         who: Principal = scope["principal"]
-        limit = _limit_of(path)
+        limit = limit_of(path)
         raw, body, give_values = b"", None, None
         try:
             try:
@@ -187,35 +135,8 @@ class StrictBodies:
         return partial(values.give, holder, size_bytes)
 
 
-async def sized(size_bytes: int, call: Callable[..., T], *given: Any, **named: Any) -> T:
-    """Call a function that takes time proportional to a body: directly if the body is small, in a thread otherwise.
-
-    A refusal comes without its traceback, which would keep all that was parsed alive until the next collection of
-    cycles.
-    """
-
-    def run() -> T | RegistryError | RequestValidationError:
-        try:
-            return call(*given, **named)
-        except (RegistryError, RequestValidationError) as error:
-            error.__traceback__ = error.__context__ = error.__cause__ = None
-            return error
-
-    if size_bytes <= APART_BYTES:
-        found = run()
-    else:
-        found = await _parsing.run(run)
-    if isinstance(found, (RegistryError, RequestValidationError)):
-        raise found
-    return found
-
-
 def _refusal(error: RegistryError) -> JSONResponse:
     return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
-
-
-def _limit_of(path: str) -> Limit:
-    return next((limit for pattern, limit in LARGER if pattern.fullmatch(path)), _USUAL)
 
 
 def _check_target(scope: Scope) -> None:

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from registry.app.application import create_app
+from registry.door.allowed_hosts import AnswerOwnHosts, HostNames, hosts_of
 from registry.errors import Invalid
-from registry.http.allowed_hosts import AnswerOwnHosts, HostNames, hosts_of
 from registry.settings import Settings
 
 PARAM = "REGISTRY_ALLOWED_HOSTS"

@@ -12,20 +12,19 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from registry.http.addresses import is_within
-from registry.http.paths import HEALTHZ, READYZ
-from registry.http.refusals import REFUSALS
-from registry.server.connections import (
+from registry.door.connections import (
     LONG_HEAD,
     LONG_URL,
     MALFORMED,
     PIPELINED,
+    Connections,
     Refusal,
     Waits,
     address_of,
-    connections_of,
 )
-from registry.server.limits import Limits
+from registry.http.addresses import is_within
+from registry.http.paths import HEALTHZ, READYZ
+from registry.http.refusals import REFUSALS
 
 #: What may be requested on a connection beyond the limits: it must be known whether the process is alive, above all
 #: when it is full.
@@ -46,11 +45,11 @@ class BoundedHttp(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        limits: Limits,
+        others: Connections,
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
-        self._limits = limits
-        self._all = connections_of(server_state, limits, self.loop)
+        self._limits = others.limits
+        self._all = others
         #: Why every request here is refused, if the connection is one too many.
         self._barred: Refusal | None = None
         #: Why the request that is being parsed is refused.
@@ -104,7 +103,6 @@ class BoundedHttp(HttpToolsProtocol):
         """Parse what comes."""
         if self._deaf or self.transport.is_closing():
             return
-        self._unset_keepalive_if_required()
         if self.waits == "idle":
             self._wait_for("head")
         headed, self._head_came = self.waits == "head", False
@@ -205,11 +203,6 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
         if self.cycle.response_complete:
             self._wait_for("idle")
-            # The end of the body has stopped the timer that the answer had started.
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
 
     def on_response_complete(self) -> None:
         """End an answer."""
@@ -223,6 +216,9 @@ class BoundedHttp(HttpToolsProtocol):
             self._wait_for("idle")
         elif self.waits == "body" and self.cycle.response_complete:
             self._drain()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Leave it to the check of all connections to close idle ones."""
 
     def pause_writing(self) -> None:
         """Record that a client fetches its answer slowly."""

@@ -7,20 +7,17 @@ no second parser with other rules ever reads the body.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
+from contextlib import ExitStack, nullcontext
 from urllib.parse import unquote_to_bytes
 
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.door.incoming_bodies import Incoming, Room, too_large
-from registry.door.memory_budget import MemoryBudget
+from registry.door.incoming_bodies import READ_S, Incoming, Room, too_large
 from registry.door.strict_json import check_text, most_values, parse_strictly
 from registry.errors import Forbidden, Invalid, RegistryError, WrongMediaType
-from registry.http.bodies import APART_BYTES, LARGER, PARSED, Limit, Parsed, limit_of, sized
+from registry.http.bodies import APART_BYTES, LARGER, PARSED, Parsed, limit_of, sized
 from registry.http.lanes import answering
 from registry.http.paths import area_of
 from registry.http.rights import Rights, note_forbidden
@@ -28,8 +25,6 @@ from registry.pools import Pool
 from registry.principal import Principal
 
 _MIB = 1024 * 1024
-#: How long a body may take to come in, in seconds.
-READ_S = 60.0
 #: How much memory all bodies that come in or are worked on may take, in total and for one namespace: as bytes, and as
 #: values. Small ones have room of their own, and don't wait for larger ones.
 RAW_BYTES, RAW_SHARE_BYTES = 12 * _MIB, 8 * _MIB
@@ -68,10 +63,9 @@ class StrictBodies:
     a request asks for is refused before its body is read.
     """
 
-    def __init__(self, app: ASGIApp, *, rights: Rights, read_s: float = READ_S) -> None:
+    def __init__(self, app: ASGIApp, *, rights: Rights) -> None:
         self._app = app
         self._rights = rights
-        self._read_s = read_s
         self._incoming = Incoming(
             small=Room(
                 total_bytes=SMALL_RAW_BYTES, share_bytes=SMALL_RAW_SHARE_BYTES, waiting_bytes=_SMALL_WAITING_BYTES
@@ -79,8 +73,8 @@ class StrictBodies:
             large=Room(total_bytes=RAW_BYTES, share_bytes=RAW_SHARE_BYTES, waiting_bytes=_WAITING_BYTES),
             small_bytes=APART_BYTES,
         )
-        self._small_values = MemoryBudget(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
-        self._values = MemoryBudget(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
+        self._small_values = Room(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
+        self._values = Room(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a body whole, check it, and hand it on with its value."""
@@ -92,8 +86,9 @@ class StrictBodies:
             return
         who: Principal = scope["principal"]
         limit = limit_of(path)
-        raw, body, give_values = b"", None, None
-        try:
+        raw = b""
+        # Both are held until the request has been answered, because the application keeps them that long.
+        with ExitStack() as held:
             try:
                 _check_target(scope)
                 if (announced_bytes := _announced_bytes(scope)) != 0:
@@ -101,10 +96,14 @@ class StrictBodies:
                     if announced_bytes is not None and announced_bytes > limit.size_bytes:
                         raise too_large(limit.size_bytes)
                     body = self._incoming.begin(who)
-                    raw = await self._incoming.read(body, receive, most_bytes=limit.size_bytes, read_s=self._read_s)
+                    held.callback(body.leave)
+                    raw = await self._incoming.read(body, receive, most_bytes=limit.size_bytes)
                 if raw:
                     _require_json(scope)
-                    give_values = await self._hold_values(who, raw, limit)
+                    values = self._small_values if len(raw) <= APART_BYTES else self._values
+                    made = values.begin(who, is_whole=True)
+                    held.callback(made.leave)
+                    await values.take(made, _TEXT_TIMES * len(raw) + _VALUE_BYTES * min(most_values(raw), limit.values))
                     with answering(who, receive):
                         value = await sized(len(raw), parse_strictly, raw, max_values=limit.values)
                     scope = {**scope, "headers": _as_json(scope), PARSED: Parsed(value, len(raw))}
@@ -117,22 +116,6 @@ class StrictBodies:
                 return
             with answering(who, receive):
                 await self._app(scope, _replay(raw, receive), send)
-        finally:
-            # Held until the request has been answered, because the application keeps both that long.
-            if body is not None:
-                body.leave()
-            if give_values is not None:
-                give_values()
-
-    async def _hold_values(self, who: Principal, raw: bytes, limit: Limit) -> Callable[[], None]:
-        """Take the room for the value of a body; return a function that gives it back. Raises RateLimited,
-        Unavailable.
-        """
-        size_bytes = _TEXT_TIMES * len(raw) + _VALUE_BYTES * min(most_values(raw), limit.values)
-        values = self._small_values if len(raw) <= APART_BYTES else self._values
-        holder = who.payer(values.by_holder)
-        await values.take(holder, size_bytes)
-        return partial(values.give, holder, size_bytes)
 
 
 def _refusal(error: RegistryError) -> JSONResponse:

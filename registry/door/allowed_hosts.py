@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -22,7 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.errors import Forbidden, Invalid, Misdirected, RegistryError
-from registry.http.addresses import neighbourhood
+from registry.http.addresses import neighbourhood_of, parsed_address
 from registry.http.paths import area_of
 from registry.http.refusals import REFUSALS
 
@@ -77,12 +76,8 @@ class HostNames:
 @lru_cache(256)
 def is_loopback(name: str) -> bool:
     """Whether a host in its plain spelling is this machine itself."""
-    if name == "localhost":
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
+    address = parsed_address(name)
+    return name == "localhost" if address is None else address.is_loopback
 
 
 def hosts_of(*, auth: Literal["token", "none"], public_url: str | None, allowed: str | None) -> HostNames:
@@ -121,8 +116,7 @@ class AnswerOwnHosts:
         try:
             self._require(scope)
         except RegistryError as error:
-            client = scope.get("client")
-            address = neighbourhood(client[0]) if client else "unknown"
+            address = neighbourhood_of(scope.get("client"))
             why: Literal["misdirected", "forbidden"] = "misdirected" if isinstance(error, Misdirected) else "forbidden"
             REFUSALS.note(why, address, "refused a request from %s: %s", address, error.message)
             await JSONResponse(error.reply().model_dump(), status_code=error.status)(scope, receive, send)
@@ -179,13 +173,8 @@ def _bare(text: str) -> str | None:
 
 
 def _address(text: str) -> str | None:
-    try:
-        parsed = ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(parsed)
+    parsed = parsed_address(text)
+    return None if parsed is None else str(parsed)
 
 
 def _is_origin_of(origin: str, host: tuple[str, str | None]) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
 from registry.door.limits import Limits
-from registry.http.addresses import neighbourhood
 from registry.http.refusals import REFUSALS, RefusalKind
 from sdk.formats.error_codes import ErrorCode
 
@@ -51,8 +50,9 @@ SLOW_HEAD = Refusal(
 SLOW_BODY = Refusal(408, ErrorCode.TIMEOUT, "the body arrives more slowly than the server allows", "too_slow")
 
 #: What a connection waits for: that the client sends a head (at its beginning, and once a request has begun), or a
-#: body; nothing while the server works; or anything at all while there is no request.
-Waits = Literal["head", "body", "answer", "idle"]
+#: body, or the rest of one although its request has been answered; nothing while the server works; or anything at all
+#: while there is no request.
+Waits = Literal["head", "body", "drain", "answer", "idle"]
 
 
 class Connection(Protocol):
@@ -77,10 +77,6 @@ class Connection(Protocol):
     @property
     def reads(self) -> bool:
         """Whether it is the client's turn: the server accepts what comes, and has said so."""
-
-    @property
-    def drains(self) -> bool:
-        """Whether a body is still coming in although its request has been answered."""
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with this, and close it."""
@@ -210,7 +206,7 @@ class Connections:
         elif connection.waits == "idle":
             if now - connection.since > (FETCHING_S if unsent_bytes else limits.idle_s):
                 connection.transport.close()
-        elif connection.drains:
+        elif connection.waits == "drain":
             if now - connection.since > limits.drain_s:
                 connection.transport.close()
         elif connection.waits == "body" and connection.reads:
@@ -233,10 +229,4 @@ class Connections:
 
 def _is_answered(connection: Connection) -> bool:
     """Whether a client that has sent a request waits for the answer."""
-    waits = connection.waits in ("body", "answer")
-    return waits and not connection.drains and not connection.transport.is_closing()
-
-
-def address_of(client: tuple[str, int] | None) -> str:
-    """The address that limits are for."""
-    return neighbourhood(client[0]) if client else "unknown"
+    return connection.waits in ("body", "answer") and not connection.transport.is_closing()

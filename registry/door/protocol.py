@@ -20,9 +20,8 @@ from registry.door.connections import (
     Connections,
     Refusal,
     Waits,
-    address_of,
 )
-from registry.http.addresses import is_within
+from registry.http.addresses import is_within, neighbourhood_of
 from registry.http.paths import HEALTHZ, READYZ
 from registry.http.refusals import REFUSALS
 
@@ -71,7 +70,6 @@ class BoundedHttp(HttpToolsProtocol):
         self.since = self.loop.time()
         self.body_bytes = 0
         self.ahead_bytes = 0.0
-        self.drains = False
         self.unsent_bytes = 0
         self.unsent_since = self.since
         self.closing_since: float | None = None
@@ -84,7 +82,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let it in, if there is room for it."""
         super().connection_made(transport)
-        self.address = address_of(self.client)
+        self.address = neighbourhood_of(self.client)
         self.is_trusted = self.client is not None and is_within(self.client[0], self._limits.trusted)
         try:
             self._barred = self._all.enter(self)
@@ -106,7 +104,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.waits == "idle":
             self._wait_for("head")
         headed, self._head_came = self.waits == "head", False
-        if self.drains:
+        if self.waits == "drain":
             self.body_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -124,7 +122,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.head_bytes:
                 self.refuse(LONG_HEAD)
-        elif self.waits == "body" and not self.drains:
+        elif self.waits == "body":
             self._framing_bytes += len(data)
             if self.cycle.response_complete:
                 self._drain()
@@ -135,7 +133,7 @@ class BoundedHttp(HttpToolsProtocol):
                 self.flow.pause_reading()
             elif self._framing_bytes > self._limits.head_bytes:
                 self.refuse(LONG_HEAD)
-        elif self.drains and self.body_bytes > self._limits.drain_bytes:
+        elif self.waits == "drain" and self.body_bytes > self._limits.drain_bytes:
             self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -178,7 +176,6 @@ class BoundedHttp(HttpToolsProtocol):
         if idle:
             self._running = self.cycle
         self.body_bytes, self.ahead_bytes = 0, self._limits.least_bytes_per_s * self._limits.grace_s
-        self.drains = False
         self._wait_for("body")
 
     def _take_host_of_target(self) -> None:
@@ -192,13 +189,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        if not self.drains:
+        if self.waits != "drain":
             self.body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a request."""
-        self.drains = False
         self._wait_for("answer")
         super().on_message_complete()
         if self.cycle.response_complete:
@@ -266,8 +262,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _drain(self) -> None:
         """Read the rest of a body that nobody wants, so that the client gets to its answer; but not for ever."""
-        self.drains = True
-        self.since = self.loop.time()
+        self._wait_for("drain")
         self.body_bytes = 0
         self.flow.resume_reading()
 

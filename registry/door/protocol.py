@@ -56,14 +56,14 @@ class BoundedHttp(HttpToolsProtocol):
         self._deaf = False
         #: The request that is being worked on; `cycle` is the one that came last, which may wait for it.
         self._running: RequestResponseCycle | None = None
-        self._head_bytes = 0
+        #: How much came since a head began, or since the last byte of a body: in between come sizes of chunks, and headers
+        #: after it.
+        self._framing_bytes = 0
         self._head_ended = False
         #: Whether a head ended in what came last, perhaps behind the end of the body before it.
         self._head_came = False
         self._headers = 0
         self._header_bytes = 0
-        #: What came in addition to a body since its last byte: sizes of chunks, and headers after it.
-        self._framing_bytes = 0
         self.address = ""
         self.is_trusted = False
         self.waits: Waits = "head"
@@ -119,8 +119,8 @@ class BoundedHttp(HttpToolsProtocol):
             self.refuse(self._refusal or MALFORMED)
             return
         if headed and self.waits == "head":
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > self._limits.head_bytes:
                 self.refuse(LONG_HEAD)
         elif self.waits == "body":
             self._framing_bytes += len(data)
@@ -140,7 +140,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Begin a request."""
         super().on_message_begin()
         self._wait_for("head")
-        self._head_bytes = self._header_bytes = self._headers = 0
+        self._framing_bytes = self._header_bytes = self._headers = 0
         self._head_ended = False
 
     def on_url(self, url: bytes) -> None:

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from fastapi.exceptions import RequestValidationError
 
 from registry.errors import RegistryError
-from registry.http.lanes import Lane
-from registry.http.turns import WAIT_S
+from registry.http.lanes import WAIT_S, Lane
 from registry.pools import Pool
 from sdk.formats.api_paths import API
 

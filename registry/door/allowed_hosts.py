@@ -38,10 +38,8 @@ class HostNames:
     """Hosts by name, by address, or all below a domain; ports, case and a dot at the end make no difference."""
 
     exact: frozenset[str] = frozenset()
-    #: Ends of names, each with a dot before it.
+    #: Ends of names, each with a dot before it; all names end with "".
     ends: tuple[str, ...] = ()
-    #: Whether all hosts are among them.
-    every: bool = False
 
     @classmethod
     def parsed(cls, text: str | None, *, param: str) -> HostNames:
@@ -53,24 +51,22 @@ class HostNames:
         exact: set[str] = set()
         ends: set[str] = set()
         for part in parts:
-            name = _bare(part.removeprefix("*."))
-            if part == "*":
-                continue
+            name = "" if part == "*" else _bare(part.removeprefix("*."))
             if name is None:
                 raise Invalid(
                     f"{param} has {part[:80]!a}, which is not a host's name or address; set it like "
                     "registry.example.com,*.internal.example,10.0.0.5",
                     param=param,
                 )
-            if part.startswith("*."):
-                ends.add(f".{name}")
+            if part.startswith("*"):
+                ends.add(f".{name}" if name else "")
             else:
                 exact.add(name)
-        return cls(frozenset(exact), tuple(sorted(ends)), "*" in parts)
+        return cls(frozenset(exact), tuple(sorted(ends)))
 
     def has(self, name: str) -> bool:
         """Whether a host in its plain spelling is among them; loopback names and addresses always are."""
-        return self.every or name in self.exact or name.endswith(self.ends) or is_loopback(name)
+        return name in self.exact or name.endswith(self.ends) or is_loopback(name)
 
 
 @lru_cache(256)
@@ -93,7 +89,7 @@ def hosts_of(*, auth: Literal["token", "none"], public_url: str | None, allowed:
     except ValueError:
         public = None
     own = None if public is None else _bare(public)
-    return named if own is None else HostNames(named.exact | {own}, named.ends, named.every)
+    return named if own is None else HostNames(named.exact | {own}, named.ends)
 
 
 class AnswerOwnHosts:

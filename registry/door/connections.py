@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 from registry.door.limits import Limits
@@ -94,8 +94,8 @@ class Connections:
         #: Connections whose clients fetch answers more slowly than they are written.
         self.slow: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
-        #: By address, those beyond its limit, the oldest first: they are told so, and asked whether the process lives.
-        self._beyond: dict[str, dict[Connection, None]] = {}
+        #: Those beyond their address's limit, the oldest first: they are told so, or ask whether the process lives.
+        self._beyond: dict[Connection, None] = {}
         self._looking = False
 
     def enter(self, connection: Connection) -> Refusal | None:
@@ -108,14 +108,16 @@ class Connections:
         refusal = None
         if self._by_address[address] >= limits.connections_per_address and not connection.is_trusted:
             refusal = CROWDED
-            beyond = self._beyond.get(address, {})
+            beyond = [one for one in self._beyond if one.address == address]
             if len(beyond) >= min(limits.reserve, limits.connections_per_address):
-                self._close_oldest(beyond)
-            self._beyond.setdefault(address, {})[connection] = None
+                # The oldest that is not being answered, if there is one.
+                oldest = next((one for one in beyond if not _is_answered(one)), beyond[0])
+                self._close(oldest, "closed a connection from %s: there are too many")
+            self._beyond[connection] = None
         elif len(self._all) >= limits.connections and not self._make_room():
             refusal = FULL
         if len(self._all) >= limits.connections + limits.reserve and not self._make_room():
-            self._forget_beyond(connection)
+            self._beyond.pop(connection, None)
             raise ConnectionRefusedError
         self._all.add(connection)
         self._by_address[address] += 1
@@ -127,7 +129,7 @@ class Connections:
     def leave(self, connection: Connection) -> None:
         """Forget a connection that is gone."""
         self.slow.discard(connection)
-        self._forget_beyond(connection)
+        self._beyond.pop(connection, None)
         if connection in self._all:
             self._all.remove(connection)
             self._by_address[connection.address] -= 1
@@ -148,35 +150,19 @@ class Connections:
             excess -= size
             self._give_up(one)
 
-    def _forget_beyond(self, connection: Connection) -> None:
-        beyond = self._beyond.get(connection.address)
-        if beyond is not None:
-            beyond.pop(connection, None)
-            if not beyond:
-                del self._beyond[connection.address]
-
-    def _close_oldest(self, beyond: dict[Connection, None]) -> None:
-        """Close the oldest of these that is not being answered, or else the oldest."""
-        oldest = next((one for one in beyond if not _is_answered(one)), next(iter(beyond)))
-        REFUSALS.note("too_many", oldest.address, "closed a connection from %s: there are too many", oldest.address)
-        oldest.transport.abort()
-        self.leave(oldest)
-
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest; say whether there was one."""
         waiting = [one for one in self._all if one.waits in ("head", "idle") and not one.transport.is_closing()]
         if not waiting:
             return False
         oldest = min(waiting, key=lambda one: one.since)
-        REFUSALS.note(
-            "too_many",
-            oldest.address,
-            "all connections are taken: closed an idle one from %s",
-            oldest.address,
-        )
-        oldest.transport.abort()
-        self.leave(oldest)
+        self._close(oldest, "all connections are taken: closed an idle one from %s")
         return True
+
+    def _close(self, connection: Connection, message: str) -> None:
+        REFUSALS.note("too_many", connection.address, message, connection.address)
+        connection.transport.abort()
+        self.leave(connection)
 
     def _look(self) -> None:
         now = self._loop().time()
@@ -219,12 +205,6 @@ class Connections:
     def _give_up(self, connection: Connection) -> None:
         REFUSALS.note("not_taken", connection.address, "gave up an answer: %s does not read it", connection.address)
         connection.transport.abort()
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._all))
-
-    def __len__(self) -> int:
-        return len(self._all)
 
 
 def _is_answered(connection: Connection) -> bool:

@@ -32,8 +32,7 @@ class Body:
 
     who: Principal
     began: float
-    #: Whose it is, and for which of the caller's namespaces its room holds it.
-    token: str
+    #: For which of the caller's namespaces its room holds it.
     holder: str = ""
     data: bytearray = field(default_factory=bytearray)
     #: How much of it the room has counted, and how large the piece is that waits to be counted.
@@ -86,7 +85,7 @@ class Room:
         """Begin to hold a body, or what is made of a whole one; the caller must call its `leave` once the request has been
         answered.
         """
-        body = Body(who, asyncio.get_running_loop().time(), who.owner, is_whole=is_whole)
+        body = Body(who, asyncio.get_running_loop().time(), is_whole=is_whole)
         self.add(body)
         return body
 
@@ -202,7 +201,7 @@ class Room:
 
     def _weight(self, body: Body) -> tuple[int, int]:
         """How much its namespace holds here, and within that its token."""
-        return self._by_holder.get(body.holder, 0), self._by_token.get(body.token, 0)
+        return self._by_holder.get(body.holder, 0), self._by_token.get(body.who.owner, 0)
 
     def _fits(self, body: Body, size_bytes: int) -> bool:
         return self._taken_bytes + size_bytes <= self._total_bytes and not self._is_beyond_share(body, size_bytes)
@@ -220,7 +219,7 @@ class Room:
     def _count(self, body: Body, size_bytes: int) -> None:
         body.held_bytes += size_bytes
         self._taken_bytes += size_bytes
-        for held, key in ((self._by_holder, body.holder), (self._by_token, body.token)):
+        for held, key in ((self._by_holder, body.holder), (self._by_token, body.who.owner)):
             left = held.get(key, 0) + size_bytes
             if left:
                 held[key] = left

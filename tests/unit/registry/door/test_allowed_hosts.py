@@ -147,7 +147,9 @@ def through(scope: dict[str, Any]) -> tuple[bool, int | None]:
     async def receive() -> Any:
         raise AssertionError("nothing is read")
 
-    asyncio.run(AnswerOwnHosts(behind, hosts=HostNames(every=True), refuses_pages=True)(scope, receive, send))
+    asyncio.run(
+        AnswerOwnHosts(behind, hosts=HostNames.parsed("*", param="hosts"), refuses_pages=True)(scope, receive, send)
+    )
     return bool(passed), answered[0] if answered else None
 
 

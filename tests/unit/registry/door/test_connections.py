@@ -138,21 +138,21 @@ class TestEntering:
             assert connections.enter(last) is CROWDED
             assert not last.transport.aborted
         assert [one.transport.aborted for one in asked] == [False, False, False, True]
-        assert len(connections) == 4
+        assert len(connections._all) == 4
         # Where all are answered, too.
         last.waits = "answer"
         assert connections.enter(Connection("192.0.2.1")) is CROWDED
         assert [one.transport.aborted for one in (*asked[:3], last)] == [False, False, True, False]
-        for one in connections:
+        for one in list(connections._all):
             connections.leave(one)
-        assert len(connections) == 0
+        assert len(connections._all) == 0
         assert connections.enter(Connection("192.0.2.1")) is None
 
     def test_those_beyond_a_limit_take_no_room_of_other_addresses_for_good(self, connections: Connections) -> None:
         crowd = [Connection(f"192.0.2.{n}") for n in (1, 2, 3) for _ in range(9)]
         for one in crowd:
             connections.enter(one)
-            assert len(connections) <= LIMITS.connections + LIMITS.reserve
+            assert len(connections._all) <= LIMITS.connections + LIMITS.reserve
         assert connections.enter(Connection("192.0.2.9")) is None
 
     def test_a_proxy_has_as_many_as_there_are(self, connections: Connections) -> None:

@@ -66,14 +66,9 @@ class HostNames:
 
     def has(self, name: str) -> bool:
         """Whether a host in its plain spelling is among them; loopback names and addresses always are."""
-        return name in self.exact or name.endswith(self.ends) or is_loopback(name)
-
-
-@lru_cache(256)
-def is_loopback(name: str) -> bool:
-    """Whether a host in its plain spelling is this machine itself."""
-    address = parsed_address(name)
-    return name == "localhost" if address is None else address.is_loopback
+        address = parsed_address(name)
+        is_loopback = name == "localhost" if address is None else address.is_loopback
+        return is_loopback or name in self.exact or name.endswith(self.ends)
 
 
 def hosts_of(*, auth: Literal["token", "none"], public_url: str | None, allowed: str | None) -> HostNames:

@@ -111,7 +111,10 @@ class Connections:
             beyond = [one for one in self._beyond if one.address == address]
             if len(beyond) >= min(limits.reserve, limits.connections_per_address):
                 # The oldest that is not being answered, if there is one.
-                oldest = next((one for one in beyond if not _is_answered(one)), beyond[0])
+                unanswered = (
+                    one for one in beyond if one.waits not in ("body", "answer") or one.transport.is_closing()
+                )
+                oldest = next(unanswered, beyond[0])
                 self._close(oldest, "closed a connection from %s: there are too many")
             self._beyond[connection] = None
         elif len(self._all) >= limits.connections and not self._make_room():
@@ -205,8 +208,3 @@ class Connections:
     def _give_up(self, connection: Connection) -> None:
         REFUSALS.note("not_taken", connection.address, "gave up an answer: %s does not read it", connection.address)
         connection.transport.abort()
-
-
-def _is_answered(connection: Connection) -> bool:
-    """Whether a client that has sent a request waits for the answer."""
-    return connection.waits in ("body", "answer") and not connection.transport.is_closing()

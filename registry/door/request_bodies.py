@@ -106,7 +106,7 @@ class StrictBodies:
                     await values.take(made, _TEXT_TIMES * len(raw) + _VALUE_BYTES * min(most_values(raw), limit.values))
                     with answering(who, receive):
                         value = await sized(len(raw), parse_strictly, raw, max_values=limit.values)
-                    scope = {**scope, "headers": _as_json(scope), PARSED: Parsed(value, len(raw))}
+                    scope = {**scope, PARSED: Parsed(value, len(raw))}
             except RegistryError as error:
                 if isinstance(error, Forbidden):
                     note_forbidden(scope, error)
@@ -143,12 +143,6 @@ def _require_json(scope: Scope) -> None:
         raise WrongMediaType(
             f"the API takes JSON only, and Content-Type is {said!a}; send it with: Content-Type: application/json"
         )
-
-
-def _as_json(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The headers, with the spelling of the content type that the next reader understands."""
-    others = [(key, value) for key, value in scope["headers"] if key != b"content-type"]
-    return [*others, (b"content-type", _JSON)]
 
 
 def _announced_bytes(scope: Scope) -> int | None:

@@ -133,13 +133,8 @@ class Settings:
     max_head_bytes: Count = 32 * 1024
     max_headers: Count = 100
     max_url_bytes: Count = 16 * 1024
-    #: How long a request's headers may take to come in, in seconds.
-    head_timeout_s: Positive = 10.0
-    #: How long a body may take to begin, in seconds, and how fast it must come from then on; 0: no limit.
-    body_grace_s: Positive = 10.0
-    min_bytes_per_s: NotNegative = 1024.0
-    #: How long a connection without a request is kept, in seconds.
-    keep_alive_s: Positive = 5.0
+    #: Whether a proxy in front counts the connections of an address, and waits for slow clients itself.
+    behind_proxy: Switch = False
     #: A server process whose event loop does nothing for this long is ended, in seconds; 0: never, for a debugger.
     silent_s: NotNegative = 20.0
     #: Addresses and networks, separated by commas, of proxies whose `X-Forwarded-For` says who is asking.

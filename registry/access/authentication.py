@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from registry.access.failed_logins import FailedLogins
 from registry.access.tokens import Tokens, secret_digest
 from registry.errors import RateLimited, RegistryError, Unauthenticated
-from registry.http.addresses import neighbourhood
+from registry.http.addresses import neighbourhood_of
 from registry.http.paths import area_of
 from registry.http.refusals import REFUSALS
 from registry.principal import LOCAL, Principal
@@ -83,8 +83,7 @@ class Gatekeeper:
 
     async def _look_up(self, scope: Scope, tokens: Tokens, secret: str, key: str) -> Principal:
         """Ask the database who holds a secret. Raises Unauthenticated, or RateLimited after too many failures."""
-        client = scope.get("client")
-        address = neighbourhood(client[0]) if client else "unknown"
+        address = neighbourhood_of(scope.get("client"))
         try:
             if self._failures.has_failed(address, key):
                 raise Unauthenticated("the token has failed before")

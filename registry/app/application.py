@@ -32,11 +32,11 @@ from registry.app.services import build
 from registry.artifacts import views as artifacts
 from registry.catalog import views as catalog
 from registry.datasets import views as datasets
+from registry.door.allowed_hosts import AnswerOwnHosts, hosts_of
+from registry.door.request_bodies import StrictBodies
 from registry.errors import RegistryError
 from registry.evaluations import views as evaluations
-from registry.http.allowed_hosts import AnswerOwnHosts, hosts_of
 from registry.http.refusals import REFUSALS, Refusals
-from registry.http.request_bodies import StrictBodies
 from registry.http.rights import Rights
 from registry.http.routes import VERSION, SayVersion, install_error_handlers, provide
 from registry.jobs import event_stream

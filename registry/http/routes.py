@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import STATUS, Forbidden, Invalid, RegistryError
+from registry.http.bodies import PARSED, Parsed, sized
 from registry.http.lanes import Lane
-from registry.http.request_bodies import PARSED, Parsed, sized
 from registry.http.rights import May, note_forbidden, right_of
 from registry.pools import Pool
 from registry.principal import Principal

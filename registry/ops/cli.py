@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import socket
 import sys
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry.door.allowed_hosts import hosts_of
 from registry.errors import Invalid, RegistryError, Unavailable
-from registry.http.allowed_hosts import hosts_of
 from registry.ops.database import current_database, database_of, settings_at_home
 from registry.ops.tokens import token
 from registry.settings import Settings
-from sdk.imports import nothing_collected
 
-if TYPE_CHECKING:
-    from registry.server.limits import Limits
-
-#: How many files a server process opens besides its connections: the database, the store, its own libraries.
-_OTHER_FILES = 300
 #: How many characters a reason to be read-only may have.
 _MAX_REASON = 1000
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -48,6 +37,8 @@ def cli() -> None:
       REGISTRY_AUTH                    token (default), or none on loopback only
       REGISTRY_PUBLIC_URL              how clients reach the server, which answers for this host
       REGISTRY_ALLOWED_HOSTS           further hosts for which it answers
+      REGISTRY_TRUSTED_PROXIES         proxies whose X-Forwarded-For says who is asking
+      REGISTRY_BEHIND_PROXY            1: a proxy in front holds off slow and numerous clients
     """
 
 
@@ -62,10 +53,8 @@ def serve(host: str, port: int, workers: int) -> None:
     Example:
       adapter-registry db upgrade && adapter-registry serve --port 8080 --workers 2
     """
-    import uvicorn
-
-    from registry.server.limits import Limits
-    from registry.server.protocol import BoundedHttp
+    from registry.door.limits import Limits
+    from registry.door.serving import serve_within
 
     named = bool(os.environ.get("REGISTRY_PUBLIC_URL"))
     if not named:
@@ -80,27 +69,7 @@ def serve(host: str, port: int, workers: int) -> None:
     _explain_hosts(settings, named=named or host not in _EVERYWHERE)
     limits = Limits.of(settings)
     database_of(settings).require_current()
-    _require_free(host, port)
-    limits = _within_files(limits)
-    uvicorn.run(
-        "registry.ops.cli:app_from_env",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        loop="uvloop",
-        http=partial(BoundedHttp, limits=limits),  # type: ignore[arg-type]
-        # Only the protocol that has limits.
-        ws="none",
-        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
-        # The connection says who is asking; a proxy only does if the settings name it.
-        proxy_headers=bool(limits.trusted),
-        forwarded_allow_ips=[str(network) for network in limits.trusted],
-        # Request lines of blob routes contain signatures, which are credentials.
-        access_log=False,
-        log_level="info",
-        timeout_graceful_shutdown=10,
-    )
+    serve_within(limits, "registry.ops.server_process:app_from_env", host=host, port=port, workers=workers)
 
 
 def _explain_hosts(settings: Settings, *, named: bool) -> None:
@@ -118,59 +87,6 @@ def _explain_hosts(settings: Settings, *, named: bool) -> None:
             "the URL by which clients reach it, or REGISTRY_ALLOWED_HOSTS to its names and addresses",
             err=True,
         )
-
-
-def app_from_env() -> Any:
-    """The application that each server process serves."""
-    from gc import collect
-
-    # The parts of a server live as long as it does: no collection needs to look through them.
-    with nothing_collected(ever=True):
-        from registry.app.application import create_app
-        from registry.server.memory import map_large_pieces
-        from registry.server.watchdog import watched
-
-        map_large_pieces()
-        settings = Settings.from_env()
-        app = create_app(settings)
-        app.router.lifespan_context = watched(app.router.lifespan_context, silent_s=settings.silent_s)
-        collect()
-    return app
-
-
-def _within_files(limits: Limits) -> Limits:
-    """Let this process and its children open as many files as its connections need, or lower the number of connections
-    to what is allowed.
-
-    A server that runs out of files can neither accept a connection nor open its database.
-    """
-    beside = limits.reserve + _OTHER_FILES
-    wanted = limits.connections + beside
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return limits
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed == wanted:
-        return limits
-    possible = max(1, allowed - beside)
-    click.echo(
-        f"{possible} connections instead of {limits.connections}: the system allows only {hard} open files", err=True
-    )
-    return replace(limits, connections=possible)
-
-
-def _require_free(host: str, port: int) -> None:
-    """Raise Unavailable if the port is taken, before any process is started."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Unavailable(
-                f"port {port} on {host} can't be used ({error.strerror}); choose another with --port", param="port"
-            ) from error
 
 
 @cli.group()

@@ -39,10 +39,7 @@ HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(
         tmp_path_factory.mktemp("fuzz"),
-        head_timeout_s="2",
-        body_grace_s="2",
-        min_bytes_per_s="100000",
-        keep_alive_s="2",
+        bounds={"head_s": 2, "grace_s": 2, "least_bytes_per_s": 100_000, "idle_s": 2},
         failed_logins_per_minute="100000",
     ) as found:
         # What is imported and prepared with the first requests is not what an attack takes.

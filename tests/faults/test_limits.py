@@ -14,7 +14,8 @@ import pytest
 from support.wire import Answer, Line, Served, serving
 
 from registry.access.tokens import Tokens
-from registry.http.request_bodies import LONGEST_BODY_BYTES, RAW_BYTES
+from registry.door.request_bodies import RAW_BYTES
+from registry.http.bodies import LONGEST_BODY_BYTES
 from registry.principal import SYSTEM, Role
 
 HEAD_S = 1.0
@@ -30,10 +31,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         max_head_bytes="8192",
         max_headers="20",
         max_url_bytes="2048",
-        head_timeout_s=f"{HEAD_S}",
-        body_grace_s="1",
-        min_bytes_per_s="1000",
-        keep_alive_s="2",
+        bounds={"head_s": HEAD_S, "grace_s": 1, "least_bytes_per_s": 1000, "idle_s": 2},
     ) as found:
         yield found
 
@@ -321,6 +319,56 @@ class TestRoom:
         with suppress(TimeoutError):
             return line.answer()
         return None
+
+
+class TestBehindAProxy(TestRoom):
+    """What is left to a proxy in front; all that is about memory, and about where a request ends, is not."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def served(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+        with serving(tmp_path_factory.mktemp("behind"), behind_proxy="1", max_connections_per_address="1") as found:
+            yield found
+
+    def test_one_address_has_several_slow_connections_for_longer_than_a_server_by_itself_waits(
+        self, served: Served
+    ) -> None:
+        body = b'{"blobs": []}'
+        post = f"POST /api/v1/uploads HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {served.token}\r\n"
+        head = f"{post}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        with served.line() as slow, served.line() as slower, served.line() as idle:
+            slow.send(HEALTHZ[:-2])
+            slower.send(head + body[:1])
+            idle.send(HEALTHZ)
+            answer = idle.answer()
+            assert answer is not None
+            assert answer.status == 200
+            # Longer than each of these may take where no proxy is in front.
+            time.sleep(13)
+            for line, rest, status in ((slow, HEALTHZ[-2:], 200), (slower, body[1:], 422), (idle, HEALTHZ, 200)):
+                line.send(rest)
+                answer = line.answer()
+                assert answer is not None
+                assert answer.status == status
+
+    @pytest.mark.parametrize(
+        ("request_", "status"),
+        [
+            (b"GET /healthz?" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 414),
+            (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+            (HEALTHZ[:-2] + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+            (HEALTHZ[:-2] + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400),
+        ],
+        ids=["url", "head", "length first", "length last"],
+    )
+    def test_sizes_and_two_ways_to_read_where_a_request_ends_are_refused(
+        self, line: Line, request_: bytes, status: int
+    ) -> None:
+        line.send(request_)
+        answer = line.answer()
+        assert answer is not None
+        assert answer.status == status
+        assert line.ends()
 
 
 class TestConnections:

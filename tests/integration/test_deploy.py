@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from support import deployment, processes
 
-from registry.http.allowed_hosts import hosts_of
+from registry.door.allowed_hosts import hosts_of
 from registry.settings import Settings
 from sdk.version import VERSION
 
@@ -76,6 +76,8 @@ def test_what_the_compose_file_asks_for_is_what_is_tried_above() -> None:
         "S3_PUBLIC_ENDPOINT_URL",
         "BIND_ADDRESS",
         "ALLOWED_HOSTS",
+        "TRUSTED_PROXIES",
+        "BEHIND_PROXY",
     }
 
 

@@ -14,7 +14,7 @@ import yaml
 from support import deployment, processes
 
 from registry.app.application import create_app
-from registry.http.allowed_hosts import hosts_of
+from registry.door.allowed_hosts import hosts_of
 from registry.settings import Settings
 from sdk.version import VERSION
 

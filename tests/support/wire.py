@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,8 +167,17 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, host: str = "127.0.0.1", **settings: str) -> Iterator[Served]:
-    """Serve a new registry over SQLite and a folder, with these settings (`max_headers="20"`)."""
+def serving(
+    folder: Path,
+    *arguments: str,
+    host: str = "127.0.0.1",
+    bounds: Mapping[str, float] | None = None,
+    **settings: str,
+) -> Iterator[Served]:
+    """Serve a new registry over SQLite and a folder, with these settings (`max_connections="20"`).
+
+    Where `bounds` are given, fields of `Limits` that no setting changes, it is served by `bounded_server.py`.
+    """
     with closing(Database(migrated_file(folder / "registry.sqlite3"))) as database:
         token = Tokens(database).create(name="admin", grants={"*": Role.ADMIN}, who=SYSTEM).secret
         env = environment(
@@ -178,6 +187,15 @@ def serving(folder: Path, *arguments: str, host: str = "127.0.0.1", **settings: 
         )
         port, log = free_port(), folder / "serve.log"
         command = ("adapter-registry", "serve", "--host", host, "--port", str(port), *arguments)
+        if bounds is not None:
+            assert not arguments
+            command = (
+                "python",
+                str(Path(__file__).with_name("bounded_server.py")),
+                json.dumps(bounds),
+                host,
+                str(port),
+            )
         with running(*command, env=env, log=log) as process:
             wait_until_healthy(_url(host, port), log=log, timeout_s=60)
             yield Served(port, process.pid, token, log, database, host)

@@ -135,12 +135,6 @@ TABLE: list[tuple[str, str, str, str]] = [
         (name, "registry/db/engine.py", "SQLAlchemy makes a pool from another's parts, which only that has", CLOSED)
         for name in ("_creator", "_dialect", "_do_return_conn", "_orig_logging_name", "_reset_on_return")
     ),
-    (
-        "_unset_keepalive_if_required",
-        "registry/server/protocol.py",
-        "uvicorn stops its own timer when data comes",
-        "tests/unit/registry/server/test_connections.py",
-    ),
 ]
 
 

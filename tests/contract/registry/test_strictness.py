@@ -14,7 +14,7 @@ from support.registries import World
 from support.stored import names_of
 
 from registry.access.authentication import TRUST_S
-from registry.http.request_bodies import MAX_BODY_BYTES
+from registry.http.bodies import MAX_BODY_BYTES
 from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import (

@@ -7,7 +7,7 @@ import json
 import httpx
 from faults.attacks.evil import SPACE, Attack, Evil, Send
 
-from registry.http.request_bodies import LONGEST_BODY_BYTES
+from registry.http.bodies import LONGEST_BODY_BYTES
 from registry.principal import Role
 
 #: How much is said about a version each time: almost as much as a body may have.

@@ -26,7 +26,7 @@ from faults.growth.readers import READERS
 from faults.growth.states import STATES, encoded
 from faults.growth.values import BY_KIND, dumped
 
-from registry.http.request_bodies import LARGER, MAX_BODY_BYTES
+from registry.http.bodies import LARGER, MAX_BODY_BYTES
 from registry.settings import Settings
 from sdk.errors import AdapterctlError
 

@@ -8,14 +8,14 @@ import anyio
 import pytest
 
 from registry.errors import Invalid
-from registry.http import request_bodies
+from registry.http import bodies
 
 
 def test_a_large_body_is_worked_on_beside_the_loop_and_a_small_one_in_it() -> None:
     async def run() -> None:
         here = threading.get_ident()
-        assert await request_bodies.sized(request_bodies.APART_BYTES, threading.get_ident) == here
-        assert await request_bodies.sized(request_bodies.APART_BYTES + 1, threading.get_ident) != here
+        assert await bodies.sized(bodies.APART_BYTES, threading.get_ident) == here
+        assert await bodies.sized(bodies.APART_BYTES + 1, threading.get_ident) != here
 
     anyio.run(run)
 
@@ -35,14 +35,14 @@ def test_the_loop_goes_on_meanwhile_and_few_are_worked_on_at_once() -> None:
     async def run() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(3):
-                group.start_soon(request_bodies.sized, request_bodies.APART_BYTES + 1, work)
+                group.start_soon(bodies.sized, bodies.APART_BYTES + 1, work)
             while begun[0] == 0:
                 await anyio.sleep(0.001)
             # The loop has come as far as this while one of them works.
             go.set()
 
     anyio.run(run)
-    assert (begun[0], most[0]) == (0, request_bodies.PARSED_AT_ONCE)
+    assert (begun[0], most[0]) == (0, bodies.PARSED_AT_ONCE)
 
 
 def test_a_refusal_beside_the_loop_comes_without_what_it_was_about() -> None:
@@ -51,7 +51,7 @@ def test_a_refusal_beside_the_loop_comes_without_what_it_was_about() -> None:
 
     async def run() -> None:
         with pytest.raises(Invalid, match="no") as caught:
-            await request_bodies.sized(request_bodies.APART_BYTES + 1, refuse)
+            await bodies.sized(bodies.APART_BYTES + 1, refuse)
         assert caught.value.__context__ is None
 
     anyio.run(run)

@@ -14,9 +14,9 @@ from registry import principal
 from registry.app.application import create_app
 from registry.artifacts import uploads
 from registry.catalog.versions.lifecycle import MOVES, VersionState
+from registry.door.strict_json import MAX_DEPTH
 from registry.errors import STATUS
-from registry.http.request_bodies import MAX_BODY_BYTES
-from registry.http.strict_json import MAX_DEPTH
+from registry.http.bodies import MAX_BODY_BYTES
 from registry.principal import Role
 from registry.settings import Settings
 from sdk.errors import CLASS_OF

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.waiting import let_others_run
 
 from registry.errors import RateLimited, Unavailable
-from registry.http.turns import Turns
+from registry.http.lanes import Turns
 
 
 class Held:

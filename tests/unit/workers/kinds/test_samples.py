@@ -8,8 +8,8 @@ import pytest
 from support.adapters import digest
 from support.scored_rows import CONDITIONS
 
-from registry.http.request_bodies import LARGER, MAX_BODY_BYTES, _limit_of
-from registry.http.strict_json import parse_strictly
+from registry.door.strict_json import parse_strictly
+from registry.http.bodies import LARGER, MAX_BODY_BYTES, limit_of
 from sdk.formats.cut_texts import CUT
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.job_requests import EvaluationRequest
@@ -52,7 +52,7 @@ def test_the_largest_completion_that_a_job_can_ask_for_fits(letter: str) -> None
         for r in reports
     ]
     body = Completion(attempt=1, evaluations=results).model_dump_json().encode()
-    limit = _limit_of("/api/v1/jobs/0123456789abcdef/complete")
+    limit = limit_of("/api/v1/jobs/0123456789abcdef/complete")
     assert _MOST_BYTES // 2 < len(body) <= limit.size_bytes <= _MOST_BYTES
     assert Completion.model_validate(parse_strictly(body, max_values=limit.values)).evaluations == results
     kept = reports[-1].samples[-1]

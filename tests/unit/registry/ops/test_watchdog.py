@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import asyncio, re, time
 from contextlib import asynccontextmanager
-from registry.server.watchdog import watched
+from registry.ops.server_process import watched
 
 @asynccontextmanager
 async def lifespan(app):

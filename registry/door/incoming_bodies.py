@@ -1,4 +1,5 @@
-"""Bodies as they come in: each takes as much memory as it has sent, and a slow one has to make room for others.
+"""Room for bodies as they come in and for their values: each takes as much memory as it has sent, and a slow one has to
+make room for others.
 
 The length that a request announces takes no memory. So bodies may block each other half-way; then some of them are
 refused, so that the others can come in: those that their clients send slowly, or else the youngest, of whoever holds
@@ -8,15 +9,17 @@ most.
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from registry.errors import RateLimited, RegistryError, TooLarge, TooSlow, Unavailable
-from registry.http.memory_budget import MEMORY_TIMEOUT_S
 from registry.principal import Principal
 
+#: How long a body may take to come in, and to wait for others to give back what they hold, in seconds.
+READ_S, MEMORY_TIMEOUT_S = 60.0, 10.0
 #: After how long an incomplete body may have to make room, in seconds.
 SLOW_S = 1.0
 #: How often waiting bodies check whether another one has become slow, in seconds.
@@ -29,8 +32,7 @@ class Body:
 
     who: Principal
     began: float
-    #: Whose it is, and for which of the caller's namespaces its room holds it.
-    token: str
+    #: For which of the caller's namespaces its room holds it.
     holder: str = ""
     data: bytearray = field(default_factory=bytearray)
     #: How much of it the room has counted, and how large the piece is that waits to be counted.
@@ -62,10 +64,10 @@ class Body:
 class Room:
     """Room for bodies: never more than `total_bytes` in all, and never more than `share_bytes` for one namespace.
 
-    Pieces that wait for room take memory too, at most `waiting_bytes` in all.
+    Pieces that wait for room take memory too, at most `waiting_bytes` in all; what is only about to be made takes none.
     """
 
-    def __init__(self, *, total_bytes: int, share_bytes: int, waiting_bytes: int) -> None:
+    def __init__(self, *, total_bytes: int, share_bytes: int, waiting_bytes: float = math.inf) -> None:
         self._total_bytes = total_bytes
         self._share_bytes = share_bytes
         self._most_waiting_bytes = waiting_bytes
@@ -78,6 +80,14 @@ class Room:
         self._waiting: dict[Body, None] = {}
         self._looked_at = float("-inf")
         self._settling = False
+
+    def begin(self, who: Principal, *, is_whole: bool = False) -> Body:
+        """Begin to hold a body, or what is made of a whole one; the caller must call its `leave` once the request has been
+        answered.
+        """
+        body = Body(who, asyncio.get_running_loop().time(), is_whole=is_whole)
+        self.add(body)
+        return body
 
     def add(self, body: Body) -> None:
         """Begin to hold a body, of which nothing is counted yet."""
@@ -191,7 +201,7 @@ class Room:
 
     def _weight(self, body: Body) -> tuple[int, int]:
         """How much its namespace holds here, and within that its token."""
-        return self._by_holder.get(body.holder, 0), self._by_token.get(body.token, 0)
+        return self._by_holder.get(body.holder, 0), self._by_token.get(body.who.owner, 0)
 
     def _fits(self, body: Body, size_bytes: int) -> bool:
         return self._taken_bytes + size_bytes <= self._total_bytes and not self._is_beyond_share(body, size_bytes)
@@ -209,7 +219,7 @@ class Room:
     def _count(self, body: Body, size_bytes: int) -> None:
         body.held_bytes += size_bytes
         self._taken_bytes += size_bytes
-        for held, key in ((self._by_holder, body.holder), (self._by_token, body.token)):
+        for held, key in ((self._by_holder, body.holder), (self._by_token, body.who.owner)):
             left = held.get(key, 0) + size_bytes
             if left:
                 held[key] = left
@@ -233,12 +243,10 @@ class Incoming:
         self._small_bytes = small_bytes
 
     def begin(self, who: Principal) -> Body:
-        """Begin to hold a body; the caller must call its `leave` once the request has been answered."""
-        body = Body(who, asyncio.get_running_loop().time(), who.owner)
-        self._small.add(body)
-        return body
+        """As `Room.begin`."""
+        return self._small.begin(who)
 
-    async def read(self, body: Body, receive: Receive, *, most_bytes: int, read_s: float) -> bytes:
+    async def read(self, body: Body, receive: Receive, *, most_bytes: int, read_s: float = READ_S) -> bytes:
         """Read a body.
 
         Raises TooLarge, TooSlow, RateLimited, Unavailable, and ClientDisconnect if nobody is left to be answered.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, replace
 
 from registry.http.addresses import Network, parse_proxies
-from registry.http.request_bodies import LONGEST_BODY_BYTES
+from registry.http.bodies import LONGEST_BODY_BYTES
 from registry.pools import Pool
 from registry.settings import Settings
 
@@ -28,48 +29,57 @@ Pool(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The settings that are about connections, as the protocol needs them."""
+    """What one server process accepts from the network."""
 
     connections: int
-    connections_per_address: int
+    #: A whole number, or infinity.
+    connections_per_address: float
     #: The size of the request line and all headers together.
     head_bytes: int
     headers: int
     url_bytes: int
     #: From the beginning of a connection or a request to the end of its headers.
-    head_s: float
-    #: The limit for a body.
-    least_bytes_per_s: float
+    head_s: float = 10.0
+    #: How fast a body must come, once it has begun.
+    least_bytes_per_s: float = 1024.0
     #: How long a body may take to begin.
-    grace_s: float
+    grace_s: float = 10.0
+    #: How long a connection without a request is kept.
+    idle_s: float = 5.0
     trusted: tuple[Network, ...] = ()
     #: How many connections beyond the limits are accepted to be told why they are refused, and for probes.
-    reserve: int = field(default=64, kw_only=True)
+    reserve: int = 64
     #: How long a body that came in fast may pause, and how long an answer that nobody fetches is kept.
-    still_s: float = field(default=60.0, kw_only=True)
+    still_s: float = 60.0
     #: How many requests on one connection may wait for the one before them.
-    pipelined: int = field(default=8, kw_only=True)
+    pipelined: int = 8
     #: How much of a body may come in after its request was answered; beyond that, the connection is closed. Whoever
     #: sends no more than a route could have read gets to the answer that came before that.
-    drain_bytes: int = field(default=LONGEST_BODY_BYTES + 1024 * 1024, kw_only=True)
-    drain_s: float = field(default=5.0, kw_only=True)
+    drain_bytes: int = LONGEST_BODY_BYTES + 1024 * 1024
+    drain_s: float = 5.0
     #: How much all answers that clients have not fetched yet may take; beyond that, those that stand still are given
     #: up.
-    unsent_bytes: int = field(default=UNSENT_BYTES, kw_only=True)
+    unsent_bytes: int = UNSENT_BYTES
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """The limits by the settings."""
-        return cls(
+        """The limits by the settings.
+
+        With a proxy in front, those are left to it that it keeps as well: connections of an address, and the times that a
+        client may take. What fills this process's memory is limited here in any case.
+        """
+        limits = cls(
             connections=settings.max_connections,
             connections_per_address=settings.max_connections_per_address,
             head_bytes=settings.max_head_bytes,
             headers=settings.max_headers,
             url_bytes=settings.max_url_bytes,
-            head_s=settings.head_timeout_s,
-            least_bytes_per_s=settings.min_bytes_per_s,
-            grace_s=settings.body_grace_s,
             trusted=parse_proxies(settings.trusted_proxies),
+        )
+        if not settings.behind_proxy:
+            return limits
+        return replace(
+            limits, connections_per_address=math.inf, head_s=math.inf, least_bytes_per_s=0.0, idle_s=math.inf
         )

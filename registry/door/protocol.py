@@ -12,20 +12,18 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from registry.http.addresses import is_within
-from registry.http.paths import HEALTHZ, READYZ
-from registry.http.refusals import REFUSALS
-from registry.server.connections import (
+from registry.door.connections import (
     LONG_HEAD,
     LONG_URL,
     MALFORMED,
     PIPELINED,
+    Connections,
     Refusal,
     Waits,
-    address_of,
-    connections_of,
 )
-from registry.server.limits import Limits
+from registry.http.addresses import is_within, neighbourhood_of
+from registry.http.paths import HEALTHZ, READYZ
+from registry.http.refusals import REFUSALS
 
 #: What may be requested on a connection beyond the limits: it must be known whether the process is alive, above all
 #: when it is full.
@@ -46,11 +44,11 @@ class BoundedHttp(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        limits: Limits,
+        others: Connections,
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
-        self._limits = limits
-        self._all = connections_of(server_state, limits, self.loop)
+        self._limits = others.limits
+        self._all = others
         #: Why every request here is refused, if the connection is one too many.
         self._barred: Refusal | None = None
         #: Why the request that is being parsed is refused.
@@ -58,21 +56,20 @@ class BoundedHttp(HttpToolsProtocol):
         self._deaf = False
         #: The request that is being worked on; `cycle` is the one that came last, which may wait for it.
         self._running: RequestResponseCycle | None = None
-        self._head_bytes = 0
+        #: How much came since a head began, or since the last byte of a body: in between come sizes of chunks, and headers
+        #: after it.
+        self._framing_bytes = 0
         self._head_ended = False
         #: Whether a head ended in what came last, perhaps behind the end of the body before it.
         self._head_came = False
         self._headers = 0
         self._header_bytes = 0
-        #: What came in addition to a body since its last byte: sizes of chunks, and headers after it.
-        self._framing_bytes = 0
         self.address = ""
         self.is_trusted = False
         self.waits: Waits = "head"
         self.since = self.loop.time()
         self.body_bytes = 0
         self.ahead_bytes = 0.0
-        self.drains = False
         self.unsent_bytes = 0
         self.unsent_since = self.since
         self.closing_since: float | None = None
@@ -85,7 +82,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let it in, if there is room for it."""
         super().connection_made(transport)
-        self.address = address_of(self.client)
+        self.address = neighbourhood_of(self.client)
         self.is_trusted = self.client is not None and is_within(self.client[0], self._limits.trusted)
         try:
             self._barred = self._all.enter(self)
@@ -104,11 +101,10 @@ class BoundedHttp(HttpToolsProtocol):
         """Parse what comes."""
         if self._deaf or self.transport.is_closing():
             return
-        self._unset_keepalive_if_required()
         if self.waits == "idle":
             self._wait_for("head")
         headed, self._head_came = self.waits == "head", False
-        if self.drains:
+        if self.waits == "drain":
             self.body_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -123,10 +119,10 @@ class BoundedHttp(HttpToolsProtocol):
             self.refuse(self._refusal or MALFORMED)
             return
         if headed and self.waits == "head":
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > self._limits.head_bytes:
                 self.refuse(LONG_HEAD)
-        elif self.waits == "body" and not self.drains:
+        elif self.waits == "body":
             self._framing_bytes += len(data)
             if self.cycle.response_complete:
                 self._drain()
@@ -137,14 +133,14 @@ class BoundedHttp(HttpToolsProtocol):
                 self.flow.pause_reading()
             elif self._framing_bytes > self._limits.head_bytes:
                 self.refuse(LONG_HEAD)
-        elif self.drains and self.body_bytes > self._limits.drain_bytes:
+        elif self.waits == "drain" and self.body_bytes > self._limits.drain_bytes:
             self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
         self._wait_for("head")
-        self._head_bytes = self._header_bytes = self._headers = 0
+        self._framing_bytes = self._header_bytes = self._headers = 0
         self._head_ended = False
 
     def on_url(self, url: bytes) -> None:
@@ -180,7 +176,6 @@ class BoundedHttp(HttpToolsProtocol):
         if idle:
             self._running = self.cycle
         self.body_bytes, self.ahead_bytes = 0, self._limits.least_bytes_per_s * self._limits.grace_s
-        self.drains = False
         self._wait_for("body")
 
     def _take_host_of_target(self) -> None:
@@ -194,22 +189,16 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        if not self.drains:
+        if self.waits != "drain":
             self.body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a request."""
-        self.drains = False
         self._wait_for("answer")
         super().on_message_complete()
         if self.cycle.response_complete:
             self._wait_for("idle")
-            # The end of the body has stopped the timer that the answer had started.
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
 
     def on_response_complete(self) -> None:
         """End an answer."""
@@ -223,6 +212,9 @@ class BoundedHttp(HttpToolsProtocol):
             self._wait_for("idle")
         elif self.waits == "body" and self.cycle.response_complete:
             self._drain()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Leave it to the check of all connections to close idle ones."""
 
     def pause_writing(self) -> None:
         """Record that a client fetches its answer slowly."""
@@ -270,8 +262,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _drain(self) -> None:
         """Read the rest of a body that nobody wants, so that the client gets to its answer; but not for ever."""
-        self.drains = True
-        self.since = self.loop.time()
+        self._wait_for("drain")
         self.body_bytes = 0
         self.flow.resume_reading()
 

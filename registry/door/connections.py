@@ -6,19 +6,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
-from weakref import WeakKeyDictionary
 
-from registry.http.addresses import neighbourhood
+from registry.door.limits import Limits
 from registry.http.refusals import REFUSALS, RefusalKind
-from registry.server.limits import Limits
 from sdk.formats.error_codes import ErrorCode
 
 #: How often connections are checked, in seconds.
 LOOK_S = 1.0
-#: How long a closing connection may take to deliver what was written to it, in seconds.
-CLOSING_S = 5.0
+#: How long the end of an answer may take to be fetched before its connection is closed, and then until it is cut, in seconds.
+FETCHING_S = CLOSING_S = 5.0
 
 
 class Refusal(NamedTuple):
@@ -52,8 +50,9 @@ SLOW_HEAD = Refusal(
 SLOW_BODY = Refusal(408, ErrorCode.TIMEOUT, "the body arrives more slowly than the server allows", "too_slow")
 
 #: What a connection waits for: that the client sends a head (at its beginning, and once a request has begun), or a
-#: body; nothing while the server works; or anything at all while there is no request.
-Waits = Literal["head", "body", "answer", "idle"]
+#: body, or the rest of one although its request has been answered; nothing while the server works; or anything at all
+#: while there is no request.
+Waits = Literal["head", "body", "drain", "answer", "idle"]
 
 
 class Connection(Protocol):
@@ -79,10 +78,6 @@ class Connection(Protocol):
     def reads(self) -> bool:
         """Whether it is the client's turn: the server accepts what comes, and has said so."""
 
-    @property
-    def drains(self) -> bool:
-        """Whether a body is still coming in although its request has been answered."""
-
     def refuse(self, refusal: Refusal) -> None:
         """Answer with this, and close it."""
 
@@ -90,15 +85,17 @@ class Connection(Protocol):
 class Connections:
     """All connections of a server, and the check every second that enforces all time limits."""
 
-    def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
-        self._limits = limits
+    def __init__(
+        self, limits: Limits, loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.get_running_loop
+    ) -> None:
+        self.limits = limits
         self._loop = loop
         self._all: set[Connection] = set()
         #: Connections whose clients fetch answers more slowly than they are written.
         self.slow: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
-        #: By address, those beyond its limit, the oldest first: they are told so, and asked whether the process lives.
-        self._beyond: dict[str, dict[Connection, None]] = {}
+        #: Those beyond their address's limit, the oldest first: they are told so, or ask whether the process lives.
+        self._beyond: dict[Connection, None] = {}
         self._looking = False
 
     def enter(self, connection: Connection) -> Refusal | None:
@@ -107,30 +104,35 @@ class Connections:
         However many an address opens, the last one can still ask for a probe: those that were refused before it go first.
         Raises ConnectionRefusedError if there isn't even room to say that.
         """
-        limits, address = self._limits, connection.address
+        limits, address = self.limits, connection.address
         refusal = None
         if self._by_address[address] >= limits.connections_per_address and not connection.is_trusted:
             refusal = CROWDED
-            beyond = self._beyond.get(address, {})
+            beyond = [one for one in self._beyond if one.address == address]
             if len(beyond) >= min(limits.reserve, limits.connections_per_address):
-                self._close_oldest(beyond)
-            self._beyond.setdefault(address, {})[connection] = None
+                # The oldest that is not being answered, if there is one.
+                unanswered = (
+                    one for one in beyond if one.waits not in ("body", "answer") or one.transport.is_closing()
+                )
+                oldest = next(unanswered, beyond[0])
+                self._close(oldest, "closed a connection from %s: there are too many")
+            self._beyond[connection] = None
         elif len(self._all) >= limits.connections and not self._make_room():
             refusal = FULL
         if len(self._all) >= limits.connections + limits.reserve and not self._make_room():
-            self._forget_beyond(connection)
+            self._beyond.pop(connection, None)
             raise ConnectionRefusedError
         self._all.add(connection)
         self._by_address[address] += 1
         if not self._looking:
             self._looking = True
-            self._loop.call_later(LOOK_S, self._look)
+            self._loop().call_later(LOOK_S, self._look)
         return refusal
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection that is gone."""
         self.slow.discard(connection)
-        self._forget_beyond(connection)
+        self._beyond.pop(connection, None)
         if connection in self._all:
             self._all.remove(connection)
             self._by_address[connection.address] -= 1
@@ -140,10 +142,10 @@ class Connections:
     def relieve(self) -> None:
         """Give up answers that nobody fetches if all of them together take more than they may."""
         waiting = [(one, one.transport.get_write_buffer_size()) for one in self.slow]
-        excess = sum(size for _, size in waiting) - self._limits.unsent_bytes
+        excess = sum(size for _, size in waiting) - self.limits.unsent_bytes
         if excess <= 0:
             return
-        now = self._loop.time()
+        now = self._loop().time()
         still = [(one, size) for one, size in waiting if size and now - one.unsent_since >= LOOK_S]
         for one, size in sorted(still, key=lambda each: each[0].unsent_since):
             if excess <= 0:
@@ -151,46 +153,30 @@ class Connections:
             excess -= size
             self._give_up(one)
 
-    def _forget_beyond(self, connection: Connection) -> None:
-        beyond = self._beyond.get(connection.address)
-        if beyond is not None:
-            beyond.pop(connection, None)
-            if not beyond:
-                del self._beyond[connection.address]
-
-    def _close_oldest(self, beyond: dict[Connection, None]) -> None:
-        """Close the oldest of these that is not being answered, or else the oldest."""
-        oldest = next((one for one in beyond if not _is_answered(one)), next(iter(beyond)))
-        REFUSALS.note("too_many", oldest.address, "closed a connection from %s: there are too many", oldest.address)
-        oldest.transport.abort()
-        self.leave(oldest)
-
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest; say whether there was one."""
         waiting = [one for one in self._all if one.waits in ("head", "idle") and not one.transport.is_closing()]
         if not waiting:
             return False
         oldest = min(waiting, key=lambda one: one.since)
-        REFUSALS.note(
-            "too_many",
-            oldest.address,
-            "all connections are taken: closed an idle one from %s",
-            oldest.address,
-        )
-        oldest.transport.abort()
-        self.leave(oldest)
+        self._close(oldest, "all connections are taken: closed an idle one from %s")
         return True
 
+    def _close(self, connection: Connection, message: str) -> None:
+        REFUSALS.note("too_many", connection.address, message, connection.address)
+        connection.transport.abort()
+        self.leave(connection)
+
     def _look(self) -> None:
-        now = self._loop.time()
+        now = self._loop().time()
         for connection in list(self._all):
             self._look_at(connection, now)
         self._looking = bool(self._all)
         if self._looking:
-            self._loop.call_later(LOOK_S, self._look)
+            self._loop().call_later(LOOK_S, self._look)
 
     def _look_at(self, connection: Connection, now: float) -> None:
-        limits = self._limits
+        limits = self.limits
         if connection.transport.is_closing():
             connection.closing_since = connection.closing_since or now
             if now - connection.closing_since >= CLOSING_S:
@@ -206,7 +192,10 @@ class Connections:
         elif connection.waits == "head":
             if now - connection.since > limits.head_s:
                 connection.refuse(SLOW_HEAD)
-        elif connection.drains:
+        elif connection.waits == "idle":
+            if now - connection.since > (FETCHING_S if unsent_bytes else limits.idle_s):
+                connection.transport.close()
+        elif connection.waits == "drain":
             if now - connection.since > limits.drain_s:
                 connection.transport.close()
         elif connection.waits == "body" and connection.reads:
@@ -219,32 +208,3 @@ class Connections:
     def _give_up(self, connection: Connection) -> None:
         REFUSALS.note("not_taken", connection.address, "gave up an answer: %s does not read it", connection.address)
         connection.transport.abort()
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._all))
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-
-def _is_answered(connection: Connection) -> bool:
-    """Whether a client that has sent a request waits for the answer."""
-    waits = connection.waits in ("body", "answer")
-    return waits and not connection.drains and not connection.transport.is_closing()
-
-
-#: By the state that uvicorn keeps for each server: a process has one, a test several.
-_of: WeakKeyDictionary[object, Connections] = WeakKeyDictionary()
-
-
-def connections_of(server_state: object, limits: Limits, loop: asyncio.AbstractEventLoop) -> Connections:
-    """The connections of a server."""
-    found = _of.get(server_state)
-    if found is None:
-        found = _of[server_state] = Connections(limits, loop)
-    return found
-
-
-def address_of(client: tuple[str, int] | None) -> str:
-    """The address that limits are for."""
-    return neighbourhood(client[0]) if client else "unknown"

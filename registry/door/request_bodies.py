@@ -1,64 +1,32 @@
 """Checks what comes in before any route sees it: who may send what, how much of it, and what it says.
 
-A body is parsed once, by `registry.http.strict_json`. The checked value is passed on in the scope to the views, so that
+A body is parsed once, by `registry.door.strict_json`. The checked value is passed on in the scope to the views, so that
 no second parser with other rules ever reads the body.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from contextlib import ExitStack, nullcontext
 from urllib.parse import unquote_to_bytes
 
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry.door.incoming_bodies import READ_S, Incoming, Room, too_large
+from registry.door.strict_json import check_text, most_values, parse_strictly
 from registry.errors import Forbidden, Invalid, RegistryError, WrongMediaType
-from registry.http.incoming_bodies import Incoming, Room, too_large
-from registry.http.lanes import Lane, answering
-from registry.http.memory_budget import MemoryBudget
+from registry.http.bodies import APART_BYTES, LARGER, PARSED, Parsed, limit_of, sized
+from registry.http.lanes import answering
 from registry.http.paths import area_of
 from registry.http.rights import Rights, note_forbidden
-from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
-from registry.http.turns import WAIT_S
 from registry.pools import Pool
 from registry.principal import Principal
-from sdk.formats.api_paths import API
 
 _MIB = 1024 * 1024
-#: The longest body in bytes, except for routes that need more.
-MAX_BODY_BYTES = _MIB
-
-
-class Limit(NamedTuple):
-    """How large one body may be."""
-
-    size_bytes: int
-    values: int
-
-
-_USUAL = Limit(MAX_BODY_BYTES, MAX_VALUES)
-#: Routes that need more: the shapes of a base's tensors, the 10,000 files of a manifest, the log lines of a heartbeat,
-#: the samples of an evaluation.
-LARGER: tuple[tuple[re.Pattern[str], Limit], ...] = (
-    (re.compile(rf"{API}/bases"), Limit(4 * _MIB, 2 * MAX_VALUES)),
-    (
-        re.compile(rf"{API}/(uploads|versions|jobs/[^/]+/(checkpoints|complete|heartbeat))"),
-        Limit(4 * _MIB, MAX_VALUES),
-    ),
-)
-#: The longest body that any route reads, in bytes.
-LONGEST_BODY_BYTES = max(_USUAL.size_bytes, *(limit.size_bytes for _, limit in LARGER))
-#: How long a body may take to come in, in seconds.
-READ_S = 60.0
 #: How much memory all bodies that come in or are worked on may take, in total and for one namespace: as bytes, and as
 #: values. Small ones have room of their own, and don't wait for larger ones.
-APART_BYTES = 64 * 1024
 RAW_BYTES, RAW_SHARE_BYTES = 12 * _MIB, 8 * _MIB
 SMALL_RAW_BYTES, SMALL_RAW_SHARE_BYTES = 4 * _MIB, 3 * _MIB
 VALUES_BYTES, VALUES_SHARE_BYTES = 58 * _MIB, 44 * _MIB
@@ -84,33 +52,8 @@ Pool(
 #: A value takes at most this in addition to its text, and a text takes six times its bytes: if one character of a
 #: document needs four bytes, each of them takes four while it is parsed.
 _VALUE_BYTES, _TEXT_TIMES = 100, 6
-#: Bodies that are not small are parsed in threads, at most this many at a time.
-PARSED_AT_ONCE = 1
-_parsing = Lane(
-    Pool(
-        "parsing",
-        waits=f"bodies of more than {APART_BYTES // 1024} KiB: they are parsed, then checked against their schema; {WAIT_S:g} s",
-        at_once=str(PARSED_AT_ONCE),
-        item=f"{LARGER[0][1].size_bytes // _MIB} MiB of JSON, of {LARGER[0][1].values:,} values at most",
-        share="by turns: one after one of every other",
-    ),
-    at_once=PARSED_AT_ONCE,
-)
-
-#: In the scope: the value of the body, if there is one.
-PARSED = "registry.parsed"
-
 _JSON = b"application/json"
 _CHARSET = re.compile(rb'[ \t]*charset=(?:utf-8|"utf-8")[ \t]*', re.IGNORECASE)
-
-T = TypeVar("T")
-
-
-class Parsed(NamedTuple):
-    """The value of a body, and how many bytes the body had."""
-
-    value: Any
-    size_bytes: int
 
 
 class StrictBodies:
@@ -120,10 +63,9 @@ class StrictBodies:
     a request asks for is refused before its body is read.
     """
 
-    def __init__(self, app: ASGIApp, *, rights: Rights, read_s: float = READ_S) -> None:
+    def __init__(self, app: ASGIApp, *, rights: Rights) -> None:
         self._app = app
         self._rights = rights
-        self._read_s = read_s
         self._incoming = Incoming(
             small=Room(
                 total_bytes=SMALL_RAW_BYTES, share_bytes=SMALL_RAW_SHARE_BYTES, waiting_bytes=_SMALL_WAITING_BYTES
@@ -131,8 +73,8 @@ class StrictBodies:
             large=Room(total_bytes=RAW_BYTES, share_bytes=RAW_SHARE_BYTES, waiting_bytes=_WAITING_BYTES),
             small_bytes=APART_BYTES,
         )
-        self._small_values = MemoryBudget(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
-        self._values = MemoryBudget(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
+        self._small_values = Room(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
+        self._values = Room(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a body whole, check it, and hand it on with its value."""
@@ -143,9 +85,10 @@ class StrictBodies:
                 await self._app(scope, receive, send)
             return
         who: Principal = scope["principal"]
-        limit = _limit_of(path)
-        raw, body, give_values = b"", None, None
-        try:
+        limit = limit_of(path)
+        raw = b""
+        # Both are held until the request has been answered, because the application keeps them that long.
+        with ExitStack() as held:
             try:
                 _check_target(scope)
                 if (announced_bytes := _announced_bytes(scope)) != 0:
@@ -153,13 +96,17 @@ class StrictBodies:
                     if announced_bytes is not None and announced_bytes > limit.size_bytes:
                         raise too_large(limit.size_bytes)
                     body = self._incoming.begin(who)
-                    raw = await self._incoming.read(body, receive, most_bytes=limit.size_bytes, read_s=self._read_s)
+                    held.callback(body.leave)
+                    raw = await self._incoming.read(body, receive, most_bytes=limit.size_bytes)
                 if raw:
                     _require_json(scope)
-                    give_values = await self._hold_values(who, raw, limit)
+                    values = self._small_values if len(raw) <= APART_BYTES else self._values
+                    made = values.begin(who, is_whole=True)
+                    held.callback(made.leave)
+                    await values.take(made, _TEXT_TIMES * len(raw) + _VALUE_BYTES * min(most_values(raw), limit.values))
                     with answering(who, receive):
                         value = await sized(len(raw), parse_strictly, raw, max_values=limit.values)
-                    scope = {**scope, "headers": _as_json(scope), PARSED: Parsed(value, len(raw))}
+                    scope = {**scope, PARSED: Parsed(value, len(raw))}
             except RegistryError as error:
                 if isinstance(error, Forbidden):
                     note_forbidden(scope, error)
@@ -169,53 +116,10 @@ class StrictBodies:
                 return
             with answering(who, receive):
                 await self._app(scope, _replay(raw, receive), send)
-        finally:
-            # Held until the request has been answered, because the application keeps both that long.
-            if body is not None:
-                body.leave()
-            if give_values is not None:
-                give_values()
-
-    async def _hold_values(self, who: Principal, raw: bytes, limit: Limit) -> Callable[[], None]:
-        """Take the room for the value of a body; return a function that gives it back. Raises RateLimited,
-        Unavailable.
-        """
-        size_bytes = _TEXT_TIMES * len(raw) + _VALUE_BYTES * min(most_values(raw), limit.values)
-        values = self._small_values if len(raw) <= APART_BYTES else self._values
-        holder = who.payer(values.by_holder)
-        await values.take(holder, size_bytes)
-        return partial(values.give, holder, size_bytes)
-
-
-async def sized(size_bytes: int, call: Callable[..., T], *given: Any, **named: Any) -> T:
-    """Call a function that takes time proportional to a body: directly if the body is small, in a thread otherwise.
-
-    A refusal comes without its traceback, which would keep all that was parsed alive until the next collection of
-    cycles.
-    """
-
-    def run() -> T | RegistryError | RequestValidationError:
-        try:
-            return call(*given, **named)
-        except (RegistryError, RequestValidationError) as error:
-            error.__traceback__ = error.__context__ = error.__cause__ = None
-            return error
-
-    if size_bytes <= APART_BYTES:
-        found = run()
-    else:
-        found = await _parsing.run(run)
-    if isinstance(found, (RegistryError, RequestValidationError)):
-        raise found
-    return found
 
 
 def _refusal(error: RegistryError) -> JSONResponse:
     return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
-
-
-def _limit_of(path: str) -> Limit:
-    return next((limit for pattern, limit in LARGER if pattern.fullmatch(path)), _USUAL)
 
 
 def _check_target(scope: Scope) -> None:
@@ -239,12 +143,6 @@ def _require_json(scope: Scope) -> None:
         raise WrongMediaType(
             f"the API takes JSON only, and Content-Type is {said!a}; send it with: Content-Type: application/json"
         )
-
-
-def _as_json(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The headers, with the spelling of the content type that the next reader understands."""
-    others = [(key, value) for key, value in scope["headers"] if key != b"content-type"]
-    return [*others, (b"content-type", _JSON)]
 
 
 def _announced_bytes(scope: Scope) -> int | None:

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from registry.app.application import create_app
+from registry.door.allowed_hosts import AnswerOwnHosts, HostNames, hosts_of
 from registry.errors import Invalid
-from registry.http.allowed_hosts import AnswerOwnHosts, HostNames, hosts_of
 from registry.settings import Settings
 
 PARAM = "REGISTRY_ALLOWED_HOSTS"
@@ -147,7 +147,9 @@ def through(scope: dict[str, Any]) -> tuple[bool, int | None]:
     async def receive() -> Any:
         raise AssertionError("nothing is read")
 
-    asyncio.run(AnswerOwnHosts(behind, hosts=HostNames(every=True), refuses_pages=True)(scope, receive, send))
+    asyncio.run(
+        AnswerOwnHosts(behind, hosts=HostNames.parsed("*", param="hosts"), refuses_pages=True)(scope, receive, send)
+    )
     return bool(passed), answered[0] if answered else None
 
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.door.strict_json import MAX_DEPTH, parse_strictly
 from registry.errors import Invalid, TooLarge
-from registry.http.strict_json import MAX_DEPTH, MAX_VALUES, parse_strictly
+from registry.http.bodies import MAX_VALUES
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
 VALUES = st.recursive(

@@ -17,11 +17,10 @@ import re
 from typing import Any
 
 from registry.errors import Invalid, TooLarge
+from registry.http.bodies import MAX_VALUES
 
 #: How deep lists and objects may be nested.
 MAX_DEPTH = 64
-#: How many numbers, texts, lists and objects one document may have.
-MAX_VALUES = 100_000
 #: What fits into a 64-bit column.
 _MAX_INTEGER = 2**63 - 1
 

@@ -9,10 +9,21 @@ from typing import Any, cast
 
 import pytest
 
+from registry.door.connections import (
+    CLOSING_S,
+    CROWDED,
+    FETCHING_S,
+    FULL,
+    SLOW_BODY,
+    SLOW_HEAD,
+    Connections,
+    Refusal,
+    Waits,
+)
+from registry.door.limits import Limits
 from registry.errors import Invalid
 from registry.http.addresses import is_within, neighbourhood, parse_proxies
-from registry.server.connections import CLOSING_S, CROWDED, FULL, SLOW_BODY, SLOW_HEAD, Connections, Refusal, Waits
-from registry.server.limits import Limits
+from registry.settings import Settings
 
 LIMITS = Limits(
     connections=4,
@@ -23,8 +34,10 @@ LIMITS = Limits(
     head_s=10,
     least_bytes_per_s=100,
     grace_s=10,
+    idle_s=3,
     reserve=2,
 )
+WAITED_FOR: tuple[Waits, ...] = ("head", "body", "answer", "idle")
 
 
 class Loop:
@@ -85,7 +98,6 @@ class Connection:
     unsent_since: float = 100.0
     closing_since: float | None = None
     reads: bool = True
-    drains: bool = False
     transport: Any = field(default_factory=Transport)
     refusals: list[Refusal] = field(default_factory=list)
 
@@ -101,7 +113,7 @@ def loop() -> Loop:
 
 @pytest.fixture
 def connections(loop: Loop) -> Connections:
-    return Connections(LIMITS, cast(asyncio.AbstractEventLoop, loop))
+    return Connections(LIMITS, lambda: cast(asyncio.AbstractEventLoop, loop))
 
 
 class TestEntering:
@@ -126,21 +138,21 @@ class TestEntering:
             assert connections.enter(last) is CROWDED
             assert not last.transport.aborted
         assert [one.transport.aborted for one in asked] == [False, False, False, True]
-        assert len(connections) == 4
+        assert len(connections._all) == 4
         # Where all are answered, too.
         last.waits = "answer"
         assert connections.enter(Connection("192.0.2.1")) is CROWDED
         assert [one.transport.aborted for one in (*asked[:3], last)] == [False, False, True, False]
-        for one in connections:
+        for one in list(connections._all):
             connections.leave(one)
-        assert len(connections) == 0
+        assert len(connections._all) == 0
         assert connections.enter(Connection("192.0.2.1")) is None
 
     def test_those_beyond_a_limit_take_no_room_of_other_addresses_for_good(self, connections: Connections) -> None:
         crowd = [Connection(f"192.0.2.{n}") for n in (1, 2, 3) for _ in range(9)]
         for one in crowd:
             connections.enter(one)
-            assert len(connections) <= LIMITS.connections + LIMITS.reserve
+            assert len(connections._all) <= LIMITS.connections + LIMITS.reserve
         assert connections.enter(Connection("192.0.2.9")) is None
 
     def test_a_proxy_has_as_many_as_there_are(self, connections: Connections) -> None:
@@ -214,12 +226,45 @@ class TestTimes:
         assert closed.transport.aborted
 
     def test_a_body_after_its_answer_is_drained_for_a_while(self, connections: Connections, loop: Loop) -> None:
-        drained = Connection("192.0.2.1", waits="body", drains=True)
+        drained = Connection("192.0.2.1", waits="drain")
         connections.enter(drained)
         loop.pass_s(LIMITS.drain_s)
         assert not drained.transport.closing
         loop.pass_s(1)
         assert drained.transport.closing
+
+    def test_a_connection_without_a_request_is_closed_after_a_while(self, connections: Connections, loop: Loop) -> None:
+        idle, fetched = Connection("192.0.2.1", waits="idle"), Connection("192.0.2.2", waits="idle")
+        for one in (idle, fetched):
+            connections.enter(one)
+        fetched.transport.unsent = 10
+        loop.pass_s(LIMITS.idle_s)
+        assert not idle.transport.closing
+        loop.pass_s(1)
+        assert idle.transport.closing
+        assert not fetched.transport.closing
+        loop.pass_s(FETCHING_S)
+        assert fetched.transport.closing
+
+    def test_a_proxy_in_front_closes_connections_itself_and_fetches_answers_or_is_cut_off(self, loop: Loop) -> None:
+        limits = Limits.of(
+            Settings(
+                database_url="", storage_url="", max_connections=6, max_connections_per_address=1, behind_proxy=True
+            )
+        )
+        connections = Connections(limits, lambda: cast(asyncio.AbstractEventLoop, loop))
+        every = [Connection("10.0.0.1", waits=waits, since=loop.now + n) for n, waits in enumerate(WAITED_FOR)]
+        fetched = Connection("10.0.0.1", waits="idle", since=loop.now, transport=Transport(unsent=10))
+        for one in (*every, fetched):
+            assert connections.enter(one) is None
+        loop.pass_s(FETCHING_S + 1)
+        assert fetched.transport.closing
+        loop.pass_s(10_000)
+        assert not any(one.refusals or one.transport.closing for one in every)
+        # What stands still longest still makes room for others.
+        for _ in range(2):
+            assert connections.enter(Connection("10.0.0.1", since=loop.now)) is None
+        assert [one.waits for one in every if one.transport.aborted] == ["head"]
 
     def test_nobody_is_looked_at_once_all_are_gone(self, connections: Connections, loop: Loop) -> None:
         only = Connection("192.0.2.1")
@@ -246,7 +291,7 @@ class TestAnswers:
         assert (still.transport.aborted, slow.transport.aborted) == (True, False)
 
     def test_beyond_what_all_may_take_those_that_stand_still_longest_are_given_up(self, loop: Loop) -> None:
-        connections = Connections(replace(LIMITS, unsent_bytes=250), cast(asyncio.AbstractEventLoop, loop))
+        connections = Connections(replace(LIMITS, unsent_bytes=250), lambda: cast(asyncio.AbstractEventLoop, loop))
         held = [
             Connection("10.0.0.1", is_trusted=True, waits="answer", unsent_since=since, transport=Transport(unsent=100))
             for since in (90.0, 80.0, 85.0, 100.0)
@@ -258,7 +303,7 @@ class TestAnswers:
         assert [one.transport.aborted for one in held] == [False, True, True, False]
 
     def test_what_moves_is_not_given_up_however_much_it_is(self, loop: Loop) -> None:
-        connections = Connections(replace(LIMITS, unsent_bytes=50), cast(asyncio.AbstractEventLoop, loop))
+        connections = Connections(replace(LIMITS, unsent_bytes=50), lambda: cast(asyncio.AbstractEventLoop, loop))
         moving = Connection(
             "10.0.0.1", is_trusted=True, waits="answer", unsent_since=100.0, transport=Transport(unsent=100)
         )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -22,7 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.errors import Forbidden, Invalid, Misdirected, RegistryError
-from registry.http.addresses import neighbourhood
+from registry.http.addresses import neighbourhood_of, parsed_address
 from registry.http.paths import area_of
 from registry.http.refusals import REFUSALS
 
@@ -39,10 +38,8 @@ class HostNames:
     """Hosts by name, by address, or all below a domain; ports, case and a dot at the end make no difference."""
 
     exact: frozenset[str] = frozenset()
-    #: Ends of names, each with a dot before it.
+    #: Ends of names, each with a dot before it; all names end with "".
     ends: tuple[str, ...] = ()
-    #: Whether all hosts are among them.
-    every: bool = False
 
     @classmethod
     def parsed(cls, text: str | None, *, param: str) -> HostNames:
@@ -54,35 +51,24 @@ class HostNames:
         exact: set[str] = set()
         ends: set[str] = set()
         for part in parts:
-            name = _bare(part.removeprefix("*."))
-            if part == "*":
-                continue
+            name = "" if part == "*" else _bare(part.removeprefix("*."))
             if name is None:
                 raise Invalid(
                     f"{param} has {part[:80]!a}, which is not a host's name or address; set it like "
                     "registry.example.com,*.internal.example,10.0.0.5",
                     param=param,
                 )
-            if part.startswith("*."):
-                ends.add(f".{name}")
+            if part.startswith("*"):
+                ends.add(f".{name}" if name else "")
             else:
                 exact.add(name)
-        return cls(frozenset(exact), tuple(sorted(ends)), "*" in parts)
+        return cls(frozenset(exact), tuple(sorted(ends)))
 
     def has(self, name: str) -> bool:
         """Whether a host in its plain spelling is among them; loopback names and addresses always are."""
-        return self.every or name in self.exact or name.endswith(self.ends) or is_loopback(name)
-
-
-@lru_cache(256)
-def is_loopback(name: str) -> bool:
-    """Whether a host in its plain spelling is this machine itself."""
-    if name == "localhost":
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
+        address = parsed_address(name)
+        is_loopback = name == "localhost" if address is None else address.is_loopback
+        return is_loopback or name in self.exact or name.endswith(self.ends)
 
 
 def hosts_of(*, auth: Literal["token", "none"], public_url: str | None, allowed: str | None) -> HostNames:
@@ -98,7 +84,7 @@ def hosts_of(*, auth: Literal["token", "none"], public_url: str | None, allowed:
     except ValueError:
         public = None
     own = None if public is None else _bare(public)
-    return named if own is None else HostNames(named.exact | {own}, named.ends, named.every)
+    return named if own is None else HostNames(named.exact | {own}, named.ends)
 
 
 class AnswerOwnHosts:
@@ -121,8 +107,7 @@ class AnswerOwnHosts:
         try:
             self._require(scope)
         except RegistryError as error:
-            client = scope.get("client")
-            address = neighbourhood(client[0]) if client else "unknown"
+            address = neighbourhood_of(scope.get("client"))
             why: Literal["misdirected", "forbidden"] = "misdirected" if isinstance(error, Misdirected) else "forbidden"
             REFUSALS.note(why, address, "refused a request from %s: %s", address, error.message)
             await JSONResponse(error.reply().model_dump(), status_code=error.status)(scope, receive, send)
@@ -179,13 +164,8 @@ def _bare(text: str) -> str | None:
 
 
 def _address(text: str) -> str | None:
-    try:
-        parsed = ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(parsed)
+    parsed = parsed_address(text)
+    return None if parsed is None else str(parsed)
 
 
 def _is_origin_of(origin: str, host: tuple[str, str | None]) -> bool:

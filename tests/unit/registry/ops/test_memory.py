@@ -34,4 +34,4 @@ def kept_bytes(begin: str) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and is about glibc")
 def test_freed_pieces_are_returned_although_small_ones_stay_between_them() -> None:
-    assert kept_bytes("from registry.server.memory import map_large_pieces; map_large_pieces()") < 16 << 20
+    assert kept_bytes("from registry.ops.server_process import map_large_pieces; map_large_pieces()") < 16 << 20

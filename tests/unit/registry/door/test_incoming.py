@@ -12,8 +12,8 @@ import pytest
 from starlette.types import Message
 from support.waiting import let_others_run
 
+from registry.door.incoming_bodies import Body, Incoming, Room
 from registry.errors import RateLimited, RegistryError, TooLarge, TooSlow, Unavailable
-from registry.http.incoming_bodies import Body, Incoming, Room
 from registry.principal import Principal, Role
 
 
@@ -305,3 +305,88 @@ def test_a_request_that_is_given_up_while_it_waits_leaves_nothing_behind() -> No
         waiting.body.leave()
 
     run(test)
+
+
+async def hold(room: Room, namespace: str, size_bytes: int) -> Body:
+    """Hold what is made of a whole body."""
+    body = room.begin(who(namespace), is_whole=True)
+    try:
+        await room.take(body, size_bytes)
+    except BaseException:
+        body.leave()
+        raise
+    return body
+
+
+def run_in_room(test: Callable[[Room], Awaitable[None]]) -> None:
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(asyncio.wait_for(test(Room(total_bytes=100, share_bytes=60)), 600))
+
+
+def test_a_namespace_has_no_more_than_its_share_and_all_no_more_than_there_is() -> None:
+    async def test(room: Room) -> None:
+        await hold(room, "ana", 60)
+        with pytest.raises(RateLimited, match="of this namespace"):
+            await hold(room, "ana", 1)
+        ben = await hold(room, "ben", 40)
+        with pytest.raises(Unavailable) as caught:
+            await hold(room, "cid", 1)
+        assert not isinstance(caught.value, RateLimited)
+        ben.leave()
+        await hold(room, "cid", 40)
+
+    run_in_room(test)
+
+
+def test_who_has_no_room_left_of_its_own_holds_nobody_up_and_comes_in_once_there_is_some() -> None:
+    async def test(room: Room) -> None:
+        ana, order = await hold(room, "ana", 60), list[str]()
+
+        async def take(namespace: str) -> None:
+            await hold(room, namespace, 30)
+            order.append(namespace)
+
+        waiting = [asyncio.create_task(take(namespace)) for namespace in ("ana", "ben")]
+        await asyncio.wait([waiting[1]])
+        assert order == ["ben"]
+        ana.leave()
+        await asyncio.gather(*waiting)
+        assert order == ["ben", "ana"]
+
+    run_in_room(test)
+
+
+def test_a_value_that_waits_is_not_overtaken_by_a_smaller_one() -> None:
+    async def test(room: Room) -> None:
+        ana, _ = await hold(room, "ana", 45), await hold(room, "ben", 45)
+        order: list[str] = []
+
+        async def take(namespace: str, size_bytes: int) -> None:
+            await hold(room, namespace, size_bytes)
+            order.append(namespace)
+
+        waiting = [asyncio.create_task(take("cid", 50)), asyncio.create_task(take("dan", 5))]
+        await let_others_run(5)
+        assert not order
+        ana.leave()
+        await asyncio.gather(*waiting)
+        assert order == ["cid", "dan"]
+
+    run_in_room(test)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_cancellation_that_comes_with_the_room_is_none_the_less_one(turns: int) -> None:
+    async def test(room: Room) -> None:
+        ana = await hold(room, "ana", 60)
+        waiting = asyncio.create_task(hold(room, "ben", 60))
+        await let_others_run(3)
+        ana.leave()
+        await let_others_run(turns)
+        has_taken = waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled() is not has_taken
+        assert room._by_holder == ({"ben": 60} if has_taken else {})
+
+    run_in_room(test)

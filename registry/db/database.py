@@ -108,10 +108,10 @@ class Database:
                 cursor = connection.cursor()
                 cursor.execute(sql, {**constants, **values})
                 # To the end: a statement of SQLite with rows left would keep the state of the database that it saw.
-                rows: list[tuple[Any, ...]] = cursor.fetchall()
+                rows = cursor.fetchall()
         except self.engine.dialect.loaded_dbapi.Error:
             return None
-        return rows[0] if rows else None
+        return tuple(rows[0]) if rows else None
 
     def _compile(self, query: ClauseElement) -> tuple[str, Mapping[str, Any]]:
         compiled = query.compile(dialect=self.engine.dialect)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sdk.api.pages import pages
-from sdk.api.transport import Transport
+from sdk.api.transport import Transport, pages
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 
 #: The registry reads the headers of uploaded files, which may be many.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sdk.api.bases import whose
-from sdk.api.pages import pages
-from sdk.api.transport import Transport
+from sdk.api.transport import Transport, pages
 from sdk.errors import NotFound
 from sdk.names import segment
 from sdk.schemas.artifacts import Transfer

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from sdk.api import datasets, lineage
+from sdk.api import datasets, versions
 from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
@@ -316,7 +316,7 @@ def locate_rows(transport: Transport, version: VersionView, digest: str) -> Tran
     with suppress(NotFound):
         return datasets.locate(transport, digest)
     try:
-        lineage.trace(transport, f"data:{digest}", direction="up", depth=1)
+        versions.trace(transport, f"data:{digest}", direction="up", depth=1)
     except NotFound:
         raise NotFound(
             f"the dataset {digest[:12]} of {version.ref} is in no namespace that this token may read; ask an admin for one "

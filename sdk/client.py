@@ -19,17 +19,14 @@ from sdk.api import access, aliases, artifacts, bases, datasets, evaluations, jo
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
+from sdk.examining.comparing import compare, compare_scores, norms_of
 from sdk.examining.engine_compatibility import facts_of, judged
+from sdk.examining.evaluation_rows import row_frame, write_row_parquet
 from sdk.examining.label_counts import LabelCounts, count_labels
 from sdk.examining.planning import plan_training
 from sdk.examining.probe_replay import replay_version
-from sdk.examining.row_frames import row_frame
-from sdk.examining.row_parquet import write_row_parquet
 from sdk.examining.row_previews import preview_rows, submit_preview
-from sdk.examining.score_comparison import compare_scores
-from sdk.examining.version_comparison import compare
-from sdk.examining.version_norms import norms_of
-from sdk.exporting.merged_cards import card_of
+from sdk.exporting.cards import card_of
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.exporting.targets import export_gguf, export_plain
 from sdk.formats.manifest import HasFiles
@@ -37,8 +34,7 @@ from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
-from sdk.pulling.dataset_pull import pull_dataset
-from sdk.pulling.evaluation_rows import fetch_rows
+from sdk.pulling.cached_file import fetch_rows, pull_dataset
 from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
@@ -75,9 +71,10 @@ from sdk.schemas.catalog import (
     BaseSelector,
     BaseView,
     Published,
+    SortKey,
+    VersionBrief,
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
-from sdk.schemas.comparison import Comparison
 from sdk.schemas.data_audit import DataAudit
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec, RowScore
@@ -94,13 +91,12 @@ from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
-from sdk.schemas.search import SortKey, VersionBrief
-from sdk.schemas.slices import SlicedScores
+from sdk.schemas.scores import Comparison, SlicedScores
 from sdk.schemas.training_options import PlanOptions, TrainingOptions
-from sdk.schemas.workers import QueueCapacity, WorkerView
+from sdk.schemas.work import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
 from sdk.submitting.data_preview import preview_asked
-from sdk.submitting.given_sources import TrainingData
+from sdk.submitting.given_data import TrainingData
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import (

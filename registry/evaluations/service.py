@@ -21,9 +21,8 @@ from registry.jobs.models import Job
 from registry.principal import Principal
 from registry.usage.charging import charge
 from registry.usage.records import record_bytes
-from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.scores import EvaluationView
+from sdk.schemas.scores import Contamination, EvaluationView
 from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
 

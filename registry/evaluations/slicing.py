@@ -13,7 +13,7 @@ from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.principal import Principal
 from registry.rows.service import RowReading
-from sdk.schemas.slices import SlicedScores
+from sdk.schemas.scores import SlicedScores
 
 
 class Slicing:

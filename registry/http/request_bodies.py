@@ -28,7 +28,7 @@ from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse
 from registry.http.turns import WAIT_S
 from registry.pools import Pool
 from registry.principal import Principal
-from sdk.formats.api_paths import API
+from sdk.version import API
 
 _MIB = 1024 * 1024
 #: The longest body in bytes, except for routes that need more.

@@ -1,7 +1,7 @@
 """What a job needs its worker to know: the fields that its request uses, and users' own scorers.
 
 A worker ignores a field that it doesn't know, and would do something other than what was asked for; so does a server that
-gives the job out. Both say which fields they know, as `sdk.schemas.request_fields` names them.
+gives the job out. Both say which fields they know, as `sdk.schemas.job_requests` names them.
 
 >>> written(["politeness", "merge.spec.quantize"]), written([])
 (',merge.spec.quantize,,politeness,', None)
@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, case, func, literal, or_
 
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
-from sdk.schemas.request_fields import known_fields
+from sdk.schemas.job_requests import known_fields
 from sdk.schemas.work import WorkerInfo
 
 #: How many fields are named at most.

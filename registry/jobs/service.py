@@ -40,8 +40,8 @@ from registry.usage.charging import charge
 from registry.usage.limits import limits_of, require_room, submit_alone
 from registry.usage.records import record_bytes
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.job_requests import used_fields
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
-from sdk.schemas.request_fields import used_fields
 from sdk.schemas.wire import digest_of
 
 #: Of how many waiting jobs each queue is reminded at once; a worker that comes for one continues with the others.

@@ -22,7 +22,7 @@ from sdk.schemas.jobs import (
     JobView,
     QueueName,
 )
-from sdk.schemas.pages import Page
+from sdk.schemas.wire import Page
 from sdk.schemas.work import (
     Assignment,
     CheckpointRecord,

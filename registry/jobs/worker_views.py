@@ -9,8 +9,7 @@ from fastapi import Response
 from registry.http.routes import Reader, WorkerToken, room, service
 from registry.jobs.workers import Workers
 from sdk.schemas.planning import DeviceForecasts
-from sdk.schemas.work import Farewell, WorkerInfo
-from sdk.schemas.workers import QueueCapacity, WorkerView
+from sdk.schemas.work import Farewell, QueueCapacity, WorkerInfo, WorkerView
 
 router = room("", "jobs")
 

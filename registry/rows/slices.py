@@ -10,7 +10,7 @@ from registry.errors import Invalid
 from registry.rows.comparing.orders import scores_of
 from registry.rows.groups import BY, groups_of
 from registry.rows.sums import RowSums
-from sdk.schemas.slices import MOST_SLICES, Slice
+from sdk.schemas.scores import MOST_SLICES, Slice
 
 #: How many rows are sorted into slices: some 20 seconds of one core.
 _MOST_ROWS = 2_000_000

@@ -11,7 +11,7 @@ from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView, JobSubmission, JobView
 from sdk.schemas.planning import DeviceForecasts
-from sdk.schemas.workers import QueueCapacity, WorkerView
+from sdk.schemas.work import QueueCapacity, WorkerView
 
 #: A checkpoint's files are hashed before it becomes a version.
 _PUBLISHING_S = 600.0

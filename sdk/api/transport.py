@@ -21,10 +21,9 @@ from sdk.api.answers import VERSION_HEADER as VERSION_HEADER
 from sdk.api.answers import check_version, raise_error, require_json
 from sdk.config import Config
 from sdk.errors import Incompatible, InvalidInput, Unavailable, raise_for
-from sdk.formats.api_paths import API
 from sdk.imports import nothing_collected
-from sdk.schemas.pages import Page
-from sdk.schemas.wire import Wire, read_json
+from sdk.schemas.wire import Page, Wire, read_json
+from sdk.version import API
 
 if TYPE_CHECKING:
     import httpx

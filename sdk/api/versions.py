@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdk.api.bases import whose
 from sdk.api.transport import Transport, pages
-from sdk.schemas.catalog import AdapterView, Annotation, Publication, Published, VersionMove, VersionView
+from sdk.schemas.catalog import (
+    AdapterView,
+    Annotation,
+    Publication,
+    Published,
+    SortKey,
+    VersionBrief,
+    VersionMove,
+    VersionView,
+)
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
-from sdk.schemas.search import SortKey, VersionBrief
 
 
 def adapters(transport: Transport, *, namespace: str | None = None, prefix: str = "") -> Iterator[AdapterView]:
@@ -102,7 +109,13 @@ def trace(
 
     `base_namespace` and `published` say whose base is meant. Raises NotFound, InvalidInput for a name that means several.
     """
-    params = {"of": of, "direction": direction, "depth": depth, **whose(base_namespace, published)}
+    params = {
+        "of": of,
+        "direction": direction,
+        "depth": depth,
+        "base_namespace": base_namespace,
+        "published": published or None,
+    }
     return transport.call("GET", "/lineage", Lineage, params=params)
 
 

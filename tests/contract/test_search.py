@@ -36,7 +36,7 @@ from registry.search.tree import Comparison, Field, Node
 from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotAllowed
-from sdk.schemas.search import SortKey
+from sdk.schemas.catalog import SortKey
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from registry.access.read_only.service import ReadOnlySwitch
 from registry.errors import ReadOnly
 from registry.http.paths import area_of
-from sdk.formats.api_paths import API
+from sdk.version import API
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Heartbeats are allowed, so that workers keep the jobs that they hold: an expired lease would restart a job from its

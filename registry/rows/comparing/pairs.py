@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING
 
 from registry.rows.comparing.row_values import LOSS, RowValues
 from registry.rows.comparing.verdicts import Clusters, short_names, verdict_on
-from sdk.schemas.comparison import ComparedPair
-from sdk.statistics.comparison import ALPHA, LEAST_CLUSTERS, RowsComparison, compare_rows, paired_ratio
-from sdk.statistics.power import holm, least_difference, rows_needed
+from sdk.schemas.scores import ComparedPair
+from sdk.statistics.comparison import (
+    ALPHA,
+    LEAST_CLUSTERS,
+    RowsComparison,
+    compare_rows,
+    holm,
+    least_difference,
+    paired_ratio,
+    rows_needed,
+)
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from math import ceil, floor, log10
 
-from sdk.schemas.comparison import ComparedPair
-from sdk.schemas.contamination import Contamination
+from sdk.schemas.scores import ComparedPair, Contamination
 from sdk.statistics.comparison import LEAST_CLUSTERS, RowsComparison
 
 #: Metrics' names as people write them; others are written with spaces.

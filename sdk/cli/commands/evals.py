@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.support.ages import age_of
-from sdk.cli.support.base_options import whose_base_options
-from sdk.cli.support.condition_rows import condition_rows
-from sdk.cli.support.label_table import label_lines
-from sdk.cli.support.output import WIDTH, format_option, plain, print_facts, print_json, print_rows, render, say
-from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst_first
-from sdk.cli.support.score_options import scores_of_option
+from sdk.cli.support.options import scores_of_option, whose_base_options
+from sdk.cli.support.output import WIDTH, age_of, format_option, plain, print_facts, print_json, print_rows, render, say
+from sdk.cli.support.score_tables import (
+    condition_rows,
+    label_lines,
+    metrics_of,
+    row_document,
+    row_table,
+    slice_table,
+    worst_first,
+)
 from sdk.cli.support.scores import error_lines, long_lines, metric_text, score_names
 from sdk.cli.support.session import open_client
-from sdk.cli.support.slice_table import slice_table
-from sdk.schemas.contamination import briefly, said
+from sdk.schemas.scores import briefly, said
 
 if TYPE_CHECKING:
     from sdk.client import Client
     from sdk.examining.label_counts import LabelCounts
     from sdk.objects import Evaluation
     from sdk.schemas.evaluation import RowScore
-    from sdk.schemas.slices import SlicedScores
+    from sdk.schemas.scores import SlicedScores
 
 #: How many characters of a text are shown.
 _SHOWN = 160

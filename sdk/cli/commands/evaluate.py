@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.commands.watch import result_of
-from sdk.cli.support.base_options import whose_base_options
+from sdk.cli.commands.watch import result_of, say_rows
+from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, say
-from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import error_lines, failed_lines, general_line, long_lines, scores_table
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, failed_targets, scored_beside, scores_of, unscored
-from sdk.schemas.contamination import briefly, warning
+from sdk.schemas.scores import briefly, warning
 
 if TYPE_CHECKING:
     from sdk.client import Client

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.support.base_options import whose_base_options
+from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import WIDTH, format_option, human_bytes, plain, print_json, render
 
 if TYPE_CHECKING:

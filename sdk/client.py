@@ -19,7 +19,7 @@ from sdk.api import access, aliases, artifacts, bases, datasets, evaluations, jo
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
-from sdk.examining.comparing import compare, compare_scores, norms_of
+from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.engine_compatibility import facts_of, judged
 from sdk.examining.evaluation_rows import row_frame, write_row_parquet
 from sdk.examining.label_counts import LabelCounts, count_labels
@@ -92,7 +92,7 @@ from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.scores import Comparison, SlicedScores
-from sdk.schemas.training_options import PlanOptions, TrainingOptions
+from sdk.schemas.training import PlanOptions, TrainingOptions
 from sdk.schemas.work import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
 from sdk.submitting.data_preview import preview_asked
@@ -717,7 +717,8 @@ class Client:
 
         None if it could not derive them. Raises InvalidName, InvalidRef, NotFound.
         """
-        return norms_of(self.transport, ref)
+        found = versions.norms(self.transport, str(parse_ref(ref)))
+        return None if found.norms is None else found
 
     def evaluations(
         self,

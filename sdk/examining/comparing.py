@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdk.api import evaluations, versions
+from sdk.api import evaluations
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
@@ -20,7 +20,6 @@ from sdk.pulling.transfer import hash_file
 from sdk.pushing.given_base import require_one
 from sdk.schemas.diff import Diff
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.probe import VersionNorms
 from sdk.schemas.scores import MOST_TARGETS, Comparison
 from sdk.submitting.given_data import means_file
 from sdk.validation import require_adapter
@@ -89,11 +88,3 @@ def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[
     require_numpy("comparing weights", "or leave the weights out with --no-weights")
     folders = fill_cache(one.info.manifest), fill_cache(two.info.manifest)
     return found.model_copy(update={"weights": compare_files(one.info, two.info, *folders)})
-
-
-def norms_of(transport: Transport, ref: str) -> VersionNorms | None:
-    """Return the norms of the version that a ref names now; None if the registry doesn't have any. Raises InvalidName,
-    InvalidRef, NotFound.
-    """
-    found = versions.norms(transport, str(parse_ref(ref)))
-    return None if found.norms is None else found

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.support.options import scores_of_option, whose_base_options
-from sdk.cli.support.output import WIDTH, age_of, format_option, plain, print_facts, print_json, print_rows, render, say
+from sdk.cli.support.output import (
+    age_of,
+    filled,
+    format_option,
+    one_line,
+    plain,
+    print_facts,
+    print_json,
+    print_rows,
+    render,
+    say,
+)
 from sdk.cli.support.score_tables import (
     condition_rows,
     label_lines,
@@ -30,8 +40,6 @@ if TYPE_CHECKING:
     from sdk.schemas.evaluation import RowScore
     from sdk.schemas.scores import SlicedScores
 
-#: How many characters of a text are shown.
-_SHOWN = 160
 #: How many rows a table has by default.
 _ROWS = 20
 
@@ -221,7 +229,7 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
     click.echo(render(["metric", "value"], [[name, metric_text(name, value)] for name, value in metrics]))
     long = long_lines(found.ref, found.metrics, found.conditions, found.id if found.rows_digest else None)
     for line in (*long, *error_lines(found.ref, found.scorer_errors)):
-        click.echo(_wrapped("", plain(line)))
+        click.echo(_wrapped("", line))
     click.echo()
     click.echo(render(["condition", "value"], condition_rows(found.conditions)))
     if labels is not None:
@@ -229,17 +237,9 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
     for sample in found.samples:
         click.echo()
         for label, key in (("— ", "prompt"), ("  expected:  ", "reference"), ("  generated: ", "completion")):
-            click.echo(_wrapped(label, _said(sample.get(key, ""))))
+            click.echo(_wrapped(label, one_line(str(sample.get(key, "")))))
 
 
 def _wrapped(label: str, text: str) -> str:
     """Return a text after its label, in lines of at most 80 columns."""
-    return (
-        textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False)
-        or label.rstrip()
-    )
-
-
-def _said(value: object) -> str:
-    text = plain(" ".join(str(value).split()))
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return filled(text, label, break_on_hyphens=False) or label.rstrip()

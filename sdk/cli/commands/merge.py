@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.commands.watch import result_of, watch
+from sdk.cli.commands.watch import result_of, watch_all
 from sdk.cli.support.output import format_option, human_bytes, print_detached, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.config import user_path
@@ -70,7 +70,7 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
             print_detached(style, job.id, job.view.state.value)
             return
         say(f"job {job.id} merges {job.view.subject}")
-        watch(job)
+        watch_all([job])
         require_merged(job)
         hand_out(job, target, style)
 

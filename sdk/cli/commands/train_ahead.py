@@ -5,18 +5,16 @@ Each option has its value, the source of that, its default and its description.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import click
 
 from sdk.cli.commands.plan import planned, print_plan
-from sdk.cli.support.output import WIDTH, plain, print_json
+from sdk.cli.support.output import filled, print_json
 from sdk.errors import InvalidInput
 from sdk.names import check_name
-from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_options import PlanOptions
+from sdk.schemas.training import PlanOptions, TrainingSpec
 from sdk.submitting.given_data import sources_of
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
@@ -109,9 +107,16 @@ def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None
     """Print the options, with `about` each with its description below."""
     for row in rows:
         default = "" if row["from"].startswith("default") else f"; default {_shown(row['default'])}"
-        click.echo(_filled(f"{row['option']} = {_shown(row['value'])}  ({row['from']}{default})", ""))
+        click.echo(
+            filled(
+                f"{row['option']} = {_shown(row['value'])}  ({row['from']}{default})",
+                "",
+                "    ",
+                break_on_hyphens=False,
+            )
+        )
         if about and row["about"]:
-            click.echo(_filled(row["about"], "    "))
+            click.echo(filled(row["about"], "    ", break_on_hyphens=False))
 
 
 def _shown(value: Any) -> str:
@@ -125,10 +130,4 @@ def _shown(value: Any) -> str:
         else f"{value:g}"
         if isinstance(value, float)
         else str(value)
-    )
-
-
-def _filled(text: str, indent: str) -> str:
-    return textwrap.fill(
-        plain(text), WIDTH, initial_indent=indent, subsequent_indent=indent or "    ", break_on_hyphens=False
     )

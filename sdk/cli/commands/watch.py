@@ -13,7 +13,7 @@ import click
 from sdk.cli.support.hangup import hang_up_in_threads
 from sdk.cli.support.output import human_bytes, plain, say
 from sdk.config import user_path
-from sdk.objects import Job, R, Result
+from sdk.objects import Job, Result
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import JobState, JobView
 from sdk.submitting.job_output import follow
@@ -31,29 +31,23 @@ _FINAL = tuple(state.value for state in JobState if state.is_final)
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
-def watch(job: Job[R], *, timeout_s: float | None = None) -> Job[R]:
-    """Follow a job to its end and return it; see `watch_all`."""
-    watch_all([job], timeout_s=timeout_s)
-    return job
-
-
 def result_of(job: Job[Result]) -> dict[str, Any]:
     """Follow a job to its end and return its result, as the registry shows it. Raises JobFailed, JobCancelled."""
-    watch(job)
+    watch_all([job])
     if job.error is not None:
         raise job.error
     return job.view.result or {}
 
 
-def watch_all(jobs: Sequence[Job[Result]], *, timeout_s: float | None = None) -> None:
+def watch_all(jobs: Sequence[Job[Result]]) -> None:
     """Follow jobs to their end; the caller decides what their ends mean.
 
-    Ctrl-C leaves them running, says how to come back, and exits with 130. Raises TimedOut.
+    Ctrl-C leaves them running, says how to come back, and exits with 130.
     """
     try:
         screen: _Screen = (_Live if sys.stderr.isatty() else _Lines)(jobs)
         try:
-            for job, event in follow(jobs, note=say, timeout_s=timeout_s, last=_BEFORE):
+            for job, event in follow(jobs, note=say, last=_BEFORE):
                 if event is None:
                     screen.looked(job)
                 else:

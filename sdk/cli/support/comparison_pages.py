@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
-from sdk.cli.support.output import WIDTH, plain, render
+from sdk.cli.support.output import filled, one_line, plain, render
 from sdk.errors import InvalidInput, Unavailable
 from sdk.schemas.scores import briefly
 
@@ -64,37 +63,28 @@ def pair_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
 
 def comparison_lines(found: Comparison) -> Iterator[str]:
     """Yield the lines of a comparison."""
-    yield _wrapped(heading(found))
+    yield filled(heading(found))
     yield ""
     yield render(*score_columns(found))
     yield ""
     yield render(*pair_columns(found))
     yield ""
     for pair in found.pairs:
-        yield _wrapped(statement(pair, alone=len(found.pairs) == 1))
+        yield filled(statement(pair, alone=len(found.pairs) == 1))
     for note in found.notes:
-        yield _wrapped(note, first="! ")
+        yield filled(note, "! ")
     for row in found.examples:
         yield from _example(row, found.refs)
 
 
 def _example(row: ChangedRow, refs: list[str]) -> Iterator[str]:
     yield ""
-    yield _wrapped(f"— row {row.row}" + ("" if row.prompt is None else f": {_one_line(row.prompt)}"))
+    yield filled(f"— row {row.row}" + ("" if row.prompt is None else f": {one_line(row.prompt, _SHOWN)}"))
     if row.reference:
-        yield _wrapped(_one_line(row.reference), first="  expected: ")
+        yield filled(one_line(row.reference, _SHOWN), "  expected: ")
     for ref, score, prediction in zip(refs, row.scores, row.predictions, strict=True):
-        said = "" if prediction is None else f": {_one_line(prediction)}"
-        yield _wrapped(f"{ref} ({score:.4g}){said}", first="  ")
-
-
-def _one_line(text: str) -> str:
-    joined = " ".join(text.split())
-    return joined if len(joined) <= _SHOWN else joined[: _SHOWN - 1] + "…"
-
-
-def _wrapped(text: str, *, first: str = "") -> str:
-    return textwrap.fill(plain(text), WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
+        said = "" if prediction is None else f": {one_line(prediction, _SHOWN)}"
+        yield filled(f"{ref} ({score:.4g}){said}", "  ")
 
 
 #: Characters that mean something in Markdown, or begin a tag.

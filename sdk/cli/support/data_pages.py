@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.output import WIDTH, fit, plain, print_facts, render, writable
+from sdk.cli.support.output import filled, fit, plain, print_facts, render, writable
 from sdk.schemas.preview import Preview, PreviewText
 
 if TYPE_CHECKING:
@@ -51,7 +50,11 @@ def print_audit(found: DataAudit, *, quiet: bool) -> None:
         click.echo(fit(f"{_SAID.get(finding.kind, finding.kind)}: {finding.rows}"))
         for example in _each_fault_once(finding.examples):
             click.echo(
-                writable(_wrapped(_example(example)) if finding.kind in _FAULTS else fit(f"  {_example(example)}"))
+                writable(
+                    filled(_example(example), "  ", "    ")
+                    if finding.kind in _FAULTS
+                    else fit(f"  {_example(example)}")
+                )
             )
     if not found.findings:
         click.echo("nothing is wrong with these rows")
@@ -74,11 +77,6 @@ def _each_fault_once(examples: Sequence[AuditExample]) -> list[AuditExample]:
         earlier = found.get(key)
         found[key] = example if earlier is None else earlier.model_copy(update={"rows": [*earlier.rows, *example.rows]})
     return list(found.values())
-
-
-def _wrapped(text: str) -> str:
-    """Return a sentence on lines of its own, uncut: its end says what to do."""
-    return textwrap.fill(plain(text), WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def _example(example: AuditExample) -> str:

@@ -64,6 +64,22 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def one_line(text: str, most: int = 160) -> str:
+    """Return untrusted text as one line, made safe and cut to `most` characters."""
+    line = plain(" ".join(text.split()))
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def filled(text: str, first: str = "", later: str | None = None, **how: bool) -> str:
+    """Return untrusted text, made safe, in lines of at most 80 columns; further ones begin with `later`, or with room for
+    what the first begins with.
+    """
+    import textwrap
+
+    later = " " * len(first) if later is None else later
+    return textwrap.fill(plain(text), WIDTH, initial_indent=first, subsequent_indent=later, **how)  # type: ignore[arg-type]
+
+
 def fit(text: str) -> str:
     """Return one line of untrusted text, made safe and cut to the width of the screen."""
     return _cut(plain(text), _terminal_width())

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdk.cli.support.output import WIDTH, plain, render
+from sdk.cli.support.output import WIDTH, one_line, plain, render
 from sdk.examining.label_counts import LabelCounts
 from sdk.schemas.scores import SlicedScores
 from sdk.statistics.calibration import BINS
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from sdk.schemas.evaluation import RowScore
 
 
-#: The most characters of a prediction that are shown.
-_SHOWN = 160
 #: How many scores fit into a line of 80 columns, besides row, loss and prediction.
 _SCORES = 2
 
@@ -66,8 +64,8 @@ def row_table(rows: Sequence[RowScore], metric: str | None) -> str:
             row.tokens,
             *(row.scores.get(name) for name in names),
             *([row.unscored and row.unscored.replace("_", " ")] if left_out else []),
-            *([_said(row.expected)] if labelled else []),
-            _said(row.prediction),
+            *([row.expected and one_line(row.expected)] if labelled else []),
+            row.prediction and one_line(row.prediction),
         ]
         for row in rows
     ]
@@ -82,13 +80,6 @@ def row_table(rows: Sequence[RowScore], metric: str | None) -> str:
 def _loss(row: RowScore) -> float:
     """Nats per token; NaN if that was not a number."""
     return math.nan if row.loss_sum is None else row.loss_sum / max(row.tokens, 1)
-
-
-def _said(text: str | None) -> str | None:
-    if text is None:
-        return None
-    line = plain(" ".join(text.split()))
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
 
 #: The width of a label at the beginning of a line.
@@ -115,7 +106,7 @@ def label_lines(found: LabelCounts) -> list[str]:
 def _counts(found: LabelCounts) -> list[str]:
     """All pairs as a square if it fits, else the most frequent mistakes."""
     numbers = [str(number) for number in range(1, len(found.labels) + 1)]
-    names = [_label(label) for label in found.labels]
+    names = [one_line(label, _LABEL) for label in found.labels]
     square = [[f"{number} {name}", *row] for number, name, row in zip(numbers, names, found.counts, strict=True)]
     widths = [max(len(str(value)) for value in column) for column in zip(numbers, *found.counts, strict=True)]
     if _LABEL + len(numbers[-1]) + 1 + sum(width + 2 for width in widths) <= WIDTH:
@@ -130,11 +121,6 @@ def _counts(found: LabelCounts) -> list[str]:
     table = render(["expected", "found as", "rows"], pairs[:_PAIRS])
     rest = len(pairs) - _PAIRS
     return [table, *([f"and {rest} more pairs of labels; --format json has all"] if rest > 0 else [])]
-
-
-def _label(label: str) -> str:
-    text = plain(" ".join(label.split()))
-    return text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
 
 
 #: How many scores fit into a line of 80 columns, besides value, rows and loss.

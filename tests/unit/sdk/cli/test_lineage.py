@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import sdk
 from sdk.api.transport import Transport
-from sdk.cli.commands import search as command
+from sdk.cli.commands import lineage as command
 from sdk.cli.commands.lineage import dot, lineage_command, tree
 from sdk.client import Client
 from sdk.config import Config

@@ -15,39 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
-from sdk.api import (
-    access,
-    adapters,
-    aliases,
-    audit,
-    bases,
-    datasets,
-    evaluations,
-    jobs,
-    lineage,
-    manifests,
-    quotas,
-    removal,
-    search,
-    signatures,
-    tokens,
-    versions,
-    workers,
-)
+from sdk.api import access, aliases, artifacts, bases, datasets, evaluations, jobs, versions
 from sdk.api.transport import Transport
 from sdk.config import Config, user_path
 from sdk.config import load as load_config
+from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.engine_compatibility import facts_of, judged
+from sdk.examining.evaluation_rows import row_frame, write_row_parquet
 from sdk.examining.label_counts import LabelCounts, count_labels
 from sdk.examining.planning import plan_training
 from sdk.examining.probe_replay import replay_version
-from sdk.examining.row_frames import row_frame
-from sdk.examining.row_parquet import write_row_parquet
 from sdk.examining.row_previews import preview_rows, submit_preview
-from sdk.examining.score_comparison import compare_scores
-from sdk.examining.version_comparison import compare
-from sdk.examining.version_norms import norms_of
-from sdk.exporting.merged_cards import card_of
+from sdk.exporting.cards import card_of
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.exporting.targets import export_gguf, export_plain
 from sdk.formats.manifest import HasFiles
@@ -55,8 +34,7 @@ from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
-from sdk.pulling.dataset_pull import pull_dataset
-from sdk.pulling.evaluation_rows import fetch_rows
+from sdk.pulling.cached_file import fetch_rows, pull_dataset
 from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
@@ -93,9 +71,10 @@ from sdk.schemas.catalog import (
     BaseSelector,
     BaseView,
     Published,
+    SortKey,
+    VersionBrief,
 )
 from sdk.schemas.combination import CombineOptions, CombineSpec
-from sdk.schemas.comparison import Comparison
 from sdk.schemas.data_audit import DataAudit
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec, RowScore
@@ -112,13 +91,12 @@ from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
-from sdk.schemas.search import SortKey, VersionBrief
-from sdk.schemas.slices import SlicedScores
-from sdk.schemas.training_options import PlanOptions, TrainingOptions
-from sdk.schemas.workers import QueueCapacity, WorkerView
+from sdk.schemas.scores import Comparison, SlicedScores
+from sdk.schemas.training import PlanOptions, TrainingOptions
+from sdk.schemas.work import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
 from sdk.submitting.data_preview import preview_asked
-from sdk.submitting.given_sources import TrainingData
+from sdk.submitting.given_data import TrainingData
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter
 from sdk.validation import (
@@ -685,18 +663,18 @@ class Client:
 
     def workers(self) -> list[WorkerView]:
         """The workers that have reported in the last week, by name; memory in bytes."""
-        return workers.heard_of(self.transport)
+        return jobs.workers(self.transport)
 
     def capacity(self) -> list[QueueCapacity]:
         """Each queue as it is now: waiting and running jobs, and workers that could take them; ages in seconds."""
-        return workers.capacity(self.transport)
+        return jobs.capacity(self.transport)
 
     def devices(self) -> list[DeviceForecasts]:
         """How much of their forecasts past trainings took, and how fast they were, by device.
 
         Devices with fewer than five trainings are left out.
         """
-        return workers.devices(self.transport)
+        return jobs.devices(self.transport)
 
     # Versions.
 
@@ -709,7 +687,7 @@ class Client:
 
     def adapters(self, *, namespace: str | None = None, prefix: str = "") -> list[AdapterView]:
         """Adapters by name: all that this client may see, or those of a namespace ("-": names without one)."""
-        return list(adapters.iterate(self.transport, namespace=namespace, prefix=prefix))
+        return list(versions.adapters(self.transport, namespace=namespace, prefix=prefix))
 
     def versions(self, adapter: str, *, archived: bool = False) -> list[Version]:
         """The ready versions of an adapter, and with `archived` the archived ones, newest first. Raises InvalidName,
@@ -732,14 +710,15 @@ class Client:
         for any. Raises InvalidInput, which says where a filter is wrong; NotAllowed if anybody but an admin asks for
         quarantined versions; NotFound if `scores_of` can't be read.
         """
-        return list(search.iterate(self.transport, filter, sort=sort, limit=limit, scores_of=scores_of))
+        return list(versions.search(self.transport, filter, sort=sort, limit=limit, scores_of=scores_of))
 
     def norms(self, ref: str) -> VersionNorms | None:
         """The norm of ΔW of each module of the version that `ref` names now, as the registry derived it from the bytes.
 
         None if it could not derive them. Raises InvalidName, InvalidRef, NotFound.
         """
-        return norms_of(self.transport, ref)
+        found = versions.norms(self.transport, str(parse_ref(ref)))
+        return None if found.norms is None else found
 
     def evaluations(
         self,
@@ -849,7 +828,7 @@ class Client:
         """
         of = of if of.startswith(("base:", "data:")) else str(parse_ref(of))
         require_one(base_namespace, published)
-        return lineage.trace(
+        return versions.trace(
             self.transport,
             of,
             direction=direction,
@@ -1136,7 +1115,7 @@ class Client:
 
     def locate(self, digest: str) -> list[Transfer]:
         """Return the locations of a manifest's files."""
-        return manifests.locate(self.transport, digest)
+        return artifacts.locate_files(self.transport, digest)
 
     def fill_cache(self, manifest: HasFiles, *, checked: bool = False) -> Path:
         """Return the cache's folder with a manifest's files, fetching them if needed; other processes wait meanwhile.
@@ -1175,7 +1154,7 @@ class Client:
         The registry stores them but vouches for none: verify each with `sdk.signing.verify` and the signer's public
         key.
         """
-        return signatures.of_manifest(self.transport, digest)
+        return artifacts.signatures(self.transport, digest)
 
     def sign(self, ref: str, key: str | Path | None = None, *, password: str | None = None) -> SignatureView:
         """Sign the version that `ref` names now, and store the signature; a second one by the same key replaces the
@@ -1219,15 +1198,15 @@ class Client:
         name that is in use there, NotAllowed for roles that this client does not administer.
         """
         request = token_request(name, grants, days=days, replace=replace, overlap_hours=overlap_hours)
-        return tokens.create(self.transport, request, key=idempotency_key)
+        return access.create_token(self.transport, request, key=idempotency_key)
 
     def tokens(self) -> list[TokenView]:
         """The tokens that this client administers, newest first, without secrets."""
-        return tokens.administered(self.transport)
+        return access.tokens(self.transport)
 
     def revoke_token(self, token_id: str) -> TokenView:
         """Revoke a token, within a second on every server process. Raises NotFound."""
-        return tokens.revoke(self.transport, token_id)
+        return access.revoke_token(self.transport, token_id)
 
     def revoke_namespace(self, namespace: str) -> RevocationView:
         """Remove every token's role in a namespace; tokens without another role are revoked.
@@ -1235,11 +1214,11 @@ class Client:
         This client's own token keeps its role, and so do tokens with a role in all namespaces. Raises InvalidName,
         NotAllowed.
         """
-        return tokens.revoke_namespace(self.transport, build(NamespaceRevocation, namespace=namespace))
+        return access.revoke_namespace(self.transport, build(NamespaceRevocation, namespace=namespace))
 
     def quota(self, namespace: str = "-") -> QuotaView:
         """The limits of a namespace ("-": names without one), and how much of them is used."""
-        return quotas.get(self.transport, namespace)
+        return access.quota(self.transport, namespace)
 
     def set_quota(
         self,
@@ -1258,7 +1237,7 @@ class Client:
             max_jobs=max_jobs,
             max_record_bytes=max_record_bytes,
         )
-        return quotas.set_limits(self.transport, namespace, limits)
+        return access.set_quota(self.transport, namespace, limits)
 
     def audit(
         self,
@@ -1286,13 +1265,13 @@ class Client:
             "since": since,
             "until": until,
         }
-        return list(audit.latest(self.transport, limit=limit, where=where))
+        return list(access.audit(self.transport, limit=limit, where=where))
 
     # Removal.
 
     def retention(self, adapter: str) -> RetentionView:
         """Which versions of an adapter `gc` keeps. Raises InvalidName, NotFound."""
-        return removal.retention(self.transport, check_name(adapter))
+        return versions.retention(self.transport, check_name(adapter))
 
     def set_retention(
         self, adapter: str, *, keep_last: int | None = None, keep_days: int | None = None
@@ -1303,11 +1282,11 @@ class Client:
         Raises InvalidName, InvalidInput, NotFound, NotAllowed.
         """
         rule = build(RetentionRule, keep_last=keep_last, keep_days=keep_days)
-        return removal.set_retention(self.transport, check_name(adapter), rule)
+        return versions.set_retention(self.transport, check_name(adapter), rule)
 
     def clear_retention(self, adapter: str) -> None:
         """Keep all versions of an adapter again. Raises InvalidName, NotFound, NotAllowed."""
-        removal.clear_retention(self.transport, check_name(adapter))
+        versions.clear_retention(self.transport, check_name(adapter))
 
     def gc(self, *, dry_run: bool, grace_hours: int = 24, keep_merged_days: int | None = None) -> GcReport:
         """Apply the retention rules, and remove files that nothing refers to any more; a dry run only lists them.
@@ -1316,4 +1295,4 @@ class Client:
         `keep_merged_days`. Raises NotAllowed, Unavailable.
         """
         request = build(GcRequest, dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
-        return removal.collect_garbage(self.transport, request)
+        return versions.collect_garbage(self.transport, request)

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="empty-body"
 """The functions of the module `sdk`: each calls the method of the same name of the default client.
 
 The client is made from the environment on first use, or by `connect`. Nothing is imported before a function is called.
@@ -6,7 +7,8 @@ The client is made from the environment on first use, or by `connect`. Nothing i
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,18 +21,20 @@ if TYPE_CHECKING:
     from sdk.objects import Evaluation, Job, MergedModel, Result, Version
     from sdk.pushing.pusher import PushKeywords
     from sdk.schemas.aliases import AliasView
+    from sdk.schemas.catalog import SortKey, VersionBrief
     from sdk.schemas.combination import CombineOptions
-    from sdk.schemas.comparison import Comparison
     from sdk.schemas.data_audit import DataAudit
     from sdk.schemas.diff import Diff
     from sdk.schemas.evaluation import EvaluationOptions, MergeOptions
     from sdk.schemas.lineage import Direction, Lineage
     from sdk.schemas.planning import Plan, PlanMethod, Task
     from sdk.schemas.preview import Preview
-    from sdk.schemas.search import SortKey, VersionBrief
-    from sdk.schemas.training_options import PlanOptions, TrainingOptions
-    from sdk.schemas.workers import QueueCapacity, WorkerView
-    from sdk.submitting.given_sources import TrainingData
+    from sdk.schemas.scores import Comparison
+    from sdk.schemas.training import PlanOptions, TrainingOptions
+    from sdk.schemas.work import QueueCapacity, WorkerView
+    from sdk.submitting.given_data import TrainingData
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 _lock = threading.Lock()
 _default: Client | None = None
@@ -55,13 +59,24 @@ def _client() -> Client:
     return _default if _default is not None else connect()
 
 
+def _of_the_client(declared: F) -> F:
+    """Return a function with this signature that calls the method of the same name."""
+
+    @wraps(declared)
+    def call(*args: Any, **keywords: Any) -> Any:
+        return getattr(_client(), declared.__name__)(*args, **keywords)
+
+    return cast("F", call)
+
+
+@_of_the_client
 def capacity() -> list[QueueCapacity]:
     """Return each queue as it is now: waiting and running jobs, and workers that could take them. See
     `Client.capacity`.
     """
-    return _client().capacity()
 
 
+@_of_the_client
 def check_data(
     data: str | Path | Sequence[str | Path],
     *,
@@ -79,23 +94,9 @@ def check_data(
     examples: int = 5,
 ) -> DataAudit:
     """Return what is wrong with rows before a training; files need no registry. See `Client.check_data`."""
-    return _client().check_data(
-        data,
-        base=base,
-        base_namespace=base_namespace,
-        published=published,
-        eval_data=eval_data,
-        columns=columns,
-        holdout=holdout,
-        holdout_by=holdout_by,
-        holdout_seed=holdout_seed,
-        loss_on=loss_on,
-        max_length=max_length,
-        sample=sample,
-        examples=examples,
-    )
 
 
+@_of_the_client
 def compare(
     refs: Sequence[str],
     *,
@@ -109,31 +110,21 @@ def compare(
     published: bool = False,
 ) -> Comparison:
     """Say which of several versions and bare bases scores better on the same rows. See `Client.compare`."""
-    return _client().compare(
-        refs,
-        metric=metric,
-        data=data,
-        by=by,
-        examples=examples,
-        detect=detect,
-        scores_of=scores_of,
-        base_namespace=base_namespace,
-        published=published,
-    )
 
 
+@_of_the_client
 def compat(
     ref: str | Path, *, engine: str, version: str | None = None, base: str | Path | None = None
 ) -> Compatibility:
     """Say whether an inference engine can serve a version as it is, and how. See `Client.compat`."""
-    return _client().compat(ref, engine=engine, version=version, base=base)
 
 
+@_of_the_client
 def diff(a: str, b: str, *, weights: bool = True) -> Diff:
     """Return how two versions differ, weights included. See `Client.diff`."""
-    return _client().diff(a, b, weights=weights)
 
 
+@_of_the_client
 def export(
     target: str | Path,
     output: str | Path,
@@ -147,19 +138,9 @@ def export(
     ollama_base: str | None = None,
 ) -> Exported:
     """Write an adapter, or a merged model, as a GGUF file. See `Client.export`."""
-    return _client().export(
-        target,
-        output,
-        base=base,
-        base_namespace=base_namespace,
-        published=published,
-        dtype=dtype,
-        tokenizer_from=tokenizer_from,
-        modelfile=modelfile,
-        ollama_base=ollama_base,
-    )
 
 
+@_of_the_client
 def export_plain(
     target: str | Path,
     output: str | Path,
@@ -171,32 +152,24 @@ def export_plain(
     dtype: Literal["f32", "f16", "bf16"] | None = None,
 ) -> ExportedLora:
     """Write an adapter as a plain LoRA, with one rank and one α. See `Client.export_plain`."""
-    return _client().export_plain(
-        target,
-        output,
-        rank=rank,
-        base=base,
-        base_namespace=base_namespace,
-        published=published,
-        dtype=dtype,
-    )
 
 
+@_of_the_client
 def get(ref: str) -> Version:
     """Return the version that a ref names now. See `Client.get`."""
-    return _client().get(ref)
 
 
+@_of_the_client
 def job(job_id: str) -> Job[Result]:
     """Return a job by its id. See `Client.job`."""
-    return _client().job(job_id)
 
 
+@_of_the_client
 def jobs(*, state: str | None = None, queue: str | None = None, limit: int = 50) -> list[Job[Result]]:
     """Return the last jobs, newest first. See `Client.jobs`."""
-    return _client().jobs(state=state, queue=queue, limit=limit)
 
 
+@_of_the_client
 def lineage(
     of: str,
     *,
@@ -206,9 +179,9 @@ def lineage(
     published: bool = False,
 ) -> Lineage:
     """Return what a version was made from, and what was made from it. See `Client.lineage`."""
-    return _client().lineage(of, direction=direction, depth=depth, base_namespace=base_namespace, published=published)
 
 
+@_of_the_client
 def plan(
     base: str | Path,
     *,
@@ -223,20 +196,9 @@ def plan(
     **spec: Unpack[PlanOptions],
 ) -> Plan:
     """Return what a training over a base takes, and what to choose. See `Client.plan`."""
-    return _client().plan(
-        base,
-        base_namespace=base_namespace,
-        published=published,
-        method=method,
-        gpu=gpu,
-        task=task,
-        gradient_checkpointing=gradient_checkpointing,
-        attention=attention,
-        logit_chunk_tokens=logit_chunk_tokens,
-        **spec,
-    )
 
 
+@_of_the_client
 def preview(
     file: str | Path | None = None,
     *,
@@ -255,29 +217,14 @@ def preview(
     on_job: Callable[[Job[Preview]], object] | None = None,
 ) -> Preview:
     """Return what a training would learn from rows, or what it has learnt. See `Client.preview`."""
-    return _client().preview(
-        file,
-        of=of,
-        base=base,
-        base_namespace=base_namespace,
-        published=published,
-        rows=rows,
-        row=row,
-        loss_on=loss_on,
-        columns=columns,
-        holdout=holdout,
-        holdout_by=holdout_by,
-        holdout_seed=holdout_seed,
-        max_length=max_length,
-        on_job=on_job,
-    )
 
 
+@_of_the_client
 def promote(ref: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
     """Point an alias at the version that a ref names now. See `Client.promote`."""
-    return _client().promote(ref, alias, expect=expect, reason=reason)
 
 
+@_of_the_client
 def pull(
     ref: str,
     to: str | Path | None = None,
@@ -288,19 +235,19 @@ def pull(
     verify_with: str | Path | None = None,
 ) -> Path:
     """Fetch a version and return its folder, which PEFT and vLLM load as it is. See `Client.pull`."""
-    return _client().pull(ref, to, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with)
 
 
+@_of_the_client
 def push(path: str | Path, adapter: str, *, base: str | Path, **options: Unpack[PushKeywords]) -> Version:
     """Publish an adapter from a folder that PEFT wrote. See `Client.push`."""
-    return _client().push(path, adapter, base=base, **options)
 
 
+@_of_the_client
 def rollback(adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
     """Point an alias back at what it named before its last move. See `Client.rollback`."""
-    return _client().rollback(adapter, alias, expect=expect, reason=reason)
 
 
+@_of_the_client
 def search(
     filter: str = "",  # noqa: A002 - as the client calls it
     *,
@@ -309,16 +256,16 @@ def search(
     scores_of: str | None = None,
 ) -> list[VersionBrief]:
     """Return the versions that match a filter. See `Client.search`."""
-    return _client().search(filter, sort=sort, limit=limit, scores_of=scores_of)
 
 
+@_of_the_client
 def set_alias(
     adapter: str, alias: str, version: str | int, *, expect: str | int | None = None, reason: str = ""
 ) -> AliasView:
     """Point an alias at a version. See `Client.set_alias`."""
-    return _client().set_alias(adapter, alias, version, expect=expect, reason=reason)
 
 
+@_of_the_client
 def submit_combine(
     adapter: str,
     parents: Mapping[str, float] | Iterable[tuple[str, float]],
@@ -328,9 +275,9 @@ def submit_combine(
     **spec: Unpack[CombineOptions],
 ) -> Job[Version]:
     """Submit the weighted sum of versions over one base, as a version; returns at once. See `Client.submit_combine`."""
-    return _client().submit_combine(adapter, parents, priority=priority, idempotency_key=idempotency_key, **spec)
 
 
+@_of_the_client
 def submit_evaluation(
     refs: str | Iterable[str],
     *,
@@ -346,19 +293,9 @@ def submit_evaluation(
     """Submit an evaluation of versions and bare bases on the same rows; returns at once. See
     `Client.submit_evaluation`.
     """
-    return _client().submit_evaluation(
-        refs,
-        data=data,
-        base_namespace=base_namespace,
-        published=published,
-        priority=priority,
-        idempotency_key=idempotency_key,
-        only=only,
-        again=again,
-        **spec,
-    )
 
 
+@_of_the_client
 def submit_merge(
     ref: str,
     *,
@@ -368,9 +305,9 @@ def submit_merge(
     **spec: Unpack[MergeOptions],
 ) -> Job[MergedModel]:
     """Submit the merge of a version into its base; returns at once. See `Client.submit_merge`."""
-    return _client().submit_merge(ref, register=register, priority=priority, idempotency_key=idempotency_key, **spec)
 
 
+@_of_the_client
 def submit_preview(
     file: str | Path | None = None,
     *,
@@ -390,25 +327,9 @@ def submit_preview(
     idempotency_key: str | None = None,
 ) -> Job[Preview]:
     """Have a worker do what `preview` does; returns at once. See `Client.submit_preview`."""
-    return _client().submit_preview(
-        file,
-        of=of,
-        base=base,
-        base_namespace=base_namespace,
-        published=published,
-        rows=rows,
-        row=row,
-        loss_on=loss_on,
-        columns=columns,
-        holdout=holdout,
-        holdout_by=holdout_by,
-        holdout_seed=holdout_seed,
-        max_length=max_length,
-        priority=priority,
-        idempotency_key=idempotency_key,
-    )
 
 
+@_of_the_client
 def submit_training(
     adapter: str,
     *,
@@ -429,31 +350,13 @@ def submit_training(
     **spec: Unpack[TrainingOptions],
 ) -> Job[Version]:
     """Submit a training and return at once. See `Client.submit_training`."""
-    return _client().submit_training(
-        adapter,
-        base=base,
-        base_namespace=base_namespace,
-        published=published,
-        parent=parent,
-        like=like,
-        data=data,
-        eval_data=eval_data,
-        checkpoint_every=checkpoint_every,
-        from_checkpoint=from_checkpoint,
-        priority=priority,
-        timeout=timeout,
-        device=device,
-        memory=memory,
-        idempotency_key=idempotency_key,
-        **spec,
-    )
 
 
+@_of_the_client
 def versions(adapter: str, *, archived: bool = False) -> list[Version]:
     """Return the ready versions of an adapter, newest first. See `Client.versions`."""
-    return _client().versions(adapter, archived=archived)
 
 
+@_of_the_client
 def workers() -> list[WorkerView]:
     """Return the workers that have reported in the last week. See `Client.workers`."""
-    return _client().workers()

@@ -39,11 +39,11 @@ def locked(path: Path, *, shared: bool = False, timeout_s: float | None = None, 
 
 
 @contextmanager
-def locked_if_free(path: Path, *, timeout_s: float = 0.0) -> Iterator[bool]:
+def locked_if_free(path: Path) -> Iterator[bool]:
     """Hold the lock of a file for the block, or yield False if another process holds it. Raises OSError."""
     with ExitStack() as held:
         try:
-            held.enter_context(locked(path, timeout_s=timeout_s))
+            held.enter_context(locked(path, timeout_s=0.0))
         except BlockingIOError:
             yield False
             return

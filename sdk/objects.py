@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sdk.errors import JobCancelled, JobFailed, NotFound
 from sdk.formats.base_files import CARD_FILE
 from sdk.formats.refs import namespace_of
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.catalog import Published, VersionView
+from sdk.schemas.catalog import BaseView, Published, VersionView
 from sdk.schemas.events import Event
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.scores import EvaluationView
@@ -26,14 +27,34 @@ from sdk.submitting import job_output
 
 Evaluation = EvaluationView
 
+if TYPE_CHECKING:
+    from sdk.api.transport import Transport
+    from sdk.pulling.cache import Cache
+    from sdk.pulling.http import HttpClient
+
 _log = logging.getLogger("adapterctl")
 
 
 class Registry(Protocol):
-    """What these objects ask of a registry; implemented by the client."""
+    """What is asked of a registry by these objects, and by what is examined or exported; implemented by the client."""
+
+    transport: Transport
+    cache: Cache
+    http: HttpClient
 
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""
+
+    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
+        """Return a base by its fingerprint, with its config."""
+
+    def require_base(
+        self, version: Version, base: str | Path, *, base_namespace: str | None = None, published: bool = False
+    ) -> None:
+        """Raise VerificationFailed unless a version was trained over the weights of `base`."""
+
+    def devices(self) -> list[DeviceForecasts]:
+        """Return how much of their forecasts past trainings took, by device."""
 
     def norms(self, ref: str) -> VersionNorms | None:
         """Return what a version adds to its base."""

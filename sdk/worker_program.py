@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sdk.errors import Unavailable
+from sdk.errors import TimedOut, Unavailable
 
 #: The variables of this process that a program needs to start; it gets no others of them, such as tokens.
 _ENVIRONMENT = (
@@ -51,10 +51,12 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
         )
 
 
-def run_program(module: str, *args: str, asked: bytes = b"", timeout_s: float) -> dict[str, Any] | None:
+def run_program(
+    module: str, *args: str, asked: bytes = b"", timeout_s: float, late: str, param: str | None = None
+) -> dict[str, Any] | None:
     """Run a module; return the object on its last line, or None if it failed or printed none.
 
-    Raises subprocess.TimeoutExpired after `timeout_s`. In any case, everything in its session is ended before this
+    Raises TimedOut, which says `late`, after `timeout_s`. In any case, everything in its session is ended before this
     returns.
     """
     # -P: nothing is imported from the current folder, which may be the very one to be read.
@@ -71,6 +73,8 @@ def run_program(module: str, *args: str, asked: bytes = b"", timeout_s: float) -
     )
     try:
         output, _ = child.communicate(asked, timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise TimedOut(late, param=param) from error
     finally:
         _end(child)
     return _last_line(output) if child.returncode == 0 else None

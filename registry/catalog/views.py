@@ -49,8 +49,8 @@ from sdk.schemas.catalog import (
     VersionMove,
     VersionView,
 )
-from sdk.schemas.pages import Page
 from sdk.schemas.probe import VersionNorms
+from sdk.schemas.wire import Page
 
 router = room("", "catalog")
 

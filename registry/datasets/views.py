@@ -9,7 +9,7 @@ from fastapi import Path, Query, Response
 from registry.datasets.service import Datasets
 from registry.http.routes import Cursor, Limit, Reader, Writer, apart, room, service
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
-from sdk.schemas.pages import Page
+from sdk.schemas.wire import Page
 
 router = room("/datasets", "datasets")
 

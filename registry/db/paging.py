@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import QueryableAttribute
 
 from registry.errors import Invalid
-from sdk.schemas.pages import Page
+from sdk.schemas.wire import Page
 
 T = TypeVar("T")
 R = TypeVar("R")

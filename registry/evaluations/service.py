@@ -20,9 +20,8 @@ from registry.evaluations.standing import made_in, of_any_base, of_bytes, space_
 from registry.jobs.models import Job
 from registry.principal import Principal
 from registry.usage.charging import charge, record_bytes
-from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.scores import EvaluationView
+from sdk.schemas.scores import Contamination, EvaluationView
 from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
 

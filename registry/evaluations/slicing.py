@@ -18,7 +18,7 @@ from registry.evaluations.service import Evaluations
 from registry.principal import Principal
 from registry.rows.service import RowReading
 from sdk.formats.rows import detect_format
-from sdk.schemas.slices import SlicedScores
+from sdk.schemas.scores import SlicedScores
 
 
 class Slicing:

@@ -13,10 +13,8 @@ from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
 from registry.http.routes import Cursor, Limit, Reader, apart, room, service
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.comparison import MOST_EXAMPLES, MOST_TARGETS, Comparison
-from sdk.schemas.pages import Page
-from sdk.schemas.scores import EvaluationView
-from sdk.schemas.slices import SlicedScores
+from sdk.schemas.scores import MOST_EXAMPLES, MOST_TARGETS, Comparison, EvaluationView, SlicedScores
+from sdk.schemas.wire import Page
 
 router = room("/evaluations", "evaluations")
 

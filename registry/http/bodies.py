@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from registry.errors import RegistryError
 from registry.http.lanes import WAIT_S, Lane
 from registry.pools import Pool
-from sdk.formats.api_paths import API
+from sdk.version import API
 
 _MIB = 1024 * 1024
 #: The longest body in bytes, and how many numbers, texts, lists and objects it may have; except for routes that need

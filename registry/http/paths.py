@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from registry.storage.folder import BLOBS_PATH
-from sdk.formats.api_paths import API
+from sdk.version import API
 
 #: For probes of the process: answered at all times, also beyond the limits of connections.
 HEALTHZ, READYZ = "/healthz", "/readyz"

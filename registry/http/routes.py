@@ -25,9 +25,9 @@ from registry.pools import Pool
 from registry.principal import Principal
 from registry.rows.comparing.row_values import MOST_WORK
 from registry.rows.service import MOST_HELD_BYTES
-from sdk.formats.api_paths import API
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
 from sdk.schemas.evaluation import MOST_JOB_ROWS, MOST_TARGET_ROWS
+from sdk.version import API
 
 VERSION = version("adapterctl")
 VERSION_HEADER = "X-Adapterctl-Version"

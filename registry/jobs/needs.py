@@ -2,7 +2,7 @@
 those.
 
 A worker ignores a field that it doesn't know, and would do something other than what was asked for; so does a server that
-gives the job out. Both say which fields they know, as `sdk.schemas.request_fields` names them.
+gives the job out. Both say which fields they know, as `sdk.schemas.job_requests` names them.
 
 >>> written(["politeness", "merge.spec.quantize"]), written([])
 (',merge.spec.quantize,,politeness,', None)
@@ -24,7 +24,7 @@ from registry.errors import Invalid
 from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
 from registry.jobs.models import Job
 from registry.principal import Principal
-from sdk.schemas.request_fields import known_fields
+from sdk.schemas.job_requests import known_fields
 from sdk.schemas.work import SCORERS_GROUP, WorkerInfo
 
 #: How many fields are named at most.

@@ -36,8 +36,8 @@ from registry.queue import Queue
 from registry.usage.charging import charge, record_bytes
 from registry.usage.limits import limits_of, require_room, submit_alone
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.job_requests import used_fields
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
-from sdk.schemas.request_fields import used_fields
 from sdk.schemas.wire import digest_of
 
 #: Of how many waiting jobs each queue is reminded at once; a worker that comes for one continues with the others.

@@ -15,7 +15,7 @@ from registry.db.stored_json import read_stored, salvage
 from registry.principal import SYSTEM
 from sdk.schemas.job_requests import BaseChoice
 from sdk.schemas.lora_config import QuantizationRecipe
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.work import BaseSource, CheckpointSource, TargetSource
 

@@ -23,8 +23,8 @@ from sdk.schemas.jobs import (
     JobView,
     QueueName,
 )
-from sdk.schemas.pages import Page
 from sdk.schemas.planning import DeviceForecasts
+from sdk.schemas.wire import Page
 from sdk.schemas.work import (
     Assignment,
     CheckpointRecord,
@@ -34,10 +34,11 @@ from sdk.schemas.work import (
     Farewell,
     Heartbeat,
     HeartbeatReply,
+    QueueCapacity,
     Release,
     WorkerInfo,
+    WorkerView,
 )
-from sdk.schemas.workers import QueueCapacity, WorkerView
 
 router = room("", "jobs")
 

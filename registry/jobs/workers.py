@@ -30,8 +30,7 @@ from registry.jobs.requirements import obstacle
 from registry.principal import Principal
 from sdk.schemas.jobs import JobState
 from sdk.schemas.planning import DeviceForecasts
-from sdk.schemas.work import WorkerInfo
-from sdk.schemas.workers import QueueCapacity, WorkerView
+from sdk.schemas.work import QueueCapacity, WorkerInfo, WorkerView
 
 QUEUES = ("gpu", "cpu")
 #: How exactly it is known when a busy worker was last heard from.

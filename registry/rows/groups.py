@@ -16,7 +16,7 @@ from registry.rows.comparing.orders import scores_of
 from registry.rows.sums import RowSums
 from sdk.formats.columns import named
 from sdk.formats.rows import RowsError, group_of, text_values
-from sdk.schemas.slices import MOST_SLICES, Slice
+from sdk.schemas.scores import MOST_SLICES, Slice
 
 if TYPE_CHECKING:
     import numpy as np

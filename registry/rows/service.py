@@ -16,7 +16,7 @@ from sdk.rows.data_files import DataFile
 from sdk.rows.holdout import HoldOut
 from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
 from sdk.schemas.row_file import unpacked_bytes
-from sdk.schemas.slices import Slice
+from sdk.schemas.scores import Slice
 
 #: Files of less than this, and scores by row that unpack to less, are read in this process, where they take some
 #: hundredths of a second.

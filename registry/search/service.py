@@ -21,7 +21,7 @@ from registry.principal import Principal
 from registry.search.compile import condition_of, mentions_scores, scored_by
 from registry.search.fields import Node
 from registry.search.grammar import parse
-from sdk.schemas.search import BaseName, SortKey, VersionBrief
+from sdk.schemas.catalog import BaseName, SortKey, VersionBrief
 from sdk.schemas.wire import digest_of
 
 

@@ -11,8 +11,8 @@ from registry.http.routes import Cursor, Limit, Reader, room, service
 from registry.search.fields import FIELDS
 from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING
 from registry.search.service import Search
-from sdk.schemas.pages import Page
-from sdk.schemas.search import SortKey, VersionBrief
+from sdk.schemas.catalog import SortKey, VersionBrief
+from sdk.schemas.wire import Page
 
 router = room("/search", "search")
 

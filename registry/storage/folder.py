@@ -31,7 +31,7 @@ from registry.storage.protocol import (
     sha256_of,
 )
 from registry.storage.signing import MIN_KEY_BYTES, Permission, sign
-from sdk.formats.api_paths import API
+from sdk.version import API
 from sdk.whole_files import give_name, whole_file
 
 #: Where the blobs of a folder behind HTTP are served, below its public URL.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from sdk.api.pages import pages
-from sdk.api.transport import Transport
+from sdk.api.transport import Transport, pages
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 
 #: The registry reads the headers of uploaded files, which may be many.
@@ -35,14 +33,13 @@ def get(
 
     `base_namespace` and `published` say whose base is meant. Raises NotFound, InvalidInput for a name that means several.
     """
-    params = {"name": name, "namespace": namespace, **whose(base_namespace, published)}
+    params = {
+        "name": name,
+        "namespace": namespace,
+        "base_namespace": base_namespace,
+        "published": published or None,
+    }
     return transport.call("GET", "/base", BaseView, params=params)
-
-
-def whose(base_namespace: str | None, published: bool) -> dict[str, Any]:
-    """Return whose base is meant by a name, as parameters of a query."""
-    named = {} if base_namespace is None else {"base_namespace": base_namespace}
-    return named | ({"published": True} if published else {})
 
 
 def remove(transport: Transport, selector: BaseSelector) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdk.api.pages import pages
-from sdk.api.transport import Transport
+from sdk.api.transport import Transport, pages
 from sdk.errors import VerificationFailed
 from sdk.formats.refs import digest_digits
 from sdk.names import segment

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sdk.api.bases import whose
-from sdk.api.pages import pages
-from sdk.api.transport import Transport
+from sdk.api.transport import Transport, pages
 from sdk.errors import NotFound
 from sdk.names import segment
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.comparison import Comparison
-from sdk.schemas.scores import EvaluationView
-from sdk.schemas.slices import SlicedScores
+from sdk.schemas.scores import Comparison, EvaluationView, SlicedScores
 
 #: Many rows are read and resampled some thousand times.
 _COMPARING_S = 600.0
@@ -45,33 +42,13 @@ def get(transport: Transport, ident: str) -> EvaluationView:
     return found
 
 
-def compare(
-    transport: Transport,
-    refs: Sequence[str],
-    *,
-    metric: str | None = None,
-    data: str | None = None,
-    by: str | None = None,
-    examples: int = 0,
-    detect: float | None = None,
-    scores_of: str | None = None,
-    base_namespace: str | None = None,
-    published: bool = False,
-) -> Comparison:
-    """Compare targets that were scored in the same way on the same rows. Raises NotFound, InvalidInput, Conflict for
-    scores that can't be compared.
+def compare(transport: Transport, refs: Sequence[str], **asked: Any) -> Comparison:
+    """Compare targets that were scored in the same way on the same rows; `asked` are the route's other parameters.
+
+    Raises NotFound, InvalidInput, Conflict for scores that can't be compared.
     """
-    asked = {
-        "ref": list(refs),
-        "metric": metric,
-        "data": data,
-        "by": by,
-        "examples": examples,
-        "detect": detect,
-        "scores_of": scores_of,
-    }
-    asked |= whose(base_namespace, published)
-    return transport.call("GET", "/evaluations/comparison", Comparison, params=asked, timeout_s=_COMPARING_S)
+    params = {"ref": list(refs), **asked}
+    return transport.call("GET", "/evaluations/comparison", Comparison, params=params, timeout_s=_COMPARING_S)
 
 
 def slices(transport: Transport, ident: str, *, by: str) -> SlicedScores:

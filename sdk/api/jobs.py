@@ -1,16 +1,17 @@
-"""Jobs as callers see them: submitting, watching, cancelling, retrying."""
+"""Jobs as callers see them: submitting, watching, cancelling, retrying; the workers that run them, and the queues."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdk.api.pages import pages
-from sdk.api.transport import Transport, keyed
+from sdk.api.transport import Transport, keyed, pages
 from sdk.errors import NotFound
 from sdk.names import check_job_id
 from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView, JobSubmission, JobView
+from sdk.schemas.planning import DeviceForecasts
+from sdk.schemas.work import QueueCapacity, WorkerView
 
 #: A checkpoint's files are hashed before it becomes a version.
 _PUBLISHING_S = 600.0
@@ -77,3 +78,18 @@ def events(
     """Return events after a cursor, or only the `last` few; waits up to `wait_s` seconds for one."""
     path, params = f"/jobs/{check_job_id(job_id)}/events", {"after": after, "wait_s": wait_s, "last": last}
     return transport.call("GET", path, list[Event], params=params, timeout_s=wait_s + _ANSWERING_S)
+
+
+def workers(transport: Transport) -> list[WorkerView]:
+    """Return the workers that have reported in the last week, by name."""
+    return transport.call("GET", "/workers", list[WorkerView])
+
+
+def capacity(transport: Transport) -> list[QueueCapacity]:
+    """Return the current state of each queue: waiting and running jobs, and workers that could take them."""
+    return transport.call("GET", "/capacity", list[QueueCapacity])
+
+
+def devices(transport: Transport) -> list[DeviceForecasts]:
+    """Return how much of their forecasts past trainings took, by device."""
+    return transport.call("GET", "/devices", list[DeviceForecasts])

@@ -1,4 +1,7 @@
-"""How requests reach the registry's API: over HTTP, or in process. Both are one httpx client over the same routes."""
+"""How requests reach the registry's API: over HTTP, or in process. Both are one httpx client over the same routes.
+
+Lists are returned page by page.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import importlib
 import importlib.util
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
@@ -16,13 +20,14 @@ from sdk.api.answers import VERSION as VERSION
 from sdk.api.answers import VERSION_HEADER as VERSION_HEADER
 from sdk.api.answers import check_version, raise_error, require_json
 from sdk.config import Config
-from sdk.errors import Incompatible, Unavailable, raise_for
-from sdk.formats.api_paths import API
+from sdk.errors import Incompatible, InvalidInput, Unavailable, raise_for
 from sdk.imports import nothing_collected
-from sdk.schemas.wire import Wire, read_json
+from sdk.schemas.wire import Page, Wire, read_json
+from sdk.version import API
 
 if TYPE_CHECKING:
     import httpx
+
 
 T = TypeVar("T")
 
@@ -164,9 +169,7 @@ def _embedded(config: Config) -> httpx.BaseTransport:
     hidden = hidden_package(["registry"])
     if hidden is not None:
         raise Unavailable(hidden)
-    missing = [
-        name for name in ("fastapi", "sqlalchemy", "alembic") if importlib.util.find_spec(name) is None
-    ]
+    missing = [name for name in ("fastapi", "sqlalchemy", "alembic") if importlib.util.find_spec(name) is None]
     if missing:
         raise Unavailable(
             f"a registry in a folder ({config.url}) needs the extra that is not installed: pip install 'adapterctl[local]'; "
@@ -181,3 +184,32 @@ def _embedded(config: Config) -> httpx.BaseTransport:
             raise_for(error.code.value, error.message, error.param)
     transport: httpx.BaseTransport = importlib.import_module("sdk.api.embedded").EmbeddedTransport(app)
     return transport
+
+
+#: The most rows to ask for at once.
+_PAGE = 500
+
+
+def pages(
+    transport: Transport, path: str, row: type[T], *, params: dict[str, Any] | None = None, limit: int | None = None
+) -> Iterator[T]:
+    """Yield the rows of a list, at most `limit` if given; each page is requested when it is needed.
+
+    Raises InvalidInput, before anything is requested, if the limit is less than 1.
+    """
+    if limit is None:
+        return _rows(transport, path, row, {"limit": _PAGE, **(params or {})})
+    if limit < 1:
+        raise InvalidInput(f"limit is {limit}; give 1 or more", param="limit")
+    return islice(_rows(transport, path, row, {"limit": min(limit, _PAGE), **(params or {})}), limit)
+
+
+def _rows(transport: Transport, path: str, row: type[T], params: dict[str, Any]) -> Iterator[T]:
+    cursor: str | None = None
+    while True:
+        given = {**params, "cursor": cursor}
+        page = transport.call("GET", path, Page[row], params=given)  # type: ignore[valid-type]
+        yield from page.items
+        cursor = page.next
+        if cursor is None:
+            return

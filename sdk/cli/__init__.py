@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evals": ("evals", "List and show scores that were recorded."),
     "compare": ("compare", "Say which of several versions scores better on the same rows."),
     "merge": ("merge", "Merge a version into its base."),
-    "combine": ("combine", "Add versions of one base up by weights, into a version."),
+    "combine": ("merge", "Add versions of one base up by weights, into a version."),
     "export": ("export", "Write an adapter or a merged model as GGUF."),
     "base": ("bases", "Add and list bases."),
     "data": ("data", "Add, check, preview, list and remove datasets."),

@@ -5,26 +5,15 @@ them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotAllowed, NotFound
 from sdk.names import means_folder, or_folder
-from sdk.objects import Version
-from sdk.schemas.catalog import BaseView
+from sdk.objects import Registry, Version
 
 if TYPE_CHECKING:
     from sdk.lora.compatibility import Compatibility, Facts
-
-
-class Registry(Protocol):
-    """The requests to a registry; a client implements them."""
-
-    def get(self, ref: str) -> Version:
-        """Return the version that a ref names now."""
-
-    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
-        """Return a base by its fingerprint, with its config."""
 
 
 def facts_of(registry: Registry, ref: str | Path, base: str | Path | None = None) -> Facts:

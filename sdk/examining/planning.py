@@ -5,12 +5,11 @@ rest.
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
-from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, Unavailable
+from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
@@ -21,11 +20,11 @@ from sdk.lora.planning.plan import plan_of
 from sdk.lora.planning.recommending import task_options
 from sdk.lora.stored_quantization import StoredQuantizationError, require_method, stored_recipe
 from sdk.lora.targets import TargetsError
+from sdk.objects import Registry
 from sdk.pushing.base_folder import read_base_config, read_shapes
-from sdk.pushing.bases_here import Places, files_here
-from sdk.pushing.given_base import GivenBase, given_base
+from sdk.pushing.given_base import GivenBase, files_here, given_base
 from sdk.schemas.lora_config import QuantizationRecipe
-from sdk.schemas.planning import DeviceForecasts, Plan, PlanMethod, Task
+from sdk.schemas.planning import Plan, PlanMethod, Task
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build, check_options
 from sdk.worker_program import missing_libraries, run_program
@@ -34,13 +33,6 @@ _PROGRAM = "workers.pipelines.model.shapes"
 _LIBRARIES = ("torch", "transformers")
 #: Importing them takes seconds, and up to a minute from a cold disk.
 _TIMEOUT_S = 180.0
-
-
-class Registry(Places, Protocol):
-    """The requests to a registry; a client implements them."""
-
-    def devices(self) -> list[DeviceForecasts]:
-        """Return how much of their forecasts past trainings took, by device."""
 
 
 def given_to_plan(base: str | Path, base_namespace: str | None, published: bool | None) -> GivenBase:
@@ -176,12 +168,13 @@ def _shapes_by_the_worker(unknown: UnknownFamilyError, config: dict[str, Any]) -
     advice = "give the folder with its weights as well, whose headers say the shapes: adapterctl plan --base ./FOLDER"
     if missing_libraries(_LIBRARIES):
         raise Unavailable(f"{unknown}; {advice}, or run: pip install 'adapterctl[worker]'")
+    none = f"{unknown}, and the worker's libraries built no model of it; {advice}"
     try:
-        answer = run_program(_PROGRAM, asked=json.dumps(config).encode(), timeout_s=_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
+        answer = run_program(_PROGRAM, asked=json.dumps(config).encode(), timeout_s=_TIMEOUT_S, late=none)
+    except TimedOut:
         answer = None
     if answer is None:
-        raise Unavailable(f"{unknown}, and the worker's libraries built no model of it; {advice}")
+        raise Unavailable(none)
     if "refused" in answer:
         raise InvalidBase(f"{unknown}; {answer['refused']}", param="base")
     return {str(name): list(map(int, shape)) for name, shape in answer["shapes"].items()}

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sdk.api import versions
 from sdk.api.transport import Transport
-from sdk.errors import InvalidBase, TimedOut, Unavailable, VerificationFailed
+from sdk.errors import InvalidBase, Unavailable, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.names import parse_ref
+from sdk.objects import Registry
 from sdk.pulling.cache import Cache
 from sdk.pulling.puller import Puller
 from sdk.pulling.source import Resolved
 from sdk.pushing.base_folder import ScannedBase, scan_base
-from sdk.pushing.bases_here import Places, files_here, registered_base
+from sdk.pushing.given_base import files_here, registered_base
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import (
@@ -54,13 +54,6 @@ RELATIVE = 1e-3
 #: compute.
 #: Seen between float32 and float16 over a tiny Llama: 5.5 of them, and 2 in bfloat16.
 ROUNDING = {"float32": 64 * 2.0**-23, "float16": 8 * 2.0**-11, "bfloat16": 8 * 2.0**-8}
-
-
-class Registry(Places, Protocol):
-    """The requests to a registry; a client implements them."""
-
-    def norms(self, ref: str) -> VersionNorms | None:
-        """Return the record of what a version adds to its base."""
 
 
 def require_probed(version: Resolved) -> None:
@@ -247,12 +240,8 @@ def _measure(version: VersionView, adapter: Path, scanned: ScannedBase) -> Probe
             seed=seed if type(seed) is int else 0,
         )
         timeout_s = _TIMEOUT_S + scanned.registration.size_bytes / _BYTES_PER_S
-        try:
-            answer = run_program(_CHILD, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise TimedOut(
-                f"the probe of {version.ref} was not replayed within {timeout_s:.0f} s; try it on a larger machine"
-            ) from error
+        late = f"the probe of {version.ref} was not replayed within {timeout_s:.0f} s; try it on a larger machine"
+        answer = run_program(_CHILD, asked=request.model_dump_json().encode(), timeout_s=timeout_s, late=late)
     if answer is None:
         raise Unavailable(
             f"the probe of {version.ref} could not be replayed; see whether the worker's libraries can be loaded: "

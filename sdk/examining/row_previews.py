@@ -5,26 +5,14 @@ here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
-from sdk import objects
-from sdk.objects import Job
+from sdk.objects import Job, Registry
 from sdk.pulling.filling import OnTransfer
-from sdk.pulling.http import HttpClient
-from sdk.pushing.bases_here import Places
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.preview import Preview
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_here
 from sdk.submitting.job_options import JobOptions
 from sdk.submitting.submitter import JobSubmitter
-
-
-class Registry(Places, objects.Registry, Protocol):
-    """The requests to a registry; a client implements them."""
-
-    @property
-    def http(self) -> HttpClient:
-        """Connections to the storage."""
 
 
 def preview_rows(

@@ -1,4 +1,4 @@
-"""The model cards of merged models and plain LoRAs."""
+"""The model cards of merged models, in the registry or not, and of plain LoRAs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sdk.errors import NotAllowed, NotFound, VerificationFailed
 from sdk.exporting.model_card import Card, license_of, render
+from sdk.formats.base_files import CARD_FILE
+from sdk.objects import MergedModel, Registry
+from sdk.pushing.given_base import places_of, registered_base
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.export import PlainLoraReport
 from sdk.schemas.lora_config import LoraConfig
@@ -132,3 +136,19 @@ def _of_merge(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             )
     if found is not None and found["prompts"] != "run":
         yield "fixed texts", found["prompts"]
+
+
+def card_of(registry: Registry, merged: MergedModel) -> str:
+    """Return the model card of a merged model, as `MergedModel.save` writes it."""
+    try:
+        version = registry.get(merged.ref).info
+        return merged_card(merged.ref, merged.report, version, folder_with_card(registry, version))
+    except (NotFound, NotAllowed, VerificationFailed):
+        # The version was removed, or may no longer be seen: the model is there all the same.
+        return merged_card(merged.ref, merged.report, None, None)
+
+
+def folder_with_card(at: Registry, version: VersionView) -> Path | None:
+    """Return a folder of a version's base that has a model card, or None; the weights in it are not looked at."""
+    places = places_of(at.cache, version.base.fingerprint, registered_base(at.transport, version))
+    return next((place for place in places if (place / CARD_FILE).is_file()), None)

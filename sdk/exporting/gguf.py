@@ -1,17 +1,24 @@
 """GGUF files: a worker program, in a process of its own, writes them and reads them back, then they get their name.
 
-What can be refused because of the config, or the header of the weights, is refused here, before that program starts.
+What can be refused because of the config, or the header of the weights, is refused here, before that program starts. Beside an
+adapter or model there may be a Modelfile: what `ollama create NAME -f FILE` makes a model from.
+
+>>> print(modelfile_text("merged.gguf", kind="model", base=None).splitlines()[-1])
+FROM ./merged.gguf
+>>> print(*modelfile_text("sql.gguf", kind="adapter", base="llama3.2:1b").splitlines()[-2:], sep=chr(10))
+FROM llama3.2:1b
+ADAPTER ./sql.gguf
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidInput, NotFound, disk_explained
-from sdk.exporting import modelfile as modelfiles
 from sdk.exporting.placing import beside, free, put_in_place, require_utf8
 from sdk.exporting.running import Exported, run
 from sdk.formats import adapter_files, base_files
@@ -20,6 +27,56 @@ from sdk.lora.gguf_models import adapted_model, whole_model
 from sdk.schemas.export import ExportReport, ExportRequest, GgufDtype
 from sdk.schemas.wire import read
 from sdk.worker_program import require_libraries
+
+#: Names of models in Ollama and their paths, and names of files: none has a line break, and only the last have spaces.
+_BASE = re.compile(r"[A-Za-z0-9./~_-][A-Za-z0-9./:@~_+-]{0,255}")
+_FILE = re.compile(r"[\w.+@ -]{1,255}")
+#: A Jinja template can't be written as a TEMPLATE, which is in Go's template language.
+_NO_TEMPLATE = (
+    "# No TEMPLATE: from 0.30 on Ollama renders conversations by the chat template in the model's own GGUF file, and a template in "
+    "Jinja can't be said here."
+)
+_ADAPTERS_TEMPLATE = (
+    "# An adapter's own chat template, if it has one, is not used: only the base's is. Merge the adapter to keep it."
+)
+
+
+class OllamaOptions(TypedDict):
+    """Whether a Modelfile is written, and over which base."""
+
+    modelfile: bool
+    ollama_base: str | None
+
+
+def modelfile_place(target: Path) -> Path:
+    """Return the path of a GGUF file's Modelfile."""
+    return target.with_suffix(".Modelfile")
+
+
+def modelfile_text(file: str, *, kind: str, base: str | None) -> str:
+    """Return the Modelfile of a GGUF file in the same folder: of an "adapter" over `base`, as Ollama calls it, or of a
+    "model", which has no base.
+
+    Raises InvalidInput for names that a Modelfile can't hold, and if an adapter has no base or a model has one.
+    """
+    if kind == "model" and base is not None:
+        raise InvalidInput("a whole model needs no base in Ollama; leave --ollama-base out", param="ollama_base")
+    if kind == "adapter" and base is None:
+        raise InvalidInput(
+            "a Modelfile of an adapter names its base; give its name in Ollama, or its GGUF file, with --ollama-base",
+            param="ollama_base",
+        )
+    if base is not None and not _BASE.fullmatch(base):
+        raise InvalidInput(
+            f"{base[:80]!a} is neither the name of a model in Ollama nor a path that a Modelfile can hold; give another",
+            param="ollama_base",
+        )
+    if not _FILE.fullmatch(file):
+        raise InvalidInput(f"a Modelfile can't name {file[:80]!a}; give the file another name", param="output")
+    lines = [f"# ollama create NAME -f {Path(file).stem}.Modelfile", _NO_TEMPLATE]
+    if base is None:
+        return "\n".join([*lines, f"FROM ./{file}", ""])
+    return "\n".join([*lines, _ADAPTERS_TEMPLATE, f"FROM {base}", f"ADAPTER ./{file}", ""])
 
 
 def export_adapter(
@@ -43,7 +100,7 @@ def export_adapter(
     plan_adapter(folder, adapted_model(base_config))
     require_libraries(("numpy", "gguf"), doing="exporting to GGUF")
     request = {"kind": "adapter", "base_name": base_name}
-    beside_it = modelfiles.text(target.name, kind="adapter", base=ollama_base) if modelfile else None
+    beside_it = modelfile_text(target.name, kind="adapter", base=ollama_base) if modelfile else None
     return _written(target, folder, base_config, {**request, "name": name, "dtype": dtype}, beside_it)
 
 
@@ -70,7 +127,7 @@ def export_model(
         raise NotFound(f"the tokenizer is to come from {what}; give a GGUF file of the base", param="tokenizer_from")
     require_libraries(("numpy", "gguf", "transformers"), doing="exporting a model to GGUF")
     request = {"kind": "model", "tokenizer_from": None if given is None else str(given.resolve())}
-    beside_it = modelfiles.text(target.name, kind="model", base=ollama_base) if modelfile else None
+    beside_it = modelfile_text(target.name, kind="model", base=ollama_base) if modelfile else None
     return _written(
         target, folder, config, {**request, "name": name or folder.resolve().name, "dtype": dtype}, beside_it
     )
@@ -127,7 +184,7 @@ def _written(
 ) -> Exported:
     """Let the program write the file under a temporary name, then give it and its Modelfile their names."""
     require_utf8(folder.resolve(), target, asked.get("tokenizer_from") or "")
-    place = None if modelfile is None else free(modelfiles.place_of(target), like="FILE.Modelfile")
+    place = None if modelfile is None else free(modelfile_place(target), like="FILE.Modelfile")
     with disk_explained(f"writing {target}"), beside(target) as partial:
         file = partial / "file.gguf"
         request = ExportRequest(folder=str(folder.resolve()), config=dict(config), out=str(file), **asked)

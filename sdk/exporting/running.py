@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sdk import worker_program
-from sdk.errors import AdapterctlError, TimedOut, Unavailable, raise_for
+from sdk.errors import AdapterctlError, Unavailable, raise_for
 from sdk.schemas.export import ExportReport, ExportRequest, PlainLoraReport, PlainLoraRequest
 
 _PROGRAM = "workers.pipelines.exporting.program"
@@ -45,13 +44,9 @@ def run(request: ExportRequest | PlainLoraRequest, folder: Path, *, reads: Itera
     """
     files = (path for each in reads for path in each.glob("*.safetensors"))
     timeout_s = _TIMEOUT_S + sum(path.stat().st_size for path in files if path.is_file()) / _BYTES_PER_S
-    try:
-        said = worker_program.run_program(_PROGRAM, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise TimedOut(
-            f"{folder} was not exported within {timeout_s:.0f} s; try again on a machine that is less busy",
-            param="target",
-        ) from error
+    late = f"{folder} was not exported within {timeout_s:.0f} s; try again on a machine that is less busy"
+    asked = request.model_dump_json().encode()
+    said = worker_program.run_program(_PROGRAM, asked=asked, timeout_s=timeout_s, late=late, param="target")
     if said is None:
         raise Unavailable(
             f"{folder} could not be exported, since its program ended without an answer: it was killed, perhaps for its "

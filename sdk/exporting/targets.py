@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sdk.config import user_path
 from sdk.errors import InvalidInput
 from sdk.exporting import gguf, plain
-from sdk.exporting.merged_cards import folder_with_card
-from sdk.exporting.modelfile import OllamaOptions
+from sdk.exporting.cards import folder_with_card
+from sdk.exporting.gguf import OllamaOptions
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.refs import namespace_of
 from sdk.names import means_folder, or_folder
-from sdk.objects import Version
-from sdk.pushing.bases_here import Places, files_here, registered_base
-from sdk.pushing.given_base import GivenBase
+from sdk.objects import Registry, Version
+from sdk.pushing.given_base import GivenBase, files_here, registered_base
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.export import GgufDtype
 from sdk.validation import require_adapter
-
-
-class Registry(Places, Protocol):
-    """The requests to a registry; a client implements them."""
-
-    def get(self, ref: str) -> Version:
-        """Return the version that a ref names now."""
-
-    def pull(self, ref: str) -> Path:
-        """Fetch a version and return its folder."""
-
-    def require_base(
-        self, version: Version, base: str | Path, *, base_namespace: str | None = None, published: bool = False
-    ) -> None:
-        """Raise VerificationFailed unless a version was trained over the weights of `base`."""
 
 
 def export_gguf(

@@ -23,7 +23,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 TEMPLATE_FILE = "chat_template.jinja"
 #: How answers are generated, and where they stop, as transformers reads it.
 GENERATION_FILE = "generation_config.json"
-#: How its rows became tokens: `sdk.schemas.rendering.Rendering`, in canonical JSON.
+#: How its rows became tokens: `sdk.schemas.recorded.Rendering`, in canonical JSON.
 RENDERING_FILE = "rendering.json"
 #: Files that may come with the two that make an adapter, for serving it.
 SERVING_FILES = (TEMPLATE_FILE, GENERATION_FILE, RENDERING_FILE)

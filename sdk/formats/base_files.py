@@ -10,6 +10,8 @@ and these digests prove the fingerprint; the weights need not be read again.
 True
 >>> identity.architecture
 'llama'
+>>> is_buffer("h.0.attn.bias", [1, 1, 1024, 1024]), is_buffer("h.0.attn.c_attn.bias", [2304])
+(True, False)
 """
 
 from __future__ import annotations
@@ -235,3 +237,12 @@ def _unfit(value: Any, depth: int) -> bool:
     if isinstance(value, dict):
         return depth == 0 or any("\0" in key or _unfit(item, depth - 1) for key, item in value.items())
     return isinstance(value, list) and (depth == 0 or any(_unfit(item, depth - 1) for item in value))
+
+
+_COMPUTED = ("inv_freq", "masked_bias", "position_ids")
+
+
+def is_buffer(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor in a weight file is a buffer, not a parameter: a causal mask has four axes, a bias has one."""
+    last = name.rpartition(".")[2]
+    return last in _COMPUTED or (last == "bias" and len(shape) == 4)

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Collection
 from typing import Any
 
-from sdk.formats.row_faults import EmptyField, kind_of
+from sdk.formats.row_bounds import EmptyField, kind_of
 
 MAX_LABELS, MAX_LABEL_CHARACTERS = 1000, 100
 #: The most characters with which a character in NFC may be written.

@@ -2,6 +2,9 @@
 
 `sdk.schemas.manifest.Manifest` keeps the same rules on the wire; a test feeds every kind of manifest to both, and to
 everything that reads stored ones. Either can be used if only `files`, `digest` and `canonical` are needed.
+
+>>> check_path("tokenizer/vocab.json")
+'tokenizer/vocab.json'
 """
 
 from __future__ import annotations
@@ -14,7 +17,20 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, get_args
 
 from sdk.formats.canonical_json import canonical_json
-from sdk.formats.paths import check_path
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}")
+
+
+def check_path(path: str) -> str:
+    """Return `path` if it is a relative POSIX path of plain segments; it can't leave the folder, hide a file or collide.
+
+    Raises ValueError otherwise.
+    """
+    segments = path.split("/")
+    if len(path) > 1000 or len(segments) > 16 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
+        raise ValueError(f"{path[:80]!a} is not a file path allowed in a version")
+    return path
+
 
 Format = Literal["adapterctl.manifest.v1"]
 #: The kinds of things that have a manifest.

@@ -17,7 +17,7 @@ import math
 from collections import Counter
 from typing import Any, NoReturn
 
-from sdk.formats.row_faults import EmptyField, kind_of
+from sdk.formats.row_bounds import EmptyField, kind_of
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 #: Keys for reasoning; templates are given the first.

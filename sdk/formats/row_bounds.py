@@ -1,5 +1,7 @@
 """How large a line, a text and a row of a data file may be: beyond that no program reads them, wherever it runs.
 
+Also how faults of a row are called.
+
 >>> within({"prompt": "a", "completion": "b"}, size_bytes=31)
 {'prompt': 'a', 'completion': 'b'}
 >>> within(dict.fromkeys(map(str, range(1001))), size_bytes=9000)
@@ -69,3 +71,26 @@ def _has_long_text(value: Any) -> bool:
         elif isinstance(one, list):
             left += one
     return False
+
+
+class EmptyField(ValueError):  # noqa: N818 - a fault of a row, as the other ValueErrors of rows are
+    """A row has nothing under a key that it needs; the message is the rest of a sentence about the row."""
+
+
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a decimal number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def kind_of(value: object) -> str:
+    """Return what a value of a row is, in words.
+
+    >>> kind_of(7), kind_of(None)
+    ('a whole number', 'null')
+    """
+    return "null" if value is None else _KINDS.get(type(value), "something else")

@@ -12,17 +12,22 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Literal
 
-from sdk.formats.choices import CHOICES, choices
 from sdk.formats.columns import KEYS, advice, named, picked
-from sdk.formats.csv_rows import csv_rows
-from sdk.formats.foreign_files import foreign
-from sdk.formats.foreign_rows import ALPACA, SHAREGPT, alpaca, sharegpt
-from sdk.formats.json_list import json_list
+from sdk.formats.foreign_rows import (
+    ALPACA,
+    CHOICES,
+    REFERENCES,
+    SHAREGPT,
+    alpaca,
+    choices,
+    foreign,
+    references,
+    sharegpt,
+)
 from sdk.formats.labels import label_name
 from sdk.formats.messages import check_messages, check_tools, parse_json
-from sdk.formats.references import REFERENCES, references
-from sdk.formats.row_bounds import LONG_ROW, bounded_lines, within
-from sdk.formats.row_faults import EmptyField, kind_of
+from sdk.formats.row_bounds import LONG_ROW, EmptyField, bounded_lines, kind_of, within
+from sdk.formats.row_files import csv_rows, json_list
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 Shape = Literal["prompt", "messages", "text", "text-label", "preference", "choices", "references"]

@@ -16,7 +16,6 @@ from typing import Any
 
 from sdk.lora.weights import compare_weights
 from sdk.schemas.catalog import VersionView
-from sdk.schemas.contamination import warning
 from sdk.schemas.diff import (
     Diff,
     Difference,
@@ -29,7 +28,7 @@ from sdk.schemas.diff import (
     WeightsDiff,
 )
 from sdk.schemas.evaluation import MADE_OF_LOSS, is_score
-from sdk.schemas.scores import EvaluationView
+from sdk.schemas.scores import EvaluationView, warning
 
 
 def compare_versions(

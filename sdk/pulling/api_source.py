@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sdk.api import manifests, signatures, versions
+from sdk.api import artifacts, versions
 from sdk.api.transport import Transport
 from sdk.names import parse_ref
 from sdk.pulling.ranges import Location
@@ -24,8 +24,8 @@ class ApiSource:
 
     def locations(self, digest: str) -> Sequence[Location]:
         """Return where to fetch the files of a manifest from. Raises NotFound."""
-        return manifests.locate(self._transport, digest)
+        return artifacts.locate_files(self._transport, digest)
 
     def signatures_of(self, digest: str) -> list[Signature]:
         """Return the signatures over a manifest. Raises NotFound."""
-        return [Signature(one.key_id, one.bundle) for one in signatures.of_manifest(self._transport, digest)]
+        return [Signature(one.key_id, one.bundle) for one in artifacts.signatures(self._transport, digest)]

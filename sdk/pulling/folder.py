@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 from sdk.errors import Conflict, NotFound, VerificationFailed, disk_explained, place_explained
 from sdk.formats.adapter_files import CONFIG_FILE
-from sdk.formats.manifest import Contents, HasFiles
-from sdk.formats.paths import check_path
+from sdk.formats.manifest import Contents, HasFiles, check_path
 from sdk.pulling.base_name import ORIGINAL, REWRITE, check_rewrite, declared, rewritten
 from sdk.pulling.transfer import folder_whole, hash_file, place
 from sdk.whole_files import give_name, write_whole

@@ -15,11 +15,11 @@ from urllib.parse import urlencode
 from sdk.api.answers import VERSION, VERSION_HEADER, check_version, raise_error, require_json
 from sdk.config import Config
 from sdk.errors import Incompatible, Unavailable
-from sdk.formats.api_paths import API
 from sdk.formats.manifest import FORMAT, Contents, HasFiles, is_count, is_sha256
 from sdk.pulling.http import BrokenConnection, HttpClient
 from sdk.pulling.ranges import Location
 from sdk.pulling.transfer import CHUNK_BYTES
+from sdk.version import API
 
 T = TypeVar("T")
 

@@ -7,13 +7,12 @@ the system allows that, and none of this process's tokens; its output becomes a 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdk.errors import Conflict, InvalidInput, NotFound, TimedOut, VerificationFailed, disk_explained
+from sdk.errors import Conflict, InvalidInput, NotFound, VerificationFailed, disk_explained
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.formats.peft_config import MAX_CONFIG_BYTES
 from sdk.pushing.pack import pickled_weights
@@ -77,13 +76,9 @@ def convert_adapter(folder: Path, to: Path | None = None) -> Converted:
 def _run(source: Path, target: Path) -> dict[str, Any]:
     """Have the child write `target`; return its report. Raises VerificationFailed, TimedOut."""
     timeout_s = _TIMEOUT_S + source.stat().st_size / _BYTES_PER_S
-    try:
-        said = run_program(_CHILD, str(source.resolve()), str(target.resolve()), timeout_s=timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise TimedOut(
-            f"{source} could not be read within {timeout_s:.0f} s; save the adapter again with safe_serialization=True",
-            param="path",
-        ) from error
+    late = f"{source} could not be read within {timeout_s:.0f} s; save the adapter again with safe_serialization=True"
+    paths = str(source.resolve()), str(target.resolve())
+    said = run_program(_CHILD, *paths, timeout_s=timeout_s, late=late, param="path")
     if said is None or not {"tensors", "size_bytes"} <= said.keys():
         why = said["refused"] if said and "refused" in said else f"{source.name} could not be read within its limits"
         raise VerificationFailed(f"{why}; don't load it, and ask whoever made it for {WEIGHTS_FILE}", param="path")

@@ -1,5 +1,7 @@
 """A base as a caller gives it: a folder, or the name of a registered one, and whose it is if the name means several.
 
+Also where the files of a registered base lie on this machine.
+
 >>> given_base("tiny", None, None), str(given_base("tiny", "team", None))
 (GivenBase(given='tiny', namespace=None, published=False), 'tiny')
 >>> given_base("./tiny", None, True)
@@ -9,15 +11,19 @@ sdk.errors.InvalidInput: './tiny' is a folder, and base_namespace and published 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from sdk.api import bases
 from sdk.api.transport import Transport
 from sdk.config import user_path
-from sdk.errors import Incompatible, InvalidInput
-from sdk.formats.refs import is_folder
-from sdk.schemas.catalog import BaseView
+from sdk.errors import InvalidBase, InvalidInput, NotFound
+from sdk.formats.refs import is_folder, namespace_of
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import scan_base
+from sdk.schemas.catalog import BaseView, VersionView
 
 
 @dataclass(frozen=True)
@@ -58,20 +64,10 @@ class GivenBase:
         return replace(self, given=name)
 
     def find(self, transport: Transport, *, namespace: str | None = None) -> BaseView:
-        """Return the registered base that is meant in a namespace, or in any.
-
-        Raises NotFound, InvalidInput, Incompatible if the registry's release doesn't know that this can be said.
-        """
-        view = bases.get(
+        """Return the registered base that is meant in a namespace, or in any. Raises NotFound, InvalidInput."""
+        return bases.get(
             transport, self.name, namespace=namespace, base_namespace=self.namespace, published=self.published
         )
-        meant = "*" if self.published else self.namespace
-        if meant is not None and view.namespace != meant:
-            raise Incompatible(
-                f"this registry's release doesn't know whose base is meant, and gives that of {view.namespace!r}; upgrade it, or "
-                f"give the fingerprint of the base instead of {self.name[:80]!a}"
-            )
-        return view
 
     def __str__(self) -> str:
         return str(self.given)
@@ -101,3 +97,29 @@ def require_one(base_namespace: str | None, published: bool | None) -> None:
         raise InvalidInput(
             "a base of a namespace is not the published one; give base_namespace or published", param="published"
         )
+
+
+def registered_base(transport: Transport, version: VersionView) -> BaseView | None:
+    """Return the base of a version, as it is registered; None if it was removed."""
+    with suppress(NotFound):
+        return bases.get(transport, version.base.fingerprint, namespace=namespace_of(version.adapter) or "-")
+    return None
+
+
+def files_here(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | None:
+    """Return the folder with the files of a base, as they were registered; None if there is none on this machine."""
+    for folder in places_of(cache, fingerprint, view):
+        # If the files have been changed since, they are those of another base.
+        with suppress(NotFound, InvalidBase):
+            if scan_base(folder, cache=cache).registration.fingerprint == fingerprint:
+                return folder
+    return None
+
+
+def places_of(cache: Cache, fingerprint: str, view: BaseView | None) -> list[Path]:
+    """Return the folders where the files of a base may lie; this is not checked."""
+    places = [cache.base(fingerprint)]
+    location = urlsplit((None if view is None else view.location) or "")
+    if location.scheme == "file" and location.netloc in ("", "localhost"):
+        places.append(Path(unquote(location.path)))
+    return places

@@ -92,11 +92,7 @@ def pack_adapter(
     canonical.write_text(canonical_text(config), encoding="utf-8")
     files = []
     sources = {}
-    for name, path in ((CONFIG_FILE, canonical), (WEIGHTS_FILE, weights)):
-        sha256, size = hash_file(path)
-        files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
-        sources[sha256] = path
-    for name, path in _serving_files(folder, staging):
+    for name, path in ((CONFIG_FILE, canonical), (WEIGHTS_FILE, weights), *_serving_files(folder, staging)):
         sha256, size = hash_file(path)
         files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
         sources[sha256] = path

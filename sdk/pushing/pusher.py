@@ -157,7 +157,7 @@ class Pusher:
                 kind = str(found.config.get("model_type", ""))
                 check_targets(spec.targets, found.tensors, base=found.id, model_type=kind, exclude=spec.exclude)
                 check_options(spec, found.tensors, found.config)
-            return _chosen(self.register_scanned(scanned, namespace=namespace))
+            return BaseChoice.of(self.register_scanned(scanned, namespace=namespace))
         name, _, revision = base.name.partition("@")
         try:
             view = base.called(name).find(self._transport, namespace=namespace)
@@ -169,7 +169,7 @@ class Pusher:
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision or None))
         if revision and view.revision != revision:
             return BaseChoice(id=name, revision=hub.resolve_commit(name, revision))
-        return _chosen(view)
+        return BaseChoice.of(view)
 
     def require_base(self, version: VersionView, base: GivenBase) -> None:
         """Raise VerificationFailed unless a version was trained over the weights of `base`."""
@@ -276,7 +276,3 @@ def no_such_base(base: str) -> NotFound:
     """Return the error for a base that the registry does not have by this name."""
     hint = f"if it is a folder, write ./{base}" if Path(base).is_dir() else "add it with: adapterctl base add FOLDER"
     return NotFound(f"there is no base {base[:200]!a} in this registry; {hint}", param="base")
-
-
-def _chosen(view: BaseView) -> BaseChoice:
-    return BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)

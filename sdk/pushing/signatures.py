@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdk import config
-from sdk.api import signatures, versions
+from sdk.api import artifacts, versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.names import parse_ref
@@ -36,7 +36,7 @@ def sign_version(
     signed = sign_manifest(manifest, key, password=password)
     if signed is None:
         raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")
-    return signatures.submit(transport, manifest.digest, signed)
+    return artifacts.sign(transport, manifest.digest, signed)
 
 
 def check_signing_key() -> None:

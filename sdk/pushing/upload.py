@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from sdk.allowed_locations import Reach
-from sdk.api import uploads
+from sdk.api import artifacts
 from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, Unavailable, VerificationFailed, disk_explained
 from sdk.pulling.filling import OnTransfer, watching
@@ -63,7 +63,7 @@ class Uploader:
 
         def begin() -> UploadView:
             nonlocal watch
-            session = uploads.begin(self._transport, UploadRequest(blobs=blobs), namespace=namespace)
+            session = artifacts.begin_upload(self._transport, UploadRequest(blobs=blobs), namespace=namespace)
             if watch is None:
                 left = [min(part.part_bytes * len(part.missing), part.size_bytes) for part in session.parts]
                 watch = watching(self._on_transfer, doing, sum(put.size_bytes for put in session.put) + sum(left))
@@ -71,7 +71,7 @@ class Uploader:
 
         def ask_part(session: str, sha256: str, number: int, part_sha256: str) -> Transfer:
             request = PartsRequest(sha256=sha256, parts=[PartSpec(number=number, sha256=part_sha256)])
-            return uploads.ask_parts(self._transport, session, request)[0]
+            return artifacts.ask_parts(self._transport, session, request)[0]
 
         def on_bytes(count: int) -> None:
             if watch is not None:

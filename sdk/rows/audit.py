@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.formats.labels import MAX_LABELS, classes_of
 from sdk.formats.rows import NAMED_ROWS, SHAPES, BadRow, Row, RowsError, judge_rows
-from sdk.rows.characters import scripts_of
 from sdk.rows.data_files import DataFile, as_files, values_of
 from sdk.rows.grams import Texts, in_most, jaccard
 from sdk.rows.held_out import HeldOutRows, held_out_findings
@@ -27,6 +26,7 @@ from sdk.rows.near import NearPair, near_rows
 from sdk.rows.splitting import Splitter
 from sdk.rows.spool import equal_rows
 from sdk.rows.table import Noted, RowTable
+from sdk.rows.texts import scripts_of
 from sdk.schemas.data_audit import AuditExample, AuditFinding, DataAudit, Kind, LengthBucket
 
 if TYPE_CHECKING:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.formats.labels import MAX_LABELS
 from sdk.formats.rows import BadRow, Row
-from sdk.rows.characters import has_odd, odd_characters
 from sdk.rows.grams import BANDS, Texts
 from sdk.rows.spool import Column, TextSpool
-from sdk.rows.texts import asked_and_answered, joined, normalised, row_key, said
+from sdk.rows.texts import asked_and_answered, has_odd, joined, normalised, odd_characters, row_key, said
 from sdk.schemas.data_audit import AuditExample
 
 if TYPE_CHECKING:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from sdk.schemas.labels import TokenName
+from sdk.formats.visible_labels import parse_label
 from sdk.schemas.wire import Open, Wire
 
 RoleName = Literal["reader", "writer", "promoter", "worker", "admin"]
 
 #: A namespace, "-" for names without one, or "*" for all.
 Where = Annotated[str, Field(min_length=1, max_length=64, examples=["team"])]
+
+
+#: The name of a token: who holds it.
+TokenName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(parse_label)]
 
 
 class GrantView(Wire):

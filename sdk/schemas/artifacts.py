@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from sdk.formats.dataset_names import no_dataset_name
 from sdk.schemas.option_types import Columns
-from sdk.schemas.wire import Sha256, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, Sha256, Wire
 
 
 class BlobSpec(Wire):
@@ -105,10 +105,10 @@ class DatasetRegistration(Wire):
         Literal["prompt-completion", "messages", "text", "text-label", "preference", "choices", "references"] | None
     ) = None
     #: Which columns are which keys of a row, where `shape` holds for them so.
-    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    columns: Annotated[Columns | None, IF_SET] = None
     #: Whether its rows are read as they are from now on, whatever columns were given before; earlier registries don't
     #: know this field.
-    native: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    native: Annotated[bool, IF_ANY] = False
     #: Its name in its namespace; a name that looks like a digest, a path, a number of a name or another name is refused.
     name: Annotated[str, Field(max_length=200)] = ""
     #: Whose readers may use it: a namespace, or "-"; None: the first in which the caller may write.

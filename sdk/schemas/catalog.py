@@ -1,4 +1,4 @@
-"""Bases, adapters, versions and aliases, as sent over the API."""
+"""Bases, adapters, versions and aliases, as sent over the API; and what a search finds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training_report import DatasetUse
-from sdk.schemas.wire import JsonScalar, Open, Sha256, Wire
+from sdk.schemas.wire import IF_ANY, JsonScalar, Open, Sha256, Wire
 
 BaseId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
@@ -255,3 +255,47 @@ class Annotation(Wire):
     untag: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = []
     #: A note, which is appended and never edited.
     note: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+
+
+#: The order of the results; a leading "-" puts the newest or highest first.
+SortKey = Literal["-created", "created", "name", "rank", "-rank"]
+
+
+class BaseName(Wire):
+    """Which base a version is over."""
+
+    id: str
+    revision: str | None
+    fingerprint: str
+
+
+class LoraSize(Wire):
+    """The part of a LoRA configuration that distinguishes versions for people."""
+
+    rank: int
+    alpha: float
+    #: Sorted names as in `adapter_config.json`.
+    target_modules: list[str]
+
+
+class VersionBrief(Wire):
+    """A version in a list: what `show` prints of it, shortened."""
+
+    ref: str
+    adapter: str
+    number: int | None
+    digest: str
+    state: str
+    kind: str
+    aliases: list[str]
+    tags: dict[str, str]
+    created_by: str
+    created_at: datetime
+    base: BaseName
+    lora: LoraSize
+    #: "qlora", "lora", or "unknown" if the pusher did not say.
+    method: str
+    #: What was measured when it was made: loss, eval_loss …
+    metrics: dict[str, float]
+    #: If the filter names scores: the namespaces that made those of which it was asked.
+    scores_of: Annotated[list[str], IF_ANY] = []

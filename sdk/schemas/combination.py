@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypedDict
 from pydantic import Field, field_validator, model_validator
 
 from sdk.formats.refs import Ref, parse_name
-from sdk.schemas.wire import Sha256, Wire
+from sdk.schemas.wire import IF_SET, Sha256, Wire
 
 #: As many as a version's lineage can have.
 MOST_PARENTS = 64
@@ -33,7 +33,7 @@ class CombineParent(Wire):
     #: Any number except 0, also a negative one.
     weight: Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
     #: The version's digest, once the job is accepted.
-    digest: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
+    digest: Annotated[Sha256 | None, IF_SET] = None
 
     @field_validator("ref")
     @classmethod

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from sdk.schemas.wire import Open, Sha256, Wire
+from sdk.schemas.wire import IF_SET, Open, Sha256, Wire
 
 #: What can be found, in the order in which it is reported.
 Kind = Literal[
@@ -34,9 +32,9 @@ class AuditExample(Wire):
     #: Their names in messages, "line 7" or "row 7", counted from 1; the first in the file comes first.
     rows: list[str]
     #: The row of the held-out file, if it is one of those.
-    held_out: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    held_out: Annotated[str | None, IF_SET] = None
     #: What is wrong, as the rest of a sentence, or how much is equal.
-    detail: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    detail: Annotated[str | None, IF_SET] = None
 
 
 class AuditFinding(Wire):
@@ -114,9 +112,9 @@ class DataAudit(Wire):
     lengths: list[LengthBucket]
     #: Share of each script among the letters, the largest first.
     scripts: dict[str, float]
-    held_out: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
-    held_out_rows: Annotated[int | None, Field(exclude_if=lambda value: value is None)] = None
-    tokens: Annotated[TokenCounts | None, Field(exclude_if=lambda value: value is None)] = None
+    held_out: Annotated[str | None, IF_SET] = None
+    held_out_rows: Annotated[int | None, IF_SET] = None
+    tokens: Annotated[TokenCounts | None, IF_SET] = None
 
     @property
     def clean(self) -> bool:

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 
 from sdk.formats.expressions import Automaton, ExpressionError
 from sdk.schemas.option_types import Columns
-from sdk.schemas.rendering import Day
-from sdk.schemas.wire import BY_HAND, JsonScalar, Sha256, Wire
+from sdk.schemas.recorded import Day
+from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Sha256, Wire
 
 #: The precision that a base is loaded in: as the adapter was trained, or the stored 16-/32-bit weights.
 BasePrecision = Literal["as-trained", "nf4", "native"]
@@ -165,7 +165,7 @@ class EvaluationSpec(Wire):
     #: Which tokens the loss is computed on; None: by the shape of the rows, as in training.
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Which columns of the data are which keys of a row, as in training.
-    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    columns: Annotated[Columns | None, IF_SET] = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     #: Rows in one forward pass.
@@ -181,18 +181,17 @@ class EvaluationSpec(Wire):
         Annotated[list[TextMetric], Field(min_length=1, max_length=20)] | None,
         BeforeValidator(_computed),
         BeforeValidator(_named),
-        Field(exclude_if=lambda value: value is None),
+        IF_SET,
     ] = None
     #: The regular expression that `regex` looks for in each completion, as Python's `re.search`; flags (?ims) may begin it.
-    regex: Annotated[
-        Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_searched)] | None,
-        Field(exclude_if=lambda value: value is None),
-    ] = None
+    regex: Annotated[Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_searched)] | None, IF_SET] = (
+        None
+    )
     #: Users' own scorers that are installed on the workers, by name.
     scorers: Annotated[
         Annotated[list[ScorerName], Field(min_length=1, max_length=20)] | None,
         BeforeValidator(_named),
-        Field(exclude_if=lambda value: value is None),
+        IF_SET,
     ] = None
     #: The base's precision; with "as-trained", a bare base is loaded as it was for the training of the job's first
     #: adapter over it. A base that is stored in 4 bits is always loaded as it is stored.
@@ -249,7 +248,7 @@ class Conditions(Wire):
     #: "label" if rows have one.
     loss_on: Literal["completion", "assistant", "all", "label"]
     #: Which columns of the data were which keys of a row; None: the keys were called as the columns.
-    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    columns: Annotated[Columns | None, IF_SET] = None
     #: Longest row in tokens, limited by the base's positions.
     max_length: int
     #: Rows whose completion was generated, and the longest completion in tokens; 0 if there were none.
@@ -277,11 +276,11 @@ class Conditions(Wire):
     #: The number of adapterctl's own scoring rules: masks, cutting, labels, sums. The first is left out.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
     #: SHA-256 over the general texts on which losses and divergence from the bare base were measured; None: on none.
-    general_texts: Annotated[Sha256 | None, Field(exclude_if=lambda value: value is None)] = None
+    general_texts: Annotated[Sha256 | None, IF_SET] = None
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.
     #: This is an outcome of one metric, not a setting: other metrics' scores, and scores of the rows that both have,
     #: are still compared.
-    failed: Annotated[dict[str, Sha256], Field(exclude_if=lambda value: not value)] = {}
+    failed: Annotated[dict[str, Sha256], IF_ANY] = {}
 
 
 class RowScore(Wire):
@@ -297,15 +296,11 @@ class RowScore(Wire):
     #: cut, and ends with a mark.
     prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None
     #: The row's own label, in classification; None if no text is kept.
-    expected: Annotated[
-        Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None, Field(exclude_if=lambda value: value is None)
-    ] = None
+    expected: Annotated[Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None, IF_SET] = None
     #: Probability of the predicted label.
-    confidence: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Field(exclude_if=lambda value: value is None)] = (
-        None
-    )
+    confidence: Annotated[Annotated[float, Field(ge=0, le=1)] | None, IF_SET] = None
     #: Why the row was not scored; it is counted only among such rows.
-    unscored: Annotated[Unscored | None, Field(exclude_if=lambda value: value is None)] = None
+    unscored: Annotated[Unscored | None, IF_SET] = None
     #: The score of each metric; for a metric over a whole corpus, the score of the row alone. Metrics that failed on
     #: the row are missing.
     scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=MOST_SCORES)] = {}
@@ -332,10 +327,10 @@ class EvaluationReport(Wire):
     libraries: dict[str, str] = {}
     conditions: Conditions
     #: The scores of each row; None if they were not stored.
-    rows: Annotated[RowFile | None, Field(exclude_if=lambda value: value is None)] = None
+    rows: Annotated[RowFile | None, IF_SET] = None
     #: A user's own scorer → the first error that it raised on a row, in one line; if no text of the rows is kept, only
     #: the error's type.
-    scorer_errors: Annotated[ScorerErrors, Field(exclude_if=lambda value: not value)] = {}
+    scorer_errors: Annotated[ScorerErrors, IF_ANY] = {}
 
 
 class EvaluationFailure(Wire):
@@ -354,7 +349,7 @@ class MergeSpec(Wire):
     onto: Onto = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     #: The type in which the merged model's linear weights are finally stored, as bitsandbytes packs them; None: `dtype`.
-    quantize: Annotated[Literal["nf4"] | None, Field(exclude_if=lambda value: value is None)] = None
+    quantize: Annotated[Literal["nf4"] | None, IF_SET] = None
 
 
 class MergeOptions(TypedDict, total=False):
@@ -392,10 +387,6 @@ class FourBitWeights(Wire):
     furthest: float
 
 
-def _is_empty(value: object) -> bool:
-    return not value
-
-
 class MergeReport(Wire):
     """What a merge did, and how far the merged model is from base-as-trained + adapter."""
 
@@ -406,12 +397,12 @@ class MergeReport(Wire):
     metrics: dict[str, float]
     libraries: dict[str, str] = {}
     #: Weight file to the SHA-256 over the digests (XXH3, 128 bits) of its tensors, as computed and as found on the disk.
-    digests: Annotated[dict[str, Sha256], Field(exclude_if=_is_empty)] = {}
+    digests: Annotated[dict[str, Sha256], IF_ANY] = {}
     #: Module to ‖W' − W‖, the Frobenius norm, from the bytes on the disk; left out if there are more than 4096 modules.
-    norms: Annotated[dict[str, float], Field(exclude_if=_is_empty)] = {}
+    norms: Annotated[dict[str, float], IF_ANY] = {}
     #: None from a release that read nothing back.
-    read_back: Annotated[ReadBack | None, Field(exclude_if=_is_empty)] = None
+    read_back: Annotated[ReadBack | None, IF_ANY] = None
     #: None if the model is stored as it was merged; what was read back is the merged model from which this was made.
-    quantized: Annotated[FourBitWeights | None, Field(exclude_if=_is_empty)] = None
+    quantized: Annotated[FourBitWeights | None, IF_ANY] = None
     #: What one should know before using the model, each a sentence.
-    warnings: Annotated[list[str], Field(exclude_if=_is_empty)] = []
+    warnings: Annotated[list[str], IF_ANY] = []

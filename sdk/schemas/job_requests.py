@@ -1,20 +1,34 @@
-"""The requests of jobs: one for each kind; `JobRequest` is their union."""
+"""The requests of jobs: one for each kind, `JobRequest` is their union; and which fields they have, and use.
+
+A reader ignores fields that it doesn't know, and would do something other than what was asked for. So workers say with
+each claim which fields they know, and a job is only given to one that knows all that it uses. Both are derived from the
+schemas: a field that is added to one is known from then on.
+
+>>> sorted(used_fields(MergeRequest.model_validate({"ref": "a@v1", "spec": {"dtype": "bfloat16"}})))
+['merge.spec', 'merge.spec.dtype']
+>>> "merge.spec.dtype" in known_fields(), "merge.spec.of_tomorrow" in known_fields()
+(True, False)
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.combination import CombineRequest
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.option_types import Columns
 from sdk.schemas.preview import MOST_JOB_ROWS
-from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.rendering import Day
+from sdk.schemas.recorded import Day, RecordedTraining
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.wire import Open, Sha256, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, Open, Sha256, Wire
+
+if TYPE_CHECKING:
+    from sdk.schemas.catalog import BaseBrief, BaseView
 
 #: The most datasets of one training.
 MOST_SOURCES = 32
@@ -30,10 +44,13 @@ class BaseChoice(Wire):
     fingerprint: Sha256 | None = None
     #: Whose base the id means, if it means several in the job's namespace: a namespace's, or the published one. The
     #: registry pins the fingerprint, so this is not recorded.
-    base_namespace: Annotated[
-        Annotated[str, Field(min_length=1, max_length=64)] | None, Field(exclude_if=lambda value: value is None)
-    ] = None
-    published: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    base_namespace: Annotated[Annotated[str, Field(min_length=1, max_length=64)] | None, IF_SET] = None
+    published: Annotated[bool, IF_ANY] = False
+
+    @classmethod
+    def of(cls, base: BaseView | BaseBrief) -> BaseChoice:
+        """Return the choice of exactly this base."""
+        return cls(id=base.id, revision=base.revision, fingerprint=base.fingerprint)
 
 
 class CheckpointPolicy(Wire):
@@ -69,7 +86,7 @@ class DataSource(Wire):
     #: Digest of the dataset.
     data: Sha256
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
-    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
+    data_name: Annotated[DataName | None, IF_SET] = None
     #: Its share of the rows of an epoch, against those of the others; None: all of its rows come once.
     weight: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
@@ -83,25 +100,22 @@ class TrainingRequest(Wire):
     #: Digest of the dataset.
     data: Sha256
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
-    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
+    data_name: Annotated[DataName | None, IF_SET] = None
     #: All datasets, if there are several; `data` and `data_name` are the first's.
-    sources: Annotated[
-        Annotated[list[DataSource], Field(min_length=2, max_length=MOST_SOURCES)] | None,
-        Field(exclude_if=lambda value: value is None),
-    ] = None
+    sources: Annotated[Annotated[list[DataSource], Field(min_length=2, max_length=MOST_SOURCES)] | None, IF_SET] = None
     eval_data: Sha256 | None = None
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
-    eval_data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
+    eval_data_name: Annotated[DataName | None, IF_SET] = None
     spec: TrainingSpec = TrainingSpec()
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     #: The checkpoint of another job with the same base, data and spec to start from.
     from_checkpoint: CheckpointRef | None = None
     #: The version whose matrices the training starts with; base, method and LoRA configuration are its own.
-    parent: Annotated[ParentChoice | None, Field(exclude_if=lambda value: value is None)] = None
+    parent: Annotated[ParentChoice | None, IF_SET] = None
     #: The date that chat templates are given, at each attempt. None: the day on which the job is accepted.
-    template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
+    template_date: Annotated[Day | None, IF_SET] = None
     #: The version whose training is repeated, with everything that it was made from.
-    like: Annotated[RecordedTraining | None, Field(exclude_if=lambda value: value is None)] = None
+    like: Annotated[RecordedTraining | None, IF_SET] = None
 
     @field_validator("adapter")
     @classmethod
@@ -136,9 +150,7 @@ class EvaluationTarget(Wire):
     base: BaseChoice | None = None
     #: Why the registry added it, if it was not in the request: as the bare base of a requested version, or as the
     #: version of the same name that is in production. Ignored in requests.
-    beside: Annotated[
-        Annotated[Literal["base", "production"], Open] | None, Field(exclude_if=lambda value: value is None)
-    ] = None
+    beside: Annotated[Annotated[Literal["base", "production"], Open] | None, IF_SET] = None
 
     @model_validator(mode="after")
     def _one(self) -> EvaluationTarget:
@@ -161,17 +173,17 @@ class EvaluationRequest(Wire):
     targets: Annotated[list[EvaluationTarget], Field(min_length=1, max_length=MOST_TARGETS)]
     #: Whether to score only these targets. Otherwise the bare base of each version is scored too, and the version of
     #: its name that is in production when the job is accepted.
-    only: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    only: Annotated[bool, IF_ANY] = False
     #: Digest of the dataset.
     data: Sha256
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
-    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
+    data_name: Annotated[DataName | None, IF_SET] = None
     spec: EvaluationSpec = EvaluationSpec()
     #: The date that chat templates are given, unless the version was trained with another. None: the day on which
     #: the job is accepted.
-    template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
+    template_date: Annotated[Day | None, IF_SET] = None
     #: Whether to compute scores again that are already recorded.
-    again: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    again: Annotated[bool, IF_ANY] = False
 
 
 class MergeRequest(Wire):
@@ -182,7 +194,7 @@ class MergeRequest(Wire):
     spec: MergeSpec = MergeSpec()
     #: The name under which the merged model becomes a version, in the namespace of `ref`. None: it doesn't become a
     #: version, and is kept for its job.
-    register_as: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    register_as: Annotated[str | None, IF_SET] = None
 
     @field_validator("ref")
     @classmethod
@@ -217,10 +229,10 @@ class PreviewJobRequest(Wire):
     #: Digest of the dataset.
     data: Sha256
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
-    data_name: Annotated[DataName | None, Field(exclude_if=lambda value: value is None)] = None
+    data_name: Annotated[DataName | None, IF_SET] = None
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Which columns of the data are which keys of a row, as in training.
-    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    columns: Annotated[Columns | None, IF_SET] = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
     #: How many rows to show, from the first.
@@ -228,9 +240,9 @@ class PreviewJobRequest(Wire):
     #: Show only this row, counted from 1.
     row: Annotated[int, Field(ge=1, le=10**12)] | None = None
     #: The date that chat templates are given. None: the day on which the job is accepted.
-    template_date: Annotated[Day | None, Field(exclude_if=lambda value: value is None)] = None
+    template_date: Annotated[Day | None, IF_SET] = None
     #: What the training holds, or held, out of its rows, as in its spec: rows are counted among the others.
-    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Field(exclude_if=lambda value: value is None)] = None
+    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, IF_SET] = None
     holdout_by: Annotated[str | None, Field(max_length=200, exclude_if=lambda value: value is None)] = None
     holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1, exclude_if=lambda value: value == 0)] = 0
 
@@ -252,3 +264,46 @@ REQUESTS: dict[str, type[Wire]] = {
     request.model_fields["kind"].default: request for request in get_args(get_args(JobRequest)[0])
 }
 JOB_KINDS: tuple[str, ...] = tuple(REQUESTS)
+
+
+@cache
+def known_fields() -> frozenset[str]:
+    """Return the dotted path of every field of every kind of request, the kind first."""
+    return frozenset(
+        f"{kind}.{path}" for kind, request in REQUESTS.items() for path in _fields_of(request) if path != "kind"
+    )
+
+
+def used_fields(request: Any) -> set[str]:
+    """Return the paths of the fields that a request uses: those that have another value than if nobody had set them.
+
+    Fields that every request of the kind has are left out: whoever knows the kind knows them.
+    """
+    return {f"{request.kind}.{path}" for path in _used_in(request)}
+
+
+def _fields_of(kind: type[BaseModel]) -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        yield name
+        for inner in _models_in(field.annotation):
+            yield from (f"{name}.{path}" for path in _fields_of(inner))
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the records that a value of this type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
+
+
+def _used_in(record: BaseModel) -> Iterator[str]:
+    for name, field in type(record).model_fields.items():
+        value = getattr(record, name)
+        if not field.is_required():
+            if value == field.get_default(call_default_factory=True, validated_data={}):
+                continue
+            yield name
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, BaseModel):
+                yield from (f"{name}.{path}" for path in _used_in(inner))

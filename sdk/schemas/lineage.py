@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdk.schemas.wire import Known, Open, Wire
+from sdk.schemas.wire import IF_ANY, Known, Open, Wire
 
 #: Up: what it was made from. Down: what was made from it.
 Direction = Literal["up", "down", "both"]
@@ -45,7 +45,7 @@ class VersionNode(Wire):
     method: str
     aliases: list[str]
     #: Whether it is a merged model; rank and method are those of its adapter.
-    merged: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    merged: Annotated[bool, IF_ANY] = False
 
 
 class BaseNode(Wire):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from sdk.schemas.wire import JsonScalar, Open, Wire
+from sdk.schemas.wire import IF_SET, JsonScalar, Open, Wire
 
 #: What a LoRA record keeps of settings without their own field; the rest is in `adapter_config.json`.
 MAX_OTHER_SETTINGS = 64
@@ -74,10 +74,7 @@ class QuantizationRecipe(Wire):
     skipped_modules: list[str] = []
     library_version: str | None = None
     #: The type of the tensors with the packed weights, if the base is stored packed; None: the training packed it.
-    storage_dtype: Annotated[
-        Annotated[Literal["uint8", "bfloat16", "float16", "float32"], Open] | None,
-        Field(exclude_if=lambda value: value is None),
-    ] = None
+    storage_dtype: Annotated[Annotated[Literal["uint8", "bfloat16", "float16", "float32"], Open] | None, IF_SET] = None
 
     @model_validator(mode="before")
     @classmethod

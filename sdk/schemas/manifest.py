@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from sdk.formats.manifest import FORMAT, MOST_FILES, Format, Kind, check_apart
-from sdk.formats.paths import check_path as check_path
+from sdk.formats.manifest import check_path as check_path
 from sdk.schemas.wire import Sha256, Wire, canonical_json
 
 

@@ -71,8 +71,6 @@ def _within(values: dict[str, float], most: int, *, whole: bool) -> dict[str, fl
     return values
 
 
-#: Not sent if unused.
-UNUSED = Field(exclude_if=lambda value: not value)
 #: A text; people may also write lists and tables with the same meaning.
 OptionText = Annotated[str, Field(min_length=1, max_length=16_000), BeforeValidator(joined)]
 #: If ranks were moved, a value for each module by its full name.

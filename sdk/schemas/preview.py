@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sdk.schemas.option_types import Columns
-from sdk.schemas.rendering import Day, Rendering
-from sdk.schemas.wire import Wire
+from sdk.schemas.recorded import Day, Rendering
+from sdk.schemas.wire import IF_SET, Wire
 
 #: Limits of a job's result: how many rows may be requested, and the bytes of the whole as JSON.
 MOST_JOB_ROWS = 100
@@ -37,7 +37,7 @@ class PreviewRequest(Wire):
     #: Show only this row, counted from 1.
     row: Annotated[int, Field(ge=1)] | None = None
     #: What the training holds, or held, out of its rows, as in its spec: rows are counted among the others.
-    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Field(exclude_if=lambda value: value is None)] = None
+    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, IF_SET] = None
     holdout_by: Annotated[str | None, Field(max_length=200, exclude_if=lambda value: value is None)] = None
     holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1, exclude_if=lambda value: value == 0)] = 0
 

@@ -1,14 +1,54 @@
-"""A training that is repeated from the record of the version that it made."""
+"""What is recorded of a training: how its rows became tokens, and what it is repeated from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from sdk.formats.refs import Ref
-from sdk.schemas.wire import JsonScalar, Sha256, Wire
+from sdk.schemas.wire import IF_SET, JsonScalar, Sha256, Wire, canonical_json
+
+_LongText = Annotated[str, StringConstraints(max_length=2000)]
+
+
+def _require_day(value: str) -> str:
+    date.fromisoformat(value)
+    return value
+
+
+#: A day as "2026-11-26".
+Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_require_day)]
+
+
+_Method = Annotated[str, StringConstraints(max_length=200)]
+
+
+class Rendering(Wire):
+    """How rows became tokens, and where a model trained on them stops."""
+
+    #: SHA-256 of each chat template that rendered conversations, sorted.
+    templates: Annotated[list[Sha256], Field(max_length=64)] = []
+    #: Number of texts by the method that found what to learn: "marks", "prefix", "variant", "turns", "changed" or
+    #: "all".
+    methods: Annotated[dict[_Method, Annotated[int, Field(ge=0)]], Field(max_length=64)] = {}
+    #: The day that the template wrote into the conversations; None if it writes none.
+    template_date: Day | None = None
+    #: Ids of the tokens that end what is learnt, sorted; generation stops at them.
+    stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] = []
+    #: Which columns were which keys of the rows; None: the keys were called as the columns.
+    columns: Annotated[_LongText | None, IF_SET] = None
+    #: SHA-256 over the digests of the base's tokenizer files; None: unknown.
+    tokenizer: Annotated[Sha256 | None, IF_SET] = None
+    #: SHA-256 of the base's `generation_config.json`, which the fingerprint does not cover; None if it has none.
+    generation: Annotated[Sha256 | None, IF_SET] = None
+
+    def canonical(self) -> bytes:
+        """Return the bytes of `rendering.json`, which is stored with an adapter."""
+        return canonical_json(self.model_dump())
+
 
 #: Keys of a training's record about its environment and its rows that can change what it computes.
 RAN_WITH = (

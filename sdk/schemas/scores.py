@@ -1,13 +1,72 @@
-"""A stored evaluation, and which scores can be compared."""
+"""A stored evaluation: which rows were seen in training, how it compares with others, and the scores of parts of a dataset.
+
+>>> said(Contamination(rows=100, exact=5, near=7, of=["sql@v1"]))
+'12 of 100 rows are among those of sql@v1: 5 exactly, 0 in another spelling, 7 nearly'
+>>> said(Contamination(not_checked=["a@v1 was pushed, and what it was trained on is not known"]))
+'not checked: a@v1 was pushed, and what it was trained on is not known'
+>>> briefly(Contamination(rows=100, of=["sql@v1"])), briefly(None)
+('0/100', '?')
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from sdk.schemas.contamination import Contamination
 from sdk.schemas.evaluation import MADE_OF_LOSS
-from sdk.schemas.wire import Wire, digest_of
+from sdk.schemas.wire import IF_ANY, IF_SET, Wire, digest_of
+
+
+class Contamination(Wire):
+    """Which of a dataset's rows are among the training rows of a version and of everything that it came from."""
+
+    #: Rows of the evaluation's dataset, and how many of them occur there with the same fields, else with the same texts
+    #: except for case, spaces and Unicode's form, else with most of their 13-grams; each row counts once. 0 if rows
+    #: were not checked.
+    rows: int = 0
+    exact: int = 0
+    normalised: int = 0
+    near: int = 0
+    #: The datasets that were checked, by NAME@vN or digest; empty: none.
+    of: list[str] = []
+    #: Why others, or all, could not be checked, each the rest of a sentence.
+    not_checked: list[str] = []
+
+    @property
+    def found(self) -> int:
+        """Rows that occur there in any way."""
+        return self.exact + self.normalised + self.near
+
+
+def said(found: Contamination | None) -> str:
+    """Return it in words; None if the scores have not been checked yet."""
+    if found is None:
+        return "not checked: nobody has looked yet"
+    parts = []
+    if found.of:
+        how = (
+            f": {found.exact} exactly, {found.normalised} in another spelling, {found.near} nearly"
+            if found.found
+            else ""
+        )
+        parts.append(f"{found.found} of {found.rows} rows are among those of {', '.join(found.of)}{how}")
+    if found.not_checked or not parts:
+        parts.append(f"not checked: {'; '.join(found.not_checked) or 'nobody said why'}")
+    return "; ".join(parts)
+
+
+def briefly(found: Contamination | None) -> str:
+    """Return it for a narrow column of a table: "?" means not checked, "+" not completely checked."""
+    if found is None or not found.of:
+        return "?"
+    return f"{found.found}/{found.rows}" + ("+" if found.not_checked else "")
+
+
+def warning(found: Contamination | None, *, is_base: bool) -> str | None:
+    """Return it in words if readers of the scores should know; that nothing is known about a base is nothing new."""
+    if found is not None and not found.found and (is_base or (found.of and not found.not_checked)):
+        return None
+    return said(found)
 
 
 class EvaluationView(Wire):
@@ -76,3 +135,122 @@ class EvaluationView(Wire):
         found = [name for name in ("grader", "precision") if getattr(self, name) != getattr(other, name)]
         one, another = self._set, other._set
         return found + [name for name in dict.fromkeys([*one, *another]) if one.get(name) != another.get(name)]
+
+
+#: The most values of a column for which scores are shown.
+MOST_SLICES = 50
+
+
+class Slice(Wire):
+    """The rows with one value."""
+
+    #: A text as it is, anything else as JSON.
+    value: str
+    #: Rows with a loss, and rows whose loss is not a number.
+    rows: int
+    failed_rows: int
+    #: Other rows, which could not be scored.
+    unscored_rows: Annotated[int, IF_ANY] = 0
+    #: Number of supervised tokens that the loss is over; a label counts as one.
+    tokens: int
+    #: The loss in nats per token, each token counted once, and the mean of each score over the rows that have it;
+    #: without scores that no row has, and without those over a whole corpus.
+    metrics: dict[str, float]
+    #: Score → the number of rows that its mean is over.
+    scored: dict[str, int] = {}
+
+
+class SlicedScores(Wire):
+    """The scores of one evaluation, grouped by the values of a column."""
+
+    #: The id of the scores.
+    evaluation: str
+    #: The column.
+    by: str
+    #: The values with the most rows first.
+    slices: list[Slice]
+
+
+#: How many targets are compared at once; all pairs are compared.
+MOST_TARGETS = 8
+#: The most rows shown side by side.
+MOST_EXAMPLES = 100
+
+
+class Compared(Wire):
+    """One of the targets, with its score on the rows that all have."""
+
+    #: "code-review@v3", or "base:ID".
+    ref: str
+    #: The id of its scores.
+    evaluation: str
+    #: The namespace whose job made them.
+    namespace: str
+    #: The mean over these rows; for the loss, over their tokens.
+    score: float
+    #: Rows of the whole dataset that it was trained on; None if this has not been checked yet.
+    contamination: Contamination | None = None
+
+
+class ComparedPair(Wire):
+    """What the rows say about two targets."""
+
+    a: str
+    b: str
+    #: b - a, the difference of the means.
+    difference: float
+    #: Ends of the 95 % interval of the difference; None if there are too few rows or groups, or if no row differs and
+    #: nothing tells by how much one could.
+    low: float | None
+    high: float | None
+    #: How often equally good targets would differ by as much. None if there are too few rows or groups.
+    p: float | None
+    #: The same, corrected for all pairs (Holm): below 0.05 there is a verdict.
+    p_adjusted: float | None
+    test: Literal["sign-flip", "mcnemar"] | None
+    #: The one that scores better, if the rows show it.
+    better: str | None
+    #: In words.
+    verdict: str
+    #: The smallest difference that rows like these show in 80 % of all cases; None if no row differs.
+    detectable: float | None
+    #: How many rows like these are needed to show the difference, or the one that was asked for, in 80 % of all cases;
+    #: None if there is none, no row differs, or it takes more than 10^12.
+    rows_needed: int | None
+
+
+class ChangedRow(Wire):
+    """A row on which the targets differ, with each one's result, in the order of `refs`."""
+
+    #: Its number in the dataset, from 0.
+    row: int
+    #: The prompt and the expected text; None if the dataset can no longer be read.
+    prompt: str | None = None
+    reference: str | None = None
+    scores: list[float]
+    #: None if nothing was generated, or no text was kept.
+    predictions: list[str | None]
+
+
+class Comparison(Wire):
+    """Targets that were scored in the same way on the same rows, row by row."""
+
+    metric: str
+    lower_is_better: bool
+    #: Digest of the dataset.
+    dataset: str
+    #: On how many rows all of them have a score.
+    rows: int
+    #: The column whose value rows of one group share, and how many groups there are; None: each row stands alone.
+    by: str | None
+    groups: int | None
+    #: How many different rows there are, if some have equal fields and they aren't grouped: equal rows count as one.
+    distinct_rows: Annotated[int | None, IF_SET] = None
+    refs: list[str]
+    scores: list[Compared]
+    #: All pairs.
+    pairs: list[ComparedPair]
+    #: Notes on the comparison as a whole, in sentences.
+    notes: list[str] = []
+    #: Those that changed most, first.
+    examples: list[ChangedRow] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -13,7 +13,6 @@ from sdk.formats.option_texts import parse_numbers, parse_values, same_module
 from sdk.schemas.option_types import (
     MOST_RANK,
     TARGET_PRESETS,
-    UNUSED,
     Alphas,
     Columns,
     ModuleNames,
@@ -22,7 +21,7 @@ from sdk.schemas.option_types import (
     joined,
     require_modules,
 )
-from sdk.schemas.wire import BY_HAND, JsonScalar, Wire
+from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Wire
 
 #: TRL's default.
 DEFAULT_BETA = 0.1
@@ -36,7 +35,7 @@ class TrainingSpec(Wire):
     method: Literal["qlora", "lora"] = "qlora"
     #: What is learnt: with "sft" the next token, with "classify" which label a text has, with "dpo" which of two
     #: answers is preferred. None: the rows decide.
-    objective: Annotated[Objective | None, Field(exclude_if=lambda value: value is None)] = None
+    objective: Annotated[Objective | None, IF_SET] = None
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[int, Field(ge=1, le=MOST_RANK)] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
@@ -47,32 +46,30 @@ class TrainingSpec(Wire):
     #: parameters such as "experts.down_proj", which need dropout 0), or one pattern for whole names.
     targets: Annotated[str, Field(min_length=1, max_length=65_536)] = "attention"
     #: Modules to leave out although targets includes them: names separated by commas, or one pattern.
-    exclude: Annotated[
-        Annotated[str, Field(min_length=1, max_length=4000)] | None, Field(exclude_if=lambda value: value is None)
-    ] = None
+    exclude: Annotated[Annotated[str, Field(min_length=1, max_length=4000)] | None, IF_SET] = None
     #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones (arXiv:2312.03732).
-    use_rslora: Annotated[bool, UNUSED] = False
+    use_rslora: Annotated[bool, IF_ANY] = False
     #: DoRA: the norm of each row of W + s·BA is learnt separately from its direction (arXiv:2402.09353).
-    use_dora: Annotated[bool, UNUSED] = False
+    use_dora: Annotated[bool, IF_ANY] = False
     #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170); None: at random. B starts at zero
     #: either way.
-    init_lora_weights: Annotated[Literal["eva"] | None, UNUSED] = None
+    init_lora_weights: Annotated[Literal["eva"] | None, IF_ANY] = None
     #: EVA: a module whose inputs vary in more directions may get up to this many times `rank`, taken from other
     #: modules. 1: each keeps its own rank.
     eva_rho: Annotated[float, Field(ge=1, le=64, exclude_if=lambda value: value == 1.0)] = 1.0
     #: Ranks of modules that differ from `rank`: "q_proj=16,layers.0.mlp.up_proj=4".
-    rank_pattern: Annotated[Ranks | None, UNUSED] = None
+    rank_pattern: Annotated[Ranks | None, IF_ANY] = None
     #: α of modules that differ from `alpha`, written in the same way. Without alpha, modules in rank_pattern get
     #: 2·rank, with their own rank.
-    alpha_pattern: Annotated[Alphas | None, UNUSED] = None
+    alpha_pattern: Annotated[Alphas | None, IF_ANY] = None
     #: Numbers of the layers whose modules are adapted, from 0: "0-3,8". None: all.
-    layers_to_transform: Annotated[Numbers | None, UNUSED] = None
+    layers_to_transform: Annotated[Numbers | None, IF_ANY] = None
     #: Biases of the base that are trained too: "all" of them, or "lora_only", those of the adapted modules.
     bias: Annotated[Literal["none", "all", "lora_only"], Field(exclude_if=lambda value: value == "none")] = "none"
     #: Modules that are trained and stored whole: names separated by commas.
-    modules_to_save: Annotated[ModuleNames | None, UNUSED] = None
+    modules_to_save: Annotated[ModuleNames | None, IF_ANY] = None
     #: Tokens whose rows of the input embedding are trained, by id: "5,100-103".
-    trainable_token_indices: Annotated[Numbers | None, UNUSED] = None
+    trainable_token_indices: Annotated[Numbers | None, IF_ANY] = None
     #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights; "int8", 8 bits with one scale per row.
     quant_type: Annotated[Literal["nf4", "fp4", "int8"], Field(exclude_if=lambda value: value == "nf4")] = "nf4"
     #: Whether the scales of 4-bit weights are quantised too, to 8 bits: 4.127 bits per weight instead of 4.5.
@@ -84,14 +81,14 @@ class TrainingSpec(Wire):
     beta: Annotated[float, Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA)] = DEFAULT_BETA
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
     #: out. None: the keys are called as the columns.
-    columns: Annotated[Columns | None, Field(exclude_if=lambda value: value is None)] = None
+    columns: Annotated[Columns | None, IF_SET] = None
     #: Share of the rows that is held out if no held-out rows are given; their loss is measured before and after.
-    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, UNUSED] = None
+    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, IF_ANY] = None
     #: Rows with the same value in this column stay on one side of the split. None: each row is split by itself.
-    holdout_by: Annotated[Annotated[str, Field(min_length=1, max_length=200)] | None, UNUSED] = None
+    holdout_by: Annotated[Annotated[str, Field(min_length=1, max_length=200)] | None, IF_ANY] = None
     #: The seed that chooses the held-out rows; it is separate from the training's, so trainings with different seeds
     #: hold out the same rows.
-    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), UNUSED] = 0
+    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), IF_ANY] = 0
     #: Passes over the data; ignored if max_steps is given.
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
     #: Optimiser steps.
@@ -109,9 +106,9 @@ class TrainingSpec(Wire):
         Field(exclude_if=lambda value: value == "adamw"),
     ] = "adamw"
     #: LoRA+: each B learns at this many times the rate of its A (arXiv:2402.12354).
-    loraplus_lr_ratio: Annotated[Annotated[float, Field(ge=1, le=1024)] | None, UNUSED] = None
+    loraplus_lr_ratio: Annotated[Annotated[float, Field(ge=1, le=1024)] | None, IF_ANY] = None
     #: Share of each matrix that a step at a learning rate of 1 would subtract; biases, norms and magnitudes are not decayed.
-    weight_decay: Annotated[float, Field(ge=0, le=1), UNUSED] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1), IF_ANY] = 0.0
     #: The total norm to which a step's gradients are clipped; 0: no clipping.
     max_grad_norm: Annotated[float, Field(ge=0, le=1e6, exclude_if=lambda value: value == 1.0)] = 1.0
     #: AdamW's β₁: the share of the gradients' running mean that it keeps at each step.
@@ -119,14 +116,14 @@ class TrainingSpec(Wire):
     #: AdamW's β₂: the same for squared gradients.
     adam_beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999)] = 0.999
     #: NEFTune: noise is added to the embeddings in training, uniform within ±α/√(length · dimension) (arXiv:2310.05914).
-    neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=1000)] | None, UNUSED] = None
+    neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=1000)] | None, IF_ANY] = None
     #: Rows in one forward pass.
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     #: Forward passes summed into one optimiser step.
     grad_accum: Annotated[int, Field(ge=1, le=4096)] = 4
     #: Whether short rows share a sequence without padding: "on"; "auto" if that means less computation than rows sorted
     #: by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
-    packing: Annotated[Literal["off", "auto", "on"] | None, Field(exclude_if=lambda value: value is None)] = None
+    packing: Annotated[Literal["off", "auto", "on"] | None, IF_SET] = None
     #: Longest row in tokens; longer ones are cut at the end, and rows of {text} split.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     #: Seed of initialisation, order and dropout.
@@ -265,3 +262,55 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     if embedding and spec.trainable_token_indices is not None:
         return f"modules_to_save trains all of {embedding}, and trainable_token_indices some of its rows; give one of the two"
     return None
+
+
+class PlanOptions(TypedDict, total=False):
+    """The fields of `TrainingSpec` that a plan depends on or checks, as keywords of a function."""
+
+    objective: Objective | None
+    rank: int
+    alpha: float | None
+    dropout: float
+    targets: str
+    exclude: str | None
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: Literal["eva"] | None
+    eva_rho: float
+    rank_pattern: str | None
+    alpha_pattern: str | None
+    layers_to_transform: str | None
+    bias: Literal["none", "all", "lora_only"]
+    modules_to_save: str | None
+    trainable_token_indices: str | None
+    quant_type: Literal["nf4", "fp4", "int8"]
+    double_quant: bool
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+    lr: float
+    batch_size: int
+    grad_accum: int
+    max_length: int
+
+
+class TrainingOptions(PlanOptions, total=False):
+    """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
+
+    method: Literal["qlora", "lora"]
+    loss_on: Literal["completion", "assistant", "all"] | None
+    beta: float
+    columns: str | None
+    holdout: float | None
+    holdout_by: str | None
+    holdout_seed: int
+    epochs: float
+    max_steps: int | None
+    warmup_ratio: float
+    schedule: Literal["cosine", "linear", "constant"]
+    loraplus_lr_ratio: float | None
+    weight_decay: float
+    max_grad_norm: float
+    adam_beta1: float
+    adam_beta2: float
+    neftune_noise_alpha: float | None
+    packing: Literal["off", "auto", "on"] | None
+    seed: int

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
-from sdk.schemas.rendering import Rendering
-from sdk.schemas.wire import JsonScalar, Wire
+from sdk.schemas.recorded import Rendering
+from sdk.schemas.wire import IF_SET, JsonScalar, Wire
 
 
 def _distinct(value: list[str]) -> list[str]:
@@ -52,13 +52,11 @@ class DatasetUse(Wire):
     #: Number of tokens that the loss is computed on in one epoch; for a classification the labels, one per row.
     supervised_tokens: Annotated[int, Field(ge=0)]
     #: None: it is unknown.
-    rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
+    rendering: Annotated[Rendering | None, IF_SET] = None
     #: The labels of a classification.
-    labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
+    labels: Annotated[Labels | None, IF_SET] = None
     #: Each dataset if there were several; None: only the one.
-    sources: Annotated[
-        Annotated[list[SourceUse], Field(max_length=MOST_USED)] | None, Field(exclude_if=lambda value: value is None)
-    ] = None
+    sources: Annotated[Annotated[list[SourceUse], Field(max_length=MOST_USED)] | None, IF_SET] = None
 
     @property
     def digests(self) -> list[str]:
@@ -96,11 +94,11 @@ class TrainingReport(Wire):
     #: Distribution to version.
     libraries: dict[str, str]
     curve: list[LossPoint] = []
-    rendering: Annotated[Rendering | None, Field(exclude_if=lambda value: value is None)] = None
+    rendering: Annotated[Rendering | None, IF_SET] = None
     #: The labels of a classification.
-    labels: Annotated[Labels | None, Field(exclude_if=lambda value: value is None)] = None
+    labels: Annotated[Labels | None, IF_SET] = None
     #: Each dataset if there were several.
-    sources: Annotated[list[SourceUse] | None, Field(exclude_if=lambda value: value is None)] = None
+    sources: Annotated[list[SourceUse] | None, IF_SET] = None
 
     def dataset_use(self, digest: str) -> DatasetUse:
         """Return how the training used the dataset with a digest."""

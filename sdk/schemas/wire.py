@@ -4,6 +4,9 @@ What is sent to a registry is strict. What another program wrote, perhaps a newe
 `read_json`: unknown fields are ignored. To show it, it is read `open_ended`: if a field is `Open`, a member that only
 the writer knows stays as text. Code that acts on what it reads doesn't use `open_ended`, and gets an error for what it
 doesn't understand.
+
+>>> Page[int](items=[1, 2], next=None).items
+[1, 2]
 """
 
 from __future__ import annotations
@@ -11,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     StringConstraints,
@@ -29,6 +33,11 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sdk.formats.canonical_json import canonical_json as canonical_json
 from sdk.formats.canonical_json import digest_of as digest_of
+
+#: Marks a field that is left out while it is None.
+IF_SET = Field(exclude_if=lambda value: value is None)
+#: Marks a field that is left out while it is None, empty, 0 or false.
+IF_ANY = Field(exclude_if=lambda value: not value)
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -156,3 +165,11 @@ def member_of(kind: type[E], text: str) -> E:
         made = str.__new__(kind, text)
         made._name_, made._value_ = text.upper(), text
         return made
+
+
+class Page(Wire, Generic[T]):
+    """One page of a list. Rows that are added meanwhile don't move others to another page."""
+
+    items: list[T]
+    #: Where the next page begins: send it back as `cursor`. None: this is the last page.
+    next: str | None = None

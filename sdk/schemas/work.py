@@ -1,27 +1,27 @@
-"""Jobs, as sent between the registry and its workers."""
+"""Jobs, as sent between the registry and its workers; workers and queues, as the registry knows them now."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from sdk.formats.visible_labels import parse_label
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.catalog import Publication
 from sdk.schemas.combination import CombineReport
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, MergeReport, ScorerName
 from sdk.schemas.events import NewEvent
-from sdk.schemas.job_requests import JOB_KINDS, JobRequest
+from sdk.schemas.job_requests import JOB_KINDS, JobRequest, known_fields
 from sdk.schemas.jobs import QueueName
-from sdk.schemas.labels import WorkerName
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import Norms
-from sdk.schemas.rendering import Day
-from sdk.schemas.request_fields import known_fields
+from sdk.schemas.recorded import Day
 from sdk.schemas.training_report import Labels, TrainingReport
-from sdk.schemas.wire import Sha256, Wire
+from sdk.schemas.wire import IF_SET, Sha256, Wire
 
 #: How many bases of its cache a worker reports; with more, it is just less likely to get jobs for a base that it has.
 MOST_CACHED = 256
@@ -36,6 +36,10 @@ MOST_SCORERS = 100
 #: The most fields of requests that a worker names, more than any release has, and one of them.
 MOST_FIELDS = 500
 FieldPath = Annotated[str, Field(pattern=r"^[a-z_-]{1,20}(\.[a-z0-9_]{1,40}){1,6}$")]
+
+
+#: The name of a worker.
+WorkerName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(parse_label)]
 
 
 class ScorerInfo(Wire):
@@ -66,10 +70,7 @@ class WorkerInfo(Wire):
     #: The fields of requests that it knows, as `request_fields` names them: it is given no job that uses another one.
     fields: Annotated[list[FieldPath], Field(max_length=MOST_FIELDS)] = sorted(known_fields())
     #: The scorers that jobs may ask for; None: they are more than can be said, or it doesn't say.
-    scorers: Annotated[
-        Annotated[list[ScorerInfo], Field(max_length=MOST_SCORERS)] | None,
-        Field(exclude_if=lambda value: value is None),
-    ] = None
+    scorers: Annotated[Annotated[list[ScorerInfo], Field(max_length=MOST_SCORERS)] | None, IF_SET] = None
 
 
 class ClaimRequest(Wire):
@@ -113,7 +114,7 @@ class TargetSource(Wire):
     #: The version's labels, if it is a classifier.
     labels: Labels | None = None
     #: For a merge: the norm of ΔW of each module, as the registry derived it at publication. None: it could not.
-    delta_norms: Annotated[Norms | None, Field(exclude_if=lambda value: value is None)] = None
+    delta_norms: Annotated[Norms | None, IF_SET] = None
 
 
 class CheckpointSource(Wire):
@@ -193,7 +194,7 @@ class EvaluationResult(Wire):
     recorded: Annotated[str | None, Field(max_length=64, exclude_if=lambda value: value is None)] = None
     #: The upload session in which its file of rows was sent; None: there is none.
     upload: Annotated[str | None, Field(max_length=64, exclude_if=lambda value: value is None)] = None
-    failure: Annotated[EvaluationFailure | None, Field(exclude_if=lambda value: value is None)] = None
+    failure: Annotated[EvaluationFailure | None, IF_SET] = None
 
     @model_validator(mode="after")
     def _one(self) -> EvaluationResult:
@@ -209,7 +210,7 @@ class MergeResult(Wire):
     upload: str
     report: MergeReport
     #: Over the manifest, for a model that becomes a version; needed if the registry accepts only signed ones.
-    signature: Annotated[SignedManifest | None, Field(exclude_if=lambda value: value is None)] = None
+    signature: Annotated[SignedManifest | None, IF_SET] = None
 
 
 class CombineResult(Wire):
@@ -227,7 +228,7 @@ class Completion(Wire):
     evaluations: list[EvaluationResult] | None = None
     merge: MergeResult | None = None
     preview: Preview | None = None
-    combination: Annotated[CombineResult | None, Field(exclude_if=lambda value: value is None)] = None
+    combination: Annotated[CombineResult | None, IF_SET] = None
 
     @property
     def uploads(self) -> set[str]:
@@ -244,3 +245,39 @@ class Failure(Wire):
     #: In one word: "data", "oom" and so on, or a reason that only a newer release than the registry's knows.
     reason: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
     message: Annotated[str, Field(max_length=4000)]
+
+
+class WorkerView(Wire):
+    """A worker as the registry knows it. Workers of two tokens with the same name are two workers."""
+
+    name: str
+    #: The id of its token; None if the registry asks for none.
+    token: str | None = None
+    device: str
+    memory_bytes: int
+    free_memory_bytes: int
+    #: Fingerprints; empty if the worker also works in namespaces that the caller may not read.
+    cached_bases: list[str]
+    queues: list[str]
+    version: str
+    #: Users' own scorers that it has; None if it doesn't say, or also works in namespaces that the caller may not read.
+    scorers: list[ScorerInfo] | None = None
+    #: "busy", "idle", "draining" while it shuts down, or "silent" if nothing was heard from it for a while.
+    state: str
+    job: str | None
+    seen_at: datetime
+
+
+class QueueCapacity(Wire):
+    """One queue, as it is now."""
+
+    queue: str
+    queued: int
+    running: int
+    #: Workers that listen to it and are not silent.
+    workers: int
+    idle: int
+    #: Age of the job that has waited longest, in seconds.
+    oldest_s: float | None
+    #: Queued jobs that no recently seen worker can run.
+    unfit: int

@@ -18,9 +18,9 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from sdk.errors import Conflict
+from sdk.stack.local_process import write_private
 from sdk.stack.local_server import LocalServer
 from sdk.stack.postgres import PostgresServer
-from sdk.stack.private import write_private
 from sdk.stack.programs import RegistryServer, WorkerProcess
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer

@@ -7,6 +7,7 @@ the log, the pid file, and the escalation from a polite signal to SIGKILL.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -17,7 +18,18 @@ from typing import Any, ClassVar
 
 from sdk.stack.errors import ServerError
 from sdk.stack.identity import MARK_VARIABLE, Identity, new_mark
-from sdk.stack.private import write_private
+from sdk.whole_files import write_whole
+
+
+def new_secret() -> str:
+    """Return a password of 192 random bits that needs no quoting in URLs, configuration files or shells."""
+    return secrets.token_hex(24)
+
+
+def write_private(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a file that only its owner can read, whole or not at all. Raises OSError."""
+    write_whole(path, text, durable=durable, mode=0o600)
+
 
 _LOG_TAIL_LINES = 30
 #: A log that is longer than this at a start is put aside as `NAME.log.1`, in place of the one before.
@@ -45,8 +57,7 @@ class LocalProcess(ABC):
 
     # What a subclass provides.
 
-    @abstractmethod
-    def _prepare(self) -> None:
+    def _prepare(self) -> None:  # noqa: B027 - most have nothing to prepare
         """Write configuration and make the data folder; called before every launch, so it must be repeatable."""
 
     @abstractmethod
@@ -159,7 +170,7 @@ class LocalProcess(ABC):
         except OSError:
             return False
 
-    def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
+    def log_tail(self) -> str:
         """Return the last lines of the log."""
         try:
             with self.log_path.open("rb") as log:
@@ -168,7 +179,7 @@ class LocalProcess(ABC):
                 text = log.read().decode("utf-8", "replace")
         except FileNotFoundError:
             return "(no log)"
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])
 
     def _error(self, what: str) -> ServerError:
         return ServerError(f"{what}\nRead {self.log_path}; it ends:\n{self.log_tail()}")

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sdk.stack.errors import ServerError
-from sdk.stack.local_process import LocalProcess
+from sdk.stack.local_process import LocalProcess, write_private
 from sdk.stack.loopback import is_taken
-from sdk.stack.private import write_private
 
 
 class LocalServer(LocalProcess):
@@ -28,9 +27,9 @@ class LocalServer(LocalProcess):
         """Where clients find the server, password included."""
 
     @property
-    @abstractmethod
     def ports(self) -> list[int]:
         """Every port on which the server listens for clients."""
+        return [self.kept["port"]]
 
     @abstractmethod
     def _choose(self) -> dict[str, Any]:

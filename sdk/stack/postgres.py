@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sdk.stack.errors import ServerError
-from sdk.stack.local_process import bare_environment
+from sdk.stack.local_process import bare_environment, new_secret
 from sdk.stack.local_server import LocalServer
 from sdk.stack.loopback import free_ports
-from sdk.stack.private import new_secret
 from sdk.whole_files import give_name
 
 _SUPERUSER = "adapterctl"
@@ -55,10 +54,6 @@ class PostgresServer(LocalServer):
     def url(self) -> str:
         """The URL of the database `postgres`, as SQLAlchemy spells it."""
         return self.url_of("postgres")
-
-    @property
-    def ports(self) -> list[int]:
-        return [self.kept["port"]]
 
     def url_of(self, database: str) -> str:
         """Return the URL of one database, as SQLAlchemy spells it."""

@@ -10,15 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sdk.formats.api_paths import API
 from sdk.stack.errors import ServerError
-from sdk.stack.local_process import LocalProcess
+from sdk.stack.local_process import LocalProcess, write_private
 from sdk.stack.local_server import LocalServer
 from sdk.stack.loopback import free_ports, http_status, is_connected
 from sdk.stack.postgres import PostgresServer
-from sdk.stack.private import write_private
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer
+from sdk.version import API
 
 _BUCKET = "adapterctl"
 _DATABASE = "registry"
@@ -46,10 +45,6 @@ class RegistryServer(LocalServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.kept['port']}"
-
-    @property
-    def ports(self) -> list[int]:
-        return [self.kept["port"]]
 
     @property
     def database_url(self) -> str:
@@ -86,9 +81,6 @@ class RegistryServer(LocalServer):
     def _choose(self) -> dict[str, Any]:
         (port,) = free_ports(1)
         return {"port": port}
-
-    def _prepare(self) -> None:
-        pass
 
     def _command(self) -> list[str]:
         where = ["--host", "127.0.0.1", "--port", str(self.kept["port"]), "--workers", str(_SERVER_PROCESSES)]
@@ -154,9 +146,6 @@ class WorkerProcess(LocalProcess):
         self.number = number
         self._registry = registry
         self._valkey = valkey
-
-    def _prepare(self) -> None:
-        pass
 
     def _command(self) -> list[str]:
         return _program("workers.entry.cli", "start", "--name", self.name)

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sdk.stack.errors import ServerError
-from sdk.stack.local_process import bare_environment
+from sdk.stack.local_process import bare_environment, new_secret, write_private
 from sdk.stack.local_server import LocalServer
 from sdk.stack.loopback import free_ports, http_status
-from sdk.stack.private import new_secret, write_private
 
 #: SeaweedFS listens for gRPC this far above every HTTP port.
 _GRPC_OFFSET = 10_000

@@ -20,8 +20,7 @@ from typing import Any, ClassVar
 from sdk.file_locks import locked
 from sdk.stack.home import Stack
 from sdk.stack.keeper import Keeper
-from sdk.stack.local_process import LocalProcess
-from sdk.stack.private import write_private
+from sdk.stack.local_process import LocalProcess, write_private
 from sdk.stack.programs import inherited_environment
 from sdk.version import VERSION
 
@@ -50,9 +49,6 @@ class SupervisorProcess(LocalProcess):
         except FileNotFoundError:
             return {}
         return said if said["pid"] == self.pid else {}
-
-    def _prepare(self) -> None:
-        pass
 
     def _command(self) -> list[str]:
         return [sys.executable, "-P", "-m", "sdk.stack.supervisor", str(self.directory)]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sdk.stack.errors import ServerError
+from sdk.stack.local_process import new_secret, write_private
 from sdk.stack.local_server import LocalServer
 from sdk.stack.loopback import free_ports
-from sdk.stack.private import new_secret, write_private
 
 
 class ValkeyServer(LocalServer):
@@ -22,10 +22,6 @@ class ValkeyServer(LocalServer):
     def url(self) -> str:
         """The URL of database 0, as Celery and redis-py spell it."""
         return f"redis://:{self.kept['password']}@127.0.0.1:{self.kept['port']}/0"
-
-    @property
-    def ports(self) -> list[int]:
-        return [self.kept["port"]]
 
     def flush(self) -> None:
         """Forget every key of every database."""

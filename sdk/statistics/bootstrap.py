@@ -1,21 +1,91 @@
-"""A studentised bootstrap interval of a ratio of sums over clusters.
+"""The paired difference over rows as a ratio of sums over clusters, with its standard error, a studentised bootstrap
+interval of it, and the paired sign-flip test.
 
 For skewed rows a percentile interval is too narrow: over lognormal lengths at 30 rows it covers 86 % instead of 95 %.
 A studentised interval draws the error in units of its standard error, which is computed anew for every draw.
+If both models were alike, each cluster's difference could as well have the other sign: that is what the test counts.
+
+>>> import numpy as np
+>>> sign_flip_p(np.array([1.0, 2.0, 3.0, 0.0]), np.random.default_rng(0))  # of 8 ways to choose signs 2 are as extreme
+0.25
+>>> found = paired_ratio(np.array([1.0, 0.0, 0.0, 1.0]), np.ones(4), groups=np.array([0, 0, 1, 1]))
+>>> found.clusters, found.difference, found.standard_error
+(2, 0.5, 0.0)
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from math import e as euler
-from math import factorial
+from math import factorial, sqrt
 from typing import TYPE_CHECKING
-
-from sdk.statistics.ratios import PairedRatio
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+
+#: A sum counts as zero within this share of the sizes of its terms, since thirds and tenths cancel out only nearly; and
+#: sums that differ by less count as equal, since they were added up in different orders.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class PairedRatio:
+    """A difference over rows, summed within clusters."""
+
+    #: (clusters,) how much more the second scored in a cluster: Σ(b − a) over its rows, or for loss over its tokens.
+    sums: Floats
+    #: (clusters,) how many rows or tokens the cluster has.
+    masses: Floats
+    rows: int
+
+    @property
+    def clusters(self) -> int:
+        """How many independent parts the rows fall into."""
+        return len(self.sums)
+
+    @property
+    def difference(self) -> float:
+        """Σu/Σm: the mean difference per row, or per token."""
+        return float(self.sums.sum() / self.masses.sum())
+
+    @property
+    def residuals(self) -> Floats:
+        """(clusters,) u − R·m, by which a cluster differs from all of them together; they sum to zero."""
+        return self.sums - self.difference * self.masses
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the difference: that of paired differences, clustered, both as in Miller.
+
+        √(G/(G−1) · Σ(u − R·m)²) / Σm over G clusters; with one row in each, it is that of a mean of paired differences.
+        """
+        count = self.clusters
+        if count < 2:
+            return float("inf")
+        return sqrt(count / (count - 1) * float((self.residuals**2).sum())) / float(self.masses.sum())
+
+
+def paired_ratio(sums: Floats, masses: Floats, *, groups: npt.NDArray[np.int64] | None = None) -> PairedRatio:
+    """Add rows up within their groups.
+
+    `sums` (rows,) is how much more the second scored in each row, `masses` (rows,) how much the row weighs (1, or its
+    tokens), and `groups` (rows,) the number of its group, from 0; None: each row is a cluster of its own.
+    """
+    import numpy as np
+
+    rows = len(sums)
+    if groups is None:
+        return PairedRatio(sums, masses, rows)
+    u, m, sizes = (np.bincount(groups, weights=values).astype(np.float64) for values in (sums, masses, np.abs(sums)))
+    # What would cancel out without rounding errors is no difference.
+    u[np.abs(u) <= _ROUNDING * sizes] = 0.0
+    return PairedRatio(u, m, rows)
+
 
 #: How many draws: with these, the ends of a 95 % interval are two of the drawn errors, the 50th from either side.
 DRAWS = 1999
@@ -90,3 +160,45 @@ def _poisson() -> npt.NDArray[np.float32]:
 
     ends = np.cumsum([1 / (euler * factorial(times)) for times in range(9)])
     return np.searchsorted(ends, (np.arange(1 << 16) + 0.5) / (1 << 16)).astype(np.float32)
+
+
+#: Up to this many clusters that differ, every choice of signs is tried; for more, `FLIP_DRAWS` are drawn.
+EXACT_CLUSTERS = 16
+FLIP_DRAWS = 9999
+#: How many clusters' signs are drawn as one number. A table of all their sums fits into the processor's nearest cache.
+_BITS = 12
+
+
+def sign_flip_p(sums: Floats, rng: np.random.Generator, *, draws: int = FLIP_DRAWS) -> float:
+    """Return the two-sided p of Σu over clusters, (clusters,), against all choices of their signs."""
+    import numpy as np
+
+    differing = sums[sums != 0.0]
+    least = abs(float(differing.sum())) - _ROUNDING * float(np.abs(differing).sum())
+    if len(differing) <= EXACT_CLUSTERS:
+        return float(np.mean(np.abs(_every_choice(differing)) >= least))
+    extreme = int(np.count_nonzero(np.abs(_some_choices(differing, rng, draws)) >= least))
+    # The observed choice of signs is counted too, so that p is never 0 and never too small.
+    return (extreme + 1) / (draws + 1)
+
+
+def _every_choice(values: Floats) -> Floats:
+    """Σ ±v for every choice of signs, (2^values,)."""
+    import numpy as np
+
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return sums
+
+
+def _some_choices(values: Floats, rng: np.random.Generator, draws: int) -> Floats:
+    """Σ ±v for choices of signs that are drawn, (draws,). Twelve values share a table of their 4,096 sums."""
+    import numpy as np
+
+    sums = np.zeros(draws)
+    for start in range(0, len(values), _BITS):
+        table = _every_choice(values[start : start + _BITS])
+        raw = rng.bit_generator.random_raw((draws + 3) // 4).view(np.uint16)[:draws]
+        sums += np.take(table, raw & (len(table) - 1))
+    return sums

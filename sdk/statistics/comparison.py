@@ -1,28 +1,38 @@
 """Whether the second of two models scores better on the same rows: the difference, its interval and its test.
 
+Also what rows can show and how many are needed (power analysis in Miller, arXiv 2411.00640), and what several tests say.
+
 >>> import numpy as np
 >>> better, worse, same = np.ones(15), -np.ones(3), np.zeros(30)
 >>> found = compare_rows(paired_ratio(np.concatenate([better, worse, same]), np.ones(48)), seed="a record's digest")
 >>> found.difference, round(found.p, 4), found.test, found.clusters
 (0.25, 0.0075, 'mcnemar', 48)
+>>> round(least_difference(0.01), 4)  # (1.96 + 0.84) · 0.01
+0.028
+>>> rows_needed(48, 0.01, 0.014)  # half the difference takes four times the rows
+193
+>>> holm([0.01, 0.04, 0.03])
+[0.03, 0.06, 0.06]
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import ceil, sqrt
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from sdk.statistics.binomial import equal_steps_interval, mcnemar_p
-from sdk.statistics.bootstrap import studentised_interval
-from sdk.statistics.ratios import PairedRatio, paired_ratio
-from sdk.statistics.sign_flips import sign_flip_p
+from sdk.statistics.bootstrap import PairedRatio, paired_ratio, sign_flip_p, studentised_interval
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
+
 
 __all__ = ["ALPHA", "LEAST_CLUSTERS", "RowsComparison", "compare_rows", "paired_ratio"]
 
@@ -108,3 +118,45 @@ def _equal(found: PairedRatio, result: RowsComparison, step: float | None) -> Ro
 
 def _are_equal(sizes: Floats) -> bool:
     return bool((abs(sizes - sizes[0]) <= _ROUNDING * abs(sizes[0])).all())
+
+
+#: How often a true difference of the given size is to be shown.
+POWER = 0.8
+#: More rows than any dataset has: if more than these are needed, the difference counts as zero.
+MOST_ROWS = 10**12
+
+
+def least_difference(standard_error: float, *, alpha: float = 0.05, power: float = POWER) -> float:
+    """Return the smallest difference that these rows show in `power` of all cases: (z(1−α/2) + z(power)) · se.
+
+    This is Miller's minimum detectable effect, with the standard error that was found: that of the paired differences,
+    clustered.
+    """
+    normal = NormalDist()
+    return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * standard_error
+
+
+def rows_needed(
+    rows: int, standard_error: float, difference: float, *, alpha: float = 0.05, power: float = POWER
+) -> int | None:
+    """Return how many rows like these show a `difference` in `power` of all cases: n · (δ_least / δ)².
+
+    This is Miller's sample size; None for more than `MOST_ROWS`.
+    """
+    least = least_difference(standard_error, alpha=alpha, power=power)
+    # With a tiny difference the square would overflow.
+    if least > difference * sqrt(MOST_ROWS / rows):
+        return None
+    return ceil(rows * (least / difference) ** 2)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return each p adjusted for several tests (Holm 1979): of those that are now below α, the probability that any is
+    wrong is at most α.
+    """
+    adjusted = [0.0] * len(values)
+    highest = 0.0
+    for place, index in enumerate(sorted(range(len(values)), key=lambda index: values[index])):
+        highest = max(highest, min(1.0, (len(values) - place) * values[index]))
+        adjusted[index] = highest
+    return adjusted

@@ -4,7 +4,6 @@ separate worker program.
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,24 +15,23 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from sdk.api import datasets, lineage
+from sdk.api import datasets, versions
 from sdk.api.transport import Transport
-from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, TimedOut, Unavailable
+from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
 from sdk.formats.refs import BadRefError, parse_digest
 from sdk.pulling.cache import Cache
 from sdk.pulling.cached_file import cached_file
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
-from sdk.pushing.bases_here import files_here, registered_base
-from sdk.pushing.given_base import GivenBase
+from sdk.pushing.given_base import GivenBase, files_here, registered_base
 from sdk.pushing.pusher import no_such_base
 from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import read
 from sdk.submitting.given_data import GivenData, find_data
@@ -316,7 +314,7 @@ def locate_rows(transport: Transport, version: VersionView, digest: str) -> Tran
     with suppress(NotFound):
         return datasets.locate(transport, digest)
     try:
-        lineage.trace(transport, f"data:{digest}", direction="up", depth=1)
+        versions.trace(transport, f"data:{digest}", direction="up", depth=1)
     except NotFound:
         raise NotFound(
             f"the dataset {digest[:12]} of {version.ref} is in no namespace that this token may read; ask an admin for one "
@@ -340,13 +338,9 @@ def ask_worker(
     Raises InvalidBase and InvalidData for what a training would refuse, TimedOut, Unavailable.
     """
     timeout_s = _TIMEOUT_S + more_s + data.stat().st_size / _BYTES_PER_S
-    try:
-        said = run_program(module, asked=request.model_dump_json().encode(), timeout_s=timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise TimedOut(
-            f"{label} was not {doing} within {timeout_s:.0f} s; ask for fewer rows, or give a file with fewer",
-            param="file",
-        ) from error
+    late = f"{label} was not {doing} within {timeout_s:.0f} s; ask for fewer rows, or give a file with fewer"
+    asked = request.model_dump_json().encode()
+    said = run_program(module, asked=asked, timeout_s=timeout_s, late=late, param="file")
     if said is None:
         raise Unavailable(
             f"{label} could not be {doing} within the memory and time that this may take; ask for fewer rows, or check that "

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdk.api import jobs, versions
 from sdk.api.transport import Transport
-from sdk.errors import Incompatible, InvalidInput
+from sdk.errors import InvalidInput
 from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.given_base import GivenBase, given_base, given_base_if_any
@@ -36,11 +35,18 @@ from sdk.schemas.job_requests import (
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.preview import MOST_JOB_ROWS
 from sdk.schemas.training import TrainingSpec
-from sdk.submitting.again import recorded_request, refuse_options
-from sdk.submitting.continuing import base_of, continued_spec
+from sdk.submitting.again import continued_spec, recorded_request, refuse_options
 from sdk.submitting.data_preview import RowsAsked, RowsOfFile, asked_of, asked_of_rows, locate_rows, trained_on
-from sdk.submitting.given_data import GivenData, RegisteredData, find_data
-from sdk.submitting.given_sources import Source, TrainingData, check_alike, check_different, sources_of
+from sdk.submitting.given_data import (
+    GivenData,
+    RegisteredData,
+    Source,
+    TrainingData,
+    check_alike,
+    check_different,
+    find_data,
+    sources_of,
+)
 from sdk.submitting.job_options import JobOptions
 from sdk.validation import (
     build,
@@ -169,7 +175,7 @@ class JobSubmitter:
         Raises InvalidInput if these are not the same.
         """
         if base is None and continued is not None:
-            return base_of(continued)
+            return BaseChoice.of(continued.base)
         chosen = self._pusher.choose_base(base or GivenBase(""), namespace, spec=spec, causal=causal)
         if continued is not None and chosen.fingerprint != continued.base.fingerprint:
             raise InvalidInput(
@@ -247,8 +253,7 @@ class JobSubmitter:
         pairs = parents.items() if isinstance(parents, Mapping) else parents
         given = [build(CombineParent, ref=str(parse_ref(ref)), weight=_number(weight, of=ref)) for ref, weight in pairs]
         request = build(CombineRequest, adapter=adapter, parents=given, spec=spec)
-        with _known_kind("combinations", "upgrade it"):
-            return self._submit(request, job_options, key)
+        return self._submit(request, job_options, key)
 
     def preview(
         self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, job_options: JobOptions, key: str | None
@@ -262,16 +267,14 @@ class JobSubmitter:
             check_loss_on(asked.spec.loss_on, checked)
             request = _preview_request(said)
             view = self._pusher.obtain_base(asked.base, None)
-            base = BaseChoice(id=view.id, revision=view.revision, fingerprint=view.fingerprint)
             sent = self._sent(checked, None)
-            update: dict[str, Any] = {"base": base, "data": sent.digest, "data_name": sent.exact_name}
+            update: dict[str, Any] = {"base": BaseChoice.of(view), "data": sent.digest, "data_name": sent.exact_name}
         else:
             digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
             request = _preview_request(said)
             locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest}
-        with _known_kind("previews", "upgrade it, or preview here with: pip install 'adapterctl[worker]'"):
-            return self._submit(request.model_copy(update=update), job_options, key)
+        return self._submit(request.model_copy(update=update), job_options, key)
 
     def _sent(self, rows: GivenData, namespace: str | None) -> DatasetView:
         """Return the registered dataset of these rows; a file is first added under its name."""
@@ -286,17 +289,6 @@ class JobSubmitter:
             needs=job_options.needs,
         )
         return jobs.submit(self._transport, submission, key=key)
-
-
-@contextmanager
-def _known_kind(what: str, advice: str) -> Iterator[None]:
-    """Raise Incompatible if the registry refuses the whole request, since its release doesn't know this kind of job."""
-    try:
-        yield
-    except InvalidInput as error:
-        if error.param != "request":
-            raise
-        raise Incompatible(f"this registry's release has no {what}; {advice}") from None
 
 
 def _sources(sent: Sequence[DatasetView], given: Sequence[Source]) -> list[DataSource] | None:

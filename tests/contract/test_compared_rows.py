@@ -12,7 +12,7 @@ from support.merging_desk import MergingDesk
 from support.scored_rows import CONDITIONS, evaluated, fresh
 
 from registry.principal import Role
-from sdk.cli.support.comparison_table import heading
+from sdk.cli.support.comparison_pages import heading
 from sdk.client import Client
 from sdk.errors import VerificationFailed
 from sdk.schemas.catalog import BaseView

@@ -21,8 +21,8 @@ from sdk.api import evaluations
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound
 from sdk.schemas.catalog import BaseView
-from sdk.schemas.comparison import Comparison
 from sdk.schemas.evaluation import RowScore
+from sdk.schemas.scores import Comparison
 from sdk.schemas.wire import digest_of
 
 

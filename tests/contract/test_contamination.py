@@ -30,9 +30,9 @@ from sdk.pushing.pack import pack_adapter
 from sdk.rows.holdout import hold_out_of, split_unit
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.catalog import BaseView, Parent, Publication, Published
-from sdk.schemas.contamination import Contamination, said
 from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest
 from sdk.schemas.jobs import JobSubmission, JobView
+from sdk.schemas.scores import Contamination, said
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
 from sdk.schemas.work import Completion

@@ -15,9 +15,8 @@ from support.tenants import Tenant
 
 from sdk.cli import cli
 from sdk.errors import InvalidData, InvalidInput
-from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest, used_fields
 from sdk.schemas.jobs import JobSubmission
-from sdk.schemas.request_fields import used_fields
 from sdk.schemas.training import TrainingSpec
 
 OPTIONS: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}

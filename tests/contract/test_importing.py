@@ -15,7 +15,7 @@ from support.registries import World
 
 from sdk.cli import cli
 from sdk.errors import InvalidInput, NotFound, Unavailable
-from sdk.submitting.continuing import continued_spec
+from sdk.submitting.again import continued_spec
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.jobs import CheckpointPublication, CheckpointView, JobSubmission, JobView
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import (

@@ -27,8 +27,7 @@ from sdk.client import Client
 from sdk.errors import Conflict, NotFound, QuotaExceeded, StaleAttempt
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.jobs import AttemptView, JobSubmission, JobView
-from sdk.schemas.work import Farewell, WorkerInfo
-from sdk.schemas.workers import QueueCapacity, WorkerView
+from sdk.schemas.work import Farewell, QueueCapacity, WorkerInfo, WorkerView
 
 
 def info(name: str = "gpu-1", **changed: Any) -> WorkerInfo:

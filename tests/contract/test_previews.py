@@ -21,7 +21,6 @@ from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import (
     AdapterctlError,
-    Incompatible,
     InvalidBase,
     InvalidData,
     InvalidInput,
@@ -36,7 +35,7 @@ from sdk.schemas.catalog import Publication
 from sdk.schemas.job_requests import BaseChoice, PreviewJobRequest, TrainingRequest
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewText
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, Failure, WorkerInfo
@@ -217,18 +216,6 @@ class TestWithoutTheExtra:
             desk.writer.preview(given.pop("file"), **given)
         assert desk.writer.jobs() == []
         assert desk.writer.datasets() == []
-
-    def test_a_registry_that_knows_no_previews_is_named(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-        # What it answers to any kind that it doesn't know.
-        class OfTomorrow(PreviewJobRequest):
-            kind: Any = "preview-of-tomorrow"
-
-        monkeypatch.setattr("sdk.submitting.submitter.PreviewJobRequest", OfTomorrow)
-        monkeypatch.setattr("sdk.submitting.submitter.JobSubmission", Unchecked)
-        with pytest.raises(
-            Incompatible, match="release has no previews; upgrade it, or preview here with: pip install"
-        ):
-            desk.writer.submit_preview(desk.rows, base="tiny")
 
 
 class TestVersions:

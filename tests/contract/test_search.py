@@ -35,7 +35,7 @@ from registry.search.service import Search
 from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotAllowed
-from sdk.schemas.search import SortKey
+from sdk.schemas.catalog import SortKey
 
 
 @contextmanager

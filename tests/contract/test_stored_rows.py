@@ -334,7 +334,7 @@ class TestClients:
         }
         found = read_json(Lineage, json.dumps(graph), open_ended=True)
         assert [node.key for node in found.nodes] == ["base:1"]
-        from sdk.cli.support.lineage_graph import dot, tree
+        from sdk.cli.commands.lineage import dot, tree
 
         assert len(tree(found)) == 1
         assert "->" not in dot(found)

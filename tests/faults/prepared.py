@@ -8,8 +8,8 @@ from contextlib import closing
 from registry.access.tokens import Tokens
 from registry.db.database import Database
 from registry.principal import SYSTEM, Role
+from sdk.stack.local_process import write_private
 from sdk.stack.postgres import PostgresServer
-from sdk.stack.private import write_private
 from sdk.stack.programs import _DATABASE, RegistryServer
 
 

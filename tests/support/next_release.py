@@ -34,7 +34,7 @@ _CHANGES = {
     # An option of trainings, which is sent only where somebody sets it.
     "sdk/schemas/training.py": (
         '    method: Literal["qlora", "lora"] = "qlora"\n',
-        '    method: Literal["qlora", "lora"] = "qlora"\n    tempo: Annotated[int, UNUSED] = 0\n',
+        '    method: Literal["qlora", "lora"] = "qlora"\n    tempo: Annotated[int, IF_ANY] = 0\n',
     ),
     # What answers say more.
     "sdk/schemas/jobs.py": ("class JobView(Wire):\n", 'class JobView(Wire):\n    mood: str = "calm"\n'),

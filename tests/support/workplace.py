@@ -18,7 +18,7 @@ from sdk.schemas.events import Event
 from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, CheckpointRef, TrainingRequest
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobSubmission, JobView
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.workers import WorkerView
+from sdk.schemas.work import WorkerView
 from support import child_forks, processes, registries, tiny
 from support.registries import World
 from support.waiting import PATIENCE_S, wait_until

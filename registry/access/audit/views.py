@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 from registry.access.audit.service import Audit
 from registry.http.routes import Admin, Cursor, Limit, room, service
 from sdk.schemas.access import AuditView
-from sdk.schemas.pages import Page
+from sdk.schemas.wire import Page
 
 router = room("/audit", "people")
 

@@ -18,7 +18,7 @@ from registry.db.types import utc_now
 from registry.errors import ReadOnly, RegistryError
 from registry.http.paths import area_of
 from registry.principal import EVERYWHERE, Principal
-from sdk.formats.api_paths import API
+from sdk.version import API
 
 #: How long the database's answer is cached, in seconds: after that every process follows the switch.
 TRUST_S = 1.0

@@ -15,9 +15,8 @@ from registry.catalog.bases.deriving import Derived, read_model
 from registry.catalog.bases.finding import KnownBase
 from registry.catalog.publishing.inspecting import refuse_code
 from registry.errors import Invalid, Verification
-from sdk.formats.base_files import TOKENIZER_FILES, BadBaseError, stable_config
+from sdk.formats.base_files import TOKENIZER_FILES, BadBaseError, is_buffer, stable_config
 from sdk.formats.packed_weights import wide_shapes
-from sdk.formats.saved_buffers import is_buffer
 from sdk.schemas.manifest import Manifest
 
 _ADVICE = "merge it again, with a worker of this release"

@@ -31,8 +31,7 @@ from registry.rows.comparing.pairs import Clusters, with_training_rows
 from registry.rows.comparing.row_values import LOSS, notes_on
 from registry.rows.service import RowReading
 from sdk.formats.columns import parse_columns
-from sdk.schemas.comparison import ChangedRow, Compared, ComparedPair, Comparison
-from sdk.schemas.scores import EvaluationView
+from sdk.schemas.scores import ChangedRow, Compared, ComparedPair, Comparison, EvaluationView
 
 _BASE = "base:"
 

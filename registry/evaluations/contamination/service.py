@@ -20,8 +20,8 @@ from registry.jobs.models import Job
 from registry.pools import Pool
 from registry.rows.process import Breach
 from registry.rows.service import MOST_HELD_BYTES, RowReading
-from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
+from sdk.schemas.scores import Contamination
 
 #: What a worker waits for while it hands in scores: signatures of this many bytes, or rows of a sixteenth, half a
 #: second's work.

@@ -23,9 +23,9 @@ from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
 from registry.jobs.sources import Inputs
 from registry.principal import Principal
-from sdk.schemas.contamination import Contamination
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobView, QueueName
+from sdk.schemas.scores import Contamination
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 

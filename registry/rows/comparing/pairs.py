@@ -15,10 +15,17 @@ from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 
 from registry.rows.comparing.row_values import LOSS, RowValues
-from sdk.schemas.comparison import ComparedPair
-from sdk.schemas.contamination import Contamination
-from sdk.statistics.comparison import ALPHA, LEAST_CLUSTERS, RowsComparison, compare_rows, paired_ratio
-from sdk.statistics.power import holm, least_difference, rows_needed
+from sdk.schemas.scores import ComparedPair, Contamination
+from sdk.statistics.comparison import (
+    ALPHA,
+    LEAST_CLUSTERS,
+    RowsComparison,
+    compare_rows,
+    holm,
+    least_difference,
+    paired_ratio,
+    rows_needed,
+)
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sdk.cli.support.confirm import confirm, yes_option
+from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import format_option, print_json, print_rows, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.aliases import AliasView

@@ -9,10 +9,9 @@ from typing import Any
 import click
 
 from sdk.cli.commands.signing import ask_password
-from sdk.cli.support.base_options import whose_base_options
-from sdk.cli.support.output import format_option, print_json, print_rows, say
+from sdk.cli.support.options import take_tags, whose_base_options
+from sdk.cli.support.output import format_option, print_made, print_rows, say
 from sdk.cli.support.session import counting, open_client
-from sdk.cli.support.values import take_tags
 from sdk.pushing.hub import is_url
 from sdk.schemas.lora_config import QuantizationRecipe
 
@@ -109,10 +108,8 @@ def push_command(
         _say_unknown(report.version.unknown)
     for warning in report.version.warnings:
         say(f"warning: {warning}")
-    if style == "json":
-        print_json({"ref": report.version.ref, "digest": report.version.digest, "existing": report.existing})
-    else:
-        click.echo(report.version.ref)
+    version = report.version
+    print_made(style, {"ref": version.ref, "digest": version.digest, "existing": report.existing}, version.ref)
 
 
 def _ask_revision(base: str) -> str | None:

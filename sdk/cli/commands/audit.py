@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from sdk.cli.support.options import take_moment
 from sdk.cli.support.output import format_option, human_bytes, print_rows
 from sdk.cli.support.session import open_client
-from sdk.cli.support.values import take_moment
 
 
 @click.command(name="audit")

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from sdk.cli.support.confirm import confirm, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, say
+from sdk.cli.support.options import confirm, yes_option
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_made, print_rows, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.catalog import BaseView
 
@@ -70,12 +70,7 @@ def _show_named(view: BaseView, style: str) -> None:
     """Print a base's id, with a warning if it named another base until now."""
     if view.replaces is not None:
         say(f"{view.id} named the base {view.replaces[:12]} until now, and names {view.fingerprint[:12]} from now on")
-    if style == "json":
-        print_json(view.model_dump(mode="json"))
-        return
-    click.echo(view.id)
-    if style == "table":
-        say(f"fingerprint {view.fingerprint}")
+    print_made(style, view.model_dump(mode="json"), view.id, f"fingerprint {view.fingerprint}")
 
 
 @base_command.command(name="fix")

@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from sdk.cli.support.confirm import confirm, yes_option
+from sdk.cli.support.options import confirm, parse_size, yes_option
 from sdk.cli.support.output import format_option, human_bytes, print_json, print_rows, say
-from sdk.cli.support.values import parse_size
 from sdk.pulling.cache import Cache
 from sdk.pulling.cache_maintenance import Entry, entries, plan_prune, prune, verify
 

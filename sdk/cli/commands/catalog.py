@@ -13,7 +13,7 @@ from sdk.cli.support.output import format_option, human_bytes, print_facts, prin
 from sdk.cli.support.scores import held_out_loss, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
-from sdk.schemas.contamination import Contamination, briefly
+from sdk.schemas.scores import Contamination, briefly
 from sdk.schemas.training_report import held_out_warning
 
 

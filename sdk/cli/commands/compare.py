@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from sdk.cli.support.base_options import whose_base_options
+from sdk.cli.support.options import scores_of_option, whose_base_options
 from sdk.cli.support.output import print_json, writable
-from sdk.cli.support.score_options import scores_of_option
 from sdk.cli.support.session import open_client
 
 
@@ -55,7 +54,7 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
       adapterctl compare team/sql@v1 team/sql@v2 --scores-of audit
     """
     if png is not None:
-        from sdk.cli.support.comparison_plot import require_matplotlib, write_png
+        from sdk.cli.support.comparison_pages import require_matplotlib, write_png
 
         require_matplotlib()
     with open_client() as client:
@@ -68,7 +67,7 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
         for pair in found.pairs:
             click.echo(pair.better or "-")
     elif style == "table":
-        from sdk.cli.support.comparison_table import comparison_lines
+        from sdk.cli.support.comparison_pages import comparison_lines
 
         for line in comparison_lines(found):
             click.echo(line)

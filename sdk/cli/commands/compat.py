@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, WIDTH, format_option, plain, print_json, render
+from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, WIDTH, filled, format_option, plain, print_json, render
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
@@ -102,13 +101,4 @@ def _wrapped(command: str) -> list[str]:
 
 def _print_paragraphs(paragraphs: Sequence[str], *, indent: str = "") -> None:
     for paragraph in paragraphs:
-        click.echo(
-            textwrap.fill(
-                plain(paragraph),
-                WIDTH,
-                initial_indent=indent,
-                subsequent_indent="  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        )
+        click.echo(filled(paragraph, indent, "  ", break_long_words=False, break_on_hyphens=False))

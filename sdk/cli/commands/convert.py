@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from sdk.cli.support.output import format_option, human_bytes, print_json, say
+from sdk.cli.support.output import format_option, human_bytes, print_made, say
 from sdk.config import user_path
 from sdk.pushing.convert import convert_adapter
 
@@ -29,12 +29,7 @@ def convert_command(folder: str, output: str | None, style: str) -> None:
             "the pickle was read by a process that could reach the network, since this system doesn't let users prevent that "
             "(user namespaces); convert files that you don't trust on another machine"
         )
-    if style == "json":
-        print_json({"path": path, "tensors": converted.tensors, "size_bytes": converted.size_bytes})
-        return
-    click.echo(path)
-    if style == "table":
-        say(
-            f"{converted.tensors} tensors, {human_bytes(converted.size_bytes)}; push it with: "
-            f"adapterctl push {shlex.quote(path)} NAME --base BASE"
-        )
+    made = f"{converted.tensors} tensors, {human_bytes(converted.size_bytes)}"
+    how = f"push it with: adapterctl push {shlex.quote(path)} NAME --base BASE"
+    document = {"path": path, "tensors": converted.tensors, "size_bytes": converted.size_bytes}
+    print_made(style, document, path, f"{made}; {how}")

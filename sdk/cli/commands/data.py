@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sdk.cli.commands.watch import result_of
-from sdk.cli.support.base_options import whose_base_options
-from sdk.cli.support.data_audit import print_audit
-from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, format_option, print_json, print_rows, say
-from sdk.cli.support.row_preview import print_preview
+from sdk.cli.support.data_pages import print_audit, print_preview
+from sdk.cli.support.options import whose_base_options
+from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, format_option, print_json, print_made, print_rows, say
 from sdk.cli.support.session import client_with, open_client, watched
 from sdk.config import user_path
 
@@ -67,13 +66,9 @@ def data_add(file: str, name: str | None, namespace: str | None, columns: str | 
     """
     with open_client() as client:
         view = client.add_data(file, name=name, namespace=namespace, columns=columns)
-    if style == "json":
-        print_json(view.model_dump(mode="json"))
-    else:
-        click.echo(view.digest)
-        if style == "table":
-            named = "" if view.exact_name is None else f"{view.exact_name}: "
-            say(f"{named}{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}")
+    named = "" if view.exact_name is None else f"{view.exact_name}: "
+    rows = f"{named}{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}"
+    print_made(style, view.model_dump(mode="json"), view.digest, rows)
 
 
 @data_command.command(name="pull")
@@ -94,12 +89,9 @@ def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, st
     """
     with open_client() as client:
         view = client.pull_data(data, output, namespace=namespace, overwrite=overwrite)
-    if style == "json":
-        print_json({"data": view.exact_name, "digest": view.digest, "path": str(user_path(output))})
-    else:
-        click.echo(str(user_path(output)))
-        if style == "table":
-            say(f"{view.exact_name or 'dataset'}, sha256:{view.digest}")
+    path = str(user_path(output))
+    document = {"data": view.exact_name, "digest": view.digest, "path": path}
+    print_made(style, document, path, f"{view.exact_name or 'dataset'}, sha256:{view.digest}")
 
 
 @data_command.command(name="preview")

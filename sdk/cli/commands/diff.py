@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import click
 
-from sdk.cli.support.output import WIDTH, format_option, plain, print_json, render, say
+from sdk.cli.support.output import filled, format_option, print_json, render, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.diff import Diff, Difference, ModuleDiff, Score, WeightsDiff
 from sdk.schemas.evaluation import is_score
@@ -110,4 +109,4 @@ def _module(one: ModuleDiff) -> list[Any]:
 
 def _print_notes(notes: list[str]) -> None:
     for note in notes:
-        click.echo(textwrap.fill(plain(note), WIDTH, initial_indent="! ", subsequent_indent="  "))
+        click.echo(filled(note, "! "))

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.support.ages import age_of
-from sdk.cli.support.base_options import whose_base_options
-from sdk.cli.support.condition_rows import condition_rows
-from sdk.cli.support.label_table import label_lines
-from sdk.cli.support.output import WIDTH, format_option, plain, print_facts, print_json, print_rows, render, say
-from sdk.cli.support.row_table import metrics_of, row_document, row_table, worst_first
-from sdk.cli.support.score_options import scores_of_option
+from sdk.cli.support.options import scores_of_option, whose_base_options
+from sdk.cli.support.output import (
+    age_of,
+    filled,
+    format_option,
+    one_line,
+    plain,
+    print_facts,
+    print_json,
+    print_rows,
+    render,
+    say,
+)
+from sdk.cli.support.score_tables import (
+    condition_rows,
+    label_lines,
+    metrics_of,
+    row_document,
+    row_table,
+    slice_table,
+    worst_first,
+)
 from sdk.cli.support.scores import error_lines, long_lines, metric_text, score_names
 from sdk.cli.support.session import open_client
-from sdk.cli.support.slice_table import slice_table
-from sdk.schemas.contamination import briefly, said
+from sdk.schemas.scores import briefly, said
 
 if TYPE_CHECKING:
     from sdk.client import Client
     from sdk.examining.label_counts import LabelCounts
     from sdk.objects import Evaluation
     from sdk.schemas.evaluation import RowScore
-    from sdk.schemas.slices import SlicedScores
+    from sdk.schemas.scores import SlicedScores
 
-#: How many characters of a text are shown.
-_SHOWN = 160
 #: How many rows a table has by default.
 _ROWS = 20
 
@@ -218,7 +229,7 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
     click.echo(render(["metric", "value"], [[name, metric_text(name, value)] for name, value in metrics]))
     long = long_lines(found.ref, found.metrics, found.conditions, found.id if found.rows_digest else None)
     for line in (*long, *error_lines(found.ref, found.scorer_errors)):
-        click.echo(_wrapped("", plain(line)))
+        click.echo(_wrapped("", line))
     click.echo()
     click.echo(render(["condition", "value"], condition_rows(found.conditions)))
     if labels is not None:
@@ -226,17 +237,9 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
     for sample in found.samples:
         click.echo()
         for label, key in (("— ", "prompt"), ("  expected:  ", "reference"), ("  generated: ", "completion")):
-            click.echo(_wrapped(label, _said(sample.get(key, ""))))
+            click.echo(_wrapped(label, one_line(str(sample.get(key, "")))))
 
 
 def _wrapped(label: str, text: str) -> str:
     """Return a text after its label, in lines of at most 80 columns."""
-    return (
-        textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False)
-        or label.rstrip()
-    )
-
-
-def _said(value: object) -> str:
-    text = plain(" ".join(str(value).split()))
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return filled(text, label, break_on_hyphens=False) or label.rstrip()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.commands.watch import result_of
-from sdk.cli.support.base_options import whose_base_options
-from sdk.cli.support.output import WIDTH, format_option, plain, print_detached, print_json, say
-from sdk.cli.support.rows_meant import say_rows
+from sdk.cli.commands.watch import result_of, say_rows
+from sdk.cli.support.options import whose_base_options
+from sdk.cli.support.output import filled, format_option, one_line, plain, print_detached, print_json, say
 from sdk.cli.support.scores import error_lines, failed_lines, general_line, long_lines, scores_table
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, failed_targets, scored_beside, scores_of, unscored
-from sdk.schemas.contamination import briefly, warning
+from sdk.schemas.scores import briefly, warning
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -148,16 +146,11 @@ def _print_table(found: list[dict[str, Any]], scores: Sequence[Evaluation], besi
             click.echo(plain(line))
     for one in scores:
         if (told := warning(one.contamination, is_base=one.digest is None)) is not None:
-            click.echo(textwrap.fill(plain(f"{one.ref}: {told}"), WIDTH, initial_indent="! ", subsequent_indent="  "))
+            click.echo(filled(f"{one.ref}: {told}", "! "))
     for index, sample in enumerate(found[0]["samples"] if found else []):
         prompt = sample["prompt"].strip().splitlines() or [""]
         click.echo(f"\n— {plain(prompt[0][:76])}")
-        click.echo(f"  expected: {_one_line(sample['reference'])}")
+        click.echo(f"  expected: {one_line(sample['reference'])}")
         for item in found:
             if index < len(item["samples"]):
-                click.echo(f"  {item['ref']}: {_one_line(item['samples'][index]['completion'])}")
-
-
-def _one_line(text: str) -> str:
-    joined = plain(" ".join(text.split()))
-    return joined if len(joined) <= 160 else joined[:159] + "…"
+                click.echo(f"  {item['ref']}: {one_line(item['samples'][index]['completion'])}")

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from sdk.cli.support.base_options import whose_base_options
 from sdk.cli.support.hangup import unwinding
-from sdk.cli.support.output import format_option, human_bytes, print_json, say
+from sdk.cli.support.options import whose_base_options
+from sdk.cli.support.output import format_option, human_bytes, print_made, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.export import ExportReport, GgufDtype, PlainLoraReport
 
@@ -111,12 +111,7 @@ def export_command(
 def _show(path: Path, kind: str, report: ExportReport | PlainLoraReport, said: str, style: str) -> None:
     for note in report.notes:
         say(f"note: {note}")
-    if style == "json":
-        print_json({"path": str(path), "kind": kind, **report.model_dump(mode="json")})
-        return
-    click.echo(str(path))
-    if style == "table":
-        say(said)
+    print_made(style, {"path": str(path), "kind": kind, **report.model_dump(mode="json")}, str(path), said)
 
 
 def _of_gguf(kind: str, report: ExportReport) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.support.base_options import whose_base_options
-from sdk.cli.support.output import WIDTH, format_option, human_bytes, plain, print_json, render
+from sdk.cli.support.options import whose_base_options
+from sdk.cli.support.output import filled, format_option, human_bytes, print_json, render
 
 if TYPE_CHECKING:
     from sdk.schemas.planning import DeviceForecasts, Plan
@@ -166,8 +165,4 @@ def _of_forecast(device: DeviceForecasts) -> str:
 
 
 def _fill(text: str, *, indent: str = "") -> None:
-    click.echo(
-        textwrap.fill(
-            plain(text), WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False
-        )
-    )
+    click.echo(filled(text, indent, indent + "  ", break_on_hyphens=False))

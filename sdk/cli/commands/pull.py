@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.support.base_options import whose_base_options
-from sdk.cli.support.output import format_option, human_bytes, print_json, print_rows, say
+from sdk.cli.support.options import whose_base_options
+from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_rows, say
 from sdk.cli.support.session import open_client, open_puller
 from sdk.config import user_path
 from sdk.formats.refs import is_folder
@@ -86,10 +86,8 @@ def _over(ref: str, base: str, frozen: bool, whose: dict[str, Any]) -> str:
 
 
 def _show(pulled: Pulled, style: str) -> None:
-    if style == "json":
-        print_json({"ref": pulled.ref, "digest": pulled.digest, "path": str(pulled.path)})
-    else:
-        click.echo(str(pulled.path))
+    path = str(pulled.path)
+    print_made(style, {"ref": pulled.ref, "digest": pulled.digest, "path": path}, path)
 
 
 def _show_plan(plan: PullPlan, style: str) -> None:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import click
 
+from sdk.cli.support.options import parse_size
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json
 from sdk.cli.support.session import open_client
-from sdk.cli.support.values import parse_size
 from sdk.errors import InvalidInput
 from sdk.schemas.access import QuotaView
 

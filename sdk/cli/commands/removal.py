@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from sdk.cli.support.confirm import confirm, require_terminal, yes_option
+from sdk.cli.support.options import confirm, require_terminal, take_tags, yes_option
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, say
 from sdk.cli.support.session import open_client
-from sdk.cli.support.values import take_tags
 from sdk.objects import Version
 from sdk.schemas.removal import GcReport, RetentionView
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from sdk.cli.support.options import scores_of_option
 from sdk.cli.support.output import format_option, print_rows
-from sdk.cli.support.score_options import scores_of_option
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
-    from sdk.schemas.search import SortKey
+    from sdk.schemas.catalog import SortKey
 
 
 @click.command(name="search")

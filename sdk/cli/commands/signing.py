@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from sdk import config
-from sdk.cli.support.output import format_option, print_json, say
+from sdk.cli.support.output import format_option, print_made, say
 from sdk.cli.support.session import open_client
 from sdk.signing import is_protected
 
@@ -49,7 +49,5 @@ def sign_command(ref: str, key: str | None, style: str) -> None:
         exact = f"{version.info.adapter}@sha256:{version.digest}"
         signature = client.sign(exact, key, password=password)
     say(f"{version.ref} is signed; verify it with: adapterctl verify {version.ref} --verify-with KEY.pub.pem")
-    if style == "json":
-        print_json({"ref": version.ref, "digest": version.digest, "key_id": signature.key_id})
-    else:
-        click.echo(signature.key_id)
+    document = {"ref": version.ref, "digest": version.digest, "key_id": signature.key_id}
+    print_made(style, document, signature.key_id)

@@ -152,7 +152,7 @@ def logs_command(part: str | None, goes_on: bool, lines: int | None, home: Path)
       adapterctl logs -f
     """
     from sdk.stack import control
-    from sdk.stack.logs import follow, last_lines
+    from sdk.stack.control import follow, last_lines
 
     paths = control.log_paths(_stack(home))
     if part is not None and part not in paths:

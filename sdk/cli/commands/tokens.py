@@ -8,7 +8,7 @@ from typing import get_args
 
 import click
 
-from sdk.cli.support.confirm import confirm, yes_option
+from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import format_option, print_json, print_rows, say
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput

@@ -7,14 +7,12 @@ from typing import Any
 
 import click
 
-from sdk.cli.commands.watch import result_of
-from sdk.cli.support.base_options import whose_base_options
+from sdk.cli.commands.watch import result_of, say_rows
+from sdk.cli.support.options import parse_size, whose_base_options
 from sdk.cli.support.output import format_option, print_detached, print_json, say
-from sdk.cli.support.rows_meant import say_rows
 from sdk.cli.support.scores import held_out_loss
 from sdk.cli.support.session import open_client
 from sdk.cli.support.training_file import read_training_file
-from sdk.cli.support.values import parse_size
 from sdk.errors import InvalidInput
 
 #: No job runs in less, so a smaller number lacks its unit.

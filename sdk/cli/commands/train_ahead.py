@@ -1,4 +1,7 @@
-"""`adapterctl train --dry-run` and `--explain`: what a training would be, without a job."""
+"""`adapterctl train --dry-run` and `--explain`: what a training would be, without a job.
+
+Each option has its value, the source of that, its default and its description.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,11 @@ from typing import Any
 import click
 
 from sdk.cli.commands.plan import planned, print_plan
-from sdk.cli.support.explained import explained, print_explained
-from sdk.cli.support.output import print_json
+from sdk.cli.support.output import filled, print_json
 from sdk.errors import InvalidInput
 from sdk.names import check_name
-from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_options import PlanOptions
-from sdk.submitting.given_sources import sources_of
+from sdk.schemas.training import PlanOptions, TrainingSpec
+from sdk.submitting.given_data import sources_of
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
 
@@ -74,3 +75,59 @@ def _checked(name: str, options: Mapping[str, Any], fields: Mapping[str, Any]) -
     if not options.get("base"):
         raise InvalidInput("what is known ahead of a training follows from its base; give --base", param="base")
     return spec
+
+
+def explained(
+    spec: TrainingSpec, *, in_file: Collection[str], on_command_line: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return option, value, source, default and description of each field, in the order of the record."""
+    from sdk.schemas.field_comments import field_comments
+
+    about, rows = field_comments(TrainingSpec), []
+    for name, field in TrainingSpec.model_fields.items():
+        value, source = getattr(spec, name), "default"
+        if name in on_command_line:
+            source = "command line"
+        elif name in in_file:
+            source = "file"
+        elif name == "alpha" and value is None:
+            value, source = spec.resolved_alpha, "2·rank"
+        elif value is None:
+            source = "default; the job resolves it" if name in _RESOLVED else "default"
+        default = field.get_default()
+        rows.append({"option": name, "value": value, "from": source, "default": default, "about": about.get(name, "")})
+    return rows
+
+
+#: Fields for which None means that rows or base decide.
+_RESOLVED = ("objective", "loss_on", "packing")
+
+
+def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:
+    """Print the options, with `about` each with its description below."""
+    for row in rows:
+        default = "" if row["from"].startswith("default") else f"; default {_shown(row['default'])}"
+        click.echo(
+            filled(
+                f"{row['option']} = {_shown(row['value'])}  ({row['from']}{default})",
+                "",
+                "    ",
+                break_on_hyphens=False,
+            )
+        )
+        if about and row["about"]:
+            click.echo(filled(row["about"], "    ", break_on_hyphens=False))
+
+
+def _shown(value: Any) -> str:
+    return (
+        "none"
+        if value is None
+        else "yes"
+        if value is True
+        else "no"
+        if value is False
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ import click
 
 from sdk.cli.support.hangup import hang_up_in_threads
 from sdk.cli.support.output import human_bytes, plain, say
-from sdk.objects import Job, R, Result
+from sdk.config import user_path
+from sdk.objects import Job, Result
 from sdk.schemas.events import Event, Progress
-from sdk.schemas.jobs import JobState
+from sdk.schemas.jobs import JobState, JobView
 from sdk.submitting.job_output import follow
 
 if TYPE_CHECKING:
@@ -29,29 +31,23 @@ _FINAL = tuple(state.value for state in JobState if state.is_final)
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
-def watch(job: Job[R], *, timeout_s: float | None = None) -> Job[R]:
-    """Follow a job to its end and return it; see `watch_all`."""
-    watch_all([job], timeout_s=timeout_s)
-    return job
-
-
 def result_of(job: Job[Result]) -> dict[str, Any]:
     """Follow a job to its end and return its result, as the registry shows it. Raises JobFailed, JobCancelled."""
-    watch(job)
+    watch_all([job])
     if job.error is not None:
         raise job.error
     return job.view.result or {}
 
 
-def watch_all(jobs: Sequence[Job[Result]], *, timeout_s: float | None = None) -> None:
+def watch_all(jobs: Sequence[Job[Result]]) -> None:
     """Follow jobs to their end; the caller decides what their ends mean.
 
-    Ctrl-C leaves them running, says how to come back, and exits with 130. Raises TimedOut.
+    Ctrl-C leaves them running, says how to come back, and exits with 130.
     """
     try:
         screen: _Screen = (_Live if sys.stderr.isatty() else _Lines)(jobs)
         try:
-            for job, event in follow(jobs, note=say, timeout_s=timeout_s, last=_BEFORE):
+            for job, event in follow(jobs, note=say, last=_BEFORE):
                 if event is None:
                     screen.looked(job)
                 else:
@@ -115,6 +111,23 @@ def told(event: Event) -> str:
     if event.progress is not None:
         return " · ".join(part for part in (event.progress.phase, standing_of(event.progress)) if part)
     return event.message or ""
+
+
+def say_rows(view: JobView, **given: Any) -> None:
+    """Say which registered dataset was used for each text that isn't a file, from the job's own field, such as `data`."""
+    if isinstance(given.get("data"), (list, dict)):
+        # Several datasets, or a list of one.
+        several = list(given.pop("data"))
+        sources = view.request.get("sources") or [view.request]
+        for text, source in zip(several, sources, strict=True):
+            _say_dataset("data", text, source.get("data"), source.get("data_name"))
+    for field, text in given.items():
+        _say_dataset(field, text, view.request.get(field), view.request.get(f"{field}_name"))
+
+
+def _say_dataset(field: str, text: Any, digest: Any, name: Any) -> None:
+    if isinstance(text, str) and isinstance(digest, str) and not os.path.isfile(user_path(text)):  # noqa: PTH113
+        say(f"{field} is the registered dataset {plain(str(name or digest[:12]))}")
 
 
 class _Screen(Protocol):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sdk.cli.support.ages import age_of, human_duration
-from sdk.cli.support.output import format_option, human_bytes, print_rows, render, say
+from sdk.cli.support.output import age_of, format_option, human_bytes, human_duration, print_rows, render, say
 from sdk.cli.support.session import open_client
 
 

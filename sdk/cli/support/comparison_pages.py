@@ -1,16 +1,91 @@
-"""A comparison as Markdown and as an HTML page. Text from models and datasets is always shown as plain text."""
+"""A comparison for the terminal, as Markdown, as an HTML page and as a picture. Text from models and datasets is always shown as plain text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
+from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
-from sdk.cli.support.comparison_table import heading, pair_columns, score_columns, statement
+from sdk.cli.support.output import filled, one_line, plain, render
+from sdk.errors import InvalidInput, Unavailable
+from sdk.schemas.scores import briefly
 
 if TYPE_CHECKING:
-    from sdk.schemas.comparison import ChangedRow, Comparison
+    from sdk.schemas.scores import ChangedRow, ComparedPair, Comparison
+
+
+#: How many characters of a text are shown.
+_SHOWN = 300
+
+
+def heading(found: Comparison) -> str:
+    """What is compared on what: "loss on 3f1a5c0d9e2b: 48 rows in 12 groups by repo; less is better"."""
+    rows = "1 row" if found.rows == 1 else f"{found.rows} rows"
+    groups = "" if found.groups is None else f" in {found.groups} groups by {found.by}"
+    groups = groups if found.distinct_rows is None else f", {found.distinct_rows} of them different"
+    return f"{found.metric} on {found.dataset[:12]}: {rows}{groups}; {'less' if found.lower_is_better else 'more'} is better"
+
+
+def statement(pair: ComparedPair, *, alone: bool) -> str:
+    """A verdict as a sentence that names its pair, unless it is the only one (`alone`)."""
+    return pair.verdict if alone or pair.better is not None else f"{pair.a} and {pair.b}: {pair.verdict}"
+
+
+def score_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
+    """The table of scores, each under the letter that the table of pairs uses for it."""
+    rows: list[list[object]] = [
+        [letter, one.ref, one.score, briefly(one.contamination), one.evaluation]
+        for letter, one in zip(ascii_uppercase, found.scores, strict=False)
+    ]
+    return ["", "ref", found.metric, "seen", "scores"], rows
+
+
+def pair_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
+    """The table of pairs. p is corrected for all of them."""
+    letters = dict(zip(found.refs, ascii_uppercase, strict=False))
+    rows: list[list[object]] = [
+        [
+            f"{letters[one.b]} - {letters[one.a]}",
+            one.difference,
+            one.low,
+            one.high,
+            one.p_adjusted,
+            one.detectable,
+            one.rows_needed,
+        ]
+        for one in found.pairs
+    ]
+    return ["pair", "difference", "low", "high", "p", "can show", "rows needed"], rows
+
+
+def comparison_lines(found: Comparison) -> Iterator[str]:
+    """Yield the lines of a comparison."""
+    yield filled(heading(found))
+    yield ""
+    yield render(*score_columns(found))
+    yield ""
+    yield render(*pair_columns(found))
+    yield ""
+    for pair in found.pairs:
+        yield filled(statement(pair, alone=len(found.pairs) == 1))
+    for note in found.notes:
+        yield filled(note, "! ")
+    for row in found.examples:
+        yield from _example(row, found.refs)
+
+
+def _example(row: ChangedRow, refs: list[str]) -> Iterator[str]:
+    yield ""
+    yield filled(f"— row {row.row}" + ("" if row.prompt is None else f": {one_line(row.prompt, _SHOWN)}"))
+    if row.reference:
+        yield filled(one_line(row.reference, _SHOWN), "  expected: ")
+    for ref, score, prediction in zip(refs, row.scores, row.predictions, strict=True):
+        said = "" if prediction is None else f": {one_line(prediction, _SHOWN)}"
+        yield filled(f"{ref} ({score:.4g}){said}", "  ")
+
 
 #: Characters that mean something in Markdown, or begin a tag.
 _MEANING = re.compile(r"([\\`*_{}\[\]()#+!|<>&~])")
@@ -120,3 +195,51 @@ def _shown(text: str) -> str:
     become '?'.
     """
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+#: How many characters of a ref are shown: the last ones, which have the version.
+_REF_CHARACTERS = 32
+
+
+def require_matplotlib() -> None:
+    """Raise Unavailable if matplotlib is missing; it says what to do instead."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise Unavailable(
+            "a picture needs matplotlib, which is not installed; run: pip install matplotlib, or take --format html"
+        ) from error
+
+
+def write_png(found: Comparison, path: Path) -> None:
+    """Draw the comparison into a file, which is replaced. Raises Unavailable without matplotlib, InvalidInput for a bad path."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.6 + 0.45 * len(found.pairs)), layout="constrained")
+    axes = figure.subplots()
+    for place, pair in enumerate(reversed(found.pairs)):
+        colour = "tab:gray" if pair.better is None else "tab:blue"
+        if pair.low is not None and pair.high is not None:
+            axes.plot([pair.low, pair.high], [place, place], color=colour, linewidth=2)
+        axes.plot([pair.difference], [place], "o", color=colour)
+    axes.axvline(0, color="black", linewidth=0.8)
+    labels = [_text(f"{_short(pair.b)} - {_short(pair.a)}") for pair in reversed(found.pairs)]
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(-0.6, len(labels) - 0.4)
+    axes.set_xlabel(_text(f"difference of {found.metric}, with its 95 % interval"))
+    verdict = f"\n{statement(found.pairs[0], alone=True)}" if len(found.pairs) == 1 else ""
+    axes.set_title(_text(heading(found) + verdict), fontsize="medium", loc="left", wrap=True)
+    try:
+        figure.savefig(path, format="png", dpi=150)
+    except OSError as error:
+        raise InvalidInput(f"{path} can't be written ({error.strerror}); choose another path", param="png") from error
+
+
+def _short(ref: str) -> str:
+    return ref if len(ref) <= _REF_CHARACTERS else f"…{ref[1 - _REF_CHARACTERS :]}"
+
+
+def _text(text: str) -> str:
+    """Text as it is: matplotlib would read a formula between two dollar signs."""
+    return "\n".join(plain(line) for line in text.split("\n")).replace("$", r"\$")

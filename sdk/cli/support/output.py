@@ -1,4 +1,8 @@
-"""Data goes to stdout as a table, JSON or bare values, messages go to stderr. Colours only on a terminal."""
+"""Data goes to stdout as a table, JSON or bare values, messages go to stderr. Colours only on a terminal.
+
+>>> human_duration(40), human_duration(750), human_duration(18_000), human_duration(300_000)
+('40 s', '12 min', '5 h', '3 d')
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from unicodedata import combining, east_asian_width
 
@@ -38,19 +43,41 @@ def say(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
+def print_made(style: str, document: dict[str, Any], text: str | None, *remarks: str) -> None:
+    """Print what a command made or changed: as JSON, or as one text, with remarks for people unless that is to be bare."""
+    if style == "json":
+        print_json(document)
+        return
+    click.echo(text)
+    if style == "table":
+        for remark in remarks:
+            say(remark)
+
+
 def print_detached(style: str, job_id: str, state: str) -> None:
     """Print the id of a detached job, and how to come back to it."""
-    if style == "json":
-        print_json({"job": job_id, "state": state})
-        return
-    click.echo(job_id)
-    if style == "table":
-        say(f"watch it: adapterctl jobs watch {job_id}")
+    print_made(style, {"job": job_id, "state": state}, job_id, f"watch it: adapterctl jobs watch {job_id}")
 
 
 def plain(text: str) -> str:
     """Return untrusted text made safe for a terminal: control, direction and zero-width characters become '?'."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def one_line(text: str, most: int = 160) -> str:
+    """Return untrusted text as one line, made safe and cut to `most` characters."""
+    line = plain(" ".join(text.split()))
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def filled(text: str, first: str = "", later: str | None = None, **how: bool) -> str:
+    """Return untrusted text, made safe, in lines of at most 80 columns; further ones begin with `later`, or with room for
+    what the first begins with.
+    """
+    import textwrap
+
+    later = " " * len(first) if later is None else later
+    return textwrap.fill(plain(text), WIDTH, initial_indent=first, subsequent_indent=later, **how)  # type: ignore[arg-type]
 
 
 def fit(text: str) -> str:
@@ -214,3 +241,16 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def human_duration(seconds: float) -> str:
+    """Return "40 s", "12 min", "5 h" or "3 d"."""
+    for unit, length_s, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 72)):
+        if seconds < most * length_s:
+            return f"{max(0, int(seconds // length_s))} {unit}"
+    return f"{int(seconds // 86_400)} d"
+
+
+def age_of(moment: datetime) -> str:
+    """How long ago a moment was."""
+    return human_duration((datetime.now(UTC) - moment).total_seconds())

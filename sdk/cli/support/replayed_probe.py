@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import click
 
-from sdk.cli.support.output import WIDTH, plain, print_json, render
+from sdk.cli.support.output import filled, plain, print_json, render
 from sdk.examining.probe_replay import require_equal
 from sdk.schemas.probe import LogitsReplay, ProbeReplay
 
@@ -41,7 +40,7 @@ def _print_table(found: ProbeReplay) -> None:
         click.echo()
         _print_logits(found.logits)
     for note in found.notes:
-        click.echo(textwrap.fill(plain(note), WIDTH, initial_indent="! ", subsequent_indent="  "))
+        click.echo(filled(note, "! "))
 
 
 def _modules(found: ProbeReplay) -> list[list[Any]]:

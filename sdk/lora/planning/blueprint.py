@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from sdk.formats.saved_buffers import is_buffer
+from sdk.formats.base_files import is_buffer
 from sdk.lora.linear_modules import linear_modules
 from sdk.lora.planning.config_faults import config_fault
 from sdk.lora.planning.families import FAMILIES, ConfigError, Numbers, tied

@@ -28,8 +28,7 @@ from sdk.schemas.job_requests import MergeRequest
 from sdk.schemas.jobs import CheckpointPublication, JobSubmission, JobView, Needs
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.work import Farewell, Release
-from sdk.schemas.workers import QueueCapacity, WorkerView
+from sdk.schemas.work import Farewell, QueueCapacity, Release, WorkerView
 from sdk.version import VERSION
 
 

@@ -18,14 +18,14 @@ from faults.growth.values import OBJECTS, TEXTS, dumped
 from registry.jobs.kinds.evaluation_rows import RowFacts
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.base_references import BadBaseError, check_references
-from sdk.formats.json_list import json_list
 from sdk.formats.peft_config import examine, hazard
+from sdk.formats.row_files import json_list
 from sdk.formats.rows import RowsError, judge_rows
 from sdk.formats.safetensors import SafetensorsError, read_header
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.config_faults import config_fault
 from sdk.rows.audit import audit_rows
-from sdk.rows.reading import file_values
+from sdk.rows.data_files import file_values
 from sdk.rows.signature_file import make_signatures
 
 #: Writes a file of about this many bytes.

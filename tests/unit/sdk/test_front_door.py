@@ -15,8 +15,7 @@ from sdk import default_client
 from sdk.pushing.pusher import PushKeywords, PushOptions
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
-from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_options import TrainingOptions
+from sdk.schemas.training import TrainingOptions, TrainingSpec
 
 FUNCTIONS = [name for name in sdk.__all__ if inspect.isfunction(getattr(sdk, name)) and name != "connect"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sdk.formats.objectives import ObjectiveError, resolve_loss_on
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.examples import IGNORED, Example, continued, unended
 from workers.pipelines.data.rows import Row

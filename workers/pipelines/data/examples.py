@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sdk.formats.rows import Row
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from workers.pipelines.data.conversation import Conversation, RowRefused
 from workers.pipelines.data.spans import ChatTemplate, Method, Sample
 from workers.pipelines.data.tokenizer import known_ids

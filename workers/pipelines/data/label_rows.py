@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.formats.labels import classes_of
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from workers.pipelines.data.examples import Example, LossOn
 from workers.pipelines.data.rows import Rows
 from workers.pipelines.data.tokenise import Tokenised

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import BadRow, Row, RowsError, judge_rows
-from sdk.rows.reading import file_values
+from sdk.rows.data_files import file_values
 from sdk.schemas.data_audit import AuditExample, LengthBucket, TokenCountRequest, TokenCounts
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.answering import answer

@@ -12,7 +12,7 @@ from sdk.formats.objectives import ObjectiveError
 from sdk.formats.rows import Shape, name_faults
 from sdk.schemas.evaluation import Unscored
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.examples import IGNORED, Example, ExampleMaker, LossOn
 from workers.pipelines.data.rows import Rows

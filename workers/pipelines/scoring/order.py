@@ -9,7 +9,7 @@ from pydantic import Field
 from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
-from sdk.schemas.rendering import Day
+from sdk.schemas.recorded import Day
 from sdk.schemas.training_report import Labels
 from sdk.schemas.wire import Wire
 from workers.pipelines.orders import Order

@@ -8,8 +8,7 @@ from pydantic import Field
 
 from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.lora_config import QuantizationRecipe
-from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.rendering import Day
+from sdk.schemas.recorded import Day, RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import Wire
 from workers.pipelines.orders import Order

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from sdk.cli.commands.jobs.act import jobs_cancel, jobs_publish, jobs_retry
+from sdk.cli.commands.jobs.act import jobs_cancel, jobs_publish, jobs_result, jobs_retry
 from sdk.cli.commands.jobs.job_output import jobs_logs, jobs_wait, jobs_watch
-from sdk.cli.commands.jobs.result import jobs_result
 from sdk.cli.commands.jobs.show import jobs_checkpoints, jobs_list, jobs_show
 
 

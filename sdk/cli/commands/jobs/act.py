@@ -1,12 +1,24 @@
-"""`adapterctl jobs cancel|retry|publish`: commands that act on jobs."""
+"""`adapterctl jobs cancel|retry|publish|result`: commands that act on jobs, and what a job made."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import click
 
-from sdk.cli.support.output import format_option, print_json, say
+from sdk.cli.commands.evaluate import print_scores
+from sdk.cli.commands.merge import hand_out, require_merged
+from sdk.cli.support.data_pages import print_preview
+from sdk.cli.support.options import take_tags
+from sdk.cli.support.output import format_option, print_json, print_made, say
 from sdk.cli.support.session import open_client
-from sdk.cli.support.values import take_tags
+from sdk.config import user_path
+from sdk.errors import Conflict
+from sdk.pulling.folder import require_free
+
+if TYPE_CHECKING:
+    from sdk.objects import Job, MergedModel
+    from sdk.schemas.preview import Preview
 
 
 @click.command(name="cancel")
@@ -22,12 +34,8 @@ def jobs_cancel(job_id: str, style: str) -> None:
     """
     with open_client() as client:
         view = client.cancel_job(job_id)
-    if style == "json":
-        print_json(view.model_dump(mode="json"))
-        return
-    click.echo(view.state.value)
-    if style == "table" and not view.state.is_final:
-        say(f"asked to stop; see: adapterctl jobs show {job_id}")
+    stops = [] if view.state.is_final else [f"asked to stop; see: adapterctl jobs show {job_id}"]
+    print_made(style, view.model_dump(mode="json"), view.state.value, *stops)
 
 
 @click.command(name="retry", short_help="Submit a failed or cancelled job again.")
@@ -44,14 +52,10 @@ def jobs_retry(job_id: str, style: str) -> None:
     """
     with open_client() as client:
         view = client.retry_job(job_id).view
-    if style == "json":
-        print_json({"job": view.id, "state": view.state.value, "retry_of": view.retry_of})
-        return
-    click.echo(view.id)
-    if style == "table":
-        start = view.request.get("from_checkpoint")
-        said = "" if start is None else f"resumes from step {start['step']}; "
-        say(f"{said}watch it: adapterctl jobs watch {view.id}")
+    start = view.request.get("from_checkpoint")
+    said = "" if start is None else f"resumes from step {start['step']}; "
+    document = {"job": view.id, "state": view.state.value, "retry_of": view.retry_of}
+    print_made(style, document, view.id, f"{said}watch it: adapterctl jobs watch {view.id}")
 
 
 @click.command(name="publish", short_help="Make a version from a checkpoint.")
@@ -74,11 +78,53 @@ def jobs_publish(
     with open_client() as client:
         published = client.publish_checkpoint(job_id, step, adapter=name, tags=tags, description=description)
     version = published.version
-    if style == "json":
-        print_json({"ref": version.ref, "job": job_id, "digest": version.digest, "existing": published.existing})
-        return
-    if published.existing:
+    if published.existing and style != "json":
         say("these bytes are already a version")
-    click.echo(version.ref)
-    if style == "table":
-        say(f"see it: adapterctl show {version.ref}")
+    document = {"ref": version.ref, "job": job_id, "digest": version.digest, "existing": published.existing}
+    print_made(style, document, version.ref, f"see it: adapterctl show {version.ref}")
+
+
+@click.command(name="result", short_help="Print or write what a job made.")
+@click.argument("job_id", metavar="JOB")
+@click.option("-o", "--output", help="A new folder for the model of a merge.")
+@format_option
+def jobs_result(job_id: str, output: str | None, style: str) -> None:
+    """Print or write what a job made, as the command that waited for it would have done.
+
+    For an evaluation these are its scores, for a merge the model, for a training or combination the version's ref, and
+    for a preview the rows. A job that has not ended yet has no result (exit code 4).
+
+    \b
+    Examples:
+      adapterctl jobs result 3f1c2a9b7d20
+      adapterctl jobs result 3f1c2a9b7d20 -o ./merged
+    """
+    target = None if output is None else user_path(output)
+    if target is not None:
+        require_free(target, replaceable=False)
+    with open_client() as client:
+        job = client.job(job_id)
+        view = job.view
+        if target is not None and view.kind != "merge":
+            raise click.UsageError(f"job {view.id} is no merge but {view.kind}, which makes no folder; leave out -o")
+        if not view.state.is_final:
+            raise Conflict(f"job {view.id} is {view.state.value}; watch it with: adapterctl jobs watch {view.id}")
+        if view.kind == "merge":
+            require_merged(cast("Job[MergedModel]", job))
+        elif job.error is not None:
+            raise job.error
+        if view.kind == "evaluation":
+            print_scores(client, job, style)
+            return
+        if view.kind == "merge":
+            hand_out(cast("Job[MergedModel]", job), target, style)
+            return
+        if view.kind == "preview":
+            found = cast("Preview", job.result())
+            if style == "json":
+                print_json(found.model_dump(mode="json"))
+            else:
+                print_preview(found, quiet=style == "quiet")
+            return
+    result = view.result or {}
+    print_made(style, {"ref": result.get("ref"), "job": view.id, "existing": result.get("existing")}, result.get("ref"))

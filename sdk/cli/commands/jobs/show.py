@@ -9,8 +9,17 @@ from typing import Any
 import click
 
 from sdk.cli.commands.watch import COLOURS, count_of, standing_of
-from sdk.cli.support.ages import age_of, human_duration
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render, say
+from sdk.cli.support.output import (
+    age_of,
+    format_option,
+    human_bytes,
+    human_duration,
+    print_facts,
+    print_json,
+    print_rows,
+    render,
+    say,
+)
 from sdk.cli.support.session import open_client
 from sdk.objects import scored_beside
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView

@@ -19,8 +19,8 @@ from registry.http.rights import right_of
 from registry.http.routes import StrictRoute, room
 from registry.principal import SYSTEM, Role, roles_of
 from registry.settings import Settings
-from sdk.formats.api_paths import API
 from sdk.schemas.jobs import JobSubmission
+from sdk.version import API
 
 METHODS = ("POST", "PUT", "PATCH", "DELETE")
 

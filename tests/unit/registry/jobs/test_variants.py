@@ -8,10 +8,9 @@ import pytest
 
 from registry.errors import Verification
 from registry.jobs.kinds.training_outcome import require_asked
-from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest, used_fields
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.request_fields import used_fields
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 

@@ -37,7 +37,7 @@ class Call:
 
 
 def calls() -> list[Call]:
-    return [call for file in sorted(API.glob("*.py")) if file.name != "pages.py" for call in _calls_of(file)]
+    return [call for file in sorted(API.glob("*.py")) if file.name != "transport.py" for call in _calls_of(file)]
 
 
 def _calls_of(file: Path) -> Iterator[Call]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import click
 import pytest
 
-from sdk.api.transport import Transport
 from sdk.cli import cli as adapterctl_cli
-from sdk.config import Config
-from sdk.errors import Incompatible, InvalidInput
+from sdk.errors import InvalidInput
 from sdk.pushing.given_base import GivenBase, given_base, given_base_if_any
 
 #: Commands that take the bare name of a base.
@@ -57,24 +53,7 @@ def test_each_command_that_takes_the_name_of_a_base_says_whose_it_is() -> None:
         assert {"--base-namespace", "--published"} <= options, path
 
 
-class Earlier(Transport):
-    """A registry of a release that ignores whose base is meant."""
-
-    def _send(self, method: str, path: str, **given: Any) -> bytes:
-        said = {"id": "tiny", "namespace": "team", "fingerprint": "f" * 64, "weights_digest": "w" * 64}
-        rest = {"revision": None, "architecture": "", "location": None, "uploaded": False, "size_bytes": 0}
-        return json.dumps({**said, **rest, "created_at": "2026-01-01T00:00:00Z"}).encode()
-
-
 class TestGiven:
-    def test_another_s_base_than_that_which_was_meant_is_not_used(self) -> None:
-        registry = Earlier(Config("http://127.0.0.1:1"))
-        for given in (given_base("tiny", None, None), given_base("tiny", "team", None)):
-            assert given.find(registry).namespace == "team"
-        for given in (given_base("tiny", None, True), given_base("tiny", "other", None)):
-            with pytest.raises(Incompatible, match="give the fingerprint of the base instead of 'tiny'"):
-                given.find(registry)
-
     def test_a_folder_has_no_namespace(self) -> None:
         for how in ({"namespace": "team"}, {"published": True}):
             with pytest.raises(InvalidInput, match="is a folder, and base_namespace and published") as caught:

@@ -10,11 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from sdk.cli import cli
-from sdk.cli.support.comparison_pages import html_page, markdown_page
-from sdk.cli.support.comparison_plot import write_png
-from sdk.cli.support.comparison_table import comparison_lines
+from sdk.cli.support.comparison_pages import comparison_lines, html_page, markdown_page, write_png
 from sdk.errors import InvalidInput, Unavailable
-from sdk.schemas.comparison import ChangedRow, Compared, ComparedPair, Comparison
+from sdk.schemas.scores import ChangedRow, Compared, ComparedPair, Comparison
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sdk.cli.support.label_table import label_lines
+from sdk.cli.support.score_tables import label_lines
 from sdk.examining.label_counts import MOST_LABELS, count_labels
 from sdk.schemas.evaluation import RowScore
 

@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.job_views import job_view
 
-from sdk.cli.commands.watch import count_of, describe, left_of, watch
+from sdk.cli.commands.watch import count_of, describe, left_of, watch_all
 from sdk.cli.support.output import _cut, fit, human_bytes, plain, print_facts, print_json, print_rows, render, say
-from sdk.errors import TimedOut
 from sdk.objects import Job
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import JobState, JobView
@@ -207,7 +206,7 @@ def test_without_a_terminal_a_watch_writes_plain_lines(capsys: pytest.CaptureFix
         event(6, state="succeeded"),
     ]
     job = Job(view(JobState.QUEUED), Registry(events, JobState.SUCCEEDED))  # type: ignore[arg-type]
-    assert watch(job) is job
+    watch_all([job])
     said = capsys.readouterr()
     assert said.out == ""
     # Steps that follow each other at once are one line.
@@ -218,12 +217,6 @@ def test_without_a_terminal_a_watch_writes_plain_lines(capsys: pytest.CaptureFix
         f"save · {plain(HOSTILE)}",
         "succeeded",
     ]
-
-
-def test_a_watch_may_have_an_end() -> None:
-    job = Job(view(JobState.QUEUED), Registry([], None))  # type: ignore[arg-type]
-    with pytest.raises(TimedOut, match="it is still running: adapterctl jobs watch j1"):
-        watch(job, timeout_s=0.05)
 
 
 @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED])

@@ -22,7 +22,7 @@ from sdk.examining import planning
 from sdk.examining.planning import plan_training
 from sdk.lora.planning import common_bases as configs
 from sdk.schemas.planning import Plan
-from sdk.schemas.training_options import PlanOptions, TrainingOptions
+from sdk.schemas.training import PlanOptions, TrainingOptions
 
 #: What the config of the small base lacks.
 NUMBERS = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 16}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sdk.cli.support.row_preview import print_preview
+from sdk.cli.support.data_pages import print_preview
 from sdk.schemas.preview import Preview, PreviewText
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 
 
 def text(row: int, said: str) -> PreviewText:

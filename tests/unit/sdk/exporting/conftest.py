@@ -33,7 +33,7 @@ def here(instead: Callable[[Callable[..., Any]], None]) -> None:
     """Let what the program does be done in this process."""
     from workers.pipelines.exporting.program import export, request_of
 
-    def run_program(_module: str, *, asked: bytes, timeout_s: float) -> dict[str, Any]:
+    def run_program(_module: str, *, asked: bytes, timeout_s: float, **_: Any) -> dict[str, Any]:
         assert timeout_s > 60
         try:
             said: dict[str, Any] = json.loads(export(request_of(asked)).model_dump_json())

@@ -177,16 +177,18 @@ def test_a_full_disk_leaves_nothing(client: Client, base: Path, adapter: Path, t
 def test_a_program_that_fails_or_is_slow_leaves_nothing(
     client: Client, base: Path, adapter: Path, tmp_path: Path, instead: Callable[[Callable[..., Any]], None]
 ) -> None:
-    def killed(_module: str, *, asked: bytes, timeout_s: float) -> None:
+    def killed(_module: str, *, asked: bytes, **_: Any) -> None:
         Path(read_json(ExportRequest, asked).out).write_bytes(b"GGUF, half of it")
 
-    def slow(_module: str, *, asked: bytes, timeout_s: float) -> None:
-        raise subprocess.TimeoutExpired("export", timeout_s)
+    program = sdk.worker_program.run_program
+
+    def slow(_module: str, **given: Any) -> Any:
+        return program("http.server", "0", **given | {"timeout_s": 0.1})
 
     out = tmp_path / "out"
-    for program, error in ((killed, Unavailable), (slow, TimedOut)):
-        instead(program)
-        with pytest.raises(error):
+    for done, error, said in ((killed, Unavailable, "without an answer"), (slow, TimedOut, "not exported within")):
+        instead(done)
+        with pytest.raises(error, match=said):
             client.export(adapter, out / "a.gguf", base=base)
         assert left(out) == []
 

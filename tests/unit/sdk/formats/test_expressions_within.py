@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sdk.formats.character_tests import same_letters
 from sdk.formats.expressions import Automaton, Budget, BudgetError, ExpressionError
-from sdk.formats.letter_case import same_letters
 
 ATOMS = ["a", "B", r"\n", ".", "[ab]", "[^a]", r"\d", r"\s", r"\w", "^", "$", r"\A", r"\Z", r"\b", "é", "ſ", "[k-t]"]
 FLAGS = st.sampled_from(["", "(?i)", "(?m)", "(?s)", "(?ims)"])

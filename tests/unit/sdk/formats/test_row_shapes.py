@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdk.errors import InvalidData
-from sdk.formats import json_list as reader
+from sdk.formats import row_files as reader
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, check_rows, text_values
 from sdk.schemas.training import TrainingSpec

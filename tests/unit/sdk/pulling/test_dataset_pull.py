@@ -14,7 +14,7 @@ from support.ranges import Fault, RangeServer, range_server
 
 from sdk.errors import Unavailable, VerificationFailed
 from sdk.pulling import streams
-from sdk.pulling.dataset_pull import pull_dataset
+from sdk.pulling.cached_file import pull_dataset
 from sdk.pulling.http import HttpClient
 from sdk.schemas.artifacts import DatasetView, Transfer
 

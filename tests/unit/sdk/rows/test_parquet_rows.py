@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sdk.formats.rows import RowsError
+from sdk.rows.data_files import file_values
 from sdk.rows.parquet_rows import parquet_rows
-from sdk.rows.reading import file_values
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

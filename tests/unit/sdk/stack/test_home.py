@@ -20,9 +20,9 @@ from support.processes import SLEEP
 
 from sdk.errors import Conflict, NotFound, Unavailable
 from sdk.stack import control
+from sdk.stack.control import follow, last_lines
 from sdk.stack.home import Stack
 from sdk.stack.keeper import PartState
-from sdk.stack.logs import follow, last_lines
 from sdk.stack.programs import inherited_environment
 
 

@@ -11,11 +11,8 @@ import pytest
 from support.paired_rows import Rows, alike, lognormal_rows
 
 from sdk.statistics.binomial import equal_steps_interval, mcnemar_p, share_interval
-from sdk.statistics.bootstrap import studentised_interval
-from sdk.statistics.comparison import compare_rows
-from sdk.statistics.power import holm, least_difference, rows_needed
-from sdk.statistics.ratios import paired_ratio
-from sdk.statistics.sign_flips import sign_flip_p
+from sdk.statistics.bootstrap import paired_ratio, sign_flip_p, studentised_interval
+from sdk.statistics.comparison import compare_rows, holm, least_difference, rows_needed
 
 
 @pytest.mark.parametrize(("better", "worse"), [(0, 0), (5, 0), (0, 6), (10, 2), (7, 7), (61, 39), (500, 560)])

@@ -13,9 +13,8 @@ import pytest
 from support.paired_rows import TRUE_DIFFERENCE, Rows, alike, lognormal_rows
 from support.soak import scale
 
-from sdk.statistics.bootstrap import studentised_interval
+from sdk.statistics.bootstrap import PairedRatio, paired_ratio, studentised_interval
 from sdk.statistics.comparison import compare_rows
-from sdk.statistics.ratios import PairedRatio, paired_ratio
 
 Interval = Callable[[Rows, np.random.Generator], tuple[float, float]]
 

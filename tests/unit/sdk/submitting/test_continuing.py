@@ -9,7 +9,7 @@ import pytest
 
 from sdk.errors import InvalidInput
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
-from sdk.submitting.continuing import continued_spec
+from sdk.submitting.again import continued_spec
 
 LORA = LoraConfig(
     rank=4, alpha=6.0, dropout=0.1, target_modules=["q_proj", "v_proj"], target_parameters=[], use_dora=True,

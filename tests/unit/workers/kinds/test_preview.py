@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sdk.schemas.preview import Preview, PreviewText
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from workers.kinds.preview import within
 
 

@@ -18,7 +18,7 @@ from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.rendering import Rendering
+from sdk.schemas.recorded import Rendering
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.merge import merge

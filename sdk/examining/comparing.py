@@ -1,9 +1,12 @@
-"""Which of several versions and bare bases scores better; the registry resamples the rows that it keeps."""
+"""Which of several versions and bare bases scores better, and how two versions differ.
+
+The registry resamples the rows that it keeps; weights are fetched and compared here.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +15,24 @@ from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 from sdk.names import parse_ref
+from sdk.objects import Version
 from sdk.pulling.transfer import hash_file
 from sdk.pushing.given_base import require_one
-from sdk.schemas.comparison import MOST_TARGETS, Comparison
+from sdk.schemas.diff import Diff
+from sdk.schemas.manifest import Manifest
+from sdk.schemas.scores import MOST_TARGETS, Comparison
 from sdk.submitting.given_data import means_file
+from sdk.validation import require_adapter
 
 
 def compare_scores(
     transport: Transport,
     refs: Sequence[str],
     *,
-    metric: str | None,
     data: str | Path | None,
-    by: str | None,
-    examples: int,
-    detect: float | None,
-    scores_of: str | None,
     base_namespace: str | None,
-    published: bool | None,
+    published: bool,
+    **asked: Any,
 ) -> Comparison:
     """Compare the scores of targets in pairs; see `Client.compare`."""
     if isinstance(refs, str) or not 2 <= len(refs) <= MOST_TARGETS:
@@ -37,14 +40,13 @@ def compare_scores(
             f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
             param="refs",
         )
-    for name, given in (("metric", metric), ("data", data), ("by", by), ("scores_of", scores_of)):
+    for name, given in {**asked, "data": data}.items():
         # For example from an unset shell variable; it is not meant as the loss, or as no groups.
         if given == "":
             raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
     targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
     require_one(base_namespace, published)
-    asked: dict[str, Any] = {"metric": metric, "by": by, "examples": examples, "detect": detect, "scores_of": scores_of}
-    asked |= {"base_namespace": base_namespace, "published": bool(published)}
+    asked |= {"base_namespace": base_namespace, "published": published or None}
     if data is None or not means_file(data):
         return evaluations.compare(transport, targets, data=None if data is None else str(data), **asked)
     path = user_path(data)
@@ -64,3 +66,25 @@ def compare_scores(
             f"nothing was scored on the rows of {data}; run: adapterctl eval {' '.join(targets)} --data {data}",
             param="data",
         ) from None
+
+
+def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[Manifest], Path]) -> Diff:
+    """Return how two versions differ; with `weights`, `fill_cache` returns the folder of each version's files.
+
+    Raises InvalidInput for the weights of a merged model, VerificationFailed for weights that can't be read;
+    Unavailable if numpy is missing.
+    """
+    from sdk.lora.tensors import require_numpy
+    from sdk.lora.version_diff import compare_files, compare_versions
+
+    same = one.digest == two.digest
+    found = compare_versions(one.info, two.info, [] if same else one.evaluations, [] if same else two.evaluations)
+    if same or not weights:
+        return found
+    for version in (one, two):
+        require_adapter(
+            version.ref, version.info.kind, "its weights are not compared; leave the weights out with --no-weights"
+        )
+    require_numpy("comparing weights", "or leave the weights out with --no-weights")
+    folders = fill_cache(one.info.manifest), fill_cache(two.info.manifest)
+    return found.model_copy(update={"weights": compare_files(one.info, two.info, *folders)})

@@ -1,4 +1,5 @@
-"""Sizes, moments and tags as people write them.
+"""Options that several commands have: whose base or scores are meant, and whether something is removed without asking; and
+sizes, moments and tags as people write them.
 
 >>> parse_size("500MB"), parse_size("10 GB"), parse_size("2GiB"), parse_size("1234"), parse_size("much")
 (500000000, 10000000000, 2147483648, 1234, None)
@@ -11,9 +12,55 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def whose_base_options(command: F) -> F:
+    """Add `--base-namespace NAMESPACE` and `--published`, None unless they are given."""
+    for option in (
+        click.option(
+            "--published", is_flag=True, default=None, help="The base's name means the one that is published for all."
+        ),
+        click.option("--base-namespace", metavar="NAMESPACE", help="The base's name means that namespace's own base."),
+    ):
+        command = option(command)
+    return command
+
+
+scores_of_option = click.option(
+    "--scores-of",
+    metavar="NAMESPACE|*",
+    help="Take the scores that this namespace made, '*': any that you may read. [default: each version's own]",
+)
+
+
+def yes_option(command: F) -> F:
+    """Add `--yes`."""
+    return click.option("--yes", is_flag=True, help="Don't ask for confirmation.")(command)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal unless `yes`. Raises InvalidInput if there is none; a "no" ends the command."""
+    if yes:
+        return
+    require_terminal()
+    click.confirm(question, abort=True, err=True)
+
+
+def require_terminal() -> None:
+    """Raise InvalidInput if there is no terminal to ask on."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        from sdk.errors import InvalidInput
+
+        raise InvalidInput("there is no terminal to ask on; add --yes to go ahead without asking", param="yes")
+
 
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?(?:([kmgt])(i?)b?|b)?", re.IGNORECASE | re.ASCII)
 _AGO = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)

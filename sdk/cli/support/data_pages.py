@@ -1,0 +1,218 @@
+"""What `data check` and `data preview` print: findings, and rows as a training would learn them, with the loss marked."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from sdk.cli.support.output import filled, fit, plain, print_facts, render, writable
+from sdk.schemas.preview import Preview, PreviewText
+
+if TYPE_CHECKING:
+    from sdk.schemas.data_audit import AuditExample, DataAudit, LengthBucket, TokenCounts
+
+
+#: The text for each kind of finding; kinds from a later release are shown by name.
+_SAID = {
+    "unusable": "rows that can't be used",
+    "empty": "rows that lack a text",
+    "labels": "rows whose labels can't be learnt",
+    "exact_duplicate": "rows that repeat an earlier one",
+    "normalised_duplicate": "rows that repeat an earlier one but for case and spaces",
+    "near_duplicate": "rows that nearly repeat an earlier one",
+    "conflict": "rows that answer a prompt otherwise than an earlier one",
+    "held_out_unusable": "held-out rows that can't be used",
+    "held_out_labels": "held-out rows with other labels",
+    "held_out_exact": "held-out rows that are here, too",
+    "held_out_normalised": "held-out rows that are here but for case and spaces",
+    "held_out_near": "held-out rows that are nearly here",
+    "control_characters": "rows with characters that are not seen",
+    "refused_by_base": "rows that can't be used over this base",
+    "too_long": "rows that are too long, and would be cut",
+}
+#: Kinds whose detail is a sentence that says what to do.
+_FAULTS = ("unusable", "held_out_unusable", "refused_by_base")
+_MOST_SCRIPTS = 6
+_BAR = 24
+
+
+def print_audit(found: DataAudit, *, quiet: bool) -> None:
+    """Print findings with their rows, then what all rows are; `quiet`: only the kinds that were found."""
+    if quiet:
+        for finding in found.findings:
+            click.echo(finding.kind)
+        return
+    for finding in found.findings:
+        click.echo(fit(f"{_SAID.get(finding.kind, finding.kind)}: {finding.rows}"))
+        for example in _each_fault_once(finding.examples):
+            click.echo(
+                writable(
+                    filled(_example(example), "  ", "    ")
+                    if finding.kind in _FAULTS
+                    else fit(f"  {_example(example)}")
+                )
+            )
+    if not found.findings:
+        click.echo("nothing is wrong with these rows")
+    click.echo()
+    print_facts(_facts(found))
+    click.echo()
+    counted = found.tokens
+    click.echo(_histogram("tokens", counted.lengths) if counted else _histogram("characters", found.lengths))
+
+
+def _each_fault_once(examples: Sequence[AuditExample]) -> list[AuditExample]:
+    """Join rows with the same fault."""
+    found: dict[object, AuditExample] = {}
+    for number, example in enumerate(examples):
+        key = (
+            number
+            if example.detail is None or example.held_out is not None or len(example.rows) > 1
+            else example.detail
+        )
+        earlier = found.get(key)
+        found[key] = example if earlier is None else earlier.model_copy(update={"rows": [*earlier.rows, *example.rows]})
+    return list(found.values())
+
+
+def _example(example: AuditExample) -> str:
+    rows = ", ".join(example.rows)
+    if example.held_out is not None:
+        rows = f"held-out {example.held_out} is {rows}"
+    return ": ".join(part for part in (rows, example.detail) if part)
+
+
+def _facts(found: DataAudit) -> list[tuple[str, str | None]]:
+    scripts = list(found.scripts.items())[:_MOST_SCRIPTS]
+    return [
+        ("rows", f"{found.rows}, of which {found.usable_rows} can be used; {found.shape or 'no'} shape"),
+        *([] if found.held_out_rows is None else [("held out", f"{found.held_out_rows} rows")]),
+        ("scripts", ", ".join(f"{script} {share:.1%}" for script, share in scripts) or None),
+        *([] if found.complete else [("near", "not all candidates were compared: there may be more")]),
+        *([] if found.tokens is None else [("tokens", _tokens(found.tokens))]),
+    ]
+
+
+def _tokens(counted: TokenCounts) -> str:
+    sample = (
+        "all rows"
+        if counted.rows + counted.rows_refused == counted.of_rows
+        else f"a sample of {counted.rows} of {counted.of_rows} rows"
+    )
+    return (
+        f"{counted.tokens} in {sample}, {counted.supervised_tokens} learnt, the longest {counted.longest}; "
+        f"cut at {counted.max_length}: {counted.rows_cut} rows, {counted.tokens_lost} tokens lost, "
+        f"{counted.rows_dropped} rows dropped" + (f"; {counted.rows_split} texts split" if counted.rows_split else "")
+    )
+
+
+def _histogram(unit: str, lengths: Sequence[LengthBucket]) -> str:
+    most = max((bucket.rows for bucket in lengths), default=1)
+    rows = [[bucket.up_to, bucket.rows, "█" * round(_BAR * bucket.rows / most)] for bucket in lengths]
+    return writable(render([f"{unit} up to", "rows", ""], rows))
+
+
+#: The marks around what is learnt if there are no colours.
+_BEGINS, _ENDS = "⟦", "⟧"
+#: How many characters of the cut-off text are shown.
+_MOST_CUT_CHARACTERS = 200
+
+
+def print_preview(preview: Preview, *, quiet: bool = False) -> None:
+    """Print the texts with what is learnt marked, then remarks about all of them; `quiet`: only what is learnt."""
+    for text, answer in zip(preview.rows, _answers(preview), strict=True):
+        if quiet:
+            click.echo(writable(_lines(text.supervised_text if text.label is None else text.label)))
+            continue
+        click.echo(_bold(_headline(text, answer)))
+        click.echo(writable(_marked(text)))
+        if text.cut_tokens:
+            click.echo(writable(_cut_off(text, preview.max_length)))
+        if not text.supervised and text.label is None:
+            click.echo("  nothing in it would be learnt, so this text is dropped")
+        click.echo()
+    if not quiet:
+        print_facts(_preview_facts(preview))
+
+
+def _answers(preview: Preview) -> list[str | None]:
+    """Return which answer of its row each text has; for a preference first the chosen one, then the rejected one."""
+    if preview.shape != "preference":
+        return [None] * len(preview.rows)
+    rows = [None, *(text.row for text in preview.rows)]
+    return ["rejected" if row == before else "chosen" for before, row in itertools.pairwise(rows)]
+
+
+def _headline(text: PreviewText, answer: str | None) -> str:
+    said = [
+        f"row {text.row} ({text.where})",
+        *([] if answer is None else [answer]),
+        *(
+            [f"{text.tokens} tokens, {text.supervised_tokens} learnt"]
+            if text.label is None
+            else [f"{text.tokens} tokens"]
+        ),
+        *([] if text.method is None else [f"method {text.method}"]),
+        f"stop {plain(text.stop)}" if text.stop else "no stop" if text.label is None else f"label {plain(text.label)}",
+    ]
+    return writable(" · ".join(said))
+
+
+def _marked(text: PreviewText) -> str:
+    parts, last = [], 0
+    for start, end in text.supervised:
+        parts += [_lines(text.text[last:start]), _learnt(_lines(text.text[start:end]))]
+        last = end
+    return "".join([*parts, _lines(text.text[last:])])
+
+
+def _learnt(text: str) -> str:
+    if not sys.stdout.isatty():
+        return f"{_BEGINS}{text}{_ENDS}"
+    # Line by line: pagers, and terminals that scroll, forget the colour at the end of a line. Spaces show it as well.
+    return "\n".join(click.style(line, fg="black", bg="green") if line else "" for line in text.split("\n"))
+
+
+def _cut_off(text: PreviewText, max_length: int) -> str:
+    said = plain(text.cut_text)
+    shown = said if len(said) <= _MOST_CUT_CHARACTERS else said[:_MOST_CUT_CHARACTERS] + "…"
+    return f"  cut off after {max_length} tokens, dropping {text.cut_tokens}: {shown}"
+
+
+def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
+    rendering, totals = preview.rendering, preview.totals
+    if totals is None:
+        whole = f"{preview.file_rows} rows, too many to check here: only those shown were checked"
+    else:
+        whole = (
+            f"{preview.file_rows} rows, {totals.samples} texts, {totals.tokens} tokens, {totals.supervised_tokens} learnt; "
+            f"{totals.rows_cut} rows cut, {totals.rows_dropped} dropped"
+        )
+    left_out = (
+        [("left out", f"{preview.left_out} more texts of these rows don't fit into a job's result")]
+        if preview.left_out
+        else []
+    )
+    if preview.labels:
+        labels = ", ".join(map(plain, preview.labels))
+        return [("loss on", preview.loss_on), ("labels", labels), ("file", whole), *left_out]
+    return [
+        ("loss on", preview.loss_on),
+        ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),
+        ("date in it", rendering.template_date),
+        ("file", whole),
+        *left_out,
+    ]
+
+
+def _lines(text: str) -> str:
+    """Return untrusted text made safe for a terminal, keeping line ends and tabs."""
+    return "".join(c if c in "\n\t" else plain(c) for c in text)
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True) if sys.stdout.isatty() else text

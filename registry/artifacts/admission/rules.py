@@ -17,7 +17,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from registry.artifacts.admission.adapted_modules import Module, judge_module
+from registry.artifacts.admission.adapted_modules import Module, effect, judge_module, put
 from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete, require_whole
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
 from registry.artifacts.admission.heads import is_head, judge_head
@@ -127,7 +127,7 @@ def _judge_effects(
     effects = {}
     for name, module in sorted(modules.items()):
         plain = base_module(name)
-        effects[name] = module.effect(alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
+        effects[name] = effect(module, alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
     huge = [name for name, effect in effects.items() if effect.product > _HUGE_EXPONENT]
     if huge:
         raise Verification(
@@ -199,7 +199,7 @@ def _sort(
     biases: list[tuple[str, TensorFacts]] = []
     for tensor in weights.tensors():
         if key := lora_key(tensor.name):
-            modules.setdefault(key.module, Module()).put(key.part, tensor)
+            put(modules, key, tensor)
             kind = "lora"
         elif variant_setting(tensor.name) in config.variants:
             kind = "lora"

@@ -14,8 +14,8 @@ from registry.artifacts.models import Blob
 from registry.catalog.models import Version
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.formats.peft_patterns import is_name
+from sdk.lora.adapter import AdapterError, LoraAdapter
 from sdk.lora.combining import CombiningError, Ingredient, require_fitting
-from sdk.lora.module_outlines import AdapterOutline, OutlineError
 from sdk.schemas.lora_config import LoraConfig
 
 #: How many tensors of all parents together are checked when a job is accepted: hundreds of thousands of names take
@@ -39,18 +39,18 @@ def require_shapes_fit(parents: Sequence[tuple[Ingredient, WeightFacts | None]])
     It takes seconds at most, so no lock in the database should be held meanwhile. A parent beyond these limits is left
     to the worker.
     """
-    tensors_left, letters_left, outlines = _MOST_TENSORS, MOST_LETTERS, []
+    tensors_left, letters_left, adapters = _MOST_TENSORS, MOST_LETTERS, []
     for ingredient, facts in parents:
         if facts is None or (tensors_left := tensors_left - len(facts.kind_of)) < 0:
             continue
-        kinds = {tensor.name: (tensor.dtype, tensor.shape) for tensor in facts.tensors()}
-        if (letters_left := letters_left - letters_tried(ingredient.lora, kinds)) < 0:
+        tensors = list(facts.tensors())
+        if (letters_left := letters_left - letters_tried(ingredient.lora, (tensor.name for tensor in tensors))) < 0:
             continue
         try:
-            outlines.append((ingredient.label, AdapterOutline(ingredient.lora, kinds)))
-        except OutlineError as error:
+            adapters.append((ingredient.label, LoraAdapter(tensors, ingredient.lora)))
+        except AdapterError as error:
             raise CombiningError(f"{ingredient.label} can't be combined, for {error}; combine others") from error
-    require_fitting(outlines)
+    require_fitting(adapters)
 
 
 def letters_tried(lora: LoraConfig, names: Iterable[str]) -> int:

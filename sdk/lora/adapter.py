@@ -2,13 +2,11 @@
 
 Only names, types and shapes are known, of a file's tensors or of what was kept of them; numbers are read on demand.
 
->>> class Described(NamedTuple):
-...     name: str
-...     dtype: str
-...     shape: tuple[int, ...]
+>>> from types import SimpleNamespace
 >>> record = LoraConfig(rank=2, alpha=4.0, dropout=0.0, target_modules=["q"])
->>> shapes = {"lora_A.weight": (2, 6), "lora_B.weight": (8, 2)}
->>> adapter = LoraAdapter([Described(f"base_model.model.h.0.q.{end}", "F32", shapes[end]) for end in shapes], record)
+>>> a = SimpleNamespace(name="base_model.model.h.0.q.lora_A.weight", dtype="F32", shape=(2, 6))
+>>> b = SimpleNamespace(name="base_model.model.h.0.q.lora_B.weight", dtype="F32", shape=(8, 2))
+>>> adapter = LoraAdapter([a, b], record)
 >>> list(adapter.modules), adapter.product("h.0.q").layout
 (['h.0.q'], Layout(embedding=False, experts=1, out=(8,), into=(6,)))
 """
@@ -28,6 +26,7 @@ from sdk.lora.tensors import Columns, Tensor
 from sdk.schemas.lora_config import LoraConfig
 
 Shape = tuple[int, ...]
+_HALVES = ("A", "B", "embedding_A", "embedding_B")
 
 
 class AnyTensor(Protocol):
@@ -84,10 +83,10 @@ class LoraModule(Generic[T]):
 
     def pair(self) -> tuple[T, T]:
         """Return A and B. Raises AdapterError if one is missing, or there twice."""
-        halves = self.parts.keys() - {"B.bias", "magnitude_vector"}
-        if halves not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
+        a, b = ("embedding_A", "embedding_B") if self.embedding else ("A", "B")
+        halves = [part for part in _HALVES if part in self.parts]
+        if halves != [a, b]:
             raise AdapterError(self.name, "has A or B twice" if len(halves) > 2 else "has only one of A and B")
-        a, b = sorted(halves)
         return self.parts[a], self.parts[b]
 
 
@@ -216,3 +215,29 @@ def has_product(a: Shape, b: Shape, *, embedding: bool) -> bool:
         return len(a) == len(b) == 2 and a[0] == b[1]
     # PEFT gives a convolution's B a kernel of ones.
     return len(a) == len(b) >= 2 and a[0] == b[1] and set(b[2:]) <= {1}
+
+
+class SavedModules:
+    """The modules that `modules_to_save` names: those with a name of it anywhere in theirs, as PEFT's own copies have.
+
+    They are found without trying each name.
+
+    >>> saved = SavedModules(["score", "model.norm"])
+    >>> [saved.have(module) for module in ("score.dense", "base.model.norm", "model.layers.0.norm", "underscore")]
+    [True, True, False, False]
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._sizes = sorted({name.count(".") + 1 for name in self._names})
+
+    def have(self, module: str) -> bool:
+        """Whether one of the names is a part of a module's name, or several parts in a row."""
+        if not self._names:
+            return False
+        parts = module.split(".")
+        return any(
+            ".".join(parts[at : at + size]) in self._names
+            for size in self._sizes
+            for at in range(len(parts) - size + 1)
+        )

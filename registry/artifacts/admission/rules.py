@@ -35,8 +35,8 @@ from sdk.formats.adapter_files import (
     variant_setting,
 )
 from sdk.formats.peft_patterns import suffixes
+from sdk.lora.adapter import SavedModules
 from sdk.lora.architectures import is_encoder, no_next_token
-from sdk.lora.saved_modules import SavedModules
 from sdk.schemas.lora_config import LoraConfig
 
 #: What PEFT calls models that tell labels apart.

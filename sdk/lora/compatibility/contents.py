@@ -15,14 +15,13 @@ from typing import Any
 from sdk.errors import InvalidBase
 from sdk.formats.adapter_files import base_module, base_parameter, unwrapped, variant_setting
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, Targets
-from sdk.lora.adapter import AdapterError, LoraModule, grouped
+from sdk.lora.adapter import AdapterError, LoraModule, SavedModules, grouped
 from sdk.lora.compatibility.answers import Verdict
 from sdk.lora.compatibility.facts import EMBEDDINGS
 from sdk.lora.experts import OwnedParameters
 from sdk.lora.gguf_adapters import text_module
 from sdk.lora.gguf_models import GgufModel, adapted_model
 from sdk.lora.linear_modules import is_text
-from sdk.lora.saved_modules import SavedModules
 from sdk.lora.tensors import Tensor
 from sdk.schemas.lora_config import LoraConfig
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from sdk.formats.peft_patterns import suffixes
 from sdk.formats.peft_unusable import changes_base
-from sdk.lora.module_outlines import AdapterOutline, ModuleOutline, OutlineError
+from sdk.lora.adapter import AdapterError, LoraAdapter, Product, T
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.lora_config import LoraConfig
 
@@ -150,20 +150,20 @@ def _require_alike(parents: Sequence[Ingredient]) -> None:
         )
 
 
-def require_fitting(parents: Sequence[tuple[str, AdapterOutline]]) -> None:
+def require_fitting(parents: Sequence[tuple[str, LoraAdapter[T]]]) -> None:
     """Raise CombiningError if the adapters' tensors don't fit together module by module; messages use the labels."""
     _require_same_names(parents)
     _require_same_whole(parents)
-    first: dict[str, tuple[str, AdapterOutline, ModuleOutline]] = {}
-    for label, outline in parents:
-        for name in outline.modules:
-            found = _outline_of(label, outline, name)
-            other_label, other, module = first.setdefault(name, (label, outline, found))
+    first: dict[str, tuple[str, LoraAdapter[T], Product[T]]] = {}
+    for label, adapter in parents:
+        for name in adapter.modules:
+            found = _product_of(label, adapter, name)
+            other_label, other, module = first.setdefault(name, (label, adapter, found))
             if module.layout != found.layout:
                 raise CombiningError(
                     f"{name} is {found.layout} in {label} and {module.layout} in {other_label}; they are of different models"
                 )
-            if bool(outline.parameters_of(name)) != bool(other.parameters_of(name)):
+            if bool(adapter.parameters_of(name)) != bool(other.parameters_of(name)):
                 raise CombiningError(
                     f"one of {label} and {other_label} adapts {name} as a module, and the other as a parameter; combine versions "
                     "with the same target_modules and target_parameters"
@@ -175,25 +175,25 @@ def is_single_expert(module: str) -> bool:
     return _SINGLE_EXPERT.search(module) is not None
 
 
-def _outline_of(label: str, outline: AdapterOutline, module: str) -> ModuleOutline:
+def _product_of(label: str, adapter: LoraAdapter[T], module: str) -> Product[T]:
     try:
-        return outline.of(module)
-    except OutlineError as error:
+        return adapter.product(module)
+    except AdapterError as error:
         raise CombiningError(f"{label} can't be combined, for {error}; combine others") from error
 
 
-def _require_same_names(parents: Sequence[tuple[str, AdapterOutline]]) -> None:
+def _require_same_names(parents: Sequence[tuple[str, LoraAdapter[T]]]) -> None:
     """Raise CombiningError if two adapters seem to use two names for one module: PEFT would load neither."""
-    single = next((label for label, outline in parents if any(map(is_single_expert, outline.modules))), None)
-    stacked = next((label for label, outline in parents if outline.lora.target_parameters), None)
+    single = next((label for label, adapter in parents if any(map(is_single_expert, adapter.modules))), None)
+    stacked = next((label for label, adapter in parents if adapter.lora.target_parameters), None)
     if single is not None and stacked is not None:
         raise CombiningError(
             f"{single} adapts experts one by one, and {stacked} all of a layer as a parameter, under other names; combine versions "
             "of one kind"
         )
     having: dict[str, list[str]] = {}
-    for label, outline in parents:
-        for name in outline.modules:
+    for label, adapter in parents:
+        for name in adapter.modules:
             having.setdefault(name, []).append(label)
     for name, labels in having.items():
         for other in suffixes(name):
@@ -204,14 +204,15 @@ def _require_same_names(parents: Sequence[tuple[str, AdapterOutline]]) -> None:
                 )
 
 
-def _require_same_whole(parents: Sequence[tuple[str, AdapterOutline]]) -> None:
+def _require_same_whole(parents: Sequence[tuple[str, LoraAdapter[T]]]) -> None:
     """Raise CombiningError for a whole tensor that isn't equal in all adapters: PEFT saves adapted embeddings without
     being asked.
     """
-    holders = {name: (label, kind) for label, outline in parents for name, kind in outline.whole.items()}
-    for name, (holder, kind) in sorted(holders.items()):
-        for label, outline in parents:
-            if outline.whole.get(name) != kind:
+    holders = {name: (label, tensor) for label, adapter in parents for name, tensor in adapter.whole.items()}
+    for name, (holder, tensor) in sorted(holders.items()):
+        for label, adapter in parents:
+            other = adapter.whole.get(name)
+            if other is None or (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
                 raise CombiningError(
                     f"{holder} holds {name} whole, which is no ΔW, and {label} has none or another; save and push "
                     f"{holder} again with save_pretrained(FOLDER, save_embedding_layers=False)"

@@ -13,17 +13,16 @@ are not in them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE, base_parameter, lora_key, unwrapped, variant_setting
-from sdk.lora.experts import MAX_EXPERTS
-from sdk.lora.low_rank import product_norm, triangular_norm
-from sdk.lora.module_scales import ModuleScale, ModuleScales, ScalesError
-from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors
+from sdk.lora.adapter import AdapterError, LoraAdapter, NoProductError, Product
+from sdk.lora.low_rank import combined
+from sdk.lora.tensors import Tensor, read_tensors
 from sdk.schemas.lora_config import LoraConfig
 
 #: A rank beyond this would take unbounded memory; for stacked experts, the rank of each expert.
@@ -32,8 +31,6 @@ MAX_RANK = 2048
 TOLERANCE = 1e-6
 #: Settings with which the layer does not add B·A itself.
 _OTHER_PRODUCTS = ("use_bdlora", "use_qalora", "monteclora_config")
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -88,22 +85,22 @@ def delta_norms(folder: Path, lora: LoraConfig) -> DeltaNorms:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise NotFound(f"{folder} has no {WEIGHTS_FILE}; pull the version again", param="folder")
-    file = open_tensors(path)
     modules, unmeasured = {}, {}
     try:
-        scales = ModuleScales(lora)
-        pairs = _pairs(file)
-        for module in sorted(pairs):
-            found = _module_norm(file, module, pairs[module], scales, lora)
+        adapter = LoraAdapter(read_tensors(path).values(), lora)
+        _require_loras_own(path, adapter)
+        for name in sorted(adapter.modules):
+            found = _module_norm(path, adapter, name)
             if isinstance(found, str):
-                unmeasured[module] = found
+                unmeasured[name] = found
             else:
-                modules[module] = found
-    except ScalesError as error:
-        raise VerificationFailed(f"{path}: {error}; push the adapter again with --expand-patterns") from error
-    keys = map(lora_key, file.tensors)
-    biased = sorted(key.module for key in keys if key is not None and key.part == "B.bias")
-    return DeltaNorms(modules, unmeasured, replaced_by(file.tensors), biased)
+                modules[name] = found
+    except AdapterError as error:
+        raise VerificationFailed(
+            f"{path}: {error}; save the adapter again with PEFT, and push it with --expand-patterns"
+        ) from error
+    biased = sorted(name for name, module in adapter.modules.items() if "B.bias" in module.parts)
+    return DeltaNorms(modules, unmeasured, replaced_by(adapter.whole), biased)
 
 
 def replaced_by(names: Iterable[str]) -> list[str]:
@@ -130,88 +127,42 @@ def differing(
     return wrong
 
 
-def has_product(a: Shape, b: Shape, *, embedding: bool) -> bool:
-    """Whether A and B are multiplied as they are: not for a convolution with grouped channels, or whose B has a kernel."""
-    if embedding:
-        return len(a) == len(b) == 2 and a[0] == b[1]
-    # PEFT gives a convolution's B a kernel of ones.
-    return len(a) == len(b) >= 2 and a[0] == b[1] and set(b[2:]) <= {1}
-
-
-def split(columns: Columns, experts: int, *, by_rank: bool) -> Iterator[Columns]:
-    """Yield the columns of each expert: B (out, r·experts) is ordered rank by rank, Aᵀ (in, experts·r) expert by expert."""
-    if experts == 1:
-        yield columns
-        return
-    rank = columns.raw.shape[1] // experts
-    for expert in range(experts):
-        own = slice(expert, None, experts) if by_rank else slice(expert * rank, (expert + 1) * rank)
-        yield columns.columns(own)
-
-
-def of_experts(out: Columns, into: Columns, experts: int) -> Iterator[tuple[Columns, Columns]]:
-    """Yield B (out, r) and Aᵀ (in, r) of each expert."""
-    return zip(split(out, experts, by_rank=True), split(into, experts, by_rank=False), strict=True)
-
-
-def combined(norms: list[float]) -> float:
-    """Return the norm of several matrices side by side."""
-    return norms[0] if len(norms) == 1 else math.hypot(*norms)
-
-
 def other_product(lora: LoraConfig) -> str | None:
     """Return the setting of a record that makes a layer add something other than s·B·A; None if there is none."""
     return next((name for name in _OTHER_PRODUCTS if any(key.partition(".")[0] == name for key in lora.other)), None)
 
 
-def _pairs(file: TensorFile) -> dict[str, dict[str, Tensor]]:
-    """Return A and B by module, with their part's name. Raises VerificationFailed if a half is missing or there twice."""
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in file.tensors.items():
-        key = lora_key(name)
-        if key is not None and key.part in ("A", "B", "embedding_A", "embedding_B"):
-            halves = pairs.setdefault(key.module, {})
-            if key.part in halves:
-                raise VerificationFailed(f"{file.path} has {key.part} of {key.module!r} twice; pull the version again")
-            halves[key.part] = tensor
-        elif key is None and base_parameter(name) is None:
-            raise VerificationFailed(f"{file.path}: {name!r} is not a tensor of an adapter; save it again with PEFT")
-    if not pairs:
-        raise VerificationFailed(f"{file.path} has no LoRA weights; save the adapter again from the trained model")
-    for module, halves in pairs.items():
-        if set(halves) not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
-            raise VerificationFailed(f"{file.path} has only one of A and B of {module!r}; pull the version again")
-    return pairs
+def _require_loras_own(path: Path, adapter: LoraAdapter[Tensor]) -> None:
+    """Raise VerificationFailed for a tensor that PEFT doesn't write, and without any of LoRA's own; AdapterError for half
+    a module.
+    """
+    foreign = next((name for name in adapter.whole if base_parameter(name) is None), None)
+    if foreign is not None:
+        raise VerificationFailed(f"{path}: {foreign!r} is not a tensor of an adapter; save it again with PEFT")
+    if not adapter.modules:
+        raise VerificationFailed(f"{path} has no LoRA weights; save the adapter again from the trained model")
+    for module in adapter.modules.values():
+        module.pair()
 
 
-def _module_norm(
-    file: TensorFile, module: str, halves: dict[str, Tensor], scales: ModuleScales, lora: LoraConfig
-) -> ModuleNorm | str:
-    embedding = "embedding_A" in halves
-    a, b = (halves["embedding_A" if embedding else "A"], halves["embedding_B" if embedding else "B"])
-    if variant := other_product(lora):
+def _module_norm(path: Path, adapter: LoraAdapter[Tensor], module: str) -> ModuleNorm | str:
+    if variant := other_product(adapter.lora):
         return f"with {variant} the layer adds something else than s·B·A"
-    if not has_product(a.shape, b.shape, embedding=embedding):
-        return f"A of {list(a.shape)} and B of {list(b.shape)} are no factors of one product"
-    scale = scales.of(module, width=a.shape[0])
-    if scale is None:
-        return "the rank of each expert can't be told"
-    if scale.rank > MAX_RANK:
-        return f"its rank is {scale.rank}, and norms are taken up to {MAX_RANK}"
-    if scale.experts > MAX_EXPERTS:
-        return f"it is of {scale.experts} experts, and norms are taken up to {MAX_EXPERTS}"
-    return _measured(file, module, a, b, scale)
+    try:
+        product = adapter.product(module)
+    except NoProductError as error:
+        return f"it {error.reason}"
+    if product.scale.rank > MAX_RANK:
+        return f"its rank is {product.scale.rank}, and norms are taken up to {MAX_RANK}"
+    return _measured(path, module, product)
 
 
-def _measured(file: TensorFile, module: str, a: Tensor, b: Tensor, scale: ModuleScale) -> ModuleNorm:
-    out, into = file.rows(b), file.rows(a).transposed()
-    norms = []
-    for one, other in of_experts(out, into, scale.experts):
-        found = product_norm(one, other)
-        norms.append(abs(scale.scale) * (triangular_norm(one, other) if found is None else found))
+def _measured(path: Path, module: str, product: Product[Tensor]) -> ModuleNorm:
+    scale = product.scale
+    norms = [abs(scale.scale) * norm for norm in product.norms()]
     if not all(map(math.isfinite, norms)):
         raise VerificationFailed(
-            f"{file.path}: {module!r} holds NaN, infinity or numbers too large to measure; train it again"
+            f"{path}: {module!r} holds NaN, infinity or numbers too large to measure; train it again"
         )
     experts = tuple(norms) if scale.experts > 1 else ()
     return ModuleNorm(module, combined(norms), scale.rank, scale.scale, experts)

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import InvalidInput, VerificationFailed
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, lora_key, variant_setting
-from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, Targets
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, variant_setting
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
 from sdk.formats.peft_unusable import unusable
+from sdk.lora.adapter import AdapterError, LoraAdapter
+from sdk.lora.adapter_config import lora_of
 from sdk.lora.adapter_folders import read_adapter_config
 from sdk.lora.gguf_models import LAYER_MODULES, GgufModel
 from sdk.lora.tensors import Tensor, read_tensors
@@ -81,24 +83,18 @@ def plan_adapter(folder: Path, model: GgufModel) -> AdapterPlan:
     """Return what each module of a PEFT folder becomes over a base. Raises InvalidInput, NotFound, VerificationFailed."""
     config = read_adapter_config(folder)
     _refuse_settings(config)
-    pairs: dict[str, dict[str, Tensor]] = {}
-    embeddings = set()
-    for name, tensor in read_tensors(folder / WEIGHTS_FILE).items():
-        key = lora_key(name)
-        if key is None or key.part in ("B.bias", "magnitude_vector"):
-            kind = variant_setting(name) if key is None else key.part
-            what = f"the tensor {name[:200]!a}" + (f" of {kind}" if kind else "")
-            raise _no_room(f"holds {what} (neither A nor B)", _MERGE)
-        half = key.part.removeprefix("embedding_")
-        if half in pairs.setdefault(key.module, {}):
-            raise VerificationFailed(f"{folder / WEIGHTS_FILE} has {half} of {key.module!r} twice; pull it again")
-        pairs[key.module][half] = tensor
-        if half != key.part:
-            embeddings.add(key.module)
-    scales = _Scales(config)
-    modules = [_module(module, halves, module in embeddings, model, scales) for module, halves in sorted(pairs.items())]
+    path = folder / WEIGHTS_FILE
+    try:
+        # Scales don't depend on the targets, which may be a pattern.
+        adapter = LoraAdapter(read_tensors(path).values(), lora_of({**config, "target_modules": ["-"]}), in_order=True)
+        _refuse_others(adapter)
+        modules = [_module(adapter, name, model) for name in sorted(adapter.modules)]
+    except AdapterError as error:
+        raise VerificationFailed(
+            f"{path}: {error}; save the adapter again with PEFT, and push it with: adapterctl push --expand-patterns"
+        ) from error
     if not modules:
-        raise VerificationFailed(f"{folder / WEIGHTS_FILE} has no LoRA weights; pull the version again")
+        raise VerificationFailed(f"{path} has no LoRA weights; pull the version again")
     _require_targets(config, modules, model)
     return AdapterPlan(_alpha(config), modules)
 
@@ -147,36 +143,13 @@ def _refuse_settings(config: Mapping[str, Any]) -> None:
         raise _no_room("holds biases of the base that were trained", _MERGE)
 
 
-class _Scales:
-    """Rank and s of each module, as PEFT reads them from a config."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._rslora = config.get("use_rslora") is True
-        budget = Budget(_PATTERN_STEPS)
-        try:
-            self._ranks = ModuleValues(config.get("rank_pattern") or {}, config.get("r"), budget)
-            self._alphas = ModuleValues(config.get("alpha_pattern") or {}, config.get("lora_alpha"), budget)
-        except ExpressionError as error:
-            raise InvalidInput(
-                f"{CONFIG_FILE} has a pattern that can't be tried, for {error}; push it with: adapterctl push --expand-patterns",
-                param="target",
-            ) from error
-
-    def of(self, module: str, rank: int) -> float:
-        """Return s of a module whose A has `rank` rows. Raises VerificationFailed if the config gives another rank."""
-        try:
-            said, alpha = self._ranks.of(module), self._alphas.of(module)
-        except BudgetError as error:
-            raise InvalidInput(
-                f"the patterns of {CONFIG_FILE} take too long to try; push it with: adapterctl push --expand-patterns",
-                param="target",
-            ) from error
-        if said != rank or type(alpha) not in (int, float) or not math.isfinite(alpha or 0.0):
-            raise VerificationFailed(
-                f"{module!r} has the rank {rank}, but {CONFIG_FILE} says {said!r} with lora_alpha {alpha!r}; save the adapter "
-                "again with PEFT"
-            )
-        return float(alpha or 0.0) / (math.sqrt(rank) if self._rslora else rank)
+def _refuse_others(adapter: LoraAdapter[Tensor]) -> None:
+    """Raise InvalidInput for a tensor that is neither A nor B."""
+    parts = (item for module in adapter.modules.values() for item in module.parts.items())
+    others = [(tensor.name, part) for part, tensor in parts if part in ("B.bias", "magnitude_vector")]
+    for name, kind in [*((name, variant_setting(name)) for name in adapter.whole), *others]:
+        what = f"the tensor {name[:200]!a}" + (f" of {kind}" if kind else "")
+        raise _no_room(f"holds {what} (neither A nor B)", _MERGE)
 
 
 def _alpha(config: Mapping[str, Any]) -> float:
@@ -188,13 +161,9 @@ def _alpha(config: Mapping[str, Any]) -> float:
     return rounded
 
 
-def _module(
-    module: str, halves: Mapping[str, Tensor], embedding: bool, model: GgufModel, scales: _Scales
-) -> AdaptedModule:
+def _module(adapter: LoraAdapter[Tensor], module: str, model: GgufModel) -> AdaptedModule:
     name, kind = _named(module, model)
-    if set(halves) != {"A", "B"}:
-        raise VerificationFailed(f"{module!r} has only one of A and B; pull the version again")
-    a, b = halves["A"], halves["B"]
+    (a, b), embedding = adapter.modules[module].pair(), adapter.modules[module].embedding
     out, into = model.shape_of(kind)
     if embedding:
         out, into = into, out
@@ -206,8 +175,12 @@ def _module(
         )
     if b.shape != (out, a.shape[0]):
         raise VerificationFailed(f"{module!r} has A and B of different ranks; pull the version again")
-    rank = a.shape[0]
-    return AdaptedModule(module, name, a, b, rank, scales.of(module, rank), model.heads_of(kind), embedding)
+    scale = adapter.product(module).scale
+    if scale.said != scale.rank:
+        raise VerificationFailed(
+            f"{module!r} has the rank {scale.rank}, but {CONFIG_FILE} says {scale.said}; save the adapter again with PEFT"
+        )
+    return AdaptedModule(module, name, a, b, scale.rank, scale.scale, model.heads_of(kind), embedding)
 
 
 def _named(module: str, model: GgufModel) -> tuple[str, str]:

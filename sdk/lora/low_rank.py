@@ -7,6 +7,8 @@ adapter, digits are lost, and the norm is computed from the triangles of two QR 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from sdk.lora.tensors import Columns
@@ -24,6 +26,27 @@ _LEAST, _MOST = 1e-150, 1e150
 _TILE = 256
 #: How many times longer QR takes than the products.
 QR_COST = 16
+
+
+def split(columns: Columns, experts: int, *, by_rank: bool) -> Iterator[Columns]:
+    """Yield the columns of each expert: B (out, r·experts) is ordered rank by rank, Aᵀ (in, experts·r) expert by expert."""
+    if experts == 1:
+        yield columns
+        return
+    rank = columns.raw.shape[1] // experts
+    for expert in range(experts):
+        own = slice(expert, None, experts) if by_rank else slice(expert * rank, (expert + 1) * rank)
+        yield columns.columns(own)
+
+
+def of_experts(out: Columns, into: Columns, experts: int) -> Iterator[tuple[Columns, Columns]]:
+    """Yield B (out, r) and Aᵀ (in, r) of each expert."""
+    return zip(split(out, experts, by_rank=True), split(into, experts, by_rank=False), strict=True)
+
+
+def combined(norms: list[float]) -> float:
+    """Return the norm of several matrices side by side."""
+    return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
 
 def product_norm(out: Columns, into: Columns) -> float | None:

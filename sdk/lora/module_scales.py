@@ -45,15 +45,20 @@ class ModuleScale:
 
 
 class ModuleScales:
-    """The scale of each module, from a version's record. Raises ScalesError for patterns that can't be tried."""
+    """The scale of each module, from a version's record. Raises ScalesError for patterns that can't be tried.
 
-    def __init__(self, lora: LoraConfig) -> None:
+    Patterns are tried in the order of their keys, as PEFT reads them from a version's file; with `in_order`, in the
+    record's own order.
+    """
+
+    def __init__(self, lora: LoraConfig, *, in_order: bool = False) -> None:
         budget = Budget(_PATTERN_STEPS)
         self._lora = lora
         self._budget = budget
-        self._parameters = OwnedParameters(lora.target_parameters, lora.target_modules)
-        self._ranks = _values(lora.rank_pattern, lora.rank, budget)
-        self._alphas = _values(lora.alpha_pattern, lora.alpha, budget)
+        self.parameters = OwnedParameters(lora.target_parameters, lora.target_modules)
+        order = dict if in_order else _sorted
+        self._ranks = _values(order(lora.rank_pattern), lora.rank, budget)
+        self._alphas = _values(order(lora.alpha_pattern), lora.alpha, budget)
 
     def of(self, module: str, *, width: int) -> ModuleScale | None:
         """Return how to read a module whose A has `width` rows: for experts, the rank of each times their number.
@@ -62,7 +67,7 @@ class ModuleScales:
         is. Raises ScalesError.
         """
         plain = base_module(module)
-        stacked = self._parameters.of(plain)
+        stacked = self.parameters.of(plain)
         names = stacked or [module]
         try:
             self._budget.spend(1 + sum(map(len, names)) // _NAMED)
@@ -76,13 +81,20 @@ class ModuleScales:
         ((said, alpha),) = found
         experts = width // said if stacked else 1
         rank = width // experts
-        scale = alpha / (math.sqrt(rank) if self._lora.use_rslora else rank)
-        return ModuleScale(rank, said, alpha, experts, scale)
+        return ModuleScale(rank, said, alpha, experts, scaling(alpha, rank, use_rslora=self._lora.use_rslora))
+
+
+def scaling(alpha: float, rank: float, *, use_rslora: bool) -> float:
+    """Return s: α/r, or α/√r with rsLoRA (arXiv:2312.03732)."""
+    return alpha / (math.sqrt(rank) if use_rslora else rank)
+
+
+def _sorted(patterns: dict[str, V]) -> dict[str, V]:
+    return dict(sorted(patterns.items()))
 
 
 def _values(patterns: Mapping[str, V], default: V, budget: Budget) -> ModuleValues[V]:
-    """Return the patterns' values, tried in the order in which PEFT reads them: the file is written with sorted keys."""
     try:
-        return ModuleValues(dict(sorted(patterns.items())), default, budget)
+        return ModuleValues(patterns, default, budget)
     except ExpressionError as error:
         raise ScalesError(f"its configuration has a pattern that can't be tried, for {error}") from error

@@ -21,12 +21,12 @@ from typing import Any
 from sdk.errors import InvalidInput
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.peft_unusable import unusable
+from sdk.lora.adapter import AdapterError, LoraAdapter, Product
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.adapter_folders import harmless, read_adapter_config
 from sdk.lora.combining import OF_THE_TRAINING
-from sdk.lora.module_outlines import AdapterOutline, ModuleOutline, OutlineError
 from sdk.lora.module_scales import ModuleScales, ScalesError
-from sdk.lora.tensors import read_tensors
+from sdk.lora.tensors import Tensor, read_tensors
 from sdk.schemas.lora_config import LoraConfig
 
 #: More than the rows of any base that a LoRA has been seen on: a higher rank is a mistake.
@@ -45,7 +45,9 @@ class PlainPlan:
     #: The adapter's configuration, and the plain LoRA's.
     lora: LoraConfig
     config: dict[str, Any]
-    outlines: dict[str, ModuleOutline]
+    products: dict[str, Product[Tensor]]
+    #: The types of its matrices.
+    dtypes: set[str]
     rank: int
     alpha: float
 
@@ -54,12 +56,12 @@ class PlainPlan:
         """α/r of the plain LoRA."""
         return self.alpha / self.rank
 
-    def factor(self, module: ModuleOutline) -> float:
+    def factor(self, module: Product[Tensor]) -> float:
         """Return the factor for B that gives the module the common scale; 1.0 if it has that already."""
         found = module.scale.scale / self.scale
         return 1.0 if math.isclose(found, 1.0, rel_tol=_SAME_SCALE) else found
 
-    def is_exact(self, module: ModuleOutline) -> bool:
+    def is_exact(self, module: Product[Tensor]) -> bool:
         """Whether the rank has room for a module's whole ΔW, whatever its numbers are."""
         return not self.lora.use_dora and module.scale.rank <= self.rank
 
@@ -101,42 +103,42 @@ def plan_plain(folder: Path, rank: int | None = None) -> PlainPlan:
             + _MERGE,
             param="rank",
         )
-    outlines = _outlines(folder, lora)
-    most = max(module.scale.rank for module in outlines.values())
+    adapter, products = _read(folder, lora)
+    most = max(module.scale.rank for module in products.values())
     rank = rank or most
-    alpha = float(rank) if lora.use_dora else _common_scale(outlines) * rank
+    alpha = float(rank) if lora.use_dora else _common_scale(products) * rank
     plain = _config(config, rank, alpha)
-    _require_says(lora_of(plain), outlines, rank, alpha / rank)
-    return PlainPlan(lora, plain, outlines, rank, alpha)
+    _require_says(lora_of(plain), products, rank, alpha / rank)
+    return PlainPlan(lora, plain, products, adapter.dtypes, rank, alpha)
 
 
-def _outlines(folder: Path, lora: LoraConfig) -> dict[str, ModuleOutline]:
-    kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in read_tensors(folder / WEIGHTS_FILE).items()}
+def _read(folder: Path, lora: LoraConfig) -> tuple[LoraAdapter[Tensor], dict[str, Product[Tensor]]]:
     try:
-        outline = AdapterOutline(lora, kinds)
-        outlines = {name: outline.of(name) for name in sorted(outline.modules)}
-    except OutlineError as error:
+        adapter = LoraAdapter(read_tensors(folder / WEIGHTS_FILE).values(), lora)
+        products = {name: adapter.product(name) for name in sorted(adapter.modules)}
+    except AdapterError as error:
         raise InvalidInput(f"the adapter can't be a plain LoRA, for {error}; {_MERGE}", param="target") from error
-    whole = sorted(name for name in outline.whole if not (lora.use_dora and ".lora_magnitude_vector" in name))
-    if whole:
+    parts = (module.parts.get("magnitude_vector") for module in adapter.modules.values())
+    magnitudes = [] if lora.use_dora else [tensor.name for tensor in parts if tensor is not None]
+    if whole := sorted([*adapter.whole, *magnitudes]):
         raise _no_room(
             f"holds {whole[0][:200]!a} whole",
             f"{_MERGE}; or save it again with save_embedding_layers=False where that was not trained",
         )
-    for name, module in outlines.items():
+    for name, module in products.items():
         if not abs(module.scale.scale) <= _MOST_SCALE:
             raise InvalidInput(
                 f"{name} of the adapter has the scale {module.scale.scale:g}, beyond what float32 holds; train it again",
                 param="target",
             )
-    if not outlines:
+    if not products:
         raise InvalidInput(f"{folder / WEIGHTS_FILE} has no A and B; give the folder of an adapter", param="target")
-    return outlines
+    return adapter, products
 
 
-def _common_scale(outlines: dict[str, ModuleOutline]) -> float:
+def _common_scale(products: dict[str, Product[Tensor]]) -> float:
     """Return the scale that most modules have: their B stays as it is."""
-    counted = Counter(module.scale.scale for module in outlines.values() if module.scale.scale)
+    counted = Counter(module.scale.scale for module in products.values() if module.scale.scale)
     return max(counted, key=lambda scale: (counted[scale], scale), default=1.0)
 
 
@@ -158,11 +160,11 @@ def _config(config: dict[str, Any], rank: int, alpha: float) -> dict[str, Any]:
     }
 
 
-def _require_says(lora: LoraConfig, outlines: dict[str, ModuleOutline], rank: int, scale: float) -> None:
+def _require_says(lora: LoraConfig, products: dict[str, Product[Tensor]], rank: int, scale: float) -> None:
     """Raise InvalidInput unless a configuration gives each module this rank and scale, and its number of experts."""
     try:
         scales = ModuleScales(lora)
-        for name, module in outlines.items():
+        for name, module in products.items():
             experts = module.layout.experts
             found = scales.of(name, width=rank * experts)
             if found is None or (found.rank, found.experts) != (rank, experts) or found.scale != scale:

@@ -1,15 +1,17 @@
-"""The tensors of an adapter's weights, mapped into memory: numpy is all it needs."""
+"""The tensors of weight files: described by the headers, mapped into memory on access. It needs numpy for numbers alone."""
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdk.errors import Unavailable, VerificationFailed, disk_explained
-from sdk.formats.safetensors import SafetensorsError, read_header
+from sdk.formats.safetensors import Header, SafetensorsError, read_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,16 +20,6 @@ if TYPE_CHECKING:
 _BLOCK_NUMBERS = 2**16
 #: The numpy type for each; numpy lacks bfloat16, so its bits are read.
 NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor as the header describes it; offsets count from the start of the file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -68,30 +60,73 @@ class Columns:
             yield slice(start, start + step)
 
     def _float64(self, rows: slice) -> npt.NDArray[Any]:
-        block = self.raw[rows]
-        if self.dtype == "BF16":
-            # bfloat16 is the upper half of a float32.
-            block = (block.astype("<u4") << 16).view("<f4")
-        numbers: npt.NDArray[Any] = block.astype("<f8")
+        numbers: npt.NDArray[Any] = unpacked(self.raw[rows], self.dtype).astype("<f8")
         return numbers
 
     def numbers(self) -> npt.NDArray[Any]:
         """Return the whole in float64."""
         return self._float64(slice(None))
 
+    def widened(self) -> npt.NDArray[Any]:
+        """Return the whole exactly: in float32, or in float64 if it is stored in that."""
+        numbers: npt.NDArray[Any] = unpacked(self.raw, self.dtype)
+        return numbers.astype("<f8" if self.dtype == "F64" else "<f4", copy=False)
 
-@dataclass(frozen=True)
-class TensorFile:
-    """A file whose header has been checked: each tensor has a known type and is inside the file."""
+
+def unpacked(raw: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    """Return an array of the file's own type as numbers: the bits of bfloat16, uint16, become the float32 of which they
+    are the upper half.
+    """
+    return (raw.astype("<u4") << 16).view("<f4") if dtype == "BF16" else raw
+
+
+@dataclass
+class MappedFile:
+    """A safetensors file whose header has been checked: each tensor has a known type and is inside the file."""
 
     path: Path
-    tensors: dict[str, Tensor]
-    #: The whole file as bytes, mapped: pages are read on access.
-    data: npt.NDArray[Any]
+    #: What messages call it, and other files of its folder.
+    name: str
+    header: Header
 
-    def rows(self, tensor: Tensor) -> Columns:
-        """Return a tensor of (n, …) as a matrix of n rows, the other dimensions flattened."""
-        return as_rows(self.data[tensor.begin : tensor.end], tensor.dtype, tensor.shape)
+    @cached_property
+    def data(self) -> mmap.mmap:
+        """Its bytes; a page is read on access, and doesn't count as the process's memory. Raises OSError."""
+        with self.path.open("rb") as opened:
+            # A private mapping is writable, though nobody writes to it; torch warns about read-only ones.
+            return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its tensors by name, in the order of their bytes."""
+        header, found = self.header, {}
+        for index, begin in enumerate(header.begin):
+            (dtype, shape), name = header.kind(index), header.name(index)
+            first, last = header.data_begin + begin, header.data_begin + header.end(index)
+            found[name] = Tensor(name, dtype, shape, self, first, last)
+        return found
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tensor:
+    """One tensor as the header describes it; offsets count from the start of the file."""
+
+    name: str
+    #: The format's name: F32, BF16, U8 …
+    dtype: str
+    shape: tuple[int, ...]
+    file: MappedFile
+    begin: int
+    end: int
+
+    def bytes(self) -> memoryview:
+        """Return its bytes in the mapped file."""
+        return memoryview(self.file.data)[self.begin : self.end].toreadonly()
+
+    def rows(self) -> Columns:
+        """Return a tensor of (n, …) of floating-point numbers as a matrix of n rows, the other dimensions flattened."""
+        import numpy as np
+
+        return as_rows(np.frombuffer(self.bytes(), np.uint8), self.dtype, self.shape)
 
 
 def as_rows(data: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> Columns:
@@ -111,30 +146,28 @@ def require_numpy(doing: str, otherwise: str) -> None:
         ) from error
 
 
-def open_tensors(path: Path) -> TensorFile:
-    """Open a safetensors file of floating-point tensors.
+def open_file(path: Path, *, called: str | None = None, any_dtype: bool = False) -> MappedFile:
+    """Read the header of an adapter's file, of floating-point tensors, or with `any_dtype` of a base's; `called` is its
+    name in messages.
 
-    Raises VerificationFailed for a file that is not one contiguous, fully described block of them.
+    Raises OSError, SafetensorsError.
     """
-    import numpy as np
-
-    with disk_explained(f"reading {path}"):
-        return TensorFile(path, read_tensors(path), np.memmap(path, dtype=np.uint8, mode="r"))
+    name = called or path.name
+    with path.open("rb") as file:
+        return MappedFile(
+            path, name, read_header(file, os.fstat(file.fileno()).st_size, called=name, any_dtype=any_dtype)
+        )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors by name; raises VerificationFailed if `open_tensors` would. Needs no numpy and maps nothing."""
+    """Return the tensors of an adapter's file by name.
+
+    Raises VerificationFailed for a file that is not one contiguous, fully described block of floating-point tensors.
+    """
     try:
-        with disk_explained(f"reading {path}"), path.open("rb") as file:
-            header = read_header(file, os.fstat(file.fileno()).st_size, called="it")
+        with disk_explained(f"reading {path}"):
+            return open_file(path, called="it").tensors()
     except SafetensorsError as error:
         raise VerificationFailed(
             f"{path} is not a complete safetensors file of an adapter ({error.reason}); pull the version again"
         ) from error
-    found = {}
-    for index, begin in enumerate(header.begin):
-        dtype, shape = header.kind(index)
-        found[header.name(index)] = Tensor(
-            dtype, shape, header.data_begin + begin, header.data_begin + header.end(index)
-        )
-    return found

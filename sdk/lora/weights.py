@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from sdk.errors import NotFound, VerificationFailed
-from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
+from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.peft_unusable import changes_base
-from sdk.lora.delta_norms import combined, has_product, of_experts
+from sdk.lora.adapter import AdapterError, LoraAdapter, NoProductError, Product
 from sdk.lora.experts import sum_of_products
-from sdk.lora.low_rank import product_norm, triangular_norm
-from sdk.lora.module_scales import ModuleScales, ScalesError
-from sdk.lora.tensors import Columns, Tensor, TensorFile, open_tensors, require_numpy
+from sdk.lora.low_rank import combined
+from sdk.lora.tensors import Columns, Tensor, read_tensors, require_numpy
 from sdk.schemas.lora_config import LoraConfig
 
 #: The products compared are (rank, rank), so an unbounded rank would take unbounded memory.
@@ -28,6 +27,8 @@ _MAX_SQUARE = 1e200
 
 #: Parts of LoRA that are not part of s·B·A.
 _LEFT_OUT = {"magnitude_vector": "DoRA's magnitudes", "B.bias": "LoRA biases"}
+_ADVICE = "push the adapter again with --expand-patterns, or leave the weights out with --no-weights"
+_WHOLE = "whole tensors (modules_to_save, biases of the base, added tokens)"
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,18 @@ class _Delta:
 
 
 @dataclass(frozen=True)
-class _Adapter:
-    file: TensorFile
-    lora: LoraConfig
-    scales: ModuleScales
-    #: Module to its A and B.
-    pairs: dict[str, dict[str, Tensor]]
-    embeddings: set[str]
-    #: What else is in the file; the comparison leaves it out.
-    left_out: set[str]
+class _Side:
+    """One of the two adapters."""
+
+    path: Path
+    called: Literal["first", "second"]
+    adapter: LoraAdapter[Tensor]
+
+    def left_out(self) -> set[str]:
+        """Say what else is in the file; the comparison leaves it out."""
+        parts = {part for module in self.adapter.modules.values() for part in module.parts}
+        found = {said for part, said in _LEFT_OUT.items() if part in parts}
+        return found | ({_WHOLE} if self.adapter.whole else set())
 
 
 def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_b: LoraConfig) -> WeightDiff:
@@ -99,13 +103,12 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
     Raises NotFound without a file of weights, VerificationFailed for one that isn't an adapter's, Unavailable without numpy.
     """
     require_numpy("comparing weights", "or leave the weights out with --no-weights")
-    first, second = _open(folder_a, lora_a), _open(folder_b, lora_b)
+    first, second = _open(folder_a, lora_a, "first"), _open(folder_b, lora_b, "second")
     notes = _notes(first, second)
     modules = []
     square_a = square_b = inner = 0.0
-    for module in sorted(first.pairs.keys() | second.pairs.keys()):
-        delta_a = _delta(first, module, "first", notes)
-        delta_b = _delta(second, module, "second", notes)
+    for module in sorted(first.adapter.modules.keys() | second.adapter.modules.keys()):
+        delta_a, delta_b = _delta(first, module, notes), _delta(second, module, notes)
         both = _inner(module, delta_a, delta_b, notes)
         square_a += delta_a.square if delta_a else 0.0
         square_b += delta_b.square if delta_b else 0.0
@@ -123,53 +126,35 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
     return WeightDiff(modules, math.sqrt(square_a), math.sqrt(square_b), _cosine(inner, square_a, square_b), notes)
 
 
-def _open(folder: Path, lora: LoraConfig) -> _Adapter:
+def _open(folder: Path, lora: LoraConfig, called: Literal["first", "second"]) -> _Side:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise NotFound(f"{folder} has no {WEIGHTS_FILE}; pull the version again", param="folder")
     try:
-        scales = ModuleScales(lora)
-    except ScalesError as error:
-        raise VerificationFailed(
-            f"{path}: {error}; push the adapter again with: adapterctl push --expand-patterns"
-        ) from error
-    adapter = _Adapter(open_tensors(path), lora, scales, {}, set(), set())
-    for name, tensor in adapter.file.tensors.items():
-        key = lora_key(name)
-        if key is None:
-            adapter.left_out.add("whole tensors (modules_to_save, biases of the base, added tokens)")
-        elif (other := _LEFT_OUT.get(key.part)) is not None:
-            adapter.left_out.add(other)
-        else:
-            half = key.part.removeprefix("embedding_")
-            halves = adapter.pairs.setdefault(key.module, {})
-            if half in halves:
-                raise VerificationFailed(f"{path} has two {half} tensors for {key.module!r}; pull the version again")
-            halves[half] = tensor
-            if half != key.part:
-                adapter.embeddings.add(key.module)
-    if not adapter.pairs:
+        adapter = LoraAdapter(read_tensors(path).values(), lora)
+        for name in adapter.modules:
+            _check_pair(path, adapter, name)
+    except AdapterError as error:
+        raise VerificationFailed(f"{path}: {error}; {_ADVICE}") from error
+    if not adapter.modules:
         raise VerificationFailed(f"{path} has no LoRA weights; pull the version again")
-    for module in adapter.pairs:
-        _check_pair(adapter, module)
-    return adapter
+    return _Side(path, called, adapter)
 
 
-def _check_pair(adapter: _Adapter, module: str) -> None:
-    """Raise VerificationFailed unless a module has both halves, and these have the same rank if they are matrices."""
-    halves = adapter.pairs[module]
-    said = f"{adapter.file.path}: {module!r}"
-    if set(halves) != {"A", "B"}:
-        raise VerificationFailed(f"{said} has only one of A and B; pull the version again")
-    a, b = halves["A"].shape, halves["B"].shape
+def _check_pair(path: Path, adapter: LoraAdapter[Tensor], name: str) -> None:
+    """Raise VerificationFailed unless a module's halves have the same rank if they are matrices, AdapterError if one is
+    missing.
+    """
+    module = adapter.modules[name]
+    a, b = (half.shape for half in module.pair())
     matrices = len(a) == len(b) == 2
-    if min(len(a), len(b)) < 2 or (a[0] != b[1] if matrices else module in adapter.embeddings):
+    if min(len(a), len(b)) < 2 or (a[0] != b[1] if matrices else module.embedding):
         raise VerificationFailed(
-            f"{said} has A of {_times(a)} and B of {_times(b)}, which can't be multiplied; pull the version again"
+            f"{path}: {name!r} has A of {_times(a)} and B of {_times(b)}, which can't be multiplied; pull the version again"
         )
     if a[0] > _MAX_RANK:
         raise VerificationFailed(
-            f"{said} has the rank {a[0]}, too high to compare; leave the weights out with --no-weights"
+            f"{path}: {name!r} has the rank {a[0]}, too high to compare; leave the weights out with --no-weights"
         )
 
 
@@ -177,20 +162,21 @@ def _times(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
 
 
-def _rank(adapter: _Adapter, module: str, delta: _Delta | None) -> int | None:
+def _rank(side: _Side, module: str, delta: _Delta | None) -> int | None:
     """Return a module's rank; for stacked experts, the rank of each expert."""
-    if module not in adapter.pairs:
+    if module not in side.adapter.modules:
         return None
-    return adapter.pairs[module]["A"].shape[0] // (1 if delta is None else delta.experts)
+    return side.adapter.modules[module].pair()[0].shape[0] // (1 if delta is None else delta.experts)
 
 
-def _notes(first: _Adapter, second: _Adapter) -> list[str]:
+def _notes(first: _Side, second: _Side) -> list[str]:
     """Say what the files contain besides s·B·A."""
     notes = [
         f"{what} of {whose} are not part of s·B·A and are not compared"
-        for what, whose in _whose(first.left_out, second.left_out)
+        for what, whose in _whose(first.left_out(), second.left_out())
     ]
-    inits = [{str(side.lora.init)} if changes_base(side.lora.init) else set() for side in (first, second)]
+    said = [side.adapter.lora.init for side in (first, second)]
+    inits = [{str(init)} if changes_base(init) else set() for init in said]
     notes += [
         f"the initialisation {init} of {whose} changes the base, so s·B·A is not everything that it adds"
         for init, whose in _whose(*inits)
@@ -204,49 +190,40 @@ def _whose(first: set[str], second: set[str]) -> Iterator[tuple[str, str]]:
         yield what, "both adapters" if what in first & second else one
 
 
-def _delta(adapter: _Adapter, module: str, side: Literal["first", "second"], notes: list[str]) -> _Delta | None:
+def _delta(side: _Side, module: str, notes: list[str]) -> _Delta | None:
     """Return ΔW of a module; None if the adapter has none, or one in another layout, which is noted."""
-    if module not in adapter.pairs:
-        return None
-    a, b = (adapter.pairs[module][half] for half in "AB")
-    rank = a.shape[0]
-    if not has_product(a.shape, b.shape, embedding=False):
-        notes.append(
-            f"{module}: the {side} adapter's A of {_times(a.shape)} and B of {_times(b.shape)} belong to a grouped "
-            "convolution and are not compared"
-        )
+    if module not in side.adapter.modules:
         return None
     try:
-        scale = adapter.scales.of(module, width=rank)
-    except ScalesError as error:
-        raise VerificationFailed(f"{adapter.file.path}: {error}; leave the weights out with --no-weights") from error
-    if scale is None:
-        notes.append(f"{module}: the rank of each expert of the {side} adapter is unknown, so they are not compared")
+        product = side.adapter.product(module)
+    except NoProductError as error:
+        notes.append(f"{module}: the {side.called} adapter {error.reason}, and is not compared")
         return None
+    except AdapterError as error:
+        raise VerificationFailed(f"{side.path}: {error}; {_ADVICE}") from error
+    scale, layout = product.scale, product.layout
     if scale.said != scale.rank:
-        notes.append(f"{module}: the {side} adapter's rank is {scale.rank}, not {scale.said} as its configuration says")
-    out, into, shape = adapter.file.rows(b), adapter.file.rows(a).transposed(), (b.shape[0], *a.shape[1:])
-    if module in adapter.embeddings:
+        notes.append(
+            f"{module}: the {side.called} adapter's rank is {scale.rank}, not {scale.said} as its configuration says"
+        )
+    out, into = product.columns()
+    shape = (layout.out[0], *layout.into)
+    if layout.embedding:
         # An embedding stores its weight as (entries, dimension), the transpose of B·A.
-        out, into, shape = into, out, (a.shape[1], b.shape[0])
-    if scale.experts > 1:
-        shape = (scale.experts, *shape)
-    square = _square(adapter, module, out, into, scale.experts, scale.scale)
-    return _Delta(out, into, scale.scale, shape, scale.experts, square)
+        out, into, shape = into, out, shape[::-1]
+    if layout.experts > 1:
+        shape = (layout.experts, *shape)
+    return _Delta(out, into, scale.scale, shape, layout.experts, _square(side.path, module, product))
 
 
-def _square(adapter: _Adapter, module: str, out: Columns, into: Columns, experts: int, scale: float) -> float:
+def _square(path: Path, module: str, product: Product[Tensor]) -> float:
     """Return ‖s·BA‖². Raises VerificationFailed for NaN, infinity and what overflows."""
-    norms = []
-    for one, other in of_experts(out, into, experts):
-        found = product_norm(one, other)
-        norms.append(triangular_norm(one, other) if found is None else found)
-    norm = combined(norms) * abs(scale)
+    norm = combined(product.norms()) * abs(product.scale.scale)
     # A power that is out of range raises an error; a product becomes infinity.
     square = norm * norm
     if not square < _MAX_SQUARE:
         raise VerificationFailed(
-            f"{adapter.file.path}: {module!r} holds NaN, infinity or numbers too large to compare; train it again"
+            f"{path}: {module!r} holds NaN, infinity or numbers too large to compare; train it again"
         )
     return square
 

@@ -20,7 +20,7 @@ from registry.errors import Invalid
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
-from sdk.lora.module_outlines import AdapterOutline, ModuleOutline
+from sdk.lora.adapter import LoraAdapter, Product
 from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
@@ -224,7 +224,7 @@ class TestSubmitting:
     ) -> None:
         """They may take seconds, and one transaction writes at a time."""
         writing, seen = [0], []
-        write, of = people.services.db.write, AdapterOutline.of
+        write, product = people.services.db.write, LoraAdapter.product
 
         @contextmanager
         def counted(**said: Any) -> Iterator[Any]:
@@ -235,13 +235,13 @@ class TestSubmitting:
                 finally:
                     writing[0] -= 1
 
-        def looked(outline: AdapterOutline, module: str) -> ModuleOutline:
+        def looked(adapter: LoraAdapter[Any], module: str) -> Product[Any]:
             seen.append(writing[0])
-            return of(outline, module)
+            return product(adapter, module)
 
         refs = [desk.push("a", rank_pattern={".*q_proj": 2}), desk.push("b")]
         monkeypatch.setattr(people.services.db, "write", counted)
-        monkeypatch.setattr(AdapterOutline, "of", looked)
+        monkeypatch.setattr(LoraAdapter, "product", looked)
         desk.submit(dict.fromkeys(refs, 0.5))
         assert seen == [0] * 4
 

@@ -8,7 +8,7 @@
 | stacked experts | (r·experts, in) | (out, r·experts) | |
 
 >>> b = TensorFacts("base_model.model.x.lora_B.weight", "F32", (3, 2), zero=True)
->>> Module({"A": b._replace(zero=False), "B": b}).effect(16.0, 2, use_rslora=False).most
+>>> effect(Module("x", {"A": b._replace(zero=False), "B": b}), 16.0, 2, use_rslora=False).most
 -inf
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from registry.artifacts.admission.expected_modules import ConfigTargets
@@ -27,42 +26,29 @@ from registry.artifacts.admission.vocabulary import SAVE
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, lora_key
 from sdk.formats.peft_patterns import suffixes
+from sdk.lora.adapter import AdapterError, LoraModule
+from sdk.lora.module_scales import scaling
 
 Shape = tuple[int, ...]
+Module = LoraModule[TensorFacts]
 
 
-@dataclass
-class Module:
-    """The tensors of one adapted module, by part: A, B, embedding_A, embedding_B, B.bias, magnitude_vector."""
-
-    parts: dict[str, TensorFacts] = field(default_factory=dict)
-
-    def put(self, part: str, tensor: TensorFacts) -> None:
-        """Add a tensor. Raises Verification for a part under two names, as old and new releases write it."""
-        if part in self.parts:
-            raise Verification(
-                f"{tensor.name!r} means the same weight as {self.parts[part].name!r}; save the adapter again, "
-                "with save_embedding_layers=False where it adapts embeddings"
-            )
-        self.parts[part] = tensor
-
-    def effect(self, alpha: float, rank: float, *, use_rslora: bool) -> Effect:
-        """Say how large ΔW = s·B·A and B's bias may be, from its norm and from the largest magnitudes of A and B."""
-        a, b = self.parts.get("A") or self.parts["embedding_A"], self.parts.get("B") or self.parts["embedding_B"]
-        bias = self.parts.get("B.bias")
-        scale = abs(alpha) / (math.sqrt(rank) if use_rslora else rank)
-        if scale == 0 or a.zero or b.zero or b.norm == 0:
-            least = most = -math.inf
-        else:
-            # Each number of B·A is a sum of r products: a single one may be as large as the largest number of B times
-            # the largest of A, and none is larger than r times that, or than the norm of the whole.
-            exponents = math.log2(scale) + a.exponent + b.exponent
-            least, most = exponents - 2, exponents + math.log2(max(b.shape[1], 1))
-            if b.norm is not None:
-                most = min(most, math.log2(scale) + math.log2(b.norm))
-        if bias is not None and not bias.zero:
-            most = max(most, math.log2(scale) + bias.exponent if scale else -math.inf)
-        return Effect(least, most)
+def effect(module: Module, alpha: float, rank: float, *, use_rslora: bool) -> Effect:
+    """Say how large ΔW = s·B·A and B's bias may be, from its norm and from the largest magnitudes of A and B."""
+    (a, b), bias = module.pair(), module.parts.get("B.bias")
+    scale = scaling(abs(alpha), rank, use_rslora=use_rslora)
+    if scale == 0 or a.zero or b.zero or b.norm == 0:
+        least = most = -math.inf
+    else:
+        # Each number of B·A is a sum of r products: a single one may be as large as the largest number of B times
+        # the largest of A, and none is larger than r times that, or than the norm of the whole.
+        exponents = math.log2(scale) + a.exponent + b.exponent
+        least, most = exponents - 2, exponents + math.log2(max(b.shape[1], 1))
+        if b.norm is not None:
+            most = min(most, math.log2(scale) + math.log2(b.norm))
+    if bias is not None and not bias.zero:
+        most = max(most, math.log2(scale) + bias.exponent if scale else -math.inf)
+    return Effect(least, most)
 
 
 class Modules(Mapping[str, Module]):
@@ -94,12 +80,17 @@ class Modules(Mapping[str, Module]):
             if (before := self._before[index]) == index:
                 break
             index = before
-        module = Module()
-        for one in reversed(found):
-            tensor = self._tensors[one]
-            key = lora_key(tensor.name)
-            assert key is not None
-            module.put(key.part, tensor)
+        module = Module(name, {})
+        try:
+            for one in reversed(found):
+                tensor = self._tensors[one]
+                key = lora_key(tensor.name)
+                assert key is not None
+                module.put(key.part, tensor)
+        except AdapterError as error:
+            raise Verification(
+                f"{error}; save the adapter again, with save_embedding_layers=False where it adapts embeddings"
+            ) from error
         return module
 
     def __iter__(self) -> Iterator[str]:
@@ -129,11 +120,11 @@ def judge_module(
 ) -> None:
     """Check one module's tensors; `parameters` are the modules with target parameters. Raises Verification."""
     parts = module.parts
-    halves = set(parts) & {"A", "B", "embedding_A", "embedding_B"}
-    if halves not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
-        raise Verification(f"{name} has only one of lora_A and lora_B; save the adapter again")
-    embedding = "embedding_A" in halves
-    a, b = (parts["embedding_A" if embedding else "A"].shape, parts["embedding_B" if embedding else "B"].shape)
+    try:
+        a, b = (half.shape for half in module.pair())
+    except AdapterError as error:
+        raise Verification(f"{name} has only one of lora_A and lora_B; save the adapter again") from error
+    embedding = module.embedding
     plain = base_module(name)
     # A name without a module means that parameter of any module that has it.
     owned = [parameter for end in ("", *suffixes(plain)) for parameter in parameters.get(end, ())]

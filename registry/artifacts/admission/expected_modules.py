@@ -14,8 +14,8 @@ from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, base_parameter, lora_key, unwrapped
 from sdk.formats.base_files import HEADS
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
+from sdk.lora.adapter import SavedModules
 from sdk.lora.name_ends import NameEnds
-from sdk.lora.saved_modules import SavedModules
 from sdk.schemas.lora_config import LoraConfig
 
 #: A hundred thousand modules with a long pattern need a tenth of it; using it up takes some two seconds.

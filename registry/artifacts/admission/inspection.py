@@ -29,6 +29,7 @@ from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, 
 from sdk.formats.peft_unusable import unusable
 from sdk.formats.safetensors import ITEM_BYTES, Header, Kind, SafetensorsError, read_exactly, read_header
 from sdk.lora.adapter_config import recorded
+from sdk.lora.tensors import NUMPY_TYPES, Columns
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.wire import Wire
 
@@ -280,10 +281,8 @@ def _exponents(greatest: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
     for dtype in set(dtypes.tolist()):
         which = dtypes == dtype
         bits = greatest[which].astype(f"<u{ITEM_BYTES[dtype]}")
-        # bfloat16 is the upper half of a float32.
-        values = (bits.astype("<u4") << 16).view("<f4") if dtype == "BF16" else bits.view(f"<f{ITEM_BYTES[dtype]}")
         # In float64 no value of the others is subnormal.
-        found[which] = np.frexp(values.astype("<f8"))[1]
+        found[which] = np.frexp(Columns(bits.view(NUMPY_TYPES[dtype]), dtype).numbers())[1]
     return found
 
 

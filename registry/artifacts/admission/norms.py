@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from registry.artifacts.admission.filed_halves import SORTED_BYTES, FiledStack, TemporaryBytes, filed
 from sdk.formats.adapter_files import LoraKey, lora_key
 from sdk.formats.safetensors import Header, Kind
-from sdk.lora.delta_norms import MAX_RANK, combined, has_product, split
+from sdk.lora.adapter import has_product
+from sdk.lora.delta_norms import MAX_RANK
 from sdk.lora.experts import MAX_EXPERTS
-from sdk.lora.low_rank import QR_COST, product_norm, triangle, triangular_norm
+from sdk.lora.low_rank import QR_COST, combined, product_norm, split, triangle, triangular_norm
 from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.lora.tensors import Columns, as_rows
 from sdk.schemas.lora_config import LoraConfig

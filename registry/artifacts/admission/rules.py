@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from registry.artifacts.admission.adapted_modules import Modules, judge_module
+from registry.artifacts.admission.adapted_modules import Modules, effect, judge_module
 from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete, require_whole
 from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
 from registry.artifacts.admission.heads import is_head, judge_head
@@ -36,8 +36,8 @@ from sdk.formats.adapter_files import (
     variant_setting,
 )
 from sdk.formats.peft_patterns import suffixes
+from sdk.lora.adapter import SavedModules
 from sdk.lora.architectures import is_encoder, no_next_token
-from sdk.lora.saved_modules import SavedModules
 from sdk.schemas.lora_config import LoraConfig
 
 #: What PEFT calls models that tell labels apart.
@@ -128,14 +128,14 @@ def _judge_effects(
     huge, faint, idle, too_large = [], [], [], []
     for name in sorted(modules):
         plain = base_module(name)
-        effect = modules[name].effect(alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
-        if effect.product > _HUGE_EXPONENT:
+        size = effect(modules[name], alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
+        if size.product > _HUGE_EXPONENT:
             huge.append(name)
-        if effect.most == -math.inf:
+        if size.most == -math.inf:
             idle.append(name)
-        elif effect.most < _FAINT_EXPONENT:
+        elif size.most < _FAINT_EXPONENT:
             faint.append(name)
-        elif effect.most > _FLOAT16_EXPONENT:
+        elif size.most > _FLOAT16_EXPONENT:
             too_large.append(name)
     if huge:
         raise Verification(

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 
 from sqlalchemy.orm import Session
 
-from registry.artifacts.admission.inspection import WeightFacts
+from registry.artifacts.admission.inspection import TensorFacts, WeightFacts
 from registry.artifacts.long_facts import facts_of
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.models import Version
 from registry.db.database import Database
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.formats.peft_patterns import is_name
+from sdk.lora.adapter import AdapterError, LoraAdapter
 from sdk.lora.combining import CombiningError, Ingredient, require_fitting
-from sdk.lora.module_outlines import AdapterOutline, OutlineError
 from sdk.schemas.lora_config import LoraConfig
 
 #: How many tensors of all parents together are checked when a job is accepted: hundreds of thousands of names take
@@ -47,25 +47,23 @@ def require_shapes_fit(parents: Iterable[tuple[Ingredient, Callable[[], WeightFa
     It takes seconds at most, so no lock in the database should be held meanwhile. A parent beyond these limits is left
     to the worker.
     """
-    tensors_left, letters_left, outlines = _MOST_TENSORS, MOST_LETTERS, []
+    tensors_left, letters_left, adapters = _MOST_TENSORS, MOST_LETTERS, []
     for ingredient, known in parents:
-        if (kinds := _kinds(known(), tensors_left)) is None:
+        if (tensors := _tensors(known(), tensors_left)) is None:
             continue
-        tensors_left -= len(kinds)
-        if (letters_left := letters_left - letters_tried(ingredient.lora, kinds)) < 0:
+        tensors_left -= len(tensors)
+        if (letters_left := letters_left - letters_tried(ingredient.lora, (tensor.name for tensor in tensors))) < 0:
             continue
         try:
-            outlines.append((ingredient.label, AdapterOutline(ingredient.lora, kinds)))
-        except OutlineError as error:
+            adapters.append((ingredient.label, LoraAdapter(tensors, ingredient.lora)))
+        except AdapterError as error:
             raise CombiningError(f"{ingredient.label} can't be combined, for {error}; combine others") from error
-    require_fitting(outlines)
+    require_fitting(adapters)
 
 
-def _kinds(facts: WeightFacts | None, most: int) -> dict[str, tuple[str, tuple[int, ...]]] | None:
-    """Return the type and shape of each tensor; None if they are not known, or more than this."""
-    if facts is None or len(facts.kind_of) > most:
-        return None
-    return {tensor.name: (tensor.dtype, tensor.shape) for tensor in facts.tensors()}
+def _tensors(facts: WeightFacts | None, most: int) -> list[TensorFacts] | None:
+    """Return the tensors of a file; None if they are not known, or more than this."""
+    return None if facts is None or len(facts.kind_of) > most else list(facts.tensors())
 
 
 def letters_tried(lora: LoraConfig, names: Iterable[str]) -> int:

@@ -13,18 +13,20 @@ from itertools import chain
 from typing import Any
 
 from sdk.errors import InvalidBase
-from sdk.formats.adapter_files import base_module, base_parameter, lora_key, unwrapped, variant_setting
+from sdk.formats.adapter_files import base_module, base_parameter, unwrapped, variant_setting
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, Targets
+from sdk.lora.adapter import AdapterError, LoraModule, SavedModules, grouped
 from sdk.lora.compatibility.answers import Verdict
 from sdk.lora.compatibility.facts import EMBEDDINGS
 from sdk.lora.experts import OwnedParameters
 from sdk.lora.gguf_adapters import text_module
 from sdk.lora.gguf_models import GgufModel, adapted_model
 from sdk.lora.linear_modules import is_text
-from sdk.lora.saved_modules import SavedModules
+from sdk.lora.tensors import Tensor
 from sdk.schemas.lora_config import LoraConfig
 
 Shape = tuple[int, ...]
+Modules = Mapping[str, LoraModule[Tensor]]
 
 _PATTERN_STEPS = 10_000_000
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.([0-9]{1,6})\.")
@@ -34,20 +36,16 @@ _TOKENS = "trainable_tokens_delta"
 
 
 def contradiction(
-    shapes: Mapping[str, Shape], config: Mapping[str, Any], lora: LoraConfig, base_config: Mapping[str, Any] | None
+    tensors: Iterable[Tensor], config: Mapping[str, Any], lora: LoraConfig, base_config: Mapping[str, Any] | None
 ) -> tuple[Verdict, str] | None:
     """Return the first fault, as a clause, and whether it decides the verdict; None if the tensors are as described.
 
     The values of `config` must have the types that PEFT writes. A is (r, in), and B (out, r).
     """
-    modules: dict[str, dict[str, Shape]] = {}
-    whole = []
-    for name, shape in shapes.items():
-        key = lora_key(name)
-        if key is None:
-            whole.append(name)
-        else:
-            modules.setdefault(key.module, {})[key.part] = shape
+    try:
+        modules, whole = grouped(tensors)
+    except AdapterError as error:
+        return Verdict.NO, f"in its weights {error}"
     if not modules:
         return Verdict.NO, "its weights have no A and B at all"
     try:
@@ -83,24 +81,21 @@ def _unasked(names: Iterable[str], config: Mapping[str, Any], lora: LoraConfig) 
             yield f"its weights have {_shown(name)}, which its configuration does not ask for"
 
 
-def _of_modules(
-    modules: Mapping[str, Mapping[str, Shape]], config: Mapping[str, Any], lora: LoraConfig
-) -> Iterator[str]:
+def _of_modules(modules: Modules, config: Mapping[str, Any], lora: LoraConfig) -> Iterator[str]:
     budget = Budget(_PATTERN_STEPS)
     # PEFT resolves this word itself; it isn't an expression.
     targets = None if config.get("target_modules") == "all-linear" else Targets(config, budget)
     ranks = ModuleValues(config.get("rank_pattern") or {}, lora.rank, budget)
     owned = OwnedParameters(lora.target_parameters)
-    for module, parts in sorted(modules.items()):
-        plain = base_module(module)
-        named = _shown(module)
+    for name, module in sorted(modules.items()):
+        plain = base_module(name)
+        named = _shown(name)
         meant = targets is None or targets.means(plain)
         stacked = bool(owned.of(plain))
         if not meant and not stacked:
             yield f"its weights adapt {named}, which is none of its target modules"
-        yield from (f"{named} {said}" for said in _of_parts(parts, lora))
-        embedding = "embedding_A" in parts
-        a, b = (parts[f"embedding_{half}" if embedding else half] for half in "AB")
+        yield from (f"{named} {said}" for said in _of_parts(module, lora))
+        a, b = (half.shape for half in module.pair())
         if len(a) != 2 or len(b) != 2:
             continue
         if a[0] != b[1]:
@@ -109,11 +104,13 @@ def _of_modules(
             yield f"{named} has A and B of the rank {a[0]}, and its configuration says {rank}"
 
 
-def _of_parts(parts: Mapping[str, Shape], lora: LoraConfig) -> Iterator[str]:
+def _of_parts(module: LoraModule[Tensor], lora: LoraConfig) -> Iterator[str]:
     """Find tensors that a module lacks or has too many of."""
-    halves = parts.keys() - {"B.bias", "magnitude_vector"}
-    if halves not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
-        yield "has only one of A and B" if len(halves) < 2 else "has A or B twice"
+    parts = module.parts
+    try:
+        module.pair()
+    except AdapterError as error:
+        yield error.reason
     for part, setting, asked in (
         ("magnitude_vector", "use_dora", lora.use_dora),
         ("B.bias", "lora_bias", lora.lora_bias),
@@ -124,7 +121,7 @@ def _of_parts(parts: Mapping[str, Shape], lora: LoraConfig) -> Iterator[str]:
             yield f"has no lora_{part}, and its configuration says {setting}"
 
 
-def _beyond_base(modules: Mapping[str, Mapping[str, Shape]], config: Mapping[str, Any] | None) -> Iterator[str]:
+def _beyond_base(modules: Modules, config: Mapping[str, Any] | None) -> Iterator[str]:
     """Find modules that the base doesn't have, or has in another shape, as far as its config tells."""
     if not config:
         return
@@ -132,8 +129,8 @@ def _beyond_base(modules: Mapping[str, Mapping[str, Shape]], config: Mapping[str
     text = {**config, **(inner if isinstance(inner, Mapping) else {})}
     layers = max((text[key] for key in _LAYER_COUNTS if type(text.get(key)) is int), default=None)
     model = _dimensions(config)
-    for module, parts in sorted(modules.items()):
-        plain = base_module(module)
+    for name, module in sorted(modules.items()):
+        plain = base_module(name)
         found = _LAYER.search(plain)
         if layers is not None and found and is_text(plain) and int(found[1]) >= layers:
             yield f"its weights adapt {_shown(plain)}, and the base has {layers} layers"
@@ -141,9 +138,8 @@ def _beyond_base(modules: Mapping[str, Mapping[str, Shape]], config: Mapping[str
         if model is None or kind is None:
             continue
         out, into = model.shape_of(kind)
-        is_for = (
-            (parts["B"][0], parts["A"][-1]) if "A" in parts else (parts["embedding_A"][-1], parts["embedding_B"][0])
-        )
+        a, b = (half.shape for half in module.pair())
+        is_for = (a[-1], b[0]) if module.embedding else (b[0], a[-1])
         # Embeddings with another number of tokens have a rule of their own.
         if kind not in EMBEDDINGS and is_for != (out, into):
             yield f"{_shown(plain)} is adapted as one of {_times(is_for)}, and the base's is {out}×{into}"

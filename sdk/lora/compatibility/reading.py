@@ -28,7 +28,7 @@ from sdk.lora.adapter_config import lora_of
 from sdk.lora.compatibility.contents import contradiction
 from sdk.lora.compatibility.facts import EMBEDDINGS, Facts
 from sdk.lora.compatibility.words import quoted
-from sdk.lora.tensors import read_tensors
+from sdk.lora.tensors import Tensor, read_tensors
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.lora_config import LoraConfig
 
@@ -89,10 +89,11 @@ def facts_of_folder(folder: Path, base: Path | None) -> Facts:
                 f"{folder / CONFIG_FILE}: {finding.key!a} is not {finding.wanted}; save the adapter again with PEFT",
                 param="ref",
             )
-    pattern = config.get("target_modules") if isinstance(config.get("target_modules"), str) else None
+    pattern = isinstance(config.get("target_modules"), str)
     lora = lora_of({**config, "target_modules": ["pattern"]} if pattern else config)
     base_config = None if base is None else _read(base / BASE_CONFIG_FILE)
-    shapes = _shapes(folder / WEIGHTS_FILE)
+    tensors = _tensors(folder / WEIGHTS_FILE)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     rendering = _read(folder / RENDERING_FILE) if (folder / RENDERING_FILE).is_file() else {}
     stops = rendering.get("stop_ids")
     return Facts(
@@ -101,7 +102,7 @@ def facts_of_folder(folder: Path, base: Path | None) -> Facts:
         architecture=_architecture(base_config),
         **_called(base, config.get("base_model_name_or_path")),
         modules=tuple(sorted({key.module for name in shapes if (key := lora_key(name))})),
-        contradiction=contradiction(shapes, config, lora, base_config),
+        contradiction=contradiction(tensors.values(), config, lora, base_config),
         vocabulary_changed=_holds_other_embeddings(shapes, base_config),
         saved_embeddings=any(_is_whole(name, tuple(lora.modules_to_save)) for name in shapes),
         has_template=(folder / TEMPLATE_FILE).is_file(),
@@ -172,10 +173,10 @@ def _architecture(config: Mapping[str, Any] | None) -> str | None:
     return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
 
 
-def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+def _tensors(weights: Path) -> dict[str, Tensor]:
     if not weights.is_file():
         raise NotFound(f"there is no {weights}; give the folder that PEFT's save_pretrained wrote", param="ref")
-    return {name: tensor.shape for name, tensor in read_tensors(weights).items()}
+    return read_tensors(weights)
 
 
 def _is_whole(name: str, saved: tuple[str, ...]) -> bool:

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sdk.formats.adapter_files import CONFIG_FILE, PREFIX, SERVING_FILES, WEIGHTS_FILE
+from sdk.lora.adapter import Layout
 from sdk.lora.adapter_config import canonical_text
 from sdk.lora.combining import taken_whole
 from sdk.lora.factors import Factors, FactorsError, joined, padded, reduced, stacked
-from sdk.lora.module_outlines import Layout
 from sdk.schemas.combination import CombineReport, CombineSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
@@ -32,8 +31,7 @@ from workers.pipelines.combining.parents import OpenParent, Term, common_whole, 
 from workers.pipelines.combining.read_back import read_back
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
-
-_TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+from workers.pipelines.model.torch_tensors import TORCH_TYPES, as_torch
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ def combine(
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(parents[0].folder / name, out / name)
         metrics = {"modules": float(len(modules_of(parents))), "combine_s": time.perf_counter() - started}
-        return CombineReport(dtype=_name(_TORCH[_widest(parents)]), metrics=metrics, libraries=library_versions())
-    dtype = torch.float32 if spec.dtype == "float32" else _TORCH[_widest(parents)]
+        return CombineReport(dtype=_name(TORCH_TYPES[_widest(parents)]), metrics=metrics, libraries=library_versions())
+    dtype = torch.float32 if spec.dtype == "float32" else TORCH_TYPES[_widest(parents)]
     sums = _sums(parents, spec, on_progress, keep=np.float64 if dtype == torch.float64 else np.float32)
     ranks = {name: max(one.rank for one in found.experts) for name, found in sums.items()}
     config, ranks = settle_config(parents, ranks, {name: found.layout.experts for name, found in sums.items()})
@@ -146,15 +144,13 @@ def _write(
                 FailureReason.ADAPTER,
                 f"{name} of the combination has numbers that {_name(dtype)} does not hold; give smaller weights, or the dtype float32.",
             )
-    if names := common_whole(parents):
-        with safe_open(parents[0].folder / WEIGHTS_FILE, framework="pt") as file:
-            tensors |= {name: file.get_tensor(name) for name in names}
+    tensors |= {name: as_torch(tensor) for name, tensor in common_whole(parents).items()}
     save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _widest(parents: Sequence[OpenParent]) -> str:
     """Return the type that can hold the numbers of all parents."""
-    found = {name for parent in parents for name in parent.tensors.outline.dtypes}
+    found = {name for parent in parents for name in parent.adapter.dtypes}
     if len(found) == 1:
         return next(iter(found))
     return "F64" if "F64" in found else "F32"

@@ -94,8 +94,8 @@ def _selection(parents: Sequence[OpenParent], modules: Sequence[str]) -> dict[st
 
 def _is_parameter(module: str, parents: Sequence[OpenParent]) -> bool:
     """Whether a module's A and B belong to one of its parameters; all parents agree on this."""
-    outlines = (parent.tensors.outline for parent in parents)
-    return any(module in outline.modules and outline.parameters_of(module) for outline in outlines)
+    adapters = (parent.adapter for parent in parents)
+    return any(module in adapter.modules and adapter.parameters_of(module) for adapter in adapters)
 
 
 def _pattern(ranks: Mapping[str, int], highest: int, lora: LoraConfig) -> dict[str, int]:

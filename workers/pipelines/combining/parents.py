@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import AdapterctlError
-from sdk.formats.adapter_files import CONFIG_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.lora.adapter import AdapterError, Layout, LoraAdapter
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, require_fitting, taken_whole
 from sdk.lora.factors import Factors
-from sdk.lora.module_factors import AdapterFactors
-from sdk.lora.module_outlines import Layout, OutlineError
+from sdk.lora.tensors import Tensor, read_tensors
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
@@ -32,7 +32,7 @@ class OpenParent:
     #: The whole `adapter_config.json`, and its LoRA record.
     config: dict[str, Any]
     lora: LoraConfig
-    tensors: AdapterFactors
+    adapter: LoraAdapter[Tensor]
 
     @property
     def ingredient(self) -> Ingredient:
@@ -60,17 +60,17 @@ def open_parents(given: Sequence[ParentFolder], spec: CombineSpec) -> list[OpenP
         try:
             config = json.loads((folder / CONFIG_FILE).read_bytes())
             lora = lora_of(config)
-            tensors = AdapterFactors(folder, lora)
-        except (AdapterctlError, OutlineError) as error:
+            adapter = LoraAdapter(read_tensors(folder / WEIGHTS_FILE).values(), lora)
+        except (AdapterctlError, AdapterError) as error:
             raise PipelineError(
                 FailureReason.ADAPTER, f"{parent.label} can't be read: {error}; combine others, or push it again."
             ) from error
-        opened.append(OpenParent(parent.label, parent.weight, folder, config, lora, tensors))
+        opened.append(OpenParent(parent.label, parent.weight, folder, config, lora, adapter))
     ingredients = [parent.ingredient for parent in opened]
     try:
         require_combinable(ingredients, spec)
         if not taken_whole(ingredients, spec):
-            require_fitting([(parent.label, parent.tensors.outline) for parent in opened])
+            require_fitting([(parent.label, parent.adapter) for parent in opened])
     except CombiningError as error:
         raise PipelineError(FailureReason.ADAPTER, f"{error}.") from error
     return opened
@@ -78,35 +78,35 @@ def open_parents(given: Sequence[ParentFolder], spec: CombineSpec) -> list[OpenP
 
 def modules_of(parents: Sequence[OpenParent]) -> list[str]:
     """Return the modules that any parent adapts, sorted."""
-    return sorted({name for parent in parents for name in parent.tensors.outline.modules})
+    return sorted({name for parent in parents for name in parent.adapter.modules})
 
 
 def terms_of(name: str, parents: Sequence[OpenParent]) -> tuple[Layout, list[Term]]:
     """Return the parents' parts of one module."""
-    having = [parent for parent in parents if name in parent.tensors.outline.modules]
-    outlines = [parent.tensors.outline.of(name) for parent in having]
+    having = [parent for parent in parents if name in parent.adapter.modules]
+    products = [parent.adapter.product(name) for parent in having]
     terms = [
-        Term(parent.weight * module.scale.scale, parent.tensors.of(module), parent.tensors.bias(module))
-        for parent, module in zip(having, outlines, strict=True)
+        Term(parent.weight * product.scale.scale, product.factors(), product.bias_factors())
+        for parent, product in zip(having, products, strict=True)
     ]
-    return outlines[0].layout, terms
+    return products[0].layout, terms
 
 
-def common_whole(parents: Sequence[OpenParent]) -> list[str]:
-    """Return the names of the whole tensors; all parents have them with the same bytes.
+def common_whole(parents: Sequence[OpenParent]) -> dict[str, Tensor]:
+    """Return the whole tensors by name; all parents have them with the same bytes.
 
     PEFT saves adapted embeddings without being asked, unchanged from the base: ΔW is added to them, and doesn't include
     them. Raises PipelineError for one that differs.
     """
     first = parents[0]
-    names = sorted(first.tensors.outline.whole)
-    for name in names:
-        said = first.tensors.bytes_of(name)
-        other = next((parent for parent in parents[1:] if parent.tensors.bytes_of(name) != said), None)
+    found = dict(sorted(first.adapter.whole.items()))
+    for name, tensor in found.items():
+        said = tensor.bytes()
+        other = next((parent for parent in parents[1:] if parent.adapter.whole[name].bytes() != said), None)
         if other is not None:
             raise PipelineError(
                 FailureReason.ADAPTER,
                 f"{first.label} and {other.label} hold {name} whole, and differ in it, which is no ΔW; save and push both again "
                 "with save_embedding_layers=False, if it was not trained.",
             )
-    return names
+    return found

@@ -1,4 +1,7 @@
-"""An adapter's files read by safetensors' own reader, with ranks and scales by PEFT's rules, for checking written adapters."""
+"""An adapter's files read by safetensors' own reader, with ranks and scales by PEFT's rules, for checking written adapters.
+
+It shares nothing with `sdk.lora.adapter` on purpose: a fault there would be in what is written and in what proves it.
+"""
 
 from __future__ import annotations
 

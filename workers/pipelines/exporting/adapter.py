@@ -10,10 +10,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from sdk.formats.adapter_files import TEMPLATE_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import TEMPLATE_FILE
 from sdk.lora.gguf_adapters import AdaptedModule, AdapterPlan, plan_adapter
 from sdk.lora.gguf_models import GgufModel, adapted_model
-from sdk.lora.tensors import TensorFile, open_tensors
 from sdk.schemas.export import ExportReport, ExportRequest, GgufDtype
 from workers.pipelines.exporting.gguf_file import (
     Planned,
@@ -28,7 +27,7 @@ from workers.pipelines.exporting.gguf_file import (
     write,
 )
 from workers.pipelines.exporting.heads import halves, neighbours
-from workers.pipelines.exporting.numbers import exact, rounded, rounding_error, widened
+from workers.pipelines.exporting.numbers import exact, rounded, rounding_error
 from workers.pipelines.exporting.tensor_names import gguf_name
 
 _TEMPLATE_NOTE = (
@@ -47,15 +46,14 @@ def export_adapter(request: ExportRequest) -> ExportReport:
     """Write an adapter's file and read it back. Raises InvalidInput, InvalidBase, VerificationFailed, OSError."""
     model, folder, out = adapted_model(request.config), Path(request.folder), Path(request.out)
     plan, dtype = plan_adapter(folder, model), request.dtype or "f32"
-    source = open_tensors(folder / WEIGHTS_FILE)
     names = {module.module: gguf_name(model, f"{module.name}.weight") for module in plan.modules}
     tensors = [
         tensor
         for module in plan.modules
-        for tensor in _tensors(source, module, plan.factor(module), names[module.module], dtype)
+        for tensor in _tensors(module, plan.factor(module), names[module.module], dtype)
     ]
     write(out, model.architecture, _keys(request, plan, dtype), tensors)
-    worst = read_back(out, source, plan, model, names, dtype)
+    worst = read_back(out, plan, model, names, dtype)
     return ExportReport(
         architecture=model.architecture,
         dtype=dtype,
@@ -79,9 +77,9 @@ def _keys(request: ExportRequest, plan: AdapterPlan, dtype: GgufDtype) -> dict[s
     return found
 
 
-def _tensors(source: TensorFile, module: AdaptedModule, factor: float, name: str, dtype: GgufDtype) -> list[Planned]:
+def _tensors(module: AdaptedModule, factor: float, name: str, dtype: GgufDtype) -> list[Planned]:
     """Return a module's two tensors: a of (r, in), or (entries, r) for embeddings, and b of (out, r)."""
-    a, b = widened(source.rows(module.a)), widened(source.rows(module.b))
+    a, b = module.a.rows().widened(), module.b.rows().widened()
     if module.embedding:
         # llama.cpp looks up a row of `a` for each token.
         a = a.T
@@ -96,9 +94,7 @@ def _tensors(source: TensorFile, module: AdaptedModule, factor: float, name: str
     return found
 
 
-def read_back(
-    path: Path, source: TensorFile, plan: AdapterPlan, model: GgufModel, names: dict[str, str], dtype: GgufDtype
-) -> float:
+def read_back(path: Path, plan: AdapterPlan, model: GgufModel, names: dict[str, str], dtype: GgufDtype) -> float:
     """Compare a written file with an adapter; return the largest error, as a share of what rounding allows.
 
     Each number must be the nearest one. And for each module (α/r)·b·(a·x), with α and r as llama.cpp reads them from the file, must
@@ -118,8 +114,8 @@ def read_back(
         if module.heads is not None:
             raw_b = halves(raw_b, module.heads)
         a, b = exact(raw_a).astype("<f8"), exact(raw_b).astype("<f8")
-        first = widened(source.rows(module.a)).astype("<f8")
-        second = widened(source.rows(module.b)).astype("<f8")
+        first = module.a.rows().widened().astype("<f8")
+        second = module.b.rows().widened().astype("<f8")
         x = random.standard_normal(first.shape[1])
         expected = module.scale * (second @ (first @ x))
         # As in llama.cpp's `get_scale`: without an α there is no scale.
@@ -128,7 +124,7 @@ def read_back(
         if math.isclose(factor, 1.0, rel_tol=1e-12):
             factor = 1.0
         rounding = max(
-            rounding_error(raw_a, widened(source.rows(module.a)), dtype), rounding_error(raw_b, second * factor, dtype)
+            rounding_error(raw_a, module.a.rows().widened(), dtype), rounding_error(raw_b, second * factor, dtype)
         )
         allowed = _allowed(first, second, x, module.scale, scale, dtype)
         share = float((np.abs(scale * (b @ (a @ x)) - expected) / allowed).max(initial=0.0))

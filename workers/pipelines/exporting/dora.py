@@ -67,7 +67,7 @@ class MagnitudeDeltas:
         self._prepared = prepare(base, adapter, classes=None, onto=onto, dtype="float32", recipe=recipe)
         self._blocks = self._prepared.blocks()
         self._changes = {change.module: (parameter, change) for parameter, change in self._prepared.adapted()}
-        if odd := sorted(self._changes.keys() ^ plan.outlines.keys()):
+        if odd := sorted(self._changes.keys() ^ plan.products.keys()):
             raise PipelineError(
                 FailureReason.ADAPTER, f"The base has {odd[0]} under another name; merge the adapter instead."
             )

@@ -30,7 +30,7 @@ from workers.pipelines.exporting.gguf_file import (
 )
 from workers.pipelines.exporting.heads import halves, neighbours
 from workers.pipelines.exporting.model_files import Tensors, check_tensors, model_shapes, open_model
-from workers.pipelines.exporting.numbers import SAME_DTYPE, exact, rounded, rounding_error, row_blocks, widened
+from workers.pipelines.exporting.numbers import SAME_DTYPE, exact, rounded, rounding_error, row_blocks
 from workers.pipelines.exporting.tensor_names import gguf_name
 from workers.pipelines.exporting.tokenizer import tokenizer_keys
 
@@ -128,7 +128,7 @@ def rope_factors(rope: Rope, head_dim: int) -> npt.NDArray[Any] | None:
 
 def _own_dtype(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> GgufDtype:
     """Return the type of a model's matrices; f32, which holds both 16-bit types, if they have several."""
-    found = {tensors[name][1].dtype for name, shape in shapes.items() if len(shape) > 1}
+    found = {tensors[name].dtype for name, shape in shapes.items() if len(shape) > 1}
     return SAME_DTYPE.get(found.pop(), "f32") if len(found) == 1 else "f32"
 
 
@@ -143,16 +143,16 @@ def _module(name: str) -> str:
 
 
 def _planned(tensors: Tensors, name: str, model: GgufModel, dtype: GgufDtype) -> Planned:
-    file, tensor = tensors[name]
+    tensor = tensors[name]
     written = _dtype_of(tensor.shape, dtype)
 
     def blocks() -> Iterator[npt.NDArray[Any]]:
-        rows = file.rows(tensor)
+        rows = tensor.rows()
         heads = model.heads_of(_module(name))
         order = None if heads is None else neighbours(len(rows.raw), heads)
         for part in row_blocks(*rows.raw.shape):
             block = Columns(rows.raw[part if order is None else order[part]], rows.dtype)
-            yield rounded(widened(block), written, called=name)
+            yield rounded(block.widened(), written, called=name)
 
     return Planned(gguf_name(model, name), tensor.shape, written, blocks)
 
@@ -191,8 +191,8 @@ def _tensor_error(
     written: Written, called: str, tensors: Tensors, name: str, model: GgufModel, dtype: GgufDtype
 ) -> float:
     """Return a tensor's largest error, as a share of what rounding allows; infinity if its shape or type differs."""
-    file, tensor = tensors[name]
-    rows, found = file.rows(tensor), written.rows(called)
+    tensor = tensors[name]
+    rows, found = tensor.rows(), written.rows(called)
     if written.dtype(called) != dtype or found.shape != tensor.shape:
         return math.inf
     matrix = found.reshape(rows.raw.shape)
@@ -202,7 +202,7 @@ def _tensor_error(
     for part in row_blocks(len(matrix) // size, rows.raw.shape[1] * size):
         part = slice(part.start * size, part.stop * size)
         block = matrix[part] if heads is None else halves(matrix[part], (part.stop - part.start) // size)
-        values = widened(Columns(rows.raw[part], rows.dtype))
+        values = Columns(rows.raw[part], rows.dtype).widened()
         if SAME_DTYPE.get(tensor.dtype) == dtype:
             worst = max(worst, 0.0 if np.array_equal(exact(block), values) else math.inf)
         else:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sdk.errors import InvalidBase
 from sdk.formats.base_files import INDEX_FILE, SINGLE_FILE, BadBaseError, check_index, read_index, weight_map
-from sdk.formats.safetensors import ITEM_BYTES, SafetensorsError, read_header
+from sdk.formats.safetensors import ITEM_BYTES, SafetensorsError
 from sdk.lora.gguf_models import GgufModel
-from sdk.lora.tensors import Tensor, TensorFile
+from sdk.lora.tensors import Tensor, open_file
 
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 #: Saved by earlier releases of transformers; models compute it themselves.
 _COMPUTED = ".rotary_emb.inv_freq"
 
-#: Name to the file that holds the tensor, and its place there.
-Tensors = dict[str, tuple[TensorFile, Tensor]]
+Tensors = dict[str, Tensor]
 
 
 def open_model(folder: Path) -> Tensors:
@@ -38,26 +34,14 @@ def open_model(folder: Path) -> Tensors:
     try:
         if index.is_file():
             files = sorted(set(weight_map(read_index(index.read_bytes())).values()))
-        opened = {name: _open(folder / name) for name in files}
+        opened = {name: open_file(folder / name, any_dtype=True).tensors() for name in files}
         if index.is_file():
-            check_index(read_index(index.read_bytes()), {name: file.tensors for name, file in opened.items()})
+            check_index(read_index(index.read_bytes()), opened)
     except (BadBaseError, SafetensorsError, FileNotFoundError) as error:
         raise InvalidBase(
             f"{folder} does not hold a whole model ({error}); give the folder of a model", param="target"
         ) from error
-    return {name: (file, tensor) for file in opened.values() for name, tensor in file.tensors.items()}
-
-
-def _open(path: Path) -> TensorFile:
-    with path.open("rb") as file:
-        header = read_header(file, os.fstat(file.fileno()).st_size, called=path.name, any_dtype=True)
-    tensors = {}
-    for index, begin in enumerate(header.begin):
-        dtype, shape = header.kind(index)
-        tensors[header.name(index)] = Tensor(
-            dtype, shape, header.data_begin + begin, header.data_begin + header.end(index)
-        )
-    return TensorFile(path, tensors, np.memmap(path, dtype=np.uint8, mode="r"))
+    return {name: tensor for tensors in opened.values() for name, tensor in tensors.items()}
 
 
 def model_shapes(model: GgufModel, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -98,7 +82,7 @@ def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], *, ti
             param="target",
         )
     for name, shape in shapes.items():
-        found = tensors[name][1]
+        found = tensors[name]
         if found.shape != shape or found.dtype not in ITEM_BYTES:
             raise InvalidBase(
                 f"the tensor {name[:200]!a} is {found.dtype} of {list(found.shape)}, but by the config it should be floating-point "

@@ -23,16 +23,6 @@ SAME_DTYPE: dict[str, GgufDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 Floats = npt.NDArray[Any]
 
 
-def widened(columns: Columns) -> Floats:
-    """Return a matrix exactly: in float32, or in float64 if it is stored in that."""
-    found: Floats
-    if columns.dtype == "BF16":
-        found = (columns.raw.astype("<u4") << 16).view("<f4")
-        return found
-    found = columns.raw.astype("<f8" if columns.dtype == "F64" else "<f4")
-    return found
-
-
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     """Yield slices of rows with some millions of numbers each."""
     step = max(1, BLOCK_NUMBERS // max(1, columns))
@@ -76,10 +66,7 @@ def _single_bits(values: Floats) -> npt.NDArray[Any]:
 
 def exact(written: Floats) -> Floats:
     """Return the values of written numbers (float16, float32, or bfloat16 as uint16) in float32."""
-    if written.dtype == np.uint16:
-        return (written.astype("<u4") << 16).view("<f4")
-    found: Floats = written.astype("<f4", copy=False)
-    return found
+    return Columns(written, "BF16" if written.dtype == np.uint16 else "").widened()
 
 
 def rounding_error(written: Floats, values: Floats, dtype: GgufDtype) -> float:

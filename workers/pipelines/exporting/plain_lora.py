@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 
 from sdk.errors import InvalidInput
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
+from sdk.lora.adapter import Product
 from sdk.lora.adapter_config import canonical_text
 from sdk.lora.factors import Factors, FactorsError, joined, padded, reduced, stacked
-from sdk.lora.module_factors import AdapterFactors
-from sdk.lora.module_outlines import ModuleOutline
 from sdk.lora.plain_lora import PlainPlan, plan_plain
+from sdk.lora.tensors import Tensor
 from sdk.schemas.export import GgufDtype, PlainLoraReport, PlainLoraRequest
+from workers.pipelines.exporting.numbers import SAME_DTYPE
 from workers.pipelines.exporting.plain_read_back import read_back
 from workers.pipelines.model.device import one_thread
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 _TORCH: dict[GgufDtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 #: The ‖rounded − x‖/‖x‖ that counts as mere rounding: four times the largest relative rounding of a normal number.
 _ROUNDING: dict[GgufDtype, float] = {"f32": 2.0**-22, "f16": 2.0**-9, "bf16": 2.0**-6}
-_SAME: dict[str, GgufDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 #: A share of the energy that counts as all of it, given the rounding of sums.
 _WHOLE = 1 - 1e-12
 #: A smaller share of the energy is worth a remark.
@@ -59,16 +59,15 @@ def export_plain_lora(request: PlainLoraRequest) -> PlainLoraReport:
     """
     folder, out = Path(request.folder), Path(request.out)
     plan = plan_plain(folder, request.rank)
-    source = AdapterFactors(folder, plan.lora)
-    dtype = request.dtype or _own_dtype(plan, source)
+    dtype = request.dtype or _own_dtype(plan)
     found: dict[str, _Plain] = {}
     tensors: dict[str, torch.Tensor] = {}
     # A DoRA's matrices are decomposed whole, for which threads are useful.
     with _over_base(request, plan) as deltas, nullcontext() if deltas else one_thread():
-        for name, outline in plan.outlines.items():
-            one = _of_magnitude(plan, name, deltas) if deltas else _of_factors(plan, name, outline, source)
+        for name, product in plan.products.items():
+            one = _of_magnitude(plan, name, deltas) if deltas else _of_factors(plan, name, product)
             found[name] = one
-            tensors |= dict(_tensors(plan, name, outline, one, dtype))
+            tensors |= dict(_tensors(product, name, one, dtype))
         _write(out, plan, tensors, folder)
         kept = {name: one.kept_square / one.square if one.square else 1.0 for name, one in found.items()}
         error = read_back(folder, out, kept, deltas)
@@ -111,16 +110,15 @@ def _notes_of_base(request: PlainLoraRequest, plan: PlainPlan) -> list[str]:
     return ["it was trained over the base in int8, and its ΔW is over the weights as they are stored, as a merge's"]
 
 
-def _own_dtype(plan: PlainPlan, source: AdapterFactors) -> GgufDtype:
+def _own_dtype(plan: PlainPlan) -> GgufDtype:
     """Return the adapter's type if no number changes."""
-    dtypes = source.outline.dtypes
-    same = all(plan.is_exact(outline) and plan.factor(outline) == 1.0 for outline in plan.outlines.values())
-    return _SAME.get(next(iter(dtypes)), "f32") if same and len(dtypes) == 1 else "f32"
+    same = all(plan.is_exact(product) and plan.factor(product) == 1.0 for product in plan.products.values())
+    return SAME_DTYPE.get(next(iter(plan.dtypes)), "f32") if same and len(plan.dtypes) == 1 else "f32"
 
 
-def _of_factors(plan: PlainPlan, name: str, outline: ModuleOutline, source: AdapterFactors) -> _Plain:
-    factor, experts, kept_square, square, cut = plan.factor(outline), [], 0.0, 0.0, False
-    for given in source.of(outline):
+def _of_factors(plan: PlainPlan, name: str, product: Product[Tensor]) -> _Plain:
+    factor, experts, kept_square, square, cut = plan.factor(product), [], 0.0, 0.0, False
+    for given in product.factors():
         try:
             whole = joined([(factor, given)])
             short = reduced(whole, plan.rank)
@@ -129,7 +127,7 @@ def _of_factors(plan: PlainPlan, name: str, outline: ModuleOutline, source: Adap
                 f"{name} of the adapter can't be read: {error}; train it again", param="target"
             ) from error
         square += short.square
-        if plan.is_exact(outline):
+        if plan.is_exact(product):
             kept_square += short.square
             experts.append(padded(whole, plan.rank))
         else:
@@ -144,13 +142,11 @@ def _of_magnitude(plan: PlainPlan, name: str, deltas: MagnitudeDeltas) -> _Plain
     return _Plain([padded(short.factors, plan.rank)], short.kept_square, short.square, cut=True)
 
 
-def _tensors(
-    plan: PlainPlan, name: str, outline: ModuleOutline, one: _Plain, dtype: GgufDtype
-) -> Iterator[tuple[str, torch.Tensor]]:
-    whole, layout = stacked(one.experts), outline.layout
+def _tensors(product: Product[Tensor], name: str, one: _Plain, dtype: GgufDtype) -> Iterator[tuple[str, torch.Tensor]]:
+    whole, layout = stacked(one.experts), product.layout
     shapes = {
-        outline.a: (whole.a, (-1, *layout.into)),
-        outline.b: (whole.b, (layout.out[0], -1, *layout.out[1:])),
+        product.a.name: (whole.a, (-1, *layout.into)),
+        product.b.name: (whole.b, (layout.out[0], -1, *layout.out[1:])),
     }
     for key, (values, shape) in shapes.items():
         tensor = torch.from_numpy(np.ascontiguousarray(values.reshape(shape)))

@@ -12,9 +12,10 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.changes import Changes, Factor, LowRank, Rows, Shift, Whole, low_rank
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
 from workers.pipelines.merging.plan import Window, Written, parameter_grid
-from workers.pipelines.merging.stored_base import TORCH_TYPES, StoredBase
+from workers.pipelines.merging.stored_base import StoredBase
 from workers.pipelines.merging.threads import Room
 from workers.pipelines.model.device import DTYPES
+from workers.pipelines.model.torch_tensors import TORCH_TYPES
 
 #: How many numbers are in memory at a time: with fewer, two threads wait for each other during the Python code between
 #: products.

@@ -21,6 +21,7 @@ from sdk.formats.adapter_files import WEIGHTS_FILE, base_module, base_parameter,
 from sdk.formats.base_files import BadBaseError
 from sdk.formats.peft_unusable import unusable
 from sdk.formats.safetensors import SafetensorsError
+from sdk.lora.adapter import AdapterError, grouped
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.peft_layers import (
@@ -137,15 +138,17 @@ def read_changes(model: Any, adapter: Path) -> Changes:
 class _Reading:
     def __init__(self, model: Any, file: StoredBase, config: Any, vocabulary: int | None) -> None:
         modules = {name for name, _ in model.named_modules()}
-        keys = {key: lora_key(key) for key in file.tensors}
         #: Tensors of modules that the model no longer has as such: single experts, and renamed modules.
         self._gone: dict[str, dict[str, str]] = {}
         self._parts: dict[str, dict[str, str]] = {}
-        for key, said in keys.items():
-            if said:
-                into = self._parts if base_module(said.module) in modules else self._gone
-                into.setdefault(said.module, {})[said.part] = key
-        self._others = {key: unwrapped(base_parameter(key) or "") for key, said in keys.items() if not said}
+        try:
+            found, whole = grouped(file.tensors.values())
+        except AdapterError as error:
+            raise unloadable(str(error)) from error
+        for name, module in found.items():
+            into = self._parts if base_module(name) in modules else self._gone
+            into[name] = {part: tensor.name for part, tensor in module.parts.items()}
+        self._others = {key: unwrapped(base_parameter(key) or "") for key in whole}
         self._file, self._unused = file, set(file.tensors)
         shapes = {name: tuple(each.shape) for name, each in model.named_parameters(remove_duplicate=False)}
         self._changes = Changes(file, shapes, list(tied_groups(model)), vocabulary=vocabulary)

@@ -28,12 +28,13 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.found import wrong
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
 from workers.pipelines.merging.placement import place
-from workers.pipelines.merging.stored_base import FORMAT_TYPES, StoredBase, open_files, open_stored_base
+from workers.pipelines.merging.stored_base import StoredBase, open_files, open_stored_base
 from workers.pipelines.merging.writing import digest_in
 from workers.pipelines.model.blueprint import blank_model, read_blueprint
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import DtypeName, one_thread
 from workers.pipelines.model.packed import packing_config, quantised_names
+from workers.pipelines.model.torch_tensors import FORMAT_TYPES
 
 _CHUNK_BYTES = 8 * 2**20
 _BLOCK_ROWS, _BLOCK_NUMBERS = 256, 2**20
@@ -122,7 +123,7 @@ def _stored_names(merged: Path, source: StoredBase, names: list[str], classes: C
 
 
 def _names_in(source: StoredBase, file: str) -> list[str]:
-    return [name for name, tensor in source.tensors.items() if tensor.file == file]
+    return [name for name, tensor in source.tensors.items() if tensor.file.name == file]
 
 
 def _parts(
@@ -209,7 +210,7 @@ def _read_back(
     files = open_stored_base(out)
     for file, digests in found.digests.items():
         for name, digest in digests.items():
-            if name not in files.tensors or files.tensors[name].file != file or digest_in(files, name) != digest:
+            if name not in files.tensors or files.tensors[name].file.name != file or digest_in(files, name) != digest:
                 raise wrong(name, "in 4 bits are not those that were computed")
     if files.packed.keys() != packed.keys() or set(source.tensors) != set(files.tensors) - files.beside:
         raise wrong(

@@ -1,7 +1,7 @@
 """The arithmetic of a merge, written a second time for the read-back to check what was written.
 
-Nothing here shares code with the writer. Numbers are decoded from their bits, products are computed in float64, and
-4-bit codes are looked up by their definition.
+Nothing here shares code with the writer or with what `sdk.lora.tensors` makes of bytes, on purpose: numbers are decoded
+from their bits, products are computed in float64, and 4-bit codes are looked up by their definition.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import Change, Changes, LowRank, Whole
 from workers.pipelines.merging.peft_layers import inexact
 from workers.pipelines.merging.placement import Piece, Placement
-from workers.pipelines.merging.stored_base import FLOATS, FORMAT_TYPES, StoredBase
+from workers.pipelines.merging.stored_base import FLOATS, StoredBase
 from workers.pipelines.model.device import DTYPES, DtypeName
+from workers.pipelines.model.torch_tensors import FORMAT_TYPES
 
 Onto = Literal["original", "dequantized"]
 Shape = tuple[int, ...]
@@ -159,7 +160,7 @@ def _stored(name: str, parts: list[tuple[str, Piece]], base: StoredBase, changes
     copied = not (windows or through or four_bits or packed) and dtype == tensor.dtype
     return Written(
         name=name,
-        file=tensor.file,
+        file=tensor.file.name,
         dtype=dtype,
         shape=shape,
         grid=grid,

@@ -65,7 +65,7 @@ def _opened(prepared: Prepared, folder: Path) -> StoredBase:
             FailureReason.VERIFICATION, f"The merged files can't be read again ({error}); merge once more."
         ) from error
     for file, names in planned.items():
-        there = {name for name, tensor in files.tensors.items() if tensor.file == file}
+        there = {name for name, tensor in files.tensors.items() if tensor.file.name == file}
         if odd := sorted(there ^ names):
             raise wrong(odd[0], f"are {'missing from' if odd[0] in names else 'too many in'} {file}")
     for each in prepared.written:

@@ -1,7 +1,7 @@
 """The scale of each module, computed a second time from the adapter's own config and matrices, as in the registry.
 
 PEFT derives a module's scale from patterns that may be expressions; if one is misread, the update has the wrong size,
-which the written bytes can't show.
+which the written bytes can't show. So it doesn't use `sdk.lora.module_scales` on purpose.
 """
 
 from __future__ import annotations

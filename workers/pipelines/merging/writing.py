@@ -210,7 +210,7 @@ def _aligned(base: StoredBase, tensors: list[Written]) -> list[Written]:
 
 def header_of(base: StoredBase, file: str, tensors: Sequence[Written]) -> bytes:
     """Return the header of a file with its length: the base's own, byte for byte, if nothing in it differs."""
-    own = [name for name in base.tensors if base.tensors[name].file == file]
+    own = [name for name in base.tensors if base.tensors[name].file.name == file]
     same = [each.name for each in tensors] == own and all(
         (base.tensors[each.name].dtype, base.tensors[each.name].shape) == (each.dtype, each.shape) for each in tensors
     )

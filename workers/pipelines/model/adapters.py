@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_parameter, lora_key, unwrapped
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
 from sdk.formats.peft_unusable import changes_base
 from sdk.lora.adapter_config import canonical_text, config_of
+from sdk.lora.tensors import Tensor, open_file
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.torch_tensors import as_torch
 from workers.pipelines.model.trained_whole import biases_of, keep_biases
 
 #: PEFT's name for a model's only adapter, within the names of its parameters.
@@ -91,19 +93,19 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         with warnings.catch_warnings():
             # What PEFT warns about is checked below, and is an error.
             warnings.simplefilter("ignore")
-            with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
-                names = set(file.keys())
-                resize_vocabulary(model, {name: tuple(file.get_slice(name).get_shape()) for name in names})
-                if not changes_base(config.init_lora_weights):
-                    # Each matrix comes from the file; some initialisations are impossible over 4-bit weights.
-                    config.init_lora_weights = True
-                biases = biases_of(model) if config.bias != "none" else {}
-                peft_model = PeftModel.from_pretrained(model, adapter, config=config, local_files_only=True)
-                keep_biases(peft_model, biases)
-                wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
-                found = names if names == wanted else _as_loaded(peft_model, file, names)
-                # PEFT also saves and loads embeddings that it doesn't train, and copies of modules that it trains.
-                found -= _loaded_whole(peft_model, file, names & found - wanted)
+            tensors = open_file(adapter / WEIGHTS_FILE).tensors()
+            names = set(tensors)
+            resize_vocabulary(model, {name: tensor.shape for name, tensor in tensors.items()})
+            if not changes_base(config.init_lora_weights):
+                # Each matrix comes from the file; some initialisations are impossible over 4-bit weights.
+                config.init_lora_weights = True
+            biases = biases_of(model) if config.bias != "none" else {}
+            peft_model = PeftModel.from_pretrained(model, adapter, config=config, local_files_only=True)
+            keep_biases(peft_model, biases)
+            wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
+            found = names if names == wanted else _as_loaded(peft_model, tensors)
+            # PEFT also saves and loads embeddings that it doesn't train, and copies of modules that it trains.
+            found -= _loaded_whole(peft_model, [tensors[name] for name in names & found - wanted])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise PipelineError(
@@ -154,15 +156,17 @@ def peft_config_of(adapter: Path) -> Any:
         ) from error
 
 
-def _as_loaded(peft_model: Any, file: Any, names: set[str]) -> set[str]:
+def _as_loaded(peft_model: Any, tensors: Mapping[str, Tensor]) -> set[str]:
     """Return the names that a file's tensors have once PEFT has joined those of single experts, as releases before 5 of
     transformers had them, to stacked ones.
     """
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 
     config = peft_model.peft_config[peft_model.active_adapter]
-    single = {name: file.get_tensor(name) for name in names if lora_key(name)}
-    return (names - single.keys()) | set(convert_peft_adapter_state_dict_for_transformers(peft_model, config, single))
+    single = {name: as_torch(tensor) for name, tensor in tensors.items() if lora_key(name)}
+    return (tensors.keys() - single.keys()) | set(
+        convert_peft_adapter_state_dict_for_transformers(peft_model, config, single)
+    )
 
 
 def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]]) -> int | None:
@@ -182,15 +186,15 @@ def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]]) -> int | 
     return None
 
 
-def _loaded_whole(peft_model: Any, file: Any, names: set[str]) -> set[str]:
+def _loaded_whole(peft_model: Any, tensors: Sequence[Tensor]) -> set[str]:
     """Return which of these tensors in a file the model has with the file's own values."""
-    held = {_ADAPTER.sub("", key): tensor for key, tensor in peft_model.state_dict().items()} if names else {}
+    held = {_ADAPTER.sub("", key): tensor for key, tensor in peft_model.state_dict().items()} if tensors else {}
     return {
-        name
-        for name in names
-        if name in held
-        and tuple(file.get_slice(name).get_shape()) == tuple(held[name].shape)
-        and bool((file.get_tensor(name).to(held[name].device, held[name].dtype) == held[name]).all())
+        tensor.name
+        for tensor in tensors
+        if (own := held.get(tensor.name)) is not None
+        and tensor.shape == tuple(own.shape)
+        and bool((as_torch(tensor).to(own.device, own.dtype) == own).all())
     }
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from transformers import AutoConfig
 
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
+from sdk.lora.tensors import open_file
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
@@ -35,8 +35,7 @@ def read_packing(base: Path) -> QuantizationRecipe | None:
 
 def _tensor_names(base: Path) -> Iterator[str]:
     for path in sorted(base.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            yield from file.keys()
+        yield from open_file(path, any_dtype=True).header.shapes()
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from sdk.formats.base_files import INDEX_FILE, SINGLE_FILE, read_index, weight_map
+from sdk.lora.tensors import open_file
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 
@@ -106,7 +106,6 @@ def _stored_names(base: Path) -> list[str]:
     try:
         if (base / INDEX_FILE).is_file():
             return list(weight_map(read_index((base / INDEX_FILE).read_bytes())))
-        with safe_open(base / SINGLE_FILE, framework="pt") as file:
-            return list(file.keys())
+        return list(open_file(base / SINGLE_FILE, any_dtype=True).header.shapes())
     except (OSError, ValueError):
         return []

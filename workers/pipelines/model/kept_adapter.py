@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.lora.tensors import open_file
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import peft_config_of
+from workers.pipelines.model.torch_tensors import as_torch
 
 #: Keys of a config that don't affect the model.
 _UNREAD = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision")
@@ -86,15 +87,15 @@ class KeptAdapter:
             peft_config_of(adapter)
             if _said(adapter) != self.said:
                 return None
-            with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file, torch.no_grad():
-                read = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-                if {name: each.shape for name, each in read.items()} != {
-                    name: each.shape for name, each in self.matrices.items()
-                }:
-                    return None
+            read = open_file(adapter / WEIGHTS_FILE).tensors()
+            if {name: each.shape for name, each in read.items()} != {
+                name: tuple(each.shape) for name, each in self.matrices.items()
+            }:
+                return None
+            with torch.no_grad():
                 for name, each in read.items():
-                    self.matrices[name].copy_(each)
-        except (OSError, ValueError, SafetensorError, PipelineError):
+                    self.matrices[name].copy_(as_torch(each))
+        except (OSError, ValueError, PipelineError):
             # Then it is loaded like any other, and the error says what is wrong.
             return None
         for parent, child, module in self.places:

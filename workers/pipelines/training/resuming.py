@@ -11,18 +11,19 @@ from pathlib import Path
 
 import numpy
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import TrainerState
 
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.redistribution import is_redistribution
+from sdk.lora.tensors import open_file
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import JsonScalar
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.torch_tensors import FORMAT_TYPES, as_torch
 from workers.pipelines.training.checkpoints import (
     FILES,
     GENERATORS_NAME,
@@ -59,8 +60,6 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 #: bitsandbytes' names for the same; in 8 bits this many numbers share a scale.
 _BNB_MOMENTS = ("state1", "state2")
 _SHARE_A_SCALE = 256
-#: safetensors' names of types.
-_DTYPES = {torch.float32: "F32", torch.uint8: "U8"}
 #: No adapter has this many matrices, with three tensors each.
 _MOST_TENSORS = 1_000_000
 #: It has 16 bytes, and may have more in future.
@@ -186,8 +185,8 @@ def _check_moments(path: Path, matrices: list[tuple[int, ...]], optim: str) -> l
         sorted(parts[first][1] for parts in by_matrix.values()) == sorted(matrices), "its matrices have other shapes"
     )
     _check_finite(path)
-    with safe_open(path, framework="pt") as file:
-        return [float(file.get_tensor(f"{number}.step")) for number in range(len(matrices))]
+    held = open_file(path, any_dtype=True).tensors()
+    return [float(as_torch(held[f"{number}.step"])) for number in range(len(matrices))]
 
 
 def _parts(first: str, second: str, packed: int | None) -> dict[str, tuple[str, tuple[int, ...] | None]]:
@@ -226,24 +225,21 @@ def _shapes(path: Path, dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of a file without reading values. Raises ValueError for another type."""
     found = _typed_shapes(path)
     for name, (kind, _) in found.items():
-        _require(kind == _DTYPES[dtype], f"{name} has another type")
+        _require(kind == FORMAT_TYPES[dtype], f"{name} has another type")
     return {name: shape for name, (_, shape) in found.items()}
 
 
 def _typed_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return safetensors' type name and the shape of each tensor of a file."""
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        _require(len(names) <= _MOST_TENSORS, "it holds too many tensors")
-        slices = {name: file.get_slice(name) for name in names}
-        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    found = open_file(path, any_dtype=True).tensors()
+    _require(len(found) <= _MOST_TENSORS, "it holds too many tensors")
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in found.items()}
 
 
 def _check_finite(path: Path) -> None:
     """Check each tensor of a file separately."""
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  # it is not a mapping
-            _require(bool(file.get_tensor(name).isfinite().all()), f"{name} is not finite")
+    for name, tensor in open_file(path, any_dtype=True).tensors().items():
+        _require(bool(as_torch(tensor).isfinite().all()), f"{name} is not finite")
 
 
 def _require(condition: bool, otherwise: str) -> None:

@@ -71,7 +71,7 @@ class TestHostileFiles:
             (packed({QA: entry([0, 2], 0, 0), QB: entry([2, 0], 0, 0)}, DATA), "is empty"),
             (
                 packed({**GOOD, QA.replace("A.weight", "embedding_A"): entry([3, 2], 48, 72)}, DATA + DATA[:24]),
-                f"two A tensors for {Q!r}",
+                f"{Q} has A or B twice",
             ),
             (
                 packed(

@@ -169,7 +169,8 @@ class TestWhatItSays:
         ]
         assert found.cosine == pytest.approx(1.0, abs=1e-15)
         assert found.notes == [
-            "conv: the first adapter's A of 3×4×3×3 and B of 8×3×3×3 belong to a grouped convolution and are not compared"
+            "conv: the first adapter has A of [3, 4, 3, 3] and B of [8, 3, 3, 3], as a grouped convolution has them, which have no "
+            "product, and is not compared"
         ]
 
 
@@ -228,7 +229,7 @@ class TestStackedExperts:
         open_to_both = self.record(rank_pattern={"gate_up_proj": 6})
         found = compare(folder, folder, open_to_both, open_to_both)
         assert found.modules[0].norm_a is None
-        assert "is unknown" in found.notes[0]
+        assert "the rank of each can't be told" in found.notes[0]
         # Five does not divide twelve.
         only_one = self.record(rank_pattern={"gate_up_proj": 5})
         assert compare(folder, folder, only_one, only_one).modules[0].rank_a == 3

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import pytest
 from sqlalchemy import bindparam, literal, make_url, select, text
 from support import registries
 from support.adapters import base_registration, save_adapter
+from support.waiting import wait_until
 
 from registry.access.models import Token
 from registry.db.database import Database
@@ -110,13 +111,13 @@ class TestStopped:
                 quick = sum(isinstance(one.exception(), Unavailable) for one in refused)
             assert quick >= 39
             assert time.monotonic() - began < IMPATIENT.connect_s + 1
-        deadline = time.monotonic() + 10
-        while db.breaker.is_open:
-            assert time.monotonic() < deadline
-            try:
+
+        def is_back() -> bool:
+            with suppress(Unavailable):
                 backend_of(db)
-            except Unavailable:
-                time.sleep(0.05)
+            return not db.breaker.is_open
+
+        wait_until(is_back, timeout_s=10)
 
     def test_a_prepared_read_leaves_it_to_the_ordinary_way(self, db: Database) -> None:
         reads = PreparedReads(db)
@@ -148,11 +149,9 @@ class TestStopped:
             return int(found[0])
 
         backend = asyncio.run(close_meanwhile())
-        deadline = time.monotonic() + 5
+        there = text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}")
         with db.read() as session:
-            while session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}")):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until(lambda: not session.scalar(there), timeout_s=5)
 
 
 @contextmanager
